@@ -1,0 +1,164 @@
+"""What can go wrong, as values that say what failed, on what, what to do next, and whether a retry can help.
+
+Every error that may end in a report is a `MirrorError`. Its `code` is a stable word for machines, its text
+is for people. The exit code of a run is the worst of its errors' exit codes (`worst`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# Exit codes of the command line (docs/operations.md, "Exit codes").
+OK = 0
+FAILED = 1
+USAGE = 2
+REFUSED = 3
+LOCAL = 4
+CHANGES = 10
+BUSY = 75
+SIGNALLED = 128  # plus the number of the signal
+
+# C0 and C1 controls, DEL, bidirectional overrides and isolates, line separators, lone surrogates, BOM:
+# a server's words must not move the cursor, forge a line or reorder what a person reads.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def printable(text: object, limit: int = 300) -> str:
+    """`text` on one line, without characters that act on a terminal, at most `limit` characters long."""
+    raw = str(text)
+    cut = raw if len(raw) <= limit else raw[: limit - 1] + "…"
+    return _UNPRINTABLE.sub(_escape, cut)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class MirrorError(Exception):
+    """Base of all our errors.
+
+    what: what failed and on what, one clause, may hold a server's words (they are escaped here).
+    hint: what a person can do about it; empty if there is nothing to say.
+    code: one of the words of docs/operations.md, "Error codes".
+    status: the HTTP status that said so, if any.
+    retryable: whether the same request may succeed later without anybody changing anything.
+    retry_after: seconds after which the other side asked to be tried again; None if it did not say.
+    """
+
+    code = "error"
+    exit_code = FAILED
+    retryable = False
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        hint: str = "",
+        code: str | None = None,
+        status: int | None = None,
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        self.what = printable(what, 600)
+        self.hint = printable(hint, 600)
+        self.status = status
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+        if retryable is not None:
+            self.retryable = retryable
+        super().__init__(self.what)
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.hint})" if self.hint else self.what
+
+    def about(self, subject: str) -> MirrorError:
+        """The same error told of `subject`; for errors that several waiters share."""
+        if subject in self.what:
+            return self
+        return type(self)(
+            f"{subject}: {self.what}",
+            hint=self.hint,
+            code=self.code,
+            status=self.status,
+            retryable=self.retryable,
+            retry_after=self.retry_after,
+        )
+
+
+class RemoteError(MirrorError):
+    """A registry did not do what was asked, for a reason that may pass or that only its owner can mend."""
+
+    code = "bad_response"
+
+
+class NetworkError(RemoteError):
+    """No whole answer came: refused, reset, cut short, too slow. Codes: net_error, timeout, truncated, too_slow."""
+
+    code = "net_error"
+    retryable = True
+
+
+class Unreachable(NetworkError):
+    """No connection could be made at all; enough of these and the host counts as down."""
+
+
+class NotFound(RemoteError):
+    code = "not_found"
+
+
+class RateLimited(RemoteError):
+    code = "rate_limited"
+    retryable = True
+
+
+class AuthError(RemoteError):
+    """auth_failed: who we are was not accepted; auth_denied: we may not do this."""
+
+    code = "auth_failed"
+
+
+class Refused(MirrorError):
+    """We stopped for integrity or safety: exit code 3, a person must look, a retry will not help."""
+
+    code = "digest_mismatch"
+    exit_code = REFUSED
+
+
+class LocalError(MirrorError):
+    """Trouble on this machine: disk full, permissions. Codes: local_full, local_io, state_corrupt."""
+
+    code = "local_io"
+    exit_code = LOCAL
+
+
+class ConfigError(MirrorError):
+    """Usage or configuration; nothing was contacted."""
+
+    code = "config_invalid"
+    exit_code = USAGE
+
+
+class LockBusy(MirrorError):
+    code = "lock_busy"
+    exit_code = BUSY
+
+
+class Cancelled(MirrorError):
+    """The work was called off: a signal, fail-fast, or nobody wants its result any more."""
+
+    code = "interrupted"
+
+
+# A signal's code wins over these (run.py); among these the first found wins.
+_WORST_FIRST = (USAGE, LOCAL, REFUSED, FAILED)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The exit code of a run that met all of `codes`."""
+    seen = set(codes)
+    return next((code for code in _WORST_FIRST if code in seen), OK)

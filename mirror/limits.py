@@ -1,0 +1,254 @@
+"""What bounds the work: cancellation, and the permits, rates and pauses of hosts.
+
+Seen by the HTTP session (which pauses a host that answers 429) and by the transfer manager (which admits no
+work for a host that is paused) alike, so that both speak of the same host.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from mirror.backoff import Clock, SystemClock
+from mirror.errors import Cancelled, MirrorError
+
+PROBE_EVERY = 60.0  # seconds between two tries of a host that is down
+
+
+class Stop:
+    """A cancellation that reaches blocked sockets. Any thread may request it; it is never taken back.
+
+    A child is stopped with its parent. Callbacks run once, on the requesting thread, outside of any lock."""
+
+    def __init__(self, parent: Stop | None = None) -> None:
+        self._lock = threading.Lock()
+        self._requested = threading.Event()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._next = 0
+        self.reason = ""
+        self._leave: Callable[[], None] = parent._add(self._from(parent)) if parent else _nothing
+
+    def _from(self, parent: Stop) -> Callable[[], None]:
+        return lambda: self.request(parent.reason)
+
+    @property
+    def requested(self) -> bool:
+        return self._requested.is_set()
+
+    def request(self, reason: str) -> None:
+        """Stop. The first reason stays."""
+        with self._lock:
+            if self._requested.is_set():
+                return
+            self.reason = reason
+            self._requested.set()
+            callbacks, self._callbacks = list(self._callbacks.values()), {}
+        for callback in callbacks:
+            callback()
+
+    def check(self) -> None:
+        """Raises Cancelled if stopped."""
+        if self._requested.is_set():
+            raise Cancelled(self.reason or "cancelled")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, or raise Cancelled as soon as stopped."""
+        if self._requested.wait(max(0.0, seconds)):
+            self.check()
+
+    @contextmanager
+    def calls(self, callback: Callable[[], None]) -> Iterator[None]:
+        """While inside, a stop calls `callback` (at once if already stopped)."""
+        leave = self._add(callback)
+        try:
+            yield
+        finally:
+            leave()
+
+    def _add(self, callback: Callable[[], None]) -> Callable[[], None]:
+        with self._lock:
+            stopped = self._requested.is_set()
+            if not stopped:
+                number = self._next
+                self._next += 1
+                self._callbacks[number] = callback
+        if stopped:
+            callback()
+            return _nothing
+
+        def leave() -> None:
+            with self._lock:
+                self._callbacks.pop(number, None)
+
+        return leave
+
+    def close(self) -> None:
+        """Forget the parent; a closed child is no longer stopped by it."""
+        self._leave()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _no_progress(count: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a call carries along: who may stop it, where its progress goes, whether small requests may be
+    tried again inside the call (in a transfer they may not: the transfer as a whole is, without a slot)."""
+
+    stop: Stop
+    progress: Callable[[int], None] = _no_progress  # bytes moved since the last call
+    retries: bool = True
+
+    def once(self) -> Work:
+        """The same, but the first failure of a request is the caller's."""
+        return Work(self.stop, self.progress, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` requests in each `seconds`."""
+
+    count: int
+    seconds: float
+
+
+@dataclass
+class _HostState:
+    paused_until: float = 0.0
+    next_free: float = 0.0  # of the rate
+    down: MirrorError | None = None
+    probe_at: float = 0.0
+    requests: Counter[str] = field(default_factory=Counter)
+
+
+class HostLimits:
+    """One host: how much may be in flight, how often it may be asked, and since when it is left alone.
+
+    Thread-safe. Times are of `clock`, in seconds."""
+
+    def __init__(
+        self, name: str, parallel: int = 8, rate: Rate | None = None, clock: Clock | None = None
+    ) -> None:
+        self.name = name
+        self.parallel = parallel
+        self.rate = rate
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._state = _HostState()
+        self.on_hold: Callable[[float], None] = _ignore_hold  # told the time until which nothing may start
+
+    def ready_at(self) -> float:
+        """The time from which a request may begin; not later than now: at once."""
+        with self._lock:
+            return max(self._state.paused_until, self._state.next_free)
+
+    def take(self, kind: str) -> float:
+        """Count one request of `kind` (`HEAD manifest`) and take its turn. -> seconds to wait before sending it."""
+        with self._lock:
+            now, state = self._clock.now(), self._state
+            state.requests[kind] += 1
+            start = max(now, state.paused_until)
+            hold = 0.0
+            if self.rate:
+                start = max(start, state.next_free)
+                state.next_free = hold = start + self.rate.seconds / self.rate.count
+        if hold > now:
+            self.on_hold(hold)
+        return start - now
+
+    def pause(self, seconds: float) -> bool:
+        """Nothing new for `seconds`. False if it was paused for at least as long already (say it only once)."""
+        with self._lock:
+            until = self._clock.now() + seconds
+            longer = until > self._state.paused_until
+            if longer:
+                fresh = self._state.paused_until <= self._clock.now()
+                self._state.paused_until = until
+        if longer:
+            self.on_hold(until)
+        return longer and fresh
+
+    def mark_down(self, error: MirrorError) -> bool:
+        """`error` outlived a whole retry budget: the host is down. True the first time."""
+        with self._lock:
+            first = self._state.down is None
+            self._state.down = error
+            self._state.probe_at = self._clock.now() + PROBE_EVERY
+        return first
+
+    def mark_up(self) -> None:
+        """It answered."""
+        if self._state.down is not None:
+            with self._lock:
+                self._state.down = None
+
+    def check(self) -> bool:
+        """Raises the error that made the host count as down, but for one probe a minute. True: you are the probe."""
+        if self._state.down is None:
+            return False
+        with self._lock:
+            error, now = self._state.down, self._clock.now()
+            if error is None:
+                return False
+            if now >= self._state.probe_at:
+                self._state.probe_at = now + PROBE_EVERY
+                return True
+        raise error.about(f"{self.name} is down")
+
+    def requests(self) -> dict[str, int]:
+        """Requests sent, by method and kind."""
+        with self._lock:
+            return dict(sorted(self._state.requests.items()))
+
+
+def _ignore_hold(until: float) -> None:
+    pass
+
+
+class Limits:
+    """The limits of all hosts of a run, made on first use. Thread-safe."""
+
+    def __init__(self, clock: Clock | None = None, default_parallel: int = 8) -> None:
+        self.clock = clock or SystemClock()
+        self._default = default_parallel
+        self._lock = threading.Lock()
+        self._hosts: dict[str, HostLimits] = {}
+        self.retries = 0
+        self.waited = 0.0  # seconds
+        self.retry_after: float | None = None  # the longest wait asked for beyond what we wait, seconds
+
+    def configure(self, name: str, parallel: int, rate: Rate | None = None) -> HostLimits:
+        """Set a host's limits; before its first use."""
+        with self._lock:
+            host = self._hosts[name] = HostLimits(name, parallel, rate, self.clock)
+        return host
+
+    def host(self, name: str) -> HostLimits:
+        with self._lock:
+            found = self._hosts.get(name)
+            if found is None:
+                found = self._hosts[name] = HostLimits(name, self._default, None, self.clock)
+        return found
+
+    def all(self) -> list[HostLimits]:
+        with self._lock:
+            return sorted(self._hosts.values(), key=lambda host: host.name)
+
+    def note_retry(self, waited: float = 0.0) -> None:
+        """One more try of anything, after `waited` seconds."""
+        with self._lock:
+            self.retries += 1
+            self.waited += waited
+
+    def note_refused_wait(self, seconds: float) -> None:
+        """A server asked for a wait that is longer than we wait."""
+        with self._lock:
+            self.retry_after = max(seconds, self.retry_after or 0.0)

@@ -1,0 +1,1 @@
+"""Values of the OCI world: references, digests, descriptors, manifests. No I/O."""

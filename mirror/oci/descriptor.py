@@ -1,0 +1,86 @@
+"""Descriptors: what one object calls another by. Source: OCI image-spec v1.1, descriptor.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mirror.errors import MirrorError, Refused, printable
+from mirror.oci.digest import Digest
+from mirror.oci.strictjson import Object, Value
+
+_LARGEST = 1 << 63
+_MOST_URLS = 100
+_FOREIGN = (
+    "application/vnd.docker.image.rootfs.foreign.",
+    "application/vnd.oci.image.layer.nondistributable.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """os, architecture and variant as an index gives them; unknown or odd values are kept as text."""
+
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part) or "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """digest and size (bytes) of an object; size is None only in schema1, which has none."""
+
+    digest: Digest
+    size: int | None
+    media_type: str = ""
+    platform: Platform | None = None
+    urls: tuple[str, ...] = ()
+
+    @property
+    def foreign(self) -> bool:
+        """A non-distributable layer that is to be had elsewhere: not uploaded, not expected on a target."""
+        return bool(self.urls) and self.media_type.startswith(_FOREIGN)
+
+
+def parse_descriptor(value: Value, where: str) -> Descriptor:
+    """The descriptor at `where` in a document. Raises Refused (manifest_invalid)."""
+    if not isinstance(value, dict):
+        raise _invalid(where, "is not a descriptor")
+    try:
+        digest = Digest.parse(value.get("digest"))
+    except MirrorError as error:
+        raise _invalid(f"{where}.digest", str(error)) from None
+    size = value.get("size")
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < _LARGEST:
+        raise _invalid(f"{where}.size", f"want a number of bytes, got {printable(size, 80)!r}")
+    media_type = value.get("mediaType", "")
+    if not isinstance(media_type, str):
+        raise _invalid(f"{where}.mediaType", "want a text")
+    return Descriptor(digest, size, media_type, _platform(value), _urls(value, where))
+
+
+def _platform(value: Object) -> Platform | None:
+    platform = value.get("platform")
+    if not isinstance(platform, dict):
+        return None
+
+    def text(key: str) -> str:
+        part = platform.get(key)
+        return printable(part, 64) if isinstance(part, str) else ""
+
+    return Platform(text("os"), text("architecture"), text("variant"))
+
+
+def _urls(value: Object, where: str) -> tuple[str, ...]:
+    urls = value.get("urls")
+    if urls is None:
+        return ()
+    if not isinstance(urls, list) or len(urls) > _MOST_URLS:
+        raise _invalid(f"{where}.urls", f"want a list of at most {_MOST_URLS} texts")
+    return tuple(url for url in urls if isinstance(url, str))
+
+
+def _invalid(where: str, why: str) -> Refused:
+    return Refused(f"{where}: {why}", code="manifest_invalid")

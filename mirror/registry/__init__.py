@@ -1,0 +1,1 @@
+"""Stores that are registries, and everything that speaks HTTP."""

@@ -1,0 +1,122 @@
+"""The seam: what a store of repositories can be asked, and told, whatever it is made of.
+
+Registries (v2), old registries (v1, read only), OCI image layouts and bundles are stores. Planning is typed
+on `Source`, so it cannot write. All methods may be called from any thread, block until done, stop with
+`Cancelled` when `work` is stopped, and raise only `MirrorError`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from mirror.errors import MirrorError
+from mirror.limits import Work
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What a reference names now. digest: of its manifest. manifest: where a body had to be read to know."""
+
+    digest: Digest
+    manifest: Manifest | None = None
+    protocol: str = "v2"
+
+
+class BlobReader(AbstractContextManager["BlobReader"], Protocol):
+    """The bytes of a blob, read once, from an offset on."""
+
+    size: int | None  # of the whole blob, bytes, as the store says; None where it does not
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the beginning of `buffer`; -> how many bytes; 0 only at the end. Raises where the blob ends early."""
+        ...
+
+
+class UploadSession(AbstractContextManager["UploadSession"], Protocol):
+    """An upload in progress, for one blob of one repository. Left uncommitted, it is DELETEd.
+
+    `committed` is true once the store has said that it holds the blob."""
+
+    committed: bool
+
+    def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
+        """Upload and commit. `body(offset)` opens the bytes from `offset` on; it may be called again.
+
+        A body raises, at its end, if its bytes were not the blob's; the last bytes are held back until then.
+        May be called again after a retryable failure, while the session lives."""
+        ...
+
+
+class Mount(Enum):
+    """Outcome of a mount that opened no session."""
+
+    MOUNTED = "mounted"
+    REFUSED = "refused"  # this candidate is not mountable: never a failure of the image
+
+
+class Source(Protocol):
+    """The reading half of a store. host: whose permits its calls use, and what it is called in reports."""
+
+    host: str
+
+    def repositories(self, prefix: str, work: Work) -> Iterable[str]:
+        """Paths of the repositories under `prefix`, from a catalog that was read to its end."""
+        ...
+
+    def tags(self, repository: str, work: Work) -> Iterable[str]:
+        """Every tag, in no order, each once, valid names only. Raises NotFound: no such repository, or one without tags."""
+        ...
+
+    def resolve(
+        self, repository: str, references: Sequence[str], work: Work
+    ) -> Iterable[Version | MirrorError]:
+        """What each of `references` (tags or digests) names now, in their order, as cheaply as the store can.
+
+        An answer for one reference never keeps the others from theirs: what went wrong with one is in its place
+        (NotFound: it is not there). Raises for what concerns all of them: authentication, a host that is down."""
+        ...
+
+    def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
+        """The exact bytes, verified against `reference` if that is a digest. Raises NotFound, Refused."""
+        ...
+
+    def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
+        """Open a blob; use with `with`. Not verified here: the reader's user does that. Raises NotFound."""
+        ...
+
+    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
+        """Manifests whose subject is `digest`."""
+        ...
+
+
+class Target(Source, Protocol):
+    """A store that can be written to."""
+
+    def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
+        """Whether it is there, with the right size. Raises Refused (size_mismatch) for another size."""
+        ...
+
+    def mount_blob(
+        self, repository: str, blob: Descriptor, from_repository: str, work: Work
+    ) -> Mount | UploadSession:
+        """Link a blob from a sibling repository. A session: not mounted, but an upload was opened: use it or close it."""
+        ...
+
+    def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:
+        """Open an upload. Use with `with`."""
+        ...
+
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+        """Store `manifest` under a tag or its digest. Raises RemoteError (blob_missing) if the store lacks what it names."""
+        ...
+
+    def delete(self, repository: str, reference: str, work: Work) -> None:
+        """Take a tag or manifest away. Only prune calls it."""
+        ...
