@@ -21,9 +21,7 @@ SIGNALLED = 128  # plus the number of the signal
 
 # C0 and C1 controls, DEL, bidirectional overrides and isolates, line separators, lone surrogates, BOM:
 # a server's words must not move the cursor, forge a line or reorder what a person reads.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def printable(text: object, limit: int = 300) -> str:
@@ -47,6 +45,8 @@ class MirrorError(Exception):
     status: the HTTP status that said so, if any.
     retryable: whether the same request may succeed later without anybody changing anything.
     retry_after: seconds after which the other side asked to be tried again; None if it did not say.
+    registry_code: the `code` of the registry's own error document (`NAME_UNKNOWN`), if it sent one.
+    host: whose trouble it is, as `Limits` names hosts, where that may be another one than the registry asked.
     """
 
     code = "error"
@@ -62,11 +62,15 @@ class MirrorError(Exception):
         status: int | None = None,
         retryable: bool | None = None,
         retry_after: float | None = None,
+        registry_code: str = "",
+        host: str = "",
     ) -> None:
         self.what = printable(what, 600)
         self.hint = printable(hint, 600)
         self.status = status
         self.retry_after = retry_after
+        self.registry_code = registry_code
+        self.host = host
         if code is not None:
             self.code = code
         if retryable is not None:
@@ -87,6 +91,8 @@ class MirrorError(Exception):
             status=self.status,
             retryable=self.retryable,
             retry_after=self.retry_after,
+            registry_code=self.registry_code,
+            host=self.host,
         )
 
 

@@ -134,9 +134,7 @@ class HostLimits:
 
     Thread-safe. Times are of `clock`, in seconds."""
 
-    def __init__(
-        self, name: str, parallel: int = 8, rate: Rate | None = None, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, name: str, parallel: int = 8, rate: Rate | None = None, clock: Clock | None = None) -> None:
         self.name = name
         self.parallel = parallel
         self.rate = rate
@@ -189,6 +187,11 @@ class HostLimits:
         if self._state.down is not None:
             with self._lock:
                 self._state.down = None
+
+    @property
+    def down(self) -> bool:
+        """Whether its work fails at once, but for the probes."""
+        return self._state.down is not None
 
     def check(self) -> bool:
         """Raises the error that made the host count as down, but for one probe a minute. True: you are the probe."""

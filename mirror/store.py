@@ -42,9 +42,13 @@ class BlobReader(AbstractContextManager["BlobReader"], Protocol):
 class UploadSession(AbstractContextManager["UploadSession"], Protocol):
     """An upload in progress, for one blob of one repository. Left uncommitted, it is DELETEd.
 
-    `committed` is true once the store has said that it holds the blob."""
+    `committed` is true once the store has said that it holds the blob; `resumable` while `send` can go on from
+    bytes that the store already has."""
 
     committed: bool
+
+    @property
+    def resumable(self) -> bool: ...
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
         """Upload and commit. `body(offset)` opens the bytes from `offset` on; it may be called again.
@@ -66,17 +70,17 @@ class Source(Protocol):
 
     host: str
 
-    def repositories(self, prefix: str, work: Work) -> Iterable[str]:
-        """Paths of the repositories under `prefix`, from a catalog that was read to its end."""
+    def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
+        """Paths of the repositories under `prefix`, from a catalog that is read to its end; as `tags`."""
         ...
 
-    def tags(self, repository: str, work: Work) -> Iterable[str]:
-        """Every tag, in no order, each once, valid names only. Raises NotFound: no such repository, or one without tags."""
+    def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
+        """Every tag, in no order, each once. A name that breaks the grammar is a Refused in its place.
+
+        Raises NotFound: no such repository, or none with tags."""
         ...
 
-    def resolve(
-        self, repository: str, references: Sequence[str], work: Work
-    ) -> Iterable[Version | MirrorError]:
+    def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
         """What each of `references` (tags or digests) names now, in their order, as cheaply as the store can.
 
         An answer for one reference never keeps the others from theirs: what went wrong with one is in its place
@@ -103,9 +107,7 @@ class Target(Source, Protocol):
         """Whether it is there, with the right size. Raises Refused (size_mismatch) for another size."""
         ...
 
-    def mount_blob(
-        self, repository: str, blob: Descriptor, from_repository: str, work: Work
-    ) -> Mount | UploadSession:
+    def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
         """Link a blob from a sibling repository. A session: not mounted, but an upload was opened: use it or close it."""
         ...
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 
 from mirror.errors import MirrorError, Refused, printable
 from mirror.oci.digest import Digest
-from mirror.oci.strictjson import Object, Value
+from mirror.oci.strictjson import Object, Value, refuse_look_alikes
 
 _LARGEST = 1 << 63
 _MOST_URLS = 100
+_MOST_DATA = 64 * 1024  # bytes of base64 that are looked at
+_KEYS = frozenset({"mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform"})
+_EMPTY = Digest.of(b"")
 _FOREIGN = (
     "application/vnd.docker.image.rootfs.foreign.",
     "application/vnd.oci.image.layer.nondistributable.",
@@ -45,9 +49,11 @@ class Descriptor:
 
 
 def parse_descriptor(value: Value, where: str) -> Descriptor:
-    """The descriptor at `where` in a document. Raises Refused (manifest_invalid)."""
+    """The descriptor at `where` in a document. Raises Refused (manifest_invalid, manifest_ambiguous)."""
     if not isinstance(value, dict):
         raise _invalid(where, "is not a descriptor")
+    if not value.keys() <= _KEYS:
+        refuse_look_alikes(value, _KEYS, where=where)
     try:
         digest = Digest.parse(value.get("digest"))
     except MirrorError as error:
@@ -55,10 +61,27 @@ def parse_descriptor(value: Value, where: str) -> Descriptor:
     size = value.get("size")
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < _LARGEST:
         raise _invalid(f"{where}.size", f"want a number of bytes, got {printable(size, 80)!r}")
+    if size == 0 and digest.algorithm == _EMPTY.algorithm and digest != _EMPTY:
+        raise _invalid(f"{where}.size", f"no bytes, but not the digest of nothing: {digest}")
+    _check_data(value.get("data"), digest, size, where)
     media_type = value.get("mediaType", "")
     if not isinstance(media_type, str):
         raise _invalid(f"{where}.mediaType", "want a text")
     return Descriptor(digest, size, media_type, _platform(value), _urls(value, where))
+
+
+def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:
+    # We use no embedded content, but what we copy is used by those who trust it.
+    if data is None or (isinstance(data, str) and len(data) > _MOST_DATA):
+        return
+    try:
+        content = base64.b64decode(data, validate=True) if isinstance(data, str) else None
+    except ValueError:
+        content = None
+    if content is None:
+        raise _invalid(f"{where}.data", "is not base64")
+    if len(content) != size or Digest.of(content, digest.algorithm) != digest:
+        raise _invalid(f"{where}.data", "is not the content that the digest names")
 
 
 def _platform(value: Object) -> Platform | None:

@@ -36,12 +36,12 @@ class Digest(str):
             return cls(text)
         if isinstance(text, str) and _GRAMMAR.fullmatch(text) and text.split(":")[0] not in _HEX_LENGTH:
             raise Refused(
-                f"cannot verify the algorithm of digest {printable(text, 80)!r}",
+                f"cannot verify the algorithm of digest '{printable(text, 80)}'",
                 hint="sha256 and sha512 can be verified",
                 code="ref_invalid",
             )
         raise Refused(
-            f"not a digest: {printable(text, 80)!r}",
+            f"not a digest: '{printable(text, 80)}'",
             hint="want sha256: and 64 hex digits",
             code="ref_invalid",
         )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from mirror.errors import MirrorError, Refused, printable
+from mirror.errors import MirrorError, Refused, RemoteError, printable
 from mirror.oci import strictjson
 from mirror.oci.descriptor import Descriptor, parse_descriptor
 from mirror.oci.digest import Digest
@@ -61,6 +61,10 @@ _KEYS = {
 # A key of another kind makes a document that two readers could take for different things
 # (CVE-2021-41190); "blobs" is new enough that older kinds may carry it as an extension.
 _TELLING = {"config", "layers", "manifests", "fsLayers", "history"}
+_DOCUMENT_KEYS = frozenset(
+    {"schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations"}
+    | {"blobs", "fsLayers", "history", "signatures"}
+)
 _SAYS_NOTHING = {"", "application/json", "application/octet-stream", "text/plain", "binary/octet-stream"}
 
 
@@ -100,11 +104,20 @@ def parse_manifest(
     """The manifest in `body`.
 
     content_type: as the answer gave it; expected: the digest it was asked by, if it was.
-    Raises Refused: digest_mismatch, manifest_invalid, manifest_ambiguous, type_mismatch, too_many."""
+    Raises RemoteError (bad_response) for HTML; Refused: manifest_too_big, digest_mismatch, manifest_invalid,
+    manifest_ambiguous, type_mismatch, too_many."""
     declared = plain_type(content_type)
-    if expected is not None and declared not in (SCHEMA1, SCHEMA1_SIGNED):
+    if len(body) > MAX_BYTES:
+        raise Refused(f"{what} has {len(body)} bytes, more than {MAX_BYTES}", code="manifest_too_big")
+    if declared == "text/html" or body[:100].lstrip().startswith(b"<"):
+        raise RemoteError(
+            f"{what} is a page of HTML, not a manifest", hint="a proxy or login page answers for the registry"
+        )
+    proven = False
+    if expected is not None and not _may_be_schema1(declared, body):
         # Bytes that are not the ones asked for are not even looked into; schema1's digest is not its bytes'.
         _same(Digest.of(body, expected.algorithm), expected, body, what)
+        proven = True
     document = strictjson.parse(body, what=what)
     if not isinstance(document, dict):
         raise Refused(f"{what} is not a JSON object", code="manifest_invalid")
@@ -116,12 +129,14 @@ def parse_manifest(
             f"{what} can be read as two things: {media_type} with {', '.join(foreign_keys)}",
             code="manifest_ambiguous",
         )
-    if kind is Kind.SCHEMA1:
-        digest = schema1_digest(body, document, what)
+    strictjson.refuse_look_alikes(document, _DOCUMENT_KEYS, where=what)
+    if proven and expected is not None and kind is not Kind.SCHEMA1:
+        digest = expected
+    else:
+        algorithm = expected.algorithm if expected else "sha256"
+        digest = schema1_digest(body, document, what) if kind is Kind.SCHEMA1 else Digest.of(body, algorithm)
         if expected is not None:
             _same(digest, expected, body, what)
-    else:
-        digest = expected or Digest.of(body)
     _check_version(document, kind, what)
     return Manifest(
         body,
@@ -132,6 +147,11 @@ def parse_manifest(
         blobs=tuple(_unique(_blobs(document, kind, what), what)),
         subject=_subject(document, kind, what),
     )
+
+
+def _may_be_schema1(declared: str, body: bytes) -> bool:
+    # Registries before distribution 2.3 send schema1 as application/json.
+    return declared in (SCHEMA1, SCHEMA1_SIGNED) or (declared in _SAYS_NOTHING and b'"fsLayers"' in body)
 
 
 def _same(actual: Digest, expected: Digest, body: bytes, what: str) -> None:
@@ -181,10 +201,8 @@ def _check_version(document: Object, kind: Kind, what: str) -> None:
     if kind is Kind.ARTIFACT and version is None:
         return
     wanted = 1 if kind is Kind.SCHEMA1 else 2
-    if isinstance(version, bool) or version != wanted:
-        raise Refused(
-            f"{what}: schemaVersion is {printable(version, 40)!r}, want {wanted}", code="manifest_invalid"
-        )
+    if type(version) is not int or version != wanted:  # neither true nor 2.0
+        raise Refused(f"{what}: schemaVersion is {printable(version, 40)!r}, want {wanted}", code="manifest_invalid")
 
 
 def _entries(document: Object, key: str, what: str) -> list[Value]:
@@ -229,9 +247,7 @@ def _blobs(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
 def _schema1_layers(document: Object, what: str) -> Iterator[Descriptor]:
     layers, history = _entries(document, "fsLayers", what), _entries(document, "history", what)
     if not layers or len(layers) != len(history):
-        raise Refused(
-            f"{what}: {len(layers)} fsLayers and {len(history)} history entries", code="manifest_invalid"
-        )
+        raise Refused(f"{what}: {len(layers)} fsLayers and {len(history)} history entries", code="manifest_invalid")
     for number, entry in enumerate(layers):
         try:
             yield Descriptor(Digest.parse(entry.get("blobSum") if isinstance(entry, dict) else None), None)
@@ -288,8 +304,6 @@ def _base64url(text: Value, what: str) -> bytes:
     if not isinstance(text, str) or not text.isascii():
         raise Refused(f"{what}: a signature is not base64url", code="manifest_invalid")
     try:
-        return base64.b64decode(
-            text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), altchars=b"-_", validate=True
-        )
+        return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
         raise Refused(f"{what}: a signature is not base64url", code="manifest_invalid") from None

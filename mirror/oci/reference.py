@@ -10,7 +10,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from mirror.errors import ConfigError, printable
+from mirror.errors import ConfigError, Refused, printable
 from mirror.oci.digest import Digest
 
 DOCKER_HUB = "docker.io"
@@ -37,31 +37,38 @@ def parse_host(text: str) -> str:
 
     Raises ConfigError (ref_invalid)."""
     if "@" in text:
-        raise _invalid("a host", "credentials do not belong in a reference", "***")
-    host, port = text.lower(), ""
-    if host.startswith("["):
-        inner, bracket, rest = host[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")) or not _is_ipv6(inner):
-            raise _invalid(text, "want an IPv6 address in brackets, like [::1]:5000")
-        host, port = f"[{inner}]", rest[1:] if rest else ""
-        if rest == ":":
-            raise _invalid(text, "the port is missing after the colon")
-    else:
-        host, colon, port = host.partition(":")
-        if ":" in port:
-            raise _invalid(text, "an IPv6 address needs brackets, like [::1]:5000")
-        if colon and not port:
-            raise _invalid(text, "the port is missing after the colon")
-        host = host.removesuffix(".")
-        if not host.isascii():
-            raise _invalid(text, "write an international host name as punycode (xn--…)")
-        if not _NAME.fullmatch(host):
-            raise _invalid(text, "not a host name")
-    if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise _invalid(text, "credentials do not belong in a reference")
+    if not text.isascii():  # before lower(), which makes an ASCII k of the Kelvin sign
+        raise _invalid(text, "write an international host name as punycode (xn--…)")
+    if len(text) > _LONGEST_NAME:
+        raise _invalid(text, f"longer than {_LONGEST_NAME} characters")
+    host, colon, port = _bracketed(text) if text.startswith("[") else _named(text)
+    if colon and not port:
+        raise _invalid(text, "the port is missing after the colon")
+    if port and not (port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise _invalid(text, "the port must be a number from 1 to 65535")
+    port = port.lstrip("0")
     if host in _HUB_NAMES and port in ("", "443"):
         return DOCKER_HUB
     return f"{host}:{port}" if port else host
+
+
+def _bracketed(text: str) -> tuple[str, str, str]:
+    """IPv6 host in its shortest form, colon, port."""
+    inner, bracket, rest = text[1:].partition("]")
+    if not bracket or (rest and not rest.startswith(":")) or not _is_ipv6(inner):
+        raise _invalid(text, "want an IPv6 address in brackets, like [::1]:5000")
+    return f"[{ipaddress.IPv6Address(inner).compressed}]", rest[:1], rest[1:]
+
+
+def _named(text: str) -> tuple[str, str, str]:
+    host, colon, port = text.lower().partition(":")
+    if ":" in port:
+        raise _invalid(text, "an IPv6 address needs brackets, like [::1]:5000")
+    host = host.removesuffix(".")
+    if not _NAME.fullmatch(host):
+        raise _invalid(text, "not a host name")
+    return host, colon, port
 
 
 def _is_ipv6(text: str) -> bool:
@@ -112,16 +119,16 @@ class Reference:
         rest, at, digest_text = text.partition("@")
         digest = None
         if at:
-            if ":" not in digest_text or digest_text.count("@"):
-                raise _invalid("host/repository", "credentials do not belong in a reference", "***")
+            if ":" not in digest_text or "/" in digest_text or "@" in digest_text:
+                raise _invalid(text, "credentials do not belong in a reference; a digest is written as @sha256:…")
             try:
                 digest = Digest.parse(digest_text)
-            except Exception as error:
+            except Refused as error:
                 raise _invalid(text, str(error)) from None
         host, path = _split_host(rest)
         path, colon, tag = path.partition(":")
         if colon and not is_tag(tag):
-            raise _invalid(text, _tag_hint(tag))
+            raise _invalid(text, tag_hint(tag))
         if host == DOCKER_HUB and "/" not in path:
             path = f"library/{path}"
         if not _PATH.fullmatch(path):
@@ -148,7 +155,8 @@ def _split_host(text: str) -> tuple[str, str]:
     return DOCKER_HUB, text
 
 
-def _tag_hint(tag: str) -> str:
+def tag_hint(tag: str) -> str:
+    """What is wrong with a text that is no tag."""
     if not tag:
         return "the tag is missing after the colon"
     if len(tag) > 128:
@@ -166,7 +174,11 @@ def _path_hint(path: str) -> str:
     return "a repository has lower-case letters and digits, joined by '/', '.', '_', '__' or '-'"
 
 
-def _invalid(text: str, hint: str, shown: str | None = None) -> ConfigError:
-    return ConfigError(
-        f"not a valid reference: {printable(shown or text, 80)!r}", hint=hint, code="ref_invalid"
-    )
+def _invalid(text: str, hint: str) -> ConfigError:
+    return ConfigError(f"not a valid reference: '{shown(text)}'", hint=hint, code="ref_invalid")
+
+
+def shown(text: str) -> str:
+    """A text that was to be a reference, for a message: what stands before an `@` may be a password."""
+    _, at, after = text.rpartition("@")
+    return printable(f"***@{after}" if at else text, 80)

@@ -12,7 +12,7 @@ from typing import NoReturn, TypeAlias
 
 from mirror.errors import Refused, printable
 
-Value: TypeAlias = "None | bool | int | float | str | list[Value] | dict[str, Value]"
+Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 Object: TypeAlias = dict[str, Value]
 
 MAX_DEPTH = 64
@@ -29,9 +29,7 @@ def parse(data: bytes, *, what: str, code: str = "manifest_invalid") -> Value:
         found = dict(items)
         if len(found) != len(items) or len({key.casefold() for key in found}) != len(items):
             keys = [key for key, _ in items]
-            again = next(
-                k for i, k in enumerate(keys) if k.casefold() in {other.casefold() for other in keys[:i]}
-            )
+            again = next(k for i, k in enumerate(keys) if k.casefold() in {other.casefold() for other in keys[:i]})
             refuse(f"duplicate key {printable(again, 80)!r}")
         return found
 
@@ -54,24 +52,40 @@ def parse(data: bytes, *, what: str, code: str = "manifest_invalid") -> Value:
     return value
 
 
+def refuse_look_alikes(value: Object, known: frozenset[str], *, where: str) -> None:
+    """Refuse a key that only a reader who does not mind letters' case takes for one of `known`."""
+    for key in value.keys() - known:
+        if key.casefold() in {name.casefold() for name in known}:
+            raise Refused(
+                f"{where} can be read as two things: key {printable(key, 80)!r} differs from a known one by case only",
+                code="manifest_ambiguous",
+            )
+
+
 def _bounded(value: Value, refuse: Callable[[str], NoReturn]) -> None:
     level: list[Value] = [value]
     nodes = depth = 0
     while level:
-        depth += 1
         nodes += len(level)
-        if depth > MAX_DEPTH + 1:
-            refuse(f"nested deeper than {MAX_DEPTH}")
         if nodes > MAX_NODES:
             refuse(f"more than {MAX_NODES} values")
         below: list[Value] = []
+        holders = False
         for item in level:
             if isinstance(item, dict):
+                holders = True
                 below.extend(item)
                 below.extend(item.values())
             elif isinstance(item, list):
+                holders = True
                 below.extend(item)
-            elif isinstance(item, str) and not item.isascii():
-                if any("\ud800" <= character <= "\udfff" for character in item):
-                    refuse("a lone surrogate in a string")
+            elif isinstance(item, str) and not item.isascii() and _has_surrogate(item):
+                refuse("a lone surrogate in a string")
+        depth += holders
+        if depth > MAX_DEPTH:
+            refuse(f"nested deeper than {MAX_DEPTH}")
         level = below
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -85,7 +85,7 @@ class HostSettings:
     tls: Tls = Tls()
     parallel: int | None = None  # requests in flight; None: 8
     rate: Rate | None = None
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # URL; may hold a password
     connect_timeout: float = 10.0  # seconds
     idle_timeout: float = 60.0  # seconds
     token_realms: frozenset[str] = frozenset()

@@ -1,0 +1,47 @@
+# Set-up happens by itself: every target that needs the virtual environment depends on a stamp file in it, which is
+# made again when the dependencies in setup.cfg change.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+# What a person's shell happens to hold must change neither the tests nor the demo.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format check coverage clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## the main job for real: two registries, a multi-architecture image, three syncs
+	@tools/need.sh docker-registry skopeo
+	@$(BIN)/python -m demo
+
+test: $(STAMP) ## all tests, against real and scripted registries on loopback (under 5 minutes on 2 cores)
+	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+lint: $(STAMP) ## linter, formatter and strict type checker; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## format the code and mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint test ## lint and test
+
+coverage: $(STAMP) ## the transfer package by its own tests: at least 95 % of its statements
+	$(BIN)/python -m pytest tests/transfer --cov=mirror.transfer --cov-report=term-missing --cov-fail-under=95 $(PYTEST_ARGS)
+
+clean: ## remove everything that these targets made, the virtual environment too
+	rm -rf $(VENV) .demo build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find mirror tests demo -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): setup.cfg pyproject.toml tools/setup.sh
+	@tools/setup.sh $(VENV)
+	@touch $@

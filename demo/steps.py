@@ -1,0 +1,160 @@
+"""The steps of the story, each of them a command that a person could have typed."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from demo.checks import Wrong, check
+from demo.images import Layout
+from demo.programs import ARCHITECTURES
+from tests.registries.access import Seen
+from tests.registries.client import sha256
+
+_COMMAND_SECONDS = 120
+
+
+class Desk:
+    """Where the commands are run: a folder with demo.yaml, a home of its own, and two registries."""
+
+    def __init__(self, folder: Path, source: str, target: str) -> None:
+        self.folder = folder
+        self.source = source
+        self.target = target
+        self._layouts: dict[str, Layout] = {}
+        home = folder / "home"
+        home.mkdir()
+        # The user's own settings (credentials, proxies) have no part in this.
+        kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        self._environment = kept | {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "XDG_STATE_HOME": str(home)}
+        for name in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME"):
+            self._environment.pop(name, None)
+
+    def run(self, command: list[str], *, shown: str = "", ok: Iterable[int] = (0,)) -> bytes:
+        """Run a command in the folder and return its standard output; raises Wrong on another exit code."""
+        if shown:
+            print(f"  $ {shown}", flush=True)
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                env=self._environment,
+                capture_output=True,
+                timeout=_COMMAND_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Wrong(f"`{shown or ' '.join(command)}` did not end within {_COMMAND_SECONDS} s") from error
+        if done.returncode not in ok:
+            said = (done.stdout + done.stderr).decode(errors="replace").strip()
+            raise Wrong(f"`{shown or ' '.join(command)}` ended with exit code {done.returncode}:\n{said}")
+        return done.stdout
+
+    def layout(self, repository: str) -> Layout:
+        """The OCI image layout that `repository` is pushed from."""
+        if repository not in self._layouts:
+            self._layouts[repository] = Layout(self.folder / "built" / repository)
+        return self._layouts[repository]
+
+    def blobs(self) -> set[str]:
+        """Digests of the configs and layers of everything in the layouts."""
+        return {digest for layout in self._layouts.values() for digest in layout.blobs}
+
+    def push(self, layout: Layout, tag: str, repository: str) -> None:
+        goal = f"{self.source}/{repository}:{tag}"
+        self.run(
+            _skopeo(
+                "copy", "--quiet", "--all", "--dest-tls-verify=false", f"oci:{layout.root}:{tag}", f"docker://{goal}"
+            ),
+            shown=f"skopeo copy --all --dest-tls-verify=false oci:built/{repository}:{tag} docker://{goal}",
+        )
+
+    def sync(self, *, copied: int, up_to_date: int) -> None:
+        """`mirror sync`, its summary, and whether the report says the same as we expect."""
+        summary = self.run([sys.executable, "-m", "mirror", "sync", "demo.yaml"], shown="mirror sync demo.yaml")
+        print("".join(f"    {line}\n" for line in summary.decode().splitlines()), end="")
+        report = json.loads((self.folder / "state" / "report.json").read_bytes())
+        counts = report["totals"]["images"]
+        check(
+            (counts["copied"], counts["up-to-date"], counts["failed"]) == (copied, up_to_date, 0)
+            and report["exit"] == 0,
+            f"report.json: {copied} references copied, {up_to_date} up to date, none failed",
+        )
+
+    def compare(self, pushed: dict[str, str]) -> None:
+        """Every reference on both sides, byte for byte."""
+        print("  $ skopeo inspect --raw docker://REFERENCE | sha256sum")
+        for reference, digest in sorted(pushed.items()):
+            copy = reference.replace("tools/", "copies/", 1)
+            there, here = self._raw(f"{self.source}/{reference}"), self._raw(f"{self.target}/{copy}")
+            equal = there == here and sha256(here) == digest
+            print(f"    {copy:24} {sha256(here)[:27]}...  {'equal' if equal else 'DIFFERENT'}")
+            if not equal:
+                raise Wrong(f"{copy} on the target is not {reference} of the source")
+        check(True, f"all {len(pushed)} references have the bytes and the digest that were pushed")
+
+    def _raw(self, reference: str) -> bytes:
+        return self.run(_skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{reference}"))
+
+
+def _skopeo(command: str, *arguments: str, arch: str = "") -> list[str]:
+    # A fresh machine may have no signature policy file; what these registries hold was pushed a moment ago.
+    return ["skopeo", "--insecure-policy", *([f"--override-arch={arch}"] if arch else []), command, *arguments]
+
+
+def run_from_image(desk: Desk, reference: str, program: str, *, expected: str) -> None:
+    """Pull an image for this machine's architecture with skopeo, unpack its layers, and run the program in it."""
+    machines = {machine: architecture for architecture, (machine, _) in ARCHITECTURES.items()}
+    architecture = machines.get(platform.machine(), "amd64")
+    pulled = desk.folder / "pulled" / hashlib.sha256(reference.encode() + expected.encode()).hexdigest()[:12]
+    pulled.mkdir(parents=True)
+    desk.run(
+        _skopeo(
+            "copy", "--quiet", "--src-tls-verify=false", f"docker://{reference}", f"dir:{pulled}", arch=architecture
+        ),
+        shown=f"skopeo --override-arch {architecture} copy --src-tls-verify=false docker://{reference} dir:pulled",
+    )
+    manifest = json.loads((pulled / "manifest.json").read_bytes())
+    config = json.loads((pulled / _file(manifest["config"]["digest"])).read_bytes())
+    root = pulled / "root"
+    found = [_unpack(pulled / _file(layer["digest"]), root) for layer in manifest["layers"]]
+    check(config["rootfs"]["diff_ids"] == found, f"the layers of {reference} unpack to what its config says")
+    if platform.machine() not in machines:
+        return
+    said = desk.run(
+        [str(root / "usr" / "bin" / program), "--version"], shown=f"pulled/root/usr/bin/{program} --version"
+    )
+    first = said.decode().splitlines()[0]
+    check(first.startswith(expected), f"the program out of the copied image runs, and says {first!r}")
+
+
+def _file(digest: str) -> str:
+    return digest.removeprefix("sha256:")
+
+
+def _unpack(layer: Path, root: Path) -> str:
+    """Write the files of a layer below `root`; the digest of the uncompressed tar."""
+    unpacked = gzip.decompress(layer.read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(unpacked)) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is not None:
+                path = root / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content.read())
+                path.chmod(member.mode)
+    return sha256(unpacked)
+
+
+def asked_for(requests: Iterable[Seen], kind: str, status: int) -> list[str]:
+    """The digests or tags of the requests of a kind that were answered so, in order; repeats are kept."""
+    return [seen.reference for seen in requests if (seen.kind, seen.status) == (kind, status)]

@@ -1,0 +1,203 @@
+"""The command line: parses, calls, returns an exit code. No logic."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mirror import __version__
+from mirror.console import Console
+from mirror.errors import OK, ConfigError, MirrorError
+from mirror.options import Options, Shard
+
+EPILOG = """\
+exit codes: 0 done; 1 something failed, run again; 2 usage or configuration; 3 refused for integrity or safety,
+a person must look; 4 trouble on this machine; 10 `plan --exit-code`: there is something to do; 75 another run
+holds the lock; 130, 143 stopped by a signal
+"""
+LATER = {
+    "bundle": "checks and lists bundles",
+    "inventory": "what a far side has, for a differential export",
+    "serve": "a registry over a layout or bundle",
+    "prune": "takes away what is no longer selected",
+    "convert": "makes a configuration from another tool's",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. -> the exit code."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console(sys.stderr)
+    try:
+        if argv and argv[0] in LATER:
+            raise ConfigError(f"`mirror {argv[0]}` is not in this version", hint=f"it {LATER[argv[0]]}, later")
+        parsed = _parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = parsed.command
+        return command(parsed)
+    except MirrorError as error:
+        for line in str(error).splitlines():
+            console.line(f"mirror: {line}")
+        return error.exit_code
+    except BrokenPipeError:
+        # Nobody reads our results any more; they are in the report as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with errors as ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}", hint=f"see `{self.prog} --help`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mirror",
+        description="Keeps container image repositories on one set of registries equal to those on another.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"mirror {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_sync(commands)
+    _add_plan(commands)
+    _add_verify(commands)
+    _add(commands, "validate", _validate, "check a configuration; contacts nothing")
+    schema = commands.add_parser("schema", help="print the JSON Schema of the configuration", allow_abbrev=False)
+    schema.set_defaults(command=_schema)
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[_Parser], name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML file that lists what to mirror")
+    command.set_defaults(command=run)
+    return command
+
+
+def _selecting(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--only",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="only source references that match this shell pattern: host/repo:tag or host/repo; may be repeated",
+    )
+    command.add_argument("--only-from", metavar="FILE", type=Path, help="patterns from a file, one a line (failed.txt)")
+    command.add_argument(
+        "--shard", metavar="I/N", type=_shard, help="only part I of N, counted from 0, split by source repository"
+    )
+    loud = command.add_mutually_exclusive_group()
+    loud.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: debug output")
+    loud.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+
+
+def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
+    sync = _add(commands, "sync", _sync, "bring every selected tag to every target")
+    _selecting(sync)
+    sync.add_argument("--dry-run", action="store_true", help="the same as `mirror plan`")
+    sync.add_argument("--fail-fast", action="store_true", help="start nothing new after the first failure")
+    sync.add_argument("--deep", action="store_true", help="believe no equal tag: look at every object of every image")
+    sync.add_argument("--base", metavar="INVENTORY", help=argparse.SUPPRESS)
+    sync.add_argument("--report", metavar="FILE", type=Path, help="write report.json there as well")
+    sync.add_argument(
+        "--progress",
+        choices=("auto", "plain", "none"),
+        default="auto",
+        help="live on a terminal, else a line every 30 s",
+    )
+    sync.add_argument("--lock-wait", metavar="SECONDS", type=_seconds, default=0.0, help="wait for another run to end")
+
+
+def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
+    plan = _add(commands, "plan", _plan, "show what a sync would do; writes nothing")
+    _selecting(plan)
+    plan.add_argument("--exit-code", action="store_true", help="exit 10 if there is something to do")
+
+
+def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
+    verify = _add(commands, "verify", _verify, "is every selected image whole on every target?")
+    _selecting(verify)
+    verify.add_argument("--deep", action="store_true", help="read and hash every blob")
+
+
+def _shard(text: str) -> Shard:
+    index, slash, count = text.partition("/")
+    if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
+        return Shard(int(index), int(count))
+    raise argparse.ArgumentTypeError(f"want I/N with I from 0 to N-1, got {text!r}")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if 0 <= seconds < 1e9:
+        return seconds
+    raise argparse.ArgumentTypeError(f"want a number of seconds, got {text!r}")
+
+
+def _options(parsed: argparse.Namespace) -> Options:
+    return Options(
+        config=parsed.config,
+        only=tuple(parsed.only),
+        only_from=parsed.only_from,
+        shard=parsed.shard,
+        deep=getattr(parsed, "deep", False),
+        fail_fast=getattr(parsed, "fail_fast", False),
+        report=getattr(parsed, "report", None),
+        progress=getattr(parsed, "progress", "none"),
+        lock_wait=getattr(parsed, "lock_wait", 0.0),
+        exit_code=getattr(parsed, "exit_code", False),
+        verbosity=-1 if parsed.quiet else parsed.verbose,
+    )
+
+
+# Commands import what they need when they run: `mirror --version` needs none of it.
+
+
+def _sync(parsed: argparse.Namespace) -> int:
+    from mirror import run  # noqa: PLC0415
+
+    if parsed.base is not None:
+        raise ConfigError("--base is not in this version")
+    return run.plan(_options(parsed)) if parsed.dry_run else run.sync(_options(parsed))
+
+
+def _plan(parsed: argparse.Namespace) -> int:
+    from mirror import run  # noqa: PLC0415
+
+    return run.plan(_options(parsed))
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    from mirror import run  # noqa: PLC0415
+
+    return run.verify(_options(parsed))
+
+
+def _validate(parsed: argparse.Namespace) -> int:
+    from mirror import config  # noqa: PLC0415
+
+    loaded = config.load(parsed.config)
+    for warning in loaded.warnings:
+        Console(sys.stderr).line(f"mirror: warning: {warning}")
+    targets = sum(len(mirror.targets) for mirror in loaded.mirrors)
+    sys.stdout.write(f"{parsed.config}: valid; {len(loaded.mirrors)} mirrors, {targets} targets\n")
+    return OK
+
+
+def _schema(parsed: argparse.Namespace) -> int:
+    from mirror import config  # noqa: PLC0415
+
+    sys.stdout.write(config.schema_text())
+    return OK

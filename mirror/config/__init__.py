@@ -1,0 +1,19 @@
+"""The configuration: YAML to frozen dataclasses, every error with file:line:column and the key's path."""
+
+from mirror.config.loading import Config, LogConfig, Parallel, load, state_directory
+from mirror.config.mirrors import MirrorConfig
+from mirror.config.problems import ConfigErrors, Place, Problem
+from mirror.config.schema import schema_text
+
+__all__ = [
+    "Config",
+    "ConfigErrors",
+    "LogConfig",
+    "MirrorConfig",
+    "Parallel",
+    "Place",
+    "Problem",
+    "load",
+    "schema_text",
+    "state_directory",
+]

@@ -1,0 +1,255 @@
+"""YAML to a tree, within limits (docs/configuration.md, "The file").
+
+A scalar that YAML 1.1 or 1.2 takes for a number, a date or nothing is kept with its text, so that a tag that was
+written as 1.10 is refused by name rather than copied as 1.1. Problems that hide nothing else (duplicate keys,
+explicit tags) are collected; the others end the reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, cast
+
+import yaml
+
+from mirror.config import file
+from mirror.config.problems import ConfigErrors, KeyPath, Place, Problem, dotted, key_shown
+from mirror.config.tree import Document, Mapping, Misread, Node, Scalar, Sequence, read_as
+from mirror.errors import printable
+
+MAX_DEPTH = 32
+MAX_ALIASES = 100
+MAX_VALUES = 100_000  # aliases expanded
+
+_PLAIN_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_LONGEST_NUMBER = 40
+_STANDARD_TAGS = "tag:yaml.org,2002:"
+_TRUE = {"true", "yes", "on"}
+
+
+def read(path: Path) -> Document:
+    """The file at `path`. Raises ConfigErrors; LocalError where this machine does not let us read it."""
+    data = file.read(path)
+    name = printable(path)
+    text = file.decode(data, name)
+    document = Document(name, Mapping(0, 0), hashlib.sha256(data).hexdigest())
+    composer = _Composer(text, document)
+    root = composer.compose()
+    if not isinstance(root, Mapping):
+        composer.fail(root.line, root.column, "expected a mapping at the top, with `version: 1` and `mirrors:`")
+    document.root = root
+    return document
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's parser where there is one
+    """PyYAML's parser and resolver; what YAML 1.2 alone takes for a number is no text either."""
+
+
+_Loader.add_implicit_resolver(
+    f"{_STANDARD_TAGS}float",
+    re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z"),
+    list("-+.0123456789"),
+)
+_Loader.add_implicit_resolver(f"{_STANDARD_TAGS}int", re.compile(r"0o[0-7]+\Z"), ["0"])
+
+
+@dataclass(slots=True)
+class _Open:
+    """A sequence or mapping whose end has not come yet."""
+
+    node: Sequence | Mapping
+    anchor: str | None
+    key: Scalar | None = None
+
+
+class _Composer:
+    """Builds the tree from the parser's events; iterative, so that depth costs no stack."""
+
+    def __init__(self, text: str, document: Document) -> None:
+        self._lines = text.split("\n")
+        self._text = text
+        self._document = document
+        self._open: list[_Open] = []
+        self._anchors: dict[str, Node] = {}
+        self._aliases = 0
+        self._root: Node | None = None
+
+    def compose(self) -> Node:
+        loader = _Loader(self._text)
+        try:
+            documents = 0
+            while True:
+                event = loader.get_event()
+                if isinstance(event, yaml.StreamEndEvent):
+                    break
+                if isinstance(event, yaml.DocumentStartEvent):
+                    documents += 1
+                    if documents > 1:
+                        self._fail_at(_mark(event), "one document expected, a second begins here; remove the `---`")
+                else:
+                    self._take(event, loader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            self._fail_at(mark, self._explained(error, mark))
+        finally:
+            loader.dispose()
+        if self._root is None or (isinstance(self._root, Scalar) and self._root.value is None):
+            self.fail(0, 0, "config is empty; it needs `version: 1` and `mirrors:`")
+        return self._root
+
+    def fail(self, line: int, column: int, message: str) -> NoReturn:
+        problem = Problem(Place(self._document.file, line + 1, column + 1), dotted(self._path()), message)
+        raise ConfigErrors([*self._document.problems, problem])
+
+    def _fail_at(self, mark: yaml.Mark | None, message: str) -> NoReturn:
+        self.fail(mark.line if mark else 0, mark.column if mark else 0, message)
+
+    def _explained(self, error: yaml.MarkedYAMLError, mark: yaml.Mark | None) -> str:
+        line = self._lines[mark.line] if mark and mark.line < len(self._lines) else ""
+        if "\t" in line[: len(line) - len(line.lstrip())]:
+            return "tabs cannot indent YAML; use spaces"
+        problem = printable(error.problem or "it cannot be parsed", 120)
+        context = f" {printable(error.context, 80)}" if error.context else ""
+        hint = "; write patterns in single quotes" if "unknown escape" in problem else ""
+        return f"not YAML: {problem}{context}{hint}"
+
+    def _take(self, event: yaml.Event, loader: _Loader) -> None:
+        if isinstance(event, yaml.AliasEvent):
+            self._add(self._alias(event), _mark(event), None)
+        elif isinstance(event, yaml.ScalarEvent):
+            self._tagless(event)
+            self._add(_scalar(event, loader), _mark(event), event.anchor)
+        elif isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
+            self._tagless(event)
+            if len(self._open) >= MAX_DEPTH:
+                self._fail_at(_mark(event), f"too deep: at most {MAX_DEPTH} levels")
+            mark = _mark(event)
+            kind = Sequence if isinstance(event, yaml.SequenceStartEvent) else Mapping
+            self._open.append(_Open(kind(mark.line, mark.column), event.anchor))
+        elif isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent):
+            ended = self._open.pop()
+            if isinstance(ended.node, Mapping):
+                _merge(ended.node)
+            self._add(ended.node, _mark(event), ended.anchor)
+
+    def _tagless(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
+        if event.tag:
+            tag = event.tag
+            shown = f"!!{tag.removeprefix(_STANDARD_TAGS)}" if tag.startswith(_STANDARD_TAGS) else tag
+            self._note(_mark(event), f"tag {key_shown(shown)} is not allowed; remove it")
+
+    def _alias(self, event: yaml.AliasEvent) -> Node:
+        self._aliases += 1
+        if self._aliases > MAX_ALIASES:
+            self._fail_at(_mark(event), f"too many aliases: at most {MAX_ALIASES}")
+        if any(level.anchor == event.anchor for level in self._open):
+            self._fail_at(_mark(event), f"recursive alias *{printable(event.anchor, 80)}")
+        if event.anchor not in self._anchors:
+            self._fail_at(_mark(event), f"alias *{printable(event.anchor, 80)} has no anchor before it")
+        return self._anchors[event.anchor]
+
+    def _add(self, node: Node, mark: yaml.Mark, anchor: str | None) -> None:
+        if anchor:
+            self._anchors[anchor] = node
+        if not self._open:
+            self._root = node
+            return
+        level = self._open[-1]
+        level.node.size += node.size
+        level.node.height = max(level.node.height, node.height + 1)
+        if level.node.size > MAX_VALUES:
+            why = "too many aliases: they expand to" if self._aliases else "too big:"
+            self._fail_at(mark, f"{why} more than {MAX_VALUES:,} values")
+        if len(self._open) + node.height > MAX_DEPTH:
+            self._fail_at(mark, f"too deep: at most {MAX_DEPTH} levels")
+        if isinstance(level.node, Sequence):
+            level.node.items.append(node)
+        elif level.key is None:
+            level.key = self._key(node)
+        else:
+            key, level.key = level.key, None
+            self._entry(level.node, key, node)
+
+    def _key(self, node: Node) -> Scalar:
+        if not isinstance(node, Scalar):
+            self.fail(node.line, node.column, "a key must be a text; put it in quotes")
+        return node
+
+    def _entry(self, mapping: Mapping, key: Scalar, node: Node) -> None:
+        name = key.text
+        if name == "<<" and key.value == "<<":
+            found = node.items if isinstance(node, Sequence) else [node]
+            mapping.merged.extend(item for item in found if isinstance(item, Mapping))
+            if not all(isinstance(item, Mapping) for item in found):
+                self._note(key, "<< needs a mapping, or a list of mappings, to merge")
+        elif not isinstance(key.value, str):
+            self._note(key, f"key read as {read_as(key.value)}; write {key_shown(name)}")
+        elif name in mapping.keys:
+            first = mapping.keys[name].line + 1
+            self._note(key, f"duplicate key {key_shown(name)}, first on line {first}; keep one of them")
+        else:
+            mapping.items[name] = node
+            mapping.keys[name] = key
+
+    def _note(self, at: yaml.Mark | Scalar, message: str) -> None:
+        place = Place(self._document.file, at.line + 1, at.column + 1)
+        self._document.problems.append(Problem(place, dotted(self._path()), message))
+
+    def _path(self) -> KeyPath:
+        """Of the innermost open sequence or mapping."""
+        path: list[str | int] = []
+        for level in self._open[:-1]:
+            if isinstance(level.node, Sequence):
+                path.append(len(level.node.items))
+            else:
+                path.append(level.key.text if level.key else "?")
+        return tuple(path)
+
+
+def _mark(event: yaml.Event) -> yaml.Mark:
+    """Where it begins: libyaml's marks and PyYAML's own are alike."""
+    return cast(yaml.Mark, event.start_mark)
+
+
+def _merge(mapping: Mapping) -> None:
+    for other in mapping.merged:
+        for name, node in other.items.items():
+            if name not in mapping.items:
+                mapping.items[name] = node
+                mapping.keys[name] = other.keys[name]
+
+
+def _scalar(event: yaml.ScalarEvent, loader: _Loader) -> Scalar:
+    mark, text = _mark(event), event.value
+    line, column = mark.line, mark.column
+    if event.style or event.tag:  # quoted or block
+        return Scalar(line, column, text, text)
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False)).removeprefix(_STANDARD_TAGS)
+    return Scalar(line, column, text, _value(tag, text, loader))
+
+
+def _value(tag: str, text: str, loader: _Loader) -> object:
+    if tag == "null":
+        return None
+    if tag == "bool":
+        return text.lower() in _TRUE
+    if tag == "timestamp":
+        return Misread("a date")
+    if tag == "int" and _PLAIN_INTEGER.fullmatch(text):
+        return int(text)
+    if tag in ("int", "float"):
+        return Misread(_number(tag, text, loader))
+    return text
+
+
+def _number(tag: str, text: str, loader: _Loader) -> str:
+    if len(text) > _LONGEST_NUMBER:
+        return "a number"
+    if text.startswith("0o"):
+        return f"the number {int(text, 8)}"
+    node = yaml.ScalarNode(f"{_STANDARD_TAGS}{tag}", text)
+    read = loader.construct_yaml_int(node) if tag == "int" else loader.construct_yaml_float(node)
+    return f"the number {read}"

@@ -1,0 +1,68 @@
+"""The bytes of a configuration file, as text: a regular file of at most 1 MiB in UTF-8 without control characters."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+from typing import NoReturn
+
+from mirror.config.problems import ConfigErrors, Place, Problem
+from mirror.errors import ConfigError, LocalError, printable
+
+MAX_BYTES = 1 << 20
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
+
+
+def read(path: Path) -> bytes:
+    """Never blocks, whatever is at `path`. Raises ConfigError, LocalError, ConfigErrors (too big)."""
+    try:
+        # O_NONBLOCK: opening a fifo must not wait for a writer.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+            raise ConfigError(f"config is not a regular file: {path} is {kind}", hint="give a YAML file")
+        try:
+            data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    if len(data) > MAX_BYTES:
+        raise ConfigErrors([Problem(Place(printable(path), 1, 1), "", "too big: a config has at most 1 MiB")])
+    return data
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError | LocalError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return ConfigError(f"config not found: {path}")
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL):
+        return ConfigError(f"config cannot be opened: {path}: {reason}")
+    return LocalError(f"config cannot be read: {path}: {reason}")
+
+
+def decode(data: bytes, file: str) -> str:
+    """A byte order mark is dropped. Raises ConfigErrors that name `file`."""
+
+    def fail(end: int, message: str) -> NoReturn:
+        before = data[:end].decode("utf-8", "replace").removeprefix("\ufeff")
+        line, column = before.count("\n"), len(before) - (before.rfind("\n") + 1)
+        raise ConfigErrors([Problem(Place(file, line + 1, column + 1), "", message)])
+
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        fail(error.start, f"not UTF-8 at byte {error.start}; save the file as UTF-8")
+    control = _CONTROL.search(text)
+    if control:
+        fail(
+            data.find(control.group().encode("utf-8")),
+            f"control character {printable(control.group())} is not allowed in YAML; remove it",
+        )
+    return text

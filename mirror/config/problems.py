@@ -1,0 +1,83 @@
+"""What is wrong with a configuration: a place, the path of a key, one sentence. All of a file at once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mirror.errors import ConfigError, printable
+
+MOST_SHOWN = 50
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+
+_WORD = re.compile(r"[A-Za-z_*][A-Za-z0-9_*-]*")
+_USERINFO = re.compile(r"[^/]*@")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where something stands in a file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """path: of the key, like `mirrors[2].tags`, empty for the file as a whole. message: with a remedy, no secrets."""
+
+    place: Place
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.path}: {self.message}" if self.path else f"{self.place}: {self.message}"
+
+
+class ConfigErrors(ConfigError):
+    """All that is wrong with one file, in order of position. str(): one line each, at most 50, then `and N more`."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(set(problems)))
+        super().__init__(str(self.problems[0]) if self.problems else "invalid configuration")
+
+    def __str__(self) -> str:
+        lines = [printable(problem, 1000) for problem in self.problems[:MOST_SHOWN]]
+        if len(self.problems) > MOST_SHOWN:
+            lines.append(f"and {len(self.problems) - MOST_SHOWN} more")
+        return "\n".join(lines)
+
+    def about(self, subject: str) -> ConfigErrors:  # noqa: ARG002
+        """The same: each line says what it is about."""
+        return self
+
+
+def dotted(path: KeyPath) -> str:
+    """`mirrors[2].tags`, `registries."localhost:5000".rate`."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            shown = part if _WORD.fullmatch(part) else key_shown(part)
+            text += f".{shown}" if text else shown
+    return text
+
+
+def key_shown(key: str) -> str:
+    """A key in quotes; letters that only look like ASCII are escaped, user information of a URL is left out."""
+    safe = _USERINFO.sub("***@", key)
+    return json.dumps(safe if len(safe) <= 80 else safe[:79] + "…", ensure_ascii=True)
+
+
+def value_shown(value: object) -> str:
+    """A scalar in quotes, escaped and cut to 80 characters."""
+    return f'"{printable(value, 80)}"'

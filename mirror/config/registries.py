@@ -1,0 +1,182 @@
+"""The `registries` section: what is said of each host, as the plain settings that a registry client takes."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirror.config import values
+from mirror.config.problems import KeyPath, key_shown
+from mirror.config.section import Section
+from mirror.config.tree import Document
+from mirror.errors import ConfigError
+from mirror.registry.settings import V1, HostSettings, Secret, Tls
+
+_READABLE_BY_ALL = 0o004
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """settings: by host, in the one spelling that `canonical` gives. paths: where each stands in the file."""
+
+    settings: Mapping[str, HostSettings]
+    paths: Mapping[str, KeyPath]
+    plain: frozenset[str]
+
+    def canonical(self, host: str) -> str:
+        """`host` without a port that is the default anyway, so that one registry has one name in a run."""
+        return _canonical(host, self.plain)
+
+
+def build(section: Section) -> Hosts:
+    """Raises nothing; problems are noted in the section's document."""
+    names: dict[str, str] = {}
+    for key in section.names():
+        try:
+            names[key] = values.host(key)
+        except ConfigError as error:
+            section.problem(str(error), key=key)
+    plain = frozenset(host for key, host in names.items() if section.section(key).flag("plain-http", False))
+    settings: dict[str, HostSettings] = {}
+    taken: dict[str, str] = {}
+    for key, name in names.items():
+        host = _canonical(name, plain)
+        if host in taken:
+            first = section.document.place(section.path, key=taken[host])
+            section.problem(f"is the same registry as {key_shown(taken[host])} on line {first.line}; keep one", key=key)
+            continue
+        taken[host] = key
+        if not _can_be_named(host):
+            section.problem(
+                f"a reference cannot name this host: {host}/app means docker.io/{host}/app; write it with its port",
+                key=key,
+            )
+        settings[host] = _settings(host, section.section(key))
+    return Hosts(settings, {host: (*section.path, key) for host, key in taken.items()}, plain)
+
+
+def _can_be_named(host: str) -> bool:
+    return host == "localhost" or any(mark in host for mark in ".:")
+
+
+def _canonical(host: str, plain: frozenset[str]) -> str:
+    base, colon, port = host.rpartition(":")
+    if not colon or not _can_be_named(base) or (":" in base and not base.endswith("]")):
+        return host
+    if port == "443" and not plain & {host, base}:
+        return base
+    return base if port == "80" and base in plain else host
+
+
+def check_presence(hosts: Hosts, used: set[str], document: Document) -> None:
+    """Note the passwords of the registries in use that are not there."""
+    for host in sorted(used & hosts.settings.keys()):
+        password = hosts.settings[host].password
+        missing = password.present() if password else None
+        if missing:
+            document.add((*hosts.paths[host], "password"), f"{missing}; provide it, the registry is in use")
+
+
+def _settings(host: str, section: Section) -> HostSettings:
+    username, password = section.text("username"), _password(section)
+    plain_http = section.flag("plain-http", False)
+    if section.has("username") != section.has("password"):
+        given, other = ("username", "password") if section.has("username") else ("password", "username")
+        section.problem(f"{given} without {other}; give both or none", below=given)
+    if plain_http and section.has("tls"):
+        section.problem("tls has no effect with `plain-http: true`; remove one of them", below="tls")
+    if plain_http and section.has("password"):
+        section.warn("plain-http: its credentials and images go over the network unprotected", below="plain-http")
+    timeouts = section.section("timeouts")
+    v1 = section.text("v1")
+    return HostSettings(
+        host,
+        plain_http=plain_http,
+        username=username,
+        password=password,
+        tls=_tls(section.section("tls")),
+        parallel=section.number("parallel"),
+        rate=section.parsed("rate", values.rate),
+        proxy=section.parsed("proxy", values.proxy),
+        connect_timeout=timeouts.parsed("connect", values.connect_timeout) or 10.0,
+        idle_timeout=timeouts.parsed("idle", values.idle_timeout) or 60.0,
+        token_realms=_hosts(section, "token-realms"),
+        allow_hosts=_hosts(section, "allow-hosts"),
+        mount=section.flag("mount", True),
+        exclusive=section.flag("exclusive", False),
+        v1=V1(v1) if v1 else V1.AUTO,
+    )
+
+
+def _hosts(section: Section, key: str) -> frozenset[str]:
+    return frozenset(_canonical(host, frozenset()) for _, host in section.parsed_list(key, values.host))
+
+
+def _password(section: Section) -> Secret | None:
+    plain = section.text("password")
+    if plain is not None:
+        section.warn("a password in the file itself; {env: NAME} or {file: PATH} keep it out", below="password")
+        return Secret("the configuration", plain=plain)
+    where = section.section("password")
+    env, file = where.text("env"), where.file("file")
+    if env is not None:
+        return Secret(f"env {env}", env=env)
+    if file is None:
+        return None
+    try:
+        open_to_all = file.stat().st_mode & _READABLE_BY_ALL
+    except OSError:
+        open_to_all = 0  # check_presence says so, if the registry is in use
+    if open_to_all:
+        section.warn(f"{file} can be read by everybody; chmod 600 it", below="password")
+    return Secret(f"file {file}", file=file)
+
+
+def _tls(section: Section) -> Tls:
+    ca, cert, key = section.file("ca"), section.file("cert"), section.file("key")
+    verify = section.flag("verify", True)
+    if (cert is None) != (key is None):
+        section.problem("a client certificate needs both cert and key", below="cert" if cert else "key")
+    if not verify:
+        section.warn(
+            "its certificate is not checked: anybody in between can read and change everything", below="verify"
+        )
+    good = [_pem(section, name, file) for name, file in (("ca", ca), ("cert", cert), ("key", key)) if file]
+    if all(good):
+        _load(section, ca, cert, key)
+    return Tls(ca, cert, key, verify)
+
+
+def _pem(section: Section, name: str, file: Path) -> bool:
+    try:
+        warning = values.pem(file, "PRIVATE KEY" if name == "key" else "CERTIFICATE")
+    except ConfigError as error:
+        section.problem(str(error), below=name)
+        return False
+    if warning:
+        section.warn(warning, below=name)
+    return True
+
+
+def _load(section: Section, ca: Path | None, cert: Path | None, key: Path | None) -> None:
+    """Let OpenSSL read what looks right, so that a damaged file is found before the run."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if ca or cert else None
+    try:
+        if context and ca:
+            context.load_verify_locations(ca)
+    except (ssl.SSLError, OSError):
+        section.problem(
+            f"{ca} has no certificate that can be read; get it again from whoever runs the registry", below="ca"
+        )
+    try:
+        if context and cert and key:
+            context.load_cert_chain(cert, key, password=_no_passphrase)
+    except ssl.SSLError as error:
+        why = "do not belong together" if error.reason == "KEY_VALUES_MISMATCH" else "cannot be read by OpenSSL"
+        section.problem(f"{cert} and {key} {why}; give a certificate and its key", below="cert")
+
+
+def _no_passphrase() -> str:
+    return ""

@@ -1,0 +1,121 @@
+"""Values that are written as texts: durations, sizes, rates, hosts, URLs, PEM files. Plain functions of one value.
+
+They raise ConfigError; its text is the sentence that follows the place and the path of the key.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mirror.errors import ConfigError, printable
+from mirror.limits import Rate
+from mirror.oci.reference import parse_host
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+_BYTES |= {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
+_RATE = re.compile(r"([0-9]+)/([smh])")
+_RATE_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_LARGEST_PEM = 4 << 20
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
+
+
+def connect_timeout(text: str) -> float:
+    return duration(text, 0.1, 600.0)
+
+
+def idle_timeout(text: str) -> float:
+    return duration(text, 0.1, 3600.0)
+
+
+def duration(text: str, least: float, most: float) -> float:
+    """Seconds, from `least` to `most`."""
+    seconds = _amount(text, _SECONDS)
+    if not least <= seconds <= most:
+        raise ConfigError(f"want {_seconds(least)}..{_seconds(most)}, got {printable(text, 80)}")
+    return seconds
+
+
+def size(text: str) -> int:
+    """Bytes, more than none."""
+    count = _amount(text, _BYTES)
+    if not 1 <= count < 1 << 63:
+        raise ConfigError(f"want more than 0 bytes and less than 8 EiB, got {printable(text, 80)}")
+    return int(count)
+
+
+def _amount(text: str, units: dict[str, float] | dict[str, int]) -> float:
+    found = _AMOUNT.fullmatch(text)
+    if not found or found[2] not in units:
+        raise ConfigError(f'want a number and one of {", ".join(units)}, got "{printable(text, 80)}"')
+    return float(found[1]) * units[found[2]]
+
+
+def _seconds(value: float) -> str:
+    for unit in ("h", "min", "s"):
+        if value >= _SECONDS[unit]:
+            return f"{value / _SECONDS[unit]:g} {unit}"
+    return f"{value * 1000:g} ms"
+
+
+def rate(text: str) -> Rate:
+    found = _RATE.fullmatch(text)
+    if not found:
+        raise ConfigError(f'want a rate like "5/s", got "{printable(text, 80)}"')
+    return Rate(int(found[1]), _RATE_SECONDS[found[2]])
+
+
+def host(text: str) -> str:
+    """`host[:port]` as `parse_host` gives it."""
+    if "/" in text:
+        plain = "; say `plain-http: true` for http" if text.lower().startswith("http://") else ""
+        raise ConfigError(f"give host[:port] without scheme or path{plain}")
+    if "*" in text:
+        raise ConfigError("a host cannot have wildcards; list each host")
+    return parse_host(text)
+
+
+def proxy(text: str) -> str:
+    """URL of an HTTP proxy. No message shows any of it: it may hold a password."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ConfigError("not a proxy's URL; write it like http://proxy.example.com:3128") from None
+    if parts.scheme not in ("http", "https"):
+        raise ConfigError("want a proxy that speaks http or https, like http://proxy.example.com:3128")
+    if not parts.hostname or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ConfigError("not a proxy's URL; write it like http://proxy.example.com:3128, without a path")
+    if re.search(r"[\s\\]", text) or not text.isascii():
+        raise ConfigError("a proxy's URL has no spaces, backslashes or letters beyond ASCII; percent-encode them")
+    return text
+
+
+def pem(file: Path, wanted: str) -> str | None:
+    """Check that a PEM file holds a `wanted` (`CERTIFICATE`, `PRIVATE KEY`); -> a warning, if there is one."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{file} is not a regular file")
+        if status.st_size > _LARGEST_PEM:
+            raise ConfigError(f"{file} has {status.st_size} bytes, more than {_LARGEST_PEM}: not a PEM file of ours")
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: {(error.strerror or str(error)).lower()}") from error
+    found = [label.decode("ascii") for label in _PEM.findall(data)]
+    if not data.strip():
+        raise ConfigError(f"{file} is empty; want a PEM {wanted.lower()}")
+    if not found:
+        raise ConfigError(f"{file} is not PEM; convert it, it must have a line -----BEGIN {wanted}-----")
+    if not any(label.endswith(wanted) for label in found):
+        raise ConfigError(f"{file} holds a {found[0].lower()}, want a {wanted.lower()}")
+    if wanted == "PRIVATE KEY":
+        if "ENCRYPTED" in " ".join(found) or b"Proc-Type: 4,ENCRYPTED" in data:
+            raise ConfigError(f"{file} is encrypted; store the key without a passphrase")
+        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
+            return f"{file} can be used by others than its owner and group; chmod 600 it"
+    return None

@@ -1,0 +1,92 @@
+"""Lines for people on a stream that may be a terminal, a pipe that nobody reads, or closed."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from mirror.errors import printable
+
+LONGEST = 4000  # bytes of a line: with its newline less than a pipe takes at once (PIPE_BUF), so lines never mix
+_PATIENCE = 1000  # milliseconds for which a full pipe is waited for, once
+
+
+class Console:
+    """Whole lines on `stream` (default: standard error). Any thread. It never raises for what is wrong with the stream:
+    a line that cannot be written within a second is dropped, as are all while the pipe stays full."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stderr  # None: closed before we began
+        self._descriptor = _descriptor(self._stream)
+        self._printer: Callable[[str], None] | None = None
+        self._gone = self._stream is None
+        self._clogged = False
+        self.dropped = 0  # lines
+
+    @property
+    def is_terminal(self) -> bool:
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:  # closed
+            return False
+
+    def line(self, text: str) -> None:
+        """Write one line; what would act on a terminal is escaped."""
+        shown = printable(text, LONGEST)
+        printer = self._printer
+        if printer is not None:
+            printer(shown)
+        elif not self._gone:
+            self._write(shown)
+
+    @contextmanager
+    def through(self, printer: Callable[[str], None]) -> Iterator[None]:
+        """While inside, lines are given to `printer`: a live display that must not be torn."""
+        self._printer = printer
+        try:
+            yield
+        finally:
+            self._printer = None
+
+    def raw(self, text: str) -> None:
+        """Write `text` as it is: what a live display does to the terminal."""
+        data = text.encode("utf-8", "backslashreplace")
+        for start in range(0, len(data), LONGEST):
+            if not self._gone:
+                self._send(data[start : start + LONGEST])
+
+    def _write(self, text: str) -> None:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self._send(text.encode(encoding, "backslashreplace")[:LONGEST] + b"\n")
+
+    def _send(self, data: bytes) -> None:
+        try:
+            if self._descriptor is None:
+                if self._stream is not None:
+                    self._stream.write(data.decode("utf-8", "replace"))
+                    self._stream.flush()
+            elif self._has_room(self._descriptor):
+                os.write(self._descriptor, data)
+            else:
+                self.dropped += 1
+        except (OSError, ValueError):  # closed, or its reader has gone: nobody is there to be told
+            self._gone = True
+
+    def _has_room(self, descriptor: int) -> bool:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        ready = bool(poll.poll(0 if self._clogged else _PATIENCE))
+        self._clogged = not ready
+        return ready
+
+
+def _descriptor(stream: TextIO | None) -> int | None:
+    try:
+        return stream.fileno() if stream is not None else None
+    except (OSError, ValueError, io.UnsupportedOperation):
+        return None

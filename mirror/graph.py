@@ -1,0 +1,140 @@
+"""Reading an image as a graph: its root, what the root refers to, and so on down to the blobs."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mirror.backoff import ONCE
+from mirror.errors import Refused
+from mirror.limits import Work
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
+from mirror.store import Source
+from mirror.transfer.manager import Manager
+from mirror.transfer.scheduler import host_permit
+from mirror.transfer.steps import Steps
+from mirror.transfer.watch import Watch
+
+MAX_DEPTH = 16  # indexes within indexes
+MAX_MANIFESTS = 10_000  # under one root
+CACHE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """An image. levels: its manifests without the root, lowest first: each level refers only to lower ones.
+
+    blobs: each digest once, without foreign layers."""
+
+    root: Manifest
+    levels: tuple[tuple[Manifest, ...], ...]
+    blobs: tuple[Descriptor, ...]
+
+    def manifests(self) -> Iterator[Manifest]:
+        """Every manifest, the root last."""
+        for level in self.levels:
+            yield from level
+        yield self.root
+
+    def members(self) -> frozenset[Digest]:
+        """Every digest of the graph."""
+        return frozenset(blob.digest for blob in self.blobs) | {one.digest for one in self.manifests()}
+
+
+class Manifests:
+    """The manifests of a run, read once from each host; the last few MiB are kept. Thread-safe."""
+
+    def __init__(self, manager: Manager, limit: int = CACHE_BYTES) -> None:
+        self._manager = manager
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, Digest], Manifest] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, source: Source, repository: str, reference: str) -> Watch[Manifest]:
+        """Read it; joins a read of the same manifest that is in flight. By a tag: read for certain."""
+
+        def run(work: Work) -> Manifest:
+            kept = self._find(source.host, reference)
+            if kept is None:
+                kept = source.manifest(repository, reference, work)
+                self._keep(source.host, kept)
+            return kept
+
+        key = ("manifest", source.host, repository, reference)
+        return self._manager.transfer(key, run, needs=(host_permit(source.host),), policy=ONCE)
+
+    def graph(self, source: Source, repository: str, reference: str, known: Manifest | None = None) -> Steps[Graph]:
+        """Steps: the graph under `reference`. Raises Refused: too_deep, too_many, type_mismatch, size_mismatch."""
+        root: Manifest = known or (yield self.read(source, repository, reference))
+        found: dict[Digest, Manifest] = {root.digest: root}
+        level = [root]
+        for _ in range(MAX_DEPTH + 1):
+            wanted = {child.digest: child for parent in level for child in parent.children if child.digest not in found}
+            if not wanted:
+                return _assemble(root, found)
+            if len(found) + len(wanted) > MAX_MANIFESTS:
+                raise Refused(f"{repository}: more than {MAX_MANIFESTS} manifests under one root", code="too_many")
+            level = yield [self.read(source, repository, digest) for digest in wanted]
+            for child, descriptor in zip(level, wanted.values(), strict=True):
+                _as_described(child, descriptor, f"{source.host}/{repository}")
+                found[child.digest] = child
+        raise Refused(f"{repository}: indexes nested deeper than {MAX_DEPTH}", code="too_deep")
+
+    def _find(self, host: str, reference: str) -> Manifest | None:
+        if ":" not in reference:
+            return None
+        with self._lock:
+            kept = self._kept.get((host, Digest(reference)))
+            if kept is not None:
+                self._kept.move_to_end((host, kept.digest))
+            return kept
+
+    def _keep(self, host: str, manifest: Manifest) -> None:
+        with self._lock:
+            if (host, manifest.digest) not in self._kept:
+                self._bytes += manifest.size
+                self._kept[host, manifest.digest] = manifest
+            while self._bytes > self._limit and len(self._kept) > 1:
+                _, dropped = self._kept.popitem(last=False)
+                self._bytes -= dropped.size
+
+
+def _as_described(child: Manifest, descriptor: Descriptor, what: str) -> None:
+    """Size and type are the parent's word; a child that is something else would be taken for two things."""
+    if descriptor.size is not None and child.size != descriptor.size:
+        raise Refused(
+            f"{what}@{child.digest} is {child.size} bytes long, its index says {descriptor.size}", code="size_mismatch"
+        )
+    if descriptor.media_type and descriptor.media_type != child.media_type:
+        raise Refused(
+            f"{what}@{child.digest} is a {child.media_type}, its index says {descriptor.media_type}",
+            code="type_mismatch",
+        )
+
+
+def _assemble(root: Manifest, found: dict[Digest, Manifest]) -> Graph:
+    heights: dict[Digest, int] = {}
+
+    # Depth is bounded by MAX_DEPTH, each manifest is visited once.
+    def height(one: Manifest) -> int:
+        if one.digest not in heights:
+            heights[one.digest] = 0  # a digest cannot contain itself; a lie about it ends here
+            heights[one.digest] = 1 + max((height(found[child.digest]) for child in one.children), default=-1)
+        return heights[one.digest]
+
+    height(root)
+    below = [one for one in found.values() if one is not root]
+    tall = sorted({heights[one.digest] for one in below})
+    levels = tuple(tuple(one for one in below if heights[one.digest] == h) for h in tall)
+    blobs: dict[Digest, Descriptor] = {}
+    for one in found.values():
+        for blob in one.blobs:
+            known = blobs.setdefault(blob.digest, blob)
+            if known.size != blob.size and None not in (known.size, blob.size):
+                raise Refused(f"{root.digest}: blob {blob.digest} is given two sizes", code="manifest_invalid")
+    return Graph(root, levels, tuple(blob for blob in blobs.values() if not blob.foreign))

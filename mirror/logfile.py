@@ -1,0 +1,176 @@
+"""The log file: lines that several processes append to one file, which is rotated at a size.
+
+Imported only when a log is opened. Rotation and the lock between processes are ConcurrentRotatingFileHandler's;
+here are its file permissions, batches of lines, and an end to each of its waits.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections import deque
+from contextlib import suppress
+from io import TextIOWrapper
+from pathlib import Path
+
+from concurrent_log_handler import ConcurrentRotatingFileHandler
+
+from mirror.durable import local_error
+from mirror.errors import LocalError
+
+_NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_PATIENCE = 2.0  # seconds for which another process may hold the lock before we try again later
+_LARGEST = 64 * 1024  # bytes of a batch
+_KEPT = 8 * 1024 * 1024  # bytes of lines that wait for a disk with space; more are lost, and counted
+
+
+class LockTimeout(BlockingIOError):
+    """Another process holds the log's lock for longer than a write takes."""
+
+
+class LogFile(ConcurrentRotatingFileHandler):
+    """For one thread. Lines of all processes are whole, and in the file or in one of its backups."""
+
+    def __init__(self, path: Path, *, max_size: int, backups: int) -> None:
+        """max_size: bytes at which the file is rotated. The lock file stands beside the log, for all who share it.
+
+        Raises LocalError where the file cannot be written, or is a link or no regular file."""
+        # An attempt ends by its own clock; the handler's loop around it would multiply that.
+        super().__init__(path, maxBytes=max_size, backupCount=backups, encoding="ascii", keep_file_open=True)
+        self.maxLockAttempts = 1
+        self._rounds = max(4096, min(_LARGEST, max_size // 4))
+        try:
+            self._locked_write(b"")
+        except OSError as error:
+            self.close()
+            raise local_error("write the log file", path, error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def do_open(self, mode: str | None = None) -> TextIOWrapper:
+        """A link or a device that took the file's place is refused, also in mid-run (threats-and-faults L07)."""
+        flags = os.O_RDWR | os.O_APPEND | _NEW | (os.O_TRUNC if mode == "w" else 0)
+        return _text(_regular(self.baseFilename, flags), "a+")
+
+    def atomic_open(self, file_path: str) -> TextIOWrapper:
+        return _text(_regular(file_path, os.O_RDWR | _NEW), "r+")
+
+    def _lock_stream_lock(self, stream_lock: TextIOWrapper) -> None:
+        deadline, wait = time.monotonic() + _PATIENCE, 0.001
+        while True:
+            try:
+                fcntl.flock(stream_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(wait)
+            wait = min(0.05, wait * 2)
+
+    def write(self, lines: deque[bytes]) -> None:
+        """Append `lines`, and take from them what is in the file. Raises OSError: the rest could not be written."""
+        while lines:
+            batch: list[bytes] = []
+            size = 0
+            for line in lines:
+                size += len(line)
+                if batch and size > self._rounds:
+                    break
+                batch.append(line)
+            self._locked_write(b"".join(batch))
+            for _ in batch:
+                lines.popleft()
+
+    def _locked_write(self, data: bytes) -> None:
+        """All of `data` or nothing."""
+        try:
+            self._do_lock()
+        except RuntimeError as error:
+            raise LockTimeout(errno.EAGAIN, "another process holds its lock") from error
+        try:
+            self._check_stream()
+            with suppress(OSError):  # then the file grows, which loses nothing
+                if self._shouldRollover():
+                    self.doRollover()
+            if self.stream is None or self.stream.closed:
+                self.stream = self.do_open()
+            _append(self.stream.fileno(), data)
+        finally:
+            self._do_unlock()
+
+
+def _append(descriptor: int, data: bytes) -> None:
+    size = os.fstat(descriptor).st_size
+    # A process that was killed while it wrote may have left half a line.
+    if data and size and os.pread(descriptor, 1, size - 1) != b"\n":
+        data = b"\n" + data
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise
+
+
+def _regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise LocalError(f"cannot write {path}: it is not a regular file", hint="choose another path for `log.file`")
+
+
+def _text(descriptor: int, mode: str) -> TextIOWrapper:
+    file = open(descriptor, mode, encoding="ascii")  # noqa: SIM115 (its user closes it)
+    if isinstance(file, TextIOWrapper):
+        return file
+    raise TypeError(mode)
+
+
+class Backlog:
+    """Lines on their way to the file: kept while it cannot be written, up to a bound. For one thread."""
+
+    def __init__(self, file: LogFile) -> None:
+        self.path = Path(file.baseFilename)
+        self._file = file
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0
+        self._again = 0.0  # no try before this time, after one that failed
+        self.lost = 0  # lines
+        self.error: OSError | LocalError | None = None  # of the last try
+
+    def add(self, line: bytes) -> None:
+        if self._bytes > _KEPT:
+            self.lost += 1
+            return
+        self._lines.append(line)
+        self._bytes += len(line)
+
+    def write(self, *, now: bool = False) -> None:
+        """Bring to the file what waits. After a failure (`error`) the next try is a second later, or `now`."""
+        if not self._lines or (not now and time.monotonic() < self._again):
+            return
+        try:
+            self._file.write(self._lines)
+            self.error = None
+        except (OSError, LocalError) as error:
+            self.error = error
+            self._again = time.monotonic() + 1.0
+        self._bytes = sum(map(len, self._lines))
+
+    @property
+    def waiting(self) -> int:
+        """Lines that are not in the file yet."""
+        return len(self._lines)
+
+    def close(self) -> None:
+        self.write(now=True)
+        self.lost += len(self._lines)
+        self._lines.clear()
+        self._file.close()

@@ -1,0 +1,347 @@
+"""What is to be copied: reads only.
+
+For each mirror of the configuration: the source's tags, selected; what each target has; and for each
+(reference, target) whether it is equal, has to be copied, or cannot be told. Findings are handed on as they are
+made, so that copying starts while listing goes on. Typed on the reading half of stores: it cannot write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from mirror.backoff import ONCE
+from mirror.errors import AuthError, MirrorError, NotFound, Unreachable
+from mirror.limits import Work
+from mirror.oci.digest import Digest
+from mirror.selection import TagRules, select
+from mirror.store import Source, Version
+from mirror.transfer.manager import Manager
+from mirror.transfer.placement import Place
+from mirror.transfer.scheduler import host_permit
+from mirror.transfer.steps import Steps, settled
+from mirror.transfer.watch import Watch
+
+T = TypeVar("T")
+
+LARGEST_BATCH = 64  # references that one job asks for
+
+
+@dataclass(frozen=True, slots=True)
+class TargetEntry:
+    """A repository to be kept equal. exclusive: nobody else writes there, so what is remembered is believed."""
+
+    store: Source
+    place: Place
+    exclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One mirror: a source repository, what is selected of it, and its targets.
+
+    heads_first: the source counts manifest GETs against a quota but no HEADs, so digests are asked for first."""
+
+    source: Source
+    repository: str
+    rules: TagRules
+    targets: tuple[TargetEntry, ...]
+    heads_first: bool = False
+    schema1: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.host}/{self.repository}"
+
+
+@dataclass(slots=True)
+class Reading:
+    """One reference of a source, resolved at most once in a run and read once for all targets.
+
+    reference: what the source is asked for; tag: what it is called on the targets (the digest, if by nothing else);
+    version: what it names; None until asked."""
+
+    entry: Entry
+    reference: str
+    tag: str
+    version: Version | MirrorError | None = None
+    graph: Any = None  # sync's, while it is needed
+    users: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.entry.name + suffix(self.tag)
+
+
+class Verdict(Enum):
+    """What is to be done for one (reference, target)."""
+
+    EQUAL = "equal"
+    COPY = "copy"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """The verdict on one reference for one target.
+
+    old: what the target's tag names now; may_have: the repository may hold blobs already."""
+
+    reading: Reading
+    target: TargetEntry
+    verdict: Verdict
+    old: Digest | None = None
+    may_have: bool = True
+    error: MirrorError | None = None
+
+    @property
+    def name(self) -> str:
+        """The reference on the target."""
+        return str(self.target.place) + suffix(self.reading.tag)
+
+
+class Findings(Protocol):
+    """Who is told. Calls come from any thread and must not block."""
+
+    def found(self, finding: Finding) -> None: ...
+    def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...
+    def refused_name(self, entry: Entry, error: MirrorError) -> None: ...
+    def saw_target(self, place: Place, tag: str, digest: Digest) -> None: ...
+    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None: ...
+
+
+class Memory(Protocol):
+    """What earlier runs noted. Does I/O."""
+
+    def target_tag(self, repository: str, tag: str) -> Digest | None: ...
+    def unfinished(self, repository: str) -> bool: ...
+
+
+def suffix(reference: str) -> str:
+    """`:tag` or `@digest`."""
+    return ("@" if ":" in reference else ":") + reference
+
+
+@dataclass(slots=True)
+class _Batch:
+    readings: list[Reading]
+
+
+@dataclass(slots=True)
+class _Present:
+    """What a target repository has. tags: those listed; None: not listed, each is asked for by name."""
+
+    tags: Collection[str] | None = None
+    recalled: Mapping[str, Digest] = field(default_factory=dict)
+    may_have: bool | None = None  # None: not known yet
+
+
+class Planner:
+    """Plans entries as tasks of a manager; finds go to `findings`."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        memory: Memory,
+        findings: Findings,
+        *,
+        wanted: Callable[[str], bool],
+        parallel: Mapping[str, int],
+        believe_exclusive: bool = True,
+    ) -> None:
+        """wanted: says of a name `host/repo:tag` whether it takes part (`--only`); parallel: slots of each host."""
+        self._manager = manager
+        self._memory = memory
+        self._findings = findings
+        self._wanted = wanted
+        self._parallel = parallel
+        self._believe_exclusive = believe_exclusive
+
+    def all(self, entries: Iterable[Entry]) -> Steps[None]:
+        """Steps: plan every entry. Raises Cancelled, and what is a bug; what is remote becomes a finding."""
+        yield from self._each([self._manager.spawn(self.entry(one), name=f"plan {one.name}") for one in entries])
+
+    def _each(self, watches: list[Watch[None]]) -> Steps[None]:
+        """Wait for all, then raise the first error, if there is any: tasks of a plan have none but a stop or a bug."""
+        for watch in (yield settled(watches)):
+            if watch.error is not None:
+                raise watch.error
+
+    def entry(self, entry: Entry) -> Steps[None]:
+        """Steps: plan one mirror. Ends when all of it was handed on; never raises for a remote reason."""
+        try:
+            readings = yield from self._readings(entry)
+        except MirrorError as error:
+            self._findings.listing_failed(entry, error)
+            return
+        batches = self._batches(entry, readings)
+        yield from self._each(
+            [
+                self._manager.spawn(self._target(entry, target, batches), name=f"plan {target.place}")
+                for target in entry.targets
+            ]
+        )
+
+    # ---- the source
+
+    def _readings(self, entry: Entry) -> Steps[list[Reading]]:
+        rules = entry.rules
+        rejected: Mapping[str, int] = {}
+        if rules.digest is not None:
+            names = rules.literal or (rules.digest,)
+            readings = [Reading(entry, rules.digest, name, users=len(entry.targets)) for name in names]
+        else:
+            tags = () if rules.is_literal else (yield self._read(entry.source, lambda work: self._listed(entry, work)))
+            selection = select(rules, tags)
+            rejected = selection.rejected
+            readings = [Reading(entry, tag, tag, users=len(entry.targets)) for tag in selection.selected]
+        readings = [reading for reading in readings if self._wanted(reading.name)]
+        self._findings.selected(entry, len(readings), rejected)
+        return readings
+
+    def _listed(self, entry: Entry, work: Work) -> list[str]:
+        tags: list[str] = []
+        try:
+            for name in entry.source.tags(entry.repository, work):
+                if isinstance(name, MirrorError):
+                    self._findings.refused_name(entry, name)
+                else:
+                    tags.append(name)
+        except NotFound as error:
+            hint = "check its name and the credentials; a repository without any tag looks the same on some registries"
+            raise NotFound(f"{entry.name} has no list of tags: {error.what}", hint=hint, status=404) from error
+        return sorted(tags)
+
+    def _batches(self, entry: Entry, readings: list[Reading]) -> list[_Batch]:
+        slots = max(1, self._parallel.get(entry.source.host, 8))
+        size = max(1, min(LARGEST_BATCH, -(-len(readings) // slots)))
+        return [_Batch(readings[start : start + size]) for start in range(0, len(readings), size)]
+
+    def _versions(self, batch: _Batch, wanted: Sequence[Reading]) -> Steps[None]:
+        """Resolve those of `wanted` that are not yet, once for all targets that ask."""
+
+        def run(missing: Sequence[Reading], work: Work) -> None:
+            todo = [reading for reading in missing if reading.version is None]
+            entry = batch.readings[0].entry
+            answers = entry.source.resolve(entry.repository, [reading.reference for reading in todo], work)
+            for reading, version in zip(todo, answers, strict=True):
+                reading.version = version
+
+        while missing := [reading for reading in wanted if reading.version is None]:
+            yield self._manager.transfer(
+                ("resolve", id(batch)),
+                partial(run, missing),
+                needs=(host_permit(missing[0].entry.source.host),),
+                policy=ONCE,
+            )
+
+    # ---- one target
+
+    def _target(self, entry: Entry, target: TargetEntry, batches: Sequence[_Batch]) -> Steps[None]:
+        readings = [reading for batch in batches for reading in batch.readings]
+        try:
+            present = yield from self._present(entry, target, readings)
+        except MirrorError as error:
+            self._all_failed(readings, target, error)
+            return
+        yield from self._each(
+            [
+                self._manager.spawn(self._compare(target, present, batch), name=f"compare {target.place}")
+                for batch in batches
+            ]
+        )
+
+    def _all_failed(self, readings: Sequence[Reading], target: TargetEntry, error: MirrorError) -> None:
+        for reading in readings:
+            self._findings.found(Finding(reading, target, Verdict.FAILED, error=error))
+
+    def _present(self, entry: Entry, target: TargetEntry, readings: Sequence[Reading]) -> Steps[_Present]:
+        name = str(target.place)
+        if target.exclusive and self._believe_exclusive:
+            recalled = yield self._manager.transfer(
+                object(), lambda work: self._recalled(name, [reading.tag for reading in readings]), needs=()
+            )
+            if recalled:
+                # Who promises that nobody else writes here spares the target every question.
+                return _Present(tags=recalled, recalled=recalled, may_have=True)
+        if entry.rules.is_literal:
+            return _Present()
+        present: _Present = yield self._read(target.store, lambda work: self._tags_of(target, work))
+        return present
+
+    def _recalled(self, repository: str, references: Sequence[str]) -> dict[str, Digest]:
+        found = {reference: self._memory.target_tag(repository, reference) for reference in references}
+        return {reference: digest for reference, digest in found.items() if digest is not None}
+
+    def _tags_of(self, target: TargetEntry, work: Work) -> _Present:
+        try:
+            tags = {name for name in target.store.tags(target.place.path, work) if isinstance(name, str)}
+        except NotFound:
+            tags = set()
+        # A repository that lost its last run to a kill has blobs and no tag: real registries then answer 404.
+        return _Present(tags=tags, may_have=bool(tags) or self._memory.unfinished(str(target.place)))
+
+    def _compare(self, target: TargetEntry, present: _Present, batch: _Batch) -> Steps[None]:
+        asked = [reading for reading in batch.readings if present.tags is None or reading.tag in present.tags]
+        need = batch.readings if present.tags is None or batch.readings[0].entry.heads_first else asked
+        try:
+            olds = yield from self._both_sides(target, present, batch, need, asked)
+            if present.may_have is None:
+                present.may_have = any(old is not None for old in olds.values()) or (
+                    yield self._read(target.store, lambda work: self._tags_of(target, work).may_have)
+                )
+        except MirrorError as error:
+            self._all_failed(batch.readings, target, error)
+            return
+        for reading in batch.readings:
+            self._judge(reading, target, olds.get(reading.tag), bool(present.may_have))
+
+    def _both_sides(
+        self,
+        target: TargetEntry,
+        present: _Present,
+        batch: _Batch,
+        need: Sequence[Reading],
+        asked: Sequence[Reading],
+    ) -> Steps[dict[str, Digest | None]]:
+        """Ask the source and the target at the same time. -> what the target's references name."""
+        waits: list[Any] = []
+        if any(reading.version is None for reading in need):
+            waits.append(self._manager.spawn(self._versions(batch, need), name="resolve"))
+        unknown = [reading.tag for reading in asked if reading.tag not in present.recalled]
+        if unknown:
+            waits.append(self._read(target.store, lambda work: self._ask_target(target, unknown, work)))
+        results = (yield waits) if waits else []
+        olds: dict[str, Digest | None] = dict(present.recalled)
+        if unknown:
+            olds.update(results[-1])
+        for reference, digest in olds.items():
+            if digest is not None:
+                self._findings.saw_target(target.place, reference, digest)
+        return olds
+
+    def _ask_target(self, target: TargetEntry, references: Sequence[str], work: Work) -> dict[str, Digest | None]:
+        answers = target.store.resolve(target.place.path, references, work)
+        olds: dict[str, Digest | None] = {}
+        for reference, answer in zip(references, answers, strict=True):
+            if isinstance(answer, AuthError | Unreachable):
+                raise answer
+            # A tag that answers 5xx does not keep us from pushing it again: a zero-length link does so for ever.
+            olds[reference] = answer.digest if isinstance(answer, Version) else None
+        return olds
+
+    def _judge(self, reading: Reading, target: TargetEntry, old: Digest | None, may_have: bool) -> None:
+        version = reading.version
+        if isinstance(version, MirrorError):
+            finding = Finding(reading, target, Verdict.FAILED, old, error=version)
+        elif version is not None and version.digest == old:
+            finding = Finding(reading, target, Verdict.EQUAL, old)
+        else:
+            finding = Finding(reading, target, Verdict.COPY, old, may_have)
+        self._findings.found(finding)
+
+    def _read(self, store: Source, run: Callable[[Work], T]) -> Watch[T]:
+        return self._manager.transfer(object(), run, needs=(host_permit(store.host),), policy=ONCE)

@@ -1,0 +1,131 @@
+"""What a sync would do: images, bytes after deduplication, requests that count against a quota. Reads only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mirror.errors import MirrorError
+from mirror.graph import Graph, Manifests
+from mirror.oci.digest import Digest
+from mirror.plan import Entry, Finding, Reading, Verdict
+from mirror.store import Version
+from mirror.transfer.manager import Manager
+from mirror.transfer.placement import Place
+from mirror.transfer.steps import Steps
+from mirror.transfer.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An image that would be copied. old: what the target's tag names now; size: bytes of its blobs."""
+
+    source: str
+    target: str
+    digest: Digest
+    old: Digest | None
+    size: int
+
+
+@dataclass(slots=True)
+class Outlook:
+    """bytes_to_send: at most, since what targets hold under other tags is not asked for."""
+
+    changes: list[Change] = field(default_factory=list)
+    equal: int = 0
+    failures: list[tuple[str, MirrorError]] = field(default_factory=list)
+    rejected: dict[str, dict[str, int]] = field(default_factory=dict)
+    bytes_to_read: int = 0
+    bytes_to_send: int = 0
+    manifests: int = 0
+
+
+class Preview:
+    """Implements plan.Findings: reads the manifests of what would be copied, and adds up. Thread-safe."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._manifests = Manifests(manager)
+        self._lock = threading.Lock()
+        self._looks: list[Watch[None]] = []
+        self._read: set[tuple[str, Digest]] = set()
+        self._sent: set[tuple[str, Digest]] = set()
+        self._got: set[tuple[str, Digest]] = set()
+        self.outlook = Outlook()
+
+    # ---- plan.Findings
+
+    def found(self, finding: Finding) -> None:
+        if finding.error is not None:
+            self._failed(finding.name, finding.error)
+        elif finding.verdict is Verdict.EQUAL:
+            with self._lock:
+                self.outlook.equal += 1
+        else:
+            look = self._manager.spawn(self._look(finding), name=f"look at {finding.name}")
+            with self._lock:
+                self._looks.append(look)
+
+    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+        self._failed(entry.name, error)
+
+    def refused_name(self, entry: Entry, error: MirrorError) -> None:
+        self._failed(entry.name, error)
+
+    def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
+        """A plan leaves no trace in the state."""
+
+    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
+        if rejected:
+            with self._lock:
+                self.outlook.rejected[entry.name] = dict(rejected)
+
+    # ---- adding up
+
+    def looks(self) -> list[Watch[None]]:
+        """What has been begun; after planning has ended, all of it."""
+        with self._lock:
+            return list(self._looks)
+
+    def _failed(self, name: str, error: MirrorError) -> None:
+        with self._lock:
+            self.outlook.failures.append((name, error))
+
+    def _look(self, finding: Finding) -> Steps[None]:
+        reading = finding.reading
+        entry = reading.entry
+        try:
+            graph = yield from self._manifests.graph(entry.source, entry.repository, *_reference(reading))
+        except MirrorError as error:
+            self._failed(finding.name, error)
+            return
+        with self._lock:
+            self._add(finding, graph)
+
+    def _add(self, finding: Finding, graph: Graph) -> None:
+        outlook = self.outlook
+        if graph.root.digest == finding.old:
+            outlook.equal += 1
+            return
+        source, target = finding.reading.entry.source.host, finding.target.place.host
+        for blob in graph.blobs:
+            size = blob.size or 0
+            if (source, blob.digest) not in self._read:
+                self._read.add((source, blob.digest))
+                outlook.bytes_to_read += size
+            if (target, blob.digest) not in self._sent:
+                self._sent.add((target, blob.digest))
+                outlook.bytes_to_send += size
+        for manifest in graph.manifests():
+            if (source, manifest.digest) not in self._got:
+                self._got.add((source, manifest.digest))
+                outlook.manifests += 1
+        size = sum(blob.size or 0 for blob in graph.blobs)
+        outlook.changes.append(Change(finding.reading.name, finding.name, graph.root.digest, finding.old, size))
+
+
+def _reference(reading: Reading) -> tuple[str, Any]:
+    version = reading.version
+    return (version.digest, version.manifest) if isinstance(version, Version) else (reading.reference, None)

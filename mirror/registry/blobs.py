@@ -1,0 +1,118 @@
+"""Reading blobs: is it there, how big is it, and its bytes from an offset on."""
+
+from __future__ import annotations
+
+import re
+from types import TracebackType
+
+from mirror.errors import NetworkError, Refused, RemoteError
+from mirror.limits import Work
+from mirror.oci.descriptor import Descriptor
+from mirror.registry.scopes import Scope
+from mirror.registry.session import Headers, Session, Stream
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_DISCARD = 1 << 18  # bytes read at a time where a Range was ignored
+
+
+class BlobStream:
+    """The body of a blob GET. size: of the whole blob, as the answer says; None where it does not."""
+
+    def __init__(self, stream: Stream, size: int | None) -> None:
+        self._stream = stream
+        self.size = size
+
+    def readinto(self, buffer: memoryview) -> int:
+        return self._stream.readinto(buffer)
+
+    def __enter__(self) -> BlobStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.__exit__(kind, error, trace)
+
+
+def open_blob(session: Session, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
+    """The bytes of `blob` from `offset` on. Raises Refused (size_mismatch) as soon as the answer's length tells."""
+    what = f"{session.settings.host}/{repository}@{blob.digest}"
+    ranged = (("Range", f"bytes={offset}-{blob.size - 1}"),) if offset and blob.size is not None else ()
+    stream = session.stream(
+        f"/v2/{repository}/blobs/{blob.digest}",
+        work,
+        kind="blob",
+        scopes=(Scope(repository, ("pull",)),),
+        headers=ranged,
+        expect={200, 206} if ranged else {200},
+    )
+    try:
+        if stream.status == 206:
+            size = _ranged_size(stream.headers.get("content-range") or "", offset, what)
+        else:
+            size = _length(stream.headers)
+        if size is not None and blob.size is not None and size != blob.size:
+            raise Refused(f"{what} is {size} bytes long, its descriptor says {blob.size}", code="size_mismatch")
+        if stream.status == 200 and offset:
+            # Range ignored: the beginning comes once more; the digest at the end proves that it still fits.
+            _discard(stream, offset)
+    except BaseException:
+        stream.close()
+        raise
+    return BlobStream(stream, size)
+
+
+def _ranged_size(content_range: str, offset: int, what: str) -> int | None:
+    match = _CONTENT_RANGE.fullmatch(content_range.strip())
+    if match is None or int(match[1]) != offset or (match[3] != "*" and int(match[2]) != int(match[3]) - 1):
+        raise RemoteError(f"{what}: asked for the bytes from {offset} on, got another range", retryable=True)
+    return None if match[3] == "*" else int(match[3])
+
+
+def _discard(stream: Stream, count: int) -> None:
+    buffer = memoryview(bytearray(min(_DISCARD, count)))
+    while count:
+        got = stream.readinto(buffer[: min(len(buffer), count)])
+        if not got:
+            raise NetworkError("the blob ended before the place to go on from", code="truncated")
+        count -= got
+
+
+def blob_size(session: Session, repository: str, blob: Descriptor, work: Work) -> int | None:
+    """How many bytes the registry holds as `blob`; None: it does not, or does not say."""
+    answer = session.call(
+        "HEAD",
+        f"/v2/{repository}/blobs/{blob.digest}",
+        work,
+        kind="blob",
+        scopes=(Scope(repository, ("pull",)),),
+        expect={200, 403, 404, 405, 501},
+    )
+    if answer.status in (405, 501) or (answer.status == 403 and answer.destination.server_named):
+        # No HEAD here, or one that was redirected to a URL signed for GET (moby/moby#50065).
+        return _size_by_range(session, repository, blob, work)
+    if answer.status == 403:
+        raise session.failure(answer, "HEAD", "blob")
+    return _length(answer.headers) if answer.status == 200 else None
+
+
+def _size_by_range(session: Session, repository: str, blob: Descriptor, work: Work) -> int | None:
+    if blob.size == 0:
+        return None
+    with session.stream(
+        f"/v2/{repository}/blobs/{blob.digest}",
+        work,
+        kind="blob",
+        scopes=(Scope(repository, ("pull",)),),
+        headers=(("Range", "bytes=0-0"),),
+        expect={200, 206, 404},
+    ) as stream:
+        if stream.status == 206:
+            match = _CONTENT_RANGE.fullmatch((stream.headers.get("content-range") or "").strip())
+            return int(match[3]) if match and match[3] != "*" else None
+        return _length(stream.headers) if stream.status == 200 else None
+
+
+def _length(headers: Headers) -> int | None:
+    text = headers.get("content-length") or ""
+    return int(text) if text.isascii() and text.isdigit() else None

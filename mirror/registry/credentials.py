@@ -1,0 +1,202 @@
+"""Who we are to a registry: from our configuration, else from docker's, else nobody.
+
+Nothing is read before it is needed; what was read is kept until it is asked for afresh.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mirror.errors import AuthError
+from mirror.limits import Stop
+from mirror.oci.reference import DOCKER_HUB
+from mirror.registry import helpers
+from mirror.registry.dockerconfig import HUB_KEY, DockerConfig, Login, config_files, shown
+from mirror.registry.settings import HostSettings
+from mirror.registry.turns import Flights, again
+
+_IDENTITY_USER = "<token>"  # docker's sign that a secret is an identity token, not a password
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A user name with a password, an identity token (for an OAuth2 token service) or a ready bearer token.
+
+    origin: for people, where it came from; holds no part of a secret."""
+
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    identity_token: str | None = field(default=None, repr=False)
+    registry_token: str | None = field(default=None, repr=False)
+    origin: str = ""
+
+    @classmethod
+    def of(cls, username: str, secret: str, origin: str) -> Credential:
+        """As docker reads it: the secret of the user `<token>` is an identity token."""
+        if username == _IDENTITY_USER:
+            return cls(identity_token=secret, origin=origin)
+        return cls(username, secret, origin=origin)
+
+    @property
+    def who(self) -> str:
+        """For messages: `user acme, password from env HUB_TOKEN`."""
+        if self.registry_token is not None:
+            kind = "token"
+        elif self.identity_token is not None:
+            kind = "identity token"
+        else:
+            kind = "password"
+        return f"user {self.username}, {kind} from {self.origin}" if self.username else f"{kind} from {self.origin}"
+
+    def secrets(self) -> frozenset[str]:
+        """Every string in it that nobody may see."""
+        return frozenset(text for text in (self.password, self.identity_token, self.registry_token) if text)
+
+
+class CredentialSource:
+    """Finds credentials for hosts. Thread-safe: a helper runs once for all who wait for it, outside of any lock.
+
+    hosts: settings by host, of those that differ from the defaults. on_secret: told each new secret and its user
+    before it is handed out, so that it can be kept out of texts."""
+
+    def __init__(
+        self,
+        hosts: Mapping[str, HostSettings],
+        environ: Mapping[str, str] | None = None,
+        *,
+        helper_timeout: float = helpers.TIMEOUT,
+        on_secret: Callable[[str, str | None], None] | None = None,
+    ) -> None:
+        self._hosts = hosts
+        self._environ = os.environ if environ is None else environ
+        self._helper_timeout = helper_timeout
+        self._on_secret = on_secret
+        self._files = config_files(self._environ)
+        self._lock = threading.Lock()
+        self._configured: dict[str, Credential] = {}
+        self._read: dict[Path, DockerConfig | None] = {}
+        # By helper and server. Entries are only ever set, whole: no lock.
+        self._answers: dict[tuple[str, str], Credential | AuthError | None] = {}
+        self._asking: Flights[tuple[str, str, bool], Credential | None] = Flights("a credential helper")
+        self._secrets: set[str] = set()
+
+    @property
+    def places(self) -> str:
+        """For messages: the files that were, or would be, looked into."""
+        names = [shown(path, self._environ) for path in self._files]
+        return " or ".join(names) if names else "a docker configuration (there is no home directory)"
+
+    def check(self) -> None:
+        """Read docker's configuration now, so that a broken one is found before anything is contacted.
+
+        Raises ConfigError."""
+        for path in self._files:
+            self._file(path, fresh=False)
+
+    def find(
+        self, host: str, repository: str = "", *, fresh: bool = False, stop: Stop | None = None
+    ) -> Credential | None:
+        """The credential for `repository` of `host` (as in references); None: nobody has one.
+
+        fresh: read files and ask helpers again. May take as long as a helper takes. Raises ConfigError (a secret
+        or a file cannot be read), AuthError (a helper failed; remembered until asked afresh), Cancelled."""
+        found = self._find(host, repository, fresh, stop or Stop())
+        if found is not None:
+            with self._lock:
+                new = found.secrets() - self._secrets
+                self._secrets |= new
+            if self._on_secret is not None:
+                for secret in new:
+                    self._on_secret(secret, found.username)
+        return found
+
+    def known_secrets(self) -> frozenset[str]:
+        """All secrets handed out so far, for what must strip them from a text."""
+        with self._lock:
+            return frozenset(self._secrets)
+
+    def _find(self, host: str, repository: str, fresh: bool, stop: Stop) -> Credential | None:
+        settings = self._hosts.get(host)
+        if settings is not None and settings.username is not None and settings.password is not None:
+            return self._of_settings(settings, fresh)
+        port = 80 if settings is not None and settings.plain_http else 443
+        name = host.removesuffix(f":{port}")
+        for path in self._files:
+            file = self._file(path, fresh)
+            if file is None:
+                continue
+            helper = file.helper(name, port)
+            if helper is not None:
+                answer = self._of_helper(helper, HUB_KEY if name == DOCKER_HUB else host, port, fresh, stop)
+                if answer is not None:
+                    return answer
+            login = file.login(name, repository, port)
+            if login is not None:
+                return _of_login(login, file.name)
+        return None
+
+    def _of_settings(self, settings: HostSettings, fresh: bool) -> Credential | None:
+        with self._lock:
+            known = self._configured.get(settings.host)
+        if known is None or fresh:
+            secret = settings.password
+            if secret is None or settings.username is None:
+                return None
+            known = Credential.of(settings.username, secret.reveal(), secret.origin)
+            with self._lock:
+                self._configured[settings.host] = known
+        return known
+
+    def _file(self, path: Path, fresh: bool) -> DockerConfig | None:
+        with self._lock:
+            if path in self._read and not fresh:
+                return self._read[path]
+        read = DockerConfig.read(path, shown(path, self._environ))
+        with self._lock:
+            self._read[path] = read
+        return read
+
+    def _of_helper(self, helper: str, server: str, port: int, fresh: bool, stop: Stop) -> Credential | None:
+        def ask() -> Credential | None:
+            if not fresh and (helper, server) in self._answers:  # by one whose call has just ended
+                return self._answered(helper, server)
+            return self._ask(helper, server, port, stop)
+
+        if not fresh and (helper, server) in self._answers:
+            return self._answered(helper, server)
+        return self._asking.share((helper, server, fresh), ask, stop)
+
+    def _answered(self, helper: str, server: str) -> Credential | None:
+        known = self._answers[helper, server]
+        if isinstance(known, AuthError):
+            raise again(known)
+        return known
+
+    def _ask(self, helper: str, server: str, port: int, stop: Stop) -> Credential | None:
+        try:
+            said = helpers.ask_helper(
+                helper, server, environ=self._environ, stop=stop, port=port, timeout=self._helper_timeout
+            )
+        except AuthError as error:
+            self._answers[helper, server] = error
+            raise
+        origin = f"docker-credential-{helper}"
+        found = Credential.of(said.username, said.secret, origin) if said is not None else None
+        self._answers[helper, server] = found
+        return found
+
+
+def _of_login(login: Login, origin: str) -> Credential:
+    if login.username == _IDENTITY_USER and not login.identity_token:
+        return Credential.of(login.username, login.password, origin)
+    return Credential(
+        login.username or None,
+        login.password or None,
+        login.identity_token or None,
+        login.registry_token or None,
+        origin,
+    )

@@ -1,0 +1,134 @@
+"""What an answer that is not the wanted one means: its status and body as one of our errors. No I/O.
+
+Error documents: distribution-spec v1.1.1, "Error Codes".
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError, printable
+from mirror.oci import strictjson
+from mirror.registry.http.headers import Headers
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_AGAIN = frozenset({408, 425})  # besides 5xx
+_NEVER = frozenset({501, 505})  # of 5xx
+_KNOWN: dict[int, tuple[type[MirrorError], str, str]] = {
+    401: (AuthError, "auth_failed", ""),
+    403: (AuthError, "auth_denied", ""),
+    404: (NotFound, "not_found", ""),
+    407: (AuthError, "auth_failed", "the proxy wants a login: set it in the proxy's URL"),
+}
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_FULL = re.compile(r"no space left|disk quota exceeded|insufficient storage", re.IGNORECASE)
+
+
+def error_document(body: bytes) -> tuple[str, str]:
+    """`code` and `message` of the first error of an OCI error document; ("", "") if `body` is none."""
+    if body[:1] not in (b"{", b" ", b"\n"):
+        return "", ""
+    try:
+        document = strictjson.parse(body, what="an error document")
+    except Refused:
+        return "", ""
+    errors = document.get("errors") if isinstance(document, dict) else None
+    first = errors[0] if isinstance(errors, list) and errors else None
+    if not isinstance(first, dict):
+        return "", ""
+    code, message = first.get("code"), first.get("message")
+    return (
+        code if isinstance(code, str) and _CODE.fullmatch(code) else "",
+        message if isinstance(message, str) else "",
+    )
+
+
+def failure(
+    what: str,
+    status: int,
+    headers: Headers,
+    body: bytes,
+    *,
+    host: str = "",
+    longest_wait: float = 120.0,
+    now: Callable[[], float] = time.time,
+) -> MirrorError:
+    """The error that an answer to `what` amounts to. longest_wait: seconds beyond which a wait is not waited for."""
+    code, message = error_document(body)
+    told = f"{what}: {_phrase(status)}{_words(code, message, body)}"
+    error = _plain(told, status, body)
+    asked = retry_after(headers, now) if status in (429, 503) else None
+    if status == 429:
+        error = _limited(told, code, message, asked)
+    if asked is not None:
+        error.retry_after = asked
+        if asked > longest_wait:
+            error = RateLimited(f"{told}; it asks for a wait of {asked:.0f} s", retryable=False, retry_after=asked)
+    error.status, error.registry_code, error.host = status, code, host
+    return error
+
+
+def _plain(told: str, status: int, body: bytes) -> MirrorError:
+    known = _KNOWN.get(status)
+    if known is not None:
+        kind, kind_code, hint = known
+        return kind(told, code=kind_code, hint=hint)
+    if status == 507 or (status >= 400 and _FULL.search(body[:4096].decode("latin-1"))):
+        return RemoteError(told, code="target_full", retryable=True)
+    if status in REDIRECTS:
+        return RemoteError(f"{told}: a redirect is not usable here")
+    return RemoteError(told, retryable=status in _AGAIN or (500 <= status < 600 and status not in _NEVER))
+
+
+def _limited(told: str, code: str, message: str, asked: float | None) -> MirrorError:
+    """Docker Hub's two kinds: a quota of pulls, used up for hours, and a limit on abuse, over in a minute."""
+    quota = code == "TOOMANYREQUESTS" and "pull rate limit" in message.lower()
+    if quota and asked is None:
+        hint = "the quota of pulls is used up; credentials have a bigger one, and it fills again with time"
+        return RateLimited(told, retryable=False, hint=hint)
+    return RateLimited(told, hint="lower `parallel` or set `rate` for this host")
+
+
+def retry_after(headers: Headers, now: Callable[[], float] = time.time) -> float | None:
+    """Seconds that the other side asks to wait; None if it does not, or not in a form of RFC 9110, "Retry-After".
+
+    A date counts from the answer's own Date, so that neither clock matters."""
+    text = (headers.get("retry-after") or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:12])
+    until = _seconds(text)
+    if until is None:
+        return None
+    sent = _seconds(headers.get("date") or "")
+    return max(0.0, until - (now() if sent is None else sent))
+
+
+def _seconds(date: str) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp() if date else None
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _words(code: str, message: str, body: bytes) -> str:
+    if code or message:
+        return ": " + ": ".join(filter(None, (code, message)))
+    text = " ".join(_TAG.sub(" ", body[:4096].decode("utf-8", "replace")).split())
+    return f": {printable(text, 160)}" if text else ""
+
+
+def says_expired(status: int, body: bytes) -> bool:
+    """Amazon ECR tells of an expired login with 403 and plain text: deis/builder#426."""
+    return status == 403 and b"authorization token has expired" in body[:1024].lower()

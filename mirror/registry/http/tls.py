@@ -1,0 +1,112 @@
+"""TLS as the operator set it for a host: contexts, and what a failed handshake means."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from mirror.errors import ConfigError, MirrorError, NetworkError, Refused, RemoteError, printable
+from mirror.registry.settings import Tls
+
+# Where the system's authorities are, when OpenSSL was not built for this system.
+_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+_CLOCK = {9: "not valid yet", 10: "expired"}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+
+
+class Contexts:
+    """The contexts of one registry's settings, each made when first needed. Thread-safe (made twice is harmless)."""
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls = tls
+        self._made: dict[bool, ssl.SSLContext] = {}
+
+    def get(self, *, own: bool) -> ssl.SSLContext:
+        """own: for the registry and its token service; otherwise for hosts that it leads to, which never see
+        the client certificate and may be certified by the system's authorities as well as by the registry's.
+
+        Raises ConfigError if a file is not usable."""
+        found = self._made.get(own)
+        if found is None:
+            found = self._made[own] = self._context(own=own)
+        return found
+
+    def _context(self, *, own: bool) -> ssl.SSLContext:
+        tls = self._tls
+        # Not create_default_context: that heeds SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_COMPRESSION
+        if not tls.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        else:
+            if tls.ca is None or not own:
+                _load_system_authorities(context)
+            if tls.ca is not None:
+                _load(context, tls.ca)
+        if own and tls.cert is not None:
+            _load_client(context, tls.cert, tls.key)
+        return context
+
+
+def _load_system_authorities(context: ssl.SSLContext) -> None:
+    paths = ssl.get_default_verify_paths()
+    file, folder = Path(paths.openssl_cafile), Path(paths.openssl_capath)
+    if file.is_file():
+        context.load_verify_locations(cafile=file)
+    if folder.is_dir():
+        context.load_verify_locations(capath=folder)
+    if not file.is_file() and not (folder.is_dir() and any(folder.glob("*.0"))):
+        bundle = next((path for path in _BUNDLES if Path(path).is_file()), None)
+        if bundle:
+            context.load_verify_locations(cafile=bundle)
+
+
+def _load(context: ssl.SSLContext, ca: Path) -> None:
+    try:
+        context.load_verify_locations(cafile=ca)
+    except OSError as error:  # an SSLError is one
+        raise ConfigError(f"{ca} is not usable: {_reason(error)}", hint="tls.ca names a PEM file") from error
+
+
+def _load_client(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
+    try:
+        context.load_cert_chain(cert, key, password="")  # an encrypted key fails, instead of asking on a terminal
+    except OSError as error:
+        hint = "tls.cert and tls.key name PEM files; the key must not be encrypted"
+        raise ConfigError(f"{key or cert} is not usable: {_reason(error)}", hint=hint) from error
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return printable((error.reason or str(error)).lower().replace("_", " "), 120)
+    return error.strerror or printable(error, 120)
+
+
+def handshake_failure(error: OSError, host: str, key: str) -> MirrorError:
+    """What a handshake with `host` failed of. key: the registry's name in the configuration."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = _CLOCK.get(error.verify_code)
+        if why:
+            return Refused(
+                f"{host}: its certificate is {why}",
+                code="tls_error",
+                hint="check this machine's clock; if that is right, the host needs a new certificate",
+            )
+        hint = f"if its authority is your own, set registries.{key}.tls.ca to that certificate"
+        return Refused(f"{host}: its certificate is not trusted: {error.verify_message}", code="tls_error", hint=hint)
+    if isinstance(error, TimeoutError):
+        return NetworkError(f"{host}: the TLS handshake timed out", code="timeout", host=host)
+    if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return _other_failure(error, host, key)
+    return NetworkError(f"{host}: the TLS handshake broke off: {_reason(error)}", host=host)
+
+
+def _other_failure(error: ssl.SSLError, host: str, key: str) -> MirrorError:
+    reason = _reason(error)
+    hint = ""
+    if any(word in reason for word in ("wrong version number", "http request", "packet length", "record layer")):
+        hint = f"it may speak plain http: then set registries.{key}.plain-http"
+    elif "certificate" in reason:
+        hint = f"it may want a client certificate: registries.{key}.tls.cert and tls.key"
+    return RemoteError(f"{host}: the TLS handshake failed: {reason}", code="tls_error", hint=hint, retryable=False)

@@ -1,0 +1,78 @@
+"""Lists that come in pages: tags, the catalog.
+
+Source: distribution-spec v1.1.1, "Listing Tags"; RFC 8288 for Link. Pages are followed as the registry links
+them, on the same origin only, within bounds; a list that goes round in circles is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from urllib.parse import quote
+
+from mirror.errors import Refused, RemoteError
+from mirror.limits import Work
+from mirror.oci import strictjson
+from mirror.registry.scopes import Scope
+from mirror.registry.session import Answer, Session
+
+# ECR refuses n > 1000 (google/go-containerregistry#1091); a registry with smaller pages sends a Link.
+PAGE_SIZE = 1000
+MAX_PAGE_BYTES = 8 << 20
+MAX_PAGES = 10_000
+MAX_NAMES = 1_000_000
+
+_LINK = re.compile(r"\s*<([^<>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^\s;,\"]*))?)*)\s*(?:,|$)")
+_REL = re.compile(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\s;,\"]*))", re.IGNORECASE)
+
+
+def listed(session: Session, path: str, key: str, scope: Scope, work: Work) -> Iterator[str]:
+    """Every text under `key` of every page, each once, unchecked. Raises NotFound, Refused (too_many, unsafe_link)."""
+    where = session.trust.own(f"{path}?n={PAGE_SIZE}")
+    what = f"{session.settings.host}{path}"
+    seen: set[str] = set()
+    for _ in range(MAX_PAGES):
+        answer = session.call("GET", where, work, kind=key, scopes=(scope,), expect={200}, limit=MAX_PAGE_BYTES)
+        names = _names(answer, what, key)
+        fresh = [name for name in dict.fromkeys(names) if name not in seen]
+        seen.update(fresh)
+        if len(seen) > MAX_NAMES:
+            raise Refused(f"{what} lists more than {MAX_NAMES} names", code="too_many")
+        yield from fresh
+        following = next_link(answer.headers.all("link"))
+        if following is not None:
+            if not fresh:
+                raise Refused(f"{what}: its pages do not advance", code="too_many")
+            where = session.trust.link(following, answer.destination)
+            if where.target.partition("?")[0] != path:
+                raise Refused(f"{what}: the next page is a list of something else", code="unsafe_link")
+        elif len(names) == PAGE_SIZE and fresh:
+            # A full page without a Link: some registries page silently. One that ignores `last` repeats itself.
+            where = session.trust.own(f"{path}?n={PAGE_SIZE}&last={quote(names[-1], safe='')}")
+        else:
+            return
+    raise Refused(f"{what} has more than {MAX_PAGES} pages", code="too_many")
+
+
+def _names(answer: Answer, what: str, key: str) -> list[str]:
+    document = strictjson.parse(answer.body, what=f"the list at {what}", code="bad_response")
+    if not isinstance(document, dict):
+        raise RemoteError(f"{what} answered with something that is no list of {key}")
+    names = document.get(key)
+    if names is None:
+        return []
+    if not isinstance(names, list):
+        raise RemoteError(f"{what} answered with something that is no list of {key}")
+    return [name if isinstance(name, str) else repr(name) for name in names]
+
+
+def next_link(values: Sequence[str]) -> str | None:
+    """The target of the first link with the relation `next`; None if there is none."""
+    for value in values:
+        position = 0
+        while match := _LINK.match(value, position):
+            relations = _REL.search(match[2])
+            if relations and "next" in (relations[1] or relations[2] or "").lower().split():
+                return match[1]
+            position = match.end()
+    return None

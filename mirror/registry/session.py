@@ -1,0 +1,355 @@
+"""What a registry client sends its requests through: authorisation, redirects, retries, limits, exact statuses.
+
+One session for one registry, for any thread. Each method blocks until done, ends with Cancelled when the work is
+stopped, and raises only MirrorErrors. Success is a status that was expected; all else is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from mirror import __version__
+from mirror.backoff import Policy
+from mirror.errors import AuthError, MirrorError, NetworkError, Refused, RemoteError, Unreachable
+from mirror.limits import HostLimits, Limits, Work
+from mirror.registry.http import oneoff, status
+from mirror.registry.http.connect import Connector, Resolve, system_resolve
+from mirror.registry.http.exchange import Answer, Exchange, Request, Stream, Upload
+from mirror.registry.http.framing import TooBig
+from mirror.registry.http.headers import Headers
+from mirror.registry.scopes import Scope
+from mirror.registry.settings import HostSettings
+from mirror.registry.trust import Destination, Trust
+
+__all__ = ["Anonymous", "Answer", "Authorizer", "Headers", "Scope", "Session", "Stream", "TooBig"]
+
+log = logging.getLogger("mirror.http")
+
+MOST_HOPS = 5
+PAUSE = 1.0  # seconds that a host is left alone after a 429 that does not say how long
+_SMALL = 64 << 10  # bytes
+_REDIRECTED = frozenset({"GET", "HEAD"})
+
+T = TypeVar("T")
+
+
+class Authorizer(Protocol):
+    """Who we are at one registry. Thread-safe."""
+
+    def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
+        """The Authorization value to send now, which may need a token fetched. Raises AuthError."""
+        ...
+
+    def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
+        """A 401 came with these WWW-Authenticate values, `sent` being what we had sent.
+
+        Returns if one more try makes sense, since `header` differs now; raises AuthError otherwise."""
+        ...
+
+    def accepted(self, scopes: tuple[Scope, ...]) -> None:
+        """An answer other than 401 came."""
+        ...
+
+    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+        """No answer came, or one that does not tell whether we were let in. Each `header` is followed, in its
+        thread, by one of these three: others may wait for it."""
+        ...
+
+
+class Anonymous:
+    """An Authorizer without any credentials."""
+
+    def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
+        return None
+
+    def challenged(
+        self,
+        scopes: tuple[Scope, ...],
+        challenges: Sequence[str],
+        sent: str | None,
+        work: Work,
+    ) -> None:
+        raise AuthError("it wants a login, and there are no credentials", code="auth_failed", status=401)
+
+    def accepted(self, scopes: tuple[Scope, ...]) -> None:
+        pass
+
+    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+        pass
+
+
+class Session:
+    """Requests to one registry, and to the hosts that it leads to. Close it: `with`."""
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        limits: Limits,
+        *,
+        authorizer: Authorizer | None = None,
+        policy: Policy | None = None,
+        user_agent: str = f"mirror/{__version__}",
+        deadline: float = 120.0,
+        resolve: Resolve = system_resolve,
+    ) -> None:
+        """deadline: seconds for the whole of a small request, its answer included."""
+        self.settings = settings
+        self.trust = Trust(settings)
+        self.host: HostLimits = limits.host(settings.host)
+        self.authorizer: Authorizer = authorizer or Anonymous()
+        self._limits = limits
+        self._policy = policy or Policy()
+        connector = Connector(settings, self.trust, resolve=resolve)
+        self._exchange = Exchange(settings, self.trust, limits, connector, user_agent=user_agent, deadline=deadline)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close idle connections; one in use is closed by its user."""
+        self._exchange.close()
+
+    def call(
+        self,
+        method: str,
+        where: str | Destination,
+        work: Work,
+        *,
+        kind: str,
+        scopes: tuple[Scope, ...] = (),
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
+        expect: Collection[int],
+        limit: int = _SMALL,
+    ) -> Answer:
+        """A small request and its whole answer, of at most `limit` bytes; tried again if `work` says so.
+
+        where: a path of the registry, or a place that `trust` agreed to. kind: the noun it is counted under.
+        GET and HEAD are redirected, and `expect` may hold 403 to learn where to. Raises TooBig."""
+        request = Request(method, kind, self._at(where), tuple(headers), body)
+
+        def once() -> Answer:
+            return self._followed(request, scopes, work, expect, streamed=False).read(limit)
+
+        return self._retried(once, request, work)
+
+    def stream(
+        self,
+        where: str | Destination,
+        work: Work,
+        *,
+        kind: str,
+        scopes: tuple[Scope, ...] = (),
+        headers: Sequence[tuple[str, str]] = (),
+        expect: Collection[int] = (200, 206),
+    ) -> Stream:
+        """GET something big; use with `with`. Not tried again here: the transfer that needs it is."""
+        request = Request("GET", kind, self._at(where), tuple(headers))
+        stream = self._followed(request, scopes, work, expect, streamed=True)
+        coding = stream.headers.listed("content-encoding")
+        if coding and coding != ["identity"]:
+            stream.close()
+            raise RemoteError(f"{request}: its bytes are sent encoded ({', '.join(coding)})", status=stream.status)
+        return stream
+
+    def upload(
+        self,
+        method: str,
+        destination: Destination,
+        work: Work,
+        *,
+        kind: str,
+        scopes: tuple[Scope, ...] = (),
+        headers: Sequence[tuple[str, str]] = (),
+        length: int | None,
+        body: Iterable[bytes | memoryview],
+        expect: Collection[int],
+        limit: int = _SMALL,
+    ) -> Answer:
+        """Send `body`, `length` bytes of it, or in chunks if that is None; never tried again here.
+
+        What the body raises goes through, and the connection is cut, so that the registry does not see a body
+        that looks whole. An answer that comes early ends the sending. Raises AuthError, retryable, after a 401
+        that a new token may cure."""
+        request = Request(method, kind, destination, tuple(headers), Upload(body, length))
+        ours = self._is_ours(destination)
+        sent = self.authorizer.header(scopes, work) if ours else None
+        try:
+            stream = self._exchange.send(_authorized(request, sent), work)
+        except BaseException:
+            if ours:
+                self.authorizer.abandoned(scopes)
+            raise
+        if ours:
+            self._answered(stream.status, scopes)
+        if stream.status in expect:
+            return stream.read(limit)
+        error = self._failed(stream)
+        if stream.status == 401 and ours:
+            self.authorizer.challenged(scopes, stream.headers.all("www-authenticate"), sent, work)
+            error.retryable = True
+        raise error
+
+    def one_off(
+        self,
+        method: str,
+        destination: Destination,
+        *,
+        params: Sequence[tuple[str, str]] = (),
+        form: Mapping[str, str] | None = None,
+        basic: tuple[str, str] | None = None,
+        work: Work,
+        kind: str = "token",
+    ) -> Answer:
+        """Ask a service that `trust.realm` agreed to. -> its answer, whatever its status, but for those that a
+        retry may cure (408, 425, 429, 5xx): they are tried again as in `call`, then raised."""
+        request = Request(method, kind, destination, (("Accept", "application/json"),))
+
+        def carry(prepared: Request) -> Answer:
+            stream = self._exchange.send(prepared, work)
+            if stream.status in (408, 425, 429) or stream.status >= 500:
+                raise self._failed(stream)
+            return stream.read(_SMALL)
+
+        def once() -> Answer:
+            return oneoff.perform(carry, self.trust, request, params=params, form=form, basic=basic)
+
+        return self._retried(once, request, work)
+
+    def failure(self, answer: Answer, method: str, kind: str) -> MirrorError:
+        """The error that an answer amounts to, where `expect` let a status through that is none after all."""
+        request = Request(method, kind, answer.destination)
+        return self._judged(request, answer.status, answer.headers, answer.body)
+
+    def gave_up(self, error: MirrorError) -> None:
+        """`error` outlived a whole retry budget. If its host could not be reached at all, it counts as down."""
+        silent = isinstance(error, Unreachable) or (isinstance(error, NetworkError) and error.code == "timeout")
+        host = self._limits.host(error.host or self.host.name)
+        if silent and not host.down and host.mark_down(error):
+            log.warning("%s counts as down: %s", host.name, error, extra={"event": "host_down", "host": host.name})
+
+    def _at(self, where: str | Destination) -> Destination:
+        return where if isinstance(where, Destination) else self.trust.own(where)
+
+    def _retried(self, once: Callable[[], T], request: Request, work: Work) -> T:
+        """`once`, again and again while that may help, within the policy's count and budget."""
+        clock = self._limits.clock
+        attempt, begun = 1, clock.now()
+        while True:
+            try:
+                return once()
+            except MirrorError as error:
+                host = self._limits.host(error.host or self.host.name)
+                if not work.retries or host.down:
+                    raise
+                wait = self._policy.wait_before_next(attempt, error, clock.now() - begun)
+                if wait is None:
+                    if error.retryable:
+                        self.gave_up(error)
+                    raise
+                self._note_retry(request, host.name, attempt, wait, error)
+            work.stop.sleep(wait)
+            attempt += 1
+
+    def _note_retry(self, request: Request, host: str, attempt: int, wait: float, error: MirrorError) -> None:
+        self._limits.note_retry(wait)
+        extra = {"event": "retry", "host": host, "kind": request.kind, "attempt": attempt, "code": error.code}
+        log.info("again in %.1f s: %s", wait, error, extra=extra)
+
+    def _followed(
+        self, request: Request, scopes: tuple[Scope, ...], work: Work, expect: Collection[int], *, streamed: bool
+    ) -> Stream:
+        """The first answer with an expected status, after redirects. Each place is checked before it is asked."""
+        for _ in range(MOST_HOPS + 1):
+            stream = self._asked(request, scopes, work, streamed)
+            if stream.status in expect:
+                return stream
+            if stream.status not in status.REDIRECTS or request.method not in _REDIRECTED:
+                raise self._failed(stream)
+            with stream:
+                stream.beginning()
+                location = stream.headers.one("location")
+                if not location:
+                    raise RemoteError(f"{stream.request}: a redirect to nowhere", status=stream.status)
+                request = request.to(self.trust.redirect(location, request.destination))
+        raise Refused(f"{request}: more than {MOST_HOPS} redirects", code="unsafe_redirect")
+
+    def _asked(self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool) -> Stream:
+        """An answer that is not about who we are: one renewal is allowed, a second 401 is final."""
+        if not self._is_ours(request.destination):
+            return self._exchange.send(request, work, streamed=streamed)
+        for again in (True, False):
+            sent = self.authorizer.header(scopes, work)
+            try:
+                stream = self._exchange.send(_authorized(request, sent), work, streamed=streamed)
+                renew = stream.status == 401
+                if again and stream.status == 403:
+                    renew = status.says_expired(403, stream.beginning())
+            except BaseException:
+                self.authorizer.abandoned(scopes)
+                raise
+            if not renew:
+                break
+            error = self._failed(stream)
+            self.authorizer.challenged(scopes, stream.headers.all("www-authenticate"), sent, work)
+            if not again:
+                raise error
+        self._answered(stream.status, scopes)
+        return stream
+
+    def _answered(self, code: int, scopes: tuple[Scope, ...]) -> None:
+        """Tell the authorizer of an answer. A gateway in front of a registry does not ask who we are."""
+        if code == 429 or code >= 500:
+            self.authorizer.abandoned(scopes)
+        elif code != 401:
+            self.authorizer.accepted(scopes)
+
+    def _is_ours(self, destination: Destination) -> bool:
+        return destination.credentials and destination.origin == self.trust.api
+
+    def _failed(self, stream: Stream) -> MirrorError:
+        """Read what an unwanted answer says, let go of it, and act on what it asks of everybody."""
+        with stream:
+            error = self._judged(stream.request, stream.status, stream.headers, stream.beginning())
+        host = self._exchange.host(stream.destination)
+        asked = error.retry_after
+        if asked is not None and asked > self._policy.longest_asked:
+            self._limits.note_refused_wait(asked)
+            host.mark_down(error)
+        elif error.retryable and (asked is not None or error.status == 429):
+            wait = PAUSE if asked is None else asked
+            if host.pause(wait):
+                extra = {"event": "pause", "host": host.name, "status": error.status}
+                log.warning("%s is left alone for %.0f s: %s", host.name, wait, error, extra=extra)
+        return error
+
+    def _judged(self, request: Request, code: int, headers: Headers, body: bytes) -> MirrorError:
+        error = status.failure(
+            str(request),
+            code,
+            headers,
+            body,
+            host=self._exchange.host(request.destination).name,
+            longest_wait=self._policy.longest_asked,
+        )
+        if request.destination.server_named and isinstance(error, AuthError):
+            # Not about us: we showed nothing. A signed URL that ran out is replaced by asking the registry again.
+            error.code, error.retryable = "auth_denied", code == 403
+        return error
+
+
+def _authorized(request: Request, authorization: str | None) -> Request:
+    if authorization is None:
+        return request
+    return Request(
+        request.method,
+        request.kind,
+        request.destination,
+        (("Authorization", authorization), *request.headers),
+        request.body,
+    )

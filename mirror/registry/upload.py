@@ -1,0 +1,327 @@
+"""Uploading one blob: an upload session, and what a host has taught us about how it likes them.
+
+Source: distribution-spec v1.1.1, "Pushing blobs". One streamed PUT is the fewest requests; a host that refuses
+that gets a streamed PATCH and a PUT; a host that refuses large bodies, or that broke a large one, gets chunks.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+from mirror.errors import MirrorError, Refused, RemoteError
+from mirror.limits import Stop, Work
+from mirror.oci.descriptor import Descriptor
+from mirror.registry.blobs import blob_size
+from mirror.registry.scopes import Scope
+from mirror.registry.session import Answer, Session
+from mirror.registry.trust import Destination, with_query
+from mirror.store import BlobReader
+
+BUFFER = 256 << 10  # bytes read at a time
+CHUNK_AFTER = 64 << 20  # a body that broke after this many bytes is tried again in chunks
+LARGEST_CHUNK = 32 << 20
+SMALLEST_CHUNK = 4 << 20  # the most that one large host takes in a chunk (docs/compatibility.md)
+DELETE_WITHIN = 2.0  # seconds for the DELETE of a session that is given up
+
+_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
+# A one-request upload was not understood: these may mean that, and a streamed PATCH is worth a try.
+_NOT_IN_ONE = {400, 404, 405, 411, 415, 501}
+
+_log = logging.getLogger("mirror.upload")
+
+
+@dataclass
+class UploadHabits:
+    """What one host was found to take. Guarded by the interpreter's atomic attribute writes; only ever tightened."""
+
+    patch: bool = False  # a streamed PATCH and then a PUT, instead of one PUT
+    chunk: int = 0  # bytes of a chunk; 0: no chunks needed
+
+
+class Upload:
+    """One upload session. Use with `with`: left uncommitted, it is DELETEd. Used by one thread at a time."""
+
+    def __init__(
+        self,
+        session: Session,
+        habits: UploadHabits,
+        repository: str,
+        blob: Descriptor,
+        scopes: tuple[Scope, ...],
+        opened: Answer,
+    ) -> None:
+        self._session = session
+        self._habits = habits
+        self._repository = repository
+        self._blob = blob
+        self._scopes = scopes
+        self._answered = 0  # bytes that the registry has said it holds
+        self._dead = False
+        self._least = _minimum(opened)
+        self.committed = False
+        self._what = f"{session.settings.host}/{repository}@{blob.digest}"
+        location = opened.headers.all("location")
+        if len(location) != 1 or not location[0]:
+            raise RemoteError(f"{self._what}: an upload was opened without saying where", retryable=True)
+        self._where = session.trust.upload_location(location[0], opened.destination)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether `send` can go on from bytes that the registry already holds."""
+        return self._answered > 0 and not self._dead and not self.committed
+
+    def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
+        size = self._blob.size
+        if self._answered or (size is not None and 0 < self._habits.chunk < size):
+            self._send_chunks(body, work, size or 0)
+        elif self._habits.patch:
+            self._send_patch(body, work)
+        else:
+            self._send_whole(body, work)
+        self.committed = True
+
+    # ---- in one request
+
+    def _send_whole(self, body: Callable[[int], BlobReader], work: Work) -> None:
+        where = with_query(self._where, "digest", self._blob.digest)
+        sent = Counted(work)
+        try:
+            answer = self._stream("PUT", where, body, sent, {200, 201, 202, 204})
+        except RemoteError as error:
+            raise self._learn(error, sent.bytes) from error
+        self._proven(answer, work)
+
+    def _learn(self, error: RemoteError, sent: int) -> MirrorError:
+        """What a failed upload says about the host; -> the error, retryable where another way is left to try."""
+        self._dead = self._dead or error.status in (404, 416)
+        if error.status == 413:
+            smaller = self._habits.chunk // 2 if self._habits.chunk else LARGEST_CHUNK
+            if smaller >= SMALLEST_CHUNK and (self._blob.size or 0) > smaller:
+                self._habits.chunk = smaller
+                return self._again(error, f"in chunks of {smaller >> 20} MiB")
+            return RemoteError(
+                f"{self._what}: a body of this size is refused: {error.what}",
+                hint="raise the body limit of the proxy before the registry (nginx: client_max_body_size)",
+                status=413,
+            )
+        if error.retryable and sent >= CHUNK_AFTER and not self._habits.chunk:
+            self._habits.chunk = max(LARGEST_CHUNK, self._least)
+        if error.status in _NOT_IN_ONE and not self._habits.patch and error.registry_code != "DIGEST_INVALID":
+            self._habits.patch = True
+            return self._again(error, "with a PATCH")
+        if error.registry_code == "DIGEST_INVALID":
+            return Refused(
+                f"{self._what}: the target says that other bytes arrived than were sent: {error.what}",
+                hint="something between here and the target changes bytes",
+                retryable=True,
+            )
+        return error
+
+    def _again(self, error: RemoteError, how: str) -> MirrorError:
+        text = f"{self._what}: trying again {how}"
+        _log.info("upload_method", extra={"digest": self._blob.digest, "code": error.code, "text": text})
+        return RemoteError(error.what, hint=error.hint, code=error.code, status=error.status, retryable=True)
+
+    def _proven(self, answer: Answer, work: Work) -> None:
+        said = answer.headers.all("docker-content-digest")
+        if said and said[0] != self._blob.digest and said[0].startswith("sha256:"):
+            raise Refused(f"{self._what} was stored as {said[0]}", code="target_lied")
+        if answer.status != 201:
+            # Committed, some say with another word; the blob itself is the proof.
+            size = blob_size(self._session, self._repository, self._blob, work)
+            if size is None or (self._blob.size is not None and size != self._blob.size):
+                raise RemoteError(
+                    f"{self._what}: the upload ended with {answer.status} and is not there", retryable=True
+                )
+
+    # ---- a streamed PATCH, then a PUT
+
+    def _send_patch(self, body: Callable[[int], BlobReader], work: Work) -> None:
+        sent = Counted(work)
+        try:
+            answer = self._stream("PATCH", self._where, body, sent, {201, 202, 204})
+            self._moved_to(answer)
+            self._holds(answer, sent.bytes)
+            self._commit(work)
+        except RemoteError as error:
+            raise self._learn(error, sent.bytes) from error
+
+    def _commit(self, work: Work) -> None:
+        answer = self._session.call(
+            "PUT",
+            with_query(self._where, "digest", self._blob.digest),
+            work.once(),
+            kind="upload",
+            scopes=self._scopes,
+            expect={200, 201, 202, 204},
+        )
+        self._proven(answer, work)
+
+    # ---- chunks
+
+    def _send_chunks(self, body: Callable[[int], BlobReader], work: Work, size: int) -> None:
+        if self._answered:
+            self._resume(work)
+        chunk = max(self._habits.chunk or LARGEST_CHUNK, self._least)
+        try:
+            with body(self._answered) as reader:
+                while self._answered < size:
+                    end = min(size, self._answered + chunk)
+                    self._send_chunk(reader, end, last=end == size, work=work)
+            self._commit(work)
+        except RemoteError as error:
+            raise self._learn(error, 0) from error
+
+    def _send_chunk(self, reader: BlobReader, end: int, *, last: bool, work: Work) -> None:
+        headers = (("Content-Range", f"{self._answered}-{end - 1}"), ("Content-Type", "application/octet-stream"))
+        answer = self._session.upload(
+            "PATCH",
+            self._where,
+            work,
+            kind="upload",
+            scopes=self._scopes,
+            headers=headers,
+            length=end - self._answered,
+            body=_held_back(reader, Counted(work), end - self._answered, to_the_end=last),
+            expect={201, 202, 204},
+        )
+        self._moved_to(answer)
+        self._holds(answer, end)
+        self._answered = end
+
+    def _resume(self, work: Work) -> None:
+        """Ask how far it got; a session that has forgotten is dead."""
+        try:
+            answer = self._session.call(
+                "GET", self._where, work.once(), kind="upload", scopes=self._scopes, expect={200, 204}
+            )
+            self._moved_to(answer)
+            self._holds(answer, self._answered)
+        except RemoteError as error:
+            if error.status in (404, 405, 416) or error.status is None:
+                self._dead = not error.retryable or self._dead
+            raise RemoteError(error.what, code=error.code, status=error.status, retryable=True) from error
+
+    # ---- common to all
+
+    def _stream(
+        self,
+        method: str,
+        where: Destination,
+        body: Callable[[int], BlobReader],
+        sent: Counted,
+        expect: set[int],
+    ) -> Answer:
+        with body(0) as reader:
+            size = self._blob.size if self._blob.size is not None else reader.size
+            chunks = _held_back(reader, sent, size, to_the_end=True)
+            if size == 0:
+                # Nothing can be held back of nothing: prove it before the request is made.
+                chunks = iter(tuple(chunks))
+            return self._session.upload(
+                method,
+                where,
+                sent.work,
+                kind="upload",
+                scopes=self._scopes,
+                headers=(("Content-Type", "application/octet-stream"),),
+                length=size,
+                body=chunks,
+                expect=expect,
+            )
+
+    def _moved_to(self, answer: Answer) -> None:
+        location = answer.headers.all("location")
+        if location and location[0]:
+            self._where = self._session.trust.upload_location(location[0], answer.destination)
+
+    def _holds(self, answer: Answer, wanted: int) -> None:
+        """Compare the answer's Range with what was sent; a registry that swallowed bytes is found out here."""
+        match = _RANGE.fullmatch((answer.headers.get("range") or "").strip())
+        if match is not None and wanted and int(match[1]) + 1 != wanted:
+            self._dead = True
+            raise RemoteError(
+                f"{self._what}: {wanted} bytes were sent, the registry has {int(match[1]) + 1}", retryable=True
+            )
+
+    def __enter__(self) -> Upload:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give it up, unless it was committed. The DELETE is sent also when the run was stopped, within a bound."""
+        if self.committed or self._dead:
+            return
+        self._dead = True
+        with _at_most(DELETE_WITHIN) as work:
+            try:
+                self._session.call(
+                    "DELETE", self._where, work, kind="upload", scopes=self._scopes, expect={200, 202, 204, 404}
+                )
+            except MirrorError as failure:
+                # Registries throw forgotten sessions away by themselves; there is nothing more to do.
+                _log.debug("%s: upload session not deleted: %s", self._what, failure)
+
+
+@dataclass
+class Counted:
+    """How many bytes of a body have been handed to the socket."""
+
+    work: Work
+    bytes: int = 0
+
+    def add(self, count: int) -> None:
+        self.bytes += count
+        self.work.progress(count)
+
+
+def _held_back(reader: BlobReader, sent: Counted, limit: int | None, *, to_the_end: bool) -> Iterator[memoryview]:
+    """The reader's bytes, at most `limit`, one buffer behind: the last one goes out only when the end is proven.
+
+    to_the_end: the reader must end just here, which is when it has checked the digest."""
+    buffers = [memoryview(bytearray(BUFFER)) for _ in range(2)]
+    turn, left = 0, limit
+    held: memoryview | None = None
+    while left is None or left > 0:
+        buffer = buffers[turn]
+        count = reader.readinto(buffer if left is None else buffer[: min(BUFFER, left)])
+        if not count:
+            break
+        if held is not None:
+            sent.add(len(held))
+            yield held
+        held, turn = buffer[:count], 1 - turn
+        left = None if left is None else left - count
+    if to_the_end and reader.readinto(buffers[turn][:1]):
+        raise Refused("the blob is longer than its descriptor says", code="size_mismatch")
+    if held is not None:
+        sent.add(len(held))
+        yield held
+
+
+def _minimum(answer: Answer) -> int:
+    text = answer.headers.get("oci-chunk-min-length") or ""
+    return min(int(text), 1 << 30) if text.isascii() and text.isdigit() else 0
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[Work]:
+    """A Work of its own that is stopped after `seconds`."""
+    stop = Stop()
+    timer = threading.Timer(seconds, stop.request, args=("too late",))
+    timer.start()
+    try:
+        yield replace(Work(stop), retries=False)
+    finally:
+        timer.cancel()
+        timer.join()

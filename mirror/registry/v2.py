@@ -1,0 +1,267 @@
+"""A registry that speaks the v2 protocol, as a Source and a Target.
+
+Source of the rules: distribution-spec v1.1.1. What real registries do otherwise is handled where it matters
+and said there; docs/compatibility.md lists what was run against which of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote
+
+from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError, printable
+from mirror.limits import Work
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manifest
+from mirror.oci.reference import is_path, is_tag
+from mirror.registry.blobs import BlobStream, blob_size, open_blob
+from mirror.registry.listing import MAX_PAGE_BYTES, listed
+from mirror.registry.scopes import Scope
+from mirror.registry.session import Answer, Session
+from mirror.registry.upload import Upload, UploadHabits
+from mirror.store import Mount, Version
+
+# Registry 2.3 and 2.4 compare whole Accept lines, so each type goes in a line of its own.
+_ACCEPT = tuple(("Accept", media_type) for media_type in ACCEPTED)
+
+
+class RegistryV2:
+    """One registry host. Thread-safe; closes its session when closed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.host = session.settings.host
+        self._habits = UploadHabits()
+
+    def close(self) -> None:
+        self._session.close()
+
+    # ---- reading
+
+    def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
+        for name in listed(self._session, "/v2/_catalog", "repositories", Scope("catalog", ("*",)), work):
+            if not is_path(name):
+                yield _hostile(f"{self.host} lists a repository", name)
+            elif name.startswith(prefix):
+                yield name
+
+    def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
+        for name in listed(self._session, f"/v2/{repository}/tags/list", "tags", _pull(repository), work):
+            yield name if is_tag(name) else _hostile(f"{self.host}/{repository} lists a tag", name)
+
+    def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
+        for reference in references:
+            work.stop.check()
+            yield self._resolve(repository, reference, work)
+
+    def _resolve(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
+        try:
+            answer = self._session.call(
+                "HEAD",
+                f"/v2/{repository}/manifests/{reference}",
+                work,
+                kind="manifest",
+                scopes=(_pull(repository),),
+                headers=_ACCEPT,
+                expect={200, 404, 405, 501},
+            )
+            if answer.status == 404:
+                return self._absent(repository, reference)
+            digest = _content_digest(answer)
+            if answer.status == 200 and digest is not None:
+                return Version(digest)
+            # No HEAD here, or a HEAD that does not say the digest: the body does.
+            manifest = self.manifest(repository, reference, work)
+            return Version(manifest.digest, manifest)
+        except (NotFound, Refused) as error:
+            return error
+        except AuthError as error:
+            if error.code == "auth_denied":
+                return error
+            raise
+        except RemoteError as error:
+            if error.status is None or isinstance(error, RateLimited):
+                raise
+            return error
+
+    def _absent(self, repository: str, reference: str) -> NotFound:
+        mark = "@" if ":" in reference else ":"
+        return NotFound(f"{self.host}/{repository}{mark}{reference} does not exist", status=404)
+
+    def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
+        try:
+            return self._manifest(repository, reference, work)
+        except Refused as error:
+            if error.code != "digest_mismatch":
+                raise
+            # One fresh read tells a broken cache on the way from a registry whose bytes are wrong.
+            return self._manifest(repository, reference, work)
+
+    def _manifest(self, repository: str, reference: str, work: Work) -> Manifest:
+        expected = Digest.parse(reference) if ":" in reference else None
+        what = f"{self.host}/{repository}{'@' if expected else ':'}{reference}"
+        answer = self._session.call(
+            "GET",
+            f"/v2/{repository}/manifests/{reference}",
+            work,
+            kind="manifest",
+            scopes=(_pull(repository),),
+            headers=_ACCEPT,
+            expect={200, 404},
+            limit=MAX_BYTES,
+        )
+        if answer.status == 404:
+            raise self._absent(repository, reference)
+        manifest = parse_manifest(answer.body, answer.headers.get("content-type") or "", expected=expected, what=what)
+        said = _content_digest(answer)
+        if said is not None and said.algorithm == manifest.digest.algorithm and said != manifest.digest:
+            raise Refused(
+                f"{what}: the bytes hash to {manifest.digest}, the answer says {said}", code="digest_mismatch"
+            )
+        return manifest
+
+    def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
+        return open_blob(self._session, repository, blob, work, offset=offset)
+
+    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
+        """By the referrers API; none where the registry has no such API."""
+        answer = self._session.call(
+            "GET",
+            f"/v2/{repository}/referrers/{digest}",
+            work,
+            kind="referrers",
+            scopes=(_pull(repository),),
+            expect={200, 400, 404, 405},
+            limit=MAX_PAGE_BYTES,
+        )
+        if answer.status != 200:
+            return ()
+        listed = parse_manifest(answer.body, what=f"the referrers of {self.host}/{repository}@{digest}")
+        return listed.children if listed.kind is Kind.INDEX else ()
+
+    # ---- writing
+
+    def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
+        size = blob_size(self._session, repository, blob, work)
+        if size is None or blob.size is None or size == blob.size:
+            return size is not None
+        raise Refused(
+            f"{self.host}/{repository} has {size} bytes as {blob.digest}, which is {blob.size} bytes long",
+            hint="the target's storage is damaged: let its owner delete that blob, then run again",
+            code="size_mismatch",
+        )
+
+    def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | Upload:
+        query = f"mount={quote(blob.digest, safe=':')}&from={quote(from_repository, safe='/')}"
+        try:
+            answer = self._session.call(
+                "POST",
+                f"/v2/{repository}/blobs/uploads/?{query}",
+                work,
+                kind="mount",
+                scopes=(_push(repository), _pull(from_repository)),
+                expect={201, 202},
+            )
+        except RemoteError as error:
+            if error.status is None or error.status in (429, 503):
+                raise
+            # Harbor says 401, some say 400 or 403: whatever it is, it only means "not from there".
+            return Mount.REFUSED
+        if answer.status == 202:
+            return self._upload(repository, blob, answer)
+        said = _content_digest(answer)
+        if said == blob.digest or (said is None and self.has_blob(repository, blob, work)):
+            return Mount.MOUNTED
+        return Mount.REFUSED
+
+    def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> Upload:
+        answer = self._session.call(
+            "POST",
+            f"/v2/{repository}/blobs/uploads/",
+            work,
+            kind="upload",
+            scopes=(_push(repository),),
+            expect={202},
+        )
+        return self._upload(repository, blob, answer)
+
+    def _upload(self, repository: str, blob: Descriptor, answer: Answer) -> Upload:
+        return Upload(self._session, self._habits, repository, blob, (_push(repository),), answer)
+
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+        what = f"{self.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
+        try:
+            answer = self._session.call(
+                "PUT",
+                f"/v2/{repository}/manifests/{reference}",
+                work,
+                kind="manifest",
+                scopes=(_push(repository),),
+                headers=(("Content-Type", manifest.media_type),),
+                body=manifest.body,
+                expect={201},
+            )
+        except RemoteError as error:
+            raise _refused_manifest(error, what, manifest) from error
+        said = _content_digest(answer)
+        if said is not None and said.algorithm == manifest.digest.algorithm and said != manifest.digest:
+            raise Refused(f"{what} was put as {manifest.digest} and stored as {said}", code="target_lied")
+
+    def delete(self, repository: str, reference: str, work: Work) -> None:
+        self._session.call(
+            "DELETE",
+            f"/v2/{repository}/manifests/{reference}",
+            work,
+            kind="manifest",
+            scopes=(Scope(repository, ("delete",)),),
+            expect={200, 202, 204, 404},
+        )
+
+
+def _pull(repository: str) -> Scope:
+    return Scope(repository, ("pull",))
+
+
+def _push(repository: str) -> Scope:
+    return Scope(repository, ("pull", "push"))
+
+
+def _hostile(who: str, name: str) -> Refused:
+    return Refused(f"{who} with a hostile name: {printable(name, 80)!r}", code="ref_invalid")
+
+
+def _content_digest(answer: Answer) -> Digest | None:
+    """What the answer says the digest is; None where it does not say, or not in a way that we can use."""
+    said = answer.headers.all("docker-content-digest")
+    try:
+        return Digest.parse(said[0]) if len(said) == 1 else None
+    except Refused:
+        return None
+
+
+# What a target says when a manifest names something that it does not hold.
+_MISSING = {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"}
+
+
+def _refused_manifest(error: RemoteError, what: str, manifest: Manifest) -> MirrorError:
+    """The refusal of a manifest, in terms of what can be done about it."""
+    if error.status in (400, 404) and error.registry_code in _MISSING:
+        return RemoteError(
+            f"{what} was refused: the target lacks what it refers to: {error.what}",
+            code="blob_missing",
+            status=error.status,
+            registry_code=error.registry_code,
+        )
+    if error.status == 413:
+        return RemoteError(
+            f"{what}: {manifest.size} bytes are too many for the target", code="manifest_too_big", status=413
+        )
+    if "immutable" in error.what.lower() or "cannot be overwritten" in error.what.lower():
+        return RemoteError(
+            f"{what} cannot be overwritten on the target: {error.what}",
+            hint="the target keeps tags immutable",
+            code="tag_immutable",
+            status=error.status,
+        )
+    return error.about(what)

@@ -1,0 +1,17 @@
+"""What a run did: report.json for machines, failed.txt for the next run, a few lines for people (design §4.4)."""
+
+from mirror.report.entries import Effort, Failure, ImageEntry, Result
+from mirror.report.files import Report, read_only_from
+from mirror.report.people import duration, size, summary
+
+__all__ = [
+    "Effort",
+    "Failure",
+    "ImageEntry",
+    "Report",
+    "Result",
+    "duration",
+    "read_only_from",
+    "size",
+    "summary",
+]

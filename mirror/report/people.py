@@ -1,0 +1,89 @@
+"""What a run did, in a few lines for people: what happened, what failed, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mirror.errors import SIGNALLED, printable
+from mirror.report.entries import Effort, Told, Totals
+from mirror.report.files import Report
+
+_IMAGES = {"copied": "copied", "up-to-date": "up to date", "failed": "failed", "conflict": "in conflict"}
+_BLOBS = {"copied": "copied", "mounted": "mounted", "exists": "there already", "failed": "failed"}
+
+
+def summary(report: Report, effort: Effort, exit_code: int) -> list[str]:
+    """Lines for standard output; exactly one where everything was up to date already."""
+    totals = report.totals
+    requests = _count(sum(sum(kinds.values()) for kinds in effort.requests.values()), "request")
+    stopped = exit_code >= SIGNALLED
+    if not stopped and set(totals.images) <= {"up-to-date"}:
+        return [f"{_unchanged(totals)}; {requests}, {duration(effort.seconds)}"]
+    lines = ["stopped by a signal: what was done stays done, and the next run goes on from there"] if stopped else []
+    lines.append(f"images: {_listed(totals.images, {**_IMAGES, 'skipped': 'skipped'})}")
+    if any(totals.blobs.values()):
+        lines.append(f"blobs: {_listed(totals.blobs, _BLOBS)}; {_moved(totals)}")
+    retries = ""
+    if effort.retries:
+        retries = f", {_count(effort.retries, 'retry', 'retries')} after {duration(effort.waited)} of waiting"
+    lines.append(f"cost: {requests}{retries}, {duration(effort.seconds)}")
+    return [*lines, *_failures(report, effort)]
+
+
+def _unchanged(totals: Totals) -> str:
+    if not totals.images:
+        return "nothing to do: no image is selected"
+    return f"up to date: {_count(len(totals.sources), 'image')} on {_count(len(totals.hosts), 'target')}"
+
+
+def _moved(totals: Totals) -> str:
+    moved = f"{size(totals.bytes['read'])} read, {size(totals.bytes['sent'])} sent"
+    return f"{moved}, {size(totals.bytes['mounted'])} saved by mounts" if totals.bytes["mounted"] else moved
+
+
+def _failures(report: Report, effort: Effort) -> list[str]:
+    lines: list[str] = []
+    last_hint = ""
+    for told in report.told:
+        lines.append(_failure(told))
+        if told.hint and told.hint != last_hint:
+            lines.append(f"    {told.hint}")
+        last_hint = told.hint
+    more = report.totals.images["failed"] + report.totals.images["conflict"] - len(report.told)
+    if more > 0:
+        lines.append(f"and {more} more: see {report.failed_path} and {report.path}")
+    if effort.retry_after is not None:
+        lines.append(f"a registry asked to be left alone for {duration(effort.retry_after)}: run again after that")
+    if report.totals.images["failed"]:
+        lines.append(f"to try only these again: --only-from {report.failed_path}")
+    return lines
+
+
+def _failure(told: Told) -> str:
+    word = "conflict" if told.result == "conflict" else "failed"
+    return f"{word}: {printable(told.source)} -> {printable(told.target)}: {told.message}"
+
+
+def _listed(counts: Mapping[str, int], words: Mapping[str, str]) -> str:
+    return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key)) or "none"
+
+
+def _count(number: int, one: str, more: str = "") -> str:
+    return f"{number} {one if number == 1 else more or one + 's'}"
+
+
+def size(count: float) -> str:
+    """Bytes for people: `12.3 MiB`."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `1.2 s`, `3 min 4 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

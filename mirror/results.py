@@ -1,0 +1,144 @@
+"""What is told of each image and blob: to the report, the log, the progress, and the exit code."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from mirror.errors import FAILED, OK, Cancelled, MirrorError
+from mirror.logs import blob_event
+from mirror.oci.digest import Digest
+from mirror.plan import Entry, Finding
+from mirror.progress import Progress
+from mirror.report import Failure, ImageEntry, Report, Result
+from mirror.sync import Tally
+from mirror.transfer.delivery import Delivered, Order
+from mirror.transfer.placement import Place
+
+_log = logging.getLogger("mirror")
+
+
+class Account:
+    """Implements sync.Results, and hears of deliveries. Thread-safe; nothing here waits for the network or a disk."""
+
+    def __init__(self, report: Report, progress: Progress) -> None:
+        self._report = report
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._codes: set[int] = {OK}
+        self._unfinished: set[Place] = set()
+
+    @property
+    def codes(self) -> set[int]:
+        """The exit codes of what happened so far."""
+        with self._lock:
+            return set(self._codes)
+
+    @property
+    def unfinished(self) -> set[Place]:
+        """Repositories where something is left to do."""
+        with self._lock:
+            return set(self._unfinished)
+
+    def bug(self, error: BaseException) -> None:
+        """Something of ours broke outside of any image."""
+        _log.error("internal_error", exc_info=error, extra={"text": f"internal error: {type(error).__name__}: {error}"})
+        with self._lock:
+            self._codes.add(FAILED)
+
+    def selected(self, entry: Entry, count: int) -> None:
+        self._progress.expect(count * len(entry.targets))
+
+    def note(self, error: MirrorError) -> None:
+        """An error that the exit code must know of."""
+        with self._lock:
+            self._codes.add(error.exit_code)
+
+    # ---- images
+
+    def up_to_date(self, finding: Finding, digest: Digest) -> None:
+        self._add(finding, "up-to-date", Tally(), digest)
+
+    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None:
+        self._add(finding, "copied", tally, digest)
+        text = f"{finding.name} is now {digest}"
+        _log.info("image_copied", extra={"source": finding.reading.name, "target": finding.name, "text": text})
+
+    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
+        result: Result = "conflict" if error.code == "tag_immutable" else "failed"
+        self._add(finding, result, tally, finding.old, error)
+        self.note(error)
+        if not isinstance(error, Cancelled):
+            self._log_failure(finding.reading.name, finding.name, error)
+
+    def skipped(self, finding: Finding, reason: str) -> None:
+        self._add(finding, "skipped", Tally(), finding.old, Cancelled(reason))
+
+    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+        target = str(entry.targets[0].place)
+        self._report.add(ImageEntry(entry.name, target, "failed", error=Failure.of(error)))
+        self.note(error)
+        self._log_failure(entry.name, target, error)
+
+    def crashed(self, finding: Finding, error: BaseException) -> None:
+        """A bug of ours: this image failed by it, the others go on."""
+        text = f"{finding.name}: internal error: {type(error).__name__}: {error}"
+        _log.error("internal_error", exc_info=error, extra={"target": finding.name, "text": text})
+        failure = MirrorError(text, hint="please report this, with the log at level debug", code="internal_error")
+        self._add(finding, "failed", Tally(), finding.old, failure)
+        with self._lock:
+            self._codes.add(FAILED)
+
+    def _add(
+        self, finding: Finding, result: Result, tally: Tally, digest: Digest | None, error: MirrorError | None = None
+    ) -> None:
+        self._report.add(
+            ImageEntry(
+                source=finding.reading.name,
+                target=finding.name,
+                result=result,
+                digest=digest,
+                blobs={
+                    "copied": tally.copied,
+                    "mounted": tally.mounted,
+                    "exists": tally.exists,
+                    "failed": tally.failed,
+                },
+                bytes={"read": tally.bytes_read, "sent": tally.bytes_sent, "mounted": tally.bytes_mounted},
+                seconds=time.monotonic() - tally.started,
+                attempts=tally.attempts,
+                error=Failure.of(error) if error is not None else None,
+            )
+        )
+        if result in ("failed", "skipped"):
+            with self._lock:
+                self._unfinished.add(finding.target.place)
+        self._progress.image_done(failed=result in ("failed", "conflict"))
+
+    def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
+        # The summary tells people; the log file keeps the event.
+        fields = {"source": source, "target": target, "code": error.code, "status": error.status}
+        _log.info("image_failed", extra=fields | {"retryable": error.retryable, "text": f"{target}: {error}"})
+
+    # ---- blobs
+
+    def blob(self, order: Order, what: Delivered | MirrorError) -> None:
+        """What became of a blob in a target repository; once for each."""
+        delivered = what if isinstance(what, Delivered) else None
+        if isinstance(what, Cancelled):
+            return
+        blob_event(
+            source=str(order.origin),
+            target=str(order.place),
+            image=order.image,
+            digest=order.blob.digest,
+            size=order.blob.size,
+            outcome=delivered.outcome.value if delivered else "failed",
+            from_=delivered.from_ if delivered else None,
+            bytes_read=delivered.bytes_read if delivered else 0,
+            bytes_sent=delivered.bytes_sent if delivered else 0,
+            attempt=delivered.attempts if delivered else 1,
+            seconds=delivered.seconds if delivered else 0.0,
+            code=what.code if isinstance(what, MirrorError) else None,
+        )

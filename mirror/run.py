@@ -1,0 +1,377 @@
+"""One run: lock, state, logging, signals, opened stores, exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from mirror import logs
+from mirror.config import Config, load, state_directory
+from mirror.console import Console
+from mirror.durable import Lock, private_directory
+from mirror.errors import CHANGES, OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst
+from mirror.graph import Manifests
+from mirror.limits import Limits, Stop
+from mirror.options import Only, Options
+from mirror.plan import Entry, Planner
+from mirror.preview import Preview
+from mirror.progress import Progress
+from mirror.redact import Redactor
+from mirror.report import Effort, Report, read_only_from, summary
+from mirror.results import Account
+from mirror.signals import Signals
+from mirror.state import State
+from mirror.stores import Stores
+from mirror.sync import Sync
+from mirror.telling import outlook, verified
+from mirror.transfer.delivery import Deliveries
+from mirror.transfer.manager import Manager
+from mirror.transfer.placement import Inventory, Place
+from mirror.transfer.spool import Spool
+from mirror.transfer.steps import Steps, settled
+from mirror.transfer.watch import Watch
+from mirror.verify import Verify
+
+# After a signal the process is gone within 5 seconds: what is in flight gets this long to end by itself,
+# then its threads are given up (one may hang in a name look-up, which nothing can interrupt).
+GRACE = 2.5  # seconds
+PATIENCE = 0.5  # seconds more for the threads themselves
+
+_log = logging.getLogger("mirror")
+
+
+def sync(options: Options) -> int:
+    """Bring every selected reference to every target. -> the exit code. Raises ConfigError, LocalError, LockBusy."""
+    config = load(options.config)
+    only = _only(options)
+    directory = _directory(config, options)
+    with Signals() as signals:
+        try:
+            with Lock(directory / "lock").acquire(options.lock_wait, _Patience(signals)):
+                return _Sync(config, options, only, directory, signals).run()
+        except Cancelled:
+            return SIGNALLED + (signals.number or 0)
+
+
+def plan(options: Options) -> int:
+    """Print what a sync would do. -> the exit code. Writes nothing. Raises ConfigError, LocalError."""
+    with _reading(options) as (engine, state):
+        preview = Preview(engine.manager)
+        planner = engine.planner(state, preview)
+        stopped = engine.carry_out(_planned_and(planner, engine.entries, preview.looks))
+    found = preview.outlook
+    _print(outlook(found))
+    if stopped is not None:
+        return stopped
+    code = worst(error.exit_code for _, error in found.failures)
+    return CHANGES if code == OK and options.exit_code and found.changes else code
+
+
+def verify(options: Options) -> int:
+    """Print what is not whole or not equal on the targets. -> the exit code. Raises ConfigError, LocalError."""
+    with _reading(options) as (engine, state):
+        walker = Verify(engine.manager, engine.stores.registries, deep=options.deep)
+        planner = engine.planner(state, walker, believe_exclusive=False)
+        stopped = engine.carry_out(_planned_and(planner, engine.entries, walker.walks))
+    if walker.account.problems or options.verbosity >= 0:
+        _print(verified(walker.account, deep=options.deep))
+    return worst(problem.error.exit_code for problem in walker.account.problems) if stopped is None else stopped
+
+
+# ---- common to all
+
+
+def _only(options: Options) -> Only:
+    if not options.only and options.only_from is None:
+        return Only(None)
+    return Only([*options.only, *(read_only_from(options.only_from) if options.only_from is not None else ())])
+
+
+def _directory(config: Config, options: Options) -> Path:
+    directory = private_directory(state_directory(config))
+    return private_directory(directory / str(options.shard)) if options.shard is not None else directory
+
+
+def _print(lines: Sequence[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+class _Patience:
+    """Waits for a lock, but not past a signal."""
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+
+    def sleep(self, seconds: float) -> None:
+        self._signals.wait(seconds)
+        if self._signals.number is not None:
+            raise Cancelled(f"stopped by {self._signals.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """What every command that contacts registries needs. Use inside of `_engine`."""
+
+    limits: Limits
+    stop: Stop
+    stores: Stores
+    manager: Manager
+    entries: list[Entry]
+    only: Only
+    signals: Signals
+
+    def planner(self, state: State, findings: Any, *, believe_exclusive: bool = True) -> Planner:
+        return Planner(
+            self.manager,
+            state,
+            findings,
+            wanted=self.only.wants,
+            parallel=self.stores.parallel(),
+            believe_exclusive=believe_exclusive,
+        )
+
+    def carry_out(self, steps: Steps[None]) -> int | None:
+        """Run a task to its end, or to a signal. -> the exit code of the signal, if one came."""
+        done = threading.Event()
+
+        def wake(_: Watch[None]) -> None:
+            done.set()
+            self.signals.wake()
+
+        watch = self.manager.spawn(steps, name="run")
+        watch.on_done(wake)
+        self.wait_for(done)
+        if self.signals.number is not None:
+            self.stop.request(f"stopped by {self.signals.name}")
+            watch.wait(GRACE)
+            return SIGNALLED + self.signals.number
+        if watch.error is not None:
+            raise watch.error
+        return None
+
+    def wait_for(self, done: threading.Event) -> None:
+        """Until it is done, or a signal came."""
+        while not done.is_set() and self.signals.number is None:
+            self.signals.wait()
+
+
+@contextmanager
+def _engine(config: Config, options: Options, only: Only, redactor: Redactor, signals: Signals) -> Iterator[_Engine]:
+    limits, stop = Limits(), Stop()
+    with Stores(config, limits, redactor) as stores:
+        parallel = config.parallel
+        manager = Manager(
+            limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads, images=parallel.images
+        )
+        try:
+            yield _Engine(limits, stop, stores, manager, stores.entries(only, options.shard), only, signals)
+        finally:
+            _close(manager, signals)
+
+
+def _close(manager: Manager, signals: Signals) -> None:
+    if signals.number is None:
+        manager.close()
+        return
+    try:
+        manager.close(PATIENCE)
+    except LocalError:
+        # A thread hangs where nothing reaches it. All that matters is written; `leave` ends the process.
+        signals.hung = True
+
+
+@contextmanager
+def _reading(options: Options) -> Iterator[tuple[_Engine, State]]:
+    """For commands that only read: no lock, no log file, nothing written to the state."""
+    config = load(options.config)
+    only, redactor, console = _only(options), Redactor(), Console()
+    with (
+        Signals() as signals,
+        logs.setup(run=_run_id(), console=console, redact=redactor, verbosity=options.verbosity),
+    ):
+        _warn(config)
+        with (
+            State.open(state_directory(config), _log.warning, read_only=True) as state,
+            _engine(config, options, only, redactor, signals) as engine,
+        ):
+            yield engine, state
+
+
+def _warn(config: Config) -> None:
+    for warning in config.warnings:
+        _log.warning("config", extra={"text": warning})
+
+
+def _run_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def _planned_and(planner: Planner, entries: Sequence[Entry], begun: Callable[[], list[Watch[None]]]) -> Steps[None]:
+    """Plan all, then wait for all that planning has begun."""
+    yield from planner.all(entries)
+    for watch in (yield settled(begun())):
+        if watch.error is not None:
+            raise watch.error
+
+
+# ---- sync
+
+
+class _Sync:
+    """One sync, from the lock to the report."""
+
+    def __init__(self, config: Config, options: Options, only: Only, directory: Path, signals: Signals) -> None:
+        self._config = config
+        self._options = options
+        self._only = only
+        self._directory = directory
+        self._signals = signals
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+        self._console = Console()
+        self._redactor = Redactor()
+        self._marked: set[Place] = set()
+
+    def run(self) -> int:
+        config, log = self._config, self._config.log
+        run = _run_id()
+        with ExitStack() as stack:
+            logged = stack.enter_context(
+                logs.setup(
+                    run=run,
+                    console=self._console,
+                    redact=self._redactor,
+                    file=log.file or self._directory / "mirror.log",
+                    level=log.level,
+                    max_size=log.max_size,
+                    backups=log.backups,
+                    verbosity=self._options.verbosity,
+                )
+            )
+            _warn(config)
+            report = stack.enter_context(
+                Report(
+                    self._directory,
+                    run=run,
+                    started=self._started,
+                    copy_to=self._options.report,
+                    redact=self._redactor,
+                )
+            )
+            _log.info("run_started", extra={"config": str(config.path), "config_sha256": config.text_hash})
+            code, effort = self._copy_all(report)
+            logged.flush()
+            code = code if code >= SIGNALLED else worst({code, logged.trouble.exit_code if logged.trouble else OK})
+            report.finish(code, ended=datetime.now(UTC), effort=effort)
+            _log.info("run_ended", extra={"exit": code, "seconds": round(effort.seconds, 3)})
+            self._tell(report, effort, code)
+        if self._signals.hung:
+            os._exit(code)
+        return code
+
+    def _copy_all(self, report: Report) -> tuple[int, Effort]:
+        mode = "none" if self._options.verbosity < 0 else self._options.progress
+        with (
+            Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
+            State.open(self._directory, self._warn_state) as state,
+        ):
+            account = Account(report, progress)
+            with _engine(self._config, self._options, self._only, self._redactor, self._signals) as engine:
+                self._drive(engine, state, account, progress)
+            if self._signals.number is None:
+                for place in self._marked - account.unfinished:
+                    state.finished(str(place))
+            trouble = state.trouble
+            if trouble is not None:
+                account.note(trouble)
+        code = worst(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
+        return code, self._effort(engine.limits)
+
+    def _drive(self, engine: _Engine, state: State, account: Account, progress: Progress) -> None:
+        spool = Spool(self._config.spool or self._directory / "spool", self._config.spool_max)
+        spool.prepare()
+        inventory = Inventory(state, engine.stores.mountable())
+
+        def writing(place: Place) -> None:
+            state.mark_unfinished(str(place))
+            self._marked.add(place)
+
+        deliveries = Deliveries(
+            engine.manager,
+            inventory,
+            engine.stores.routes(engine.entries),
+            spool,
+            told=account.blob,
+            moved=progress.moved,
+            before_write=writing,
+        )
+        idle = threading.Event()
+
+        def wake() -> None:
+            idle.set()
+            self._signals.wake()
+
+        sync = Sync(
+            engine.manager,
+            Manifests(engine.manager),
+            deliveries,
+            inventory,
+            state,
+            account,
+            engine.stores.registries,
+            images=self._config.parallel.images,
+            deep=self._options.deep,
+            fail_fast=self._options.fail_fast,
+            writing=writing,
+            idle=wake,
+        )
+        planning = engine.manager.spawn(_planned(engine.planner(state, sync), engine.entries, sync), name="plan")
+        engine.wait_for(idle)
+        if self._signals.number is not None:
+            reason = f"stopped by {self._signals.name}"
+            sync.halt(reason)
+            engine.stop.request(reason)
+            idle.wait(GRACE)
+            sync.give_up(reason)
+        deliveries.close()
+        spool.close()
+        if planning.error is not None and not isinstance(planning.error, MirrorError):
+            account.bug(planning.error)
+
+    def _warn_state(self, text: str) -> None:
+        _log.warning("state", extra={"text": text})
+
+    def _effort(self, limits: Limits) -> Effort:
+        return Effort(
+            requests={host.name: counts for host in limits.all() if (counts := host.requests())},
+            retries=limits.retries,
+            waited=limits.waited,
+            retry_after=limits.retry_after,
+            seconds=time.monotonic() - self._clock,
+        )
+
+    def _tell(self, report: Report, effort: Effort, code: int) -> None:
+        lines = summary(report, effort, code)
+        if self._options.verbosity >= 0:
+            _print(lines)
+        elif code != OK:
+            for line in lines:
+                self._console.line(line)
+
+
+def _planned(planner: Planner, entries: Sequence[Entry], sync: Sync) -> Steps[None]:
+    try:
+        yield from planner.all(entries)
+    finally:
+        sync.planned()

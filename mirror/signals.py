@@ -1,0 +1,58 @@
+"""SIGINT and SIGTERM: the first asks the run to end cleanly, the second ends the process at once."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from contextlib import suppress
+from types import FrameType, TracebackType
+
+from mirror.errors import SIGNALLED
+
+_CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signals:
+    """Use with `with`, in the main thread. `wait` returns when a signal came or `wake` was called.
+
+    A pipe wakes the main thread: a handler that took a lock could wait for the very code that it interrupted."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.hung = False  # threads had to be left behind: the process can only be ended hard
+
+    def __enter__(self) -> Signals:
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._before = {number: signal.signal(number, self._handle) for number in _CAUGHT}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._read)
+        os.close(self._write)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.number is not None:
+            os._exit(SIGNALLED + number)
+        self.number = number
+        self.wake()
+
+    def wake(self) -> None:
+        """Make `wait` return. From any thread."""
+        with suppress(BlockingIOError):  # the pipe is full of reasons to wake up
+            os.write(self._write, b"!")
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for a signal or a `wake`; False: neither came within `seconds`. Main thread only."""
+        ready, _, _ = select.select([self._read], [], [], seconds)
+        if ready:
+            os.read(self._read, 4096)
+        return bool(ready)
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.number).name if self.number is not None else ""

@@ -1,0 +1,225 @@
+"""What earlier runs learned, in one SQLite file: hints that change what a run costs, never its result.
+
+One row is more than a hint: the mark of a repository that was begun and not finished (design §4.5).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from mirror.errors import LocalError, MirrorError
+from mirror.oci.digest import Digest
+from mirror.oci.reference import is_path
+from mirror.state.database import SOURCE, TARGET, Database, Trouble
+from mirror.state.file import find_fault, open_database
+from mirror.state.writer import Writer
+
+FILE_NAME = "state.sqlite3"
+
+Side = Literal["source", "target"]
+_SIDES = {"source": SOURCE, "target": TARGET}
+_T = TypeVar("_T")
+
+
+class State(AbstractContextManager["State"]):
+    """Hints, by repository (`host/path`). Any thread. Reading costs one or two index look-ups; noting only queues.
+
+    What was noted is read back after it was written, within about a second, or after `flush`; but forgetting and
+    marking count at once. Threads that read have a connection to themselves meanwhile, and one thread writes: no lock
+    of ours is held across SQLite's I/O. An answer may be wrong in any way that still is a digest or a path."""
+
+    @classmethod
+    def open(cls, directory: Path, warn: Callable[[str], None], *, read_only: bool = False) -> State:
+        """The state in `directory`, made if missing; one that is corrupt, foreign or of another version is set aside,
+        byte for byte, with a warning. read_only: for commands that take no lock: what is there is read, nothing is
+        written, all notes are dropped. Raises LocalError if it cannot be written (read)."""
+        path = directory / FILE_NAME
+        if read_only:
+            fault = find_fault(path)
+            if fault:
+                warn(f"the state file {path} {fault}; it is not used")
+            return cls(path, None, set(), warn, usable=not fault and path.exists() and path.stat().st_size > 0)
+        database = open_database(path, warn)
+        try:
+            marks = database.marks()
+        except Trouble:
+            database.close()
+            raise
+        return cls(path, database, marks, warn)
+
+    def __init__(
+        self,
+        path: Path,
+        database: Database | None,
+        marks: set[str],
+        warn: Callable[[str], None],
+        *,
+        usable: bool = True,
+    ) -> None:
+        self._path = path
+        self._warn = warn
+        self._usable = usable  # whether there is a file to read
+        self._lock = threading.Lock()
+        self._unfinished = marks
+        self._forgotten: set[str] = set()
+        self._idle: deque[tuple[int, Database]] = deque()  # connections that nobody reads with, with their generation
+        self._suspected = False
+        self._writer = Writer(path, database, self._marks, warn) if database else None
+
+    def _marks(self) -> list[str]:
+        with self._lock:
+            return sorted(self._unfinished)
+
+    @property
+    def trouble(self) -> MirrorError | None:
+        """Why hints could not be kept: the run goes on, and ends with this error's exit code."""
+        return self._writer.trouble if self._writer else None
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def target_tag(self, repository: str, tag: str) -> Digest | None:
+        """The digest that `tag` was last given, or seen with, on that target repository."""
+        return self._tag("target", repository, tag)
+
+    def source_tag(self, repository: str, tag: str) -> Digest | None:
+        """The digest that `tag` last had in that source repository."""
+        return self._tag("source", repository, tag)
+
+    def _tag(self, side: Side, repository: str, tag: str) -> Digest | None:
+        number = _SIDES[side]
+        return self._read(repository, lambda database: database.tag(number, repository, tag), None)
+
+    def knows(self, repository: str, roots: Collection[Digest], digest: Digest) -> bool:
+        """Whether one of `roots`, whose tags were seen on that repository in this run, leads to `digest` there.
+
+        Give `roots` as a set: it is asked once for each root that leads there."""
+        if not roots:
+            return False
+        return self._read(repository, lambda database: database.has_root(repository, digest, roots.__contains__), False)
+
+    def members(self, repository: str, root: Digest) -> frozenset[Digest]:
+        """What `root` led to on that repository when it was last proven there, itself included; empty: not known."""
+        nothing: frozenset[Digest] = frozenset()
+        return self._read(repository, lambda database: frozenset(database.members(repository, root)), nothing)
+
+    def holders(self, host: str, digest: Digest, limit: int = 4) -> list[str]:
+        """Paths of repositories on `host` that held `digest`, those written last first."""
+        more = limit + len(self._forgotten)
+        nothing: list[str] = []
+        names = self._read("", lambda database: database.holders(host, digest, more), nothing)
+        paths = [name[len(host) + 1 :] for name in names if name not in self._forgotten]
+        return [path for path in paths if is_path(path)][:limit]
+
+    def unfinished(self, repository: str) -> bool:
+        """Whether a run began to write there and did not end its work: blobs may be there although no tag is."""
+        return repository in self._unfinished
+
+    def _read(self, repository: str, query: Callable[[Database], _T], nothing: _T) -> _T:
+        if not self._usable or repository in self._forgotten:
+            return nothing
+        generation = self._writer.generation if self._writer else 0
+        try:
+            database = self._borrow(generation)
+            try:
+                return query(database)
+            finally:
+                self._give_back(generation, database)
+        except Trouble as trouble:
+            self._note_trouble(trouble)
+            return nothing
+
+    def _borrow(self, generation: int) -> Database:
+        while self._idle:
+            try:
+                made_for, database = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if made_for == generation:
+                return database
+            database.close()
+        return Database(self._path, write=False)
+
+    def _give_back(self, generation: int, database: Database) -> None:
+        self._idle.append((generation, database))
+        if not self._usable:  # closed meanwhile
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            try:
+                _, database = self._idle.pop()
+            except IndexError:
+                return
+            database.close()
+
+    def _note_trouble(self, trouble: Trouble) -> None:
+        with self._lock:
+            first, self._suspected = not self._suspected, True
+        if not first:
+            return
+        if trouble.corrupt and self._writer:
+            self._writer.suspect()
+        else:
+            self._warn(f"cannot read the state file {self._path} ({trouble}); this run asks more than usual")
+
+    # -- noting -------------------------------------------------------------------------------------------------------
+
+    def note_tag(self, side: Side, repository: str, tag: str, digest: Digest | None) -> None:
+        """`tag` has `digest` there now; None: it is not there."""
+        number = _SIDES[side]
+        self._submit(lambda database: database.note_tag(number, repository, tag, digest))
+
+    def note_graph(self, repository: str, root: Digest, members: Iterable[Digest]) -> None:
+        """Every manifest and blob under `root` was proven to be on that target repository."""
+        kept = tuple(members)
+        self._submit(lambda database: database.note_graph(repository, root, kept))
+
+    def forget(self, repository: str) -> None:
+        """Drop every hint of a repository; its mark stays. What this run notes of it later is for the next run."""
+        with self._lock:
+            self._forgotten.add(repository)
+        self._submit(lambda database: database.forget(repository))
+
+    def mark_unfinished(self, repository: str) -> None:
+        """Before the first write into a repository: the mark is on disk when this returns. Raises LocalError."""
+        with self._lock:
+            marked = repository in self._unfinished
+        if marked:
+            return
+        if not self._writer:
+            raise LocalError(f"cannot write {self._path}: it was opened for reading")
+        self._writer.call(lambda database: database.mark(repository))
+        with self._lock:
+            self._unfinished.add(repository)
+
+    def finished(self, repository: str) -> None:
+        """All that this run had to do there is done."""
+        with self._lock:
+            marked = repository in self._unfinished
+            self._unfinished.discard(repository)
+        if marked:
+            self._submit(lambda database: database.unmark(repository))
+
+    def _submit(self, action: Callable[[Database], None]) -> None:
+        if self._writer:
+            self._writer.submit(action)
+
+    def flush(self) -> None:
+        """Write all that was noted. Raises LocalError."""
+        if self._writer:
+            self._writer.call(Database.nothing)
+
+    def close(self) -> None:
+        """Write all that was noted, drop what is of no use any more, close the file. Nothing is read any more."""
+        self._usable = False
+        self._close_idle()
+        if self._writer:
+            self._writer.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,48 @@
+"""What `plan` and `verify` found, in lines for people."""
+
+from __future__ import annotations
+
+from mirror.errors import printable
+from mirror.preview import Change, Outlook
+from mirror.report.people import size
+from mirror.verify import Account
+
+
+def outlook(found: Outlook) -> list[str]:
+    """What a sync would do. One line where there is nothing to do."""
+    lines = [_change(change) for change in sorted(found.changes, key=lambda change: change.target)]
+    lines += [_failure(name, str(error)) for name, error in sorted(found.failures, key=lambda one: one[0])]
+    for source, rules in sorted(found.rejected.items()):
+        left_out = ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rules.items()))
+        lines.append(f"{source}: tags left out: {left_out}")
+    if not found.changes:
+        return [*lines, f"nothing to copy; {found.equal} up to date{_failed(len(found.failures))}"]
+    new = sum(change.old is None for change in found.changes)
+    return [
+        *lines,
+        f"to copy: {new} new, {len(found.changes) - new} changed; {found.equal} up to date{_failed(len(found.failures))}",
+        f"at most {size(found.bytes_to_read)} to read, {size(found.bytes_to_send)} to send; "
+        f"{found.manifests} manifest requests that count against a pull quota",
+    ]
+
+
+def _change(change: Change) -> str:
+    how = "new    " if change.old is None else "changed"
+    return f"{how} {change.source} -> {change.target} ({size(change.size)}, {change.digest})"
+
+
+def _failed(count: int) -> str:
+    return f"; {count} could not be told" if count else ""
+
+
+def _failure(name: str, why: str) -> str:
+    return f"failed  {name}: {why}"
+
+
+def verified(account: Account, *, deep: bool) -> list[str]:
+    """What was verified, and each problem."""
+    problems = sorted(account.problems, key=lambda problem: problem.name)
+    lines = [f"{problem.name}: {problem.error}" for problem in problems]
+    how = f"{account.blobs} blobs, {size(account.bytes)} hashed" if deep else f"{account.blobs} blobs"
+    verdict = f"{len(problems)} with problems" if problems else "all whole"
+    return [*lines, f"verified: {account.images} images, {how}; {verdict}"]

@@ -1,0 +1,324 @@
+"""Bringing blobs to repositories, each once for all who want it there, by the cheapest way that works.
+
+What a blob costs (design of the order): nothing where it is known to be; a mount where a sibling repository of
+the host has it; a HEAD where the repository may have it; an upload. Of several repositories of a host that want
+the same blob the first leads, the others wait for it and mount.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
+from typing import TypeAlias
+
+from mirror.backoff import ONCE
+from mirror.errors import MirrorError
+from mirror.limits import Work
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.store import Mount, Target, UploadSession
+from mirror.transfer.download import Origin, SourceBody
+from mirror.transfer.manager import Manager
+from mirror.transfer.placement import Inventory, Place, Routes
+from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, host_permit
+from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile
+from mirror.transfer.steps import Steps, settled
+from mirror.transfer.upload import Body, Sending
+from mirror.transfer.watch import Watch
+
+LOOK_FOR_ROOM = 0.5  # seconds between two looks whether the spool has room
+
+
+class Outcome(Enum):
+    """How a blob came to be where it is wanted."""
+
+    COPIED = "copied"
+    MOUNTED = "mounted"
+    EXISTS = "exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A blob that is wanted in a repository of a target, and where it may be read from.
+
+    may_have: the repository may hold it already, so that asking is worth a request; certain: do not believe what
+    is known, ask."""
+
+    blob: Descriptor
+    target: Target
+    place: Place
+    origin: Origin
+    image: str  # for the log: the image that asked first
+    may_have: bool
+    certain: bool = False
+
+
+@dataclass
+class Delivered:
+    """What it took. from_: the repository it was mounted from; bytes of all attempts; seconds of wall time."""
+
+    outcome: Outcome
+    from_: str | None = None
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    attempts: int = 0
+    seconds: float = 0.0
+    _claimed: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def claim(self) -> Outcome | None:
+        """The outcome, for the first who asks; None for those who only joined. Thread-safe."""
+        return self.outcome if self._claimed.acquire(blocking=False) else None
+
+
+@dataclass
+class _Effort:
+    """The counters of one delivery; written by its jobs, read when it ends."""
+
+    started: float = field(default_factory=time.monotonic)
+    read: int = 0
+    attempts: int = 0
+    sending: Sending | None = None
+
+    def result(self, outcome: Outcome, from_: str | None = None) -> Delivered:
+        sent = self.sending.sent if self.sending else 0
+        seconds = time.monotonic() - self.started
+        return Delivered(outcome, from_, self.read, sent, max(1, self.attempts), seconds)
+
+
+Told: TypeAlias = Callable[[Order, "Delivered | MirrorError"], None]
+
+
+class Deliveries:
+    """All deliveries of a run. `told` hears once of each (repository, digest) that was dealt with.
+
+    moved: told of bytes as they are sent. before_write: called, with the place, in the job that is about to write there first."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        inventory: Inventory,
+        routes: Routes,
+        spool: Spool,
+        *,
+        told: Told,
+        moved: Callable[[int], None],
+        before_write: Callable[[Place], None],
+    ) -> None:
+        self._manager = manager
+        self._inventory = inventory
+        self._routes = routes
+        self._spool = spool
+        self._told = told
+        self._moved = moved
+        self._before_write = before_write
+        self._lock = threading.Lock()
+        self._leaders: dict[tuple[str, Digest], Place] = {}
+        self._seen: set[tuple[Place, Digest]] = set()
+        self._left_open: list[UploadSession] = []
+
+    def deliver(self, order: Order) -> Watch[Delivered]:
+        """Bring it there; joins a delivery of the same blob to the same repository."""
+        name = f"{order.blob.digest.short()} to {order.place}"
+        return self._manager.spawn(self._told_of(order), name=name, key=("deliver", order.place, order.blob.digest))
+
+    def close(self) -> None:
+        """Close upload sessions that a stop left open. Does I/O; after the manager has come to rest."""
+        with self._lock:
+            left, self._left_open = self._left_open, []
+        if left:
+            with ThreadPoolExecutor(min(8, len(left)), thread_name_prefix="close") as pool:
+                list(pool.map(lambda session: session.__exit__(None, None, None), left))
+
+    # ---- one delivery
+
+    def _told_of(self, order: Order) -> Steps[Delivered]:
+        try:
+            delivered = yield from self._deliver(order)
+        except MirrorError as error:
+            self._tell(order, error)
+            raise
+        self._inventory.add(order.place, order.blob.digest)
+        self._tell(order, delivered)
+        return delivered
+
+    def _tell(self, order: Order, what: Delivered | MirrorError) -> None:
+        key = (order.place, order.blob.digest)
+        with self._lock:
+            known = key in self._seen and isinstance(what, Delivered) and what.outcome is Outcome.EXISTS
+            self._seen.add(key)
+        if not known:
+            self._told(order, what)
+
+    def _deliver(self, order: Order) -> Steps[Delivered]:
+        effort = _Effort()
+        digest, place = order.blob.digest, order.place
+        if self._inventory.knows(place, digest) and not order.certain:
+            return effort.result(Outcome.EXISTS)
+        if order.certain and (yield self._ask(order)):
+            return effort.result(Outcome.EXISTS)
+        if not self._mounting(place.host):
+            return (yield from self._head_or_upload(order, effort))
+        while not self._inventory.holder(place, digest):
+            if self._lead(place, digest):
+                try:
+                    return (yield from self._bring(order, effort))
+                finally:
+                    self._lead_no_more(place, digest)
+            leader = self._leader(place.host, digest)
+            if leader is not None:
+                yield settled([leader])
+        return (yield from self._bring(order, effort))
+
+    def _mounting(self, host: str) -> bool:
+        return self._routes.mounting(host) and self._inventory.mounts_work(host)
+
+    def _lead(self, place: Place, digest: Digest) -> bool:
+        with self._lock:
+            return self._leaders.setdefault((place.host, digest), place) == place
+
+    def _lead_no_more(self, place: Place, digest: Digest) -> None:
+        with self._lock:
+            self._leaders.pop((place.host, digest), None)
+
+    def _leader(self, host: str, digest: Digest) -> Watch[Delivered] | None:
+        """An interest in the delivery that leads for that host; None: it has just ended."""
+        with self._lock:
+            place = self._leaders.get((host, digest))
+        return self._manager.join(("deliver", place, digest)) if place is not None else None
+
+    def _bring(self, order: Order, effort: _Effort) -> Steps[Delivered]:
+        """Mount it, or else find it there, or upload it."""
+        also = [order.origin.repository] if order.origin.source.host == order.place.host else []
+        for candidate in self._inventory.candidates(order.place, order.blob.digest, also):
+            mounted = yield self._manager.transfer(
+                object(),
+                partial(self._mount, order, candidate),
+                needs=(host_permit(order.place.host),),
+                policy=ONCE,
+            )
+            if mounted is Mount.MOUNTED:
+                self._inventory.mounted(order.place)
+                return effort.result(Outcome.MOUNTED, candidate)
+            refused = mounted is Mount.REFUSED
+            self._inventory.not_mounted(order.place, candidate, order.blob.digest, refused=refused)
+            if not refused:
+                return (yield from self._upload(order, effort, session=mounted))
+        return (yield from self._head_or_upload(order, effort))
+
+    def _mount(self, order: Order, from_path: str, work: Work) -> Mount | UploadSession:
+        self._before_write(order.place)
+        mounted = order.target.mount_blob(order.place.path, order.blob, from_path, work)
+        if not isinstance(mounted, Mount):
+            # Between this job and the one that uses the session, the delivery may be called off.
+            with self._lock:
+                self._left_open.append(mounted)
+        return mounted
+
+    def _head_or_upload(self, order: Order, effort: _Effort) -> Steps[Delivered]:
+        if order.may_have and not order.certain and (yield self._ask(order)):
+            return effort.result(Outcome.EXISTS)
+        return (yield from self._upload(order, effort, session=None))
+
+    def _ask(self, order: Order) -> Watch[bool]:
+        return self._manager.transfer(
+            object(),
+            lambda work: order.target.has_blob(order.place.path, order.blob, work),
+            needs=(host_permit(order.place.host),),
+            policy=ONCE,
+        )
+
+    def _send(self, order: Order, effort: _Effort, sending: Sending, *more: str) -> Watch[None]:
+        def attempt(work: Work) -> None:
+            effort.attempts += 1
+            sending.attempt(work)
+
+        needs = (host_permit(order.place.host), *more, UPLOADS)
+        return self._manager.transfer(object(), attempt, needs=needs)
+
+    # ---- uploads
+
+    def _upload(self, order: Order, effort: _Effort, *, session: UploadSession | None) -> Steps[Delivered]:
+        origins = self._origins(order)
+        source, target = origins[0].source.host, order.place.host
+        try:
+            if self._routes.through_spool(source, target, mounts_work=self._inventory.mounts_work(target)):
+                yield from self._by_spool(order, effort, origins, session)
+            else:
+                body = SourceBody(order.blob, origins)
+                sending = self._sending(order, effort, body, session)
+                try:
+                    yield self._send(order, effort, sending, host_permit(source), DOWNLOADS)
+                finally:
+                    effort.read += body.read
+        finally:
+            if effort.sending is not None and effort.sending.session is not None:
+                self._abandon(order, effort.sending.session)
+        return effort.result(Outcome.COPIED)
+
+    def _origins(self, order: Order) -> list[Origin]:
+        """Where to read it from: from a sibling on the target that has it, if a mount of that was refused; else the source."""
+        sibling = self._inventory.holder(order.place, order.blob.digest)
+        return [Origin(order.target, sibling), order.origin] if sibling else [order.origin]
+
+    def _sending(self, order: Order, effort: _Effort, body: Body, session: UploadSession | None) -> Sending:
+        path, blob = order.place.path, order.blob
+        sending = Sending(order.target, path, blob, body, self._moved, lambda: self._before_write(order.place))
+        with self._lock:
+            if session is not None and session in self._left_open:
+                self._left_open.remove(session)
+        sending.session = session
+        effort.sending = sending
+        return sending
+
+    def _by_spool(
+        self, order: Order, effort: _Effort, origins: list[Origin], session: UploadSession | None
+    ) -> Steps[None]:
+        source = origins[0].source.host
+        while (file := self._spool.claim(order.blob)) is None:
+            yield self._manager.timer(LOOK_FOR_ROOM)
+        try:
+            sending = self._sending(order, effort, file, session)
+            download = self._download(file, origins, effort)
+            # Where both ends are one host, an upload that waits for its download could hold the slot it needs.
+            yield download if source == order.place.host else download.first_progress()
+            try:
+                yield [download, self._send(order, effort, sending)]
+            except SpoolBroken:
+                yield download
+                yield self._send(order, effort, sending)
+        finally:
+            self._spool.leave(file)
+
+    def _download(self, file: SpoolFile, origins: list[Origin], effort: _Effort) -> Watch[None]:
+        def run(work: Work) -> None:
+            if file.complete:
+                return
+            body = SourceBody(file.blob, origins)
+            try:
+                with body.open(0, work) as reader:
+                    file.fill(reader, work)
+            finally:
+                effort.read += body.read
+
+        source = origins[0].source.host
+        return self._manager.transfer(("download", file), run, needs=(host_permit(source), DOWNLOADS))
+
+    def _abandon(self, order: Order, session: UploadSession) -> None:
+        """Close a session that nobody will go on with, in a job of its own; at the latest in `close`."""
+        with self._lock:
+            self._left_open.append(session)
+
+        def run(work: Work) -> None:
+            with self._lock:
+                mine = session in self._left_open
+                if mine:
+                    self._left_open.remove(session)
+            if mine:
+                session.__exit__(None, None, None)
+
+        self._manager.detached(run, needs=(host_permit(order.place.host),))

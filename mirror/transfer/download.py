@@ -1,0 +1,161 @@
+"""Reading blobs so that what is read is proven: size and digest, across resumed connections.
+
+There is no HEAD before a GET: the size comes with the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from mirror.errors import NetworkError, NotFound, Refused
+from mirror.limits import Work
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Hasher
+from mirror.store import BlobReader, Source
+
+MARK_EVERY = 4 << 20  # bytes between two places from which a proof can be taken up again
+# A body that broke is gone on with in place only if it got somewhere: at least this far since the last time.
+WORTH_RESUMING = 1 << 20  # bytes
+RESUMES = 5
+
+
+class Proof:
+    """The running size and digest of a blob that is being read. Used by one thread at a time."""
+
+    def __init__(self, blob: Descriptor, what: str) -> None:
+        self._blob = blob
+        self._what = what
+        self._hasher = blob.digest.hasher()
+        self._marks: dict[int, Hasher] = {0: self._hasher.copy()}
+        self.bytes = 0
+        self.proven = False
+
+    def update(self, data: memoryview) -> None:
+        """Raises Refused (size_mismatch) at the first byte too many."""
+        self._hasher.update(data)
+        self.bytes += len(data)
+        if self._blob.size is not None and self.bytes > self._blob.size:
+            raise Refused(f"{self._what} is longer than the {self._blob.size} bytes announced", code="size_mismatch")
+        if self.bytes % MARK_EVERY == 0:
+            self._marks[self.bytes] = self._hasher.copy()
+
+    def finish(self) -> None:
+        """The end was reached. Raises Refused (size_mismatch, digest_mismatch)."""
+        if self._blob.size is not None and self.bytes != self._blob.size:
+            raise Refused(f"{self._what} ended after {self.bytes} of {self._blob.size} bytes", code="size_mismatch")
+        actual = self._hasher.hexdigest()
+        if actual != self._blob.digest.hex:
+            raise Refused(
+                f"{self._what}: {self.bytes} bytes came that hash to {self._blob.digest.algorithm}:{actual}",
+                hint="the source's storage, or something on the way, is damaged",
+                code="digest_mismatch",
+            )
+        self.proven = True
+
+    def back_to(self, offset: int) -> int:
+        """Take the proof up again at `offset`, or before it. -> where."""
+        place = max(mark for mark in self._marks if mark <= offset)
+        self._hasher, self.bytes, self.proven = self._marks[place].copy(), place, False
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A repository that a blob may be read from."""
+
+    source: Source
+    repository: str
+
+    def __str__(self) -> str:
+        return f"{self.source.host}/{self.repository}"
+
+
+class SourceBody:
+    """A blob as an upload's body: `open(offset)` opens it, again if need be, and proves its end.
+
+    origins: where it may be read from, in the order of preference; one that does not have it is left out.
+    read: bytes that came so far, those of failed attempts too. Used by one thread at a time."""
+
+    def __init__(self, blob: Descriptor, origins: Sequence[Origin]) -> None:
+        self._blob = blob
+        self._origins = list(origins)
+        self.read = 0
+        self._proof = Proof(blob, f"{origins[0]}@{blob.digest}")
+
+    def open(self, offset: int, work: Work) -> ProvenReader:
+        """The bytes from `offset` on. Raises as `Source.open_blob`."""
+        place = self._proof.back_to(offset)
+        reader = ProvenReader(self, self._proof, self.reopen(place, work), work)
+        try:
+            reader.skip(offset - place)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def reopen(self, offset: int, work: Work) -> BlobReader:
+        """Open at `offset`, where the proof stands."""
+        while True:
+            origin = self._origins[0]
+            try:
+                return origin.source.open_blob(origin.repository, self._blob, work, offset=offset)
+            except NotFound as error:
+                if len(self._origins) == 1:
+                    raise NotFound(f"{origin} does not have blob {self._blob.digest}", status=error.status) from error
+            del self._origins[0]
+
+
+class ProvenReader:
+    """A BlobReader that goes on after a break and raises at the end unless size and digest are right."""
+
+    def __init__(self, body: SourceBody, proof: Proof, reader: BlobReader, work: Work) -> None:
+        self._body = body
+        self._proof = proof
+        self._reader = reader
+        self._work = work
+        self._resumed_at = proof.bytes
+        self._resumes = 0
+        self.size = reader.size
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = self._read(buffer)
+        if count:
+            self._body.read += count
+            self._proof.update(buffer[:count])
+        elif not self._proof.proven:
+            self._proof.finish()
+        return count
+
+    def _read(self, buffer: memoryview) -> int:
+        while True:
+            try:
+                return self._reader.readinto(buffer)
+            except NetworkError:
+                if self._resumes >= RESUMES or self._proof.bytes - self._resumed_at < WORTH_RESUMING:
+                    raise
+            self._resumes += 1
+            self._resumed_at = self._proof.bytes
+            self.close()
+            self._reader = self._body.reopen(self._proof.bytes, self._work)
+
+    def skip(self, count: int) -> None:
+        """Read `count` bytes only to prove them."""
+        buffer = memoryview(bytearray(min(count, 1 << 18)))
+        while count:
+            got = self.readinto(buffer[: min(len(buffer), count)])
+            if not got:
+                return
+            count -= got
+
+    def close(self) -> None:
+        self._reader.__exit__(None, None, None)
+
+    def __enter__(self) -> ProvenReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.__exit__(kind, error, trace)

@@ -1,0 +1,210 @@
+"""The spool: blobs on their way to several targets, read from the source once.
+
+A directory of the shape of an OCI layout's `blobs/`. Nothing in it outlives a run: it is swept at the start.
+Uploads read behind the writer; the end of a blob is shown to them only when its digest has been proven.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from types import TracebackType
+
+from mirror.errors import LocalError, NetworkError
+from mirror.limits import Work
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.store import BlobReader
+
+BUFFER = 256 << 10  # bytes
+LOOK_EVERY = 1.0  # seconds between two looks at a stop while waiting for the writer
+
+
+class SpoolBroken(NetworkError):
+    """The download that fills a spool file gave up for now; the upload behind it begins again when it is whole."""
+
+    code = "truncated"
+    retryable = False
+
+
+class SpoolFile:
+    """One blob in the spool. One writer, any number of readers, any threads."""
+
+    def __init__(self, path: Path, blob: Descriptor) -> None:
+        self.path = path
+        self.blob = blob
+        self.users = 0  # guarded by the spool's lock
+        self._changed = threading.Condition()
+        self._written = 0
+        self._writing = False
+        self.complete = False
+
+    def fill(self, body: BlobReader, work: Work) -> None:
+        """Write `body` from its beginning; complete when the body has proven its end. Raises as the body does, LocalError."""
+        self._note(0, writing=True)
+        done = False
+        try:
+            with translated(self.path), self.path.open("wb", buffering=0) as out:
+                buffer = memoryview(bytearray(BUFFER))
+                while count := body.readinto(buffer):
+                    _write(out.fileno(), buffer[:count])
+                    self._note(self._written + count, writing=True)
+                    work.progress(count)
+            done = True
+        finally:
+            self._note(self._written, writing=False, complete=done)
+
+    def _note(self, written: int, *, writing: bool, complete: bool = False) -> None:
+        with self._changed:
+            self._written, self._writing, self.complete = written, writing, complete
+            self._changed.notify_all()
+
+    def open(self, offset: int, work: Work) -> SpoolReader:
+        """Read from `offset` on, behind the writer if there still is one."""
+        return SpoolReader(self, offset, work)
+
+    def available(self, offset: int, work: Work) -> int:
+        """Wait until there are bytes at `offset`, or the proven end. -> how many there are beyond `offset`.
+
+        Raises SpoolBroken if the writer gave up."""
+        while True:
+            work.stop.check()
+            with self._changed:
+                if self._written > offset or self.complete:
+                    return self._written - offset
+                if not self._writing:
+                    raise SpoolBroken(f"the download of {self.blob.digest} broke off while it was being sent on")
+                self._changed.wait(LOOK_EVERY)
+
+
+class SpoolReader:
+    """A BlobReader over a spool file."""
+
+    def __init__(self, file: SpoolFile, offset: int, work: Work) -> None:
+        self._file = file
+        self._offset = offset
+        self._work = work
+        self.size = file.blob.size
+        with translated(file.path):
+            self._fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def readinto(self, buffer: memoryview) -> int:
+        available = self._file.available(self._offset, self._work)
+        if not available:
+            return 0
+        with translated(self._file.path):
+            count = os.preadv(self._fd, [buffer[: min(len(buffer), available)]], self._offset)
+        if not count:
+            raise LocalError(f"{self._file.path} is shorter than what was written to it")
+        self._offset += count
+        return count
+
+    def __enter__(self) -> SpoolReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+
+class Spool:
+    """The files of a run, bounded in bytes: what nobody uses makes room, oldest first.
+
+    limit: bytes; None: half of what is free when the first blob comes. Thread-safe."""
+
+    def __init__(self, directory: Path, limit: int | None) -> None:
+        self._directory = directory
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._files: OrderedDict[Digest, SpoolFile] = OrderedDict()
+        self._bytes = 0
+        self._ready = False
+
+    def prepare(self) -> None:
+        """Make the directory, and sweep what a killed run left. Raises LocalError. Once, before `claim`."""
+        blobs = self._directory / "blobs"
+        with translated(self._directory):
+            shutil.rmtree(blobs, ignore_errors=True)
+            for algorithm in ("sha256", "sha512"):
+                (blobs / algorithm).mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._limit is None:
+                self._limit = shutil.disk_usage(self._directory).free // 2
+        self._ready = True
+
+    def claim(self, blob: Descriptor) -> SpoolFile | None:
+        """The file for `blob`, kept until `leave`. None: it does not fit now beside what is in use."""
+        size = blob.size or 0
+        with self._lock:
+            found = self._files.get(blob.digest)
+            if found is not None:
+                self._files.move_to_end(blob.digest)
+                found.users += 1
+                return found
+            gone = self._make_room(size)
+            fits = not self._files or self._bytes + size <= (self._limit or 0)
+            if fits:
+                path = self._directory / "blobs" / blob.digest.algorithm / blob.digest.hex
+                found = self._files[blob.digest] = SpoolFile(path, blob)
+                found.users = 1
+                self._bytes += size
+        for file in gone:
+            file.path.unlink(missing_ok=True)
+        return found
+
+    def _make_room(self, size: int) -> list[SpoolFile]:
+        gone: list[SpoolFile] = []
+        for digest, file in list(self._files.items()):
+            if self._bytes + size <= (self._limit or 0):
+                break
+            if not file.users:
+                del self._files[digest]
+                self._bytes -= file.blob.size or 0
+                gone.append(file)
+        return gone
+
+    def leave(self, file: SpoolFile) -> None:
+        """Done with `file`; it stays for others until room is needed, unless it is not whole."""
+        with self._lock:
+            file.users -= 1
+            broken = not file.users and not file.complete and self._files.get(file.blob.digest) is file
+            if broken:
+                del self._files[file.blob.digest]
+                self._bytes -= file.blob.size or 0
+        if broken:
+            file.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove what is there."""
+        if self._ready:
+            shutil.rmtree(self._directory / "blobs", ignore_errors=True)
+
+
+class translated:  # noqa: N801 - reads as a word in `with translated(path)`
+    """OSErrors of a local path as LocalError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            raise LocalError(
+                f"{self._path}: {error.strerror}",
+                hint="free some space, or set `spool` to a larger disk" if full else "check the spool directory",
+                code="local_full" if full else "local_io",
+            ) from error
+
+
+def _write(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,147 @@
+"""Is every selected image whole on every target? Walks the targets; believes neither a tag, nor an answer, nor the state."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mirror.backoff import ONCE
+from mirror.errors import MirrorError, NotFound, RemoteError
+from mirror.graph import Manifests
+from mirror.limits import Work
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.plan import Entry, Finding, TargetEntry, Verdict
+from mirror.store import Source, Target
+from mirror.transfer.download import Origin, SourceBody
+from mirror.transfer.manager import Manager
+from mirror.transfer.placement import Place
+from mirror.transfer.scheduler import DOWNLOADS, host_permit
+from mirror.transfer.steps import Steps, settled
+from mirror.transfer.watch import Watch
+
+BUFFER = 256 << 10  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it should be: which image, and why."""
+
+    name: str
+    error: MirrorError
+
+
+@dataclass(slots=True)
+class Account:
+    """What was verified. bytes: hashed, with --deep."""
+
+    images: int = 0
+    blobs: int = 0
+    bytes: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+class Verify:
+    """Implements plan.Findings: walks each image that a target should have. Thread-safe."""
+
+    def __init__(self, manager: Manager, targets: Mapping[str, Target], *, deep: bool) -> None:
+        self._manager = manager
+        self._manifests = Manifests(manager)
+        self._targets = targets
+        self._deep = deep
+        self._lock = threading.Lock()
+        self._checked: set[tuple[Place, Digest]] = set()
+        self._walks: list[Watch[None]] = []
+        self.account = Account()
+
+    # ---- plan.Findings
+
+    def found(self, finding: Finding) -> None:
+        with self._lock:
+            self.account.images += 1
+        if finding.error is not None:
+            self._problem(finding.name, finding.error)
+        elif finding.verdict is Verdict.COPY and finding.old is None:
+            self._problem(finding.name, NotFound("is not on the target", hint="run `mirror sync`"))
+        else:
+            walk = self._manager.spawn(self._walk(finding), name=f"verify {finding.name}")
+            with self._lock:
+                self._walks.append(walk)
+
+    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+        self._problem(entry.name, error)
+
+    def refused_name(self, entry: Entry, error: MirrorError) -> None:
+        self._problem(entry.name, error)
+
+    def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
+        """Nothing is remembered: what is seen is walked."""
+
+    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
+        """The account counts images."""
+
+    # ---- walking
+
+    def walks(self) -> list[Watch[None]]:
+        """What has been begun; after planning has ended, all of it."""
+        with self._lock:
+            return list(self._walks)
+
+    def _problem(self, name: str, error: MirrorError) -> None:
+        with self._lock:
+            self.account.problems.append(Problem(name, error))
+
+    def _walk(self, finding: Finding) -> Steps[None]:
+        target = finding.target
+        try:
+            if finding.verdict is Verdict.COPY:
+                yield from self._differs(finding)
+            graph = yield from self._manifests.graph(target.store, target.place.path, finding.reading.tag)
+            checks = [self._check(target, blob) for blob in graph.blobs if self._first(target.place, blob.digest)]
+            for check in (yield settled(checks)):
+                if check.error is not None:
+                    raise check.error
+        except MirrorError as error:
+            self._problem(finding.name, error)
+
+    def _differs(self, finding: Finding) -> Steps[None]:
+        """The target has the tag with another digest than the source, unless that could not be told before now."""
+        entry, reading = finding.reading.entry, finding.reading
+        manifest = yield self._manifests.read(entry.source, entry.repository, reading.reference)
+        if manifest.digest != finding.old:
+            raise RemoteError(
+                f"differs: the target has {finding.old}, the source {manifest.digest}",
+                hint="run `mirror sync`",
+                code="tag_moved",
+            )
+
+    def _first(self, place: Place, digest: Digest) -> bool:
+        with self._lock:
+            first = (place, digest) not in self._checked
+            self._checked.add((place, digest))
+            self.account.blobs += first
+            return first
+
+    def _check(self, target: TargetEntry, blob: Descriptor) -> Watch[None]:
+        place = target.place
+
+        def look(work: Work) -> None:
+            if not self._targets[place.host].has_blob(place.path, blob, work):
+                raise NotFound(f"blob {blob.digest} is missing in {place}", hint="run `mirror sync --deep`")
+
+        def hash_all(work: Work) -> None:
+            self._hash(target.store, place, blob, work)
+
+        if self._deep:
+            return self._manager.transfer(object(), hash_all, needs=(host_permit(place.host), DOWNLOADS))
+        return self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
+
+    def _hash(self, store: Source, place: Place, blob: Descriptor, work: Work) -> None:
+        buffer = memoryview(bytearray(BUFFER))
+        count = 0
+        with SourceBody(blob, [Origin(store, place.path)]).open(0, work) as reader:
+            while got := reader.readinto(buffer):
+                count += got
+        with self._lock:
+            self.account.bytes += count

@@ -1,0 +1,85 @@
+"""Fixtures for every test: real and scripted registries, and the tool. The guards (tests/guards.py) watch all tests."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest_plugins = ("tests.guards",)
+pytest.register_assert_rewrite("tests.oracle", "tests.tool")
+
+from tests.registries.certificates import Authority  # noqa: E402  (after the rewrite of assertions is registered)
+from tests.registries.real import RealRegistry  # noqa: E402
+from tests.registries.scripted import ScriptedRegistry  # noqa: E402
+from tests.tool import MirrorTool  # noqa: E402
+
+RegistryFactory = Callable[..., RealRegistry]
+ScriptedFactory = Callable[..., ScriptedRegistry]
+
+
+@pytest.fixture
+def registry_factory(tmp_path: Path) -> Iterator[RegistryFactory]:
+    """Start real registries; arguments are those of `RealRegistry` after its folder. They end with the test."""
+    numbers = itertools.count(1)
+    with ExitStack() as stack:
+
+        def start(name: str = "", **options: Any) -> RealRegistry:
+            registry = RealRegistry(tmp_path / "registries", name or f"registry-{next(numbers)}", **options)
+            return stack.enter_context(registry)
+
+        yield start
+
+
+@pytest.fixture
+def source(registry_factory: RegistryFactory) -> RealRegistry:
+    """A plain docker-registry."""
+    return registry_factory("source")
+
+
+@pytest.fixture
+def target(registry_factory: RegistryFactory) -> RealRegistry:
+    """Another plain docker-registry."""
+    return registry_factory("target")
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedFactory]:
+    """Start scripted registries; arguments are those of `ScriptedRegistry`. They end with the test."""
+    numbers = itertools.count(1)
+    with ExitStack() as stack:
+
+        def start(name: str = "", **options: Any) -> ScriptedRegistry:
+            return stack.enter_context(ScriptedRegistry(name or f"scripted-{next(numbers)}", **options))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A private certificate authority."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def mirror_run(tmp_path: Path) -> Iterator[MirrorTool]:
+    """The tool, with a HOME and a state directory of its own."""
+    with MirrorTool(tmp_path / "mirror") as tool:
+        yield tool
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows every run of the tool and what the registries were asked: it can be judged without a rerun."""
+    report = yield
+    if report.failed:
+        for thing in getattr(item, "funcargs", {}).values():
+            if isinstance(thing, MirrorTool):
+                report.sections += [(f"run {number}", str(ran)) for number, ran in enumerate(thing.runs[-6:], 1)]
+            elif isinstance(thing, RealRegistry) and thing.running:
+                report.sections.append((f"{thing.name} ({thing.host}) was asked", str(dict(thing.counts()))))
+    return report

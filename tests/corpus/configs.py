@@ -1,0 +1,428 @@
+"""Bad configurations: each is refused with exit code 2 before any request, at a place, with a remedy.
+
+Data only, so that the same table is run through `load` and through the command line. No host named here is
+ever contacted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+HEAD = "version: 1\n"
+MIRROR = "mirrors:\n- source: a.example.com/app\n  targets: [b.example.com/app]\n"
+# What a message may never hold; every case that plants a secret plants this one.
+CANARY = "hunter2-canary"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """at: `line:column` of the first problem; empty: of no line. says: in the message, all of them.
+
+    files: written beside the configuration before it is read."""
+
+    id: str
+    text: str | bytes
+    at: str
+    says: tuple[str, ...]
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+
+
+def _registry(settings: str, host: str = "b.example.com") -> str:
+    return f"{HEAD}registries:\n  {host}: {{{settings}}}\n{MIRROR}"
+
+
+def _mirror(keys: str) -> str:
+    return f"{HEAD}mirrors:\n- source: a.example.com/app\n  targets: [b.example.com/app]\n  {keys}\n"
+
+
+def _source(source: str) -> str:
+    return f"{HEAD}mirrors:\n- source: {source}\n  targets: [b.example.com/app]\n"
+
+
+def _target(target: str) -> str:
+    return f"{HEAD}mirrors:\n- source: a.example.com/app\n  targets: [{target}]\n"
+
+
+def _tag(tag: str, read_as: str, id: str) -> Case:
+    return Case(f"tag-{id}", _mirror(f"tags: [{tag}]"), "5:10", (f'tags[0]: tag read as {read_as}; write "{tag}"',))
+
+
+FILE = (
+    Case("empty", "", "1:1", ("config is empty", "version: 1")),
+    Case("comments-only", "# nothing\n\n# at all\n", "1:1", ("config is empty",)),
+    Case("start-marker-only", "---\n", "1:1", ("config is empty",)),
+    Case("top-is-a-list", "- a\n- b\n", "1:1", ("expected a mapping at the top",)),
+    Case("top-is-a-text", "hello\n", "1:1", ("expected a mapping at the top",)),
+    Case("top-is-a-number", "12\n", "1:1", ("expected a mapping at the top",)),
+    Case("tab-indent", "version: 1\nmirrors:\n\t- source: a\n", "3:1", ("tabs cannot indent YAML", "use spaces")),
+    Case("two-documents", f"{HEAD}{MIRROR}---\n{HEAD}{MIRROR}", "5:1", ("one document expected", "remove")),
+    Case(
+        "duplicate-key",
+        f"{HEAD}{MIRROR}  targets: [c.example.com/app]\n",
+        "5:3",
+        ('mirrors[0]: duplicate key "targets", first on line 4', "keep one"),
+    ),
+    Case("not-yaml", f"{HEAD}mirrors: [a\n", "3:1", ("not YAML", "',' or ']'")),
+    Case("escape", HEAD + 'mirrors: ["v\\d"]\n', "2:13", ("unknown escape", "single quotes")),
+    Case(
+        "python-tag",
+        f"{HEAD}state: !!python/object/apply:os.system [id]\n{MIRROR}",
+        "2:8",
+        ('tag "!!python/object', "not allowed"),
+    ),
+    Case("include-tag", f"{HEAD}state: !include y\n{MIRROR}", "2:8", ('tag "!include" is not allowed', "remove")),
+    Case("binary-tag", f"{HEAD}state: !!binary aGk=\n{MIRROR}", "2:8", ('tag "!!binary" is not allowed',)),
+    Case("recursive-alias", "a: &a [*a]\n", "1:8", ("recursive alias *a",)),
+    Case("unknown-alias", f"{HEAD}mirrors: *nowhere\n", "2:10", ("*nowhere has no anchor",)),
+    Case("many-aliases", f"{HEAD}a: &a x\nb: [{'*a,' * 101}]\n", "3:305", ("too many aliases: at most 100",)),
+    Case(
+        "billion-laughs",
+        "a0: &a0 [x,x,x,x,x,x,x,x,x]\n"
+        + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)),
+        "6:14",
+        ("too many aliases", "100,000"),
+    ),
+    Case("merge-bomb", f"a: &a {{k: v}}\n<<: [{'*a,' * 101}]\n", "2:306", ("too many aliases: at most 100",)),
+    Case("merge-of-a-text", f"<<: x\n{HEAD}{MIRROR}", "1:1", ("<< needs a mapping",)),
+    Case("deep", "[" * 5000, "1:33", ("too deep: at most 32 levels",)),
+    Case("many-values", f"a: [{'x,' * 200_000}]", "1:200003", ("too big: more than 100,000 values",)),
+    Case("two-mebibytes", "# " + "x" * (2 << 20), "1:1", ("too big", "1 MiB")),
+    Case("utf-16", HEAD.encode("utf-16"), "1:1", ("not UTF-8 at byte 0", "save the file as UTF-8")),
+    Case("latin-1", f"{HEAD}# caf".encode() + b"\xe9\n", "2:6", ("not UTF-8 at byte 16",)),
+    Case("nul", f"{HEAD}# a\0b\n", "2:4", ("control character \\x00", "remove it")),
+    Case("escape-character", f"{HEAD}# \x1b[2J\n", "2:3", ("control character \\x1b",)),
+    Case("key-is-a-number", f"{HEAD}{MIRROR}5000: x\n", "5:1", ("key read as the number 5000", 'write "5000"')),
+    Case("key-is-a-boolean", f"{HEAD}{MIRROR}on: x\n", "5:1", ("key read as true", 'write "on"')),
+    Case("key-is-a-list", f"{HEAD}{MIRROR}? [a]\n: b\n", "5:3", ("a key must be a text",)),
+)
+
+KEYS = (
+    Case(
+        "unknown-at-top",
+        f"{HEAD}registrys: {{}}\n{MIRROR}",
+        "2:1",
+        ('unknown key "registrys"; did you mean "registries"?',),
+    ),
+    Case(
+        "unknown-in-mirror",
+        f"{HEAD}mirrors:\n- source: a.example.com/app\n  tragets: [b.example.com/app]\n",
+        "4:3",
+        ('mirrors[0]: unknown key "tragets"; did you mean "targets"?',),
+    ),
+    Case("underscore", _registry("plain_http: true"), "3:19", ('"plain_http"; did you mean "plain-http"?',)),
+    Case(
+        "elsewhere",
+        _mirror("exclude: [x]"),
+        "5:3",
+        ('unknown key "exclude" here; its place is mirrors[].tags.exclude',),
+    ),
+    Case("nowhere", _mirror("zzz: [x]"), "5:3", ('unknown key "zzz"; want one of source, targets, tags',)),
+    Case("look-alike", f"{HEAD}p\u0430rallel: {{}}\n{MIRROR}", "2:1", ('"p\\u0430rallel"; did you mean "parallel"?',)),
+    Case(
+        "targets-in-defaults",
+        f"{HEAD}defaults: {{targets: [x]}}\n{MIRROR}",
+        "2:12",
+        ("its place is mirrors[].targets",),
+    ),
+    Case("no-version", MIRROR, "1:1", ('missing key "version"',)),
+    Case("version-2", f"version: 2\n{MIRROR}", "1:10", ("version: want the number 1, got 2",)),
+    Case("version-text", f'version: "1"\n{MIRROR}', "1:10", ('want the number 1, got "1"',)),
+    Case("no-mirrors", HEAD, "1:1", ('missing key "mirrors"',)),
+    Case("mirrors-empty", f"{HEAD}mirrors: []\n", "2:10", ("mirrors: want a list with at least one entry",)),
+    Case("mirrors-nothing", f"{HEAD}mirrors:\n", "2:9", ("mirrors: want a list", "got nothing", "remove the key")),
+    Case("mirror-is-a-text", f"{HEAD}mirrors: [alpine]\n", "2:11", ('mirrors[0]: want a mapping, got "alpine"',)),
+    Case("no-source", f"{HEAD}mirrors:\n- targets: [b.example.com/x]\n", "3:3", ('missing key "source"',)),
+    Case("no-targets", f"{HEAD}mirrors:\n- source: a.example.com/x\n", "3:3", ('missing key "targets"',)),
+    Case("targets-empty", _target(""), "4:12", ("targets: want a list with at least one entry",)),
+    Case(
+        "targets-is-a-text",
+        f"{HEAD}mirrors:\n- source: a.example.com/app\n  targets: b.example.com/app\n",
+        "4:12",
+        ("targets: want a list", 'got "b.example.com/app"; write ["b.example.com/app"]'),
+    ),
+    Case(
+        "boolean-as-text",
+        _registry('tls: {verify: "false"}'),
+        "3:33",
+        ('want true or false, got "false"', "without quotes"),
+    ),
+    Case(
+        "text-as-number",
+        _registry("username: 12, password: {env: PATH}"),
+        "3:29",
+        ('read as the number 12; write "12"',),
+    ),
+    *(
+        Case(
+            f"parallel-{value}", f"{HEAD}parallel: {{images: {value}}}\n{MIRROR}", "2:20", (f"want 1..64, got {shown}",)
+        )
+        for value, shown in (("0", "0"), ("-1", "-1"), ("1.5", "1.5"), ("many", '"many"'), ("100000", "100000"))
+    ),
+    Case(
+        "parallel-octal",
+        f"{HEAD}parallel: {{uploads: 010}}\n{MIRROR}",
+        "2:21",
+        ("parallel.uploads: want 1..64, got 010",),
+    ),
+    Case("host-parallel", _registry("parallel: 65"), "3:29", ("want 1..64, got 65",)),
+    Case(
+        "log-level",
+        f"{HEAD}log: {{level: warn}}\n{MIRROR}",
+        "2:14",
+        ("want one of debug, info", "did you mean warning?"),
+    ),
+    Case("size", f"{HEAD}spool-max: 50\n{MIRROR}", "2:12", ("read as the number 50",)),
+    Case("size-unit", f"{HEAD}log: {{max-size: 50 apples}}\n{MIRROR}", "2:17", ('want a size like "50 MiB"', "apples")),
+    Case("size-zero", f"{HEAD}log: {{max-size: 0 MiB}}\n{MIRROR}", "2:17", ("more than 0 bytes",)),
+    Case("state-empty", f'{HEAD}state: ""\n{MIRROR}', "2:8", ('state: want a path, got ""',)),
+)
+
+REGISTRIES = (
+    Case("host-url", _registry("", '"https://b.example.com/v2/"'), "3:3", ("give host[:port] without scheme or path",)),
+    Case("host-http", _registry("", '"http://b.example.com"'), "3:3", ("without scheme", "plain-http: true")),
+    Case("host-path", _registry("", "b.example.com/team"), "3:3", ("give host[:port] without scheme or path",)),
+    Case("host-port", _registry("", "b.example.com:65536"), "3:3", ("from 1 to 65535",)),
+    Case("host-letters", _registry("", "b\u00fccher.example.com"), "3:3", ("punycode",)),
+    Case("host-credentials", _registry("", f"joe:{CANARY}@b.example.com"), "3:3", ("credentials do not belong",)),
+    Case("host-wildcard", _registry("", '"*.example.com"'), "3:3", ("cannot have wildcards",)),
+    Case("host-unnameable", _registry("", "myhost"), "3:3", ("docker.io/myhost/app", "write it with its port")),
+    Case(
+        "host-twice",
+        f"{HEAD}registries:\n  docker.io: {{}}\n  index.docker.io: {{}}\n{MIRROR}",
+        "4:3",
+        ('is the same registry as "docker.io" on line 3', "keep one"),
+    ),
+    Case(
+        "host-twice-by-port",
+        f"{HEAD}registries:\n  B.example.com:443: {{}}\n  b.example.com: {{}}\n{MIRROR}",
+        "4:3",
+        ('is the same registry as "B.example.com:443" on line 3',),
+    ),
+    Case(
+        "registry-nothing", f"{HEAD}registries:\n  b.example.com:\n{MIRROR}", "3:17", ("want a mapping, got nothing",)
+    ),
+    Case("username-alone", _registry("username: joe"), "3:29", ("username without password",)),
+    Case("password-alone", _registry("password: {env: PATH}"), "3:29", ("password without username",)),
+    Case(
+        "password-unset", _registry("username: joe, password: {env: MIRROR_NOPE}"), "3:44", ("MIRROR_NOPE is not set",)
+    ),
+    Case(
+        "password-env-name",
+        _registry(f"username: joe, password: {{env: {CANARY}}}"),
+        "3:50",
+        ("name of an environment",),
+    ),
+    Case("password-no-file", _registry("username: joe, password: {file: nope}"), "3:44", ("nope: No such file",)),
+    Case(
+        "password-empty-file",
+        _registry("username: joe, password: {file: secret}"),
+        "3:44",
+        ("secret is empty",),
+        {"secret": ""},
+    ),
+    Case("password-both", _registry("username: joe, password: {env: A, file: b}"), "3:44", ("want one of env, file",)),
+    Case("password-neither", _registry("username: joe, password: {}"), "3:44", ("want {env: NAME} or {file: PATH}",)),
+    Case("password-number", _registry("username: joe, password: 90210"), "3:44", ("want {env: NAME}", "in quotes")),
+    Case("password-list", _registry(f"username: joe, password: [{CANARY}]"), "3:44", ("want {env: NAME}",)),
+    Case("ca-missing", _registry("tls: {ca: nope.pem}"), "3:29", ("nope.pem: no such file",)),
+    Case("ca-empty", _registry("tls: {ca: ca.pem}"), "3:29", ("ca.pem is empty",), {"ca.pem": " \n"}),
+    Case("ca-der", _registry("tls: {ca: ca.pem}"), "3:29", ("ca.pem is not PEM",), {"ca.pem": b"\x30\x82\x01\x0a"}),
+    Case(
+        "ca-is-a-key",
+        _registry("tls: {ca: ca.pem}"),
+        "3:29",
+        ("ca.pem holds a private key, want a certificate",),
+        {"ca.pem": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"},
+    ),
+    Case(
+        "ca-damaged",
+        _registry("tls: {ca: ca.pem}"),
+        "3:29",
+        ("ca.pem has no certificate that can be read",),
+        {"ca.pem": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"},
+    ),
+    Case(
+        "ca-huge", _registry("tls: {ca: ca.pem}"), "3:29", ("ca.pem has 10485760 bytes",), {"ca.pem": b"x" * (10 << 20)}
+    ),
+    Case("ca-directory", _registry("tls: {ca: .}"), "3:29", ("is not a regular file",)),
+    Case(
+        "cert-alone",
+        _registry("tls: {cert: c.pem}"),
+        "3:31",
+        ("needs both cert and key",),
+        {"c.pem": "-----BEGIN CERTIFICATE-----\n"},
+    ),
+    Case(
+        "key-encrypted",
+        _registry("tls: {cert: c.pem, key: k.pem}"),
+        "3:43",
+        ("k.pem is encrypted", "without a passphrase"),
+        {
+            "c.pem": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "k.pem": "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        },
+    ),
+    Case(
+        "tls-with-http",
+        _registry("plain-http: true, tls: {verify: false}"),
+        "3:42",
+        ("tls has no effect", "remove one"),
+    ),
+    Case("proxy-socks", _registry(f'proxy: "socks5://joe:{CANARY}@p.example.com"'), "3:26", ("http or https",)),
+    Case("proxy-port", _registry(f'proxy: "http://joe:{CANARY}@p.example.com:99999"'), "3:26", ("not a proxy's URL",)),
+    Case("proxy-type", _registry(f"proxy: [{CANARY}]"), "3:26", ("want a URL like",)),
+    Case("rate", _registry("rate: fast"), "3:25", ('want a rate like "5/s"', 'got "fast"')),
+    Case("rate-zero", _registry("rate: 0/s"), "3:25", ('want a rate like "5/s"',)),
+    *(
+        Case(f"timeout-{id}", _registry(f"timeouts: {{idle: {value}}}"), "3:36", says)
+        for id, value, says in (
+            ("zero", "0 s", ("want 100 ms..1 h, got 0 s",)),
+            ("negative", "-1 s", ('want a duration like "60 s"',)),
+            ("nan", ".nan", ("read as the number nan",)),
+            ("inf", ".inf", ("read as the number inf",)),
+            ("unit", "5 parsecs", ('want a duration like "60 s"', "parsecs")),
+            ("bare", "60", ("read as the number 60",)),
+            ("days", "3 d", ("want 100 ms..1 h, got 3 d",)),
+        )
+    ),
+    Case("realm-wildcard", _registry('token-realms: ["*"]'), "3:34", ("cannot have wildcards; list each host",)),
+    Case("realm-url", _registry('token-realms: ["https://x.example.com/y"]'), "3:34", ("without scheme or path",)),
+    Case("realm-text", _registry("token-realms: x.example.com"), "3:33", ("want a list", 'write ["x.example.com"]')),
+    Case(
+        "allow-credentials", _registry(f'allow-hosts: ["joe:{CANARY}@x.example.com"]'), "3:33", ("credentials do not",)
+    ),
+)
+
+LOCATIONS = (
+    Case("source-empty", _source('""'), "3:11", ("source: want a text like registry.example.com", 'got ""')),
+    Case("source-scheme", _source("https://a.example.com/app"), "3:11", ("without a scheme",)),
+    Case(
+        "source-transport",
+        _source("docker://a.example.com/app"),
+        "3:11",
+        ("docker: is not known here; write host/repository",),
+    ),
+    Case("source-case", _source("a.example.com/App"), "3:11", ("in lower case: 'app'",)),
+    Case("source-dots", _source("a.example.com/x/../y"), "3:11", ("not a valid reference",)),
+    Case("source-tag", _source("a.example.com/app:v1+2"), "3:11", ("use 'v1_2'",)),
+    Case("source-digest", _source("a.example.com/app@sha256:12"), "3:11", ("want sha256: and 64 hex digits",)),
+    Case("source-algorithm", _source("a.example.com/app@md5:12"), "3:11", ("cannot verify the algorithm",)),
+    Case("source-credentials", _source(f"joe:{CANARY}@a.example.com/app"), "3:11", ("credentials do not belong",)),
+    Case("source-url-credentials", _source(f"https://joe:{CANARY}@a.example.com/app"), "3:11", ("without a scheme",)),
+    Case("source-template", _source('"a.example.com/{repository}"'), "3:11", ("belongs into targets",)),
+    Case("source-stars", _source("a.example.com/*/x"), "3:11", ("stands alone at the end",)),
+    Case("target-tag", _target("b.example.com/app:v1"), "4:13", ("a target has no tag",)),
+    Case("target-number", _target("12"), "4:13", ('read as the number 12; write "12"',)),
+    Case("itself", _target("a.example.com/app"), "4:13", ("would mirror onto itself",)),
+    Case(
+        "itself-by-alias",
+        f"{HEAD}mirrors:\n- source: alpine\n  targets: ['Index.docker.io:443/library/alpine']\n",
+        "4:13",
+        ("would mirror onto itself: docker.io/library/alpine",),
+    ),
+    Case("itself-by-port", _target('"A.example.com.:443/app"'), "4:13", ("would mirror onto itself",)),
+    Case(
+        "itself-by-http-port",
+        f"{HEAD}registries: {{a.example.com: {{plain-http: true}}}}\n"
+        "mirrors:\n- source: a.example.com/app\n  targets: ['a.example.com:80/app']\n",
+        "5:13",
+        ("would mirror onto itself",),
+    ),
+    Case(
+        "target-twice", _target("b.example.com/app, 'b.example.com:443/app'"), "4:32", ("is given twice; remove one",)
+    ),
+    Case(
+        "tag-and-tags", f"{_source('a.example.com/app:v1')}  tags: [v1]\n", "5:9", ("`source` names a tag", "keep one")
+    ),
+    Case(
+        "two-writers",
+        f"{HEAD}{MIRROR}- source: c.example.com/app\n  targets: [x.example.com/y, b.example.com/app]\n",
+        "6:30",
+        ("mirrors[1] and mirrors[0] (line 3) may both write the same tags of b.example.com/app",),
+    ),
+    Case(
+        "two-writers-of-a-tag",
+        f"{HEAD}{MIRROR}  tags: [v1, v2]\n- source: c.example.com/app\n  targets: [b.example.com/app]\n  tags: [v2, v3]\n",
+        "7:13",
+        ("may both write tag v2 of b.example.com/app", "lists of different tags"),
+    ),
+    Case(
+        "tag-and-pattern",
+        f"{HEAD}{MIRROR}  tags: {{include: ['v.*']}}\n- source: c.example.com/app:v2\n  targets: [b.example.com/app]\n",
+        "7:13",
+        ("may both write tag v2 of b.example.com/app",),
+    ),
+    Case(
+        "circle",
+        f"{HEAD}{MIRROR}- source: b.example.com/app\n  targets: [c.example.com/app]\n"
+        "- source: c.example.com/app\n  targets: [a.example.com/app]\n",
+        "3:11",
+        ("write in a circle: mirrors[0] → mirrors[1] → mirrors[2] → mirrors[0]", "break it"),
+    ),
+)
+
+TAGS = (
+    _tag("1.10", "the number 1.1", "float"),
+    _tag("22:22", "the number 1342", "sexagesimal"),
+    _tag("0123", "the number 83", "octal"),
+    _tag("0o17", "the number 15", "octal-of-yaml-1.2"),
+    _tag("089", "the number 89.0", "zero-of-yaml-1.2"),
+    _tag("1_000", "the number 1000", "underscore"),
+    _tag("0x1F", "the number 31", "hexadecimal"),
+    _tag("1e3", "the number 1000.0", "exponent"),
+    _tag("20240101", "the number 20240101", "integer"),
+    _tag("2024-01-01", "a date", "date"),
+    _tag("on", "true", "on"),
+    _tag("no", "false", "no"),
+    _tag("yes", "true", "yes"),
+    _tag("null", "nothing", "null"),
+    _tag("~", "nothing", "tilde"),
+    Case("tags-empty", _mirror("tags: []"), "5:9", ("nothing would be selected", "remove the key for every tag")),
+    Case("tags-text", _mirror("tags: v1"), "5:9", ("want a list or a mapping", 'got "v1"; write ["v1"]')),
+    Case("tags-empty-text", _mirror('tags: ""'), "5:9", ("nothing would be selected",)),
+    Case("tags-empty-mapping", _mirror("tags: {}"), "5:9", ("nothing would be selected",)),
+    Case("tags-nothing", _mirror("tags:"), "5:8", ("want a list or a mapping, got nothing",)),
+    Case("include-empty", _mirror("tags: {include: []}"), "5:19", ("nothing would be selected",)),
+    Case("tag-plus", _mirror("tags: [v1+2]"), "5:10", ("use 'v1_2'",)),
+    Case("tag-dot", _mirror("tags: [.x]"), "5:10", ('not a tag: ".x"', "does not begin with")),
+    Case("tag-long", _mirror(f"tags: [{'x' * 129}]"), "5:10", ("at most 128 characters",)),
+    Case("tag-escape", _mirror('tags: ["a\\e[2J"]'), "5:10", ('not a tag: "a\\x1b[2J"',)),
+    Case("tag-pattern", _mirror("tags: ['v1.*']"), "5:10", ("a pattern goes under `tags: {include",)),
+    Case("tag-digest", _mirror("tags: ['sha256:12']"), "5:10", ("a digest goes into `source`",)),
+    Case("pattern-open", _mirror("tags: {include: ['(']}"), "5:20", ("not a regular expression", "at character 1")),
+    Case("pattern-nested", _mirror("tags: {exclude: [x, '(a+)+$']}"), "5:23", ("nested quantifier", "separator")),
+    Case("pattern-long", _mirror(f"tags: {{include: [{'x' * 10_000}]}}"), "5:20", ("pattern too long", "at most 1000")),
+    Case("pattern-number", _mirror("tags: {include: [1.0]}"), "5:20", ('read as the number 1.0; write "1.0"',)),
+    Case("pattern-text", _mirror("tags: {include: 'v.*'}"), "5:19", ("want a list", 'write ["v.*"]')),
+)
+
+
+def _not_yet(id: str, text: str, at: str, key: str) -> Case:
+    return Case(f"later-{id}", text, at, ("not in this version", key))
+
+
+NOT_IN_THIS_VERSION = (
+    _not_yet("v1", _registry("v1: auto"), "3:23", 'v1: "auto"'),
+    _not_yet("v1-only", _mirror("v1: only"), "5:7", 'mirrors[0].v1: "only"'),
+    _not_yet("v1-checksums", _registry("v1-checksums: warn"), "3:33", "v1-checksums"),
+    _not_yet("layout-source", _source("oci:/srv/export"), "3:11", "layouts (oci:)"),
+    _not_yet("layout-target", _target('"oci:/srv/export:app"'), "4:13", "layouts (oci:)"),
+    _not_yet("bundle-target", _target("export.tar"), "4:13", "bundles (.tar)"),
+    _not_yet("stream-target", _target('"-"'), "4:13", "streams (-)"),
+    _not_yet("wildcard-source", _source("a.example.com/team/*"), "3:11", "wildcards"),
+    _not_yet("wildcard-target", _target('"b.example.com/{repository}"'), "4:13", "wildcards"),
+    _not_yet("semver", _mirror("tags: {semver: '>=1.x <'}"), "5:18", "tags.semver"),
+    _not_yet("newest", _mirror("tags: {newest: 10}"), "5:18", "tags.newest"),
+    _not_yet("immutable", _mirror("tags: {immutable: [x]}"), "5:21", "tags.immutable"),
+    _not_yet("platforms", _mirror("platforms: [linux/amd65]"), "5:14", "mirrors[0].platforms"),
+    _not_yet("index", _mirror("index: sparse"), "5:10", "mirrors[0].index"),
+    _not_yet("referrers", _mirror("referrers: true"), "5:14", "mirrors[0].referrers"),
+    _not_yet("default-referrers", f"{HEAD}defaults: {{referrers: true}}\n{MIRROR}", "2:23", "defaults.referrers"),
+    _not_yet("recheck", _mirror("recheck: 24 h"), "5:12", "mirrors[0].recheck"),
+    _not_yet("base", _mirror("base: far-side.json"), "5:9", "mirrors[0].base"),
+    _not_yet("schema1", _mirror("schema1: convert"), "5:12", 'schema1: "convert"'),
+    _not_yet("foreign-layers", _mirror("foreign-layers: copy"), "5:19", 'foreign-layers: "copy"'),
+)
+
+CASES: tuple[Case, ...] = (*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *TAGS, *NOT_IN_THIS_VERSION)

@@ -1,0 +1,200 @@
+"""A small client of v2 registries for the tests themselves: no product code, no redirects, no retries.
+
+Its requests carry a name (`access.OWN_AGENT`) by which the registries' logs leave them out of all counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urljoin, urlsplit
+
+from tests.registries.access import OWN_AGENT
+
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+)
+OCTETS = "application/octet-stream"
+
+Authorize = Callable[[tuple[str, ...]], str | None]  # repositories -> value of the Authorization header
+
+
+def sha256(data: bytes) -> str:
+    """The digest of `data`."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+class Registry(Protocol):
+    """What our tools need of a registry, real or scripted."""
+
+    name: str
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    def client(self) -> Client: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response. headers: names in lower case; of equal ones, the last."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Unexpected(AssertionError):
+    """A registry answered one of our own requests with another status than we need."""
+
+
+class Client:
+    """One keep-alive connection to a registry; for one thread; use with `with`."""
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        authorize: Authorize | None = None,
+        agent: str = OWN_AGENT,
+        timeout: float = 30,
+    ) -> None:
+        self.base = f"http{'s' if tls else ''}://{host}"
+        self._agent, self._authorize = agent, authorize
+        self._connection: http.client.HTTPConnection = (
+            http.client.HTTPSConnection(host, timeout=timeout, context=tls)
+            if tls
+            else http.client.HTTPConnection(host, timeout=timeout)
+        )
+        self._used = False
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        repository: str = "",
+        also: tuple[str, ...] = (),
+        want: tuple[int, ...] = (),
+    ) -> Answer:
+        """One exchange. path: from the root, or a URL on this host. repository, also: to which access is needed.
+
+        Raises Unexpected where `want` lacks the status."""
+        target = path if path.startswith("/") else _origin_form(path)
+        sent = {"User-Agent": self._agent, **(headers or {})}
+        allowed = self._authorize((repository, *also)) if self._authorize else None
+        if allowed:
+            sent.setdefault("Authorization", allowed)
+        answer = self._exchange(method, target, sent, body)
+        if want and answer.status not in want:
+            raise Unexpected(f"{method} {self.base}{target}: {answer.status} {answer.body[:300]!r}, want {want}")
+        return answer
+
+    def _exchange(self, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Answer:
+        try:
+            self._connection.request(method, target, body=body, headers=headers)
+            response = self._connection.getresponse()
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            self._connection.close()
+            if not self._used:
+                raise
+            self._used = False  # the server had closed an idle connection: once more on a new one
+            return self._exchange(method, target, headers, body)
+        self._used = True
+        data = response.read()
+        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, data)
+
+    # ---- reading
+
+    def tags(self, repository: str) -> list[str]:
+        """Every tag, sorted; none where the repository is unknown."""
+        found: list[str] = []
+        path = f"/v2/{repository}/tags/list"
+        for answer in self._pages(path, repository):
+            found += answer.json().get("tags") or []
+        return sorted(found)
+
+    def repositories(self) -> list[str]:
+        """The catalog, sorted."""
+        found: list[str] = []
+        for answer in self._pages("/v2/_catalog?n=1000", ""):
+            found += answer.json().get("repositories") or []
+        return sorted(found)
+
+    def _pages(self, path: str, repository: str) -> Iterator[Answer]:
+        while path:
+            answer = self.ask("GET", path, repository=repository, want=(200, 404))
+            if answer.status == 404:
+                return
+            yield answer
+            link = answer.headers.get("link", "")
+            path = urljoin(self.base + path, link[1 : link.index(">")]) if link else ""
+
+    def manifest(self, repository: str, reference: str) -> Answer:
+        """The exact bytes, in whatever type they are stored; status 404 where there are none."""
+        accept = {"Accept": ", ".join(MANIFEST_TYPES)}
+        return self.ask("GET", f"/v2/{repository}/manifests/{reference}", headers=accept, repository=repository)
+
+    def blob(self, repository: str, digest: str) -> Answer:
+        return self.ask("GET", f"/v2/{repository}/blobs/{digest}", repository=repository)
+
+    def has_blob(self, repository: str, digest: str) -> bool:
+        path = f"/v2/{repository}/blobs/{digest}"
+        return self.ask("HEAD", path, repository=repository, want=(200, 404)).status == 200
+
+    # ---- writing
+
+    def put_blob(self, repository: str, data: bytes) -> str:
+        """Upload in one POST and one PUT. -> digest"""
+        opened = self.ask("POST", f"/v2/{repository}/blobs/uploads/", repository=repository, want=(202,))
+        digest, location = sha256(data), urljoin(self.base, opened.headers["location"])
+        location += f"{'&' if '?' in location else '?'}digest={digest}"
+        sent = {"Content-Type": OCTETS}
+        self.ask("PUT", location, headers=sent, body=data, repository=repository, want=(201,))
+        return digest
+
+    def mount(self, repository: str, digest: str, from_repository: str) -> bool:
+        path = f"/v2/{repository}/blobs/uploads/?mount={digest}&from={from_repository}"
+        answer = self.ask("POST", path, repository=repository, also=(from_repository,), want=(201, 202))
+        if answer.status == 202:
+            self.ask("DELETE", urljoin(self.base, answer.headers["location"]), repository=repository)
+        return answer.status == 201
+
+    def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str:
+        """-> digest, as the registry says it"""
+        path, sent = f"/v2/{repository}/manifests/{reference}", {"Content-Type": media_type}
+        answer = self.ask("PUT", path, headers=sent, body=body, repository=repository, want=(201,))
+        return answer.headers.get("docker-content-digest", sha256(body))
+
+    def delete(self, repository: str, reference: str) -> int:
+        """Delete a manifest by digest, or a tag where that is supported. -> status"""
+        return self.ask("DELETE", f"/v2/{repository}/manifests/{reference}", repository=repository).status
+
+
+def _origin_form(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"

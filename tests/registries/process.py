@@ -1,0 +1,223 @@
+"""A real registry as a child process: a command line to start it, and a log to read what it was asked.
+
+A further implementation is a subclass that says how it is configured and how a line of its log reads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import socket
+import ssl
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from tests.registries.access import OWN_AGENT, Seen, classify
+from tests.registries.client import Answer, Authorize, Client
+
+START_WITHIN = 20.0  # seconds; a busy machine
+_serial = itertools.count(1)
+
+# Apache's combined format; the last group is the user agent.
+_COMBINED = re.compile(r'"([A-Z]+) (\S+) HTTP/[\d.]+" (\d+) (\d+) "[^"]*" "([^"]*)"')
+
+
+class RegistryProcess(ABC):
+    """Starts and stops on one port of 127.0.0.1, which the system chooses and a restart keeps. Use with `with`.
+
+    All files live under `root`/`name`. Methods are for one thread at a time."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.name = name
+        self.folder = root / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log = self.folder / "access.log"
+        self.errors = self.folder / "errors.log"
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._offset = 0
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Write the configuration for `self.host` and say how to start; the access log goes to stdout."""
+
+    def line(self, text: str) -> tuple[Seen, str] | None:
+        """A line of the access log and the user agent that asked. Here: Apache's combined format."""
+        found = _COMBINED.search(text)
+        if not found:
+            return None
+        method, path, status, size, agent = found.groups()
+        target = classify(method, path)
+        seen = Seen(method, path, int(status), int(size), target.kind, target.repository, target.reference)
+        return seen, agent
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """With what our own client connects; None: plain."""
+        return None
+
+    def authorize(self) -> Authorize | None:
+        """How our own client gets in; it may do everything."""
+        return None
+
+    # ---- where it is
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http{'s' if self.tls_context() else ''}://{self.host}"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError(f"registry {self.name} is not running")
+        return self._process.pid
+
+    def client(self) -> Client:
+        """A fresh connection for our own requests; use with `with`."""
+        return Client(self.host, tls=self.tls_context(), authorize=self.authorize())
+
+    # ---- life
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> Self:
+        """Start, on the same port if there was one, and wait until it answers. Raises RuntimeError with its words."""
+        keep, end = self.port, time.monotonic() + START_WITHIN
+        while True:
+            self.port = keep or _free_port()
+            with self.log.open("ab") as out, self.errors.open("wb") as err:
+                self._process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            if self._answers(end):
+                return self
+            self.kill()
+            said = self.errors.read_text(errors="replace")
+            if "address already in use" not in said or time.monotonic() > end:
+                raise RuntimeError(f"registry {self.name} did not start: {said[:800]}")
+
+    def stop(self) -> None:
+        """Ask it to end; its data stay."""
+        self._end(subprocess.Popen.terminate)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._end(subprocess.Popen.kill)
+
+    def restart(self) -> None:
+        """Kill it and start it again on its port."""
+        self.kill()
+        self.start()
+
+    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        how(process)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _answers(self, end: float) -> bool:
+        """Wait until a request of ours is in *its* log: so it is not somebody else who has the port."""
+        process = self._process
+        while process and process.poll() is None and time.monotonic() < end:
+            if _accepts(self.port) and self._probe(within=1.0):
+                return True
+            time.sleep(0.005)  # between two looks at a process that is starting
+        return False
+
+    # ---- what it was asked
+
+    def mark(self) -> None:
+        """Requests before this moment no longer count."""
+        self.settle()
+        self._offset = self.log.stat().st_size
+
+    def requests(self) -> list[Seen]:
+        """Everything asked since `mark`, but for our own requests, in the order in which it was answered."""
+        self.settle()
+        with self.log.open("rb") as lines:
+            lines.seek(self._offset)
+            read = [self.line(line.decode(errors="replace")) for line in lines]
+        return [found[0] for found in read if found and not found[1].startswith(OWN_AGENT)]
+
+    def counts(self, *, status: int | None = None) -> Counter[str]:
+        """How many requests of each kind since `mark`, with any status or with this one."""
+        return Counter(seen.kind for seen in self.requests() if status in (None, seen.status))
+
+    def writes(self) -> list[Seen]:
+        """The requests since `mark` that change something."""
+        return [seen for seen in self.requests() if seen.method not in ("GET", "HEAD")]
+
+    def settle(self) -> None:
+        """Wait until whatever was answered is in the log. Twice, as a line may be written just after its answer."""
+        if self.running and not (self._probe(5.0) and self._probe(5.0)):
+            raise RuntimeError(f"the access log of {self.name} does not settle")
+
+    def _probe(self, within: float) -> bool:
+        """Ask something recognisable and wait for its line."""
+        agent = f"{OWN_AGENT} probe-{next(_serial)}."
+        position = self.log.stat().st_size
+        with suppress(OSError), Client(self.host, tls=self.tls_context(), agent=agent, timeout=within) as client:
+            client.ask("GET", "/v2/")
+            return eventually(lambda: self._has(position, agent), within)
+        return False
+
+    def _has(self, position: int, words: str) -> bool:
+        with self.log.open("rb") as lines:
+            lines.seek(position)
+            return words.encode() in lines.read()
+
+    # ---- what it holds
+
+    def tags(self, repository: str) -> list[str]:
+        with self.client() as client:
+            return client.tags(repository)
+
+    def manifest(self, repository: str, reference: str) -> Answer:
+        with self.client() as client:
+            return client.manifest(repository, reference)
+
+    def has_blob(self, repository: str, digest: str) -> bool:
+        with self.client() as client:
+            return client.has_blob(repository, digest)
+
+
+def eventually(condition: Callable[[], bool], within: float, step: float = 0.002) -> bool:
+    """Look at `condition` until it is true. False: it was not within so many seconds."""
+    end = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(step)
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _accepts(port: int) -> bool:
+    """Whether somebody listens; a socket that met itself (both ends on this port) is nobody."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0 and probe.getsockname() != probe.getpeername()

@@ -1,0 +1,212 @@
+"""Peers that talk to our client by the byte: a listener on loopback and a script for each connection."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+CRLF = b"\r\n"
+
+
+@dataclass
+class Received:
+    """A request as it came."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Talk:
+    """One connection, seen from the peer."""
+
+    sock: socket.socket
+    number: int
+    peer: Peer
+    _rest: bytes = field(default=b"")
+
+    def request(self) -> Received | None:
+        """The next whole request; None: the client has ended."""
+        head = self._until(b"\r\n\r\n")
+        if head is None:
+            return None
+        lines = head.decode("latin-1").split("\r\n")
+        method, target, _ = lines[0].split(" ")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        body = self._chunks() if "transfer-encoding" in headers else self._exactly(int(headers.get("content-length", 0)))
+        if body is None:
+            return None
+        received = Received(method, target, headers, body)
+        self.peer.requests.append(received)
+        return received
+
+    def head(self) -> bytes | None:
+        """Only a request's head."""
+        return self._until(b"\r\n\r\n")
+
+    def say(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # the client may have had enough
+            self.sock.sendall(data)
+
+    def answer(self, status: str, body: bytes = b"", *fields: str) -> None:
+        self.say(whole(status, body, *fields))
+
+    def reset(self) -> None:
+        """End with an RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def until_gone(self) -> bytes:
+        """Everything up to the client's end."""
+        data, self._rest = self._rest, b""
+        with contextlib.suppress(OSError):
+            while got := self.sock.recv(65536):
+                data += got
+        return data
+
+    def _more(self) -> bool:
+        try:
+            got = self.sock.recv(65536)
+        except OSError:
+            return False
+        self._rest += got
+        return bool(got)
+
+    def _until(self, mark: bytes) -> bytes | None:
+        while mark not in self._rest:
+            if not self._more():
+                return None
+        found, self._rest = self._rest.split(mark, 1)
+        return found
+
+    def _exactly(self, count: int) -> bytes | None:
+        while len(self._rest) < count:
+            if not self._more():
+                return None
+        found, self._rest = self._rest[:count], self._rest[count:]
+        return found
+
+    def _chunks(self) -> bytes | None:
+        body = b""
+        while (line := self._until(CRLF)) is not None:
+            chunk = self._exactly(int(line, 16) + 2)
+            if chunk is None:
+                return None
+            if chunk == CRLF:
+                return body
+            body += chunk[:-2]
+        return None
+
+
+def whole(status: str, body: bytes = b"", *fields: str) -> bytes:
+    """An answer with its length."""
+    lines = [f"HTTP/1.1 {status}", *fields, f"Content-Length: {len(body)}"]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+def answers(*said: bytes) -> Callable[[Talk], None]:
+    """A script: the peer's n-th request, over all connections, gets the n-th answer; the last one again and again."""
+
+    def script(talk: Talk) -> None:
+        while talk.request() is not None:
+            talk.say(said[min(len(talk.peer.requests), len(said)) - 1])
+
+    return script
+
+
+class Peer:
+    """A listener; each connection gets a thread that runs the script. Use with `with`."""
+
+    def __init__(
+        self,
+        script: Callable[[Talk], None],
+        *,
+        address: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.requests: list[Received] = []
+        self.connections = 0
+        self.changed = threading.Condition()
+        self._script = script
+        self._tls = tls
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server((address, 0))
+        self.address = address
+        self.port: int = self._listener.getsockname()[1]
+        self._accepting = threading.Thread(target=self._accept, name="peer-accept")
+
+    @property
+    def name(self) -> str:
+        return f"{self.address}:{self.port}"
+
+    def wait_for(self, what: Callable[[], bool], seconds: float = 5.0) -> bool:
+        with self.changed:
+            return self.changed.wait_for(what, seconds)
+
+    def note(self, what: Callable[[], None] = lambda: None) -> None:
+        with self.changed:
+            what()
+            self.changed.notify_all()
+
+    def targets(self) -> list[str]:
+        return [f"{request.method} {request.target}" for request in self.requests]
+
+    def __enter__(self) -> Peer:
+        self._accepting.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
+        self._listener.close()
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self._sockets.append(sock)
+            self.connections += 1
+            thread = threading.Thread(target=self._serve, args=(sock, self.connections), name="peer-serve")
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, sock: socket.socket, number: int) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(sock.close)
+            if self._tls is not None:
+                try:
+                    sock = self._tls.wrap_socket(sock, server_side=True)
+                except OSError:
+                    return
+                self._sockets.append(sock)
+                stack.callback(sock.close)
+            self._script(Talk(sock, number, self))
+
+
+@contextlib.contextmanager
+def peers(*scripts: Callable[[Talk], None], addresses: Sequence[str] = ()) -> Iterator[list[Peer]]:
+    """Several at once, at 127.0.0.1 unless told."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(Peer(script, address=addresses[i] if addresses else "127.0.0.1"))
+            for i, script in enumerate(scripts)
+        ]

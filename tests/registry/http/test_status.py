@@ -1,0 +1,164 @@
+"""What unwanted answers amount to."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, RemoteError
+from mirror.registry.http.headers import Headers
+from mirror.registry.http.status import error_document, failure, retry_after, says_expired
+
+NOON = 1_780_000_000.0  # Thu, 28 May 2026 20:26:40 GMT
+
+
+def failed(status: int, body: bytes = b"", **headers: str) -> MirrorError:
+    fields = Headers((name.replace("_", "-"), value) for name, value in headers.items())
+    return failure("GET https://h/v2/x", status, fields, body, host="h", now=lambda: NOON)
+
+
+def document(code: object, message: object = "m", **more: object) -> bytes:
+    return json.dumps({"errors": [{"code": code, "message": message, **more}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code", "retryable"),
+    [
+        (200, RemoteError, "bad_response", False),
+        (226, RemoteError, "bad_response", False),
+        (301, RemoteError, "bad_response", False),
+        (307, RemoteError, "bad_response", False),
+        (400, RemoteError, "bad_response", False),
+        (401, AuthError, "auth_failed", False),
+        (403, AuthError, "auth_denied", False),
+        (404, NotFound, "not_found", False),
+        (405, RemoteError, "bad_response", False),
+        (407, AuthError, "auth_failed", False),
+        (408, RemoteError, "bad_response", True),
+        (413, RemoteError, "bad_response", False),
+        (416, RemoteError, "bad_response", False),
+        (418, RemoteError, "bad_response", False),
+        (425, RemoteError, "bad_response", True),
+        (429, RateLimited, "rate_limited", True),
+        (500, RemoteError, "bad_response", True),
+        (501, RemoteError, "bad_response", False),
+        (502, RemoteError, "bad_response", True),
+        (503, RemoteError, "bad_response", True),
+        (504, RemoteError, "bad_response", True),
+        (507, RemoteError, "target_full", True),
+        (599, RemoteError, "bad_response", True),
+        (600, RemoteError, "bad_response", False),
+    ],
+)
+def test_a_status_has_a_kind_a_code_and_a_hope(status: int, kind: type, code: str, retryable: bool) -> None:
+    error = failed(status)
+    assert (kind, code, retryable, status, "h") == (type(error), error.code, error.retryable, error.status, error.host)
+    assert str(error).startswith(f"GET https://h/v2/x: {status}")
+
+
+def test_a_full_disk_is_told_from_other_server_errors() -> None:
+    error = failed(500, document("UNKNOWN", "unknown error", detail="write /x: no space left on device"))
+    assert ("target_full", True, "UNKNOWN") == (error.code, error.retryable, error.registry_code)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (document("NAME_UNKNOWN", "not known"), ("NAME_UNKNOWN", "not known")),
+        (document("denied", None), ("denied", "")),
+        (document("two words"), ("", "m")),
+        (document(5), ("", "m")),
+        (document("x" * 65), ("", "m")),
+        (b'{"errors":[]}', ("", "")),
+        (b'{"errors":{}}', ("", "")),
+        (b'{"errors":[[]]}', ("", "")),
+        (b'{"errors":[{"code":"A"}],"errors":[]}', ("", "")),
+        (b'{"errors"', ("", "")),
+        (b"[1]", ("", "")),
+        (b"<html>", ("", "")),
+        (b"", ("", "")),
+        (b"\xff\xfe", ("", "")),
+        (b"{" * 100_000, ("", "")),
+    ],
+)
+def test_an_error_document_is_read_if_it_is_one(body: bytes, expected: tuple[str, str]) -> None:
+    assert expected == error_document(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (document("DENIED", "no\x1b[31m way"), ": DENIED: no\\x1b[31m way"),
+        (b"<html><style>x{}</style><title>Bad\n Gateway</title>&amp;</html>", ": Bad Gateway &amp;"),
+        (b"", ""),
+        (b"a" * 5000, ": " + "a" * 159 + "…"),
+        (b"\x1b]0;x\x07", ": \\x1b]0;x\\x07"),
+    ],
+)
+def test_a_servers_words_are_shortened_and_made_harmless(body: bytes, words: str) -> None:
+    assert f"GET https://h/v2/x: 502 Bad Gateway{words}" == failed(502, body).what
+
+
+@pytest.mark.parametrize(
+    ("text", "date", "seconds"),
+    [
+        ("0", "", 0.0),
+        ("120", "", 120.0),
+        (" 7 ", "", 7.0),
+        ("1000000000", "", 1e9),
+        ("9" * 400, "", 999_999_999_999.0),
+        ("-5", "", None),
+        ("1.5", "", None),
+        ("soon", "", None),
+        ("", "", None),
+        ("٣", "", None),
+        ("Thu, 28 May 2026 20:27:40 GMT", "", 60.0),
+        ("Thu, 28 May 2026 20:27:40 GMT", "Thu, 28 May 2026 20:27:30 GMT", 10.0),
+        ("Thu, 28 May 2016 20:27:40 GMT", "Thu, 28 May 2016 20:27:30 GMT", 10.0),
+        ("Thu, 28 May 2026 20:27:40 GMT", "nonsense", 60.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", "", 0.0),
+        ("Thu, 99 May 2026 20:27:40 GMT", "", None),
+    ],
+)
+def test_retry_after_has_two_forms(text: str, date: str, seconds: float | None) -> None:
+    headers = Headers([("Retry-After", text), *([("Date", date)] if date else [])])
+    assert seconds == retry_after(headers, lambda: NOON)
+
+
+def test_a_wait_of_two_minutes_is_waited_for_and_a_longer_one_is_not() -> None:
+    for status in (429, 503):
+        assert (True, 120.0) == (failed(status, Retry_After="120").retryable, failed(status, Retry_After="120").retry_after)
+        longer = failed(status, Retry_After="121")
+        assert (RateLimited, "rate_limited", False, 121.0) == (
+            type(longer),
+            longer.code,
+            longer.retryable,
+            longer.retry_after,
+        )
+
+
+def test_only_429_and_503_ask_for_a_wait() -> None:
+    assert None is failed(500, Retry_After="5").retry_after
+    assert (True, 5.0) == (failed(503, Retry_After="5").retryable, failed(503, Retry_After="5").retry_after)
+
+
+QUOTA = document("TOOMANYREQUESTS", "You have reached your pull rate limit. You may increase the limit by upgrading.")
+ABUSE = b"Too Many Requests (HAP429).\n"
+
+
+def test_a_used_up_quota_is_not_tried_again_in_this_run() -> None:
+    error = failed(429, QUOTA)
+    assert (RateLimited, False, "TOOMANYREQUESTS") == (type(error), error.retryable, error.registry_code)
+    assert failed(429, QUOTA, Retry_After="60").retryable
+
+
+def test_the_limit_on_abuse_is_over_soon() -> None:
+    assert failed(429, ABUSE).retryable
+
+
+def test_an_expired_login_is_told_from_a_denial() -> None:
+    said = b"Your Authorization Token has expired. Reauthenticate and try again.\n"
+    assert says_expired(403, said)
+    assert not says_expired(401, said)
+    assert not says_expired(403, b"denied")

@@ -1,0 +1,68 @@
+"""What the demonstration makes is real: static programs only, layouts that another tool reads."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from demo.checks import Wrong
+from demo.images import Layout, base_layer, program_layer
+from demo.programs import Program, check_static
+from tests.registries.client import sha256
+
+AMD64, ARM64 = 62, 183  # machine numbers in an ELF header
+LOAD, INTERPRETER = 1, 3  # kinds of segments
+
+
+def elf(*segments: int, machine: int = AMD64) -> bytes:
+    """A header and a segment table, as a linker writes them."""
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header += struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
+    return header + b"".join(struct.pack("<I", kind).ljust(56, b"\0") for kind in segments)
+
+
+def program(binary: bytes, architecture: str = "amd64") -> Program:
+    return Program("tool", "1.0", architecture, binary, (("LICENCE", b"free"),))
+
+
+def test_a_static_program_of_its_architecture_is_taken() -> None:
+    for architecture, machine in (("amd64", AMD64), ("arm64", ARM64)):
+        taken = program(elf(LOAD, machine=machine), architecture)
+        assert taken == check_static(taken)
+
+
+@pytest.mark.parametrize(
+    ("binary", "says"),
+    [
+        (elf(LOAD, INTERPRETER), "not a static program"),
+        (elf(LOAD, machine=ARM64), "not a static program of that architecture"),
+        (b"#!/bin/sh\n".ljust(200), "not a 64-bit little-endian ELF file"),
+    ],
+)
+def test_anything_else_is_refused(binary: bytes, says: str) -> None:
+    with pytest.raises(Wrong, match=says):
+        check_static(program(binary))
+
+
+def test_the_same_files_make_the_same_layer() -> None:
+    tool = program(elf(LOAD))
+    assert (base_layer(), program_layer(tool)) == (base_layer(), program_layer(tool))
+
+
+def test_skopeo_reads_the_layout_and_a_tag_that_moved(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    layers = [base_layer(), program_layer(program(elf(LOAD)))]
+    indexes = [
+        layout.index(
+            layout.image(arch, layers, entrypoint="/usr/bin/tool", version=version) for arch in ("amd64", "arm64")
+        )
+        for version in ("1.0", "1.1")
+    ]
+    for index in indexes:
+        layout.tag("latest", index)
+    command = ["skopeo", "--insecure-policy", "inspect", "--raw", f"oci:{layout.root}:latest"]
+    read = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+    assert indexes[1]["digest"] == sha256(read)

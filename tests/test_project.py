@@ -1,0 +1,240 @@
+"""What the project says of itself is true: README, documents, change log, build targets."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import mirror
+from mirror import errors
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+OPERATIONS = ROOT / "docs" / "operations.md"
+# What is written by hand; everything else in the folder is made.
+WRITTEN = (
+    "mirror",
+    "tests",
+    "demo",
+    "tools",
+    "docs",
+    "configs",
+    "benchmarks",
+    ".ci",
+    "*.md",
+    "Makefile",
+    "*.cfg",
+    "*.toml",
+)
+
+_LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def written() -> Iterator[Path]:
+    for pattern in WRITTEN:
+        for path in ROOT.glob(pattern):
+            yield from (file for file in ([path] if path.is_file() else path.rglob("*")) if _is_text(file))
+
+
+def _is_text(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts and b"\0" not in path.read_bytes()
+
+
+@cache
+def help_of(*command: str) -> str:
+    """What `mirror COMMAND --help` prints."""
+    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mirror", *command, "--help"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return done.stdout
+
+
+def commands() -> list[str]:
+    """The commands that `mirror --help` offers."""
+    listed = help_of().partition("\ncommands:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^    ([a-z]+)  ", listed, re.MULTILINE)
+    assert found, "mirror --help lists no commands"
+    return found
+
+
+def section(document: Path, title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", read(document), re.MULTILINE | re.DOTALL)
+    assert found is not None, f"{document.name} has no section {title!r}"
+    return found[1]
+
+
+def first_column(table: str) -> set[str]:
+    """The first cell of each row, without code marks."""
+    rows = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+    return {row.strip().strip("`") for row in rows} - {""}
+
+
+def test_the_readme_fits_one_screen_and_names_the_two_commands() -> None:
+    readme = read(ROOT / "README.md")
+    assert {"make demo", "make test"} == {command for command in ("make demo", "make test") if command in readme}
+    assert 80 >= len(readme.splitlines())
+
+
+def test_the_change_log_tells_of_this_version() -> None:
+    assert mirror.__version__ in re.findall(r"^## (\S+)", read(ROOT / "CHANGELOG.md"), re.MULTILINE)
+
+
+def test_every_make_target_that_a_document_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", read(ROOT / "Makefile"), re.MULTILINE))
+    texts = [*DOCUMENTS, ROOT / ".ci" / "run"]
+    named = {name for path in texts for name in re.findall(r"(?:^ *|`)make ([a-z][a-z-]*)", read(path), re.MULTILINE)}
+    assert set() == named - targets
+
+
+def test_ci_runs_the_linters_and_then_the_tests() -> None:
+    lines = [line for line in read(ROOT / ".ci" / "run").splitlines() if line.startswith("make ")]
+    assert ["make lint", "make test"] == lines
+
+
+def test_operations_has_every_command_and_no_other() -> None:
+    table, options = section(OPERATIONS, "Commands").split("| option |")
+    assert set(commands()) == first_column(table) - {"command"}
+    assert options
+
+
+def test_the_readme_has_every_command_that_does_something() -> None:
+    readme = read(ROOT / "README.md")
+    assert [] == [command for command in commands() if f"`mirror {command}" not in readme]
+
+
+def test_operations_has_every_option_and_no_other() -> None:
+    offered = {option for command in commands() for option in _OPTION.findall(help_of(command))}
+    documented = set(_OPTION.findall(section(OPERATIONS, "Commands")))
+    assert offered - {"--help"} == documented - {"--version"}
+
+
+def test_operations_explains_every_exit_code() -> None:
+    known = {errors.OK, errors.FAILED, errors.USAGE, errors.REFUSED, errors.LOCAL, errors.CHANGES, errors.BUSY}
+    known |= {errors.SIGNALLED + 2, errors.SIGNALLED + 15}
+    assert {str(code) for code in known} == first_column(section(OPERATIONS, "Exit codes")) - {"code"}
+
+
+def test_operations_explains_every_error_code_and_no_other() -> None:
+    trees = [ast.parse(read(path)) for path in sorted((ROOT / "mirror").rglob("*.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    # `error` is the code of the base class, which is never raised as it is.
+    codes = {code for node in nodes for code in _error_codes(node)} - {"error"}
+    explained = first_column(section(OPERATIONS, "Error codes")) - {"code"}
+    assert set() == codes - explained
+    assert set() == explained - texts
+
+
+def _error_codes(node: ast.AST) -> Iterator[str]:
+    """Texts that are given as `code=`, or are the `code` of a class."""
+    match node:
+        case ast.keyword(arg="code", value=value) | ast.Assign(targets=[ast.Name(id="code")], value=value):
+            yield from _texts(value)
+
+
+def _texts(value: ast.expr) -> Iterator[str]:
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        yield value.value
+    elif isinstance(value, ast.IfExp):
+        yield from (*_texts(value.body), *_texts(value.orelse))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    broken = []
+    for link in _LINK.findall(_FENCED.sub("", read(document))):
+        name, _, anchor = link.partition("#")
+        goal = (document.parent / name) if name else document
+        if "://" in link:
+            continue
+        if not goal.exists() or (anchor and anchor not in {_anchor(title) for title in _HEADING.findall(read(goal))}):
+            broken.append(link)
+    assert [] == broken
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def test_configurations_in_the_documents_are_valid(tmp_path: Path) -> None:
+    blocks = [
+        body
+        for path in DOCUMENTS
+        for language, body in _FENCED.findall(read(path))
+        if language == "yaml" and "\nmirrors:" in body
+    ]
+    wrong = []
+    for number, block in enumerate(blocks):
+        config = tmp_path / f"{number}.yaml"
+        config.write_text(block, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "mirror", "validate", str(config)],
+            cwd=ROOT,
+            env=os.environ | {"HUB_TOKEN": "secret", "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        wrong += [done.stderr] if done.returncode else []
+    assert blocks
+    assert [] == wrong
+
+
+def test_every_dependency_is_explained() -> None:
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    wanted = setup["options"]["install_requires"] + setup["options.extras_require"]["test"]
+    names = re.findall(r"^([A-Za-z][\w-]*)", wanted, re.MULTILINE)
+    explained = section(ROOT / "docs" / "decisions.md", "2. What we depend on, and why")
+    assert names
+    assert [] == [name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", explained)]
+
+
+def test_nothing_is_left_unfinished() -> None:
+    words = ("TO" + "DO", "FIX" + "ME", "X" * 3, "NotImplemented" + "Error")
+    pattern = re.compile(rf"\b(?:{'|'.join(words)})\b")
+    assert [] == [
+        f"{path.relative_to(ROOT)}: {found[0]}" for path in written() for found in pattern.finditer(read(path))
+    ]
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    pattern = re.compile(rf"(?<![\w.~-])/(?:{'|'.join(('work', 'farm', 'root'))}|home/\w+)/")
+    assert [] == [
+        f"{path.relative_to(ROOT)}: {found[0]}" for path in written() for found in pattern.finditer(read(path))
+    ]
+
+
+def test_no_test_is_skipped_or_expected_to_fail() -> None:
+    names = {"skip", "skipif", "xfail", "importorskip"}
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(read(path)))
+        if isinstance(node, ast.Attribute) and node.attr in names and "pytest" in ast.unparse(node.value)
+    ]
+    assert [] == found

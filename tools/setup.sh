@@ -1,0 +1,41 @@
+#!/bin/sh
+# tools/setup.sh DIR makes the virtual environment DIR and installs the project into it, editable, with what its tests
+# need. PYTHON names the interpreter; without it, the first one on PATH that is new enough is taken.
+set -eu
+
+venv=$1
+cd "$(dirname "$0")/.."
+
+fail() {
+    printf '%s\n' "$@" >&2
+    exit 1
+}
+
+new_enough() {
+    command -v "$1" >/dev/null 2>&1 && "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+python=
+for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    if new_enough "$candidate"; then
+        python=$candidate
+        break
+    fi
+done
+[ -n "$python" ] || fail "Python 3.11 or later is needed (tried: ${PYTHON:-python3, python3.14 ... python3.11})." \
+    "Install one, with its venv module (on Debian and Ubuntu: python3 python3-venv), or name it: make PYTHON=/path/to/python"
+
+if ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+    # Debian keeps the module that puts pip into a new environment in a package of its own.
+    package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+    tools/need.sh ":$package" || fail "$python cannot make a virtual environment without it."
+fi
+
+new_enough "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1 || {
+    printf 'Making the virtual environment %s\n' "$venv" >&2
+    "$python" -m venv --clear "$venv"
+}
+
+printf 'Installing the project and its Python dependencies into %s\n' "$venv" >&2
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test]' ||
+    fail "pip could not install the dependencies (see above). Is a package index reachable from here?"
