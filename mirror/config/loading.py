@@ -107,14 +107,22 @@ def state_directory(config: Config) -> Path:
     """Where runs of this configuration keep their state. Raises LocalError where there is no home for a default."""
     if config.state is not None:
         return config.state
-    home = platformdirs.user_state_path("mirror", appauthor=False)
-    if not home.is_absolute():
+    home = _state_home()
+    if home is None:
         raise LocalError(
             "there is no home directory for the state of this configuration",
             hint="set the key `state` to a directory, or the variable HOME",
         )
     real = os.fsencode(config.path.resolve())
     return home / f"{config.path.stem}-{hashlib.sha256(real).hexdigest()[:12]}"
+
+
+def _state_home() -> Path | None:
+    try:
+        home = platformdirs.user_state_path("mirror", appauthor=False)
+    except RuntimeError:  # newer versions say so; older ones give the path with its ~
+        return None
+    return home if home.is_absolute() else None
 
 
 def _used(drafts: list[mirrors.Draft]) -> set[str]:

@@ -55,7 +55,7 @@ class ConfigErrors(ConfigError):
             lines.append(f"and {len(self.problems) - MOST_SHOWN} more")
         return "\n".join(lines)
 
-    def about(self, subject: str) -> ConfigErrors:  # noqa: ARG002
+    def about(self, subject: str) -> ConfigErrors:
         """The same: each line says what it is about."""
         return self
 

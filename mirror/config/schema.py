@@ -46,7 +46,7 @@ def parts() -> Iterator[tuple[str, dict[str, Any]]]:
     return _parts(schema(), "")
 
 
-def keys() -> list[str]:
+def key_paths() -> list[str]:
     """Every key of the language, like `mirrors[].tags.include`."""
     return [where for where, _ in parts()]
 
@@ -99,7 +99,7 @@ def _report(document: Document, path: KeyPath, error: Any) -> None:
 
 
 def _unknown(key: str, part: dict[str, Any]) -> str:
-    elsewhere = [where for where in keys() if where.rpartition(".")[2] == key]
+    elsewhere = [where for where in key_paths() if where.rpartition(".")[2] == key]
     if elsewhere:
         return f"unknown key {key_shown(key)} here; its place is {elsewhere[-1]}"
     nearest = _nearest(key, part)

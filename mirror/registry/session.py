@@ -323,7 +323,7 @@ class Session:
             host.mark_down(error)
         elif error.retryable and (asked is not None or error.status == 429):
             wait = PAUSE if asked is None else asked
-            if host.pause(wait):
+            if wait and host.pause(wait):
                 extra = {"event": "pause", "host": host.name, "status": error.status}
                 log.warning("%s is left alone for %.0f s: %s", host.name, wait, error, extra=extra)
         return error

@@ -50,6 +50,9 @@ class Destination:
     def __str__(self) -> str:
         return f"{self.origin}{self.path}"
 
+    def __repr__(self) -> str:
+        return f"Destination({self})"
+
 
 def with_query(destination: Destination, key: str, value: str) -> Destination:
     """The same with `key=value` at the end of its query, once; the rest of the query stays as it is."""

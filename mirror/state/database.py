@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from mirror.errors import Refused
+from mirror.errors import Refused, printable
 from mirror.oci.digest import Digest
 
 SOURCE, TARGET = 0, 1
@@ -55,18 +55,23 @@ _STALE = """FROM member WHERE repository = ?1 AND root NOT IN (
 class Trouble(Exception):
     """SQLite could not do it. corrupt: the file is at fault, a new one would do; full: no space."""
 
-    def __init__(self, error: sqlite3.Error | str) -> None:
-        super().__init__(str(error))
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT if isinstance(error, str) else 0) & 0xFF
+    def __init__(self, error: sqlite3.Error | UnicodeError | str) -> None:
+        super().__init__(printable(error))
+        damage = sqlite3.SQLITE_CORRUPT if isinstance(error, str | UnicodeDecodeError) else 0
+        code = getattr(error, "sqlite_errorcode", damage) & 0xFF  # the extended codes say more than we need
         self.corrupt = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
         self.full = code == sqlite3.SQLITE_FULL
+
+
+# SQLite puts names from the file into its messages: of a damaged file these need not be text.
+_ERRORS = (sqlite3.Error, UnicodeError)
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except _ERRORS as error:
         raise Trouble(error) from error
 
 
@@ -81,18 +86,19 @@ class Database:
             uri = _uri(path, "rw" if write else "ro")
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
             try:
+                self._db.text_factory = _text
                 self._db.execute("PRAGMA trusted_schema = OFF")
                 self._db.execute(f"PRAGMA cache_size = {-4096 if write else -512}")  # KiB
                 if write:
                     self._db.execute("PRAGMA journal_mode = WAL")
                     self._db.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
                     (self._seen,) = self._db.execute("SELECT coalesce(max(seen), 0) + 1 FROM repository").fetchone()
-            except sqlite3.Error:
+            except BaseException:
                 self._db.close()
                 raise
 
     def close(self) -> None:
-        with suppress(sqlite3.Error):
+        with suppress(*_ERRORS):
             self._db.close()
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -132,7 +138,7 @@ class Database:
     def _query(self, statement: str, values: Sequence[object]) -> list[tuple[str | bytes, ...]]:
         try:
             return self._db.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise Trouble(error) from error
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -147,7 +153,7 @@ class Database:
                 self._db.execute("COMMIT")
             except BaseException:
                 self._ids.clear()
-                with suppress(sqlite3.Error):
+                with suppress(*_ERRORS):
                     self._db.execute("ROLLBACK")
                 raise
 
@@ -233,6 +239,10 @@ def create(path: Path) -> None:
                 database.execute(statement)
         finally:
             database.close()
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def _uri(path: Path, mode: str) -> str:

@@ -109,8 +109,12 @@ def _set_aside(path: Path) -> Path:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     path.rename(aside)
     for suffix in _SIDE_FILES:
+        beside = path.with_name(path.name + suffix)
         with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+            if suffix != "-shm" and beside.stat().st_size:
+                beside.rename(aside.with_name(aside.name + suffix))
+            else:
+                beside.unlink()  # nothing in it, or nothing that the others do not have: checking made it
     return aside
 
 

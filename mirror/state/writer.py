@@ -56,13 +56,12 @@ class Writer:
     def call(self, action: Action) -> None:
         """Do it, and all that was submitted before; it is on disk when this returns. Raises LocalError."""
         job = _Job(action, threading.Event())
-        if self._thread.is_alive():
-            self._queue.put(job)
+        self._queue.put(job)
         self._await(job)
 
     def _await(self, job: _Job) -> None:
         deadline = time.monotonic() + _PATIENCE
-        while job.done and not job.done.wait(0.5):
+        while job.done and not job.done.wait(0.5 if self._thread.is_alive() else 0.0):
             if not self._thread.is_alive() and not job.done.is_set():
                 raise LocalError(f"cannot write {self._path}: it is closed")
             if time.monotonic() > deadline:

@@ -46,8 +46,7 @@ class Outcome(Enum):
 class Order:
     """A blob that is wanted in a repository of a target, and where it may be read from.
 
-    may_have: the repository may hold it already, so that asking is worth a request; certain: do not believe what
-    is known, ask."""
+    may_have: the repository may hold it already, so that asking is worth a request; certain: ask before all else."""
 
     blob: Descriptor
     target: Target
@@ -157,7 +156,7 @@ class Deliveries:
     def _deliver(self, order: Order) -> Steps[Delivered]:
         effort = _Effort()
         digest, place = order.blob.digest, order.place
-        if self._inventory.knows(place, digest) and not order.certain:
+        if self._inventory.knows(place, digest):
             return effort.result(Outcome.EXISTS)
         if order.certain and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
@@ -256,8 +255,9 @@ class Deliveries:
                 finally:
                     effort.read += body.read
         finally:
-            if effort.sending is not None and effort.sending.session is not None:
-                self._abandon(order, effort.sending.session)
+            left = effort.sending.give_up() if effort.sending is not None else None
+            if left is not None:
+                self._abandon(order, left)
         return effort.result(Outcome.COPIED)
 
     def _origins(self, order: Order) -> list[Origin]:
@@ -266,13 +266,18 @@ class Deliveries:
         return [Origin(order.target, sibling), order.origin] if sibling else [order.origin]
 
     def _sending(self, order: Order, effort: _Effort, body: Body, session: UploadSession | None) -> Sending:
-        path, blob = order.place.path, order.blob
-        sending = Sending(order.target, path, blob, body, self._moved, lambda: self._before_write(order.place))
         with self._lock:
             if session is not None and session in self._left_open:
                 self._left_open.remove(session)
-        sending.session = session
-        effort.sending = sending
+        effort.sending = sending = Sending(
+            order.target,
+            order.place.path,
+            order.blob,
+            body,
+            self._moved,
+            lambda: self._before_write(order.place),
+            session,
+        )
         return sending
 
     def _by_spool(

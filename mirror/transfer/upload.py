@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from mirror.limits import Work
@@ -19,9 +21,9 @@ class Body(Protocol):
 
 
 class Sending:
-    """An upload over its attempts. `attempt` is run by one thread at a time; `session` may outlive it.
+    """An upload over its attempts, of which one runs at a time. sent: bytes of all attempts.
 
-    sent: bytes of all attempts."""
+    An attempt owns the session while it runs; between attempts it is kept here if it can be gone on with."""
 
     def __init__(
         self,
@@ -31,57 +33,71 @@ class Sending:
         body: Body,
         moved: Callable[[int], None],
         before_write: Callable[[], None],
+        session: UploadSession | None = None,
     ) -> None:
+        """session: one that is open already, such as a mount that was refused leaves."""
         self._target = target
         self._repository = repository
         self._blob = blob
         self._body = body
         self._moved = moved
         self._before_write = before_write
+        self._lock = threading.Lock()
+        self._kept = session
         self._tries = 0
+        self._given_up = False
         self.sent = 0
-        self.session: UploadSession | None = None
 
     def attempt(self, work: Work) -> None:
-        """Upload. Raises as the target and the body do; a session that can be gone on with is kept for the next time."""
-        self._tries += 1
-        if self._tries > 1 and self.session is None and self._target.has_blob(self._repository, self._blob, work):
-            return  # the answer to the last attempt was lost, not the blob
+        """Upload. Raises as the target and the body do."""
+        session = self._begin()
         with ExitStack() as stack:
+            if self._tries > 1 and session is None and self._target.has_blob(self._repository, self._blob, work):
+                return  # the answer to the last attempt was lost, not the blob
             bodies: list[BlobReader] = []
-            if self.session is None or not self.session.resumable:
+            stack.callback(_close, bodies)
+            if session is not None:
+                stack.callback(self._settle, session)
+            if session is None or not session.resumable:
                 # The source speaks first: a session that waits for a slow source is dropped by some registries.
-                first = self._body.open(0, work)
-                stack.callback(_close_unused, bodies)
-                bodies.append(first)
-            session = self.session
+                bodies.append(self._body.open(0, work))
             if session is None:
                 self._before_write()
-                session = self.session = self._target.begin_upload(self._repository, self._blob, work)
-            stack.push(self._settle)
+                session = self._target.begin_upload(self._repository, self._blob, work)
+                stack.callback(self._settle, session)
 
             def body(offset: int) -> BlobReader:
                 return bodies.pop() if bodies and offset == 0 else self._body.open(offset, work)
 
-            session.send(body, replace(work, progress=self._progress(work)))
+            session.send(body, replace(work, progress=partial(self._note, work)))
 
-    def _progress(self, work: Work) -> Callable[[int], None]:
-        def note(count: int) -> None:
-            self.sent += count
-            self._moved(count)
-            work.progress(count)
+    def _note(self, work: Work, count: int) -> None:
+        self.sent += count
+        self._moved(count)
+        work.progress(count)
 
-        return note
+    def _begin(self) -> UploadSession | None:
+        with self._lock:
+            self._tries += 1
+            session, self._kept = self._kept, None
+            return session
 
-    def _settle(self, *_: object) -> bool:
+    def _settle(self, session: UploadSession) -> None:
         """Close the session after an attempt, unless the next one can go on with it."""
-        session = self.session
-        if session is not None and not (session.resumable and not session.committed):
-            self.session = None
-            session.__exit__(None, None, None)
-        return False
+        with self._lock:
+            if session.resumable and not self._given_up:
+                self._kept = session
+                return
+        session.__exit__(None, None, None)
+
+    def give_up(self) -> UploadSession | None:
+        """No further attempt will be made. -> what the caller has to close; a running attempt closes its own."""
+        with self._lock:
+            self._given_up = True
+            session, self._kept = self._kept, None
+            return session
 
 
-def _close_unused(bodies: list[BlobReader]) -> None:
+def _close(bodies: list[BlobReader]) -> None:
     while bodies:
         bodies.pop().__exit__(None, None, None)

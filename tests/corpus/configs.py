@@ -343,7 +343,8 @@ LOCATIONS = (
     ),
     Case(
         "two-writers-of-a-tag",
-        f"{HEAD}{MIRROR}  tags: [v1, v2]\n- source: c.example.com/app\n  targets: [b.example.com/app]\n  tags: [v2, v3]\n",
+        f"{HEAD}{MIRROR}  tags: [v1, v2]\n"
+        "- source: c.example.com/app\n  targets: [b.example.com/app]\n  tags: [v2, v3]\n",
         "7:13",
         ("may both write tag v2 of b.example.com/app", "lists of different tags"),
     ),

@@ -62,6 +62,7 @@ class Fault:
     def matches(self, target: Target) -> bool:
         return (
             fnmatchcase(target.kind, self.kind)
+            and (self.kind == CONNECT) == (target.kind == CONNECT)
             and self.repository in (None, target.repository)
             and self.reference in (None, target.reference)
         )

@@ -186,7 +186,8 @@ def test_two_different_tokens_are_noted_once(caplog: pytest.LogCaptureFixture) -
     [
         (300, 300), (60, 60), (59, SHORTEST), (1, SHORTEST), (0, SHORTEST), (-1, SHORTEST), (90.5, 90.5),
         (3600, 3600), (3601, LONGEST), (10**9, LONGEST), (1e300, LONGEST), (10**400, LONGEST), (-(10**400), SHORTEST),
-        ("300", 300), ("999999999", LONGEST), ("5 min", SHORTEST), ("", SHORTEST), ("-300", SHORTEST), ("٣٠٠", SHORTEST),
+        ("300", 300), ("999999999", LONGEST), ("5 min", SHORTEST), ("", SHORTEST), ("-300", SHORTEST),
+        ("٣٠٠", SHORTEST),
         (None, SHORTEST), (True, SHORTEST), ([300], SHORTEST), ({"seconds": 300}, SHORTEST),
     ],
     ids=lambda value: str(value)[:12],
@@ -203,8 +204,9 @@ def test_without_expires_in_a_token_lives_a_minute() -> None:
 @pytest.mark.parametrize(
     ("status", "code", "retryable"),
     [
-        (401, "auth_failed", False), (403, "auth_denied", False), (400, "auth_failed", False), (404, "auth_failed", False),
-        (302, "auth_failed", False), (204, "auth_failed", False), (429, "rate_limited", True), (500, "bad_response", True),
+        (400, "auth_failed", False), (401, "auth_failed", False), (403, "auth_denied", False),
+        (404, "auth_failed", False), (302, "auth_failed", False), (204, "auth_failed", False),
+        (429, "rate_limited", True), (500, "bad_response", True),
     ],
 )  # fmt: skip
 def test_other_statuses_are_errors_that_name_host_and_account(status: int, code: str, retryable: bool) -> None:

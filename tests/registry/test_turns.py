@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -11,27 +10,7 @@ import pytest
 from mirror.errors import AuthError, Cancelled, NetworkError
 from mirror.limits import Stop
 from mirror.registry.turns import HAND_OVER, Flights, Gate, again
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-
-class WatchedStop(Stop):
-    """Tells when somebody waits on it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits = threading.Event()
-
-    def _add(self, callback: Callable[[], None]) -> Callable[[], None]:
-        leave = super()._add(callback)
-        self.waits.set()
-        return leave
+from tests.registry.world import FakeClock, WatchedStop
 
 
 class Call:
@@ -203,8 +182,7 @@ def test_a_holder_that_says_nothing_is_followed_by_the_next() -> None:
         futures, _ = waiting(pool, gate, 1)
         clock.time += 0.05
         assert futures[0].result(10)
-    with ThreadPoolExecutor(1) as pool:  # and that one holds it now
-        futures, stops = waiting(pool, gate, 1)
-        stops[0].request("enough")
-        with pytest.raises(Cancelled):
-            futures[0].result(10)
+    stop = Stop()
+    stop.request("enough")
+    with pytest.raises(Cancelled):  # and that one holds it now
+        gate.enter(stop)

@@ -89,9 +89,7 @@ class MemoryStore:
         self.note("head", repository, blob.digest)
         return blob.digest in self.blobs[repository]
 
-    def mount_blob(
-        self, repository: str, blob: Descriptor, from_repository: str, work: Work
-    ) -> Mount | MemorySession:
+    def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | MemorySession:
         self.note("mount", repository, blob.digest)
         if self.mounts is Mount.MOUNTED and blob.digest in self.blobs[from_repository]:
             self.blobs[repository][blob.digest] = self.blobs[from_repository][blob.digest]

@@ -16,16 +16,17 @@ from tests.transfer.stores import MemorySession, MemoryStore, blob_of
 DATA = b"some bytes" * 1000
 
 
-def sending(source: MemoryStore, target: MemoryStore, told: list[str]) -> Sending:
+def sending(source: MemoryStore, target: MemoryStore, told: list[str], session: MemorySession | None = None) -> Sending:
     blob = source.add("app", DATA)
-    return Sending(target, "copy", blob, SourceBody(blob, [Origin(source, "app")]), lambda count: None, lambda: told.append("writing"))
+    body = SourceBody(blob, [Origin(source, "app")])
+    return Sending(target, "copy", blob, body, lambda count: None, lambda: told.append("writing"), session)
 
 
 def test_the_source_speaks_before_an_upload_is_opened() -> None:
     order: list[str] = []
     source, target = MemoryStore("source"), MemoryStore("target")
-    source.fault = lambda verb, repository, reference: order.append(f"source {verb}")  # type: ignore[func-returns-value]
-    target.fault = lambda verb, repository, reference: order.append(f"target {verb}")  # type: ignore[func-returns-value]
+    source.fault = lambda verb, repository, reference: order.append(f"source {verb}")
+    target.fault = lambda verb, repository, reference: order.append(f"target {verb}")
     sending(source, target, order).attempt(Work(Stop()))
     assert ["source open", "writing", "target begin", "target send"] == order
     assert DATA in target.blobs["copy"].values()
@@ -91,13 +92,32 @@ class Halting(MemorySession):
 
 def test_a_session_that_can_be_gone_on_with_is_kept_for_the_next_attempt() -> None:
     source, target = MemoryStore("source"), MemoryStore("target")
-    one = sending(source, target, [])
-    one.session = kept = Halting(target, "copy", blob_of(DATA))
+    kept = Halting(target, "copy", blob_of(DATA))
+    one = sending(source, target, [], kept)
     with pytest.raises(NetworkError):
         one.attempt(Work(Stop()))
-    assert kept is one.session
     one.attempt(Work(Stop()))
     assert kept.committed
-    assert one.session is None
+    assert one.give_up() is None
     assert [] == target.deleted
     assert [] == target.asked, "no HEAD, no new session"
+
+
+def test_what_is_given_up_between_attempts_is_handed_over_to_be_closed() -> None:
+    source, target = MemoryStore("source"), MemoryStore("target")
+    kept = Halting(target, "copy", blob_of(DATA))
+    one = sending(source, target, [], kept)
+    with pytest.raises(NetworkError):
+        one.attempt(Work(Stop()))
+    assert kept is one.give_up()
+    assert one.give_up() is None
+
+
+def test_what_is_given_up_during_an_attempt_is_closed_by_it() -> None:
+    source, target = MemoryStore("source"), MemoryStore("target")
+    kept = Halting(target, "copy", blob_of(DATA))
+    one = sending(source, target, [], kept)
+    source.fault = lambda verb, repository, reference: one.give_up()  # type: ignore[assignment, return-value]
+    with pytest.raises(NetworkError):
+        one.attempt(Work(Stop()))
+    assert [blob_of(DATA).digest] == target.deleted

@@ -38,9 +38,9 @@ def _kind(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Kind:
         return Kind.LINK_LOCAL
     if address.is_unspecified or address.is_multicast:
         return Kind.NOWHERE
-    if address.is_loopback or address.is_private or not address.is_global:
+    if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
         return Kind.INTERNAL
-    return Kind.PUBLIC
+    return Kind.PUBLIC if address.is_global and not address.is_private else Kind.INTERNAL
 
 
 def is_literal(host: str) -> bool:

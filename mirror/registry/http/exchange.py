@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from types import TracebackType
 
@@ -43,8 +43,8 @@ class Request:
     method: str
     kind: str
     destination: Destination
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytes | Upload = b""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # Authorization may be among them
+    body: bytes | Upload = field(default=b"", repr=False)
 
     def to(self, destination: Destination) -> Request:
         return replace(self, destination=destination)
@@ -269,7 +269,7 @@ class Exchange:
     def _note(self, request: Request, outcome: object, begun: float) -> None:
         log.debug(
             "%s: %s",
-            request,
+            str(request),
             outcome,
             extra={
                 "event": "request",

@@ -30,11 +30,11 @@ class Pace:
         self._waited = 0.0
         self._moved = 0
 
-    def patience(self, now: float, spent: float = 0.0) -> float:
-        """Seconds that a wait, `spent` old by now, may still last; zero or less: none."""
+    def patience(self, now: float) -> float:
+        """Seconds that the next wait may last; zero or less: none."""
         if self.until is None:
-            return self.idle - self._waited - spent
-        return min(self.idle - spent, self.until - now)
+            return self.idle - self._waited
+        return min(self.idle, self.until - now)
 
     def too_slow(self, seconds: float, count: int) -> bool:
         """Note that `count` bytes took `seconds`. True: slower than the floor."""
@@ -118,18 +118,23 @@ class Connection:
 
     def receive_into(self, view: memoryview) -> int:
         """Wait for bytes; 0: the peer has ended. The buffer is not looked at."""
-        begun = monotonic()
-        self._arm(begun)
-        try:
-            count = self._sock.recv_into(view)
-        except OSError as error:
-            self._raise(error)
+        while True:
+            begun = monotonic()
+            self._arm(begun)
+            try:
+                count = self._sock.recv_into(view)
+                break
+            except TimeoutError as error:
+                if self._pace.until is not None or self._pace.too_slow(monotonic() - begun, 0):
+                    self._raise(error)
+            except OSError as error:
+                self._raise(error)
         if self._stop.requested:
             self._stop.check()
         if count:
             self.heard = True
-        if self._pace.until is None and self._pace.too_slow(monotonic() - begun, count) and count:
-            raise self._slow()
+            if self._pace.until is None and self._pace.too_slow(monotonic() - begun, count):
+                raise self._slow()
         return count
 
     def fill(self) -> bool:
@@ -157,17 +162,16 @@ class Connection:
         while True:
             try:
                 count = self._sock.send(view)
+                break
             except (BlockingIOError, ssl.SSLWantWriteError):
-                if self._wait(select.POLLIN | select.POLLOUT, begun) & ~select.POLLOUT and self.peek():
+                if self._wait(select.POLLIN | select.POLLOUT) & ~select.POLLOUT and self.peek():
                     return 0
             except ssl.SSLWantReadError:
-                self._wait(select.POLLIN, begun)
+                self._wait(select.POLLIN)
             except OSError as error:
                 self._raise(error)
-            else:
-                break
-            if self._stop.requested:
-                self._stop.check()
+        if self._stop.requested:
+            self._stop.check()
         if self._pace.too_slow(monotonic() - begun, count):
             raise self._slow()
         return count
@@ -187,14 +191,19 @@ class Connection:
         self.heard = self.heard or count > 0
         return True
 
-    def _wait(self, events: int, begun: float) -> int:
-        now = monotonic()
-        patience = self._pace.patience(now, now - begun)
+    def _wait(self, events: int) -> int:
+        """-> what of `events`, or what trouble, came first; 0: nothing yet, but within the pace."""
+        begun = monotonic()
+        patience = self._pace.patience(begun)
         if patience <= 0:
             raise self._late()
         poll = select.poll()
         poll.register(self._sock, events)
-        return sum(found for _, found in poll.poll(patience * 1000))
+        came = sum(found for _, found in poll.poll(patience * 1000))
+        self._stop.check()
+        if self._pace.too_slow(monotonic() - begun, 0):
+            raise self._slow()
+        return came
 
     def _arm(self, now: float) -> None:
         patience = self._pace.patience(now)

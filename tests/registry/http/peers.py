@@ -41,7 +41,9 @@ class Talk:
         lines = head.decode("latin-1").split("\r\n")
         method, target, _ = lines[0].split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        body = self._chunks() if "transfer-encoding" in headers else self._exactly(int(headers.get("content-length", 0)))
+        body = (
+            self._chunks() if "transfer-encoding" in headers else self._exactly(int(headers.get("content-length", 0)))
+        )
         if body is None:
             return None
         received = Received(method, target, headers, body)

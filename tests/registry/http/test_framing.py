@@ -67,7 +67,11 @@ WHOLE = {
     "counted twice alike": (OK + b"Content-Length: 3\r\nContent-Length: 3, 3\r\n\r\nabc", b"abc", True),
     "empty": (OK + b"Content-Length: 0\r\n\r\n", b"", True),
     "bare line feeds": (b"HTTP/1.1 200 OK\nContent-Length: 3\n\nabc", b"abc", True),
-    "bare line feeds and blank lines in the body": (b"HTTP/1.1 200 OK\nContent-Length: 5\n\n\r\n\r\nx", b"\r\n\r\nx", True),
+    "bare line feeds and blank lines in the body": (
+        b"HTTP/1.1 200 OK\nContent-Length: 5\n\n\r\n\r\nx",
+        b"\r\n\r\nx",
+        True,
+    ),
     "mixed line ends": (b"HTTP/1.1 200 OK\r\nContent-Length: 3\n\r\nabc", b"abc", True),
     "told to close": (OK + b"Connection: close\r\nContent-Length: 3\r\n\r\nabc", b"abc", False),
     "old": (b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nabc", b"abc", False),
@@ -78,7 +82,11 @@ WHOLE = {
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", b"", True),
     "not modified with a length": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", b"", True),
     "no content, yet some": (b"HTTP/1.1 204 No Content\r\n\r\nxx", b"", False),
-    "chunks": (OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n", b"abc0123456789", True),
+    "chunks": (
+        OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n",
+        b"abc0123456789",
+        True,
+    ),
     "chunks with trailers": (
         OK + b"Transfer-Encoding: Chunked\r\n\r\n1\r\na\r\n000\r\nX: y\r\nZ: w\r\n\r\n",
         b"a",
@@ -91,12 +99,16 @@ WHOLE = {
         False,
     ),
     "interim heads first": (
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n" + OK + b"Content-Length: 1\r\n\r\na",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"
+        + OK
+        + b"Content-Length: 1\r\n\r\na",
         b"a",
         True,
     ),
     "gzip": (
-        OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(gzip.compress(b"abc")) + gzip.compress(b"abc"),
+        OK
+        + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(gzip.compress(b"abc"))
+        + gzip.compress(b"abc"),
         b"abc",
         True,
     ),
@@ -266,7 +278,10 @@ def test_no_length_is_none() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=200), st.sampled_from([b"", OK, OK + b"Transfer-Encoding: chunked\r\n\r\n", OK + b"Content-Length: 9\r\n\r\n"]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", OK, OK + b"Transfer-Encoding: chunked\r\n\r\n", OK + b"Content-Length: 9\r\n\r\n"]),
+)
 def test_of_any_bytes_only_our_errors_come(data: bytes, before: bytes) -> None:
     line = Line()
     line.says(before + data)

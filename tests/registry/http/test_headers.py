@@ -11,7 +11,9 @@ from mirror.registry.http.headers import MAX_LINE, MAX_LINES, Headers, check_tra
 
 
 def test_a_head_gives_status_reason_and_every_field() -> None:
-    head = parse_head(b"HTTP/1.1 401 Un authorized\r\nA: 1\r\nWWW-Authenticate: Basic\r\nwww-authenticate:  Bearer \t\r")
+    head = parse_head(
+        b"HTTP/1.1 401 Un authorized\r\nA: 1\r\nWWW-Authenticate: Basic\r\nwww-authenticate:  Bearer \t\r"
+    )
     assert (1, 401, "Un authorized") == (head.minor, head.status, head.reason)
     assert ["Basic", "Bearer"] == head.headers.all("Www-Authenticate")
     assert "Basic" == head.headers.get("WWW-AUTHENTICATE")

@@ -128,7 +128,10 @@ def test_retry_after_has_two_forms(text: str, date: str, seconds: float | None) 
 
 def test_a_wait_of_two_minutes_is_waited_for_and_a_longer_one_is_not() -> None:
     for status in (429, 503):
-        assert (True, 120.0) == (failed(status, Retry_After="120").retryable, failed(status, Retry_After="120").retry_after)
+        assert (True, 120.0) == (
+            failed(status, Retry_After="120").retryable,
+            failed(status, Retry_After="120").retry_after,
+        )
         longer = failed(status, Retry_After="121")
         assert (RateLimited, "rate_limited", False, 121.0) == (
             type(longer),

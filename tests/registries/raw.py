@@ -1,0 +1,63 @@
+"""One request as bytes, and exactly what comes back: for proofs about bytes, where a client would interpret."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+
+_WAIT = 10.0  # seconds until a test is told that nothing came
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The bytes, how the connection ended (`FIN`, `RST`), and how long it took, in seconds."""
+
+    data: bytes
+    end: str
+    seconds: float
+
+    @property
+    def head(self) -> bytes:
+        return self.data.partition(b"\r\n\r\n")[0]
+
+    @property
+    def body(self) -> bytes:
+        return self.data.partition(b"\r\n\r\n")[2]
+
+    @property
+    def status(self) -> int:
+        return int(self.data.split(b" ", 2)[1]) if self.data else 0
+
+
+def connect(host: str) -> socket.socket:
+    """A plain connection to `host:port`."""
+    address, _, port = host.rpartition(":")
+    return socket.create_connection((address, int(port)), _WAIT)
+
+
+def ask(host: str, method: str, path: str, *, body: bytes = b"", headers: str = "") -> Received:
+    """Send a request with `Connection: close`, and read until the connection ends."""
+    length = f"Content-Length: {len(body)}\r\n" if body else ""
+    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: raw\r\nConnection: close\r\n{headers}{length}\r\n"
+    started = time.monotonic()
+    try:
+        with connect(host) as connection:
+            received, end = _exchange(connection, head.encode() + body)
+    except ConnectionResetError:
+        received, end = b"", "RST"  # on connecting already
+    return Received(received, end, time.monotonic() - started)
+
+
+def _exchange(connection: socket.socket, request: bytes) -> tuple[bytes, str]:
+    received, end = bytearray(), "FIN"
+    try:
+        connection.sendall(request)
+    except ConnectionError:
+        end = "RST"  # what was answered before may still be read
+    try:
+        while piece := connection.recv(1 << 16):
+            received += piece
+    except ConnectionResetError:
+        end = "RST"
+    return bytes(received), end

@@ -1,0 +1,465 @@
+"""The scripted registry can play what real registries do: tokens, limits, mounts, uploads, listings, manifests, blobs.
+
+Each section is an item of the list of faults that a test registry must be able to play; the last one, connections, is
+in test_faults.py."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.conftest import ScriptedFactory
+from tests.images import OCI_INDEX, OCI_MANIFEST, Graph
+from tests.registries.blobhost import BlobHost
+from tests.registries.certificates import Authority
+from tests.registries.client import Answer, Client, sha256
+from tests.registries.exchange import Reply, Request
+from tests.registries.faults import FOREVER, shortened, without, wrong_bytes
+from tests.registries.scripted import ScriptedRegistry
+from tests.registries.tokens import TokenService
+
+Headers = dict[str, str]
+UPLOADS = "/v2/app/blobs/uploads/"
+
+
+def raw(registry: ScriptedRegistry) -> Client:
+    """A client that is not ours: it is counted and meets the faults. It has no credentials."""
+    return Client(registry.host, tls=registry.tls.client_context() if registry.tls else None, agent="raw")
+
+
+def once(registry: ScriptedRegistry, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    with raw(registry) as client:
+        return client.ask(method, path, body=body, headers=sent)
+
+
+def filled(registry: ScriptedRegistry) -> tuple[str, str]:
+    """-> digests of a blob and of the manifest `v1` in the repository `app`"""
+    graph = Graph("quirks")
+    made = graph.image("v1")
+    registry.load("app", graph)
+    return next(iter(graph.blobs)), made.digest
+
+
+# ---- 1. tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "has"),
+    [
+        ({"life": 5}, {"token", "expires_in", "issued_at"}),
+        ({"says_life": False}, {"token"}),
+        ({"field": "access_token"}, {"access_token", "expires_in", "issued_at"}),
+    ],
+    ids=str,
+)
+def test_the_answer_of_a_token_service(options: dict[str, Any], has: set[str]) -> None:
+    with TokenService(**options) as tokens, Client(tokens.realm.split("/")[2]) as client:
+        answer = client.ask("GET", "/auth/token?scope=repository:app:pull", want=(200,)).json()
+    assert has == set(answer)
+    assert options.get("life") in (None, answer.get("expires_in"))
+
+
+def test_a_service_that_honours_only_the_last_scope() -> None:
+    with TokenService(last_scope_only=True) as tokens, Client(tokens.realm.split("/")[2]) as client:
+        path = "/auth/token?scope=repository:a:pull&scope=repository:b:pull"
+        access, alive = tokens.access_of(client.ask("GET", path).json()["token"])
+        assert (["b"], True) == ([entry["name"] for entry in access], alive)
+        tokens.one_scope = True
+        assert 403 == client.ask("GET", path).status
+        assert 2 == len(tokens.asked)
+
+
+def test_identity_tokens_by_the_post_form() -> None:
+    with TokenService(users={"acme": "secret"}) as tokens, Client(tokens.realm.split("/")[2]) as client:
+        form = b"grant_type=password&username=acme&password=secret&access_type=offline&scope=repository:a:pull"
+        first = client.ask("POST", "/auth/token", body=form, want=(200,)).json()
+        form = f"grant_type=refresh_token&refresh_token={first['refresh_token']}&scope=repository:a:pull".encode()
+        second = client.ask("POST", "/auth/token", body=form, want=(200,)).json()
+        assert "pull" in tokens.access_of(second["access_token"])[0][0]["actions"]
+        assert [False, True] == [asked.identity for asked in tokens.asked]
+
+
+def test_challenges_say_the_scope_that_is_needed_or_a_placeholder(scripted: ScriptedFactory) -> None:
+    registry = scripted(bearer=True)
+    challenge = once(registry, "POST", f"{UPLOADS}?mount=sha256:0&from=base").headers["www-authenticate"]
+    assert 'scope="repository:app:pull,push repository:base:pull"' in challenge
+    assert f'realm="{registry.url}/auth/token"' in challenge
+    registry.features.placeholder_scope = "repository:user/image:pull"
+    assert (
+        'scope="repository:user/image:pull"' in once(registry, "GET", "/v2/app/tags/list").headers["www-authenticate"]
+    )
+
+
+def test_an_expired_token_is_a_challenge_or_a_plain_403(scripted: ScriptedFactory) -> None:
+    registry = scripted(bearer=True)
+    filled(registry)
+    assert registry.tokens is not None
+    registry.tokens.life = -1
+    token = once(registry, "GET", "/auth/token?scope=repository:app:pull").json()["token"]
+    answer = once(registry, "GET", "/v2/app/tags/list", Authorization=f"Bearer {token}")
+    assert 401 == answer.status
+    assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+    expired = b"Your authorization token has expired. Reauthenticate and try again."
+    registry.features.expired = Reply(403, (("Content-Type", "text/plain"),), expired)
+    answer = once(registry, "GET", "/v2/app/tags/list", Authorization=f"Bearer {token}")
+    assert (403, expired) == (answer.status, answer.body)
+    registry.tokens.life = 5
+    token = once(registry, "GET", "/auth/token?scope=repository:app:pull").json()["token"]
+    assert 200 == once(registry, "GET", "/v2/app/tags/list", Authorization=f"Bearer {token}").status
+
+
+# ---- 2. limits of rate and quota
+
+
+@pytest.mark.parametrize("wait", ["1", "Wed, 21 Oct 2065 07:28:00 GMT", None])
+def test_429_with_any_retry_after_or_none(scripted: ScriptedFactory, wait: str | None) -> None:
+    registry = scripted()
+    filled(registry)
+    headers = [("Content-Type", "text/plain"), *([("Retry-After", wait)] if wait else [])]
+    registry.fault("GET tags", times=2, status=429, headers=headers, body=b"slow down\n")
+    answers = [once(registry, "GET", "/v2/app/tags/list") for _ in range(3)]
+    assert [429, 429, 200] == [answer.status for answer in answers]
+    assert (wait, b"slow down\n") == (answers[0].headers.get("retry-after"), answers[0].body)
+
+
+def test_a_quota_counts_get_but_not_head(scripted: ScriptedFactory) -> None:
+    registry = scripted(quota=1)
+    filled(registry)
+    asked = ["HEAD", "GET", "HEAD", "GET"]
+    answers = [once(registry, method, "/v2/app/manifests/v1") for method in asked]
+    assert [200, 200, 200, 429] == [answer.status for answer in answers]
+    assert ["1;w=21600", "0;w=21600"] == [answer.headers["ratelimit-remaining"] for answer in answers[:2]]
+
+
+# ---- 3. mounts
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
+def test_a_mount_that_is_refused(scripted: ScriptedFactory, status: int) -> None:
+    registry = scripted()
+    blob, _ = filled(registry)
+    registry.fault("POST mount", status=status)
+    path = f"/v2/other/blobs/uploads/?mount={blob}&from=app"
+    assert [status, 201] == [once(registry, "POST", path).status for _ in range(2)]
+
+
+def test_mounts_that_open_a_session_lie_or_need_a_manifest_first(scripted: ScriptedFactory) -> None:
+    registry = scripted(mounts=False)
+    blob, _ = filled(registry)
+    path = f"/v2/other/blobs/uploads/?mount={blob}&from=app"
+    answer = once(registry, "POST", path)
+    assert 202 == answer.status
+    assert [registry.uploads[0].id] == [answer.headers["docker-upload-uuid"]]
+    registry.features.mounts = registry.features.mount_after_manifest = True
+    registry.storage.add_blob("app", sha256(b"loose"), b"loose")
+    loose = f"/v2/other/blobs/uploads/?mount={sha256(b'loose')}&from=app"
+    assert [201, 202] == [once(registry, "POST", mount).status for mount in (path, loose)]
+    registry.fault("POST mount", status=201, headers=[("Location", f"/v2/third/blobs/{blob}")])
+    assert 201 == once(registry, "POST", path.replace("other", "third")).status
+    assert not registry.has_blob("third", blob)
+
+
+# ---- 4. chunks
+
+
+@pytest.mark.parametrize(
+    ("features", "fault", "size", "status", "moved_to"),
+    [
+        ({}, {}, 10, 202, "0-9"),
+        ({}, {"status": 201, "after": True}, 10, 201, "0-9"),
+        ({}, {"accept": 0}, 10, 416, "0-0"),
+        ({}, {"status": 416}, 10, 416, None),
+        ({}, {"status": 404}, 10, 404, None),
+        ({"max_body": 9}, {}, 10, 413, None),
+        ({"max_chunk": 4 << 20}, {}, (4 << 20) + 1, 416, None),
+        ({"min_chunk": 5 << 20}, {}, 10, 400, None),
+        ({"chunks": False}, {}, 10, 405, None),
+    ],
+    ids=str,
+)
+def test_a_chunk(
+    scripted: ScriptedFactory,
+    features: dict[str, Any],
+    fault: dict[str, Any],
+    size: int,
+    status: int,
+    moved_to: str | None,
+) -> None:
+    registry = scripted(**features)
+    if fault:
+        registry.fault("PATCH upload", **fault)
+    opened = once(registry, "POST", UPLOADS)
+    assert features.get("min_chunk") in (None, int(opened.headers.get("oci-chunk-min-length", 0)))
+    answer = once(registry, "PATCH", opened.headers["location"], b"x" * size, Content_Range=f"0-{size - 1}")
+    assert (status, moved_to) == (answer.status, answer.headers.get("range"))
+
+
+@pytest.mark.parametrize(("accept", "range_said"), [(0, "0-0"), (4, "0-3")])
+def test_a_stream_of_which_less_is_taken(scripted: ScriptedFactory, accept: int, range_said: str) -> None:
+    registry = scripted()
+    registry.fault("PATCH upload", accept=accept)
+    opened = once(registry, "POST", UPLOADS)
+    answer = once(registry, "PATCH", opened.headers["location"], b"x" * 10)
+    assert (202, range_said, accept) == (answer.status, answer.headers["range"], len(registry.uploads[0].data))
+
+
+def test_a_replica_that_does_not_know_the_session(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    registry.fault("PATCH upload", nth=2, status=404)
+    location = once(registry, "POST", UPLOADS).headers["location"]
+    statuses = []
+    for _ in range(3):
+        answer = once(registry, "PATCH", location, b"x")
+        location = answer.headers.get("location", location)
+        statuses.append(answer.status)
+    assert [202, 404, 202] == statuses
+
+
+def test_413_comes_as_html_from_a_proxy(scripted: ScriptedFactory) -> None:
+    registry = scripted(max_body=9)
+    location = once(registry, "POST", UPLOADS).headers["location"]
+    answer = once(registry, "PUT", f"{location}&digest={sha256(b'0123456789')}", b"0123456789")
+    assert (413, "text/html") == (answer.status, answer.headers["content-type"])
+    assert answer.body.startswith(b"<html>")
+
+
+# ---- 5. Locations
+
+
+@pytest.mark.parametrize(
+    ("said", "pattern"),
+    [
+        (None, r"/v2/app/blobs/uploads/session-1\?_state=1"),
+        (lambda path: f"http://registry.example.com{path}", r"http://registry\.example\.com/v2/app/.*"),
+        (lambda path: f"//127.0.0.2:1{path}", r"//127\.0\.0\.2:1/v2/app/.*"),
+    ],
+    ids=["relative", "http behind https", "other host"],
+)
+def test_locations(scripted: ScriptedFactory, authority: Authority, said: Any, pattern: str) -> None:
+    registry = scripted(tls=authority, locations=said)
+    assert re.fullmatch(pattern, once(registry, "POST", UPLOADS).headers["location"])
+
+
+def test_sessions_under_another_path_whose_location_changes_with_each_answer(scripted: ScriptedFactory) -> None:
+    registry = scripted(upload_prefix="/artifacts-uploads/namespaces/")
+    first = once(registry, "POST", UPLOADS).headers["location"]
+    second = once(registry, "PATCH", first, b"abc").headers["location"]
+    assert first.startswith("/artifacts-uploads/namespaces/app/session-1")
+    assert first != second
+    assert 404 == once(registry, "PATCH", first, b"abc").status
+    assert 201 == once(registry, "PUT", f"{second}&digest={sha256(b'abc')}").status
+    assert ["POST upload", "PATCH upload", "PATCH upload", "PUT upload"] == [seen.kind for seen in registry.requests()]
+
+
+def test_sessions_with_cookies(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    registry.fault("POST upload", after=True, headers=[("Set-Cookie", "route=replica-2; Path=/")])
+    answer = once(registry, "POST", UPLOADS)
+    assert (202, "route=replica-2; Path=/") == (answer.status, answer.headers["set-cookie"])
+    once(registry, "PATCH", answer.headers["location"], b"x", Cookie="route=replica-2")
+    assert "route=replica-2" == registry.log[-1].header("cookie")
+
+
+# ---- 6. the closing PUT
+
+
+def test_a_commit_whose_answer_is_lost_is_a_commit_and_then_404(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    lost = registry.fault("PUT upload", after=True, reset=True)
+    path = f"{once(registry, 'POST', UPLOADS).headers['location']}&digest={sha256(b'abc')}"
+    with pytest.raises(ConnectionResetError):
+        once(registry, "PUT", path, b"abc")
+    assert lost.fired.is_set()
+    assert registry.has_blob("app", sha256(b"abc"))
+    assert 404 == once(registry, "PUT", path, b"abc").status
+
+
+def test_a_slow_commit_and_one_that_wants_a_body(scripted: ScriptedFactory) -> None:
+    registry = scripted(empty_commit=False)
+    slow = registry.fault("PUT upload", nth=2, delay=0.15)
+    location = once(registry, "PATCH", once(registry, "POST", UPLOADS).headers["location"], b"abc").headers["location"]
+    assert 500 == once(registry, "PUT", f"{location}&digest={sha256(b'abc')}").status
+    assert 201 == once(registry, "PUT", f"{location}&digest={sha256(b'abcd')}", b"d").status
+    entry = registry.log[-1]
+    assert 1 == slow.hits
+    assert entry.ended - entry.time >= 0.15
+
+
+# ---- 7. asking how far an upload is
+
+
+@pytest.mark.parametrize("status", [204, 404, 405])
+def test_the_status_of_an_upload(scripted: ScriptedFactory, status: int) -> None:
+    registry = scripted(upload_status=status)
+    location = once(registry, "PATCH", once(registry, "POST", UPLOADS).headers["location"], b"abc").headers["location"]
+    answer = once(registry, "GET", location)
+    assert (status, "0-2" if status == 204 else None) == (answer.status, answer.headers.get("range"))
+
+
+# ---- 8. blobs
+
+
+def test_blobs_on_another_host_that_wants_no_credentials(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    blob, _ = filled(registry)
+    with BlobHost(registry.storage) as other, Client(other.host, agent="raw") as client:
+        registry.features.blob_redirect = other.url_of
+        answer = once(registry, "GET", f"/v2/app/blobs/{blob}")
+        assert (307, other.url_of(blob)) == (answer.status, answer.headers["location"])
+        signed = answer.headers["location"].removeprefix(f"http://{other.host}")
+        assert registry.storage.bytes[blob] == client.ask("GET", signed).body
+        assert 400 == client.ask("GET", signed, headers={"Authorization": "Bearer x"}).status
+        assert 403 == client.ask("HEAD", signed).status
+        part = client.ask("GET", signed, headers={"Range": "bytes=2-3"})
+        assert (206, registry.storage.bytes[blob][2:4]) == (part.status, part.body)
+        assert ["GET", "GET", "HEAD", "GET"] == [request.method for request in other.seen]
+
+
+def test_bodies_that_are_wrong_short_or_whole_although_a_part_was_asked_for(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    blob, _ = filled(registry)
+    path, data = f"/v2/app/blobs/{blob}", registry.storage.bytes[blob]
+    registry.fault("GET blob", change=wrong_bytes)
+    registry.fault("GET blob", nth=2, change=shortened(10))
+    wrong, short = once(registry, "GET", path), once(registry, "GET", path)
+    assert len(data) == len(wrong.body)
+    assert data != wrong.body
+    assert (data[:10], "10") == (short.body, short.headers["content-length"])
+    part = once(registry, "GET", path, Range="bytes=5-")
+    assert (206, data[5:], f"bytes 5-{len(data) - 1}/{len(data)}") == (
+        part.status,
+        part.body,
+        part.headers["content-range"],
+    )
+    registry.features.ranges = False
+    whole = once(registry, "GET", path, Range="bytes=5-")
+    assert (200, data) == (whole.status, whole.body)
+
+
+# ---- 9. listings
+
+
+def tagged(registry: ScriptedRegistry, count: int) -> list[str]:
+    """`count` tags for one image. -> their names"""
+    graph = Graph("tags")
+    made = graph.image()
+    names = sorted(f"v{number:05}" for number in range(count))
+    graph.tag(made.digest, *names)
+    registry.load("app", graph)
+    return names
+
+
+@pytest.mark.parametrize("features", [{}, {"page": 50}, {"page": 50, "opaque_link": True}, {"page": 1000}], ids=str)
+def test_pages_lead_to_every_tag(scripted: ScriptedFactory, features: dict[str, Any]) -> None:
+    registry = scripted(**features)
+    names = tagged(registry, 120)
+    with raw(registry) as client:
+        assert names == client.tags("app")
+    assert (3 if features.get("page") == 50 else 1) == registry.counts()["GET tags"]
+    assert features.get("opaque_link", False) == ("next_page=" in registry.log[-1].path)
+
+
+def test_fifty_thousand_tags_in_one_answer(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    names = tagged(registry, 50_000)
+    assert names == once(registry, "GET", "/v2/app/tags/list").json()["tags"]
+
+
+def test_pages_without_a_link_absolute_links_loops_and_too_large_a_page(scripted: ScriptedFactory) -> None:
+    registry = scripted(page=2, link=False, max_n=1000)
+    tagged(registry, 3)
+    answer = once(registry, "GET", "/v2/app/tags/list")
+    assert (["v00000", "v00001"], None) == (answer.json()["tags"], answer.headers.get("link"))
+    assert ["v00002"] == once(registry, "GET", "/v2/app/tags/list?last=v00001").json()["tags"]
+    assert 413 == once(registry, "GET", "/v2/app/tags/list?n=1001").status
+    registry.features.link = True
+    registry.features.link_form = lambda path: "/v2/app/tags/list"
+    assert '</v2/app/tags/list>; rel="next"' == once(registry, "GET", "/v2/app/tags/list").headers["link"]
+    registry.features.link_form = lambda path: registry.url + path
+    link = once(registry, "GET", "/v2/app/tags/list?n=1").headers["link"]
+    assert f'<{registry.url}/v2/app/tags/list?last=v00000&n=1>; rel="next"' == link
+
+
+def test_listings_that_are_refused_or_hold_invalid_names(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    _, manifest = filled(registry)
+    registry.fault("GET tags", status=403)
+    registry.storage.make("app").tags["../../etc"] = manifest
+    answers = [once(registry, "GET", "/v2/app/tags/list") for _ in range(2)]
+    assert [403, 200] == [answer.status for answer in answers]
+    assert ["../../etc", "v1"] == answers[1].json()["tags"]
+
+
+# ---- 10. manifests
+
+
+def test_tags_that_are_written_once(scripted: ScriptedFactory) -> None:
+    registry = scripted(immutable_tags=True)
+    filled(registry)
+    body = registry.manifest("app", "v1").body
+    answer = once(registry, "PUT", "/v2/app/manifests/v1", body, Content_Type=OCI_MANIFEST)
+    assert 400 == answer.status
+    assert "immutable" in answer.json()["errors"][0]["message"]
+    assert 201 == once(registry, "PUT", "/v2/app/manifests/v2", body, Content_Type=OCI_MANIFEST).status
+
+
+@pytest.mark.parametrize(
+    ("features", "status"),
+    [({}, 400), ({"sparse_indexes": True}, 201), ({"media_types": (OCI_MANIFEST,)}, 415), ({"max_manifest": 9}, 413)],
+    ids=str,
+)
+def test_an_index_without_its_children(scripted: ScriptedFactory, features: dict[str, Any], status: int) -> None:
+    registry, graph = scripted(**features), Graph("childless")
+    index = graph.platforms("v1")
+    body = graph.manifests[index.digest].data
+    assert status == once(registry, "PUT", "/v2/app/manifests/v1", body, Content_Type=OCI_INDEX).status
+
+
+def test_manifests_without_a_digest_header_or_converted_for_old_clients(scripted: ScriptedFactory) -> None:
+    graph = Graph("old")
+    old = graph.schema1(name="app")
+    registry = scripted(schema1_for=graph.manifests[old.digest].data.decode(), content_digest=False)
+    _, manifest = filled(registry)
+    new = once(registry, "GET", "/v2/app/manifests/v1", Accept=OCI_MANIFEST)
+    assert (manifest, None) == (sha256(new.body), new.headers.get("docker-content-digest"))
+    converted = once(registry, "GET", "/v2/app/manifests/v1")
+    assert (old.media_type, graph.manifests[old.digest].data) == (converted.headers["content-type"], converted.body)
+
+
+def test_what_is_not_supported_or_not_created(scripted: ScriptedFactory) -> None:
+    registry = scripted(needs_creation=True)
+    _, manifest = filled(registry)
+    assert 405 == once(registry, "DELETE", "/v2/app/manifests/v1").status
+    assert 404 == once(registry, "GET", f"/v2/app/referrers/{manifest}").status
+    refused = once(registry, "POST", "/v2/new/blobs/uploads/")
+    assert (404, "NAME_UNKNOWN") == (refused.status, refused.json()["errors"][0]["code"])
+    registry.create("new")
+    assert 202 == once(registry, "POST", "/v2/new/blobs/uploads/").status
+    assert 404 == once(registry, "GET", "/v2/new/tags/list").status
+    registry.features.empty_is_unknown = False
+    assert [] == once(registry, "GET", "/v2/new/tags/list").json()["tags"]
+
+
+# ---- whatever else
+
+
+def test_hooks_answer_and_changes_alter(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    filled(registry)
+
+    def teapot(request: Request) -> Reply | None:
+        return Reply(418) if request.method == "HEAD" else None
+
+    registry.hook = teapot
+    assert 418 == once(registry, "HEAD", "/v2/app/manifests/v1").status
+    assert 200 == registry.manifest("app", "v1").status
+    registry.fault("GET manifest", times=FOREVER, change=without("content-type"))
+    assert "content-type" not in once(registry, "GET", "/v2/app/manifests/v1").headers
+    registry.faults.clear()
+    assert OCI_MANIFEST == once(registry, "GET", "/v2/app/manifests/v1").headers["content-type"]
+    registry.fault("GET manifest", change=lambda _, reply: replace(reply, status=299))
+    assert 299 == once(registry, "GET", "/v2/app/manifests/v1").status

@@ -1,0 +1,125 @@
+"""Authentication through the real session, against real registries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror.errors import AuthError, NotFound
+from mirror.limits import Limits, Stop, Work
+from mirror.registry.auth import HostAuthorizer
+from mirror.registry.credentials import CredentialSource
+from mirror.registry.scopes import Scope, pull, push
+from mirror.registry.session import Session
+from mirror.registry.settings import HostSettings, Secret
+from tests.registries.real import RealRegistry
+from tests.registries.tokens import TokenService
+
+USERS = {"acme": "pä:ss€"}
+
+
+@contextmanager
+def session(host: str, home: Path, *, login: tuple[str, str] | None = None, **options: Any) -> Iterator[Session]:
+    if login is not None:
+        options |= {"username": login[0], "password": Secret("env HUB_TOKEN", plain=login[1])}
+    settings = HostSettings(host, plain_http=True, **options)
+    limits = Limits()
+    with Session(settings, limits) as opened:
+        source = CredentialSource({host: settings}, {"HOME": str(home)})
+        opened.authorizer = HostAuthorizer(settings, source, opened.one_off, opened.trust.realm, limits.clock)
+        yield opened
+
+
+def ask(opened: Session, scopes: tuple[Scope, ...], tag: str = "1") -> str:
+    """-> what became of a HEAD of a manifest that is not there: `not there` means that we were let in."""
+    path = f"/v2/{scopes[0].repository}/manifests/{tag}"
+    try:
+        opened.call("HEAD", path, Work(Stop()), kind="manifest", scopes=scopes, expect={200})
+    except NotFound:
+        return "not there"
+    except AuthError as error:
+        return str(error)
+    return "there"
+
+
+@pytest.fixture
+def basic_registry(tmp_path: Path) -> Iterator[RealRegistry]:
+    with RealRegistry(tmp_path, users=USERS) as registry:
+        yield registry
+
+
+def test_basic_is_taken_by_a_real_registry(basic_registry: RealRegistry, tmp_path: Path) -> None:
+    with session(basic_registry.host, tmp_path, login=("acme", USERS["acme"])) as opened:
+        assert ["not there"] * 3 == [ask(opened, pull("team/app"), tag) for tag in ("1", "2", "3")]
+        assert 4 == sum(opened.host.requests().values())
+
+
+def test_a_wrong_password_and_sixty_tags_are_two_requests_to_a_real_registry(
+    basic_registry: RealRegistry, tmp_path: Path
+) -> None:
+    with session(basic_registry.host, tmp_path, login=("acme", "CANARY")) as opened, ThreadPoolExecutor(8) as pool:
+        said = set(pool.map(lambda number: ask(opened, pull("team/app"), str(number)), range(60)))
+        assert 2 == sum(opened.host.requests().values())
+    assert 1 == len(said)
+    text = said.pop()
+    assert f"{basic_registry.host} does not accept user acme, password from env HUB_TOKEN" in text
+    assert "CANARY" not in text
+
+
+@contextmanager
+def token_registry(tmp_path: Path, **options: Any) -> Iterator[tuple[RealRegistry, TokenService, dict[str, Any]]]:
+    with TokenService(tmp_path, **options) as service, RealRegistry(tmp_path, tokens=service) as registry:
+        yield registry, service, {"token_realms": frozenset({service.realm.split("/")[2]})}
+
+
+def test_tokens_are_fetched_once_for_each_set_of_scopes(tmp_path: Path) -> None:
+    with (
+        token_registry(tmp_path, users=USERS) as (registry, service, options),
+        session(registry.host, tmp_path, login=("acme", USERS["acme"]), **options) as opened,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        wanted = [push("team/app"), pull("team/app"), pull("other/app"), (*push("new/app"), *pull("team/app"))]
+        ask(opened, wanted[0])
+        said = set(pool.map(lambda number: ask(opened, wanted[number % 4], str(number)), range(40)))
+        assert {"not there"} == said
+        assert [
+            ("repository:new/app:pull,push", "repository:team/app:pull"),
+            ("repository:other/app:pull",),
+            ("repository:team/app:pull,push",),
+        ] == sorted(request.scopes for request in service.asked)
+        assert 42 == opened.host.requests()["HEAD manifest"]
+
+
+def test_tokens_that_die_before_their_time_are_replaced_and_nobody_notices(tmp_path: Path) -> None:
+    with (
+        token_registry(tmp_path, anonymous=("pull",), life=1, says_life=False) as (registry, service, options),
+        session(registry.host, tmp_path, **options) as opened,
+    ):
+        end = time.monotonic() + 20
+        while len(service.asked) < 3:
+            assert "not there" == ask(opened, pull("team/app"))
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def test_what_nobody_may_do_is_told_with_where_credentials_were_looked_for(tmp_path: Path) -> None:
+    with (
+        token_registry(tmp_path, users=USERS, anonymous=("pull",)) as (registry, _, options),
+        session(registry.host, tmp_path, **options) as opened,
+    ):
+        assert "not there" == ask(opened, pull("team/app"))
+        with pytest.raises(AuthError, match=r"neither in the configuration nor in ~/\.docker/config\.json"):
+            opened.call(
+                "POST",
+                "/v2/team/app/blobs/uploads/",
+                Work(Stop()),
+                kind="upload",
+                scopes=push("team/app"),
+                expect={202},
+            )

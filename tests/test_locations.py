@@ -1,0 +1,156 @@
+"""The grammar of sources and targets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror.errors import ConfigError
+from mirror.locations import (
+    BundleLocation,
+    LayoutLocation,
+    Location,
+    RegistryLocation,
+    StreamLocation,
+    expand,
+    parse_source,
+    parse_target,
+)
+from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
+
+HEX = "a" * 64
+DIGEST = Digest(f"sha256:{HEX}")
+
+
+def registry(host: str, path: str, *, wildcard: bool = False) -> RegistryLocation:
+    return RegistryLocation(Repository(host, path), wildcard=wildcard)
+
+
+SOURCES: dict[str, Location] = {
+    "alpine": registry("docker.io", "library/alpine"),
+    "reg.example.com/team/app": registry("reg.example.com", "team/app"),
+    "reg.example.com/app:v1": RegistryLocation(Repository("reg.example.com", "app"), "v1"),
+    f"reg.example.com/app@{DIGEST}": RegistryLocation(Repository("reg.example.com", "app"), None, DIGEST),
+    f"reg.example.com/app:v1@{DIGEST}": RegistryLocation(Repository("reg.example.com", "app"), "v1", DIGEST),
+    "reg.example.com/team/*": registry("reg.example.com", "team", wildcard=True),
+    "reg.example.com/*": registry("reg.example.com", "", wildcard=True),
+    "docker.io/*": registry("docker.io", "", wildcard=True),
+    "docker.io/library/*": registry("docker.io", "library", wildcard=True),
+    "acme/*": registry("docker.io", "acme", wildcard=True),
+    "oci:/srv/export": LayoutLocation("/srv/export"),
+    "oci:export": LayoutLocation("export"),
+    "oci:/srv/export:team/app": LayoutLocation("/srv/export", "team/app"),
+    "oci:/srv/export:app:v1": LayoutLocation("/srv/export", "app", "v1"),
+    f"oci:/srv/export:app@{DIGEST}": LayoutLocation("/srv/export", "app", None, DIGEST),
+    "oci:/srv/export:team/*": LayoutLocation("/srv/export", "team", wildcard=True),
+    "oci:/srv/export:*": LayoutLocation("/srv/export", "", wildcard=True),
+    "export.tar": BundleLocation("export.tar"),
+    "/srv/2024-01.tar:team/app": BundleLocation("/srv/2024-01.tar", "team/app"),
+    "/srv/a.tar:*": BundleLocation("/srv/a.tar", "", wildcard=True),
+    "-": StreamLocation(),
+}
+
+TARGETS: dict[str, Location] = {
+    "reg.example.com/team/app": registry("reg.example.com", "team/app"),
+    "reg.example.com/{repository}": registry("reg.example.com", "{repository}", wildcard=True),
+    "reg.example.com/copy/*": registry("reg.example.com", "copy/{repository}", wildcard=True),
+    "reg.example.com/x-{repository}-y": registry("reg.example.com", "x-{repository}-y", wildcard=True),
+    "docker.io/{repository}": registry("docker.io", "{repository}", wildcard=True),
+    "acme/*": registry("docker.io", "acme/{repository}", wildcard=True),
+    "oci:/srv/export": LayoutLocation("/srv/export"),
+    "oci:/srv/export:{repository}": LayoutLocation("/srv/export", "{repository}", wildcard=True),
+    "oci:/srv/export:x/*": LayoutLocation("/srv/export", "x/{repository}", wildcard=True),
+    "export.tar:{repository}": BundleLocation("export.tar", "{repository}", wildcard=True),
+    "-": StreamLocation(),
+}
+
+
+@pytest.mark.parametrize("text", SOURCES)
+def test_a_source_is_read_as_its_grammar_says(text: str) -> None:
+    assert SOURCES[text] == parse_source(text)
+
+
+@pytest.mark.parametrize("text", TARGETS)
+def test_a_target_is_read_as_its_grammar_says(text: str) -> None:
+    assert TARGETS[text] == parse_target(text)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "the repository is missing"),
+        ("*", "stands alone at the end, after a slash"),
+        ("reg.example.com/a*", "stands alone at the end"),
+        ("reg.example.com/*/app", "stands alone at the end"),
+        ("reg.example.com/app:v*", "patterns of tags go under `tags`"),
+        ("reg.example.com/{repository}", "belongs into targets"),
+        ("oci:", "want oci:DIR or oci:DIR:REPOSITORY"),
+        ("oci::app", "want oci:DIR or oci:DIR:REPOSITORY"),
+        ("oci:/srv:", "the repository is missing after the colon"),
+        ("oci:/srv:App", "lower case"),
+        ("x.tar:", "the repository is missing after the colon"),
+        ("x.tar:a/../b", "not a valid reference"),
+        ("docker://reg.example.com/app", "docker: is not known here; write host/repository"),
+        ("oci-archive:x", "write FILE.tar"),
+        ("dir:/srv", "write oci:DIR"),
+        ("https://reg.example.com/x.tar", "without a scheme"),
+    ],
+)
+def test_what_is_no_source_is_refused(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_source(text)
+    assert "ref_invalid" == caught.value.code
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("reg.example.com/app:v1", "a target has no tag or digest"),
+        (f"reg.example.com/app@{DIGEST}", "a target has no tag or digest"),
+        ("oci:/srv/x:app:v1", "a target has no tag or digest"),
+        ("reg.example.com/*/{repository}", "can stand once only"),
+        ("{repository}/app", "MISSING"),
+        ("{repository}.example.com/app", "can stand in the repository only"),
+        ("oci:/srv/{repository}", "can stand in the repository only"),
+        ("{repository}.tar", "can stand in the repository only"),
+    ],
+)
+def test_what_is_no_target_is_refused(text: str, says: str) -> None:
+    if says == "MISSING":  # the first part has no dot, so it is part of a repository of docker.io
+        assert registry("docker.io", "{repository}/app", wildcard=True) == parse_target(text)
+        return
+    with pytest.raises(ConfigError) as caught:
+        parse_target(text)
+    assert "ref_invalid" == caught.value.code
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("parse", [parse_source, parse_target])
+@pytest.mark.parametrize("text", ["joe:hunter2@reg.example.com/a*b*", "https://joe:hunter2@x/y", "oci:/x:joe:hunter2@y"])
+def test_no_message_shows_what_may_be_a_password(text: str, parse: object) -> None:
+    assert callable(parse)
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_wildcard_target_takes_what_the_source_matched() -> None:
+    target = parse_target("reg.example.com/copy/*")
+    assert isinstance(target, RegistryLocation)
+    assert Repository("reg.example.com", "copy/team/app") == expand(target, "team/app")
+    with pytest.raises(ConfigError):
+        expand(target, "../etc")
+
+
+@given(st.text(max_size=40) | st.text(alphabet="ab.:/@*{}-oci[]tr", max_size=30))
+def test_any_text_is_a_location_or_a_configuration_error(text: str) -> None:
+    for parse in (parse_source, parse_target):
+        try:
+            location = parse(text)
+        except ConfigError as error:
+            assert 2 == error.exit_code
+        else:
+            assert location.kind
