@@ -83,26 +83,22 @@ def _add(
     return command
 
 
-def _selecting(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
+def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
+    sync = _add(commands, "sync", _sync, "bring every selected tag to every target")
+    sync.add_argument(
         "--only",
         metavar="PATTERN",
         action="append",
         default=[],
         help="only source references that match this shell pattern: host/repo:tag or host/repo; may be repeated",
     )
-    command.add_argument("--only-from", metavar="FILE", type=Path, help="patterns from a file, one a line (failed.txt)")
-    command.add_argument(
+    sync.add_argument("--only-from", metavar="FILE", type=Path, help="patterns from a file, one a line (failed.txt)")
+    sync.add_argument(
         "--shard", metavar="I/N", type=_shard, help="only part I of N, counted from 0, split by source repository"
     )
-    loud = command.add_mutually_exclusive_group()
-    loud.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: debug output")
-    loud.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
-
-
-def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sync = _add(commands, "sync", _sync, "bring every selected tag to every target")
-    _selecting(sync)
+    loud = sync.add_mutually_exclusive_group()
+    loud.add_argument("-v", dest="verbose", action="count", default=0, help="say more; twice: debug output")
+    loud.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
     sync.add_argument("--dry-run", action="store_true", help="the same as `mirror plan`")
     sync.add_argument("--fail-fast", action="store_true", help="start nothing new after the first failure")
     sync.add_argument("--deep", action="store_true", help="believe no equal tag: look at every object of every image")
@@ -119,13 +115,11 @@ def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
     plan = _add(commands, "plan", _plan, "show what a sync would do; writes nothing")
-    _selecting(plan)
     plan.add_argument("--exit-code", action="store_true", help="exit 10 if there is something to do")
 
 
 def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
     verify = _add(commands, "verify", _verify, "is every selected image whole on every target?")
-    _selecting(verify)
     verify.add_argument("--deep", action="store_true", help="read and hash every blob")
 
 
@@ -147,18 +141,19 @@ def _seconds(text: str) -> float:
 
 
 def _options(parsed: argparse.Namespace) -> Options:
+    given = vars(parsed)
     return Options(
         config=parsed.config,
-        only=tuple(parsed.only),
-        only_from=parsed.only_from,
-        shard=parsed.shard,
-        deep=getattr(parsed, "deep", False),
-        fail_fast=getattr(parsed, "fail_fast", False),
-        report=getattr(parsed, "report", None),
-        progress=getattr(parsed, "progress", "none"),
-        lock_wait=getattr(parsed, "lock_wait", 0.0),
-        exit_code=getattr(parsed, "exit_code", False),
-        verbosity=-1 if parsed.quiet else parsed.verbose,
+        only=tuple(given.get("only", ())),
+        only_from=given.get("only_from"),
+        shard=given.get("shard"),
+        deep=given.get("deep", False),
+        fail_fast=given.get("fail_fast", False),
+        report=given.get("report"),
+        progress=given.get("progress", "none"),
+        lock_wait=given.get("lock_wait", 0.0),
+        exit_code=given.get("exit_code", False),
+        verbosity=-1 if given.get("quiet") else given.get("verbose", 0),
     )
 
 
@@ -196,7 +191,7 @@ def _validate(parsed: argparse.Namespace) -> int:
     return OK
 
 
-def _schema(parsed: argparse.Namespace) -> int:
+def _schema(_: argparse.Namespace) -> int:
     from mirror import config  # noqa: PLC0415
 
     sys.stdout.write(config.schema_text())

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import os
 import select
+import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from mirror.errors import printable
 
 LONGEST = 4000  # bytes of a line: with its newline less than a pipe takes at once (PIPE_BUF), so lines never mix
-_PATIENCE = 1000  # milliseconds for which a full pipe is waited for, once
+_PATIENCE = 1.0  # seconds for which a full pipe is waited for, once
 
 
 class Console:
@@ -26,6 +28,7 @@ class Console:
         self._printer: Callable[[str], None] | None = None
         self._gone = self._stream is None
         self._clogged = False
+        self._torn = False  # the last line was written in part
         self.dropped = 0  # lines
 
     @property
@@ -66,23 +69,48 @@ class Console:
 
     def _send(self, data: bytes) -> None:
         try:
-            if self._descriptor is None:
-                if self._stream is not None:
-                    self._stream.write(data.decode("utf-8", "replace"))
-                    self._stream.flush()
-            elif self._has_room(self._descriptor):
-                os.write(self._descriptor, data)
-            else:
-                self.dropped += 1
+            if self._descriptor is not None:
+                with _unblocking(self._descriptor) as descriptor:
+                    self._push(descriptor, data)
+            elif self._stream is not None:
+                self._stream.write(data.decode("utf-8", "replace"))
+                self._stream.flush()
         except (OSError, ValueError):  # closed, or its reader has gone: nobody is there to be told
             self._gone = True
 
-    def _has_room(self, descriptor: int) -> bool:
+    def _push(self, descriptor: int, data: bytes) -> None:
+        deadline = time.monotonic() + (0.0 if self._clogged else _PATIENCE)
+        rest = b"\n" + data if self._torn else data
         poll = select.poll()
         poll.register(descriptor, select.POLLOUT)
-        ready = bool(poll.poll(0 if self._clogged else _PATIENCE))
-        self._clogged = not ready
-        return ready
+        while rest:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                break
+            try:
+                rest = rest[os.write(descriptor, rest) :]
+            except BlockingIOError:  # less room than it wants
+                break
+        self._clogged = bool(rest)
+        self._torn = 0 < len(rest) < len(data) or (self._torn and bool(rest))
+        self.dropped += bool(rest)
+
+
+@contextmanager
+def _unblocking(descriptor: int) -> Iterator[int]:
+    """The terminal or pipe behind `descriptor`, opened for us alone: making the shared one non-blocking would change it
+    for the shell and its other programs. Others, and what cannot be opened again, as they are."""
+    own: int | None = None
+    with suppress(OSError):
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        if os.isatty(descriptor):
+            own = os.open(os.ttyname(descriptor), flags)
+        elif stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            own = os.open(f"/proc/self/fd/{descriptor}", flags)
+    try:
+        yield descriptor if own is None else own
+    finally:
+        if own is not None:
+            os.close(own)
 
 
 def _descriptor(stream: TextIO | None) -> int | None:

@@ -42,7 +42,7 @@ class Options:
 
 
 class Only:
-    """The patterns of --only: shell patterns over `host/repo:tag` (`@digest`) or `host/repo`. None given: all take part."""
+    """The shell patterns of --only, over `host/repo:tag` (`@digest`) or `host/repo`. None given: all take part."""
 
     def __init__(self, patterns: Sequence[str] | None) -> None:
         self._patterns = patterns

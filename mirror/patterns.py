@@ -3,7 +3,7 @@
 A pattern that an engine with backtracking can match in exponentially many ways is refused. That needs a
 repetition of something that varies; there we ask that, after each character, at most one thing can come next
 (the rule of deterministic content models in XML 1.0, appendix E), counting an inner and an outer loop apart.
-So `v\\d+(\\.\\d+)*` is fine, `(a+)+` and `(a|ab)*` are not.
+So `v\\d+(\\.\\d+)*` is fine, `(a+)+` and `(a|a)*` are not.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ LONGEST = 1000  # characters
 
 _ALPHABET = frozenset(string.ascii_letters + string.digits + "_.-")  # what tags are made of
 _MOST_COPIES = 16
+_IGNORES_CASE = re.compile(r"\(\?[a-zA-Z]*i")  # somewhere, so everywhere: it only makes us stricter
 _CATEGORIES = {
     "CATEGORY_DIGIT": frozenset(string.digits),
     "CATEGORY_WORD": frozenset(string.ascii_letters + string.digits + "_"),
@@ -115,7 +116,7 @@ def _risky(text: str, flags: int) -> bool:
         parse = importlib.import_module("re._parser").parse
     except (ImportError, AttributeError):  # pragma: no cover - no such Python is known
         return False
-    return _any_risky(parse(text, flags & ~re.DEBUG), bool(flags & re.IGNORECASE))
+    return _any_risky(parse(text, flags & ~re.DEBUG), _IGNORES_CASE.search(text) is not None)
 
 
 def _any_risky(items: Any, ignore_case: bool) -> bool:
@@ -166,6 +167,7 @@ def _item(loop: _Loop, name: str, value: Any) -> _Part:
         return _repeat(loop, *value)
     if name == "BRANCH":
         parts = [_sequence(loop, below) for below in value[1]]
+        loop.opaque |= sum(part.empty for part in parts) > 1  # (a|a) reaches us as a(|)
         return _Part(
             any(part.empty for part in parts),
             tuple(position for part in parts for position in part.first),

@@ -58,7 +58,8 @@ class Redactor:
                 key = form[:_KEY]
                 if form not in table.get(key, ()):
                     table[key] = tuple(sorted((*table.get(key, ()), form), key=len, reverse=True))
-            self._forms = table
+            # The longer ones first: another form may be the beginning of one.
+            self._forms = dict(sorted(table.items(), key=lambda item: -len(item[0])))
 
     def __call__(self, text: str) -> str:
         """`text` without secrets. A text with nothing suspicious in it is given back as it is."""
@@ -107,7 +108,8 @@ def _forms(secret: str, user: str | None) -> set[str]:
 
 def _base64(text: str) -> set[str]:
     raw = text.encode("utf-8", "surrogatepass")
-    return {base64.b64encode(raw).decode().rstrip("="), base64.urlsafe_b64encode(raw).decode().rstrip("=")}
+    padded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
+    return padded | {form.rstrip("=") for form in padded}
 
 
 def _end(text: str, start: int, forms: tuple[str, ...]) -> int:

@@ -12,7 +12,7 @@ from mirror.oci.digest import Digest
 from mirror.plan import Entry, Finding
 from mirror.progress import Progress
 from mirror.report import Failure, ImageEntry, Report, Result
-from mirror.sync import Tally
+from mirror.tally import Tally
 from mirror.transfer.delivery import Delivered, Order
 from mirror.transfer.placement import Place
 

@@ -10,18 +10,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from mirror import logs
 from mirror.config import Config, load, state_directory
 from mirror.console import Console
 from mirror.durable import Lock, private_directory
-from mirror.errors import CHANGES, OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst
+from mirror.engine import GRACE, Engine, started
+from mirror.errors import CHANGES, OK, SIGNALLED, Cancelled, MirrorError, worst
 from mirror.graph import Manifests
-from mirror.limits import Limits, Stop
+from mirror.limits import Limits
 from mirror.options import Only, Options
 from mirror.plan import Entry, Planner
 from mirror.preview import Preview
@@ -31,21 +31,14 @@ from mirror.report import Effort, Report, read_only_from, summary
 from mirror.results import Account
 from mirror.signals import Signals
 from mirror.state import State
-from mirror.stores import Stores
 from mirror.sync import Sync
 from mirror.telling import outlook, verified
 from mirror.transfer.delivery import Deliveries
-from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.spool import Spool
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
 from mirror.verify import Verify
-
-# After a signal the process is gone within 5 seconds: what is in flight gets this long to end by itself,
-# then its threads are given up (one may hang in a name look-up, which nothing can interrupt).
-GRACE = 2.5  # seconds
-PATIENCE = 0.5  # seconds more for the threads themselves
 
 _log = logging.getLogger("mirror")
 
@@ -88,9 +81,6 @@ def verify(options: Options) -> int:
     return worst(problem.error.exit_code for problem in walker.account.problems) if stopped is None else stopped
 
 
-# ---- common to all
-
-
 def _only(options: Options) -> Only:
     if not options.only and options.only_from is None:
         return Only(None)
@@ -107,6 +97,11 @@ def _print(lines: Sequence[str]) -> None:
     sys.stdout.flush()
 
 
+def _warn(config: Config) -> None:
+    for warning in config.warnings:
+        _log.warning("config", extra={"text": warning})
+
+
 class _Patience:
     """Waits for a lock, but not past a signal."""
 
@@ -119,80 +114,12 @@ class _Patience:
             raise Cancelled(f"stopped by {self._signals.name}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Engine:
-    """What every command that contacts registries needs. Use inside of `_engine`."""
-
-    limits: Limits
-    stop: Stop
-    stores: Stores
-    manager: Manager
-    entries: list[Entry]
-    only: Only
-    signals: Signals
-
-    def planner(self, state: State, findings: Any, *, believe_exclusive: bool = True) -> Planner:
-        return Planner(
-            self.manager,
-            state,
-            findings,
-            wanted=self.only.wants,
-            parallel=self.stores.parallel(),
-            believe_exclusive=believe_exclusive,
-        )
-
-    def carry_out(self, steps: Steps[None]) -> int | None:
-        """Run a task to its end, or to a signal. -> the exit code of the signal, if one came."""
-        done = threading.Event()
-
-        def wake(_: Watch[None]) -> None:
-            done.set()
-            self.signals.wake()
-
-        watch = self.manager.spawn(steps, name="run")
-        watch.on_done(wake)
-        self.wait_for(done)
-        if self.signals.number is not None:
-            self.stop.request(f"stopped by {self.signals.name}")
-            watch.wait(GRACE)
-            return SIGNALLED + self.signals.number
-        if watch.error is not None:
-            raise watch.error
-        return None
-
-    def wait_for(self, done: threading.Event) -> None:
-        """Until it is done, or a signal came."""
-        while not done.is_set() and self.signals.number is None:
-            self.signals.wait()
+def _run_id() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 @contextmanager
-def _engine(config: Config, options: Options, only: Only, redactor: Redactor, signals: Signals) -> Iterator[_Engine]:
-    limits, stop = Limits(), Stop()
-    with Stores(config, limits, redactor) as stores:
-        parallel = config.parallel
-        manager = Manager(
-            limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads, images=parallel.images
-        )
-        try:
-            yield _Engine(limits, stop, stores, manager, stores.entries(only, options.shard), only, signals)
-        finally:
-            _close(manager, signals)
-
-
-def _close(manager: Manager, signals: Signals) -> None:
-    if signals.number is None:
-        manager.close()
-        return
-    try:
-        manager.close(PATIENCE)
-    except LocalError:
-        # A thread hangs where nothing reaches it. All that matters is written; `leave` ends the process.
-        signals.hung = True
-
-
-@contextmanager
-def _reading(options: Options) -> Iterator[tuple[_Engine, State]]:
+def _reading(options: Options) -> Iterator[tuple[Engine, State]]:
     """For commands that only read: no lock, no log file, nothing written to the state."""
     config = load(options.config)
     only, redactor, console = _only(options), Redactor(), Console()
@@ -203,18 +130,9 @@ def _reading(options: Options) -> Iterator[tuple[_Engine, State]]:
         _warn(config)
         with (
             State.open(state_directory(config), _log.warning, read_only=True) as state,
-            _engine(config, options, only, redactor, signals) as engine,
+            started(config, options, only, redactor, signals) as engine,
         ):
             yield engine, state
-
-
-def _warn(config: Config) -> None:
-    for warning in config.warnings:
-        _log.warning("config", extra={"text": warning})
-
-
-def _run_id() -> str:
-    return uuid.uuid4().hex[:12]
 
 
 def _planned_and(planner: Planner, entries: Sequence[Entry], begun: Callable[[], list[Watch[None]]]) -> Steps[None]:
@@ -287,7 +205,7 @@ class _Sync:
             State.open(self._directory, self._warn_state) as state,
         ):
             account = Account(report, progress)
-            with _engine(self._config, self._options, self._only, self._redactor, self._signals) as engine:
+            with started(self._config, self._options, self._only, self._redactor, self._signals) as engine:
                 self._drive(engine, state, account, progress)
             if self._signals.number is None:
                 for place in self._marked - account.unfinished:
@@ -298,7 +216,7 @@ class _Sync:
         code = worst(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
         return code, self._effort(engine.limits)
 
-    def _drive(self, engine: _Engine, state: State, account: Account, progress: Progress) -> None:
+    def _drive(self, engine: Engine, state: State, account: Account, progress: Progress) -> None:
         spool = Spool(self._config.spool or self._directory / "spool", self._config.spool_max)
         spool.prepare()
         inventory = Inventory(state, engine.stores.mountable())

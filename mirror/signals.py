@@ -35,7 +35,7 @@ class Signals:
         os.close(self._read)
         os.close(self._write)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
             os._exit(SIGNALLED + number)
         self.number = number

@@ -108,7 +108,7 @@ class Target(Source, Protocol):
         ...
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
-        """Link a blob from a sibling repository. A session: not mounted, but an upload was opened: use it or close it."""
+        """Link a blob from a sibling repository. A session: not mounted, an upload was opened: use it or close it."""
         ...
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:
@@ -116,7 +116,7 @@ class Target(Source, Protocol):
         ...
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        """Store `manifest` under a tag or its digest. Raises RemoteError (blob_missing) if the store lacks what it names."""
+        """Store `manifest` under a tag or its digest. Raises RemoteError (blob_missing): the store lacks what it names."""
         ...
 
     def delete(self, repository: str, reference: str, work: Work) -> None:

@@ -29,12 +29,11 @@ class Stores:
         self._config = config
         self._limits = limits
         self._credentials = CredentialSource(config.registries, on_secret=redactor.add)
-        self._credentials.check()
-        self.registries: dict[str, RegistryV2] = {}
-        for mirror in config.mirrors:
-            for repository in (mirror.source, *mirror.targets):
-                if repository.host not in self.registries:
-                    self.registries[repository.host] = self._open(repository.host)
+        hosts = dict.fromkeys(
+            repository.host for mirror in config.mirrors for repository in (mirror.source, *mirror.targets)
+        )
+        self._credentials.check(hosts)
+        self.registries = {host: self._open(host) for host in hosts}
 
     def _open(self, host: str) -> RegistryV2:
         settings = self._config.settings_for(host)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol
 
@@ -23,6 +21,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind, Manifest
 from mirror.plan import Entry, Finding, Reading, Verdict
 from mirror.store import Target, Version
+from mirror.tally import Tally
 from mirror.transfer.delivery import Delivered, Deliveries, Order, Outcome
 from mirror.transfer.download import Origin
 from mirror.transfer.manager import Manager
@@ -41,36 +40,6 @@ class Memory(Protocol):
     def note_graph(self, repository: str, root: Digest, members: Collection[Digest]) -> None: ...
 
 
-@dataclass(slots=True)
-class Tally:
-    """What one image cost. Bytes are of blobs; seconds of wall time."""
-
-    copied: int = 0
-    mounted: int = 0
-    exists: int = 0
-    failed: int = 0
-    bytes_read: int = 0
-    bytes_sent: int = 0
-    bytes_mounted: int = 0
-    attempts: int = 1
-    started: float = field(default_factory=time.monotonic)
-
-    def add(self, size: int, delivered: Delivered) -> None:
-        """Count a delivery; one that several images joined counts for the first that says so."""
-        outcome = delivered.claim()
-        if outcome is None or outcome is Outcome.EXISTS:
-            self.exists += 1
-            return
-        self.bytes_read += delivered.bytes_read
-        self.bytes_sent += delivered.bytes_sent
-        self.attempts = max(self.attempts, delivered.attempts)
-        if outcome is Outcome.MOUNTED:
-            self.mounted += 1
-            self.bytes_mounted += size
-        else:
-            self.copied += 1
-
-
 class Results(Protocol):
     """Who is told of each image, once. Calls come from any thread and must not block."""
 
@@ -86,7 +55,8 @@ class Results(Protocol):
 class Sync:
     """Implements plan.Findings: copies what is found, at most `images` at a time on each target host.
 
-    writing: called in the job that is about to write to a place. idle: called once when planning has ended and nothing is left to do."""
+    writing: called in the job that is about to write to a place; idle: called once, when planning has ended and
+    nothing is left to do."""
 
     def __init__(
         self,
@@ -323,7 +293,7 @@ class Sync:
     def _missing(
         self, store: Target, place: Place, level: Collection[Manifest], *, certain: bool
     ) -> Steps[list[Manifest]]:
-        """The manifests of a level that have to be put: a PUT costs no more than asking first, unless asked to be certain."""
+        """The manifests of a level that have to be put. A PUT costs no more than asking first."""
         if not certain:
             return [one for one in level if not self._inventory.knows(place, one.digest)]
 

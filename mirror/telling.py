@@ -20,7 +20,8 @@ def outlook(found: Outlook) -> list[str]:
     new = sum(change.old is None for change in found.changes)
     return [
         *lines,
-        f"to copy: {new} new, {len(found.changes) - new} changed; {found.equal} up to date{_failed(len(found.failures))}",
+        f"to copy: {new} new, {len(found.changes) - new} changed; {found.equal} up to date"
+        f"{_failed(len(found.failures))}",
         f"at most {size(found.bytes_to_read)} to read, {size(found.bytes_to_send)} to send; "
         f"{found.manifests} manifest requests that count against a pull quota",
     ]

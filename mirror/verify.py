@@ -1,4 +1,4 @@
-"""Is every selected image whole on every target? Walks the targets; believes neither a tag, nor an answer, nor the state."""
+"""Is every selected image whole on every target? Walks the targets; believes no tag, no hint, no state."""
 
 from __future__ import annotations
 

@@ -42,6 +42,11 @@ def keep() -> Generator[None]:
     _watch.kept |= leftovers.take() - before
 
 
+def kept() -> Resources:
+    """Everything that outlives its test on purpose."""
+    return _watch.kept
+
+
 def pytest_configure(config: pytest.Config) -> None:
     tripwire.install(_watch.outside.append)
     lockwatch.install()

@@ -152,11 +152,12 @@ class Graph:
         self,
         *tags: str,
         kind: str = "application/vnd.example.thing.v1",
-        texts: Sequence[bytes] = (b"thing",),
+        texts: Sequence[bytes] | None = None,
         subject: Made | None = None,
         annotations: Mapping[str, str] | None = None,
     ) -> Made:
-        """An OCI 1.1 artifact: an empty config, `texts` as layers."""
+        """An OCI 1.1 artifact: an empty config, `texts` (default: one of the seed) as layers."""
+        texts = [f"thing of {self.seed}".encode()] if texts is None else texts
         document: dict[str, Any] = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,

@@ -11,9 +11,11 @@ import contextlib
 import functools
 import logging
 import socket
+import sqlite3
 import ssl
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from types import FrameType, ModuleType
@@ -21,7 +23,7 @@ from typing import Any
 
 _EVENTS = frozenset(
     (
-        *("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "time.sleep"),
+        *("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"),
         *("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir", "os.truncate"),
         *("fcntl.flock", "fcntl.lockf", "shutil.rmtree", "shutil.move", "sqlite3.connect"),
         *("subprocess.Popen", "os.posix_spawn", "os.fork"),
@@ -193,6 +195,8 @@ def install() -> None:
         for method in _METHODS:
             if hasattr(kind, method):
                 setattr(kind, method, _looking(getattr(kind, method), f"socket.{method}"))
+    time.sleep = _looking(time.sleep, "time.sleep")  # the audit event is younger than Python 3.11
+    sqlite3.connect = _connect  # type: ignore[assignment]  # as it is called, not as it is typed
     logging.Logger.handle = _looking(logging.Logger.handle, "logging")  # type: ignore[method-assign]
 
 
@@ -207,11 +211,22 @@ def _looking(call: Callable[..., Any], doing: str) -> Callable[..., Any]:
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "sqlite3.connect/handle":
-        # Each statement is shown on the thread that runs it.
-        arguments[0].set_trace_callback(lambda _: look("SQLite") if _held.locks else None)
-    elif event in _EVENTS and _held.locks:
+    if event in _EVENTS and _held.locks:
         look(f"{event} {arguments[:1]}")
+
+
+def _connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+    connection: sqlite3.Connection = _sqlite_connect(*arguments, **options)
+    connection.set_trace_callback(_statement)  # on the thread that runs it
+    return connection
+
+
+def _statement(_: str) -> None:
+    if _held.locks:
+        look("SQLite")
+
+
+_sqlite_connect = sqlite3.connect
 
 
 def _maker() -> str:

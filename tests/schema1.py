@@ -31,7 +31,7 @@ def signed(name: str, tag: str, layers: Sequence[str], seed: str = "") -> bytes:
         "fsLayers": [{"blobSum": digest} for digest in reversed(layers)],
         "history": history[::-1],
     }
-    return _sign(json.dumps(document, indent=3).encode(), seed)
+    return _sign(json.dumps(document, indent=3, separators=(",", ":  ")).encode(), seed)
 
 
 def payload(body: bytes) -> bytes:

@@ -114,10 +114,10 @@ def test_all_problems_of_a_file_are_told_in_order_of_position(tmp_path: Path) ->
 
 
 def test_of_very_many_problems_fifty_are_told_and_the_others_counted(tmp_path: Path) -> None:
-    entries = "".join(f"- source: a.example.com/app-{i}\n  target: [b.example.com/app-{i}]\n" for i in range(10_000))
+    entries = "".join(f"- source: a.example.com/app-{i}\n  target: [b.example.com/app-{i}]\n" for i in range(2_000))
     lines = str(refused(write(tmp_path, f"{HEAD}mirrors:\n{entries}"))).splitlines()
     assert 51 == len(lines)
-    assert "and 9950 more" == lines[-1]
+    assert "and 1950 more" == lines[-1]
 
 
 def test_a_bad_entry_at_the_end_of_ten_thousand_is_found(tmp_path: Path) -> None:

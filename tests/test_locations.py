@@ -129,7 +129,9 @@ def test_what_is_no_target_is_refused(text: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("parse", [parse_source, parse_target])
-@pytest.mark.parametrize("text", ["joe:hunter2@reg.example.com/a*b*", "https://joe:hunter2@x/y", "oci:/x:joe:hunter2@y"])
+@pytest.mark.parametrize(
+    "text", ["joe:hunter2@reg.example.com/a*b*", "https://joe:hunter2@x/y", "oci:/x:joe:hunter2@y"]
+)
 def test_no_message_shows_what_may_be_a_password(text: str, parse: object) -> None:
     assert callable(parse)
     with pytest.raises(ConfigError) as caught:

@@ -25,7 +25,11 @@ TAGS = ("v1.0.0", "v1.1.0-rc.1", "v1.1.0", "v2.0.0", "latest", "nightly")
         (TagRules(include=(r"v\d+\.\d+\.\d+",)), ("v1.0.0", "v1.1.0", "v2.0.0"), {"include": 3}),
         (TagRules(include=("v1",)), (), {"include": 6}),  # the whole tag, not its beginning
         (TagRules(include=("latest", "v2.*")), ("v2.0.0", "latest"), {"include": 4}),
-        (TagRules(exclude=(r".*-rc\.\d+", "n.*")), ("v1.0.0", "v1.1.0", "v2.0.0", "latest"), {r"exclude .*-rc\.\d+": 1, "exclude n.*": 1}),
+        (
+            TagRules(exclude=(r".*-rc\.\d+", "n.*")),
+            ("v1.0.0", "v1.1.0", "v2.0.0", "latest"),
+            {r"exclude .*-rc\.\d+": 1, "exclude n.*": 1},
+        ),
         (TagRules(include=("v.*",), exclude=("v1.*",)), ("v2.0.0",), {"include": 2, "exclude v1.*": 3}),
         (TagRules(exclude=(".*",)), (), {"exclude .*": 6}),
         (TagRules(literal=("v9", "v1.0.0")), ("v9", "v1.0.0"), {}),  # asked for by name, listed or not
@@ -113,13 +117,17 @@ FINE = (
     r"(\w\.\W?)*",
     r"(a[^a]b)*",
     r"^v1$",
+    r"(\.\b\d)*",
+    r"(\D|-)*",
+    r"(a|\w)*",
+    "(a|ab)*",
 )
 RISKY = (
     "(a+)+",
     "(a+)+$",
     "(a*)*",
     "(a|a)*",
-    "(a|ab)*",
+    "((a+)+)?",
     "(a?a)*",
     "(.*)*",
     r"(\w+\d?)+x",
@@ -127,14 +135,12 @@ RISKY = (
     r"(\.\d*\d*)*",
     "(x(a+)+)y",
     "(?:(?:a|b)+)*",
-    "(?i:(a|A)*)",
+    "(?i:(ab|cA|Cad)*)",
     "(?=(a+)+)x",
     "((a{1,20}){1,20})",
     r"(?:(x)\1*)*",
     "(?>a+)+",
     "(.|[^-])*",
-    r"(a|\w)*",
-    r"(\D|-)*",
     "(x)(?(1)(a+)+|b)",
 )
 

@@ -46,9 +46,10 @@ def parts() -> Iterator[tuple[str, dict[str, Any]]]:
     return _parts(schema(), "")
 
 
-def key_paths() -> list[str]:
+@cache
+def key_paths() -> tuple[str, ...]:
     """Every key of the language, like `mirrors[].tags.include`."""
-    return [where for where, _ in parts()]
+    return tuple(where for where, _ in parts())
 
 
 def _resolved(part: dict[str, Any]) -> dict[str, Any]:

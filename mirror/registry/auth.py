@@ -120,6 +120,8 @@ class HostAuthorizer:
         except MirrorError as error:
             self._remember(entry, error)
             raise
+        finally:
+            self._leave(entry)  # one goes at a time still: this thread, or one that waited, with what is known now
 
     def accepted(self, scopes: tuple[Scope, ...]) -> None:
         """A request with these scopes was answered, and not with 401."""
@@ -184,7 +186,8 @@ class HostAuthorizer:
     def _warn(self, grant: Grant) -> None:
         if not self._warned and grant.credential is not None:
             self._warned = True
-            log.warning("%s: credentials are sent without encryption (plain-http)", self._host)
+            extra = {"event": "plain_http", "host": self._host}
+            log.warning("%s: credentials are sent without encryption (plain-http)", self._host, extra=extra)
 
     def _entry(self, scopes: tuple[Scope, ...]) -> _Entry:
         with self._lock:
@@ -245,14 +248,12 @@ class HostAuthorizer:
     def _remember(self, entry: _Entry, error: MirrorError) -> None:
         """Errors that time does not mend are the answer to everything that follows."""
         if error.retryable or isinstance(error, Cancelled):
-            self._leave(entry)
             return
         with self._lock:
             entry.error = entry.error or error
             entry.authorised = False
             entry.grant = None
         entry.gate.open()
-        self._first.leave()
 
     def _refusal(self, entry: _Entry, grant: Grant | None) -> AuthError:
         return self._issuer.refused(self._subject(entry), grant.credential if grant else None)

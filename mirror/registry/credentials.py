@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from mirror.limits import Stop
 from mirror.oci.reference import DOCKER_HUB
 from mirror.registry import helpers
 from mirror.registry.dockerconfig import HUB_KEY, DockerConfig, Login, config_files, shown
-from mirror.registry.settings import HostSettings
+from mirror.registry.settings import HostSettings, Secret
 from mirror.registry.turns import Flights, again
 
 _IDENTITY_USER = "<token>"  # docker's sign that a secret is an identity token, not a password
@@ -90,10 +90,11 @@ class CredentialSource:
         names = [shown(path, self._environ) for path in self._files]
         return " or ".join(names) if names else "a docker configuration (there is no home directory)"
 
-    def check(self) -> None:
-        """Read docker's configuration now, so that a broken one is found before anything is contacted.
-
-        Raises ConfigError."""
+    def check(self, hosts: Iterable[str]) -> None:
+        """If docker's configuration will be asked for any of `hosts`, read it now, so that a broken one is found
+        before anything is contacted. Raises ConfigError."""
+        if all(self._login(host) for host in hosts):
+            return
         for path in self._files:
             self._file(path, fresh=False)
 
@@ -120,9 +121,10 @@ class CredentialSource:
             return frozenset(self._secrets)
 
     def _find(self, host: str, repository: str, fresh: bool, stop: Stop) -> Credential | None:
+        login = self._login(host)
+        if login is not None:
+            return self._of_settings(host, *login, fresh)
         settings = self._hosts.get(host)
-        if settings is not None and settings.username is not None and settings.password is not None:
-            return self._of_settings(settings, fresh)
         port = 80 if settings is not None and settings.plain_http else 443
         name = host.removesuffix(f":{port}")
         for path in self._files:
@@ -134,21 +136,25 @@ class CredentialSource:
                 answer = self._of_helper(helper, HUB_KEY if name == DOCKER_HUB else host, port, fresh, stop)
                 if answer is not None:
                     return answer
-            login = file.login(name, repository, port)
-            if login is not None:
-                return _of_login(login, file.name)
+            entry = file.login(name, repository, port)
+            if entry is not None:
+                return _of_entry(entry, file.name)
         return None
 
-    def _of_settings(self, settings: HostSettings, fresh: bool) -> Credential | None:
+    def _login(self, host: str) -> tuple[str, Secret] | None:
+        """What our own configuration has for a host."""
+        settings = self._hosts.get(host)
+        if settings is None or settings.username is None or settings.password is None:
+            return None
+        return settings.username, settings.password
+
+    def _of_settings(self, host: str, username: str, password: Secret, fresh: bool) -> Credential:
         with self._lock:
-            known = self._configured.get(settings.host)
+            known = self._configured.get(host)
         if known is None or fresh:
-            secret = settings.password
-            if secret is None or settings.username is None:
-                return None
-            known = Credential.of(settings.username, secret.reveal(), secret.origin)
+            known = Credential.of(username, password.reveal(), password.origin)
             with self._lock:
-                self._configured[settings.host] = known
+                self._configured[host] = known
         return known
 
     def _file(self, path: Path, fresh: bool) -> DockerConfig | None:
@@ -190,7 +196,7 @@ class CredentialSource:
         return found
 
 
-def _of_login(login: Login, origin: str) -> Credential:
+def _of_entry(login: Login, origin: str) -> Credential:
     if login.username == _IDENTITY_USER and not login.identity_token:
         return Credential.of(login.username, login.password, origin)
     return Credential(

@@ -91,7 +91,8 @@ class Issuer:
             return AuthError(
                 f"{subject}: no credentials for {self._host}: "
                 f"neither in the configuration nor in {self._credentials.places}",
-                hint=f"give registries.{self._host}.username and password, or log in with docker",
+                hint=f"give registries.{self._host}.username and password, or log in with docker; "
+                "some registries say this of a repository that does not exist",
                 status=status,
                 code=code,
             )

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from mirror import __version__
 from mirror.backoff import Policy
 from mirror.errors import AuthError, MirrorError, NetworkError, Refused, RemoteError, Unreachable
 from mirror.limits import HostLimits, Limits, Work
+from mirror.registry.authorizer import Anonymous, Authorizer
 from mirror.registry.http import oneoff, status
 from mirror.registry.http.connect import Connector, Resolve, system_resolve
 from mirror.registry.http.exchange import Answer, Exchange, Request, Stream, Upload
@@ -33,51 +34,6 @@ _SMALL = 64 << 10  # bytes
 _REDIRECTED = frozenset({"GET", "HEAD"})
 
 T = TypeVar("T")
-
-
-class Authorizer(Protocol):
-    """Who we are at one registry. Thread-safe."""
-
-    def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
-        """The Authorization value to send now, which may need a token fetched. Raises AuthError."""
-        ...
-
-    def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
-        """A 401 came with these WWW-Authenticate values, `sent` being what we had sent.
-
-        Returns if one more try makes sense, since `header` differs now; raises AuthError otherwise."""
-        ...
-
-    def accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """An answer other than 401 came."""
-        ...
-
-    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
-        """No answer came, or one that does not tell whether we were let in. Each `header` is followed, in its
-        thread, by one of these three: others may wait for it."""
-        ...
-
-
-class Anonymous:
-    """An Authorizer without any credentials."""
-
-    def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
-        return None
-
-    def challenged(
-        self,
-        scopes: tuple[Scope, ...],
-        challenges: Sequence[str],
-        sent: str | None,
-        work: Work,
-    ) -> None:
-        raise AuthError("it wants a login, and there are no credentials", code="auth_failed", status=401)
-
-    def accepted(self, scopes: tuple[Scope, ...]) -> None:
-        pass
-
-    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
-        pass
 
 
 class Session:
@@ -177,23 +133,18 @@ class Session:
         that looks whole. An answer that comes early ends the sending. Raises AuthError, retryable, after a 401
         that a new token may cure."""
         request = Request(method, kind, destination, tuple(headers), Upload(body, length))
-        ours = self._is_ours(destination)
-        sent = self.authorizer.header(scopes, work) if ours else None
-        try:
-            stream = self._exchange.send(_authorized(request, sent), work)
-        except BaseException:
-            if ours:
-                self.authorizer.abandoned(scopes)
-            raise
-        if ours:
+        if not self._is_ours(destination):
+            stream = self._exchange.send(request, work)
+        else:
+            stream, sent = self._introduced(request, scopes, work)
+            if stream.status == 401:
+                error = self._renewed(stream, scopes, sent, work)
+                error.retryable = True
+                raise error
             self._answered(stream.status, scopes)
-        if stream.status in expect:
-            return stream.read(limit)
-        error = self._failed(stream)
-        if stream.status == 401 and ours:
-            self.authorizer.challenged(scopes, stream.headers.all("www-authenticate"), sent, work)
-            error.retryable = True
-        raise error
+        if stream.status not in expect:
+            raise self._failed(stream)
+        return stream.read(limit)
 
     def one_off(
         self,
@@ -284,23 +235,43 @@ class Session:
         if not self._is_ours(request.destination):
             return self._exchange.send(request, work, streamed=streamed)
         for again in (True, False):
-            sent = self.authorizer.header(scopes, work)
-            try:
-                stream = self._exchange.send(_authorized(request, sent), work, streamed=streamed)
-                renew = stream.status == 401
-                if again and stream.status == 403:
-                    renew = status.says_expired(403, stream.beginning())
-            except BaseException:
-                self.authorizer.abandoned(scopes)
-                raise
-            if not renew:
+            stream, sent = self._introduced(request, scopes, work, streamed)
+            if stream.status != 401 and not (again and self._says_expired(stream, scopes)):
                 break
-            error = self._failed(stream)
-            self.authorizer.challenged(scopes, stream.headers.all("www-authenticate"), sent, work)
+            error = self._renewed(stream, scopes, sent, work)
             if not again:
                 raise error
         self._answered(stream.status, scopes)
         return stream
+
+    def _introduced(
+        self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool = False
+    ) -> tuple[Stream, str | None]:
+        """An answer to the request with who we are, and what we said of that."""
+        sent = self.authorizer.header(scopes, work)
+        try:
+            return self._exchange.send(_authorized(request, sent), work, streamed=streamed), sent
+        except BaseException:
+            self.authorizer.abandoned(scopes)
+            raise
+
+    def _renewed(self, stream: Stream, scopes: tuple[Scope, ...], sent: str | None, work: Work) -> MirrorError:
+        """Let the authorizer see to a refusal. -> the error that it is if nothing can be done. Raises AuthError."""
+        try:
+            error = self._failed(stream)
+        except BaseException:
+            self.authorizer.abandoned(scopes)
+            raise
+        self.authorizer.challenged(scopes, stream.headers.all("www-authenticate"), sent, work)
+        return error
+
+    def _says_expired(self, stream: Stream, scopes: tuple[Scope, ...]) -> bool:
+        try:
+            return stream.status == 403 and status.says_expired(403, stream.beginning())
+        except BaseException:
+            stream.close()
+            self.authorizer.abandoned(scopes)
+            raise
 
     def _answered(self, code: int, scopes: tuple[Scope, ...]) -> None:
         """Tell the authorizer of an answer. A gateway in front of a registry does not ask who we are."""

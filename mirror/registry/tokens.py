@@ -18,7 +18,7 @@ from mirror.oci import strictjson
 from mirror.registry.credentials import Credential
 from mirror.registry.trust import Destination
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("mirror.auth")
 
 CLIENT = "mirror"  # the OAuth2 client_id
 SHORTEST, LONGEST = 60.0, 3600.0  # seconds that a token is taken to live, whatever its service says
@@ -118,7 +118,8 @@ class TokenClient:
             raise AuthError(f"{what} sent no usable token")
         if not self._told and answer.get("token") not in (None, "", value):
             self._told = True
-            log.info("token_answer_holds_two_tokens", extra={"host": self._host})
+            extra = {"event": "two_tokens", "host": self._host}
+            log.info("%s sends two different tokens; its access_token is used", what, extra=extra)
         return Token(value, _lifetime(answer.get("expires_in")))
 
     def _refusal(self, reply: Reply, credential: Credential | None) -> MirrorError:

@@ -95,7 +95,7 @@ Told: TypeAlias = Callable[[Order, "Delivered | MirrorError"], None]
 class Deliveries:
     """All deliveries of a run. `told` hears once of each (repository, digest) that was dealt with.
 
-    moved: told of bytes as they are sent. before_write: called, with the place, in the job that is about to write there first."""
+    moved: told of bytes as they are sent; before_write: called with a place, in the job that is about to write there."""
 
     def __init__(
         self,
@@ -261,7 +261,7 @@ class Deliveries:
         return effort.result(Outcome.COPIED)
 
     def _origins(self, order: Order) -> list[Origin]:
-        """Where to read it from: from a sibling on the target that has it, if a mount of that was refused; else the source."""
+        """Where to read it: a sibling on the target that has it, if a mount from that was refused; then the source."""
         sibling = self._inventory.holder(order.place, order.blob.digest)
         return [Origin(order.target, sibling), order.origin] if sibling else [order.origin]
 
@@ -318,7 +318,7 @@ class Deliveries:
         with self._lock:
             self._left_open.append(session)
 
-        def run(work: Work) -> None:
+        def run(_: Work) -> None:
             with self._lock:
                 mine = session in self._left_open
                 if mine:

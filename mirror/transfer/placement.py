@@ -70,7 +70,7 @@ class Inventory:
             return digest in self._held[place]
 
     def ask_hints(self, place: Place, digests: Iterable[Digest]) -> None:
-        """Take over what the hints say of `digests`, where a root that vouches for it was seen there. Reads the state."""
+        """Take over what the hints say of `digests`, if a root that was seen there vouches for it. Reads the state."""
         with self._lock:
             roots = frozenset(self._roots[place]) if place not in self._distrusted else frozenset()
         for digest in digests:
@@ -82,7 +82,7 @@ class Inventory:
                     self._hinted[place.host, digest] = holders
 
     def distrust(self, place: Place) -> None:
-        """The target lacks something that was believed to be there: forget all about that repository. Writes the state."""
+        """The target lacks what was believed to be there: forget all about that repository. Writes the state."""
         with self._lock:
             self._distrusted.add(place)
             self._held.pop(place, None)

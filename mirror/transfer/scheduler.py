@@ -147,15 +147,20 @@ class Scheduler:
         """It is `now`."""
         self.now = max(self.now, now)
         starts: list[int] = []
+        permits: list[Permit] = []
+        jobs: list[Job] = []
         timers = self._timers
         while timers and timers[0][0] <= self.now:
             due = heapq.heappop(timers)[2]
             if isinstance(due, Job):
-                if due.state is State.OUTSIDE:
-                    self._enter(due, starts)
+                jobs.append(due)
             elif due.held and due.held_until <= self.now:
                 due.held = False
-                self._admit((due,), starts)
+                permits.append(due)
+        self._admit(permits, starts)
+        for job in jobs:
+            if job.state is State.OUTSIDE:
+                self._enter(job, starts)
         return starts
 
     @property

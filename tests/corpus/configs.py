@@ -86,6 +86,8 @@ FILE = (
     Case("merge-bomb", f"a: &a {{k: v}}\n<<: [{'*a,' * 101}]\n", "2:306", ("too many aliases: at most 100",)),
     Case("merge-of-a-text", f"<<: x\n{HEAD}{MIRROR}", "1:1", ("<< needs a mapping",)),
     Case("deep", "[" * 5000, "1:33", ("too deep: at most 32 levels",)),
+    Case("deep-by-alias", f"{'[' * 20}&a {'[' * 12}{']' * 12},*a{']' * 20}", "1:1", ("expected a mapping",)),
+    Case("too-deep-by-alias", f"a: &a {'[' * 20}{']' * 20}\nb: {'[' * 20}*a", "2:24", ("too deep: at most 32 levels",)),
     Case("many-values", f"a: [{'x,' * 200_000}]", "1:200003", ("too big: more than 100,000 values",)),
     Case("two-mebibytes", "# " + "x" * (2 << 20), "1:1", ("too big", "1 MiB")),
     Case("utf-16", HEAD.encode("utf-16"), "1:1", ("not UTF-8 at byte 0", "save the file as UTF-8")),
@@ -175,6 +177,9 @@ KEYS = (
     Case("size", f"{HEAD}spool-max: 50\n{MIRROR}", "2:12", ("read as the number 50",)),
     Case("size-unit", f"{HEAD}log: {{max-size: 50 apples}}\n{MIRROR}", "2:17", ('want a size like "50 MiB"', "apples")),
     Case("size-zero", f"{HEAD}log: {{max-size: 0 MiB}}\n{MIRROR}", "2:17", ("more than 0 bytes",)),
+    Case("state-long", f"{HEAD}state: {'x' * 5000}\n{MIRROR}", "2:8", ("too long: at most 4096 characters",)),
+    Case("state-mapping", f"{HEAD}state: {{a: b}}\n{MIRROR}", "2:8", ("state: want a path, got a mapping",)),
+    Case("size-newline", f'{HEAD}spool-max: "5 MiB\\n"\n{MIRROR}', "2:12", ("spool-max: want a number and one of B",)),
     Case("state-empty", f'{HEAD}state: ""\n{MIRROR}', "2:8", ('state: want a path, got ""',)),
 )
 
@@ -271,8 +276,11 @@ REGISTRIES = (
     ),
     Case("proxy-socks", _registry(f'proxy: "socks5://joe:{CANARY}@p.example.com"'), "3:26", ("http or https",)),
     Case("proxy-port", _registry(f'proxy: "http://joe:{CANARY}@p.example.com:99999"'), "3:26", ("not a proxy's URL",)),
+    Case("proxy-path", _registry(f'proxy: "http://joe:{CANARY}@p.example.com/x"'), "3:26", ("without a path",)),
+    Case("proxy-space", _registry(f'proxy: "http://joe:{CANARY} @p.example.com"'), "3:26", ("percent-encode",)),
     Case("proxy-type", _registry(f"proxy: [{CANARY}]"), "3:26", ("want a URL like",)),
     Case("rate", _registry("rate: fast"), "3:25", ('want a rate like "5/s"', 'got "fast"')),
+    Case("rate-newline", _registry('rate: "5/s\\n"'), "3:25", ('want a rate like "5/s"',)),
     Case("rate-zero", _registry("rate: 0/s"), "3:25", ('want a rate like "5/s"',)),
     *(
         Case(f"timeout-{id}", _registry(f"timeouts: {{idle: {value}}}"), "3:36", says)
@@ -371,6 +379,7 @@ TAGS = (
     _tag("089", "the number 89.0", "zero-of-yaml-1.2"),
     _tag("1_000", "the number 1000", "underscore"),
     _tag("0x1F", "the number 31", "hexadecimal"),
+    _tag("9" * 50, "a number", "long"),
     _tag("1e3", "the number 1000.0", "exponent"),
     _tag("20240101", "the number 20240101", "integer"),
     _tag("2024-01-01", "a date", "date"),

@@ -92,9 +92,17 @@ class RegistryProcess(ABC):
     # ---- life
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it for good."""
         self.stop()
 
     def start(self) -> Self:

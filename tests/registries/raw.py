@@ -1,10 +1,13 @@
-"""One request as bytes, and exactly what comes back: for proofs about bytes, where a client would interpret."""
+"""Requests that are not ours: they count and meet the faults. As bytes, where a client would interpret, or whole."""
 
 from __future__ import annotations
 
 import socket
 import time
 from dataclasses import dataclass
+
+from tests.registries.client import Answer, Client
+from tests.registries.scripted import ScriptedRegistry
 
 _WAIT = 10.0  # seconds until a test is told that nothing came
 
@@ -61,3 +64,16 @@ def _exchange(connection: socket.socket, request: bytes) -> tuple[bytes, str]:
     except ConnectionResetError:
         end = "RST"
     return bytes(received), end
+
+
+def stranger(registry: ScriptedRegistry) -> Client:
+    """A client without credentials that is not ours."""
+    context = registry.tls.client_context() if registry.tls else None
+    return Client(registry.host, tls=context, agent="stranger")
+
+
+def once(registry: ScriptedRegistry, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+    """One request of a stranger on a connection of its own. headers: with `_` for `-`."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    with stranger(registry) as client:
+        return client.ask(method, path, body=body, headers=sent)

@@ -14,11 +14,12 @@ from tests.registries.certificates import Authority
 from tests.registries.client import Authorize
 from tests.registries.damage import Damage
 from tests.registries.process import RegistryProcess
+from tests.registries.scratch import scratch
 from tests.registries.tokens import TokenService
 
 
 class RealRegistry(Damage, RegistryProcess):
-    """A docker-registry on a loopback port, its files under `root`/`name`.
+    """A docker-registry on a loopback port, its files under `root`/`name`, what it stores in `storage` until `close`.
 
     users: name -> password, asked for by Basic authentication. tokens: the token service that it believes instead.
     tls: whose certificate it shows; client_certificates: and wants one of its clients. schema1: takes such manifests.
@@ -37,8 +38,8 @@ class RealRegistry(Damage, RegistryProcess):
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(root, name)
-        self.storage = self.folder / "storage"
-        self.storage.mkdir(exist_ok=True)
+        self._scratch = scratch(self.folder)
+        self.storage = Path(self._scratch.name)
         self.users, self.tokens, self.tls = dict(users or {}), tokens, tls
         self._client_certificates, self._schema1 = client_certificates, schema1
         self._settings = dict(settings or {})
@@ -48,6 +49,10 @@ class RealRegistry(Damage, RegistryProcess):
         path = self.folder / "config.yml"
         path.write_text(json.dumps(self._configuration()))  # JSON is YAML
         return ["docker-registry", "serve", str(path)]
+
+    def close(self) -> None:
+        super().close()
+        self._scratch.cleanup()
 
     def tls_context(self) -> ssl.SSLContext | None:
         return self._context

@@ -39,7 +39,7 @@ def get(registry: ScriptedRegistry, method: str = "GET", path: str = PATH) -> Re
 
 def test_a_reply_can_be_cut_at_every_byte_of_its_head(registry: ScriptedRegistry) -> None:
     whole = get(registry, "HEAD").data
-    for length in range(0, len(whole), 7):
+    for length in range(len(whole)):
         registry.fault("HEAD blob", cut_head_after=length)
         cut = get(registry, "HEAD")
         assert (whole[:length], "FIN") == (cut.data, cut.end)
@@ -59,9 +59,8 @@ def test_a_reset_before_any_answer_leaves_the_request_done_or_not(
     registry: ScriptedRegistry, after: bool, stored: bool
 ) -> None:
     registry.fault("PUT upload", reset=True, after=after)
-    location = dict(
-        line.split(b": ", 1) for line in ask(registry.host, "POST", "/v2/app/blobs/uploads/").head.split(b"\r\n")[1:]
-    )[b"Location"].decode()
+    with registry.client() as client:
+        location = client.ask("POST", "/v2/app/blobs/uploads/").headers["location"]
     lost = ask(registry.host, "PUT", f"{location}&digest={sha256(b'abc')}", body=b"abc")
     assert (b"", "RST") == (lost.data, lost.end)
     assert stored == registry.has_blob("app", sha256(b"abc"))

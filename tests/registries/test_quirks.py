@@ -1,11 +1,10 @@
-"""The scripted registry can play what real registries do: tokens, limits, mounts, uploads, listings, manifests, blobs.
+"""The scripted registry can play what real registries do: tokens, limits, blobs, listings, manifests.
 
-Each section is an item of the list of faults that a test registry must be able to play; the last one, connections, is
-in test_faults.py."""
+Each section is an item of the list of faults that a test registry must be able to play; mounts and uploads (3 to 7) are
+in test_quirks_uploads.py, connections (11) in test_faults.py."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -14,26 +13,12 @@ import pytest
 from tests.conftest import ScriptedFactory
 from tests.images import OCI_INDEX, OCI_MANIFEST, Graph
 from tests.registries.blobhost import BlobHost
-from tests.registries.certificates import Authority
-from tests.registries.client import Answer, Client, sha256
+from tests.registries.client import Client, sha256
 from tests.registries.exchange import Reply, Request
 from tests.registries.faults import FOREVER, shortened, without, wrong_bytes
+from tests.registries.raw import once, stranger
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.tokens import TokenService
-
-Headers = dict[str, str]
-UPLOADS = "/v2/app/blobs/uploads/"
-
-
-def raw(registry: ScriptedRegistry) -> Client:
-    """A client that is not ours: it is counted and meets the faults. It has no credentials."""
-    return Client(registry.host, tls=registry.tls.client_context() if registry.tls else None, agent="raw")
-
-
-def once(registry: ScriptedRegistry, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    with raw(registry) as client:
-        return client.ask(method, path, body=body, headers=sent)
 
 
 def filled(registry: ScriptedRegistry) -> tuple[str, str]:
@@ -85,7 +70,7 @@ def test_identity_tokens_by_the_post_form() -> None:
 
 def test_challenges_say_the_scope_that_is_needed_or_a_placeholder(scripted: ScriptedFactory) -> None:
     registry = scripted(bearer=True)
-    challenge = once(registry, "POST", f"{UPLOADS}?mount=sha256:0&from=base").headers["www-authenticate"]
+    challenge = once(registry, "POST", "/v2/app/blobs/uploads/?mount=sha256:0&from=base").headers["www-authenticate"]
     assert 'scope="repository:app:pull,push repository:base:pull"' in challenge
     assert f'realm="{registry.url}/auth/token"' in challenge
     registry.features.placeholder_scope = "repository:user/image:pull"
@@ -133,171 +118,6 @@ def test_a_quota_counts_get_but_not_head(scripted: ScriptedFactory) -> None:
     answers = [once(registry, method, "/v2/app/manifests/v1") for method in asked]
     assert [200, 200, 200, 429] == [answer.status for answer in answers]
     assert ["1;w=21600", "0;w=21600"] == [answer.headers["ratelimit-remaining"] for answer in answers[:2]]
-
-
-# ---- 3. mounts
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
-def test_a_mount_that_is_refused(scripted: ScriptedFactory, status: int) -> None:
-    registry = scripted()
-    blob, _ = filled(registry)
-    registry.fault("POST mount", status=status)
-    path = f"/v2/other/blobs/uploads/?mount={blob}&from=app"
-    assert [status, 201] == [once(registry, "POST", path).status for _ in range(2)]
-
-
-def test_mounts_that_open_a_session_lie_or_need_a_manifest_first(scripted: ScriptedFactory) -> None:
-    registry = scripted(mounts=False)
-    blob, _ = filled(registry)
-    path = f"/v2/other/blobs/uploads/?mount={blob}&from=app"
-    answer = once(registry, "POST", path)
-    assert 202 == answer.status
-    assert [registry.uploads[0].id] == [answer.headers["docker-upload-uuid"]]
-    registry.features.mounts = registry.features.mount_after_manifest = True
-    registry.storage.add_blob("app", sha256(b"loose"), b"loose")
-    loose = f"/v2/other/blobs/uploads/?mount={sha256(b'loose')}&from=app"
-    assert [201, 202] == [once(registry, "POST", mount).status for mount in (path, loose)]
-    registry.fault("POST mount", status=201, headers=[("Location", f"/v2/third/blobs/{blob}")])
-    assert 201 == once(registry, "POST", path.replace("other", "third")).status
-    assert not registry.has_blob("third", blob)
-
-
-# ---- 4. chunks
-
-
-@pytest.mark.parametrize(
-    ("features", "fault", "size", "status", "moved_to"),
-    [
-        ({}, {}, 10, 202, "0-9"),
-        ({}, {"status": 201, "after": True}, 10, 201, "0-9"),
-        ({}, {"accept": 0}, 10, 416, "0-0"),
-        ({}, {"status": 416}, 10, 416, None),
-        ({}, {"status": 404}, 10, 404, None),
-        ({"max_body": 9}, {}, 10, 413, None),
-        ({"max_chunk": 4 << 20}, {}, (4 << 20) + 1, 416, None),
-        ({"min_chunk": 5 << 20}, {}, 10, 400, None),
-        ({"chunks": False}, {}, 10, 405, None),
-    ],
-    ids=str,
-)
-def test_a_chunk(
-    scripted: ScriptedFactory,
-    features: dict[str, Any],
-    fault: dict[str, Any],
-    size: int,
-    status: int,
-    moved_to: str | None,
-) -> None:
-    registry = scripted(**features)
-    if fault:
-        registry.fault("PATCH upload", **fault)
-    opened = once(registry, "POST", UPLOADS)
-    assert features.get("min_chunk") in (None, int(opened.headers.get("oci-chunk-min-length", 0)))
-    answer = once(registry, "PATCH", opened.headers["location"], b"x" * size, Content_Range=f"0-{size - 1}")
-    assert (status, moved_to) == (answer.status, answer.headers.get("range"))
-
-
-@pytest.mark.parametrize(("accept", "range_said"), [(0, "0-0"), (4, "0-3")])
-def test_a_stream_of_which_less_is_taken(scripted: ScriptedFactory, accept: int, range_said: str) -> None:
-    registry = scripted()
-    registry.fault("PATCH upload", accept=accept)
-    opened = once(registry, "POST", UPLOADS)
-    answer = once(registry, "PATCH", opened.headers["location"], b"x" * 10)
-    assert (202, range_said, accept) == (answer.status, answer.headers["range"], len(registry.uploads[0].data))
-
-
-def test_a_replica_that_does_not_know_the_session(scripted: ScriptedFactory) -> None:
-    registry = scripted()
-    registry.fault("PATCH upload", nth=2, status=404)
-    location = once(registry, "POST", UPLOADS).headers["location"]
-    statuses = []
-    for _ in range(3):
-        answer = once(registry, "PATCH", location, b"x")
-        location = answer.headers.get("location", location)
-        statuses.append(answer.status)
-    assert [202, 404, 202] == statuses
-
-
-def test_413_comes_as_html_from_a_proxy(scripted: ScriptedFactory) -> None:
-    registry = scripted(max_body=9)
-    location = once(registry, "POST", UPLOADS).headers["location"]
-    answer = once(registry, "PUT", f"{location}&digest={sha256(b'0123456789')}", b"0123456789")
-    assert (413, "text/html") == (answer.status, answer.headers["content-type"])
-    assert answer.body.startswith(b"<html>")
-
-
-# ---- 5. Locations
-
-
-@pytest.mark.parametrize(
-    ("said", "pattern"),
-    [
-        (None, r"/v2/app/blobs/uploads/session-1\?_state=1"),
-        (lambda path: f"http://registry.example.com{path}", r"http://registry\.example\.com/v2/app/.*"),
-        (lambda path: f"//127.0.0.2:1{path}", r"//127\.0\.0\.2:1/v2/app/.*"),
-    ],
-    ids=["relative", "http behind https", "other host"],
-)
-def test_locations(scripted: ScriptedFactory, authority: Authority, said: Any, pattern: str) -> None:
-    registry = scripted(tls=authority, locations=said)
-    assert re.fullmatch(pattern, once(registry, "POST", UPLOADS).headers["location"])
-
-
-def test_sessions_under_another_path_whose_location_changes_with_each_answer(scripted: ScriptedFactory) -> None:
-    registry = scripted(upload_prefix="/artifacts-uploads/namespaces/")
-    first = once(registry, "POST", UPLOADS).headers["location"]
-    second = once(registry, "PATCH", first, b"abc").headers["location"]
-    assert first.startswith("/artifacts-uploads/namespaces/app/session-1")
-    assert first != second
-    assert 404 == once(registry, "PATCH", first, b"abc").status
-    assert 201 == once(registry, "PUT", f"{second}&digest={sha256(b'abc')}").status
-    assert ["POST upload", "PATCH upload", "PATCH upload", "PUT upload"] == [seen.kind for seen in registry.requests()]
-
-
-def test_sessions_with_cookies(scripted: ScriptedFactory) -> None:
-    registry = scripted()
-    registry.fault("POST upload", after=True, headers=[("Set-Cookie", "route=replica-2; Path=/")])
-    answer = once(registry, "POST", UPLOADS)
-    assert (202, "route=replica-2; Path=/") == (answer.status, answer.headers["set-cookie"])
-    once(registry, "PATCH", answer.headers["location"], b"x", Cookie="route=replica-2")
-    assert "route=replica-2" == registry.log[-1].header("cookie")
-
-
-# ---- 6. the closing PUT
-
-
-def test_a_commit_whose_answer_is_lost_is_a_commit_and_then_404(scripted: ScriptedFactory) -> None:
-    registry = scripted()
-    lost = registry.fault("PUT upload", after=True, reset=True)
-    path = f"{once(registry, 'POST', UPLOADS).headers['location']}&digest={sha256(b'abc')}"
-    with pytest.raises(ConnectionResetError):
-        once(registry, "PUT", path, b"abc")
-    assert lost.fired.is_set()
-    assert registry.has_blob("app", sha256(b"abc"))
-    assert 404 == once(registry, "PUT", path, b"abc").status
-
-
-def test_a_slow_commit_and_one_that_wants_a_body(scripted: ScriptedFactory) -> None:
-    registry = scripted(empty_commit=False)
-    slow = registry.fault("PUT upload", nth=2, delay=0.15)
-    location = once(registry, "PATCH", once(registry, "POST", UPLOADS).headers["location"], b"abc").headers["location"]
-    assert 500 == once(registry, "PUT", f"{location}&digest={sha256(b'abc')}").status
-    assert 201 == once(registry, "PUT", f"{location}&digest={sha256(b'abcd')}", b"d").status
-    entry = registry.log[-1]
-    assert 1 == slow.hits
-    assert entry.ended - entry.time >= 0.15
-
-
-# ---- 7. asking how far an upload is
-
-
-@pytest.mark.parametrize("status", [204, 404, 405])
-def test_the_status_of_an_upload(scripted: ScriptedFactory, status: int) -> None:
-    registry = scripted(upload_status=status)
-    location = once(registry, "PATCH", once(registry, "POST", UPLOADS).headers["location"], b"abc").headers["location"]
-    answer = once(registry, "GET", location)
-    assert (status, "0-2" if status == 204 else None) == (answer.status, answer.headers.get("range"))
 
 
 # ---- 8. blobs
@@ -357,7 +177,7 @@ def tagged(registry: ScriptedRegistry, count: int) -> list[str]:
 def test_pages_lead_to_every_tag(scripted: ScriptedFactory, features: dict[str, Any]) -> None:
     registry = scripted(**features)
     names = tagged(registry, 120)
-    with raw(registry) as client:
+    with stranger(registry) as client:
         assert names == client.tags("app")
     assert (3 if features.get("page") == 50 else 1) == registry.counts()["GET tags"]
     assert features.get("opaque_link", False) == ("next_page=" in registry.log[-1].path)

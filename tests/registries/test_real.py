@@ -88,6 +88,8 @@ def test_one_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="maxthreads"):
         broken.start()
     assert not broken.running
+    broken.close()
+    assert not broken.storage.exists()
 
 
 def test_a_port_that_somebody_took_is_exchanged_for_another(registry_factory: RegistryFactory) -> None:

@@ -121,6 +121,23 @@ def test_a_rejected_password_is_looked_up_again_for_another_repository_only_afte
     assert 2 == world.logins.fresh
 
 
+def test_an_identity_token_without_a_user_is_nothing_for_basic() -> None:
+    world = basic_world(found=Credential(identity_token="CANARY", origin="docker-credential-acr"))
+    error = error_of(world, pull())
+    assert "does not accept identity token from docker-credential-acr" in error.what
+    assert [None] == world.registry.headers
+
+
+def test_a_late_401_after_the_last_word_is_told_the_last_word() -> None:
+    world = basic_world(found=ACME)
+    error = error_of(world, pull())
+    with pytest.raises(AuthError) as caught:
+        world.auth.challenged(pull(), BASIC, None, Work(Stop()))
+    assert error.what == caught.value.what
+    world.auth.accepted(pull())
+    assert error.what == error_of(world, pull()).what
+
+
 @pytest.mark.parametrize(
     "error", [AuthError("the helper failed"), ConfigError("the file is broken")], ids=lambda error: error.code
 )
@@ -239,13 +256,28 @@ def test_a_host_without_a_challenge_makes_nobody_wait_for_further_repositories()
 
 
 def test_with_credentials_configured_each_repository_of_an_open_host_begins_alone() -> None:
-    settings = HostSettings(HOST, username="acme", password=Secret("env X", plain="wrong"))
-    world = World(
-        Registry(BASIC, lambda scopes, header: scopes == pull("public/app")), Logins(reg=ACME), settings=settings
-    )
+    settings = HostSettings(HOST, username="acme", password=Secret("env X", plain="right"))
+    world = World(Registry([], lambda scopes, header: True), settings=settings)
     world.request(pull("public/app"))
-    in_threads(12, lambda number: error_of(world, pull("secret/app")))
-    assert 3 == world.registry.count
+    world.auth.header(pull("secret/app"), Work(Stop()))
+    with ThreadPoolExecutor(1) as pool:
+        stop = WatchedStop()
+        second = pool.submit(world.auth.header, pull("secret/app"), Work(stop))
+        assert stop.waits.wait(10)
+        assert not second.done()
+        world.auth.accepted(pull("secret/app"))
+        assert second.result(10) is None
+
+
+def test_a_header_that_could_not_be_had_keeps_nobody_waiting() -> None:
+    world = open_world()
+    stop = Stop()
+    world.auth.header(pull(), Work(stop))
+    stop.request("a signal")
+    with pytest.raises(Cancelled):
+        world.auth.header(pull(), Work(stop))
+    with ThreadPoolExecutor(1) as pool:
+        assert 1 == pool.submit(world.request, pull()).result(HAND_OVER - 1)
 
 
 def test_an_answer_that_never_came_lets_the_next_one_go() -> None:

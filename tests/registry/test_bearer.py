@@ -242,6 +242,13 @@ def test_a_token_service_gets_changed_credentials_once() -> None:
     assert [("acme", "right"), ("acme", "new")] == [call["basic"] for call in world.tokens.calls]
 
 
+def test_a_token_service_that_is_not_there_is_final_without_another_look_for_credentials() -> None:
+    world = bearer_world(ACME)
+    world.tokens.status = 404
+    assert [404] * 3 == [error_of(world, pull()).status for _ in range(3)]
+    assert (1, 1, 0) == (world.registry.count, len(world.tokens.calls), world.logins.fresh)
+
+
 def test_a_refusal_for_one_repository_leaves_the_others_alone() -> None:
     world = bearer_world(ACME)
     takes = world.registry.accepts

@@ -55,7 +55,7 @@ def user(found: Credential | None) -> str | None:
 
 def test_without_a_file_there_are_no_credentials(docker: Callable[..., CredentialSource]) -> None:
     source = docker()
-    source.check()
+    source.check([HOST])
     assert source.find(HOST) is None
     assert "~/.docker/config.json" == source.places
 
@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_understood_is_an_error_and_not_anonymous(
 ) -> None:
     source = docker(data)
     with pytest.raises(ConfigError, match=rf"~/\.docker/config\.json.* {why}"):
-        source.check()
+        source.check([HOST])
     with pytest.raises(ConfigError):
         source.find(HOST)
 
@@ -242,7 +242,11 @@ def test_our_own_configuration_comes_first(docker: Callable[..., CredentialSourc
 
 
 def test_docker_is_not_asked_where_our_own_configuration_has_it(docker: Callable[..., CredentialSource]) -> None:
-    assert "acme" == user(docker(b"broken", configured(Secret("configuration", plain="p"))).find(HOST))
+    source = docker(b"broken", configured(Secret("configuration", plain="p")))
+    source.check([HOST])
+    assert "acme" == user(source.find(HOST))
+    with pytest.raises(ConfigError):
+        source.check([HOST, "other.example"])
 
 
 def test_a_password_is_read_when_first_needed_and_again_only_when_asked_afresh(

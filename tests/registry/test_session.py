@@ -1,4 +1,4 @@
-"""A session's promises: whole answers, exact statuses, credentials for one origin, waits with an end, retries in one place."""
+"""Promises of a session: whole answers, exact statuses, credentials for one origin, waits with an end, one retry."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from mirror.errors import (
 from mirror.limits import Limits, Rate, Stop, Work
 from mirror.registry.scopes import Scope, pull
 from mirror.registry.session import Anonymous, Answer, Session, TooBig
-from tests.registry.http.peers import Peer, Talk, answers, peers, whole
+from mirror.registry.settings import Tls
+from tests.registry.http.peers import Peer, Script, Talk, answers, peers, whole
 from tests.registry.http.sessions import QUICK, session_with, work
 
 SCOPES = pull("a/b")
@@ -40,6 +41,7 @@ class Keys:
         self.values = list(values)
         self.challenges: list[tuple[list[str], str | None]] = []
         self.accepted_scopes: list[tuple[Scope, ...]] = []
+        self.abandonments = 0
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         return self.values[0]
@@ -51,6 +53,9 @@ class Keys:
 
     def accepted(self, scopes: tuple[Scope, ...]) -> None:
         self.accepted_scopes.append(scopes)
+
+    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+        self.abandonments += 1
 
 
 def get(session: Session, where: Any = "/v2/a/b/tags/list", *, retries: bool = True, **options: Any) -> Answer:
@@ -72,7 +77,9 @@ def read_all(session: Session, where: Any = "/v2/a/b/blobs/x", **options: Any) -
 def test_a_request_says_what_it_must_and_nothing_of_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    (tmp_path / ".netrc").write_text("default login netrc password netrc\nmachine 127.0.0.1 login netrc password netrc\n")
+    (tmp_path / ".netrc").write_text(
+        "default login netrc password netrc\nmachine 127.0.0.1 login netrc password netrc\n"
+    )
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1/")
@@ -145,7 +152,7 @@ SWEPT = {
 }
 
 
-def cut_script(said: bytes, end: Callable[[Talk], None]) -> Callable[[Talk], None]:
+def cut_script(said: bytes, end: Script) -> Script:
     """Connection n gets an answer cut after n - 1 bytes."""
 
     def script(talk: Talk) -> None:
@@ -190,9 +197,7 @@ def test_no_end_without_a_tls_goodbye_counts_as_an_answer(method: str, said: byt
         assert {"truncated"} == outcomes_of_cuts(session, method, said)
 
 
-def trusting(authority: Any, **more: Any) -> Any:
-    from mirror.registry.settings import Tls
-
+def trusting(authority: Any, **more: Any) -> Tls:
     return Tls(ca=authority.ca, **more)
 
 
@@ -222,10 +227,10 @@ def test_a_connection_that_died_while_idle_is_replaced_without_a_word() -> None:
         for number in range(1, 4):
             get(session, method="PUT", retries=False)
             assert number == peer.connections
-            assert peer.wait_for(lambda: True)
+            peer.settle()
 
 
-def dies_when_asked_again(talk: Talk, end: Callable[[Talk], None] = Talk.reset) -> None:
+def dies_when_asked_again(talk: Talk, end: Script = Talk.reset) -> None:
     """The race of keep-alive: the first request is answered, the second one meets an end."""
     if talk.request() is not None:
         talk.answer("200 OK")
@@ -300,13 +305,18 @@ def test_a_stream_left_early_costs_its_connection() -> None:
 # ---- waits with an end
 
 
-def dripping(first: bytes, drip: bytes, every: float = 0.03) -> Callable[[Talk], None]:
+def dripping(first: bytes, drip: bytes, every: float = 0.03) -> Script:
     def script(talk: Talk) -> None:
         if talk.request() is None:
             return
         talk.say(first)
         gone = threading.Event()
-        watcher = threading.Thread(target=lambda: (talk.until_gone(), gone.set()))
+
+        def watch() -> None:
+            talk.until_gone()
+            gone.set()
+
+        watcher = threading.Thread(target=watch)
         watcher.start()
         while not gone.wait(every):
             talk.say(drip)
@@ -315,8 +325,8 @@ def dripping(first: bytes, drip: bytes, every: float = 0.03) -> Callable[[Talk],
     return script
 
 
-HANGS: dict[str, tuple[Callable[[Talk], None], str]] = {
-    "silence": (lambda talk: talk.until_gone() and None, "timeout"),
+HANGS: dict[str, tuple[Script, str]] = {
+    "silence": (lambda talk: talk.until_gone(), "timeout"),
     "silence in the head": (dripping(b"HTTP/1.1 200 OK\r\nA:", b""), "too_slow"),
     "a dripping head": (dripping(b"HTTP/1.1 200 OK\r\n", b"A"), "too_slow"),
     "a flood of interim heads": (
@@ -329,7 +339,7 @@ HANGS: dict[str, tuple[Callable[[Talk], None], str]] = {
 
 
 @pytest.mark.parametrize(("script", "code"), HANGS.values(), ids=HANGS)
-def test_no_peer_outlasts_a_small_requests_deadline(script: Callable[[Talk], None], code: str) -> None:
+def test_no_peer_outlasts_a_small_requests_deadline(script: Script, code: str) -> None:
     with Peer(script) as peer, session_with(peer, idle_timeout=0.3, deadline=0.4) as session:
         begun = monotonic()
         with pytest.raises(NetworkError) as caught:
@@ -339,7 +349,7 @@ def test_no_peer_outlasts_a_small_requests_deadline(script: Callable[[Talk], Non
 
 
 @pytest.mark.parametrize(("script", "code"), HANGS.values(), ids=HANGS)
-def test_no_peer_keeps_a_stream_below_the_floor(script: Callable[[Talk], None], code: str) -> None:
+def test_no_peer_keeps_a_stream_below_the_floor(script: Script, code: str) -> None:
     with Peer(script) as peer, session_with(peer, idle_timeout=0.3) as session:
         begun = monotonic()
         with pytest.raises(NetworkError) as caught:
@@ -391,7 +401,7 @@ def stopped_soon(peer: Peer, when: Callable[[], bool]) -> Iterator[Work]:
     assert monotonic() - begun < 2
 
 
-def hanging(first: bytes) -> Callable[[Talk], None]:
+def hanging(first: bytes) -> Script:
     """Say `first`, tell, and then nothing until the client is gone."""
 
     def script(talk: Talk) -> None:
@@ -410,7 +420,7 @@ HEADS = [b"", b"HTTP/1.1 20", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nabc
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_a_stop_reaches_a_blocked_read(first: bytes, secure: bool, authority: Any) -> None:
     tls = authority.server_context() if secure else None
-    options = {"plain_http": False, "tls": trusting(authority)} if secure else {}
+    options: dict[str, Any] = {"plain_http": False, "tls": trusting(authority)} if secure else {}
     with Peer(hanging(first), tls=tls) as peer, session_with(peer, **options) as session:
         with stopped_soon(peer, lambda: bool(peer.requests)) as doomed, pytest.raises(Cancelled):
             get(session, work=doomed)
@@ -459,7 +469,9 @@ def test_a_stop_ends_a_wait_between_two_tries() -> None:
 
 
 def test_a_login_is_sent_and_renewed_once() -> None:
-    script = answers(whole("401 No", b"", 'WWW-Authenticate: Bearer realm="x"', "WWW-Authenticate: Basic"), whole("200 OK"))
+    script = answers(
+        whole("401 No", b"", 'WWW-Authenticate: Bearer realm="x"', "WWW-Authenticate: Basic"), whole("200 OK")
+    )
     keys = Keys(None, "Bearer new")
     with Peer(script) as peer, session_with(peer, authorizer=keys) as session:
         get(session, scopes=SCOPES, retries=False)
@@ -510,7 +522,7 @@ def test_a_denial_is_not_tried_again() -> None:
 # ---- redirects
 
 
-def led_to(place: Callable[[], str], status: str = "307 Temporary Redirect") -> Callable[[Talk], None]:
+def led_to(place: Callable[[], str], status: str = "307 Temporary Redirect") -> Script:
     def script(talk: Talk) -> None:
         while talk.request() is not None:
             talk.answer(status, b"moved", f"Location: {place()}")
@@ -649,7 +661,7 @@ class Clock:
 
 
 def waits(limits: Limits, name: str) -> float:
-    return limits.host(name).ready_at() - limits.clock.now()
+    return max(0.0, limits.host(name).ready_at() - limits.clock.now())
 
 
 @pytest.mark.parametrize("status", ["429 Slow", "503 Busy"])
@@ -720,7 +732,7 @@ def test_a_used_up_quota_stops_the_request_but_not_the_host() -> None:
     with Peer(answers(whole("429 Slow", body))) as peer, session_with(peer, limits=limits) as session:
         with pytest.raises(RateLimited):
             get(session)
-        assert (1, 0.0, False) == (len(peer.requests), max(0.0, waits(limits, peer.name)), session.host.down)
+        assert (1, 0.0, False) == (len(peer.requests), waits(limits, peer.name), session.host.down)
 
 
 def test_a_rate_is_kept() -> None:
@@ -746,12 +758,17 @@ def test_a_host_that_outlives_a_retry_budget_in_silence_is_down(caplog: pytest.L
         assert 1 == sum(getattr(record, "event", "") == "host_down" for record in caplog.records)
 
 
+def closes_at_once(talk: Talk) -> None:
+    talk.request()
+    talk.reset()
+
+
 def test_a_host_that_does_not_answer_is_down_and_one_that_answers_badly_is_not() -> None:
-    with Peer(lambda talk: talk.until_gone() and None) as peer, session_with(peer, idle_timeout=0.05) as session:
+    with Peer(lambda talk: talk.until_gone()) as peer, session_with(peer, idle_timeout=0.05) as session:
         with pytest.raises(NetworkError):
             get(session)
         assert session.host.down
-    with Peer(lambda talk: talk.request() and talk.reset() or None) as peer, session_with(peer) as session:
+    with Peer(closes_at_once) as peer, session_with(peer) as session:
         with pytest.raises(NetworkError):
             get(session)
         assert not session.host.down

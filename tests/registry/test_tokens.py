@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror.errors import AuthError, MirrorError
@@ -230,6 +230,7 @@ _json = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=60)
     | st.fixed_dictionaries({}, optional={"token": _json, "access_token": _json, "expires_in": _json}).map(

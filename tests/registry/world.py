@@ -83,6 +83,7 @@ class Tokens:
     logins: set[tuple[str, str]] | None = None  # None: anybody gets a token
     failure: Callable[[], None] = lambda: None  # may raise, or wait
     fixed: str = ""  # always this token
+    status: int = 200
     calls: list[dict[str, object]] = field(default_factory=list)
     given: dict[str, list[str]] = field(default_factory=dict)  # scopes by token
 
@@ -107,6 +108,8 @@ class Tokens:
         login = basic or (("<token>", form["refresh_token"]) if form else None)
         if self.logins is not None and login not in self.logins:
             return Reply(401, b"")
+        if self.status != 200:
+            return Reply(self.status, b"")
         token = self.fixed or f"token-{number}"
         with self._lock:
             self.given[token] = scopes

@@ -117,6 +117,7 @@ class _Attempt:
         # A second handle on the socket: while TLS is set up, urllib3 has the first.
         self._handle: socket.socket | None = None
         self._lock = threading.Lock()
+        self._peer: str | None = None
         self._aborted = False
 
     def abort(self) -> None:
@@ -151,8 +152,7 @@ class _Attempt:
             raise NetworkError(f"{self.name}: no connection: {printable(type(error).__name__)}") from error
         finally:
             inner.close()
-        peer = None if self._connector.proxy else sock.getpeername()[0]
-        return Connection(sock, self.name, peer)
+        return Connection(sock, self.name, self._peer)
 
     def _urllib3(self) -> HTTPConnection:
         origin, proxy = self.destination.origin, self._connector.proxy
@@ -174,7 +174,8 @@ class _Attempt:
             try:
                 self._connect(sock, address)
                 # Asked of the socket too: 0.0.0.0, for one, is not where a connection to it ends.
-                self._connector.check(self.destination, str(sock.getpeername()[0]))
+                peer = str(sock.getpeername()[0])
+                self._connector.check(self.destination, peer)
             except OSError as error:
                 last = error
                 sock.close()
@@ -182,6 +183,7 @@ class _Attempt:
                 sock.close()
                 raise
             else:
+                self._peer = None if self._connector.proxy else peer
                 return sock
         raise self._unreachable(host, port, last) from last
 

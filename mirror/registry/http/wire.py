@@ -156,7 +156,6 @@ class Connection:
 
     def send_some(self, view: memoryview) -> int:
         """Send the beginning of `view` as soon as any fits; -> bytes sent, 0: something came to be read instead."""
-        begun = monotonic()
         self._set_timeout(0.0)
         view = view[:_SLICE]
         while True:
@@ -172,8 +171,7 @@ class Connection:
                 self._raise(error)
         if self._stop.requested:
             self._stop.check()
-        if self._pace.too_slow(monotonic() - begun, count):
-            raise self._slow()
+        self._pace.too_slow(0.0, count)
         return count
 
     def peek(self) -> bool:
@@ -201,8 +199,8 @@ class Connection:
         poll.register(self._sock, events)
         came = sum(found for _, found in poll.poll(patience * 1000))
         self._stop.check()
-        if self._pace.too_slow(monotonic() - begun, 0):
-            raise self._slow()
+        if (not came and self._pace.until is not None) or self._pace.too_slow(monotonic() - begun, 0):
+            raise self._late()
         return came
 
     def _arm(self, now: float) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 CRLF = b"\r\n"
+Script = Callable[["Talk"], object]
 
 
 @dataclass
@@ -114,7 +115,7 @@ def whole(status: str, body: bytes = b"", *fields: str) -> bytes:
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-def answers(*said: bytes) -> Callable[[Talk], None]:
+def answers(*said: bytes) -> Script:
     """A script: the peer's n-th request, over all connections, gets the n-th answer; the last one again and again."""
 
     def script(talk: Talk) -> None:
@@ -129,7 +130,7 @@ class Peer:
 
     def __init__(
         self,
-        script: Callable[[Talk], None],
+        script: Script,
         *,
         address: str = "127.0.0.1",
         tls: ssl.SSLContext | None = None,
@@ -158,6 +159,11 @@ class Peer:
         with self.changed:
             what()
             self.changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait until the scripts of all connections so far have ended, and closed them."""
+        for thread in list(self._threads):
+            thread.join(5.0)
 
     def targets(self) -> list[str]:
         return [f"{request.method} {request.target}" for request in self.requests]
@@ -205,7 +211,7 @@ class Peer:
 
 
 @contextlib.contextmanager
-def peers(*scripts: Callable[[Talk], None], addresses: Sequence[str] = ()) -> Iterator[list[Peer]]:
+def peers(*scripts: Script, addresses: Sequence[str] = ()) -> Iterator[list[Peer]]:
     """Several at once, at 127.0.0.1 unless told."""
     with contextlib.ExitStack() as stack:
         yield [

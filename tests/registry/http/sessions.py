@@ -18,7 +18,7 @@ _SETTINGS = {field.name for field in dataclasses.fields(HostSettings)}
 def session_with(peer: Peer | str, *, limits: Limits | None = None, **options: Any) -> Session:
     """Options are those of HostSettings and of Session. http, unless told; waits of at most 5 s."""
     host = peer if isinstance(peer, str) else peer.name
-    mine = {"plain_http": True, "idle_timeout": 5.0, "connect_timeout": 5.0}
+    mine: dict[str, Any] = {"plain_http": True, "idle_timeout": 5.0, "connect_timeout": 5.0}
     mine |= {name: options.pop(name) for name in list(options) if name in _SETTINGS}
     return Session(HostSettings(host, **mine), limits or Limits(), **{"policy": QUICK, **options})
 

@@ -25,7 +25,7 @@ from mirror.registry.http.addresses import Kind, is_literal, kind_of
     ids=str,
 )
 def test_every_address_is_of_one_kind(kind: Kind, addresses: str) -> None:
-    assert {address: kind for address in addresses.split()} == {a: kind_of(a) for a in addresses.split()}
+    assert dict.fromkeys(addresses.split(), kind) == {a: kind_of(a) for a in addresses.split()}
 
 
 def test_only_addresses_are_literal() -> None:

@@ -22,7 +22,6 @@ from mirror.registry.http.framing import (
     read_head,
     read_small,
 )
-from mirror.registry.http.headers import MAX_LINE
 from mirror.registry.http.wire import Connection, Pace
 
 

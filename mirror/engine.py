@@ -1,0 +1,99 @@
+"""What every command that contacts registries needs: limits, clients, the transfer manager, and a way to end it all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mirror.config import Config
+from mirror.errors import SIGNALLED, LocalError
+from mirror.limits import Limits, Stop
+from mirror.options import Only, Options
+from mirror.plan import Entry, Findings, Planner
+from mirror.redact import Redactor
+from mirror.signals import Signals
+from mirror.state import State
+from mirror.stores import Stores
+from mirror.transfer.manager import Manager
+from mirror.transfer.steps import Steps
+from mirror.transfer.watch import Watch
+
+# After a signal the process is gone within 5 seconds: what is in flight gets this long to end by itself,
+# then its threads are given up (one may hang in a name look-up, which nothing can interrupt).
+GRACE = 2.5  # seconds
+PATIENCE = 0.5  # seconds more for the threads themselves
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The parts of a run; use inside of `started`."""
+
+    limits: Limits
+    stop: Stop
+    stores: Stores
+    manager: Manager
+    entries: list[Entry]
+    only: Only
+    signals: Signals
+
+    def planner(self, state: State, findings: Findings, *, believe_exclusive: bool = True) -> Planner:
+        return Planner(
+            self.manager,
+            state,
+            findings,
+            wanted=self.only.wants,
+            parallel=self.stores.parallel(),
+            believe_exclusive=believe_exclusive,
+        )
+
+    def carry_out(self, steps: Steps[None]) -> int | None:
+        """Run a task to its end, or to a signal. -> the exit code of the signal, if one came."""
+        done = threading.Event()
+
+        def wake(_: Watch[None]) -> None:
+            done.set()
+            self.signals.wake()
+
+        watch = self.manager.spawn(steps, name="run")
+        watch.on_done(wake)
+        self.wait_for(done)
+        if self.signals.number is not None:
+            self.stop.request(f"stopped by {self.signals.name}")
+            watch.wait(GRACE)
+            return SIGNALLED + self.signals.number
+        if watch.error is not None:
+            raise watch.error
+        return None
+
+    def wait_for(self, done: threading.Event) -> None:
+        """Until it is done, or a signal came."""
+        while not done.is_set() and self.signals.number is None:
+            self.signals.wait()
+
+
+@contextmanager
+def started(config: Config, options: Options, only: Only, redactor: Redactor, signals: Signals) -> Iterator[Engine]:
+    """Open the stores and start a manager. At the end all threads are joined, but those that hang after a signal."""
+    limits, stop = Limits(), Stop()
+    with Stores(config, limits, redactor) as stores:
+        parallel = config.parallel
+        manager = Manager(
+            limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads, images=parallel.images
+        )
+        try:
+            yield Engine(limits, stop, stores, manager, stores.entries(only, options.shard), only, signals)
+        finally:
+            _close(manager, signals)
+
+
+def _close(manager: Manager, signals: Signals) -> None:
+    if signals.number is None:
+        manager.close()
+        return
+    try:
+        manager.close(PATIENCE)
+    except LocalError:
+        # A thread hangs where nothing reaches it. All that matters is written; `leave` ends the process.
+        signals.hung = True

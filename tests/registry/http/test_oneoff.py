@@ -1,0 +1,132 @@
+"""Token services: one call at a time, over the same strict wire."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror.errors import NetworkError, RateLimited, Refused, RemoteError
+from mirror.limits import Limits
+from mirror.registry.session import TooBig
+from mirror.registry.trust import Destination
+from tests.registry.http.peers import Peer, answers, peers, whole
+from tests.registry.http.sessions import session_with, work
+
+TOKEN = whole("200 OK", b'{"token":"t"}', "Set-Cookie: session=1")
+
+
+def test_a_token_is_asked_for_with_our_parameters_and_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".netrc").write_text("default login netrc password netrc\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    for name in ("http_proxy", "all_proxy", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    limits = Limits()
+    with Peer(answers(TOKEN)) as peer, session_with(peer, limits=limits) as session:
+        realm = session.trust.realm(f"http://{peer.name}/token?service=a%20b")
+        scopes = [("scope", "repository:a/b:pull"), ("scope", "repository:c:pull")]
+        for basic in (("me", "pä:ss"), None):
+            answer = session.one_off("GET", realm, params=scopes, basic=basic, work=work())
+            assert (200, b'{"token":"t"}') == (answer.status, answer.body)
+        login = base64.b64encode("me:pä:ss".encode()).decode()
+        target = "/token?service=a%20b&scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull"
+        assert [f"Basic {login}", None] == [request.headers.get("authorization") for request in peer.requests]
+        assert [target] * 2 == [request.target for request in peer.requests]
+        assert not any("cookie" in request.headers for request in peer.requests)
+        assert (1, {"GET token": 2}) == (peer.connections, limits.host(peer.name).requests())
+        assert {"host", "user-agent", "accept-encoding", "accept"} == set(peer.requests[1].headers)
+
+
+def test_a_form_is_posted() -> None:
+    with Peer(answers(TOKEN)) as peer, session_with(peer) as session:
+        form = {"grant_type": "refresh_token", "refresh_token": "a b&c=ü"}
+        session.one_off("POST", session.trust.realm("/token"), form=form, work=work())
+        request = peer.requests[0]
+        assert ("POST", b"grant_type=refresh_token&refresh_token=a+b%26c%3D%C3%BC") == (request.method, request.body)
+        assert "application/x-www-form-urlencoded" == request.headers["content-type"]
+
+
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad", "401 Who", "403 No", "404 None", "405 Not so"])
+def test_what_the_service_says_is_for_the_caller_to_judge(status: str) -> None:
+    with Peer(answers(whole(status, b"words"))) as peer, session_with(peer) as session:
+        answer = session.one_off("GET", session.trust.realm("/token"), work=work())
+        assert (int(status[:3]), b"words", 1) == (answer.status, answer.body, len(peer.requests))
+
+
+@pytest.mark.parametrize("status", ["408 R", "429 R", "500 R", "503 R"])
+def test_what_may_pass_is_tried_again(status: str) -> None:
+    with Peer(answers(whole(status), TOKEN)) as peer, session_with(peer) as session:
+        assert 200 == session.one_off("GET", session.trust.realm("/token"), work=work()).status
+        assert 2 == len(peer.requests)
+        assert 2 == session.host.requests()["GET token"]
+
+
+def test_nothing_is_tried_again_where_the_caller_does_it() -> None:
+    with Peer(answers(whole("429 R", b"", "Retry-After: 5"))) as peer, session_with(peer) as session:
+        with pytest.raises(RateLimited):
+            session.one_off("GET", session.trust.realm("/token"), work=work(retries=False))
+        assert 1 == len(peer.requests)
+
+
+def test_credentials_go_nowhere_but_where_a_rule_allowed_them() -> None:
+    with peers(answers(TOKEN), answers(TOKEN), addresses=("127.0.0.2", "127.0.0.3")) as both:
+        with session_with(both[0]) as session:
+            elsewhere = session.trust.redirect(f"http://{both[1].name}/token", session.trust.own("/v2/"))
+            options: list[dict[str, Any]] = [{"basic": ("me", "secret")}, {"form": {"password": "secret"}}]
+            for option in options:
+                with pytest.raises(Refused) as caught:
+                    session.one_off("POST", elsewhere, work=work(), **option)
+                assert "unsafe_realm" == caught.value.code
+        assert [[], []] == [peer.requests for peer in both]
+
+
+def test_a_redirect_is_followed_within_the_origin_with_the_login() -> None:
+    script = answers(whole("307 T", b"", "Location: /login?state=1"), TOKEN)
+    with Peer(script) as peer, session_with(peer) as session:
+        realm = session.trust.realm("/token?service=x")
+        session.one_off("GET", realm, params=[("scope", "s")], basic=("me", "secret"), work=work())
+        assert ["GET /token?service=x&scope=s", "GET /login?state=1"] == peer.targets()
+        assert 1 == len({request.headers["authorization"] for request in peer.requests})
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "kind", "code", "asked"),
+    [
+        ("GET", ("Location: http://127.0.0.9/",), Refused, "unsafe_realm", 1),
+        ("GET", ("Location: https://evil.example/",), Refused, "unsafe_realm", 1),
+        ("GET", ("Location: /again",), Refused, "unsafe_realm", 6),
+        ("GET", (), RemoteError, "bad_response", 1),
+        ("POST", ("Location: /again",), RemoteError, "bad_response", 1),
+    ],
+)
+def test_other_redirects_are_not_followed(
+    method: str, fields: tuple[str, ...], kind: type[Exception], code: str, asked: int
+) -> None:
+    with Peer(answers(whole("302 F", b"", *fields))) as peer, session_with(peer) as session:
+        with pytest.raises(kind) as caught:
+            session.one_off(method, session.trust.realm("/token"), form=None, work=work())
+        assert (code, asked) == (getattr(caught.value, "code", ""), len(peer.requests))
+
+
+def test_an_answer_is_bounded_and_whole() -> None:
+    with Peer(answers(whole("200 OK", b"x" * 70_000), whole("200 OK", b"abc")[:-1])) as peer:
+        with session_with(peer, idle_timeout=0.2) as session:
+            realm: Destination = session.trust.realm("/token")
+            with pytest.raises(TooBig):
+                session.one_off("GET", realm, work=work())
+            with pytest.raises(NetworkError):
+                session.one_off("GET", realm, work=work(retries=False))
+
+
+def test_a_token_service_elsewhere_is_counted_and_paused_under_its_own_name() -> None:
+    limits = Limits()
+    with peers(answers(TOKEN), answers(TOKEN), addresses=("127.0.0.2", "127.0.0.3")) as both:
+        realms = frozenset({both[1].name})
+        with session_with(both[0], limits=limits, token_realms=realms) as session:
+            realm = session.trust.realm(f"http://{both[1].name}/token")
+            session.one_off("GET", realm, basic=("me", "secret"), work=work())
+        assert ["authorization"] == [name for name in both[1].requests[0].headers if name == "authorization"]
+        assert ({}, {"GET token": 1}) == (limits.host(both[0].name).requests(), limits.host(both[1].name).requests())

@@ -1,0 +1,492 @@
+"""A v2 registry as a store: what is asked, and what is believed of the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from mirror.backoff import Policy
+from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, Refused, RemoteError
+from mirror.limits import Limits, Stop, Work
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import ACCEPTED, SCHEMA1_SIGNED, parse_manifest
+from mirror.registry.listing import PAGE_SIZE, next_link
+from mirror.registry.session import Session
+from mirror.registry.settings import HostSettings
+from mirror.registry.v2 import RegistryV2
+from mirror.store import Mount, Version
+from tests.conftest import ScriptedFactory
+from tests.images import Graph
+from tests.registries.faults import lengthened, shortened, without, wrong_bytes
+from tests.registries.scripted import ScriptedRegistry
+
+WORK = Work(Stop())
+QUICK = Policy(attempts=3, base=0.001, cap=0.002)
+
+
+@contextmanager
+def store(registry: ScriptedRegistry) -> Iterator[RegistryV2]:
+    session = Session(HostSettings(registry.host, plain_http=True), Limits(), policy=QUICK)
+    client = RegistryV2(session)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def registry(scripted: ScriptedFactory) -> ScriptedRegistry:
+    registry = scripted()
+    graph = Graph("v2")
+    graph.platforms("v1", "latest")
+    graph.image("single")
+    registry.load("app", graph)
+    return registry
+
+
+def blob_in(registry: ScriptedRegistry, data: bytes, repository: str = "app") -> Descriptor:
+    digest = Digest.of(data)
+    registry.storage.add_blob(repository, digest, data)
+    return Descriptor(digest, len(data))
+
+
+def read(client: RegistryV2, blob: Descriptor, offset: int = 0) -> bytes:
+    out, buffer = bytearray(), memoryview(bytearray(1000))
+    with client.open_blob("app", blob, WORK, offset=offset) as body:
+        while count := body.readinto(buffer):
+            out += buffer[:count]
+    return bytes(out)
+
+
+# ---- listings
+
+
+@pytest.mark.parametrize(
+    "features", [{}, {"page": 10}, {"page": 10, "opaque_link": True}, {"page": PAGE_SIZE, "link": False}], ids=str
+)
+def test_every_page_of_tags_is_read(scripted: ScriptedFactory, features: dict[str, Any]) -> None:
+    registry = scripted(**features)
+    graph = Graph()
+    names = [f"t{number:04}" for number in range(2500 if features.get("page") == PAGE_SIZE else 45)]
+    graph.image(*names)
+    registry.load("app", graph)
+    with store(registry) as client:
+        assert names == sorted(str(name) for name in client.tags("app", WORK))
+
+
+def test_a_full_page_of_a_registry_that_ignores_last_is_the_end(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    body = json.dumps({"name": "app", "tags": [f"t{number}" for number in range(PAGE_SIZE)]}).encode()
+    registry.fault("GET tags", times=9, status=200, body=body)
+    with store(registry) as client:
+        assert PAGE_SIZE == len(list(client.tags("app", WORK)))
+    assert 2 == registry.counts()["GET tags"]
+
+
+@pytest.mark.parametrize(
+    ("link", "code"),
+    [
+        ('<http://127.0.0.2:1/v2/app/tags/list?last=a>; rel="next"', "unsafe_link"),
+        ('<//evil.example/v2/app/tags/list>; rel="next"', "unsafe_link"),
+        ('</v2/other/tags/list?last=a>; rel="next"', "unsafe_link"),
+        ('</v2/app/tags/list?n=1000>; rel="next"', "too_many"),
+    ],
+)
+def test_a_link_that_leads_away_or_in_circles_is_refused(scripted: ScriptedFactory, link: str, code: str) -> None:
+    registry = scripted()
+    registry.fault("GET tags", times=9, status=200, headers=[("Link", link)], body=b'{"name":"app","tags":["a","b"]}')
+    with store(registry) as client, pytest.raises(Refused) as caught:
+        list(client.tags("app", WORK))
+    assert (code, 3) == (caught.value.code, caught.value.exit_code)
+    assert 2 >= registry.counts()["GET tags"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (['</v2/a/tags/list?last=x&n=100>; rel="next"'], "/v2/a/tags/list?last=x&n=100"),
+        (["</a>; rel=next"], "/a"),
+        (['</a,b>; rel="prev", </c;d>; title="x, rel=next"; rel="prev next"'], "/c;d"),
+        (['</p>; rel="prev"', "</n>; REL=NEXT"], "/n"),
+        (["</a>"], None),
+        (['</a>; rel="nextish"'], None),
+        (["rel=next"], None),
+        (["<>; rel=next"], ""),
+        ([], None),
+        (["<" + "a" * 70000], None),
+    ],
+)
+def test_links_are_read_as_rfc_8288_says(values: list[str], expected: str | None) -> None:
+    assert expected == next_link(values)
+
+
+@pytest.mark.parametrize("body", [b'{"name":"app","tags":null}', b'{"name":"app"}', b'{"name":"app","tags":[]}'])
+def test_a_list_without_tags_is_empty(scripted: ScriptedFactory, body: bytes) -> None:
+    registry = scripted()
+    registry.fault("GET tags", status=200, body=body)
+    with store(registry) as client:
+        assert [] == list(client.tags("app", WORK))
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"tags":"v1"}', b'{"tags":[],"tags":["a"]}', b"\xff"])
+def test_an_answer_that_is_no_list_is_an_error(scripted: ScriptedFactory, body: bytes) -> None:
+    registry = scripted()
+    registry.fault("GET tags", times=9, status=200, body=body)
+    with store(registry) as client, pytest.raises(MirrorError):
+        list(client.tags("app", WORK))
+
+
+def test_a_hostile_name_is_refused_in_its_place_and_the_others_are_listed(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    hostile = ["../../etc", "a b", "x\n{}", "", "a" * 129, "\x1b[2J"]
+    body = json.dumps({"name": "app", "tags": ["good", *hostile, 7, "good"]}).encode()
+    registry.fault("GET tags", status=200, body=body)
+    with store(registry) as client:
+        names = list(client.tags("app", WORK))
+    assert ["good"] == [name for name in names if isinstance(name, str) and name != "7"]
+    refused = [name for name in names if isinstance(name, Refused)]
+    assert len(hostile) == len(refused)
+    assert all("\x1b" not in str(error) and "\n" not in str(error) for error in refused)
+
+
+def test_a_repository_that_is_not_there_is_not_found(registry: ScriptedRegistry) -> None:
+    with store(registry) as client, pytest.raises(NotFound) as caught:
+        list(client.tags("missing", WORK))
+    assert "NAME_UNKNOWN" == caught.value.registry_code
+
+
+# ---- resolving and manifests
+
+
+def test_references_are_resolved_by_one_head_each(registry: ScriptedRegistry) -> None:
+    with store(registry) as client:
+        first, missing, last = client.resolve("app", ["v1", "nope", "latest"], WORK)
+    assert isinstance(first, Version)
+    assert first == last
+    assert first.manifest is None
+    assert isinstance(missing, NotFound)
+    assert {"HEAD manifest": 3} == registry.counts()
+    sent = registry.log[0]
+    assert list(ACCEPTED) == [value for name, value in sent.headers if name.lower() == "accept"], "a line for each type"
+
+
+@pytest.mark.parametrize(
+    "rule", [{"status": 405}, {"status": 501}, {"after": True, "change": without("Docker-Content-Digest")}], ids=str
+)
+def test_where_head_does_not_tell_the_digest_the_body_does(registry: ScriptedRegistry, rule: dict[str, Any]) -> None:
+    registry.fault("HEAD manifest", **rule)
+    with store(registry) as client:
+        [version] = client.resolve("app", ["v1"], WORK)
+    assert isinstance(version, Version)
+    assert version.manifest is not None
+    assert version.digest == Digest.of(version.manifest.body)
+    assert {"HEAD manifest": 1, "GET manifest": 1} == registry.counts()
+
+
+@pytest.mark.parametrize("status", [403, 500, 502, 404])
+def test_what_is_wrong_with_one_reference_does_not_keep_the_others_from_their_answers(
+    registry: ScriptedRegistry, status: int
+) -> None:
+    registry.fault("HEAD manifest", reference="v1", times=9, status=status)
+    with store(registry) as client:
+        bad, good = client.resolve("app", ["v1", "latest"], WORK)
+    assert isinstance(bad, MirrorError)
+    assert status == bad.status
+    assert isinstance(good, Version)
+
+
+def test_a_login_that_is_refused_concerns_all_references(registry: ScriptedRegistry) -> None:
+    registry.fault("HEAD manifest", times=9, status=401)
+    with store(registry) as client, pytest.raises(AuthError):
+        list(client.resolve("app", ["v1", "latest"], WORK))
+
+
+def test_a_manifest_is_kept_byte_for_byte(registry: ScriptedRegistry) -> None:
+    with store(registry) as client:
+        index = client.manifest("app", "v1", WORK)
+        child = client.manifest("app", index.children[0].digest, WORK)
+    assert registry.manifest("app", "v1").body == index.body
+    assert child.digest == Digest.of(child.body)
+
+
+@pytest.mark.parametrize("change", [lengthened(b" "), wrong_bytes], ids=["longer", "flipped"])
+def test_a_manifest_with_other_bytes_is_read_once_more_and_then_refused(
+    registry: ScriptedRegistry, change: Any
+) -> None:
+    with store(registry) as client:
+        digest = client.manifest("app", "single", WORK).digest
+        registry.mark()
+        fault = registry.fault("GET manifest", times=1, after=True, change=change)
+        assert digest == client.manifest("app", digest, WORK).digest, "a broken cache is passed over"
+        fault.times = 9
+        with pytest.raises(Refused) as caught:
+            client.manifest("app", digest, WORK)
+    assert "digest_mismatch" == caught.value.code
+    assert 4 == registry.counts()["GET manifest"]
+
+
+def test_a_digest_header_that_disagrees_with_the_bytes_is_refused(registry: ScriptedRegistry) -> None:
+    lie = [("Docker-Content-Digest", str(Digest.of(b"lie"))), ("Content-Type", "application/json")]
+    registry.fault("GET manifest", times=9, status=200, headers=lie, body=registry.manifest("app", "single").body)
+    with store(registry) as client, pytest.raises(Refused):
+        client.manifest("app", "single", WORK)
+
+
+def test_a_manifest_that_is_too_big_is_refused(registry: ScriptedRegistry) -> None:
+    registry.fault("GET manifest", times=9, status=200, body=b" " * ((8 << 20) + 1))
+    with store(registry) as client, pytest.raises(MirrorError) as caught:
+        client.manifest("app", "v1", WORK)
+    assert not caught.value.retryable
+
+
+def test_schema1_is_read_with_its_own_digest(scripted: ScriptedFactory) -> None:
+    registry = scripted(media_types=(SCHEMA1_SIGNED,))
+    graph = Graph()
+    made = graph.schema1("old")
+    registry.load("app", graph)
+    with store(registry) as client:
+        manifest = client.manifest("app", "old", WORK)
+        assert manifest == client.manifest("app", made.digest, WORK)
+    assert (made.digest, SCHEMA1_SIGNED) == (manifest.digest, manifest.media_type)
+    assert made.digest != Digest.of(manifest.body)
+
+
+# ---- blobs
+
+
+DATA = bytes(range(256)) * 40
+
+
+def test_a_blob_is_read_without_asking_for_its_size_first(registry: ScriptedRegistry) -> None:
+    blob = blob_in(registry, DATA)
+    with store(registry) as client:
+        assert DATA == read(client, blob)
+    assert {"GET blob": 1} == registry.counts()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_blob_is_read_from_an_offset_on_also_where_ranges_are_ignored(
+    registry: ScriptedRegistry, ranges: bool
+) -> None:
+    registry.features.ranges = ranges
+    blob = blob_in(registry, DATA)
+    with store(registry) as client:
+        assert DATA[5000:] == read(client, blob, 5000)
+
+
+@pytest.mark.parametrize("said", ["bytes 0-9/10240", "bytes 5001-10239/10240", "bytes 5000-6000/10240", "junk", ""])
+def test_another_range_than_was_asked_for_is_not_used(registry: ScriptedRegistry, said: str) -> None:
+    blob = blob_in(registry, DATA)
+    registry.fault("GET blob", status=206, headers=[("Content-Range", said)], body=DATA[5000:])
+    with store(registry) as client, pytest.raises(RemoteError) as caught:
+        read(client, blob, 5000)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("change", [shortened(100), lengthened(b"!")], ids=["shorter", "longer"])
+def test_a_blob_whose_length_is_not_the_descriptors_is_refused_before_it_is_read(
+    registry: ScriptedRegistry, change: Any
+) -> None:
+    blob = blob_in(registry, DATA)
+    registry.fault("GET blob", after=True, change=change)
+    with store(registry) as client, pytest.raises(Refused) as caught:
+        read(client, blob)
+    assert "size_mismatch" == caught.value.code
+
+
+@pytest.mark.parametrize(
+    "rule", [{"cut_after": 500}, {"cut_after": 500, "reset": True}, {"cut_head_after": 30}], ids=str
+)
+def test_a_blob_that_is_cut_is_never_whole(registry: ScriptedRegistry, rule: dict[str, Any]) -> None:
+    blob = blob_in(registry, DATA)
+    registry.fault("GET blob", times=9, **rule)
+    with store(registry) as client, pytest.raises(NetworkError):
+        read(client, blob)
+
+
+def test_a_blob_that_is_not_there_is_not_found(registry: ScriptedRegistry) -> None:
+    with store(registry) as client, pytest.raises(NotFound):
+        read(client, Descriptor(Digest.of(b"?"), 1))
+
+
+def test_existence_means_the_right_size(registry: ScriptedRegistry) -> None:
+    blob = blob_in(registry, DATA)
+    with store(registry) as client:
+        assert client.has_blob("app", blob, WORK)
+        assert not client.has_blob("app", Descriptor(Digest.of(b"?"), 1), WORK)
+        with pytest.raises(Refused) as caught:
+            client.has_blob("app", Descriptor(blob.digest, blob.size and blob.size + 1), WORK)
+    assert "size_mismatch" == caught.value.code
+    assert "delete that blob" in caught.value.hint
+
+
+def test_a_blob_of_zero_bytes_exists_and_a_zero_length_leftover_does_not_pass_for_another(
+    registry: ScriptedRegistry,
+) -> None:
+    empty = blob_in(registry, b"")
+    with store(registry) as client:
+        assert client.has_blob("app", empty, WORK)
+        registry.storage.add_blob("app", Digest.of(DATA), b"")
+        with pytest.raises(Refused):
+            client.has_blob("app", Descriptor(Digest.of(DATA), len(DATA)), WORK)
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_where_head_is_not_allowed_the_first_byte_is_asked_for(registry: ScriptedRegistry, status: int) -> None:
+    blob = blob_in(registry, DATA)
+    registry.fault("HEAD blob", times=9, status=status)
+    with store(registry) as client:
+        assert client.has_blob("app", blob, WORK)
+        assert not client.has_blob("app", Descriptor(Digest.of(b"?"), 1), WORK)
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+def test_only_404_means_that_a_blob_is_absent(registry: ScriptedRegistry, status: int) -> None:
+    blob = blob_in(registry, DATA)
+    registry.fault("HEAD blob", times=99, status=status)
+    with store(registry) as client, pytest.raises(RemoteError):
+        client.has_blob("app", blob, WORK.once())
+
+
+# ---- mounts
+
+
+def test_a_mount_is_one_request(registry: ScriptedRegistry) -> None:
+    blob = blob_in(registry, DATA)
+    with store(registry) as client:
+        assert Mount.MOUNTED is client.mount_blob("copy", blob, "app", WORK)
+    assert {"POST mount": 1} == registry.counts()
+    assert registry.has_blob("copy", blob.digest)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 500])
+def test_any_other_answer_only_means_not_mountable(registry: ScriptedRegistry, status: int) -> None:
+    blob = blob_in(registry, DATA)
+    registry.fault("POST mount", times=9, status=status)
+    with store(registry) as client:
+        assert Mount.REFUSED is client.mount_blob("copy", blob, "app", WORK)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_registry_is_waited_for_with_a_mount_too(registry: ScriptedRegistry, status: int) -> None:
+    blob = blob_in(registry, DATA)
+    registry.fault("POST mount", status=status, headers=[("Retry-After", "0")])
+    with store(registry) as client:
+        assert Mount.MOUNTED is client.mount_blob("copy", blob, "app", WORK)
+
+
+def test_a_mount_that_does_not_say_our_digest_is_looked_after(registry: ScriptedRegistry) -> None:
+    blob = blob_in(registry, DATA)
+    registry.fault("POST mount", times=2, status=201, headers=[("Location", "/v2/copy/blobs/x")])
+    with store(registry) as client:
+        assert Mount.REFUSED is client.mount_blob("copy", blob, "app", WORK), "a lie"
+        registry.storage.add_blob("copy", blob.digest, DATA)
+        assert Mount.MOUNTED is client.mount_blob("copy", blob, "app", WORK)
+    assert 2 == registry.counts()["HEAD blob"]
+
+
+def test_a_mount_that_opens_a_session_gives_it_to_be_used_or_closed(registry: ScriptedRegistry) -> None:
+    registry.features.mounts = False
+    blob = blob_in(registry, DATA)
+    with store(registry) as client:
+        session = client.mount_blob("copy", blob, "app", WORK)
+        assert not isinstance(session, Mount)
+        assert 1 == len(registry.uploads)
+        with session:
+            pass
+    assert [] == registry.uploads
+    assert {"POST mount": 1, "DELETE upload": 1} == registry.counts()
+
+
+# ---- putting manifests
+
+
+@pytest.fixture
+def manifest(registry: ScriptedRegistry) -> Any:
+    return parse_manifest(registry.manifest("app", "single").body)
+
+
+def test_a_manifest_is_put_with_its_bytes_and_its_type(registry: ScriptedRegistry, manifest: Any) -> None:
+    with store(registry) as client:
+        client.put_manifest("app", "again", manifest, WORK)
+    assert manifest.body == registry.manifest("app", "again").body
+    assert manifest.media_type == registry.log[-1].header("content-type")
+    assert {"PUT manifest": 1} == registry.counts()
+
+
+def test_a_manifest_whose_blobs_are_missing_is_told_apart(registry: ScriptedRegistry, manifest: Any) -> None:
+    with store(registry) as client, pytest.raises(RemoteError) as caught:
+        client.put_manifest("empty", "v1", manifest, WORK)
+    assert "blob_missing" == caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        ({"status": 413}, "manifest_too_big"),
+        ({"status": 400, "body": b'{"errors":[{"code":"TAG_INVALID","message":"tag is immutable"}]}'}, "tag_immutable"),
+        ({"status": 403}, "auth_denied"),
+        ({"status": 201, "headers": [("Docker-Content-Digest", str(Digest.of(b"lie")))]}, "target_lied"),
+        ({"status": 200}, "bad_response"),
+        ({"status": 202}, "bad_response"),
+        ({"status": 307, "headers": [("Location", "/elsewhere")]}, "bad_response"),
+    ],
+    ids=str,
+)
+def test_a_refused_manifest_says_why(
+    registry: ScriptedRegistry, manifest: Any, rule: dict[str, Any], code: str
+) -> None:
+    registry.fault("PUT manifest", times=9, **rule)
+    with store(registry) as client, pytest.raises(MirrorError) as caught:
+        client.put_manifest("app", "v2", manifest, WORK)
+    assert code == caught.value.code
+    assert not caught.value.retryable
+
+
+def test_a_busy_target_gets_the_manifest_again(registry: ScriptedRegistry, manifest: Any) -> None:
+    registry.fault("PUT manifest", times=2, status=503)
+    with store(registry) as client:
+        client.put_manifest("app", "v2", manifest, WORK)
+    assert 3 == registry.counts()["PUT manifest"]
+
+
+# ---- the rest of the seam
+
+
+def test_the_catalog_is_read_to_its_end_and_filtered(scripted: ScriptedFactory) -> None:
+    registry = scripted(page=2)
+    for name in ("team/a", "team/b", "other/c", "team/d"):
+        registry.load(name, _one())
+    with store(registry) as client:
+        assert ["team/a", "team/b", "team/d"] == sorted(str(name) for name in client.repositories("team/", WORK))
+
+
+def _one() -> Graph:
+    graph = Graph()
+    graph.image("v1")
+    return graph
+
+
+def test_referrers_come_from_the_api_where_there_is_one(registry: ScriptedRegistry) -> None:
+    graph = Graph()
+    subject = graph.image("v1")
+    referrer = graph.referrer(subject)
+    registry.load("signed", graph)
+    with store(registry) as client:
+        assert [] == list(client.referrers("signed", Digest(subject.digest), WORK))
+        registry.features.referrers = True
+        assert [referrer.digest] == [one.digest for one in client.referrers("signed", Digest(subject.digest), WORK)]
+
+
+def test_a_tag_is_deleted_and_one_that_is_gone_is_no_error(scripted: ScriptedFactory) -> None:
+    registry = scripted(tag_delete=True)
+    registry.load("app", _one())
+    with store(registry) as client:
+        for _ in range(2):
+            client.delete("app", "v1", WORK)
+    assert [] == registry.tags("app")
