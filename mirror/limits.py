@@ -15,19 +15,23 @@ from dataclasses import dataclass, field
 from mirror.backoff import Clock, SystemClock
 from mirror.errors import Cancelled, MirrorError
 
+_LONGEST_CALL = 2.0  # seconds that leaving waits for the callbacks of a stop
 PROBE_EVERY = 60.0  # seconds between two tries of a host that is down
 
 
 class Stop:
     """A cancellation that reaches blocked sockets. Any thread may request it; it is never taken back.
 
-    A child is stopped with its parent. Callbacks run once, on the requesting thread, outside of any lock."""
+    A child is stopped with its parent. Callbacks run once, on the requesting thread, outside of any lock; they are
+    short and do not raise. Not for a signal handler, which may have interrupted a holder of the lock."""
 
     def __init__(self, parent: Stop | None = None) -> None:
         self._lock = threading.Lock()
         self._requested = threading.Event()
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next = 0
+        self._called = threading.Event()  # all callbacks of the stop have returned
+        self._caller = 0  # the thread that calls them
         self.reason = ""
         self._leave: Callable[[], None] = parent._add(self._from(parent)) if parent else _nothing
 
@@ -46,8 +50,12 @@ class Stop:
             self.reason = reason
             self._requested.set()
             callbacks, self._callbacks = list(self._callbacks.values()), {}
-        for callback in callbacks:
-            callback()
+            self._caller = threading.get_ident()
+        try:
+            for callback in callbacks:
+                callback()
+        finally:
+            self._called.set()
 
     def check(self) -> None:
         """Raises Cancelled if stopped."""
@@ -61,7 +69,7 @@ class Stop:
 
     @contextmanager
     def calls(self, callback: Callable[[], None]) -> Iterator[None]:
-        """While inside, a stop calls `callback` (at once if already stopped)."""
+        """While inside, and not after, a stop calls `callback` (at once if already stopped)."""
         leave = self._add(callback)
         try:
             yield
@@ -81,7 +89,11 @@ class Stop:
 
         def leave() -> None:
             with self._lock:
-                self._callbacks.pop(number, None)
+                taken = self._callbacks.pop(number, None) is None
+            # A stop that has taken the callback may be about to call it: whoever gives back what it acts on (a socket,
+            # to a pool) must not be faster.
+            if taken and self._caller != threading.get_ident():
+                self._called.wait(_LONGEST_CALL)
 
         return leave
 
@@ -163,7 +175,7 @@ class HostLimits:
         return start - now
 
     def pause(self, seconds: float) -> bool:
-        """Nothing new for `seconds`. False if it was paused for at least as long already (say it only once)."""
+        """Nothing new for `seconds`. True if it was not paused before (say it only once)."""
         with self._lock:
             until = self._clock.now() + seconds
             longer = until > self._state.paused_until
@@ -179,7 +191,8 @@ class HostLimits:
         with self._lock:
             first = self._state.down is None
             self._state.down = error
-            self._state.probe_at = self._clock.now() + PROBE_EVERY
+            if first:  # those who find out later do not put off the probe
+                self._state.probe_at = self._clock.now() + PROBE_EVERY
         return first
 
     def mark_up(self) -> None:

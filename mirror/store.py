@@ -116,7 +116,7 @@ class Target(Source, Protocol):
         ...
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        """Store `manifest` under a tag or its digest. Raises RemoteError (blob_missing): the store lacks what it names."""
+        """Store `manifest` under a tag or its digest. Raises RemoteError (blob_missing): it lacks what it names."""
         ...
 
     def delete(self, repository: str, reference: str, work: Work) -> None:

@@ -16,7 +16,7 @@ from typing import NoReturn, cast
 import yaml
 
 from mirror.config import file
-from mirror.config.problems import ConfigErrors, KeyPath, Place, Problem, dotted, key_shown
+from mirror.config.problems import SECRET_KEYS, ConfigErrors, KeyPath, Place, Problem, dotted, key_shown
 from mirror.config.tree import Document, Mapping, Misread, Node, Scalar, Sequence, read_as
 from mirror.errors import printable
 
@@ -139,7 +139,8 @@ class _Composer:
         if event.tag:
             tag = event.tag
             shown = f"!!{tag.removeprefix(_STANDARD_TAGS)}" if tag.startswith(_STANDARD_TAGS) else tag
-            self._note(_mark(event), f"tag {key_shown(shown)} is not allowed; remove it")
+            named = "a tag" if self._secret() else f"tag {key_shown(shown)}"
+            self._note(_mark(event), f"{named} is not allowed; remove it, or put the text in quotes")
 
     def _alias(self, event: yaml.AliasEvent) -> Node:
         self._aliases += 1
@@ -148,8 +149,13 @@ class _Composer:
         if any(level.anchor == event.anchor for level in self._open):
             self._fail_at(_mark(event), f"recursive alias *{printable(event.anchor, 80)}")
         if event.anchor not in self._anchors:
-            self._fail_at(_mark(event), f"alias *{printable(event.anchor, 80)} has no anchor before it")
+            named = "an alias" if self._secret() else f"alias *{printable(event.anchor, 80)}"
+            self._fail_at(_mark(event), f"{named} has no anchor before it; put a text that begins with * in quotes")
         return self._anchors[event.anchor]
+
+    def _secret(self) -> bool:
+        """Whether a password is being read, which may look like a tag or an alias."""
+        return any(level.key is not None and level.key.text in SECRET_KEYS for level in self._open)
 
     def _add(self, node: Node, mark: yaml.Mark, anchor: str | None) -> None:
         if anchor:
@@ -199,13 +205,13 @@ class _Composer:
         self._document.problems.append(Problem(place, dotted(self._path()), message))
 
     def _path(self) -> KeyPath:
-        """Of the innermost open sequence or mapping."""
+        """Of what is being read: an entry of the innermost open sequence or mapping, or that itself between entries."""
         path: list[str | int] = []
-        for level in self._open[:-1]:
+        for level in self._open:
             if isinstance(level.node, Sequence):
                 path.append(len(level.node.items))
-            else:
-                path.append(level.key.text if level.key else "?")
+            elif level.key is not None:
+                path.append(level.key.text)
         return tuple(path)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mirror.config.problems import KeyPath, Place, dotted
+from mirror.config.problems import KeyPath, Place, dotted, value_shown
 from mirror.config.registries import Hosts
 from mirror.config.section import Section
-from mirror.errors import ConfigError, printable
+from mirror.errors import ConfigError
 from mirror.locations import Location, RegistryLocation, parse_source, parse_target
 from mirror.oci.reference import Repository, is_tag, tag_hint
 from mirror.patterns import compile_pattern
@@ -115,7 +115,7 @@ def _tag(text: str) -> str:
         hint = "a digest goes into `source`, like host/repository@sha256:…"
     elif any(mark in text for mark in "*?[(|\\^$"):
         hint = "a pattern goes under `tags: {include: […]}`"
-    raise ConfigError(f'not a tag: "{printable(text, 80)}"; {hint}')
+    raise ConfigError(f"not a tag: {value_shown(text)}; {hint}")
 
 
 def _pattern(text: str) -> str:

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from mirror.errors import ConfigError, printable
+from mirror.oci import reference
 
 MOST_SHOWN = 50
 
 KeyPath: TypeAlias = tuple[str | int, ...]
+
+# Keys whose values no message shows.
+SECRET_KEYS = frozenset({"password", "proxy", "env"})
 
 _WORD = re.compile(r"[A-Za-z_*][A-Za-z0-9_*-]*")
 _USERINFO = re.compile(r"[^/]*@")
@@ -79,5 +83,5 @@ def key_shown(key: str) -> str:
 
 
 def value_shown(value: object) -> str:
-    """A scalar in quotes, escaped and cut to 80 characters."""
-    return f'"{printable(value, 80)}"'
+    """A scalar in quotes, escaped, cut to 80 characters, without what may be the user information of a URL."""
+    return f'"{reference.shown(str(value))}"'

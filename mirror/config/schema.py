@@ -9,10 +9,9 @@ from functools import cache
 from importlib import resources
 from typing import Any, cast
 
-from mirror.config.problems import KeyPath, key_shown, value_shown
+from mirror.config.problems import SECRET_KEYS, KeyPath, key_shown, value_shown
 from mirror.config.tree import Document, Scalar, read_as
 
-_SECRET = {"password", "proxy", "env"}
 _NOT_YET = "not in this version"
 
 
@@ -138,7 +137,7 @@ def _empty(path: KeyPath, part: dict[str, Any], value: object) -> str:
 def _mistyped(document: Document, path: KeyPath, part: dict[str, Any], value: object) -> str:
     node = document.node(path)
     text = node.text if isinstance(node, Scalar) else ""
-    secret = not _SECRET.isdisjoint(path[-2:])
+    secret = not SECRET_KEYS.isdisjoint(path[-2:])
     kinds = part.get("type", "")
     if "string" in kinds and isinstance(node, Scalar) and not isinstance(value, str):
         shown = read_as(value)

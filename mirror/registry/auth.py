@@ -114,9 +114,7 @@ class HostAuthorizer:
             if entry.error is not None:
                 raise again(entry.error)
             ask = self._note(entry, parse_challenges(challenges), sent)
-            grant = self._grant(entry, ask, work)
-            if grant.header == sent:
-                raise self._refusal(entry, grant)
+            self._grant(entry, ask, work)
         except MirrorError as error:
             self._remember(entry, error)
             raise

@@ -62,7 +62,8 @@ class Upload:
         self._blob = blob
         self._scopes = scopes
         self._answered = 0  # bytes that the registry has said it holds
-        self._dead = False
+        self._lost = False  # it cannot be gone on with
+        self._closed = False
         self._least = _minimum(opened)
         self.committed = False
         self._what = f"{session.settings.host}/{repository}@{blob.digest}"
@@ -74,7 +75,7 @@ class Upload:
     @property
     def resumable(self) -> bool:
         """Whether `send` can go on from bytes that the registry already holds."""
-        return self._answered > 0 and not self._dead and not self.committed
+        return self._answered > 0 and not self._lost and not self.committed
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
         size = self._blob.size
@@ -99,7 +100,7 @@ class Upload:
 
     def _learn(self, error: RemoteError, sent: int) -> MirrorError:
         """What a failed upload says about the host; -> the error, retryable where another way is left to try."""
-        self._dead = self._dead or error.status in (404, 416)
+        self._lost = self._lost or error.status in (404, 416)
         if error.status == 413:
             smaller = self._habits.chunk // 2 if self._habits.chunk else LARGEST_CHUNK
             if smaller >= SMALLEST_CHUNK and (self._blob.size or 0) > smaller:
@@ -115,6 +116,8 @@ class Upload:
         if error.status in _NOT_IN_ONE and not self._habits.patch and error.registry_code != "DIGEST_INVALID":
             self._habits.patch = True
             return self._again(error, "with a PATCH")
+        if error.status in (404, 416):
+            return self._again(error, "in a new session")
         if error.registry_code == "DIGEST_INVALID":
             return Refused(
                 f"{self._what}: the target says that other bytes arrived than were sent: {error.what}",
@@ -171,29 +174,34 @@ class Upload:
         chunk = max(self._habits.chunk or LARGEST_CHUNK, self._least)
         try:
             with body(self._answered) as reader:
-                while self._answered < size:
-                    end = min(size, self._answered + chunk)
-                    self._send_chunk(reader, end, last=end == size, work=work)
-            self._commit(work)
+                while size - self._answered > chunk:
+                    end = self._answered + chunk
+                    answer = self._send_chunk("PATCH", self._where, reader, end, work=work, last=False)
+                    self._moved_to(answer)
+                    self._holds(answer, end)
+                    self._answered = end
+                # The last chunk goes with the closing PUT: one request less, and some want no empty one.
+                where = with_query(self._where, "digest", self._blob.digest)
+                answer = self._send_chunk("PUT", where, reader, size, work=work, last=True)
+            self._proven(answer, work)
         except RemoteError as error:
             raise self._learn(error, 0) from error
 
-    def _send_chunk(self, reader: BlobReader, end: int, *, last: bool, work: Work) -> None:
-        headers = (("Content-Range", f"{self._answered}-{end - 1}"), ("Content-Type", "application/octet-stream"))
-        answer = self._session.upload(
-            "PATCH",
-            self._where,
+    def _send_chunk(
+        self, method: str, where: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
+    ) -> Answer:
+        length = end - self._answered
+        return self._session.upload(
+            method,
+            where,
             work,
             kind="upload",
             scopes=self._scopes,
-            headers=headers,
-            length=end - self._answered,
-            body=_held_back(reader, Counted(work), end - self._answered, to_the_end=last),
-            expect={201, 202, 204},
+            headers=(("Content-Range", f"{self._answered}-{end - 1}"), ("Content-Type", "application/octet-stream")),
+            length=length,
+            body=_held_back(reader, Counted(work), length, to_the_end=last),
+            expect={200, 201, 202, 204} if last else {201, 202, 204},
         )
-        self._moved_to(answer)
-        self._holds(answer, end)
-        self._answered = end
 
     def _resume(self, work: Work) -> None:
         """Ask how far it got; a session that has forgotten is dead."""
@@ -204,8 +212,8 @@ class Upload:
             self._moved_to(answer)
             self._holds(answer, self._answered)
         except RemoteError as error:
-            if error.status in (404, 405, 416) or error.status is None:
-                self._dead = not error.retryable or self._dead
+            if error.status in (404, 405, 416):
+                self._lost = True
             raise RemoteError(error.what, code=error.code, status=error.status, retryable=True) from error
 
     # ---- common to all
@@ -245,7 +253,7 @@ class Upload:
         """Compare the answer's Range with what was sent; a registry that swallowed bytes is found out here."""
         match = _RANGE.fullmatch((answer.headers.get("range") or "").strip())
         if match is not None and wanted and int(match[1]) + 1 != wanted:
-            self._dead = True
+            self._lost = True
             raise RemoteError(
                 f"{self._what}: {wanted} bytes were sent, the registry has {int(match[1]) + 1}", retryable=True
             )
@@ -260,9 +268,9 @@ class Upload:
 
     def close(self) -> None:
         """Give it up, unless it was committed. The DELETE is sent also when the run was stopped, within a bound."""
-        if self.committed or self._dead:
+        if self.committed or self._closed:
             return
-        self._dead = True
+        self._closed = True
         with _at_most(DELETE_WITHIN) as work:
             try:
                 self._session.call(

@@ -95,7 +95,7 @@ Told: TypeAlias = Callable[[Order, "Delivered | MirrorError"], None]
 class Deliveries:
     """All deliveries of a run. `told` hears once of each (repository, digest) that was dealt with.
 
-    moved: told of bytes as they are sent; before_write: called with a place, in the job that is about to write there."""
+    moved: told of bytes as they are sent; before_write: called with a place by the job that will write there."""
 
     def __init__(
         self,

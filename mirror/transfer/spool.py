@@ -44,7 +44,7 @@ class SpoolFile:
         self.complete = False
 
     def fill(self, body: BlobReader, work: Work) -> None:
-        """Write `body`, from its beginning to its proven end: then it is complete. Raises as the body does, LocalError."""
+        """Write `body`, from its beginning to its proven end: then it is complete. Raises as that does, LocalError."""
         self._note(0, writing=True)
         done = False
         try:

@@ -229,6 +229,18 @@ REGISTRIES = (
     Case("password-both", _registry("username: joe, password: {env: A, file: b}"), "3:44", ("want one of env, file",)),
     Case("password-neither", _registry("username: joe, password: {}"), "3:44", ("want {env: NAME} or {file: PATH}",)),
     Case("password-number", _registry("username: joe, password: 90210"), "3:44", ("want {env: NAME}", "in quotes")),
+    Case(
+        "password-bang",
+        f"{HEAD}registries:\n  b.example.com:\n    username: joe\n    password: !{CANARY}\n{MIRROR}",
+        "5:15",
+        ("password: a tag is not allowed", "in quotes"),
+    ),
+    Case(
+        "password-star",
+        _registry(f"username: joe, password: *{CANARY}"),
+        "3:44",
+        ("an alias has no anchor", "in quotes"),
+    ),
     Case("password-list", _registry(f"username: joe, password: [{CANARY}]"), "3:44", ("want {env: NAME}",)),
     Case("ca-missing", _registry("tls: {ca: nope.pem}"), "3:29", ("nope.pem: no such file",)),
     Case("ca-empty", _registry("tls: {ca: ca.pem}"), "3:29", ("ca.pem is empty",), {"ca.pem": " \n"}),
@@ -344,6 +356,12 @@ LOCATIONS = (
         "tag-and-tags", f"{_source('a.example.com/app:v1')}  tags: [v1]\n", "5:9", ("`source` names a tag", "keep one")
     ),
     Case(
+        "targets-credentials",
+        f"{HEAD}mirrors:\n- source: a.example.com/app\n  targets: joe:{CANARY}@b.example.com/app\n",
+        "4:12",
+        ("targets: want a list", 'got "***@b.example.com/app"'),
+    ),
+    Case(
         "two-writers",
         f"{HEAD}{MIRROR}- source: c.example.com/app\n  targets: [x.example.com/y, b.example.com/app]\n",
         "6:30",
@@ -379,7 +397,7 @@ TAGS = (
     _tag("089", "the number 89.0", "zero-of-yaml-1.2"),
     _tag("1_000", "the number 1000", "underscore"),
     _tag("0x1F", "the number 31", "hexadecimal"),
-    _tag("9" * 50, "a number", "long"),
+    _tag("9" * 50, "a number", "many-digits"),
     _tag("1e3", "the number 1000.0", "exponent"),
     _tag("20240101", "the number 20240101", "integer"),
     _tag("2024-01-01", "a date", "date"),

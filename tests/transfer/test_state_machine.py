@@ -100,13 +100,13 @@ class World:
         capacity = self.capacity[job.lane]
         return capacity == 1 or self.used(job.lane) + job.needs[job.lane] < capacity
 
-    def arrive(self) -> None:
-        """Jobs have come to wait for nothing but permits: in the order of their times, else at the same moment."""
+    def arrive(self, *, in_time: bool = False) -> None:
+        """Jobs have come to wait for nothing but permits: at the same moment, or each at its time."""
         new = [job for job in self.jobs.values() if not job.arrived and not job.running and self.is_free(job)]
-        for moment in sorted({job.not_before for job in new}):
+        for moment in sorted({job.not_before for job in new}) if in_time else [None]:
             self.arrivals += 1
             for job in new:
-                if job.not_before == moment:
+                if moment is None or job.not_before == moment:
                     job.arrived = self.arrivals
 
     def is_free(self, job: Model) -> bool:
@@ -181,7 +181,7 @@ class Machine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from((0.0, 0.5, 1.0, 5.0)))
     def tick(self, seconds: float) -> None:
         self.world.now += seconds
-        self.world.arrive()
+        self.world.arrive(in_time=True)
         self.started(self.scheduler.tick(self.world.now))
 
     def started(self, starts: list[int]) -> None:

@@ -218,7 +218,19 @@ class Connection:
 
     def _raise(self, error: OSError) -> NoReturn:
         self._stop.check()
-        raise self._told(error) from error
+        raise self._told(self._alert() or error) from error
+
+    def _alert(self) -> ssl.SSLError | None:
+        """Why a TLS peer hung up: where sending failed, its alert may still be there to be read."""
+        if self._tls:
+            self._set_timeout(0.0)
+            try:
+                self._sock.recv_into(self._scratch)
+            except ssl.SSLError as error:
+                return error if "ALERT" in (error.reason or "") else None
+            except OSError:
+                return None
+        return None
 
     def _told(self, error: OSError) -> MirrorError:
         if isinstance(error, TimeoutError):

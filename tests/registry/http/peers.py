@@ -194,8 +194,8 @@ class Peer:
             self._sockets.append(sock)
             self.connections += 1
             thread = threading.Thread(target=self._serve, args=(sock, self.connections), name="peer-serve")
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _serve(self, sock: socket.socket, number: int) -> None:
         with contextlib.ExitStack() as stack:

@@ -1,0 +1,167 @@
+"""SIGTERM and SIGINT in the middle of a copy: a clean end within seconds, told in the report; a second one: at once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from tests.conftest import ScriptedFactory
+from tests.images import Graph
+from tests.oracle import assert_whole
+from tests.registries.process import eventually
+from tests.registries.real import RealRegistry
+from tests.registries.scripted import ScriptedRegistry
+from tests.registries.wires import Pipe
+from tests.seeding import seed
+from tests.tool import MirrorTool
+
+WITHIN = 5.0  # seconds from the signal to the end
+SLOW = 400_000.0  # bytes a second
+IMAGES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """A sync that is in the middle of uploads through a slow pipe."""
+
+    process: subprocess.Popen[str]
+    pipe: Pipe
+    target: ScriptedRegistry
+    tool: MirrorTool
+
+    def end_by(self, *signals: signal.Signals) -> tuple[int, float]:
+        """Send them one after another. -> exit code, seconds since the last"""
+        for number in signals[:-1]:
+            self.process.send_signal(number)
+            with pytest.raises(subprocess.TimeoutExpired):
+                self.process.wait(0.3)
+        sent = time.monotonic()
+        self.process.send_signal(signals[-1])
+        code = self.process.wait(30)
+        seconds = time.monotonic() - sent
+        assert code == self.tool.finish(self.process).code
+        return code, seconds
+
+
+@contextmanager
+def copying(scripted: ScriptedFactory, tool: MirrorTool, *, mount: bool = True) -> Iterator[Copying]:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("signals")
+    for number in range(IMAGES):
+        graph.image(f"v{number}", size=600_000)
+    source.load("app", graph)
+    with Pipe(int(target.host.rpartition(":")[2]), rate=SLOW) as pipe:
+        plain = {"plain-http": True, "mount": mount}
+        mirrors = [{"source": f"{source.host}/app", "targets": [f"{pipe.host}/app"]}]
+        tool.config(mirrors, source, registries={pipe.host: plain})
+        process = tool.start("sync", tool.config_file)
+        assert target.journal.wait_for("PUT upload", 2)
+        assert eventually(lambda: pipe.moved > 200_000, within=10)
+        yield Copying(process, pipe, target, tool)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("mount", [True, False], ids=["straight", "through-the-spool"])
+def test_a_signal_ends_the_run_cleanly_and_soon(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, number: signal.Signals, mount: bool
+) -> None:
+    with copying(scripted, mirror_run, mount=mount) as run:
+        code, seconds = run.end_by(number)
+        assert 128 + number == code
+        assert seconds < WITHIN
+        report = mirror_run.report()
+        assert code == report["exit"]
+        assert IMAGES == len(report["images"])
+        assert {"skipped", "failed"} >= {image["result"] for image in report["images"]}
+        assert {"cancelled"} == {image["error"]["code"] for image in report["images"]}
+        assert {f"{image['source']}" for image in report["images"]} == set(mirror_run.failed())
+        assert _cancelled(run.target) == _abandoned(run.target)
+        assert [] == run.target.uploads
+
+
+def _abandoned(target: ScriptedRegistry) -> int:
+    """Sessions that were opened and not committed."""
+    committed = sum(1 for seen in target.requests() if seen.kind == "PUT upload" and seen.status == 201)
+    return target.counts()["POST upload"] - committed
+
+
+def _cancelled(target: ScriptedRegistry) -> int:
+    return len({seen.reference for seen in target.requests() if seen.kind == "DELETE upload"})
+
+
+def test_a_second_signal_ends_the_process_at_once(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    with copying(scripted, mirror_run) as run:
+        run.pipe.freeze()  # the DELETEs of the sessions hang
+        code, seconds = run.end_by(signal.SIGTERM, signal.SIGINT)
+        assert 128 + signal.SIGINT == code
+        assert seconds < 1
+
+
+def test_a_signal_ends_the_run_soon_although_the_target_hangs(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    with copying(scripted, mirror_run) as run:
+        run.pipe.freeze()
+        code, seconds = run.end_by(signal.SIGTERM)
+        assert 128 + signal.SIGTERM == code
+        assert seconds < WITHIN
+        assert IMAGES == len(mirror_run.report()["images"])
+
+
+def test_a_rerun_after_a_signal_completes(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    seeded = seed(source, "app", images=4, index=True, layer_size=200_000)
+    with Pipe(target.port, rate=2_000_000.0) as pipe:
+        mirrors = [{"source": f"{source.host}/app", "targets": [f"{pipe.host}/app"]}]
+        mirror_run.config(mirrors, source, registries={pipe.host: {"plain-http": True}})
+        process = mirror_run.start("sync", mirror_run.config_file)
+        assert eventually(lambda: pipe.moved > 500_000, within=20)
+        process.send_signal(signal.SIGTERM)
+        assert 143 == mirror_run.finish(process).code
+        assert_whole(target)
+        stored = {seen.reference for seen in target.requests() if seen.kind == "PUT upload" and seen.status == 201}
+        target.mark()
+        pipe.rate = None
+        mirror_run.sync()
+    again = {seen.reference for seen in target.requests() if seen.kind == "PUT upload"}
+    assert set() == stored & again
+    assert seeded.tags == assert_whole(target).tags
+
+
+def test_a_signal_while_the_lock_is_waited_for_ends_the_wait(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    with copying(scripted, mirror_run) as run:
+        waiting = mirror_run.start("sync", mirror_run.config_file, "--lock-wait", "60")
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1.0)
+        waiting.send_signal(signal.SIGTERM)
+        ran = mirror_run.finish(waiting, 5)
+        assert 143 == ran.code
+        assert 143 == run.end_by(signal.SIGTERM)[0]
+        assert 143 == json.loads(next(mirror_run.state.rglob("report.json")).read_text())["exit"]
+
+
+@pytest.mark.parametrize("command", ["plan", "verify"])
+def test_a_command_that_only_reads_ends_on_a_signal_too(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, command: str
+) -> None:
+    source = scripted("source")
+    graph = Graph("reading")
+    graph.image("v1")
+    source.load("app", graph)
+    hangs = source.fault("GET tags", stall_after=10, times=100)
+    mirrors = [{"source": f"{source.host}/app", "targets": [f"{source.host}/copy"]}]
+    mirror_run.config(mirrors, source)
+    process = mirror_run.start(command, mirror_run.config_file)
+    assert hangs.fired.wait(10)
+    process.send_signal(signal.SIGINT)
+    assert 130 == mirror_run.finish(process, WITHIN).code
