@@ -30,7 +30,7 @@ class Stop:
         self._requested = threading.Event()
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next = 0
-        self._called = threading.Event()  # all callbacks of the stop have returned
+        self._called: threading.Event | None = None  # once stopped: whether all callbacks have returned
         self._caller = 0  # the thread that calls them
         self.reason = ""
         self._leave: Callable[[], None] = parent._add(self._from(parent)) if parent else _nothing
@@ -51,11 +51,12 @@ class Stop:
             self._requested.set()
             callbacks, self._callbacks = list(self._callbacks.values()), {}
             self._caller = threading.get_ident()
+            called = self._called = threading.Event()
         try:
             for callback in callbacks:
                 callback()
         finally:
-            self._called.set()
+            called.set()
 
     def check(self) -> None:
         """Raises Cancelled if stopped."""
@@ -92,7 +93,7 @@ class Stop:
                 taken = self._callbacks.pop(number, None) is None
             # A stop that has taken the callback may be about to call it: whoever gives back what it acts on (a socket,
             # to a pool) must not be faster.
-            if taken and self._caller != threading.get_ident():
+            if taken and self._called and self._caller != threading.get_ident():
                 self._called.wait(_LONGEST_CALL)
 
         return leave

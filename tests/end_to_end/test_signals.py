@@ -80,7 +80,7 @@ def test_a_signal_ends_the_run_cleanly_and_soon(
         assert code == report["exit"]
         assert IMAGES == len(report["images"])
         assert {"skipped", "failed"} >= {image["result"] for image in report["images"]}
-        assert {"cancelled"} == {image["error"]["code"] for image in report["images"]}
+        assert {"interrupted"} == {image["error"]["code"] for image in report["images"]}
         assert {f"{image['source']}" for image in report["images"]} == set(mirror_run.failed())
         assert _cancelled(run.target) == _abandoned(run.target)
         assert [] == run.target.uploads

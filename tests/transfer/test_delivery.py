@@ -15,7 +15,7 @@ from mirror.limits import Limits, Stop
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.store import Mount
-from mirror.transfer.delivery import Deliveries, Delivered, Order, Outcome
+from mirror.transfer.delivery import Delivered, Deliveries, Order, Outcome
 from mirror.transfer.download import Origin
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import REFUSALS, Inventory, Place, Routes

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror.backoff import ONCE, Policy, SystemClock
+from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, RateLimited, Refused
+
+LOST = NetworkError("reset")
+POLICY = Policy(attempts=5, base=0.5, cap=20.0, budget=90.0, longest_asked=120.0)
+
+
+def longest(attempt: int, error: MirrorError = LOST, elapsed: float = 0.0, policy: Policy = POLICY) -> float | None:
+    return policy.wait_before_next(attempt, error, elapsed, draw=lambda: 1.0)
+
+
+def test_the_longest_wait_doubles_up_to_the_cap_and_the_last_attempt_is_the_last() -> None:
+    assert [0.5, 1.0, 2.0, 4.0, None, None] == [longest(attempt) for attempt in range(1, 7)]
+    many = Policy(attempts=20)
+    assert [16.0, 20.0, 20.0] == [longest(attempt, policy=many) for attempt in (6, 7, 19)]
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.25, 0.999])
+def test_a_wait_is_drawn_between_nothing_and_the_longest(draw: float) -> None:
+    assert draw * 2.0 == POLICY.wait_before_next(3, LOST, 0.0, draw=lambda: draw)
+
+
+def test_clients_that_failed_together_wait_for_different_times() -> None:
+    assert len({POLICY.wait_before_next(3, LOST, 0.0) for _ in range(20)}) > 15
+
+
+@pytest.mark.parametrize("error", [NotFound("no"), AuthError("no"), Refused("no"), NetworkError("no", retryable=False)])
+def test_what_a_retry_cannot_help_is_not_tried_again(error: MirrorError) -> None:
+    assert longest(1, error) is None
+
+
+def test_no_attempt_begins_after_the_time_budget() -> None:
+    assert [0.5, None, None] == [longest(1, elapsed=elapsed) for elapsed in (89.4, 89.5, 1000.0)]
+
+
+@pytest.mark.parametrize(("asked", "wait"), [(0.0, 0.0), (3.0, 3.0), (120.0, 120.0), (120.1, None), (1e9, None)])
+def test_a_wait_that_the_server_asked_for_is_kept_exactly_or_not_at_all(asked: float, wait: float | None) -> None:
+    error = RateLimited("429", retry_after=asked)
+    assert wait == longest(1, error)
+    assert wait == longest(1, error, elapsed=1000.0)  # it costs nothing of the budget
+    assert longest(5, error) is None  # but an attempt
+
+
+def test_once_means_once() -> None:
+    assert longest(1, policy=ONCE) is None
+    assert longest(1, RateLimited("429", retry_after=0.0), policy=ONCE) is None
+
+
+@given(
+    attempts=st.integers(1, 50),
+    base=st.floats(0.01, 10),
+    cap=st.floats(0.01, 60),
+    budget=st.floats(0, 1000),
+    draw=st.floats(0, 1, exclude_max=True),
+    asked=st.none() | st.floats(0, 1e9),
+)
+def test_every_sequence_of_waits_ends_in_bounded_time(
+    attempts: int, base: float, cap: float, budget: float, draw: float, asked: float | None
+) -> None:
+    policy = Policy(attempts=attempts, base=base, cap=cap, budget=budget)
+    error = RateLimited("429", retry_after=asked)
+    elapsed, waits = 0.0, list[float]()
+    for attempt in range(1, attempts + 2):
+        wait = policy.wait_before_next(attempt, error, elapsed, draw=lambda: draw)
+        if wait is None:
+            break
+        waits.append(wait)
+        elapsed += wait
+    assert len(waits) < max(attempts, 1)
+    assert all(0 <= wait <= (policy.longest_asked if asked is not None else cap) for wait in waits)
+    assert asked is not None or sum(waits) < budget or not waits
+
+
+def test_the_clock_of_the_machine_never_goes_back() -> None:
+    clock: Any = SystemClock()
+    before = time.monotonic()
+    times = [clock.now() for _ in range(1000)]
+    assert [before, *times] == sorted([before, *times])

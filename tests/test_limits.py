@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from mirror.errors import Cancelled, NetworkError, RateLimited, Unreachable
+from mirror.limits import PROBE_EVERY, HostLimits, Limits, Rate, Stop, Work
+
+
+class FakeClock:
+    def __init__(self, time: float = 1000.0) -> None:
+        self.time = time
+
+    def now(self) -> float:
+        return self.time
+
+
+def host(clock: FakeClock, rate: Rate | None = None) -> tuple[HostLimits, list[float]]:
+    """A host, and the times until which it told that nothing may start."""
+    limits, holds = HostLimits("h:5000", rate=rate, clock=clock), list[float]()
+    limits.on_hold = holds.append
+    return limits, holds
+
+
+# -- stopping ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_is_for_good_and_keeps_its_first_reason() -> None:
+    stop = Stop()
+    stop.check()
+    assert not stop.requested
+    stop.request("SIGTERM")
+    stop.request("later")
+    assert stop.requested
+    with pytest.raises(Cancelled, match="SIGTERM") as caught:
+        stop.check()
+    assert ("interrupted", False) == (caught.value.code, caught.value.retryable)
+
+
+def test_a_sleep_ends_when_its_time_is_over_or_at_once_when_stopped() -> None:
+    stop = Stop()
+    stop.sleep(0)
+    stop.sleep(-1)
+    with ThreadPoolExecutor(1) as pool:
+        sleeping = pool.submit(stop.sleep, 60.0)
+        stop.request("enough")
+        with pytest.raises(Cancelled, match="enough"):
+            sleeping.result(10)
+    with pytest.raises(Cancelled):
+        stop.sleep(0)
+
+
+def test_a_callback_is_called_once_by_a_stop_while_inside() -> None:
+    stop, calls = Stop(), list[str]()
+    with stop.calls(lambda: calls.append("before")):
+        pass
+    with stop.calls(lambda: calls.append("inside")), stop.calls(lambda: calls.append("nested")):
+        stop.request("now")
+        stop.request("again")
+        assert ["inside", "nested"] == calls
+
+
+def test_a_callback_that_comes_too_late_is_called_at_once() -> None:
+    stop, calls = Stop(), list[str]()
+    stop.request("now")
+    with stop.calls(lambda: calls.append("late")):
+        assert ["late"] == calls
+    assert ["late"] == calls
+
+
+def test_a_callback_may_use_the_stop() -> None:
+    stop, calls = Stop(), list[object]()
+    other = Stop(stop)
+
+    def callback() -> None:
+        stop.request("again")
+        with stop.calls(lambda: calls.append("inner")):
+            calls.append(stop.requested)
+        other.close()
+
+    with stop.calls(callback):
+        stop.request("now")
+    assert ["inner", True] == calls
+
+
+def test_who_leaves_while_it_is_being_stopped_waits_for_the_callback() -> None:
+    """A socket that was given back to its pool must not be shut by a stop of who had it before."""
+    stop, inside, leaving, left = Stop(), threading.Event(), threading.Event(), threading.Event()
+    seen = list[bool]()
+
+    def shut() -> None:
+        leaving.wait(10)
+        seen.append(left.wait(0.1))
+
+    def use() -> None:
+        with stop.calls(shut):
+            inside.set()
+            with suppress(Cancelled):
+                stop.sleep(10)
+            leaving.set()
+        left.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        using = pool.submit(use)
+        inside.wait(10)
+        stop.request("now")
+        using.result(10)
+    assert ([False], True) == (seen, left.is_set())
+
+
+def test_a_child_is_stopped_with_its_parent_and_not_the_other_way_round() -> None:
+    parent = Stop()
+    child, other, closed = Stop(parent), Stop(parent), Stop(parent)
+    grandchild = Stop(child)
+    closed.close()
+    closed.close()
+    child.request("only me")
+    assert [False, True, True, False] == [stop.requested for stop in (parent, child, grandchild, other)]
+    parent.request("all")
+    assert ["only me", "only me", "all", ""] == [stop.reason for stop in (child, grandchild, other, closed)]
+    assert "all" == Stop(parent).reason
+
+
+def test_a_closed_child_is_forgotten_by_its_parent() -> None:
+    parent = Stop()
+    for _ in range(100):
+        Stop(parent).close()
+    assert {} == parent._callbacks
+
+
+def test_work_done_once_has_the_same_stop_and_progress() -> None:
+    moved = list[int]()
+    work = Work(Stop(), moved.append)
+    work.once().progress(3)
+    assert ([3], True, False, work.stop) == (moved, work.retries, work.once().retries, work.once().stop)
+    Work(Stop()).progress(1)
+
+
+# -- rates and pauses -------------------------------------------------------------------------------------------------
+
+
+def test_a_host_without_limits_is_asked_at_once() -> None:
+    limits, holds = host(FakeClock())
+    assert [0.0, 0.0] == [limits.take("GET blob"), limits.take("GET blob")]
+    assert (True, []) == (limits.ready_at() <= 1000.0, holds)
+
+
+@pytest.mark.parametrize(("rate", "between"), [(Rate(5, 1), 0.2), (Rate(60, 60), 1.0), (Rate(100, 3600), 36.0)])
+def test_a_rate_spreads_requests_evenly(rate: Rate, between: float) -> None:
+    clock = FakeClock()
+    limits, holds = host(clock, rate)
+    assert [0.0, between, 2 * between] == pytest.approx([limits.take("HEAD manifest") for _ in range(3)])
+    assert 1000.0 + 3 * between == pytest.approx(limits.ready_at())
+    assert [1000.0 + n * between for n in (1, 2, 3)] == pytest.approx(holds)
+    clock.time += 100 * between  # what was not used is not saved up
+    assert [0.0, between] == pytest.approx([limits.take("HEAD manifest") for _ in range(2)])
+
+
+def test_a_paused_host_is_asked_after_the_pause_and_says_so_once() -> None:
+    clock = FakeClock()
+    limits, holds = host(clock)
+    assert [True, False, False] == [limits.pause(10), limits.pause(5), limits.pause(20)]
+    assert [1010.0, 1020.0] == holds
+    assert (20.0, 1020.0) == (limits.take("GET blob"), limits.ready_at())
+    clock.time = 1020.0
+    assert 0.0 == limits.take("GET blob")
+    assert limits.pause(1)
+
+
+def test_a_pause_and_a_rate_add_up() -> None:
+    limits, _ = host(FakeClock(), Rate(1, 1))
+    limits.pause(10)
+    assert [10.0, 11.0, 12.0] == [limits.take("GET blob") for _ in range(3)]
+
+
+def test_a_hold_may_be_asked_about_while_it_is_told() -> None:
+    limits, seen = HostLimits("h", rate=Rate(1, 1), clock=FakeClock()), list[float]()
+    limits.on_hold = lambda until: seen.append(limits.ready_at() - until)
+    limits.take("GET blob")
+    limits.pause(100)
+    assert [0.0, 0.0] == seen
+
+
+def test_requests_are_counted_by_kind_on_every_thread() -> None:
+    limits, _ = host(FakeClock())
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: limits.take("PUT blob" if n % 4 else "HEAD manifest"), range(2000)))
+    assert {"HEAD manifest": 500, "PUT blob": 1500} == limits.requests()
+
+
+# -- hosts that are down ----------------------------------------------------------------------------------------------
+
+
+def test_the_work_of_a_host_that_is_down_fails_at_once_with_its_error() -> None:
+    limits, _ = host(FakeClock())
+    assert (False, False) == (limits.check(), limits.down)
+    assert [True, False] == [limits.mark_down(Unreachable("connect: refused")) for _ in range(2)]
+    assert limits.down
+    with pytest.raises(Unreachable, match="h:5000 is down: connect: refused") as caught:
+        limits.check()
+    assert ("net_error", True) == (caught.value.code, caught.value.retryable)
+
+
+def test_a_host_that_is_down_is_probed_once_a_minute_until_it_answers() -> None:
+    clock = FakeClock()
+    limits, _ = host(clock)
+    limits.mark_down(Unreachable("refused"))
+    probes = []
+    for _ in range(180):
+        clock.time += 1
+        try:
+            probes.append((clock.time, limits.check()))
+        except Unreachable:
+            limits.mark_down(Unreachable("refused again"))  # it does not put off the probe
+    assert [(1000 + n * PROBE_EVERY, True) for n in (1, 2, 3)] == probes
+    limits.mark_up()
+    limits.mark_up()
+    assert (False, False) == (limits.check(), limits.down)
+
+
+def test_one_of_many_threads_is_the_probe() -> None:
+    clock = FakeClock()
+    limits, _ = host(clock)
+    limits.mark_down(Unreachable("refused"))
+    clock.time += PROBE_EVERY
+
+    def probe(_: int) -> bool:
+        try:
+            return limits.check()
+        except Unreachable:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert 1 == sum(pool.map(probe, range(100)))
+
+
+def test_each_who_asks_gets_an_error_of_its_own() -> None:
+    limits, _ = host(FakeClock())
+    limits.mark_down(NetworkError("reset"))
+    errors = []
+    for _ in range(2):
+        with pytest.raises(NetworkError) as caught:
+            limits.check()
+        errors.append(caught.value)
+    assert errors[0] is not errors[1]
+
+
+# -- all hosts --------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_has_the_same_limits_for_all_who_ask() -> None:
+    limits = Limits(FakeClock(), default_parallel=3)
+    set_up = limits.configure("b:1", 16, Rate(1, 1))
+    with ThreadPoolExecutor(8) as pool:
+        assert 1 == len(set(map(id, pool.map(lambda _: limits.host("a:1"), range(100)))))
+    assert limits.host("b:1") is set_up
+    assert [("a:1", 3, None), ("b:1", 16, Rate(1, 1))] == [
+        (each.name, each.parallel, each.rate) for each in limits.all()
+    ]
+
+
+def test_retries_and_waits_add_up_over_threads() -> None:
+    limits = Limits(FakeClock())
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(limits.note_retry, [0.5] * 1000))
+    limits.note_retry()
+    assert (1001, 500.0) == (limits.retries, limits.waited)
+
+
+def test_the_longest_wait_that_was_refused_is_kept() -> None:
+    limits = Limits()
+    assert limits.retry_after is None
+    for seconds in (200.0, 3600.0, 300.0):
+        limits.note_refused_wait(seconds)
+    assert 3600.0 == limits.retry_after
+
+
+def test_a_rate_limit_can_be_what_makes_a_host_down() -> None:
+    limits, _ = host(FakeClock())
+    limits.mark_down(RateLimited("429", status=429, retry_after=3600.0))
+    with pytest.raises(RateLimited) as caught:
+        limits.check()
+    assert (429, 3600.0) == (caught.value.status, caught.value.retry_after)
