@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, order=True)
 class Scope:
-    """Actions on one repository: `pull`, `push`, `delete`."""
+    """Actions on one repository: `pull`, `push`, `delete`; or on something else of a registry, such as its catalog."""
 
     repository: str
     actions: tuple[str, ...]
+    kind: str = "repository"
 
     def __str__(self) -> str:
-        return f"repository:{self.repository}:{','.join(self.actions)}"
+        return f"{self.kind}:{self.repository}:{','.join(self.actions)}"
+
+
+CATALOG = Scope("catalog", ("*",), "registry")
 
 
 def pull(repository: str) -> tuple[Scope, ...]:

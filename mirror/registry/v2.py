@@ -17,7 +17,7 @@ from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manif
 from mirror.oci.reference import is_path, is_tag
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
 from mirror.registry.listing import MAX_PAGE_BYTES, listed
-from mirror.registry.scopes import Scope
+from mirror.registry.scopes import CATALOG, Scope
 from mirror.registry.session import Answer, Session
 from mirror.registry.upload import Upload, UploadHabits
 from mirror.store import Mount, Version
@@ -40,7 +40,7 @@ class RegistryV2:
     # ---- reading
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        for name in listed(self._session, "/v2/_catalog", "repositories", Scope("catalog", ("*",)), work):
+        for name in listed(self._session, "/v2/_catalog", "repositories", CATALOG, work):
             if not is_path(name):
                 yield _hostile(f"{self.host} lists a repository", name)
             elif name.startswith(prefix):
