@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from mirror.config import Config
 from mirror.errors import SIGNALLED, LocalError
+from mirror.findings import Entry, Findings
 from mirror.limits import Limits, Stop
 from mirror.options import Only, Options
-from mirror.plan import Entry, Findings, Planner
+from mirror.plan import Planner
 from mirror.redact import Redactor
 from mirror.signals import Signals
 from mirror.state import State

@@ -8,19 +8,18 @@ made, so that copying starts while listing goes on. Typed on the reading half of
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from mirror.backoff import ONCE
 from mirror.errors import AuthError, MirrorError, NotFound, Unreachable
+from mirror.findings import Entry, Finding, Findings, Reading, TargetEntry, Verdict
 from mirror.limits import Work
 from mirror.oci.digest import Digest
-from mirror.selection import TagRules, select
+from mirror.selection import select
 from mirror.store import Source, Version
 from mirror.transfer.manager import Manager
-from mirror.transfer.placement import Place
 from mirror.transfer.scheduler import host_permit
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
@@ -30,99 +29,12 @@ T = TypeVar("T")
 LARGEST_BATCH = 64  # references that one job asks for
 
 
-@dataclass(frozen=True, slots=True)
-class TargetEntry:
-    """A repository to be kept equal. exclusive: nobody else writes there, so what is remembered is believed."""
-
-    store: Source
-    place: Place
-    exclusive: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One mirror: a source repository, what is selected of it, and its targets.
-
-    heads_first: the source counts manifest GETs against a quota but no HEADs, so digests are asked for first."""
-
-    source: Source
-    repository: str
-    rules: TagRules
-    targets: tuple[TargetEntry, ...]
-    heads_first: bool = False
-    schema1: bool = True
-
-    @property
-    def name(self) -> str:
-        return f"{self.source.host}/{self.repository}"
-
-
-@dataclass(slots=True)
-class Reading:
-    """One reference of a source, resolved at most once in a run and read once for all targets.
-
-    reference: what the source is asked for; tag: what it is called on the targets (the digest, if by nothing else);
-    version: what it names; None until asked."""
-
-    entry: Entry
-    reference: str
-    tag: str
-    version: Version | MirrorError | None = None
-    graph: Any = None  # sync's, while it is needed
-    users: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.entry.name + suffix(self.tag)
-
-
-class Verdict(Enum):
-    """What is to be done for one (reference, target)."""
-
-    EQUAL = "equal"
-    COPY = "copy"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Finding:
-    """The verdict on one reference for one target.
-
-    old: what the target's tag names now; may_have: the repository may hold blobs already."""
-
-    reading: Reading
-    target: TargetEntry
-    verdict: Verdict
-    old: Digest | None = None
-    may_have: bool = True
-    error: MirrorError | None = None
-
-    @property
-    def name(self) -> str:
-        """The reference on the target."""
-        return str(self.target.place) + suffix(self.reading.tag)
-
-
-class Findings(Protocol):
-    """Who is told. Calls come from any thread and must not block."""
-
-    def found(self, finding: Finding) -> None: ...
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...
-    def refused_name(self, entry: Entry, error: MirrorError) -> None: ...
-    def saw_target(self, place: Place, tag: str, digest: Digest) -> None: ...
-    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None: ...
-
-
 class Memory(Protocol):
     """What earlier runs noted. Does I/O."""
 
     def target_tag(self, repository: str, tag: str) -> Digest | None: ...
+    def transformed(self, identity: str) -> Digest | None: ...
     def unfinished(self, repository: str) -> bool: ...
-
-
-def suffix(reference: str) -> str:
-    """`:tag` or `@digest`."""
-    return ("@" if ":" in reference else ":") + reference
 
 
 @dataclass(slots=True)
@@ -228,7 +140,7 @@ class Planner:
             entry = batch.readings[0].entry
             answers = entry.source.resolve(entry.repository, [reading.reference for reading in todo], work)
             for reading, version in zip(todo, answers, strict=True):
-                reading.version = version
+                reading.version = self._recalled_result(version)
 
         while missing := [reading for reading in wanted if reading.version is None]:
             yield self._manager.transfer(
@@ -237,6 +149,12 @@ class Planner:
                 needs=(host_permit(missing[0].entry.source.host),),
                 policy=ONCE,
             )
+
+    def _recalled_result(self, version: Version | MirrorError) -> Version | MirrorError:
+        """With what a transform made of it last time: the only digest that a target can be compared with."""
+        if isinstance(version, MirrorError) or version.transform is None:
+            return version
+        return replace(version, digest=self._memory.transformed(version.transform.identity))
 
     # ---- one target
 
@@ -337,7 +255,7 @@ class Planner:
         version = reading.version
         if isinstance(version, MirrorError):
             finding = Finding(reading, target, Verdict.FAILED, old, error=version)
-        elif version is not None and version.digest == old:
+        elif version is not None and old is not None and version.digest == old:
             finding = Finding(reading, target, Verdict.EQUAL, old)
         else:
             finding = Finding(reading, target, Verdict.COPY, old, may_have)

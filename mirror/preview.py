@@ -5,28 +5,32 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from mirror.backoff import ONCE
 from mirror.errors import MirrorError
+from mirror.findings import Entry, Finding, Verdict
 from mirror.graph import Graph, Manifests
 from mirror.oci.digest import Digest
-from mirror.plan import Entry, Finding, Reading, Verdict
 from mirror.store import Version
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Place
+from mirror.transfer.scheduler import host_permit
 from mirror.transfer.steps import Steps
 from mirror.transfer.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An image that would be copied. old: what the target's tag names now; size: bytes of its blobs."""
+    """An image that would be copied. old: what the target's tag names now; size: bytes of its blobs.
+
+    digest and size are None where they are known only after a transform."""
 
     source: str
     target: str
-    digest: Digest
+    digest: Digest | None
     old: Digest | None
-    size: int
+    size: int | None
+    protocol: str = "v2"
 
 
 @dataclass(slots=True)
@@ -97,7 +101,21 @@ class Preview:
         reading = finding.reading
         entry = reading.entry
         try:
-            graph = yield from self._manifests.graph(entry.source, entry.repository, *_reference(reading))
+            version = reading.version
+            if not isinstance(version, Version):
+                version = yield self._manager.transfer(
+                    object(),
+                    lambda work: entry.source.read(entry.repository, reading.reference, work),
+                    needs=(host_permit(entry.source.host),),
+                    policy=ONCE,
+                )
+            if version.transform is not None:
+                change = Change(reading.name, finding.name, None, finding.old, None, version.protocol)
+                with self._lock:
+                    self.outlook.changes.append(change)
+                return
+            reference = version.digest or reading.reference
+            graph = yield from self._manifests.graph(entry.source, entry.repository, reference, version.manifest)
         except MirrorError as error:
             self._failed(finding.name, error)
             return
@@ -124,8 +142,3 @@ class Preview:
                 outlook.manifests += 1
         size = sum(blob.size or 0 for blob in graph.blobs)
         outlook.changes.append(Change(finding.reading.name, finding.name, graph.root.digest, finding.old, size))
-
-
-def _reference(reading: Reading) -> tuple[str, Any]:
-    version = reading.version
-    return (version.digest, version.manifest) if isinstance(version, Version) else (reading.reference, None)

@@ -7,11 +7,12 @@ import threading
 import time
 
 from mirror.errors import FAILED, OK, Cancelled, MirrorError
+from mirror.findings import Entry, Finding
 from mirror.logs import blob_event
 from mirror.oci.digest import Digest
-from mirror.plan import Entry, Finding
 from mirror.progress import Progress
 from mirror.report import Failure, ImageEntry, Report, Result
+from mirror.store import Version
 from mirror.tally import Tally
 from mirror.transfer.delivery import Delivered, Order
 from mirror.transfer.placement import Place
@@ -93,6 +94,7 @@ class Account:
     def _add(
         self, finding: Finding, result: Result, tally: Tally, digest: Digest | None, error: MirrorError | None = None
     ) -> None:
+        version = finding.reading.version if isinstance(finding.reading.version, Version) else None
         self._report.add(
             ImageEntry(
                 source=finding.reading.name,
@@ -109,6 +111,8 @@ class Account:
                 seconds=time.monotonic() - tally.started,
                 attempts=tally.attempts,
                 error=Failure.of(error) if error is not None else None,
+                protocol=version.protocol if version else "v2",
+                v1_id=version.source_id or None if version else None,
             )
         )
         if result in ("failed", "skipped"):

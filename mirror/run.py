@@ -20,12 +20,13 @@ from mirror.console import Console
 from mirror.durable import Lock, private_directory
 from mirror.engine import GRACE, Engine, started
 from mirror.errors import CHANGES, OK, SIGNALLED, Cancelled, MirrorError, worst
-from mirror.graph import Manifests
+from mirror.findings import Entry
 from mirror.limits import Limits
 from mirror.options import Only, Options
-from mirror.plan import Entry, Planner
+from mirror.plan import Planner
 from mirror.preview import Preview
 from mirror.progress import Progress
+from mirror.reading import Reader
 from mirror.redact import Redactor
 from mirror.report import Effort, Report, read_only_from, summary
 from mirror.results import Account
@@ -33,7 +34,7 @@ from mirror.signals import Signals
 from mirror.state import State
 from mirror.sync import Sync
 from mirror.telling import outlook, verified
-from mirror.transfer.delivery import Deliveries
+from mirror.transfer.delivery import Delivered, Deliveries, Order
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.spool import Spool
 from mirror.transfer.steps import Steps, settled
@@ -225,12 +226,17 @@ class _Sync:
             state.mark_unfinished(str(place))
             self._marked.add(place)
 
+        def told(order: Order, what: Delivered | MirrorError) -> None:
+            if isinstance(what, MirrorError):
+                engine.stores.gave_up(what)
+            account.blob(order, what)
+
         deliveries = Deliveries(
             engine.manager,
             inventory,
             engine.stores.routes(engine.entries),
             spool,
-            told=account.blob,
+            told=told,
             moved=progress.moved,
             before_write=writing,
         )
@@ -242,7 +248,7 @@ class _Sync:
 
         sync = Sync(
             engine.manager,
-            Manifests(engine.manager),
+            Reader(engine.manager, state),
             deliveries,
             inventory,
             state,

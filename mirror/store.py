@@ -7,7 +7,7 @@ on `Source`, so it cannot write. All methods may be called from any thread, bloc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -21,12 +21,56 @@ from mirror.oci.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
-    """What a reference names now. digest: of its manifest. manifest: where a body had to be read to know."""
+class Part:
+    """Something that a transform has to make first; equal keys are made once in a run. size: bytes, if known."""
 
-    digest: Digest
+    key: Hashable
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transformed:
+    """What a transform made: a root manifest, and where the blobs and children under it are read from."""
+
+    root: Manifest
+    source: Source
+    repository: str
+
+
+class Transform(Protocol):
+    """Makes a version that no target takes as it is into one that they take. Runs when copying, never when planning.
+
+    identity: of the version and of the way it is made, the same over runs: under it the result is remembered.
+    Its calls are made in jobs that hold a slot of the source's host; `make` may be called from several at once."""
+
+    identity: str
+
+    def parts(self, work: Work) -> Sequence[Part]:
+        """What has to be made first, in any order."""
+        ...
+
+    def make(self, part: Part, work: Work) -> None:
+        """Fetch and make one part. May be called again after a retryable failure."""
+        ...
+
+    def finish(self, work: Work) -> Transformed:
+        """Put the parts together."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What a reference names now.
+
+    digest: of the manifest that a target gets; with a transform: what it made last time, None if that is not known.
+    manifest: where a body had to be read to know. protocol: which one was used; source_id: what the source calls it,
+    where that is no digest."""
+
+    digest: Digest | None
     manifest: Manifest | None = None
     protocol: str = "v2"
+    source_id: str = ""
+    transform: Transform | None = None
 
 
 class BlobReader(AbstractContextManager["BlobReader"], Protocol):
@@ -85,6 +129,10 @@ class Source(Protocol):
 
         An answer for one reference never keeps the others from theirs: what went wrong with one is in its place
         (NotFound: it is not there). Raises for what concerns all of them: authentication, a host that is down."""
+        ...
+
+    def read(self, repository: str, reference: str, work: Work) -> Version:
+        """What `reference` names now, with its manifest, in one go: for what will be copied in any case."""
         ...
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from types import TracebackType
 
 from mirror.config import Config
+from mirror.errors import MirrorError
+from mirror.findings import Entry, TargetEntry
 from mirror.limits import Limits
 from mirror.oci.reference import DOCKER_HUB, Repository
 from mirror.options import Only, Shard
-from mirror.plan import Entry, TargetEntry
 from mirror.redact import Redactor
 from mirror.registry.auth import HostAuthorizer
 from mirror.registry.credentials import CredentialSource
@@ -52,6 +53,12 @@ class Stores:
     ) -> None:
         for registry in self.registries.values():
             registry.close()
+
+    def gave_up(self, error: MirrorError) -> None:
+        """A transfer failed for good: if its host cannot be reached at all, it counts as down."""
+        registry = self.registries.get(error.host)
+        if registry is not None:
+            registry.gave_up(error)
 
     def entries(self, only: Only, shard: Shard | None) -> list[Entry]:
         """The mirrors that take part, for a planner."""

@@ -15,15 +15,15 @@ from typing import Literal, Protocol
 
 from mirror.backoff import ONCE
 from mirror.errors import Cancelled, MirrorError, RemoteError
-from mirror.graph import Graph, Manifests
+from mirror.findings import Entry, Finding, Reading, Verdict
+from mirror.graph import Graph
 from mirror.limits import Work
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import Kind, Manifest
-from mirror.plan import Entry, Finding, Reading, Verdict
+from mirror.oci.manifest import Manifest
+from mirror.reading import Image, Reader
 from mirror.store import Target, Version
 from mirror.tally import Tally
 from mirror.transfer.delivery import Delivered, Deliveries, Order, Outcome
-from mirror.transfer.download import Origin
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.scheduler import host_permit
@@ -61,7 +61,7 @@ class Sync:
     def __init__(
         self,
         manager: Manager,
-        manifests: Manifests,
+        reader: Reader,
         deliveries: Deliveries,
         inventory: Inventory,
         memory: Memory,
@@ -75,7 +75,7 @@ class Sync:
         idle: Callable[[], None],
     ) -> None:
         self._manager = manager
-        self._manifests = manifests
+        self._reader = reader
         self._deliveries = deliveries
         self._inventory = inventory
         self._memory = memory
@@ -201,7 +201,7 @@ class Sync:
         with self._lock:
             reading.users -= 1
             if not reading.users:
-                reading.graph = None
+                reading.image = None
 
     def _failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
         self._results.failed(finding, error, tally)
@@ -216,60 +216,42 @@ class Sync:
     def _copy(self, finding: Finding) -> Steps[None]:
         tally = Tally()
         try:
-            graph = yield from self._graph(finding.reading)
-            changed = yield from self._bring(finding, graph, tally)
+            image = yield from self._reader.image(finding.reading)
+            changed = yield from self._bring(finding, image, tally)
         except MirrorError as error:
             if self._take(finding):
                 self._failed(finding, error, tally)
             return
         if not self._take(finding):
             return
+        digest = image.graph.root.digest
         if changed:
-            self._results.copied(finding, graph.root.digest, tally)
+            self._results.copied(finding, digest, tally)
         else:
-            self._results.up_to_date(finding, graph.root.digest)
+            self._results.up_to_date(finding, digest)
 
-    def _graph(self, reading: Reading) -> Steps[Graph]:
-        while reading.graph is None:
-            yield self._manager.spawn(self._read(reading), name=f"read {reading.name}", key=("graph", id(reading)))
-        graph: Graph = reading.graph
-        return graph
-
-    def _read(self, reading: Reading) -> Steps[None]:
-        entry, version = reading.entry, reading.version
-        known = version.manifest if isinstance(version, Version) else None
-        reference = version.digest if isinstance(version, Version) else reading.reference
-        graph = yield from self._manifests.graph(entry.source, entry.repository, reference, known)
-        if not entry.schema1 and any(one.kind is Kind.SCHEMA1 for one in graph.manifests()):
-            raise RemoteError(
-                f"{reading.name} is a schema 1 image (made by Docker before 1.10)",
-                hint="the configuration says `schema1: fail`",
-                code="manifest_invalid",
-            )
-        reading.graph = graph
-
-    def _bring(self, finding: Finding, graph: Graph, tally: Tally) -> Steps[bool]:
+    def _bring(self, finding: Finding, image: Image, tally: Tally) -> Steps[bool]:
         """Everything under the root, then the root. -> whether anything was missing."""
         place = finding.target.place
         if finding.may_have and not self._deep:
-            digests = graph.members()
+            digests = image.graph.members()
             yield self._aside(lambda: self._inventory.ask_hints(place, digests))
         try:
-            return (yield from self._push(finding, graph, tally, certain=self._deep))
+            return (yield from self._push(finding, image, tally, certain=self._deep))
         except RemoteError as error:
             if error.code != "blob_missing":
                 raise
             text = f"{finding.name}: something believed to be on the target is not there; looking again"
             _log.warning("distrust", extra={"target": finding.name, "code": error.code, "text": text})
         yield self._aside(lambda: self._inventory.distrust(place))
-        return (yield from self._push(finding, graph, tally, certain=True))
+        return (yield from self._push(finding, image, tally, certain=True))
 
-    def _push(self, finding: Finding, graph: Graph, tally: Tally, *, certain: bool) -> Steps[bool]:
-        place, source = finding.target.place, finding.reading.entry
+    def _push(self, finding: Finding, image: Image, tally: Tally, *, certain: bool) -> Steps[bool]:
+        place, graph = finding.target.place, image.graph
         store = self._targets[place.host]
-        origin = Origin(source.source, source.repository)
         orders = [
-            Order(blob, store, place, origin, finding.reading.name, finding.may_have, certain) for blob in graph.blobs
+            Order(blob, store, place, image.origin, finding.reading.name, finding.may_have, certain)
+            for blob in graph.blobs
         ]
         try:
             delivered: list[Delivered] = yield [self._deliveries.deliver(order) for order in orders]

@@ -29,7 +29,8 @@ def outlook(found: Outlook) -> list[str]:
 
 def _change(change: Change) -> str:
     how = "new    " if change.old is None else "changed"
-    return f"{how} {change.source} -> {change.target} ({size(change.size)}, {change.digest})"
+    what = f"{change.protocol}, to be converted" if change.size is None else f"{size(change.size)}, {change.digest}"
+    return f"{how} {change.source} -> {change.target} ({what})"
 
 
 def _failed(count: int) -> str:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from mirror.backoff import ONCE
 from mirror.errors import MirrorError, NotFound, RemoteError
+from mirror.findings import Entry, Finding, TargetEntry, Verdict
 from mirror.graph import Manifests
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.plan import Entry, Finding, TargetEntry, Verdict
-from mirror.store import Source, Target
+from mirror.store import Source, Target, Version
 from mirror.transfer.download import Origin, SourceBody
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Place
@@ -108,10 +108,19 @@ class Verify:
     def _differs(self, finding: Finding) -> Steps[None]:
         """The target has the tag with another digest than the source, unless that could not be told before now."""
         entry, reading = finding.reading.entry, finding.reading
-        manifest = yield self._manifests.read(entry.source, entry.repository, reading.reference)
-        if manifest.digest != finding.old:
+        version = reading.version
+        if not isinstance(version, Version):
+            found: Version = yield self._manager.transfer(
+                object(),
+                lambda work: entry.source.read(entry.repository, reading.reference, work),
+                needs=(host_permit(entry.source.host),),
+                policy=ONCE,
+            )
+            version = found
+        # What a transform makes is known only to who has run it: then it is enough that the target's image is whole.
+        if version.digest not in (None, finding.old):
             raise RemoteError(
-                f"differs: the target has {finding.old}, the source {manifest.digest}",
+                f"differs: the target has {finding.old}, the source {version.digest}",
                 hint="run `mirror sync`",
                 code="tag_moved",
             )

@@ -25,6 +25,8 @@ LAYERS = (
         "graph",
         "plan",
         "preview",
+        "findings",
+        "reading",
         "sync",
         "tally",
         "verify",

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from mirror.errors import AuthError, MirrorError, NotFound, Refused, RemoteError, Unreachable
+from mirror.findings import Entry, Finding, TargetEntry, Verdict
 from mirror.limits import Limits, Stop
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
-from mirror.plan import Entry, Finding, Planner, TargetEntry, Verdict
+from mirror.plan import Planner
 from mirror.selection import TagRules
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Place
@@ -66,6 +67,9 @@ class Memory:
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         return self.tags.get((repository, tag))
+
+    def transformed(self, identity: str) -> Digest | None:
+        return None
 
     def unfinished(self, repository: str) -> bool:
         return repository in self.marks

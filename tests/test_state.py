@@ -387,7 +387,7 @@ with State.open(directory, warnings.append) as state:
     state.flush()
     size = max(path.stat().st_size for path in directory.iterdir())
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    for n in range(200):
+    for n in range(5000):
         state.note_tag("target", "h/a", f"v{n}", Digest.of(b"two"))
     try:
         state.mark_unfinished("h/a")
@@ -484,3 +484,13 @@ def test_a_state_of_a_hundred_thousand_rows_opens_at_once(tmp_path: Path) -> Non
         state.flush()
         assert state.knows(APP, {digest("1999")}, digest("base"))
     assert (tmp_path / FILE_NAME).stat().st_size < 2_000 * 500  # bytes a tag, on disk
+
+
+def test_what_a_transform_made_is_remembered_by_the_identity_of_its_version(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        assert state.transformed("v1 old.example.com 1234") is None
+        state.note_transformed("v1 old.example.com 1234", digest("first"))
+        state.note_transformed("v1 old.example.com 1234", digest("made"))
+    with opened(tmp_path) as state:
+        assert digest("made") == state.transformed("v1 old.example.com 1234")
+        assert state.transformed("v1 other.example.com 1234") is None

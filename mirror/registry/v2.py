@@ -37,6 +37,10 @@ class RegistryV2:
     def close(self) -> None:
         self._session.close()
 
+    def gave_up(self, error: MirrorError) -> None:
+        """`error` outlived the retries of a transfer, which are not made in the session."""
+        self._session.gave_up(error)
+
     # ---- reading
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
@@ -88,6 +92,10 @@ class RegistryV2:
     def _absent(self, repository: str, reference: str) -> NotFound:
         mark = "@" if ":" in reference else ":"
         return NotFound(f"{self.host}/{repository}{mark}{reference} does not exist", status=404)
+
+    def read(self, repository: str, reference: str, work: Work) -> Version:
+        manifest = self.manifest(repository, reference, work)
+        return Version(manifest.digest, manifest)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         try:

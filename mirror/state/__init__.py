@@ -94,6 +94,10 @@ class State(AbstractContextManager["State"]):
         number = _SIDES[side]
         return self._read(repository, lambda database: database.tag(number, repository, tag), None)
 
+    def transformed(self, identity: str) -> Digest | None:
+        """The digest of what a transform made, the last time, of the version that `identity` names."""
+        return self._read(identity, lambda database: database.transformed(identity), None)
+
     def knows(self, repository: str, roots: Collection[Digest], digest: Digest) -> bool:
         """Whether one of `roots`, whose tags were seen on that repository in this run, leads to `digest` there.
 
@@ -178,6 +182,10 @@ class State(AbstractContextManager["State"]):
         """Every manifest and blob under `root` was proven to be on that target repository."""
         kept = tuple(members)
         self._submit(lambda database: database.note_graph(repository, root, kept))
+
+    def note_transformed(self, identity: str, digest: Digest) -> None:
+        """A transform made a manifest with `digest` of the version that `identity` names."""
+        self._submit(lambda database: database.note_transformed(identity, digest))
 
     def forget(self, repository: str) -> None:
         """Drop every hint of a repository; its mark stays. What this run notes of it later is for the next run."""

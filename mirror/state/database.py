@@ -31,6 +31,7 @@ SCHEMA = {
     "member": "CREATE TABLE member(digest INTEGER NOT NULL, repository INTEGER NOT NULL, root INTEGER NOT NULL, "
     "PRIMARY KEY(digest, repository, root)) WITHOUT ROWID",
     "member_by_root": "CREATE INDEX member_by_root ON member(repository, root)",
+    "transform": "CREATE TABLE transform(identity TEXT PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID",
     "unfinished": "CREATE TABLE unfinished(name TEXT PRIMARY KEY) WITHOUT ROWID",
 }
 
@@ -128,6 +129,10 @@ class Database:
         found = self._query(_HOLDERS, (pack(digest), len(prefix), prefix, limit))
         return [name for (name,) in found if isinstance(name, str)]
 
+    def transformed(self, identity: str) -> Digest | None:
+        found = self._query("SELECT digest FROM transform WHERE identity = ?", (identity,))
+        return unpack(found[0][0]) if found else None
+
     def marks(self) -> set[str]:
         return {name for (name,) in self._query("SELECT name FROM unfinished", ()) if isinstance(name, str)}
 
@@ -188,6 +193,9 @@ class Database:
 
     def unmark(self, repository: str) -> None:
         self._db.execute("DELETE FROM unfinished WHERE name = ?", (repository,))
+
+    def note_transformed(self, identity: str, digest: Digest) -> None:
+        self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, pack(digest)))
 
     def nothing(self) -> None:
         """An action for who only waits for those before it."""

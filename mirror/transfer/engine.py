@@ -157,6 +157,8 @@ class Engine:
         """Whether it will be tried again."""
         policy, now = transfer.policy, self.clock.now()
         wait = policy.wait_before_next(transfer.attempts, error, now - transfer.began, self._draw)
+        if error.host and self._limits.host(error.host).down:
+            return False  # the work of a host that is down fails at once
         if wait is None:
             if error.retry_after is not None and error.retry_after > policy.longest_asked:
                 self._limits.note_refused_wait(error.retry_after)

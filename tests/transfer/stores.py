@@ -67,6 +67,10 @@ class MemoryStore:
             found = self.manifests[repository].get(reference)
             yield Version(found.digest) if found else NotFound(f"{repository}:{reference}")
 
+    def read(self, repository: str, reference: str, work: Work) -> Version:
+        manifest = self.manifest(repository, reference, work)
+        return Version(manifest.digest, manifest)
+
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         self.note("manifest", repository, reference)
         try:

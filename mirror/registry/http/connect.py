@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from mirror.errors import AuthError, ConfigError, MirrorError, NetworkError, RemoteError, Unreachable, printable
+from mirror.errors import AuthError, ConfigError, MirrorError, RemoteError, Unreachable, printable
 from mirror.limits import Stop
 from mirror.registry.http.framing import read_head
 from mirror.registry.http.headers import request_head
@@ -148,8 +148,8 @@ class _Attempt:
             raise
         except OSError as error:  # ssl.SSLError is one
             raise handshake_failure(error, self.name, self._connector.settings.host) from error
-        except HTTPError as error:
-            raise NetworkError(f"{self.name}: no connection: {printable(type(error).__name__)}") from error
+        except (HTTPError, ValueError) as error:  # a name that IDNA does not know is a ValueError
+            raise Unreachable(f"{self.name}: no connection: {printable(error)}") from error
         finally:
             inner.close()
         return Connection(sock, self.name, self._peer)

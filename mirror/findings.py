@@ -1,0 +1,102 @@
+"""What planning is about and what it finds: mirrors, references of their sources, and a verdict for each target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from mirror.errors import MirrorError
+from mirror.oci.digest import Digest
+from mirror.selection import TagRules
+from mirror.store import Source, Version
+from mirror.transfer.placement import Place
+
+
+@dataclass(frozen=True, slots=True)
+class TargetEntry:
+    """A repository to be kept equal. exclusive: nobody else writes there, so what is remembered is believed."""
+
+    store: Source
+    place: Place
+    exclusive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One mirror: a source repository, what is selected of it, and its targets.
+
+    heads_first: the source counts manifest GETs against a quota but no HEADs, so digests are asked for first."""
+
+    source: Source
+    repository: str
+    rules: TagRules
+    targets: tuple[TargetEntry, ...]
+    heads_first: bool = False
+    schema1: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.host}/{self.repository}"
+
+
+@dataclass(slots=True)
+class Reading:
+    """One reference of a source, resolved at most once in a run and read once for all targets.
+
+    reference: what the source is asked for; tag: what it is called on the targets (the digest, if by nothing else);
+    version: what it names; None until asked."""
+
+    entry: Entry
+    reference: str
+    tag: str
+    version: Version | MirrorError | None = None
+    image: Any = None  # what was read of it, while it has users (reading.Image)
+    users: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.entry.name + suffix(self.tag)
+
+
+class Verdict(Enum):
+    """What is to be done for one (reference, target)."""
+
+    EQUAL = "equal"
+    COPY = "copy"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """The verdict on one reference for one target.
+
+    old: what the target's tag names now; may_have: the repository may hold blobs already."""
+
+    reading: Reading
+    target: TargetEntry
+    verdict: Verdict
+    old: Digest | None = None
+    may_have: bool = True
+    error: MirrorError | None = None
+
+    @property
+    def name(self) -> str:
+        """The reference on the target."""
+        return str(self.target.place) + suffix(self.reading.tag)
+
+
+class Findings(Protocol):
+    """Who is told. Calls come from any thread and must not block."""
+
+    def found(self, finding: Finding) -> None: ...
+    def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...
+    def refused_name(self, entry: Entry, error: MirrorError) -> None: ...
+    def saw_target(self, place: Place, tag: str, digest: Digest) -> None: ...
+    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None: ...
+
+
+def suffix(reference: str) -> str:
+    """`:tag` or `@digest`."""
+    return ("@" if ":" in reference else ":") + reference

@@ -1,0 +1,100 @@
+"""Reading what is to be copied, once for all targets: its graph, and where its blobs are read from.
+
+Here transforms run: what no target takes as it is becomes something that they take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from mirror.backoff import ONCE
+from mirror.errors import MirrorError, RemoteError
+from mirror.findings import Reading
+from mirror.graph import Graph, Manifests
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Kind
+from mirror.store import Transform, Transformed, Version
+from mirror.transfer.download import Origin
+from mirror.transfer.manager import Manager
+from mirror.transfer.scheduler import DOWNLOADS, host_permit
+from mirror.transfer.steps import Steps
+
+
+class Memory(Protocol):
+    """What is noted for later runs: takes notes only, writes later."""
+
+    def note_transformed(self, identity: str, digest: Digest) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What a reading turned out to be. version: as the source named it; origin: where blobs and children are read."""
+
+    graph: Graph
+    origin: Origin
+    version: Version
+
+
+class Reader:
+    """Reads each reading once, and keeps the result in it while it has users. Thread-safe."""
+
+    def __init__(self, manager: Manager, memory: Memory) -> None:
+        self._manager = manager
+        self._manifests = Manifests(manager)
+        self._memory = memory
+
+    def image(self, reading: Reading) -> Steps[Image]:
+        """Steps: the image of a reading; joins a reading that is under way. Raises what reading it raises."""
+        while reading.image is None:
+            yield self._manager.spawn(self._read(reading), name=f"read {reading.name}", key=("read", id(reading)))
+        image: Image = reading.image
+        return image
+
+    def _read(self, reading: Reading) -> Steps[None]:
+        version: Version | MirrorError = reading.version or (yield from self._resolved(reading))
+        if isinstance(version, MirrorError):
+            raise version
+        if version.transform is None:
+            image = yield from self._plain(reading, version)
+        else:
+            image = yield from self._transformed(reading, version, version.transform)
+        reading.image = image
+
+    def _resolved(self, reading: Reading) -> Steps[Version]:
+        entry = reading.entry
+        version: Version = yield self._manager.transfer(
+            object(),
+            lambda work: entry.source.read(entry.repository, reading.reference, work),
+            needs=(host_permit(entry.source.host),),
+            policy=ONCE,
+        )
+        reading.version = version
+        return version
+
+    def _plain(self, reading: Reading, version: Version) -> Steps[Image]:
+        entry = reading.entry
+        reference = version.digest or reading.reference
+        graph = yield from self._manifests.graph(entry.source, entry.repository, reference, version.manifest)
+        if not entry.schema1 and any(one.kind is Kind.SCHEMA1 for one in graph.manifests()):
+            raise RemoteError(
+                f"{reading.name} is a schema 1 image (made by Docker before 1.10)",
+                hint="the configuration says `schema1: fail`",
+                code="manifest_invalid",
+            )
+        return Image(graph, Origin(entry.source, entry.repository), version)
+
+    def _transformed(self, reading: Reading, version: Version, transform: Transform) -> Steps[Image]:
+        host = host_permit(reading.entry.source.host)
+        parts = yield self._manager.transfer(object(), transform.parts, needs=(host,), policy=ONCE)
+        yield [
+            self._manager.transfer(
+                ("part", part.key), partial(transform.make, part), needs=(host, DOWNLOADS), total=part.size
+            )
+            for part in parts
+        ]
+        made: Transformed = yield self._manager.transfer(object(), transform.finish, needs=(host,), policy=ONCE)
+        graph = yield from self._manifests.graph(made.source, made.repository, made.root.digest, made.root)
+        self._memory.note_transformed(transform.identity, made.root.digest)
+        return Image(graph, Origin(made.source, made.repository), version)
