@@ -11,7 +11,7 @@ from mirror.errors import MirrorError
 from mirror.oci.digest import Digest
 from mirror.selection import TagRules
 from mirror.store import Source, Version
-from mirror.transfer.placement import Place
+from mirror.transfer.placement import Place, place_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return f"{self.source.host}/{self.repository}"
+        return place_name(self.source.host, self.repository)
 
 
 @dataclass(slots=True)

@@ -109,10 +109,24 @@ class Mount(Enum):
     REFUSED = "refused"  # this candidate is not mountable: never a failure of the image
 
 
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """An image that will be written: all its manifests, children before parents, the root last; and its blobs."""
+
+    repository: str
+    reference: str
+    manifests: tuple[Manifest, ...]
+    blobs: tuple[Descriptor, ...]
+
+
 class Source(Protocol):
-    """The reading half of a store. host: whose permits its calls use, and what it is called in reports."""
+    """The reading half of a store. host: whose permits its calls use, and what it is called in reports.
+
+    partial: some blobs may be left out here on purpose, since the target is expected to have them: what is missing
+    is looked for there before anything is written."""
 
     host: str
+    partial: bool
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
         """Paths of the repositories under `prefix`, from a catalog that is read to its end; as `tags`."""
@@ -143,13 +157,27 @@ class Source(Protocol):
         """Open a blob; use with `with`. Not verified here: the reader's user does that. Raises NotFound."""
         ...
 
+    def lacks(self, blob: Descriptor) -> bool:
+        """Whether a partial source has left this blob out. Does no I/O."""
+        ...
+
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         """Manifests whose subject is `digest`."""
         ...
 
 
 class Target(Source, Protocol):
-    """A store that can be written to."""
+    """A store that can be written to. gathers: it has to know all that comes before the first byte (a bundle)."""
+
+    gathers: bool
+
+    def begin(self, images: Sequence[Coming], work: Work) -> None:
+        """Before the first write of a run. images: all that will come, if the store gathers; else nothing."""
+        ...
+
+    def finish(self, *, whole: bool, work: Work) -> None:
+        """After the last write. whole: nothing failed; only then a store that gathers shows what was written."""
+        ...
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
         """Whether it is there, with the right size. Raises Refused (size_mismatch) for another size."""

@@ -1,4 +1,4 @@
-"""Who may name a host, and what such a host is given (docs/decisions.md, "Hosts that a server names").
+"""Who may name a host, and what such a host is given (docs/decisions.md).
 
 Hosts that the operator named may get credentials, for exactly that origin. Hosts that a server named (in a
 redirect, an upload Location, a Link, a realm) get none, never a weaker scheme, and must not be at an internal

@@ -20,7 +20,7 @@ from mirror.registry.listing import MAX_PAGE_BYTES, listed
 from mirror.registry.scopes import CATALOG, Scope
 from mirror.registry.session import Answer, Session
 from mirror.registry.upload import Upload, UploadHabits
-from mirror.store import Mount, Version
+from mirror.store import Coming, Mount, Version
 
 # Registry 2.3 and 2.4 compare whole Accept lines, so each type goes in a line of its own.
 _ACCEPT = tuple(("Accept", media_type) for media_type in ACCEPTED)
@@ -28,6 +28,9 @@ _ACCEPT = tuple(("Accept", media_type) for media_type in ACCEPTED)
 
 class RegistryV2:
     """One registry host. Thread-safe; closes its session when closed."""
+
+    partial = False
+    gathers = False
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -132,6 +135,9 @@ class RegistryV2:
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
         return open_blob(self._session, repository, blob, work, offset=offset)
 
+    def lacks(self, blob: Descriptor) -> bool:
+        return False
+
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         """By the referrers API; none where the registry has no such API."""
         answer = self._session.call(
@@ -149,6 +155,12 @@ class RegistryV2:
         return listed.children if listed.kind is Kind.INDEX else ()
 
     # ---- writing
+
+    def begin(self, images: Sequence[Coming], work: Work) -> None:
+        """A registry shows each tag when it is put: there is nothing to prepare."""
+
+    def finish(self, *, whole: bool, work: Work) -> None:
+        """And nothing to publish."""
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
         size = blob_size(self._session, repository, blob, work)

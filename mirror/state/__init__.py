@@ -16,7 +16,7 @@ from mirror.errors import LocalError, MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_path
 from mirror.state.database import SOURCE, TARGET, Database, Trouble
-from mirror.state.file import find_fault, open_database
+from mirror.state.file import find_fault, open_database, refusal
 from mirror.state.writer import Writer
 
 FILE_NAME = "state.sqlite3"
@@ -47,9 +47,9 @@ class State(AbstractContextManager["State"]):
         database = open_database(path, warn)
         try:
             marks = database.marks()
-        except Trouble:
+        except Trouble as trouble:
             database.close()
-            raise
+            raise refusal(path, trouble) from trouble
         return cls(path, database, marks, warn)
 
     def __init__(

@@ -14,6 +14,7 @@ from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Hasher
 from mirror.store import BlobReader, Source
+from mirror.transfer.placement import place_name
 
 MARK_EVERY = 4 << 20  # bytes between two places from which a proof can be taken up again
 # A body that broke is gone on with in place only if it got somewhere: at least this far since the last time.
@@ -69,7 +70,7 @@ class Origin:
     repository: str
 
     def __str__(self) -> str:
-        return f"{self.source.host}/{self.repository}"
+        return place_name(self.source.host, self.repository)
 
 
 class SourceBody:

@@ -23,7 +23,12 @@ class Place:
     path: str
 
     def __str__(self) -> str:
-        return f"{self.host}/{self.path}"
+        return place_name(self.host, self.path)
+
+
+def place_name(host: str, path: str) -> str:
+    """A repository as references name it: `host/path`, or after a colon in what is on disk (`oci:DIR:path`)."""
+    return f"{host}:{path}" if "/" in host or host == "-" else f"{host}/{path}"
 
 
 class Hints(Protocol):

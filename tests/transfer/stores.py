@@ -13,7 +13,7 @@ from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import BlobReader, Mount, Version
+from mirror.store import BlobReader, Coming, Mount, Version
 
 
 def blob_of(data: bytes) -> Descriptor:
@@ -27,6 +27,8 @@ class MemoryStore:
     host: str
     blobs: defaultdict[str, dict[str, bytes]] = field(default_factory=lambda: defaultdict(dict))
     manifests: defaultdict[str, dict[str, Manifest]] = field(default_factory=lambda: defaultdict(dict))
+    partial = False
+    gathers = False
     mounts: Mount | None = Mount.MOUNTED  # None: a session is opened instead
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     fault: Callable[[str, str, str], MirrorError | None] = field(default=lambda verb, repository, reference: None)
@@ -85,6 +87,15 @@ class MemoryStore:
         except KeyError:
             raise NotFound(f"{repository}@{blob.digest}") from None
         return MemoryReader(self, data, offset, work)
+
+    def lacks(self, blob: Descriptor) -> bool:
+        return False
+
+    def begin(self, images: Sequence[Coming], work: Work) -> None:
+        self.note("prepare", "", "")
+
+    def finish(self, *, whole: bool, work: Work) -> None:
+        self.note("finish", "", "")
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         return ()

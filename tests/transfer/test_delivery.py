@@ -110,8 +110,15 @@ def test_a_new_blob_is_one_read_and_one_upload_and_nothing_is_asked_first(world:
 
 
 def test_two_who_want_the_same_blob_in_the_same_repository_share_one_delivery(world: World) -> None:
+    world.source.gate = gate = threading.Event()
     blob = world.source.add("app", DATA)
-    first, second = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for _ in range(2)])
+
+    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = [deliveries.deliver(world.order(blob, "one")) for _ in range(2)]
+        gate.set()
+        return watches
+
+    first, second = world.run(orders)
     assert first is second
     assert [Outcome.COPIED, None] == [first.claim(), second.claim()], "it counts once"
     assert 1 == len(world.told)

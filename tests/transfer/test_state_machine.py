@@ -191,8 +191,13 @@ class Machine(RuleBasedStateMachine):
             assert job.arrived, "it still waits for a job or a time"
             assert not job.running
             assert set() == self.world.obstacles(job)
-            for older in self.world.before(job, ties=False) if job.needs else ():
-                assert self.world.elsewhere(older), "it lacked nothing but the permit of the lane"
+            shut: set[str] = set()
+            for older in self.world.before(job, ties=True) if job.needs else ():
+                if self.world.is_waited_for(older):
+                    shut |= self.world.elsewhere(older)
+                if older.arrived == job.arrived:
+                    continue
+                assert self.world.elsewhere(older) or shut & older.needs.keys(), "it lacked only the permit of the lane"
                 assert older.needs != job.needs
                 if self.world.obstacles(older) and self.world.is_waited_for(older):
                     assert self.world.leaves_one(job)
@@ -233,4 +238,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestScheduler = Machine.TestCase
-TestScheduler.settings = settings(max_examples=1500, stateful_step_count=40, deadline=None)
+TestScheduler.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

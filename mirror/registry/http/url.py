@@ -129,7 +129,7 @@ def _address(host: str) -> str:
             return str(ipaddress.IPv4Address(host))
         except ValueError:
             raise BadUrl("its host is a number, not a name or an address") from None
-    if not host or ".." in host or host.startswith("."):
+    if len(host) > 253 or not all(0 < len(label) < 64 for label in host.split(".")):  # RFC 1035, 2.3.4
         raise BadUrl("it has no usable host")
     return host
 
