@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mirror import __version__
-from mirror.console import Console
+from mirror.console import Console, tell
 from mirror.errors import OK, ConfigError, MirrorError
 from mirror.options import Options, Shard
 
@@ -30,6 +30,7 @@ LATER = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. -> the exit code."""
+    _open_streams()
     argv = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(sys.stderr)
     try:
@@ -42,17 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             console.line(f"mirror: {line}")
         return error.exit_code
-    except BrokenPipeError:
-        # Nobody reads our results any more; they are in the report as well.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+
+
+def _open_streams() -> None:
+    """Where a standard stream is closed, the next file or connection would be taken for it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
 
 
 class _Parser(argparse.ArgumentParser):
     """argparse, with errors as ours."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}", hint=f"see `{self.prog} --help`")
+        raise ConfigError(message, hint=f"see `{self.prog} --help`")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,12 +193,12 @@ def _validate(parsed: argparse.Namespace) -> int:
     for warning in loaded.warnings:
         Console(sys.stderr).line(f"mirror: warning: {warning}")
     targets = sum(len(mirror.targets) for mirror in loaded.mirrors)
-    sys.stdout.write(f"{parsed.config}: valid; {len(loaded.mirrors)} mirrors, {targets} targets\n")
+    tell([f"{parsed.config}: valid; {len(loaded.mirrors)} mirrors, {targets} targets"])
     return OK
 
 
 def _schema(_: argparse.Namespace) -> int:
     from mirror import config  # noqa: PLC0415
 
-    sys.stdout.write(config.schema_text())
+    tell(config.schema_text().splitlines())
     return OK

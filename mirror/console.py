@@ -8,7 +8,7 @@ import select
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
@@ -111,6 +111,15 @@ def _unblocking(descriptor: int) -> Iterator[int]:
     finally:
         if own is not None:
             os.close(own)
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Write to standard output, if it is there and anybody reads it: the exit code and the report say it too."""
+    try:
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+    except BrokenPipeError:
+        # What is still in its buffer would be an error again at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
 
 
 def _descriptor(stream: TextIO | None) -> int | None:

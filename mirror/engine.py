@@ -11,7 +11,7 @@ from mirror.config import Config
 from mirror.errors import SIGNALLED, LocalError
 from mirror.findings import Entry, Findings
 from mirror.limits import Limits, Stop
-from mirror.options import Only, Options
+from mirror.options import Only, Options, Shard
 from mirror.plan import Planner
 from mirror.redact import Redactor
 from mirror.signals import Signals
@@ -37,6 +37,7 @@ class Engine:
     manager: Manager
     entries: list[Entry]
     only: Only
+    shard: Shard | None
     signals: Signals
 
     def planner(self, state: State, findings: Findings, *, believe_exclusive: bool = True) -> Planner:
@@ -45,9 +46,13 @@ class Engine:
             state,
             findings,
             wanted=self.only.wants,
+            takes=self._takes,
             parallel=self.stores.parallel(),
             believe_exclusive=believe_exclusive,
         )
+
+    def _takes(self, repository: str) -> bool:
+        return self.only.may_want(repository) and (self.shard is None or self.shard.has(repository))
 
     def carry_out(self, steps: Steps[None]) -> int | None:
         """Run a task to its end, or to a signal. -> the exit code of the signal, if one came."""
@@ -84,7 +89,7 @@ def started(config: Config, options: Options, only: Only, redactor: Redactor, si
             limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads, images=parallel.images
         )
         try:
-            yield Engine(limits, stop, stores, manager, stores.entries(only, options.shard), only, signals)
+            yield Engine(limits, stop, stores, manager, stores.entries(), only, options.shard, signals)
         finally:
             _close(manager, signals)
 

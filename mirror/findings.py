@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
 from mirror.errors import MirrorError
+from mirror.locations import MATCHED
 from mirror.oci.digest import Digest
 from mirror.selection import TagRules
 from mirror.store import Source, Version
@@ -27,7 +28,9 @@ class TargetEntry:
 class Entry:
     """One mirror: a source repository, what is selected of it, and its targets.
 
-    heads_first: the source counts manifest GETs against a quota but no HEADs, so digests are asked for first."""
+    heads_first: the source counts manifest GETs against a quota but no HEADs, so digests are asked for first.
+    wildcard: repository is a prefix; every repository under it takes part, and what it has beyond the prefix stands
+    in the targets for MATCHED."""
 
     source: Source
     repository: str
@@ -35,10 +38,22 @@ class Entry:
     targets: tuple[TargetEntry, ...]
     heads_first: bool = False
     schema1: bool = True
+    wildcard: bool = False
 
     @property
     def name(self) -> str:
+        if self.wildcard:
+            return place_name(self.source.host, f"{self.repository}/*" if self.repository else "*")
         return place_name(self.source.host, self.repository)
+
+    def of(self, repository: str) -> Entry:
+        """The mirror of one repository that the wildcard matched."""
+        matched = repository.removeprefix(f"{self.repository}/" if self.repository else "")
+        targets = (
+            replace(target, place=Place(target.place.host, target.place.path.replace(MATCHED, matched)))
+            for target in self.targets
+        )
+        return replace(self, repository=repository, targets=tuple(targets), wildcard=False)
 
 
 @dataclass(slots=True)

@@ -52,7 +52,10 @@ class Only:
         if self._patterns is None:
             return True
         repository = repository_of(reference)
-        return any(fnmatchcase(reference, one) or fnmatchcase(repository, one) for one in self._patterns)
+        return any(
+            one in (reference, repository) or fnmatchcase(reference, one) or fnmatchcase(repository, one)
+            for one in self._patterns
+        )
 
     def may_want(self, repository: str) -> bool:
         """Whether any reference of `host/repo` could: if not, it need not even be listed."""
@@ -63,8 +66,10 @@ class Only:
     @staticmethod
     def _reaches(pattern: str, repository: str) -> bool:
         literal = pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
+        if pattern == repository or pattern.startswith((f"{repository}:", f"{repository}@")):
+            return True
         if literal == pattern:
-            return pattern == repository or pattern.startswith((f"{repository}:", f"{repository}@"))
+            return False
         return f"{repository}:".startswith(literal) or literal.startswith((f"{repository}:", f"{repository}@"))
 
 

@@ -7,19 +7,22 @@ made, so that copying starts while listing goes on. Typed on the reading half of
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from mirror.backoff import ONCE
-from mirror.errors import AuthError, MirrorError, NotFound, Unreachable
+from mirror.errors import AuthError, MirrorError, NotFound, Refused, Unreachable
 from mirror.findings import Entry, Finding, Findings, Reading, TargetEntry, Verdict
 from mirror.limits import Work
 from mirror.oci.digest import Digest
-from mirror.selection import select
+from mirror.selection import overlap, select
 from mirror.store import Source, Version
 from mirror.transfer.manager import Manager
+from mirror.transfer.placement import Place
 from mirror.transfer.scheduler import host_permit
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
@@ -62,19 +65,28 @@ class Planner:
         *,
         wanted: Callable[[str], bool],
         parallel: Mapping[str, int],
+        takes: Callable[[str], bool] = lambda name: True,
         believe_exclusive: bool = True,
     ) -> None:
-        """wanted: says of a name `host/repo:tag` whether it takes part (`--only`); parallel: slots of each host."""
+        """wanted: says of a name `host/repo:tag` whether it takes part (`--only`), takes: of a repository (shards);
+        parallel: slots of each host."""
         self._manager = manager
         self._memory = memory
         self._findings = findings
         self._wanted = wanted
         self._parallel = parallel
+        self._takes = takes
         self._believe_exclusive = believe_exclusive
+        self._lock = threading.Lock()
+        self._claims: defaultdict[Place, list[Entry]] = defaultdict(list)
 
     def all(self, entries: Iterable[Entry]) -> Steps[None]:
         """Steps: plan every entry. Raises Cancelled, and what is a bug; what is remote becomes a finding."""
-        yield from self._each([self._manager.spawn(self.entry(one), name=f"plan {one.name}") for one in entries])
+        taken = [one for one in entries if one.wildcard or self._takes(one.name)]
+        for one in taken:
+            if not one.wildcard:
+                self._claim(one)
+        yield from self._each([self._manager.spawn(self.entry(one), name=f"plan {one.name}") for one in taken])
 
     def _each(self, watches: list[Watch[None]]) -> Steps[None]:
         """Wait for all, then raise the first error, if there is any: tasks of a plan have none but a stop or a bug."""
@@ -85,6 +97,9 @@ class Planner:
     def entry(self, entry: Entry) -> Steps[None]:
         """Steps: plan one mirror. Ends when all of it was handed on; never raises for a remote reason."""
         try:
+            if entry.wildcard:
+                yield from self._matching(entry)
+                return
             readings = yield from self._readings(entry)
         except MirrorError as error:
             self._findings.listing_failed(entry, error)
@@ -96,6 +111,45 @@ class Planner:
                 for target in entry.targets
             ]
         )
+
+    # ---- wildcards
+
+    def _matching(self, entry: Entry) -> Steps[None]:
+        """Plan every repository that a wildcard matches. Raises as the catalog does."""
+        names = yield self._read(entry.source, lambda work: self._catalog(entry, work))
+        tasks = []
+        for name in names:
+            one = entry.of(name)
+            if not self._takes(one.name):
+                continue
+            rival = self._claim(one)
+            if rival is None:
+                tasks.append(self._manager.spawn(self.entry(one), name=f"plan {one.name}"))
+            else:
+                text = f"{one.name} and {rival.name} would write the same tags of {one.targets[0].place}"
+                hint = "give one of them another target, or other tags"
+                self._findings.listing_failed(one, Refused(text, hint=hint, code="config_invalid"))
+        yield from self._each(tasks)
+
+    def _catalog(self, entry: Entry, work: Work) -> list[str]:
+        names: list[str] = []
+        prefix = f"{entry.repository}/" if entry.repository else ""
+        for name in entry.source.repositories(prefix, work):
+            if isinstance(name, MirrorError):
+                self._findings.refused_name(entry, name)
+            else:
+                names.append(name)
+        return sorted(names)
+
+    def _claim(self, entry: Entry) -> Entry | None:
+        """Note what an entry writes. -> another that may write the same: with wildcards only a catalog shows it."""
+        with self._lock:
+            for target in entry.targets:
+                for other in self._claims[target.place]:
+                    if overlap(entry.rules, other.rules):
+                        return other
+                self._claims[target.place].append(entry)
+        return None
 
     # ---- the source
 

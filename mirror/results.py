@@ -42,6 +42,11 @@ class Account:
         with self._lock:
             return set(self._unfinished)
 
+    def trouble(self, error: MirrorError) -> None:
+        """Something failed that is not about one image."""
+        self.note(error)
+        _log.error("trouble", extra={"code": error.code, "text": str(error)})
+
     def bug(self, error: BaseException) -> None:
         """Something of ours broke outside of any image."""
         _log.error("internal_error", exc_info=error, extra={"text": f"internal error: {type(error).__name__}: {error}"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 import uuid
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import Literal, cast
 
 from mirror import logs
+from mirror.agenda import Agenda
 from mirror.config import Config, load, state_directory
-from mirror.console import Console
-from mirror.durable import Lock, private_directory
+from mirror.console import Console, tell
+from mirror.durable import Lock, private_directory, sweep
 from mirror.engine import GRACE, Engine, started
-from mirror.errors import CHANGES, OK, SIGNALLED, Cancelled, MirrorError, worst
+from mirror.errors import CHANGES, OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst
 from mirror.findings import Entry
 from mirror.limits import Limits
 from mirror.options import Only, Options
@@ -52,6 +52,7 @@ def sync(options: Options) -> int:
     with Signals() as signals:
         try:
             with Lock(directory / "lock").acquire(options.lock_wait, _Patience(signals)):
+                sweep(directory)
                 return _Sync(config, options, only, directory, signals).run()
         except Cancelled:
             return SIGNALLED + (signals.number or 0)
@@ -64,7 +65,7 @@ def plan(options: Options) -> int:
         planner = engine.planner(state, preview)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, preview.looks))
     found = preview.outlook
-    _print(outlook(found))
+    tell(outlook(found))
     if stopped is not None:
         return stopped
     code = worst(error.exit_code for _, error in found.failures)
@@ -78,7 +79,7 @@ def verify(options: Options) -> int:
         planner = engine.planner(state, walker, believe_exclusive=False)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, walker.walks))
     if walker.account.problems or options.verbosity >= 0:
-        _print(verified(walker.account, deep=options.deep))
+        tell(verified(walker.account, deep=options.deep))
     return worst(problem.error.exit_code for problem in walker.account.problems) if stopped is None else stopped
 
 
@@ -89,13 +90,13 @@ def _only(options: Options) -> Only:
 
 
 def _directory(config: Config, options: Options) -> Path:
-    directory = private_directory(state_directory(config))
+    try:
+        directory = private_directory(state_directory(config))
+    except LocalError as error:
+        if config.state is None:
+            error.hint = "set the key `state` to a directory of your own"  # nobody chose this one
+        raise
     return private_directory(directory / str(options.shard)) if options.shard is not None else directory
-
-
-def _print(lines: Sequence[str]) -> None:
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
 
 
 def _warn(config: Config) -> None:
@@ -246,29 +247,39 @@ class _Sync:
             idle.set()
             self._signals.wake()
 
+        targets = engine.stores.registries
         sync = Sync(
             engine.manager,
-            Reader(engine.manager, state),
             deliveries,
             inventory,
             state,
+            targets,
+            certain=self._options.deep,
+            writing=writing,
+        )
+        agenda = Agenda(
+            engine.manager,
+            Reader(engine.manager, state),
+            sync,
+            inventory,
+            state,
             account,
-            engine.stores.registries,
+            targets,
             images=self._config.parallel.images,
             deep=self._options.deep,
             fail_fast=self._options.fail_fast,
-            writing=writing,
             idle=wake,
         )
-        planning = engine.manager.spawn(_planned(engine.planner(state, sync), engine.entries, sync), name="plan")
+        planning = engine.manager.spawn(_planned(engine.planner(state, agenda), engine.entries, agenda), name="plan")
         engine.wait_for(idle)
         if self._signals.number is not None:
             reason = f"stopped by {self._signals.name}"
-            sync.halt(reason)
+            agenda.halt(reason)
             engine.stop.request(reason)
             idle.wait(GRACE)
-            sync.give_up(reason)
+            agenda.give_up(reason)
         deliveries.close()
+        agenda.close()
         spool.close()
         if planning.error is not None and not isinstance(planning.error, MirrorError):
             account.bug(planning.error)
@@ -288,14 +299,14 @@ class _Sync:
     def _tell(self, report: Report, effort: Effort, code: int) -> None:
         lines = summary(report, effort, code)
         if self._options.verbosity >= 0:
-            _print(lines)
+            tell(lines)
         elif code != OK:
             for line in lines:
                 self._console.line(line)
 
 
-def _planned(planner: Planner, entries: Sequence[Entry], sync: Sync) -> Steps[None]:
+def _planned(planner: Planner, entries: Sequence[Entry], agenda: Agenda) -> Steps[None]:
     try:
         yield from planner.all(entries)
     finally:
-        sync.planned()
+        agenda.planned()

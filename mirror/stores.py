@@ -10,7 +10,6 @@ from mirror.errors import MirrorError
 from mirror.findings import Entry, TargetEntry
 from mirror.limits import Limits
 from mirror.oci.reference import DOCKER_HUB, Repository
-from mirror.options import Only, Shard
 from mirror.redact import Redactor
 from mirror.registry.auth import HostAuthorizer
 from mirror.registry.credentials import CredentialSource
@@ -60,8 +59,8 @@ class Stores:
         if registry is not None:
             registry.gave_up(error)
 
-    def entries(self, only: Only, shard: Shard | None) -> list[Entry]:
-        """The mirrors that take part, for a planner."""
+    def entries(self) -> list[Entry]:
+        """The mirrors of the configuration, for a planner."""
         return [
             Entry(
                 source=self.registries[mirror.source.host],
@@ -73,7 +72,6 @@ class Stores:
                 schema1=mirror.schema1 != "fail",
             )
             for mirror in self._config.mirrors
-            if only.may_want(str(mirror.source)) and (shard is None or shard.has(str(mirror.source)))
         ]
 
     def _target(self, repository: Repository) -> TargetEntry:

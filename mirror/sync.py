@@ -1,4 +1,4 @@
-"""Carries findings out: the only code that orders writes.
+"""The order of writes: the only code that decides it.
 
 For one image on one target: its blobs; then its manifests, children before parents, by digest; then the root by
 its tag, last. So a tag names at every instant its old image or the new one, whole.
@@ -7,20 +7,17 @@ its tag, last. So a tag names at every instant its old image or the new one, who
 from __future__ import annotations
 
 import logging
-import threading
-from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from typing import Literal, Protocol
 
 from mirror.backoff import ONCE
-from mirror.errors import Cancelled, MirrorError, RemoteError
-from mirror.findings import Entry, Finding, Reading, Verdict
+from mirror.errors import MirrorError, RemoteError
+from mirror.findings import Finding
 from mirror.graph import Graph
 from mirror.limits import Work
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.reading import Image, Reader
+from mirror.reading import Image
 from mirror.store import Target, Version
 from mirror.tally import Tally
 from mirror.transfer.delivery import Delivered, Deliveries, Order, Outcome
@@ -40,204 +37,38 @@ class Memory(Protocol):
     def note_graph(self, repository: str, root: Digest, members: Collection[Digest]) -> None: ...
 
 
-class Results(Protocol):
-    """Who is told of each image, once. Calls come from any thread and must not block."""
-
-    def up_to_date(self, finding: Finding, digest: Digest) -> None: ...
-    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None: ...
-    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None: ...
-    def skipped(self, finding: Finding, reason: str) -> None: ...
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...
-    def selected(self, entry: Entry, count: int) -> None: ...
-    def crashed(self, finding: Finding, error: BaseException) -> None: ...
-
-
 class Sync:
-    """Implements plan.Findings: copies what is found, at most `images` at a time on each target host.
+    """Brings images to targets. Thread-safe.
 
-    writing: called in the job that is about to write to a place; idle: called once, when planning has ended and
-    nothing is left to do."""
+    certain: believe nothing that is known, ask for every object; writing: called in the job that is about to write."""
 
     def __init__(
         self,
         manager: Manager,
-        reader: Reader,
         deliveries: Deliveries,
         inventory: Inventory,
         memory: Memory,
-        results: Results,
         targets: Mapping[str, Target],
         *,
-        images: int,
-        deep: bool,
-        fail_fast: bool,
+        certain: bool,
         writing: Callable[[Place], None],
-        idle: Callable[[], None],
     ) -> None:
         self._manager = manager
-        self._reader = reader
         self._deliveries = deliveries
         self._inventory = inventory
         self._memory = memory
-        self._results = results
         self._targets = targets
-        self._images = images
-        self._deep = deep
-        self._fail_fast = fail_fast
+        self._certain = certain
         self._writing = writing
-        self._idle = idle
-        self._lock = threading.Lock()
-        self._waiting: defaultdict[str, deque[Finding]] = defaultdict(deque)
-        self._running: defaultdict[str, int] = defaultdict(int)
-        self._in_work: set[Finding] = set()
-        self._open = 1  # planning, and each finding that is not done
-        self._halted = ""
 
-    # ---- plan.Findings
-
-    def found(self, finding: Finding) -> None:
-        if finding.verdict is Verdict.FAILED and finding.error is not None:
-            self._failed(finding, finding.error, Tally())
-            self._let_go(finding.reading)
-        elif finding.verdict is Verdict.EQUAL and not self._deep and finding.old is not None:
-            self._results.up_to_date(finding, finding.old)
-            self._let_go(finding.reading)
-        else:
-            host = finding.target.place.host
-            with self._lock:
-                self._open += 1
-                self._waiting[host].append(finding)
-            self._start(host)
-
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
-        self._results.listing_failed(entry, error)
-        self._halt_after(error)
-
-    def refused_name(self, entry: Entry, error: MirrorError) -> None:
-        self._results.listing_failed(entry, error)
-
-    def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
-        self._inventory.saw_root(place, digest)
-        self._memory.note_tag("target", str(place), tag, digest)
-
-    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
-        text = f"{entry.name}: {count} tags selected"
-        self._results.selected(entry, count)
-        _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": dict(rejected), "text": text})
-
-    # ---- what runs when
-
-    def planned(self) -> None:
-        """Planning has ended."""
-        self._close_one()
-
-    def halt(self, reason: str) -> None:
-        """Start nothing new: what waits, and what is found from now on, is skipped."""
-        with self._lock:
-            self._halted = self._halted or reason
-            hosts = list(self._waiting)
-        for host in hosts:
-            self._start(host)
-
-    def _start(self, host: str) -> None:
-        while True:
-            with self._lock:
-                waiting = self._waiting[host]
-                reason = self._halted
-                if not waiting or (not reason and self._running[host] >= self._images):
-                    return
-                finding = waiting.popleft()
-                self._running[host] += 1
-                self._in_work.add(finding)
-            if reason:
-                if self._take(finding):
-                    self._results.skipped(finding, reason)
-                self._let_go(finding.reading)
-                self._ended(host)
-            else:
-                watch = self._manager.spawn(self._copy(finding), name=f"copy {finding.name}")
-                watch.on_done(partial(self._copy_ended, finding))
-
-    def _copy_ended(self, finding: Finding, watch: Watch[None]) -> None:
-        if watch.error is not None and self._take(finding):
-            # Failures of the image were told by the task itself; this is a bug, or a stop before it began.
-            if isinstance(watch.error, MirrorError):
-                self._results.failed(finding, watch.error, Tally())
-            else:
-                self._results.crashed(finding, watch.error)
-        self._let_go(finding.reading)
-        host = finding.target.place.host
-        self._ended(host)
-        self._start(host)
-
-    def _take(self, finding: Finding) -> bool:
-        """Whether the caller is the one to tell of it: each finding in work is told of once."""
-        with self._lock:
-            mine = finding in self._in_work
-            self._in_work.discard(finding)
-            return mine
-
-    def give_up(self, reason: str) -> None:
-        """Tell of what is still in work as called off: its threads may hang."""
-        with self._lock:
-            left = list(self._in_work)
-        for finding in left:
-            if self._take(finding):
-                self._results.failed(finding, Cancelled(reason), Tally())
-
-    def _ended(self, host: str) -> None:
-        with self._lock:
-            self._running[host] -= 1
-        self._close_one()
-
-    def _close_one(self) -> None:
-        with self._lock:
-            self._open -= 1
-            last = not self._open
-        if last:
-            self._idle()
-
-    def _let_go(self, reading: Reading) -> None:
-        with self._lock:
-            reading.users -= 1
-            if not reading.users:
-                reading.image = None
-
-    def _failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
-        self._results.failed(finding, error, tally)
-        self._halt_after(error)
-
-    def _halt_after(self, error: MirrorError) -> None:
-        if self._fail_fast and not isinstance(error, Cancelled):
-            self.halt("stopped at the first failure (--fail-fast)")
-
-    # ---- one image to one target
-
-    def _copy(self, finding: Finding) -> Steps[None]:
-        tally = Tally()
-        try:
-            image = yield from self._reader.image(finding.reading)
-            changed = yield from self._bring(finding, image, tally)
-        except MirrorError as error:
-            if self._take(finding):
-                self._failed(finding, error, tally)
-            return
-        if not self._take(finding):
-            return
-        digest = image.graph.root.digest
-        if changed:
-            self._results.copied(finding, digest, tally)
-        else:
-            self._results.up_to_date(finding, digest)
-
-    def _bring(self, finding: Finding, image: Image, tally: Tally) -> Steps[bool]:
-        """Everything under the root, then the root. -> whether anything was missing."""
+    def bring(self, finding: Finding, image: Image, tally: Tally) -> Steps[bool]:
+        """Steps: everything under the root, then the root. -> whether anything was missing. Raises as the stores do."""
         place = finding.target.place
-        if finding.may_have and not self._deep:
+        if finding.may_have and not self._certain:
             digests = image.graph.members()
             yield self._aside(lambda: self._inventory.ask_hints(place, digests))
         try:
-            return (yield from self._push(finding, image, tally, certain=self._deep))
+            return (yield from self._push(finding, image, tally, certain=self._certain))
         except RemoteError as error:
             if error.code != "blob_missing":
                 raise

@@ -20,16 +20,18 @@ from tests.tool import MirrorTool  # noqa: E402
 
 RegistryFactory = Callable[..., RealRegistry]
 ScriptedFactory = Callable[..., ScriptedRegistry]
+_STARTED = pytest.StashKey[list[RealRegistry | ScriptedRegistry]]()
 
 
 @pytest.fixture
-def registry_factory(tmp_path: Path) -> Iterator[RegistryFactory]:
+def registry_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RegistryFactory]:
     """Start real registries; arguments are those of `RealRegistry` after its folder. They end with the test."""
     numbers = itertools.count(1)
     with ExitStack() as stack:
 
         def start(name: str = "", **options: Any) -> RealRegistry:
             registry = RealRegistry(tmp_path / "registries", name or f"registry-{next(numbers)}", **options)
+            _started(request).append(registry)
             return stack.enter_context(registry)
 
         yield start
@@ -48,13 +50,15 @@ def target(registry_factory: RegistryFactory) -> RealRegistry:
 
 
 @pytest.fixture
-def scripted() -> Iterator[ScriptedFactory]:
+def scripted(request: pytest.FixtureRequest) -> Iterator[ScriptedFactory]:
     """Start scripted registries; arguments are those of `ScriptedRegistry`. They end with the test."""
     numbers = itertools.count(1)
     with ExitStack() as stack:
 
         def start(name: str = "", **options: Any) -> ScriptedRegistry:
-            return stack.enter_context(ScriptedRegistry(name or f"scripted-{next(numbers)}", **options))
+            registry = stack.enter_context(ScriptedRegistry(name or f"scripted-{next(numbers)}", **options))
+            _started(request).append(registry)
+            return registry
 
         yield start
 
@@ -72,14 +76,21 @@ def mirror_run(tmp_path: Path) -> Iterator[MirrorTool]:
         yield tool
 
 
+def _started(request: pytest.FixtureRequest) -> list[RealRegistry | ScriptedRegistry]:
+    """The registries that a test has started."""
+    return request.node.stash.setdefault(_STARTED, [])  # type: ignore[no-any-return]  # a node is Any to pytest
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failure shows every run of the tool and what the registries were asked: it can be judged without a rerun."""
     report = yield
-    if report.failed:
-        for thing in getattr(item, "funcargs", {}).values():
-            if isinstance(thing, MirrorTool):
-                report.sections += [(f"run {number}", str(ran)) for number, ran in enumerate(thing.runs[-6:], 1)]
-            elif isinstance(thing, RealRegistry) and thing.running:
-                report.sections.append((f"{thing.name} ({thing.host}) was asked", str(dict(thing.counts()))))
+    if report.failed and report.when == "call":
+        tools = [thing for thing in getattr(item, "funcargs", {}).values() if isinstance(thing, MirrorTool)]
+        for tool in tools:
+            report.sections += [(f"run {number}", str(ran)) for number, ran in enumerate(tool.runs[-6:], 1)]
+        for registry in item.stash.get(_STARTED, []):
+            seen = registry.read_log() if isinstance(registry, RealRegistry) else registry.requests()
+            asked = [f"{request.status} {request.method} {request.path}" for request in seen]
+            report.sections.append((f"{registry.name} ({registry.host}) was asked", "\n".join(asked[-60:])))
     return report

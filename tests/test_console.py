@@ -52,3 +52,12 @@ def test_lines_go_through_a_live_display_while_there_is_one() -> None:
         console.line("during\x1b")
     console.line("after")
     assert (["during\\x1b"], "after\n") == (shown, said.getvalue())
+
+
+def test_a_console_without_a_stream_is_silent() -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    stream.close()
+    console.line("closed before it was used")
+    assert not console.is_terminal
+    assert 0 == console.dropped

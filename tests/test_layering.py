@@ -27,6 +27,8 @@ LAYERS = (
         "preview",
         "findings",
         "reading",
+        "publish",
+        "agenda",
         "sync",
         "tally",
         "verify",

@@ -19,17 +19,19 @@ from urllib.parse import quote
 import yaml
 
 from tests.registries.certificates import Authority
-from tests.registries.client import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 _KEPT = ("PATH", "LANG", "LC_ALL", "COVERAGE_PROCESS_START", "COVERAGE_FILE")
 _NOT_FOR_USERS = ("Traceback (most recent call last)", "Exception ignored", "Warning:")
 
 
-class Configured(Registry, Protocol):
-    """A registry of which a config file must say how it is reached."""
+class Configured(Protocol):
+    """What a config file must say how to reach: a registry, a `Front` or a `Pipe`."""
 
     tls: Authority | None
+
+    @property
+    def host(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,15 +95,20 @@ class Upload:
         try:
             answer = self._stream("PUT", where, body, sent, {200, 201, 202, 204})
         except RemoteError as error:
-            raise self._learn(error, sent.bytes) from error
+            raise self._learn(error, sent.bytes, whole=True) from error
         self._proven(answer, work)
 
-    def _learn(self, error: RemoteError, sent: int) -> MirrorError:
-        """What a failed upload says about the host; -> the error, retryable where another way is left to try."""
+    def _learn(self, error: RemoteError, sent: int, *, whole: bool = False, chunk: int = 0) -> MirrorError:
+        """What a failed upload says about the host; -> the error, retryable where another way is left to try.
+
+        whole: it was sent in one request; chunk: or in chunks of so many bytes. Uploads beside this one may have
+        learned the same in the meantime, so what counts is what was tried here."""
         self._lost = self._lost or error.status in (404, 416)
         if error.status == 413:
-            smaller = self._habits.chunk // 2 if self._habits.chunk else LARGEST_CHUNK
-            if smaller >= SMALLEST_CHUNK and (self._blob.size or 0) > smaller:
+            smaller = min(chunk // 2 or LARGEST_CHUNK, self._habits.chunk or LARGEST_CHUNK)
+            while smaller >= (self._blob.size or 1):
+                smaller //= 2
+            if smaller >= SMALLEST_CHUNK:
                 self._habits.chunk = smaller
                 return self._again(error, f"in chunks of {smaller >> 20} MiB")
             return RemoteError(
@@ -113,7 +118,7 @@ class Upload:
             )
         if error.retryable and sent >= CHUNK_AFTER and not self._habits.chunk:
             self._habits.chunk = max(LARGEST_CHUNK, self._least)
-        if error.status in _NOT_IN_ONE and not self._habits.patch and error.registry_code != "DIGEST_INVALID":
+        if whole and error.status in _NOT_IN_ONE and error.registry_code != "DIGEST_INVALID":
             self._habits.patch = True
             return self._again(error, "with a PATCH")
         if error.status in (404, 416):
@@ -160,7 +165,7 @@ class Upload:
             "PUT",
             with_query(self._where, "digest", self._blob.digest),
             work.once(),
-            kind="upload",
+            kind="blob",
             scopes=self._scopes,
             expect={200, 201, 202, 204},
         )
@@ -185,7 +190,7 @@ class Upload:
                 answer = self._send_chunk("PUT", where, reader, size, work=work, last=True)
             self._proven(answer, work)
         except RemoteError as error:
-            raise self._learn(error, 0) from error
+            raise self._learn(error, 0, chunk=chunk) from error
 
     def _send_chunk(
         self, method: str, where: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
@@ -195,7 +200,7 @@ class Upload:
             method,
             where,
             work,
-            kind="upload",
+            kind="blob",
             scopes=self._scopes,
             headers=(("Content-Range", f"{self._answered}-{end - 1}"), ("Content-Type", "application/octet-stream")),
             length=length,
@@ -236,7 +241,7 @@ class Upload:
                 method,
                 where,
                 sent.work,
-                kind="upload",
+                kind="blob",
                 scopes=self._scopes,
                 headers=(("Content-Type", "application/octet-stream"),),
                 length=size,

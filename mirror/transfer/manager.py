@@ -106,7 +106,8 @@ class Manager(AbstractContextManager["Manager"]):
 
     def detached(self, run: Callable[[Work], object], *, needs: Sequence[str], policy: Policy | None = None) -> None:
         """A transfer that nobody waits for, and that only a stop calls off. A MirrorError that it raises is lost."""
-        self.transfer(object(), run, needs=needs, policy=policy).on_done(_complain)
+        watch = self.transfer(object(), run, needs=needs, policy=policy)
+        watch.on_done(lambda watch: self._hub.run([partial(_complain, watch)]))
 
     def hold(self, permit: str) -> Watch[Hold]:
         """A permit of which one unit is held without a thread, until the Hold or its watch is released."""

@@ -114,6 +114,10 @@ class Inventory:
         with self._lock:
             return next((path for path in self._holders[place.host, digest] if path != place.path), None)
 
+    def siblings(self, place: Place) -> list[Place]:
+        """The other repositories of that host that may be mounted from."""
+        return [Place(place.host, path) for path in sorted(self._mountable.get(place.host, ())) if path != place.path]
+
     def mounted(self, place: Place) -> None:
         with self._lock:
             self._mounts[place.host] += 1

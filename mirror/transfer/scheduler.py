@@ -140,7 +140,7 @@ class Scheduler:
         changed = self._permit(permit)
         starts: list[int] = []
         changed.capacity = capacity
-        self._admit((changed, *(lane.own for lane in list(changed.wanted))), starts)
+        self._admit((changed,), starts)
         return starts
 
     def tick(self, now: float) -> list[int]:

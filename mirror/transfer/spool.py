@@ -45,10 +45,10 @@ class SpoolFile:
 
     def fill(self, body: BlobReader, work: Work) -> None:
         """Write `body`, from its beginning to its proven end: then it is complete. Raises as that does, LocalError."""
-        self._note(0, writing=True)
         done = False
         try:
             with translated(self.path), self.path.open("wb", buffering=0) as out:
+                self._note(0, writing=True)
                 buffer = memoryview(bytearray(BUFFER))
                 while count := body.readinto(buffer):
                     _write(out.fileno(), buffer[:count])
@@ -130,8 +130,10 @@ class Spool:
         blobs = self._directory / "blobs"
         with translated(self._directory):
             shutil.rmtree(blobs, ignore_errors=True)
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            blobs.mkdir(mode=0o700)
             for algorithm in ("sha256", "sha512"):
-                (blobs / algorithm).mkdir(mode=0o700, parents=True, exist_ok=True)
+                (blobs / algorithm).mkdir(mode=0o700)
             if self._limit is None:
                 self._limit = shutil.disk_usage(self._directory).free // 2
         self._ready = True

@@ -41,9 +41,7 @@ def test_a_target_that_swallows_everything_holds_nobody_up(
     assert ran.seconds < 30
 
 
-def test_a_target_that_goes_silent_half_way_holds_nobody_up(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_a_target_that_goes_silent_half_way_holds_nobody_up(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, well, ill = scripted("source"), scripted("well"), scripted("ill")
     graph = Graph("half-way")
     for number in range(30):
@@ -123,7 +121,7 @@ def test_two_hosts_that_copy_to_each_other_with_one_slot_each_do_not_wait_for_ea
 def test_a_spool_that_holds_one_blob_serves_three_targets(
     source: RealRegistry, registry_factory: RegistryFactory, mirror_run: MirrorTool
 ) -> None:
-    seed(source, "app", images=4, index=True, layer_size=200_000)
+    seed(source, "app", images=2, layers=2, layer_size=200_000)
     targets = [registry_factory(f"target-{number}") for number in range(3)]
     mirrors = [{"source": f"{source.host}/app", "targets": [f"{target.host}/app" for target in targets]}]
     mirror_run.config(mirrors, source, *targets, **{"spool-max": "300 KiB"})

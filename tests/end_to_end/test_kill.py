@@ -217,7 +217,10 @@ def test_the_spool_of_a_killed_run_is_swept(
     spool = tmp_path / "spool"
     with Front(targets[0].port) as front:
         mirrors = [
-            {"source": f"{setting.source.host}/{name}", "targets": [f"{front.host}/{name}", f"{targets[1].host}/{name}"]}
+            {
+                "source": f"{setting.source.host}/{name}",
+                "targets": [f"{front.host}/{name}", f"{targets[1].host}/{name}"],
+            }
             for name in setting.seeded.repositories
         ]
         plain = {"registries": {front.host: {"plain-http": True}}}

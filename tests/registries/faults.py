@@ -73,6 +73,11 @@ class Fault:
         return self.reset and self.cut_after is None and self.cut_head_after is None and self.raw is None
 
     @property
+    def lingers(self) -> bool:
+        """Whether the reply goes out slowly."""
+        return bool(self.informational or self.drip or self.drip_head) or self.stall_after is not None
+
+    @property
     def carries_out(self) -> bool:
         """Whether the registry does what was asked."""
         if self.after:

@@ -15,7 +15,7 @@ from tests.registries.exchange import Headers
 class Logged:
     """One request. status: of the reply; 0 where none was begun. body_length, size: bytes received and sent.
 
-    connection: its number, from 1. time: `time.monotonic` at its first line. ended: when the reply was out."""
+    connection: its number, from 1. time: `time.monotonic` at its first line. ended: just before the reply was out."""
 
     method: str
     path: str
@@ -60,10 +60,13 @@ class Journal:
         return logged
 
     def end(self, logged: Logged) -> None:
+        """No longer in flight. Said just before the last bytes go out: who has them may ask again at once, and would
+        count twice. May be called again."""
         with self._changed:
-            logged.ended = time.monotonic()
-            self._flying -= 0 if logged.ours else 1
-            self._changed.notify_all()
+            if not logged.ended:
+                logged.ended = time.monotonic()
+                self._flying -= 0 if logged.ours else 1
+                self._changed.notify_all()
 
     def mark(self) -> None:
         """Requests before this moment no longer count."""

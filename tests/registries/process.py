@@ -162,6 +162,10 @@ class RegistryProcess(ABC):
     def requests(self) -> list[Seen]:
         """Everything asked since `mark`, but for our own requests, in the order in which it was answered."""
         self.settle()
+        return self.read_log()
+
+    def read_log(self) -> list[Seen]:
+        """The same, of what is in the log by now: asks nothing, so it may lack the latest."""
         with self.log.open("rb") as lines:
             lines.seek(self._offset)
             read = [self.line(line.decode(errors="replace")) for line in lines]

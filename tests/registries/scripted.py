@@ -219,6 +219,7 @@ class ScriptedRegistry:
         if incoming.expects_continue:
             sender.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         request = self._whole(incoming, target, logged.connection, fault)
+        logged.body_length = incoming.received
         if fault and fault.cut_request_after is not None:
             return sender.cut(fault)
         if fault:
@@ -230,6 +231,8 @@ class ScriptedRegistry:
         bodiless = incoming.method == "HEAD"
         if not (fault and fault.says_nothing):
             logged.status, logged.size = reply.status, 0 if bodiless else len(reply.body)
+        if not (fault and fault.lingers):
+            self.journal.end(logged)
         again = sender.send(reply, bodiless=bodiless, fault=fault)
         return again and incoming.keeps_alive and not _closes(reply)
 

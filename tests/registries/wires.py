@@ -14,7 +14,7 @@ from tests.registries.access import classify
 from tests.registries.certificates import Authority
 from tests.registries.exchange import Headers, Hook, Reply, Request
 from tests.registries.http1 import Incoming, head_bytes, read_request, reader_of
-from tests.registries.journal import Journal
+from tests.registries.journal import Journal, Logged
 from tests.registries.listener import Listener, abort, close
 
 _BLOCK = 1 << 14
@@ -26,10 +26,13 @@ class Pipe:
     """A TCP relay to a port of 127.0.0.1. Use with `with`.
 
     rate: bytes a second, of all connections and both directions together; None: as fast as it goes. first: the first
-    bytes that each connection brought; a connection that brought none has b""."""
+    bytes that each connection brought; a connection that brought none has b"". tls: whose certificate the registry
+    behind shows, for config files; bytes pass as they are."""
 
-    def __init__(self, port: int, *, rate: float | None = None, address: str = "127.0.0.1") -> None:
-        self.upstream, self.rate = port, rate
+    def __init__(
+        self, port: int, *, rate: float | None = None, address: str = "127.0.0.1", tls: Authority | None = None
+    ) -> None:
+        self.upstream, self.rate, self.tls = port, rate, tls
         self.first: list[bytes] = []
         self.moved = 0  # bytes, both ways
         self._lock, self._next = threading.Lock(), 0.0
@@ -171,7 +174,7 @@ class Front:
                     target = classify(incoming.method, incoming.target)
                     entry = self.journal.begin(target, incoming.method, incoming.target, incoming.headers, number)
                     try:
-                        again, entry.status = self._exchange(client, server, incoming, number)
+                        again = self._exchange(client, server, incoming, entry)
                     except http.client.HTTPException:
                         return  # the registry went away: so do we
                     finally:
@@ -183,34 +186,57 @@ class Front:
             server.close()
 
     def _exchange(
-        self, client: socket.socket, server: http.client.HTTPConnection, incoming: Incoming, number: int
-    ) -> tuple[bool, int]:
-        """One request. -> whether the connection can be used again, and the status."""
-        target = classify(incoming.method, incoming.target)
+        self, client: socket.socket, server: http.client.HTTPConnection, incoming: Incoming, entry: Logged
+    ) -> bool:
+        """One request. -> whether the connection can be used again"""
         request = Request(
             incoming.method,
             incoming.target,
             incoming.headers,
-            kind=target.kind,
-            repository=target.repository,
-            reference=target.reference,
-            connection=number,
+            kind=entry.kind,
+            repository=entry.repository,
+            reference=entry.reference,
+            connection=entry.connection,
         )
         if incoming.expects_continue:
             client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        bodiless = incoming.method == "HEAD"
         if self.hook and (reply := self.hook(request)):
             for _ in incoming.body():
                 pass
-            client.sendall(head_bytes(reply) + (b"" if bodiless else reply.body))
-            return incoming.keeps_alive, reply.status
+            return self._answer(client, incoming, entry, reply)
         response = _forward(server, incoming)
         headers = [(name, value) for name, value in response.getheaders() if name.lower() not in _HOPS]
         if self.alter:
             reply = self.alter(request, Reply(response.status, headers, response.read()))
-            client.sendall(head_bytes(reply) + (b"" if bodiless else reply.body))
-            return incoming.keeps_alive, reply.status
-        return _relay(client, response, headers, bodiless=bodiless) and incoming.keeps_alive, response.status
+            return self._answer(client, incoming, entry, reply)
+        entry.body_length, entry.status = incoming.received, response.status
+        return self._relay(client, response, headers, entry) and incoming.keeps_alive
+
+    def _answer(self, client: socket.socket, incoming: Incoming, entry: Logged, reply: Reply) -> bool:
+        """Send a reply of our own."""
+        body = b"" if incoming.method == "HEAD" else reply.body
+        entry.body_length, entry.status, entry.size = incoming.received, reply.status, len(body)
+        self.journal.end(entry)
+        client.sendall(head_bytes(reply) + body)
+        return incoming.keeps_alive
+
+    def _relay(
+        self, client: socket.socket, response: http.client.HTTPResponse, headers: Headers, entry: Logged
+    ) -> bool:
+        """Send a reply on as it comes. -> whether its end is known without closing"""
+        bare = entry.method == "HEAD" or response.status in (204, 304)
+        known = bare or response.getheader("Content-Length") is not None
+        sent = headers if known else [*headers, ("Connection", "close")]
+        last = head_bytes(Reply(response.status, sent, length=False, reason=response.reason))
+        while piece := response.read(1 << 16):
+            entry.size += len(piece)
+            client.sendall(last)
+            last = piece
+        self.journal.end(entry)
+        client.sendall(last)
+        if not known:
+            close(client)
+        return known
 
 
 def _forward(server: http.client.HTTPConnection, incoming: Incoming) -> http.client.HTTPResponse:
@@ -232,16 +258,3 @@ def _pieces(incoming: Incoming, *, chunked: bool) -> Iterator[bytes]:
         yield b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece
     if chunked:
         yield b"0\r\n\r\n"
-
-
-def _relay(client: socket.socket, response: http.client.HTTPResponse, headers: Headers, *, bodiless: bool) -> bool:
-    """Send a reply on as it comes. -> whether its end is known without closing."""
-    bare = bodiless or response.status in (204, 304)
-    known = bare or response.getheader("Content-Length") is not None
-    sent = headers if known else [*headers, ("Connection", "close")]
-    client.sendall(head_bytes(Reply(response.status, sent, length=False, reason=response.reason)))
-    while piece := response.read(1 << 16):
-        client.sendall(piece)
-    if not known:
-        close(client)
-    return known

@@ -49,7 +49,9 @@ def test_a_path_of_ours_is_clean(target: str) -> None:
 
 
 def test_a_destination_is_told_without_its_query() -> None:
-    assert "https://reg.example.com/v2/a" == str(trust_of().own("/v2/a?token=secret"))
+    destination = trust_of().own("/v2/a?token=secret")
+    assert "https://reg.example.com/v2/a" == str(destination)
+    assert "Destination(https://reg.example.com/v2/a)" == repr(destination)
 
 
 # What an upload may go on at: (Location, where that is, with credentials).

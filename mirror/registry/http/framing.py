@@ -22,6 +22,8 @@ _LARGEST = 1 << 63  # bytes: no length beyond it is meant seriously
 class TooBig(RemoteError):
     """A small answer, a manifest or a page, is bigger than we read."""
 
+    code = "manifest_too_big"
+
 
 def read_head(connection: Connection) -> Head:
     """The next final head. Interim ones (1xx) are passed over, within the time of the pace.

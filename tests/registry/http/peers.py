@@ -30,7 +30,6 @@ class Talk:
     """One connection, seen from the peer."""
 
     sock: socket.socket
-    number: int
     peer: Peer
     _rest: bytes = field(default=b"")
 
@@ -193,11 +192,11 @@ class Peer:
                 return
             self._sockets.append(sock)
             self.connections += 1
-            thread = threading.Thread(target=self._serve, args=(sock, self.connections), name="peer-serve")
+            thread = threading.Thread(target=self._serve, args=(sock,), name="peer-serve")
             thread.start()
             self._threads.append(thread)
 
-    def _serve(self, sock: socket.socket, number: int) -> None:
+    def _serve(self, sock: socket.socket) -> None:
         with contextlib.ExitStack() as stack:
             stack.callback(sock.close)
             if self._tls is not None:
@@ -207,7 +206,7 @@ class Peer:
                     return
                 self._sockets.append(sock)
                 stack.callback(sock.close)
-            self._script(Talk(sock, number, self))
+            self._script(Talk(sock, self))
 
 
 @contextlib.contextmanager

@@ -1,15 +1,20 @@
-"""Short ways to a session with a peer of peers.py."""
+"""Short ways to a session with a peer of peers.py, and to what tests do with it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
 from typing import Any
 
 from mirror.backoff import Policy
 from mirror.limits import Limits, Stop, Work
-from mirror.registry.session import Session
-from mirror.registry.settings import HostSettings
-from tests.registry.http.peers import Peer
+from mirror.registry.scopes import Scope, pull
+from mirror.registry.session import Answer, Session
+from mirror.registry.settings import HostSettings, Tls
+from tests.registry.http.peers import Peer, Script, Talk
 
 QUICK = Policy(attempts=3, base=0.001, cap=0.001)
 _SETTINGS = {field.name for field in dataclasses.fields(HostSettings)}
@@ -25,3 +30,84 @@ def session_with(peer: Peer | str, *, limits: Limits | None = None, **options: A
 
 def work(*, retries: bool = True) -> Work:
     return Work(Stop(), retries=retries)
+
+
+SCOPES = pull("a/b")
+
+
+class Keys:
+    """An Authorizer with a list of values; `challenged` moves on to the next one."""
+
+    def __init__(self, *values: str | None) -> None:
+        self.values = list(values)
+        self.challenges: list[tuple[list[str], str | None]] = []
+        self.accepted_scopes: list[tuple[Scope, ...]] = []
+        self.abandonments = 0
+
+    def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
+        return self.values[0]
+
+    def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
+        self.challenges.append((list(challenges), sent))
+        if len(self.values) > 1:
+            del self.values[0]
+
+    def accepted(self, scopes: tuple[Scope, ...]) -> None:
+        self.accepted_scopes.append(scopes)
+
+    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+        self.abandonments += 1
+
+
+def get(session: Session, where: Any = "/v2/a/b/tags/list", *, retries: bool = True, **options: Any) -> Answer:
+    options = {"kind": "tags", "expect": {200}, **options}
+    return session.call(options.pop("method", "GET"), where, options.pop("work", work(retries=retries)), **options)
+
+
+def read_all(session: Session, where: Any = "/v2/a/b/blobs/x", **options: Any) -> bytes:
+    data, view = bytearray(), memoryview(bytearray(1 << 16))
+    with session.stream(where, options.pop("work", work()), kind="blob", **options) as stream:
+        while count := stream.readinto(view):
+            data += view[:count]
+    return bytes(data)
+
+
+@contextlib.contextmanager
+def stopped_soon(peer: Peer, when: Callable[[], bool]) -> Iterator[Work]:
+    """Work that is stopped, from another thread, once the peer has got so far."""
+    stop = Stop()
+
+    def wait() -> None:
+        peer.wait_for(when)
+        stop.request("a signal")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    begun = monotonic()
+    yield Work(stop)
+    thread.join()
+    assert monotonic() - begun < 2
+
+
+def hanging(first: bytes) -> Script:
+    """Say `first`, tell, and then nothing until the client is gone."""
+
+    def script(talk: Talk) -> None:
+        talk.head()
+        talk.say(first)
+        talk.peer.note(lambda: talk.peer.requests.append(None))  # type: ignore[arg-type]
+        talk.until_gone()
+
+    return script
+
+
+def trusting(authority: Any, **more: Any) -> Tls:
+    return Tls(ca=authority.ca, **more)
+
+
+def led_to(place: Callable[[], str], status: str = "307 Temporary Redirect") -> Script:
+    def script(talk: Talk) -> None:
+        while talk.request() is not None:
+            talk.answer(status, b"moved", f"Location: {place()}")
+
+    return script

@@ -11,7 +11,6 @@ import pytest
 from mirror.errors import NetworkError, RateLimited, Refused, RemoteError
 from mirror.limits import Limits
 from mirror.registry.session import TooBig
-from mirror.registry.trust import Destination
 from tests.registry.http.peers import Peer, answers, peers, whole
 from tests.registry.http.sessions import session_with, work
 
@@ -112,13 +111,13 @@ def test_other_redirects_are_not_followed(
 
 
 def test_an_answer_is_bounded_and_whole() -> None:
-    with Peer(answers(whole("200 OK", b"x" * 70_000), whole("200 OK", b"abc")[:-1])) as peer:
-        with session_with(peer, idle_timeout=0.2) as session:
-            realm: Destination = session.trust.realm("/token")
-            with pytest.raises(TooBig):
-                session.one_off("GET", realm, work=work())
-            with pytest.raises(NetworkError):
-                session.one_off("GET", realm, work=work(retries=False))
+    script = answers(whole("200 OK", b"x" * 70_000), whole("200 OK", b"abc")[:-1])
+    with Peer(script) as peer, session_with(peer, idle_timeout=0.2) as session:
+        realm = session.trust.realm("/token")
+        with pytest.raises(TooBig):
+            session.one_off("GET", realm, work=work())
+        with pytest.raises(NetworkError):
+            session.one_off("GET", realm, work=work(retries=False))
 
 
 def test_a_token_service_elsewhere_is_counted_and_paused_under_its_own_name() -> None:

@@ -1,0 +1,157 @@
+"""Bad configurations, as one meets them on the command line: refused with a place and a remedy, nobody is contacted."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mirror.cli import main
+from tests.corpus.configs import CANARY, CASES, Case
+from tests.registries.listener import Listener
+from tests.tool import MirrorTool
+
+COMMANDS = ("sync", "plan", "verify", "validate")
+HOSTS = ("a.example.com", "b.example.com")
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    """A port at which nobody may knock."""
+
+    def serve(connection: socket.socket, number: int) -> None:
+        connection.recv(1)
+
+    listening = Listener(serve, name="nobody")
+    yield listening
+    listening.stop()
+
+
+def _write(case: Case, folder: Path) -> Path:
+    for name, content in {"mirror.yaml": case.text, **case.files}.items():
+        data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+        (folder / name).write_bytes(data)
+    return folder / "mirror.yaml"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_bad_configuration_is_refused_at_its_place_with_a_remedy(
+    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No request is made: the guards of all tests would see a look-up of any of these hosts."""
+    path = _write(case, tmp_path)
+    assert 2 == main(["validate", str(path)])
+    said = capsys.readouterr()
+    assert "" == said.out
+    if case.at:
+        assert f"{path}:{case.at}: " in said.err
+    for words in case.says:
+        assert words in said.err
+    assert CANARY not in said.err
+    assert [] == re.findall(r"[\x00-\x09\x0b-\x1f\x7f]", said.err)
+    assert 2 == main(["sync", str(path)])
+    assert said.err == capsys.readouterr().err
+    assert {path.name, *case.files} == {entry.name for entry in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("case", CASES[5 :: len(CASES) // 8], ids=lambda case: case.id)
+def test_every_command_refuses_it_before_anybody_is_asked(
+    case: Case, listener: Listener, mirror_run: MirrorTool
+) -> None:
+    text = case.text if isinstance(case.text, bytes) else case.text.encode()
+    for number, host in enumerate(HOSTS):
+        text = text.replace(host.encode(), f"127.0.0.{number + 1}:{listener.port}".encode())
+    path = _write(Case(case.id, text, case.at, case.says, case.files), mirror_run.folder)
+    for command in ("sync", "plan"):
+        ran = mirror_run(command, path)
+        assert 2 == ran.code
+        assert "" == ran.out
+        assert ran.err.startswith("mirror: ")
+        assert CANARY not in ran.err
+    assert 0 == listener.accepted
+    assert not mirror_run.state.exists()
+
+
+def test_all_errors_of_a_file_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mirror.yaml"
+    path.write_text(
+        "version: 1\n"
+        "parallel: {uploads: many}\n"
+        "mirrors:\n"
+        "- source: a.example.com/app\n"
+        "  tragets: [b.example.com/app]\n"
+        "- source: a.example.com/App\n"
+        "  targets: [b.example.com/app]\n"
+    )
+    assert 2 == main(["sync", str(path)])
+    said = capsys.readouterr().err
+    places = [f"{path}:{line}:" for line in (2, 5, 6)]
+    assert places == [place for place in places if place in said]
+    assert 'did you mean "targets"?' in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["sink"],
+        ["sync"],
+        ["sync", "{config}", "--sharp"],
+        ["sync", "{config}", "--shard", "4/4"],
+        ["sync", "{config}", "--shard", "x"],
+        ["sync", "{config}", "--lock-wait", "soon"],
+        ["sync", "{config}", "--progress", "loud"],
+        ["sync", "{config}", "-v", "-q"],
+        ["sync", "{config}", "{config}"],
+        ["sync", "{config}", "--only-from", "{config}.none"],
+        ["sync", "{config}", "--base", "inventory.json"],
+        ["verify", "{config}", "--dry-run"],
+        ["bundle", "list", "x.tar"],
+        ["inventory", "{config}"],
+        ["serve", "."],
+        ["prune", "{config}"],
+        ["convert", "--from", "regsync", "x"],
+        ["validate", "/nonexistent/mirror.yaml"],
+        ["validate", "{folder}"],
+    ],
+    ids=" ".join,
+)
+def test_a_usage_error_exits_2_in_one_line_or_few(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], listener: Listener
+) -> None:
+    path = tmp_path / "mirror.yaml"
+    host = f"127.0.0.1:{listener.port}"
+    path.write_text(
+        f"version: 1\nstate: {tmp_path}/state\nregistries: {{'{host}': {{plain-http: true}}}}\n"
+        f"mirrors: [{{source: {host}/a, targets: [{host}/b]}}]\n"
+    )
+    filled = [argument.format(config=path, folder=tmp_path) for argument in arguments]
+    assert 2 == main(filled)
+    said = capsys.readouterr()
+    assert "" == said.out
+    assert said.err.startswith("mirror: ")
+    assert len(said.err.splitlines()) <= 3
+    assert 0 == listener.accepted
+
+
+def test_a_missing_secret_is_found_before_anybody_is_asked(listener: Listener, mirror_run: MirrorTool) -> None:
+    host = f"127.0.0.1:{listener.port}"
+    secret = {"plain-http": True, "username": "acme", "password": {"env": "NO_SUCH_SECRET"}}
+    mirrors = [{"source": f"{host}/a", "targets": [f"{host}/b"]}]
+    mirror_run.config(mirrors, registries={host: secret})
+    for command in COMMANDS:
+        ran = mirror_run(command, mirror_run.config_file)
+        assert 2 == ran.code
+        assert "NO_SUCH_SECRET" in ran.err
+    assert 0 == listener.accepted
+
+
+def test_a_good_configuration_is_valid_and_nobody_is_asked(listener: Listener, mirror_run: MirrorTool) -> None:
+    host = f"127.0.0.1:{listener.port}"
+    mirror_run.config([{"source": f"{host}/a", "targets": [f"{host}/b"]}], registries={host: {"plain-http": True}})
+    ran = mirror_run("validate", mirror_run.config_file)
+    assert (0, "") == (ran.code, ran.err)
+    assert 0 == listener.accepted

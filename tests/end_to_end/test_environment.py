@@ -1,0 +1,124 @@
+"""Where the tool runs: cron's environment, no home, a state directory that others could write to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.oracle import assert_equal
+from tests.registries.real import RealRegistry
+from tests.seeding import seed
+from tests.tool import ROOT, MirrorTool
+
+# What an installed program has by itself and one that is run from its checkout needs to be told.
+BARE = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def ready(source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool) -> MirrorTool:
+    """A configuration with something to do."""
+    seed(source, "app", images=1, index=True)
+    mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/app"]}], source, target)
+    return mirror_run
+
+
+def test_an_empty_environment_is_enough(ready: MirrorTool, source: RealRegistry, target: RealRegistry) -> None:
+    """`env -i PATH=$PATH mirror sync ...`, as cron has it."""
+    command = ["env", "-i", *(f"{name}={value}" for name, value in BARE.items())]
+    command += [sys.executable, "-m", "mirror", "sync", str(ready.config_file)]
+    ran = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    assert (0, "") == (ran.returncode, ran.stderr)
+    assert_equal(source, "app", target)
+    assert {"copied"} == set(ready.results().values())
+
+
+def _without_state(tool: MirrorTool) -> None:
+    lines = tool.config_file.read_text().splitlines(keepends=True)
+    tool.config_file.write_text("".join(line for line in lines if not line.startswith("state:")))
+
+
+def test_without_a_home_the_user_s_own_is_taken(ready: MirrorTool, source: RealRegistry, target: RealRegistry) -> None:
+    _without_state(ready)
+    state = ready.folder / "xdg"
+    ran = ready.sync(only_environment={**BARE, "XDG_STATE_HOME": str(state)})
+    assert_equal(source, "app", target)
+    assert "" == ran.err
+    assert 1 == len(list(state.rglob("report.json")))
+
+
+def test_a_home_that_cannot_be_used_is_local_trouble_that_names_the_key(
+    ready: MirrorTool, target: RealRegistry
+) -> None:
+    _without_state(ready)
+    ran = ready.sync(expect=4, only_environment={**BARE, "HOME": "/proc/nobody"})
+    assert "`state`" in ran.err
+    assert [] == target.requests()
+
+
+def test_a_state_directory_that_all_may_write_to_is_refused(ready: MirrorTool, target: RealRegistry) -> None:
+    ready.state.mkdir()
+    ready.state.chmod(0o777)
+    ran = ready.sync(expect=4)
+    assert str(ready.state) in ran.err
+    assert [] == target.requests()
+
+
+def test_a_state_directory_that_is_a_link_is_refused(ready: MirrorTool, target: RealRegistry, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    ready.state.symlink_to(tmp_path / "elsewhere")
+    ran = ready.sync(expect=4)
+    assert str(ready.state) in ran.err
+    assert [] == target.requests()
+    assert [] == list((tmp_path / "elsewhere").iterdir())
+
+
+def test_what_the_run_writes_is_for_its_user_alone(ready: MirrorTool) -> None:
+    ready.sync()
+    written = [ready.state, *ready.state.rglob("*")]
+    assert [] == [path.name for path in written if path.stat().st_mode & 0o077]
+
+
+def test_standard_streams_that_are_closed_harm_nobody(
+    ready: MirrorTool, source: RealRegistry, target: RealRegistry
+) -> None:
+    command = 'exec "$0" -m mirror sync "$1" <&- >&- 2>&-'
+    arguments = ["sh", "-c", command, sys.executable, str(ready.config_file)]
+    ran = subprocess.run(arguments, env=ready.environment, timeout=60, check=False)
+    assert 0 == ran.returncode
+    assert_equal(source, "app", target)
+
+
+def test_a_reader_who_has_gone_harms_nobody(ready: MirrorTool, source: RealRegistry, target: RealRegistry) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    arguments = [sys.executable, "-m", "mirror", "sync", str(ready.config_file), "-v"]
+    with os.fdopen(write, "wb") as gone:
+        ran = subprocess.run(arguments, env=ready.environment, stdout=gone, stderr=gone, timeout=60, check=False)
+    assert 0 == ran.returncode
+    assert_equal(source, "app", target)
+    assert 0 == ready.report()["exit"]
+
+
+def test_proxies_and_netrc_of_the_environment_are_not_used(
+    ready: MirrorTool, source: RealRegistry, target: RealRegistry
+) -> None:
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
+    netrc = ready.home / ".netrc"
+    netrc.write_text("machine 127.0.0.1 login stranger password secret-of-netrc\n")
+    netrc.chmod(0o600)
+    ready.sync(environment=proxies)
+    assert_equal(source, "app", target)
+
+
+def test_results_that_nobody_reads_change_no_exit_code(ready: MirrorTool, source: RealRegistry) -> None:
+    source.stop()
+    read, write = os.pipe()
+    os.close(read)
+    arguments = [sys.executable, "-m", "mirror", "sync", str(ready.config_file)]
+    with os.fdopen(write, "wb") as gone:
+        command = subprocess.run(arguments, env=ready.environment, stdout=gone, timeout=60, check=False)
+    assert 1 == command.returncode == ready.report()["exit"]

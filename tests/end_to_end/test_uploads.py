@@ -1,0 +1,221 @@
+"""Targets that take uploads in their own ways: all of them end with the same blobs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from tests.conftest import RegistryFactory, ScriptedFactory
+from tests.end_to_end.worlds import assert_synced, loaded, pair
+from tests.images import OCI_LAYER, Graph
+from tests.registries.certificates import Authority
+from tests.registries.exchange import Reply, Request, error_reply
+from tests.registries.faults import FOREVER
+from tests.registries.wires import Front, Pipe
+from tests.seeding import seed
+from tests.tool import MirrorTool
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("status", [404, 405, 411, 415, 501])
+def test_a_host_that_refuses_one_put_gets_a_patch_and_a_put(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, status: int
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = loaded(source, "v1", "v2", "v3")
+
+    def refuse(request: Request) -> Reply | None:
+        return error_reply(status, "UNSUPPORTED") if request.kind == "PUT upload" and request.body else None
+
+    target.hook = refuse
+    pair(mirror_run, source, target)
+    mirror_run.sync(timeout=60)
+    assert_synced(source, target)
+    refused = target.counts(status=status)["PUT upload"]
+    assert 1 <= refused <= 8, "what a host refuses is remembered"
+    assert len(graph.blobs) <= target.counts()["PATCH upload"] <= len(graph.blobs) + refused
+    assert [] == target.uploads
+
+
+@pytest.mark.parametrize(("limit", "size", "chunk"), [(32, 70, 32), (16, 20, 16), (4, 6, 4)])
+def test_a_proxy_with_a_body_limit_gets_chunks(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, limit: int, size: int, chunk: int
+) -> None:
+    """Sizes in MiB. Several blobs meet the limit at once, and learn of it together."""
+    source, target = scripted("source"), scripted("target", max_body=limit * MIB)
+    graph = Graph("large")
+    layers = [graph.blob(bytes([number]) * size * MIB, OCI_LAYER) for number in range(3)]
+    graph.image("v1", layers=layers)
+    source.load("app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert [True] * 3 == [target.has_blob("app", layer.digest) for layer in layers]
+    lengths = {entry.body_length for entry in target.log if entry.kind == "PATCH upload"}
+    assert {chunk * MIB} == lengths
+    assert [] == target.uploads
+    assert target.counts(status=413)["PUT upload"] <= 3
+
+
+def test_a_proxy_that_takes_almost_nothing_is_named_in_the_hint(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", max_body=5000)
+    loaded(source, size=20_000)
+    pair(mirror_run, source, target)
+    ran = mirror_run.sync(expect=1)
+    assert "client_max_body_size" in ran.text
+    assert {413} == {image["error"]["status"] for image in mirror_run.report()["images"]}
+    assert [] == target.uploads
+
+
+@pytest.mark.parametrize("form", ["path", "url", "prefix"])
+def test_a_location_may_be_a_path_or_a_url_anywhere_on_the_host(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, form: str
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source)
+    if form == "url":
+        target.features.locations = lambda path: target.url + path
+    elif form == "prefix":
+        target.features.upload_prefix = "/artifacts-uploads/"
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert_synced(source, target)
+
+
+def test_a_location_without_tls_behind_a_proxy_with_tls_is_asked_with_tls(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, authority: Authority
+) -> None:
+    """A registry that does not know of the proxy before it says http: what is followed keeps the scheme."""
+    source, behind = scripted("source"), scripted("behind")
+    loaded(source)
+    with Front(int(behind.host.rpartition(":")[2]), tls=authority, name="proxy") as front:
+        behind.features.locations = lambda path: f"http://{front.host}{path}"
+        mirrors = [{"source": f"{source.host}/app", "targets": [f"{front.host}/app"]}]
+        mirror_run.config(mirrors, source, registries={front.host: {"tls": {"ca": str(authority.ca)}}})
+        mirror_run.sync()
+    assert_synced(source, behind)
+
+
+def test_a_token_that_runs_out_during_a_slow_upload_is_renewed(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", bearer=True, users={"acme": "secret-of-acme"})
+    assert target.tokens
+    target.tokens.life = 5
+    loaded(source, "v1", "v2", size=300_000)
+    with Pipe(int(target.host.rpartition(":")[2]), rate=400_000.0) as pipe:
+        target.tokens.realm = f"http://{pipe.host}/auth/token"
+        mirrors = [{"source": f"{source.host}/app", "targets": [f"{pipe.host}/app"]}]
+        login = {"plain-http": True, "username": "acme", "password": {"env": "SECRET"}}
+        mirror_run.config(mirrors, source, registries={pipe.host: login})
+        ran = mirror_run.sync(environment={"SECRET": "secret-of-acme"})
+    assert ran.seconds > 5
+    assert_synced(source, target)
+    assert len(target.tokens.issued) > 1
+    mirror_run.sweep("secret-of-acme", *target.tokens.issued)
+
+
+@pytest.mark.parametrize("how", ["last_scope_only", "one_scope"])
+def test_a_token_service_that_grants_one_scope_costs_mounts_and_nothing_else(
+    registry_factory: RegistryFactory, scripted: ScriptedFactory, mirror_run: MirrorTool, how: str
+) -> None:
+    source = registry_factory("source")
+    target = scripted("target", bearer=True, users={"acme": "secret-of-acme"})
+    assert target.tokens
+    setattr(target.tokens, how, True)
+    seeded = seed(source, "app", repositories=3, images=1, index=True)
+    login = {target.host: {"username": "acme", "password": {"env": "SECRET"}}}
+    pair(mirror_run, source, target, *seeded.repositories, registries=login)
+    mirror_run.sync(environment={"SECRET": "secret-of-acme"})
+    assert_synced(source, target, *seeded.repositories)
+
+
+def test_a_commit_whose_answer_was_lost_is_not_sent_again(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = loaded(source)
+    lost = target.fault("PUT upload", after=True, reset=True, times=3)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert 3 == lost.hits
+    assert_synced(source, target)
+    assert len(graph.blobs) == target.counts()["PUT upload"]
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_hiccup_in_any_step_of_an_upload_is_gone_over(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, status: int
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source)
+    faults = [target.fault(kind, status=status) for kind in ("GET tags", "POST upload", "PUT upload", "PUT manifest")]
+    faults.append(target.fault("PUT upload", nth=3, cut_request_after=1000))
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert_synced(source, target)
+    assert [1] * len(faults) == [fault.hits for fault in faults]
+
+
+def test_a_busy_target_that_says_how_long_is_left_alone_by_everybody(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source, *(f"v{number}" for number in range(6)))
+    busy = target.fault("PUT upload", nth=5, status=429, headers=[("Retry-After", "2")])
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert 1 == busy.hits
+    assert_synced(source, target)
+    told = next(entry for entry in target.log if entry.status == 429)
+    # Requests that were under way when the answer came are no matter.
+    in_pause = [entry for entry in target.log if told.ended + 0.2 < entry.time < told.ended + 1.9]
+    assert [] == [entry.kind for entry in in_pause]
+    assert any(entry.time > told.ended + 1.9 for entry in target.log)
+
+
+def test_a_wait_that_is_too_long_ends_the_run_and_is_reported(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source, "v1", "v2")
+    target.fault("PUT upload", status=429, headers=[("Retry-After", "3600")], times=FOREVER)
+    pair(mirror_run, source, target)
+    started = time.monotonic()
+    mirror_run.sync(expect=1)
+    assert time.monotonic() - started < 20
+    report = mirror_run.report()
+    assert {"rate_limited"} == {image["error"]["code"] for image in report["images"]}
+    assert 3600 == report["retry_after"]
+    assert target.counts(status=429).total() <= 8
+
+
+def test_headers_that_a_target_leaves_out_are_not_needed(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source = scripted("source", content_digest=False, api_version=False)
+    target = scripted("target", content_digest=False, api_version=False, fresh_locations=False)
+    loaded(source)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert_synced(source, target)
+    target.mark()
+    mirror_run.sync()
+    assert [] == target.writes()
+
+
+def test_a_target_that_stores_other_bytes_than_were_sent_is_found_out(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source)
+
+    def lie(request: Request, reply: Reply) -> Reply:
+        other = ("Docker-Content-Digest", "sha256:" + "0" * 64)
+        kept = [header for header in reply.headers if header[0] != other[0]]
+        return replace(reply, headers=[*kept, other])
+
+    target.fault("PUT manifest", after=True, change=lie, times=FOREVER)
+    pair(mirror_run, source, target)
+    mirror_run.sync(expect=3)
+    assert {"target_lied"} == {image["error"]["code"] for image in mirror_run.report()["images"]}

@@ -1,0 +1,31 @@
+"""Two registries and a tool between them: what most tests here begin with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.images import Graph
+from tests.oracle import assert_equal
+from tests.registries.scripted import ScriptedRegistry
+from tests.tool import Configured, MirrorTool
+
+
+def pair(tool: MirrorTool, source: Configured, target: Configured, *names: str, **keys: Any) -> None:
+    """Configure that each repository of the source is to be on the target under its own name. Default: `app`."""
+    mirrors = [{"source": f"{source.host}/{name}", "targets": [f"{target.host}/{name}"]} for name in names or ("app",)]
+    tool.config(mirrors, source, target, **keys)
+
+
+def loaded(registry: ScriptedRegistry, *tags: str, repository: str = "app", size: int = 3000) -> Graph:
+    """An index of two platforms for each tag, put into a scripted registry."""
+    graph = Graph(f"{repository} {tags}")
+    for tag in tags or ("v1",):
+        graph.platforms(tag, size=size)
+    registry.load(repository, graph)
+    return graph
+
+
+def assert_synced(source: Configured, target: Configured, *names: str) -> None:
+    """The repositories of the source are on the target, whole and byte for byte."""
+    for name in names or ("app",):
+        assert_equal(source, name, target)

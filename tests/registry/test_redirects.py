@@ -1,0 +1,108 @@
+"""Redirects: followed for reads only, and without credentials beyond the origin."""
+
+from __future__ import annotations
+
+import pytest
+
+from mirror.errors import (
+    AuthError,
+    Refused,
+    RemoteError,
+)
+from mirror.limits import Limits
+from tests.registry.http.peers import Peer, answers, peers, whole
+from tests.registry.http.sessions import (
+    Keys,
+    get,
+    led_to,
+    read_all,
+    session_with,
+)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("status", ["301 A", "302 B", "303 C", "307 D", "308 E"])
+def test_a_redirected_read_shows_no_credentials_to_another_host(method: str, status: str) -> None:
+    found: list[Peer] = []
+    place = lambda: f"http://{found[1].name}/signed?X-Signature=CANARY"  # noqa: E731
+    with peers(led_to(place, status), answers(whole("200 OK")), addresses=("127.0.0.2", "127.0.0.3")) as both:
+        found += both
+        limits = Limits()
+        with session_with(both[0], authorizer=Keys("Bearer secret"), limits=limits) as session:
+            answer = get(session, method=method, headers=(("Accept", "x/y"),), kind="blob")
+        assert ["Bearer secret", None] == [peer.requests[0].headers.get("authorization") for peer in both]
+        assert [f"{method} /signed?X-Signature=CANARY"] == both[1].targets()
+        assert ("x/y", both[1].name) == (both[1].requests[0].headers["accept"], answer.destination.origin.netloc)
+        assert {both[0].name: {f"{method} blob": 1}, both[1].name: {f"{method} blob": 1}} == {
+            host.name: host.requests() for host in limits.all()
+        }
+
+
+def test_a_redirect_within_the_origin_keeps_the_credentials() -> None:
+    script = answers(whole("307 T", b"", "Location: /elsewhere?x=1"), whole("200 OK", b"blob"))
+    with Peer(script) as peer, session_with(peer, authorizer=Keys("Bearer secret")) as session:
+        assert b"blob" == read_all(session)
+        assert ["Bearer secret"] * 2 == [request.headers["authorization"] for request in peer.requests]
+        assert 1 == peer.connections
+
+
+@pytest.mark.parametrize("place", ["/v2/a/b/tags/list", "/other"])
+def test_a_redirect_that_goes_round_ends_after_five_hops(place: str) -> None:
+    with Peer(led_to(lambda: place)) as peer, session_with(peer) as session:
+        with pytest.raises(Refused) as caught:
+            get(session)
+        assert ("unsafe_redirect", 6) == (caught.value.code, len(peer.requests))
+
+
+@pytest.mark.parametrize(
+    "place", ["http://169.254.169.254/latest", "http://0.0.0.0:1/", "ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "//"]
+)
+def test_an_unsafe_redirect_is_not_followed(place: str) -> None:
+    with Peer(led_to(lambda: place)) as peer, session_with(peer) as session:
+        with pytest.raises(Refused) as caught:
+            get(session)
+        assert ("unsafe_redirect", 1) == (caught.value.code, len(peer.requests))
+
+
+@pytest.mark.parametrize("fields", [(), ("Location: /a", "Location: /b"), ("Location: ",)])
+def test_a_redirect_must_say_where(fields: tuple[str, ...]) -> None:
+    with Peer(answers(whole("302 Found", b"", *fields))) as peer, session_with(peer) as session:
+        with pytest.raises(RemoteError) as caught:
+            get(session)
+        assert ("bad_response", 1) == (caught.value.code, len(peer.requests))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("status", ["301 A", "302 B", "303 C", "307 D", "308 E"])
+def test_a_write_is_never_redirected(method: str, status: str) -> None:
+    with Peer(led_to(lambda: "/elsewhere", status)) as peer, session_with(peer) as session:
+        with pytest.raises(RemoteError, match="redirect is not usable") as caught:
+            get(session, method=method, body=b"body", expect={201, 202})
+        assert ("bad_response", 1) == (caught.value.code, len(peer.requests))
+
+
+def test_another_hosts_401_is_not_answered_and_its_403_is_tried_from_the_start() -> None:
+    for status, tries in (("401 Who", 1), ("403 Signature expired", 3)):
+        found: list[Peer] = []
+        place = lambda found=found: f"http://{found[1].name}/signed?s"  # noqa: E731
+        script = answers(whole(status, b"", 'WWW-Authenticate: Basic realm="give"'))
+        with peers(led_to(place), script, addresses=("127.0.0.2", "127.0.0.3")) as both:
+            found += both
+            keys = Keys("Bearer secret")
+            with session_with(both[0], authorizer=keys) as session, pytest.raises(AuthError) as caught:
+                get(session)
+            assert ("auth_denied", []) == (caught.value.code, keys.challenges)
+            assert [tries, tries] == [len(peer.requests) for peer in both]
+            assert not any("authorization" in request.headers for request in both[1].requests)
+
+
+def test_a_status_that_is_expected_is_handed_back_with_where_it_came_from() -> None:
+    found: list[Peer] = []
+    place = lambda: f"http://{found[1].name}/signed"  # noqa: E731
+    with peers(led_to(place), answers(whole("403 No")), addresses=("127.0.0.2", "127.0.0.3")) as both:
+        found += both
+        with session_with(both[0]) as session:
+            answer = get(session, method="HEAD", expect={200, 403}, kind="blob")
+            assert (403, both[1].name) == (answer.status, answer.destination.origin.netloc)
+            error = session.failure(answer, "HEAD", "blob")
+            assert ("auth_denied", both[1].name) == (error.code, error.host)
