@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from mirror.errors import Cancelled, MirrorError
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Call: TypeAlias = Callable[[], object]
 
 ABANDONED = "nobody waits for it any more"
@@ -115,14 +116,14 @@ class Flight(Generic[T]):
         """The last watcher has left; before the end: `abandoned` is set. Called without the lock."""
 
 
-class Watch(AbstractContextManager["Watch[T]"], Generic[T]):
+class Watch(AbstractContextManager["Watch[T_co]"], Generic[T_co]):
     """One caller's interest in a flight: while anybody has one, the work goes on. Any thread may use it.
 
     Leaving its `with` releases it."""
 
     __slots__ = ("_flight", "_released")
 
-    def __init__(self, flight: Flight[T]) -> None:
+    def __init__(self, flight: Flight[T_co]) -> None:
         """Under the lock of the flight's hub, or before others know the flight."""
         self._flight = flight
         self._released = False
@@ -175,10 +176,10 @@ class Watch(AbstractContextManager["Watch[T]"], Generic[T]):
         with self._flight.hub.lock:
             return self._flight.condition().wait_for(lambda: self.done, timeout)
 
-    def result(self) -> T:
+    def result(self) -> T_co:
         """The value. Raises what the work raised; only after the end."""
         self._fail()
-        return self._flight.value  # type: ignore[return-value]  # ended without an error: it is a T
+        return self._flight.value  # type: ignore[return-value]  # ended without an error: it is a T_co
 
     def release(self) -> None:
         """Lose interest. If nobody else has any, the work is cancelled. May be called again."""
@@ -196,7 +197,7 @@ class Watch(AbstractContextManager["Watch[T]"], Generic[T]):
         if last and (not flight.ended or flight.keeps):
             flight.abandon()
 
-    def on_done(self, callback: Callable[[Watch[T]], object]) -> None:
+    def on_done(self, callback: Callable[[Watch[T_co]], object]) -> None:
         """Call `callback(self)` once at the end, released or not: on the thread that ended it, or, if it has, at once.
 
         It must not block. What it raises later, on a thread of the manager, is raised by the manager's close()."""

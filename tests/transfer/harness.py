@@ -1,4 +1,4 @@
-"""What the tests of the transfer manager share: a clock that is moved by hand, and work that ends when it is told to."""
+"""What the tests of the transfer manager share: a clock that is moved by hand, and work that ends when it is told."""
 
 from __future__ import annotations
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,7 @@ from mirror.errors import Cancelled, LocalError, MirrorError, NetworkError, NotF
 from mirror.limits import Limits, Rate, Stop, Work
 from mirror.transfer.manager import Hold, Manager, Progress, Watch
 from mirror.transfer.scheduler import DOWNLOADS, Impossible, host_permit, image_permit
+from mirror.transfer.steps import Steps
 from mirror.transfer.workers import Workers
 from tests.transfer.harness import DEADLINE, FakeClock, Gate, until
 
@@ -48,15 +50,6 @@ def manager(desk: Desk) -> Manager:
 def error_of(watch: Watch[object]) -> BaseException | None:
     assert watch.wait(DEADLINE)
     return watch.error
-
-
-def ten_steps(seen: list[int] | None = None) -> object:
-    def run(work: Work) -> int:
-        for _ in range(10):
-            work.progress(1)
-        return 10
-
-    return run
 
 
 class TestTransfers:
@@ -131,12 +124,11 @@ class TestTransfers:
             assert 3 >= len(caught.traceback)
 
     def test_after_its_end_a_key_is_forgotten(self, manager: Manager) -> None:
-        results = []
+        results = iter(range(2))
         for number in range(2):
-            watch = manager.transfer("key", lambda work, number=number: number, needs=NEEDS)
+            watch = manager.transfer("key", lambda work: next(results), needs=NEEDS)
             assert watch.wait(DEADLINE)
-            results.append(watch.result())
-        assert [0, 1] == results
+            assert number == watch.result()
 
     def test_jobs_that_need_nothing_run_a_few_at_a_time(self, manager: Manager) -> None:
         gate = Gate()
@@ -150,13 +142,13 @@ class TestTransfers:
         def fails(work: Work) -> None:
             raise NotFound("x")
 
-        def task() -> Iterator[Watch[str]]:
+        def task() -> Steps[None]:
             yield first
 
         gate = Gate()
         first = manager.transfer("first", gate, needs=NEEDS)
         failing = manager.transfer("failing", fails, needs=NEEDS)
-        waits = manager.spawn(task(), name="waits")  # type: ignore[arg-type]
+        waits = manager.spawn(task(), name="waits")
         last = manager.transfer("last", lambda work: first.done, needs=NEEDS, after=[failing, waits, first])
         after_the_end = manager.transfer("x", lambda work: 1, needs=NEEDS, after=[failing])
         assert after_the_end.wait(DEADLINE)
@@ -183,7 +175,7 @@ class TestTransfers:
 
 
 class TestRetries:
-    def failing(self, times: int, error: MirrorError) -> object:
+    def failing(self, times: int, error: MirrorError) -> Callable[[Work], str]:
         left = [error] * times
 
         def run(work: Work) -> str:
@@ -201,7 +193,7 @@ class TestRetries:
         self, desk: Desk, attempts: int, failures: int, made: int, works: bool
     ) -> None:
         run = self.failing(failures, NetworkError("reset"))
-        watch = desk.manager.transfer("key", run, needs=NEEDS, policy=Policy(attempts=attempts))  # type: ignore[arg-type]
+        watch = desk.manager.transfer("key", run, needs=NEEDS, policy=Policy(attempts=attempts))
         waits = self.wait_out(desk, watch)
         assert (made, works) == (watch.attempts, watch.error is None)
         assert [0.5, 1.0, 2.0, 4.0][: made - 1] == waits
@@ -218,11 +210,14 @@ class TestRetries:
                 desk.clock.advance(waits[-1] - 0.001, desk.manager)
                 assert attempts == watch.attempts
                 desk.clock.advance(0.001, desk.manager)
-                until(lambda attempts=attempts: watch.attempts > attempts)
+                until(partial(self.has_more, watch, attempts))
         return waits
 
+    def has_more(self, watch: Watch[object], attempts: int) -> bool:
+        return watch.attempts > attempts
+
     def test_what_cannot_work_later_is_tried_once(self, manager: Manager) -> None:
-        watch = manager.transfer("key", self.failing(1, NotFound("x")), needs=NEEDS)  # type: ignore[arg-type]
+        watch = manager.transfer("key", self.failing(1, NotFound("x")), needs=NEEDS)
         assert isinstance(error_of(watch), NotFound)
         assert 1 == watch.attempts
 
@@ -237,7 +232,7 @@ class TestRetries:
 
     def test_who_waits_for_a_retry_has_no_slot_and_no_thread(self, desk: Desk) -> None:
         desk.manager.set_capacity(HOST, 1)
-        watch = desk.manager.transfer("key", self.failing(1, NetworkError("reset")), needs=NEEDS)  # type: ignore[arg-type]
+        watch = desk.manager.transfer("key", self.failing(1, NetworkError("reset")), needs=NEEDS)
         until(lambda: desk.limits.retries)
         for _ in range(3):
             other = desk.manager.transfer(object(), lambda work: 1, needs=NEEDS)
@@ -249,13 +244,19 @@ class TestRetries:
 
     def test_a_wait_that_was_asked_for_is_kept(self, desk: Desk) -> None:
         run = self.failing(1, RateLimited("429", retry_after=100.0))
-        watch = desk.manager.transfer("key", run, needs=NEEDS)  # type: ignore[arg-type]
+        watch = desk.manager.transfer("key", run, needs=NEEDS)
         assert [100.0] == self.wait_out(desk, watch)
         assert "at last" == watch.result()
 
+    def test_the_work_of_a_host_that_is_down_is_not_tried_again(self, desk: Desk) -> None:
+        error = NetworkError("no connection", host="a")
+        desk.limits.host("a").mark_down(error)
+        assert error is error_of(desk.manager.transfer("key", Raises(error), needs=NEEDS))
+        assert 0 == desk.limits.retries
+
     def test_a_wait_that_is_too_long_is_noted(self, desk: Desk) -> None:
         run = self.failing(1, RateLimited("429", retry_after=1000.0))
-        watch = desk.manager.transfer("key", run, needs=NEEDS)  # type: ignore[arg-type]
+        watch = desk.manager.transfer("key", run, needs=NEEDS)
         assert isinstance(error_of(watch), RateLimited)
         assert 1000.0 == desk.limits.retry_after
 
@@ -265,7 +266,7 @@ class TestRetries:
         before = desk.manager.transfer("before", gate, needs=NEEDS)
         slow = desk.manager.transfer(
             "key",
-            self.slow(desk, 60.0),  # type: ignore[arg-type]
+            self.slow(desk, 60.0),
             needs=NEEDS,
             policy=Policy(budget=90.0),
         )
@@ -275,7 +276,7 @@ class TestRetries:
         self.wait_out(desk, slow)
         assert 2 == slow.attempts
 
-    def slow(self, desk: Desk, seconds: float) -> object:
+    def slow(self, desk: Desk, seconds: float) -> Callable[[Work], None]:
         def run(work: Work) -> None:
             desk.clock.advance(seconds)
             raise NetworkError("timeout")
@@ -292,7 +293,7 @@ class TestRetries:
 
     def test_the_wait_for_a_retry_ends_by_itself(self) -> None:
         with Manager(limits=Limits(), stop=Stop(), policy=Policy(base=0.01)) as manager:
-            watch = manager.transfer("key", self.failing(3, NetworkError("x")), needs=NEEDS)  # type: ignore[arg-type]
+            watch = manager.transfer("key", self.failing(3, NetworkError("x")), needs=NEEDS)
             assert watch.wait(DEADLINE)
             assert ("at last", 4) == (watch.result(), watch.attempts)
 
@@ -472,7 +473,7 @@ class TestProgress:
         watch = manager.transfer("key", gate, needs=NEEDS)
         first = watch.first_progress()
         assert first.wait(DEADLINE)
-        assert (None, False, None) == (first.result(), watch.done, first.error)  # type: ignore[func-returns-value]
+        assert (None, False, None) == (first.result(), watch.done, first.error)
         watch.release()
         gate.open()
         assert watch.wait(DEADLINE)
@@ -480,7 +481,9 @@ class TestProgress:
 
     def test_the_first_bytes_are_not_waited_for_after_the_end(self, manager: Manager) -> None:
         gate = Gate()
-        watch = manager.transfer("key", Raises(NotFound("x")), needs=NEEDS, after=[manager.transfer(1, gate, needs=NEEDS)])
+        watch = manager.transfer(
+            "key", Raises(NotFound("x")), needs=NEEDS, after=[manager.transfer(1, gate, needs=NEEDS)]
+        )
         first, heard = watch.first_progress(), list[object]()
         first.on_done(heard.append)
         gate.open()
@@ -488,6 +491,20 @@ class TestProgress:
         with pytest.raises(NotFound):
             first.result()
         until(lambda: [first] == heard)
+
+    def test_who_waits_for_the_first_bytes_hears_of_them_before_the_end(self, manager: Manager) -> None:
+        before, gate, heard = Gate(), Gate(moves=1), list[object]()
+        earlier = manager.transfer("before", before, needs=NEEDS)
+        watch = manager.transfer("key", gate, needs=NEEDS, after=[earlier])
+        first = watch.first_progress()
+        first.on_done(heard.append)
+        assert (False, []) == (first.done, heard)
+        before.open()
+        until(lambda: [first] == heard)
+        assert not watch.done
+        gate.open()
+        assert watch.wait(DEADLINE)
+        assert [first] == heard
 
     def test_a_job_can_come_after_the_first_bytes_of_another(self, manager: Manager) -> None:
         gate = Gate(moves=1)
@@ -516,13 +533,20 @@ class TestHoldsAndTimers:
         images[0].release()
         assert images[5].done
 
+    def test_a_hold_that_is_abandoned_just_as_it_is_granted_is_given_back(self, manager: Manager) -> None:
+        images = [manager.hold(image_permit("a")) for _ in range(7)]
+        images[4].on_done(lambda watch: images[5].release())
+        manager.set_capacity(image_permit("a"), 6)  # for both of them, one after the other
+        assert (True, Cancelled) == (images[4].done, type(images[5].error))
+        assert images[6].done
+
     def test_a_timer_ends_in_time(self, desk: Desk) -> None:
         early, late, never = (desk.manager.timer(seconds) for seconds in (1.0, 2.0, 3.0))
         never.release()
         desk.clock.advance(1.5, desk.manager)
         assert (True, False) == (early.done, late.done)
         desk.clock.advance(1.5, desk.manager)
-        assert (None, None) == (early.result(), late.result())  # type: ignore[func-returns-value]
+        assert (None, None) == (early.result(), late.result())
         assert isinstance(never.error, Cancelled)
 
     def test_timers_end_by_themselves(self) -> None:
@@ -604,9 +628,9 @@ class TestStop:
         desk.stop.request("SIGTERM")
         never = Gate()
         watches: list[Watch[object]] = [
-            desk.manager.transfer("key", never, needs=NEEDS),  # type: ignore[list-item]
-            desk.manager.hold(image_permit("a")),  # type: ignore[list-item]
-            desk.manager.timer(0.0),  # type: ignore[list-item]
+            desk.manager.transfer("key", never, needs=NEEDS),
+            desk.manager.hold(image_permit("a")),
+            desk.manager.timer(0.0),
         ]
         assert [Cancelled] * 3 == [type(watch.error) for watch in watches]
         assert 0 == never.calls
@@ -620,7 +644,7 @@ class TestStop:
             gate.wait_entered()
             watch = manager.transfer("key", never, needs=NEEDS)
             desk.stop.request("SIGTERM")
-            assert [Cancelled, Cancelled] == [type(error_of(one)) for one in (running, watch)]
+            assert (Cancelled, Cancelled) == (type(error_of(running)), type(error_of(watch)))
         assert 0 == never.calls
 
     def test_a_retry_does_not_begin_after_a_stop(self, desk: Desk) -> None:
@@ -654,7 +678,7 @@ class TestStop:
         hangs = threading.Event()
         manager = Manager(limits=Limits(), stop=Stop())
         watch = manager.transfer("key", lambda work: hangs.wait(DEADLINE), needs=NEEDS)
-        with pytest.raises(LocalError, match="1 threads did not end within 0.01 s"):
+        with pytest.raises(LocalError, match=r"1 threads did not end within 0\.01 s"):
             manager.close(patience=0.01)
         hangs.set()
         assert watch.wait(DEADLINE)
@@ -687,14 +711,16 @@ def test_many_transfers_from_many_threads_all_end_once() -> None:
     counted: Counter[int] = Counter()
     lock = threading.Lock()
 
-    def run(work: Work, number: int) -> int:
+    def run(number: int, work: Work) -> int:
         with lock:
             counted[number] += 1
         return number
 
     def ask(manager: Manager, results: list[int]) -> None:
         watches = [
-            manager.transfer((threading.get_ident(), number), lambda work, number=number: run(work, number), needs=NEEDS)
+            manager.transfer(
+                (threading.get_ident(), number), lambda work, number=number: run(work, number), needs=NEEDS
+            )
             for number in range(300)
         ]
         results += [watch.result() for watch in watches if watch.wait(DEADLINE)]

@@ -218,9 +218,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def is_woken_for_everything_that_waits_for_a_time(self) -> None:
         ends = [until for permit, until in self.world.held.items() if self.world.on_hold(permit)]
-        for job in self.world.jobs.values():
-            if not job.arrived and not job.running and not job.after & self.world.jobs.keys():
-                ends.append(job.not_before)
+        waiting = [job for job in self.world.jobs.values() if not job.arrived and not job.running]
+        ends += [job.not_before for job in waiting if not job.after & self.world.jobs.keys()]
         assert not self.world.capacity or min(ends, default=None) == self.scheduler.next_wakeup
 
     def teardown(self) -> None:

@@ -57,7 +57,7 @@ def ended(watch: Watch[Any]) -> Watch[Any]:
 
 class TestWaiting:
     def test_the_result_of_what_was_waited_for_is_sent_in(self, manager: Manager) -> None:
-        def task() -> Steps[int]:
+        def task() -> Steps[Any]:
             one = yield answers(manager, 1)
             two = yield ended(answers(manager, 2))
             return one + two
@@ -93,7 +93,7 @@ class TestWaiting:
         assert (True, 1) == (watch.done, watch.result())
 
     def test_several_results_come_in_the_order_asked_for(self, manager: Manager) -> None:
-        def task() -> Steps[list[Any]]:
+        def task() -> Steps[Any]:
             first = answers(manager, 1)
             return (yield [first, ended(answers(manager, 2)), answers(manager, 3), first])
 
@@ -142,13 +142,13 @@ class TestWaiting:
             outcome(manager.spawn(task(), name="wrong"))
 
     def test_tasks_compose(self, manager: Manager) -> None:
-        def inner(value: int) -> Steps[int]:
+        def inner(value: int) -> Steps[Any]:
             return (yield answers(manager, value)) * 2
 
         def outer() -> Steps[int]:
             one = yield from inner(1)
             two = yield manager.spawn(inner(2), name="inner")
-            return one + int(two)
+            return int(one + two)
 
         assert 6 == outcome(manager.spawn(outer(), name="outer"))
 
@@ -266,7 +266,7 @@ class TestRelease:
     def test_a_scope_releases_what_was_not_waited_for(self, manager: Manager) -> None:
         gate = Gate()
 
-        def task() -> Steps[int]:
+        def task() -> Steps[Any]:
             with Scope() as scope:
                 scope.add(manager.transfer("ahead", gate, needs=NEEDS))
                 return (yield answers(manager, 1))
@@ -367,7 +367,7 @@ class TestKeys:
     def test_a_task_of_a_key_is_joined(self, manager: Manager) -> None:
         begun, gate = [], Gate()
 
-        def task() -> Steps[str]:
+        def task() -> Steps[Any]:
             begun.append(True)
             return (yield manager.transfer(object(), gate, needs=NEEDS))
 
@@ -536,7 +536,7 @@ class TestImages:
 
             return run
 
-        def image(manager: Manager) -> Steps[list[Any]]:
+        def image(manager: Manager) -> Steps[Any]:
             names = ["id1", "id2", "id3", "id2", "id4", "id5"]
             return (yield [manager.transfer(name, layer(name), needs=NEEDS) for name in names])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -16,9 +17,9 @@ from tests.transfer.harness import DEADLINE, FakeClock, until
 def names(workers: Workers, count: int) -> set[str]:
     """The threads that did `count` things one after another."""
     seen: list[str] = []
-    for number in range(count):
+    for number in range(1, count + 1):
         workers.put(lambda: seen.append(threading.current_thread().name))
-        until(lambda number=number: len(seen) > number and workers._idle == len(workers))
+        until(partial(lambda number: len(seen) == number and workers._idle == len(workers), number))
     return set(seen)
 
 
@@ -115,9 +116,9 @@ class TestAlarm:
     def test_it_holds_no_thread_while_there_is_nothing_to_wait_for(self) -> None:
         workers, clock, rung = Workers(idle=0.001), FakeClock(), list[float]()
         alarm = Alarm(lambda: rung.append(clock.now()), clock, workers, idle=0.001)
-        for number in range(3):
+        for number in range(1, 4):
             alarm.set(clock.now())
-            until(lambda number=number: len(rung) > number and not len(workers))
+            until(partial(lambda number: len(rung) == number and not len(workers), number))
         alarm.close()
         workers.close(DEADLINE)
         assert 3 == len(rung)
