@@ -73,6 +73,7 @@ class Agenda:
         self._lock = threading.Lock()
         self._gathered: defaultdict[str, list[Finding]] = defaultdict(list)  # by target host
         self._partial: defaultdict[str, list[Finding]] = defaultdict(list)  # by source host
+        self._aside: set[Finding] = set()
         self._waiting: defaultdict[str, deque[Finding]] = defaultdict(deque)
         self._running: defaultdict[str, int] = defaultdict(int)
         self._in_work: set[Finding] = set()
@@ -102,10 +103,12 @@ class Agenda:
         """It has to wait for all others of its kind, until planning has ended."""
         with self._lock:
             self._open += 1
+            self._aside.add(finding)
             aside.append(finding)
 
     def _enqueue(self, findings: Collection[Finding]) -> None:
         with self._lock:
+            self._aside.difference_update(findings)
             for finding in findings:
                 self._waiting[finding.target.place.host].append(finding)
         for host in {finding.target.place.host for finding in findings}:
@@ -132,8 +135,7 @@ class Agenda:
     def planned(self) -> None:
         """Planning has ended."""
         if self._gathered or self._partial:
-            watch = self._manager.spawn(self._release(), name="gather")
-            watch.on_done(lambda done: self._close_one())
+            self._manager.spawn(self._release(), name="gather").on_done(self._released)
         else:
             self._close_one()
 
@@ -150,6 +152,13 @@ class Agenda:
                 gathering = self._publishing.gather(host, findings)
                 self._let_come(findings, (yield from self._attempted(gathering, findings)))
 
+    def _released(self, watch: Watch[None]) -> None:
+        with self._lock:
+            left = list(self._aside)
+        for finding in left:  # a bug kept them
+            self._end(finding, partial(self._results.crashed, finding, watch.error or RuntimeError("left aside")))
+        self._close_one()
+
     def _attempted(
         self, steps: Steps[dict[Finding, MirrorError]], findings: Collection[Finding]
     ) -> Steps[dict[Finding, MirrorError]]:
@@ -165,6 +174,8 @@ class Agenda:
 
     def _end(self, finding: Finding, tell: Callable[[], None]) -> None:
         """A finding that never was in work ends."""
+        with self._lock:
+            self._aside.discard(finding)
         tell()
         self._let_go(finding.reading)
         self._close_one()

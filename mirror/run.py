@@ -271,6 +271,7 @@ class _Sync:
             idle=wake,
         )
         planning = engine.manager.spawn(_planned(engine.planner(state, agenda), engine.entries, agenda), name="plan")
+        planning.on_done(lambda watch: wake() if _is_bug(watch.error) else None)
         engine.wait_for(idle)
         if self._signals.number is not None:
             reason = f"stopped by {self._signals.name}"
@@ -281,7 +282,7 @@ class _Sync:
         deliveries.close()
         agenda.close()
         spool.close()
-        if planning.error is not None and not isinstance(planning.error, MirrorError):
+        if planning.error is not None and _is_bug(planning.error):
             account.bug(planning.error)
 
     def _warn_state(self, text: str) -> None:
@@ -303,6 +304,10 @@ class _Sync:
         elif code != OK:
             for line in lines:
                 self._console.line(line)
+
+
+def _is_bug(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, MirrorError)
 
 
 def _planned(planner: Planner, entries: Sequence[Entry], agenda: Agenda) -> Steps[None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -13,6 +15,7 @@ from tests.images import OCI_LAYER, Graph
 from tests.registries.certificates import Authority
 from tests.registries.exchange import Reply, Request, error_reply
 from tests.registries.faults import FOREVER
+from tests.registries.tokens import TokenService
 from tests.registries.wires import Front, Pipe
 from tests.seeding import seed
 from tests.tool import MirrorTool
@@ -100,23 +103,23 @@ def test_a_location_without_tls_behind_a_proxy_with_tls_is_asked_with_tls(
     assert_synced(source, behind)
 
 
-def test_a_token_that_runs_out_during_a_slow_upload_is_renewed(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
+def test_tokens_that_run_out_during_slow_uploads_are_renewed(
+    registry_factory: RegistryFactory, scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
-    source, target = scripted("source"), scripted("target", bearer=True, users={"acme": "secret-of-acme"})
-    assert target.tokens
-    target.tokens.life = 5
+    source = scripted("source")
     loaded(source, "v1", "v2", size=300_000)
-    with Pipe(int(target.host.rpartition(":")[2]), rate=400_000.0) as pipe:
-        target.tokens.realm = f"http://{pipe.host}/auth/token"
-        mirrors = [{"source": f"{source.host}/app", "targets": [f"{pipe.host}/app"]}]
-        login = {"plain-http": True, "username": "acme", "password": {"env": "SECRET"}}
-        mirror_run.config(mirrors, source, registries={pipe.host: login})
-        ran = mirror_run.sync(environment={"SECRET": "secret-of-acme"})
-    assert ran.seconds > 5
-    assert_synced(source, target)
-    assert len(target.tokens.issued) > 1
-    mirror_run.sweep("secret-of-acme", *target.tokens.issued)
+    with TokenService(tmp_path / "tokens", users={"acme": "secret-of-acme"}, life=5) as tokens:
+        target = registry_factory("target", tokens=tokens)
+        with Pipe(target.port, rate=400_000.0) as pipe:
+            mirrors = [{"source": f"{source.host}/app", "targets": [f"{pipe.host}/app"]}]
+            realm = urlsplit(tokens.realm).netloc
+            login = {"plain-http": True, "username": "acme", "password": {"env": "SECRET"}, "token-realms": [realm]}
+            mirror_run.config(mirrors, source, registries={pipe.host: login})
+            ran = mirror_run.sync(environment={"SECRET": "secret-of-acme"})
+        assert ran.seconds > 5
+        assert_synced(source, target)
+        assert len(tokens.issued) > 1
+        mirror_run.sweep("secret-of-acme", *tokens.issued)
 
 
 @pytest.mark.parametrize("how", ["last_scope_only", "one_scope"])

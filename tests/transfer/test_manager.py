@@ -718,9 +718,7 @@ def test_many_transfers_from_many_threads_all_end_once() -> None:
 
     def ask(manager: Manager, results: list[int]) -> None:
         watches = [
-            manager.transfer(
-                (threading.get_ident(), number), lambda work, number=number: run(work, number), needs=NEEDS
-            )
+            manager.transfer((threading.get_ident(), number), partial(run, number), needs=NEEDS)
             for number in range(300)
         ]
         results += [watch.result() for watch in watches if watch.wait(DEADLINE)]

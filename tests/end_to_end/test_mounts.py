@@ -1,0 +1,159 @@
+"""Mounts: whatever a target answers, the blobs arrive, and the session of a refused mount is used or deleted."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import RegistryFactory, ScriptedFactory
+from tests.end_to_end.worlds import assert_synced, loaded, pair
+from tests.images import Graph
+from tests.registries.exchange import Reply, Request, error_reply
+from tests.registries.scripted import ScriptedRegistry
+from tests.seeding import seed
+from tests.tool import MirrorTool
+
+NAMES = ("app-0", "app-1", "app-2", "app-3")
+
+
+@pytest.fixture
+def source(scripted: ScriptedFactory) -> ScriptedRegistry:
+    """Four repositories that hold the same two images, and one of their own."""
+    registry = scripted("source")
+    for name in NAMES:
+        graph = Graph("common")
+        graph.platforms("v1", "v2")
+        graph.image("own", label=name, layers=[graph.layer(name)])
+        registry.load(name, graph)
+    return registry
+
+
+def test_a_mount_that_is_done_is_one_request(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = scripted("target")
+    pair(mirror_run, source, target, *NAMES)
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES)
+    asked = target.counts()
+    assert 6 * (len(NAMES) - 1) == asked["POST mount"]
+    assert 0 == asked["HEAD blob"]
+    assert 6 + 2 * len(NAMES) == asked["PUT upload"] == asked["POST upload"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
+def test_any_refusal_of_a_mount_only_means_not_from_there(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool, status: int
+) -> None:
+    target = scripted("target")
+
+    def refuse(request: Request) -> Reply | None:
+        return error_reply(status, "DENIED") if request.kind == "POST mount" else None
+
+    target.hook = refuse
+    pair(mirror_run, source, target, *NAMES)
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES)
+    assert target.counts(status=status)["POST mount"]
+    assert {"copied"} == set(mirror_run.results().values())
+    assert [] == target.uploads
+
+
+def test_a_host_that_opens_sessions_instead_is_found_out_and_the_sessions_are_used(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = scripted("target", mounts=False)
+    pair(mirror_run, source, target, *NAMES)
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES)
+    assert [] == target.uploads
+    asked = target.counts()
+    # Every session was begun by a mount or a POST, and ended by a commit.
+    assert asked["POST mount"] + asked["POST upload"] == asked["PUT upload"] + asked["DELETE upload"]
+    assert asked["POST mount"] < 6 * (len(NAMES) - 1), "a host that never mounts is not asked for ever"
+
+
+def test_a_host_that_mounts_only_what_a_manifest_names_still_gets_everything(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = scripted("target", mount_after_manifest=True)
+    pair(mirror_run, source, target, *NAMES)
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES)
+    assert [] == target.uploads
+
+
+def test_a_mount_that_is_answered_with_an_error_of_the_server_is_tried_again(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = scripted("target")
+    ill = target.fault("POST mount", status=503, times=2)
+    pair(mirror_run, source, target, *NAMES)
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES)
+    assert 2 == ill.hits
+
+
+def test_a_busy_host_is_waited_for_at_a_mount_too(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = scripted("target")
+    busy = target.fault("POST mount", status=429, headers=[("Retry-After", "1")])
+    pair(mirror_run, source, target, *NAMES)
+    mirror_run.sync()
+    assert 1 == busy.hits
+    assert_synced(source, target, *NAMES)
+    assert 6 * (len(NAMES) - 1) == target.counts(status=201)["POST mount"]
+
+
+def test_a_mount_without_a_digest_in_its_answer_is_looked_at(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = scripted("target", content_digest=False)
+    pair(mirror_run, source, target, *NAMES)
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES)
+    assert 6 * (len(NAMES) - 1) == target.counts()["HEAD blob"]
+
+
+def test_a_mount_that_claims_what_is_not_there_breaks_no_image(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """201, and the blob is not there: the manifest's refusal tells, and the work is done again for certain."""
+    target = scripted("target")
+
+    def lie(request: Request) -> Reply | None:
+        if request.kind != "POST mount" or request.repository != NAMES[2]:
+            return None
+        return Reply(201, [("Docker-Content-Digest", request.reference), ("Location", "/v2/x/blobs/x")])
+
+    target.hook = lie
+    pair(mirror_run, source, target, *NAMES)
+    mirror_run.sync(expect=(0, 1))
+    target.hook = None
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES)
+
+
+def test_an_image_is_mounted_from_its_source_on_the_same_host(
+    registry_factory: RegistryFactory, mirror_run: MirrorTool
+) -> None:
+    both = registry_factory("both")
+    seed(both, "team/app", images=2, index=True)
+    mirrors = [{"source": f"{both.host}/team/app", "targets": [f"{both.host}/prod/app"]}]
+    mirror_run.config(mirrors, both)
+    both.mark()
+    mirror_run.sync()
+    assert (0, 0) == (both.counts()["GET blob"], both.counts()["PUT upload"])
+    assert 0 == mirror_run.report()["totals"]["bytes"]["sent"]
+
+
+def test_a_repository_that_the_configuration_does_not_name_is_never_mounted_from(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = loaded(source)
+    target.load("secret", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert_synced(source, target)
+    assert 0 == target.counts()["POST mount"]
