@@ -32,6 +32,7 @@ from mirror.transfer.upload import Body, Sending
 from mirror.transfer.watch import Watch
 
 LOOK_FOR_ROOM = 0.5  # seconds between two looks whether the spool has room
+STEPPING_DOWN = 0.01  # seconds
 
 
 class Outcome(Enum):
@@ -169,8 +170,8 @@ class Deliveries:
                 finally:
                     self._lead_no_more(place, digest)
             leader = self._leader(place.host, digest)
-            if leader is not None:
-                yield settled([leader])
+            # A leader that was called off steps down a moment later, maybe on this very thread.
+            yield settled([leader]) if leader is not None else self._manager.timer(STEPPING_DOWN)
         return (yield from self._bring(order, effort))
 
     def _mounting(self, host: str) -> bool:

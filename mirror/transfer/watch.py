@@ -184,6 +184,9 @@ class Watch(AbstractContextManager["Watch[T_co]"], Generic[T_co]):
     def release(self) -> None:
         """Lose interest. If nobody else has any, the work is cancelled. May be called again."""
         flight = self._flight
+        if flight.ended and not flight.keeps:
+            self._released = True
+            return
         with flight.hub.lock:
             if self._released:
                 return
