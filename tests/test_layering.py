@@ -62,9 +62,9 @@ HOMES = {
 }
 # Slow to import, needed by few runs.
 LAZY = ("requests",)
-MAY_PRINT = ("mirror.cli", "mirror.report", "mirror.__main__")
+MAY_PRINT = ("mirror.console",)
 # Runs other people's work: as with a future, whatever that raises is kept for who waits for it (a name is bound).
-KEEP_FAILURES = ("mirror.transfer.watch", "mirror.transfer.steps", "mirror.transfer.manager")
+KEEP_FAILURES = ("mirror.transfer.watch",)
 # The writing half of the seam.
 WRITERS = {"Target", "UploadSession"}
 
