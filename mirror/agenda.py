@@ -7,13 +7,14 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from mirror.errors import Cancelled, MirrorError
-from mirror.findings import Entry, Finding, Reading, Verdict
+from mirror.findings import Entry, Finding, Verdict
 from mirror.oci.digest import Digest
 from mirror.publish import Publishing
-from mirror.reading import Reader
+from mirror.reading import Image, Reader
 from mirror.store import Target
 from mirror.sync import Memory, Sync
 from mirror.tally import Tally
@@ -74,6 +75,7 @@ class Agenda:
         self._gathered: defaultdict[str, list[Finding]] = defaultdict(list)  # by target host
         self._partial: defaultdict[str, list[Finding]] = defaultdict(list)  # by source host
         self._aside: set[Finding] = set()
+        self._ahead: dict[Finding, Watch[Image]] = {}  # images that are read while they wait for their turn
         self._waiting: defaultdict[str, deque[Finding]] = defaultdict(deque)
         self._running: defaultdict[str, int] = defaultdict(int)
         self._in_work: set[Finding] = set()
@@ -86,12 +88,12 @@ class Agenda:
         host, source = finding.target.place.host, finding.reading.entry.source
         if finding.verdict is Verdict.FAILED and finding.error is not None:
             self._failed(finding, finding.error, Tally())
-            self._let_go(finding.reading)
+            self._let_go(finding)
         elif self._targets[host].gathers:
             self._set_aside(finding, self._gathered[host])
         elif finding.verdict is Verdict.EQUAL and not self._deep and finding.old is not None:
             self._results.up_to_date(finding, finding.old)
-            self._let_go(finding.reading)
+            self._let_go(finding)
         elif source.partial:
             self._set_aside(finding, self._partial[source.host])
         else:
@@ -177,7 +179,7 @@ class Agenda:
         with self._lock:
             self._aside.discard(finding)
         tell()
-        self._let_go(finding.reading)
+        self._let_go(finding)
         self._close_one()
 
     def halt(self, reason: str) -> None:
@@ -194,18 +196,36 @@ class Agenda:
                 waiting = self._waiting[host]
                 reason = self._halted
                 if not waiting or (not reason and self._running[host] >= self._images):
-                    return
+                    break
                 finding = waiting.popleft()
                 self._running[host] += 1
                 self._in_work.add(finding)
             if reason:
                 if self._take(finding):
                     self._results.skipped(finding, reason)
-                self._let_go(finding.reading)
+                self._let_go(finding)
                 self._ended(host)
             else:
                 watch = self._manager.spawn(self._copy(finding), name=f"copy {finding.name}")
                 watch.on_done(partial(self._copy_ended, finding))
+        self._read_ahead(host)
+
+    def _read_ahead(self, host: str) -> None:
+        """Read the next few images already, so that whoever gets a turn has something to send at once."""
+        with self._lock:
+            following = list(islice(self._waiting[host], self._images)) if not self._halted else []
+        for finding in following:
+            with self._lock:
+                known = finding in self._ahead
+            if not known:
+                watch = self._read(finding)
+                with self._lock:
+                    kept = self._ahead.setdefault(finding, watch)
+                if kept is not watch:
+                    watch.release()
+
+    def _read(self, finding: Finding) -> Watch[Image]:
+        return self._manager.spawn(self._reader.image(finding.reading), name=f"read {finding.name}")
 
     def _copy_ended(self, finding: Finding, watch: Watch[None]) -> None:
         if watch.error is not None and self._take(finding):
@@ -214,7 +234,7 @@ class Agenda:
                 self._results.failed(finding, watch.error, Tally())
             else:
                 self._results.crashed(finding, watch.error)
-        self._let_go(finding.reading)
+        self._let_go(finding)
         host = finding.target.place.host
         self._ended(host)
         self._start(host)
@@ -266,11 +286,16 @@ class Agenda:
             else:
                 self._failed(finding, failure, tally)
 
-    def _let_go(self, reading: Reading) -> None:
+    def _let_go(self, finding: Finding) -> None:
+        """This target needs its reading no longer."""
+        reading = finding.reading
         with self._lock:
+            ahead = self._ahead.pop(finding, None)
             reading.users -= 1
             if not reading.users:
                 reading.image = None
+        if ahead is not None:
+            ahead.release()
 
     def _failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
         self._results.failed(finding, error, tally)
@@ -280,10 +305,15 @@ class Agenda:
         if self._fail_fast and not isinstance(error, Cancelled):
             self.halt("stopped at the first failure (--fail-fast)")
 
+    def _image(self, finding: Finding) -> Watch[Image]:
+        with self._lock:
+            ahead = self._ahead.pop(finding, None)
+        return ahead or self._read(finding)
+
     def _copy(self, finding: Finding) -> Steps[None]:
         tally = Tally()
         try:
-            image = yield from self._reader.image(finding.reading)
+            image = yield self._image(finding)
             yield from self._publishing.begin(finding.target.place.host)
             changed = yield from self._sync.bring(finding, image, tally)
         except MirrorError as error:

@@ -14,7 +14,7 @@ from mirror.progress import Progress
 from mirror.report import Failure, ImageEntry, Report, Result
 from mirror.store import Version
 from mirror.tally import Tally
-from mirror.transfer.delivery import Delivered, Order
+from mirror.transfer.orders import Delivered, Order
 from mirror.transfer.placement import Place
 
 _log = logging.getLogger("mirror")

@@ -20,8 +20,9 @@ from mirror.oci.manifest import Manifest
 from mirror.reading import Image
 from mirror.store import Target, Version
 from mirror.tally import Tally
-from mirror.transfer.delivery import Delivered, Deliveries, Order, Outcome
+from mirror.transfer.delivery import Deliveries
 from mirror.transfer.manager import Manager
+from mirror.transfer.orders import Order, Outcome
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.scheduler import host_permit
 from mirror.transfer.steps import Steps
@@ -84,14 +85,18 @@ class Sync:
             Order(blob, store, place, image.origin, finding.reading.name, finding.may_have, certain)
             for blob in graph.blobs
         ]
+        watches = [self._deliveries.deliver(order) for order in orders]
         try:
-            delivered: list[Delivered] = yield [self._deliveries.deliver(order) for order in orders]
+            yield watches
         except MirrorError:
             tally.failed += 1
             raise
-        for order, one in zip(orders, delivered, strict=True):
-            tally.add(order.blob.size or 0, one)
-        changed = any(one.outcome is not Outcome.EXISTS for one in delivered)
+        finally:
+            # What arrived is told of, also where another blob of the image did not.
+            for order, watch in zip(orders, watches, strict=True):
+                if watch.done and watch.error is None:
+                    tally.add(order.blob.size or 0, watch.result())
+        changed = any(watch.result().outcome is not Outcome.EXISTS for watch in watches)
         for level in graph.levels:
             missing = yield from self._missing(store, place, level, certain=certain)
             yield [self._put(store, place, child.digest, child) for child in missing]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from mirror.transfer.delivery import Delivered, Outcome
+from mirror.transfer.orders import Delivered, Outcome
 
 
 @dataclass(slots=True)

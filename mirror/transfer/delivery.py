@@ -8,22 +8,19 @@ the same blob the first leads, the others wait for it and mount.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
 from typing import TypeAlias
 
 from mirror.backoff import ONCE
 from mirror.errors import MirrorError
 from mirror.limits import Work
-from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.store import Mount, Target, UploadSession
-from mirror.transfer.download import Origin, SourceBody
+from mirror.store import Mount, UploadSession
+from mirror.transfer.download import Carried, Origin, SourceBody
 from mirror.transfer.manager import Manager
+from mirror.transfer.orders import Delivered, Effort, Order, Outcome
 from mirror.transfer.placement import Inventory, Place, Routes
 from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, host_permit
 from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile
@@ -33,61 +30,8 @@ from mirror.transfer.watch import Watch
 
 LOOK_FOR_ROOM = 0.5  # seconds between two looks whether the spool has room
 STEPPING_DOWN = 0.01  # seconds
-
-
-class Outcome(Enum):
-    """How a blob came to be where it is wanted."""
-
-    COPIED = "copied"
-    MOUNTED = "mounted"
-    EXISTS = "exists"
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A blob that is wanted in a repository of a target, and where it may be read from.
-
-    may_have: the repository may hold it already, so that asking is worth a request; certain: ask before all else."""
-
-    blob: Descriptor
-    target: Target
-    place: Place
-    origin: Origin
-    image: str  # for the log: the image that asked first
-    may_have: bool
-    certain: bool = False
-
-
-@dataclass
-class Delivered:
-    """What it took. from_: the repository it was mounted from; bytes of all attempts; seconds of wall time."""
-
-    outcome: Outcome
-    from_: str | None = None
-    bytes_read: int = 0
-    bytes_sent: int = 0
-    attempts: int = 0
-    seconds: float = 0.0
-    _claimed: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
-
-    def claim(self) -> Outcome | None:
-        """The outcome, for the first who asks; None for those who only joined. Thread-safe."""
-        return self.outcome if self._claimed.acquire(blocking=False) else None
-
-
-@dataclass
-class _Effort:
-    """The counters of one delivery; written by its jobs, read when it ends."""
-
-    started: float = field(default_factory=time.monotonic)
-    read: int = 0
-    attempts: int = 0
-    sending: Sending | None = None
-
-    def result(self, outcome: Outcome, from_: str | None = None) -> Delivered:
-        sent = self.sending.sent if self.sending else 0
-        seconds = time.monotonic() - self.started
-        return Delivered(outcome, from_, self.read, sent, max(1, self.attempts), seconds)
+CARRY = 64 << 10  # bytes up to which a blob is read whole before its upload begins
+MOST_CARRIED = 4 << 20  # bytes of such blobs at once; what does not fit is streamed
 
 
 Told: TypeAlias = Callable[[Order, "Delivered | MirrorError"], None]
@@ -120,6 +64,7 @@ class Deliveries:
         self._leaders: dict[tuple[str, Digest], Place] = {}
         self._seen: set[tuple[Place, Digest]] = set()
         self._left_open: list[UploadSession] = []
+        self._carrying = 0  # bytes of small blobs in memory, or about to be
 
     def deliver(self, order: Order) -> Watch[Delivered]:
         """Bring it there; joins a delivery of the same blob to the same repository."""
@@ -155,7 +100,7 @@ class Deliveries:
             self._told(order, what)
 
     def _deliver(self, order: Order) -> Steps[Delivered]:
-        effort = _Effort()
+        effort = Effort()
         digest, place = order.blob.digest, order.place
         if self._inventory.knows(place, digest):
             return effort.result(Outcome.EXISTS)
@@ -191,7 +136,7 @@ class Deliveries:
             place = self._leaders.get((host, digest))
         return self._manager.join(("deliver", place, digest)) if place is not None else None
 
-    def _bring(self, order: Order, effort: _Effort) -> Steps[Delivered]:
+    def _bring(self, order: Order, effort: Effort) -> Steps[Delivered]:
         """Mount it, or else find it there, or upload it."""
         also = [order.origin.repository] if order.origin.source.host == order.place.host else []
         for candidate in self._inventory.candidates(order.place, order.blob.digest, also):
@@ -219,7 +164,7 @@ class Deliveries:
                 self._left_open.append(mounted)
         return mounted
 
-    def _head_or_upload(self, order: Order, effort: _Effort) -> Steps[Delivered]:
+    def _head_or_upload(self, order: Order, effort: Effort) -> Steps[Delivered]:
         if order.may_have and not order.certain and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
         return (yield from self._upload(order, effort, session=None))
@@ -232,7 +177,7 @@ class Deliveries:
             policy=ONCE,
         )
 
-    def _send(self, order: Order, effort: _Effort, sending: Sending, *more: str) -> Watch[None]:
+    def _send(self, order: Order, effort: Effort, sending: Sending, *more: str) -> Watch[None]:
         def attempt(work: Work) -> None:
             effort.attempts += 1
             sending.attempt(work)
@@ -242,12 +187,14 @@ class Deliveries:
 
     # ---- uploads
 
-    def _upload(self, order: Order, effort: _Effort, *, session: UploadSession | None) -> Steps[Delivered]:
+    def _upload(self, order: Order, effort: Effort, *, session: UploadSession | None) -> Steps[Delivered]:
         origins = self._origins(order)
-        source, target = origins[0].source.host, order.place.host
+        source, target, size = origins[0].source.host, order.place.host, order.blob.size
         try:
             if self._routes.through_spool(source, target, mounts_work=self._inventory.mounts_work(target)):
                 yield from self._by_spool(order, effort, origins, session)
+            elif size is not None and size <= CARRY and self._room_to_carry(size):
+                yield from self._carried(order, effort, origins, session, size)
             else:
                 body = SourceBody(order.blob, origins)
                 sending = self._sending(order, effort, body, session)
@@ -261,12 +208,32 @@ class Deliveries:
                 self._abandon(order, left)
         return effort.result(Outcome.COPIED)
 
+    def _room_to_carry(self, size: int) -> bool:
+        with self._lock:
+            room = self._carrying + size <= MOST_CARRIED
+            self._carrying += size if room else 0
+            return room
+
+    def _carried(
+        self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None, size: int
+    ) -> Steps[None]:
+        """A small blob: read it, then send it, so that neither host waits for the other with a slot in its hand."""
+        source = SourceBody(order.blob, origins)
+        needs = (host_permit(origins[0].source.host), DOWNLOADS)
+        try:
+            carried = yield self._manager.transfer(object(), partial(Carried.of, source, size), needs=needs)
+            yield self._send(order, effort, self._sending(order, effort, carried, session))
+        finally:
+            effort.read += source.read
+            with self._lock:
+                self._carrying -= size
+
     def _origins(self, order: Order) -> list[Origin]:
         """Where to read it: a sibling on the target that has it, if a mount from that was refused; then the source."""
         sibling = self._inventory.holder(order.place, order.blob.digest)
         return [Origin(order.target, sibling), order.origin] if sibling else [order.origin]
 
-    def _sending(self, order: Order, effort: _Effort, body: Body, session: UploadSession | None) -> Sending:
+    def _sending(self, order: Order, effort: Effort, body: Body, session: UploadSession | None) -> Sending:
         with self._lock:
             if session is not None and session in self._left_open:
                 self._left_open.remove(session)
@@ -282,7 +249,7 @@ class Deliveries:
         return sending
 
     def _by_spool(
-        self, order: Order, effort: _Effort, origins: list[Origin], session: UploadSession | None
+        self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None
     ) -> Steps[None]:
         source = origins[0].source.host
         while (file := self._spool.claim(order.blob)) is None:
@@ -300,7 +267,7 @@ class Deliveries:
         finally:
             self._spool.leave(file)
 
-    def _download(self, file: SpoolFile, origins: list[Origin], effort: _Effort) -> Watch[None]:
+    def _download(self, file: SpoolFile, origins: list[Origin], effort: Effort) -> Watch[None]:
         def run(work: Work) -> None:
             if file.complete:
                 return

@@ -108,6 +108,49 @@ class SourceBody:
             del self._origins[0]
 
 
+class Carried:
+    """The bytes of a small blob, proven, as an upload's body: read before its upload has a slot."""
+
+    def __init__(self, data: bytearray) -> None:
+        self._data = data
+
+    @classmethod
+    def of(cls, body: SourceBody, size: int, work: Work) -> Carried:
+        """Read all of `body`, which is `size` bytes long. Raises as it does."""
+        data = bytearray(size)
+        free = memoryview(data)
+        with body.open(0, work) as reader:
+            while count := reader.readinto(free or memoryview(bytearray(1))):
+                free = free[count:]
+        return cls(data)
+
+    def open(self, offset: int, work: Work) -> CarriedReader:
+        work.stop.check()
+        return CarriedReader(self._data, offset)
+
+
+class CarriedReader:
+    """A BlobReader over bytes in memory."""
+
+    def __init__(self, data: bytearray, offset: int) -> None:
+        self._rest = memoryview(data)[offset:]
+        self.size = len(data)
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def __enter__(self) -> CarriedReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._rest.release()
+
+
 class ProvenReader:
     """A BlobReader that goes on after a break and raises at the end unless size and digest are right."""
 

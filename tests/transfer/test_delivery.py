@@ -15,9 +15,10 @@ from mirror.limits import Limits, Stop
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.store import Mount
-from mirror.transfer.delivery import Delivered, Deliveries, Order, Outcome
+from mirror.transfer.delivery import CARRY, Deliveries
 from mirror.transfer.download import Origin
 from mirror.transfer.manager import Manager
+from mirror.transfer.orders import Delivered, Order, Outcome
 from mirror.transfer.placement import REFUSALS, Inventory, Place, Routes
 from mirror.transfer.spool import Spool
 from mirror.transfer.watch import Watch
@@ -348,7 +349,7 @@ def test_a_blob_waits_for_room_in_the_spool(tmp_path: Path) -> None:
 
 def test_a_delivery_that_nobody_wants_any_more_leaves_no_session_behind(world: World) -> None:
     world.source.gate = threading.Event()
-    blob = world.source.add("app", DATA)
+    blob = world.source.add("app", bytes(CARRY + 1))
     opened = threading.Event()
 
     def note(verb: str, repository: str, reference: str) -> MirrorError | None:
@@ -366,3 +367,28 @@ def test_a_delivery_that_nobody_wants_any_more_leaves_no_session_behind(world: W
 
     world.run(orders)
     assert [blob.digest] == world.targets["target"].deleted
+
+
+@pytest.mark.parametrize("size", [0, 1, CARRY, CARRY + 1], ids=str)
+def test_small_blobs_are_read_before_they_are_sent_and_large_ones_are_streamed(world: World, size: int) -> None:
+    blob = world.source.add("app", bytes(size))
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert (Outcome.COPIED, size, size) == (done.outcome, done.bytes_read, done.bytes_sent)
+    assert ["open"] == [verb for verb, _, _ in world.source.asked]
+    assert ["begin", "send"] == [verb for verb, _, _ in world.targets["target"].asked]
+    assert bytes(size) == world.targets["target"].blobs["one"][blob.digest]
+
+
+def test_what_is_carried_at_once_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.transfer.delivery.MOST_CARRIED", len(DATA))
+    blobs = [world.source.add("app", DATA[:-1] + bytes([number])) for number in range(20)]
+    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
+    assert [Outcome.COPIED] * 20 == [one.outcome for one in done]
+
+
+def test_a_small_blob_with_wrong_bytes_opens_no_upload(world: World) -> None:
+    blob = blob_of(DATA)
+    world.source.blobs["app"][blob.digest] = DATA + b"more"
+    with pytest.raises(Refused):
+        world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert [] == world.targets["target"].asked

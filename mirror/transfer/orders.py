@@ -1,0 +1,69 @@
+"""What is ordered of the deliveries, and what came of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+
+from mirror.oci.descriptor import Descriptor
+from mirror.store import Target
+from mirror.transfer.download import Origin
+from mirror.transfer.placement import Place
+from mirror.transfer.upload import Sending
+
+
+class Outcome(Enum):
+    """How a blob came to be where it is wanted."""
+
+    COPIED = "copied"
+    MOUNTED = "mounted"
+    EXISTS = "exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A blob that is wanted in a repository of a target, and where it may be read from.
+
+    may_have: the repository may hold it already, so that asking is worth a request; certain: ask before all else."""
+
+    blob: Descriptor
+    target: Target
+    place: Place
+    origin: Origin
+    image: str  # for the log: the image that asked first
+    may_have: bool
+    certain: bool = False
+
+
+@dataclass
+class Delivered:
+    """What it took. from_: the repository it was mounted from; bytes of all attempts; seconds of wall time."""
+
+    outcome: Outcome
+    from_: str | None = None
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    attempts: int = 0
+    seconds: float = 0.0
+    _claimed: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def claim(self) -> Outcome | None:
+        """The outcome, for the first who asks; None for those who only joined. Thread-safe."""
+        return self.outcome if self._claimed.acquire(blocking=False) else None
+
+
+@dataclass
+class Effort:
+    """The counters of one delivery; written by its jobs, read when it ends."""
+
+    started: float = field(default_factory=time.monotonic)
+    read: int = 0
+    attempts: int = 0
+    sending: Sending | None = None
+
+    def result(self, outcome: Outcome, from_: str | None = None) -> Delivered:
+        sent = self.sending.sent if self.sending else 0
+        seconds = time.monotonic() - self.started
+        return Delivered(outcome, from_, self.read, sent, max(1, self.attempts), seconds)
