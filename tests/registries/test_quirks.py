@@ -39,7 +39,7 @@ def filled(registry: ScriptedRegistry) -> tuple[str, str]:
         ({"says_life": False}, {"token"}),
         ({"field": "access_token"}, {"access_token", "expires_in", "issued_at"}),
     ],
-    ids=str,
+    ids=["life", "no life", "access_token"],
 )
 def test_the_answer_of_a_token_service(options: dict[str, Any], has: set[str]) -> None:
     with TokenService(**options) as tokens, Client(tokens.realm.split("/")[2]) as client:

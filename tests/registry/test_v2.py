@@ -176,7 +176,9 @@ def test_references_are_resolved_by_one_head_each(registry: ScriptedRegistry) ->
 
 
 @pytest.mark.parametrize(
-    "rule", [{"status": 405}, {"status": 501}, {"after": True, "change": without("Docker-Content-Digest")}], ids=str
+    "rule",
+    [{"status": 405}, {"status": 501}, {"after": True, "change": without("Docker-Content-Digest")}],
+    ids=["405", "501", "no digest"],
 )
 def test_where_head_does_not_tell_the_digest_the_body_does(registry: ScriptedRegistry, rule: dict[str, Any]) -> None:
     registry.fault("HEAD manifest", **rule)
