@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format check coverage clean
+.PHONY: help demo test test-kill test-soak lint format check coverage clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,14 @@ demo: $(STAMP) ## the main job for real: two registries, a multi-architecture im
 test: $(STAMP) ## all tests, against real and scripted registries on loopback (under 5 minutes on 2 cores)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+test-kill: $(STAMP) ## a sync killed at 25 moments, each walked and run again (about 2 minutes)
+	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
+	MIRROR_TESTS_KILLS=25 $(BIN)/python -m pytest -n $(JOBS) tests/end_to_end/test_kill.py $(PYTEST_ARGS)
+
+test-soak: $(STAMP) ## 20 runs with faults on both sides (about 2 minutes)
+	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
+	MIRROR_TESTS_SOAK=20 $(BIN)/python -m pytest -n $(JOBS) tests/end_to_end/test_soak.py $(PYTEST_ARGS)
 
 lint: $(STAMP) ## linter, formatter and strict type checker; changes nothing
 	$(BIN)/ruff check .

@@ -292,10 +292,13 @@ class Agenda:
         with self._lock:
             ahead = self._ahead.pop(finding, None)
             reading.users -= 1
+            image = None
             if not reading.users:
-                reading.image = None
+                image, reading.image = reading.image, None
         if ahead is not None:
             ahead.release()
+        if image is not None:
+            image.release()
 
     def _failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
         self._results.failed(finding, error, tally)

@@ -120,6 +120,28 @@ class Work:
     progress: Callable[[int], None] = _no_progress  # bytes moved since the last call
     retries: bool = True
 
+    @contextmanager
+    def outliving(self, seconds: float) -> Iterator[Work]:
+        """A Work that is stopped `seconds` after this one: for an answer that is better waited for than lost.
+
+        Raises Cancelled if this one is stopped already."""
+        self.stop.check()
+        stop = Stop()
+        timers: list[threading.Timer] = []
+
+        def later() -> None:
+            timer = threading.Timer(seconds, stop.request, args=(self.stop.reason,))
+            timers.append(timer)
+            timer.start()
+
+        try:
+            with self.stop.calls(later):
+                yield Work(stop, self.progress, self.retries)
+        finally:
+            for timer in timers:
+                timer.cancel()
+                timer.join()
+
     def once(self) -> Work:
         """The same, but the first failure of a request is the caller's."""
         return Work(self.stop, self.progress, False)

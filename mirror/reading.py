@@ -5,6 +5,7 @@ Here transforms run: what no target takes as it is becomes something that they t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -28,13 +29,20 @@ class Memory(Protocol):
     def note_transformed(self, identity: str, digest: Digest) -> None: ...
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a reading turned out to be. version: as the source named it; origin: where blobs and children are read."""
+    """What a reading turned out to be. version: as the source named it; origin: where blobs and children are read.
+
+    release: called when nothing of it will be read any more."""
 
     graph: Graph
     origin: Origin
     version: Version
+    release: Callable[[], None] = _nothing
 
 
 class Reader:
@@ -97,4 +105,4 @@ class Reader:
         made: Transformed = yield self._manager.transfer(object(), transform.finish, needs=(host,), policy=ONCE)
         graph = yield from self._manifests.graph(made.source, made.repository, made.root.digest, made.root)
         self._memory.note_transformed(transform.identity, made.root.digest)
-        return Image(graph, Origin(made.source, made.repository), version)
+        return Image(graph, Origin(made.source, made.repository), version, made.release)

@@ -100,6 +100,7 @@ class Account:
         self, finding: Finding, result: Result, tally: Tally, digest: Digest | None, error: MirrorError | None = None
     ) -> None:
         version = finding.reading.version if isinstance(finding.reading.version, Version) else None
+        source_id = version.source_id if version else ""
         self._report.add(
             ImageEntry(
                 source=finding.reading.name,
@@ -117,7 +118,8 @@ class Account:
                 attempts=tally.attempts,
                 error=Failure.of(error) if error is not None else None,
                 protocol=version.protocol if version else "v2",
-                v1_id=version.source_id or None if version else None,
+                source_digest=source_id if ":" in source_id else None,
+                v1_id=source_id if source_id and ":" not in source_id else None,
             )
         )
         if result in ("failed", "skipped"):

@@ -28,13 +28,20 @@ class Part:
     size: int | None = None
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Transformed:
-    """What a transform made: a root manifest, and where the blobs and children under it are read from."""
+    """What a transform made: a root manifest, and where the blobs and children under it are read from.
+
+    release: called when nothing of it will be read any more, perhaps more than once."""
 
     root: Manifest
     source: Source
     repository: str
+    release: Callable[[], None] = _nothing
 
 
 class Transform(Protocol):
@@ -63,14 +70,16 @@ class Version:
     """What a reference names now.
 
     digest: of the manifest that a target gets; with a transform: what it made last time, None if that is not known.
-    manifest: where a body had to be read to know. protocol: which one was used; source_id: what the source calls it,
-    where that is no digest."""
+    manifest: where a body had to be read to know. media_type: of the manifest, where the store said it.
+    protocol: which one was used; source_id: what the source calls it, where that is not the digest that a target
+    gets: an image id, or another digest."""
 
     digest: Digest | None
     manifest: Manifest | None = None
     protocol: str = "v2"
     source_id: str = ""
     transform: Transform | None = None
+    media_type: str = ""
 
 
 class BlobReader(AbstractContextManager["BlobReader"], Protocol):

@@ -284,3 +284,22 @@ def test_a_rate_limit_can_be_what_makes_a_host_down() -> None:
     with pytest.raises(RateLimited) as caught:
         limits.check()
     assert (429, 3600.0) == (caught.value.status, caught.value.retry_after)
+
+
+def test_a_work_that_outlives_another_is_stopped_a_while_after_it() -> None:
+    stop = Stop()
+    with Work(stop).outliving(0.01) as late:
+        assert not late.stop.requested
+        stop.request("a signal")
+        with pytest.raises(Cancelled, match="a signal"):
+            late.stop.sleep(30)
+
+
+def test_a_work_that_outlives_another_is_not_stopped_without_it_and_leaves_no_thread() -> None:
+    stop = Stop()
+    with Work(stop).outliving(0.0) as late:
+        pass
+    stop.request("later")
+    assert not late.stop.requested
+    with pytest.raises(Cancelled), Work(stop).outliving(1.0):
+        raise AssertionError

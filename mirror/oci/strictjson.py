@@ -19,17 +19,22 @@ MAX_DEPTH = 64
 MAX_NODES = 1_000_000
 
 
-def parse(data: bytes, *, what: str, code: str = "manifest_invalid") -> Value:
-    """The document in `data`. Raises Refused (`code`) that names `what`."""
+def parse(
+    data: bytes, *, what: str, code: str = "manifest_invalid", fold: bool = True, nodes: int = MAX_NODES
+) -> Value:
+    """The document in `data`. Raises Refused (`code`) that names `what`.
+
+    fold: whether keys that differ by case only are taken for equal; not so where keys are names, as of tags.
+    nodes: how many values and keys it may have."""
 
     def refuse(why: str) -> NoReturn:
         raise Refused(f"{what} is not usable JSON: {why}", code=code)
 
     def pairs(items: list[tuple[str, Value]]) -> Object:
         found = dict(items)
-        if len(found) != len(items) or len({key.casefold() for key in found}) != len(items):
-            keys = [key for key, _ in items]
-            again = next(k for i, k in enumerate(keys) if k.casefold() in {other.casefold() for other in keys[:i]})
+        if len(found) != len(items) or (fold and len({key.casefold() for key in found}) != len(items)):
+            keys = [key.casefold() if fold else key for key, _ in items]
+            again = next(items[i][0] for i, key in enumerate(keys) if key in keys[:i])
             refuse(f"duplicate key {printable(again, 80)!r}")
         return found
 
@@ -48,7 +53,7 @@ def parse(data: bytes, *, what: str, code: str = "manifest_invalid") -> Value:
         refuse(f"nested deeper than {MAX_DEPTH}")
     except ValueError as error:
         refuse(printable(error, 120))
-    _bounded(value, refuse)
+    _bounded(value, refuse, nodes)
     return value
 
 
@@ -62,13 +67,13 @@ def refuse_look_alikes(value: Object, known: frozenset[str], *, where: str) -> N
             )
 
 
-def _bounded(value: Value, refuse: Callable[[str], NoReturn]) -> None:
+def _bounded(value: Value, refuse: Callable[[str], NoReturn], most: int) -> None:
     level: list[Value] = [value]
     nodes = depth = 0
     while level:
         nodes += len(level)
-        if nodes > MAX_NODES:
-            refuse(f"more than {MAX_NODES} values")
+        if nodes > most:
+            refuse(f"more than {most} values")
         below: list[Value] = []
         holders = False
         for item in level:

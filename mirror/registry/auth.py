@@ -24,7 +24,7 @@ from mirror.limits import Stop, Work
 from mirror.registry.challenge import Challenge, choose, parse_challenges
 from mirror.registry.credentials import Credential, CredentialSource
 from mirror.registry.grants import NOTHING, Ask, Grant, Issuer, Need
-from mirror.registry.scopes import Scope
+from mirror.registry.scopes import Scope, pull
 from mirror.registry.settings import HostSettings
 from mirror.registry.tokens import OneOff
 from mirror.registry.trust import Destination
@@ -77,6 +77,7 @@ class HostAuthorizer:
         self._host = settings.host
         self._realm_check = realm_check
         self._clock = clock or SystemClock()
+        self._credentials = credentials
         self._issuer = Issuer(settings.host, credentials, one_off, self._clock)
         self._lock = threading.Lock()
         self._entries: dict[tuple[Scope, ...], _Entry] = {}
@@ -142,6 +143,17 @@ class HostAuthorizer:
         entry = self._entries.get(scopes)
         if entry is not None:
             self._leave(entry)
+
+    def showed(self, repository: str, work: Work) -> bool:
+        """Whether a reader of `repository` was asked for credentials and has some: then they were shown."""
+        entry = self._entries.get(pull(repository))
+        ask = self._ask if entry is None else entry.ask or self._ask
+        return ask is not None and self._credentials.find(self._host, repository, stop=work.stop) is not None
+
+    def reconsider(self, repository: str) -> None:
+        """A reader of `repository` was refused for good; one more request may find out whether all of it is closed."""
+        with self._lock:
+            self._entries.pop(pull(repository), None)
 
     def known_secrets(self) -> frozenset[str]:
         """Every secret seen so far (of tokens: those that live, and the last ones that did not), as sent."""

@@ -15,6 +15,7 @@ from mirror.backoff import Policy
 from mirror.errors import AuthError, MirrorError, NetworkError, Refused, RemoteError, Unreachable
 from mirror.limits import HostLimits, Limits, Work
 from mirror.registry.authorizer import Anonymous, Authorizer
+from mirror.registry.cookies import Cookies
 from mirror.registry.http import oneoff, status
 from mirror.registry.http.connect import Connector, Resolve, system_resolve
 from mirror.registry.http.exchange import Answer, Exchange, Request, Stream, Upload
@@ -49,12 +50,15 @@ class Session:
         user_agent: str = f"mirror/{__version__}",
         deadline: float = 120.0,
         resolve: Resolve = system_resolve,
+        cookies: Cookies | None = None,
     ) -> None:
-        """deadline: seconds for the whole of a small request, its answer included."""
+        """deadline: seconds for the whole of a small request, its answer included. cookies: None: they are ignored."""
         self.settings = settings
         self.trust = Trust(settings)
         self.host: HostLimits = limits.host(settings.host)
         self.authorizer: Authorizer = authorizer or Anonymous()
+        self.speaks_v2 = False  # an answer of the registry named the version of its API
+        self._cookies = cookies
         self._limits = limits
         self._policy = policy or Policy()
         connector = Connector(settings, self.trust, resolve=resolve)
@@ -250,10 +254,18 @@ class Session:
         """An answer to the request with who we are, and what we said of that."""
         sent = self.authorizer.header(scopes, work)
         try:
-            return self._exchange.send(_authorized(request, sent), work, streamed=streamed), sent
+            told = _with(request, "Authorization", sent)
+            if self._cookies is not None:
+                told = _with(told, "Cookie", self._cookies.header(request.destination.origin))
+            stream = self._exchange.send(told, work, streamed=streamed)
         except BaseException:
             self.authorizer.abandoned(scopes)
             raise
+        if not self.speaks_v2:
+            self.speaks_v2 = says_v2(stream.headers.all("docker-distribution-api-version"))
+        if self._cookies is not None:
+            self._cookies.note(request.destination.origin, stream.headers.all("set-cookie"))
+        return stream, sent
 
     def _renewed(self, stream: Stream, scopes: tuple[Scope, ...], sent: str | None, work: Work) -> MirrorError:
         """Let the authorizer see to a refusal. -> the error that it is if nothing can be done. Raises AuthError."""
@@ -281,7 +293,8 @@ class Session:
             self.authorizer.accepted(scopes)
 
     def _is_ours(self, destination: Destination) -> bool:
-        return destination.credentials and destination.origin == self.trust.api
+        origin = destination.origin
+        return destination.credentials and (origin == self.trust.api or origin in self.trust.endpoints)
 
     def _failed(self, stream: Stream) -> MirrorError:
         """Read what an unwanted answer says, let go of it, and act on what it asks of everybody."""
@@ -314,13 +327,19 @@ class Session:
         return error
 
 
-def _authorized(request: Request, authorization: str | None) -> Request:
-    if authorization is None:
+def says_v2(values: Sequence[str]) -> bool:
+    """Whether Docker-Distribution-Api-Version names v2; the header may repeat and hold several words."""
+    for value in values:
+        for word in value.split():
+            kind, _, version = word.partition("/")
+            if version == "2.0" and kind.lower() == "registry":
+                return True
+    return False
+
+
+def _with(request: Request, name: str, value: str | None) -> Request:
+    """The same with one header more, first; None: none."""
+    if value is None:
         return request
-    return Request(
-        request.method,
-        request.kind,
-        request.destination,
-        (("Authorization", authorization), *request.headers),
-        request.body,
-    )
+    headers = ((name, value), *request.headers)
+    return Request(request.method, request.kind, request.destination, headers, request.body)

@@ -70,6 +70,7 @@ class Trust:
         self._token_realms = frozenset(host.lower() for host in settings.token_realms)
         self._allow_hosts = frozenset(host.lower() for host in settings.allow_hosts)
         self.api = self._api(settings)
+        self.endpoints: set[Origin] = set()  # of `endpoint`: may get tokens of the registry as it does
         self._kinds: dict[Origin, Kind] = {}
 
     @staticmethod
@@ -135,6 +136,23 @@ class Trust:
             f"{origin} is not of the registry's domain",
             hint=f"if it may have this registry's credentials, add it to registries.{self._host}.token-realms",
         )
+
+    def endpoint(self, host: str) -> Destination:
+        """The root of a host that a v1 index names for its images (X-Docker-Endpoints). Raises Refused.
+
+        It gets the index's token: so it is the index itself, or one of `token-realms` or `allow-hosts`; and it is
+        asked with the index's scheme."""
+        own = Destination(self.api, "/", credentials=True)
+        try:
+            origin = Origin.parse(f"{self.api.scheme}://{host}")
+        except BadUrl as error:
+            raise _refusal("unsafe_location", "endpoint", own, str(error)) from None
+        if origin != self.api:
+            if not (_listed(origin, self._token_realms) or _listed(origin, self._allow_hosts)):
+                hint = f"if its images are there, add it to registries.{self._host}.token-realms"
+                raise _refusal("unsafe_location", "endpoint", own, f"{origin} is another host", hint=hint)
+            self.endpoints.add(origin)
+        return Destination(origin, "/", credentials=True, named_by=self.api, refusal="unsafe_location")
 
     def token_redirect(self, location: str, base: Destination) -> Destination:
         """Where a token service redirected to: the same origin only. Raises Refused (unsafe_realm)."""

@@ -7,13 +7,14 @@ and said there; docs/compatibility.md lists what was run against which of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from urllib.parse import quote
 
 from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError, printable
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manifest
+from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manifest, plain_type
 from mirror.oci.reference import is_path, is_tag
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
 from mirror.registry.listing import MAX_PAGE_BYTES, listed
@@ -21,6 +22,10 @@ from mirror.registry.scopes import CATALOG, Scope
 from mirror.registry.session import Answer, Session
 from mirror.registry.upload import Upload, UploadHabits
 from mirror.store import Coming, Mount, Version
+
+# When the work is stopped, the answer to a POST is still waited for: a session of which we do not hear cannot be
+# deleted.
+ANSWER_WITHIN = 1.0  # seconds
 
 # Registry 2.3 and 2.4 compare whole Accept lines, so each type goes in a line of its own.
 _ACCEPT = tuple(("Accept", media_type) for media_type in ACCEPTED)
@@ -39,6 +44,17 @@ class RegistryV2:
 
     def close(self) -> None:
         self._session.close()
+
+    @property
+    def speaks_v2(self) -> bool:
+        """Whether any of its answers named the version of the API."""
+        return self._session.speaks_v2
+
+    def ping(self, work: Work) -> None:
+        """Ask for the API's root, whatever it answers: then `speaks_v2` tells. Raises NetworkError, Refused, Cancelled,
+        RemoteError (tls_error)."""
+        with suppress(AuthError):
+            self._session.call("GET", "/v2/", work, kind="ping", expect=range(100, 600))
 
     def gave_up(self, error: MirrorError) -> None:
         """`error` outlived the retries of a transfer, which are not made in the session."""
@@ -77,10 +93,10 @@ class RegistryV2:
                 return self._absent(repository, reference)
             digest = _content_digest(answer)
             if answer.status == 200 and digest is not None:
-                return Version(digest)
+                return Version(digest, media_type=plain_type(answer.headers.get("content-type") or ""))
             # No HEAD here, or a HEAD that does not say the digest: the body does.
             manifest = self.manifest(repository, reference, work)
-            return Version(manifest.digest, manifest)
+            return Version(manifest.digest, manifest, media_type=manifest.media_type)
         except (NotFound, Refused) as error:
             return error
         except AuthError as error:
@@ -98,7 +114,7 @@ class RegistryV2:
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         manifest = self.manifest(repository, reference, work)
-        return Version(manifest.digest, manifest)
+        return Version(manifest.digest, manifest, media_type=manifest.media_type)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         try:
@@ -175,14 +191,15 @@ class RegistryV2:
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | Upload:
         query = f"mount={quote(blob.digest, safe=':')}&from={quote(from_repository, safe='/')}"
         try:
-            answer = self._session.call(
-                "POST",
-                f"/v2/{repository}/blobs/uploads/?{query}",
-                work,
-                kind="mount",
-                scopes=(_push(repository), _pull(from_repository)),
-                expect={201, 202},
-            )
+            with work.outliving(ANSWER_WITHIN) as waiting:
+                answer = self._session.call(
+                    "POST",
+                    f"/v2/{repository}/blobs/uploads/?{query}",
+                    waiting,
+                    kind="mount",
+                    scopes=(_push(repository), _pull(from_repository)),
+                    expect={201, 202},
+                )
         except RemoteError as error:
             if error.status is None or error.status in (429, 503):
                 raise
@@ -196,14 +213,15 @@ class RegistryV2:
         return Mount.REFUSED
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> Upload:
-        answer = self._session.call(
-            "POST",
-            f"/v2/{repository}/blobs/uploads/",
-            work,
-            kind="upload",
-            scopes=(_push(repository),),
-            expect={202},
-        )
+        with work.outliving(ANSWER_WITHIN) as waiting:
+            answer = self._session.call(
+                "POST",
+                f"/v2/{repository}/blobs/uploads/",
+                waiting,
+                kind="upload",
+                scopes=(_push(repository),),
+                expect={202},
+            )
         return self._upload(repository, blob, answer)
 
     def _upload(self, repository: str, blob: Descriptor, answer: Answer) -> Upload:

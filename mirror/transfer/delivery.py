@@ -106,7 +106,8 @@ class Deliveries:
             return effort.result(Outcome.EXISTS)
         if order.certain and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
-        if not self._mounting(place.host):
+        if not self._mounting(place.host) or self._inventory.distrusts(place):
+            # Where a mount may have been a lie, the bytes are sent.
             return (yield from self._head_or_upload(order, effort))
         while not self._inventory.holder(place, digest):
             if self._lead(place, digest):

@@ -96,6 +96,11 @@ class Inventory:
                     holders.remove(place.path)
         self._hints.forget(str(place))
 
+    def distrusts(self, place: Place) -> bool:
+        """Whether something that was believed of it turned out to be wrong, in this run."""
+        with self._lock:
+            return place in self._distrusted
+
     def candidates(self, place: Place, digest: Digest, also: Iterable[str] = ()) -> list[str]:
         """Repositories of the host to mount from: what this run brought there, then `also`, then hints."""
         with self._lock:

@@ -65,8 +65,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with ExitStack() as stack:
         source, target = (stack.enter_context(RealRegistry(root, name)) for name in ("source", "target"))
         tool = stack.enter_context(MirrorTool(root / "mirror"))
-        options = {"repositories": REPOSITORIES, "images": TAGS, "layers": LAYERS}
-        seeded = seed(source, "team/app", layer_size=MIB, shared=0.5, index=True, **options)
+        seeded = seed(
+            source,
+            "team/app",
+            repositories=REPOSITORIES,
+            images=TAGS,
+            layers=LAYERS,
+            layer_size=MIB,
+            shared=0.5,
+            index=True,
+        )
         mirrors = [
             {"source": f"{source.host}/{name}", "targets": [f"{target.host}/{name}"]} for name in seeded.repositories
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
@@ -124,7 +126,8 @@ def test_a_spool_that_holds_one_blob_serves_three_targets(
     seed(source, "app", images=2, layers=2, layer_size=200_000)
     targets = [registry_factory(f"target-{number}") for number in range(3)]
     mirrors = [{"source": f"{source.host}/app", "targets": [f"{target.host}/app" for target in targets]}]
-    mirror_run.config(mirrors, source, *targets, **{"spool-max": "300 KiB"})
+    small: dict[str, Any] = {"spool-max": "300 KiB"}
+    mirror_run.config(mirrors, source, *targets, **small)
     mirror_run.sync()
     for target in targets:
         assert_equal(source, "app", target)

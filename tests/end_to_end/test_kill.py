@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -223,7 +224,7 @@ def test_the_spool_of_a_killed_run_is_swept(
             }
             for name in setting.seeded.repositories
         ]
-        plain = {"registries": {front.host: {"plain-http": True}}}
+        plain: dict[str, Any] = {"registries": {front.host: {"plain-http": True}}}
         mirror_run.config(mirrors, setting.source, targets[1], spool=str(spool), **plain)
         _kill(Moment(0, "before", "PUT upload", 0.3), setting, front, mirror_run)
         front.hook = None

@@ -71,7 +71,6 @@ def test_a_proxy_that_takes_almost_nothing_is_named_in_the_hint(
     ran = mirror_run.sync(expect=1)
     assert "client_max_body_size" in ran.text
     assert {413} == {image["error"]["status"] for image in mirror_run.report()["images"]}
-    assert [] == target.uploads
 
 
 @pytest.mark.parametrize("form", ["path", "url", "prefix"])

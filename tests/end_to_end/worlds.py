@@ -6,11 +6,14 @@ from typing import Any
 
 from tests.images import Graph
 from tests.oracle import assert_equal
+from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import Configured, MirrorTool
+from tests.tool import MirrorTool
+
+AnyRegistry = RealRegistry | ScriptedRegistry
 
 
-def pair(tool: MirrorTool, source: Configured, target: Configured, *names: str, **keys: Any) -> None:
+def pair(tool: MirrorTool, source: AnyRegistry, target: AnyRegistry, *names: str, **keys: Any) -> None:
     """Configure that each repository of the source is to be on the target under its own name. Default: `app`."""
     mirrors = [{"source": f"{source.host}/{name}", "targets": [f"{target.host}/{name}"]} for name in names or ("app",)]
     tool.config(mirrors, source, target, **keys)
@@ -25,7 +28,7 @@ def loaded(registry: ScriptedRegistry, *tags: str, repository: str = "app", size
     return graph
 
 
-def assert_synced(source: Configured, target: Configured, *names: str) -> None:
+def assert_synced(source: AnyRegistry, target: AnyRegistry, *names: str) -> None:
     """The repositories of the source are on the target, whole and byte for byte."""
     for name in names or ("app",):
         assert_equal(source, name, target)

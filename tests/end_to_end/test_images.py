@@ -1,0 +1,221 @@
+"""Every kind of image and artifact arrives byte for byte; what cannot, is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests import schema1
+from tests.conftest import RegistryFactory, ScriptedFactory
+from tests.end_to_end.worlds import assert_synced, pair
+from tests.images import OCI_INDEX, OCI_LAYER, Graph, oddly
+from tests.oracle import assert_equal, assert_whole
+from tests.registries.real import RealRegistry
+from tests.seeding import push
+from tests.tool import MirrorTool
+
+
+def test_indexes_in_indexes_arrive_with_everything_under_them(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    graph = Graph("nested")
+    shared = graph.image(label="shared")
+    inner = graph.index(children=[shared, graph.image(label="arm", platform="linux/arm/v7")])
+    middle = graph.index(children=[inner, graph.image(label="middle", platform="linux/s390x")])
+    graph.index("v1", children=[middle, inner, shared])
+    push(source, "app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert_synced(source, target)
+    assert len(graph.manifests) == target.counts()["PUT manifest"]
+    assert len(graph.blobs) == target.counts()["PUT upload"]
+
+
+def test_an_index_without_children_and_one_with_a_child_twice_arrive(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    graph = Graph("sparse")
+    graph.index("empty", children=[])
+    child = graph.image(label="twice")
+    graph.index(
+        "twice", children=[child, replace(child, extra={"platform": {"os": "linux", "architecture": "riscv64"}})]
+    )
+    push(source, "app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert_synced(source, target)
+
+
+def test_an_index_whose_child_is_missing_at_the_source_fails_alone(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source", sparse_indexes=True), scripted("target")
+    graph = Graph("lacking")
+    graph.platforms("whole")
+    graph.index("sparse", children=[lost := graph.image(label="lost"), graph.image(label="there")])
+    source.load("app", graph)
+    del source.storage.repositories["app"].manifests[lost.digest]
+    pair(mirror_run, source, target)
+    mirror_run.sync(expect=1)
+    assert_equal(source, "app", target, tags=["whole"])
+    assert ["whole"] == target.tags("app")
+
+
+def test_artifacts_signatures_and_referrers_come_along_as_the_tags_that_they_are(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    graph = Graph("artifacts")
+    image = graph.platforms("v1")
+    graph.artifact("chart", kind="application/vnd.cncf.helm.config.v1+json", texts=(b"chart", b"values"))
+    graph.artifact("empty", texts=())
+    graph.signature(image)
+    graph.referrer(image, "one")
+    graph.referrer(image, "two")
+    push(source, "app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert_synced(source, target)
+    assert sorted(graph.tags) == target.tags("app")
+
+
+def test_empty_layers_layers_listed_twice_and_unknown_platforms_arrive(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    graph = Graph("odd")
+    graph.image("empty", layers=[graph.empty_blob(), graph.layer("real")])
+    graph.image("twice", twice=True)
+    graph.image("none", layers=[])
+    graph.platforms("strange", platforms=("plan9/mips", "unknown/unknown"))
+    graph.image("docker", oci=False)
+    graph.platforms("list", oci=False)
+    push(source, "app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert_synced(source, target)
+
+
+def test_foreign_layers_are_left_where_they_are(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("foreign")
+    for oci in (True, False):
+        foreign = graph.foreign_layer("https://layers.invalid/base.tar.gz", name=f"foreign-{oci}", oci=oci)
+        graph.image(f"oci-{oci}".lower(), layers=[foreign, graph.layer(f"own-{oci}", oci=oci)], oci=oci)
+    source.load("app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert_synced(source, target)
+    assert len(graph.blobs) == target.counts()["PUT upload"]
+
+
+def test_a_signed_schema_1_manifest_is_copied_with_its_own_digest_where_a_target_takes_it(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("schema1")
+    old = graph.schema1("v1")
+    graph.image("v2")
+    source.load("app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    there = target.manifest("app", "v1")
+    assert (graph.manifests[old.digest].data, schema1.MEDIA_TYPE) == (there.body, there.headers["content-type"])
+    digests = {image["target"].rpartition(":")[2]: image["digest"] for image in mirror_run.report()["images"]}
+    assert graph.tags == digests
+    target.mark()
+    mirror_run.sync()
+    assert [] == target.writes()
+
+
+def test_schema_1_is_refused_where_the_configuration_says_so(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("schema1")
+    graph.schema1("v1")
+    graph.image("v2")
+    source.load("app", graph)
+    pair(mirror_run, source, target, defaults={"schema1": "fail"})
+    ran = mirror_run.sync(expect=1)
+    assert "schema 1" in ran.text
+    assert ["v2"] == target.tags("app")
+
+
+def test_a_target_that_does_not_take_a_media_type_fails_that_image_only(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    docker = ("application/vnd.docker.distribution.manifest.v2+json",)
+    source, target = scripted("source"), scripted("target", media_types=docker)
+    graph = Graph("types")
+    graph.image("docker", oci=False)
+    graph.image("oci")
+    source.load("app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync(expect=1)
+    assert ["docker"] == target.tags("app")
+    assert [f"{source.host}/app:oci"] == mirror_run.failed()
+
+
+def test_tags_that_a_target_keeps_immutable_are_a_conflict(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target", immutable_tags=True)
+    graph, old = Graph("new"), Graph("old")
+    graph.image("v1")
+    graph.image("v2")
+    old.image("v1", label="old")
+    source.load("app", graph)
+    target.load("app", old)
+    pair(mirror_run, source, target)
+    mirror_run.sync(expect=(1, 3))
+    assert {"v1": "conflict", "v2": "copied"} == {
+        name.rpartition(":")[2]: result for name, result in mirror_run.results().items()
+    }
+    assert old.tags["v1"] == target.storage.repositories["app"].tags["v1"]
+
+
+def test_a_deep_sync_brings_back_what_the_target_lost_under_equal_tags(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    graph = Graph("deep")
+    graph.platforms("v1")
+    graph.platforms("v2")
+    push(source, "app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    blob = next(iter(graph.blobs))
+    child = next(digest for digest in graph.manifests if digest not in graph.tags.values())
+    target.drop_blob("app", blob)
+    target.drop_manifest("app", child)
+    mirror_run.sync()
+    assert {"up-to-date"} == set(mirror_run.results().values())
+    target.mark()
+    source.mark()
+    mirror_run.sync("--deep")
+    assert_synced(source, target)
+    assert_whole(target)
+    assert (1, 1) == (source.counts()["GET blob"], target.counts()["PUT upload"])
+
+
+def test_a_blob_of_another_size_on_the_target_is_never_taken_for_right(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    graph = Graph("short")
+    graph.image("v1", layers=[graph.layer("only")])
+    push(source, "app", graph)
+    push(target, "app", graph)
+    layer = max(graph.blobs, key=lambda digest: len(graph.blobs[digest]))
+    target.truncate_blob(layer, 100)
+    pair(mirror_run, source, target)
+    mirror_run.sync("--deep", expect=3)
+    assert "size_mismatch" in {image["error"]["code"] for image in mirror_run.report()["images"]}
+
+
+def test_an_unusual_but_right_form_of_json_is_kept_to_the_byte(
+    registry_factory: RegistryFactory, source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    graph = Graph("bytes")
+    child = graph.image(label="child")
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child.json()], "vnd.example": {"é": 1.50}}
+    graph.raw(oddly(document), OCI_INDEX, "v1")
+    layer = graph.blob(b"plain", OCI_LAYER)
+    graph.image("v2", layers=[layer], annotations={"key": "\u202evalue"})
+    push(source, "app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    for tag, digest in graph.tags.items():
+        assert graph.manifests[digest].data == target.manifest("app", tag).body

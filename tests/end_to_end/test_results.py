@@ -1,0 +1,133 @@
+"""What a run leaves for machines and people: log lines, report, progress."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from tests.conftest import RegistryFactory, ScriptedFactory
+from tests.end_to_end.worlds import assert_synced, loaded, pair
+from tests.oracle import assert_whole
+from tests.registries.faults import FOREVER
+from tests.registries.real import RealRegistry
+from tests.seeding import seed
+from tests.tool import MirrorTool
+
+BLOB_FIELDS = {
+    *("ts", "level", "event", "run", "source", "target", "image", "digest", "size", "outcome"),
+    *("from", "bytes_read", "bytes_sent", "attempt", "seconds", "code"),
+}
+
+
+def test_the_log_has_one_line_for_each_blob_of_each_repository(
+    source: RealRegistry, registry_factory: RegistryFactory, mirror_run: MirrorTool
+) -> None:
+    seeded = seed(source, "app", repositories=2, images=3, index=True)
+    targets = [registry_factory("one"), registry_factory("two")]
+    mirrors = [
+        {"source": f"{source.host}/{name}", "targets": [f"{target.host}/{name}" for target in targets]}
+        for name in seeded.repositories
+    ]
+    mirror_run.config(mirrors, source, *targets)
+    mirror_run.sync()
+    lines = [line for line in mirror_run.log() if line["event"] == "blob"]
+    assert {frozenset(BLOB_FIELDS)} == {frozenset(line) for line in lines}
+    told = Counter((line["target"], line["digest"]) for line in lines)
+    assert {1} == set(told.values())
+    assert 2 * (len(seeded.blobs) + len(seeded.shared)) == len(told)
+    totals = mirror_run.report()["totals"]
+    outcomes = Counter(line["outcome"] for line in lines)
+    assert {"copied": 2 * len(seeded.blobs), "mounted": 2 * len(seeded.shared)} == outcomes
+    assert outcomes == {name: totals["blobs"][name] for name in ("copied", "mounted")}
+    assert totals["bytes"]["read"] == sum(line["bytes_read"] for line in lines) == sum(seeded.blobs.values())
+    assert totals["bytes"]["sent"] == sum(line["bytes_sent"] for line in lines) == 2 * sum(seeded.blobs.values())
+
+
+def test_what_an_image_that_failed_has_moved_is_in_the_totals(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = loaded(source)
+    target.fault("PUT manifest", status=400, times=FOREVER)
+    pair(mirror_run, source, target)
+    mirror_run.sync(expect=1)
+    totals = mirror_run.report()["totals"]
+    assert {"copied": len(graph.blobs), "failed": 0} == {name: totals["blobs"][name] for name in ("copied", "failed")}
+    assert sum(map(len, graph.blobs.values())) == totals["bytes"]["sent"] == totals["bytes"]["read"]
+
+
+def test_blobs_that_arrived_before_another_failed_are_in_the_totals(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = loaded(source)
+    last = list(graph.blobs)[-1]
+    late = source.fault("GET blob", reference=last, delay=0.5, status=404, times=FOREVER)
+    pair(mirror_run, source, target)
+    mirror_run.sync(expect=1)
+    assert late.hits
+    totals = mirror_run.report()["totals"]
+    logged = Counter(line["outcome"] for line in mirror_run.log() if line["event"] == "blob")
+    assert {"copied": len(graph.blobs) - 1, "failed": 1} == logged
+    assert logged == {name: totals["blobs"][name] for name in ("copied", "failed")}
+    assert totals["bytes"]["sent"] == sum(len(data) for digest, data in graph.blobs.items() if digest != last)
+
+
+def test_plain_progress_is_lines_on_stderr_and_results_are_on_stdout(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    seed(source, "app", images=2)
+    pair(mirror_run, source, target)
+    ran = mirror_run.sync("--progress", "plain")
+    assert_synced(source, target)
+    assert "2 copied" in ran.out
+    assert "\x1b" not in ran.text
+    assert "copied" not in ran.err
+
+
+def test_quiet_says_nothing_when_all_is_well_and_only_errors_otherwise(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    seed(source, "app", images=2)
+    pair(mirror_run, source, target)
+    assert "" == mirror_run.sync("-q").text
+    assert "" == mirror_run.sync("-q").text
+    source.stop()
+    ran = mirror_run.sync("-q", expect=1)
+    assert ("", True) == (ran.out, source.host in ran.err)
+
+
+def test_the_report_is_also_where_it_is_wanted_and_failed_txt_drives_the_next_run(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source, "v1", "v2", "v3")
+    ill = target.fault("PUT manifest", reference="v2", status=400, times=FOREVER)
+    pair(mirror_run, source, target)
+    mirror_run.sync("--report", tmp_path / "copy.json", expect=1)
+    assert mirror_run.report() == json.loads((tmp_path / "copy.json").read_text())
+    assert [f"{source.host}/app:v2"] == mirror_run.failed()
+    ill.times = 0
+    target.mark()
+    failed = next(mirror_run.state.rglob("failed.txt"))
+    mirror_run.sync("--only-from", failed)
+    assert {f"{target.host}/app:v2": "copied"} == mirror_run.results()
+    assert ["v2"] == [
+        seen.reference for seen in target.requests() if seen.kind == "PUT manifest" and seen.reference[0] == "v"
+    ]
+    assert_synced(source, target)
+    assert_whole(target)
+
+
+def test_requests_in_the_report_are_those_that_the_registries_saw(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    seed(source, "app", repositories=2, images=2, index=True)
+    pair(mirror_run, source, target, "app-0", "app-1")
+    source.mark()
+    target.mark()
+    mirror_run.sync()
+    said = mirror_run.report()["totals"]["requests"]
+    assert source.counts().total() == sum(said[source.host].values())
+    assert target.counts().total() == sum(said[target.host].values())
