@@ -92,6 +92,9 @@ class Agenda:
         elif self._targets[host].gathers:
             self._set_aside(finding, self._gathered[host])
         elif finding.verdict is Verdict.EQUAL and not self._deep and finding.old is not None:
+            entry = finding.reading.entry
+            if entry.rules.is_immutable(finding.reading.tag):
+                self._memory.note_tag("source", entry.name, finding.reading.tag, finding.old)
             self._results.up_to_date(finding, finding.old)
             self._let_go(finding)
         elif source.partial:

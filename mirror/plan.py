@@ -7,22 +7,21 @@ made, so that copying starts while listing goes on. Typed on the reading half of
 
 from __future__ import annotations
 
-import threading
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from mirror.backoff import ONCE
+from mirror.claims import Claims
 from mirror.errors import AuthError, MirrorError, NotFound, Refused, Unreachable
-from mirror.findings import Entry, Finding, Findings, Reading, TargetEntry, Verdict
+from mirror.findings import Entry, Finding, Findings, Memory, Reading, TargetEntry, Verdict
 from mirror.limits import Work
 from mirror.oci.digest import Digest
-from mirror.selection import overlap, select
+from mirror.oci.reference import ListedTag
+from mirror.selection import select
 from mirror.store import Source, Version
 from mirror.transfer.manager import Manager
-from mirror.transfer.placement import Place
 from mirror.transfer.scheduler import host_permit
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
@@ -30,14 +29,6 @@ from mirror.transfer.watch import Watch
 T = TypeVar("T")
 
 LARGEST_BATCH = 64  # references that one job asks for
-
-
-class Memory(Protocol):
-    """What earlier runs noted. Does I/O."""
-
-    def target_tag(self, repository: str, tag: str) -> Digest | None: ...
-    def transformed(self, identity: str) -> Digest | None: ...
-    def unfinished(self, repository: str) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -51,6 +42,7 @@ class _Present:
 
     tags: Collection[str] | None = None
     recalled: Mapping[str, Digest] = field(default_factory=dict)
+    settled: Mapping[str, Digest] = field(default_factory=dict)  # immutable tags that were equal: not asked for again
     may_have: bool | None = None  # None: not known yet
 
 
@@ -77,15 +69,14 @@ class Planner:
         self._parallel = parallel
         self._takes = takes
         self._believe_exclusive = believe_exclusive
-        self._lock = threading.Lock()
-        self._claims: defaultdict[Place, list[Entry]] = defaultdict(list)
+        self._claims = Claims()
 
     def all(self, entries: Iterable[Entry]) -> Steps[None]:
         """Steps: plan every entry. Raises Cancelled, and what is a bug; what is remote becomes a finding."""
         taken = [one for one in entries if one.wildcard or self._takes(one.name)]
         for one in taken:
             if not one.wildcard:
-                self._claim(one)
+                self._claims.claim(one)
         yield from self._each([self._manager.spawn(self.entry(one), name=f"plan {one.name}") for one in taken])
 
     def _each(self, watches: list[Watch[None]]) -> Steps[None]:
@@ -122,13 +113,11 @@ class Planner:
             one = entry.of(name)
             if not self._takes(one.name):
                 continue
-            rival = self._claim(one)
-            if rival is None:
+            conflict = self._claims.claim(one)
+            if conflict is None:
                 tasks.append(self._manager.spawn(self.entry(one), name=f"plan {one.name}"))
             else:
-                text = f"{one.name} and {rival.name} would write the same tags of {one.targets[0].place}"
-                hint = "give one of them another target, or other tags"
-                self._findings.listing_failed(one, Refused(text, hint=hint, code="config_invalid"))
+                self._findings.listing_failed(one, conflict)
         yield from self._each(tasks)
 
     def _catalog(self, entry: Entry, work: Work) -> list[str]:
@@ -140,16 +129,6 @@ class Planner:
             else:
                 names.append(name)
         return sorted(names)
-
-    def _claim(self, entry: Entry) -> Entry | None:
-        """Note what an entry writes. -> another that may write the same: with wildcards only a catalog shows it."""
-        with self._lock:
-            for target in entry.targets:
-                for other in self._claims[target.place]:
-                    if overlap(entry.rules, other.rules):
-                        return other
-                self._claims[target.place].append(entry)
-        return None
 
     # ---- the source
 
@@ -163,7 +142,9 @@ class Planner:
             tags = () if rules.is_literal else (yield self._read(entry.source, lambda work: self._listed(entry, work)))
             selection = select(rules, tags)
             rejected = selection.rejected
-            readings = [Reading(entry, tag, tag, users=len(entry.targets)) for tag in selection.selected]
+            readings = [
+                Reading(entry, tag, tag, _listed_version(tag), users=len(entry.targets)) for tag in selection.selected
+            ]
         readings = [reading for reading in readings if self._wanted(reading.name)]
         self._findings.selected(entry, len(readings), rejected)
         return readings
@@ -239,10 +220,25 @@ class Planner:
             if recalled:
                 # Who promises that nobody else writes here spares the target every question.
                 return _Present(tags=recalled, recalled=recalled, may_have=True)
+        settled: dict[str, Digest] = {}
+        if entry.rules.immutable:
+            settled = yield self._manager.transfer(
+                object(), lambda work: self._settled(entry, name, readings), needs=(), policy=ONCE
+            )
         if entry.rules.is_literal:
-            return _Present()
+            return _Present(settled=settled)
         present: _Present = yield self._read(target.store, lambda work: self._tags_of(target, work))
-        return present
+        return replace(present, settled={tag: settled[tag] for tag in settled if tag in (present.tags or ())})
+
+    def _settled(self, entry: Entry, repository: str, readings: Sequence[Reading]) -> dict[str, Digest]:
+        """Immutable tags that both sides had with one digest the last time."""
+        found = {}
+        for reading in readings:
+            if entry.rules.is_immutable(reading.tag):
+                digest = self._memory.target_tag(repository, reading.tag)
+                if digest is not None and digest == self._memory.source_tag(entry.name, reading.tag):
+                    found[reading.tag] = digest
+        return found
 
     def _recalled(self, repository: str, references: Sequence[str]) -> dict[str, Digest]:
         found = {reference: self._memory.target_tag(repository, reference) for reference in references}
@@ -253,12 +249,16 @@ class Planner:
             tags = {name for name in target.store.tags(target.place.path, work) if isinstance(name, str)}
         except NotFound:
             tags = set()
+        listed = {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
         # A repository that lost its last run to a kill has blobs and no tag: real registries then answer 404.
-        return _Present(tags=tags, may_have=bool(tags) or self._memory.unfinished(str(target.place)))
+        return _Present(tags=tags, recalled=listed, may_have=bool(tags) or self._memory.unfinished(str(target.place)))
 
     def _compare(self, target: TargetEntry, present: _Present, batch: _Batch) -> Steps[None]:
-        asked = [reading for reading in batch.readings if present.tags is None or reading.tag in present.tags]
-        need = batch.readings if present.tags is None or batch.readings[0].entry.heads_first else asked
+        readings = self._unsettled(target, present, batch)
+        if not readings:
+            return
+        asked = [reading for reading in readings if present.tags is None or reading.tag in present.tags]
+        need = readings if present.tags is None or readings[0].entry.heads_first else asked
         try:
             olds = yield from self._both_sides(target, present, batch, need, asked)
             if present.may_have is None:
@@ -266,10 +266,19 @@ class Planner:
                     yield self._read(target.store, lambda work: self._tags_of(target, work).may_have)
                 )
         except MirrorError as error:
-            self._all_failed(batch.readings, target, error)
+            self._all_failed(readings, target, error)
             return
-        for reading in batch.readings:
+        for reading in readings:
             self._judge(reading, target, olds.get(reading.tag), bool(present.may_have))
+
+    def _unsettled(self, target: TargetEntry, present: _Present, batch: _Batch) -> list[Reading]:
+        """Those of a batch that have to be asked about; the others are found equal."""
+        for reading in batch.readings:
+            digest = present.settled.get(reading.tag)
+            if digest is not None:
+                self._findings.saw_target(target.place, reading.tag, digest)
+                self._findings.found(Finding(reading, target, Verdict.EQUAL, digest))
+        return [reading for reading in batch.readings if reading.tag not in present.settled]
 
     def _both_sides(
         self,
@@ -311,9 +320,25 @@ class Planner:
             finding = Finding(reading, target, Verdict.FAILED, old, error=version)
         elif version is not None and old is not None and version.digest == old:
             finding = Finding(reading, target, Verdict.EQUAL, old)
+        elif old is not None and reading.entry.rules.is_immutable(reading.tag):
+            finding = Finding(reading, target, Verdict.FAILED, old, error=_conflict(version, old))
         else:
             finding = Finding(reading, target, Verdict.COPY, old, may_have)
         self._findings.found(finding)
 
     def _read(self, store: Source, run: Callable[[Work], T]) -> Watch[T]:
         return self._manager.transfer(object(), run, needs=(host_permit(store.host),), policy=ONCE)
+
+
+def _listed_version(tag: str) -> Version | None:
+    """What a tag names, where the list of tags itself says so."""
+    return Version(tag.digest) if isinstance(tag, ListedTag) else None
+
+
+def _conflict(version: Version | None, old: Digest) -> Refused:
+    theirs = version.digest if version is not None and version.digest is not None else "something else"
+    return Refused(
+        f"the target has {old}, the source {theirs}",
+        hint="the configuration says that this tag is immutable: find out who changed it; nothing was overwritten",
+        code="tag_immutable",
+    )

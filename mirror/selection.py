@@ -15,13 +15,19 @@ class TagRules:
     """What a mirror takes from its source.
 
     literal: these tags and no listing; digest: this manifest, named on the target by the literal tag if there is
-    one; otherwise the tags that match one of `include` (none: every tag) and none of `exclude`. Patterns are
-    regular expressions that match whole tags and have been compiled once (`compile_pattern`)."""
+    one; otherwise the tags that match one of `include` (none: every tag) and none of `exclude`. immutable: tags that
+    are never overwritten. Patterns are regular expressions that match whole tags and have been compiled once
+    (`compile_pattern`)."""
 
     literal: tuple[str, ...] | None = None
     digest: Digest | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    immutable: tuple[str, ...] = ()
+
+    def is_immutable(self, tag: str) -> bool:
+        """Whether `tag`, once it is on a target, stays what it is."""
+        return any(compile_pattern(text).fullmatch(tag) for text in self.immutable)
 
     @property
     def is_literal(self) -> bool:

@@ -142,7 +142,8 @@ class Source(Protocol):
         ...
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        """Every tag, in no order, each once. A name that breaks the grammar is a Refused in its place.
+        """Every tag, in no order, each once; a ListedTag where the list says what it names. A name that breaks the
+        grammar is a Refused in its place.
 
         Raises NotFound: no such repository, or none with tags."""
         ...

@@ -137,6 +137,8 @@ class Sync:
         self._inventory.saw_root(place, graph.root.digest)
         self._memory.note_graph(str(place), graph.root.digest, graph.members())
         self._memory.note_tag("target", str(place), finding.reading.tag, graph.root.digest)
+        if finding.reading.entry.rules.is_immutable(finding.reading.tag):
+            self._memory.note_tag("source", finding.reading.entry.name, finding.reading.tag, graph.root.digest)
 
     def _aside(self, run: Callable[[], None]) -> Watch[None]:
         """Local I/O in a job of its own, which needs nothing of any host."""

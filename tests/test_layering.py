@@ -26,6 +26,7 @@ LAYERS = (
         "plan",
         "preview",
         "findings",
+        "claims",
         "reading",
         "publish",
         "agenda",

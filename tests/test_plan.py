@@ -13,6 +13,7 @@ from mirror.findings import Entry, Finding, TargetEntry, Verdict
 from mirror.limits import Limits, Stop
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
+from mirror.oci.reference import ListedTag
 from mirror.plan import Planner
 from mirror.selection import TagRules
 from mirror.transfer.manager import Manager
@@ -64,9 +65,13 @@ class Memory:
 
     tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
     marks: set[str] = field(default_factory=set)
+    sources: dict[tuple[str, str], Digest] = field(default_factory=dict)
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         return self.tags.get((repository, tag))
+
+    def source_tag(self, repository: str, tag: str) -> Digest | None:
+        return self.sources.get((repository, tag))
 
     def transformed(self, identity: str) -> Digest | None:
         return None
@@ -277,3 +282,62 @@ def test_a_thousand_tags_are_asked_for_in_batches(world: World) -> None:
         world.tag(world.target, f"v{number}", repository="copy")
     assert {"equal"} == set(world.plan().verdicts().values())
     assert 1000 == len(world.seen.findings) == len(world.source.verbs("resolve")) == len(world.target.verbs("resolve"))
+
+
+IMMUTABLE = TagRules(immutable=("v.*",))
+
+
+def test_an_immutable_tag_that_was_equal_is_not_asked_for_again(world: World) -> None:
+    for tag in ("v1", "latest"):
+        world.tag(world.target, tag, repository="copy")
+        digest = world.tag(world.source, tag)
+        world.memory.tags["target/copy", tag] = world.memory.sources["source/app", tag] = digest
+    assert {"v1": "equal", "latest": "equal"} == world.plan(IMMUTABLE).verdicts()
+    assert [("app", "latest")] == world.source.verbs("resolve")
+    assert [("copy", "latest")] == world.target.verbs("resolve")
+
+
+def test_an_immutable_tag_that_vanished_from_the_target_is_copied_again(world: World) -> None:
+    digest = world.tag(world.source, "v1")
+    world.memory.tags["target/copy", "v1"] = world.memory.sources["source/app", "v1"] = digest
+    assert {"v1": "copy"} == world.plan(IMMUTABLE).verdicts()
+
+
+def test_an_immutable_tag_that_is_not_known_to_be_equal_is_compared(world: World) -> None:
+    digest = world.tag(world.source, "v1")
+    world.tag(world.target, "v1", repository="copy")
+    world.memory.tags["target/copy", "v1"] = digest
+    assert {"v1": "equal"} == world.plan(IMMUTABLE).verdicts()
+    assert 1 == len(world.source.verbs("resolve"))
+
+
+def test_an_immutable_tag_that_differs_is_a_conflict_and_stays(world: World) -> None:
+    new = world.tag(world.source, "v1", "new")
+    old = world.tag(world.target, "v1", "old", repository="copy")
+    [finding] = world.plan(IMMUTABLE).findings
+    assert finding.error is not None
+    assert ("tag_immutable", 3) == (finding.error.code, finding.error.exit_code)
+    assert old in str(finding.error)
+    assert new in str(finding.error)
+
+
+def test_what_is_immutable_is_copied_the_first_time(world: World) -> None:
+    world.tag(world.source, "v1")
+    assert {"v1": "copy"} == world.plan(IMMUTABLE).verdicts()
+
+
+def test_where_lists_say_what_tags_name_nothing_is_asked_for(world: World) -> None:
+    class Telling(MemoryStore):
+        def tags(self, repository, work):  # type: ignore[no-untyped-def]
+            return [
+                ListedTag(name, made.digest) for name, made in self.manifests[repository].items() if ":" not in name
+            ]
+
+    for store, repository in ((source := Telling("source"), "app"), (target := Telling("target"), "copy")):
+        world.tag(store, "same", repository=repository)
+        world.tag(store, "moved", repository, repository=repository)
+    world.tag(source, "new")
+    world.source = source
+    seen = world.plan(None, TargetEntry(target, Place("target", "copy")))
+    assert {"same": "equal", "moved": "copy", "new": "copy"} == seen.verdicts()
+    assert [] == source.verbs("resolve") + target.verbs("resolve")

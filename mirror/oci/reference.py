@@ -24,6 +24,18 @@ _LONGEST_NAME = 255  # host and path together, the limit of docker's reference p
 _LONGEST_TEXT = 1024
 
 
+class ListedTag(str):
+    """A tag from a list that also says what it names."""
+
+    __slots__ = ("digest",)
+    digest: Digest
+
+    def __new__(cls, name: str, digest: Digest) -> ListedTag:
+        tag = super().__new__(cls, name)
+        tag.digest = digest
+        return tag
+
+
 def is_tag(text: object) -> bool:
     return isinstance(text, str) and _TAG.fullmatch(text) is not None
 
@@ -83,7 +95,9 @@ def _is_ipv6(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Repository:
-    """A repository of a registry. host: as `parse_host` gives it; path: without the host, `library/` explicit."""
+    """A repository of a registry. host: as `parse_host` gives it; path: without the host, `library/` explicit.
+
+    Of a store on disk: host is the path of it, or `-`."""
 
     host: str
     path: str
@@ -97,6 +111,8 @@ class Repository:
         return reference.repository
 
     def __str__(self) -> str:
+        if self.host == "-" or "/" in self.host:
+            return f"{self.host}:{self.path}" if self.path else self.host
         return f"{self.host}/{self.path}"
 
 

@@ -13,6 +13,9 @@ from urllib.parse import quote
 from mirror.errors import Refused, RemoteError
 from mirror.limits import Work
 from mirror.oci import strictjson
+from mirror.oci.digest import Digest
+from mirror.oci.reference import ListedTag
+from mirror.oci.strictjson import Value
 from mirror.registry.scopes import Scope
 from mirror.registry.session import Answer, Session
 
@@ -27,7 +30,9 @@ _REL = re.compile(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\s;,\"]*))", re.IGNORECASE)
 
 
 def listed(session: Session, path: str, key: str, scope: Scope, work: Work) -> Iterator[str]:
-    """Every text under `key` of every page, each once, unchecked. Raises NotFound, Refused (too_many, unsafe_link)."""
+    """Every text under `key` of every page, each once, unchecked; a ListedTag where the page tells its digest.
+
+    Raises NotFound, Refused (too_many, unsafe_link)."""
     where = session.trust.own(f"{path}?n={PAGE_SIZE}")
     what = f"{session.settings.host}{path}"
     seen: set[str] = set()
@@ -54,6 +59,19 @@ def listed(session: Session, path: str, key: str, scope: Scope, work: Work) -> I
     raise Refused(f"{what} has more than {MAX_PAGES} pages", code="too_many")
 
 
+def _digests(manifests: Value) -> dict[str, Digest]:
+    """Tag -> digest, from the map of manifests that some registries add to a list of tags (GCR, Artifact Registry)."""
+    found: dict[str, Digest] = {}
+    for text, about in manifests.items() if isinstance(manifests, dict) else ():
+        tags = about.get("tag") if isinstance(about, dict) else None
+        try:
+            digest = Digest.parse(text)
+        except Refused:
+            continue
+        found.update((tag, digest) for tag in (tags if isinstance(tags, list) else ()) if isinstance(tag, str))
+    return found
+
+
 def _names(answer: Answer, what: str, key: str) -> list[str]:
     document = strictjson.parse(answer.body, what=f"the list at {what}", code="bad_response")
     if not isinstance(document, dict):
@@ -63,7 +81,9 @@ def _names(answer: Answer, what: str, key: str) -> list[str]:
         return []
     if not isinstance(names, list):
         raise RemoteError(f"{what} answered with something that is no list of {key}")
-    return [name if isinstance(name, str) else repr(name) for name in names]
+    digests = _digests(document.get("manifest"))
+    texts = [name if isinstance(name, str) else repr(name) for name in names]
+    return [ListedTag(text, digests[text]) if text in digests else text for text in texts] if digests else texts
 
 
 def next_link(values: Sequence[str]) -> str | None:

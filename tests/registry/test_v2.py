@@ -15,6 +15,7 @@ from mirror.limits import Limits, Stop, Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import ACCEPTED, SCHEMA1_SIGNED, parse_manifest
+from mirror.oci.reference import ListedTag
 from mirror.registry.listing import PAGE_SIZE, next_link
 from mirror.registry.session import Session
 from mirror.registry.settings import HostSettings
@@ -492,3 +493,15 @@ def test_a_tag_is_deleted_and_one_that_is_gone_is_no_error(scripted: ScriptedFac
         for _ in range(2):
             client.delete("app", "v1", WORK)
     assert [] == registry.tags("app")
+
+
+def test_a_list_that_tells_digests_is_believed_as_far_as_they_are_digests(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    digest = Digest.of(b"x")
+    manifests = {str(digest): {"tag": ["v1", "latest"]}, "junk": {"tag": ["v2"]}, str(Digest.of(b"y")): {"tag": []}}
+    body = json.dumps({"name": "app", "tags": ["v1", "v2", "latest"], "manifest": manifests}).encode()
+    registry.fault("GET tags", status=200, body=body)
+    with store(registry) as client:
+        tags = [tag for tag in client.tags("app", WORK) if isinstance(tag, str)]
+    assert ["v1", "v2", "latest"] == tags
+    assert {"v1": digest, "latest": digest} == {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
