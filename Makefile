@@ -6,15 +6,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 JOBS ?= 2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 # What a person's shell happens to hold must change neither the tests nor the demo.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill test-soak lint format check coverage clean
+.PHONY: help demo test test-kill test-soak test-old lint format check coverage bench bench-tools clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## the main job for real: two registries, a multi-architecture image, three syncs
 	@tools/need.sh docker-registry skopeo
@@ -23,6 +24,12 @@ demo: $(STAMP) ## the main job for real: two registries, a multi-architecture im
 test: $(STAMP) ## all tests, against real and scripted registries on loopback (under 5 minutes on 2 cores)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+test-old: $(STAMP) ## a v1 registry of another maker as source, and a layer of 2 GiB (needs Node; about 2 minutes)
+	@tools/need.sh docker-registry skopeo umoci node:nodejs npm
+	@test -d $(VENV)/node/node_modules/docker-registry-server || npm install --prefix $(VENV)/node --ignore-scripts \
+		--no-audit --no-fund --silent docker-registry-server@2.2.0
+	$(BIN)/python -m pytest tests_real $(PYTEST_ARGS)
 
 test-kill: $(STAMP) ## a sync killed at 25 moments, each walked and run again (about 2 minutes)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
@@ -46,9 +53,19 @@ check: lint test ## lint and test
 coverage: $(STAMP) ## the transfer package by its own tests: at least 95 % of its statements
 	$(BIN)/python -m pytest tests/transfer --cov=mirror.transfer --cov-report=term-missing --cov-fail-under=95 $(PYTEST_ARGS)
 
+bench: $(STAMP) ## side by side with other tools; about an hour on a quiet machine (BENCH_ARGS="--scenario cold")
+	@tools/need.sh docker-registry skopeo
+	$(BIN)/python -m benchmarks --json .bench/figures.json --markdown docs/performance-figures.md --chart docs/performance.svg $(BENCH_ARGS)
+
+bench-tools: ## what to compare with: the tools that Go can install, into .bench/bin
+	@command -v go >/dev/null || { echo "bench-tools needs Go: https://go.dev/doc/install" >&2; exit 1; }
+	GOBIN=$(CURDIR)/.bench/bin go install github.com/regclient/regclient/cmd/regsync@latest
+	GOBIN=$(CURDIR)/.bench/bin go install github.com/google/go-containerregistry/cmd/crane@latest
+	GOBIN=$(CURDIR)/.bench/bin go install oras.land/oras/cmd/oras@latest
+
 clean: ## remove everything that these targets made, the virtual environment too
-	rm -rf $(VENV) .demo build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find mirror tests demo -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) .demo .bench build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find mirror tests demo benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.cfg pyproject.toml tools/setup.sh
 	@tools/setup.sh $(VENV)

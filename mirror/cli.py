@@ -20,8 +20,6 @@ a person must look; 4 trouble on this machine; 10 `plan --exit-code`: there is s
 holds the lock; 130, 143 stopped by a signal
 """
 LATER = {
-    "bundle": "checks and lists bundles",
-    "inventory": "what a far side has, for a differential export",
     "serve": "a registry over a layout or bundle",
     "prune": "takes away what is no longer selected",
     "convert": "makes a configuration from another tool's",
@@ -75,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_verify(commands)
     _add(commands, "validate", _validate, "check a configuration; contacts nothing")
+    _add_bundle(commands)
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration", allow_abbrev=False)
     schema.set_defaults(command=_schema)
     return parser
@@ -108,7 +107,7 @@ def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
     sync.add_argument("--dry-run", action="store_true", help="the same as `mirror plan`")
     sync.add_argument("--fail-fast", action="store_true", help="start nothing new after the first failure")
     sync.add_argument("--deep", action="store_true", help="believe no equal tag: look at every object of every image")
-    sync.add_argument("--base", metavar="INVENTORY", help=argparse.SUPPRESS)
+    sync.add_argument("--base", metavar="INVENTORY", type=Path, help="leave out of exports what this inventory lists")
     sync.add_argument("--report", metavar="FILE", type=Path, help="write report.json there as well")
     sync.add_argument(
         "--progress",
@@ -127,6 +126,24 @@ def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
     verify = _add(commands, "verify", _verify, "is every selected image whole on every target?")
     verify.add_argument("--deep", action="store_true", help="read and hash every blob")
+
+
+def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
+    bundle = commands.add_parser("bundle", help="check or list a bundle or a layout; offline", allow_abbrev=False)
+    verbs = bundle.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, text in (("verify", "read and hash all of it: is it whole?"), ("list", "its references, with sizes")):
+        verb = verbs.add_parser(name, help=text, description=text.capitalize(), allow_abbrev=False)
+        verb.add_argument("path", metavar="FILE-OR-DIR", type=Path, help="a bundle (.tar) or the directory of a layout")
+        verb.set_defaults(command=_offline, what={"verify": "verify", "list": "listing"}[name])
+    text = "print what is on the other side, as the base of a differential export"
+    inventory = commands.add_parser("inventory", help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    inventory.add_argument(
+        "path",
+        metavar="FILE-OR-DIR-OR-CONFIG",
+        type=Path,
+        help="a bundle, a layout, the report.json of an import, or a configuration: then its targets are asked",
+    )
+    inventory.set_defaults(command=_offline, what="inventory")
 
 
 def _shard(text: str) -> Shard:
@@ -160,6 +177,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         lock_wait=given.get("lock_wait", 0.0),
         exit_code=given.get("exit_code", False),
         verbosity=-1 if given.get("quiet") else given.get("verbose", 0),
+        base=given.get("base"),
     )
 
 
@@ -169,8 +187,6 @@ def _options(parsed: argparse.Namespace) -> Options:
 def _sync(parsed: argparse.Namespace) -> int:
     from mirror import run  # noqa: PLC0415
 
-    if parsed.base is not None:
-        raise ConfigError("--base is not in this version")
     return run.plan(_options(parsed)) if parsed.dry_run else run.sync(_options(parsed))
 
 
@@ -195,6 +211,17 @@ def _validate(parsed: argparse.Namespace) -> int:
     targets = sum(len(mirror.targets) for mirror in loaded.mirrors)
     tell([f"{parsed.config}: valid; {len(loaded.mirrors)} mirrors, {targets} targets"])
     return OK
+
+
+def _offline(parsed: argparse.Namespace) -> int:
+    from mirror import inventories  # noqa: PLC0415
+
+    run = {"verify": inventories.verify, "listing": inventories.listing, "inventory": inventories.inventory}
+    told = run[parsed.what](parsed.path)
+    for problem in told.problems:
+        Console(sys.stderr).line(f"mirror: {problem}")
+    tell(told.lines)
+    return told.code
 
 
 def _schema(_: argparse.Namespace) -> int:

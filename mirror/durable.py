@@ -68,18 +68,24 @@ def _not_a_directory(path: Path) -> Path | None:
     return None
 
 
-class _File(io.FileIO):
-    """A new file whose own write errors, and only these, become LocalErrors that name the final path."""
+class WholeFile(io.FileIO):
+    """A new file whose own write errors, and only these, become LocalErrors that name the final path.
+
+    `write` takes all or raises."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         super().__init__(descriptor, "wb")
         self._path = path
 
     def write(self, data: ReadableBuffer, /) -> int:
+        left = memoryview(data).cast("B")
+        total = len(left)
         try:
-            return super().write(data)
+            while len(left):
+                left = left[super().write(left) or 0 :]
         except OSError as error:
             raise local_error("write", self._path, error) from error
+        return total
 
 
 @contextmanager
@@ -89,35 +95,82 @@ def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
     The umask can only take permissions away. Raises LocalError (local_full, local_io). A symbolic link at `path`
     is replaced, not followed; anything else there that is not a file is refused."""
     path = Path(path)
-    temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
         _refuse_what_is_no_file(path)
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise local_error("write", path, error) from error
     try:
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, mode, dir_fd=directory)
-        except OSError as error:
-            raise local_error("write", path, error) from error
-        raw = _File(descriptor, path)
-        out = io.BufferedWriter(raw, _BUFFER)
-        try:
-            yield out
-            out.flush()
-            _sync_and_rename(raw, temporary, path, directory)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)
-            raise
-        finally:
-            # Closing flushes what a failed write left in the buffer: the file is gone, so is the interest in it.
-            with suppress(OSError, LocalError, ValueError):
-                out.close()
-            raw.close()
+        with whole_file(directory, path, mode=mode) as raw:
+            out = io.BufferedWriter(raw, _BUFFER)
+            try:
+                yield out
+                out.flush()
+            except BaseException:
+                # Detaching flushes what a failed write left in the buffer: the file is going, so is the interest in it.
+                with suppress(OSError, LocalError, ValueError):
+                    out.detach()
+                raise
+            out.detach()
+        sync_directory(directory, path.parent)
     finally:
         os.close(directory)
+
+
+@contextmanager
+def whole_file(directory: int, path: Path, *, into: int | None = None, mode: int = 0o600) -> Iterator[WholeFile]:
+    """A file for `path`, made under another name in an open directory: after the block it has its name there, or in the
+    open directory `into` of the same file system, and all its bytes are on disk; if the block raises, it is gone.
+
+    What must not be lost needs a `sync_directory` after that, which many files may share. Raises LocalError."""
+    temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, mode, dir_fd=directory)
+    except OSError as error:
+        raise local_error("write", path, error) from error
+    try:
+        with WholeFile(descriptor, path) as raw:
+            yield raw
+            # An fsync that failed is not tried again: the kernel may have dropped the pages (the caller writes anew).
+            try:
+                os.fsync(descriptor)
+                os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory if into is None else into)
+            except OSError as error:
+                raise local_error("write", path, error) from error
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
+
+
+def sync_directory(directory: int, path: Path) -> None:
+    """What was renamed into the open directory stays there, whatever happens. Raises LocalError."""
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        raise local_error("write", path, error) from error
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give `temporary`, a finished file beside `path`, its name; after this the path has all of it, on disk.
+
+    Raises LocalError; then the path has what it had."""
+    try:
+        _refuse_what_is_no_file(path)
+        file = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+        temporary.rename(path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise local_error("write", path, error) from error
 
 
 def sweep(directory: Path) -> int:
@@ -141,16 +194,6 @@ def _refuse_what_is_no_file(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not (stat.S_ISREG(found) or stat.S_ISLNK(found)):
             raise LocalError(f"cannot write {path}: it is not a regular file", hint="choose another path")
-
-
-def _sync_and_rename(raw: _File, temporary: str, path: Path, directory: int) -> None:
-    # An fsync that failed is not tried again: the kernel may have dropped the pages (the caller writes anew).
-    try:
-        os.fsync(raw.fileno())
-        os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
-        os.fsync(directory)
-    except OSError as error:
-        raise local_error("write", path, error) from error
 
 
 def private_directory(path: Path) -> Path:

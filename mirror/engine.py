@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from mirror.config import Config
+from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, LocalError
 from mirror.findings import Entry, Findings
 from mirror.limits import Limits, Stop
@@ -79,11 +80,19 @@ class Engine:
             self.signals.wait()
 
 
+def spool_directory(config: Config, shard: Shard | None) -> Path:
+    """Where blobs are on their way to several targets, and what was made of sources. Raises ConfigError."""
+    if config.spool is not None:
+        return config.spool
+    directory = state_directory(config)
+    return (directory / str(shard) if shard is not None else directory) / "spool"
+
+
 @contextmanager
 def started(config: Config, options: Options, only: Only, redactor: Redactor, signals: Signals) -> Iterator[Engine]:
     """Open the stores and start a manager. At the end all threads are joined, but those that hang after a signal."""
     limits, stop = Limits(), Stop()
-    with Stores(config, limits, redactor) as stores:
+    with Stores(config, limits, redactor, spool_directory(config, options.shard), options.base) as stores:
         parallel = config.parallel
         manager = Manager(
             limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads, images=parallel.images

@@ -15,6 +15,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.reference import Reference, Repository, shown
 
 MATCHED = "{repository}"
+STREAM = "-"  # what a standard stream is called
 _ANY_NAME = "any-name-0"  # stands for what a `*` will match, while the rest is checked
 _NO_HOST = "layout.invalid"
 _BUNDLE = re.compile(r"(?P<file>.+\.tar)(?::(?P<repository>.*))?", re.DOTALL)
@@ -81,6 +82,16 @@ class StreamLocation:
 Location: TypeAlias = RegistryLocation | LayoutLocation | BundleLocation | StreamLocation
 
 
+def is_registry(host: str) -> bool:
+    """Whether what is called so is a registry: stores on disk are called by absolute paths."""
+    return host != STREAM and "/" not in host
+
+
+def is_bundle(host: str) -> bool:
+    """Whether what is called so is a bundle, in a file or on a standard stream."""
+    return not is_registry(host) and not host.startswith("oci:")
+
+
 def parse_source(text: str) -> Location:
     """Raises ConfigError (ref_invalid)."""
     if MATCHED in text:
@@ -135,7 +146,7 @@ def expand(target: RegistryLocation, matched: str) -> Repository:
 
 def _parse(text: str, named: str) -> Location:
     """named: what messages call it."""
-    if text == "-":
+    if text == STREAM:
         return StreamLocation()
     if text.startswith("oci:"):
         directory, colon, rest = text.removeprefix("oci:").partition(":")

@@ -26,7 +26,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """verbosity: -1 quiet, 0, 1, 2 debug; lock_wait: seconds."""
+    """verbosity: -1 quiet, 0, 1, 2 debug; lock_wait: seconds; base: an inventory, for all exports."""
 
     config: Path
     only: tuple[str, ...] = ()
@@ -39,6 +39,7 @@ class Options:
     lock_wait: float = 0.0
     exit_code: bool = False
     verbosity: int = 0
+    base: Path | None = None
 
 
 class Only:

@@ -34,7 +34,8 @@ from mirror.signals import Signals
 from mirror.state import State
 from mirror.sync import Sync
 from mirror.telling import outlook, verified
-from mirror.transfer.delivery import Delivered, Deliveries, Order
+from mirror.transfer.delivery import Deliveries
+from mirror.transfer.orders import Delivered, Order
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.spool import Spool
 from mirror.transfer.steps import Steps, settled
@@ -221,6 +222,7 @@ class _Sync:
     def _drive(self, engine: Engine, state: State, account: Account, progress: Progress) -> None:
         spool = Spool(self._config.spool or self._directory / "spool", self._config.spool_max)
         spool.prepare()
+        engine.stores.sweep()
         inventory = Inventory(state, engine.stores.mountable())
 
         def writing(place: Place) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 
-from mirror.config import Config
+from mirror.bundles import Bundles
+from mirror.config import Config, MirrorConfig
 from mirror.errors import MirrorError
 from mirror.findings import Entry, TargetEntry
+from mirror.layouts import Layouts
 from mirror.limits import Limits
+from mirror.locations import is_registry
 from mirror.oci.reference import DOCKER_HUB, Repository
 from mirror.redact import Redactor
 from mirror.registry.auth import HostAuthorizer
 from mirror.registry.credentials import CredentialSource
 from mirror.registry.session import Session
+from mirror.registry.sources import Sources
 from mirror.registry.v2 import RegistryV2
+from mirror.store import Source, Target
 from mirror.transfer.placement import Place, Routes
 
 DEFAULT_PARALLEL = 8  # requests in flight at a host
@@ -23,23 +29,36 @@ DEFAULT_PARALLEL = 8  # requests in flight at a host
 class Stores:
     """Use with `with`: closes what it opened. Opening contacts nobody; a broken docker configuration is found here.
 
-    Raises ConfigError."""
+    spool: what is made of sources, or comes through pipes, goes below it; base: an inventory, instead of those that
+    the configuration names. registries: the targets, by what they are called. Raises ConfigError."""
 
-    def __init__(self, config: Config, limits: Limits, redactor: Redactor) -> None:
+    def __init__(
+        self, config: Config, limits: Limits, redactor: Redactor, spool: Path, base: Path | None = None
+    ) -> None:
         self._config = config
         self._limits = limits
         self._credentials = CredentialSource(config.registries, on_secret=redactor.add)
-        hosts = dict.fromkeys(
-            repository.host for mirror in config.mirrors for repository in (mirror.source, *mirror.targets)
-        )
-        self._credentials.check(hosts)
-        self.registries = {host: self._open(host) for host in hosts}
+        hosts = list(dict.fromkeys(one.host for mirror in config.mirrors for one in (mirror.source, *mirror.targets)))
+        registries = [host for host in hosts if is_registry(host)]
+        self._credentials.check(registries)
+        self._authorizers: dict[str, HostAuthorizer] = {}
+        self._v2 = {host: self._open(host) for host in registries}
+        self._bundles = Bundles(config, spool, base)
+        self._layouts = Layouts(config)
+        self.registries: dict[str, Target] = {**self._v2, **self._bundles.targets, **self._layouts.targets}
+        self._local: dict[str, Source] = {**self._bundles.sources, **self._layouts.sources}
+        for host in self._on_disk():
+            limits.configure(host, DEFAULT_PARALLEL)
+        self._sources = Sources(self._credentials, limits, spool / "converted", config.spool_max)
+
+    def _on_disk(self) -> list[str]:
+        return [*self._bundles.hosts, *self._layouts.hosts]
 
     def _open(self, host: str) -> RegistryV2:
         settings = self._config.settings_for(host)
         self._limits.configure(host, settings.parallel or DEFAULT_PARALLEL, settings.rate)
         session = Session(settings, self._limits)
-        session.authorizer = HostAuthorizer(
+        session.authorizer = self._authorizers[host] = HostAuthorizer(
             settings, self._credentials, session.one_off, session.trust.realm, self._limits.clock
         )
         return RegistryV2(session)
@@ -50,12 +69,19 @@ class Stores:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for registry in self.registries.values():
+        for registry in self._v2.values():
             registry.close()
+        self._sources.close()
+        self._layouts.close()
+        self._bundles.close()
+
+    def sweep(self) -> None:
+        """Remove what a killed run left. For who holds the lock."""
+        self._sources.sweep()
 
     def gave_up(self, error: MirrorError) -> None:
         """A transfer failed for good: if its host cannot be reached at all, it counts as down."""
-        registry = self.registries.get(error.host)
+        registry = self._v2.get(error.host)
         if registry is not None:
             registry.gave_up(error)
 
@@ -63,16 +89,30 @@ class Stores:
         """The mirrors of the configuration, for a planner."""
         return [
             Entry(
-                source=self.registries[mirror.source.host],
+                source=self._source(mirror),
                 repository=mirror.source.path,
                 rules=mirror.tags,
                 targets=tuple(self._target(target) for target in mirror.targets),
                 # Docker Hub's quota counts manifest GETs, and no HEADs.
                 heads_first=mirror.source.host == DOCKER_HUB,
                 schema1=mirror.schema1 != "fail",
+                wildcard=mirror.wildcard,
             )
             for mirror in self._config.mirrors
         ]
+
+    def _source(self, mirror: MirrorConfig) -> Source:
+        host = mirror.source.host
+        if not is_registry(host):
+            return self._local[host]
+        settings = self._config.settings_for(host)
+        return self._sources.open(
+            self._v2[host],
+            self._authorizers[host],
+            settings,
+            v1=mirror.v1 or settings.v1,
+            convert_schema1=mirror.schema1 == "convert",
+        )
 
     def _target(self, repository: Repository) -> TargetEntry:
         settings = self._config.settings_for(repository.host)
@@ -89,14 +129,19 @@ class Stores:
         return named
 
     def routes(self, entries: Iterable[Entry]) -> Routes:
-        """Which blobs go through the spool."""
+        """Which blobs go through the spool: not those of stores on disk, which can be read as often as one likes."""
         hosts = self.registries
         return Routes(
-            ((entry.source.host, target.place.host) for entry in entries for target in entry.targets),
+            (
+                (entry.source.host, target.place.host)
+                for entry in entries
+                if is_registry(entry.source.host)
+                for target in entry.targets
+            ),
             mounting={host: self._config.settings_for(host).mount for host in hosts},
             parallel=self.parallel(),
         )
 
     def parallel(self) -> dict[str, int]:
         """Requests in flight, by host."""
-        return {host: self._limits.host(host).parallel for host in self.registries}
+        return {host: self._limits.host(host).parallel for host in (*self.registries, *self._on_disk())}

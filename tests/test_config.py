@@ -220,6 +220,7 @@ registries:
     mount: false
     exclusive: yes
     v1: never
+    v1-checksums: warn
   localhost:5000: {plain-http: true}
   "[::1]:5000": {}
 defaults: {schema1: fail, tags: {exclude: ['.*-rc']}, foreign-layers: skip, v1: never}
@@ -231,6 +232,8 @@ mirrors:
     schema1: copy
   - source: alpine@sha256:%s
     targets: [localhost:5000/hub/two]
+    schema1: convert
+    v1: per-tag
   - source: alpine
     tags: {include: ['3\\..*'], exclude: []}
     targets: [localhost:5000/hub/three]
@@ -262,6 +265,7 @@ mirrors:
         mount=False,
         exclusive=True,
         v1=V1.NEVER,
+        v1_checksums="warn",
     )
     assert expected == hub
     assert HostSettings("localhost:5000", plain_http=True) == config.settings_for("localhost:5000")
@@ -273,7 +277,8 @@ mirrors:
         TagRules(include=("3\\..*",)),
         TagRules(("v1", "1.10")),
     ] == [mirror.tags for mirror in config.mirrors]
-    assert ["fail", "copy", "fail", "fail", "fail"] == [mirror.schema1 for mirror in config.mirrors]
+    assert ["fail", "copy", "convert", "fail", "fail"] == [mirror.schema1 for mirror in config.mirrors]
+    assert [V1.NEVER, V1.NEVER, V1.PER_TAG, V1.NEVER, V1.NEVER] == [mirror.v1 for mirror in config.mirrors]
 
 
 def test_one_registry_has_one_name_whatever_spelling_a_file_uses(tmp_path: Path) -> None:

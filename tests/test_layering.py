@@ -42,7 +42,7 @@ LAYERS = (
         "logrecords",
     ),
     ("config",),
-    ("run", "stores", "engine"),
+    ("run", "stores", "bundles", "layouts", "engine", "inventories", "attended"),
     ("cli",),
     ("__main__",),
 )
@@ -191,6 +191,14 @@ def test_values_do_no_input_or_output() -> None:
 def test_planning_is_typed_on_the_reading_half_of_a_store() -> None:
     mine = [found for found in imports() if within(found.importer, ("mirror.plan", "mirror.selection"))]
     assert [] == [str(found) for found in mine if found.name in WRITERS]
+
+
+@pytest.mark.parametrize("module", ["mirror.sync", "mirror.plan", "mirror.agenda", "mirror.reading", "mirror.graph"])
+def test_nothing_behind_the_seam_knows_that_there_is_an_old_protocol(module: str) -> None:
+    text = modules()[module].read_text(encoding="utf-8").lower()
+    assert [] == [word for word in ("v1", "fallback", "convert") if word in text]
+    mine = [found for found in imports() if found.importer == module]
+    assert [] == [str(found) for found in mine if within(found.module, ("mirror.registry",))]
 
 
 def test_no_module_takes_part_in_a_circle_of_imports() -> None:

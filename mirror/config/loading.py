@@ -17,6 +17,7 @@ from mirror.config.problems import ConfigErrors
 from mirror.config.section import Section
 from mirror.config.tree import plain
 from mirror.errors import LocalError, printable
+from mirror.locations import is_registry
 from mirror.registry.settings import HostSettings
 
 _WRITABLE_BY_OTHERS = 0o022
@@ -126,7 +127,9 @@ def _state_home() -> Path | None:
 
 
 def _used(drafts: list[mirrors.Draft]) -> set[str]:
-    return {repository.host for draft in drafts for repository in (draft.mirror.source, *draft.mirror.targets)}
+    """The registries."""
+    hosts = {repository.host for draft in drafts for repository in (draft.mirror.source, *draft.mirror.targets)}
+    return {host for host in hosts if is_registry(host)}
 
 
 def _or(number: int | None, default: int) -> int:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mirror.config.problems import KeyPath, Place, dotted, value_shown
 from mirror.config.registries import Hosts
 from mirror.config.section import Section
 from mirror.errors import ConfigError
-from mirror.locations import Location, RegistryLocation, parse_source, parse_target
+from mirror.locations import (
+    MATCHED,
+    STREAM,
+    BundleLocation,
+    Location,
+    RegistryLocation,
+    StreamLocation,
+    is_bundle,
+    parse_source,
+    parse_target,
+)
 from mirror.oci.reference import Repository, is_tag, tag_hint
 from mirror.patterns import compile_pattern
+from mirror.registry.settings import V1
 from mirror.selection import TagRules
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorConfig:
-    """One entry of `mirrors`. path: of its key, like `mirrors[2]`. schema1: `copy` or `fail`."""
+    """One entry of `mirrors`. path: of its key, like `mirrors[2]`. schema1: `copy`, `convert` or `fail`.
+
+    A bundle has the path of its file as host, a layout `oci:` and its real path, a standard stream `-`. wildcard: the
+    source's path is a prefix, and those of the targets have `{repository}`. v1: None: as the registry's settings say.
+    base: an inventory."""
 
     place: Place
     path: str
@@ -25,6 +41,9 @@ class MirrorConfig:
     targets: tuple[Repository, ...]
     tags: TagRules
     schema1: str
+    v1: V1 | None = None
+    wildcard: bool = False
+    base: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +68,28 @@ def build(top: Section, hosts: Hosts) -> list[Draft]:
 
 def _draft(section: Section, defaults: Section, shared: TagRules | None, hosts: Hosts) -> Draft | None:
     own = _rules(section)
-    source = section.parsed("source", _working(parse_source))
-    targets = section.parsed_list("targets", _working(parse_target))
+    source = section.parsed("source", parse_source)
+    targets = section.parsed_list("targets", parse_target)
     if source is None:
         return None
-    named = source.tag is not None or source.digest is not None
+    named = not isinstance(source, StreamLocation) and (source.tag is not None or source.digest is not None)
     if named and section.has("tags"):
         section.problem("`source` names a tag or digest, so `tags` cannot be given too; keep one", below="tags")
-    short = TagRules((source.tag,) if source.tag else None, source.digest) if named else None
+    wildcard = _wildcard(section, source, targets)
+    read = _repository(source, section, hosts)
     mirror = MirrorConfig(
         section.document.place(section.path),
         dotted(section.path),
-        _repository(source, hosts),
-        tuple(_repository(target, hosts) for _, target in targets),
-        short or own or shared or TagRules(),
+        read,
+        tuple(_written(target, read, section, hosts, wildcard=wildcard) for _, target in targets),
+        _short(source) or own or shared or TagRules(),
         section.text("schema1") or defaults.text("schema1") or "copy",
+        _v1(section) or _v1(defaults),
+        wildcard,
+        section.file("base") or defaults.file("base"),
     )
+    if section.has("base") and not any(is_bundle(one.host) for one in mirror.targets):
+        section.problem("is for differential exports, but no target is a bundle; remove it", below="base")
     return Draft(
         mirror,
         section.path,
@@ -73,22 +98,59 @@ def _draft(section: Section, defaults: Section, shared: TagRules | None, hosts: 
     )
 
 
-def _working(parse: Callable[[str], Location]) -> Callable[[str], RegistryLocation]:
-    """`parse`, but only what this version can do."""
-
-    def parsed(text: str) -> RegistryLocation:
-        location = parse(text)
-        if not isinstance(location, RegistryLocation):
-            raise ConfigError(f"{location.kind} are not in this version; give host/repository")
-        if location.wildcard:
-            raise ConfigError("wildcards are not in this version; list each repository as a mirror of its own")
-        return location
-
-    return parsed
+def _short(source: Location) -> TagRules | None:
+    """What a tag or digest in the source selects."""
+    if isinstance(source, StreamLocation) or not (source.tag or source.digest):
+        return None
+    return TagRules((source.tag,) if source.tag else None, source.digest)
 
 
-def _repository(location: RegistryLocation, hosts: Hosts) -> Repository:
-    return replace(location.repository, host=hosts.canonical(location.repository.host))
+def _wildcard(section: Section, source: Location, targets: Sequence[tuple[int, Location]]) -> bool:
+    """Whether all repositories of the source take part. A store on disk without a repository: all, if the targets
+    say where each goes, else the only one that it has."""
+    able = not isinstance(source, RegistryLocation) and not _named(source)
+    wildcard = source.wildcard or (able and any(target.wildcard for _, target in targets))
+    for number, target in targets:
+        if wildcard and not target.wildcard and _named(target):
+            what = "would get all repositories; write {repository} where the name of each goes"
+            section.document.add((*section.path, "targets", number), what)
+        elif target.wildcard and not wildcard:
+            what = "has {repository}, but the source is one repository; end the source in /*"
+            section.document.add((*section.path, "targets", number), what)
+    return wildcard
+
+
+def _named(location: Location) -> bool:
+    """Whether it says which repository, or which part of it."""
+    return isinstance(location, RegistryLocation) or (
+        not isinstance(location, StreamLocation) and bool(location.repository)
+    )
+
+
+def _written(target: Location, source: Repository, section: Section, hosts: Hosts, *, wildcard: bool) -> Repository:
+    """A store on disk without a repository takes the source's name."""
+    repository = _repository(target, section, hosts)
+    if _named(target):
+        return repository
+    if not wildcard:
+        return replace(repository, path=source.path)
+    return replace(repository, path=f"{source.path}/{MATCHED}" if source.path else MATCHED)
+
+
+def _repository(location: Location, section: Section, hosts: Hosts) -> Repository:
+    if isinstance(location, RegistryLocation):
+        return replace(location.repository, host=hosts.canonical(location.repository.host))
+    if isinstance(location, StreamLocation):
+        return Repository(STREAM, "")
+    if isinstance(location, BundleLocation):
+        return Repository(str(section.resolved(location.file)), location.repository)
+    # One directory is one store, however it is spelt.
+    return Repository(f"oci:{section.resolved(location.directory).resolve()}", location.repository)
+
+
+def _v1(section: Section) -> V1 | None:
+    text = section.text("v1")
+    return V1(text) if text else None
 
 
 def _rules(section: Section) -> TagRules | None:
@@ -104,7 +166,9 @@ def _rules(section: Section) -> TagRules | None:
     rules = section.section("tags")
     include = tuple(text for _, text in rules.parsed_list("include", _pattern))
     exclude = tuple(text for _, text in rules.parsed_list("exclude", _pattern))
-    return TagRules(include=include, exclude=exclude) if include or exclude else None
+    immutable = tuple(text for _, text in rules.parsed_list("immutable", _pattern))
+    given = include or exclude or immutable
+    return TagRules(include=include, exclude=exclude, immutable=immutable) if given else None
 
 
 def _tag(text: str) -> str:

@@ -107,6 +107,7 @@ def _settings(host: str, section: Section) -> HostSettings:
         mount=section.flag("mount", True),
         exclusive=section.flag("exclusive", False),
         v1=V1(v1) if v1 else V1.AUTO,
+        v1_checksums=section.text("v1-checksums") or "require",
     )
 
 

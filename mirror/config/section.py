@@ -61,10 +61,14 @@ class Section:
         if text is None:
             return None
         try:
-            return self._base / Path(text).expanduser()
+            return self.resolved(text)
         except RuntimeError:
             self.problem("there is no home directory for `~`; write the whole path", below=key)
             return None
+
+    def resolved(self, text: str) -> Path:
+        """A path, absolute. Raises RuntimeError: there is no home directory for its `~`."""
+        return self._base / Path(text).expanduser()
 
     def parsed(self, key: str, parse: Callable[[str], T]) -> T | None:
         """The text under `key`, parsed; None where there is none, or a problem, which is noted."""

@@ -431,25 +431,15 @@ def _not_yet(id: str, text: str, at: str, key: str) -> Case:
 
 
 NOT_IN_THIS_VERSION = (
-    _not_yet("v1", _registry("v1: auto"), "3:23", 'v1: "auto"'),
-    _not_yet("v1-only", _mirror("v1: only"), "5:7", 'mirrors[0].v1: "only"'),
-    _not_yet("v1-checksums", _registry("v1-checksums: warn"), "3:33", "v1-checksums"),
     _not_yet("layout-source", _source("oci:/srv/export"), "3:11", "layouts (oci:)"),
     _not_yet("layout-target", _target('"oci:/srv/export:app"'), "4:13", "layouts (oci:)"),
-    _not_yet("bundle-target", _target("export.tar"), "4:13", "bundles (.tar)"),
-    _not_yet("stream-target", _target('"-"'), "4:13", "streams (-)"),
-    _not_yet("wildcard-source", _source("a.example.com/team/*"), "3:11", "wildcards"),
-    _not_yet("wildcard-target", _target('"b.example.com/{repository}"'), "4:13", "wildcards"),
     _not_yet("semver", _mirror("tags: {semver: '>=1.x <'}"), "5:18", "tags.semver"),
     _not_yet("newest", _mirror("tags: {newest: 10}"), "5:18", "tags.newest"),
-    _not_yet("immutable", _mirror("tags: {immutable: [x]}"), "5:21", "tags.immutable"),
     _not_yet("platforms", _mirror("platforms: [linux/amd65]"), "5:14", "mirrors[0].platforms"),
     _not_yet("index", _mirror("index: sparse"), "5:10", "mirrors[0].index"),
     _not_yet("referrers", _mirror("referrers: true"), "5:14", "mirrors[0].referrers"),
     _not_yet("default-referrers", f"{HEAD}defaults: {{referrers: true}}\n{MIRROR}", "2:23", "defaults.referrers"),
     _not_yet("recheck", _mirror("recheck: 24 h"), "5:12", "mirrors[0].recheck"),
-    _not_yet("base", _mirror("base: far-side.json"), "5:9", "mirrors[0].base"),
-    _not_yet("schema1", _mirror("schema1: convert"), "5:12", 'schema1: "convert"'),
     _not_yet("foreign-layers", _mirror("foreign-layers: copy"), "5:19", 'foreign-layers: "copy"'),
 )
 

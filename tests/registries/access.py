@@ -16,6 +16,9 @@ _PATHS = re.compile(
     r"(?P<tags>tags/list)|manifests/(?P<manifest>[^/]+)|blobs/uploads/?(?P<upload>[^/]*)"
     r"|blobs/(?P<blob>[^/]+)|referrers/(?P<referrers>[^/]+))"
 )
+_V1_PATHS = re.compile(
+    r"/v1/(?:(?P<ping>_ping)|repositories/(?P<repository>.+)/(?P<list>tags|images)|images/(?P<image>[^/]+)/(?P<part>\w+))"
+)
 _TOKEN_PATHS = ("/token", "/auth/token", "/service/token", "/v2/token")
 _ALIASES = {"PUT blob": "PUT upload", "POST blob": "POST upload", "PATCH blob": "PATCH upload"}
 
@@ -48,7 +51,8 @@ def canonical(kind: str) -> str:
 
 
 def classify(method: str, target: str) -> Target:
-    """Nouns: ping, catalog, tags, manifest, blob, upload, mount, referrers, token, v1, other.
+    """Nouns: ping, catalog, tags, manifest, blob, upload, mount, referrers, token, other;
+    v1-ping, v1-index, v1-tags, v1-ancestry, v1-json, v1-layer, v1.
 
     The reference of a commit (`PUT upload`) or a mount is the blob's digest."""
     path, _, query = target.partition("?")
@@ -60,6 +64,9 @@ def classify(method: str, target: str) -> Target:
         return Target(f"{method} catalog")
     if path in _TOKEN_PATHS:
         return Target(f"{method} token")
+    if found := _V1_PATHS.fullmatch(path):
+        noun = f"v1-{(found['ping'] or found['list'] or found['part']).replace('images', 'index').strip('_')}"
+        return Target(f"{method} {noun}", found["repository"] or "", found["image"] or "")
     return Target(f"{method} v1" if path.startswith("/v1/") else f"{method} other")
 
 

@@ -24,6 +24,7 @@ from tests.registries.sending import Sender
 from tests.registries.storage import Repository, Storage, Upload
 from tests.registries.tokens import PATH as TOKEN_PATH
 from tests.registries.tokens import TokenService
+from tests.registries.v1 import V1
 from tests.registries.v2 import Protocol
 
 
@@ -48,6 +49,7 @@ class ScriptedRegistry:
         self.name, self.tls, self.users = name, tls, dict(users or {})
         self.features = Features(**features)
         self.storage, self.journal, self.faults = Storage(), Journal(), Faults()
+        self.v1: V1 | None = None  # speaks that protocol too
         self.hook: Hook | None = None  # sees each request first, and may answer it
         inbuilt = bearer and tokens is None
         self.tokens = TokenService(users=users, realm="inbuilt") if inbuilt else tokens
@@ -283,6 +285,8 @@ class ScriptedRegistry:
     def _carry_out(self, request: Request) -> Reply:
         if self.tokens and (reply := self.tokens(request)):
             return reply
+        if self.v1 and request.path.startswith("/v1/"):
+            return self.v1(request)
         return self._gate.refusal(request) or self._protocol(request)
 
 

@@ -1,0 +1,92 @@
+"""`python -m benchmarks`: measures tools side by side. See docs/performance.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import chart, figures, surroundings, tables
+from benchmarks.harness import measure
+from benchmarks.samples import Outcome, Report
+from benchmarks.scenarios import SCENARIOS, Scale
+from benchmarks.tools import TOOLS
+
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    asked = _parser().parse_args(arguments)
+    scenarios = [one for one in SCENARIOS if not asked.scenario or one.name in asked.scenario]
+    tools = [tool for tool in TOOLS if not asked.tools or tool.name in asked.tools]
+    scale = Scale(quick=asked.quick, big=asked.size)
+    machine, versions = surroundings.machine(), surroundings.versions(tools)
+    print("; ".join(f"{name} {text}" for name, text in {**machine, **versions}.items()), flush=True)
+    outcomes: list[Outcome] = []
+    try:
+        for scenario in scenarios:
+            outcomes.append(measure(scenario(scale), tools, runs=asked.runs, say=_say))
+            print(f"\n{tables.plain(outcomes[-1])}", flush=True)
+    except KeyboardInterrupt:
+        print("stopped; what was finished is written", file=sys.stderr)
+        return 130
+    finally:
+        date = datetime.now(UTC).isoformat(timespec="minutes")
+        _write(asked, Report(date, asked.quick, asked.runs, machine, versions, outcomes))
+    wrong = [f"{one.name}: mirror" for one in outcomes if "mirror" in one.tools and not one.correct("mirror")]
+    for text in wrong:
+        print(f"NOT EQUAL: {text}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _write(asked: argparse.Namespace, report: Report) -> None:
+    if asked.json:
+        _put(asked.json, json.dumps(report.document(), indent=1))
+    if asked.chart and report.scenarios:
+        _put(asked.chart, chart.svg(report.scenarios))
+    if asked.markdown and report.scenarios:
+        _put(asked.markdown, figures.page(report, asked.chart.name if asked.chart else None))
+
+
+def _put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    names, tools = [one.name for one in SCENARIOS], [tool.name for tool in TOOLS]
+    parser.add_argument("--scenario", action="append", choices=names, help="only this one; may be repeated")
+    parser.add_argument("--tools", nargs="+", choices=tools, help="only these")
+    parser.add_argument("--runs", type=_count, default=5, help="of each tool in each scenario (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="a tenth of all sizes: to see that it works")
+    parser.add_argument("--size", type=_size, default=_size("1 GiB"), help="of the one big image (default: 1 GiB)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every sample, as JSON")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the tables, as a page")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="wall times, as SVG")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("want a number from 1 on")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    """`8 GiB` -> bytes"""
+    number, unit = text[:-3].strip(), text[-3:]
+    if unit not in _UNITS or not number.isdigit():
+        raise argparse.ArgumentTypeError(f"want a size like `8 GiB`, got {text!r}")
+    return int(number) * _UNITS[unit]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

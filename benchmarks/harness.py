@@ -1,0 +1,150 @@
+"""Starts what a scenario needs, and runs the tools in turns."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks import cost, ideal, outcome
+from benchmarks.samples import IDEAL, Outcome, Sample
+from benchmarks.scenarios import Scenario
+from benchmarks.scenarios.base import Access
+from benchmarks.tools import Tool, environment
+from benchmarks.traffic import traffic
+from tests.registries.access import Seen
+
+TIMEOUT = 900.0  # seconds for one run of one tool
+
+Say = Callable[[str], None]
+
+
+def measure(
+    scenario: Scenario, tools: Sequence[Tool], *, runs: int, say: Say = lambda _: None, timeout: float = TIMEOUT
+) -> Outcome:
+    """Run each tool `runs` times, in turns: all once, all a second time, and so on. Everything is removed afterwards.
+
+    say: is told of each run. timeout: seconds for one run. Raises RuntimeError if a registry does not start."""
+    absent = {tool.name: "not installed" for tool in tools if tool.program() is None} | scenario.without
+    present = [tool for tool in tools if tool.name not in absent]
+    turn: list[Tool | None] = [*present, None] if scenario.with_ideal else [*present]
+    with TemporaryDirectory(prefix="mirror-bench-") as folder, ExitStack() as stack:
+        stage = _Stage(scenario, Path(folder), stack, timeout)
+        samples: defaultdict[str, list[Sample]] = defaultdict(list)
+        if not scenario.fresh:
+            for tool in present:
+                stage.run(tool, 0)
+        for number in range(1, runs + 1):
+            scenario.change(stage.source.registry)
+            for each in turn:
+                name = each.name if each else IDEAL
+                sample = stage.run(each, number)
+                samples[name].append(sample)
+                verdict = "equal" if sample.equal else "NOT EQUAL"
+                say(f"{scenario.name} {number}/{runs} {name}: {sample.wall:.2f} s, {verdict}")
+        gigabytes = scenario.bytes / 1e9
+        return Outcome(scenario.name, scenario.title, scenario.note, gigabytes, dict(samples), absent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """The targets of one tool, and the folder in which it runs."""
+
+    folder: Path
+    reached: list[Access]
+
+
+class _Stage:
+    """A scenario that has begun."""
+
+    def __init__(self, scenario: Scenario, folder: Path, stack: ExitStack, timeout: float) -> None:
+        self._scenario, self._folder, self._stack, self._timeout = scenario, folder, stack, timeout
+        self._kept: dict[str, _Targets] = {}
+        self.source = scenario.open_source(folder, stack)
+
+    def run(self, tool: Tool | None, number: int) -> Sample:
+        """Once. tool: None: the ideal replay. number: of the round; 0 does not count."""
+        name = tool.name if tool else "ideal"
+        with self._targets(name, number) as targets:
+            commands = self._commands(tool, targets)
+            everyone = [self.source, *targets.reached]
+            for access in everyone:
+                access.witness.mark()
+            before = _cpu(everyone)
+            spent = cost.run(
+                commands,
+                folder=targets.folder,
+                environment=environment(targets.folder),
+                out=targets.folder / "output.txt",
+                timeout=self._timeout,
+                go_on=self._scenario.go_on,
+            )
+            after = _cpu(everyone)
+            asked = self.source.witness.requests()
+            told: list[Seen] = [seen for access in targets.reached for seen in access.witness.requests()]
+            equal = self._equal(targets, whole=number == 1)
+            if spent.code or not equal:
+                _show(name, spent.code, targets.folder / "output.txt")
+        content = self._scenario.content
+        used = None if before is None or after is None else after - before
+        return Sample(
+            spent.wall,
+            spent.cpu,
+            used,
+            spent.memory,
+            spent.code,
+            equal,
+            traffic(asked, content),
+            traffic(told, content),
+        )
+
+    def _commands(self, tool: Tool | None, targets: _Targets) -> list[list[str]]:
+        job = self._scenario.job(self.source, targets.reached)
+        if tool is None:
+            return ideal.commands(job, self.source.registry, targets.folder)
+        if self._scenario.fresh:
+            tool.forget(targets.folder)
+        return tool.commands(job, targets.folder)
+
+    @contextmanager
+    def _targets(self, name: str, number: int) -> Iterator[_Targets]:
+        """New ones that end with the run, or the tool's own, which end with the scenario."""
+        if not self._scenario.fresh:
+            if name not in self._kept:
+                self._kept[name] = self._open(name, self._stack)
+            yield self._kept[name]
+            return
+        with ExitStack() as stack:
+            targets = self._open(f"{name}-{number}", stack)
+            stack.callback(shutil.rmtree, targets.folder)
+            yield targets
+
+    def _open(self, name: str, stack: ExitStack) -> _Targets:
+        folder = self._folder / name
+        folder.mkdir()
+        reached = []
+        for number in range(self._scenario.target_count):
+            registry = stack.enter_context(self._scenario.target(folder, f"target-{number}"))
+            reached.append(self._scenario.reach(registry, stack))
+        return _Targets(folder, reached)
+
+    def _equal(self, targets: _Targets, *, whole: bool) -> bool:
+        scenario, registries = self._scenario, [access.registry for access in targets.reached]
+        ask = outcome.whole if whole and scenario.reads_all_back else outcome.names_equal
+        return ask(scenario.content, scenario.wanted, registries)
+
+
+def _cpu(registries: Sequence[Access]) -> float | None:
+    pids = [access.pid for access in registries]
+    return None if None in pids else sum(cost.cpu_of(pid) for pid in pids if pid is not None)
+
+
+def _show(name: str, code: int, output: Path) -> None:
+    """The last words of a tool that failed."""
+    said = output.read_text(encoding="utf-8", errors="replace")[-800:] if output.exists() else ""
+    print(f"--- {name}: exit {code}\n{said}", file=sys.stderr)

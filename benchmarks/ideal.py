@@ -1,0 +1,70 @@
+"""A yardstick, not a tool: the fewest requests and the least work with which a cold copy could be done at all.
+
+It is told beforehand what the source holds, so it decides nothing, checks nothing and hashes nothing; it moves blobs
+from socket to socket inside the kernel. `replay` does the work, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.job import Job
+from tests.registries.client import Client, Registry
+
+_REPLAY = Path(__file__).with_name("replay.py")
+
+
+def commands(job: Job, source: Registry, folder: Path) -> list[list[str]]:
+    """The command line that does a job with one target; the plan for it is written to `folder`."""
+    plan = folder / "plan.json"
+    with source.client() as client:
+        document = {"source": job.source, "target": job.targets[0], **_plan(client, job)}
+    plan.write_text(json.dumps(document), encoding="utf-8")
+    return [[sys.executable, "-I", "-S", str(_REPLAY), str(plan)]]
+
+
+def _plan(client: Client, job: Job) -> dict[str, Any]:
+    """manifests: [repository, digest, type, references to put it under], children first. blobs: [digest, size,
+    repositories], those that are in the most repositories first, then the largest."""
+    manifests: dict[tuple[str, str], tuple[str, list[str]]] = {}
+    blobs: dict[str, tuple[int, list[str]]] = {}
+    for repository, tags in job.images.items():
+        for tag in tags:
+            _walk(client, repository, tag, manifests, blobs)
+    listed = [[repository, digest, *found] for (repository, digest), found in manifests.items()]
+    order = sorted(blobs.items(), key=lambda blob: (-len(blob[1][1]), -blob[1][0]))
+    return {
+        "listings": list(job.images),
+        "manifests": listed,
+        "blobs": [[digest, size, homes] for digest, (size, homes) in order],
+    }
+
+
+def _walk(
+    client: Client,
+    repository: str,
+    reference: str,
+    manifests: dict[tuple[str, str], tuple[str, list[str]]],
+    blobs: dict[str, tuple[int, list[str]]],
+) -> None:
+    answer = client.manifest(repository, reference)
+    digest, document = answer.headers["docker-content-digest"], answer.json()
+    if (repository, digest) not in manifests:
+        for child in document.get("manifests", []):
+            _walk(client, repository, child["digest"], manifests, blobs)
+        for blob in _blobs(document):
+            homes = blobs.setdefault(blob["digest"], (blob["size"], []))[1]
+            if repository not in homes:
+                homes.append(repository)
+        manifests[repository, digest] = (answer.headers["content-type"], [])
+    references = manifests[repository, digest][1]
+    if reference not in references:
+        references.append(reference)
+
+
+def _blobs(document: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    return [document["config"], *document["layers"]] if "config" in document else []

@@ -1,0 +1,176 @@
+"""Replays a plan of `ideal`: bare sockets, a fixed list of requests, blobs spliced by the kernel, nothing checked but
+the statuses. A program of its own without any import of the project: its start is part of what it is measured for.
+
+Threads share a list of work, each with one connection to either side; the list is done in four steps.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+_WORKERS = 6
+_PIPE = 1 << 20  # bytes
+_SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, which has a name in `fcntl` where the C library has one
+
+Item = list[Any]
+
+
+class Connection:
+    """One kept connection; requests go out and answers come in, in order."""
+
+    def __init__(self, host: str) -> None:
+        name, _, port = host.rpartition(":")
+        self.host = host
+        self.socket = socket.create_connection((name, int(port)))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._rest = b""
+
+    def send(self, method: str, path: str, *headers: str, body: bytes | None = None) -> None:
+        length = [] if body is None else [f"Content-Length: {len(body)}"]
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}", *length, *headers, "", ""]
+        self.socket.sendall("\r\n".join(lines).encode() + (body or b""))
+
+    def head(self, *statuses: int) -> dict[str, str]:
+        """The head of the next answer. -> its headers"""
+        data = self._rest
+        while b"\r\n\r\n" not in data:
+            data += self._more()
+        head, _, self._rest = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        if int(first.split()[1]) not in statuses:
+            raise RuntimeError(f"want {statuses}, got {head.decode()}")
+        return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+    def body(self, size: int) -> bytes:
+        data = self._rest
+        while len(data) < size:
+            data += self._more()
+        self._rest = data[size:]
+        return data[:size]
+
+    def answer(self, *statuses: int) -> bytes:
+        """The next answer, whole. -> its body"""
+        headers = self.head(*statuses)
+        if "chunked" in headers.get("transfer-encoding", ""):
+            parts = []
+            while size := int(self._line(), 16):
+                parts.append(self.body(size + 2)[:-2])
+            self.body(2)
+            return b"".join(parts)
+        return self.body(int(headers.get("content-length", 0)))
+
+    def _line(self) -> bytes:
+        while b"\r\n" not in self._rest:
+            self._rest += self._more()
+        line, _, self._rest = self._rest.partition(b"\r\n")
+        return line
+
+    def _more(self) -> bytes:
+        data = self.socket.recv(1 << 16)
+        if not data:
+            raise RuntimeError(f"{self.host} closed the connection")
+        return data
+
+    def hand_over(self, size: int, other: Connection, pipe: tuple[int, int]) -> None:
+        """The next `size` bytes go out at another connection without being looked at."""
+        first = self._rest[:size]
+        self._rest = self._rest[size:]
+        other.socket.sendall(first)
+        left = size - len(first)
+        while left:
+            moved = os.splice(self.socket.fileno(), pipe[1], min(left, _PIPE))
+            left -= moved
+            while moved:
+                moved -= os.splice(pipe[0], other.socket.fileno(), moved)
+
+
+class Hands:
+    """What one thread works with. Closed by the end of the process."""
+
+    def __init__(self, source: str, target: str) -> None:
+        self.source, self.target = Connection(source), Connection(target)
+        self.pipe = os.pipe()
+        fcntl.fcntl(self.pipe[0], _SET_PIPE_SIZE, _PIPE)
+
+
+class Replay:
+    """The plan, and what was read of it."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self._plan = plan
+        self._bodies: dict[tuple[str, str], bytes] = {}
+        self._own = threading.local()
+
+    def run(self) -> None:
+        manifests, blobs = self._plan["manifests"], self._plan["blobs"]
+        mounts = [[digest, home, homes[0]] for digest, _, homes in blobs for home in homes[1:]]
+        children = [item for item in manifests if item[3][0] == item[1]]
+        roots = [item for item in manifests if item[3][0] != item[1]]
+        with ThreadPoolExecutor(_WORKERS, initializer=self._begin) as pool:
+            for step, items in (
+                (self._list, self._plan["listings"]),
+                (self._read_manifest, manifests),
+                (self._copy_blob, blobs),
+                (self._mount, mounts),
+                (self._put_manifest, children),
+                (self._put_manifest, roots),
+            ):
+                for _ in pool.map(step, items):
+                    pass
+
+    def _begin(self) -> None:
+        self._own.hands = Hands(self._plan["source"], self._plan["target"])
+
+    @property
+    def _hands(self) -> Hands:
+        hands: Hands = self._own.hands
+        return hands
+
+    def _list(self, repository: str) -> None:
+        source = self._hands.source
+        source.send("GET", f"/v2/{repository}/tags/list")
+        source.answer(200)
+
+    def _read_manifest(self, item: Item) -> None:
+        repository, digest, media_type, _ = item
+        source = self._hands.source
+        source.send("GET", f"/v2/{repository}/manifests/{digest}", f"Accept: {media_type}")
+        self._bodies[repository, digest] = source.answer(200)
+
+    def _copy_blob(self, item: Item) -> None:
+        digest, size, homes = item
+        source, target = self._hands.source, self._hands.target
+        target.send("POST", f"/v2/{homes[0]}/blobs/uploads/", "Content-Length: 0")
+        source.send("GET", f"/v2/{homes[0]}/blobs/{digest}")
+        location = target.head(202)["location"].removeprefix(f"http://{target.host}")
+        source.head(200)
+        kind = ("Content-Type: application/octet-stream", f"Content-Length: {size}")
+        target.send("PUT", f"{location}&digest={digest}", *kind)
+        source.hand_over(size, target, self._hands.pipe)
+        target.answer(201)
+
+    def _mount(self, item: Item) -> None:
+        digest, repository, home = item
+        target = self._hands.target
+        target.send("POST", f"/v2/{repository}/blobs/uploads/?mount={digest}&from={home}", "Content-Length: 0")
+        target.answer(201)
+
+    def _put_manifest(self, item: Item) -> None:
+        repository, digest, media_type, references = item
+        target = self._hands.target
+        for reference in references:
+            path = f"/v2/{repository}/manifests/{reference}"
+            target.send("PUT", path, f"Content-Type: {media_type}", body=self._bodies[repository, digest])
+            target.answer(201)
+
+
+if __name__ == "__main__":
+    Replay(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))).run()

@@ -1,0 +1,47 @@
+"""Everything is new: the first run into an empty registry."""
+
+from __future__ import annotations
+
+from benchmarks.scenarios.base import MIB, RealScenario, Scale, content_of
+from benchmarks.traffic import Content
+from tests.registries.real import RealRegistry
+from tests.seeding import seed
+
+
+class Cold(RealScenario):
+    name = "cold"
+    title = "Cold: 10 repositories × 6 tags into an empty registry"
+    note = (
+        "Each tag is an index of two platforms with 4 layers of 1 MiB each; half of the layers are in every repository."
+    )
+    with_ideal = True
+
+    def seed(self, source: RealRegistry) -> Content:
+        return ten_repositories(source, self.scale)
+
+
+class ThreeTargets(Cold):
+    name = "three-targets"
+    title = "The same into three empty registries"
+    note = "A tool that knows one target at a time reads the source once for each."
+    target_count = 3
+    with_ideal = False
+
+
+class ColdManyTags(RealScenario):
+    name = "many-tags"
+    title = "Cold: 1,000 tags of 50 images"
+    note = "One repository; 20 tags name each image, an index of two platforms with 2 layers of 64 KiB each."
+
+    def seed(self, source: RealRegistry) -> Content:
+        return thousand_tags(source, self.scale.count(1000))
+
+
+def ten_repositories(source: RealRegistry, scale: Scale) -> Content:
+    repositories, size = scale.count(10), scale.count(MIB)
+    return content_of(seed(source, "team/app", repositories=repositories, images=6, layer_size=size, index=True))
+
+
+def thousand_tags(source: RealRegistry, tags: int) -> Content:
+    seeded = seed(source, "team/app", images=tags // 20, tags=tags, layers=2, layer_size=65_536, index=True)
+    return content_of(seeded)

@@ -1,0 +1,32 @@
+"""Both registries are far away: every round trip takes 50 ms."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from benchmarks.delay import DelayProxy
+from benchmarks.scenarios.base import Access, RealScenario
+from benchmarks.scenarios.cold import Cold
+from benchmarks.scenarios.unchanged import Unchanged
+from tests.registries.real import RealRegistry
+
+_ROUND_TRIP = 0.050  # seconds
+
+
+class _Distant(RealScenario):
+    def reach(self, registry: RealRegistry, stack: ExitStack) -> Access:
+        proxy = stack.enter_context(DelayProxy(registry.port, _ROUND_TRIP))
+        return Access(registry, proxy.host, registry, registry.pid)
+
+
+class DistantCold(_Distant, Cold):
+    name = "distant-cold"
+    title = "Cold, with 50 ms to either registry"
+    note = "Through a relay that holds everything back for 25 ms each way; a new connection takes a round trip more."
+    with_ideal = False
+
+
+class DistantUnchanged(_Distant, Unchanged):
+    name = "distant-unchanged"
+    title = "Nothing has changed, with 50 ms to either registry"
+    note = "10 repositories × 6 tags through the same relay."

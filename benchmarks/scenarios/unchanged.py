@@ -1,0 +1,64 @@
+"""What happens every 15 minutes: nothing has changed, or nearly nothing."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from benchmarks.scenarios.base import RealScenario, Scale, Source, StoredRegistry
+from benchmarks.scenarios.cold import ten_repositories, thousand_tags
+from benchmarks.traffic import Content
+from tests.images import Graph
+from tests.registries.real import RealRegistry
+from tests.seeding import push
+
+
+class Unchanged(RealScenario):
+    name = "unchanged"
+    title = "Nothing has changed: 10 repositories × 6 tags"
+    note = "What the cold run copies, once more. Each tool has run once before; `mirror` has its state from then."
+    fresh = False
+    go_on = True
+
+    def __init__(self, scale: Scale) -> None:
+        super().__init__(scale)
+        self._like: Path | None = None
+
+    def seed(self, source: RealRegistry) -> Content:
+        self._like = source.storage
+        return self.fill(source)
+
+    def fill(self, source: RealRegistry) -> Content:
+        return ten_repositories(source, self.scale)
+
+    def target(self, folder: Path, name: str) -> RealRegistry:
+        return StoredRegistry(folder, name, like=self._like)
+
+
+class UnchangedThousand(Unchanged):
+    name = "unchanged-1000"
+    title = "Nothing has changed: 1,000 tags"
+    note = "One repository, 1,000 tags of 50 images."
+
+    def fill(self, source: RealRegistry) -> Content:
+        return thousand_tags(source, self.scale.count(1000))
+
+
+class OneChanged(UnchangedThousand):
+    name = "one-changed"
+    title = "One tag in 1,000 has changed"
+    note = "Before each round one tag of the source moves to a new image of two platforms."
+
+    def __init__(self, scale: Scale) -> None:
+        super().__init__(scale)
+        self._releases = itertools.count(1)
+
+    def change(self, source: Source) -> None:
+        release = f"release {next(self._releases)}"
+        graph = Graph(release)
+        graph.platforms("v7", label=release, size=65_536)
+        push(source, "team/app", graph)
+        sizes = {digest: len(data) for digest, data in graph.blobs.items()}
+        sizes |= {digest: len(manifest.data) for digest, manifest in graph.manifests.items()}
+        tags = {("team/app", tag): digest for tag, digest in graph.tags.items()}
+        self.content = Content({**self.content.tags, **tags}, {**self.content.sizes, **sizes})

@@ -1,0 +1,49 @@
+"""Registries that are busy: some requests are answered with 429 or 503."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from contextlib import ExitStack
+
+from benchmarks.scenarios.base import Access
+from benchmarks.scenarios.cold import Cold
+from tests.registries.exchange import Reply, Request, error_reply
+from tests.registries.real import RealRegistry
+from tests.registries.wires import Front
+
+_ONE_IN = 50  # requests
+
+
+class Unwilling(Cold):
+    name = "unwilling"
+    title = "Cold, while 2 % of all requests are answered with 429 or 503"
+    note = (
+        "Every 50th request at either side, in turns 429 with `Retry-After: 1` and 503. They go through a proxy that "
+        "takes CPU of its own: compare the tools with each other only. A command that fails is not repeated, but the "
+        "tool's next one is run."
+    )
+    with_ideal = False
+    go_on = True
+
+    def reach(self, registry: RealRegistry, stack: ExitStack) -> Access:
+        front = stack.enter_context(Front(registry.port, hook=_Busy()))
+        return Access(registry, front.host, front.journal, registry.pid)
+
+
+class _Busy:
+    """Answers every so many-th request itself. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock, self._numbers = threading.Lock(), itertools.count(1)
+
+    def __call__(self, request: Request) -> Reply | None:
+        if request.ours:
+            return None
+        with self._lock:
+            number = next(self._numbers)
+        if number % _ONE_IN:
+            return None
+        if number % (2 * _ONE_IN):
+            return error_reply(429, "TOOMANYREQUESTS", "too many requests", ("Retry-After", "1"))
+        return error_reply(503, "UNAVAILABLE", "busy")

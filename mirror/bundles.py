@@ -1,0 +1,50 @@
+"""The bundles of a run: one store for each file, or standard stream, that the configuration uses."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from mirror.config import Config
+from mirror.errors import ConfigError
+from mirror.layout.bundle import Bundle
+from mirror.layout.inventory import Base, read_inventory
+from mirror.locations import STREAM, is_bundle
+
+
+class Bundles:
+    """Opened lazily: making this reads the inventories that are a base, and no bundle. Raises ConfigError."""
+
+    def __init__(self, config: Config, spool: Path, base: Path | None) -> None:
+        """spool: a directory for what comes through pipes; base: instead of those of the configuration."""
+        if base is not None and not any(is_bundle(target.host) for one in config.mirrors for target in one.targets):
+            raise ConfigError("--base is for exports, and no target is a bundle", hint="leave it out")
+        adopts: defaultdict[str, set[str]] = defaultdict(set)
+        bases: defaultdict[str, set[Path | None]] = defaultdict(set)
+        for mirror in config.mirrors:
+            adopts[mirror.source.host].add(mirror.source.path)
+            for target in mirror.targets:
+                bases[target.host].add(base or mirror.base)
+        inventories = {
+            path: Base(read_inventory(path)) for path in {one for many in bases.values() for one in many if one}
+        }
+        self.sources: dict[str, Bundle] = {}
+        self.targets: dict[str, Bundle] = {}
+        for host in sorted(name for name in {*adopts, *bases} if is_bundle(name)):
+            file = Path(host) if host != STREAM else None
+            if len(bases[host]) > 1:
+                raise ConfigError(f"mirrors that write {host} have different bases", hint="give all of them the same")
+            left = inventories.get(next(iter(bases[host]), None) or Path())
+            store = Bundle(file, host, spool=spool, base=left, adopts=adopts.get(host, ()), new=bool(bases[host]))
+            if bases[host]:
+                self.targets[host] = store
+            if host in adopts:
+                # What is read from standard input is not what is written to standard output.
+                apart = file is None and bool(bases[host])
+                self.sources[host] = Bundle(None, host, spool=spool, adopts=adopts[host]) if apart else store
+        self.hosts = sorted({*self.sources, *self.targets})
+
+    def close(self) -> None:
+        """Raises LocalError."""
+        for store in {*self.sources.values(), *self.targets.values()}:
+            store.close()

@@ -1,0 +1,229 @@
+"""Is a bundle whole? One pass over its bytes, without the network, from a file or a pipe."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mirror.durable import local_error
+from mirror.errors import MirrorError, Refused
+from mirror.layout import inventory as inventories
+from mirror.layout.archive import INDEX_NAME, INVENTORY_NAME, VERSION_NAME, index_json
+from mirror.layout.index import Index
+from mirror.layout.inputs import CHUNK, StreamInput
+from mirror.layout.inventory import Inventory, parse_inventory
+from mirror.layout.names import check_version
+from mirror.layout.tarread import Member, incomplete, members
+from mirror.limits import Stop
+from mirror.oci import manifest as manifests
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest, is_manifest_type, parse_manifest
+
+_NAMED = 50  # problems that are listed; the others are counted
+
+
+@dataclass(slots=True)
+class Examined:
+    """What was found. problems: for people, one line each; empty: it is whole. beside: members that nothing lists."""
+
+    what: str
+    inventory: Inventory | None = None
+    identity: str = ""  # the sha256 of the inventory
+    manifests: int = 0
+    blobs: int = 0
+    bytes: int = 0
+    beside: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """For people; the last one says whether it is whole."""
+        yield from self.problems[:_NAMED]
+        if len(self.problems) > _NAMED:
+            yield f"and {len(self.problems) - _NAMED} more"
+        if self.identity:
+            yield f"inventory {self.identity}"
+        counted = f"{self.manifests} manifests, {self.blobs} blobs, {self.bytes} bytes"
+        if self.problems:
+            yield f"{self.what}: damaged or incomplete; {counted} are right"
+            return
+        base = self.inventory.base if self.inventory is not None else {}
+        if base:
+            size = sum(one.size for one in base.values())
+            yield f"{self.what}: relies on {len(base)} blobs ({size} bytes) that its base has"
+        if self.beside:
+            yield f"{self.what}: {self.beside} further files that nothing refers to"
+        yield f"{self.what}: whole; {counted}"
+
+
+def examine(path: Path, stop: Stop) -> Examined:
+    """Read all of it, hash all of it. Raises Refused, LocalError where it cannot be opened; Cancelled."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        raise Refused(f"{path} does not exist", code="bundle_invalid") from None
+    except OSError as error:
+        raise local_error("read", path, error) from error
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+            raise Refused(f"{path} is neither a file nor a pipe", code="unsafe_path")
+        return _Examination(str(path), descriptor, stop).run()
+    finally:
+        os.close(descriptor)
+
+
+class _Examination:
+    def __init__(self, what: str, descriptor: int, stop: Stop) -> None:
+        self._found = Examined(what)
+        self._input = StreamInput(descriptor, what, stop)
+        self._buffer = memoryview(bytearray(CHUNK))
+        self._small: dict[str, bytes] = {}
+        self._sizes: dict[Digest, int] = {}  # of every manifest and blob that is right
+        self._parsed: dict[Digest, Manifest] = {}
+        self._damaged: set[Digest] = set()
+        self._index = Index(INDEX_NAME)
+
+    def run(self) -> Examined:
+        found = self._found
+        try:
+            for member in members(self._input):
+                self._member(member)
+        except Refused as error:
+            found.problems.append(str(error))
+        for name in (VERSION_NAME, INDEX_NAME):
+            if name not in self._small:
+                found.problems.append(f"{name} is missing")
+        if found.inventory is not None:
+            self._compare(found.inventory)
+        elif INDEX_NAME in self._small and self._believe(INDEX_NAME):
+            self._walk()
+        return found
+
+    # ---- members
+
+    def _member(self, member: Member) -> None:
+        if not member.name.startswith("blobs/"):
+            self._keep(member)
+            return
+        digest = Digest(member.name.removeprefix("blobs/").replace("/", ":"))
+        listed = self._found.inventory
+        known = listed.manifests.get(digest) if listed is not None else None
+        wanted = known is not None or (listed is None and member.size <= manifests.MAX_BYTES)
+        kept = self._hash(member, digest, keep=wanted)
+        if kept is None:
+            return
+        self._sizes[digest] = member.size
+        if wanted and (known is not None or kept.lstrip()[:1] == b"{"):
+            self._parse(digest, kept, known.media_type if known is not None else "", certain=known is not None)
+
+    def _keep(self, member: Member) -> None:
+        if member.size > inventories.MAX_BYTES:
+            raise Refused(f"{member.name} has {member.size} bytes", code="bundle_invalid")
+        data = self._input.take(member.size)
+        if len(data) < member.size:
+            raise incomplete(self._found.what, f"it ends within {member.name}")
+        self._small[member.name] = data
+        if member.name == INVENTORY_NAME:
+            self._found.identity = Digest.of(data)
+            try:
+                self._found.inventory = parse_inventory(data, INVENTORY_NAME)
+            except Refused as error:
+                self._found.problems.append(str(error))
+        elif member.name == VERSION_NAME:
+            self._believe(VERSION_NAME)
+
+    def _believe(self, name: str) -> bool:
+        """Whether a small file can be read as what it is."""
+        try:
+            if name == VERSION_NAME:
+                check_version(self._small[name], name)
+            else:
+                self._index = Index.parse(self._small[name], name)
+        except Refused as error:
+            self._found.problems.append(str(error))
+            return False
+        return True
+
+    def _hash(self, member: Member, digest: Digest, *, keep: bool) -> bytes | None:
+        """The bytes, if they are to be kept, else none of them; None: they are not what the name says."""
+        hasher, left, kept = digest.hasher(), member.size, bytearray()
+        while left:
+            count = self._input.fill(self._buffer[: min(left, CHUNK)])
+            if not count:
+                raise incomplete(self._found.what, f"it ends within {digest}")
+            hasher.update(self._buffer[:count])
+            if keep:
+                kept += self._buffer[:count]
+            left -= count
+        if hasher.hexdigest() != digest.hex:
+            self._damaged.add(digest)
+            self._found.problems.append(f"{digest} is damaged: its bytes hash to {hasher.hexdigest()}")
+            return None
+        return bytes(kept)
+
+    def _parse(self, digest: Digest, body: bytes, media_type: str, *, certain: bool) -> None:
+        """certain: it is listed as a manifest; else it may be any JSON."""
+        try:
+            self._parsed[digest] = parse_manifest(body, media_type, expected=digest, what=f"manifest {digest}")
+        except MirrorError as error:
+            if certain:
+                self._found.problems.append(str(error))
+
+    # ---- with an inventory
+
+    def _compare(self, inventory: Inventory) -> None:
+        found = self._found
+        index = self._small.get(INDEX_NAME)
+        if index is not None and index != index_json(inventory, self._small[INVENTORY_NAME]):
+            found.problems.append(f"{INDEX_NAME} and {INVENTORY_NAME} do not belong together")
+        sizes = {digest: one.size for digest, one in inventory.manifests.items()} | dict(inventory.blobs)
+        for digest, size in sizes.items():
+            self._there(digest, size)
+        for one in self._parsed.values():
+            lost = [
+                blob.digest
+                for blob in one.blobs
+                if not blob.foreign and blob.digest not in sizes and blob.digest not in inventory.base
+            ]
+            found.problems += [f"{digest} is not listed, though {one.digest} refers to it" for digest in lost]
+        self._count(set(sizes) & self._sizes.keys(), set(inventory.manifests))
+
+    def _there(self, digest: Digest, size: int | None) -> None:
+        actual = self._sizes.get(digest)
+        if actual is None:
+            if digest not in self._damaged:
+                self._found.problems.append(f"{digest} is missing")
+        elif size is not None and size != actual:
+            self._found.problems.append(f"{digest} has {actual} bytes, the inventory says {size}")
+
+    def _count(self, right: set[Digest], listed: set[Digest]) -> None:
+        found = self._found
+        found.manifests = len(right & listed)
+        found.blobs = len(right - listed)
+        found.bytes = sum(self._sizes[digest] for digest in right)
+        found.beside = len(self._sizes.keys() - right)
+
+    # ---- without one
+
+    def _walk(self) -> None:
+        """From the names in the index, as other tools do."""
+        todo = [root.descriptor for root in self._index.roots()]
+        seen: set[Digest] = set()
+        while todo:
+            one = todo.pop()
+            if one.digest in seen or one.foreign:
+                continue
+            seen.add(one.digest)
+            self._there(one.digest, one.size)
+            todo += self._below(one)
+        self._count(seen & self._sizes.keys(), {digest for digest in seen if digest in self._parsed})
+
+    def _below(self, one: Descriptor) -> list[Descriptor]:
+        parsed = self._parsed.get(one.digest)
+        if parsed is None or not (is_manifest_type(one.media_type) or not one.media_type):
+            return []
+        return [*parsed.children, *parsed.blobs]

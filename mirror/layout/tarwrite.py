@@ -1,0 +1,98 @@
+"""The bytes of a bundle's tar: where each member is, and its header. Equal members give equal bytes.
+
+Format: POSIX.1-1988 ustar; a size of 8 GiB or more in base 256 as GNU tar, Go and Python read it, a name that does
+not fit (blobs by sha512) in a pax record. Owner, mode and time are the same for all members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mirror.oci.digest import Digest
+
+BLOCK = 512  # bytes
+END = bytes(2 * BLOCK)
+
+_NAME = 100  # bytes of the field
+_OCTAL = 8 << 30  # sizes from here on do not fit into 11 octal digits
+_MODE = 0o644
+
+
+def blob_path(digest: Digest) -> str:
+    """Where a layout has a manifest or blob: OCI image-spec v1.1, image-layout.md."""
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+def padding(size: int) -> int:
+    """Bytes of zeros that follow a member of `size` bytes."""
+    return -size % BLOCK
+
+
+def header(name: str, size: int) -> bytes:
+    """All blocks before the data of a regular file."""
+    if len(name) <= _NAME:
+        return _block(name, size, b"0")
+    record = _pax_record("path", name)
+    return _block("pax", len(record), b"x") + record + bytes(padding(len(record))) + _block(name[:_NAME], size, b"0")
+
+
+def _block(name: str, size: int, kind: bytes) -> bytes:
+    sized = b"%011o\0" % size if size < _OCTAL else b"\x80" + size.to_bytes(11)
+    fields = (
+        name.encode("ascii").ljust(_NAME, b"\0"),
+        b"%07o\0" % _MODE,
+        b"%07o\0" % 0,  # uid
+        b"%07o\0" % 0,  # gid
+        sized,
+        b"%011o\0" % 0,  # mtime
+        b" " * 8,  # checksum
+        kind,
+        bytes(100),  # link
+        b"ustar\00000",
+    )
+    block = b"".join(fields).ljust(BLOCK, b"\0")
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def _pax_record(key: str, value: str) -> bytes:
+    """`LENGTH key=value\\n`, where the length counts its own digits."""
+    rest = f" {key}={value}\n".encode()
+    length = len(rest)
+    while len(str(length)) + len(rest) != length:
+        length = len(str(length)) + len(rest)
+    return str(length).encode() + rest
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a member is. start: of its header; offset: of its data; in bytes from the beginning of the tar."""
+
+    name: str
+    start: int
+    offset: int
+    size: int
+
+
+class Arrangement:
+    """Members one after the other. end: where the two zero blocks begin; total: bytes of the whole tar."""
+
+    def __init__(self, members: Iterable[tuple[str, int]]) -> None:
+        """members: names and sizes, in the order of the tar, each name once."""
+        self.slots: dict[str, Slot] = {}
+        place = 0
+        for name, size in members:
+            offset = place + len(header(name, size))
+            self.slots[name] = Slot(name, place, offset, size)
+            place = offset + size + padding(size)
+        self.end = place
+        self.total = place + len(END)
+
+    def pieces(self, contents: Mapping[str, bytes]) -> Iterator[tuple[int, bytes]]:
+        """(place, bytes) of all but the blobs: headers, `contents` by name, padding, the end. In ascending order."""
+        for slot in self.slots.values():
+            data = contents.get(slot.name)
+            yield slot.start, header(slot.name, slot.size) + (data or b"")
+            if slot.size % BLOCK:
+                yield slot.offset + slot.size, bytes(padding(slot.size))
+        yield self.end, END

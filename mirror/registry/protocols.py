@@ -1,0 +1,204 @@
+"""What is known of a host's repositories by either protocol, and the listings that decide between the two.
+
+The rules are in `choice`; here is the memory of what was seen, and the asking. What has been chosen for a repository
+stays for the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mirror.errors import AuthError, Cancelled, LocalError, MirrorError, Refused, RemoteError
+from mirror.limits import Work
+from mirror.oci.strictjson import Value
+from mirror.registry.choice import Decision, Observation, Operation, Verdict, decide, failure_of
+from mirror.registry.settings import V1
+from mirror.registry.turns import Flights, again
+from mirror.registry.v1 import V1Client
+from mirror.registry.v1image import V1Transform
+from mirror.registry.v2 import RegistryV2
+from mirror.store import Source
+
+_log = logging.getLogger("mirror.protocol")
+
+PER_TAG = "`v1: per-tag` would look for tags that may exist on v1 only"
+
+
+class NoV1(RemoteError):
+    """The host does not answer as a v1 registry does: what it says by v1 is not believed."""
+
+    code = "not_found"
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of one repository. Attributes are set whole, each by the leader of a flight."""
+
+    v1: bool = False  # v1 was chosen for all of it
+    error: MirrorError | None = None  # what v2 said then
+    listed: bool = False  # v2 has answered for it
+    failed: MirrorError | None = None  # neither can be had
+    v2_tags: frozenset[str] | None = None  # those that v2 lists, where v1 is asked for the others
+    v1_tags: dict[str, Value] | None = None
+    v1_error: MirrorError | None = None
+    transforms: dict[str, V1Transform] = field(default_factory=dict)  # by image id
+    told: str = ""  # the protocol that the log was told of
+
+
+class Access(Protocol):
+    """What the v2 side knows of our credentials."""
+
+    def showed(self, repository: str, work: Work) -> bool:
+        """Whether v2 was shown credentials for it."""
+        ...
+
+    def reconsider(self, repository: str) -> None:
+        """Forget that v2 refused it for good, for one more request."""
+        ...
+
+
+class Protocols:
+    """Both protocols of one host. Thread-safe; no lock is held across I/O.
+
+    v2: what answers by v2; registry: the client behind it, which knows what the host has shown; access: who we are to
+    it."""
+
+    def __init__(self, v2: Source, registry: RegistryV2, v1: V1Client, mode: V1, access: Access) -> None:
+        self.host = registry.host
+        self._v2 = v2
+        self._registry = registry
+        self._v1 = v1
+        self.mode = mode
+        self._access = access
+        self._repositories: dict[str, Known] = {}
+        self._flights: Flights[tuple[str, str], None] = Flights(f"a list of tags of {self.host}")
+
+    def known(self, repository: str) -> Known:
+        return self._repositories.setdefault(repository, Known())
+
+    def answered(self, repository: str, known: Known) -> None:
+        if not known.listed:
+            known.listed = True
+            self._tell(repository, known, "v2", "v2 answers for it")
+
+    def _tell(self, repository: str, known: Known, protocol: str, reason: str) -> None:
+        if known.told == protocol:
+            return
+        known.told = protocol
+        source = f"{self.host}/{repository}"
+        also = f"; {PER_TAG}" if protocol == "v2" and known.listed and self.mode is V1.AUTO else ""
+        fields = {"source": source, "protocol": protocol, "reason": reason}
+        how = "is read by v1" if protocol == "v1" else "stays with v2"
+        _log.info("protocol", extra=fields | {"text": f"{source} {how}: {reason}{also}"})
+
+    def listed_by_v2(self, repository: str, known: Known, work: Work) -> Iterator[str | MirrorError]:
+        """The tags that v2 lists; none if v1 was chosen, which `known` then says. Raises as both of them."""
+        begun = False
+        try:
+            for name in self._v2.tags(repository, work):
+                begun = True
+                self.answered(repository, known)
+                yield name
+            self.answered(repository, known)
+        except MirrorError as error:
+            if not self._falls_back(Operation.LATER if begun else Operation.LISTING, repository, known, error, work):
+                raise
+
+    def _falls_back(self, operation: Operation, repository: str, known: Known, error: MirrorError, work: Work) -> bool:
+        """After a listing by v2 that failed: choose v1, if the rules say so and it has the repository."""
+        decision = self.decide(operation, known, error)
+        if decision.verdict is Verdict.PING:
+            try:
+                self._registry.ping(work.once())
+            except MirrorError as silent:
+                if isinstance(silent, Cancelled):
+                    raise
+                return False  # who does not answer cannot show anything: it may well speak v2
+            decision = self.decide(operation, known, error, pinged=True)
+        if decision.verdict is not Verdict.V1:
+            self._tell(repository, known, "v2", decision.reason)
+            return False
+        if isinstance(error, AuthError) and self._access.showed(repository, work):
+            self._v1.withhold(repository)
+        try:
+            self.tags_of_v1(repository, known, work)
+        except MirrorError as trouble:
+            if isinstance(trouble, NoV1):
+                self._tell(repository, known, "v2", f"{decision.reason}, and the host does not speak v1")
+                return False
+            raise both(error, trouble) from error
+        known.v1, known.error = True, error
+        self._tell(repository, known, "v1", decision.reason)
+        return True
+
+    def decide(self, operation: Operation, known: Known, error: MirrorError, *, pinged: bool = False) -> Decision:
+        speaks = self._registry.speaks_v2 or (False if pinged else None)
+        return decide(Observation(operation, failure_of(error), self.mode, speaks, known.listed))
+
+    def tags_of_v1(self, repository: str, known: Known, work: Work) -> dict[str, Value]:
+        """Asked once. Raises NoV1, and what the client raised."""
+        if known.v1_tags is None:
+            if known.v1_error is not None:
+                raise again(known.v1_error)
+            self._flights.share(("v1", repository), lambda: self._ask_v1(repository, known, work), work.stop)
+        return known.v1_tags or {}
+
+    def _ask_v1(self, repository: str, known: Known, work: Work) -> None:
+        if known.v1_tags is not None:
+            return
+        try:
+            if not self._v1.speaks(repository, work):
+                raise NoV1(f"{self.host} does not answer as a v1 registry does")
+            known.v1_tags = self._v1.tags(repository, work)
+        except MirrorError as error:
+            if not isinstance(error, Cancelled):
+                known.v1_error = error
+            raise
+        if self.mode is V1.ONLY:
+            self._tell(repository, known, "v1", "`v1: only`")
+
+    def probe(self, repository: str, known: Known, work: Work, *, refused: bool) -> None:
+        """Ask for the listing, only to see whether there is one. Then v1 was chosen, or v2 has answered.
+
+        Raises what the listing raised, and what it raised the last time."""
+        if known.failed is not None:
+            raise again(known.failed)
+        self._flights.share(
+            ("v2", repository), lambda: self._probe(repository, known, work, refused=refused), work.stop
+        )
+
+    def _probe(self, repository: str, known: Known, work: Work, *, refused: bool) -> None:
+        if known.v1 or known.listed:
+            return
+        if refused:
+            self._access.reconsider(repository)
+        try:
+            for _ in self.listed_by_v2(repository, known, work):
+                break
+        except Cancelled:
+            raise
+        except MirrorError as error:
+            known.failed = error
+            raise
+
+
+def both(by_v2: MirrorError | None, by_v1: MirrorError) -> MirrorError:
+    """One error of two, that of v2 first; a refusal for safety stays one."""
+    if by_v2 is None or isinstance(by_v1, Cancelled | LocalError):
+        return by_v1
+    if isinstance(by_v1, NoV1):
+        return by_v2
+    leading = by_v1 if isinstance(by_v1, Refused) else by_v2
+    return type(leading)(
+        f"{by_v2.what}; by v1: {by_v1.what}",
+        hint=by_v2.hint or by_v1.hint,
+        code=leading.code,
+        status=leading.status,
+        retryable=leading.retryable,
+        retry_after=leading.retry_after,
+        registry_code=leading.registry_code,
+        host=leading.host,
+    )

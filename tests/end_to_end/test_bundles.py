@@ -1,0 +1,463 @@
+"""Across the gap in one file: export, carry, import, by the tool as its users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror.layout.inventory import parse_inventory
+from mirror.layout.journal import recorded
+from tests.conftest import RegistryFactory
+from tests.end_to_end.test_kill import Killer, killed_after
+from tests.images import Graph
+from tests.oracle import assert_equal, assert_whole
+from tests.registries.real import RealRegistry
+from tests.registries.wires import Front
+from tests.seeding import Seeded, push, seed
+from tests.tool import MirrorTool, Ran
+
+NAMES = ("app", "team/web", "team/tools")
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    (tmp_path / "media").mkdir()
+    return tmp_path / "media"
+
+
+@pytest.fixture
+def graphs() -> dict[str, Graph]:
+    """Three repositories: indexes, layers that two of them share, a docker image, an artifact, a signature, a referrer."""
+    made = {name: Graph(name) for name in NAMES}
+    for name, graph in made.items():
+        index = graph.platforms("v1", size=20_000)
+        graph.image("v2", "latest", layers=[graph.blob(b"shared by all" * 1000), graph.layer(name)], oci=False)
+        graph.signature(index)
+    made["app"].referrer(made["app"].image("signed"), "sbom")
+    made["team/web"].artifact("notes")
+    return made
+
+
+@pytest.fixture
+def stocked(source: RealRegistry, graphs: dict[str, Graph]) -> RealRegistry:
+    for name, graph in graphs.items():
+        push(source, name, graph)
+    return source
+
+
+class Gap:
+    """The two sides: each has a config, a state, and a tool that knows nothing of the other."""
+
+    def __init__(self, tool: MirrorTool, media: Path) -> None:
+        self.tool, self.media = tool, media
+        self.bundle = media / "bundle.tar"
+
+    def export(self, source: Any, *names: str, to: str = "", expect: int = 0, **keys: Any) -> Ran:
+        to = to or str(self.bundle)
+        mirrors = [{"source": f"{source.host}/{name}", "targets": [to], **keys} for name in names or NAMES]
+        self.tool.config(mirrors, source)
+        return self.tool.sync(expect=expect)
+
+    def far_side(self, target: Any, *, source: str = "", **keys: Any) -> Path:
+        mirrors = [{"source": source or f"{self.bundle}:*", "targets": [f"{target.host}/{{repository}}"], **keys}]
+        state = str(self.media.parent / "far-state")
+        return self.tool.config(mirrors, target, file=self.media.parent / "import.yaml", state=state)
+
+    def arrive(self, target: Any, *, expect: int = 0, **keys: Any) -> Ran:
+        ran = self.tool("sync", self.far_side(target, **keys))
+        assert expect == ran.code, str(ran)
+        return ran
+
+
+@pytest.fixture
+def gap(mirror_run: MirrorTool, media: Path) -> Gap:
+    return Gap(mirror_run, media)
+
+
+def blobs_of(path: Path) -> set[str]:
+    with tarfile.open(path) as tar:
+        return {"sha256:" + one.name[13:] for one in tar if one.name.startswith("blobs/sha256/")}
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir())
+
+
+# ---- the whole way
+
+
+def test_everything_gets_across_although_the_source_is_gone(
+    gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], tmp_path: Path
+) -> None:
+    gap.export(stocked)
+    assert ["bundle.tar"] == listing(gap.media)
+    assert 0 == gap.tool("bundle", "verify", gap.bundle).code
+    asked = stocked.counts()
+    assert sum(asked[kind] for kind in ("GET blob",)) == len({d for graph in graphs.values() for d in graph.blobs})
+    stocked.stop()
+    gap.arrive(target)
+    stocked.start()
+    for name in NAMES:
+        assert_equal(stocked, name, target)
+    stocked.mark()
+    gap.arrive(target)
+    assert [] == stocked.requests()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    for name in NAMES:
+        command = ["skopeo", "inspect", "--raw", f"oci-archive:{gap.bundle}:{name}:v1"]
+        shown = subprocess.run(command, capture_output=True, check=True, env=environment).stdout
+        assert graphs[name].manifests[graphs[name].tags["v1"]].data == shown
+
+
+def test_an_unchanged_export_leaves_the_bundle_as_it_is(gap: Gap, stocked: RealRegistry) -> None:
+    gap.export(stocked)
+    before = gap.bundle.stat()
+    stocked.mark()
+    ran = gap.export(stocked)
+    assert 1 == len(ran.out.splitlines())
+    assert before.st_mtime_ns == gap.bundle.stat().st_mtime_ns
+    assert 0 == stocked.counts()["GET blob"]
+
+
+def test_a_changed_export_fetches_what_is_new_and_replaces_the_bundle_at_once(
+    gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]
+) -> None:
+    gap.export(stocked)
+    old = blobs_of(gap.bundle)
+    graphs["app"].image("v2")
+    push(stocked, "app", graphs["app"])
+    stocked.mark()
+    gap.export(stocked)
+    fresh = {seen.reference for seen in stocked.requests() if seen.kind == "GET blob"}
+    assert fresh == blobs_of(gap.bundle) - old - set(graphs["app"].manifests)
+    assert ["bundle.tar"] == listing(gap.media)
+    assert 0 == gap.tool("bundle", "verify", gap.bundle).code
+
+
+def test_where_an_image_fails_the_old_bundle_stays(gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]) -> None:
+    gap.export(stocked)
+    before = gap.bundle.read_bytes()
+    graphs["app"].image("broken", layers=[graphs["app"].layer("broken")])
+    graphs["app"].image("right")
+    push(stocked, "app", graphs["app"])
+    stocked.drop_bytes(graphs["app"].layer("broken").digest)
+    ran = gap.export(stocked, expect=1)
+    assert "app:broken" in ran.text
+    assert before == gap.bundle.read_bytes()
+    assert [".bundle.tar.journal", ".bundle.tar.partial", "bundle.tar"] == listing(gap.media)
+
+
+# ---- differential
+
+
+def test_a_differential_export_carries_what_is_new_and_needs_its_base(
+    gap: Gap,
+    stocked: RealRegistry,
+    target: RealRegistry,
+    graphs: dict[str, Graph],
+    registry_factory: RegistryFactory,
+    tmp_path: Path,
+) -> None:
+    gap.export(stocked)
+    gap.arrive(target)
+    known = gap.tool("inventory", gap.far_side(target))
+    assert 0 == known.code
+    base = tmp_path / "far-side.json"
+    base.write_text(known.out)
+    graphs["app"].image("v2", layers=[graphs["app"].layer("app"), graphs["app"].layer("moved", 90_000)])
+    graphs["team/web"].image("v3", layers=[graphs["team/web"].layer("added", 70_000)])
+    new = {digest for name in ("app", "team/web") for digest in graphs[name].blobs} - blobs_of(gap.bundle)
+    for name in ("app", "team/web"):
+        push(stocked, name, graphs[name])
+    gap.bundle = gap.media / "second.tar"
+    gap.export(stocked, base=str(base))
+    size = sum(
+        len(graphs[name].blobs[digest]) for name in ("app", "team/web") for digest in new & graphs[name].blobs.keys()
+    )
+    assert size <= gap.bundle.stat().st_size < size + (64 << 10)
+    verified = gap.tool("bundle", "verify", gap.bundle)
+    assert (0, True) == (verified.code, "relies on" in verified.out)
+
+    empty = registry_factory("empty")
+    refused = gap.tool("sync", gap.far_side(empty))
+    assert 3 == refused.code
+    assert "missing" in refused.text
+    assert re.search("sha256:[0-9a-f]{64}", refused.text)
+    assert [] == empty.writes()
+    gap.arrive(target)
+    for name in NAMES:
+        assert_equal(stocked, name, target)
+
+
+def test_the_report_of_an_import_serves_as_a_base(
+    gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], tmp_path: Path
+) -> None:
+    gap.export(stocked)
+    gap.arrive(target)
+    ran = gap.tool("inventory", tmp_path / "far-state" / "report.json")
+    assert 0 == ran.code
+    base = tmp_path / "base.json"
+    base.write_text(ran.out)
+    graphs["app"].image("v3", layers=[graphs["app"].layer("added", 70_000)])
+    push(stocked, "app", graphs["app"])
+    gap.bundle = gap.media / "second.tar"
+    mirrors = [{"source": f"{stocked.host}/{name}", "targets": [str(gap.bundle)]} for name in NAMES]
+    gap.tool.config(mirrors, stocked)
+    gap.tool.sync("--base", base)
+    with tarfile.open(gap.bundle) as tar:
+        file = tar.extractfile("mirror-inventory.json")
+        assert file is not None
+        inventory = parse_inventory(file.read(), "inventory")
+    assert {graphs["app"].layer("added", 70_000).digest} <= set(inventory.blobs)
+    assert 2 == len(inventory.blobs)
+    gap.arrive(target)
+    for name in NAMES:
+        assert_equal(stocked, name, target)
+
+
+# ---- pipes
+
+
+def piped(tool: MirrorTool, config: Path, **streams: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mirror", "sync", str(config)]
+    return subprocess.Popen(command, env=tool.environment, cwd=tool.folder, stderr=subprocess.PIPE, **streams)
+
+
+def test_a_bundle_goes_through_volumes_that_split_made(
+    gap: Gap, stocked: RealRegistry, target: RealRegistry, tmp_path: Path
+) -> None:
+    mirrors = [{"source": f"{stocked.host}/{name}", "targets": ["-"]} for name in NAMES]
+    config = gap.tool.config(mirrors, stocked)
+    split = subprocess.Popen(["split", "-b", "100k", "-", "part-"], stdin=subprocess.PIPE, cwd=gap.media)
+    with piped(gap.tool, config, stdout=split.stdin) as export:
+        assert split.stdin is not None
+        split.stdin.close()
+        said = export.communicate(timeout=60)[1].decode()
+    assert (0, 0) == (export.returncode, split.wait(30)), said
+    parts = listing(gap.media)
+    assert len(parts) > 1
+    far = gap.far_side(target, source="-")
+    cat = subprocess.Popen(["cat", *parts], stdout=subprocess.PIPE, cwd=gap.media)
+    with piped(gap.tool, far, stdin=cat.stdout, stdout=subprocess.PIPE) as arrival:
+        out, said_there = arrival.communicate(timeout=60)
+    assert cat.stdout is not None
+    cat.stdout.close()
+    assert (0, 0) == (arrival.returncode, cat.wait(30)), said_there.decode()
+    for name in NAMES:
+        assert_equal(stocked, name, target)
+    assert [] == [one for one in tmp_path.rglob("spool/*") if one.is_file()]
+
+    # A volume short, nothing is believed.
+    empty = gap.far_side(target, source="-")
+    target.mark()
+    cat = subprocess.Popen(["cat", *parts[:-1]], stdout=subprocess.PIPE, cwd=gap.media)
+    with piped(gap.tool, empty, stdin=cat.stdout, stdout=subprocess.PIPE) as arrival:
+        said_there = arrival.communicate(timeout=60)[1]
+    assert cat.stdout is not None
+    cat.stdout.close()
+    cat.wait(30)
+    assert 3 == arrival.returncode, said_there.decode()
+    assert [] == target.writes()
+
+
+def test_two_processes_are_one_way_across(gap: Gap, stocked: RealRegistry, target: RealRegistry) -> None:
+    mirrors = [{"source": f"{stocked.host}/{name}", "targets": ["-"]} for name in NAMES]
+    config = gap.tool.config(mirrors, stocked)
+    far = gap.far_side(target, source="-")
+    with (
+        piped(gap.tool, config, stdout=subprocess.PIPE) as export,
+        piped(gap.tool, far, stdin=export.stdout, stdout=subprocess.PIPE) as arrival,
+    ):
+        assert export.stdout is not None
+        export.stdout.close()
+        errors = [arrival.communicate(timeout=60)[1].decode(), export.communicate(timeout=60)[1].decode()]
+    assert [0, 0] == [export.returncode, arrival.returncode], errors
+    for name in NAMES:
+        assert_equal(stocked, name, target)
+
+
+# ---- killed
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When a run is killed: how far into it (0 to 1), by the clock or by the requests that it makes."""
+
+    number: int
+    by: str
+    place: float
+
+    def __str__(self) -> str:
+        return f"{self.number}-{self.by}-{self.place:.2f}"
+
+
+def moments(seed_of: str) -> list[Moment]:
+    chance = random.Random(seed_of)
+    count = int(os.environ.get("MIRROR_TESTS_KILLS", "3"))
+    first = [Moment(0, "request", 0.3), Moment(1, "time", 0.7), Moment(2, "request", 0.95)]
+    more = [Moment(number, chance.choice(("request", "request", "time")), chance.random()) for number in range(3, 25)]
+    return [*first, *more][:count]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A registry to export from, its bundle, and what undisturbed runs take."""
+
+    source: RealRegistry
+    seeded: Seeded
+    bundle: Path
+    blobs: int  # GETs of an export
+    seconds: float  # of an export
+    uploads: int  # of an import
+    seconds_there: float  # of an import
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+    root = tmp_path_factory.mktemp("killed")
+    (root / "media").mkdir()
+    with ExitStack() as stack:
+        source, target = (stack.enter_context(RealRegistry(root, name)) for name in ("source", "target"))
+        gap = Gap(stack.enter_context(MirrorTool(root / "mirror")), root / "media")
+        seeded = seed(source, "team/app", repositories=3, images=3, layer_size=60_000, index=True)
+        source.mark()
+        ran = gap.export(source, *seeded.repositories)
+        blobs = source.counts()["GET blob"]
+        there = gap.arrive(target)
+        yield Setting(source, seeded, gap.bundle, blobs, ran.seconds, target.counts()["PUT upload"], there.seconds)
+
+
+@pytest.mark.parametrize("moment", moments("export"), ids=str)
+def test_a_killed_export_goes_on_where_it_ended(moment: Moment, setting: Setting, gap: Gap) -> None:
+    with Front(setting.source.port) as front:
+        mirrors = [
+            {"source": f"{front.host}/{name}", "targets": [str(gap.bundle)]} for name in setting.seeded.repositories
+        ]
+        config = gap.tool.config(mirrors, registries={front.host: {"plain-http": True}})
+        if moment.by == "time":
+            process = gap.tool.start("sync", config)
+            killed_after(setting.seconds * moment.place, process)
+        else:
+            killer = Killer(front, "GET blob", 1 + int(moment.place * (setting.blobs - 1)), after=False)
+            process = gap.tool.start("sync", config)
+            killer.aim(process)
+        killed = gap.tool.finish(process)
+        front.hook = front.alter = None
+        assert front.journal.wait_idle()
+        done = recorded(gap.media / ".bundle.tar.journal")
+        assert gap.bundle.exists() == (killed.code == 0)
+        if moment.by == "request":
+            assert -signal.SIGKILL == killed.code
+        setting.source.mark()
+        gap.tool.sync()
+    fetched = {seen.reference for seen in setting.source.requests() if seen.kind == "GET blob"}
+    kept = {str(entry.digest) for entry in done.entries} if done is not None else set()
+    assert set() == kept & fetched
+    assert ["bundle.tar"] == listing(gap.media)
+    assert setting.bundle.read_bytes() == gap.bundle.read_bytes()
+
+
+@pytest.mark.parametrize("moment", moments("import"), ids=str)
+def test_a_killed_import_goes_on_where_it_ended(
+    moment: Moment, setting: Setting, gap: Gap, target: RealRegistry
+) -> None:
+    gap.bundle = setting.bundle
+    with Front(target.port) as front:
+        config = gap.far_side(front)
+        config = gap.tool.config(
+            [{"source": f"{gap.bundle}:*", "targets": [f"{front.host}/{{repository}}"]}],
+            file=config,
+            state=str(gap.media / "state"),
+            registries={front.host: {"plain-http": True}},
+        )
+        if moment.by == "time":
+            process = gap.tool.start("sync", config)
+            killed_after(setting.seconds_there * moment.place, process)
+        else:
+            killer = Killer(front, "PUT upload", 1 + int(moment.place * (setting.uploads - 1)), after=True)
+            process = gap.tool.start("sync", config)
+            killer.aim(process)
+        gap.tool.finish(process)
+        front.hook = front.alter = None
+        assert front.journal.wait_idle()
+        assert_whole(target)
+        first = stored(target)
+        target.mark()
+        assert 0 == gap.tool("sync", config).code
+    assert setting.seeded.tags == assert_whole(target).tags
+    assert set() == first & stored(target)
+
+
+def stored(target: RealRegistry) -> set[tuple[str, str]]:
+    return {
+        (one.repository, one.reference) for one in target.requests() if one.kind == "PUT upload" and one.status == 201
+    }
+
+
+# ---- the commands
+
+
+def test_list_shows_each_reference_with_digest_and_size(
+    gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]
+) -> None:
+    gap.export(stocked, "app")
+    ran = gap.tool("bundle", "list", gap.bundle)
+    found = dict(line.split("  ", 1) for line in ran.out.splitlines())
+    assert {f"app:{tag}" for tag in graphs["app"].tags} == set(found)
+    digest, size = found["app:v2"].split()
+    assert graphs["app"].tags["v2"] == digest
+    body = graphs["app"].manifests[digest].data
+    document = json.loads(body)
+    parts = [document["config"], *document["layers"]]
+    assert len(body) + sum(part["size"] for part in parts) == int(size)
+
+
+def test_verify_names_what_is_damaged(gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]) -> None:
+    gap.export(stocked)
+    digest = graphs["app"].layer("app").digest
+    with tarfile.open(gap.bundle) as tar:
+        place = tar.getmember(f"blobs/sha256/{digest[7:]}").offset_data
+    with gap.bundle.open("r+b") as file:
+        file.seek(place + 10)
+        file.write(b"!!")
+    ran = gap.tool("bundle", "verify", gap.bundle)
+    assert 3 == ran.code
+    assert digest in ran.out
+    assert "damaged" in ran.out.splitlines()[-1]
+
+
+def test_a_damaged_blob_keeps_its_image_out_and_lets_the_others_in(
+    gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph]
+) -> None:
+    gap.export(stocked)
+    digest = graphs["app"].layer("app").digest
+    with tarfile.open(gap.bundle) as tar:
+        place = tar.getmember(f"blobs/sha256/{digest[7:]}").offset_data
+    with gap.bundle.open("r+b") as file:
+        file.seek(place + 10)
+        file.write(b"!!")
+    ran = gap.arrive(target, expect=3)
+    assert "app:v2" in ran.text
+    there = assert_whole(target)
+    assert {"v1", "signed"} <= set(target.tags("app"))
+    assert ("app", "v2") not in there.tags
+    assert ("team/web", "v2") in there.tags
+
+
+def test_a_bundle_that_is_not_there_is_told(gap: Gap, target: RealRegistry) -> None:
+    ran = gap.arrive(target, expect=3)
+    assert "bundle.tar does not exist" in ran.text
+    assert [] == target.writes()

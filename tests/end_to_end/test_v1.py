@@ -1,0 +1,355 @@
+"""Moving off an old registry: what speaks v1 is mirrored like anything else."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ScriptedFactory
+from tests.images import Graph
+from tests.oracle import assert_whole
+from tests.registries.exchange import error_reply
+from tests.registries.faults import FOREVER
+from tests.registries.real import RealRegistry
+from tests.registries.scripted import ScriptedRegistry
+from tests.registries.v1 import V1, gz, no_v2, tar
+from tests.tool import MirrorTool
+
+TAGS = 40
+
+
+def old(scripted: ScriptedFactory, v1: V1, **options: Any) -> ScriptedRegistry:
+    """A registry that speaks only v1."""
+    registry = scripted("old", **options)
+    registry.v1, registry.hook = v1, no_v2
+    return registry
+
+
+def mixed(scripted: ScriptedFactory) -> tuple[ScriptedRegistry, V1]:
+    """v2 has `new` and `both`, v1 has `old` and `both`."""
+    registry, v1, graph = scripted("mixed"), V1(), Graph("mixed")
+    graph.image("new")
+    graph.image("both")
+    registry.load("app", graph)
+    registry.v1 = v1
+    image = v1.image(gz(tar(file=b"old")))
+    v1.tag("app", old=image, both=image)
+    return registry, v1
+
+
+def diff_id(layer: bytes) -> str:
+    data = gzip.decompress(layer) if layer[:2] == b"\x1f\x8b" else layer or bytes(1024)
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def diff_ids(v1: V1, image_id: str | None) -> list[str]:
+    """Computed from what the registry holds, the base first."""
+    found: list[str] = []
+    while image_id:
+        found.insert(0, diff_id(v1.images[image_id].layer))
+        image_id = v1.images[image_id].parent
+    return found
+
+
+def config_of(registry: RealRegistry | ScriptedRegistry, repository: str, tag: str) -> dict[str, Any]:
+    with registry.client() as client:
+        manifest = client.manifest(repository, tag).json()
+        found: dict[str, Any] = json.loads(client.blob(repository, manifest["config"]["digest"]).body)
+    return found
+
+
+def events(tool: MirrorTool, event: str) -> list[dict[str, Any]]:
+    return [line for line in tool.log() if line["event"] == event]
+
+
+def asked(registry: ScriptedRegistry, protocol: str) -> list[str]:
+    return [request.path for request in registry.requests() if request.path.startswith(f"/{protocol}/")]
+
+
+@pytest.fixture
+def forty() -> V1:
+    """40 tags, of which two are one image, on layers that they share with each other and with another repository."""
+    v1 = V1()
+    layers = [gz(tar(etc__os=b"old", bin__sh=b"#!" * 500)), tar(usr__lib=b"x" * 70_000), b"", gz(tar(etc__WHos=b""))]
+    stem = v1.chain(*layers, seed="stem")
+    tops = [v1.image(gz(tar(number=str(number).encode())), stem[number % 4]) for number in range(TAGS - 1)]
+    v1.tag("team/app", **{f"v{number}": top for number, top in enumerate(tops)}, latest=tops[-1])
+    v1.tag("team/other", one=v1.image(gz(tar(other=b"other")), stem[-1], unknown={"a": [1, None]}, Labels=None))
+    return v1
+
+
+def test_an_old_registry_is_moved_off_and_a_rerun_moves_nothing(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1, tmp_path: Path
+) -> None:
+    registry = old(scripted, forty)
+    mirrors = [
+        {"source": f"{registry.host}/team/{name}", "targets": [f"{target.host}/moved/{name}"]}
+        for name in ("app", "other")
+    ]
+    mirror_run.config(mirrors, registry, target)
+    mirror_run.sync()
+    assert_whole(target)
+    images = {image["source"].removeprefix(f"{registry.host}/team/"): image for image in mirror_run.report()["images"]}
+    assert TAGS + 1 == len(images)
+    assert {("v1", "copied")} == {(image["protocol"], image["result"]) for image in images.values()}
+    for name, image in images.items():
+        repository, tag = name.split(":")
+        assert forty.tags[f"team/{repository}"][tag] == image["v1_id"]
+        expected = diff_ids(forty, image["v1_id"])
+        assert expected == config_of(target, f"moved/{repository}", tag)["rootfs"]["diff_ids"]
+    assert {"a": [1, None]} == config_of(target, "moved/other", "one")["unknown"]
+    assert len(forty.images) == registry.counts()["GET v1-layer"]  # each once
+    place = f"docker://{target.host}/moved/app:latest"
+    copied = subprocess.run(
+        ["skopeo", "copy", "--src-tls-verify=false", "--quiet", place, f"oci:{tmp_path}/oci:t"],
+        capture_output=True,
+        check=False,
+    )
+    assert (0, b"") == (copied.returncode, copied.stderr)
+    chosen = events(mirror_run, "protocol")
+    assert {("v1", f"{registry.host}/team/app"), ("v1", f"{registry.host}/team/other")} == {
+        (line["protocol"], line["source"]) for line in chosen
+    }
+    digests = {name: image["digest"] for name, image in images.items()}
+
+    for mark in (registry.mark, target.mark):
+        mark()
+    mirror_run.sync()
+    assert {"up-to-date"} == set(mirror_run.results().values())
+    assert {"GET tags": 2, "GET v1-ping": 1, "GET v1-index": 2, "GET v1-tags": 2} == registry.counts()
+    assert [] == target.writes()
+
+    shutil.rmtree(mirror_run.state)
+    mirror_run.sync()
+    assert not {"POST upload", "PATCH upload", "PUT upload"} & set(target.counts())
+    again = {image["source"].removeprefix(f"{registry.host}/team/"): image for image in mirror_run.report()["images"]}
+    assert digests == {name: image["digest"] for name, image in again.items()}
+    assert not (mirror_run.state / "spool/converted/v1").exists()
+
+
+def test_a_plan_says_what_is_to_be_converted_and_reads_no_layer(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
+) -> None:
+    registry = old(scripted, forty)
+    config = mirror_run.config(
+        [{"source": f"{registry.host}/team/other", "targets": [f"{target.host}/moved"]}], registry, target
+    )
+    ran = mirror_run("plan", config)
+    assert 0 == ran.code
+    assert f"new     {registry.host}/team/other:one -> {target.host}/moved:one (v1, to be converted)" in ran.out
+    assert {"GET tags", "GET v1-ping", "GET v1-index", "GET v1-tags"} == set(registry.counts())
+    assert not list(mirror_run.folder.rglob("converted"))
+
+
+def test_verify_finds_what_was_converted_whole(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
+) -> None:
+    registry = old(scripted, forty)
+    config = mirror_run.config(
+        [{"source": f"{registry.host}/team/other", "targets": [f"{target.host}/moved"]}], registry, target
+    )
+    assert 1 == mirror_run("verify", config).code
+    mirror_run.sync()
+    assert 0 == mirror_run("verify", config, "--deep").code
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("auto", {"new": "v2", "both": "v2"}),
+        ("per-tag", {"new": "v2", "both": "v2", "old": "v1"}),
+        ("only", {"both": "v1", "old": "v1"}),
+        ("never", {"new": "v2", "both": "v2"}),
+    ],
+)
+@pytest.mark.parametrize("place", ["registry", "mirror"])
+def test_a_host_with_different_images_on_each_protocol(
+    scripted: ScriptedFactory,
+    target: RealRegistry,
+    mirror_run: MirrorTool,
+    mode: str,
+    expected: dict[str, str],
+    place: str,
+) -> None:
+    registry, _ = mixed(scripted)
+    mirror: dict[str, Any] = {"source": f"{registry.host}/app", "targets": [f"{target.host}/app"]}
+    mirror |= {"v1": mode} if place == "mirror" else {}
+    settings = {registry.host: {"v1": mode if place == "registry" else "never"}}
+    mirror_run.config([mirror], registry, target, registries=settings)
+    mirror_run.sync()
+    found = {image["source"].rpartition(":")[2]: image["protocol"] for image in mirror_run.report()["images"]}
+    assert expected == found
+    assert sorted(expected) == sorted(target.tags("app"))
+    assert_whole(target)
+    assert (mode in ("per-tag", "only")) == bool(asked(registry, "v1"))
+    assert (mode != "only") == bool(asked(registry, "v2"))
+    if mode == "auto":
+        (line,) = events(mirror_run, "protocol")
+        assert "tags that may exist on v1 only" in line["text"]
+
+
+def test_the_error_of_v2_comes_first_and_the_exit_code_is_its(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    registry, v1 = mixed(scripted)
+    registry.storage.repositories.clear()
+    v1.tags.clear()
+    mirror_run.config([{"source": f"{registry.host}/app", "targets": [f"{target.host}/app"]}], registry, target)
+    ran = mirror_run.sync(expect=1)
+    before, _, after = ran.text.partition("; by v1: ")
+    assert "NAME_UNKNOWN" in before
+    assert "/v1/" in after
+    (image,) = mirror_run.report()["images"]
+    assert ("failed", "not_found", 404) == (image["result"], image["error"]["code"], image["error"]["status"])
+
+
+def test_a_registry_that_is_ill_is_not_asked_for_v1(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    registry, _ = mixed(scripted)
+    refusal = error_reply(400, "NAME_INVALID")
+    registry.fault("GET tags", status=400, body=refusal.body, times=FOREVER)
+    mirror_run.config([{"source": f"{registry.host}/app", "targets": [f"{target.host}/app"]}], registry, target)
+    assert "NAME_INVALID" in mirror_run.sync(expect=1).text
+    assert [] == asked(registry, "v1")
+
+
+def test_a_hostile_image_fails_alone(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
+) -> None:
+    registry = old(scripted, forty)
+    bad = forty.image(b"this is no layer", None)
+    loop = forty.image(b"", None)
+    forty.ancestries[loop] = [loop, bad, loop]
+    forty.tag("team/other", bad=bad, loop=loop, path="../../etc/passwd")
+    mirror_run.config(
+        [{"source": f"{registry.host}/team/other", "targets": [f"{target.host}/moved"]}], registry, target
+    )
+    mirror_run.sync(expect=3)
+    results = {name.rpartition(":")[2]: result for name, result in mirror_run.results().items()}
+    assert {"one": "copied", "bad": "failed", "loop": "failed", "path": "failed"} == results
+    codes = {image["error"]["code"] for image in mirror_run.report()["images"] if "error" in image}
+    assert {"v1_invalid"} == codes
+    assert ["one"] == target.tags("moved")
+    assert_whole(target)
+    assert not any("etc" in path for path in asked(registry, "v1"))
+
+
+def test_a_checksum_that_does_not_fit_is_for_a_person(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    v1 = V1()
+    v1.tag("app", t=v1.image(gz(tar(a=b"a"))))
+    for image in v1.images.values():
+        image.checksum = "sha256:" + "0" * 64
+    registry = old(scripted, v1)
+    mirrors = [{"source": f"{registry.host}/app", "targets": [f"{target.host}/app"]}]
+    mirror_run.config(mirrors, registry, target)
+    assert "v1-checksums" in mirror_run.sync(expect=3).text
+    mirror_run.config(mirrors, registry, target, registries={registry.host: {"v1-checksums": "warn"}})
+    mirror_run.sync()
+    assert events(mirror_run, "v1_checksum")
+
+
+def test_layers_that_break_off_and_an_unfinished_push_are_tried_again(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
+) -> None:
+    registry = old(scripted, forty)
+    for number in (1, 3, 5):
+        registry.fault("GET v1-layer", nth=number, cut_after=10)
+    uploading = b'{"error": "Image is being uploaded, retry later"}'
+    registry.fault("GET v1-json", nth=2, status=400, body=uploading)
+    registry.fault("GET v1-ancestry", nth=2, status=503)
+    mirror_run.config([{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"]}], registry, target)
+    mirror_run.sync()
+    assert_whole(target)
+    assert TAGS == len(target.tags("app"))
+
+
+def test_two_targets_and_a_small_spool_need_each_layer_once(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
+) -> None:
+    registry, further = old(scripted, forty), scripted("further")
+    targets = [f"{target.host}/app", f"{further.host}/app"]
+    mirror_run.config([{"source": f"{registry.host}/team/app", "targets": targets}], registry, target, further)
+    mirror_run.sync()
+    assert len(forty.images) - 1 == registry.counts()["GET v1-layer"]
+    assert TAGS == len(further.tags("app")) == len(target.tags("app"))
+    assert_whole(target)
+    small: dict[str, Any] = {"spool-max": "1 KiB"}
+    again = [{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/again"]}]
+    mirror_run.config(again, registry, target, **small)
+    mirror_run.sync()
+    assert TAGS == len(target.tags("again"))
+
+
+def test_what_v1_has_can_be_moved_to_v2_of_the_same_host(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, forty: V1
+) -> None:
+    registry = scripted("mixed")
+    registry.v1 = forty
+    mirror_run.config([{"source": f"{registry.host}/team/app", "targets": [f"{registry.host}/moved"]}], registry)
+    mirror_run.sync()
+    assert TAGS == len(registry.tags("moved"))
+    assert diff_ids(forty, forty.tags["team/app"]["v7"]) == config_of(registry, "moved", "v7")["rootfs"]["diff_ids"]
+
+
+def test_what_a_killed_run_left_is_swept(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
+) -> None:
+    registry = old(scripted, forty)
+    mirrors = [{"source": f"{registry.host}/team/other", "targets": [f"{target.host}/app"]}]
+    mirror_run.config(mirrors, registry, target)
+    mirror_run.sync()
+    left = mirror_run.state / "spool/converted/v1/layer-7"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"left")
+    mirror_run.sync()
+    assert not left.exists()
+
+
+def test_a_tag_that_moved_is_converted_again(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
+) -> None:
+    registry = old(scripted, forty)
+    mirror_run.config([{"source": f"{registry.host}/team/other", "targets": [f"{target.host}/app"]}], registry, target)
+    mirror_run.sync()
+    (before,) = mirror_run.report()["images"]
+    forty.tag("team/other", one=forty.image(gz(tar(newer=b"newer")), before["v1_id"]))
+    registry.mark()
+    mirror_run.sync()
+    (after,) = mirror_run.report()["images"]
+    assert "copied" == after["result"]
+    assert before["digest"] != after["digest"]
+    assert 5 + 1 == registry.counts()["GET v1-layer"]
+    assert_whole(target)
+
+
+def test_schema1_is_converted_where_a_mirror_asks_for_it(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    registry, graph = scripted(), Graph("schema1")
+    contents = [tar(a=b"a"), tar(b=b"b" * 1000)]
+    digest = graph.schema1("old", layers=[graph.blob(gz(one)) for one in contents]).digest
+    graph.image("new")
+    registry.load("app", graph)
+    mirror = {"source": f"{registry.host}/app", "targets": [f"{target.host}/app"], "schema1": "convert"}
+    mirror_run.config([mirror], registry, target)
+    mirror_run.sync()
+    assert ["new", "old"] == target.tags("app")
+    assert [diff_id(one) for one in contents] == config_of(target, "app", "old")["rootfs"]["diff_ids"]
+    images = {image["source"].rpartition(":")[2]: image for image in mirror_run.report()["images"]}
+    assert (digest, "v2") == (images["old"]["source_digest"], images["old"]["protocol"])
+    assert digest != images["old"]["digest"]
+    assert "source_digest" not in images["new"]
+    registry.mark()
+    mirror_run.sync()
+    assert {"up-to-date"} == set(mirror_run.results().values())
+    assert {"GET tags": 1, "HEAD manifest": 2} == registry.counts()

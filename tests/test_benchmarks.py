@@ -1,0 +1,190 @@
+"""The benchmark measures what it says: one small scenario for real, and how its figures are shown."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks import chart, cost, figures, tables
+from benchmarks.__main__ import main
+from benchmarks.delay import DelayProxy
+from benchmarks.harness import measure
+from benchmarks.job import Job
+from benchmarks.samples import IDEAL, Outcome, Report, Sample
+from benchmarks.scenarios import SCENARIOS, Scale
+from benchmarks.scenarios.cold import Cold
+from benchmarks.tools import TOOLS, Mirror
+from benchmarks.traffic import Content, Traffic, traffic
+from tests.registries.access import Seen
+from tests.registries.listener import Listener
+
+JOB = Job("127.0.0.1:1", ["127.0.0.1:2", "127.0.0.1:3"], {"team/app": ["v1", "v2"]})
+
+
+def test_the_smallest_scenario_gives_sane_figures() -> None:
+    scenario = Cold(Scale(quick=True))
+    outcome = measure(scenario, [Mirror()], runs=1)
+    content = scenario.content
+    for tool in ("mirror", IDEAL):
+        (sample,) = outcome.tools[tool]
+        assert (0, True) == (sample.code, sample.equal)
+        assert 0 < sample.cpu < 60
+        assert 0 < sample.wall < 60
+        assert sample.registry_cpu is not None
+        assert 0 < sample.registry_cpu < 60
+        assert 4 << 20 < sample.memory < 1 << 30
+        assert sum(content.sizes.values()) == sample.target.taken
+        assert 1.05 * sample.target.taken > sample.source.sent >= sample.target.taken
+        assert len(content.sizes) == sample.source.kinds["GET blob"] + sample.source.kinds["GET manifest"]
+    ours, ideal = outcome.tools["mirror"][0], outcome.tools[IDEAL][0]
+    assert ideal.source.kinds == ours.source.kinds
+    # The ideal replay knows that the target is empty; whoever does not know has to look.
+    assert ideal.target.kinds == {kind: count for kind, count in ours.target.kinds.items() if kind != "GET tags"}
+    assert outcome.ratio("mirror") is None  # there is nobody to compare with
+
+
+# ---- the commands of tools
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_a_tool_is_told_all_targets_and_what_to_select(tool: Mirror, tmp_path: Path) -> None:
+    told = _words(tool.commands(replace(JOB, pattern="v[12]"), tmp_path), tmp_path)
+    assert [] == [word for word in (JOB.source, *JOB.targets, "team/app") if word not in told]
+    assert "v[12]" in told or {"v1", "v2"} <= {word.rpartition(":")[2] for word in told.split()}
+
+
+def _words(commands: Sequence[Sequence[str]], folder: Path) -> str:
+    """Command lines, and the files that they name."""
+    lines = [" ".join(command) for command in commands]
+    return "\n".join([*lines, *(path.read_text() for path in folder.iterdir())])
+
+
+def test_scenarios_have_names_of_their_own_and_say_what_they_are() -> None:
+    assert len(SCENARIOS) == len({one.name for one in SCENARIOS}) == len({one.title for one in SCENARIOS})
+    assert [] == [one.name for one in SCENARIOS if not one.note]
+
+
+# ---- what is measured
+
+
+def test_a_command_is_charged_for_its_own_memory_and_for_its_children_s_time(tmp_path: Path) -> None:
+    ballast = bytes(64 << 20)
+    burn = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))'])"
+    commands = [[sys.executable, "-c", burn], ["false"], ["never-run"]]
+    spent = cost.run(commands, folder=tmp_path, environment={}, out=tmp_path / "out", timeout=30)
+    assert 1 == spent.code
+    assert 0.02 < spent.cpu < spent.wall + 5
+    assert spent.memory < len(ballast)
+
+
+def test_a_command_that_hangs_is_killed(tmp_path: Path) -> None:
+    spent = cost.run([["sleep", "60"]], folder=tmp_path, environment={}, out=tmp_path / "out", timeout=0.2)
+    assert (-9, 0.2) == (spent.code, spent.wall)
+
+
+def test_traffic_counts_answers_and_what_was_taken() -> None:
+    content = Content({("app", "v1"): "sha256:m"}, {"sha256:m": 10, "sha256:b": 100})
+    seen = [
+        Seen("GET", "/", 200, 7, "GET tags", "app", ""),
+        Seen("HEAD", "/", 200, 7, "HEAD manifest", "app", "v1"),
+        Seen("PUT", "/", 503, 3, "PUT upload", "app", "sha256:b"),
+        Seen("PUT", "/", 201, 0, "PUT upload", "app", "sha256:b"),
+        Seen("PUT", "/", 201, 0, "PUT manifest", "app", "v1"),
+    ]
+    found = traffic(seen, content)
+    assert Traffic(
+        {"GET tags": 1, "HEAD manifest": 1, "PUT manifest": 1, "PUT upload": 2}, refused=1, sent=10, taken=110
+    ) == replace(found, kinds=dict(found.kinds))
+
+
+def test_the_delaying_proxy_holds_everything_back_and_loses_nothing() -> None:
+    def echo(connection: socket.socket, number: int) -> None:
+        while data := connection.recv(1 << 16):
+            connection.sendall(data)
+
+    listener = Listener(echo, name="echo")
+    try:
+        with DelayProxy(listener.port, 0.05) as proxy, socket.create_connection(("127.0.0.1", proxy.port), 10) as end:
+            began = time.monotonic()
+            end.sendall(b"first")
+            assert b"first" == end.recv(16)
+            assert time.monotonic() - began >= 0.1  # the handshake that it stands for, and a round trip
+            sent = bytes(range(256)) * 1024
+            end.sendall(sent)
+            end.shutdown(socket.SHUT_WR)
+            assert sent == b"".join(iter(lambda: end.recv(1 << 16), b""))
+    finally:
+        listener.stop()
+
+
+# ---- what is shown
+
+
+def _sample(wall: float, *, equal: bool = True, code: int = 0) -> Sample:
+    side = Traffic({"GET tags": 1}, sent=1_000_000, taken=2_000_000)
+    return Sample(wall, wall / 2, None, 50 << 20, code, equal, side, side)
+
+
+OUTCOME = Outcome(
+    "cold",
+    "Cold & empty",
+    "A note.",
+    0.2,
+    {
+        "mirror": [_sample(2.0), _sample(1.0), _sample(3.0)],
+        "steady": [_sample(4.0)] * 3,
+        "hasty": [_sample(0.1), _sample(0.1, equal=False), _sample(0.1, code=1)],
+        IDEAL: [_sample(0.5)] * 3,
+    },
+    {"oras": "not installed"},
+)
+REPORT = Report("2026-01-02T03:04+00:00", True, 3, {"cores": "2"}, {"mirror": "1.0"}, [OUTCOME])
+
+
+def test_a_ratio_is_to_the_best_other_tool_that_did_the_work() -> None:
+    assert 0.5 == OUTCOME.ratio("mirror")
+    assert 2.0 == OUTCOME.ratio("steady")
+    assert (True, False) == (OUTCOME.correct("mirror"), OUTCOME.correct("hasty"))
+
+
+def test_a_table_has_a_row_for_each_tool_the_fastest_first() -> None:
+    lines = tables.plain(OUTCOME).splitlines()
+    assert ["hasty", IDEAL, "mirror", "steady"] == [line[2:].partition("  ")[0] for line in lines[2:6]]
+    assert "2.00 (1.00–3.00)" in lines[4]
+    assert "no (1 of 3), exit 1" in lines[2]
+    assert "  oras: not installed." in lines
+
+
+def test_the_page_of_figures_says_when_where_and_that_sizes_were_reduced() -> None:
+    page = figures.page(REPORT, "figures.svg")
+    wanted = ["2026-01-02T03:04+00:00", "reduced to a tenth", "| cores | 2 |", "| mirror | 1.0 |", "(figures.svg)"]
+    assert [] == [text for text in wanted if text not in page]
+    assert {len(line.split(" | ")) for line in page.splitlines() if line.startswith("| hasty ")} == {11}
+
+
+def test_the_chart_is_well_formed_and_has_a_bar_for_each_tool() -> None:
+    drawn = ElementTree.fromstring(chart.svg([OUTCOME]))  # noqa: S314  # ours
+    bars = drawn.findall(".//{http://www.w3.org/2000/svg}rect")
+    assert 1 + len(OUTCOME.tools) == len(bars)
+
+
+def test_the_report_is_json_with_every_sample_and_the_ratios() -> None:
+    document = json.loads(json.dumps(REPORT.document()))
+    assert 0.5 == document["summary"]["cold"]["mirror"]["ratio_to_best_other"]
+    assert [2.0, 1.0, 3.0] == [sample["wall"] for sample in document["scenarios"][0]["tools"]["mirror"]]
+
+
+@pytest.mark.parametrize("arguments", [["--runs", "0"], ["--size", "8"], ["--scenario", "unknown"]])
+def test_a_wrong_argument_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert 2 == stopped.value.code
+    assert arguments[0] in capsys.readouterr().err
