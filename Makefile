@@ -31,9 +31,10 @@ test-old: $(STAMP) ## a v1 registry of another maker as source, and a layer of 2
 		--no-audit --no-fund --silent docker-registry-server@2.2.0
 	$(BIN)/python -m pytest tests_real $(PYTEST_ARGS)
 
-test-kill: $(STAMP) ## a sync killed at 25 moments, each walked and run again (about 2 minutes)
+test-kill: $(STAMP) ## a sync, an export, an import, each killed at 25 moments and run again (about 5 minutes)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
-	MIRROR_TESTS_KILLS=25 $(BIN)/python -m pytest -n $(JOBS) tests/end_to_end/test_kill.py $(PYTEST_ARGS)
+	MIRROR_TESTS_KILLS=25 $(BIN)/python -m pytest -n $(JOBS) tests/end_to_end/test_kill.py \
+		tests/end_to_end/test_bundles.py -k killed $(PYTEST_ARGS)
 
 test-soak: $(STAMP) ## 20 runs with faults on both sides (about 2 minutes)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils

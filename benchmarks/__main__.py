@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         date = datetime.now(UTC).isoformat(timespec="minutes")
-        _write(asked, Report(date, asked.quick, asked.runs, machine, versions, outcomes))
+        left_out = [one.name for one in SCENARIOS if one.name not in {outcome.name for outcome in outcomes}]
+        _write(asked, Report(date, asked.quick, asked.runs, machine, versions, outcomes, left_out))
     wrong = [f"{one.name}: mirror" for one in outcomes if "mirror" in one.tools and not one.correct("mirror")]
     for text in wrong:
         print(f"NOT EQUAL: {text}", file=sys.stderr)

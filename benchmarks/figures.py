@@ -32,4 +32,5 @@ def page(report: Report, chart: str | None = None) -> str:
     quick = ", **with sizes reduced to a tenth**" if report.quick else ""
     head = _HEAD.format(date=report.date, runs=report.runs, quick=quick, machine=machine, versions=versions)
     picture = [f"![Wall times of all scenarios]({chart})\n"] if chart else []
-    return "\n".join([head, *picture, *(tables.markdown(outcome) for outcome in report.scenarios)])
+    missing = [f"Not measured this time: {', '.join(report.left_out)}.\n"] if report.left_out else []
+    return "\n".join([head, *missing, *picture, *(tables.markdown(outcome) for outcome in report.scenarios)])

@@ -70,7 +70,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that one call of the harness found. machine, versions: name -> text. date: ISO 8601. quick: sizes reduced."""
+    """All that one call of the harness found. machine, versions: name -> text. date: ISO 8601. quick: sizes reduced.
+
+    left_out: names of scenarios that were not asked for."""
 
     date: str
     quick: bool
@@ -78,6 +80,7 @@ class Report:
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     scenarios: Sequence[Outcome]
+    left_out: Sequence[str] = ()
 
     def document(self) -> dict[str, Any]:
         """For JSON: every sample, and the medians with the ratios."""

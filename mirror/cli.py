@@ -20,7 +20,6 @@ a person must look; 4 trouble on this machine; 10 `plan --exit-code`: there is s
 holds the lock; 130, 143 stopped by a signal
 """
 LATER = {
-    "serve": "a registry over a layout or bundle",
     "prune": "takes away what is no longer selected",
     "convert": "makes a configuration from another tool's",
 }
@@ -59,12 +58,20 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message, hint=f"see `{self.prog} --help`")
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Names of commands stand on one line with what they do: argparse does not count in that they are indented."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = 14
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mirror",
         description="Keeps container image repositories on one set of registries equal to those on another.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"mirror {__version__}")
@@ -74,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add(commands, "validate", _validate, "check a configuration; contacts nothing")
     _add_bundle(commands)
+    _add_serve(commands)
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration", allow_abbrev=False)
     schema.set_defaults(command=_schema)
     return parser
@@ -82,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add(
     commands: argparse._SubParsersAction[_Parser], name: str, run: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    command = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:].rstrip("?") + ".", allow_abbrev=False
+    )
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML file that lists what to mirror")
     command.set_defaults(command=run)
     return command
@@ -135,7 +145,7 @@ def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
         verb = verbs.add_parser(name, help=text, description=text.capitalize(), allow_abbrev=False)
         verb.add_argument("path", metavar="FILE-OR-DIR", type=Path, help="a bundle (.tar) or the directory of a layout")
         verb.set_defaults(command=_offline, what={"verify": "verify", "list": "listing"}[name])
-    text = "print what is on the other side, as the base of a differential export"
+    text = "what the other side has: the base of a differential export"
     inventory = commands.add_parser("inventory", help=text, description=text.capitalize() + ".", allow_abbrev=False)
     inventory.add_argument(
         "path",
@@ -144,6 +154,17 @@ def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="a bundle, a layout, the report.json of an import, or a configuration: then its targets are asked",
     )
     inventory.set_defaults(command=_offline, what="inventory")
+
+
+def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "be a registry over a layout or a bundle"
+    command = commands.add_parser("serve", help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    command.add_argument("path", metavar="FILE-OR-DIR", type=Path, help="a bundle, or the directory of a layout")
+    command.add_argument(
+        "--listen", metavar="HOST:PORT", default="127.0.0.1:5000", help="default 127.0.0.1:5000; port 0: a free one"
+    )
+    command.add_argument("--writable", action="store_true", help="take pushes into the layout; on loopback only")
+    command.set_defaults(command=_serve)
 
 
 def _shard(text: str) -> Shard:
@@ -200,6 +221,12 @@ def _verify(parsed: argparse.Namespace) -> int:
     from mirror import run  # noqa: PLC0415
 
     return run.verify(_options(parsed))
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from mirror.layout.serve import serve  # noqa: PLC0415
+
+    return serve(parsed.path, listen=parsed.listen, writable=parsed.writable)
 
 
 def _validate(parsed: argparse.Namespace) -> int:

@@ -117,9 +117,11 @@ def tell(lines: Iterable[str]) -> None:
     """Write to standard output, if it is there and anybody reads it: the exit code and the report say it too."""
     try:
         print("".join(f"{line}\n" for line in lines), end="", flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         # What is still in its buffer would be an error again at the end of the process.
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            Console().line(f"mirror: cannot write to standard output: {error.strerror}")
 
 
 def _descriptor(stream: TextIO | None) -> int | None:

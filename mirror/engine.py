@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.config import Config, state_directory
-from mirror.errors import SIGNALLED, LocalError
+from mirror.errors import SIGNALLED, ConfigError, LocalError, printable
 from mirror.findings import Entry, Findings
 from mirror.limits import Limits, Stop
 from mirror.options import Only, Options, Shard
@@ -93,14 +93,27 @@ def started(config: Config, options: Options, only: Only, redactor: Redactor, si
     """Open the stores and start a manager. At the end all threads are joined, but those that hang after a signal."""
     limits, stop = Limits(), Stop()
     with Stores(config, limits, redactor, spool_directory(config, options.shard), options.base) as stores:
+        entries = stores.entries()
+        _check(only, entries, config)
         parallel = config.parallel
         manager = Manager(
             limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads, images=parallel.images
         )
         try:
-            yield Engine(limits, stop, stores, manager, stores.entries(), only, options.shard, signals)
+            yield Engine(limits, stop, stores, manager, entries, only, options.shard, signals)
         finally:
             _close(manager, signals)
+
+
+def _check(only: Only, entries: list[Entry], config: Config) -> None:
+    """A pattern that can match nothing is a slip of the hand, not a run with nothing to do. Raises ConfigError."""
+    unmatched = [] if any(entry.wildcard for entry in entries) else only.unmatched(entry.name for entry in entries)
+    if unmatched:
+        like = f", like {entries[0].name}" if entries else ""
+        raise ConfigError(
+            f"--only {printable(unmatched[0], 80)} matches no source of {config.path}",
+            hint=f"write HOST/REPOSITORY or HOST/REPOSITORY:TAG of a source{like}",
+        )
 
 
 def _close(manager: Manager, signals: Signals) -> None:

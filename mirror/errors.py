@@ -155,7 +155,9 @@ class LockBusy(MirrorError):
 
 
 class Cancelled(MirrorError):
-    """The work was called off: a signal, fail-fast, or nobody wants its result any more."""
+    """The work was called off: a signal, fail-fast, or nobody wants its result any more.
+
+    Not retryable here and now, but another run may well do it."""
 
     code = "interrupted"
 

@@ -19,6 +19,7 @@ LONGEST_FIELD = 2048  # characters
 
 _STANDARD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"))
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_FOR_MACHINES = frozenset({"blob", "image_failed", "run_ended"})  # the summary tells people
 _DIFFERENT = 200  # warnings and errors that are shown; each once
 
 
@@ -92,7 +93,7 @@ class People:
         self._folded = 0
 
     def tell(self, record: logging.LogRecord, fields: dict[str, object]) -> None:
-        if record.levelno < self._shown or (record.msg == "blob" and self._shown > logging.INFO):
+        if record.levelno < self._shown or (record.msg in _FOR_MACHINES and self._shown > logging.INFO):
             return
         text = fields.get("text")
         if record.msg == "blob":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -57,6 +57,11 @@ class Only:
             one in (reference, repository) or fnmatchcase(reference, one) or fnmatchcase(repository, one)
             for one in self._patterns
         )
+
+    def unmatched(self, repositories: Iterable[str]) -> list[str]:
+        """Patterns that reach none of `repositories`."""
+        names = list(repositories)
+        return [one for one in self._patterns or () if not any(self._reaches(one, name) for name in names)]
 
     def may_want(self, repository: str) -> bool:
         """Whether any reference of `host/repo` could: if not, it need not even be listed."""

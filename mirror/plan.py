@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from mirror.backoff import ONCE
 from mirror.claims import Claims
-from mirror.errors import AuthError, MirrorError, NotFound, Refused, Unreachable
+from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, Refused, Unreachable
 from mirror.findings import Entry, Finding, Findings, Memory, Reading, TargetEntry, Verdict
 from mirror.limits import Work
 from mirror.oci.digest import Digest
@@ -81,7 +81,12 @@ class Planner:
 
     def _each(self, watches: list[Watch[None]]) -> Steps[None]:
         """Wait for all, then raise the first error, if there is any: tasks of a plan have none but a stop or a bug."""
-        for watch in (yield settled(watches)):
+        try:
+            yield settled(watches)
+        except Cancelled:
+            yield settled(watches)  # they still tell of what they leave undone
+            raise
+        for watch in watches:
             if watch.error is not None:
                 raise watch.error
 
@@ -213,18 +218,18 @@ class Planner:
 
     def _present(self, entry: Entry, target: TargetEntry, readings: Sequence[Reading]) -> Steps[_Present]:
         name = str(target.place)
+        settled: dict[str, Digest] = {}
+        if entry.rules.immutable:
+            settled = yield self._manager.transfer(
+                object(), lambda work: self._settled(entry, name, readings), needs=(), policy=ONCE
+            )
         if target.exclusive and self._believe_exclusive:
             recalled = yield self._manager.transfer(
                 object(), lambda work: self._recalled(name, [reading.tag for reading in readings]), needs=()
             )
             if recalled:
                 # Who promises that nobody else writes here spares the target every question.
-                return _Present(tags=recalled, recalled=recalled, may_have=True)
-        settled: dict[str, Digest] = {}
-        if entry.rules.immutable:
-            settled = yield self._manager.transfer(
-                object(), lambda work: self._settled(entry, name, readings), needs=(), policy=ONCE
-            )
+                return _Present(tags=recalled, recalled=recalled, settled=settled, may_have=True)
         if entry.rules.is_literal:
             return _Present(settled=settled)
         present: _Present = yield self._read(target.store, lambda work: self._tags_of(target, work))
@@ -296,7 +301,9 @@ class Planner:
         if unknown:
             waits.append(self._read(target.store, lambda work: self._ask_target(target, unknown, work)))
         results = (yield waits) if waits else []
-        olds: dict[str, Digest | None] = dict(present.recalled)
+        olds: dict[str, Digest | None] = {
+            reading.tag: present.recalled[reading.tag] for reading in asked if reading.tag in present.recalled
+        }
         if unknown:
             olds.update(results[-1])
         for reference, digest in olds.items():

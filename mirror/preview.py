@@ -23,7 +23,7 @@ from mirror.transfer.watch import Watch
 class Change:
     """An image that would be copied. old: what the target's tag names now; size: bytes of its blobs.
 
-    digest and size are None where they are known only after a transform."""
+    digest and size are None where they are known only after a transform. reason: for the protocol."""
 
     source: str
     target: str
@@ -31,6 +31,7 @@ class Change:
     old: Digest | None
     size: int | None
     protocol: str = "v2"
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -110,7 +111,7 @@ class Preview:
                     policy=ONCE,
                 )
             if version.transform is not None:
-                change = Change(reading.name, finding.name, None, finding.old, None, version.protocol)
+                change = Change(reading.name, finding.name, None, finding.old, None, version.protocol, version.reason)
                 with self._lock:
                     self.outlook.changes.append(change)
                 return

@@ -72,17 +72,19 @@ class Account:
         _log.info("image_copied", extra={"source": finding.reading.name, "target": finding.name, "text": text})
 
     def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
+        if isinstance(error, Cancelled):
+            self._add(finding, "skipped", tally, finding.old, error)
+            return
         result: Result = "conflict" if error.code == "tag_immutable" else "failed"
         self._add(finding, result, tally, finding.old, error)
         self.note(error)
-        if not isinstance(error, Cancelled):
-            self._log_failure(finding.reading.name, finding.name, error)
+        self._log_failure(finding.reading.name, finding.name, error)
 
     def skipped(self, finding: Finding, reason: str) -> None:
         self._add(finding, "skipped", Tally(), finding.old, Cancelled(reason))
 
     def listing_failed(self, entry: Entry, error: MirrorError) -> None:
-        target = str(entry.targets[0].place)
+        target = ", ".join(str(one.place) for one in entry.targets)
         self._report.add(ImageEntry(entry.name, target, "failed", error=Failure.of(error)))
         self.note(error)
         self._log_failure(entry.name, target, error)
@@ -128,9 +130,8 @@ class Account:
         self._progress.image_done(failed=result in ("failed", "conflict"))
 
     def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
-        # The summary tells people; the log file keeps the event.
         fields = {"source": source, "target": target, "code": error.code, "status": error.status}
-        _log.info("image_failed", extra=fields | {"retryable": error.retryable, "text": f"{target}: {error}"})
+        _log.error("image_failed", extra=fields | {"retryable": error.retryable, "text": f"{target}: {error}"})
 
     # ---- blobs
 

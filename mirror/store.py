@@ -71,8 +71,8 @@ class Version:
 
     digest: of the manifest that a target gets; with a transform: what it made last time, None if that is not known.
     manifest: where a body had to be read to know. media_type: of the manifest, where the store said it.
-    protocol: which one was used; source_id: what the source calls it, where that is not the digest that a target
-    gets: an image id, or another digest."""
+    protocol: which one was used, and the reason, where there was a choice. source_id: what the source calls it, where
+    that is not the digest that a target gets: an image id, or another digest."""
 
     digest: Digest | None
     manifest: Manifest | None = None
@@ -80,6 +80,7 @@ class Version:
     source_id: str = ""
     transform: Transform | None = None
     media_type: str = ""
+    reason: str = ""
 
 
 class BlobReader(AbstractContextManager["BlobReader"], Protocol):

@@ -29,7 +29,9 @@ def outlook(found: Outlook) -> list[str]:
 
 def _change(change: Change) -> str:
     how = "new    " if change.old is None else "changed"
-    what = f"{change.protocol}, to be converted" if change.size is None else f"{size(change.size)}, {change.digest}"
+    why = f": {change.reason}" if change.reason else ""
+    converted = f"{change.protocol}, to be converted{why}"
+    what = converted if change.size is None else f"{size(change.size)}, {change.digest}"
     return f"{how} {change.source} -> {change.target} ({what})"
 
 

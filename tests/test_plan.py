@@ -341,3 +341,22 @@ def test_where_lists_say_what_tags_name_nothing_is_asked_for(world: World) -> No
     seen = world.plan(None, TargetEntry(target, Place("target", "copy")))
     assert {"same": "equal", "moved": "copy", "new": "copy"} == seen.verdicts()
     assert [] == source.verbs("resolve") + target.verbs("resolve")
+
+
+def test_an_exclusive_target_with_immutable_tags_costs_the_listing_and_nothing_else(world: World) -> None:
+    for number in range(300):
+        digest = world.tag(world.source, f"v{number}")
+        world.memory.tags["target/copy", f"v{number}"] = world.memory.sources["source/app", f"v{number}"] = digest
+    seen = world.plan(IMMUTABLE, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
+    assert {"equal"} == set(seen.verdicts().values())
+    assert [("tags", "app", "")] == world.source.asked
+    assert [] == world.target.asked
+
+
+def test_what_is_remembered_of_an_exclusive_target_is_told_once_for_each_tag(world: World) -> None:
+    told = []
+    world.seen.saw_target = lambda place, tag, digest: told.append(tag)  # type: ignore[method-assign]
+    for number in range(200):
+        world.memory.tags["target/copy", f"v{number}"] = world.tag(world.source, f"v{number}")
+    world.plan(None, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
+    assert 200 == len(told)

@@ -26,6 +26,7 @@ from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
+from mirror.oci.reference import ListedTag
 
 INVENTORY_NAME = "mirror-inventory.json"
 VERSION_NAME = "oci-layout"
@@ -92,7 +93,7 @@ class Archive:
             known = ", ".join(self.repositories()[:10])
             hint = f"it has: {known}" if known else ""
             raise NotFound(f"{self.what} has no repository {repository!r}", hint=hint)
-        return [*sorted(holdings.tags)]
+        return [ListedTag(tag, digest) for tag, digest in sorted(holdings.tags.items())]
 
     def _holdings(self, repository: str) -> Holdings | None:
         """A bundle of one repository has that for whoever names none."""

@@ -114,6 +114,9 @@ class Assembly:
 
     def _create(self) -> None:
         self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        disk, there = os.fstatvfs(self._descriptor), os.fstat(self._descriptor).st_blocks * 512
+        if self.plan.total > disk.f_bavail * disk.f_frsize + there:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             os.posix_fallocate(self._descriptor, 0, self.plan.total)
         except OSError as error:

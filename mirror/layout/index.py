@@ -93,7 +93,7 @@ class Index:
         return sorted(named | {name for name, _ in self._nameless if name})
 
     def tags(self, repository: str) -> list[str | MirrorError]:
-        """In order; what cannot be used is an error in its place. Raises NotFound: no such repository, or no tag."""
+        """In order; what cannot be used is an error in its place. Raises NotFound: there is no such repository."""
         repository = self._meant(repository)
         own, bare = self._tags.get(repository, {}), self._bare(repository)
         found: list[str | MirrorError] = []
@@ -101,7 +101,7 @@ class Index:
             roots = own.get(tag) or bare[tag]
             found.append(tag if len(roots) == 1 else self._ambiguous(repository, tag))
         found += self._wrong
-        if not found:
+        if not found and not any(name == repository for name, _ in self._nameless):
             raise self.unknown(repository)
         return found
 

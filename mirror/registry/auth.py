@@ -87,7 +87,7 @@ class HostAuthorizer:
         self._first = Gate(self._clock)  # while neither is known
         self._renewals: Flights[_Entry, Grant] = Flights(f"a token for {self._host}")
         self._renewed = 0  # how often
-        self._warned = not settings.plain_http
+        self._warned = not settings.plain_http or settings.username is not None  # then the configuration warned
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         """The `Authorization` to send now with a request that needs `scopes`; None: none.

@@ -15,7 +15,10 @@ MAX_COOKIES = 50  # of an origin
 MAX_BYTES = 4096  # of a cookie
 
 # RFC 6265, "Set-Cookie", cookie-pair; quotes around a value are part of it.
-_PAIR = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*|\"[^\"\s;\\]*\")")
+_PAIR = re.compile(
+    r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)="
+    r"([\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*|\"[^\"\s;\\]*\")(?=\s*(?:;|$))"
+)
 _GONE = re.compile(r";\s*max-age\s*=\s*(?:0+|-\d+)\s*(?:;|$)", re.IGNORECASE)
 
 

@@ -182,7 +182,7 @@ class FallbackSource:
         if transform is None:
             transform = V1Transform(self._v1, self._scratch, repository, image_id, exact=self._exact)
             transform = known.transforms.setdefault(image_id, transform)
-        return Version(None, protocol="v1", source_id=image_id, transform=transform)
+        return Version(None, protocol="v1", source_id=image_id, transform=transform, reason=known.reason)
 
     # ---- listings
 

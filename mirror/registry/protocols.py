@@ -39,6 +39,7 @@ class Known:
 
     v1: bool = False  # v1 was chosen for all of it
     error: MirrorError | None = None  # what v2 said then
+    reason: str = "only v1 has this tag"
     listed: bool = False  # v2 has answered for it
     failed: MirrorError | None = None  # neither can be had
     v2_tags: frozenset[str] | None = None  # those that v2 lists, where v1 is asked for the others
@@ -130,7 +131,8 @@ class Protocols:
                 self._tell(repository, known, "v2", f"{decision.reason}, and the host does not speak v1")
                 return False
             raise both(error, trouble) from error
-        known.v1, known.error = True, error
+        known.error, known.reason = error, decision.reason
+        known.v1 = True
         self._tell(repository, known, "v1", decision.reason)
         return True
 
@@ -150,7 +152,7 @@ class Protocols:
         if known.v1_tags is not None:
             return
         try:
-            if not self._v1.speaks(repository, work):
+            if not self._v1.speaks(repository, work, ask_index=not self._registry.speaks_v2):
                 raise NoV1(f"{self.host} does not answer as a v1 registry does")
             known.v1_tags = self._v1.tags(repository, work)
         except MirrorError as error:
@@ -158,7 +160,8 @@ class Protocols:
                 known.v1_error = error
             raise
         if self.mode is V1.ONLY:
-            self._tell(repository, known, "v1", "`v1: only`")
+            known.reason = "`v1: only`"
+            self._tell(repository, known, "v1", known.reason)
 
     def probe(self, repository: str, known: Known, work: Work, *, refused: bool) -> None:
         """Ask for the listing, only to see whether there is one. Then v1 was chosen, or v2 has answered.
@@ -173,7 +176,8 @@ class Protocols:
     def _probe(self, repository: str, known: Known, work: Work, *, refused: bool) -> None:
         if known.v1 or known.listed:
             return
-        if refused:
+        if refused and not self._access.showed(repository, work):
+            # Whose credentials are wrong will not be let in to the list either: that costs no request.
             self._access.reconsider(repository)
         try:
             for _ in self.listed_by_v2(repository, known, work):

@@ -302,12 +302,13 @@ def _held_back(reader: BlobReader, sent: Counted, limit: int | None, *, to_the_e
     """The reader's bytes, at most `limit`, one buffer behind: the last one goes out only when the end is proven.
 
     to_the_end: the reader must end just here, which is when it has checked the digest."""
-    buffers = [memoryview(bytearray(BUFFER)) for _ in range(2)]
+    room = BUFFER if limit is None else max(1, min(BUFFER, limit))
+    buffers = [memoryview(bytearray(room)) for _ in range(2)]
     turn, left = 0, limit
     held: memoryview | None = None
     while left is None or left > 0:
         buffer = buffers[turn]
-        count = reader.readinto(buffer if left is None else buffer[: min(BUFFER, left)])
+        count = reader.readinto(buffer if left is None else buffer[: min(room, left)])
         if not count:
             break
         if held is not None:

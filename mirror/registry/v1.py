@@ -58,12 +58,12 @@ class V1Client:
         """No credentials are shown for this repository: v2 refused them."""
         self._authorizer.withhold(repository)
 
-    def speaks(self, repository: str, work: Work) -> bool:
-        """Whether it is a v1 registry at all: it answers the ping of one, or its list of images.
+    def speaks(self, repository: str, work: Work, *, ask_index: bool = True) -> bool:
+        """Whether it is a v1 registry at all: it answers the ping of one, or, if that may be asked, its list of images.
 
         Raises what keeps us from knowing: network trouble, 5xx."""
-        if self._ping(work):
-            return True
+        if self._ping(work) or not ask_index:
+            return bool(self._spoken)
         try:
             return self._index(repository, work).is_index
         except (NotFound, Refused):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mirror.errors import SIGNALLED, printable
+from mirror.errors import FAILED, SIGNALLED, printable
 from mirror.report.entries import Effort, Told, Totals
 from mirror.report.files import Report
 
@@ -27,7 +27,7 @@ def summary(report: Report, effort: Effort, exit_code: int) -> list[str]:
     if effort.retries:
         retries = f", {_count(effort.retries, 'retry', 'retries')} after {duration(effort.waited)} of waiting"
     lines.append(f"cost: {requests}{retries}, {duration(effort.seconds)}")
-    return [*lines, *_failures(report, effort)]
+    return [*lines, *_failures(report, effort, exit_code)]
 
 
 def _unchanged(totals: Totals) -> str:
@@ -41,7 +41,7 @@ def _moved(totals: Totals) -> str:
     return f"{moved}, {size(totals.bytes['mounted'])} saved by mounts" if totals.bytes["mounted"] else moved
 
 
-def _failures(report: Report, effort: Effort) -> list[str]:
+def _failures(report: Report, effort: Effort, exit_code: int) -> list[str]:
     lines: list[str] = []
     last_hint = ""
     for told in report.told:
@@ -54,7 +54,7 @@ def _failures(report: Report, effort: Effort) -> list[str]:
         lines.append(f"and {more} more: see {report.failed_path} and {report.path}")
     if effort.retry_after is not None:
         lines.append(f"a registry asked to be left alone for {duration(effort.retry_after)}: run again after that")
-    if report.totals.images["failed"]:
+    if report.totals.images["failed"] and exit_code == FAILED:
         lines.append(f"to try only these again: --only-from {report.failed_path}")
     return lines
 

@@ -166,7 +166,9 @@ class Deliveries:
         return mounted
 
     def _head_or_upload(self, order: Order, effort: Effort) -> Steps[Delivered]:
-        if order.may_have and not order.certain and (yield self._ask(order)):
+        # What gathers keeps what an earlier run left, and leaves out what a base has: asking it costs no request.
+        may_have = order.may_have or order.target.gathers
+        if may_have and not order.certain and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
         return (yield from self._upload(order, effort, session=None))
 

@@ -426,13 +426,23 @@ TAGS = (
 )
 
 
+ON_DISK = (
+    Case("base-without-a-bundle", _mirror("base: far-side.json"), "5:9", ("mirrors[0].base", "no target is a bundle")),
+    Case("wildcard-to-one", _source("a.example.com/team/*"), "4:13", ("would get all", "write {repository}")),
+    Case("wildcard-of-one", _target('"b.example.com/{repository}"'), "4:13", ("the source is one repository", "/*")),
+    Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("would get all", "write {repository}")),
+    Case("bundle-with-a-tag-as-target", _target('"out.tar:app:v1"'), "4:13", ("a target has no tag",)),
+    Case(
+        "bundle-onto-itself", f"{HEAD}mirrors:\n- source: x.tar:a\n  targets: ['./x.tar:a']\n", "4:13", ("onto itself",)
+    ),
+)
+
+
 def _not_yet(id: str, text: str, at: str, key: str) -> Case:
     return Case(f"later-{id}", text, at, ("not in this version", key))
 
 
 NOT_IN_THIS_VERSION = (
-    _not_yet("layout-source", _source("oci:/srv/export"), "3:11", "layouts (oci:)"),
-    _not_yet("layout-target", _target('"oci:/srv/export:app"'), "4:13", "layouts (oci:)"),
     _not_yet("semver", _mirror("tags: {semver: '>=1.x <'}"), "5:18", "tags.semver"),
     _not_yet("newest", _mirror("tags: {newest: 10}"), "5:18", "tags.newest"),
     _not_yet("platforms", _mirror("platforms: [linux/amd65]"), "5:14", "mirrors[0].platforms"),
@@ -443,4 +453,4 @@ NOT_IN_THIS_VERSION = (
     _not_yet("foreign-layers", _mirror("foreign-layers: copy"), "5:19", 'foreign-layers: "copy"'),
 )
 
-CASES: tuple[Case, ...] = (*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *TAGS, *NOT_IN_THIS_VERSION)
+CASES: tuple[Case, ...] = (*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *TAGS, *ON_DISK, *NOT_IN_THIS_VERSION)

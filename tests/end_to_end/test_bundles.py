@@ -24,8 +24,9 @@ from tests.conftest import RegistryFactory
 from tests.end_to_end.test_kill import Killer, killed_after
 from tests.images import Graph
 from tests.oracle import assert_equal, assert_whole
+from tests.registries.process import eventually
 from tests.registries.real import RealRegistry
-from tests.registries.wires import Front
+from tests.registries.wires import Front, Pipe
 from tests.seeding import Seeded, push, seed
 from tests.tool import MirrorTool, Ran
 
@@ -40,7 +41,7 @@ def media(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def graphs() -> dict[str, Graph]:
-    """Three repositories: indexes, layers that two of them share, a docker image, an artifact, a signature, a referrer."""
+    """Three repositories: indexes, layers that they share, a docker image, an artifact, a signature, a referrer."""
     made = {name: Graph(name) for name in NAMES}
     for name, graph in made.items():
         index = graph.platforms("v1", size=20_000)
@@ -183,7 +184,9 @@ def test_a_differential_export_carries_what_is_new_and_needs_its_base(
     for name in ("app", "team/web"):
         push(stocked, name, graphs[name])
     gap.bundle = gap.media / "second.tar"
+    stocked.mark()
     gap.export(stocked, base=str(base))
+    assert new == {seen.reference for seen in stocked.requests() if seen.kind == "GET blob"}
     size = sum(
         len(graphs[name].blobs[digest]) for name in ("app", "team/web") for digest in new & graphs[name].blobs.keys()
     )
@@ -252,7 +255,7 @@ def test_a_bundle_goes_through_volumes_that_split_made(
     far = gap.far_side(target, source="-")
     cat = subprocess.Popen(["cat", *parts], stdout=subprocess.PIPE, cwd=gap.media)
     with piped(gap.tool, far, stdin=cat.stdout, stdout=subprocess.PIPE) as arrival:
-        out, said_there = arrival.communicate(timeout=60)
+        said_there = arrival.communicate(timeout=60)[1]
     assert cat.stdout is not None
     cat.stdout.close()
     assert (0, 0) == (arrival.returncode, cat.wait(30)), said_there.decode()
@@ -357,14 +360,13 @@ def test_a_killed_export_goes_on_where_it_ended(moment: Moment, setting: Setting
         killed = gap.tool.finish(process)
         front.hook = front.alter = None
         assert front.journal.wait_idle()
-        done = recorded(gap.media / ".bundle.tar.journal")
+        kept = noted(gap.media)
         assert gap.bundle.exists() == (killed.code == 0)
         if moment.by == "request":
             assert -signal.SIGKILL == killed.code
         setting.source.mark()
         gap.tool.sync()
     fetched = {seen.reference for seen in setting.source.requests() if seen.kind == "GET blob"}
-    kept = {str(entry.digest) for entry in done.entries} if done is not None else set()
     assert set() == kept & fetched
     assert ["bundle.tar"] == listing(gap.media)
     assert setting.bundle.read_bytes() == gap.bundle.read_bytes()
@@ -407,7 +409,53 @@ def stored(target: RealRegistry) -> set[tuple[str, str]]:
     }
 
 
+def test_a_stopped_export_ends_in_time_and_goes_on(gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]) -> None:
+    blobs = {digest for graph in graphs.values() for digest in graph.blobs}
+    with Pipe(stocked.port, rate=600_000) as pipe:
+        mirrors = [{"source": f"{pipe.host}/{name}", "targets": [str(gap.bundle)]} for name in NAMES]
+        config = gap.tool.config(mirrors, registries={pipe.host: {"plain-http": True}})
+        process = gap.tool.start("sync", config)
+        assert eventually(lambda: 3 < len(noted(gap.media)) < len(blobs) - 3, within=30)
+        process.send_signal(signal.SIGTERM)
+        stopped = gap.tool.finish(process, timeout=10)
+    assert 143 == stopped.code
+    kept = noted(gap.media)
+    assert not gap.bundle.exists()
+    stocked.mark()
+    gap.export(stocked)
+    fetched = {seen.reference for seen in stocked.requests() if seen.kind == "GET blob"}
+    assert blobs - kept == fetched
+    assert 0 == gap.tool("bundle", "verify", gap.bundle).code
+
+
+def noted(media: Path) -> set[str]:
+    """The blobs that the journal of an unfinished export has."""
+    found = recorded(media / ".bundle.tar.journal")
+    return {str(entry.digest) for entry in found.entries} if found is not None else set()
+
+
 # ---- the commands
+
+
+def test_plan_and_verify_know_bundles_as_targets_and_as_sources(
+    gap: Gap, stocked: RealRegistry, target: RealRegistry
+) -> None:
+    mirrors = [{"source": f"{stocked.host}/{name}", "targets": [str(gap.bundle)]} for name in NAMES]
+    config = gap.tool.config(mirrors, stocked)
+    assert 10 == gap.tool("plan", config, "--exit-code").code
+    assert [] == listing(gap.media)
+    assert 1 == gap.tool("verify", config).code
+    gap.tool.sync()
+    assert 0 == gap.tool("plan", config, "--exit-code").code
+    assert 0 == gap.tool("verify", config, "--deep").code
+    far = gap.far_side(target)
+    assert 10 == gap.tool("plan", far, "--exit-code").code
+    gap.arrive(target)
+    assert 0 == gap.tool("verify", far, "--deep").code
+    before = gap.bundle.stat()
+    gap.tool.config(mirrors, stocked)
+    gap.tool.sync("--deep")
+    assert before.st_mtime_ns == gap.bundle.stat().st_mtime_ns
 
 
 def test_list_shows_each_reference_with_digest_and_size(

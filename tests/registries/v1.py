@@ -1,7 +1,7 @@
 """The v1 protocol for the scripted registry: a standalone registry or one with an index that gives out tokens.
 
-It answers as docker-registry 0.9.1 does, with its mistakes about ranges, errors and empty layers (docs/old-registries.md).
-`V1` says where other servers answer differently.
+It answers as docker-registry 0.9.1 does, with its mistakes about ranges, errors and empty layers
+(docs/old-registries.md). `V1` says where other servers answer differently.
 """
 
 from __future__ import annotations

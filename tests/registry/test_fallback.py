@@ -324,7 +324,16 @@ def test_a_host_that_does_not_answer_as_v1_does_is_not_believed(
         assert "NAME_UNKNOWN" == error.registry_code
         assert "v1" not in str(error)
         assert outcome(source, "app", ["old"])
-    assert {"/v1/_ping", "/v1/repositories/app/images"} == set(of_v1(registry))
+    assert ["/v1/_ping"] == of_v1(registry)  # that is enough to ask of a host that speaks v2
+
+
+def test_a_host_that_speaks_neither_is_asked_for_its_index_too(scripted: ScriptedFactory, tmp_path: Path) -> None:
+    registry = old_registry(scripted, v1.V1(ping=Reply(404), index=False))
+    with opened(registry, tmp_path) as source:
+        (error,) = outcome(source, "app")
+    assert isinstance(error, MirrorError)
+    assert "v1" not in str(error)
+    assert ["/v1/_ping", "/v1/repositories/app/images"] == of_v1(registry)
 
 
 @pytest.mark.parametrize(

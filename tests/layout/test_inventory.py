@@ -1,0 +1,180 @@
+"""Inventories: what they say, what is believed of them, and how they are made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from mirror.errors import ConfigError, Refused
+from mirror.inventories import inventory, listing
+from mirror.layout.inventory import Base, Inventory, parse_inventory, read_inventory
+from mirror.layout.survey import survey
+from mirror.oci.digest import Digest
+from mirror.store import Coming
+from tests.layout.making import comings, export, opened, stock, work
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "mirror" / "inventory.schema.json").read_text(encoding="utf-8"))
+
+
+def made(*images: Coming, base: Base | None = None) -> Inventory:
+    one = Inventory()
+    for coming in images:
+        one.add(coming, base or Base())
+    one.settle()
+    return one
+
+
+def test_an_inventory_fits_its_published_schema() -> None:
+    whole = made(*comings(stock()), *comings(stock(), "team/web"))
+    less = made(*comings(stock()), base=Base(made(*comings(stock(), references=["v1"]))))
+    empty = made()
+    for one in (whole, less, empty):
+        jsonschema.validate(json.loads(one.render()), SCHEMA)
+    assert less.base
+
+
+def test_what_was_written_is_read_again() -> None:
+    one = made(*comings(stock()), *comings(stock("other"), "team/web", [stock("other").tags["v2"]]))
+    again = parse_inventory(one.render(), "inventory")
+    assert one == again
+    assert one.render() == again.render()
+
+
+def test_the_order_of_images_makes_no_difference() -> None:
+    images = [*comings(stock()), *comings(stock(), "team/web")]
+    assert made(*images).render() == made(*reversed(images)).render()
+
+
+def test_twenty_thousand_tags_are_no_trouble() -> None:
+    one = made(*comings(stock()))
+    root = one.repositories["app"].tags["v2"]
+    one.repositories["app"].tags.update({f"tag-{number}": root for number in range(20_000)})
+    for number in range(100_000):
+        digest = Digest(f"sha256:{number:064x}")
+        one.blobs[digest] = number
+        one.repositories["app"].blobs.add(digest)
+    assert one == parse_inventory(one.render(), "inventory")
+
+
+def broken(change: Callable[[dict[str, Any]], object]) -> bytes:
+    document = json.loads(made(*comings(stock())).render())
+    change(document)
+    return json.dumps(document).encode()
+
+
+NO = "sha256:" + "0" * 64
+BROKEN: dict[str, bytes] = {
+    "nothing": b"",
+    "a list": b"[]",
+    "no version": broken(lambda one: one.pop("inventory")),
+    "version true": broken(lambda one: one.update(inventory=True)),
+    "a later version": broken(lambda one: one.update(inventory=2)),
+    "a repository that is none": broken(lambda one: one["repositories"].update({"../x": {}})),
+    "a tag that is none": broken(lambda one: one["repositories"]["app"]["tags"].update({"a/b": NO})),
+    "a tag of nothing": broken(lambda one: one["repositories"]["app"]["tags"].update({"x": NO})),
+    "a blob of nothing": broken(lambda one: one["repositories"]["app"]["blobs"].append(NO)),
+    "a digest that is none": broken(lambda one: one["blobs"].update({"sha256:xyz": 1})),
+    "a size that is none": broken(lambda one: one["blobs"].update({NO: "1"})),
+    "a negative size": broken(lambda one: one["blobs"].update({NO: -1})),
+    "a type that is none": broken(lambda one: one["manifests"].update({NO: {"mediaType": 1}})),
+    "a base without repositories": broken(lambda one: one.update(base={NO: {"size": 1, "repositories": []}})),
+    "a base in a hostile repository": broken(lambda one: one.update(base={NO: {"size": 1, "repositories": ["/x"]}})),
+    "a key twice": b'{"inventory": 1, "inventory": 1}',
+    "too deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_an_inventory_that_is_none_is_refused(case: str, tmp_path: Path) -> None:
+    with pytest.raises(Refused) as caught:
+        parse_inventory(BROKEN[case], "inventory")
+    assert "bundle_invalid" == caught.value.code
+    path = tmp_path / "base.json"
+    path.write_bytes(BROKEN[case])
+    with pytest.raises(ConfigError):
+        read_inventory(path)
+
+
+def test_a_base_that_is_not_there_is_told_with_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mirror inventory"):
+        read_inventory(tmp_path / "none.json")
+
+
+def test_what_a_base_has_it_has_in_named_repositories() -> None:
+    base = Base(made(*comings(stock()), *comings(stock(), "team/web", ["v1"])))
+    of_v1 = comings(stock(), references=["v1"])[0].blobs[0].digest
+    of_v2 = comings(stock(), references=["v2"])[0].blobs[0].digest
+    assert ("app", "team/web") == base.repositories_with(of_v1)
+    assert ("app",) == base.repositories_with(of_v2)
+    assert () == base.repositories_with(Digest(NO))
+
+
+def test_a_differential_bundle_on_top_of_its_base_is_a_base_with_all_of_both() -> None:
+    first = Base(made(*comings(stock(), references=["v1"])))
+    second = Base(made(*comings(stock()), base=first))
+    assert all(second.repositories_with(blob.digest) for coming in comings(stock()) for blob in coming.blobs)
+
+
+def test_a_store_is_surveyed_by_its_manifests(tmp_path: Path) -> None:
+    graph = stock()
+    export(tmp_path / "bundle.tar", graph, team_web=stock("web"))
+    bundle = opened(tmp_path / "bundle.tar")
+    found = survey(bundle, ["app", "team/web", "nowhere"], work())
+    assert [] == found.problems
+    assert bundle.archive(work()).inventory == found.inventory
+    of_v1 = comings(graph, references=["v1"])[0]
+    size = sum(one.size for one in of_v1.manifests) + sum(blob.size or 0 for blob in of_v1.blobs)
+    assert size == found.size(Digest(graph.tags["v1"]))
+    bundle.close()
+
+
+def test_what_cannot_be_read_is_told_and_is_in_no_base(tmp_path: Path) -> None:
+    graph = stock()
+    path = tmp_path / "bundle.tar"
+    export(path, graph)
+    data = path.read_bytes()
+    body = graph.manifests[graph.tags["v2"]].data
+    path.write_bytes(data.replace(body, body[:-1] + b" "))
+    bundle = opened(path)
+    found = survey(bundle, ["app"], work())
+    assert ["digest_mismatch"] == [one.code for one in found.problems]
+    assert set(graph.tags) - {"v2", "latest"} == set(found.inventory.repositories["app"].tags)
+    bundle.close()
+    told = listing(path)
+    assert (3, 1) == (told.code, len(told.problems))
+
+
+def test_the_inventory_of_a_bundle_is_the_one_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "bundle.tar"
+    export(path, stock())
+    told = inventory(path)
+    bundle = opened(path)
+    assert bundle.archive(work()).rendered == "".join(f"{line}\n" for line in told.lines).encode()
+    assert 0 == told.code
+    bundle.close()
+
+
+def test_a_report_names_what_has_arrived_and_nothing_else(tmp_path: Path) -> None:
+    root, other = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
+    images = [
+        {"target": "r.example.com:5000/team/app:v1", "digest": root, "result": "copied"},
+        {"target": "r.example.com:5000/team/app:v2", "digest": root, "result": "up-to-date"},
+        {"target": f"r.example.com/web@{other}", "digest": other, "result": "copied"},
+        {"target": "r.example.com/web:v3", "digest": None, "result": "failed"},
+        {"target": "r.example.com/web:v4", "digest": root, "result": "failed"},
+        {"target": "oci:/srv/far:lay/out:v1", "digest": root, "result": "copied"},
+        {"target": "/srv/b.tar:bun/dle:v1", "digest": root, "result": "copied"},
+    ]
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps({"schema": 1, "run": "x", "images": images}))
+    found = parse_inventory("\n".join(inventory(path).lines).encode(), "inventory")
+    tags = {name: one.tags for name, one in found.repositories.items()}
+    one = {"v1": root}
+    assert {"team/app": {"v1": root, "v2": root}, "web": {}, "lay/out": one, "bun/dle": one} == tags
+    assert {Digest(other)} == found.repositories["web"].roots
+    jsonschema.validate(json.loads(found.render()), SCHEMA)
