@@ -38,6 +38,8 @@ class Policy:
     cap: float = 20.0  # seconds
     budget: float = 90.0  # seconds
     longest_asked: float = 120.0  # seconds
+    most_asked: int = 60  # attempts, where the server says each time how long to wait
+    asked_budget: float = 900.0  # seconds from the first attempt, likewise
 
     def wait_before_next(
         self,
@@ -48,12 +50,16 @@ class Policy:
     ) -> float | None:
         """Seconds to wait after attempt number `attempt` (from 1) failed with `error`; None: give up.
 
-        elapsed: seconds since the first attempt began. A wait that the server asked for is honoured exactly
-        and costs nothing of the time budget, since it is not ours to shorten."""
-        if not error.retryable or attempt >= self.attempts:
+        elapsed: seconds since the first attempt began. A wait that the server asked for is honoured exactly; it is
+        not ours to shorten, and says that the server is there: it has a larger count and budget of its own."""
+        if not error.retryable:
             return None
-        if error.retry_after is not None:
-            return error.retry_after if error.retry_after <= self.longest_asked else None
+        if error.retry_after is not None and self.attempts > 1:
+            asked = error.retry_after if error.retry_after <= self.longest_asked else None
+            patient = attempt < self.most_asked and elapsed + error.retry_after < self.asked_budget
+            return asked if patient else None
+        if attempt >= self.attempts:
+            return None
         wait = draw() * min(self.cap, self.base * 2.0 ** (attempt - 1))
         return wait if elapsed + wait < self.budget else None
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, Refused
 from mirror.locations import MATCHED
 from mirror.oci.digest import Digest
+from mirror.oci.reference import ListedTag
 from mirror.selection import TagRules
 from mirror.store import Source, Version
 from mirror.transfer.placement import Place, place_name
@@ -124,3 +125,17 @@ class Memory(Protocol):
 def suffix(reference: str) -> str:
     """`:tag` or `@digest`."""
     return ("@" if ":" in reference else ":") + reference
+
+
+def listed_version(tag: str) -> Version | None:
+    """What a tag names, where the list of tags itself says so."""
+    return Version(tag.digest) if isinstance(tag, ListedTag) else None
+
+
+def immutable_conflict(version: Version | None, old: Digest) -> Refused:
+    theirs = version.digest if version is not None and version.digest is not None else "something else"
+    return Refused(
+        f"the target has {old}, the source {theirs}",
+        hint="the configuration says that this tag is immutable: find out who changed it; nothing was overwritten",
+        code="tag_immutable",
+    )

@@ -119,6 +119,7 @@ class Work:
     stop: Stop
     progress: Callable[[int], None] = _no_progress  # bytes moved since the last call
     retries: bool = True
+    urgent: bool = False  # does not wait for the turn of its host: a last word before the end
 
     @contextmanager
     def outliving(self, seconds: float) -> Iterator[Work]:
@@ -136,7 +137,7 @@ class Work:
 
         try:
             with self.stop.calls(later):
-                yield Work(stop, self.progress, self.retries)
+                yield Work(stop, self.progress, self.retries, self.urgent)
         finally:
             for timer in timers:
                 timer.cancel()
@@ -144,7 +145,7 @@ class Work:
 
     def once(self) -> Work:
         """The same, but the first failure of a request is the caller's."""
-        return Work(self.stop, self.progress, False)
+        return Work(self.stop, self.progress, False, self.urgent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +184,15 @@ class HostLimits:
         with self._lock:
             return max(self._state.paused_until, self._state.next_free)
 
-    def take(self, kind: str) -> float:
-        """Count one request of `kind` (`HEAD manifest`) and take its turn. -> seconds to wait before sending it."""
+    def sent(self, kind: str) -> None:
+        """Count one request of `kind` (`HEAD manifest`) that went out."""
+        with self._lock:
+            self._state.requests[kind] += 1
+
+    def take(self) -> float:
+        """Take the turn of one request. -> seconds to wait before sending it."""
         with self._lock:
             now, state = self._clock.now(), self._state
-            state.requests[kind] += 1
             start = max(now, state.paused_until)
             hold = 0.0
             if self.rate:

@@ -14,11 +14,22 @@ from typing import Any, TypeVar
 
 from mirror.backoff import ONCE
 from mirror.claims import Claims
-from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, Refused, Unreachable
-from mirror.findings import Entry, Finding, Findings, Memory, Reading, TargetEntry, Verdict
+from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, Unreachable
+from mirror.findings import (
+    Entry,
+    Finding,
+    Findings,
+    Memory,
+    Reading,
+    TargetEntry,
+    Verdict,
+    immutable_conflict,
+    listed_version,
+)
 from mirror.limits import Work
 from mirror.oci.digest import Digest
 from mirror.oci.reference import ListedTag
+from mirror.recall import recalled_tags, settled_tags, with_result
 from mirror.selection import select
 from mirror.store import Source, Version
 from mirror.transfer.manager import Manager
@@ -148,7 +159,7 @@ class Planner:
             selection = select(rules, tags)
             rejected = selection.rejected
             readings = [
-                Reading(entry, tag, tag, _listed_version(tag), users=len(entry.targets)) for tag in selection.selected
+                Reading(entry, tag, tag, listed_version(tag), users=len(entry.targets)) for tag in selection.selected
             ]
         readings = [reading for reading in readings if self._wanted(reading.name)]
         self._findings.selected(entry, len(readings), rejected)
@@ -180,7 +191,7 @@ class Planner:
             entry = batch.readings[0].entry
             answers = entry.source.resolve(entry.repository, [reading.reference for reading in todo], work)
             for reading, version in zip(todo, answers, strict=True):
-                reading.version = self._recalled_result(version)
+                reading.version = with_result(self._memory, version)
 
         while missing := [reading for reading in wanted if reading.version is None]:
             yield self._manager.transfer(
@@ -189,12 +200,6 @@ class Planner:
                 needs=(host_permit(missing[0].entry.source.host),),
                 policy=ONCE,
             )
-
-    def _recalled_result(self, version: Version | MirrorError) -> Version | MirrorError:
-        """With what a transform made of it last time: the only digest that a target can be compared with."""
-        if isinstance(version, MirrorError) or version.transform is None:
-            return version
-        return replace(version, digest=self._memory.transformed(version.transform.identity))
 
     # ---- one target
 
@@ -219,13 +224,15 @@ class Planner:
     def _present(self, entry: Entry, target: TargetEntry, readings: Sequence[Reading]) -> Steps[_Present]:
         name = str(target.place)
         settled: dict[str, Digest] = {}
-        if entry.rules.immutable:
+        if entry.rules.immutable and self._believe_exclusive:
             settled = yield self._manager.transfer(
-                object(), lambda work: self._settled(entry, name, readings), needs=(), policy=ONCE
+                object(), lambda work: settled_tags(self._memory, entry, name, readings), needs=(), policy=ONCE
             )
         if target.exclusive and self._believe_exclusive:
             recalled = yield self._manager.transfer(
-                object(), lambda work: self._recalled(name, [reading.tag for reading in readings]), needs=()
+                object(),
+                lambda work: recalled_tags(self._memory, name, [reading.tag for reading in readings]),
+                needs=(),
             )
             if recalled:
                 # Who promises that nobody else writes here spares the target every question.
@@ -235,20 +242,6 @@ class Planner:
         present: _Present = yield self._read(target.store, lambda work: self._tags_of(target, work))
         return replace(present, settled={tag: settled[tag] for tag in settled if tag in (present.tags or ())})
 
-    def _settled(self, entry: Entry, repository: str, readings: Sequence[Reading]) -> dict[str, Digest]:
-        """Immutable tags that both sides had with one digest the last time."""
-        found = {}
-        for reading in readings:
-            if entry.rules.is_immutable(reading.tag):
-                digest = self._memory.target_tag(repository, reading.tag)
-                if digest is not None and digest == self._memory.source_tag(entry.name, reading.tag):
-                    found[reading.tag] = digest
-        return found
-
-    def _recalled(self, repository: str, references: Sequence[str]) -> dict[str, Digest]:
-        found = {reference: self._memory.target_tag(repository, reference) for reference in references}
-        return {reference: digest for reference, digest in found.items() if digest is not None}
-
     def _tags_of(self, target: TargetEntry, work: Work) -> _Present:
         try:
             tags = {name for name in target.store.tags(target.place.path, work) if isinstance(name, str)}
@@ -257,6 +250,11 @@ class Planner:
         listed = {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
         # A repository that lost its last run to a kill has blobs and no tag: real registries then answer 404.
         return _Present(tags=tags, recalled=listed, may_have=bool(tags) or self._memory.unfinished(str(target.place)))
+
+    def _may_have(self, target: TargetEntry, present: _Present, work: Work) -> bool:
+        if present.may_have is None:
+            present.may_have = bool(self._tags_of(target, work).may_have)
+        return present.may_have
 
     def _compare(self, target: TargetEntry, present: _Present, batch: _Batch) -> Steps[None]:
         readings = self._unsettled(target, present, batch)
@@ -268,7 +266,12 @@ class Planner:
             olds = yield from self._both_sides(target, present, batch, need, asked)
             if present.may_have is None:
                 present.may_have = any(old is not None for old in olds.values()) or (
-                    yield self._read(target.store, lambda work: self._tags_of(target, work).may_have)
+                    yield self._manager.transfer(
+                        ("has tags", target.place),
+                        partial(self._may_have, target, present),
+                        needs=(host_permit(target.store.host),),
+                        policy=ONCE,
+                    )
                 )
         except MirrorError as error:
             self._all_failed(readings, target, error)
@@ -328,24 +331,10 @@ class Planner:
         elif version is not None and old is not None and version.digest == old:
             finding = Finding(reading, target, Verdict.EQUAL, old)
         elif old is not None and reading.entry.rules.is_immutable(reading.tag):
-            finding = Finding(reading, target, Verdict.FAILED, old, error=_conflict(version, old))
+            finding = Finding(reading, target, Verdict.FAILED, old, error=immutable_conflict(version, old))
         else:
             finding = Finding(reading, target, Verdict.COPY, old, may_have)
         self._findings.found(finding)
 
     def _read(self, store: Source, run: Callable[[Work], T]) -> Watch[T]:
         return self._manager.transfer(object(), run, needs=(host_permit(store.host),), policy=ONCE)
-
-
-def _listed_version(tag: str) -> Version | None:
-    """What a tag names, where the list of tags itself says so."""
-    return Version(tag.digest) if isinstance(tag, ListedTag) else None
-
-
-def _conflict(version: Version | None, old: Digest) -> Refused:
-    theirs = version.digest if version is not None and version.digest is not None else "something else"
-    return Refused(
-        f"the target has {old}, the source {theirs}",
-        hint="the configuration says that this tag is immutable: find out who changed it; nothing was overwritten",
-        code="tag_immutable",
-    )

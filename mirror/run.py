@@ -63,7 +63,7 @@ def plan(options: Options) -> int:
     """Print what a sync would do. -> the exit code. Writes nothing. Raises ConfigError, LocalError."""
     with _reading(options) as (engine, state):
         preview = Preview(engine.manager)
-        planner = engine.planner(state, preview)
+        planner = engine.planner(state, preview, believe_exclusive=not options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, preview.looks))
     found = preview.outlook
     tell(outlook(found))
@@ -272,7 +272,10 @@ class _Sync:
             fail_fast=self._options.fail_fast,
             idle=wake,
         )
-        planning = engine.manager.spawn(_planned(engine.planner(state, agenda), engine.entries, agenda), name="plan")
+        planning = engine.manager.spawn(
+            _planned(engine.planner(state, agenda, believe_exclusive=not self._options.deep), engine.entries, agenda),
+            name="plan",
+        )
         planning.on_done(lambda watch: wake() if _is_bug(watch.error) else None)
         engine.wait_for(idle)
         if self._signals.number is not None:

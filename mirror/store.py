@@ -178,9 +178,12 @@ class Source(Protocol):
 
 
 class Target(Source, Protocol):
-    """A store that can be written to. gathers: it has to know all that comes before the first byte (a bundle)."""
+    """A store that can be written to. gathers: it has to know all that comes before the first byte (a bundle).
+
+    on_disk: its repositories have their blobs in common, and asking for one costs no request."""
 
     gathers: bool
+    on_disk: bool
 
     def begin(self, images: Sequence[Coming], work: Work) -> None:
         """Before the first write of a run. images: all that will come, if the store gathers; else nothing."""

@@ -25,7 +25,9 @@ class Tally:
     def add(self, size: int, delivered: Delivered) -> None:
         """Count a delivery; one that several images joined counts for the first that says so."""
         outcome = delivered.claim()
-        if outcome is None or outcome is Outcome.EXISTS:
+        if outcome is None:
+            return
+        if outcome is Outcome.EXISTS:
             self.exists += 1
             return
         self.bytes_read += delivered.bytes_read

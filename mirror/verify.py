@@ -51,7 +51,7 @@ class Verify:
         self._targets = targets
         self._deep = deep
         self._lock = threading.Lock()
-        self._checked: set[tuple[Place, Digest]] = set()
+        self._checked: set[tuple[Place, Digest, int | None]] = set()
         self._walks: list[Watch[None]] = []
         self.account = Account()
 
@@ -98,7 +98,7 @@ class Verify:
             if finding.verdict is Verdict.COPY:
                 yield from self._differs(finding)
             graph = yield from self._manifests.graph(target.store, target.place.path, finding.reading.tag)
-            checks = [self._check(target, blob) for blob in graph.blobs if self._first(target.place, blob.digest)]
+            checks = [self._check(target, blob) for blob in graph.blobs if self._first(target.place, blob)]
             for check in (yield settled(checks)):
                 if check.error is not None:
                     raise check.error
@@ -125,10 +125,11 @@ class Verify:
                 code="tag_moved",
             )
 
-    def _first(self, place: Place, digest: Digest) -> bool:
+    def _first(self, place: Place, blob: Descriptor) -> bool:
+        key = (place, blob.digest, blob.size)
         with self._lock:
-            first = (place, digest) not in self._checked
-            self._checked.add((place, digest))
+            first = key not in self._checked
+            self._checked.add(key)
             self.account.blobs += first
             return first
 

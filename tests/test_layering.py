@@ -27,6 +27,7 @@ LAYERS = (
         "preview",
         "findings",
         "claims",
+        "recall",
         "reading",
         "publish",
         "agenda",

@@ -144,7 +144,7 @@ def test_work_done_once_has_the_same_stop_and_progress() -> None:
 
 def test_a_host_without_limits_is_asked_at_once() -> None:
     limits, holds = host(FakeClock())
-    assert [0.0, 0.0] == [limits.take("GET blob"), limits.take("GET blob")]
+    assert [0.0, 0.0] == [limits.take(), limits.take()]
     assert (True, []) == (limits.ready_at() <= 1000.0, holds)
 
 
@@ -152,11 +152,11 @@ def test_a_host_without_limits_is_asked_at_once() -> None:
 def test_a_rate_spreads_requests_evenly(rate: Rate, between: float) -> None:
     clock = FakeClock()
     limits, holds = host(clock, rate)
-    assert [0.0, between, 2 * between] == pytest.approx([limits.take("HEAD manifest") for _ in range(3)])
+    assert [0.0, between, 2 * between] == pytest.approx([limits.take() for _ in range(3)])
     assert 1000.0 + 3 * between == pytest.approx(limits.ready_at())
     assert [1000.0 + n * between for n in (1, 2, 3)] == pytest.approx(holds)
     clock.time += 100 * between  # what was not used is not saved up
-    assert [0.0, between] == pytest.approx([limits.take("HEAD manifest") for _ in range(2)])
+    assert [0.0, between] == pytest.approx([limits.take() for _ in range(2)])
 
 
 def test_a_paused_host_is_asked_after_the_pause_and_says_so_once() -> None:
@@ -164,22 +164,22 @@ def test_a_paused_host_is_asked_after_the_pause_and_says_so_once() -> None:
     limits, holds = host(clock)
     assert [True, False, False] == [limits.pause(10), limits.pause(5), limits.pause(20)]
     assert [1010.0, 1020.0] == holds
-    assert (20.0, 1020.0) == (limits.take("GET blob"), limits.ready_at())
+    assert (20.0, 1020.0) == (limits.take(), limits.ready_at())
     clock.time = 1020.0
-    assert 0.0 == limits.take("GET blob")
+    assert 0.0 == limits.take()
     assert limits.pause(1)
 
 
 def test_a_pause_and_a_rate_add_up() -> None:
     limits, _ = host(FakeClock(), Rate(1, 1))
     limits.pause(10)
-    assert [10.0, 11.0, 12.0] == [limits.take("GET blob") for _ in range(3)]
+    assert [10.0, 11.0, 12.0] == [limits.take() for _ in range(3)]
 
 
 def test_a_hold_may_be_asked_about_while_it_is_told() -> None:
     limits, seen = HostLimits("h", rate=Rate(1, 1), clock=FakeClock()), list[float]()
     limits.on_hold = lambda until: seen.append(limits.ready_at() - until)
-    limits.take("GET blob")
+    limits.take()
     limits.pause(100)
     assert [0.0, 0.0] == seen
 
@@ -187,7 +187,7 @@ def test_a_hold_may_be_asked_about_while_it_is_told() -> None:
 def test_requests_are_counted_by_kind_on_every_thread() -> None:
     limits, _ = host(FakeClock())
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: limits.take("PUT blob" if n % 4 else "HEAD manifest"), range(2000)))
+        list(pool.map(lambda n: limits.sent("PUT blob" if n % 4 else "HEAD manifest"), range(2000)))
     assert {"HEAD manifest": 500, "PUT blob": 1500} == limits.requests()
 
 

@@ -392,10 +392,11 @@ def test_people_see_warnings_and_errors_as_sentences_and_no_blobs(tmp_path: Path
         log.info("tag_written", extra={"text": "wrote v1"})
         log.warning("mount_refused", extra={"repo": "app", "status": 405, "nothing": None})
         log.error("image_failed", extra={"text": "localhost:5000/app:v1: not found", "code": "not_found"})
+        log.error("internal_error", extra={"text": "localhost:5000/app:v1: a bug"})
     assert [
         "mirror: warning: mount refused: repo=app status=405",
-        "mirror: error: localhost:5000/app:v1: not found",
-    ] == (said.getvalue().splitlines())
+        "mirror: error: localhost:5000/app:v1: a bug",
+    ] == said.getvalue().splitlines(), "the summary tells of images that failed"
 
 
 def test_a_verbose_console_shows_every_blob() -> None:

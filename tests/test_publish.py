@@ -33,6 +33,7 @@ class Gathering(MemoryStore):
     """Must know all that comes; shows what it holds when it is finished whole."""
 
     gathers = True
+    on_disk = True
     begun: tuple[Coming, ...] | None = None
     finished: bool | None = None
     broken: MirrorError | None = None

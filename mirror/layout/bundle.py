@@ -33,6 +33,7 @@ class Bundle:
     partial: whether it relies on blobs that it has not; known once it was asked for its tags."""
 
     gathers = True
+    on_disk = True
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ class LayoutStore:
 
     partial = False
     gathers = False
+    on_disk = True
 
     def __init__(self, directory: Path, *, adopts: Collection[str] = (), new: bool = False) -> None:
         self.host = f"oci:{directory}"

@@ -21,6 +21,9 @@ from mirror.registry.session import Answer, Session
 
 # ECR refuses n > 1000 (google/go-containerregistry#1091); a registry with smaller pages sends a Link.
 PAGE_SIZE = 1000
+# Numbers of names that look like a full page where there is no Link.
+_FULL = frozenset({50, 100, 200, 250, 500, PAGE_SIZE})
+_TOO_MANY_ASKED = frozenset({400, 413, 416, 422})
 MAX_PAGE_BYTES = 8 << 20
 MAX_PAGES = 10_000
 MAX_NAMES = 1_000_000
@@ -37,7 +40,13 @@ def listed(session: Session, path: str, key: str, scope: Scope, work: Work) -> I
     what = f"{session.settings.host}{path}"
     seen: set[str] = set()
     for _ in range(MAX_PAGES):
-        answer = session.call("GET", where, work, kind=key, scopes=(scope,), expect={200}, limit=MAX_PAGE_BYTES)
+        try:
+            answer = session.call("GET", where, work, kind=key, scopes=(scope,), expect={200}, limit=MAX_PAGE_BYTES)
+        except RemoteError as error:
+            if seen or error.status not in _TOO_MANY_ASKED or where.target == path:
+                raise
+            where = session.trust.own(path)  # its own page size, then (Quay: 413 for a large n)
+            continue
         names = _names(answer, what, key)
         fresh = [name for name in dict.fromkeys(names) if name not in seen]
         seen.update(fresh)
@@ -51,7 +60,7 @@ def listed(session: Session, path: str, key: str, scope: Scope, work: Work) -> I
             where = session.trust.link(following, answer.destination)
             if where.target.partition("?")[0] != path:
                 raise Refused(f"{what}: the next page is a list of something else", code="unsafe_link")
-        elif len(names) == PAGE_SIZE and fresh:
+        elif len(names) in _FULL and fresh:
             # A full page without a Link: some registries page silently. One that ignores `last` repeats itself.
             where = session.trust.own(f"{path}?n={PAGE_SIZE}&last={quote(names[-1], safe='')}")
         else:
@@ -73,7 +82,10 @@ def _digests(manifests: Value) -> dict[str, Digest]:
 
 
 def _names(answer: Answer, what: str, key: str) -> list[str]:
-    document = strictjson.parse(answer.body, what=f"the list at {what}", code="bad_response")
+    try:
+        document = strictjson.parse(answer.body, what=f"the list at {what}", code="bad_response")
+    except Refused as error:
+        raise RemoteError(error.what, hint=error.hint, status=answer.status) from error
     if not isinstance(document, dict):
         raise RemoteError(f"{what} answered with something that is no list of {key}")
     names = document.get(key)

@@ -262,7 +262,7 @@ class Session:
             self.authorizer.abandoned(scopes)
             raise
         if not self.speaks_v2:
-            self.speaks_v2 = says_v2(stream.headers.all("docker-distribution-api-version"))
+            self.speaks_v2 = status.says_v2(stream.headers.all("docker-distribution-api-version"))
         if self._cookies is not None:
             self._cookies.note(request.destination.origin, stream.headers.all("set-cookie"))
         return stream, sent
@@ -317,7 +317,7 @@ class Session:
             str(request),
             code,
             headers,
-            body,
+            status.unechoed(body, request.headers),
             host=self._exchange.host(request.destination).name,
             longest_wait=self._policy.longest_asked,
         )
@@ -325,16 +325,6 @@ class Session:
             # Not about us: we showed nothing. A signed URL that ran out is replaced by asking the registry again.
             error.code, error.retryable = "auth_denied", code == 403
         return error
-
-
-def says_v2(values: Sequence[str]) -> bool:
-    """Whether Docker-Distribution-Api-Version names v2; the header may repeat and hold several words."""
-    for value in values:
-        for word in value.split():
-            kind, _, version = word.partition("/")
-            if version == "2.0" and kind.lower() == "registry":
-                return True
-    return False
 
 
 def _with(request: Request, name: str, value: str | None) -> Request:

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 
 from mirror.errors import MirrorError, Refused, RemoteError
@@ -63,6 +63,7 @@ class Upload:
         self._scopes = scopes
         self._answered = 0  # bytes that the registry has said it holds
         self._lost = False  # it cannot be gone on with
+        self._put_off = False  # the registry was too busy for the body: the session as such still stands
         self._closed = False
         self._least = _minimum(opened)
         self.committed = False
@@ -75,7 +76,7 @@ class Upload:
     @property
     def resumable(self) -> bool:
         """Whether `send` can go on from bytes that the registry already holds."""
-        return self._answered > 0 and not self._lost and not self.committed
+        return (self._answered > 0 or self._put_off) and not self._lost and not self.committed
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
         size = self._blob.size
@@ -103,7 +104,8 @@ class Upload:
 
         whole: it was sent in one request; chunk: or in chunks of so many bytes. Uploads beside this one may have
         learned the same in the meantime, so what counts is what was tried here."""
-        self._lost = self._lost or error.status in (404, 416)
+        again, self._put_off = self._put_off, whole and error.status in (429, 503)
+        self._lost = self._lost or error.status in (404, 416) or (again and not self._put_off)
         if error.status == 413:
             smaller = min(chunk // 2 or LARGEST_CHUNK, self._habits.chunk or LARGEST_CHUNK)
             while smaller >= (self._blob.size or 1):
@@ -118,10 +120,10 @@ class Upload:
             )
         if error.retryable and sent >= CHUNK_AFTER and not self._habits.chunk:
             self._habits.chunk = max(LARGEST_CHUNK, self._least)
-        if whole and error.status in _NOT_IN_ONE and error.registry_code != "DIGEST_INVALID":
+        if whole and not again and error.status in _NOT_IN_ONE and error.registry_code != "DIGEST_INVALID":
             self._habits.patch = True
             return self._again(error, "with a PATCH")
-        if error.status in (404, 416):
+        if error.status in (404, 416) or (again and error.status == 400):
             return self._again(error, "in a new session")
         if error.registry_code == "DIGEST_INVALID":
             return Refused(
@@ -335,7 +337,7 @@ def _at_most(seconds: float) -> Iterator[Work]:
     timer = threading.Timer(seconds, stop.request, args=("too late",))
     timer.start()
     try:
-        yield replace(Work(stop), retries=False)
+        yield Work(stop, retries=False, urgent=True)
     finally:
         timer.cancel()
         timer.join()

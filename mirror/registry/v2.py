@@ -36,6 +36,7 @@ class RegistryV2:
 
     partial = False
     gathers = False
+    on_disk = False
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -195,15 +196,16 @@ class RegistryV2:
                 answer = self._session.call(
                     "POST",
                     f"/v2/{repository}/blobs/uploads/?{query}",
-                    waiting,
+                    waiting.once(),
                     kind="mount",
                     scopes=(_push(repository), _pull(from_repository)),
                     expect={201, 202},
                 )
         except RemoteError as error:
-            if error.status is None or error.status in (429, 503):
+            work.stop.check()
+            if error.status in (429, 503):
                 raise
-            # Harbor says 401, some say 400 or 403: whatever it is, it only means "not from there".
+            # Harbor says 401, some say 400 or 403, some nothing: whatever it is, it only means "not from there".
             return Mount.REFUSED
         if answer.status == 202:
             return self._upload(repository, blob, answer)
@@ -296,7 +298,7 @@ def _refused_manifest(error: RemoteError, what: str, manifest: Manifest) -> Mirr
             f"{what}: {manifest.size} bytes are too many for the target", code="manifest_too_big", status=413
         )
     if "immutable" in error.what.lower() or "cannot be overwritten" in error.what.lower():
-        return RemoteError(
+        return Refused(
             f"{what} cannot be overwritten on the target: {error.what}",
             hint="the target keeps tags immutable",
             code="tag_immutable",

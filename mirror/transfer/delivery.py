@@ -69,7 +69,8 @@ class Deliveries:
     def deliver(self, order: Order) -> Watch[Delivered]:
         """Bring it there; joins a delivery of the same blob to the same repository."""
         name = f"{order.blob.digest.short()} to {order.place}"
-        return self._manager.spawn(self._told_of(order), name=name, key=("deliver", order.place, order.blob.digest))
+        key = ("deliver", order.place, order.blob.digest, order.blob.size)
+        return self._manager.spawn(self._told_of(order), name=name, key=key)
 
     def close(self) -> None:
         """Close upload sessions that a stop left open. Does I/O; after the manager has come to rest."""
@@ -83,7 +84,10 @@ class Deliveries:
 
     def _told_of(self, order: Order) -> Steps[Delivered]:
         try:
+            self._inventory.fits(order.blob)
             delivered = yield from self._deliver(order)
+            if delivered.sized:
+                self._inventory.proven(order.blob)
         except MirrorError as error:
             self._tell(order, error)
             raise
@@ -98,12 +102,14 @@ class Deliveries:
             self._seen.add(key)
         if not known:
             self._told(order, what)
+        elif isinstance(what, Delivered):
+            what.claim()  # the line of the log and the count of the report are those of the first
 
     def _deliver(self, order: Order) -> Steps[Delivered]:
         effort = Effort()
         digest, place = order.blob.digest, order.place
         if self._inventory.knows(place, digest):
-            return effort.result(Outcome.EXISTS)
+            return effort.result(Outcome.EXISTS, sized=False)
         if order.certain and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
         if not self._mounting(place.host) or self._inventory.distrusts(place):
@@ -115,7 +121,7 @@ class Deliveries:
                     return (yield from self._bring(order, effort))
                 finally:
                     self._lead_no_more(place, digest)
-            leader = self._leader(place.host, digest)
+            leader = self._leader(place.host, digest, order.blob.size)
             # A leader that was called off steps down a moment later, maybe on this very thread.
             yield settled([leader]) if leader is not None else self._manager.timer(STEPPING_DOWN)
         return (yield from self._bring(order, effort))
@@ -131,11 +137,11 @@ class Deliveries:
         with self._lock:
             self._leaders.pop((place.host, digest), None)
 
-    def _leader(self, host: str, digest: Digest) -> Watch[Delivered] | None:
+    def _leader(self, host: str, digest: Digest, size: int | None) -> Watch[Delivered] | None:
         """An interest in the delivery that leads for that host; None: it has just ended."""
         with self._lock:
             place = self._leaders.get((host, digest))
-        return self._manager.join(("deliver", place, digest)) if place is not None else None
+        return self._manager.join(("deliver", place, digest, size)) if place is not None else None
 
     def _bring(self, order: Order, effort: Effort) -> Steps[Delivered]:
         """Mount it, or else find it there, or upload it."""
@@ -145,11 +151,10 @@ class Deliveries:
                 object(),
                 partial(self._mount, order, candidate),
                 needs=(host_permit(order.place.host),),
-                policy=ONCE,
             )
             if mounted is Mount.MOUNTED:
                 self._inventory.mounted(order.place)
-                return effort.result(Outcome.MOUNTED, candidate)
+                return effort.result(Outcome.MOUNTED, candidate, sized=False)
             refused = mounted is Mount.REFUSED
             self._inventory.not_mounted(order.place, candidate, order.blob.digest, refused=refused)
             if not refused:
@@ -166,8 +171,8 @@ class Deliveries:
         return mounted
 
     def _head_or_upload(self, order: Order, effort: Effort) -> Steps[Delivered]:
-        # What gathers keeps what an earlier run left, and leaves out what a base has: asking it costs no request.
-        may_have = order.may_have or order.target.gathers
+        # What is on disk keeps what an earlier run left, or another repository has: asking it costs no request.
+        may_have = order.may_have or order.target.on_disk
         if may_have and not order.certain and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
         return (yield from self._upload(order, effort, session=None))

@@ -39,7 +39,8 @@ class Order:
 
 @dataclass
 class Delivered:
-    """What it took. from_: the repository it was mounted from; bytes of all attempts; seconds of wall time."""
+    """What it took. from_: the repository it was mounted from; bytes of all attempts; seconds of wall time; sized:
+    the target, or the bytes, have shown the size that the descriptor gives."""
 
     outcome: Outcome
     from_: str | None = None
@@ -47,6 +48,7 @@ class Delivered:
     bytes_sent: int = 0
     attempts: int = 0
     seconds: float = 0.0
+    sized: bool = True
     _claimed: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def claim(self) -> Outcome | None:
@@ -63,7 +65,7 @@ class Effort:
     attempts: int = 0
     sending: Sending | None = None
 
-    def result(self, outcome: Outcome, from_: str | None = None) -> Delivered:
+    def result(self, outcome: Outcome, from_: str | None = None, *, sized: bool = True) -> Delivered:
         sent = self.sending.sent if self.sending else 0
         seconds = time.monotonic() - self.started
-        return Delivered(outcome, from_, self.read, sent, max(1, self.attempts), seconds)
+        return Delivered(outcome, from_, self.read, sent, max(1, self.attempts), seconds, sized)

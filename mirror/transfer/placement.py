@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from mirror.errors import Refused
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 
 MOST_CANDIDATES = 2  # repositories that one blob is tried to be mounted from
@@ -54,9 +56,28 @@ class Inventory:
         self._hinted: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
         self._roots: defaultdict[Place, set[Digest]] = defaultdict(set)
         self._distrusted: set[Place] = set()
+        self._sizes: dict[Digest, int] = {}
         self._refused: set[tuple[Place, str]] = set()
         self._mounts: defaultdict[str, int] = defaultdict(int)
         self._missed: defaultdict[str, int] = defaultdict(int)
+
+    def proven(self, blob: Descriptor) -> None:
+        """Note the size of a blob whose bytes, or whose size on a target, were seen in this run. Raises Refused
+        (size_mismatch) if it was another one before: a digest has one size, so a descriptor lies."""
+        if blob.size is None:
+            return
+        with self._lock:
+            size = self._sizes.setdefault(blob.digest, blob.size)
+        if size != blob.size:
+            raise Refused(f"{blob.digest} is {size} bytes long, its descriptor says {blob.size}", code="size_mismatch")
+
+    def fits(self, blob: Descriptor) -> bool:
+        """Whether the size of a blob is known in this run. Raises Refused (size_mismatch): its descriptor lies."""
+        with self._lock:
+            size = self._sizes.get(blob.digest)
+        if size is not None:
+            self.proven(blob)
+        return size is not None or blob.size is None
 
     def saw_root(self, place: Place, root: Digest) -> None:
         """A tag there has this digest, seen in this run (or believed of an exclusive target)."""

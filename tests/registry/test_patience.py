@@ -158,7 +158,7 @@ def test_a_host_that_outlives_a_retry_budget_in_silence_is_down(caplog: pytest.L
             with pytest.raises(Unreachable) as caught:
                 get(session)
             assert ("net_error", True, name) == (caught.value.code, caught.value.retryable, caught.value.host)
-        assert (True, {"GET tags": QUICK.attempts}) == (session.host.down, session.host.requests())
+        assert (True, {}) == (session.host.down, session.host.requests()), "nothing went out"
         assert 1 == sum(getattr(record, "event", "") == "host_down" for record in caplog.records)
 
 

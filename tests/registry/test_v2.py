@@ -376,11 +376,23 @@ def test_any_other_answer_only_means_not_mountable(registry: ScriptedRegistry, s
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_registry_is_waited_for_with_a_mount_too(registry: ScriptedRegistry, status: int) -> None:
+def test_a_busy_registry_refuses_no_mount_but_has_to_be_asked_again(registry: ScriptedRegistry, status: int) -> None:
     blob = blob_in(registry, DATA)
     registry.fault("POST mount", status=status, headers=[("Retry-After", "0")])
     with store(registry) as client:
+        with pytest.raises(RemoteError) as caught:
+            client.mount_blob("copy", blob, "app", WORK)
+        assert caught.value.retryable
         assert Mount.MOUNTED is client.mount_blob("copy", blob, "app", WORK)
+
+
+@pytest.mark.parametrize("rule", [{"reset": True}, {"cut_head_after": 20}], ids=["reset", "cut"])
+def test_a_mount_that_gets_no_answer_is_not_mountable(registry: ScriptedRegistry, rule: dict[str, Any]) -> None:
+    blob = blob_in(registry, DATA)
+    registry.fault("POST mount", times=9, **rule)
+    with store(registry) as client:
+        assert Mount.REFUSED is client.mount_blob("copy", blob, "app", WORK)
+    assert 1 == registry.counts()["POST mount"]
 
 
 def test_a_mount_that_does_not_say_our_digest_is_looked_after(registry: ScriptedRegistry) -> None:
@@ -505,3 +517,42 @@ def test_a_list_that_tells_digests_is_believed_as_far_as_they_are_digests(script
         tags = [tag for tag in client.tags("app", WORK) if isinstance(tag, str)]
     assert ["v1", "v2", "latest"] == tags
     assert {"v1": digest, "latest": digest} == {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
+
+
+def test_a_registry_that_refuses_large_pages_is_asked_for_its_own(scripted: ScriptedFactory) -> None:
+    registry = scripted(max_n=100, page=50)
+    graph = Graph()
+    names = [f"t{number:03}" for number in range(120)]
+    graph.image(*names)
+    registry.load("app", graph)
+    with store(registry) as client:
+        assert names == sorted(str(name) for name in client.tags("app", WORK))
+
+
+def test_a_list_that_ends_where_a_page_would_is_asked_for_more(scripted: ScriptedFactory) -> None:
+    registry = scripted(page=50, link=False)
+    graph = Graph()
+    names = [f"t{number:03}" for number in range(120)]
+    graph.image(*names)
+    registry.load("app", graph)
+    with store(registry) as client:
+        assert names == sorted(str(name) for name in client.tags("app", WORK))
+
+
+def test_credentials_that_an_error_repeats_are_not_told(registry: ScriptedRegistry) -> None:
+    class Known:
+        def header(self, scopes: Any, work: Work) -> str:
+            return "Bearer " + "opaque-token-" * 4
+
+        def challenged(self, scopes: Any, challenges: Any, sent: str | None, work: Work) -> None: ...
+        def accepted(self, scopes: Any) -> None: ...
+        def abandoned(self, scopes: Any) -> None: ...
+
+    body = b'{"errors":[{"code":"DENIED","message":"bad header Bearer ' + b"opaque-token-" * 4 + b' given"}]}'
+    registry.fault("HEAD manifest", times=9, status=405)
+    registry.fault("GET manifest", times=9, status=400, body=body)
+    settings = HostSettings(registry.host, plain_http=True)
+    with Session(settings, Limits(), policy=QUICK, authorizer=Known()) as session, pytest.raises(RemoteError) as caught:
+        RegistryV2(session).manifest("app", "v1", WORK)
+    assert "opaque-token" not in str(caught.value)
+    assert "[hidden]" in str(caught.value)

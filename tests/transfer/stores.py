@@ -29,6 +29,7 @@ class MemoryStore:
     manifests: defaultdict[str, dict[str, Manifest]] = field(default_factory=lambda: defaultdict(dict))
     partial = False
     gathers = False
+    on_disk = False
     mounts: Mount | None = Mount.MOUNTED  # None: a session is opened instead
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     fault: Callable[[str, str, str], MirrorError | None] = field(default=lambda verb, repository, reference: None)

@@ -579,7 +579,7 @@ class TestHosts:
     def test_a_host_can_be_listened_to_before_its_first_use(self, desk: Desk) -> None:
         host = desk.limits.configure("a", 2, Rate(1, 10.0))
         desk.manager.listen(host)
-        host.take("GET blob")
+        host.take()
         waits = desk.manager.transfer(object(), lambda work: 1, needs=NEEDS)
         assert not waits.wait(0.01)
         desk.clock.advance(10.0, desk.manager)

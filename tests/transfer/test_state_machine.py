@@ -19,7 +19,6 @@ KINDS = (
     ("b", "a"),
     ("c", "a"),
     ("a", "a"),
-    ("b", "a", "a"),
     ("a", "all"),
     ("c", "b", "all"),
     ("all",),
@@ -237,4 +236,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestScheduler = Machine.TestCase
-TestScheduler.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestScheduler.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)

@@ -8,7 +8,8 @@ from enum import Enum
 
 class Kind(Enum):
     PUBLIC = "public"
-    INTERNAL = "loopback or private"
+    LOOPBACK = "loopback"
+    INTERNAL = "private"
     LINK_LOCAL = "link-local"
     NOWHERE = "unspecified or multicast"
 
@@ -38,6 +39,8 @@ def _kind(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Kind:
         return Kind.LINK_LOCAL
     if address.is_unspecified or address.is_multicast:
         return Kind.NOWHERE
+    if address.is_loopback:
+        return Kind.LOOPBACK
     if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
         return Kind.INTERNAL
     return Kind.PUBLIC if address.is_global and not address.is_private else Kind.INTERNAL

@@ -170,8 +170,8 @@ class Exchange:
         destination = request.destination
         limits = self.host(destination)
         limits.check()
-        wait = limits.take(f"{request.method} {request.kind}")
-        if wait > 0.0:
+        wait = limits.take()
+        if wait > 0.0 and not work.urgent:
             work.stop.sleep(wait)
         work.stop.check()
         begun = monotonic()
@@ -218,6 +218,7 @@ class Exchange:
             until = monotonic() + (self._idle if streamed else self._deadline)
             connection.begin(work.stop, Pace(self._idle, until), request)
             complete = self._say(connection, request)
+            self.host(request.destination).sent(f"{request.method} {request.kind}")
             head = read_head(connection)
             work.stop.check()
             if not complete and head.status < 300:

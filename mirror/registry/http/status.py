@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
@@ -27,6 +27,9 @@ _KNOWN: dict[int, tuple[type[MirrorError], str, str]] = {
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _FULL = re.compile(r"no space left|disk quota exceeded|insufficient storage", re.IGNORECASE)
+
+
+SHORTEST_ECHO = 6  # characters of a credential that is looked for in errors
 
 
 def error_document(body: bytes) -> tuple[str, str]:
@@ -132,3 +135,22 @@ def _words(code: str, message: str, body: bytes) -> str:
 def says_expired(status: int, body: bytes) -> bool:
     """Amazon ECR tells of an expired login with 403 and plain text: deis/builder#426."""
     return status == 403 and b"authorization token has expired" in body[:1024].lower()
+
+
+def unechoed(body: bytes, headers: Sequence[tuple[str, str]]) -> bytes:
+    """A body for people without the credentials of the request's `headers`: some servers repeat them in their error."""
+    for name, value in headers:
+        secret = value.partition(" ")[2].encode("latin-1", "replace")
+        if name == "Authorization" and len(secret) >= SHORTEST_ECHO:
+            body = body.replace(secret, b"[hidden]")
+    return body
+
+
+def says_v2(values: Sequence[str]) -> bool:
+    """Whether Docker-Distribution-Api-Version names v2; the header may repeat and hold several words."""
+    for value in values:
+        for word in value.split():
+            kind, _, version = word.partition("/")
+            if version == "2.0" and kind.lower() == "registry":
+                return True
+    return False
