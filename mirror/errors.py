@@ -163,7 +163,7 @@ class Cancelled(MirrorError):
 
 
 # A signal's code wins over these (run.py); among these the first found wins.
-_WORST_FIRST = (USAGE, LOCAL, REFUSED, FAILED)
+_WORST_FIRST = (USAGE, LOCAL, REFUSED, FAILED, BUSY)
 
 
 def worst(codes: Iterable[int]) -> int:

@@ -125,6 +125,7 @@ class Ledger:
         self._claim.take()
         if not self.is_there():
             self._folder.replace(VERSION_FILE, _VERSION)
+        self._folder.make_for("sha256")  # there has to be a directory of blobs, be it empty
         self._folder.take_over()
         if self._folder.signature(INDEX_FILE) is None:
             self._folder.replace(INDEX_FILE, Index(self._what).render())

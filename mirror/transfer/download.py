@@ -104,7 +104,8 @@ class SourceBody:
                 return origin.source.open_blob(origin.repository, self._blob, work, offset=offset)
             except NotFound as error:
                 if len(self._origins) == 1:
-                    raise NotFound(f"{origin} does not have blob {self._blob.digest}", status=error.status) from error
+                    what = f"{origin} does not have blob {self._blob.digest}"
+                    raise type(error)(what, hint=error.hint, code=error.code, status=error.status) from error
             del self._origins[0]
 
 

@@ -29,7 +29,11 @@ class Place:
 
 
 def place_name(host: str, path: str) -> str:
-    """A repository as references name it: `host/path`, or after a colon in what is on disk (`oci:DIR:path`)."""
+    """A repository as references name it: `host/path`, or after a colon in what is on disk (`oci:DIR:path`).
+
+    What is on disk has a repository without a name, too, which needs no colon."""
+    if not path:
+        return host
     return f"{host}:{path}" if "/" in host or host == "-" else f"{host}/{path}"
 
 

@@ -113,7 +113,6 @@ def test_all_errors_of_a_file_are_told_at_once(tmp_path: Path, capsys: pytest.Ca
         ["bundle", "list"],
         ["bundle", "sign", "x.tar"],
         ["inventory"],
-        ["serve", "."],
         ["prune", "{config}"],
         ["convert", "--from", "regsync", "x"],
         ["validate", "/nonexistent/mirror.yaml"],

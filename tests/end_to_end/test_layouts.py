@@ -226,6 +226,11 @@ def _linked(layout: Path, graph: Graph) -> None:
     _file(layout, _largest(graph)).symlink_to(kept)
 
 
+def _fifo(layout: Path, graph: Graph) -> None:
+    _file(layout, _largest(graph)).unlink()
+    os.mkfifo(_file(layout, _largest(graph)))
+
+
 def _twice(document: dict[str, Any]) -> None:
     entries = document["manifests"]
     entries.append({**entries[1], "annotations": entries[0]["annotations"]})
@@ -250,7 +255,7 @@ HOSTILE: dict[str, tuple[Callable[[Path, Graph], object], str]] = {
     "manifest-missing": (lambda layout, graph: _file(layout, graph.tags["bad"]).unlink(), "bundle_incomplete"),
     "manifest-other": (
         lambda layout, graph: _file(layout, graph.tags["bad"]).write_bytes(
-            graph.manifests[graph.tags["bad"]].data.replace(b"linux", b"minix")
+            graph.manifests[graph.tags["bad"]].data.replace(b"size", b"sizE")
         ),
         "digest_mismatch",
     ),
@@ -258,10 +263,7 @@ HOSTILE: dict[str, tuple[Callable[[Path, Graph], object], str]] = {
         lambda layout, graph: (layout / "index.json").symlink_to((layout / "index.json").rename(layout / "kept")),
         "unsafe_path",
     ),
-    "fifo": (
-        lambda layout, graph: [_file(layout, _largest(graph)).unlink(), os.mkfifo(_file(layout, _largest(graph)))],
-        "unsafe_path",
-    ),
+    "fifo": (_fifo, "unsafe_path"),
 }
 
 

@@ -15,13 +15,14 @@ from mirror.oci.digest import Digest
 from mirror.store import Target
 from tests.images import Graph
 from tests.layout.making import Bytes, comings, manifests_of
+from tests.registries.certificates import Authority
 from tests.registries.client import Client
 
 
 class Served:
     """Use with `with`. host: where it listens."""
 
-    tls = None
+    tls: Authority | None = None
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self._path = path

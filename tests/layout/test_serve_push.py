@@ -141,8 +141,8 @@ def test_an_upload_that_is_deleted_or_done_is_gone(client: Client) -> None:
 def test_nothing_is_left_of_uploads_that_nobody_finished(layout: Path) -> None:
     with Served(layout, writable=True) as server, server.client() as client:
         client.ask("PATCH", begin(client), body=DATA, want=(202,))
-        assert ["index.json", "oci-layout"] == sorted(path.name for path in layout.iterdir())
-    assert ["index.json", "oci-layout"] == sorted(path.name for path in layout.iterdir())
+        assert ["blobs", "index.json", "oci-layout"] == sorted(path.name for path in layout.iterdir())
+    assert ["blobs", "index.json", "oci-layout"] == sorted(path.name for path in layout.iterdir())
 
 
 # ---- mounts

@@ -8,9 +8,9 @@ import pytest
 
 from mirror.errors import LocalError, NotFound, Refused
 from mirror.registry.cookies import Cookies
+from mirror.registry.http.status import says_v2
 from mirror.registry.http.url import Origin
 from mirror.registry.scratch import Scratch
-from mirror.registry.session import says_v2
 from mirror.registry.settings import HostSettings
 from mirror.registry.trust import Trust
 from tests.registries.v1 import gz, tar
