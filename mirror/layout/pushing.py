@@ -27,7 +27,7 @@ from mirror.oci.manifest import parse_manifest
 from mirror.oci.reference import is_path, is_tag
 from mirror.store import BlobReader, Mount, Target
 
-MOST_SESSIONS = 1000
+MOST_SESSIONS = 200  # each has a file open
 MOST_MANIFEST = 4 << 20  # bytes
 _PIECE = 256 << 10  # bytes
 _CONTENT_RANGE = re.compile(r"(?:bytes )?(\d{1,19})-(\d{1,19})(?:/.*)?")
@@ -161,6 +161,8 @@ class Pushes:
                 _all_of(request.body), request.header("Content-Type") or "", expected=expected, what="the manifest"
             )
             self._store.put_manifest(repository, reference, manifest, self._work)
+        except NetworkError:
+            raise  # the request was cut
         except (Refused, RemoteError) as error:
             raise _refusal(error) from error
         self._pushed.add(repository)

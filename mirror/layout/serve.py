@@ -42,7 +42,12 @@ def serve(path: Path, *, listen: str = LISTEN, writable: bool = False) -> int:
             f"--writable on {printable(listen, 80)}: everybody who reaches it could write",
             hint="with --writable listen on a loopback address, like 127.0.0.1:5000",
         )
-    with Signals() as signals, served(path, writable=writable) as answer, Server(answer, host, port) as server:
+    stop = Stop()
+    with (
+        Signals() as signals,
+        served(path, stop, writable=writable) as answer,
+        Server(answer, host, port, stop=stop) as server,
+    ):
         what = "takes pushes" if writable else "read-only"
         tell([f"http://{server.address}/ serves {printable(path)} ({what})"])
         while signals.number is None:
@@ -67,9 +72,8 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextmanager
-def served(path: Path, *, writable: bool = False) -> Iterator[Callable[[Request], Response]]:
+def served(path: Path, stop: Stop, *, writable: bool = False) -> Iterator[Callable[[Request], Response]]:
     """Answers for requests to the layout or bundle at `path`. Raises ConfigError, LocalError, Refused, LockBusy."""
-    stop = Stop()
     work = Work(stop)
     bare = _bare_name(path)
     with ExitStack() as stack:
@@ -82,12 +86,10 @@ def served(path: Path, *, writable: bool = False) -> Iterator[Callable[[Request]
             pushes = Pushes(store, work, path)
             stack.callback(pushes.close)
             stack.enter_context(_publishing(store, work))
-            stack.callback(stop.request, "the end")
             yield Registry(store, work, bare=bare, pushes=pushes).answer
         else:
             source = _source(path, bare, stack)
             _usable(source, work)
-            stack.callback(stop.request, "the end")
             yield Registry(source, work, bare=bare).answer
 
 
@@ -141,13 +143,21 @@ def _publishing(store: LayoutStore, work: Work) -> Iterator[None]:
 class Server:
     """Accepts connections, each in a thread of its own, at most `most`. Use with `with`.
 
+    stop: requested at the end, before anything is waited for.
     A newcomer for whom there is no place gets that of the connection that was silent longest, or waits."""
 
     def __init__(
-        self, answer: Callable[[Request], Response], host: str, port: int, *, most: int = MOST_CONNECTIONS
+        self,
+        answer: Callable[[Request], Response],
+        host: str,
+        port: int,
+        *,
+        stop: Stop,
+        most: int = MOST_CONNECTIONS,
     ) -> None:
         self._answer = answer
         self._most = most
+        self._stop = stop
         self._changed = threading.Condition()
         self._connections: dict[Connection, threading.Thread] = {}
         self._closing = False
@@ -169,6 +179,7 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         """Ends what is in flight. Raises LocalError: a thread does not end."""
+        self._stop.request("the server ends")
         with self._changed:
             self._closing = True
             self._changed.notify_all()

@@ -433,6 +433,22 @@ ON_DISK = (
     Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("would get all", "write {repository}")),
     Case("bundle-with-a-tag-as-target", _target('"out.tar:app:v1"'), "4:13", ("a target has no tag",)),
     Case(
+        "base-for-a-layout",
+        f"{HEAD}mirrors:\n- source: a.example.com/app\n  targets: ['oci:out']\n  base: far-side.json\n",
+        "5:9",
+        ("mirrors[0].base", "no target is a bundle"),
+    ),
+    Case("layout-to-one", _source('"oci:in:*"'), "4:13", ("would get all", "write {repository}")),
+    Case("layout-with-a-tag-as-target", _target('"oci:out:app:v1"'), "4:13", ("a target has no tag",)),
+    Case("layout-without-a-directory", _target('"oci::app"'), "4:13", ("want oci:DIR or oci:DIR:REPOSITORY",)),
+    Case("layout-without-a-repository", _target('"oci:out:"'), "4:13", ("the repository is missing",)),
+    Case(
+        "layout-onto-itself",
+        f"{HEAD}mirrors:\n- source: oci:x/../y:a\n  targets: ['oci:./y:a']\n",
+        "4:13",
+        ("onto itself",),
+    ),
+    Case(
         "bundle-onto-itself", f"{HEAD}mirrors:\n- source: x.tar:a\n  targets: ['./x.tar:a']\n", "4:13", ("onto itself",)
     ),
 )

@@ -33,8 +33,9 @@ class Served:
 
     def __enter__(self) -> Served:
         with ExitStack() as stack:
-            answer = stack.enter_context(served(self._path, writable=self._writable))
-            self.host = stack.enter_context(Server(answer, "127.0.0.1", 0)).address
+            stop = Stop()
+            answer = stack.enter_context(served(self._path, stop, writable=self._writable))
+            self.host = stack.enter_context(Server(answer, "127.0.0.1", 0, stop=stop)).address
             self._stack = stack.pop_all()
         return self
 

@@ -17,6 +17,7 @@ import pytest
 
 from mirror.layout.messages import Request, Response, as_json
 from mirror.layout.serve import Server
+from mirror.limits import Stop
 from tests.images import Graph
 from tests.layout.serving import Served, lay
 from tests.registries.client import sha256
@@ -225,7 +226,7 @@ def nothing(request: Request) -> Response:
 
 
 def test_the_connection_that_was_silent_longest_makes_room() -> None:
-    with Server(nothing, "127.0.0.1", 0, most=3) as server, ExitStack() as stack:
+    with Server(nothing, "127.0.0.1", 0, stop=Stop(), most=3) as server, ExitStack() as stack:
         made = []
         for _ in range(5):
             connection = stack.enter_context(connect(server.address))
