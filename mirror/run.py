@@ -24,7 +24,6 @@ from mirror.findings import Entry
 from mirror.limits import Limits
 from mirror.options import Only, Options
 from mirror.plan import Planner
-from mirror.preview import Preview
 from mirror.progress import Progress
 from mirror.reading import Reader
 from mirror.redact import Redactor
@@ -33,14 +32,12 @@ from mirror.results import Account
 from mirror.signals import Signals
 from mirror.state import State
 from mirror.sync import Sync
-from mirror.telling import outlook, verified
 from mirror.transfer.delivery import Deliveries
 from mirror.transfer.orders import Delivered, Order
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.spool import Spool
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
-from mirror.verify import Verify
 
 _log = logging.getLogger("mirror")
 
@@ -61,6 +58,9 @@ def sync(options: Options) -> int:
 
 def plan(options: Options) -> int:
     """Print what a sync would do. -> the exit code. Writes nothing. Raises ConfigError, LocalError."""
+    from mirror.preview import Preview  # noqa: PLC0415 (a sync, which runs every few minutes, needs none of it)
+    from mirror.telling import outlook  # noqa: PLC0415
+
     with _reading(options) as (engine, state):
         preview = Preview(engine.manager)
         planner = engine.planner(state, preview, believe_exclusive=not options.deep)
@@ -75,6 +75,9 @@ def plan(options: Options) -> int:
 
 def verify(options: Options) -> int:
     """Print what is not whole or not equal on the targets. -> the exit code. Raises ConfigError, LocalError."""
+    from mirror.telling import verified  # noqa: PLC0415
+    from mirror.verify import Verify  # noqa: PLC0415
+
     with _reading(options) as (engine, state):
         walker = Verify(engine.manager, engine.stores.registries, deep=options.deep)
         planner = engine.planner(state, walker, believe_exclusive=False)

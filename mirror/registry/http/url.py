@@ -100,7 +100,7 @@ def _escaped(target: str) -> str:
 def _clean(text: str) -> str:
     if _FORBIDDEN.search(text):
         raise BadUrl("it has a space, a control character or a backslash")
-    if not all(character <= "\xff" for character in text):
+    if not text.isascii() and max(text) > "\xff":
         raise BadUrl("it is not encoded")
     return text
 
