@@ -41,14 +41,18 @@ class SpoolFile:
         self._changed = threading.Condition()
         self._written = 0
         self._writing = False
+        self.attempt = 0  # of the writer, from 1
         self.complete = False
 
     def fill(self, body: BlobReader, work: Work) -> None:
         """Write `body`, from its beginning to its proven end: then it is complete. Raises as that does, LocalError."""
         done = False
         try:
-            with translated(self.path), self.path.open("wb", buffering=0) as out:
-                self._note(0, writing=True)
+            # Not truncated by opening it: who reads behind an earlier, broken attempt must learn of this one first.
+            with translated(self.path), self.path.open("ab", buffering=0) as out:
+                self._begin()
+                if os.fstat(out.fileno()).st_size:
+                    os.ftruncate(out.fileno(), 0)
                 buffer = memoryview(bytearray(BUFFER))
                 while count := body.readinto(buffer):
                     _write(out.fileno(), buffer[:count])
@@ -57,6 +61,12 @@ class SpoolFile:
             done = True
         finally:
             self._note(self._written, writing=False, complete=done)
+
+    def _begin(self) -> None:
+        with self._changed:
+            self.attempt += 1
+            self._written, self._writing, self.complete = 0, True, False
+            self._changed.notify_all()
 
     def _note(self, written: int, *, writing: bool, complete: bool = False) -> None:
         with self._changed:
@@ -67,13 +77,15 @@ class SpoolFile:
         """Read from `offset` on, behind the writer if there still is one."""
         return SpoolReader(self, offset, work)
 
-    def available(self, offset: int, work: Work) -> int:
+    def available(self, offset: int, attempt: int, work: Work) -> int:
         """Wait until there are bytes at `offset`, or the proven end. -> how many there are beyond `offset`.
 
-        Raises SpoolBroken if the writer gave up."""
+        attempt: of the writer, that the reader follows. Raises SpoolBroken if the writer gave up, or began again."""
         while True:
             work.stop.check()
             with self._changed:
+                if attempt != self.attempt:
+                    raise SpoolBroken(f"the download of {self.blob.digest} began again while it was being sent on")
                 if self._written > offset or self.complete:
                     return self._written - offset
                 if not self._writing:
@@ -86,6 +98,7 @@ class SpoolReader:
 
     def __init__(self, file: SpoolFile, offset: int, work: Work) -> None:
         self._file = file
+        self._attempt = file.attempt
         self._offset = offset
         self._work = work
         self.size = file.blob.size
@@ -93,11 +106,13 @@ class SpoolReader:
             self._fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def readinto(self, buffer: memoryview) -> int:
-        available = self._file.available(self._offset, self._work)
+        available = self._file.available(self._offset, self._attempt, self._work)
         if not available:
             return 0
         with translated(self._file.path):
             count = os.preadv(self._fd, [buffer[: min(len(buffer), available)]], self._offset)
+        # What was read may be of another attempt than what was counted.
+        self._file.available(0, self._attempt, self._work)
         if not count:
             raise LocalError(f"{self._file.path} is shorter than what was written to it")
         self._offset += count

@@ -87,6 +87,20 @@ def test_a_reader_of_a_broken_download_is_told_to_begin_again(spool: Spool) -> N
     assert not caught.value.retryable
 
 
+def test_a_reader_behind_a_broken_download_never_sees_the_bytes_of_the_next(spool: Spool) -> None:
+    store = MemoryStore("source", cut_after=100_000)
+    file = claim(spool, store.add("app", DATA))
+    with pytest.raises(NetworkError):
+        filled(file, store)
+    with file.open(0, work()) as reader:
+        assert 10 == reader.readinto(memoryview(bytearray(10)))
+        store.cut_after = None
+        filled(file, store)
+        with pytest.raises(SpoolBroken):
+            reader.readinto(memoryview(bytearray(10)))
+    assert DATA == read(file)
+
+
 def test_wrong_bytes_are_never_shown_as_complete(spool: Spool) -> None:
     store = MemoryStore("source")
     blob = blob_of(DATA)
