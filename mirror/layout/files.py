@@ -51,7 +51,12 @@ class Folder:
     def names(self) -> list[str] | None:
         """What is in the directory; None: there is none. Raises NotADirectoryError, LocalError."""
         try:
-            return os.listdir(self._top())  # noqa: PTH208 (of an open directory)
+            # Threads that list one open directory take entries from each other: its position is common to them.
+            own = os.open(".", _DIRECTORY, dir_fd=self._top())
+            try:
+                return os.listdir(own)  # noqa: PTH208 (of an open directory)
+            finally:
+                os.close(own)
         except FileNotFoundError:
             return None
         except NotADirectoryError:

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from mirror.errors import Cancelled, LocalError, LockBusy, MirrorError, NotFound, Refused
 from mirror.layout.directory import LayoutStore
+from mirror.layout.files import Folder
 from mirror.layout.inventory import REF_NAME
 from mirror.layout.ledger import PUBLISH_EVERY
 from mirror.limits import Stop, Work
@@ -638,3 +640,10 @@ def test_a_run_that_was_killed_before_the_index_is_gone_on_with(tmp_path: Path, 
     layout.mkdir()
     (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     read_all(lay(layout, app=graph), graph)
+
+
+def test_threads_that_list_a_directory_at_the_same_time_all_see_all_of_it(layout: Path) -> None:
+    """Else a target that has everything looks like one that has yet to be made."""
+    with closing(Folder(layout)) as folder, ThreadPoolExecutor(8) as pool:
+        seen = set(pool.map(lambda _: tuple(sorted(folder.names() or ())), range(2000)))
+    assert {("blobs", "index.json", "oci-layout")} == seen
