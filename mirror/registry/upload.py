@@ -28,6 +28,7 @@ CHUNK_AFTER = 64 << 20  # a body that broke after this many bytes is tried again
 LARGEST_CHUNK = 32 << 20
 SMALLEST_CHUNK = 4 << 20  # the most that one large host takes in a chunk (docs/compatibility.md)
 DELETE_WITHIN = 2.0  # seconds for the DELETE of a session that is given up
+_GONE = frozenset({200, 202, 204, 404})
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 # A one-request upload was not understood: these may mean that, and a streamed PATCH is worth a try.
@@ -280,9 +281,10 @@ class Upload:
         self._closed = True
         with _at_most(DELETE_WITHIN) as work:
             try:
-                self._session.call(
-                    "DELETE", self._where, work, kind="upload", scopes=self._scopes, expect={200, 202, 204, 404}
-                )
+                # Some registries want the right to delete for this. Scopes of its own, so that a refusal is not
+                # taken for one of those that push.
+                scopes = (Scope(self._repository, ("pull", "push", "delete")),)
+                self._session.call("DELETE", self._where, work, kind="upload", scopes=scopes, expect=_GONE)
             except MirrorError as failure:
                 # Registries throw forgotten sessions away by themselves; there is nothing more to do.
                 _log.debug("%s: upload session not deleted: %s", self._what, failure)

@@ -13,11 +13,15 @@ import pytest
 
 from mirror.errors import AuthError, NotFound
 from mirror.limits import Limits, Stop, Work
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
 from mirror.registry.auth import HostAuthorizer
 from mirror.registry.credentials import CredentialSource
 from mirror.registry.scopes import Scope, pull, push
 from mirror.registry.session import Session
 from mirror.registry.settings import HostSettings, Secret
+from mirror.registry.v2 import RegistryV2
+from tests.layout.making import Bytes
 from tests.registries.real import RealRegistry
 from tests.registries.tokens import TokenService
 
@@ -98,14 +102,38 @@ def test_tokens_are_fetched_once_for_each_set_of_scopes(tmp_path: Path) -> None:
 
 def test_tokens_that_die_before_their_time_are_replaced_and_nobody_notices(tmp_path: Path) -> None:
     with (
-        token_registry(tmp_path, anonymous=("pull",), life=1, says_life=False) as (registry, service, options),
+        token_registry(tmp_path, anonymous=("pull",), life=4, says_life=False) as (registry, service, options),
         session(registry.host, tmp_path, **options) as opened,
     ):
+        assert "not there" == ask(opened, pull("team/app"))
+        first, service.life = service.issued[0], 300
         end = time.monotonic() + 20
-        while len(service.asked) < 3:
-            assert "not there" == ask(opened, pull("team/app"))
+        while service.access_of(first)[1]:
             assert time.monotonic() < end
             time.sleep(0.05)
+        assert "not there" == ask(opened, pull("team/app"))
+        assert 2 == len(service.asked)
+
+
+@pytest.mark.parametrize("may_delete", [True, False])
+def test_an_upload_that_is_given_up_costs_nobody_the_right_to_push(tmp_path: Path, may_delete: bool) -> None:
+    """A registry of the distribution project wants the action `delete` for the DELETE of an upload session."""
+
+    def allow(user: str, repository: str, action: str) -> bool:
+        return may_delete or action != "delete"
+
+    with (
+        token_registry(tmp_path, users=USERS, allow=allow) as (registry, _, options),
+        session(registry.host, tmp_path, login=("acme", USERS["acme"]), **options) as opened,
+    ):
+        client, blob = RegistryV2(opened), Descriptor(Digest.of(b"blob"), 4)
+        for _ in range(2):
+            with client.begin_upload("team/app", blob, Work(Stop())):
+                pass
+        with client.begin_upload("team/app", blob, Work(Stop())) as upload:
+            upload.send(lambda offset: Bytes(b"blob"), Work(Stop()))
+        deleted = [seen.status for seen in registry.requests() if seen.kind == "DELETE upload"]
+        assert ([204, 204] if may_delete else [401, 401]) == deleted
 
 
 def test_what_nobody_may_do_is_told_with_where_credentials_were_looked_for(tmp_path: Path) -> None:
