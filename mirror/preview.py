@@ -6,15 +6,14 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mirror.backoff import ONCE
 from mirror.errors import MirrorError
 from mirror.findings import Entry, Finding, Verdict
 from mirror.graph import Graph, Manifests
 from mirror.oci.digest import Digest
+from mirror.reading import resolved
 from mirror.store import Version
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Place
-from mirror.transfer.scheduler import host_permit
 from mirror.transfer.steps import Steps
 from mirror.transfer.watch import Watch
 
@@ -104,12 +103,7 @@ class Preview:
         try:
             version = reading.version
             if not isinstance(version, Version):
-                version = yield self._manager.transfer(
-                    object(),
-                    lambda work: entry.source.read(entry.repository, reading.reference, work),
-                    needs=(host_permit(entry.source.host),),
-                    policy=ONCE,
-                )
+                version = yield from resolved(self._manager, reading)
             if version.transform is not None:
                 change = Change(reading.name, finding.name, None, finding.old, None, version.protocol, version.reason)
                 with self._lock:

@@ -45,6 +45,18 @@ class Image:
     release: Callable[[], None] = _nothing
 
 
+def resolved(manager: Manager, reading: Reading) -> Steps[Version]:
+    """Steps: what the source names by the reading's reference now. Raises what the source's `read` raises."""
+    entry = reading.entry
+    version: Version = yield manager.transfer(
+        object(),
+        lambda work: entry.source.read(entry.repository, reading.reference, work),
+        needs=(host_permit(entry.source.host),),
+        policy=ONCE,
+    )
+    return version
+
+
 class Reader:
     """Reads each reading once, and keeps the result in it while it has users. Thread-safe."""
 
@@ -61,7 +73,9 @@ class Reader:
         return image
 
     def _read(self, reading: Reading) -> Steps[None]:
-        version: Version | MirrorError = reading.version or (yield from self._resolved(reading))
+        if reading.version is None:
+            reading.version = yield from resolved(self._manager, reading)
+        version = reading.version
         if isinstance(version, MirrorError):
             raise version
         if version.transform is None:
@@ -69,17 +83,6 @@ class Reader:
         else:
             image = yield from self._transformed(reading, version, version.transform)
         reading.image = image
-
-    def _resolved(self, reading: Reading) -> Steps[Version]:
-        entry = reading.entry
-        version: Version = yield self._manager.transfer(
-            object(),
-            lambda work: entry.source.read(entry.repository, reading.reference, work),
-            needs=(host_permit(entry.source.host),),
-            policy=ONCE,
-        )
-        reading.version = version
-        return version
 
     def _plain(self, reading: Reading, version: Version) -> Steps[Image]:
         entry = reading.entry

@@ -13,6 +13,7 @@ from mirror.graph import Manifests
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.reading import resolved
 from mirror.store import Source, Target, Version
 from mirror.transfer.download import Origin, SourceBody
 from mirror.transfer.manager import Manager
@@ -107,16 +108,10 @@ class Verify:
 
     def _differs(self, finding: Finding) -> Steps[None]:
         """The target has the tag with another digest than the source, unless that could not be told before now."""
-        entry, reading = finding.reading.entry, finding.reading
+        reading = finding.reading
         version = reading.version
         if not isinstance(version, Version):
-            found: Version = yield self._manager.transfer(
-                object(),
-                lambda work: entry.source.read(entry.repository, reading.reference, work),
-                needs=(host_permit(entry.source.host),),
-                policy=ONCE,
-            )
-            version = found
+            version = yield from resolved(self._manager, reading)
         # What a transform makes is known only to who has run it: then it is enough that the target's image is whole.
         if version.digest not in (None, finding.old):
             raise RemoteError(
