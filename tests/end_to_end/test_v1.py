@@ -196,6 +196,42 @@ def test_a_host_with_different_images_on_each_protocol(
         assert "tags that may exist on v1 only" in line["text"]
 
 
+@pytest.mark.parametrize("tags", [[], ["both", "new"]], ids=["L22", "T10"])
+@pytest.mark.parametrize("mode", ["auto", "per-tag", "never"])
+def test_a_tag_that_v2_has_is_not_had_from_v1_whatever_fails_later(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, mode: str, tags: list[str]
+) -> None:
+    registry, _ = mixed(scripted)
+    lost = registry.storage.repositories["app"].tags["both"]
+    config = json.loads(registry.storage.repositories["app"].manifests[lost].data)["config"]["digest"]
+    registry.fault("GET blob", reference=config, status=404, times=FOREVER)
+    mirror: dict[str, Any] = {"source": f"{registry.host}/app", "targets": [f"{target.host}/app"], "v1": mode}
+    mirror_run.config([mirror | ({"tags": tags} if tags else {})], registry, target)
+    mirror_run.sync(expect=1)
+    found = {image["source"].rpartition(":")[2]: image for image in mirror_run.report()["images"]}
+    assert ("failed", "v2") == (found["both"]["result"], found["both"]["protocol"])
+    assert "copied" == found["new"]["result"]
+    assert {"new"} | ({"old"} if mode == "per-tag" and not tags else set()) == set(target.tags("app"))
+    assert not any(line.endswith(("json", "ancestry", "layer")) for line in asked(registry, "v1")) or "old" in found
+    assert mode == "per-tag" or [] == asked(registry, "v1")
+
+
+@pytest.mark.parametrize("mode", ["auto", "per-tag", "never"])
+def test_an_index_for_machines_that_nobody_knows_is_copied_whole_by_v2(  # T11
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, mode: str
+) -> None:
+    registry, _ = mixed(scripted)
+    graph = Graph("odd")
+    graph.platforms("both", platforms=("plan9/vax",))
+    registry.load("app", graph)
+    mirror = {"source": f"{registry.host}/app", "tags": ["both"], "targets": [f"{target.host}/app"], "v1": mode}
+    mirror_run.config([mirror], registry, target)
+    mirror_run.sync()
+    assert ["both"] == target.tags("app")
+    assert_whole(target)
+    assert mode == "per-tag" or [] == asked(registry, "v1")
+
+
 def test_the_error_of_v2_comes_first_and_the_exit_code_is_its(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:

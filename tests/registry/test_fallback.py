@@ -74,6 +74,21 @@ def root_is_mute(registry: ScriptedRegistry) -> None:
     registry.fault("GET ping", reset=True, times=FOREVER)
 
 
+def wants_a_login(registry: ScriptedRegistry) -> None:
+    basic = (("WWW-Authenticate", 'Basic realm="all of it"'),)
+    answers("GET tags", Reply(401, basic))(registry)
+
+
+def gives_no_token(registry: ScriptedRegistry) -> None:
+    bearer = (("WWW-Authenticate", f'Bearer realm="{registry.url}/auth/token",service="all of it"'),)
+    answers("GET tags", Reply(401, bearer))(registry)
+    answers("GET token", Reply(403))(registry)
+
+
+def never_heard_of_v2(registry: ScriptedRegistry) -> None:
+    registry.hook = v1.no_v2
+
+
 HTML = Reply(200, (("Content-Type", "text/html"),), b"<html>Welcome</html>")
 NO_PAGE = Reply(404, (("Content-Type", "text/html"),), b"<h1>404</h1>")
 
@@ -109,6 +124,9 @@ ROWS = [
     Row("L4", unknown, OLD, True),
     Row("L5", answers("GET tags", NO_PAGE), OLD, True),
     Row("L5, contradicted", answers("GET tags", error_reply(404, "NAME_INVALID")), bad("not_found"), False),
+    Row("L6", answers("GET tags", error_reply(401, "UNAUTHORIZED")), OLD, True),
+    Row("L7", wants_a_login, OLD, True),
+    Row("L8", gives_no_token, OLD, True),
     Row("L9", answers("GET tags", error_reply(403, "DENIED")), OLD, True),
     Row("L10, v2 shown", answers("GET tags", error_reply(405, "UNSUPPORTED")), bad("bad_response"), False),
     Row("L10", answers("GET tags", error_reply(501, "UNSUPPORTED"), api=False), OLD, True),
@@ -121,6 +139,7 @@ ROWS = [
     Row("L14", breaks("GET tags", api=False), OLD, True),
     Row("L15", lambda registry: registry.stop(), bad("net_error"), False),
     Row("L18", in_pages, bad("not_found"), False),
+    Row("L19", never_heard_of_v2, OLD, True),
     Row("L20", root_is_ill, bad("bad_response"), False),
     Row("L20, mute", root_is_mute, bad("bad_response"), False),
     Row("L22", answers("HEAD manifest", NO_PAGE, reference="new"), ["both v2", "not_found 1"], False,
