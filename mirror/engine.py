@@ -96,9 +96,7 @@ def started(config: Config, options: Options, only: Only, redactor: Redactor, si
         entries = stores.entries()
         _check(only, entries, config)
         parallel = config.parallel
-        manager = Manager(
-            limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads, images=parallel.images
-        )
+        manager = Manager(limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads)
         try:
             yield Engine(limits, stop, stores, manager, entries, only, options.shard, signals)
         finally:

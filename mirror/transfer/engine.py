@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from mirror.backoff import Clock
 from mirror.errors import Cancelled, MirrorError
 from mirror.limits import HostLimits, Limits, Stop, Work
-from mirror.transfer.jobs import Hold, Holding, Job, Transfer
-from mirror.transfer.scheduler import HOST, IMAGES, Impossible, Scheduler, host_permit
-from mirror.transfer.watch import ABANDONED, Call, Hub, Watch, abandoned, kept
+from mirror.transfer.jobs import Job, Transfer
+from mirror.transfer.scheduler import HOST, Impossible, Scheduler, host_permit
+from mirror.transfer.watch import ABANDONED, Call, Hub, abandoned, kept
 from mirror.transfer.workers import Act, Alarm, Workers
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class Engine:
     def __init__(
         self, hub: Hub, limits: Limits, clock: Clock, stop: Stop, *, fixed: dict[str, int], draw: Callable[[], float]
     ) -> None:
-        """fixed: the capacities of the permits that are not hosts'; IMAGES: of each that begins so."""
+        """fixed: the capacities of the permits that are not hosts'."""
         self.hub = hub
         self.clock = clock
         self._lock = hub.lock
@@ -45,12 +45,6 @@ class Engine:
     def number(self) -> int:
         """Of a new job. Any thread."""
         return next(self._numbers)
-
-    def start(self, job: Job[T], needs: Sequence[str], not_before: float = 0.0) -> Watch[T]:
-        """Submit it, and start what can start. Raises Impossible."""
-        watch = Watch(job)
-        self.decide(lambda: self.submit(job, needs, not_before=not_before))
-        return watch
 
     def decide(self, event: Callable[[], list[int]]) -> None:
         """Tell the scheduler of an event, under the lock, and start what it says."""
@@ -98,21 +92,6 @@ class Engine:
     def settle(self, job: Job[Any]) -> None:
         starts, calls = self._ended(job, None, None)
         self.launch(starts)
-        self.hub.run(calls)
-
-    def grant(self, holding: Holding) -> None:
-        once = [holding.job]
-
-        def release() -> None:
-            with self._lock:
-                starts = self._scheduler.finished(once.pop()) if once else []
-            self.launch(starts)
-
-        with self._lock:
-            unwanted = holding.abandoned
-            calls = self._forget(holding, None if unwanted else Hold(release), abandoned() if unwanted else None)
-        if unwanted:
-            release()
         self.hub.run(calls)
 
     def abandon(self, job: Job[Any]) -> None:
@@ -247,7 +226,7 @@ class Engine:
     def _capacity(self, permit: str) -> int:
         if permit.startswith(HOST):
             return self._limits.host(permit.removeprefix(HOST)).parallel
-        found = self._fixed.get(IMAGES if permit.startswith(IMAGES) else permit)
+        found = self._fixed.get(permit)
         if found is None:
             raise Impossible(f"there is no permit {permit!r}")
         return found

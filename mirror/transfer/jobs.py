@@ -1,9 +1,8 @@
-"""What the manager starts when the scheduler says so: transfers, timers, and permits that are held."""
+"""What the manager starts when the scheduler says so: transfers and timers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from mirror.backoff import Policy
@@ -11,20 +10,6 @@ from mirror.limits import Stop, Work
 from mirror.transfer.watch import Flight, Hub
 
 T = TypeVar("T")
-
-
-class Hold(AbstractContextManager["Hold"]):
-    """A permit that is held without a thread. Given back at the end of its `with`, or with its watch."""
-
-    def __init__(self, release: Callable[[], None]) -> None:
-        self._release = release
-
-    def release(self) -> None:
-        """Give it back. May be called again."""
-        self._release()
-
-    def __exit__(self, *_: object) -> None:
-        self._release()
 
 
 class Owner(Protocol):
@@ -35,9 +20,6 @@ class Owner(Protocol):
 
     def settle(self, job: Job[T]) -> None:
         """A timer has run out."""
-
-    def grant(self, holding: Holding) -> None:
-        """A hold has its permit."""
 
     def abandon(self, job: Job[T]) -> None:
         """Nobody waits for it any more."""
@@ -85,18 +67,3 @@ class Transfer(Job[T]):
 
     def launch(self) -> None:
         self.owner.dispatch(self)
-
-
-class Holding(Job[Hold]):
-    """Holds a permit from its start on until its value, or its last watch, is released."""
-
-    keeps = True
-
-    def launch(self) -> None:
-        self.owner.grant(self)
-
-    def abandon(self) -> None:
-        if self.value is not None:
-            self.value.release()
-        else:
-            self.owner.abandon(self)

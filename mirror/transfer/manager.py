@@ -15,12 +15,10 @@ from mirror.backoff import Clock, Policy
 from mirror.errors import MirrorError
 from mirror.limits import HostLimits, Limits, Stop, Work
 from mirror.transfer.engine import Engine
-from mirror.transfer.jobs import Hold, Holding, Job, Transfer
-from mirror.transfer.scheduler import DOWNLOADS, IMAGES, LOCAL, UPLOADS
+from mirror.transfer.jobs import Job, Transfer
+from mirror.transfer.scheduler import DOWNLOADS, LOCAL, UPLOADS
 from mirror.transfer.steps import Steps, Task, afterwards
-from mirror.transfer.watch import Flight, Hub, Progress, Watch
-
-__all__ = ["Hold", "Manager", "Progress", "Watch"]
+from mirror.transfer.watch import Flight, Hub, Watch
 
 T = TypeVar("T")
 
@@ -39,12 +37,11 @@ class Manager(AbstractContextManager["Manager"]):
         stop: Stop,
         downloads: int = 6,
         uploads: int = 8,
-        images: int = 4,
         clock: Clock | None = None,
         policy: Policy = USUAL,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """images: for each target host. stop: nothing starts after it, queued work ends, what runs is stopped.
+        """stop: nothing starts after it, queued work ends, what runs is stopped.
 
         clock: that of the limits, if not given; poke() tells that a clock other than the machine's has moved.
         draw: see Policy."""
@@ -54,7 +51,7 @@ class Manager(AbstractContextManager["Manager"]):
         self._keys: dict[Hashable, Flight[Any]] = {}
         self._tasks: dict[Task[Any], None] = {}
         self._stop = Stop(stop)
-        fixed = {DOWNLOADS: downloads, UPLOADS: uploads, IMAGES: images, LOCAL: LOCAL_JOBS}
+        fixed = {DOWNLOADS: downloads, UPLOADS: uploads, LOCAL: LOCAL_JOBS}
         self._engine = Engine(self._hub, limits, clock or limits.clock, self._stop, fixed=fixed, draw=draw)
         self._exit = ExitStack()
         self._exit.callback(self._stop.close)
@@ -109,14 +106,14 @@ class Manager(AbstractContextManager["Manager"]):
         watch = self.transfer(object(), run, needs=needs, policy=policy)
         watch.on_done(lambda watch: self._hub.run([partial(_complain, watch)]))
 
-    def hold(self, permit: str) -> Watch[Hold]:
-        """A permit of which one unit is held without a thread, until the Hold or its watch is released."""
-        return self._engine.start(Holding(self._hub, self._engine, self._engine.number()), (permit,))
-
     def timer(self, seconds: float) -> Watch[None]:
         """Ends in `seconds`."""
-        job: Job[None] = Job(self._hub, self._engine, self._engine.number())
-        return self._engine.start(job, (), self._engine.clock.now() + seconds)
+        engine = self._engine
+        job: Job[None] = Job(self._hub, engine, engine.number())
+        watch = Watch(job)
+        at = engine.clock.now() + seconds
+        engine.decide(lambda: engine.submit(job, (), not_before=at))
+        return watch
 
     def spawn(self, steps: Steps[T], *, name: str, key: Hashable = None) -> Watch[T]:
         """Run a task. Its first steps run on this thread; before this returns, if it is not called from a task.

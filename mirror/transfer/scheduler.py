@@ -28,17 +28,11 @@ DOWNLOADS = "downloads"
 UPLOADS = "uploads"
 LOCAL = "local"  # of jobs that need nothing else
 HOST = "host "
-IMAGES = "images "
 
 
 def host_permit(name: str) -> str:
     """One of a host's requests in flight."""
     return HOST + name
-
-
-def image_permit(name: str) -> str:
-    """One of the images that are in work for the target host `name`."""
-    return IMAGES + name
 
 
 class Impossible(MirrorError, ValueError):

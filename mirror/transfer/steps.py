@@ -1,7 +1,6 @@
 """Tasks that wait without a thread: generators that yield what they wait for.
 
     def copy(manager: Manager, ...) -> Steps[Outcome]:
-        slot = yield manager.hold(image_permit(host))
         fetched = manager.transfer(...)
         yield fetched.first_progress()
         sent, _ = yield [manager.transfer(...), fetched]   # both; fails as soon as one does
@@ -131,7 +130,7 @@ class Task(Flight[R]):
 
     def _outcome(self, wait: _Wait) -> tuple[BaseException | None, object]:
         for watch in wait.watches:
-            if watch.done and not watch.keeps:
+            if watch.done:
                 watch.release()
                 self._tracked.pop(watch, None)
         interrupt = self._take_interrupt()

@@ -63,7 +63,6 @@ class Flight(Generic[T]):
     """Work that ends once, with a value or an error. Its attributes are written under the lock of its hub."""
 
     key: Hashable = None  # by which others may join it
-    keeps = False  # whether letting go of the result means something
     job: int | None = None  # its number in the scheduler
 
     def __init__(self, hub: Hub, total: int | None = None) -> None:
@@ -113,7 +112,7 @@ class Flight(Generic[T]):
         return self.news
 
     def abandon(self) -> None:
-        """The last watcher has left; before the end: `abandoned` is set. Called without the lock."""
+        """The last watcher has left before the end; `abandoned` is set. Called without the lock."""
 
 
 class Watch(AbstractContextManager["Watch[T_co]"], Generic[T_co]):
@@ -155,11 +154,6 @@ class Watch(AbstractContextManager["Watch[T_co]"], Generic[T_co]):
         return self._flight.ended
 
     @property
-    def keeps(self) -> bool:
-        """Whether releasing it after the end still means something: a permit that is held."""
-        return self._flight.keeps
-
-    @property
     def job(self) -> int | None:
         """Its number in the scheduler, if its end is a job's end."""
         return self._flight.job
@@ -184,7 +178,7 @@ class Watch(AbstractContextManager["Watch[T_co]"], Generic[T_co]):
     def release(self) -> None:
         """Lose interest. If nobody else has any, the work is cancelled. May be called again."""
         flight = self._flight
-        if flight.ended and not flight.keeps:
+        if flight.ended:
             self._released = True
             return
         with flight.hub.lock:
@@ -192,12 +186,12 @@ class Watch(AbstractContextManager["Watch[T_co]"], Generic[T_co]):
                 return
             self._released = True
             flight.watchers -= 1
-            last = not flight.watchers
-            if last and not flight.ended:
+            last = not flight.watchers and not flight.ended
+            if last:
                 flight.abandoned = True
             if flight.news:
                 flight.news.notify_all()
-        if last and (not flight.ended or flight.keeps):
+        if last:
             flight.abandon()
 
     def on_done(self, callback: Callable[[Watch[T_co]], object]) -> None:
@@ -265,10 +259,6 @@ class _FirstProgress(Watch[None]):
     @property
     def error(self) -> BaseException | None:
         return None if self._flight.begun else self._flight.error
-
-    @property
-    def keeps(self) -> bool:
-        return False
 
     @property
     def job(self) -> int | None:

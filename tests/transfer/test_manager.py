@@ -13,9 +13,10 @@ import pytest
 from mirror.backoff import ONCE, Policy
 from mirror.errors import Cancelled, LocalError, MirrorError, NetworkError, NotFound, RateLimited
 from mirror.limits import Limits, Rate, Stop, Work
-from mirror.transfer.manager import Hold, Manager, Progress, Watch
-from mirror.transfer.scheduler import DOWNLOADS, Impossible, host_permit, image_permit
+from mirror.transfer.manager import Manager
+from mirror.transfer.scheduler import DOWNLOADS, Impossible, host_permit
 from mirror.transfer.steps import Steps
+from mirror.transfer.watch import Progress, Watch
 from mirror.transfer.workers import Workers
 from tests.transfer.harness import DEADLINE, FakeClock, Gate, until
 
@@ -395,8 +396,9 @@ class TestCancel:
             assert watch.wait(DEADLINE)
 
     def test_a_transfer_that_is_abandoned_just_as_it_starts_does_not_run(self) -> None:
-        """The scheduler has started it, but all threads are busy."""
+        """The scheduler has started it, but all threads are busy. Its permits are given back all the same."""
         desk = Desk()
+        desk.limits.configure("a", 2)
         never = Gate()
         with desk.manager as manager:
             manager._engine._workers = Workers(most=1)
@@ -404,10 +406,12 @@ class TestCancel:
             busy = manager.transfer("busy", gate, needs=NEEDS)
             gate.wait_entered()
             watch = manager.transfer("key", never, needs=NEEDS)
+            behind = manager.transfer("behind", lambda work: 1, needs=(HOST, HOST))
             watch.release()
             gate.open()
             assert busy.wait(DEADLINE)
             assert isinstance(error_of(watch), Cancelled)
+            assert error_of(behind) is None
         assert 0 == never.calls
 
 
@@ -514,32 +518,7 @@ class TestProgress:
         assert ("sent", False) == (upload.result(), download.done)
 
 
-class TestHoldsAndTimers:
-    def test_a_permit_is_held_without_a_thread(self, manager: Manager) -> None:
-        images = [manager.hold(image_permit("a")) for _ in range(6)]
-        assert [True] * 4 + [False] * 2 == [watch.done for watch in images]
-        with images[0].result() as hold:
-            assert isinstance(hold, Hold)
-        assert images[4].done
-        images[0].result().release()
-        assert not images[5].done, "it was given back once"
-        images[1].release()
-        assert images[5].done
-
-    def test_a_queued_hold_leaves_the_queue(self, manager: Manager) -> None:
-        images = [manager.hold(image_permit("a")) for _ in range(6)]
-        images[4].release()
-        assert isinstance(images[4].error, Cancelled)
-        images[0].release()
-        assert images[5].done
-
-    def test_a_hold_that_is_abandoned_just_as_it_is_granted_is_given_back(self, manager: Manager) -> None:
-        images = [manager.hold(image_permit("a")) for _ in range(7)]
-        images[4].on_done(lambda watch: images[5].release())
-        manager.set_capacity(image_permit("a"), 6)  # for both of them, one after the other
-        assert (True, Cancelled) == (images[4].done, type(images[5].error))
-        assert images[6].done
-
+class TestTimers:
     def test_a_timer_ends_in_time(self, desk: Desk) -> None:
         early, late, never = (desk.manager.timer(seconds) for seconds in (1.0, 2.0, 3.0))
         never.release()
@@ -615,11 +594,10 @@ class TestStop:
         running = [desk.manager.transfer(object(), gate, needs=NEEDS) for _ in range(3)]
         until(lambda: 3 == gate.inside)
         queued = [desk.manager.transfer(object(), never, needs=NEEDS) for _ in range(100)]
-        images = [desk.manager.hold(image_permit("a")) for _ in range(5)]
         timer = desk.manager.timer(5.0)
         desk.stop.request("SIGTERM")
         assert [True] * 101 == [watch.done for watch in [*queued, timer]]
-        errors = [error_of(watch) for watch in [*running, *queued, images[4], timer]]
+        errors = [error_of(watch) for watch in [*running, *queued, timer]]
         assert {"SIGTERM"} == {str(error) for error in errors}
         assert {Cancelled} == {type(error) for error in errors}
         assert 0 == never.calls
@@ -629,10 +607,9 @@ class TestStop:
         never = Gate()
         watches: list[Watch[object]] = [
             desk.manager.transfer("key", never, needs=NEEDS),
-            desk.manager.hold(image_permit("a")),
             desk.manager.timer(0.0),
         ]
-        assert [Cancelled] * 3 == [type(watch.error) for watch in watches]
+        assert [Cancelled] * 2 == [type(watch.error) for watch in watches]
         assert 0 == never.calls
         assert desk.manager.join("key") is None
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from mirror.errors import MirrorError
-from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, Impossible, Scheduler, host_permit, image_permit
+from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, Impossible, Scheduler, host_permit
 
 SOURCE, TARGET, OTHER = host_permit("source"), host_permit("target"), host_permit("other")
 
@@ -18,8 +18,8 @@ def scheduler(capacities: Mapping[str, int] | None = None, usual: int = 8) -> Sc
     return Scheduler(lambda permit: (capacities or {}).get(permit, usual))
 
 
-def test_permits_have_the_names_of_what_they_are_for() -> None:
-    assert ["host a:5000", "images a:5000"] == [host_permit("a:5000"), image_permit("a:5000")]
+def test_a_permit_has_the_name_of_what_it_is_for() -> None:
+    assert "host a:5000" == host_permit("a:5000")
 
 
 def test_all_start_at_once_while_there_are_permits() -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from mirror.errors import Cancelled, NetworkError, NotFound
 from mirror.limits import Limits, Stop, Work
-from mirror.transfer.manager import Manager, Watch
-from mirror.transfer.scheduler import DOWNLOADS, host_permit, image_permit
+from mirror.transfer.manager import Manager
+from mirror.transfer.scheduler import DOWNLOADS, host_permit
 from mirror.transfer.steps import Scope, Steps, settled
+from mirror.transfer.watch import Watch
 from tests.transfer.harness import DEADLINE, FakeClock, Gate, until
 
 NEEDS = (host_permit("a"), DOWNLOADS)
@@ -241,27 +242,19 @@ class TestRelease:
         assert "done" == outcome(other)
         assert 1 == gate.calls
 
-    def test_a_permit_that_is_held_is_given_back_at_the_end(self, manager: Manager) -> None:
-        def task() -> Steps[None]:
-            yield manager.hold(image_permit("a"))
-            yield manager.timer(1.0)
+    def test_the_slot_of_what_a_task_waits_for_is_given_back_with_it(self, manager: Manager) -> None:
+        gate = Gate()
 
-        slow = [manager.spawn(task(), name=str(number)) for number in range(4)]
-        fifth = manager.hold(image_permit("a"))
-        assert not fifth.done
+        def task() -> Steps[None]:
+            yield manager.transfer(object(), gate, needs=NEEDS)
+
+        slow = [manager.spawn(task(), name=str(number)) for number in range(3)]
+        fourth = answers(manager, 4)
+        until(lambda: 3 == gate.inside)
+        assert not fourth.done
         slow[0].release()
-        assert fifth.done
-
-    def test_a_permit_can_be_given_back_before(self, manager: Manager) -> None:
-        def task() -> Steps[None]:
-            with (yield manager.hold(image_permit("a"))):
-                yield answers(manager, 1)
-            yield manager.timer(100.0)
-
-        for number in range(20):
-            manager.spawn(task(), name=str(number))
-        last = manager.hold(image_permit("a"))
-        assert last.wait(DEADLINE)
+        assert 4 == outcome(fourth)
+        assert [False, False] == [watch.done for watch in slow[1:]]
 
     def test_a_scope_releases_what_was_not_waited_for(self, manager: Manager) -> None:
         gate = Gate()
