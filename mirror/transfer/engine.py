@@ -179,10 +179,6 @@ class Engine:
     def called_off(self) -> Cancelled:
         return Cancelled(self._stop.reason or "cancelled")
 
-    def set_capacity(self, permit: str, capacity: int) -> list[int]:
-        """-> jobs to start. Raises Impossible."""
-        return self._meet((permit,)) + self._scheduler.set_capacity(permit, capacity)
-
     def listen(self, host: HostLimits) -> list[int]:
         """Hear of the pauses and the rate of a host."""
         permit = host_permit(host.name)

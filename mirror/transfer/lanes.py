@@ -30,8 +30,7 @@ class Permit:
         self.wanted: Counter[Lane] = Counter()  # lanes with waiting jobs that need it: in how many queues
 
     def lacks(self, units: int) -> bool:
-        # What needs more than there is (the capacity was cut after it was submitted) gets all there is, alone.
-        return self.used + units > self.capacity and (self.used > 0 or units <= self.capacity)
+        return self.used + units > self.capacity
 
 
 class Queue:

@@ -144,10 +144,6 @@ class Manager(AbstractContextManager["Manager"]):
         """Start nothing for `host` while it is paused or its rate is used up. Done by itself for permits of hosts."""
         self._engine.decide(lambda: self._engine.listen(host))
 
-    def set_capacity(self, permit: str, capacity: int) -> None:
-        """From now on there are `capacity` units of `permit`. Raises Impossible: less than 1."""
-        self._engine.decide(lambda: self._engine.set_capacity(permit, capacity))
-
     def poke(self) -> None:
         """Look at the clock."""
         self._engine.poke()

@@ -127,16 +127,6 @@ class Scheduler:
         self._admit((held,), starts)
         return starts
 
-    def set_capacity(self, permit: str, capacity: int) -> list[int]:
-        """From now on there are `capacity` units. What is in use beyond that stays in use until it is given back."""
-        if capacity < 1:
-            raise Impossible(f"{permit}: want a capacity of at least 1, got {capacity}")
-        changed = self._permit(permit)
-        starts: list[int] = []
-        changed.capacity = capacity
-        self._admit((changed,), starts)
-        return starts
-
     def tick(self, now: float) -> list[int]:
         """It is `now`."""
         self.now = max(self.now, now)
@@ -190,10 +180,10 @@ class Scheduler:
         queue = self._queues.get(needs)
         if queue is None:
             queue = Queue(needs, [(self._permit(name), units) for name, units in Counter(needs).items()])
+            for permit, units in queue.demand:
+                if units > permit.capacity:
+                    raise Impossible(f"a job needs {units} of {permit.name!r}, of which there are {permit.capacity}")
             self._queues[needs] = queue
-        for permit, units in queue.demand:
-            if units > permit.capacity:
-                raise Impossible(f"a job needs {units} of {permit.name!r}, of which there are {permit.capacity}")
         return queue
 
     def _at(self, time: float, what: Job | Permit) -> None:

@@ -232,7 +232,7 @@ class TestRetries:
             watch.result()
 
     def test_who_waits_for_a_retry_has_no_slot_and_no_thread(self, desk: Desk) -> None:
-        desk.manager.set_capacity(HOST, 1)
+        desk.limits.configure("a", 1)
         watch = desk.manager.transfer("key", self.failing(1, NetworkError("reset")), needs=NEEDS)
         until(lambda: desk.limits.retries)
         for _ in range(3):
@@ -262,7 +262,7 @@ class TestRetries:
         assert 1000.0 == desk.limits.retry_after
 
     def test_the_time_budget_counts_from_the_first_start(self, desk: Desk) -> None:
-        desk.manager.set_capacity(HOST, 1)
+        desk.limits.configure("a", 1)
         gate = Gate()
         before = desk.manager.transfer("before", gate, needs=NEEDS)
         slow = desk.manager.transfer(
@@ -569,10 +569,9 @@ class TestHosts:
         gate = Gate()
         watches = [desk.manager.transfer(object(), gate, needs=NEEDS) for _ in range(3)]
         until(lambda: 2 == gate.inside)
-        desk.manager.set_capacity(HOST, 3)
-        until(lambda: 3 == gate.inside)
         gate.open()
         assert all(watch.wait(DEADLINE) for watch in watches)
+        assert 2 == gate.most
 
 
 class TestDetached:

@@ -53,8 +53,7 @@ class World:
         return self.held.get(permit, 0.0) > self.now
 
     def lacks(self, job: Model, permit: str) -> bool:
-        used, wanted = self.used(permit), job.needs[permit]
-        return used + wanted > self.capacity[permit] and (used > 0 or wanted <= self.capacity[permit])
+        return self.used(permit) + job.needs[permit] > self.capacity[permit]
 
     def obstacles(self, job: Model) -> set[str]:
         """Permits that keep it from starting: on hold, or with too few units left."""
@@ -171,11 +170,6 @@ class Machine(RuleBasedStateMachine):
     def release(self, permit: str) -> None:
         self.world.held[permit] = 0.0
         self.started(self.scheduler.release(permit))
-
-    @rule(permit=st.sampled_from(PERMITS), capacity=st.integers(1, 4))
-    def set_capacity(self, permit: str, capacity: int) -> None:
-        self.world.capacity[permit] = capacity
-        self.started(self.scheduler.set_capacity(permit, capacity))
 
     @rule(seconds=st.sampled_from((0.0, 0.5, 1.0, 5.0)))
     def tick(self, seconds: float) -> None:

@@ -169,7 +169,6 @@ class TestWaiting:
     def test_who_waits_has_neither_slot_nor_thread(self, manager: Manager) -> None:
         """Jobs that have moved their data and wait for a signal keep nobody from the three slots."""
         signal, moved = Gate(), []
-        manager.set_capacity(host_permit("a"), 3)
 
         def task(number: int, all_done: Watch[str]) -> Steps[None]:
             moved.append((yield answers(manager, number)))
