@@ -112,19 +112,11 @@ class Scheduler:
         """Nothing that needs `permit` starts before `until`. An earlier hold is never shortened."""
         held = self._permit(permit)
         starts: list[int] = []
-        if until > max(self.now, held.held_until if held.held else 0.0):
+        if until > max(self.now, held.held_until):
             held.held, held.held_until = True, until
             self._at(until, held)
             for lane in list(held.wanted):  # what waits for it needs no unit kept any more
                 self._admit((lane.own,), starts)
-        return starts
-
-    def release(self, permit: str) -> list[int]:
-        """End a hold before its time."""
-        held = self._permit(permit)
-        starts: list[int] = []
-        held.held = False
-        self._admit((held,), starts)
         return starts
 
     def tick(self, now: float) -> list[int]:
@@ -275,4 +267,4 @@ class Scheduler:
 def _is_stale(time: float, what: Job | Permit) -> bool:
     if isinstance(what, Job):
         return what.state is not State.OUTSIDE
-    return not what.held or what.held_until != time
+    return what.held_until != time

@@ -218,14 +218,6 @@ class TestHolds:
         jobs.hold(SOURCE, 5.0)
         assert [1] == jobs.submit(1, (SOURCE,))
 
-    def test_a_hold_can_be_ended(self) -> None:
-        jobs = scheduler()
-        jobs.hold(SOURCE, 5.0)
-        jobs.submit(1, (SOURCE,))
-        assert [1] == jobs.release(SOURCE)
-        assert jobs.next_wakeup is None
-        assert [] == jobs.tick(5.0)
-
     def test_a_job_for_a_host_on_hold_keeps_no_permit_of_its_lane(self) -> None:
         jobs = scheduler({SOURCE: 1, TARGET: 2})
         jobs.submit(1, (SOURCE,))

@@ -166,11 +166,6 @@ class Machine(RuleBasedStateMachine):
         self.world.held[permit] = max(self.world.now + seconds, self.world.held.get(permit, 0.0))
         self.started(self.scheduler.hold(permit, self.world.now + seconds))
 
-    @rule(permit=st.sampled_from(PERMITS))
-    def release(self, permit: str) -> None:
-        self.world.held[permit] = 0.0
-        self.started(self.scheduler.release(permit))
-
     @rule(seconds=st.sampled_from((0.0, 0.5, 1.0, 5.0)))
     def tick(self, seconds: float) -> None:
         self.world.now += seconds
