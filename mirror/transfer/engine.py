@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from mirror.backoff import Clock
 from mirror.errors import Cancelled, MirrorError
-from mirror.limits import HostLimits, Limits, Stop, Work
+from mirror.limits import Limits, Stop, Work
 from mirror.transfer.jobs import Job, Transfer
-from mirror.transfer.scheduler import HOST, Impossible, Scheduler, host_permit
+from mirror.transfer.scheduler import HOST, Impossible, Scheduler
 from mirror.transfer.watch import ABANDONED, Call, Hub, abandoned, kept
 from mirror.transfer.workers import Act, Alarm, Workers
 
@@ -179,12 +179,6 @@ class Engine:
     def called_off(self) -> Cancelled:
         return Cancelled(self._stop.reason or "cancelled")
 
-    def listen(self, host: HostLimits) -> list[int]:
-        """Hear of the pauses and the rate of a host."""
-        permit = host_permit(host.name)
-        host.on_hold = lambda until: self.decide(lambda: self._scheduler.hold(permit, until))
-        return self._scheduler.hold(permit, host.ready_at())
-
     def stand_in(self) -> int:
         """A job for what is none: a task that jobs come after."""
         number = self.number()
@@ -215,9 +209,15 @@ class Engine:
             if permit not in self._known:
                 self._capacity(permit)
                 if permit.startswith(HOST):
-                    starts += self.listen(self._limits.host(permit.removeprefix(HOST)))
+                    starts += self._listen(permit)
                 self._known.add(permit)
         return starts
+
+    def _listen(self, permit: str) -> list[int]:
+        """Hear of the pauses and the rate of its host."""
+        host = self._limits.host(permit.removeprefix(HOST))
+        host.on_hold = lambda until: self.decide(lambda: self._scheduler.hold(permit, until))
+        return self._scheduler.hold(permit, host.ready_at())
 
     def _capacity(self, permit: str) -> int:
         if permit.startswith(HOST):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from mirror.backoff import Clock, Policy
 from mirror.errors import MirrorError
-from mirror.limits import HostLimits, Limits, Stop, Work
+from mirror.limits import Limits, Stop, Work
 from mirror.transfer.engine import Engine
 from mirror.transfer.jobs import Job, Transfer
 from mirror.transfer.scheduler import DOWNLOADS, LOCAL, UPLOADS
@@ -139,10 +139,6 @@ class Manager(AbstractContextManager["Manager"]):
         with self._lock:
             flight = self._keys.get(key)
             return None if flight is None or flight.abandoned else Watch(flight)
-
-    def listen(self, host: HostLimits) -> None:
-        """Start nothing for `host` while it is paused or its rate is used up. Done by itself for permits of hosts."""
-        self._engine.decide(lambda: self._engine.listen(host))
 
     def poke(self) -> None:
         """Look at the clock."""
