@@ -15,7 +15,6 @@ and not released are released when the task ends. `yield from` composes.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -39,21 +38,6 @@ def settled(watches: Iterable[Watch[Any]]) -> Settled:
 
 Awaited: TypeAlias = Watch[Any] | Sequence[Watch[Any]] | Settled
 Steps: TypeAlias = Generator[Awaited, Any, R]
-
-
-class Scope(AbstractContextManager["Scope"]):
-    """Releases what was added: for watches that a task has started and not yielded yet."""
-
-    def __init__(self) -> None:
-        self._watches: list[Watch[Any]] = []
-
-    def add(self, watch: Watch[R]) -> Watch[R]:
-        self._watches.append(watch)
-        return watch
-
-    def __exit__(self, *_: object) -> None:
-        for watch in self._watches:
-            watch.release()
 
 
 def afterwards(before: Watch[Any], steps: Steps[R]) -> Steps[R]:

@@ -12,7 +12,7 @@ from mirror.errors import Cancelled, NetworkError, NotFound
 from mirror.limits import Limits, Stop, Work
 from mirror.transfer.manager import Manager
 from mirror.transfer.scheduler import DOWNLOADS, host_permit
-from mirror.transfer.steps import Scope, Steps, settled
+from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
 from tests.transfer.harness import DEADLINE, FakeClock, Gate, until
 
@@ -254,18 +254,6 @@ class TestRelease:
         slow[0].release()
         assert 4 == outcome(fourth)
         assert [False, False] == [watch.done for watch in slow[1:]]
-
-    def test_a_scope_releases_what_was_not_waited_for(self, manager: Manager) -> None:
-        gate = Gate()
-
-        def task() -> Steps[Any]:
-            with Scope() as scope:
-                scope.add(manager.transfer("ahead", gate, needs=NEEDS))
-                return (yield answers(manager, 1))
-
-        assert 1 == outcome(manager.spawn(task(), name="scope"))
-        until(lambda: not gate.inside)
-        assert manager.join("ahead") is None
 
     def test_who_waits_for_first_bytes_only_cares_for_the_whole(self, manager: Manager) -> None:
         gate = Gate()
