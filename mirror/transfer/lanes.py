@@ -36,10 +36,9 @@ class Permit:
 class Queue:
     """The waiting jobs of a lane that need the same permits; oldest first."""
 
-    __slots__ = ("demand", "jobs", "lane", "needs", "units")
+    __slots__ = ("demand", "jobs", "lane", "units")
 
-    def __init__(self, needs: tuple[str, ...], demand: list[tuple[Permit, int]]) -> None:
-        self.needs = needs
+    def __init__(self, demand: list[tuple[Permit, int]]) -> None:
         self.lane = demand[0][0].lane
         self.units = demand[0][1]  # of the lane's own permit
         self.demand = demand[::-1]  # the widest first: units of it are what lanes compete for

@@ -171,7 +171,7 @@ class Scheduler:
             return None
         queue = self._queues.get(needs)
         if queue is None:
-            queue = Queue(needs, [(self._permit(name), units) for name, units in Counter(needs).items()])
+            queue = Queue([(self._permit(name), units) for name, units in Counter(needs).items()])
             for permit, units in queue.demand:
                 if units > permit.capacity:
                     raise Impossible(f"a job needs {units} of {permit.name!r}, of which there are {permit.capacity}")
