@@ -10,7 +10,6 @@ from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
-from mirror.backoff import Clock
 from mirror.errors import Cancelled, MirrorError
 from mirror.limits import Limits, Stop, Work
 from mirror.transfer.jobs import Job, Transfer
@@ -25,19 +24,19 @@ class Engine:
     """Any thread may call its methods, but for those at the end, under the lock."""
 
     def __init__(
-        self, hub: Hub, limits: Limits, clock: Clock, stop: Stop, *, fixed: dict[str, int], draw: Callable[[], float]
+        self, hub: Hub, limits: Limits, stop: Stop, *, fixed: dict[str, int], draw: Callable[[], float]
     ) -> None:
         """fixed: the capacities of the permits that are not hosts'."""
         self.hub = hub
-        self.clock = clock
+        self.clock = limits.clock
         self._lock = hub.lock
         self._limits = limits
         self._stop = stop
         self._fixed = fixed
         self._draw = draw
-        self._scheduler = Scheduler(self._capacity, clock.now())
+        self._scheduler = Scheduler(self._capacity, self.clock.now())
         self._workers = Workers()
-        self._alarm = Alarm(self.poke, clock, self._workers)
+        self._alarm = Alarm(self.poke, self.clock, self._workers)
         self._jobs: dict[int, Job[Any]] = {}
         self._known: set[str] = set()  # permits; to the hosts among them we listen
         self._numbers = count(1)

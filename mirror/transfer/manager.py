@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
-from mirror.backoff import Clock, Policy
+from mirror.backoff import Policy
 from mirror.errors import MirrorError
 from mirror.limits import Limits, Stop, Work
 from mirror.transfer.engine import Engine
@@ -37,14 +37,12 @@ class Manager(AbstractContextManager["Manager"]):
         stop: Stop,
         downloads: int = 6,
         uploads: int = 8,
-        clock: Clock | None = None,
         policy: Policy = USUAL,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """stop: nothing starts after it, queued work ends, what runs is stopped.
 
-        clock: that of the limits, if not given; poke() tells that a clock other than the machine's has moved.
-        draw: see Policy."""
+        The clock is that of the limits; poke() tells that one other than the machine's has moved. draw: see Policy."""
         self._hub = Hub()
         self._lock = self._hub.lock
         self._policy = policy
@@ -52,7 +50,7 @@ class Manager(AbstractContextManager["Manager"]):
         self._tasks: dict[Task[Any], None] = {}
         self._stop = Stop(stop)
         fixed = {DOWNLOADS: downloads, UPLOADS: uploads, LOCAL: LOCAL_JOBS}
-        self._engine = Engine(self._hub, limits, clock or limits.clock, self._stop, fixed=fixed, draw=draw)
+        self._engine = Engine(self._hub, limits, self._stop, fixed=fixed, draw=draw)
         self._exit = ExitStack()
         self._exit.callback(self._stop.close)
         self._exit.enter_context(self._stop.calls(self._on_stop))
