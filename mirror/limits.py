@@ -27,7 +27,8 @@ class Stop:
 
     def __init__(self, parent: Stop | None = None) -> None:
         self._lock = threading.Lock()
-        self._requested = threading.Event()
+        self._requested = False
+        self._wakes: threading.Event | None = None  # made for the first who sleeps: there are as many stops as requests
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next = 0
         self._called: threading.Event | None = None  # once stopped: whether all callbacks have returned
@@ -40,15 +41,17 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        return self._requested.is_set()
+        return self._requested
 
     def request(self, reason: str) -> None:
         """Stop. The first reason stays."""
         with self._lock:
-            if self._requested.is_set():
+            if self._requested:
                 return
             self.reason = reason
-            self._requested.set()
+            self._requested = True
+            if self._wakes is not None:
+                self._wakes.set()
             callbacks, self._callbacks = list(self._callbacks.values()), {}
             self._caller = threading.get_ident()
             called = self._called = threading.Event()
@@ -60,13 +63,18 @@ class Stop:
 
     def check(self) -> None:
         """Raises Cancelled if stopped."""
-        if self._requested.is_set():
+        if self._requested:
             raise Cancelled(self.reason or "cancelled")
 
     def sleep(self, seconds: float) -> None:
         """Wait, or raise Cancelled as soon as stopped."""
-        if self._requested.wait(max(0.0, seconds)):
-            self.check()
+        with self._lock:
+            if self._wakes is None:
+                self._wakes = threading.Event()
+                if self._requested:
+                    self._wakes.set()
+        self._wakes.wait(max(0.0, seconds))
+        self.check()
 
     @contextmanager
     def calls(self, callback: Callable[[], None]) -> Iterator[None]:
@@ -79,7 +87,7 @@ class Stop:
 
     def _add(self, callback: Callable[[], None]) -> Callable[[], None]:
         with self._lock:
-            stopped = self._requested.is_set()
+            stopped = self._requested
             if not stopped:
                 number = self._next
                 self._next += 1

@@ -31,6 +31,7 @@ MIB = 1024 * 1024
 
 _SHOWN = {QUIET: logging.ERROR, NORMAL: logging.WARNING, VERBOSE: logging.INFO, DEBUG: logging.DEBUG}
 _BATCH = 500  # records between two looks at what waits for the file
+_GATHER = 0.1  # seconds that a record waits for others: bringing one to the file costs as much as bringing fifty
 
 _log = logging.getLogger("mirror")
 _blobs = logging.getLogger("mirror.blob")
@@ -113,7 +114,7 @@ def setup(
     shown = _SHOWN.get(max(QUIET, min(DEBUG, verbosity)), logging.WARNING)
     lowest = min(LEVELS[level], shown) if file else shown
     listener = _Listener(backlog, LEVELS[level], Lines(run, redact), People(console, shown, redact))
-    handler = _Enqueue(listener.queue, lowest)
+    handler = _Enqueue(listener, lowest)
     with listener, _attached(handler, lowest):
         yield Logs(listener)
 
@@ -146,9 +147,9 @@ def _attached(handler: logging.Handler, lowest: int) -> Iterator[None]:
 class _Enqueue(logging.Handler):
     """Puts records on a queue, made independent of the thread that logs them."""
 
-    def __init__(self, queue: SimpleQueue[logging.LogRecord | threading.Event | None], lowest: int) -> None:
+    def __init__(self, listener: _Listener, lowest: int) -> None:
         super().__init__(lowest)
-        self._queue = queue
+        self._listener = listener
 
     def createLock(self) -> None:  # noqa: N802 (logging's name)
         self.lock = None  # the queue needs none
@@ -159,7 +160,7 @@ class _Enqueue(logging.Handler):
         if record.exc_info:
             record.__dict__.update(_told(record.exc_info[1]))
             record.exc_info = None
-        self._queue.put(record)
+        self._listener.put(record, soon=record.levelno >= logging.WARNING)
 
 
 def _told(error: BaseException | None) -> dict[str, object]:
@@ -174,7 +175,9 @@ class _Listener:
     """The thread that writes. `with`: started, and joined when all that was queued is written."""
 
     def __init__(self, backlog: Backlog | None, level: int, lines: Lines, people: People) -> None:
-        self.queue: SimpleQueue[logging.LogRecord | threading.Event | None] = SimpleQueue()
+        self._queue: SimpleQueue[logging.LogRecord | threading.Event | None] = SimpleQueue()
+        self._soon = threading.Event()  # something on the queue is waited for
+        self._full = False  # the last batch was: there is more
         self.trouble: LocalError | None = None
         self._lines = lines
         self._backlog = backlog
@@ -187,12 +190,18 @@ class _Listener:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.queue.put(None)
+        self.put(None)
         self._thread.join()
+
+    def put(self, item: logging.LogRecord | threading.Event | None, *, soon: bool = True) -> None:
+        """A record, an event that is set when all before it is written, or the end."""
+        self._queue.put(item)
+        if soon:
+            self._soon.set()
 
     def flush(self) -> None:
         written = threading.Event()
-        self.queue.put(written)
+        self.put(written)
         written.wait(5.0)
 
     def _run(self) -> None:
@@ -207,7 +216,11 @@ class _Listener:
         behind = self._backlog is not None and self._backlog.waiting > 0
         taken = 0
         try:
-            item = self.queue.get(timeout=1.0 if behind else None)  # `__exit__` ends it
+            item = self._queue.get(timeout=1.0 if behind else None)  # `__exit__` ends it
+            if not self._full:
+                self._soon.wait(_GATHER)
+            self._soon.clear()
+            self._full = False
             while item is not None:
                 if isinstance(item, threading.Event):
                     self._write(now=True)
@@ -216,8 +229,9 @@ class _Listener:
                     self._handle(item)
                 taken += 1
                 if taken == _BATCH:
+                    self._full = True
                     return True
-                item = self.queue.get_nowait()
+                item = self._queue.get_nowait()
         except Empty:
             return True
         return False
