@@ -15,7 +15,7 @@ from mirror.limits import Stop
 
 FLOOR = 1024  # bytes a second: a body that moves slower, over the idle time, is cut
 _READ = 16 << 10  # bytes, of one read of heads and small bodies
-_SLICE = 64 << 10  # bytes, of one write; bounded, since TLS tells of progress only when all of a write is done
+_SLICE = 64 << 10  # bytes, of one write by TLS, which tells of progress only when all of a write is done
 
 
 class Pace:
@@ -157,7 +157,8 @@ class Connection:
     def send_some(self, view: memoryview) -> int:
         """Send the beginning of `view` as soon as any fits; -> bytes sent, 0: something came to be read instead."""
         self._set_timeout(0.0)
-        view = view[:_SLICE]
+        if self._tls:
+            view = view[:_SLICE]
         while True:
             try:
                 count = self._sock.send(view)
