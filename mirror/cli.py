@@ -164,6 +164,8 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--listen", metavar="HOST:PORT", default="127.0.0.1:5000", help="default 127.0.0.1:5000; port 0: a free one"
     )
     command.add_argument("--writable", action="store_true", help="take pushes into the layout; on loopback only")
+    command.add_argument("--tls-cert", metavar="FILE", type=Path, help="serve https: the certificate, with its chain")
+    command.add_argument("--tls-key", metavar="FILE", type=Path, help="and its key, not encrypted; both are PEM files")
     command.set_defaults(command=_serve)
 
 
@@ -226,7 +228,13 @@ def _verify(parsed: argparse.Namespace) -> int:
 def _serve(parsed: argparse.Namespace) -> int:
     from mirror.layout.serve import serve  # noqa: PLC0415
 
-    return serve(parsed.path, listen=parsed.listen, writable=parsed.writable)
+    return serve(
+        parsed.path,
+        listen=parsed.listen,
+        writable=parsed.writable,
+        certificate=parsed.tls_cert,
+        key=parsed.tls_key,
+    )
 
 
 def _validate(parsed: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
@@ -15,6 +16,7 @@ from mirror import __version__
 from mirror.errors import Cancelled, NetworkError
 from mirror.layout.files import FileReader
 from mirror.layout.messages import Problem, Request, Response, Stretch
+from mirror.layout.tls import say_farewell
 
 IDLE = 60.0  # seconds that a connection may be silent
 _LONGEST_LINE = 64 << 10  # bytes
@@ -40,12 +42,17 @@ class Connection(BaseHTTPRequestHandler):
         self._answer = answer
         self.idle_since: float | None = time.monotonic()
         self.opened = connection
+        self._secure = isinstance(connection, ssl.SSLSocket)
         self._address = address
 
     def run(self) -> None:
         """Until either side ends it. Raises nothing for what is wrong with the connection."""
         try:
+            if isinstance(self.opened, ssl.SSLSocket):
+                self.opened.do_handshake()
             super().__init__(self.opened, self._address, None)  # type: ignore[arg-type]  # nothing asks for the server
+            if isinstance(self.opened, ssl.SSLSocket):
+                say_farewell(self.opened)
         except (OSError, NetworkError, Cancelled, ValueError):
             return  # it was cut, by them or by us: nobody is there to be told
 
@@ -74,7 +81,7 @@ class Connection(BaseHTTPRequestHandler):
     def _linger(self, body: RequestBody) -> None:
         """End our side first: a connection that is closed before all was read takes the answer along."""
         self.close_connection = True
-        self.connection.shutdown(socket.SHUT_WR)
+        socket.socket.shutdown(self.connection, socket.SHUT_WR)  # that of TLS would end our reading as well
         self.connection.settimeout(_LINGER)
         body.drained(_LINGERING)
 
@@ -121,7 +128,9 @@ class Connection(BaseHTTPRequestHandler):
     def _send_body(self, body: bytes | Stretch) -> None:
         if isinstance(body, bytes):
             self.wfile.write(body)
-        elif isinstance(body.reader, FileReader) and body.length > _SMALL:
+        elif (
+            isinstance(body.reader, FileReader) and body.length > _SMALL and not isinstance(self.opened, ssl.SSLSocket)
+        ):
             self.wfile.flush()
             with io.FileIO(os.dup(body.reader.fileno())) as file:
                 if self.connection.sendfile(file, body.reader.position, body.length) != body.length:

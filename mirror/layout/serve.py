@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from mirror.layout.directory import LayoutStore
 from mirror.layout.handlers import Registry
 from mirror.layout.messages import Request, Response
 from mirror.layout.pushing import Pushes
+from mirror.layout.tls import HANDSHAKE, secured, server_context
 from mirror.limits import Stop, Work
 from mirror.oci.reference import is_path
 from mirror.signals import Signals
@@ -34,9 +36,19 @@ _PATIENCE = 5.0  # seconds for the connections to end
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 
 
-def serve(path: Path, *, listen: str = LISTEN, writable: bool = False) -> int:
-    """Serve until a signal comes. -> the exit code. Raises ConfigError, LocalError, Refused, LockBusy."""
+def serve(
+    path: Path,
+    *,
+    listen: str = LISTEN,
+    writable: bool = False,
+    certificate: Path | None = None,
+    key: Path | None = None,
+) -> int:
+    """Serve until a signal comes; by https with a certificate and its key (PEM files), else by http.
+
+    -> the exit code. Raises ConfigError, LocalError, Refused, LockBusy."""
     host, port = address(listen)
+    tls = server_context(certificate, key)
     if writable and not _is_loopback(host):
         raise ConfigError(
             f"--writable on {printable(listen, 80)}: everybody who reaches it could write",
@@ -46,10 +58,10 @@ def serve(path: Path, *, listen: str = LISTEN, writable: bool = False) -> int:
     with (
         Signals() as signals,
         served(path, stop, writable=writable) as answer,
-        Server(answer, host, port, stop=stop) as server,
+        Server(answer, host, port, stop=stop, tls=tls) as server,
     ):
         what = "takes pushes" if writable else "read-only"
-        tell([f"http://{server.address}/ serves {printable(path)} ({what})"])
+        tell([f"http{'s' if tls else ''}://{server.address}/ serves {printable(path)} ({what})"])
         while signals.number is None:
             signals.wait()
         return SIGNALLED + signals.number
@@ -143,7 +155,8 @@ def _publishing(store: LayoutStore, work: Work) -> Iterator[None]:
 class Server:
     """Accepts connections, each in a thread of its own, at most `most`. Use with `with`.
 
-    stop: requested at the end, before anything is waited for.
+    stop: requested at the end, before anything is waited for. tls: what connections are secured with; patience: seconds
+    that a client has for its handshake.
     A newcomer for whom there is no place gets that of the connection that was silent longest, or waits."""
 
     def __init__(
@@ -154,8 +167,11 @@ class Server:
         *,
         stop: Stop,
         most: int = MOST_CONNECTIONS,
+        tls: ssl.SSLContext | None = None,
+        patience: float = HANDSHAKE,
     ) -> None:
         self._answer = answer
+        self._tls, self._patience = tls, patience
         self._most = most
         self._stop = stop
         self._changed = threading.Condition()
@@ -210,6 +226,11 @@ class Server:
             if not self._place():
                 opened.close()
                 return
+            if self._tls is not None:
+                try:
+                    opened = secured(opened, self._tls, self._patience)  # its handshake is for its own thread
+                except OSError:
+                    continue
             connection = Connection(opened, peer, self._answer)
             thread = threading.Thread(target=self._run, args=(connection,), name=f"serve-{peer[1]}")
             with self._changed:
@@ -242,6 +263,6 @@ class Server:
 
 
 def _shut(connection: socket.socket) -> None:
-    """Ends what is blocked on it, too."""
+    """Ends what is blocked on it, too. That of TLS would only drop its own layer: the plain one is called."""
     with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)

@@ -9,6 +9,7 @@ from pathlib import Path
 from mirror.layout.bundle import Bundle
 from mirror.layout.directory import LayoutStore
 from mirror.layout.serve import Server, served
+from mirror.layout.tls import server_context
 from mirror.limits import Stop, Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -20,13 +21,12 @@ from tests.registries.client import Client
 
 
 class Served:
-    """Use with `with`. host: where it listens."""
+    """Use with `with`. host: where it listens; tls: whose certificate it shows."""
 
-    tls: Authority | None = None
-
-    def __init__(self, path: Path, *, writable: bool = False) -> None:
+    def __init__(self, path: Path, *, writable: bool = False, tls: Authority | None = None) -> None:
         self._path = path
         self._writable = writable
+        self.tls = tls
         self._stack = ExitStack()
         self.name = path.name
         self.host = ""
@@ -35,16 +35,17 @@ class Served:
         with ExitStack() as stack:
             stop = Stop()
             answer = stack.enter_context(served(self._path, stop, writable=self._writable))
-            self.host = stack.enter_context(Server(answer, "127.0.0.1", 0, stop=stop)).address
+            context = server_context(*self.tls.server) if self.tls else None
+            self.host = stack.enter_context(Server(answer, "127.0.0.1", 0, stop=stop, tls=context)).address
             self._stack = stack.pop_all()
         return self
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"http{'s' if self.tls else ''}://{self.host}"
 
     def client(self) -> Client:
-        return Client(self.host)
+        return Client(self.host, tls=self.tls.client_context() if self.tls else None)
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
