@@ -17,8 +17,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## the main job for real: two registries, a multi-architecture image, three syncs
-	@tools/need.sh docker-registry skopeo
+demo: $(STAMP) ## the main job for real: registries, multi-architecture images, three syncs, every claim checked
 	@$(BIN)/python -m demo
 
 test: $(STAMP) ## all tests, against real and scripted registries on loopback (under 5 minutes on 2 cores)

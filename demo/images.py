@@ -1,4 +1,4 @@
-"""Multi-architecture images, made on the spot as an OCI image layout that skopeo can push."""
+"""Multi-architecture images, made on the spot as an OCI image layout that others can push."""
 
 from __future__ import annotations
 
@@ -109,6 +109,10 @@ class Layout:
         self._entries[name] = entry | {"annotations": {"org.opencontainers.image.ref.name": name}}
         index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": list(self._entries.values())}
         (self.root / "index.json").write_bytes(_json(index))
+
+    def read(self, digest: str) -> bytes:
+        """The bytes of a blob or manifest."""
+        return (self._blobs / digest.removeprefix("sha256:")).read_bytes()
 
     def _put(self, data: bytes, media_type: str) -> Json:
         digest = sha256(data)

@@ -11,33 +11,40 @@ import platform
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from demo.checks import Wrong, check
+from demo.hands import Hands
 from demo.images import Layout
 from demo.programs import ARCHITECTURES
+from demo.registries import Shown
+from tests.oracle import walk_tag
 from tests.registries.access import Seen
 from tests.registries.client import sha256
 
+ROOT = Path(__file__).resolve().parent.parent
 _COMMAND_SECONDS = 120
 
 
 class Desk:
-    """Where the commands are run: a folder with demo.yaml, a home of its own, and two registries."""
+    """Where the commands are run: a folder with demo.yaml, and a home of its own."""
 
-    def __init__(self, folder: Path, source: str, target: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.source = source
-        self.target = target
         self._layouts: dict[str, Layout] = {}
         home = folder / "home"
         home.mkdir()
         # The user's own settings (credentials, proxies) have no part in this.
         kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-        self._environment = kept | {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "XDG_STATE_HOME": str(home)}
+        self.environment = kept | {
+            "HOME": str(home),
+            "XDG_RUNTIME_DIR": str(home),
+            "XDG_STATE_HOME": str(home),
+            "PYTHONPATH": str(ROOT),
+        }
         for name in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME"):
-            self._environment.pop(name, None)
+            self.environment.pop(name, None)
 
     def run(self, command: list[str], *, shown: str = "", ok: Iterable[int] = (0,)) -> bytes:
         """Run a command in the folder and return its standard output; raises Wrong on another exit code."""
@@ -47,7 +54,7 @@ class Desk:
             done = subprocess.run(
                 command,
                 cwd=self.folder,
-                env=self._environment,
+                env=self.environment,
                 capture_output=True,
                 timeout=_COMMAND_SECONDS,
                 check=False,
@@ -69,15 +76,6 @@ class Desk:
         """Digests of the configs and layers of everything in the layouts."""
         return {digest for layout in self._layouts.values() for digest in layout.blobs}
 
-    def push(self, layout: Layout, tag: str, repository: str) -> None:
-        goal = f"{self.source}/{repository}:{tag}"
-        self.run(
-            _skopeo(
-                "copy", "--quiet", "--all", "--dest-tls-verify=false", f"oci:{layout.root}:{tag}", f"docker://{goal}"
-            ),
-            shown=f"skopeo copy --all --dest-tls-verify=false oci:built/{repository}:{tag} docker://{goal}",
-        )
-
     def sync(self, *, copied: int, up_to_date: int) -> None:
         """`mirror sync`, its summary, and whether the report says the same as we expect."""
         summary = self.run([sys.executable, "-m", "mirror", "sync", "demo.yaml"], shown="mirror sync demo.yaml")
@@ -90,39 +88,34 @@ class Desk:
             f"report.json: {copied} references copied, {up_to_date} up to date, none failed",
         )
 
-    def compare(self, pushed: dict[str, str]) -> None:
-        """Every reference on both sides, byte for byte."""
-        print("  $ skopeo inspect --raw docker://REFERENCE | sha256sum")
-        for reference, digest in sorted(pushed.items()):
-            copy = reference.replace("tools/", "copies/", 1)
-            there, here = self._raw(f"{self.source}/{reference}"), self._raw(f"{self.target}/{copy}")
-            equal = there == here and sha256(here) == digest
-            print(f"    {copy:24} {sha256(here)[:27]}...  {'equal' if equal else 'DIFFERENT'}")
-            if not equal:
-                raise Wrong(f"{copy} on the target is not {reference} of the source")
-        check(True, f"all {len(pushed)} references have the bytes and the digest that were pushed")
 
-    def _raw(self, reference: str) -> bytes:
-        return self.run(_skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{reference}"))
-
-
-def _skopeo(command: str, *arguments: str, arch: str = "") -> list[str]:
-    # A fresh machine may have no signature policy file; what these registries hold was pushed a moment ago.
-    return ["skopeo", "--insecure-policy", *([f"--override-arch={arch}"] if arch else []), command, *arguments]
+def compare(hands: Hands, source: Shown, target: Shown, pushed: Mapping[str, str]) -> None:
+    """Every reference on both sides, byte for byte, and everything that it leads to."""
+    print(f"  the manifests on {target.host}, read by {hands.name}:")
+    for reference, digest in sorted(pushed.items()):
+        repository, _, tag = reference.partition(":")
+        copy = repository.replace("tools/", "copies/", 1)
+        there, here = hands.raw(source, repository, tag), hands.raw(target, copy, tag)
+        equal = there == here and sha256(here) == digest
+        print(f"    {f'{copy}:{tag}':24} {sha256(here)[:27]}...  {'equal' if equal else 'DIFFERENT'}")
+        if not equal:
+            raise Wrong(f"{copy}:{tag} on the target is not {reference} of the source")
+        walk = walk_tag(target, copy, tag)
+        if walk.problems or walk.digest != digest:
+            raise Wrong(f"{copy}:{tag} is not whole: {walk.problems}")
+    check(True, f"all {len(pushed)} references have the bytes and the digest that were pushed")
+    check(True, "every blob and manifest that they lead to is there: each was read and hashed")
 
 
-def run_from_image(desk: Desk, reference: str, program: str, *, expected: str) -> None:
-    """Pull an image for this machine's architecture with skopeo, unpack its layers, and run the program in it."""
+def run_from_image(desk: Desk, hands: Hands, registry: Shown, reference: str, program: str, *, expected: str) -> None:
+    """Pull an image for this machine's architecture, unpack its layers, and run the program in it."""
     machines = {machine: architecture for architecture, (machine, _) in ARCHITECTURES.items()}
     architecture = machines.get(platform.machine(), "amd64")
-    pulled = desk.folder / "pulled" / hashlib.sha256(reference.encode() + expected.encode()).hexdigest()[:12]
+    name = f"{registry.host} {reference} {expected}"
+    pulled = desk.folder / "pulled" / hashlib.sha256(name.encode()).hexdigest()[:12]
     pulled.mkdir(parents=True)
-    desk.run(
-        _skopeo(
-            "copy", "--quiet", "--src-tls-verify=false", f"docker://{reference}", f"dir:{pulled}", arch=architecture
-        ),
-        shown=f"skopeo --override-arch {architecture} copy --src-tls-verify=false docker://{reference} dir:pulled",
-    )
+    repository, _, tag = reference.partition(":")
+    hands.pull(registry, repository, tag, architecture=architecture, to=pulled)
     manifest = json.loads((pulled / "manifest.json").read_bytes())
     config = json.loads((pulled / _file(manifest["config"]["digest"])).read_bytes())
     root = pulled / "root"

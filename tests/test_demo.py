@@ -10,7 +10,10 @@ import pytest
 
 from demo.checks import Wrong
 from demo.images import Layout, base_layer, program_layer
-from demo.programs import Program, check_static
+from demo.programs import ARCHITECTURES, Program, check_static
+from demo.registries import ServeRegistry
+from demo.steps import Desk
+from demo.story import tell
 from tests.registries.client import sha256
 
 AMD64, ARM64 = 62, 183  # machine numbers in an ELF header
@@ -66,3 +69,30 @@ def test_skopeo_reads_the_layout_and_a_tag_that_moved(tmp_path: Path) -> None:
     command = ["skopeo", "--insecure-policy", "inspect", "--raw", f"oci:{layout.root}:latest"]
     read = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
     assert indexes[1]["digest"] == sha256(read)
+
+
+def scripts(release: str) -> list[Program]:
+    """Programs that run on every machine: what the real ones say of themselves, as scripts."""
+    says = {"first": {"shfmt": "v3.14.0", "rg": "ripgrep 15.2.0"}, "second": {"shfmt": "v3.14.1"}}[release]
+    return [
+        Program(name, "1", architecture, f"#!/bin/sh\necho '{text}' # {architecture}\n".encode(), ())
+        for architecture in ARCHITECTURES
+        for name, text in says.items()
+    ]
+
+
+@pytest.mark.parametrize("programs", [(), ("skopeo", "docker-registry")])
+def test_the_story_holds_with_and_without_programs_of_the_system(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], programs: tuple[str, ...]
+) -> None:
+    tell(tmp_path, scripts, skopeo="skopeo" in programs, docker_registry="docker-registry" in programs)
+    told = capsys.readouterr().out
+    assert ("skopeo" in programs) == ("$ skopeo copy" in told)
+    assert ("docker-registry" in programs) == ("target: docker-registry at" in told)
+    assert "each of the 9 blobs was read from the source once" in told
+
+
+def test_a_server_that_does_not_start_ends_the_story(tmp_path: Path) -> None:
+    (tmp_path / "source").write_text("a file is no layout")
+    with pytest.raises(Wrong, match="is no directory"), ServeRegistry(tmp_path, "source", Desk(tmp_path).environment):
+        pass

@@ -238,3 +238,9 @@ def test_no_test_is_skipped_or_expected_to_fail() -> None:
         if isinstance(node, ast.Attribute) and node.attr in names and "pytest" in ast.unparse(node.value)
     ]
     assert [] == found
+
+
+def test_the_demonstration_installs_nothing_on_the_system() -> None:
+    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", read(ROOT / "Makefile"), re.MULTILINE)
+    assert recipe is not None
+    assert ["@$(BIN)/python -m demo"] == recipe[1].split("\t")[1].splitlines()

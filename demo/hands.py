@@ -1,0 +1,115 @@
+"""Who pushes and pulls in the story, and is not ours: skopeo, or where it is not installed a small client of the tests.
+
+The client shares no code with `mirror`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from demo.checks import Wrong
+from demo.images import Layout
+from demo.registries import Shown
+from tests.registries.client import sha256
+
+Run = Callable[..., bytes]  # Desk.run
+
+
+class Hands(Protocol):
+    """name: for people."""
+
+    name: str
+
+    def push(self, layout: Layout, tag: str, registry: Shown, repository: str) -> None:
+        """Bring what a tag of a layout leads to to a repository."""
+        ...
+
+    def raw(self, registry: Shown, repository: str, tag: str) -> bytes:
+        """The bytes of the manifest or index under a tag."""
+        ...
+
+    def pull(self, registry: Shown, repository: str, tag: str, *, architecture: str, to: Path) -> None:
+        """The image for one architecture, into a folder: manifest.json, and each blob by the hex of its digest."""
+        ...
+
+
+class Skopeo:
+    """run: runs a command, and shows it."""
+
+    name = "skopeo"
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def push(self, layout: Layout, tag: str, registry: Shown, repository: str) -> None:
+        goal = f"docker://{registry.host}/{repository}:{tag}"
+        self._run(
+            self._command("copy", "--quiet", "--all", "--dest-tls-verify=false", f"oci:{layout.root}:{tag}", goal),
+            shown=f"skopeo copy --all --dest-tls-verify=false oci:built/{repository}:{tag} {goal}",
+        )
+
+    def raw(self, registry: Shown, repository: str, tag: str) -> bytes:
+        reference = f"docker://{registry.host}/{repository}:{tag}"
+        return self._run(self._command("inspect", "--raw", "--tls-verify=false", reference))
+
+    def pull(self, registry: Shown, repository: str, tag: str, *, architecture: str, to: Path) -> None:
+        reference = f"docker://{registry.host}/{repository}:{tag}"
+        self._run(
+            self._command(
+                "copy", "--quiet", "--src-tls-verify=false", reference, f"dir:{to}", architecture=architecture
+            ),
+            shown=f"skopeo --override-arch {architecture} copy --src-tls-verify=false {reference} dir:pulled",
+        )
+
+    def _command(self, command: str, *arguments: str, architecture: str = "") -> list[str]:
+        # A fresh machine may have no signature policy file; what these registries hold was pushed a moment ago.
+        chosen = [f"--override-arch={architecture}"] if architecture else []
+        return ["skopeo", "--insecure-policy", *chosen, command, *arguments]
+
+
+class Plain:
+    """By the client of the tests; what it reads is hashed."""
+
+    name = "a small client of its own"
+
+    def push(self, layout: Layout, tag: str, registry: Shown, repository: str) -> None:
+        print(f"  push built/{repository}:{tag} to {registry.host}/{repository}:{tag}", flush=True)
+        index = json.loads((layout.root / "index.json").read_bytes())
+        root = next(
+            entry for entry in index["manifests"] if entry["annotations"]["org.opencontainers.image.ref.name"] == tag
+        )
+        with registry.client() as client:
+            self._push(client, layout, repository, root, tag)
+
+    def _push(self, client: Any, layout: Layout, repository: str, descriptor: dict[str, Any], reference: str) -> None:
+        body = layout.read(descriptor["digest"])
+        document = json.loads(body)
+        for child in document.get("manifests", []):
+            self._push(client, layout, repository, child, child["digest"])
+        for blob in [*document.get("layers", []), *([document["config"]] if "config" in document else [])]:
+            if not client.has_blob(repository, blob["digest"]):
+                client.put_blob(repository, layout.read(blob["digest"]))
+        client.put_manifest(repository, reference, body, descriptor["mediaType"])
+
+    def raw(self, registry: Shown, repository: str, tag: str) -> bytes:
+        with registry.client() as client:
+            answer = client.manifest(repository, tag)
+        if answer.status != 200:
+            raise Wrong(f"{registry.host}/{repository}:{tag} is {answer.status}")
+        return answer.body
+
+    def pull(self, registry: Shown, repository: str, tag: str, *, architecture: str, to: Path) -> None:
+        print(f"  pull {registry.host}/{repository}:{tag} for {architecture}", flush=True)
+        index = json.loads(self.raw(registry, repository, tag))
+        children = [one["digest"] for one in index["manifests"] if one["platform"]["architecture"] == architecture]
+        body = self.raw(registry, repository, children[0])
+        manifest = json.loads(body)
+        (to / "manifest.json").write_bytes(body)
+        with registry.client() as client:
+            for blob in (manifest["config"], *manifest["layers"]):
+                data = client.blob(repository, blob["digest"]).body
+                if sha256(data) != blob["digest"]:
+                    raise Wrong(f"{blob['digest']} of {repository} has other bytes")
+                (to / blob["digest"].removeprefix("sha256:")).write_bytes(data)

@@ -1,0 +1,101 @@
+"""The registries of the story: `mirror serve` over an empty folder, and docker-registry where it is installed."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from demo.checks import Wrong
+from tests.registries.access import Seen
+from tests.registries.client import Client
+from tests.registries.wires import Front
+
+_END_WITHIN = 10.0  # seconds
+
+
+class Shown(Protocol):
+    """A registry, and what it was asked; requests of our own client do not count."""
+
+    name: str
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    def client(self) -> Client: ...
+
+    def mark(self) -> None:
+        """Requests before this moment no longer count."""
+        ...
+
+    def requests(self) -> list[Seen]: ...
+
+    def writes(self) -> list[Seen]: ...
+
+
+class ServeRegistry:
+    """`mirror serve --writable`, over a layout that it makes. Use with `with`.
+
+    Before it stands a proxy that knows nothing of it, and writes down what passes: that is the witness."""
+
+    def __init__(self, folder: Path, name: str, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self._path = folder / name
+        self._environment = environment
+        self._front = Front(name=name)
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> ServeRegistry:
+        command = [sys.executable, "-m", "mirror", "serve", str(self._path), "--listen", "127.0.0.1:0", "--writable"]
+        process = self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(self._environment)
+        )
+        try:
+            found = re.match(r"http://127\.0\.0\.1:(\d+)/ serves ", process.stdout.readline() if process.stdout else "")
+            if found is None:
+                process.kill()
+                raise Wrong(f"`mirror serve` does not start: {process.communicate()[1]}")
+            self._front.upstream = int(found[1])
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._front.stop()
+        process, self._process = self._process, None
+        if process is not None:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.communicate(timeout=_END_WITHIN)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+
+    @property
+    def host(self) -> str:
+        return self._front.host
+
+    @property
+    def url(self) -> str:
+        return self._front.url
+
+    def client(self) -> Client:
+        return Client(self.host)
+
+    def mark(self) -> None:
+        self._front.journal.mark()
+
+    def requests(self) -> list[Seen]:
+        return self._front.journal.requests()
+
+    def writes(self) -> list[Seen]:
+        return self._front.journal.writes()

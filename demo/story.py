@@ -1,0 +1,187 @@
+"""The story that `make demo` tells. Every claim is checked; the first that does not hold raises Wrong.
+
+The witnesses are not ours: skopeo where it is installed, a client that shares no code with `mirror`, and what was asked
+of the registries, as their access logs or a proxy before them say it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from demo.checks import check
+from demo.hands import Hands, Plain, Skopeo
+from demo.images import Json, Layout, base_layer, program_layer
+from demo.programs import ARCHITECTURES, Program
+from demo.registries import ServeRegistry, Shown
+from demo.steps import Desk, asked_for, compare, run_from_image
+from tests.registries.real import RealRegistry
+
+SHFMT, TOOLBOX = "tools/shfmt", "tools/toolbox"
+
+Programs = Callable[[str], list[Program]]  # of a release: "first" or "second"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Who takes part."""
+
+    desk: Desk
+    hands: Hands
+    source: Shown
+    targets: Sequence[Shown]
+    programs: Programs
+
+    def mark(self) -> None:
+        for registry in (self.source, *self.targets):
+            registry.mark()
+
+
+def tell(folder: Path, programs: Programs, *, skopeo: bool, docker_registry: bool) -> None:
+    """Tell all of it. folder: an empty one; skopeo, docker_registry: whether they take part. Raises Wrong."""
+    desk = Desk(folder)
+    hands: Hands = Skopeo(desk.run) if skopeo else Plain()
+    with ExitStack() as stack:
+        heading("1. Registries")
+        source = stack.enter_context(ServeRegistry(folder, "source", desk.environment))
+        print(f"  source: `mirror serve --writable` at {source.host}, empty")
+        targets: list[Shown] = [stack.enter_context(ServeRegistry(folder, "target", desk.environment))]
+        print(f"  target: `mirror serve --writable` at {targets[0].host}, empty")
+        if docker_registry:
+            targets.append(stack.enter_context(RealRegistry(folder, "second-target")))
+            print(f"  target: docker-registry at {targets[1].host}, empty")
+        else:
+            print("  (with docker-registry on PATH there would be a target of that kind, too)")
+        stage = Stage(desk, hands, source, targets, programs)
+        (folder / "demo.yaml").write_text(configuration(stage))
+        first = first_sync(stage)
+        unchanged_sync(stage, first)
+        release_sync(stage, first)
+
+
+def configuration(stage: Stage) -> str:
+    lines = ["version: 1", "state: state", "registries:"]
+    lines += [f"  {registry.host}: {{plain-http: true}}" for registry in (stage.source, *stage.targets)]
+    lines += ["mirrors:"]
+    for name in ("shfmt", "toolbox"):
+        lines += [f"  - source: {stage.source.host}/tools/{name}"]
+        lines += [f"    targets: [{', '.join(f'{target.host}/copies/{name}' for target in stage.targets)}]"]
+    return "\n".join(lines) + "\n"
+
+
+def first_sync(stage: Stage) -> dict[str, str]:
+    """-> `repository:tag` of what was pushed, and its digest"""
+    desk, targets = stage.desk, stage.targets
+    heading(f"2. Images for two architectures, pushed with {stage.hands.name}")
+    first = first_release(stage)
+
+    heading("3. The first sync")
+    stage.mark()
+    print("".join(f"    {line}\n" for line in (desk.folder / "demo.yaml").read_text().splitlines()), end="")
+    desk.sync(copied=len(first) * len(targets), up_to_date=0)
+    blobs = desk.blobs()
+    check(
+        sorted(asked_for(stage.source.requests(), "GET blob", 200)) == sorted(blobs),
+        f"each of the {len(blobs)} blobs was read from the source once",
+    )
+    for target in targets:
+        written = target.requests()
+        check(sorted(asked_for(written, "PUT upload", 201)) == sorted(blobs), f"each was sent to {target.host} once")
+        check(
+            len(asked_for(written, "POST mount", 201)) == 3,
+            "the 3 layers that both repositories use were mounted in the second, not sent",
+        )
+
+    heading("4. Is it the same?")
+    for target in targets:
+        compare(stage.hands, stage.source, target, first)
+        run_from_image(desk, stage.hands, target, "copies/shfmt:latest", "shfmt", expected="v3.14.0")
+        run_from_image(desk, stage.hands, target, "copies/toolbox:1.0", "rg", expected="ripgrep 15.2.0")
+    return first
+
+
+def unchanged_sync(stage: Stage, first: dict[str, str]) -> None:
+    heading("5. The second sync: nothing has changed")
+    stage.mark()
+    stage.desk.sync(copied=0, up_to_date=len(first) * len(stage.targets))
+    read = stage.source.requests()
+    for target in stage.targets:
+        check(not target.writes(), f"{target.host} got no POST, PUT, PATCH or DELETE")
+    check(not [seen for seen in read if seen.kind == "GET blob"], "no blob was read")
+    check(not [seen for seen in read if seen.kind == "GET manifest"], "no manifest was fetched: HEAD was enough")
+
+
+def release_sync(stage: Stage, first: dict[str, str]) -> None:
+    desk, targets = stage.desk, stage.targets
+    heading("6. A release: 4.2.0 appears, and `latest` moves to it")
+    blobs = desk.blobs()
+    moved = second_release(stage)
+    stage.mark()
+    desk.sync(copied=len(moved) * len(targets), up_to_date=(len(first) + 1 - len(moved)) * len(targets))
+    new = desk.blobs() - blobs
+    check(
+        sorted(asked_for(stage.source.requests(), "GET blob", 200)) == sorted(new),
+        f"the {len(new)} new blobs were read, and no others",
+    )
+    for target in targets:
+        written = target.requests()
+        check(
+            sorted(asked_for(written, "PUT upload", 201)) == sorted(new),
+            f"they were sent to {target.host}, and no others",
+        )
+        tags = {name for name in asked_for(written, "PUT manifest", 201) if ":" not in name}
+        check(tags == {"4.2.0", "latest"}, "the tags `4.2.0` and `latest` were written, and no others")
+        compare(stage.hands, stage.source, target, first | moved)
+        run_from_image(desk, stage.hands, target, "copies/shfmt:latest", "shfmt", expected="v3.14.1")
+
+
+def first_release(stage: Stage) -> dict[str, str]:
+    """Build and push; `repository:tag` -> digest of what was pushed."""
+    found = {(program.name, program.architecture): program for program in stage.programs("first")}
+    for program in found.values():
+        size = len(program.binary) / 2**20
+        print(
+            f"  {program.name} for {program.architecture}: static, {size:.1f} MiB, of wheel version {program.version}"
+        )
+    base = base_layer()
+    layers = {key: program_layer(program) for key, program in found.items()}
+
+    shfmt = stage.desk.layout(SHFMT)
+    images = {
+        arch: shfmt.image(arch, [base, layers["shfmt", arch]], entrypoint="/usr/bin/shfmt", version="4.1.0")
+        for arch in ARCHITECTURES
+    }
+    index = shfmt.index(images.values())
+    pushed = _push(stage, SHFMT, shfmt, dict.fromkeys(("4.1.0", "4.1", "stable", "latest"), index))
+    pushed |= _push(stage, SHFMT, shfmt, {"4.1.0-amd64": images["amd64"]})
+
+    toolbox = stage.desk.layout(TOOLBOX)
+    index = toolbox.index(
+        toolbox.image(arch, [base, layers["shfmt", arch], layers["rg", arch]], entrypoint="/usr/bin/rg", version="1.0")
+        for arch in ARCHITECTURES
+    )
+    return pushed | _push(stage, TOOLBOX, toolbox, {"1.0": index, "latest": index})
+
+
+def second_release(stage: Stage) -> dict[str, str]:
+    layout, base = stage.desk.layout(SHFMT), base_layer()
+    found = stage.programs("second")
+    index = layout.index(
+        layout.image(program.architecture, [base, program_layer(program)], entrypoint="/usr/bin/shfmt", version="4.2.0")
+        for program in sorted(found, key=lambda program: program.architecture)
+    )
+    return _push(stage, SHFMT, layout, {"4.2.0": index, "latest": index})
+
+
+def _push(stage: Stage, repository: str, layout: Layout, roots: dict[str, Json]) -> dict[str, str]:
+    for tag, root in roots.items():
+        layout.tag(tag, root)
+        stage.hands.push(layout, tag, stage.source, repository)
+    return {f"{repository}:{tag}": str(root["digest"]) for tag, root in roots.items()}
+
+
+def heading(text: str) -> None:
+    print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
