@@ -156,7 +156,8 @@ def first_release(stage: Stage) -> dict[str, str]:
     }
     index = shfmt.index(images.values())
     pushed = _push(stage, SHFMT, shfmt, dict.fromkeys(("4.1.0", "4.1", "stable", "latest"), index))
-    pushed |= _push(stage, SHFMT, shfmt, {"4.1.0-amd64": images["amd64"]})
+    single = shfmt.image("amd64", [base, layers["shfmt", "amd64"]], entrypoint="/usr/bin/shfmt", version="4.1.0-amd64")
+    pushed |= _push(stage, SHFMT, shfmt, {"4.1.0-amd64": single})
 
     toolbox = stage.desk.layout(TOOLBOX)
     index = toolbox.index(
