@@ -12,7 +12,7 @@ BENCH_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill test-soak test-old lint format check coverage bench bench-tools clean
+.PHONY: help demo test test-kill test-soak test-old test-gap lint format check coverage bench bench-verify bench-tools clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,11 @@ test-old: $(STAMP) ## a v1 registry of another maker as source, and a layer of 2
 	@tools/need.sh docker-registry skopeo umoci node:nodejs npm
 	@test -d $(VENV)/node/node_modules/docker-registry-server || npm install --prefix $(VENV)/node --ignore-scripts \
 		--no-audit --no-fund --silent docker-registry-server@2.2.0
-	$(BIN)/python -m pytest tests_real $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests_real/test_node.py tests_real/test_big.py $(PYTEST_ARGS)
+
+test-gap: $(STAMP) ## 10 GiB across an air gap, 20,000 tags in a layout (about 5 minutes and 35 GiB of disk in TMPDIR), and oras
+	@tools/need.sh docker-registry
+	$(BIN)/python -m pytest -s tests_real/test_gap.py tests_real/test_oras.py $(PYTEST_ARGS)
 
 test-kill: $(STAMP) ## a sync, an export, an import, each killed at 25 moments and run again (about 5 minutes)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
@@ -56,6 +60,9 @@ coverage: $(STAMP) ## the transfer package by its own tests: at least 95 % of it
 bench: $(STAMP) ## side by side with other tools; about an hour on a quiet machine (BENCH_ARGS="--scenario cold")
 	@tools/need.sh docker-registry skopeo
 	$(BIN)/python -m benchmarks --json .bench/figures.json --markdown docs/performance-figures.md --chart docs/performance.svg $(BENCH_ARGS)
+
+bench-verify: $(STAMP) ## is `mirror bundle verify` as fast as sha256sum? (about a minute)
+	$(BIN)/python -m benchmarks.verify $(BENCH_ARGS)
 
 bench-tools: ## what to compare with: the tools that Go can install, into .bench/bin
 	@command -v go >/dev/null || { echo "bench-tools needs Go: https://go.dev/doc/install" >&2; exit 1; }

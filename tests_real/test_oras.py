@@ -1,0 +1,122 @@
+"""oras as a client: it reads what we make, and from what we serve. `make bench-tools` installs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.images import Graph
+from tests.layout.serving import Served, lay, pack
+from tests.oracle import assert_equal, assert_whole
+from tests.registries.certificates import Authority
+from tests.registries.real import RealRegistry
+
+BENCH = Path(__file__).resolve().parent.parent / ".bench" / "bin"
+TEXTS = [b"first text\n", b"another\n" * 20_000]
+
+
+@pytest.fixture(scope="session")
+def program() -> str:
+    found = shutil.which("oras") or shutil.which("oras", path=str(BENCH))
+    if found is None:
+        pytest.fail(f"oras is neither on PATH nor in {BENCH}: `make bench-tools` installs it, with Go")
+    return found
+
+
+class Oras:
+    """Runs oras in a folder and a home of its own."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self._program, self.folder = program, folder
+        (folder / "home").mkdir(parents=True)
+
+    def __call__(self, *arguments: str, expect: int = 0) -> str:
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(self.folder / "home")}
+        run = subprocess.run(
+            [self._program, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=self.folder,
+            env=environment,
+            check=False,
+        )
+        assert expect == run.returncode, f"oras {' '.join(arguments)}: {run.stdout[-2000:]}{run.stderr[-2000:]}"
+        return run.stdout + run.stderr
+
+
+@pytest.fixture
+def oras(program: str, tmp_path: Path) -> Oras:
+    return Oras(program, tmp_path / "oras")
+
+
+@pytest.fixture
+def graph() -> Graph:
+    """An index, a docker image, an artifact of two files, and what refers to it."""
+    made = Graph("oras")
+    made.platforms("v1", size=20_000)
+    made.image("v2", oci=False)
+    notes = made.artifact("notes", texts=TEXTS)
+    made.referrer(notes, "sbom")
+    return made
+
+
+@pytest.fixture(params=["layout", "bundle"])
+def path(request: pytest.FixtureRequest, graph: Graph, tmp_path: Path) -> Path:
+    if request.param == "layout":
+        return lay(tmp_path / "out", app=graph, team__web=graph)
+    return pack(tmp_path / "out.tar", app=graph, team__web=graph)
+
+
+@pytest.mark.parametrize("tag", ["v1", "v2", "notes"])
+def test_it_copies_from_a_layout_and_from_a_bundle(
+    oras: Oras, path: Path, graph: Graph, target: RealRegistry, tag: str
+) -> None:
+    for name in ("app", "team/web"):
+        to = f"{target.host}/{name}:{tag}"
+        oras("copy", "--from-oci-layout-path", str(path), f"{name}:{tag}", "--to-plain-http", to)
+    assert {("app", tag): graph.tags[tag], ("team/web", tag): graph.tags[tag]} == assert_whole(target).tags
+
+
+@pytest.mark.parametrize("tag", ["v1", "v2", "notes"])
+def test_it_copies_from_mirror_serve(oras: Oras, path: Path, target: RealRegistry, tag: str) -> None:
+    with Served(path) as served:
+        source, to = f"{served.host}/team/web:{tag}", f"{target.host}/team/web:{tag}"
+        oras("copy", "--recursive", "--from-plain-http", "--to-plain-http", source, to)
+        assert_equal(served, "team/web", target, tags=[tag])
+
+
+def test_it_pulls_the_files_of_an_artifact_by_https(
+    oras: Oras, graph: Graph, authority: Authority, tmp_path: Path
+) -> None:
+    bundle = pack(tmp_path / "out.tar", app=graph)
+    with Served(bundle, tls=authority) as served:
+        oras("copy", "--from-ca-file", str(authority.ca), "--to-oci-layout", f"{served.host}/app:notes", "copy:notes")
+        oras("pull", "--ca-file", str(authority.ca), "--output", "pulled", f"{served.host}/app:notes")
+        oras("pull", "--output", "pulled", f"{served.host}/app:notes", expect=1)  # it trusts nobody else
+    copied = {path.read_bytes() for path in (oras.folder / "copy" / "blobs" / "sha256").iterdir()}
+    assert set(TEXTS) <= copied
+
+
+def test_it_lists_tags_and_what_refers_to_an_image(oras: Oras, path: Path, graph: Graph) -> None:
+    with Served(path) as served:
+        listed = oras("repo", "tags", "--plain-http", f"{served.host}/app").split()
+        assert sorted(graph.tags) == listed
+        assert ["app", "team/web"] == oras("repo", "ls", "--plain-http", served.host).split()
+        found = oras("discover", "--plain-http", "--format", "json", f"{served.host}/app:notes")
+        assert 1 == len(json.loads(found)["referrers"])
+
+
+def test_it_pushes_to_mirror_serve(oras: Oras, tmp_path: Path) -> None:
+    (oras.folder / "notes.txt").write_text("by oras")
+    with Served(tmp_path / "layout", writable=True) as served:
+        reference = f"{served.host}/notes:v1"
+        oras("push", "--plain-http", reference, "notes.txt:text/plain")
+        oras("attach", "--plain-http", "--artifact-type", "application/vnd.example", reference, "notes.txt:text/plain")
+        assert [("notes", "v1")] == list(assert_whole(served).tags)
+        oras("pull", "--plain-http", "--output", "pulled", reference)
+    assert "by oras" == (oras.folder / "pulled" / "notes.txt").read_text()
