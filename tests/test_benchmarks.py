@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import chart, cost, figures, tables
+from benchmarks import chart, cost, figures, tables, verify
 from benchmarks.__main__ import main
 from benchmarks.delay import DelayProxy
 from benchmarks.harness import measure
@@ -188,3 +188,10 @@ def test_a_wrong_argument_is_refused(arguments: list[str], capsys: pytest.Captur
         main(arguments)
     assert 2 == stopped.value.code
     assert arguments[0] in capsys.readouterr().err
+
+
+def test_verifying_a_bundle_is_timed_beside_other_ways_to_hash_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify.main(["--mebibytes", "2", "--runs", "1"]) in (0, 1)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert ["sha256sum", "hashlib", "mirror bundle verify"] == [line[:22].rstrip() for line in lines]
+    assert all(line.endswith(" times sha256sum") for line in lines)
