@@ -148,6 +148,8 @@ def _parse(text: str, named: str) -> Location:
     """named: what messages call it."""
     if text == STREAM:
         return StreamLocation()
+    if text.startswith(f"{STREAM}:"):
+        raise _invalid(named, "`-` stands alone: it is everything in the stream")
     if text.startswith("oci:"):
         directory, colon, rest = text.removeprefix("oci:").partition(":")
         if not directory:

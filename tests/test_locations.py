@@ -92,6 +92,8 @@ def test_a_target_is_read_as_its_grammar_says(text: str) -> None:
         ("oci:/srv:App", "lower case"),
         ("x.tar:", "the repository is missing after the colon"),
         ("x.tar:a/../b", "not a valid reference"),
+        ("-:*", "`-` stands alone"),
+        ("-:team/app", "`-` stands alone"),
         ("docker://reg.example.com/app", "docker: is not known here; write host/repository"),
         ("oci-archive:x", "write FILE.tar"),
         ("dir:/srv", "write oci:DIR"),
@@ -115,6 +117,7 @@ def test_what_is_no_source_is_refused(text: str, says: str) -> None:
         ("{repository}/app", "MISSING"),
         ("{repository}.example.com/app", "can stand in the repository only"),
         ("oci:/srv/{repository}", "can stand in the repository only"),
+        ("-:{repository}", "`-` stands alone"),
         ("{repository}.tar", "can stand in the repository only"),
     ],
 )
