@@ -179,6 +179,22 @@ def test_repositories_are_renamed_on_the_way(
     assert {"web", "tools"} == {name for name, _ in assert_whole(target).tags}
 
 
+def test_what_repositories_share_is_read_once_for_a_wildcard_too(
+    sides: Sides, stocked: RealRegistry, graphs: dict[str, Graph], layout: Path
+) -> None:
+    sides.tool.config([{"source": f"{stocked.host}/team/*", "targets": [f"oci:{layout}:{{repository}}"]}], stocked)
+    sides.tool.sync()
+    every = {digest for name in ("team/web", "team/tools") for digest in graphs[name].blobs}
+    assert len(every) == stocked.counts()["GET blob"]
+    stocked.mark()
+    sides.tool.config([{"source": f"{stocked.host}/*", "targets": [f"oci:{layout}:all/{{repository}}"]}], stocked)
+    sides.tool.sync()
+    assert graphs["app"].blobs.keys() - every == {
+        seen.reference for seen in stocked.requests() if seen.kind == "GET blob"
+    }, "what the layout has of another repository, since an earlier run, is not read again"
+    assert_sound(layout)
+
+
 def test_a_layout_of_another_tool_is_imported(
     sides: Sides, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], layout: Path
 ) -> None:
@@ -464,6 +480,24 @@ def test_the_tool_writes_to_mirror_serve(
         assert mirror_run.report()["totals"]["blobs"]["mounted"] >= 1
         assert 1 == len(mirror_run.sync().out.splitlines())
     assert_sound(layout)
+
+
+def test_a_registry_that_is_read_only_says_so_to_those_that_write(
+    mirror_run: MirrorTool, stocked: RealRegistry, graphs: dict[str, Graph], layout: Path
+) -> None:
+    lay(layout, app=graphs["app"])
+    before = sorted(path for path in layout.rglob("*"))
+    with Served(layout) as served:
+        to = f"docker://{served.host}/new:v1"
+        with pytest.raises(AssertionError, match="unsupported: this registry is read-only"):
+            skopeo("copy", "--src-tls-verify=false", "--dest-tls-verify=false", f"docker://{stocked.host}/app:v1", to)
+        mirror_run.config([{"source": f"{stocked.host}/team/web", "targets": [f"{served.host}/new"]}], stocked, served)
+        ran = mirror_run.sync(expect=1)
+        assert "read-only" in ran.text
+        assert {"failed"} == set(mirror_run.results().values())
+        errors = [image["error"] for image in mirror_run.report()["images"]]
+        assert {(405, False)} == {(error["status"], error["retryable"]) for error in errors}
+    assert before == sorted(path for path in layout.rglob("*"))
 
 
 def test_the_path_of_a_configuration_may_be_any(
