@@ -37,7 +37,7 @@ test-gap: $(STAMP) ## 10 GiB across an air gap, 20,000 tags in a layout (about 5
 test-kill: $(STAMP) ## a sync, an export, an import, each killed at 25 moments and run again (about 5 minutes)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	MIRROR_TESTS_KILLS=25 $(BIN)/python -m pytest -n $(JOBS) tests/end_to_end/test_kill.py \
-		tests/end_to_end/test_bundles.py -k killed $(PYTEST_ARGS)
+		tests/end_to_end/test_bundles.py tests/end_to_end/test_layouts.py -k killed $(PYTEST_ARGS)
 
 test-soak: $(STAMP) ## 20 runs with faults on both sides (about 2 minutes)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
