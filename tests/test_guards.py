@@ -138,6 +138,23 @@ def test_the_tool_stays_on_loopback_too(mirror_run: MirrorTool) -> None:
         mirror_run("--version")
 
 
+def test_a_run_may_be_kept_to_one_address(mirror_run: MirrorTool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [server.getsockname()[1] for server in (one, other)]
+        code = f"import socket; [socket.create_connection(('127.0.0.1', port), 5).close() for port in {ports}]"
+        process = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**mirror_run.environment, "MIRROR_TESTS_ONLY": f"127.0.0.1:{ports[0]}"},
+            check=False,
+            timeout=30,
+        )
+    assert "OutsideLoopback" in process.stderr
+    with pytest.raises(AssertionError, match=rf"left loopback: socket.connect .*{ports[1]}\)"):
+        mirror_run("--version")
+
+
 # ---- locks
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 _NETWORK = ("socket.connect", "socket.sendto", "socket.sendmsg")
 
@@ -27,6 +27,11 @@ def is_outside(address: object) -> bool:
         return not is_local_name(host)
 
 
+def is_other(address: object, only: Collection[str]) -> bool:
+    """Whether a socket address is an internet address that is not among those listed; none are listed: it is not."""
+    return bool(only) and isinstance(address, tuple) and f"{address[0]}:{address[1]}" not in only
+
+
 def is_local_name(host: object) -> bool:
     """Whether resolving this name asks nobody."""
     text = host.decode("latin-1") if isinstance(host, bytes) else str(host or "localhost")
@@ -39,17 +44,18 @@ def is_local_name(host: object) -> bool:
     return True  # an address is no question; connecting to it is looked at separately
 
 
-def install(note: Callable[[str], None]) -> None:
+def install(note: Callable[[str], None], *, only: Collection[str] = ()) -> None:
     """Refuse, and tell `note` of, every connection and look-up that would leave this machine.
 
+    only: the addresses (`127.0.0.1:5000`) that may be connected to; none: any on loopback.
     Names under `.invalid` are not found, as the real world has it (RFC 6761), and nobody is told."""
 
     def audit(event: str, arguments: tuple[object, ...]) -> None:
         if event == "socket.getaddrinfo":
             _look_up(arguments[0], note)
-        elif event in _NETWORK and is_outside(arguments[1]):
+        elif event in _NETWORK and (is_outside(arguments[1]) or is_other(arguments[1], only)):
             note(f"{event} {arguments[1]}")
-            raise OutsideLoopback(f"tests stay on loopback: {event} {arguments[1]}")
+            raise OutsideLoopback(f"tests stay where they are told to: {event} {arguments[1]}")
 
     sys.addaudithook(audit)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests import tripwire
 
 _FILE = Path(os.environ.pop("MIRROR_TESTS_TRIPWIRE", os.devnull))
+_ONLY = os.environ.pop("MIRROR_TESTS_ONLY", "").split()
 
 
 def _note(what: str) -> None:
@@ -15,4 +16,4 @@ def _note(what: str) -> None:
         file.write(what + "\n")
 
 
-tripwire.install(_note)
+tripwire.install(_note, only=_ONLY)
