@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -10,9 +11,9 @@ from mirror.bundles import Bundles
 from mirror.config import Config, MirrorConfig
 from mirror.errors import MirrorError
 from mirror.findings import Entry, TargetEntry
-from mirror.layouts import Layouts
-from mirror.limits import Limits
-from mirror.locations import is_registry
+from mirror.layouts import PREFIX, Layouts
+from mirror.limits import Limits, Stop, Work
+from mirror.locations import MATCHED, is_registry
 from mirror.oci.reference import DOCKER_HUB, Repository
 from mirror.redact import Redactor
 from mirror.registry.auth import HostAuthorizer
@@ -121,12 +122,28 @@ class Stores:
         )
 
     def mountable(self) -> dict[str, set[str]]:
-        """The repositories of each host that the configuration names: only these are mounted from."""
-        named: dict[str, set[str]] = {}
+        """The repositories of each host that the configuration names: only these are mounted from.
+
+        By a wildcard it names what its source has, if that lies on this machine: asking a catalog is for the plan."""
+        named: defaultdict[str, set[str]] = defaultdict(set)
         for mirror in self._config.mirrors:
-            for repository in (mirror.source, *mirror.targets):
-                named.setdefault(repository.host, set()).add(repository.path)
-        return named
+            named[mirror.source.host].add(mirror.source.path)
+            matched = self._matched(mirror) if mirror.wildcard else [""]
+            for target in mirror.targets:
+                named[target.host].update(target.path.replace(MATCHED, one) for one in matched)
+        return dict(named)
+
+    def _matched(self, mirror: MirrorConfig) -> list[str]:
+        """What a wildcard stands for; nothing where that is not known yet. Reads the index of a bundle or layout."""
+        host, prefix = mirror.source.host, f"{mirror.source.path}/" if mirror.source.path else ""
+        path = Path(host.removeprefix(PREFIX))
+        if is_registry(host) or not (path.is_file() or path.is_dir()):
+            return []
+        try:
+            names = list(self._local[host].repositories(prefix, Work(Stop())))
+        except MirrorError:
+            return []  # the plan says what is wrong with it
+        return [name.removeprefix(prefix) for name in names if isinstance(name, str)]
 
     def routes(self, entries: Iterable[Entry]) -> Routes:
         """Which blobs go through the spool: not those of stores on disk, which can be read as often as one likes."""

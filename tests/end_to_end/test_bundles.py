@@ -206,6 +206,37 @@ def test_a_differential_export_carries_what_is_new_and_needs_its_base(
         assert_equal(stocked, name, target)
 
 
+def test_what_repositories_share_is_sent_once_and_mounted_elsewhere(
+    gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph]
+) -> None:
+    gap.export(stocked)
+    target.mark()
+    gap.arrive(target)
+    every = {digest for graph in graphs.values() for digest in graph.blobs}
+    sent = [seen.reference for seen in target.requests() if (seen.kind, seen.status) == ("PUT upload", 201)]
+    assert sorted(every) == sorted(sent)
+    assert sum(len(graph.blobs) for graph in graphs.values()) - len(every) == target.counts(status=201)["POST mount"]
+
+
+def test_what_the_base_has_in_another_repository_is_mounted_from_there(
+    gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], tmp_path: Path
+) -> None:
+    gap.export(stocked)
+    gap.arrive(target)
+    base = tmp_path / "far-side.json"
+    base.write_text(gap.tool("inventory", gap.far_side(target)).out)
+    moved = graphs["team/web"].blob(graphs["app"].blobs[graphs["app"].layer("app").digest])
+    graphs["team/web"].image("v3", layers=[moved])  # its layer is nowhere but in `app`
+    push(stocked, "team/web", graphs["team/web"])
+    gap.bundle = gap.media / "second.tar"
+    gap.export(stocked, base=str(base))
+    assert moved.digest not in blobs_of(gap.bundle)
+    (gap.media.parent / "far-state" / "state.sqlite").unlink(missing_ok=True)
+    gap.arrive(target)
+    for name in NAMES:
+        assert_equal(stocked, name, target)
+
+
 def test_the_report_of_an_import_serves_as_a_base(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], tmp_path: Path
 ) -> None:
