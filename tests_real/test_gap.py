@@ -157,7 +157,7 @@ def test_ten_gibibytes_cross_in_little_memory_and_on_little_disk(room: Path, too
     assert MOST_MEMORY >= took.memory
 
     with registry(room, "target") as target:
-        mirrors = [{"source": f"{bundle}:{name}", "targets": [f"{target.host}/{name}"]} for name in REPOSITORIES]
+        mirrors = [{"source": f"{bundle}:*", "targets": [f"{target.host}/{{repository}}"]}]
         config = tool.config(mirrors, target, file=room / "import.yaml", state=str(room / "far-state"))
         with Watch(tool.folder, media, room / "far-state", but=beside) as disk:
             took = run(tool, "sync", config)
