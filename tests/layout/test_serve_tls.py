@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -145,13 +145,11 @@ def test_it_speaks_the_versions_of_today(served: Served, authority: Authority, v
 def test_a_client_that_speaks_no_tls_troubles_nobody(served: Served, words: bytes) -> None:
     with connect(served.host) as plain:
         plain.sendall(words)
-        plain.shutdown(socket.SHUT_WR)
         received = b""
-        try:
+        with suppress(OSError):  # it may be ended, with a reset, before we have ended our side
+            plain.shutdown(socket.SHUT_WR)
             while piece := plain.recv(4096):
                 received += piece
-        except ConnectionResetError:
-            pass
     assert b"HTTP" not in received
     with served.client() as client:
         client.ask("GET", "/v2/", want=(200,))
