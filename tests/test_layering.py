@@ -53,7 +53,6 @@ STRANGERS = LAYERS[3]
 # Outside library -> the modules (or packages) of which exactly one may import it, or that may share it.
 HOMES = {
     "requests": ("mirror.registry.http.oneoff",),
-    "urllib3": ("mirror.registry.http",),
     "yaml": ("mirror.config",),
     "jsonschema": ("mirror.config",),
     "platformdirs": ("mirror.config",),
@@ -222,13 +221,6 @@ def test_an_outside_library_is_imported_in_one_place(library: str, homes: tuple[
 def test_every_outside_library_has_a_home() -> None:
     known = set(sys.stdlib_module_names) | {"mirror", "_typeshed"} | set(HOMES)
     assert [] == [str(found) for found in imports() if found.module.split(".")[0] not in known]
-
-
-def test_one_module_imports_urllib3_at_its_top() -> None:
-    at_top = [
-        found for found in imports() if found.module.split(".")[0] == "urllib3" and found.at_top and found.runtime
-    ]
-    assert 1 == len({found.importer for found in at_top}), [str(found) for found in at_top]
 
 
 @pytest.mark.parametrize("library", LAZY)

@@ -1,6 +1,6 @@
 """Opening connections: name, TCP, proxy, TLS, and a look at who is at the other end before a byte is said.
 
-The only module that imports urllib3. Nothing of the environment is consulted: no netrc, no proxies, no CA bundles.
+Nothing of the environment is consulted: no netrc, no proxies, no CA bundles.
 """
 
 from __future__ import annotations
@@ -8,24 +8,22 @@ from __future__ import annotations
 import base64
 import contextlib
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
-
-from mirror.errors import AuthError, ConfigError, MirrorError, RemoteError, Unreachable, printable
+from mirror.errors import AuthError, ConfigError, MirrorError, RemoteError, Unreachable
 from mirror.limits import Stop
 from mirror.registry.http.framing import read_head
 from mirror.registry.http.headers import request_head
-from mirror.registry.http.tls import Contexts, handshake_failure
 from mirror.registry.http.wire import Connection, Pace
 from mirror.registry.settings import HostSettings
 from mirror.registry.trust import Destination, Trust
+
+if TYPE_CHECKING:
+    from mirror.registry.http.tls import Handshakes
 
 _MOST_ADDRESSES = 4  # of one name that are tried; each has the whole connect timeout
 
@@ -64,7 +62,7 @@ class Connector:
         self._settings = settings
         self._trust = trust
         self._resolve = resolve
-        self._contexts = Contexts(settings.tls)
+        self._handshakes: Handshakes | None = None  # made twice is harmless
 
     def open(self, destination: Destination, stop: Stop) -> Connection:
         """Raises Unreachable, NetworkError, RemoteError (tls_error), Refused (tls_error, unsafe_*), ConfigError,
@@ -97,8 +95,13 @@ class Connector:
                 f"{host}: its name cannot be resolved: {reason}", hint="check the name, and this machine's DNS"
             ) from error
 
-    def context(self, destination: Destination) -> ssl.SSLContext:
-        return self._contexts.get(own=destination.credentials)
+    def handshakes(self) -> Handshakes:
+        """Made for the first host that is asked by https."""
+        if self._handshakes is None:
+            from mirror.registry.http.tls import Handshakes  # noqa: PLC0415 (6 ms, which plain http does without)
+
+            self._handshakes = Handshakes(self._settings.tls, self._settings.host)
+        return self._handshakes
 
     def check(self, destination: Destination, address: str) -> None:
         if self.proxy is None:
@@ -114,7 +117,7 @@ class _Attempt:
         self._connector = connector
         self._stop = stop
         self._timeout = connector.settings.connect_timeout
-        # A second handle on the socket: while TLS is set up, urllib3 has the first.
+        # A second handle on the socket: the handshake takes the first out of its object.
         self._handle: socket.socket | None = None
         self._lock = threading.Lock()
         self._peer: str | None = None
@@ -139,32 +142,28 @@ class _Attempt:
             self._stop.check()
 
     def run(self) -> Connection:
-        inner = self._urllib3()
-        try:
-            inner.connect()
-            sock = inner.sock
-            inner.sock = None  # ours now
-        except MirrorError:
-            raise
-        except OSError as error:  # ssl.SSLError is one
-            raise handshake_failure(error, self.name, self._connector.settings.host) from error
-        except (HTTPError, ValueError) as error:  # a name that IDNA does not know is a ValueError
-            raise Unreachable(f"{self.name}: no connection: {printable(error)}") from error
-        finally:
-            inner.close()
-        return Connection(sock, self.name, self._peer)
-
-    def _urllib3(self) -> HTTPConnection:
-        origin, proxy = self.destination.origin, self._connector.proxy
-        host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
+        origin = self.destination.origin
         if origin.scheme == "http":
-            return _Plain(self, host, port, timeout=self._timeout)
-        secure = _Secure(self, host, port, timeout=self._timeout, ssl_context=self._connector.context(self.destination))
-        if proxy:
-            secure.set_tunnel(origin.host, origin.port)
-        return secure
+            return Connection(self._dial(), self.name, self._peer)
+        handshakes = self._connector.handshakes()
+        context = handshakes.context(own=self.destination.credentials)  # before anybody is connected to: it may fail
+        return handshakes.connection(self._tunnelled(), context, origin.host, subject=self.name, peer=self._peer)
 
-    def tcp(self, host: str, port: int) -> socket.socket:
+    def _dial(self) -> socket.socket:
+        proxy, origin = self._connector.proxy, self.destination.origin
+        return self._tcp(proxy.host, proxy.port) if proxy else self._tcp(origin.host, origin.port)
+
+    def _tunnelled(self) -> socket.socket:
+        sock = self._dial()
+        try:
+            if self._connector.proxy is not None:
+                self._tunnel(sock, self._connector.proxy)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _tcp(self, host: str, port: int) -> socket.socket:
         """The first of the host's addresses that takes a connection. Raises Unreachable, Refused."""
         last: OSError | None = None
         for family, kind, protocol, _, address in self._connector.addresses(host, port):
@@ -207,12 +206,12 @@ class _Attempt:
         reason = (error.strerror if error else None) or "it has no address"
         return Unreachable(f"{what} cannot be reached: {reason}", hint=hint)
 
-    def tunnel(self, sock: socket.socket) -> None:
+    def _tunnel(self, sock: socket.socket, proxy: Proxy) -> None:
         """CONNECT through the proxy. Raises NetworkError, RemoteError, AuthError."""
-        proxy, origin = self._connector.proxy, self.destination.origin
+        origin = self.destination.origin
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
         fields = [("Host", f"{host}:{origin.port}")]
-        if proxy and proxy.authorization:
+        if proxy.authorization:
             fields.append(("Proxy-Authorization", proxy.authorization))
         subject = f"the proxy for {self.name}"
         wire = Connection(sock, subject)
@@ -233,28 +232,3 @@ class _Attempt:
 def _proxy_login(name: str, key: str) -> AuthError:
     hint = f"set user and password in registries.{key}.proxy"
     return AuthError(f"{name}: the proxy wants a login", code="auth_failed", status=407, hint=hint)
-
-
-class _Plain(HTTPConnection):
-    """urllib3's connection, with our way to a socket."""
-
-    def __init__(self, attempt: _Attempt, host: str, port: int, *, timeout: float) -> None:
-        super().__init__(host, port, timeout=timeout)
-        self._attempt = attempt
-
-    def _new_conn(self) -> socket.socket:
-        return self._attempt.tcp(self._dns_host, self.port)
-
-
-class _Secure(HTTPSConnection):
-    """The same with TLS, and our way through a proxy."""
-
-    def __init__(self, attempt: _Attempt, host: str, port: int, *, timeout: float, ssl_context: ssl.SSLContext) -> None:
-        super().__init__(host, port, timeout=timeout, ssl_context=ssl_context)
-        self._attempt = attempt
-
-    def _new_conn(self) -> socket.socket:
-        return self._attempt.tcp(self._dns_host, self.port)
-
-    def _tunnel(self) -> None:
-        self._attempt.tunnel(self.sock)

@@ -1,41 +1,67 @@
-"""TLS as the operator set it for a host: contexts, and what a failed handshake means."""
+"""TLS as the operator set it for a host: contexts, handshakes, connections, and what their failures mean.
+
+Imported when the first https host is connected to.
+"""
 
 from __future__ import annotations
 
+import select
+import socket
 import ssl
 from pathlib import Path
 
-from mirror.errors import ConfigError, MirrorError, NetworkError, Refused, RemoteError, printable
+from mirror.errors import ConfigError, MirrorError, NetworkError, Refused, RemoteError, Unreachable, printable
+from mirror.registry.http.wire import Connection
 from mirror.registry.settings import Tls
 
 # Where the system's authorities are, when OpenSSL was not built for this system.
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+_SLICE = 64 << 10  # bytes, of one write: of its progress TLS tells only when all of it is done
 _CLOCK = {9: "not valid yet", 10: "expired"}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
-class Contexts:
-    """The contexts of one registry's settings, each made when first needed. Thread-safe (made twice is harmless)."""
+class Handshakes:
+    """TLS by one registry's settings. Thread-safe (a context made twice is harmless).
 
-    def __init__(self, tls: Tls) -> None:
+    key: the registry's name in the configuration, for errors."""
+
+    def __init__(self, tls: Tls, key: str) -> None:
         self._tls = tls
+        self._key = key
         self._made: dict[bool, ssl.SSLContext] = {}
 
-    def get(self, *, own: bool) -> ssl.SSLContext:
+    def context(self, *, own: bool) -> ssl.SSLContext:
         """own: for the registry and its token service; otherwise for hosts that it leads to, which never see
         the client certificate and may be certified by the system's authorities as well as by the registry's.
 
-        Raises ConfigError if a file is not usable."""
+        Made when it is first needed. Raises ConfigError if a file is not usable."""
         found = self._made.get(own)
         if found is None:
-            found = self._made[own] = self._context(own=own)
+            found = self._made[own] = self._new_context(own=own)
         return found
 
-    def _context(self, *, own: bool) -> ssl.SSLContext:
+    def connection(
+        self, sock: socket.socket, context: ssl.SSLContext, host: str, *, subject: str, peer: str | None
+    ) -> SecureConnection:
+        """Shake hands over a connected socket, whose timeout stays: with `host`, to whom the certificate must be given.
+
+        The socket is the connection's afterwards, or closed. Raises NetworkError, RemoteError (tls_error), Refused
+        (tls_error), Unreachable."""
+        with sock:  # it is none any more once the handshake has begun
+            try:
+                return SecureConnection(context.wrap_socket(sock, server_hostname=host), subject, peer)
+            except OSError as error:  # an SSLError is one
+                raise _handshake_failure(error, subject, self._key) from error
+            except ValueError as error:  # a name that IDNA does not know
+                raise Unreachable(f"{subject}: no connection: {printable(error)}") from error
+
+    def _new_context(self, *, own: bool) -> ssl.SSLContext:
         tls = self._tls
         # Not create_default_context: that heeds SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_COMPRESSION
+        context.set_alpn_protocols(["http/1.1"])
         if not tls.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -83,7 +109,56 @@ def _reason(error: OSError) -> str:
     return error.strerror or printable(error, 120)
 
 
-def handshake_failure(error: OSError, host: str, key: str) -> MirrorError:
+class SecureConnection(Connection):
+    """An open connection in TLS."""
+
+    def __init__(self, sock: ssl.SSLSocket, subject: object, peer: str | None = None) -> None:
+        super().__init__(sock, subject, peer)
+        # Private in typeshed only: an end without a TLS goodbye must be told from an end.
+        sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+        self._layer = sock
+
+    def readable(self) -> bool:
+        return super().readable() or self._layer.pending() > 0
+
+    def send_some(self, view: memoryview) -> int:
+        return super().send_some(view[:_SLICE])
+
+    def _awaited(self, error: OSError) -> int:
+        if isinstance(error, ssl.SSLWantWriteError):
+            return select.POLLIN | select.POLLOUT
+        return select.POLLIN if isinstance(error, ssl.SSLWantReadError) else super()._awaited(error)
+
+    def _told(self, error: OSError) -> MirrorError:
+        error = self._alert() or error
+        if isinstance(error, ssl.SSLEOFError):
+            return NetworkError(f"{self.subject}: the connection ended without a TLS goodbye", code="truncated")
+        return _broken(self.subject, error) if isinstance(error, ssl.SSLError) else super()._told(error)
+
+    def _alert(self) -> ssl.SSLError | None:
+        """Why the peer hung up: where sending failed, its alert may still be there to be read."""
+        self._set_timeout(0.0)
+        try:
+            self._layer.recv_into(self._scratch)
+        except ssl.SSLError as error:
+            return error if "ALERT" in (error.reason or "") else None
+        except OSError:
+            return None
+        return None
+
+
+def _broken(subject: object, error: ssl.SSLError) -> MirrorError:
+    reason = (error.reason or "").lower().replace("_", " ")
+    if "alert" in reason and "certificate" in reason:  # TLS 1.3 tells of a client certificate only now
+        return Refused(
+            f"{subject} does not accept our client certificate: {reason}",
+            code="tls_error",
+            hint="set `tls.cert` and `tls.key` of that registry",
+        )
+    return NetworkError(f"{subject}: the TLS connection broke: {reason or error}")
+
+
+def _handshake_failure(error: OSError, host: str, key: str) -> MirrorError:
     """What a handshake with `host` failed of. key: the registry's name in the configuration."""
     if isinstance(error, ssl.SSLCertVerificationError):
         why = _CLOCK.get(error.verify_code)

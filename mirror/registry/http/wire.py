@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import ssl
 import threading
 from time import monotonic
 from typing import NoReturn
 
-from mirror.errors import MirrorError, NetworkError, Refused
+from mirror.errors import MirrorError, NetworkError
 from mirror.limits import Stop
 
 FLOOR = 1024  # bytes a second: a body that moves slower, over the idle time, is cut
 _READ = 16 << 10  # bytes, of one read of heads and small bodies
-_SLICE = 64 << 10  # bytes, of one write by TLS, which tells of progress only when all of a write is done
 
 
 class Pace:
@@ -54,7 +52,7 @@ _NO_PACE = Pace(0.0, 0.0)
 
 
 class Connection:
-    """An open connection. One user at a time; `abort` is for any thread.
+    """An open connection in plain TCP; `tls` has one for TLS. One user at a time; `abort` is for any thread.
 
     subject: what errors are about, a request or a host.
 
@@ -66,11 +64,7 @@ class Connection:
         self.reused = False
         self.heard = False  # a byte of the current answer has come
         self.buffer = bytearray()  # received, not used yet
-        if isinstance(sock, ssl.SSLSocket):
-            # Private in typeshed only: an end without a TLS goodbye must be told from an end.
-            sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
         self._sock = sock
-        self._tls = isinstance(sock, ssl.SSLSocket)
         self._timeout: float | None = sock.gettimeout()
         self._scratch = memoryview(bytearray(_READ))
         self._pace = _NO_PACE
@@ -111,10 +105,7 @@ class Connection:
 
     def readable(self) -> bool:
         """Whether bytes, or an end, wait to be read."""
-        return bool(self._poll.poll(0)) or (self._tls and self._pending() > 0)
-
-    def _pending(self) -> int:
-        return self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
+        return bool(self._poll.poll(0))
 
     def receive_into(self, view: memoryview) -> int:
         """Wait for bytes; 0: the peer has ended. The buffer is not looked at."""
@@ -157,19 +148,16 @@ class Connection:
     def send_some(self, view: memoryview) -> int:
         """Send the beginning of `view` as soon as any fits; -> bytes sent, 0: something came to be read instead."""
         self._set_timeout(0.0)
-        if self._tls:
-            view = view[:_SLICE]
         while True:
             try:
                 count = self._sock.send(view)
                 break
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                if self._wait(select.POLLIN | select.POLLOUT) & ~select.POLLOUT and self.peek():
-                    return 0
-            except ssl.SSLWantReadError:
-                self._wait(select.POLLIN)
             except OSError as error:
-                self._raise(error)
+                events = self._awaited(error)
+                if not events:
+                    self._raise(error)
+            if self._wait(events) & ~select.POLLOUT and events & select.POLLOUT and self.peek():
+                return 0
         if self._stop.requested:
             self._stop.check()
         self._pace.too_slow(0.0, count)
@@ -182,10 +170,8 @@ class Connection:
         self._set_timeout(0.0)
         try:
             count = self._sock.recv_into(self._scratch)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        except OSError:
-            return True  # whoever reads on will be told
+        except OSError as error:
+            return not self._awaited(error)  # a true error: whoever reads on will be told
         self.buffer += self._scratch[:count]
         self.heard = self.heard or count > 0
         return True
@@ -219,27 +205,15 @@ class Connection:
 
     def _raise(self, error: OSError) -> NoReturn:
         self._stop.check()
-        raise self._told(self._alert() or error) from error
+        raise self._told(error) from error
 
-    def _alert(self) -> ssl.SSLError | None:
-        """Why a TLS peer hung up: where sending failed, its alert may still be there to be read."""
-        if self._tls:
-            self._set_timeout(0.0)
-            try:
-                self._sock.recv_into(self._scratch)
-            except ssl.SSLError as error:
-                return error if "ALERT" in (error.reason or "") else None
-            except OSError:
-                return None
-        return None
+    def _awaited(self, error: OSError) -> int:
+        """What a send or read that may not wait would have waited for, as events of poll; 0: it failed."""
+        return select.POLLIN | select.POLLOUT if isinstance(error, BlockingIOError) else 0
 
     def _told(self, error: OSError) -> MirrorError:
         if isinstance(error, TimeoutError):
             return self._late()
-        if isinstance(error, ssl.SSLEOFError):
-            return NetworkError(f"{self.subject}: the connection ended without a TLS goodbye", code="truncated")
-        if isinstance(error, ssl.SSLError):
-            return _tls_trouble(self.subject, error)
         return NetworkError(f"{self.subject}: the connection broke: {error.strerror or error}")
 
     def _late(self) -> NetworkError:
@@ -251,14 +225,3 @@ class Connection:
         if self._pace.until is None:
             return NetworkError(f"{self.subject}: less than 1 KiB/s over {self._pace.idle:g} s", code="too_slow")
         return NetworkError(f"{self.subject}: the answer took too long", code="too_slow")
-
-
-def _tls_trouble(subject: object, error: ssl.SSLError) -> MirrorError:
-    reason = (error.reason or "").lower().replace("_", " ")
-    if "alert" in reason and "certificate" in reason:  # TLS 1.3 tells of a client certificate only now
-        return Refused(
-            f"{subject} does not accept our client certificate: {reason}",
-            code="tls_error",
-            hint="set `tls.cert` and `tls.key` of that registry",
-        )
-    return NetworkError(f"{subject}: the TLS connection broke: {reason or error}")

@@ -18,7 +18,7 @@ from mirror.errors import (
     RemoteError,
 )
 from mirror.registry.settings import Tls
-from tests.registry.http.dialling import OK, get, secure, server
+from tests.registry.http.dialling import OK, at, get, secure, server
 from tests.registry.http.peers import Peer, Talk, answers, whole
 from tests.registry.http.sessions import session_with, work
 
@@ -71,6 +71,29 @@ def test_the_environment_adds_no_authority_and_takes_no_keys(
         with secure(peer, tls=Tls(ca=ca)) as session:
             get(session)
     assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.parametrize(("host", "told"), [("reg.example.com", "reg.example.com"), ("127.0.0.1", None)])
+def test_a_handshake_names_the_host_unless_it_is_an_address_and_offers_http_1_1(
+    host: str, told: str | None, certificates: trustme.CA, ca: Path
+) -> None:
+    names: list[object] = []
+    chosen: list[str | None] = []
+
+    def noting(talk: Talk) -> None:
+        assert isinstance(talk.sock, ssl.SSLSocket)
+        chosen.append(talk.sock.selected_alpn_protocol())
+        while talk.request() is not None:
+            talk.say(OK)
+
+    context = server(certificates, host)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.sni_callback = lambda sock, name, context: names.append(name)
+    with Peer(noting, tls=context) as peer:
+        resolve = at(("127.0.0.1", peer.port))
+        with secure(f"{host}:{peer.port}", tls=Tls(ca=ca), resolve=resolve) as session:
+            assert b"yes" == get(session).body
+    assert ([told], ["http/1.1"]) == (names, chosen)
 
 
 def wants_client(certificates: trustme.CA, *names: str, required: bool = True) -> ssl.SSLContext:
@@ -128,6 +151,7 @@ def test_a_missing_file_is_named(tls: Tls) -> None:
     with Peer(answers(OK)) as peer, secure(peer, tls=tls) as session, pytest.raises(ConfigError) as caught:
         get(session)
     assert "/nowhere/" in str(caught.value)
+    assert 0 == peer.connections
 
 
 def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
