@@ -1,23 +1,23 @@
-"""The JSON Schema is the one list of keys, types and ranges; the sentences about what breaks it are ours."""
+"""The JSON Schema is the one list of keys, types and ranges."""
 
 from __future__ import annotations
 
-import difflib
 import json
+import pkgutil
 from collections.abc import Iterator
 from functools import cache
-from importlib import resources
 from typing import Any, cast
 
-from mirror.config.problems import SECRET_KEYS, KeyPath, key_shown, value_shown
-from mirror.config.tree import Document, Scalar, read_as
-
-_NOT_YET = "not in this version"
+from mirror.config.conform import conforms
+from mirror.config.tree import Document
 
 
 def schema_text() -> str:
     """The schema as it is published."""
-    return resources.files("mirror").joinpath("config.schema.json").read_text(encoding="utf-8")
+    data = pkgutil.get_data("mirror", "config.schema.json")
+    if data is None:
+        raise FileNotFoundError("config.schema.json")
+    return data.decode("utf-8")
 
 
 @cache
@@ -27,17 +27,10 @@ def schema() -> dict[str, Any]:
 
 def check(document: Document, data: object) -> None:
     """Add to `document` all that breaks the schema in `data`, its tree as plain values."""
-    planned: set[KeyPath] = set()
-    for path, message in _planned(data, schema(), ()):
-        planned.add(path)
-        document.add(path, message)
-    # Not at the top: importing it takes longer than everything else that `mirror --help` does.
-    import jsonschema  # noqa: PLC0415
+    if not conforms(data, schema(), schema()["$defs"]):
+        from mirror.config import breaches  # noqa: PLC0415 (jsonschema takes 40 ms, and nearly always nothing is wrong)
 
-    for error in jsonschema.Draft202012Validator(schema()).iter_errors(data):
-        path = tuple(error.absolute_path)
-        if not any(path[: len(above)] == above for above in planned):
-            _report(document, path, error)
+        breaches.report(document, data, schema())
 
 
 def parts() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -51,137 +44,20 @@ def key_paths() -> tuple[str, ...]:
     return tuple(where for where, _ in parts())
 
 
-def _resolved(part: dict[str, Any]) -> dict[str, Any]:
+def resolved(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of the schema, with what its reference leads to."""
     reference = part.get("$ref")
     if not isinstance(reference, str):
         return part
     return {**schema()["$defs"][reference.removeprefix("#/$defs/")], **part}
 
 
-def _planned(value: object, part: dict[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
-    """Keys and values that are part of the language, but have no effect yet."""
-    part = _resolved(part)
-    not_yet = part.get("x-not-yet")
-    if not_yet is True:
-        yield path, f"{_NOT_YET}; remove the key"
-    elif isinstance(not_yet, list) and value in not_yet:
-        able = [choice for choice in part["enum"] if choice not in not_yet]
-        yield path, f"{value_shown(value)} is {_NOT_YET}; write {' or '.join(able)}, or remove the key"
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            below = part.get("properties", {}).get(key, part.get("additionalProperties"))
-            if isinstance(below, dict):
-                yield from _planned(item, below, (*path, key))
-    elif isinstance(value, list) and isinstance(part.get("items"), dict):
-        for number, item in enumerate(value):
-            yield from _planned(item, part["items"], (*path, number))
-
-
-def _report(document: Document, path: KeyPath, error: Any) -> None:
-    keyword, part, value = error.validator, _resolved(error.schema), error.instance
-    if keyword == "additionalProperties":
-        for key in value:
-            if key not in part.get("properties", {}):
-                document.add(path, _unknown(key, part), key=key)
-    elif keyword == "required":
-        guesses = {_nearest(key, part) for key in value if key not in part["properties"]}
-        for key in error.validator_value:
-            if key not in value and key not in guesses:
-                document.add(path, f"missing key {key_shown(key)}; it is required")
-    elif keyword in ("minItems", "minProperties", "minLength"):
-        document.add(path, _empty(path, part, value))
-    elif keyword == "maxLength":
-        document.add(path, f"too long: at most {error.validator_value} characters")
-    elif keyword == "maxProperties":
-        document.add(path, f"want one of {', '.join(part['properties'])}, got {len(value)} of them")
-    else:
-        document.add(path, _mistyped(document, path, part, value))
-
-
-def _unknown(key: str, part: dict[str, Any]) -> str:
-    elsewhere = [where for where in key_paths() if where.rpartition(".")[2] == key]
-    if elsewhere:
-        return f"unknown key {key_shown(key)} here; its place is {elsewhere[-1]}"
-    nearest = _nearest(key, part)
-    if nearest:
-        return f"unknown key {key_shown(key)}; did you mean {key_shown(nearest)}?"
-    return f"unknown key {key_shown(key)}; want one of {', '.join(part.get('properties', {}))}"
-
-
-def _nearest(key: str, part: dict[str, Any]) -> str | None:
-    known = list(part.get("properties", {}))
-    found = difflib.get_close_matches(key.lower().replace("_", "-"), known, n=1, cutoff=0.7)
-    return found[0] if found else None
-
-
 def _parts(part: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for key, below in part.get("properties", {}).items():
         where = f"{path}.{key}" if path else key
-        yield where, _resolved(below)
-        yield from _parts(_resolved(below), where)
+        yield where, resolved(below)
+        yield from _parts(resolved(below), where)
     if isinstance(part.get("additionalProperties"), dict):
-        yield from _parts(_resolved(part["additionalProperties"]), f"{path}.HOST")
+        yield from _parts(resolved(part["additionalProperties"]), f"{path}.HOST")
     if isinstance(part.get("items"), dict):
-        yield from _parts(_resolved(part["items"]), f"{path}[]")
-
-
-def _empty(path: KeyPath, part: dict[str, Any], value: object) -> str:
-    if path[-1:] == ("tags",):
-        return "empty, so nothing would be selected; name tags, or remove the key for every tag"
-    if path[-1:] == ("include",):
-        return "empty, so nothing would be selected; name patterns, or remove the key"
-    kind = "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else '""'
-    return f"want {_want(part)}, got {kind} with nothing in it" if kind != '""' else f'want {_want(part)}, got ""'
-
-
-def _mistyped(document: Document, path: KeyPath, part: dict[str, Any], value: object) -> str:
-    node = document.node(path)
-    text = node.text if isinstance(node, Scalar) else ""
-    secret = not SECRET_KEYS.isdisjoint(path[-2:])
-    kinds = part.get("type", "")
-    if "string" in kinds and isinstance(node, Scalar) and not isinstance(value, str):
-        shown = read_as(value)
-        what = "tag read as" if "tags" in path[-2:] and isinstance(path[-1], int) else "read as"
-        if secret:
-            return f"want {_want(part)}, got something that YAML does not take for a text; put it in quotes"
-        if text:
-            return f"{what} {shown}; write {value_shown(text)}"
-    hint = ""
-    if value == "" and "array" in kinds:
-        return _empty(path, part, value)
-    if "array" in kinds and isinstance(value, str) and not secret:
-        hint = f"; write [{value_shown(value)}]"
-    if kinds == "boolean" and isinstance(value, str):
-        hint = "; write it without quotes"
-    if "enum" in part and isinstance(value, str):
-        close = difflib.get_close_matches(value.lower(), part["enum"], n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-    if value is None:
-        hint = "; remove the key or give it a value"
-    return f"want {_want(part)}, got {'something else' if secret else _got(value, text)}{hint}"
-
-
-def _got(value: object, text: str) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    return value_shown(text) if isinstance(value, str) else text[:80]
-
-
-_KINDS = {"string": "a text", "array": "a list", "object": "a mapping", "boolean": "true or false"}
-
-
-def _want(part: dict[str, Any]) -> str:
-    if "x-want" in part:
-        return str(part["x-want"])
-    if "enum" in part:
-        return f"one of {', '.join(part['enum'])}"
-    if "minimum" in part:
-        return f"{part['minimum']}..{part['maximum']}"
-    kinds = part.get("type", "")
-    if part.get("minItems") and kinds == "array":
-        return "a list with at least one entry"
-    return " or ".join(_KINDS[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds))
+        yield from _parts(resolved(part["items"]), f"{path}[]")
