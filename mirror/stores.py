@@ -1,19 +1,18 @@
-"""The stores of a run: one client for each registry host that the configuration uses."""
+"""The stores of a run: one client for each registry host that the configuration uses, and what it uses on disk."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
-from mirror.bundles import Bundles
 from mirror.config import Config, MirrorConfig
 from mirror.errors import MirrorError
 from mirror.findings import Entry, TargetEntry
-from mirror.layouts import PREFIX, Layouts
 from mirror.limits import Limits, Stop, Work
-from mirror.locations import MATCHED, is_registry
+from mirror.locations import MATCHED, is_bundle, is_registry
 from mirror.oci.reference import DOCKER_HUB, Repository
 from mirror.redact import Redactor
 from mirror.registry.auth import HostAuthorizer
@@ -25,6 +24,20 @@ from mirror.store import Source, Target
 from mirror.transfer.placement import Place, Routes
 
 DEFAULT_PARALLEL = 8  # requests in flight at a host
+
+
+class OnDisk(Protocol):
+    """The stores of one kind on disk, by what they are called. A host is among the sources, the targets, or both."""
+
+    hosts: list[str]
+
+    @property
+    def sources(self) -> Mapping[str, Source]: ...
+    @property
+    def targets(self) -> Mapping[str, Target]: ...
+    def close(self) -> None:
+        """Raises LocalError."""
+        ...
 
 
 class Stores:
@@ -44,16 +57,15 @@ class Stores:
         self._credentials.check(registries)
         self._authorizers: dict[str, HostAuthorizer] = {}
         self._v2 = {host: self._open(host) for host in registries}
-        self._bundles = Bundles(config, spool, base)
-        self._layouts = Layouts(config)
-        self.registries: dict[str, Target] = {**self._v2, **self._bundles.targets, **self._layouts.targets}
-        self._local: dict[str, Source] = {**self._bundles.sources, **self._layouts.sources}
-        for host in self._on_disk():
-            limits.configure(host, DEFAULT_PARALLEL)
+        self._on_disk = _on_disk(config, hosts, spool, base)
+        self.registries: dict[str, Target] = {**self._v2}
+        self._local: dict[str, Source] = {}
+        for stores in self._on_disk:
+            self.registries |= stores.targets
+            self._local |= stores.sources
+            for host in stores.hosts:
+                limits.configure(host, DEFAULT_PARALLEL)
         self._sources = Sources(self._credentials, limits, spool / "converted", config.spool_max)
-
-    def _on_disk(self) -> list[str]:
-        return [*self._bundles.hosts, *self._layouts.hosts]
 
     def _open(self, host: str) -> RegistryV2:
         settings = self._config.settings_for(host)
@@ -73,8 +85,8 @@ class Stores:
         for registry in self._v2.values():
             registry.close()
         self._sources.close()
-        self._layouts.close()
-        self._bundles.close()
+        for stores in self._on_disk:
+            stores.close()
 
     def sweep(self) -> None:
         """Remove what a killed run left. For who holds the lock."""
@@ -136,7 +148,7 @@ class Stores:
     def _matched(self, mirror: MirrorConfig) -> list[str]:
         """What a wildcard stands for; nothing where that is not known yet. Reads the index of a bundle or layout."""
         host, prefix = mirror.source.host, f"{mirror.source.path}/" if mirror.source.path else ""
-        path = Path(host.removeprefix(PREFIX))
+        path = Path(host.removeprefix("oci:"))
         if is_registry(host) or not (path.is_file() or path.is_dir()):
             return []
         try:
@@ -161,4 +173,21 @@ class Stores:
 
     def parallel(self) -> dict[str, int]:
         """Requests in flight, by host."""
-        return {host: self._limits.host(host).parallel for host in (*self.registries, *self._on_disk())}
+        return {host: self._limits.host(host).parallel for host in (*self.registries, *self._local)}
+
+
+def _on_disk(config: Config, hosts: Iterable[str], spool: Path, base: Path | None) -> list[OnDisk]:
+    """Layouts and bundles; the modules of those that a configuration does not use are not imported. Raises ConfigError.
+
+    Bundles come last: they are closed last."""
+    local = [host for host in hosts if not is_registry(host)]
+    found: list[OnDisk] = []
+    if not all(is_bundle(host) for host in local):
+        from mirror.layouts import Layouts  # noqa: PLC0415
+
+        found.append(Layouts(config))
+    if base is not None or any(is_bundle(host) for host in local):
+        from mirror.bundles import Bundles  # noqa: PLC0415
+
+        found.append(Bundles(config, spool, base))
+    return found

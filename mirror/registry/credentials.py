@@ -14,10 +14,11 @@ from pathlib import Path
 from mirror.errors import AuthError
 from mirror.limits import Stop
 from mirror.oci.reference import DOCKER_HUB
-from mirror.registry import helpers
 from mirror.registry.dockerconfig import HUB_KEY, DockerConfig, Login, config_files, shown
 from mirror.registry.settings import HostSettings, Secret
 from mirror.registry.turns import Flights, again
+
+HELPER_TIMEOUT = 30.0  # seconds, from start to end
 
 _IDENTITY_USER = "<token>"  # docker's sign that a secret is an identity token, not a password
 
@@ -68,7 +69,7 @@ class CredentialSource:
         hosts: Mapping[str, HostSettings],
         environ: Mapping[str, str] | None = None,
         *,
-        helper_timeout: float = helpers.TIMEOUT,
+        helper_timeout: float = HELPER_TIMEOUT,
         on_secret: Callable[[str, str | None], None] | None = None,
     ) -> None:
         self._hosts = hosts
@@ -183,6 +184,8 @@ class CredentialSource:
         return known
 
     def _ask(self, helper: str, server: str, port: int, stop: Stop) -> Credential | None:
+        from mirror.registry import helpers  # noqa: PLC0415 (running programs takes more than most runs need)
+
         try:
             said = helpers.ask_helper(
                 helper, server, environ=self._environ, stop=stop, port=port, timeout=self._helper_timeout

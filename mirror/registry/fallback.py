@@ -15,13 +15,9 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import is_tag
-from mirror.registry import v1wire
 from mirror.registry.choice import Operation, Verdict
 from mirror.registry.protocols import PER_TAG, Known, NoV1, Protocols, both
-from mirror.registry.scratch import Scratch
 from mirror.registry.settings import V1
-from mirror.registry.v1 import V1Client
-from mirror.registry.v1image import Ancestor, V1Transform
 from mirror.store import BlobReader, Source, Version
 
 _log = logging.getLogger("mirror.protocol")
@@ -30,27 +26,15 @@ _log = logging.getLogger("mirror.protocol")
 class FallbackSource:
     """Implements Source. Thread-safe; no lock is held across I/O.
 
-    v2: what answers by v2; protocols: of the same two, which of them is to be asked. exact: a layer that does not fit
-    its checksum is refused."""
+    v2: what answers by v2; protocols: which of the two is to be asked, and the other side."""
 
     partial = False
 
-    def __init__(
-        self,
-        v2: Source,
-        v1: V1Client,
-        protocols: Protocols,
-        scratch: Scratch[Ancestor],
-        *,
-        exact: bool,
-    ) -> None:
+    def __init__(self, v2: Source, protocols: Protocols) -> None:
         self.host = v2.host
         self._v2 = v2
-        self._v1 = v1
         self._protocols = protocols
         self._mode = protocols.mode
-        self._scratch = scratch
-        self._exact = exact
 
     # ---- Source
 
@@ -177,11 +161,11 @@ class FallbackSource:
         tags = self._protocols.tags_of_v1(repository, known, work)
         if reference not in tags:
             raise NotFound(f"{what} does not exist (v1)", status=404)
-        image_id = v1wire.check_id(tags[reference], what)
+        old = self._protocols.old()
+        image_id = old.image_id(tags[reference], what)
         transform = known.transforms.get(image_id)
         if transform is None:
-            transform = V1Transform(self._v1, self._scratch, repository, image_id, exact=self._exact)
-            transform = known.transforms.setdefault(image_id, transform)
+            transform = known.transforms.setdefault(image_id, old.transform(repository, image_id))
         return Version(None, protocol="v1", source_id=image_id, transform=transform, reason=known.reason)
 
     # ---- listings

@@ -26,7 +26,6 @@ from mirror.errors import AuthError, printable
 from mirror.limits import Stop
 from mirror.registry.dockerconfig import bare_host, home
 
-TIMEOUT = 30.0  # seconds, from start to end
 MAX_BYTES = 64 * 1024  # of its output
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -58,7 +57,7 @@ def ask_helper(
     environ: Mapping[str, str],
     stop: Stop,
     port: int = 443,
-    timeout: float = TIMEOUT,
+    timeout: float,
 ) -> HelperAnswer | None:
     """What `docker-credential-NAME get` has for `server`; None: it says that it has nothing.
 

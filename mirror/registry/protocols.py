@@ -7,7 +7,7 @@ stays for the run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,10 +17,8 @@ from mirror.oci.strictjson import Value
 from mirror.registry.choice import Decision, Observation, Operation, Verdict, decide, failure_of
 from mirror.registry.settings import V1
 from mirror.registry.turns import Flights, again
-from mirror.registry.v1 import V1Client
-from mirror.registry.v1image import V1Transform
 from mirror.registry.v2 import RegistryV2
-from mirror.store import Source
+from mirror.store import Source, Transform
 
 _log = logging.getLogger("mirror.protocol")
 
@@ -45,7 +43,7 @@ class Known:
     v2_tags: frozenset[str] | None = None  # those that v2 lists, where v1 is asked for the others
     v1_tags: dict[str, Value] | None = None
     v1_error: MirrorError | None = None
-    transforms: dict[str, V1Transform] = field(default_factory=dict)  # by image id
+    transforms: dict[str, Transform] = field(default_factory=dict)  # by image id
     told: str = ""  # the protocol that the log was told of
 
 
@@ -61,17 +59,41 @@ class Access(Protocol):
         ...
 
 
+class Old(Protocol):
+    """The v1 side of a host."""
+
+    def speaks(self, repository: str, work: Work, *, ask_index: bool) -> bool:
+        """Whether the host answers as a v1 registry does."""
+        ...
+
+    def tags(self, repository: str, work: Work) -> dict[str, Value]:
+        """Tags, and what is listed as their images, unchecked."""
+        ...
+
+    def withhold(self, repository: str) -> None:
+        """Show no credentials for it: v2 has refused them."""
+        ...
+
+    def image_id(self, listed: Value, what: str) -> str:
+        """Of a tag. Raises Refused: it is none."""
+        ...
+
+    def transform(self, repository: str, image_id: str) -> Transform:
+        """Makes the image new."""
+        ...
+
+
 class Protocols:
     """Both protocols of one host. Thread-safe; no lock is held across I/O.
 
-    v2: what answers by v2; registry: the client behind it, which knows what the host has shown; access: who we are to
-    it."""
+    v2: what answers by v2; registry: the client behind it, which knows what the host has shown; old: opens the other
+    side, if it is not open yet; access: who we are to v2."""
 
-    def __init__(self, v2: Source, registry: RegistryV2, v1: V1Client, mode: V1, access: Access) -> None:
+    def __init__(self, v2: Source, registry: RegistryV2, old: Callable[[], Old], mode: V1, access: Access) -> None:
         self.host = registry.host
         self._v2 = v2
         self._registry = registry
-        self._v1 = v1
+        self.old = old
         self.mode = mode
         self._access = access
         self._repositories: dict[str, Known] = {}
@@ -123,7 +145,7 @@ class Protocols:
             self._tell(repository, known, "v2", decision.reason)
             return False
         if isinstance(error, AuthError) and self._access.showed(repository, work):
-            self._v1.withhold(repository)
+            self.old().withhold(repository)
         try:
             self.tags_of_v1(repository, known, work)
         except MirrorError as trouble:
@@ -152,9 +174,10 @@ class Protocols:
         if known.v1_tags is not None:
             return
         try:
-            if not self._v1.speaks(repository, work, ask_index=not self._registry.speaks_v2):
+            old = self.old()
+            if not old.speaks(repository, work, ask_index=not self._registry.speaks_v2):
                 raise NoV1(f"{self.host} does not answer as a v1 registry does")
-            known.v1_tags = self._v1.tags(repository, work)
+            known.v1_tags = old.tags(repository, work)
         except MirrorError as error:
             if not isinstance(error, Cancelled):
                 known.v1_error = error

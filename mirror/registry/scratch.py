@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Generic, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 
 from mirror.durable import atomic_write, local_error, private_directory
 from mirror.errors import LocalError, NotFound
-from mirror.registry.layers import Layer, LayerWriter
+
+if TYPE_CHECKING:
+    from mirror.registry.layers import Layer
 
 N = TypeVar("N")
 
@@ -145,6 +147,8 @@ class _Making(Generic[N]):
     """A layer that is being written."""
 
     def __init__(self, out: BinaryIO, *, what: str, code: str) -> None:
+        from mirror.registry.layers import LayerWriter  # noqa: PLC0415 (decoders, which only a conversion needs)
+
         self._writer = LayerWriter(out, what=what, code=code)
         self.made: tuple[Layer, N] | None = None
 

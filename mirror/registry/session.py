@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mirror import __version__
 from mirror.backoff import Policy
 from mirror.errors import AuthError, MirrorError, NetworkError, Refused, RemoteError, Unreachable
 from mirror.limits import HostLimits, Limits, Work
 from mirror.registry.authorizer import Anonymous, Authorizer
-from mirror.registry.cookies import Cookies
 from mirror.registry.http import oneoff, status
 from mirror.registry.http.connect import Connector, Resolve, system_resolve
 from mirror.registry.http.exchange import Answer, Exchange, Request, Stream, Upload
@@ -24,6 +23,9 @@ from mirror.registry.http.headers import Headers
 from mirror.registry.scopes import Scope
 from mirror.registry.settings import HostSettings
 from mirror.registry.trust import Destination, Trust
+
+if TYPE_CHECKING:
+    from mirror.registry.cookies import Cookies
 
 __all__ = ["Anonymous", "Answer", "Authorizer", "Headers", "Scope", "Session", "Stream", "TooBig"]
 

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mirror.backoff import Policy
 from mirror.limits import Limits
 from mirror.oci.reference import DOCKER_HUB
 from mirror.registry.auth import HostAuthorizer
-from mirror.registry.cookies import Cookies
 from mirror.registry.credentials import CredentialSource
 from mirror.registry.fallback import FallbackSource
 from mirror.registry.protocols import Protocols
-from mirror.registry.schema1 import Schema1Source
 from mirror.registry.scratch import Scratch
-from mirror.registry.session import Session
 from mirror.registry.settings import V1, HostSettings
-from mirror.registry.v1 import V1Client
-from mirror.registry.v1auth import V1Authorizer
-from mirror.registry.v1image import Ancestor
 from mirror.registry.v2 import RegistryV2
 from mirror.store import Source
+
+if TYPE_CHECKING:
+    from mirror.registry.v1image import Ancestor
+    from mirror.registry.v1side import V1Side
 
 
 class Sources:
     """Opens sources, each once for the same wishes; closes what it opened. Opening contacts nobody.
 
     scratch: where conversions put what they made, below the spool; limit: of its bytes; policy: of retries, by v1. Not
-    thread-safe."""
+    thread-safe, but for what it opened."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Sources:
         self._policy = policy
         self._ancestors: Scratch[Ancestor] = Scratch(scratch / "v1", limit)
         self._layers: Scratch[None] = Scratch(scratch / "schema1", limit)
-        self._clients: dict[str, V1Client] = {}
+        self._old: dict[str, V1Side] = {}
         self._opened: dict[tuple[str, V1, bool], Source] = {}
 
     def open(
@@ -53,22 +53,29 @@ class Sources:
         mode = V1.NEVER if settings.host == DOCKER_HUB else v1
         key = (settings.host, mode, convert_schema1)
         if key not in self._opened:
-            source: Source = Schema1Source(registry, self._layers) if convert_schema1 else registry
+            source = self._converting(registry) if convert_schema1 else registry
             if mode is not V1.NEVER:
-                client = self._client(settings)
-                protocols = Protocols(source, registry, client, mode, authorizer)
-                exact = settings.v1_checksums == "require"
-                source = FallbackSource(source, client, protocols, self._ancestors, exact=exact)
+                protocols = Protocols(source, registry, partial(self._old_side, settings), mode, authorizer)
+                source = FallbackSource(source, protocols)
             self._opened[key] = source
         return self._opened[key]
 
-    def _client(self, settings: HostSettings) -> V1Client:
-        client = self._clients.get(settings.host)
-        if client is None:
-            authorizer = V1Authorizer(settings, self._credentials)
-            session = Session(settings, self._limits, authorizer=authorizer, cookies=Cookies(), policy=self._policy)
-            client = self._clients[settings.host] = V1Client(session, authorizer)
-        return client
+    def _converting(self, registry: RegistryV2) -> Source:
+        from mirror.registry.schema1 import Schema1Source  # noqa: PLC0415 (few ask for it)
+
+        return Schema1Source(registry, self._layers)
+
+    def _old_side(self, settings: HostSettings) -> V1Side:
+        """The v1 side of a host, opened when it is first asked for. From any thread."""
+        side = self._old.get(settings.host)
+        if side is None:
+            from mirror.registry.v1side import V1Side  # noqa: PLC0415 (v2 has to fail first)
+
+            made = V1Side(settings, self._credentials, self._limits, self._ancestors, self._policy)
+            side = self._old.setdefault(settings.host, made)
+            if side is not made:
+                made.close()
+        return side
 
     def sweep(self) -> None:
         """Remove what conversions of a killed run left. For who holds the lock."""
@@ -76,7 +83,7 @@ class Sources:
         self._layers.sweep()
 
     def close(self) -> None:
-        for client in self._clients.values():
-            client.close()
+        for side in self._old.values():
+            side.close()
         self._ancestors.close()
         self._layers.close()
