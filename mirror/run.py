@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -121,7 +121,7 @@ class _Patience:
 
 
 def _run_id() -> str:
-    return uuid.uuid4().hex[:12]
+    return secrets.token_hex(6)
 
 
 @contextmanager

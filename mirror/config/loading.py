@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import platformdirs
-
 from mirror.config import compose, crosscheck, mirrors, registries, schema, values
 from mirror.config.mirrors import MirrorConfig
 from mirror.config.problems import ConfigErrors
@@ -119,6 +117,8 @@ def state_directory(config: Config) -> Path:
 
 
 def _state_home() -> Path | None:
+    import platformdirs  # noqa: PLC0415 (3 ms, where the configuration does not say it)
+
     try:
         home = platformdirs.user_state_path("mirror", appauthor=False)
     except RuntimeError:  # newer versions say so; older ones give the path with its ~

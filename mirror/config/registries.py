@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +144,7 @@ def _tls(section: Section) -> Tls:
             "its certificate is not checked: anybody in between can read and change everything", below="verify"
         )
     good = [_pem(section, name, file) for name, file in (("ca", ca), ("cert", cert), ("key", key)) if file]
-    if all(good):
+    if good and all(good):
         _load(section, ca, cert, key)
     return Tls(ca, cert, key, verify)
 
@@ -163,6 +162,8 @@ def _pem(section: Section, name: str, file: Path) -> bool:
 
 def _load(section: Section, ca: Path | None, cert: Path | None, key: Path | None) -> None:
     """Let OpenSSL read what looks right, so that a damaged file is found before the run."""
+    import ssl  # noqa: PLC0415 (6 ms, which configurations without files of this kind do without)
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if ca or cert else None
     try:
         if context and ca:

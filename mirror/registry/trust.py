@@ -10,9 +10,8 @@ from __future__ import annotations
 import functools
 import logging
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
-
-from publicsuffixlist import PublicSuffixList
 
 from mirror.errors import Refused, RemoteError, printable
 from mirror.oci.reference import DOCKER_HUB
@@ -20,6 +19,9 @@ from mirror.registry.http import addresses, url
 from mirror.registry.http.addresses import Kind
 from mirror.registry.http.url import BadUrl, Origin
 from mirror.registry.settings import HostSettings
+
+if TYPE_CHECKING:
+    from publicsuffixlist import PublicSuffixList
 
 __all__ = ["Destination", "Origin", "Trust", "with_query"]
 
@@ -238,4 +240,6 @@ def _same_domain(one: Origin, other: Origin) -> bool:
 
 @functools.cache
 def _suffixes() -> PublicSuffixList:
-    return PublicSuffixList()  # 50 ms; asked only for realms at another host
+    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 (with its list 50 ms, for realms at another host)
+
+    return PublicSuffixList()

@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 
 from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError, printable
 from mirror.oci import strictjson
@@ -112,6 +110,8 @@ def retry_after(headers: Headers, now: Callable[[], float] = time.time) -> float
 
 
 def _seconds(date: str) -> float | None:
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 (3 ms, for the one date that ever comes)
+
     try:
         return parsedate_to_datetime(date).timestamp() if date else None
     except (ValueError, TypeError, OverflowError, IndexError):
@@ -119,6 +119,8 @@ def _seconds(date: str) -> float | None:
 
 
 def _phrase(status: int) -> str:
+    from http import HTTPStatus  # noqa: PLC0415 (1 ms, for errors)
+
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
