@@ -1,7 +1,7 @@
 """The log file: lines that several processes append to one file, which is rotated at a size.
 
-Imported only when a log is opened. Rotation and the lock between processes are ConcurrentRotatingFileHandler's;
-here are its file permissions, batches of lines, and an end to each of its waits.
+What several processes agree on is ConcurrentRotatingFileHandler's: the file that
+is locked, and the names of backups. It rotates (`logrotation`); the rest of it is not needed for a line in most runs.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ import stat
 import time
 from collections import deque
 from contextlib import suppress
-from io import TextIOWrapper
 from pathlib import Path
-
-from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 from mirror.durable import local_error
 from mirror.errors import LocalError
 
-_NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
 _PATIENCE = 2.0  # seconds for which another process may hold the lock before we try again later
 _LARGEST = 64 * 1024  # bytes of a batch
 _KEPT = 8 * 1024 * 1024  # bytes of lines that wait for a disk with space; more are lost, and counted
@@ -31,17 +29,19 @@ class LockTimeout(BlockingIOError):
     """Another process holds the log's lock for longer than a write takes."""
 
 
-class LogFile(ConcurrentRotatingFileHandler):
+class LogFile:
     """For one thread. Lines of all processes are whole, and in the file or in one of its backups."""
 
     def __init__(self, path: Path, *, max_size: int, backups: int) -> None:
         """max_size: bytes at which the file is rotated. The lock file stands beside the log, for all who share it.
 
         Raises LocalError where the file cannot be written, or is a link or no regular file."""
-        # An attempt ends by its own clock; the handler's loop around it would multiply that.
-        super().__init__(path, maxBytes=max_size, backupCount=backups, encoding="ascii", keep_file_open=True)
-        self.maxLockAttempts = 1
+        self.path = path.absolute()
+        self._max_size = max_size
+        self._backups = backups
         self._rounds = max(4096, min(_LARGEST, max_size // 4))
+        self._lock: int | None = None
+        self._file: int | None = None
         try:
             self._locked_write(b"")
         except OSError as error:
@@ -51,25 +51,11 @@ class LogFile(ConcurrentRotatingFileHandler):
             self.close()
             raise
 
-    def do_open(self, mode: str | None = None) -> TextIOWrapper:
-        """A link or a device that took the file's place is refused, also in mid-run (threats-and-faults L07)."""
-        flags = os.O_RDWR | os.O_APPEND | _NEW | (os.O_TRUNC if mode == "w" else 0)
-        return _text(_regular(self.baseFilename, flags), "a+")
-
-    def atomic_open(self, file_path: str) -> TextIOWrapper:
-        return _text(_regular(file_path, os.O_RDWR | _NEW), "r+")
-
-    def _lock_stream_lock(self, stream_lock: TextIOWrapper) -> None:
-        deadline, wait = time.monotonic() + _PATIENCE, 0.001
-        while True:
-            try:
-                fcntl.flock(stream_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(wait)
-            wait = min(0.05, wait * 2)
+    def close(self) -> None:
+        for descriptor in (self._lock, self._file):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._lock = self._file = None
 
     def write(self, lines: deque[bytes]) -> None:
         """Append `lines`, and take from them what is in the file. Raises OSError: the rest could not be written."""
@@ -87,20 +73,46 @@ class LogFile(ConcurrentRotatingFileHandler):
 
     def _locked_write(self, data: bytes) -> None:
         """All of `data` or nothing."""
+        lock = self._locked()
         try:
-            self._do_lock()
-        except RuntimeError as error:
-            raise LockTimeout(errno.EAGAIN, "another process holds its lock") from error
-        try:
-            self._check_stream()
-            with suppress(OSError):  # then the file grows, which loses nothing
-                if self._shouldRollover():
-                    self.doRollover()
-            if self.stream is None or self.stream.closed:
-                self.stream = self.do_open()
-            _append(self.stream.fileno(), data)
+            file = self._opened()
+            if os.fstat(file).st_size >= self._max_size:
+                from mirror.logrotation import rotate  # noqa: PLC0415 (20 ms, once in a long while)
+
+                rotate(self.path, self._backups)
+                file = self._opened()
+            _append(file, data)
         finally:
-            self._do_unlock()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+    def _locked(self) -> int:
+        """The lock file, locked. Raises LockTimeout."""
+        if self._lock is None:
+            name = f".__{self.path.name.removesuffix('.log')}.lock"
+            self._lock = regular(self.path.with_name(name), os.O_RDWR | NEW)
+        deadline, wait = time.monotonic() + _PATIENCE, 0.001
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return self._lock
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise LockTimeout(errno.EAGAIN, "another process holds its lock") from None
+            time.sleep(wait)
+            wait = min(0.05, wait * 2)
+
+    def _opened(self) -> int:
+        """The file that has the name now: another process may have rotated it.
+
+        A link or a device that took its place is refused, also in mid-run (threats-and-faults L07)."""
+        if self._file is not None:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._file), os.lstat(self.path)):
+                    return self._file
+            file, self._file = self._file, None
+            os.close(file)
+        self._file = regular(self.path, os.O_RDWR | os.O_APPEND | NEW)
+        return self._file
 
 
 def _append(descriptor: int, data: bytes) -> None:
@@ -118,7 +130,8 @@ def _append(descriptor: int, data: bytes) -> None:
         raise
 
 
-def _regular(path: str, flags: int) -> int:
+def regular(path: Path, flags: int) -> int:
+    """Open what must be a regular file. Raises OSError, LocalError."""
     descriptor = os.open(path, flags, 0o600)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
@@ -126,18 +139,11 @@ def _regular(path: str, flags: int) -> int:
     raise LocalError(f"cannot write {path}: it is not a regular file", hint="choose another path for `log.file`")
 
 
-def _text(descriptor: int, mode: str) -> TextIOWrapper:
-    file = open(descriptor, mode, encoding="ascii")  # noqa: SIM115 (its user closes it)
-    if isinstance(file, TextIOWrapper):
-        return file
-    raise TypeError(mode)
-
-
 class Backlog:
     """Lines on their way to the file: kept while it cannot be written, up to a bound. For one thread."""
 
     def __init__(self, file: LogFile) -> None:
-        self.path = Path(file.baseFilename)
+        self.path = file.path
         self._file = file
         self._lines: deque[bytes] = deque()
         self._bytes = 0

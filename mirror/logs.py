@@ -14,16 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
 
 from mirror.console import Console
 from mirror.durable import local_error
 from mirror.errors import LocalError
+from mirror.logfile import Backlog, LogFile
 from mirror.logrecords import LONGEST_FIELD, Lines, People, fields_of
 from mirror.redact import Redactor
-
-if TYPE_CHECKING:
-    from mirror.logfile import Backlog
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 QUIET, NORMAL, VERBOSE, DEBUG = -1, 0, 1, 2  # verbosity: -q, nothing, -v, -vv
@@ -120,8 +117,6 @@ def setup(
 
 
 def _open_backlog(file: Path, max_size: int, backups: int) -> Backlog:
-    from mirror.logfile import Backlog, LogFile  # noqa: PLC0415 (its dependency costs 70 ms; most commands keep no log)
-
     return Backlog(LogFile(file, max_size=max_size, backups=backups))
 
 

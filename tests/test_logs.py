@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 from mirror.console import Console
 from mirror.errors import LOCAL, LocalError
@@ -206,6 +207,15 @@ def test_the_file_and_its_lock_are_ours_alone_whatever_the_umask(tmp_path: Path)
         os.umask(before)
     assert {0o600} == set(modes.values())
     assert ".__mirror.lock" in modes
+
+
+@pytest.mark.parametrize("name", ["mirror.log", "mirror.log.txt", "log", ".log"])
+def test_the_lock_is_the_one_that_other_users_of_the_handler_take(tmp_path: Path, name: str) -> None:
+    with logging_to(tmp_path, file=tmp_path / name):
+        blob()
+    theirs = ConcurrentRotatingFileHandler(tmp_path / name)
+    assert {tmp_path / name, Path(theirs.lockFilename)} == set(tmp_path.iterdir())
+    theirs.close()
 
 
 def test_the_file_is_rotated_at_its_size_and_keeps_so_many_backups(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ Resolve = Callable[[str, int], Sequence[tuple[Any, ...]]]
 
 
 def system_resolve(host: str, port: int) -> Sequence[tuple[Any, ...]]:
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # As bytes: what `url` lets through is ASCII, and of a text Python would load its tables for other names.
+    return socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
 
 
 class Proxy:
