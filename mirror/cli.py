@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mirror import __version__
 from mirror.console import Console, tell
 from mirror.errors import OK, ConfigError, MirrorError
-from mirror.options import Options, Shard
+
+if TYPE_CHECKING:
+    from mirror.options import Options, Shard
 
 EPILOG = """\
 exit codes: 0 done; 1 something failed, run again; 2 usage or configuration; 3 refused for integrity or safety,
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if argv and argv[0] in LATER:
             raise ConfigError(f"`mirror {argv[0]}` is not in this version", hint=f"it {LATER[argv[0]]}, later")
-        parsed = _parser().parse_args(argv)
+        parsed = _parser(argv[0] if argv else "").parse_args(argv)
         command: Callable[[argparse.Namespace], int] = parsed.command
         return command(parsed)
     except MirrorError as error:
@@ -66,7 +68,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         self._action_max_length = 14
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: str) -> argparse.ArgumentParser:
+    """first: argument. If it is a command, or needs none, the others are left out: argparse takes 0.5 ms for each."""
     parser = _Parser(
         prog="mirror",
         description="Keeps container image repositories on one set of registries equal to those on another.",
@@ -75,15 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"mirror {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    _add_sync(commands)
-    _add_plan(commands)
-    _add_verify(commands)
-    _add(commands, "validate", _validate, "check a configuration; contacts nothing")
-    _add_bundle(commands)
-    _add_serve(commands)
-    schema = commands.add_parser("schema", help="print the JSON Schema of the configuration", allow_abbrev=False)
-    schema.set_defaults(command=_schema)
+    if first != "--version":
+        commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+        for add in [_COMMANDS[first]] if first in _COMMANDS else _COMMANDS.values():
+            add(commands)
     return parser
 
 
@@ -138,6 +136,10 @@ def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
     verify.add_argument("--deep", action="store_true", help="read and hash every blob")
 
 
+def _add_validate(commands: argparse._SubParsersAction[_Parser]) -> None:
+    _add(commands, "validate", _validate, "check a configuration; contacts nothing")
+
+
 def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
     bundle = commands.add_parser("bundle", help="check or list a bundle or a layout; offline", allow_abbrev=False)
     verbs = bundle.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
@@ -145,6 +147,9 @@ def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
         verb = verbs.add_parser(name, help=text, description=text.capitalize(), allow_abbrev=False)
         verb.add_argument("path", metavar="FILE-OR-DIR", type=Path, help="a bundle (.tar) or the directory of a layout")
         verb.set_defaults(command=_offline, what={"verify": "verify", "list": "listing"}[name])
+
+
+def _add_inventory(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "what the other side has: the base of a differential export"
     inventory = commands.add_parser("inventory", help=text, description=text.capitalize() + ".", allow_abbrev=False)
     inventory.add_argument(
@@ -169,7 +174,29 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.set_defaults(command=_serve)
 
 
+def _add_schema(commands: argparse._SubParsersAction[_Parser]) -> None:
+    schema = commands.add_parser("schema", help="print the JSON Schema of the configuration", allow_abbrev=False)
+    schema.set_defaults(command=_schema)
+
+
+_COMMANDS = {
+    "sync": _add_sync,
+    "plan": _add_plan,
+    "verify": _add_verify,
+    "validate": _add_validate,
+    "bundle": _add_bundle,
+    "inventory": _add_inventory,
+    "serve": _add_serve,
+    "schema": _add_schema,
+}
+
+
+# Types of arguments, and commands, import what they need when they run: `mirror --version` needs none of it.
+
+
 def _shard(text: str) -> Shard:
+    from mirror.options import Shard  # noqa: PLC0415
+
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
         return Shard(int(index), int(count))
@@ -187,6 +214,8 @@ def _seconds(text: str) -> float:
 
 
 def _options(parsed: argparse.Namespace) -> Options:
+    from mirror.options import Options  # noqa: PLC0415
+
     given = vars(parsed)
     return Options(
         config=parsed.config,
@@ -202,9 +231,6 @@ def _options(parsed: argparse.Namespace) -> Options:
         verbosity=-1 if given.get("quiet") else given.get("verbose", 0),
         base=given.get("base"),
     )
-
-
-# Commands import what they need when they run: `mirror --version` needs none of it.
 
 
 def _sync(parsed: argparse.Namespace) -> int:
