@@ -1,0 +1,88 @@
+"""What a run loads before it begins: nothing that it has no use for. Most runs find that nothing has changed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RegistryFactory
+from tests.registries.certificates import Authority
+from tests.seeding import seed
+from tests.tool import MirrorTool
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Runs the command line, then tells which modules are there.
+LOADED = """
+import sys
+from mirror.cli import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as ended:
+    code = ended.code
+print("loaded", *sys.modules)
+sys.exit(code)
+"""
+
+# With all that is in them. `ssl`: where a host is asked by https. `email`, `http`: answers of a rare kind; errors.
+NOT_FOR_A_SYNC = {
+    *("requests", "urllib3", "jsonschema", "rich", "platformdirs", "publicsuffixlist", "concurrent_log_handler"),
+    *("asyncio", "multiprocessing", "subprocess", "importlib.metadata", "importlib.resources"),
+    *("email", "http", "ssl", "uuid", "difflib", "logging.handlers", "encodings.idna"),
+    *("mirror.layout", "mirror.layouts", "mirror.bundles", "mirror.inventories"),
+    *("mirror.verify", "mirror.preview", "mirror.telling", "mirror.logrotation", "mirror.config.breaches"),
+    *("mirror.registry.schema1", "mirror.registry.convert", "mirror.registry.layers", "mirror.registry.helpers"),
+    *("mirror.registry.v1", "mirror.registry.v1side", "mirror.registry.v1image", "mirror.registry.cookies"),
+    "mirror.registry.http.tls",
+}
+NOT_FOR_A_CHECK = NOT_FOR_A_SYNC | {"socket", "sqlite3", "mirror.run", "mirror.transfer", "mirror.registry.session"}
+NOT_FOR_A_WORD = NOT_FOR_A_CHECK | {"yaml", "json", "logging", "dataclasses", "inspect", "hashlib", "threading"}
+
+
+def loaded_by(*arguments: str | Path) -> set[str]:
+    """The modules that a command has loaded when it is done."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(done.stdout.splitlines()[-1].removeprefix("loaded ").split())
+
+
+def among(unwanted: set[str], loaded: set[str]) -> list[str]:
+    return sorted(unwanted & loaded)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_a_sync_that_finds_nothing_to_do_loads_only_what_it_needs(
+    tls: bool, registry_factory: RegistryFactory, authority: Authority, mirror_run: MirrorTool
+) -> None:
+    source, target = (registry_factory(name, tls=authority if tls else None) for name in ("source", "target"))
+    seed(source, "team/app", images=2)
+    mirrors = [{"source": f"{source.host}/team/app", "targets": [f"{target.host}/team/app"]}]
+    config = mirror_run.config(mirrors, source, target)
+    mirror_run.sync()
+    needed = {"ssl", "encodings.idna", "mirror.registry.http.tls"} if tls else set()
+    loaded = loaded_by("sync", config)
+    assert [] == among(NOT_FOR_A_SYNC - needed, loaded)
+    assert needed <= loaded
+
+
+def test_checking_a_configuration_that_is_right_loads_no_part_of_a_run(tmp_path: Path) -> None:
+    config = tmp_path / "mirror.yaml"
+    config.write_text("version: 1\nmirrors: [{source: a.example.com/b, targets: [c.example.com/d]}]\n")
+    assert [] == among(NOT_FOR_A_CHECK, loaded_by("validate", config))
+
+
+def test_the_version_is_told_without_more_than_the_command_line() -> None:
+    loaded = loaded_by("--version")
+    assert [] == among(NOT_FOR_A_WORD, loaded)
+    assert {"mirror", "mirror.cli", "mirror.console", "mirror.errors"} == {
+        name for name in loaded if name.split(".")[0] == "mirror"
+    }
