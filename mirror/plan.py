@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from mirror.backoff import ONCE
 from mirror.claims import Claims
@@ -55,6 +55,9 @@ class _Present:
     recalled: Mapping[str, Digest] = field(default_factory=dict)
     settled: Mapping[str, Digest] = field(default_factory=dict)  # immutable tags that were equal: not asked for again
     may_have: bool | None = None  # None: not known yet
+
+
+_Listing: TypeAlias = Watch[_Present] | None
 
 
 class Planner:
@@ -107,6 +110,7 @@ class Planner:
             if entry.wildcard:
                 yield from self._matching(entry)
                 return
+            listings = [self._listing(entry, target) for target in entry.targets]  # while the source lists its own
             readings = yield from self._readings(entry)
         except MirrorError as error:
             self._findings.listing_failed(entry, error)
@@ -114,8 +118,8 @@ class Planner:
         batches = self._batches(entry, readings)
         yield from self._each(
             [
-                self._manager.spawn(self._target(entry, target, batches), name=f"plan {target.place}")
-                for target in entry.targets
+                self._manager.spawn(self._target(entry, target, batches, listing), name=f"plan {target.place}")
+                for target, listing in zip(entry.targets, listings, strict=True)
             ]
         )
 
@@ -203,10 +207,16 @@ class Planner:
 
     # ---- one target
 
-    def _target(self, entry: Entry, target: TargetEntry, batches: Sequence[_Batch]) -> Steps[None]:
+    def _listing(self, entry: Entry, target: TargetEntry) -> _Listing:
+        """What a target has, being listed; None where that may not be needed."""
+        if entry.rules.is_literal or (target.exclusive and self._believe_exclusive):
+            return None
+        return self._read(target.store, partial(self._tags_of, target))
+
+    def _target(self, entry: Entry, target: TargetEntry, batches: Sequence[_Batch], listing: _Listing) -> Steps[None]:
         readings = [reading for batch in batches for reading in batch.readings]
         try:
-            present = yield from self._present(entry, target, readings)
+            present = yield from self._present(entry, target, readings, listing)
         except MirrorError as error:
             self._all_failed(readings, target, error)
             return
@@ -221,7 +231,9 @@ class Planner:
         for reading in readings:
             self._findings.found(Finding(reading, target, Verdict.FAILED, error=error))
 
-    def _present(self, entry: Entry, target: TargetEntry, readings: Sequence[Reading]) -> Steps[_Present]:
+    def _present(
+        self, entry: Entry, target: TargetEntry, readings: Sequence[Reading], listing: _Listing
+    ) -> Steps[_Present]:
         name = str(target.place)
         settled: dict[str, Digest] = {}
         if entry.rules.immutable and self._believe_exclusive:
@@ -230,16 +242,14 @@ class Planner:
             )
         if target.exclusive and self._believe_exclusive:
             recalled = yield self._manager.transfer(
-                object(),
-                lambda work: recalled_tags(self._memory, name, [reading.tag for reading in readings]),
-                needs=(),
+                object(), lambda work: recalled_tags(self._memory, name, [one.tag for one in readings]), needs=()
             )
             if recalled:
                 # Who promises that nobody else writes here spares the target every question.
                 return _Present(tags=recalled, recalled=recalled, settled=settled, may_have=True)
         if entry.rules.is_literal:
             return _Present(settled=settled)
-        present: _Present = yield self._read(target.store, lambda work: self._tags_of(target, work))
+        present: _Present = yield listing or self._read(target.store, partial(self._tags_of, target))
         return replace(present, settled={tag: settled[tag] for tag in settled if tag in (present.tags or ())})
 
     def _tags_of(self, target: TargetEntry, work: Work) -> _Present:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -228,7 +229,15 @@ def test_a_listing_that_fails_is_one_failure(world: World) -> None:
     world.source.fault = lambda verb, repository, reference: AuthError("wrong password")
     assert ["source/app"] == [name for name, _ in world.plan().errors]
     assert [] == world.seen.findings
-    assert [] == world.target.asked
+    assert [("tags", "copy", "")] == world.target.asked
+
+
+def test_a_target_is_listed_while_the_source_is(world: World) -> None:
+    world.tag(world.source, "v1")
+    asked = threading.Event()
+    world.target.fault = lambda verb, repository, reference: asked.set()
+    world.source.fault = lambda verb, repository, reference: None if asked.wait(10) else AuthError("alone")
+    assert {"v1": "copy"} == world.plan().verdicts()
 
 
 def test_a_target_that_cannot_be_listed_fails_its_own_findings_only(world: World) -> None:
