@@ -131,6 +131,7 @@ class Agenda:
         self._memory.note_tag("target", str(place), tag, digest)
 
     def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
+        self._inventory.allow([Place(entry.source.host, entry.repository), *(one.place for one in entry.targets)])
         text = f"{entry.name}: {count} tags selected"
         self._results.selected(entry, count)
         if not count and rejected:

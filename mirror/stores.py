@@ -11,8 +11,8 @@ from typing import Protocol
 from mirror.config import Config, MirrorConfig
 from mirror.errors import MirrorError
 from mirror.findings import Entry, TargetEntry
-from mirror.limits import Limits, Stop, Work
-from mirror.locations import MATCHED, is_bundle, is_registry
+from mirror.limits import Limits
+from mirror.locations import is_bundle, is_registry
 from mirror.oci.reference import DOCKER_HUB, Repository
 from mirror.redact import Redactor
 from mirror.registry.auth import HostAuthorizer
@@ -134,28 +134,13 @@ class Stores:
         )
 
     def mountable(self) -> dict[str, set[str]]:
-        """The repositories of each host that the configuration names: only these are mounted from.
-
-        By a wildcard it names what its source has, if that lies on this machine: asking a catalog is for the plan."""
+        """The repositories of each host that the configuration names; what its wildcards match is for the plan."""
         named: defaultdict[str, set[str]] = defaultdict(set)
         for mirror in self._config.mirrors:
-            named[mirror.source.host].add(mirror.source.path)
-            matched = self._matched(mirror) if mirror.wildcard else [""]
-            for target in mirror.targets:
-                named[target.host].update(target.path.replace(MATCHED, one) for one in matched)
+            if not mirror.wildcard:
+                for repository in (mirror.source, *mirror.targets):
+                    named[repository.host].add(repository.path)
         return dict(named)
-
-    def _matched(self, mirror: MirrorConfig) -> list[str]:
-        """What a wildcard stands for; nothing where that is not known yet. Reads the index of a bundle or layout."""
-        host, prefix = mirror.source.host, f"{mirror.source.path}/" if mirror.source.path else ""
-        path = Path(host.removeprefix("oci:"))
-        if is_registry(host) or not (path.is_file() or path.is_dir()):
-            return []
-        try:
-            names = list(self._local[host].repositories(prefix, Work(Stop())))
-        except MirrorError:
-            return []  # the plan says what is wrong with it
-        return [name.removeprefix(prefix) for name in names if isinstance(name, str)]
 
     def routes(self, entries: Iterable[Entry]) -> Routes:
         """Which blobs go through the spool: not those of stores on disk, which can be read as often as one likes."""

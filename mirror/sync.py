@@ -129,9 +129,8 @@ class Sync:
             store.put_manifest(place.path, reference, manifest, work)
             self._inventory.add(place, manifest.digest)
 
-        return self._manager.transfer(
-            ("put", place, reference, manifest.digest), run, needs=(host_permit(place.host),), policy=ONCE
-        )
+        key = ("put", place, reference, manifest.digest)
+        return self._manager.transfer(key, run, needs=(host_permit(place.host),))
 
     def _note(self, place: Place, finding: Finding, graph: Graph) -> None:
         self._inventory.saw_root(place, graph.root.digest)

@@ -293,6 +293,16 @@ def _refused_manifest(error: RemoteError, what: str, manifest: Manifest) -> Mirr
             status=error.status,
             registry_code=error.registry_code,
         )
+    if error.status == 400 and error.registry_code == "DIGEST_INVALID":
+        # Ours are the right bytes: docker-registry reads a child that is being written (docs/compatibility.md).
+        return RemoteError(
+            f"{what}: the target says that other bytes arrived than were sent: {error.what}",
+            hint="something between here and the target changes bytes, if that goes on",
+            code=error.code,
+            status=400,
+            registry_code=error.registry_code,
+            retryable=True,
+        )
     if error.status == 413:
         return RemoteError(
             f"{what}: {manifest.size} bytes are too many for the target", code="manifest_too_big", status=413

@@ -48,13 +48,14 @@ class Hints(Protocol):
 class Inventory:
     """What the targets hold, as far as this run has seen or done it itself; hints count only beside that.
 
-    mountable: for each host the repositories that the configuration names there: no others are mounted from,
-    since who reads the target may not be allowed to read them. Thread-safe; only `ask_hints` does I/O."""
+    mountable: for each host the repositories that the configuration names there, to which `allow` adds those that
+    its wildcards match: no others are mounted from, since who reads the target may not be allowed to read them.
+    Thread-safe; only `ask_hints` does I/O."""
 
     def __init__(self, hints: Hints, mountable: Mapping[str, Collection[str]]) -> None:
         self._hints = hints
-        self._mountable = {host: frozenset(paths) for host, paths in mountable.items()}
         self._lock = threading.Lock()
+        self._mountable = defaultdict(set, {host: set(paths) for host, paths in mountable.items()})
         self._held: defaultdict[Place, set[Digest]] = defaultdict(set)
         self._holders: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
         self._hinted: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
@@ -64,6 +65,12 @@ class Inventory:
         self._refused: set[tuple[Place, str]] = set()
         self._mounts: defaultdict[str, int] = defaultdict(int)
         self._missed: defaultdict[str, int] = defaultdict(int)
+
+    def allow(self, places: Iterable[Place]) -> None:
+        """These may be mounted from as well."""
+        with self._lock:
+            for place in places:
+                self._mountable[place.host].add(place.path)
 
     def proven(self, blob: Descriptor) -> None:
         """Note the size of a blob whose bytes, or whose size on a target, were seen in this run. Raises Refused
@@ -133,7 +140,7 @@ class Inventory:
             hinted = [
                 path for path in self._hinted[place.host, digest] if Place(place.host, path) not in self._distrusted
             ]
-            allowed = self._mountable.get(place.host, frozenset())
+            allowed = self._mountable[place.host]
             every = dict.fromkeys([*sure, *also, *hinted])
             return [
                 path for path in every if path != place.path and path in allowed and (place, path) not in self._refused
@@ -146,7 +153,9 @@ class Inventory:
 
     def siblings(self, place: Place) -> list[Place]:
         """The other repositories of that host that may be mounted from."""
-        return [Place(place.host, path) for path in sorted(self._mountable.get(place.host, ())) if path != place.path]
+        with self._lock:
+            paths = self._mountable[place.host] - {place.path}
+        return [Place(place.host, path) for path in sorted(paths)]
 
     def mounted(self, place: Place) -> None:
         with self._lock:

@@ -40,6 +40,18 @@ def test_a_mount_that_is_done_is_one_request(
     assert 6 + 2 * len(NAMES) == asked["PUT upload"] == asked["POST upload"]
 
 
+def test_what_a_wildcard_matches_is_mounted_like_what_is_named(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = scripted("target")
+    mirrors = [{"source": f"{source.host}/*", "targets": [f"{target.host}/{{repository}}"]}]
+    mirror_run.config(mirrors, source, target)
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES)
+    assert 6 * (len(NAMES) - 1) == target.counts()["POST mount"]
+    assert 6 + 2 * len(NAMES) == target.counts()["PUT upload"]
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
 def test_any_refusal_of_a_mount_only_means_not_from_there(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool, status: int

@@ -221,3 +221,15 @@ def test_a_target_that_stores_other_bytes_than_were_sent_is_found_out(
     pair(mirror_run, source, target)
     mirror_run.sync(expect=3)
     assert {"target_lied"} == {image["error"]["code"] for image in mirror_run.report()["images"]}
+
+
+def test_an_index_that_a_target_misreads_is_put_again(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    """docker-registry reads a child while it is being written: a 400 that says that other bytes came."""
+    source, target = scripted("source"), scripted("target")
+    loaded(source)
+    misread = error_reply(400, "DIGEST_INVALID")
+    target.fault("PUT manifest", reference="v1", status=400, body=misread.body, headers=misread.headers, times=2)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert_synced(source, target)
+    assert 3 == sum(seen.reference == "v1" for seen in target.requests() if seen.kind == "PUT manifest")

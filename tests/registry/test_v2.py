@@ -463,6 +463,16 @@ def test_a_refused_manifest_says_why(
     assert not caught.value.retryable
 
 
+def test_a_manifest_that_is_said_to_have_other_bytes_may_be_sent_again(
+    registry: ScriptedRegistry, manifest: Any
+) -> None:
+    body = b'{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match uploaded content"}]}'
+    registry.fault("PUT manifest", times=1, status=400, body=body)
+    with store(registry) as client, pytest.raises(RemoteError) as caught:
+        client.put_manifest("app", "v2", manifest, WORK)
+    assert ("bad_response", 400, True) == (caught.value.code, caught.value.status, caught.value.retryable)
+
+
 def test_a_busy_target_gets_the_manifest_again(registry: ScriptedRegistry, manifest: Any) -> None:
     registry.fault("PUT manifest", times=2, status=503)
     with store(registry) as client:
