@@ -11,11 +11,11 @@ from itertools import islice
 from typing import Protocol
 
 from mirror.errors import Cancelled, MirrorError
-from mirror.findings import Entry, Finding, Verdict
+from mirror.findings import Entry, Finding, Verdict, immutable_conflict
 from mirror.oci.digest import Digest
 from mirror.publish import Publishing
 from mirror.reading import Image, Reader
-from mirror.store import Target
+from mirror.store import Target, Version
 from mirror.sync import Memory, Sync
 from mirror.tally import Tally
 from mirror.transfer.manager import Manager
@@ -326,6 +326,7 @@ class Agenda:
         tally = Tally()
         try:
             image = yield self._image(finding)
+            _keep_immutable(finding, image)
             yield from self._publishing.begin(finding.target.place.host)
             changed = yield from self._sync.bring(finding, image, tally)
         except MirrorError as error:
@@ -340,3 +341,10 @@ class Agenda:
             self._results.copied(finding, digest, tally)
         else:
             self._results.up_to_date(finding, digest)
+
+
+def _keep_immutable(finding: Finding, image: Image) -> None:
+    """What a transform makes is known only now: raises Refused if the target's tag, which must stay, is another."""
+    old, made, reading = finding.old, image.graph.root.digest, finding.reading
+    if old is not None and old != made and reading.entry.rules.is_immutable(reading.tag):
+        raise immutable_conflict(Version(made), old)

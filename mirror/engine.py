@@ -82,8 +82,9 @@ class Engine:
 
 def spool_directory(config: Config, shard: Shard | None) -> Path:
     """Where blobs are on their way to several targets, and what was made of sources. Raises ConfigError."""
-    if config.spool is not None:
-        return config.spool
+    directory = config.spool
+    if directory is not None:
+        return directory / str(shard) if shard is not None else directory
     directory = state_directory(config)
     return (directory / str(shard) if shard is not None else directory) / "spool"
 

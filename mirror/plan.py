@@ -340,7 +340,7 @@ class Planner:
             finding = Finding(reading, target, Verdict.FAILED, old, error=version)
         elif version is not None and old is not None and version.digest == old:
             finding = Finding(reading, target, Verdict.EQUAL, old)
-        elif old is not None and reading.entry.rules.is_immutable(reading.tag):
+        elif old is not None and reading.entry.rules.is_immutable(reading.tag) and not _is_to_be_made(version):
             finding = Finding(reading, target, Verdict.FAILED, old, error=immutable_conflict(version, old))
         else:
             finding = Finding(reading, target, Verdict.COPY, old, may_have)
@@ -348,3 +348,8 @@ class Planner:
 
     def _read(self, store: Source, run: Callable[[Work], T]) -> Watch[T]:
         return self._manager.transfer(object(), run, needs=(host_permit(store.host),), policy=ONCE)
+
+
+def _is_to_be_made(version: Version | None) -> bool:
+    """Whether only a transform can tell what the version is: nobody remembers what it made."""
+    return version is not None and version.transform is not None and version.digest is None

@@ -18,7 +18,7 @@ from mirror.agenda import Agenda
 from mirror.config import Config, load, state_directory
 from mirror.console import Console, tell
 from mirror.durable import Lock, private_directory, sweep
-from mirror.engine import GRACE, Engine, started
+from mirror.engine import GRACE, Engine, spool_directory, started
 from mirror.errors import CHANGES, OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst
 from mirror.findings import Entry
 from mirror.limits import Limits
@@ -223,7 +223,7 @@ class _Sync:
         return code, self._effort(engine.limits)
 
     def _drive(self, engine: Engine, state: State, account: Account, progress: Progress) -> None:
-        spool = Spool(self._config.spool or self._directory / "spool", self._config.spool_max)
+        spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
         engine.stores.sweep()
         inventory = Inventory(state, engine.stores.mountable())

@@ -39,7 +39,7 @@ class Seeded:
             gz(tar(etc__os=b"old", bin__sh=b"#!/bin/sh\n", gone__file=b"gone")),
             tar(etc__os=b"new", gone__WHfile=b""),
             b"",
-            gz(tar(srv__data=b"x" * 100_000)),
+            gz(tar(srv__data=b"x" * 100_000)) + bytes(512),  # umoci reads no gzip with zeros after its end
         ]
         parent: str | None = None
         for number, layer in enumerate(stem):

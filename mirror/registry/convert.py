@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 from mirror.errors import Refused, printable
 from mirror.oci.digest import Digest
@@ -19,7 +20,7 @@ from mirror.oci.manifest import DOCKER_MANIFEST, Manifest, parse_manifest
 from mirror.oci.strictjson import Object, Value
 from mirror.registry.layers import Layer
 
-CONVERTER = 1  # of the rules: another number, and everything is converted anew
+CONVERTER = 2  # of the rules: another number, and everything is converted anew
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 LAYER_TYPE = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 MAX_CONFIG = 8 << 20  # bytes
@@ -34,8 +35,7 @@ _OBJECTS = ("config", "container_config")
 _DEFAULTS = {"architecture": "amd64", "os": "linux"}
 _NEVER = "0001-01-01T00:00:00Z"
 _TIME = re.compile(
-    r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?"
-    r"(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+    r"(\d{4}-\d\d-\d\d)T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
 )
 
 
@@ -50,7 +50,7 @@ class Step:
 def history_of(document: Object) -> Object:
     """The entry of a history that the JSON of an image amounts to; what is empty or of a wrong type is left out."""
     created = document.get("created")
-    entry: Object = {"created": created if isinstance(created, str) and _TIME.fullmatch(created) else _NEVER}
+    entry: Object = {"created": created if _is_time(created) else _NEVER}
     for key in ("author", "comment"):
         text = document.get(key)
         if isinstance(text, str) and text:
@@ -89,7 +89,7 @@ def _config(top: Object, what: str) -> Object:
     wrong = [key for key in _TEXTS if config.get(key) is not None and not isinstance(config[key], str)]
     wrong += [key for key in _OBJECTS if config.get(key) is not None and not isinstance(config[key], dict)]
     created = config.get("created")
-    if created is not None and not (isinstance(created, str) and _TIME.fullmatch(created)):
+    if created is not None and not _is_time(created):
         wrong.append("created")
     for key in wrong:
         del config[key]
@@ -99,6 +99,15 @@ def _config(top: Object, what: str) -> Object:
     for key, default in _DEFAULTS.items():
         config[key] = config.get(key) or default
     return config
+
+
+def _is_time(value: Value) -> bool:
+    """Whether it is a time of RFC 3339, on a day that there is: readers in Go take a config with another for broken."""
+    found = _TIME.fullmatch(value) if isinstance(value, str) else None
+    try:
+        return found is not None and bool(date.fromisoformat(found[1]))
+    except ValueError:
+        return False
 
 
 def _descriptor(media_type: str, digest: Digest, size: int) -> Object:

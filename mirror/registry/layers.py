@@ -32,11 +32,14 @@ _MAGIC = 6  # bytes that tell every form
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What a layer may unpack to. Bytes; ratio: unpacked to stored, from `suspicious` unpacked bytes on."""
+    """What a layer may unpack to. Bytes; ratio: unpacked to stored, from `suspicious` unpacked bytes on.
+
+    stored: what it may be before: padding and empty streams, of which there may be any number, unpack to nothing."""
 
     unpacked: int = 32 << 30
     suspicious: int = 1 << 30
     ratio: int = 200
+    stored: int = 33 << 30
 
 
 USUAL = Caps()
@@ -56,7 +59,11 @@ EMPTY = Layer(Digest.of(EMPTY_TAR), Digest.of(EMPTY_GZIP), len(EMPTY_GZIP), Dige
 
 
 class _Unpacker(Protocol):
-    """Bytes in, unpacked pieces out; `end` raises ValueError if what came is not whole."""
+    """Bytes in, unpacked pieces out; `end` raises ValueError if what came is not whole.
+
+    padding: bytes that came after the end and mean nothing."""
+
+    padding: int
 
     def feed(self, data: bytes) -> Iterator[bytes]: ...
     def end(self) -> None: ...
@@ -86,6 +93,8 @@ class LayerWriter:
     def feed(self, data: bytes) -> None:
         """More of the stored bytes."""
         self._read += len(data)
+        if self._read > self._caps.stored:
+            self._bomb(f"it is longer than {self._caps.stored} bytes")
         self._stored.update(data)
         if self._unpacker is None:
             self._begin += data
@@ -95,8 +104,10 @@ class LayerWriter:
             self._choose()
         self._go_on(data)
 
-    def finish(self) -> Layer:
-        """All came."""
+    def finish(self, *, sure: bool = True) -> Layer:
+        """All came. sure: else it may have been cut, and has to say itself that it is whole."""
+        if not sure and not self._read:
+            self._refuse("nothing came, and nothing says that this is all of it")
         if not self._read:
             self._write(EMPTY_GZIP)
             return EMPTY
@@ -106,7 +117,10 @@ class LayerWriter:
         try:
             if self._unpacker is not None:
                 self._unpacker.end()
-            self._tar.end(strict=isinstance(self._unpacker, _Plain))
+            plain = isinstance(self._unpacker, _Plain)
+            self._tar.end(strict=plain)
+            if plain and not sure and not self._tar.ended:
+                self._refuse("nothing says that this is all of it")
         except ValueError as error:
             self._refuse(str(error))
         if self._packer is not None:
@@ -131,8 +145,7 @@ class LayerWriter:
     def _go_on(self, data: bytes) -> None:
         if self._unpacker is None:
             return
-        if self._packer is None:
-            self._write(data)
+        padding = self._unpacker.padding
         try:
             for piece in self._unpacker.feed(data):
                 self._take(piece)
@@ -140,6 +153,9 @@ class LayerWriter:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of our own disk; bz2 raises OSErrors without a number
             self._refuse(str(error))
+        if self._packer is None:
+            # Padding is no part of what is packed, and readers in Go refuse it ("gzip: invalid header").
+            self._write(data[: len(data) - (self._unpacker.padding - padding)])
 
     def _take(self, piece: bytes) -> None:
         self._unpacked += len(piece)
@@ -169,6 +185,8 @@ class LayerWriter:
 class _Plain:
     """Not packed."""
 
+    padding = 0
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         yield data
 
@@ -197,7 +215,7 @@ class _Several:
         self._name = name
         self._stream: _Stream | None = new()
         self._between = b""  # too short to tell what comes after a stream
-        self._padding = False
+        self.padding = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         while data:
@@ -219,8 +237,8 @@ class _Several:
     def _next(self, data: bytes) -> bool:
         """Whether another stream begins with what came since the last."""
         begin = self._between + data
-        if self._padding or begin.startswith(b"\0"):
-            self._padding = True
+        if self.padding or begin.startswith(b"\0"):
+            self.padding += len(begin)
             if begin.strip(b"\0"):
                 raise ValueError(f"there is something after the end of the {self._name} data")
             return False

@@ -199,7 +199,9 @@ class Protocols:
     def _probe(self, repository: str, known: Known, work: Work, *, refused: bool) -> None:
         if known.v1 or known.listed:
             return
-        if refused and not self._access.showed(repository, work):
+        if refused and self._access.showed(repository, work):
+            self._v1.withhold(repository)  # whatever the list answers
+        elif refused:
             # Whose credentials are wrong will not be let in to the list either: that costs no request.
             self._access.reconsider(repository)
         try:

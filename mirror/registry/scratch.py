@@ -155,9 +155,9 @@ class _Making(Generic[N]):
     def feed(self, data: bytes) -> None:
         self._writer.feed(data)
 
-    def finish(self) -> Layer:
-        """All came. Raises Refused."""
-        return self._writer.finish()
+    def finish(self, *, sure: bool = True) -> Layer:
+        """All came; sure: that it did. Raises Refused."""
+        return self._writer.finish(sure=sure)
 
     def keep(self, layer: Layer, note: N) -> None:
         self.made = layer, note

@@ -38,6 +38,11 @@ class TarWalk:
         self._ended = False
         self._headers = 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether the archive's own end came."""
+        return self._ended
+
     def feed(self, data: bytes) -> None:
         position, end = 0, len(data)
         while position < end and not self._ended:

@@ -95,8 +95,8 @@ class V1Client:
         answer = self._image(repository, image_id, "json", MAX_JSON_BYTES, work)
         return v1wire.image_of(answer, image_id, self._what(image_id, "json"))
 
-    def layer(self, repository: str, image: ImageJson, work: Work) -> LayerReader:
-        """The stored bytes of an image's layer; use with `with`."""
+    def layer(self, repository: str, image: ImageJson, work: Work, *, exact: bool) -> LayerReader:
+        """The stored bytes of an image's layer; use with `with`. exact: what does not fit its checksum is refused."""
         hosts = self._index(repository, work).hosts
         what = self._what(image.id, "layer")
 
@@ -117,7 +117,7 @@ class V1Client:
             )
 
         with _uploading():
-            return LayerReader(open_at, image.size, what)
+            return LayerReader(open_at, image.size, what, checked=exact and bool(image.checksums))
 
     # ---- is it one?
 

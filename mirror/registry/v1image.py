@@ -96,15 +96,16 @@ class V1Transform:
         with self._scratch.writing(key, what=what, code="v1_invalid") as making:
             checksum = hashlib.sha256(image.raw + b"\n")
             buffer = memoryview(bytearray(BUFFER))
-            with self._client.layer(self._repository, image, work) as reader:
+            with self._client.layer(self._repository, image, work, exact=self._exact) as reader:
                 while count := reader.readinto(buffer):
                     data = bytes(buffer[:count])
                     if image.checksums:
                         checksum.update(data)
                     making.feed(data)
                     work.progress(count)
-            layer = making.finish()
-            self._verify(image, checksum.hexdigest(), what)
+            actual = checksum.hexdigest()
+            layer = making.finish(sure=reader.sure or actual in image.checksums)
+            self._verify(image, actual, what)
             making.keep(layer, Ancestor(image.parent, image.raw if len(image.raw) <= BIG else None))
         self._note(image, layer)
 

@@ -103,8 +103,13 @@ def tags_of(body: bytes, what: str) -> dict[str, Value]:
     if isinstance(document, dict):
         return document
     # The index of docker's own hub answered so, with ids cut short: those are refused one by one.
-    if isinstance(document, list) and all(isinstance(one, dict) and "name" in one for one in document):
-        return {str(one["name"]): one.get("layer") for one in document if isinstance(one, dict)}
+    if isinstance(document, list):
+        pairs = [(one.get("name"), one.get("layer")) for one in document if isinstance(one, dict)]
+        tags = {name: layer for name, layer in pairs if isinstance(name, str)}
+        if len(tags) == len(document):
+            return tags
+        if len(pairs) == len(document):
+            raise invalid(what, "a name that is no text, or stands there twice")
     raise RemoteError(f"{what} is no map of tags")
 
 

@@ -6,7 +6,9 @@ import gzip
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from tests.conftest import ScriptedFactory
 from tests.images import Graph
 from tests.oracle import assert_whole
-from tests.registries.exchange import error_reply
+from tests.registries.exchange import Reply, Request, error_reply, json_reply
 from tests.registries.faults import FOREVER
 from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
@@ -42,6 +44,18 @@ def mixed(scripted: ScriptedFactory) -> tuple[ScriptedRegistry, V1]:
     image = v1.image(gz(tar(file=b"old")))
     v1.tag("app", old=image, both=image)
     return registry, v1
+
+
+def one_image(scripted: ScriptedFactory, **how: Any) -> tuple[ScriptedRegistry, V1]:
+    """`team/app:t` is an image of one layer."""
+    v1 = V1(**how)
+    v1.tag("team/app", t=v1.image(gz(tar(a=b"a"))))
+    return old(scripted, v1), v1
+
+
+def digest_of(registry: RealRegistry, repository: str, tag: str) -> str:
+    with registry.client() as client:
+        return f"sha256:{hashlib.sha256(client.manifest(repository, tag).body).hexdigest()}"
 
 
 def diff_id(layer: bytes) -> str:
@@ -390,3 +404,142 @@ def test_schema1_is_converted_where_a_mirror_asks_for_it(
     mirror_run.sync()
     assert {"up-to-date"} == set(mirror_run.results().values())
     assert {"GET tags": 1, "HEAD manifest": 2} == registry.counts()
+
+
+# ---- what is immutable
+
+
+def kept(scripted: ScriptedFactory, target: RealRegistry, tool: MirrorTool) -> V1:
+    """The image has arrived under a tag that is never to change, and then the state was lost."""
+    registry, v1 = one_image(scripted)
+    mirror = {"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"], "tags": {"immutable": [".*"]}}
+    tool.config([mirror], registry, target)
+    tool.sync()
+    shutil.rmtree(tool.state)
+    return v1
+
+
+@pytest.mark.parametrize("command", ["sync", "verify", "plan"])
+def test_an_immutable_tag_that_is_equal_is_no_conflict_where_the_state_is_gone(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, command: str
+) -> None:
+    kept(scripted, target, mirror_run)
+    target.mark()
+    ran = mirror_run(command, mirror_run.config_file)
+    assert 0 == ran.code, ran
+    assert [] == target.writes()
+
+
+def test_an_immutable_tag_that_differs_is_a_conflict_where_the_state_is_gone(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    v1 = kept(scripted, target, mirror_run)
+    before = digest_of(target, "app", "t")
+    v1.tag("team/app", t=v1.image(gz(tar(b=b"another"))))
+    mirror_run.sync(expect=3)
+    assert ["conflict"] == list(mirror_run.results().values())
+    assert before == digest_of(target, "app", "t")
+
+
+# ---- what is not to be believed, and what is not to be told
+
+
+def test_other_content_under_the_same_id_is_noticed_by_a_deep_sync(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    registry, v1 = one_image(scripted)
+    mirror_run.config([{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"]}], registry, target)
+    mirror_run.sync()
+    before = digest_of(target, "app", "t")
+    (image,) = v1.images.values()
+    image.layer = gz(tar(a=b"b"))
+    image.size = len(image.layer)
+    image.checksum = "sha256:" + hashlib.sha256(image.json + b"\n" + image.layer).hexdigest()
+    mirror_run.sync()
+    assert ["up-to-date"] == list(mirror_run.results().values())
+    mirror_run.sync("--deep")
+    (entry,) = mirror_run.report()["images"]
+    assert ("copied", digest_of(target, "app", "t")) == (entry["result"], entry["digest"])
+    assert before != entry["digest"]
+
+
+@pytest.mark.parametrize("how", ["json", "plain", "cookie"])
+def test_a_token_or_cookie_that_a_server_repeats_is_in_no_output(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, how: str
+) -> None:
+    registry, v1 = one_image(scripted)
+    v1.tokens, v1.cookie = how != "cookie", "session=c00k1ec4nary" if how == "cookie" else ""
+    secret = "c00k1ec4nary" if how == "cookie" else v1.token("team/app").partition(",")[0].partition("=")[2]
+
+    def echo(request: Request) -> Reply | None:
+        if not request.path.endswith("/json"):
+            return no_v2(request)
+        said = request.header("Cookie" if how == "cookie" else "Authorization") or ""
+        assert secret in said
+        return json_reply(400, {"error": f"bad: {said}"}) if how == "json" else Reply(400, (), f"bad: {said}".encode())
+
+    registry.hook = echo
+    mirror_run.config([{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"]}], registry, target)
+    assert "[hidden]" in mirror_run.sync("-v", expect=1).text
+    mirror_run.sweep(secret)
+
+
+# ---- what a run leaves, and what others find
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_ended_between_two_layers_leaves_nothing_that_the_next_one_believes(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, which: int
+) -> None:
+    v1 = V1()
+    ids = v1.chain(*(gz(tar(number=str(number).encode() * 100)) for number in range(6)))
+    v1.tag("team/app", t=ids[-1])
+    registry, waiting, go_on = old(scripted, v1), threading.Event(), threading.Event()
+
+    def slow(request: Request) -> Reply | None:
+        if request.path == f"/v1/images/{ids[4]}/layer" and not go_on.is_set():
+            waiting.set()
+            go_on.wait(20)
+        return no_v2(request)
+
+    registry.hook = slow
+    mirror_run.config([{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"]}], registry, target)
+    process = mirror_run.start("sync", mirror_run.config_file)
+    assert waiting.wait(20)
+    process.send_signal(which)
+    mirror_run.finish(process)
+    go_on.set()
+    assert [] == target.tags("app")
+    converted = mirror_run.state / "spool/converted/v1"
+    assert (which == signal.SIGKILL) == converted.exists()
+    if which == signal.SIGKILL:
+        for number in range(1, 8):
+            (converted / f"layer-{number}").write_bytes(b"somebody else's")
+    mirror_run.sync()
+    assert_whole(target)
+    assert diff_ids(v1, ids[-1]) == config_of(target, "app", "t")["rootfs"]["diff_ids"]
+    assert not converted.exists()
+
+
+def test_shards_with_one_spool_do_not_take_each_others_layers(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    v1 = V1()
+    for name in "abcdef":
+        v1.tag(f"team/{name}", t=v1.chain(*(gz(tar(file=f"{name}{part}".encode())) for part in "01"), seed=name)[-1])
+    registry = old(scripted, v1)
+    mirrors = [{"source": f"{registry.host}/team/{name}", "targets": [f"{target.host}/{name}"]} for name in "abcdef"]
+    mirror_run.config(mirrors, registry, target, spool=str(mirror_run.folder / "spool"))
+    whole: list[int] = []
+
+    def meanwhile(request: Request) -> Reply | None:
+        # The other shard does all of its work while this one has a layer and waits for the next.
+        if request.path.endswith("/layer") and registry.counts().get("GET v1-layer", 0) >= 2 and not whole:
+            whole.append(-1)
+            whole[0] = mirror_run("sync", mirror_run.config_file, "--shard", "1/2").code
+        return no_v2(request)
+
+    registry.hook = meanwhile
+    mirror_run.sync("--shard", "0/2")
+    assert [0] == whole
+    assert_whole(target)

@@ -231,7 +231,10 @@ def test_platform_is_there_in_any_case() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("created", "yesterday"), ("created", 5), ("created", "2015-13-01T00:00:00Z"), ("author", []), ("config", "x"),
+    [("created", "yesterday"), ("created", 5), ("created", "2015-13-01T00:00:00Z"),
+     ("created", "2014-02-30T10:00:00Z"), ("created", "2013-02-29T10:00:00Z"), ("created", "0000-01-01T00:00:00Z"),
+     ("created", "2014-01-01T00:00:00+24:00"), ("created", "\u0662\u0660\u0661\u0664-03-01T10:00:00Z"),
+     ("author", []), ("config", "x"),
      ("container_config", [1]), ("docker_version", {}), ("comment", True), ("container", 1)],
 )  # fmt: skip
 def test_what_has_a_wrong_type_is_left_out(key: str, value: Any) -> None:

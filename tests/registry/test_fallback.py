@@ -17,7 +17,7 @@ from tests.conftest import ScriptedFactory
 from tests.images import Graph
 from tests.registries import v1
 from tests.registries.certificates import Authority
-from tests.registries.exchange import Reply, error_reply, json_reply
+from tests.registries.exchange import Reply, Request, error_reply, json_reply
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.registry.old import WORK, old_registry, opened, outcome
@@ -286,6 +286,27 @@ def test_credentials_that_v2_refused_are_not_offered_to_v1(  # L6, L7, L8
     assert {None} == set(sent)
 
 
+@pytest.mark.parametrize("listing", [404, 403])
+def test_credentials_that_v2_refused_for_a_tag_are_not_offered_to_v1_whatever_its_list_answers(
+    scripted: ScriptedFactory, tmp_path: Path, listing: int
+) -> None:
+    registry = mixed(scripted)
+
+    def v2(request: Request) -> Reply | None:
+        if not request.path.startswith("/v2/"):
+            return None
+        if request.header("Authorization") is None:
+            return Reply(401, (("WWW-Authenticate", 'Basic realm="r"'),))
+        return Reply(403 if "/manifests/" in request.path else listing)
+
+    registry.hook = v2
+    with opened(registry, tmp_path, login=("acme", "right")) as source:
+        assert ["old v1"] == told(outcome(source, "app", ["old"]), registry, ["old"])
+    sent = [entry.header("Authorization") for entry in registry.log if entry.path.startswith("/v1/")]
+    assert sent
+    assert {None} == set(sent)
+
+
 def test_where_both_refuse_the_error_of_v2_comes_first(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = mixed(scripted, users={"acme": "right"})
     assert registry.v1 is not None
@@ -455,10 +476,22 @@ def test_names_from_v1_are_checked_one_by_one(scripted: ScriptedFactory, tmp_pat
     registry = mixed(scripted)
     assert registry.v1 is not None
     unknown(registry)
-    registry.v1.tag("app", **{"../x": "0" * 64, "short": "abcdef", "upper": "A" * 64, "path": "../../etc", "no": None})  # type: ignore[arg-type]
+    odd = {
+        "../x": "0" * 64,
+        "short": "abcdef",
+        "upper": "A" * 64,
+        "path": "../../etc",
+        "line": "0" * 64 + "\n",
+        "long": "0" * 65,
+        "digits": "\u0663" * 64,
+        "number": 5,
+        "list": ["x"],
+        "no": None,
+    }
+    registry.v1.tags["app"].update(odd)
     with opened(registry, tmp_path) as source:
         results = outcome(source, "app")
     codes = sorted(f"{one.code} {one.exit_code}" for one in results if isinstance(one, MirrorError))
-    assert ["ref_invalid 3", *["v1_invalid 3"] * 4] == codes
+    assert ["ref_invalid 3", *["v1_invalid 3"] * 9] == codes
     assert 2 == sum(isinstance(one, Version) for one in results)
-    assert not any("etc" in path for path in of_v1(registry))
+    assert not any("/images/" in path for path in of_v1(registry))

@@ -24,12 +24,22 @@ TAR = tar(
 )
 
 
-def written(stored: bytes, step: int = 1000, caps: Caps = USUAL) -> tuple[Layer, bytes]:
+def written(stored: bytes, step: int = 1000, caps: Caps = USUAL, *, sure: bool = True) -> tuple[Layer, bytes]:
     out = io.BytesIO()
     writer = LayerWriter(out, what="the layer", code="v1_invalid", caps=caps)
     for at in range(0, len(stored), step):
         writer.feed(stored[at : at + step])
-    return writer.finish(), out.getvalue()
+    return writer.finish(sure=sure), out.getvalue()
+
+
+def after_the_members(blob: bytes) -> bytes:
+    """What stands in a gzip file after its last member, as readers see it that read one member after the other."""
+    while blob.startswith(b"\x1f\x8b"):
+        member = zlib.decompressobj(31)
+        member.decompress(blob)
+        assert member.eof
+        blob = member.unused_data
+    return blob
 
 
 def sha256(data: bytes) -> str:
@@ -77,7 +87,8 @@ def test_several_packed_streams_and_zeros_after_them_are_one_layer(pack: Callabl
     stored = pack(data[:1000]) + pack(data[1000:]) + bytes(512)
     layer, blob = written(stored, step)
     assert sha256(data) == layer.diff_id
-    assert (pack is not gz) or stored == blob
+    assert (pack is not gz) or stored[:-512] == blob
+    assert b"" == after_the_members(blob)
 
 
 def test_bytes_after_the_end_of_a_tar_belong_to_the_layer() -> None:
@@ -127,6 +138,19 @@ GOOD = {"wide": wide(), "huge": huge(5000), "sparse": sparse(), "no end": tar(a=
 @pytest.mark.parametrize("step", [1, 511, 1 << 20])
 def test_odd_archives_are_whole(data: bytes, step: int) -> None:
     assert sha256(data) == written(data, step)[0].diff_id
+
+
+@pytest.mark.parametrize("data", [GOOD["no end"], b""], ids=["no end", "nothing"])
+def test_what_has_no_end_of_its_own_is_refused_where_it_may_have_been_cut(data: bytes) -> None:
+    assert written(data)[0].size
+    with pytest.raises(MirrorError) as caught:
+        written(data, sure=False)
+    assert ("v1_invalid", 3) == (caught.value.code, caught.value.exit_code)
+
+
+@pytest.mark.parametrize("pack", [gz, bz2.compress, lzma.compress, bytes], ids=["gzip", "bzip2", "xz", "plain"])
+def test_what_shows_its_own_end_is_whole_wherever_it_came_from(pack: Callable[[bytes], bytes]) -> None:
+    assert sha256(TAR) == written(pack(TAR), sure=False)[0].diff_id
 
 
 BAD = {
@@ -183,8 +207,14 @@ def test_a_layer_that_unpacks_to_too_much_is_refused(size: int, refused: bool) -
     assert refused == _is_bomb(gz(bytes(size), 0), Caps(unpacked=4 << 20))
 
 
+@pytest.mark.parametrize("more", [bytes(1 << 16), gzip.compress(b"") * 3000], ids=["zeros", "empty members"])
+def test_a_layer_that_goes_on_without_content_has_an_end(more: bytes) -> None:
+    assert not _is_bomb(gz(TAR) + more, Caps(stored=1 << 20))
+    assert _is_bomb(gz(TAR) + more * 20, Caps(stored=1 << 20))
+
+
 def test_the_limits_are_those_that_are_promised() -> None:
-    assert Caps(unpacked=32 << 30, suspicious=1 << 30, ratio=200) == USUAL
+    assert Caps(unpacked=32 << 30, suspicious=1 << 30, ratio=200, stored=33 << 30) == USUAL
 
 
 def _is_bomb(stored: bytes, caps: Caps) -> bool:

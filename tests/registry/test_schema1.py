@@ -129,6 +129,11 @@ def test_an_image_that_stands_twice_in_a_row_counts_once() -> None:
         ["[]"],
         [None],
         ['{"id": "a", "id": "b"}'],
+        ['{"id": "a", "x": "\\ud800"}'],
+        [{"id": "a", "parent": "a"}, {"id": "a", "parent": "a"}],
+        [{"id": "a", "parent": 5}, {"id": "b"}],
+        [{"id": "a", "parent": {"x": 1}}, {"id": "b"}],
+        [{"id": "a", "parent": "b"}, 5],
     ],
     ids=str,
 )

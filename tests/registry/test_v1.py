@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,21 @@ def test_tags_may_differ_by_case_only(scripted: ScriptedFactory, tmp_path: Path)
     v1_of(registry).tag("team/app", V1=image, v1=image)
     with opened(registry, tmp_path) as source:
         assert ["V1", "t", "v1"] == sorted(str(name) for name in source.tags("team/app", WORK))
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "a"), (None,), (1.0,), ("a", ["a"])], ids=["twice", "null", "a number", "a list"]
+)
+def test_an_old_list_of_tags_that_can_be_read_in_two_ways_is_refused(
+    scripted: ScriptedFactory, tmp_path: Path, names: tuple[Any, ...]
+) -> None:
+    registry = world(scripted)
+    tags = [{"name": name, "layer": f"{number}" * 64} for number, name in enumerate(names)]
+    v1_of(registry).raw_tags = json.dumps(tags).encode()
+    with opened(registry, tmp_path) as source:
+        (error,) = outcome(source, "team/app")
+    assert isinstance(error, MirrorError)
+    assert ("v1_invalid", 3) == (error.code, error.exit_code)
 
 
 @pytest.mark.parametrize("body", [b"null", b"[1]", b'"x"', b"<html>", b'{"a": "b", "a": "c"}', b""])
@@ -314,6 +331,61 @@ def test_a_416_for_a_layer_that_has_bytes_is_an_error(scripted: ScriptedFactory,
     assert "bad_response 1" == fetched(registry, tmp_path)
 
 
+def test_a_416_for_a_layer_of_a_size_that_nobody_told_is_an_error(scripted: ScriptedFactory, tmp_path: Path) -> None:
+    registry = world(scripted, b"")
+    nobody_says(registry)
+    assert "bad_response 1" == fetched(registry, tmp_path)
+
+
+def nobody_says(registry: ScriptedRegistry, *, checksum: str | None = None) -> None:
+    """Nothing announces how long the layers are."""
+    for image in v1_of(registry).images.values():
+        image.size, image.checksum = None, checksum
+
+
+def ended_by_its_connection(registry: ScriptedRegistry, body: bytes) -> None:
+    reply = Reply(200, (("Connection", "close"),), body, length=False)
+    registry.fault("GET v1-layer", hook=lambda request: reply)
+
+
+def test_a_plain_tar_that_only_the_end_of_the_connection_ends_has_to_show_its_own_end(
+    scripted: ScriptedFactory, tmp_path: Path
+) -> None:
+    whole = tar(a=b"a", b=b"b", c=b"c")
+    registry = world(scripted, whole)
+    nobody_says(registry)
+    ended_by_its_connection(registry, whole)
+    assert fetched(registry, tmp_path / "whole").startswith("sha256:")
+    ended_by_its_connection(registry, whole[:1024])  # the first file, and no more
+    assert "v1_invalid 3" == fetched(registry, tmp_path / "cut")
+
+
+def test_a_checksum_that_does_not_fit_vouches_for_nothing(scripted: ScriptedFactory, tmp_path: Path) -> None:
+    whole = tar(a=b"a", b=b"b", c=b"c")
+    registry = world(scripted, whole)
+    nobody_says(registry, checksum="sha256:" + "0" * 64)
+    ended_by_its_connection(registry, whole[:1024])
+    assert "v1_invalid 3" == fetched(registry, tmp_path, v1_checksums="warn")
+
+
+@pytest.mark.parametrize("pack", [bytes, partial(lzma.compress, check=lzma.CHECK_NONE)], ids=["plain", "xz"])
+@pytest.mark.parametrize("checksum", [None, "sha256:" + "0" * 64], ids=["none", "only warned about"])
+def test_where_nothing_would_show_that_a_rest_is_of_another_layer_no_rest_is_asked_for(
+    scripted: ScriptedFactory, tmp_path: Path, pack: Callable[[bytes], bytes], checksum: str | None
+) -> None:
+    registry = world(scripted, pack(BIG))
+    (image,) = v1_of(registry).images.values()
+    image.checksum = checksum
+    registry.fault("GET v1-layer", cut_after=2 << 20)
+    with opened(registry, tmp_path, v1_checksums="warn") as source:
+        transform = transform_of(source, "team/app", "t")
+        with pytest.raises(RemoteError) as caught:
+            made(transform)
+        assert caught.value.retryable
+        made(transform)
+    assert [None, None] == [entry.header("Range") for entry in registry.log if entry.kind == "GET v1-layer"]
+
+
 @pytest.mark.parametrize("size", [1, len(LAYER) + 1])
 def test_a_layer_of_another_size_than_announced_is_refused(
     scripted: ScriptedFactory, tmp_path: Path, size: int
@@ -434,6 +506,10 @@ HOSTILE = {
     "rootfs in another case": document(RootFS={}),
     "not JSON": raw(b"x"),
     "a list": raw(b"[]"),
+    "id twice in one case": lambda v1, ids: raw(b'{"id": "%s", "id": "%s"}' % ((ids[-1].encode(),) * 2))(v1, ids),
+    "parent in another case": document(Parent="x"),
+    "half a character": document(x="\ud800"),
+    "a number without end": raw(b'{"x": ' + b"9" * 5000 + b"}"),
     "NaN": raw(b'{"id": NaN}'),
     "not UTF-8": raw(b'{"id": "\xff"}'),
     "deep": raw(b'{"a":' * 100 + b"1" + b"}" * 100),

@@ -5,6 +5,7 @@ Error documents: distribution-spec v1.1.1, "Error Codes".
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ _KNOWN: dict[int, tuple[type[MirrorError], str, str]] = {
 }
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_SIGNATURE = re.compile(r'signature="?([^,"]+)')
 _FULL = re.compile(r"no space left|disk quota exceeded|insufficient storage", re.IGNORECASE)
 
 
@@ -142,10 +144,18 @@ def says_expired(status: int, body: bytes) -> bool:
 def unechoed(body: bytes, headers: Sequence[tuple[str, str]]) -> bytes:
     """A body for people without the credentials of the request's `headers`: some servers repeat them in their error."""
     for name, value in headers:
-        secret = value.partition(" ")[2].encode("latin-1", "replace")
-        if name == "Authorization" and len(secret) >= SHORTEST_ECHO:
-            body = body.replace(secret, b"[hidden]")
+        for secret in _secrets_of(name, value):
+            if len(secret) >= SHORTEST_ECHO:
+                for form in (secret, json.dumps(secret)[1:-1]):
+                    body = body.replace(form.encode("latin-1", "replace"), b"[hidden]")
     return body
+
+
+def _secrets_of(name: str, value: str) -> list[str]:
+    if name == "Authorization":
+        secret = value.partition(" ")[2]
+        return [secret, *_SIGNATURE.findall(secret)]  # of a v1 index: the rest says only what the token is for
+    return [pair.partition("=")[2] for pair in value.split("; ")] if name == "Cookie" else []
 
 
 def says_v2(values: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, RemoteError
 from mirror.registry.http.headers import Headers
-from mirror.registry.http.status import error_document, failure, retry_after, says_expired
+from mirror.registry.http.status import error_document, failure, retry_after, says_expired, unechoed
 
 NOON = 1_780_000_000.0  # Thu, 28 May 2026 20:26:40 GMT
 
@@ -165,3 +165,34 @@ def test_an_expired_login_is_told_from_a_denial() -> None:
     assert says_expired(403, said)
     assert not says_expired(401, said)
     assert not says_expired(403, b"denied")
+
+
+TOKEN = 'signature=5ab1e5ab1e,repository="team/app",access=read'
+
+
+@pytest.mark.parametrize(
+    ("header", "secrets"),
+    [
+        (("Authorization", "Bearer t0k3n-t0k3n"), ["t0k3n-t0k3n"]),
+        (("Authorization", "Basic YWNtZTpyaWdodA=="), ["YWNtZTpyaWdodA=="]),
+        (("Authorization", f"Token {TOKEN}"), [TOKEN, "5ab1e5ab1e"]),
+        (("Cookie", "session=c00k1e; other=0th3r-one"), ["c00k1e", "0th3r-one"]),
+    ],
+)
+def test_a_credential_that_a_server_repeats_is_hidden_however_it_is_quoted(
+    header: tuple[str, str], secrets: list[str]
+) -> None:
+    for secret in secrets:
+        for body in (f"bad: {secret}!", json.dumps({"error": f"bad: {secret}!"})):
+            left = unechoed(body.encode(), [("Accept", "x"), header]).decode()
+            assert "[hidden]" in left
+            assert "bad: " in left
+            assert not [one for one in secrets if one in left or json.dumps(one)[1:-1] in left]
+
+
+@pytest.mark.parametrize(
+    "header", [("Cookie", "a=1; b=on"), ("Authorization", "Basic abc"), ("X-Other", "value-of-it")]
+)
+def test_words_that_are_too_short_for_a_credential_stay(header: tuple[str, str]) -> None:
+    body = f"1 on abc {header[1]}".encode()
+    assert body == unechoed(body, [header])
