@@ -135,7 +135,7 @@ class LayerWriter:
         if begin.startswith(b"BZh"):
             self._unpacker = _Several(bz2.BZ2Decompressor, b"BZh", "bzip2")
         elif begin.startswith(b"\xfd7zXZ\x00"):
-            self._unpacker = _Several(_new_xz, b"\xfd7zXZ\x00", "xz")
+            self._unpacker = _Several(_new_xz, b"\xfd7zXZ\x00", "xz", padding=4)
         elif begin.startswith(b"\x28\xb5\x2f\xfd"):
             self._refuse("it is packed with zstd, which no client of that time could read")
         else:
@@ -207,23 +207,25 @@ class _Stream(Protocol):
 
 
 class _Several:
-    """One packed stream after the other, as each of these forms allows; zeros after the last are padding."""
+    """One packed stream after the other, as each of these forms allows; zeros after the last are padding.
 
-    def __init__(self, new: Callable[[], _Stream], magic: bytes, name: str) -> None:
+    padding: zeros between two streams come in so many bytes at once; 0: there are none (xz format 1.1, §2.2)."""
+
+    def __init__(self, new: Callable[[], _Stream], magic: bytes, name: str, *, padding: int = 0) -> None:
         self._new = new
         self._magic = magic
         self._name = name
+        self._unit = padding
         self._stream: _Stream | None = new()
         self._between = b""  # too short to tell what comes after a stream
         self.padding = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         while data:
-            if self._stream is None and not self._next(data):
-                return
+            if self._stream is None:
+                data = self._next(data)
             if self._stream is None:
                 return
-            data, self._between = self._between + data, b""
             while not self._stream.eof:
                 piece = self._stream.decompress(data, PIECE)
                 data = b""
@@ -234,21 +236,21 @@ class _Several:
             data = self._stream.unused_data
             self._stream = None
 
-    def _next(self, data: bytes) -> bool:
-        """Whether another stream begins with what came since the last."""
-        begin = self._between + data
-        if self.padding or begin.startswith(b"\0"):
-            self.padding += len(begin)
-            if begin.strip(b"\0"):
-                raise ValueError(f"there is something after the end of the {self._name} data")
-            return False
-        if len(begin) < len(self._magic) and self._magic.startswith(begin):
-            self._between = begin
-            return False
-        if not begin.startswith(self._magic):
+    def _next(self, data: bytes) -> bytes:
+        """What came since the last stream, from the beginning of another on, if one has begun."""
+        between, self._between = self._between + data, b""
+        begin = between.lstrip(b"\0")
+        self.padding += len(between) - len(begin)
+        if not begin:
+            return b""
+        may_follow = not self.padding or (self._unit > 0 and not self.padding % self._unit)
+        if not may_follow or begin[: len(self._magic)] != self._magic[: len(begin)]:
             raise ValueError(f"there is something after the end of the {self._name} data")
-        self._stream = self._new()
-        return True
+        if len(begin) < len(self._magic):
+            self._between = begin
+        else:
+            self._stream = self._new()
+        return begin
 
     def end(self) -> None:
         if self._stream is not None or self._between:

@@ -140,6 +140,14 @@ def test_odd_archives_are_whole(data: bytes, step: int) -> None:
     assert sha256(data) == written(data, step)[0].diff_id
 
 
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_zeros_between_two_streams_of_xz_are_padding(step: int) -> None:
+    data = tar(a=b"a" * 3000)
+    streams = [lzma.compress(data[:1000]), lzma.compress(data[1000:2000]), lzma.compress(data[2000:])]
+    stored = streams[0] + bytes(8) + streams[1] + bytes(4) + streams[2] + bytes(12)
+    assert sha256(data) == written(stored, step)[0].diff_id
+
+
 @pytest.mark.parametrize("data", [GOOD["no end"], b""], ids=["no end", "nothing"])
 def test_what_has_no_end_of_its_own_is_refused_where_it_may_have_been_cut(data: bytes) -> None:
     assert written(data)[0].size
@@ -169,6 +177,10 @@ BAD = {
     "trailing text": gz(TAR) + b"text",
     "text after zeros": gz(TAR) + bytes(100) + b"text",
     "cut bzip2": bz2.compress(TAR)[:-5],
+    "zeros between two members of gzip": gz(TAR[:512]) + bytes(4) + gz(TAR[512:]),
+    "zeros between two streams of bzip2": bz2.compress(TAR[:512]) + bytes(4) + bz2.compress(TAR[512:]),
+    "five zeros between two streams of xz": lzma.compress(TAR[:512]) + bytes(5) + lzma.compress(TAR[512:]),
+    "a stream of xz that ends after its first bytes": lzma.compress(TAR) + bytes(4) + b"\xfd7z",
     "cut xz": lzma.compress(TAR)[:-5],
     "wrong gzip": gz(TAR)[:-8] + bytes(8),
     "wrong bzip2": b"BZh9" + bytes(100),
