@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,12 +83,14 @@ class Engine:
 
 
 def spool_directory(config: Config, shard: Shard | None) -> Path:
-    """Where blobs are on their way to several targets, and what was made of sources. Raises ConfigError."""
-    directory = config.spool
-    if directory is not None:
-        return directory / str(shard) if shard is not None else directory
-    directory = state_directory(config)
-    return (directory / str(shard) if shard is not None else directory) / "spool"
+    """Where blobs are on their way to several targets, and what was made of sources. Raises LocalError.
+
+    Each lock has one of its own, since it is swept when a run begins: whoever names the same `spool`."""
+    state = state_directory(config)
+    part = str(shard) if shard is not None else ""
+    if config.spool is None:
+        return state / part / "spool"
+    return config.spool / hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16] / part
 
 
 @contextmanager

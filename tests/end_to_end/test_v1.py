@@ -521,25 +521,33 @@ def test_a_run_that_ended_between_two_layers_leaves_nothing_that_the_next_one_be
     assert not converted.exists()
 
 
-def test_shards_with_one_spool_do_not_take_each_others_layers(
-    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+@pytest.mark.parametrize("apart", ["shards", "configurations"])
+def test_runs_with_one_spool_do_not_take_each_others_layers(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, apart: str
 ) -> None:
     v1 = V1()
     for name in "abcdef":
         v1.tag(f"team/{name}", t=v1.chain(*(gz(tar(file=f"{name}{part}".encode())) for part in "01"), seed=name)[-1])
-    registry = old(scripted, v1)
+    registry, spool = old(scripted, v1), mirror_run.folder / "spool"
     mirrors = [{"source": f"{registry.host}/team/{name}", "targets": [f"{target.host}/{name}"]} for name in "abcdef"]
-    mirror_run.config(mirrors, registry, target, spool=str(mirror_run.folder / "spool"))
+    mirror_run.config(mirrors, registry, target, spool=str(spool))
+    mine, others = ["--shard", "0/2"], [str(mirror_run.config_file), "--shard", "1/2"]
+    if apart == "configurations":
+        elsewhere: dict[str, Any] = {"spool": str(spool), "state": str(mirror_run.folder / "another state")}
+        mirrors = [mirror | {"targets": [f"{target.host}/another/{number}"]} for number, mirror in enumerate(mirrors)]
+        config = mirror_run.config(mirrors, registry, target, file=mirror_run.folder / "another.yaml", **elsewhere)
+        mine, others = [], [str(config)]
     whole: list[int] = []
 
     def meanwhile(request: Request) -> Reply | None:
-        # The other shard does all of its work while this one has a layer and waits for the next.
+        # The other run does all of its work while this one has a layer and waits for the next.
         if request.path.endswith("/layer") and registry.counts().get("GET v1-layer", 0) >= 2 and not whole:
             whole.append(-1)
-            whole[0] = mirror_run("sync", mirror_run.config_file, "--shard", "1/2").code
+            whole[0] = mirror_run("sync", *others).code
         return no_v2(request)
 
     registry.hook = meanwhile
-    mirror_run.sync("--shard", "0/2")
+    mirror_run.sync(*mine)
     assert [0] == whole
     assert_whole(target)
+    assert [] == [path for path in spool.rglob("*") if path.is_file()]
