@@ -79,7 +79,8 @@ def verify(options: Options) -> int:
     from mirror.verify import Verify  # noqa: PLC0415
 
     with _reading(options) as (engine, state):
-        walker = Verify(engine.manager, engine.stores.registries, deep=options.deep)
+        reader = Reader(engine.manager, state)
+        walker = Verify(engine.manager, engine.stores.registries, reader, deep=options.deep)
         planner = engine.planner(state, walker, believe_exclusive=False)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, walker.walks))
     if walker.account.problems or options.verbosity >= 0:
@@ -136,7 +137,7 @@ def _reading(options: Options) -> Iterator[tuple[Engine, State]]:
         _warn(config)
         with (
             State.open(state_directory(config), _log.warning, read_only=True) as state,
-            started(config, options, only, redactor, signals) as engine,
+            started(config, options, only, redactor, signals, copies=False) as engine,
         ):
             yield engine, state
 
@@ -211,7 +212,7 @@ class _Sync:
             State.open(self._directory, self._warn_state) as state,
         ):
             account = Account(report, progress)
-            with started(self._config, self._options, self._only, self._redactor, self._signals) as engine:
+            with started(self._config, self._options, self._only, self._redactor, self._signals, copies=True) as engine:
                 self._drive(engine, state, account, progress)
             if self._signals.number is None:
                 for place in self._marked - account.unfinished:

@@ -44,10 +44,18 @@ class Stores:
     """Use with `with`: closes what it opened. Opening contacts nobody; a broken docker configuration is found here.
 
     spool: what is made of sources, or comes through pipes, goes below it; base: an inventory, instead of those that
-    the configuration names. registries: the targets, by what they are called. Raises ConfigError."""
+    the configuration names; copies: else what is made of sources is only measured. registries: the targets, by what
+    they are called. Raises ConfigError."""
 
     def __init__(
-        self, config: Config, limits: Limits, redactor: Redactor, spool: Path, base: Path | None = None
+        self,
+        config: Config,
+        limits: Limits,
+        redactor: Redactor,
+        spool: Path,
+        base: Path | None = None,
+        *,
+        copies: bool = True,
     ) -> None:
         self._config = config
         self._limits = limits
@@ -65,7 +73,8 @@ class Stores:
             self._local |= stores.sources
             for host in stores.hosts:
                 limits.configure(host, DEFAULT_PARALLEL)
-        self._sources = Sources(self._credentials, limits, spool / "converted", config.spool_max)
+        scratch = spool / "converted" if copies else None
+        self._sources = Sources(self._credentials, limits, scratch, config.spool_max)
 
     def _open(self, host: str) -> RegistryV2:
         settings = self._config.settings_for(host)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mirror.errors import printable
 from mirror.preview import Change, Outlook
-from mirror.report.people import size
+from mirror.report.people import count, size
 from mirror.verify import Account
 
 
@@ -47,6 +47,14 @@ def verified(account: Account, *, deep: bool) -> list[str]:
     """What was verified, and each problem."""
     problems = sorted(account.problems, key=lambda problem: problem.name)
     lines = [f"{problem.name}: {problem.error}" for problem in problems]
-    how = f"{account.blobs} blobs, {size(account.bytes)} hashed" if deep else f"{account.blobs} blobs"
-    verdict = f"{len(problems)} with problems" if problems else "all whole"
-    return [*lines, f"verified: {account.images} images, {how}; {verdict}"]
+    verdict = count(len(problems), "problem") if problems else "all whole"
+    if account.uncompared:
+        many = account.uncompared != 1
+        verdict = f"{verdict if problems else 'whole'}, but {account.uncompared} not compared"
+        lines.append(
+            f"{count(account.uncompared, 'image')} could not be compared with {'their' if many else 'its'} source: "
+            f"{'they are' if many else 'it is'} converted, and nobody remembers into what "
+            "(`mirror sync` compares, and so does `mirror verify --deep`)"
+        )
+    how = count(account.blobs, "blob") + (f", {size(account.bytes)} hashed" if deep else "")
+    return [*lines, f"verified: {count(account.images, 'image')}, {how}; {verdict}"]

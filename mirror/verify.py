@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from mirror.backoff import ONCE
 from mirror.errors import MirrorError, NotFound, RemoteError
-from mirror.findings import Entry, Finding, TargetEntry, Verdict
+from mirror.findings import Entry, Finding, Reading, TargetEntry, Verdict
 from mirror.graph import Manifests
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.reading import resolved
+from mirror.reading import Image, Reader, resolved
 from mirror.store import Source, Target, Version
 from mirror.transfer.download import Origin, SourceBody
 from mirror.transfer.manager import Manager
@@ -35,19 +35,24 @@ class Problem:
 
 @dataclass(slots=True)
 class Account:
-    """What was verified. bytes: hashed, with --deep."""
+    """What was verified. bytes: hashed, with --deep. uncompared: images that only a transform makes of their source,
+    and nobody remembers into what."""
 
     images: int = 0
     blobs: int = 0
     bytes: int = 0
+    uncompared: int = 0
     problems: list[Problem] = field(default_factory=list)
 
 
 class Verify:
-    """Implements plan.Findings: walks each image that a target should have. Thread-safe."""
+    """Implements plan.Findings: walks each image that a target should have. Thread-safe.
 
-    def __init__(self, manager: Manager, targets: Mapping[str, Target], *, deep: bool) -> None:
+    reader: makes what only a transform can tell, with `deep`."""
+
+    def __init__(self, manager: Manager, targets: Mapping[str, Target], reader: Reader, *, deep: bool) -> None:
         self._manager = manager
+        self._reader = reader
         self._manifests = Manifests(manager)
         self._targets = targets
         self._deep = deep
@@ -63,8 +68,10 @@ class Verify:
             self.account.images += 1
         if finding.error is not None:
             self._problem(finding.name, finding.error)
+            self._let_go(finding.reading)
         elif finding.verdict is Verdict.COPY and finding.old is None:
             self._problem(finding.name, NotFound("is not on the target", hint="run `mirror sync`"))
+            self._let_go(finding.reading)
         else:
             walk = self._manager.spawn(self._walk(finding), name=f"verify {finding.name}")
             with self._lock:
@@ -105,17 +112,36 @@ class Verify:
                     raise check.error
         except MirrorError as error:
             self._problem(finding.name, error)
+        finally:
+            self._let_go(finding.reading)
+
+    def _let_go(self, reading: Reading) -> None:
+        """One target less needs what was read."""
+        with self._lock:
+            reading.users -= 1
+            image = None if reading.users else reading.image
+            reading.image = reading.image if reading.users else None
+        if image is not None:
+            image.release()
 
     def _differs(self, finding: Finding) -> Steps[None]:
-        """The target has the tag with another digest than the source, unless that could not be told before now."""
+        """Raises if the target has the tag with another digest than the source."""
         reading = finding.reading
         version = reading.version
         if not isinstance(version, Version):
             version = yield from resolved(self._manager, reading)
-        # What a transform makes is known only to who has run it: then it is enough that the target's image is whole.
-        if version.digest not in (None, finding.old):
+        theirs = version.digest
+        if version.transform is not None and theirs is None:
+            if not self._deep:
+                with self._lock:
+                    self.account.uncompared += 1
+                return
+            reading.version = version
+            image: Image = yield from self._reader.image(reading)
+            theirs = image.graph.root.digest
+        if theirs not in (None, finding.old):
             raise RemoteError(
-                f"differs: the target has {finding.old}, the source {version.digest}",
+                f"differs: the target has {finding.old}, the source {theirs}",
                 hint="run `mirror sync`",
                 code="tag_moved",
             )

@@ -143,6 +143,26 @@ class Scratch(Generic[N]):
         return gone
 
 
+class Measure(Scratch[N]):
+    """A scratch for who wants to know what would be made, and nothing more: it has no file of it."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull) / "nothing")
+
+    @contextmanager
+    def writing(self, key: Hashable, *, what: str, code: str) -> Iterator[_Making[N]]:
+        with open(os.devnull, "wb") as out:  # noqa: PTH123 (no path of ours)
+            making: _Making[N] = _Making(out, what=what, code=code)
+            yield making
+        if making.made is not None:
+            with self._lock:
+                self._kept.setdefault(key, Kept(*making.made, self._directory))
+
+    def open(self, key: Hashable, offset: int) -> FileReader:
+        """Raises NotFound."""
+        raise NotFound("what was converted was only measured")
+
+
 class _Making(Generic[N]):
     """A layer that is being written."""
 

@@ -13,7 +13,7 @@ from mirror.registry.auth import HostAuthorizer
 from mirror.registry.credentials import CredentialSource
 from mirror.registry.fallback import FallbackSource
 from mirror.registry.protocols import Protocols
-from mirror.registry.scratch import Scratch
+from mirror.registry.scratch import Measure, Scratch
 from mirror.registry.settings import V1, HostSettings
 from mirror.registry.v2 import RegistryV2
 from mirror.store import Source
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 class Sources:
     """Opens sources, each once for the same wishes; closes what it opened. Opening contacts nobody.
 
-    scratch: where conversions put what they made, below the spool; limit: of its bytes; policy: of retries, by v1. Not
-    thread-safe, but for what it opened."""
+    scratch: where conversions put what they made, below the spool; None: it is only measured. limit: of its bytes;
+    policy: of retries, by v1. Not thread-safe, but for what it opened."""
 
     def __init__(
         self,
         credentials: CredentialSource,
         limits: Limits,
-        scratch: Path,
+        scratch: Path | None,
         limit: int | None,
         *,
         policy: Policy | None = None,
@@ -41,8 +41,8 @@ class Sources:
         self._credentials = credentials
         self._limits = limits
         self._policy = policy
-        self._ancestors: Scratch[Ancestor] = Scratch(scratch / "v1", limit)
-        self._layers: Scratch[None] = Scratch(scratch / "schema1", limit)
+        self._ancestors: Scratch[Ancestor] = Scratch(scratch / "v1", limit) if scratch else Measure()
+        self._layers: Scratch[None] = Scratch(scratch / "schema1", limit) if scratch else Measure()
         self._old: dict[str, V1Side] = {}
         self._opened: dict[tuple[str, V1, bool], Source] = {}
 

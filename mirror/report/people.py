@@ -15,7 +15,7 @@ _BLOBS = {"copied": "copied", "mounted": "mounted", "exists": "there already", "
 def summary(report: Report, effort: Effort, exit_code: int) -> list[str]:
     """Lines for standard output; exactly one where everything was up to date already."""
     totals = report.totals
-    requests = _count(sum(sum(kinds.values()) for kinds in effort.requests.values()), "request")
+    requests = count(sum(sum(kinds.values()) for kinds in effort.requests.values()), "request")
     stopped = exit_code >= SIGNALLED
     if not stopped and set(totals.images) <= {"up-to-date"}:
         return [f"{_unchanged(totals)}; {requests}, {duration(effort.seconds)}"]
@@ -25,7 +25,7 @@ def summary(report: Report, effort: Effort, exit_code: int) -> list[str]:
         lines.append(f"blobs: {_listed(totals.blobs, _BLOBS)}; {_moved(totals)}")
     retries = ""
     if effort.retries:
-        retries = f", {_count(effort.retries, 'retry', 'retries')} after {duration(effort.waited)} of waiting"
+        retries = f", {count(effort.retries, 'retry', 'retries')} after {duration(effort.waited)} of waiting"
     lines.append(f"cost: {requests}{retries}, {duration(effort.seconds)}")
     return [*lines, *_failures(report, effort, exit_code)]
 
@@ -33,7 +33,7 @@ def summary(report: Report, effort: Effort, exit_code: int) -> list[str]:
 def _unchanged(totals: Totals) -> str:
     if not totals.images:
         return "nothing to do: no image is selected"
-    return f"up to date: {_count(len(totals.sources), 'image')} on {_count(len(totals.hosts), 'target')}"
+    return f"up to date: {count(len(totals.sources), 'image')} on {count(len(totals.hosts), 'target')}"
 
 
 def _moved(totals: Totals) -> str:
@@ -68,7 +68,8 @@ def _listed(counts: Mapping[str, int], words: Mapping[str, str]) -> str:
     return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key)) or "none"
 
 
-def _count(number: int, one: str, more: str = "") -> str:
+def count(number: int, one: str, more: str = "") -> str:
+    """`1 image`, `2 images`; more: where that is no `s` more."""
     return f"{number} {one if number == 1 else more or one + 's'}"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mirror.oci.digest import Digest
 from tests.conftest import ScriptedFactory
 from tests.images import Graph
 from tests.oracle import assert_whole
@@ -173,6 +174,43 @@ def test_verify_finds_what_was_converted_whole(
     assert 1 == mirror_run("verify", config).code
     mirror_run.sync()
     assert 0 == mirror_run("verify", config, "--deep").code
+
+
+def test_verify_never_says_that_all_is_whole_of_what_it_could_not_compare(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    v1 = V1()
+    v1.tag("team/app", a=v1.image(gz(tar(a=b"a"))), b=v1.image(gz(tar(b=b"b"))))
+    registry = old(scripted, v1)
+    config = mirror_run.config(
+        [{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"]}], registry, target
+    )
+    mirror_run.sync()
+    assert "; all whole" in mirror_run("verify", config).out
+    shutil.rmtree(mirror_run.state)
+    registry.mark()
+    ran = mirror_run("verify", config)
+    assert 0 == ran.code
+    assert "2 images could not be compared with their source" in ran.out
+    assert "`mirror verify --deep`" in ran.out
+    assert "; whole, but 2 not compared" in ran.out
+    assert "GET v1-layer" not in registry.counts()
+    ran = mirror_run("verify", config, "--deep")
+    assert (0, True) == (ran.code, "; all whole" in ran.out)
+    assert 2 == registry.counts()["GET v1-layer"]
+
+    with target.client() as client:
+        body = client.manifest("app", "a").body
+        kind = {"Content-Type": "application/vnd.docker.distribution.manifest.v2+json"}
+        client.ask("PUT", "/v2/app/manifests/b", repository="app", body=body, headers=kind)
+    target.mark()
+    assert "but 2 not compared" in mirror_run("verify", config).out
+    ran = mirror_run("verify", config, "--deep")
+    assert 1 == ran.code
+    assert f"{target.host}/app:b: differs: the target has {Digest.of(body)}" in ran.out
+    assert "; 1 problem\n" in ran.out
+    assert [] == target.writes()
+    assert not mirror_run.state.exists()
 
 
 @pytest.mark.parametrize(
@@ -404,6 +442,9 @@ def test_schema1_is_converted_where_a_mirror_asks_for_it(
     mirror_run.sync()
     assert {"up-to-date"} == set(mirror_run.results().values())
     assert {"GET tags": 1, "HEAD manifest": 2} == registry.counts()
+    shutil.rmtree(mirror_run.state)
+    assert "; whole, but 1 not compared" in mirror_run("verify", mirror_run.config_file).out
+    assert "; all whole" in mirror_run("verify", mirror_run.config_file, "--deep").out
 
 
 # ---- what is immutable

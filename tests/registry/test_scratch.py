@@ -10,7 +10,7 @@ from mirror.errors import LocalError, NotFound, Refused
 from mirror.registry.cookies import Cookies
 from mirror.registry.http.status import says_v2
 from mirror.registry.http.url import Origin
-from mirror.registry.scratch import Scratch
+from mirror.registry.scratch import Measure, Scratch
 from mirror.registry.settings import HostSettings
 from mirror.registry.trust import Trust
 from tests.registries.v1 import gz, tar
@@ -74,6 +74,24 @@ def test_a_file_that_somebody_took_or_cut_is_an_error(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(NotFound):
         scratch.open("a", 0)
+
+
+def test_what_is_only_measured_is_known_and_written_nowhere(tmp_path: Path) -> None:
+    written, measured = Scratch[str](tmp_path / "scratch"), Measure[str]()
+    for scratch in (written, measured):
+        put(scratch, "a", tar(x=b"x"), "note")
+        with scratch.writing("b", what="b", code="v1_invalid") as making:
+            making.feed(b"given up")
+    one, other = written.pin("a"), measured.pin("a")
+    assert one is not None
+    assert other is not None
+    assert (one.layer, one.note) == (other.layer, other.note)
+    assert measured.find("b") is None
+    measured.unpin(["a"])
+    assert measured.find("a") is other
+    with pytest.raises(NotFound):
+        measured.open("a", 0)
+    measured.close()
 
 
 def test_cookies_are_of_one_origin() -> None:
