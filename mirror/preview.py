@@ -22,7 +22,8 @@ from mirror.transfer.watch import Watch
 class Change:
     """An image that would be copied. old: what the target's tag names now; size: bytes of its blobs.
 
-    digest and size are None where they are known only after a transform. reason: for the protocol."""
+    digest and size are None where they are known only after a transform; to_compare: so that it may be what the target
+    has already. reason: for the protocol."""
 
     source: str
     target: str
@@ -31,6 +32,7 @@ class Change:
     size: int | None
     protocol: str = "v2"
     reason: str = ""
+    to_compare: bool = False
 
 
 @dataclass(slots=True)
@@ -105,7 +107,16 @@ class Preview:
             if not isinstance(version, Version):
                 version = yield from resolved(self._manager, reading)
             if version.transform is not None:
-                change = Change(reading.name, finding.name, None, finding.old, None, version.protocol, version.reason)
+                change = Change(
+                    reading.name,
+                    finding.name,
+                    None,
+                    finding.old,
+                    None,
+                    version.protocol,
+                    version.reason,
+                    to_compare=version.digest is None and finding.old is not None,
+                )
                 with self._lock:
                     self.outlook.changes.append(change)
                 return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from mirror.errors import printable
 from mirror.preview import Change, Outlook
 from mirror.report.people import count, size
@@ -17,18 +19,28 @@ def outlook(found: Outlook) -> list[str]:
         lines.append(f"{source}: tags left out: {left_out}")
     if not found.changes:
         return [*lines, f"nothing to copy; {found.equal} up to date{_failed(len(found.failures))}"]
-    new = sum(change.old is None for change in found.changes)
+    kinds = Counter(_kind(change) for change in found.changes)
+    compare = f"; {kinds['compare']} to compare" if kinds["compare"] else ""
+    converted = len({change.source for change in found.changes if change.size is None})
+    unknown = f"; plus {count(converted, 'image')} to be converted, whose size is not known before" if converted else ""
     return [
         *lines,
-        f"to copy: {new} new, {len(found.changes) - new} changed; {found.equal} up to date"
+        f"to copy: {kinds['new']} new, {kinds['changed']} changed{compare}; {found.equal} up to date"
         f"{_failed(len(found.failures))}",
         f"at most {size(found.bytes_to_read)} to read, {size(found.bytes_to_send)} to send; "
-        f"{found.manifests} manifest requests that count against a pull quota",
+        f"{count(found.manifests, 'manifest request')} that count{'s' if found.manifests == 1 else ''} against a pull "
+        f"quota{unknown}",
     ]
 
 
+def _kind(change: Change) -> str:
+    if change.old is None:
+        return "new"
+    return "compare" if change.to_compare else "changed"
+
+
 def _change(change: Change) -> str:
-    how = "new    " if change.old is None else "changed"
+    how = f"{_kind(change):7}"
     why = f": {change.reason}" if change.reason else ""
     converted = f"{change.protocol}, to be converted{why}"
     what = converted if change.size is None else f"{size(change.size)}, {change.digest}"

@@ -176,6 +176,31 @@ def test_verify_finds_what_was_converted_whole(
     assert 0 == mirror_run("verify", config, "--deep").code
 
 
+def test_a_plan_tells_what_changes_from_what_it_cannot_compare(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    registry, v1 = one_image(scripted)
+    v1.tag("team/app", u=v1.image(gz(tar(b=b"b"))))
+    config = mirror_run.config(
+        [{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"]}], registry, target
+    )
+    mirror_run.sync()
+    v1.tag("team/app", v=v1.image(gz(tar(c=b"c"))), u=v1.image(gz(tar(d=b"d"))))
+    ran = mirror_run("plan", config)
+    assert f"compare {registry.host}/team/app:u -> " in ran.out  # another image, and nobody knows what it becomes
+    assert "to copy: 1 new, 0 changed; 1 to compare; 1 up to date\n" in ran.out
+    assert (
+        "0 bytes to send; 0 manifest requests that count against a pull quota; plus 2 images to be converted" in ran.out
+    )
+
+    shutil.rmtree(mirror_run.state)
+    ran = mirror_run("plan", config, "--exit-code")
+    assert 10 == ran.code
+    assert "to copy: 1 new, 0 changed; 2 to compare; 0 up to date\n" in ran.out
+    assert "changed " not in ran.out
+    assert "plus 3 images to be converted, whose size is not known before\n" in ran.out
+
+
 def test_verify_never_says_that_all_is_whole_of_what_it_could_not_compare(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
