@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, Refused, RemoteError
+from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, Refused, RemoteError, Unreachable
 from mirror.limits import Work
 from mirror.oci.strictjson import Value
 from mirror.registry import v1wire
@@ -116,8 +116,7 @@ class V1Client:
                 ),
             )
 
-        with _uploading():
-            return LayerReader(open_at, image.size, what, checked=exact and bool(image.checksums))
+        return LayerReader(open_at, image.size, what, checked=exact and bool(image.checksums))
 
     # ---- is it one?
 
@@ -211,8 +210,12 @@ class V1Client:
             return self._session.call("GET", where, work, kind=f"v1-{part}", scopes=about, expect={200}, limit=limit)
 
         try:
-            with _uploading():
-                return self._on_each(hosts, ask)
+            return self._on_each(hosts, ask)
+        except NetworkError as error:
+            if not isinstance(error, Unreachable):
+                # The server in Node does so, and for an image whose parent it lacks.
+                error.hint = error.hint or "the image may not be whole there: some servers then do not answer at all"
+            raise
         except NotFound as error:
             raise NotFound(f"{what} is missing, although a tag leads to it: {error.what}", status=404) from error
         except RemoteError as error:
@@ -236,14 +239,3 @@ class V1Client:
 
     def _what(self, image_id: str, part: str) -> str:
         return f"{self.host}/v1/images/{image_id}/{part}"
-
-
-class _uploading:  # noqa: N801 - reads as a word in `with _uploading()`
-    """An image whose push has not ended yet is a 400 that may pass."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RemoteError) and error.status == 400 and "being uploaded" in error.what.lower():
-            error.retryable = True

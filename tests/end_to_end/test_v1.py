@@ -381,6 +381,7 @@ def test_layers_that_break_off_and_an_unfinished_push_are_tried_again(
     uploading = b'{"error": "Image is being uploaded, retry later"}'
     registry.fault("GET v1-json", nth=2, status=400, body=uploading)
     registry.fault("GET v1-ancestry", nth=2, status=503)
+    registry.fault("GET v1-ancestry", nth=4, status=400, body=uploading)
     mirror_run.config([{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"]}], registry, target)
     mirror_run.sync()
     assert_whole(target)

@@ -165,10 +165,10 @@ class V1:
         image = self.images.get(image_id)
         if image is None:
             return _error(404, "Image not found")
-        if part == "ancestry":
-            return json_reply(200, self.ancestries.get(image_id, self._ancestry(image_id)))
         if image.uploading:
             return _error(400, "Image is being uploaded, retry later")
+        if part == "ancestry":
+            return json_reply(200, self.ancestries.get(image_id, self._ancestry(image_id)))
         if part == "json":
             headers = [("X-Docker-Size", str(image.size))] if image.size is not None else []
             headers += [("X-Docker-Checksum-Payload", image.checksum)] if image.checksum is not None else []

@@ -6,6 +6,7 @@ import hashlib
 import json
 import lzma
 import random
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.registries.exchange import Reply, json_reply
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.v1 import V1, gz, tar
-from tests.registry.old import WORK, made, old_registry, opened, outcome, transform_of
+from tests.registry.old import QUICK, WORK, made, old_registry, opened, outcome, transform_of
 
 LAYER = gz(tar(etc__os=b"old"))
 BIG = tar(data=random.Random("v1").randbytes(3 << 20))
@@ -396,18 +397,50 @@ def test_a_layer_of_another_size_than_announced_is_refused(
     assert "v1_invalid 3" == fetched(registry, tmp_path)
 
 
-def test_an_image_that_is_still_being_pushed_is_tried_again(scripted: ScriptedFactory, tmp_path: Path) -> None:
+UPLOADING = b'{"error": "Image is being uploaded, retry later"}'
+
+
+@pytest.mark.parametrize("part", ["ancestry", "json"])
+def test_an_image_that_is_still_being_pushed_is_asked_for_again(
+    scripted: ScriptedFactory, tmp_path: Path, part: str
+) -> None:
     registry = world(scripted)
+    registry.fault(f"GET v1-{part}", status=400, body=UPLOADING, times=QUICK.attempts - 1)
+    assert fetched(registry, tmp_path / "soon").startswith("sha256:")
+    assert QUICK.attempts == registry.counts()[f"GET v1-{part}"]
     (image,) = v1_of(registry).images.values()
     image.uploading = True
+    with opened(registry, tmp_path / "never") as source, pytest.raises(RemoteError) as caught:
+        made(transform_of(source, "team/app", "t"))
+    assert (400, True) == (caught.value.status, caught.value.retryable)
+    assert "a push of this image has not ended" in caught.value.hint
+
+
+def test_a_layer_that_is_still_being_pushed_may_be_had_later(scripted: ScriptedFactory, tmp_path: Path) -> None:
+    registry = world(scripted)
+    registry.fault("GET v1-layer", status=400, body=UPLOADING)
     with opened(registry, tmp_path) as source:
         transform = transform_of(source, "team/app", "t")
         (part,) = transform.parts(WORK)
         with pytest.raises(RemoteError) as caught:
             transform.make(part, WORK)
         assert (400, True) == (caught.value.status, caught.value.retryable)
-        image.uploading = False
         transform.make(part, WORK)
+
+
+@pytest.mark.parametrize("part", ["ancestry", "json"])
+@pytest.mark.parametrize("silent", [False, True], ids=["hangs up", "is silent"])
+def test_a_server_that_has_no_answer_for_an_image_may_lack_a_part_of_it(
+    scripted: ScriptedFactory, tmp_path: Path, part: str, silent: bool
+) -> None:
+    registry, over = world(scripted), threading.Event()
+    how: dict[str, Any] = {"stall": over} if silent else {"reset": True}
+    registry.fault(f"GET v1-{part}", times=FOREVER, **how)
+    with opened(registry, tmp_path, idle_timeout=0.2) as source, pytest.raises(RemoteError) as caught:
+        made(transform_of(source, "team/app", "t"))
+    over.set()
+    assert QUICK.attempts <= registry.counts()[f"GET v1-{part}"]
+    assert "the image may not be whole there" in caught.value.hint
 
 
 @pytest.mark.parametrize("part", ["ancestry", "json", "layer"])

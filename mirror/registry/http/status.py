@@ -26,6 +26,7 @@ _KNOWN: dict[int, tuple[type[MirrorError], str, str]] = {
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _SIGNATURE = re.compile(r'signature="?([^,"]+)')
+_UPLOADING = re.compile(rb"image is being uploaded", re.IGNORECASE)  # docker-registry, the last one of v1
 _FULL = re.compile(r"no space left|disk quota exceeded|insufficient storage", re.IGNORECASE)
 
 
@@ -83,6 +84,9 @@ def _plain(told: str, status: int, body: bytes) -> MirrorError:
         return kind(told, code=kind_code, hint=hint)
     if status == 507 or (status >= 400 and _FULL.search(body[:4096].decode("latin-1"))):
         return RemoteError(told, code="target_full", retryable=True)
+    if status == 400 and _UPLOADING.search(body[:4096]):
+        hint = "a push of this image has not ended; if that lasts, push it again, or exclude the tag"
+        return RemoteError(told, retryable=True, hint=hint)
     if status in REDIRECTS:
         return RemoteError(f"{told}: a redirect is not usable here")
     return RemoteError(told, retryable=status in _AGAIN or (500 <= status < 600 and status not in _NEVER))

@@ -57,6 +57,12 @@ def test_a_status_has_a_kind_a_code_and_a_hope(status: int, kind: type, code: st
     assert str(error).startswith(f"GET https://h/v2/x: {status}")
 
 
+def test_an_unfinished_push_is_told_from_other_requests_that_are_not_taken() -> None:
+    error = failed(400, b'{"error": "Image is being uploaded, retry later"}')
+    assert (RemoteError, "bad_response", True) == (type(error), error.code, error.retryable)
+    assert not failed(404, b"Image is being uploaded").retryable
+
+
 def test_a_full_disk_is_told_from_other_server_errors() -> None:
     error = failed(500, document("UNKNOWN", "unknown error", detail="write /x: no space left on device"))
     assert ("target_full", True, "UNKNOWN") == (error.code, error.retryable, error.registry_code)
