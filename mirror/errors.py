@@ -47,6 +47,7 @@ class MirrorError(Exception):
     retry_after: seconds after which the other side asked to be tried again; None if it did not say.
     registry_code: the `code` of the registry's own error document (`NAME_UNKNOWN`), if it sent one.
     host: whose trouble it is, as `Limits` names hosts, where that may be another one than the registry asked.
+    protocol: by which of several a registry was asked; empty: by the usual one.
     """
 
     code = "error"
@@ -64,6 +65,7 @@ class MirrorError(Exception):
         retry_after: float | None = None,
         registry_code: str = "",
         host: str = "",
+        protocol: str = "",
     ) -> None:
         self.what = printable(what, 600)
         self.hint = printable(hint, 600)
@@ -71,6 +73,7 @@ class MirrorError(Exception):
         self.retry_after = retry_after
         self.registry_code = registry_code
         self.host = host
+        self.protocol = protocol
         if code is not None:
             self.code = code
         if retryable is not None:
@@ -93,6 +96,7 @@ class MirrorError(Exception):
             retry_after=self.retry_after,
             registry_code=self.registry_code,
             host=self.host,
+            protocol=self.protocol,
         )
 
 

@@ -179,7 +179,8 @@ class Planner:
                     tags.append(name)
         except NotFound as error:
             hint = "check its name and the credentials; a repository without any tag looks the same on some registries"
-            raise NotFound(f"{entry.name} has no list of tags: {error.what}", hint=hint, status=404) from error
+            what = f"{entry.name} has no list of tags: {error.what}"
+            raise NotFound(what, hint=hint, status=404, protocol=error.protocol) from error
         return sorted(tags)
 
     def _batches(self, entry: Entry, readings: list[Reading]) -> list[_Batch]:

@@ -17,6 +17,8 @@ from mirror.tally import Tally
 from mirror.transfer.orders import Delivered, Order
 from mirror.transfer.placement import Place
 
+USUAL = "v2"  # the protocol that is not mentioned
+
 _log = logging.getLogger("mirror")
 
 
@@ -85,7 +87,8 @@ class Account:
 
     def listing_failed(self, entry: Entry, error: MirrorError) -> None:
         target = ", ".join(str(one.place) for one in entry.targets)
-        self._report.add(ImageEntry(entry.name, target, "failed", error=Failure.of(error)))
+        protocol = error.protocol or USUAL
+        self._report.add(ImageEntry(entry.name, target, "failed", protocol=protocol, error=Failure.of(error)))
         self.note(error)
         self._log_failure(entry.name, target, error)
 
@@ -119,7 +122,7 @@ class Account:
                 seconds=time.monotonic() - tally.started,
                 attempts=tally.attempts,
                 error=Failure.of(error) if error is not None else None,
-                protocol=version.protocol if version else "v2",
+                protocol=version.protocol if version else (error.protocol if error else "") or USUAL,
                 source_digest=source_id if ":" in source_id else None,
                 v1_id=source_id if source_id and ":" not in source_id else None,
             )

@@ -126,7 +126,7 @@ class FallbackSource:
         try:
             return self._by_v1(repository, known, reference, work)
         except (NotFound, Refused) as error:
-            return both(known.error, error)
+            return error
 
     def _recovered(
         self, repository: str, known: Known, reference: str, by_v2: MirrorError, work: Work
@@ -140,7 +140,8 @@ class FallbackSource:
             try:
                 return self._by_v1(repository, known, reference, work)
             except MirrorError as error:
-                return both(known.error or by_v2, error)
+                listed = known.v1 or reference in (known.v1_tags or ())  # then v2 has no say
+                return error if listed else both(by_v2, error)
         if isinstance(by_v2, NotFound) and known.listed and self._mode is V1.AUTO and ":" not in reference:
             by_v2.hint = by_v2.hint or PER_TAG
         return by_v2
@@ -157,12 +158,17 @@ class FallbackSource:
     def _by_v1(self, repository: str, known: Known, reference: str, work: Work) -> Version:
         what = f"{self.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
         if ":" in reference:
-            raise NotFound(f"{what}: the v1 protocol knows no digests", hint="name a tag, or change `v1: only`")
+            hint = "name a tag, or change `v1: only`"
+            raise NotFound(f"{what}: the v1 protocol knows no digests", hint=hint, protocol="v1")
         tags = self._protocols.tags_of_v1(repository, known, work)
         if reference not in tags:
-            raise NotFound(f"{what} does not exist (v1)", status=404)
+            raise NotFound(f"{what} does not exist (v1)", status=404, protocol="v1")
         old = self._protocols.old()
-        image_id = old.image_id(tags[reference], what)
+        try:
+            image_id = old.image_id(tags[reference], what)
+        except Refused as error:
+            error.protocol = "v1"
+            raise
         transform = known.transforms.get(image_id)
         if transform is None:
             transform = known.transforms.setdefault(image_id, old.transform(repository, image_id))

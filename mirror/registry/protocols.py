@@ -163,7 +163,7 @@ class Protocols:
         return decide(Observation(operation, failure_of(error), self.mode, speaks, known.listed))
 
     def tags_of_v1(self, repository: str, known: Known, work: Work) -> dict[str, Value]:
-        """Asked once. Raises NoV1, and what the client raised."""
+        """Asked once. Raises NoV1, and what the client raised, all of `v1`."""
         if known.v1_tags is None:
             if known.v1_error is not None:
                 raise again(known.v1_error)
@@ -179,6 +179,7 @@ class Protocols:
                 raise NoV1(f"{self.host} does not answer as a v1 registry does")
             known.v1_tags = old.tags(repository, work)
         except MirrorError as error:
+            error.protocol = "v1"
             if not isinstance(error, Cancelled):
                 known.v1_error = error
             raise
@@ -200,7 +201,7 @@ class Protocols:
         if known.v1 or known.listed:
             return
         if refused and self._access.showed(repository, work):
-            self._v1.withhold(repository)  # whatever the list answers
+            self.old().withhold(repository)  # whatever the list answers
         elif refused:
             # Whose credentials are wrong will not be let in to the list either: that costs no request.
             self._access.reconsider(repository)

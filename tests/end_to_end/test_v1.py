@@ -324,6 +324,30 @@ def test_the_error_of_v2_comes_first_and_the_exit_code_is_its(
     assert ("failed", "not_found", 404) == (image["result"], image["error"]["code"], image["error"]["status"])
 
 
+@pytest.mark.parametrize(
+    ("mirror", "error"),
+    [
+        ({"v1": "only", "source": "team/none"}, "not_found"),
+        ({"v1": "only", "source": "team/none", "tags": ["t"]}, "not_found"),
+        ({"source": "team/app", "tags": ["bad"]}, "v1_invalid"),
+        ({"source": "team/app", "tags": ["none"]}, "not_found"),
+        ({"source": "team/app", "tags": ["empty"]}, "v1_invalid"),
+    ],
+)
+def test_the_report_says_of_a_failure_by_v1_that_it_was_by_v1(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, mirror: dict[str, Any], error: str
+) -> None:
+    registry, v1 = one_image(scripted)
+    v1.tag("team/app", bad="abcdef", empty=v1.image(b"no layer"))
+    place = {"source": f"{registry.host}/{mirror['source']}", "targets": [f"{target.host}/app"]}
+    mirror_run.config([mirror | place], registry, target)
+    ran = mirror_run("sync", mirror_run.config_file)
+    (image,) = mirror_run.report()["images"]
+    assert ("v1", error) == (image["protocol"], image["error"]["code"])
+    assert v1.tags["team/app"]["empty"] == image.get("v1_id") or mirror.get("tags") != ["empty"]
+    assert "/v2/" not in ran.text
+
+
 def test_a_registry_that_is_ill_is_not_asked_for_v1(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:

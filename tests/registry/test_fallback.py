@@ -412,6 +412,51 @@ def test_if_v1_fails_too_both_are_told(scripted: ScriptedFactory, tmp_path: Path
     assert "/v1/repositories/library/app/tags" in after
 
 
+def by_v1(error: object) -> MirrorError:
+    """An error that speaks of v1 alone."""
+    assert isinstance(error, MirrorError)
+    assert "v1" == error.protocol
+    assert "/v2/" not in str(error)
+    assert "by v1" not in str(error)
+    return error
+
+
+def test_where_v1_has_the_repository_its_error_about_a_tag_stands_alone(
+    scripted: ScriptedFactory, tmp_path: Path
+) -> None:
+    registry = mixed(scripted)
+    assert registry.v1 is not None
+    unknown(registry)
+    registry.v1.tag("app", bad="abcdef")
+    with opened(registry, tmp_path) as source:
+        bad, none, old = outcome(source, "app", ["bad", "none", "old"])
+        assert "v1_invalid" == by_v1(bad).code
+        assert "not_found" == by_v1(none).code
+        assert isinstance(old, Version)
+        with pytest.raises(MirrorError) as caught:
+            source.read("app", "bad", WORK)
+        by_v1(caught.value)
+
+
+def test_a_tag_that_neither_has_is_told_of_by_both(scripted: ScriptedFactory, tmp_path: Path) -> None:
+    with opened(mixed(scripted), tmp_path, mode=V1.PER_TAG) as source:
+        (error,) = outcome(source, "app", ["none"])
+    assert isinstance(error, MirrorError)
+    assert ("not_found", "") == (error.code, error.protocol)
+    assert "; by v1: " in str(error)
+
+
+@pytest.mark.parametrize("names", [[], ["t"]], ids=["all", "named"])
+def test_a_repository_that_is_read_by_v1_only_fails_by_v1(
+    scripted: ScriptedFactory, tmp_path: Path, names: list[str]
+) -> None:
+    registry = mixed(scripted)
+    with opened(registry, tmp_path, mode=V1.ONLY) as source:
+        for _ in range(2):
+            (error,) = outcome(source, "none", names)
+            assert "not_found" == by_v1(error).code
+
+
 # ---- how often what is asked
 
 

@@ -64,7 +64,7 @@ def failure(
 ) -> MirrorError:
     """The error that an answer to `what` amounts to. longest_wait: seconds beyond which a wait is not waited for."""
     code, message = error_document(body)
-    told = f"{what}: {_phrase(status)}{_words(code, message, body)}"
+    told = f"{what}: {_phrase(status)}{_words(status, code, message, body)}"
     error = _plain(told, status, body)
     asked = retry_after(headers, now) if status in (429, 503) else None
     if status == 429:
@@ -133,11 +133,14 @@ def _phrase(status: int) -> str:
         return str(status)
 
 
-def _words(code: str, message: str, body: bytes) -> str:
+def _words(status: int, code: str, message: str, body: bytes) -> str:
+    """What the body says, unless that is the status once more."""
     if code or message:
         return ": " + ": ".join(filter(None, (code, message)))
     text = " ".join(_TAG.sub(" ", body[:4096].decode("utf-8", "replace")).split())
-    return f": {printable(text, 160)}" if text else ""
+    said = {"error", *_phrase(status).lower().split()}
+    news = any(word not in said for word in re.findall(r"\w+", text.lower()))
+    return f": {printable(text, 160)}" if news else ""
 
 
 def says_expired(status: int, body: bytes) -> bool:

@@ -63,6 +63,24 @@ def test_an_unfinished_push_is_told_from_other_requests_that_are_not_taken() -> 
     assert not failed(404, b"Image is being uploaded").retryable
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"404",
+        b"Not Found",
+        b"404 not found\n",
+        b"<title>404 Not Found</title><h1>Not Found</h1>",
+        b"Error 404: Not Found.",
+    ],
+)
+def test_a_status_is_not_said_twice(body: bytes) -> None:
+    assert "GET https://h/v2/x: 404 Not Found" == str(failed(404, body))
+
+
+def test_what_a_body_says_beyond_its_status_is_told() -> None:
+    assert "404 Not Found: 404 page not found" in str(failed(404, b"404 page not found"))
+
+
 def test_a_full_disk_is_told_from_other_server_errors() -> None:
     error = failed(500, document("UNKNOWN", "unknown error", detail="write /x: no space left on device"))
     assert ("target_full", True, "UNKNOWN") == (error.code, error.retryable, error.registry_code)
