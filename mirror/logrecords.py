@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -83,14 +84,15 @@ def _redacted(value: object, redact: Redactor) -> object:
 
 
 class People:
-    """Records as lines on the console, each different one once."""
+    """Records as lines on the console, each different one once. filed: a log file has all warnings, too."""
 
-    def __init__(self, console: Console, shown: int, redact: Redactor) -> None:
+    def __init__(self, console: Console, shown: int, redact: Redactor, *, filed: bool) -> None:
         self._console = console
         self._shown = shown
         self._redact = redact
         self._said: set[tuple[str, str]] = set()
-        self._folded = 0
+        self._filed = filed
+        self._folded: Counter[str] = Counter()  # by level
 
     def tell(self, record: logging.LogRecord, fields: dict[str, object]) -> None:
         if record.levelno < self._shown or (record.msg in _FOR_MACHINES and self._shown > logging.INFO):
@@ -108,7 +110,7 @@ class People:
         line = (level, text)
         if level in ("warning", "error"):
             if line in self._said or len(self._said) >= _DIFFERENT:
-                self._folded += 1
+                self._folded[level] += 1
                 return
             self._said.add(line)
         prefix = "" if level == "info" else f"{level}: "
@@ -116,6 +118,11 @@ class People:
 
     def close(self, lost: int) -> None:
         if self._folded:
-            self._console.line(f"mirror: {self._folded} more lines like these are left out here")
+            what = " and ".join(f"{level}s" for level in ("warning", "error") if self._folded[level])
+            where = "; the log file has them" if self._filed else ""
+            self._console.line(
+                f"mirror: {self._folded.total()} more {what} that were the same as, or like, earlier ones are not "
+                f"shown{where}"
+            )
         if lost:
             self._console.line(f"mirror: error: {lost} lines of the log file were lost")

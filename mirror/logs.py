@@ -110,7 +110,8 @@ def setup(
     backlog = _open_backlog(file, max_size, backups) if file else None
     shown = _SHOWN.get(max(QUIET, min(DEBUG, verbosity)), logging.WARNING)
     lowest = min(LEVELS[level], shown) if file else shown
-    listener = _Listener(backlog, LEVELS[level], Lines(run, redact), People(console, shown, redact))
+    filed = file is not None and LEVELS[level] <= logging.WARNING
+    listener = _Listener(backlog, LEVELS[level], Lines(run, redact), People(console, shown, redact, filed=filed))
     handler = _Enqueue(listener, lowest)
     with listener, _attached(handler, lowest):
         yield Logs(listener)

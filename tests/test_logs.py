@@ -419,15 +419,31 @@ def test_a_verbose_console_shows_every_blob() -> None:
     )
 
 
-def test_repeated_and_too_many_warnings_are_folded() -> None:
+@pytest.mark.parametrize(
+    ("file", "level", "where"),
+    [("", "info", ""), ("log", "info", "; the log file has them"), ("log", "error", "")],
+    ids=["no file", "a file", "a file of errors"],
+)
+def test_repeated_and_too_many_warnings_are_folded(tmp_path: Path, file: str, level: str, where: str) -> None:
     said = io.StringIO()
-    with setup(run="r", console=Console(said), redact=Redactor()):
+    path = tmp_path / file if file else None
+    with setup(run="r", console=Console(said), redact=Redactor(), file=path, level=level):
         for n in range(1000):
             log.warning("slow", extra={"text": "the host is slow"})
             log.warning("slow", extra={"text": f"attempt {n}"})
     shown = said.getvalue().splitlines()
-    assert (201, "mirror: 1800 more lines like these are left out here") == (len(shown), shown[-1])
+    last = f"mirror: 1800 more warnings that were the same as, or like, earlier ones are not shown{where}"
+    assert (201, last) == (len(shown), shown[-1])
     assert 1 == shown.count("mirror: warning: the host is slow")
+
+
+def test_errors_that_are_folded_are_called_so() -> None:
+    said = io.StringIO()
+    with setup(run="r", console=Console(said), redact=Redactor()):
+        for _ in range(3):
+            log.warning("slow", extra={"text": "the host is slow"})
+            log.error("gone", extra={"text": "the host is gone"})
+    assert "mirror: 4 more warnings and errors that were the same" in said.getvalue()
 
 
 # -- what it costs ----------------------------------------------------------------------------------------------------
