@@ -110,7 +110,7 @@ class Progress(AbstractContextManager["Progress"]):
         parts += [size(now.bytes), f"{size(_rate(before, now))}/s"]
         if self._gauges:
             parts += [f"{number} {name}" for name, number in self._gauges().items() if number]
-        left = _left(now)
+        left = _left(before, now)
         if left is not None:
             parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
@@ -154,9 +154,10 @@ def _rate(before: Snapshot, now: Snapshot) -> float:
     return (now.bytes - before.bytes) / seconds if seconds > 0 else 0.0
 
 
-def _left(now: Snapshot) -> float | None:
-    """Seconds to the end if the images that are left take as long as those done; None where too few are done to say."""
-    if now.done < 5 or now.done >= now.images:
+def _left(before: Snapshot, now: Snapshot) -> float | None:
+    """Seconds to the end if the images that are left take as long as those done; None where too few are done to say,
+    or nothing has moved meanwhile."""
+    if now.done < 5 or now.done >= now.images or (now.done, now.bytes) == (before.done, before.bytes):
         return None
     return now.seconds / now.done * (now.images - now.done)
 

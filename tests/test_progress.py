@@ -76,6 +76,23 @@ def test_a_line_comes_every_thirty_seconds() -> None:
     assert [PLAIN_EVERY] * 3 == script.asked
 
 
+def test_nothing_is_foretold_while_nothing_moves() -> None:
+    said = io.StringIO()
+    with plain(said) as (progress, script):
+        progress.expect(20)
+        for _ in range(10):
+            progress.image_done()
+        script.pass_(30)
+        script.pass_(30)
+        progress.moved(1024)
+        script.pass_(30)
+    assert [
+        "mirror: 10 of 20 images, 0 bytes, 0 bytes/s, about 30.0 s left",
+        "mirror: 10 of 20 images, 0 bytes, 0 bytes/s",
+        "mirror: 10 of 20 images, 1.0 KiB, 34 bytes/s, about 1 min 30 s left",
+    ] == said.getvalue().splitlines()
+
+
 @pytest.mark.parametrize("mode", ["plain", "auto"])
 def test_a_short_run_says_nothing_where_there_is_no_terminal(mode: Mode) -> None:
     said = io.StringIO()
