@@ -265,12 +265,13 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 def _validate(parsed: argparse.Namespace) -> int:
     from mirror import config  # noqa: PLC0415
+    from mirror.report.people import count  # noqa: PLC0415
 
     loaded = config.load(parsed.config)
     for warning in loaded.warnings:
         Console(sys.stderr).line(f"mirror: warning: {warning}")
-    targets = sum(len(mirror.targets) for mirror in loaded.mirrors)
-    tell([f"{parsed.config}: valid; {len(loaded.mirrors)} mirrors, {targets} targets"])
+    targets = count(sum(len(mirror.targets) for mirror in loaded.mirrors), "target")
+    tell([f"{parsed.config}: valid; {count(len(loaded.mirrors), 'mirror')}, {targets}"])
     return OK
 
 

@@ -85,10 +85,12 @@ class MirrorError(Exception):
 
     def about(self, subject: str) -> MirrorError:
         """The same error told of `subject`; for errors that several waiters share."""
-        if subject in self.what:
-            return self
+        return self if subject in self.what else self.told(f"{subject}: {self.what}")
+
+    def told(self, what: str) -> MirrorError:
+        """The same error in other words."""
         return type(self)(
-            f"{subject}: {self.what}",
+            what,
             hint=self.hint,
             code=self.code,
             status=self.status,

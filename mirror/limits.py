@@ -253,7 +253,7 @@ class HostLimits:
             if now >= self._state.probe_at:
                 self._state.probe_at = now + PROBE_EVERY
                 return True
-        raise error.about(f"{self.name} is down")
+        raise error.told(f"{self.name} is down: {error.what.removeprefix(self.name).strip()}")
 
     def requests(self) -> dict[str, int]:
         """Requests sent, by method and kind."""

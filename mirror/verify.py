@@ -69,9 +69,6 @@ class Verify:
         if finding.error is not None:
             self._problem(finding.name, finding.error)
             self._let_go(finding.reading)
-        elif finding.verdict is Verdict.COPY and finding.old is None:
-            self._problem(finding.name, NotFound("is not on the target", hint="run `mirror sync`"))
-            self._let_go(finding.reading)
         else:
             walk = self._manager.spawn(self._walk(finding), name=f"verify {finding.name}")
             with self._lock:
@@ -104,7 +101,7 @@ class Verify:
         target = finding.target
         try:
             if finding.verdict is Verdict.COPY:
-                yield from self._differs(finding)
+                yield from self._lacks(finding) if finding.old is None else self._differs(finding)
             graph = yield from self._manifests.graph(target.store, target.place.path, finding.reading.tag)
             checks = [self._check(target, blob) for blob in graph.blobs if self._first(target.place, blob)]
             for check in (yield settled(checks)):
@@ -123,6 +120,21 @@ class Verify:
             reading.image = reading.image if reading.users else None
         if image is not None:
             image.release()
+
+    def _lacks(self, finding: Finding) -> Steps[None]:
+        """Raises why the target does not have the tag, as far as the source tells."""
+        reading = finding.reading
+        entry, version = reading.entry, reading.version
+        if version is None:
+            (version,) = yield self._manager.transfer(
+                object(),
+                lambda work: list(entry.source.resolve(entry.repository, [reading.reference], work)),
+                needs=(host_permit(entry.source.host),),
+                policy=ONCE,
+            )
+        if isinstance(version, MirrorError):
+            raise version.told(f"is not on the target, and cannot be had: {version.what}")
+        raise NotFound("is not on the target", hint="run `mirror sync`")
 
     def _differs(self, finding: Finding) -> Steps[None]:
         """Raises if the target has the tag with another digest than the source."""

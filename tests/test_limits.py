@@ -204,6 +204,14 @@ def test_the_work_of_a_host_that_is_down_fails_at_once_with_its_error() -> None:
     assert ("net_error", True) == (caught.value.code, caught.value.retryable)
 
 
+def test_a_host_that_is_down_is_named_once() -> None:
+    limits, _ = host(FakeClock())
+    limits.mark_down(Unreachable("h:5000 cannot be reached: refused"))
+    with pytest.raises(Unreachable) as caught:
+        limits.check()
+    assert "h:5000 is down: cannot be reached: refused" == caught.value.what
+
+
 def test_a_host_that_is_down_is_probed_once_a_minute_until_it_answers() -> None:
     clock = FakeClock()
     limits, _ = host(clock)

@@ -497,6 +497,24 @@ def test_schema1_is_converted_where_a_mirror_asks_for_it(
     assert "; all whole" in mirror_run("verify", mirror_run.config_file, "--deep").out
 
 
+def test_verify_says_why_an_image_that_the_source_refuses_is_not_there(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    registry, v1 = one_image(scripted)
+    v1.tag("team/app", bad="abcdef")
+    mirror_run.config([{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"]}], registry, target)
+    mirror_run.sync(expect=3)
+    ran = mirror_run("verify", mirror_run.config_file)
+    assert 3 == ran.code
+    assert f"{target.host}/app:bad: is not on the target, and cannot be had: " in ran.out
+    assert "not an image id: 'abcdef'" in ran.out
+    v1.tag("team/app", new=v1.tags["team/app"]["t"])
+    v1.tags["team/app"].pop("bad")
+    ran = mirror_run("verify", mirror_run.config_file)
+    assert 1 == ran.code
+    assert f"{target.host}/app:new: is not on the target (run `mirror sync`)\n" in ran.out
+
+
 # ---- what is immutable
 
 
