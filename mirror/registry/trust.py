@@ -151,7 +151,7 @@ class Trust:
             raise _refusal("unsafe_location", "endpoint", own, str(error)) from None
         if origin != self.api:
             if not (_listed(origin, self._token_realms) or _listed(origin, self._allow_hosts)):
-                hint = f"if its images are there, add it to registries.{self._host}.token-realms"
+                hint = f"if its images are there, add it to registries.{self._host}.allow-hosts"
                 raise _refusal("unsafe_location", "endpoint", own, f"{origin} is another host", hint=hint)
             self.endpoints.add(origin)
         return Destination(origin, "/", credentials=True, named_by=self.api, refusal="unsafe_location")

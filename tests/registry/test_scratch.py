@@ -133,4 +133,5 @@ def test_an_endpoint_is_the_index_itself_or_listed_by_the_operator() -> None:
         with pytest.raises(Refused) as caught:
             trust.endpoint(host)
         assert "unsafe_location" == caught.value.code
+        assert "token-realms" not in str(caught.value)
     assert {found.origin} == trust.endpoints
