@@ -377,6 +377,28 @@ def test_passwords_and_files_of_registries_that_nobody_uses_are_not_asked_for(tm
 
 
 @pytest.mark.parametrize(
+    ("source", "host", "mirror", "warned"),
+    [
+        ("a.example.com/team/*", "v1: per-tag", "", True),
+        ("a.example.com/team/*", "v1: only", "v1: per-tag", True),
+        ("a.example.com/team/*", "v1: per-tag", "v1: never", False),
+        ("a.example.com/team/*", "", "", False),
+        ("a.example.com/team/app", "v1: per-tag", "", False),
+        ("docker.io/*", "", "v1: per-tag", False),
+    ],
+)
+def test_repositories_that_only_v1_has_are_not_found_by_a_wildcard(
+    tmp_path: Path, source: str, host: str, mirror: str, warned: bool
+) -> None:
+    target = "b.example.com/*" if source.endswith("*") else "b.example.com/app"
+    registries = f"registries:\n  a.example.com: {{{host}}}\n"
+    text = f"{HEAD}{registries}mirrors:\n- source: {source}\n  targets: ['{target}']\n  {mirror}\n"
+    warnings = loaded(tmp_path, text).warnings
+    assert warned == bool(warnings)
+    assert not warned or "mirrors[0].source: repositories that only v1 has are not found" in warnings[0]
+
+
+@pytest.mark.parametrize(
     "settings, says",
     [
         (f"username: joe, password: {CANARY}", ':3:44: registries."b.example.com".password: a password in the file'),

@@ -38,7 +38,7 @@ WRITTEN = (
 
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 
@@ -184,7 +184,7 @@ def test_configurations_in_the_documents_are_valid(tmp_path: Path) -> None:
         body
         for path in DOCUMENTS
         for language, body in _FENCED.findall(read(path))
-        if language == "yaml" and "\nmirrors:" in body
+        if language == "yaml" and re.search("^ *mirrors:", body, re.MULTILINE)
     ]
     wrong = []
     for number, block in enumerate(blocks):
@@ -193,7 +193,7 @@ def test_configurations_in_the_documents_are_valid(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "mirror", "validate", str(config)],
             cwd=ROOT,
-            env=os.environ | {"HUB_TOKEN": "secret", "HOME": str(tmp_path)},
+            env=os.environ | {"HUB_TOKEN": "secret", "OLD_PASSWORD": "secret", "HOME": str(tmp_path)},
             capture_output=True,
             text=True,
             check=False,

@@ -18,12 +18,13 @@ from mirror.locations import (
     RegistryLocation,
     StreamLocation,
     is_bundle,
+    is_registry,
     parse_source,
     parse_target,
 )
-from mirror.oci.reference import Repository, is_tag, tag_hint
+from mirror.oci.reference import DOCKER_HUB, Repository, is_tag, tag_hint
 from mirror.patterns import compile_pattern
-from mirror.registry.settings import V1
+from mirror.registry.settings import V1, HostSettings
 from mirror.selection import TagRules
 
 
@@ -90,6 +91,7 @@ def _draft(section: Section, defaults: Section, shared: TagRules | None, hosts: 
     )
     if section.has("base") and not any(is_bundle(one.host) for one in mirror.targets):
         section.problem("is for differential exports, but no target is a bundle; remove it", below="base")
+    _check_wildcard(mirror, section, hosts)
     return Draft(
         mirror,
         section.path,
@@ -118,6 +120,19 @@ def _wildcard(section: Section, source: Location, targets: Sequence[tuple[int, L
             what = "has {repository}, but the source is one repository; end the source in /*"
             section.document.add((*section.path, "targets", number), what)
     return wildcard
+
+
+def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: Hosts) -> None:
+    """A list of repositories is v2's alone."""
+    host = mirror.source.host
+    if not mirror.wildcard or not is_registry(host) or host == DOCKER_HUB:
+        return
+    mode = mirror.v1 or hosts.settings.get(host, HostSettings(host)).v1
+    if mode is V1.ONLY:
+        section.problem("v1 has no list of repositories: write one mirror for each", below="source")
+    elif mode is V1.PER_TAG:
+        what = "repositories that only v1 has are not found in this way: write one mirror for each of them"
+        section.warn(what, below="source")
 
 
 def _named(location: Location) -> bool:

@@ -40,7 +40,8 @@ class FallbackSource:
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
         if self._mode is V1.ONLY:
-            raise RemoteError(f"{self.host}: the v1 protocol has no list of repositories", hint="name each of them")
+            what = f"{self.host}: v1 has no list of repositories"
+            raise RemoteError(what, hint="write one mirror for each", protocol="v1")
         return self._v2.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:

@@ -64,11 +64,15 @@ class RegistryV2:
     # ---- reading
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        for name in listed(self._session, "/v2/_catalog", "repositories", CATALOG, work):
-            if not is_path(name):
-                yield _hostile(f"{self.host} lists a repository", name)
-            elif name.startswith(prefix):
-                yield name
+        try:
+            for name in listed(self._session, "/v2/_catalog", "repositories", CATALOG, work):
+                if not is_path(name):
+                    yield _hostile(f"{self.host} lists a repository", name)
+                elif name.startswith(prefix):
+                    yield name
+        except NotFound as error:
+            error.hint = error.hint or "some registries have no list of repositories: write one mirror for each"
+            raise
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
         for name in listed(self._session, f"/v2/{repository}/tags/list", "tags", _pull(repository), work):

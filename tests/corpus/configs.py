@@ -429,6 +429,19 @@ TAGS = (
 ON_DISK = (
     Case("base-without-a-bundle", _mirror("base: far-side.json"), "5:9", ("mirrors[0].base", "no target is a bundle")),
     Case("wildcard-to-one", _source("a.example.com/team/*"), "4:13", ("would get all", "write {repository}")),
+    Case(
+        "wildcard-by-v1",
+        f"{HEAD}mirrors:\n- source: a.example.com/team/*\n  targets: ['b.example.com/*']\n  v1: only\n",
+        "3:11",
+        ("mirrors[0].source: v1 has no list of repositories: write one mirror for each",),
+    ),
+    Case(
+        "wildcard-of-a-v1-registry",
+        f"{HEAD}registries:\n  a.example.com: {{v1: only}}\n"
+        "mirrors:\n- source: a.example.com/*\n  targets: ['b.example.com/*']\n",
+        "5:11",
+        ("v1 has no list of repositories: write one mirror for each",),
+    ),
     Case("wildcard-of-one", _target('"b.example.com/{repository}"'), "4:13", ("the source is one repository", "/*")),
     Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("would get all", "write {repository}")),
     Case("bundle-with-a-tag-as-target", _target('"out.tar:app:v1"'), "4:13", ("a target has no tag",)),

@@ -483,6 +483,14 @@ def test_a_busy_target_gets_the_manifest_again(registry: ScriptedRegistry, manif
 # ---- the rest of the seam
 
 
+def test_a_host_without_a_catalog_says_what_to_do(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    registry.fault("GET catalog", status=404)
+    with store(registry) as client, pytest.raises(NotFound) as caught:
+        list(client.repositories("", WORK))
+    assert "write one mirror for each" in caught.value.hint
+
+
 def test_the_catalog_is_read_to_its_end_and_filtered(scripted: ScriptedFactory) -> None:
     registry = scripted(page=2)
     for name in ("team/a", "team/b", "other/c", "team/d"):
