@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from mirror.errors import ConfigError, printable
+from mirror.keys import KeyPath, dotted, key_shown
 from mirror.oci import reference
+
+__all__ = ["SECRET_KEYS", "ConfigErrors", "KeyPath", "Place", "Problem", "dotted", "key_shown", "value_shown"]
 
 MOST_SHOWN = 50
 
-KeyPath: TypeAlias = tuple[str | int, ...]
-
 # Keys whose values no message shows.
 SECRET_KEYS = frozenset({"password", "proxy", "env"})
-
-_WORD = re.compile(r"[A-Za-z_*][A-Za-z0-9_*-]*")
-_USERINFO = re.compile(r"[^/]*@")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -62,24 +57,6 @@ class ConfigErrors(ConfigError):
     def about(self, subject: str) -> ConfigErrors:
         """The same: each line says what it is about."""
         return self
-
-
-def dotted(path: KeyPath) -> str:
-    """`mirrors[2].tags`, `registries."localhost:5000".rate`."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            shown = part if _WORD.fullmatch(part) else key_shown(part)
-            text += f".{shown}" if text else shown
-    return text
-
-
-def key_shown(key: str) -> str:
-    """A key in quotes; letters that only look like ASCII are escaped, user information of a URL is left out."""
-    safe = _USERINFO.sub("***@", key)
-    return json.dumps(safe if len(safe) <= 80 else safe[:79] + "…", ensure_ascii=True)
 
 
 def value_shown(value: object) -> str:

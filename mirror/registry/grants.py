@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from mirror.backoff import Clock
 from mirror.errors import AuthError
+from mirror.keys import registry_key
 from mirror.limits import Stop, Work
 from mirror.registry.credentials import Credential, CredentialSource
 from mirror.registry.tokens import OneOff, TokenClient
@@ -91,7 +92,7 @@ class Issuer:
             return AuthError(
                 f"{subject}: no credentials for {self._host}: "
                 f"neither in the configuration nor in {self._credentials.places}",
-                hint=f"give registries.{self._host}.username and password, or log in with docker; "
+                hint=f"give {registry_key(self._host, 'username')} and password, or log in with docker; "
                 "some registries say this of a repository that does not exist",
                 status=status,
                 code=code,

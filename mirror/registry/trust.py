@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from mirror.errors import Refused, RemoteError, printable
+from mirror.keys import registry_key
 from mirror.oci.reference import DOCKER_HUB
 from mirror.registry.http import addresses, url
 from mirror.registry.http.addresses import Kind
@@ -136,7 +137,7 @@ class Trust:
             "token service",
             own,
             f"{origin} is not of the registry's domain",
-            hint=f"if it may have this registry's credentials, add it to registries.{self._host}.token-realms",
+            hint=f"if it may have this registry's credentials, add it to {registry_key(self._host, 'token-realms')}",
         )
 
     def endpoint(self, host: str) -> Destination:
@@ -151,7 +152,7 @@ class Trust:
             raise _refusal("unsafe_location", "endpoint", own, str(error)) from None
         if origin != self.api:
             if not (_listed(origin, self._token_realms) or _listed(origin, self._allow_hosts)):
-                hint = f"if its images are there, add it to registries.{self._host}.allow-hosts"
+                hint = f"if its images are there, add it to {registry_key(self._host, 'allow-hosts')}"
                 raise _refusal("unsafe_location", "endpoint", own, f"{origin} is another host", hint=hint)
             self.endpoints.add(origin)
         return Destination(origin, "/", credentials=True, named_by=self.api, refusal="unsafe_location")
@@ -204,7 +205,7 @@ class Trust:
             return
         raise Refused(
             f"{namer or self.api} leads to {origin}, which is at a {kind.value} address",
-            hint=f"if that is right, add it to registries.{self._host}.allow-hosts",
+            hint=f"if that is right, add it to {registry_key(self._host, 'allow-hosts')}",
             code=destination.refusal,
         )
 

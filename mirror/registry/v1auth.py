@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from mirror.errors import AuthError
+from mirror.keys import registry_key
 from mirror.limits import Work
 from mirror.registry.credentials import Credential, CredentialSource
 from mirror.registry.scopes import Scope
@@ -85,7 +86,7 @@ class V1Authorizer:
             found = self._credentials.find(self._settings.host, repository, stop=work.stop)
             who = found.who if found is not None and sent.startswith("Basic ") else "the token of its index"
             raise AuthError(f"{subject}: it does not accept {who}", status=401)
-        hint = f"give registries.{self._settings.host}.username and password"
+        hint = f"give {registry_key(self._settings.host, 'username')} and password"
         if repository in self._withheld:
             hint = "the credentials that v2 refused are not shown to v1"
         raise AuthError(f"{subject}: it wants a login", hint=hint, status=401)

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from mirror.keys import registry_key
 from mirror.limits import Work
 from mirror.oci.strictjson import Object
 from mirror.registry import v1wire
@@ -119,7 +120,7 @@ class V1Transform:
             return
         problem = f"its checksum is sha256:{actual}, the registry says sha256:{image.checksums[0]}"
         if self._exact:
-            hint = f"if that is known to be harmless, set registries.{self._client.host}.v1-checksums to warn"
+            hint = f"if that is known to be harmless, set {registry_key(self._client.host, 'v1-checksums')} to warn"
             raise v1wire.invalid(what, problem, hint)
         _log.warning("v1_checksum", extra={"source": what, "text": f"{what}: {problem}"})
 

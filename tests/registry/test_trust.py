@@ -248,7 +248,7 @@ def test_credentials_go_only_to_a_token_service_of_the_registry(host: str, realm
 def test_a_realm_elsewhere_is_refused_with_what_to_do() -> None:
     with pytest.raises(Refused) as caught:
         trust_of().realm("https://login.example.net/token")
-    assert "registries.reg.example.com.token-realms" in caught.value.hint
+    assert 'registries."reg.example.com".token-realms' in caught.value.hint
 
 
 def test_a_token_service_of_the_same_domain_must_not_be_at_an_internal_address() -> None:
@@ -327,7 +327,7 @@ def test_allow_hosts_lifts_the_address_rule(entry: str) -> None:
     assert "10.0.0.9" == trust.redirect("https://10.0.0.9:9000/x", base_of(trust)).origin.host
     with pytest.raises(Refused) as caught:
         trust.redirect("https://10.0.0.8:9000/x", base_of(trust))
-    assert "registries.reg.example.com.allow-hosts" in caught.value.hint
+    assert 'registries."reg.example.com".allow-hosts' in caught.value.hint
 
 
 def test_it_is_the_host_that_named_it_that_counts_not_the_first_one() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from mirror.errors import AuthError, ConfigError, MirrorError, RemoteError, Unreachable
+from mirror.keys import registry_key
 from mirror.limits import Stop
 from mirror.registry.http.framing import read_head
 from mirror.registry.http.headers import request_head
@@ -46,7 +47,7 @@ class Proxy:
         except ValueError:
             port = 0
         if parts.scheme != "http" or not parts.hostname or not port:
-            raise ConfigError("the proxy must be http://HOST:PORT", hint=f"see registries.{key}.proxy")
+            raise ConfigError("the proxy must be http://HOST:PORT", hint=f"see {registry_key(key, 'proxy')}")
         self.host = parts.hostname
         self.port = port
         self.authorization = ""
@@ -198,7 +199,9 @@ class _Attempt:
         proxied = self._connector.proxy is not None
         what = f"{self.name}: its proxy {host}:{port}" if proxied else self.name
         hint = (
-            f"check registries.{self._connector.settings.host}.proxy" if proxied else "check the host, port and network"
+            f"check {registry_key(self._connector.settings.host, 'proxy')}"
+            if proxied
+            else "check the host, port and network"
         )
         if isinstance(error, TimeoutError):
             return Unreachable(
@@ -231,5 +234,5 @@ class _Attempt:
 
 
 def _proxy_login(name: str, key: str) -> AuthError:
-    hint = f"set user and password in registries.{key}.proxy"
+    hint = f"set user and password in {registry_key(key, 'proxy')}"
     return AuthError(f"{name}: the proxy wants a login", code="auth_failed", status=407, hint=hint)

@@ -11,6 +11,7 @@ import ssl
 from pathlib import Path
 
 from mirror.errors import ConfigError, MirrorError, NetworkError, Refused, RemoteError, Unreachable, printable
+from mirror.keys import registry_key
 from mirror.registry.http.wire import Connection
 from mirror.registry.settings import Tls
 
@@ -168,7 +169,7 @@ def _handshake_failure(error: OSError, host: str, key: str) -> MirrorError:
                 code="tls_error",
                 hint="check this machine's clock; if that is right, the host needs a new certificate",
             )
-        hint = f"if its authority is your own, set registries.{key}.tls.ca to that certificate"
+        hint = f"if its authority is your own, set {registry_key(key, 'tls', 'ca')} to that certificate"
         return Refused(f"{host}: its certificate is not trusted: {error.verify_message}", code="tls_error", hint=hint)
     if isinstance(error, TimeoutError):
         return NetworkError(f"{host}: the TLS handshake timed out", code="timeout", host=host)
@@ -181,7 +182,7 @@ def _other_failure(error: ssl.SSLError, host: str, key: str) -> MirrorError:
     reason = _reason(error)
     hint = ""
     if any(word in reason for word in ("wrong version number", "http request", "packet length", "record layer")):
-        hint = f"it may speak plain http: then set registries.{key}.plain-http"
+        hint = f"it may speak plain http: then set {registry_key(key, 'plain-http')}"
     elif "certificate" in reason:
-        hint = f"it may want a client certificate: registries.{key}.tls.cert and tls.key"
+        hint = f"it may want a client certificate: {registry_key(key, 'tls', 'cert')} and tls.key"
     return RemoteError(f"{host}: the TLS handshake failed: {reason}", code="tls_error", hint=hint, retryable=False)

@@ -128,7 +128,7 @@ def test_a_proxy_that_hangs_or_is_not_there_is_told_as_that() -> None:
     options = {"proxy": f"http://127.0.0.1:{closed_port()}"}
     with secure("reg.example.com", **options) as session, pytest.raises(Unreachable) as missing:
         get(session)
-    assert "registries.reg.example.com.proxy" in missing.value.hint
+    assert 'registries."reg.example.com".proxy' in missing.value.hint
 
 
 def test_behind_a_proxy_only_literal_addresses_can_be_judged() -> None:
@@ -145,4 +145,4 @@ def test_behind_a_proxy_only_literal_addresses_can_be_judged() -> None:
 def test_a_proxy_of_another_kind_is_refused(proxy: str) -> None:
     with pytest.raises(ConfigError) as caught:
         session_with("reg.example.com", proxy=proxy)
-    assert "registries.reg.example.com.proxy" in caught.value.hint
+    assert 'registries."reg.example.com".proxy' in caught.value.hint
