@@ -145,6 +145,8 @@ class FallbackSource:
                 return error if listed else both(by_v2, error)
         if isinstance(by_v2, NotFound) and known.listed and self._mode is V1.AUTO and ":" not in reference:
             by_v2.hint = by_v2.hint or PER_TAG
+        if ":" in reference and isinstance(by_v2, NotFound) and not self._protocols.speaks_v2:
+            by_v2.hint = by_v2.hint or "what is named by digest never comes from v1"
         return by_v2
 
     def _verdict(self, repository: str, known: Known, reference: str, error: MirrorError, work: Work) -> Verdict:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mirror.errors import AuthError, Cancelled, LocalError, MirrorError, Refused, RemoteError
+from mirror.keys import registry_key
 from mirror.limits import Work
 from mirror.oci.strictjson import Value
 from mirror.registry.choice import Decision, Observation, Operation, Verdict, decide, failure_of
@@ -99,6 +100,11 @@ class Protocols:
         self._repositories: dict[str, Known] = {}
         self._flights: Flights[tuple[str, str], None] = Flights(f"a list of tags of {self.host}")
 
+    @property
+    def speaks_v2(self) -> bool:
+        """Whether an answer of the host has shown it."""
+        return self._registry.speaks_v2
+
     def known(self, repository: str) -> Known:
         return self._repositories.setdefault(repository, Known())
 
@@ -139,6 +145,9 @@ class Protocols:
             except MirrorError as silent:
                 if isinstance(silent, Cancelled):
                     raise
+                if self.mode is V1.AUTO:
+                    key = registry_key(self.host, "v1")
+                    error.hint = error.hint or f"if {self.host} speaks only v1, set {key} to only"
                 return False  # who does not answer cannot show anything: it may well speak v2
             decision = self.decide(operation, known, error, pinged=True)
         if decision.verdict is not Verdict.V1:

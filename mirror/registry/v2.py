@@ -219,15 +219,20 @@ class RegistryV2:
         return Mount.REFUSED
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> Upload:
-        with work.outliving(ANSWER_WITHIN) as waiting:
-            answer = self._session.call(
-                "POST",
-                f"/v2/{repository}/blobs/uploads/",
-                waiting,
-                kind="upload",
-                scopes=(_push(repository),),
-                expect={202},
-            )
+        try:
+            with work.outliving(ANSWER_WITHIN) as waiting:
+                answer = self._session.call(
+                    "POST",
+                    f"/v2/{repository}/blobs/uploads/",
+                    waiting,
+                    kind="upload",
+                    scopes=(_push(repository),),
+                    expect={202},
+                )
+        except NotFound as error:
+            if not self.speaks_v2:
+                error.hint = error.hint or "mirror writes to v2 registries only"
+            raise
         return self._upload(repository, blob, answer)
 
     def _upload(self, repository: str, blob: Descriptor, answer: Answer) -> Upload:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -455,6 +456,40 @@ def test_a_repository_that_is_read_by_v1_only_fails_by_v1(
         for _ in range(2):
             (error,) = outcome(source, "none", names)
             assert "not_found" == by_v1(error).code
+
+
+@pytest.mark.parametrize("how", ["resets", "is silent"])
+@pytest.mark.parametrize("names", [[], ["old"]], ids=["all", "named"])
+def test_where_v2_has_no_answer_at_all_the_way_to_v1_is_told(
+    scripted: ScriptedFactory, tmp_path: Path, how: str, names: list[str]
+) -> None:
+    registry, over = mixed(scripted), threading.Event()
+    rule: dict[str, Any] = {"reset": True} if how == "resets" else {"stall": over}
+    for kind in ("GET tags", "HEAD manifest", "GET ping"):
+        registry.fault(kind, times=FOREVER, **rule)
+    with opened(registry, tmp_path, idle_timeout=0.2) as source:
+        (error,) = outcome(source, "app", names)
+    with opened(registry, tmp_path, idle_timeout=0.2, mode=V1.NEVER) as source:
+        (never,) = outcome(source, "app", names)
+    over.set()
+    assert isinstance(error, MirrorError)
+    assert isinstance(never, MirrorError)
+    assert f'if {registry.host} speaks only v1, set registries."{registry.host}".v1 to only' == error.hint
+    assert "v1" not in never.hint
+    assert [] == of_v1(registry)
+
+
+def test_a_digest_on_a_host_that_speaks_only_v1_says_so(scripted: ScriptedFactory, tmp_path: Path) -> None:
+    registry = old_registry(scripted, v1.V1())
+    digest = f"sha256:{'0' * 64}"
+    with opened(registry, tmp_path) as source:
+        (error,) = outcome(source, "app", [digest])
+    with opened(mixed(scripted), tmp_path) as source:
+        (other,) = outcome(source, "app", [digest])
+    assert isinstance(error, MirrorError)
+    assert isinstance(other, MirrorError)
+    assert "what is named by digest never comes from v1" == error.hint
+    assert "" == other.hint
 
 
 # ---- how often what is asked

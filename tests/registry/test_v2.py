@@ -483,6 +483,16 @@ def test_a_busy_target_gets_the_manifest_again(registry: ScriptedRegistry, manif
 # ---- the rest of the seam
 
 
+@pytest.mark.parametrize("api", [False, True])
+def test_a_target_that_shows_nothing_of_v2_is_told_of_as_such(scripted: ScriptedFactory, api: bool) -> None:
+    registry = scripted()
+    headers = [("Docker-Distribution-Api-Version", "registry/2.0")] if api else []
+    registry.fault("POST upload", status=404, headers=headers)
+    with store(registry) as client, pytest.raises(NotFound) as caught:
+        client.begin_upload("app", Descriptor(Digest.of(b"x"), 1), WORK)
+    assert ("" if api else "mirror writes to v2 registries only") == caught.value.hint
+
+
 def test_a_host_without_a_catalog_says_what_to_do(scripted: ScriptedFactory) -> None:
     registry = scripted()
     registry.fault("GET catalog", status=404)
