@@ -16,7 +16,9 @@ _CAUGHT = (signal.SIGINT, signal.SIGTERM)
 class Signals:
     """Use with `with`, in the main thread. `wait` returns when a signal came or `wake` was called.
 
-    A pipe wakes the main thread: a handler that took a lock could wait for the very code that it interrupted."""
+    A pipe wakes the main thread: a handler that took a lock could wait for the very code that it interrupted. The
+    interpreter writes to it as well, at once: it runs handlers only when the main thread is awake, and that is not
+    woken by a signal that another thread was given, or that came just before it went to sleep."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -24,6 +26,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._woken = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._handle) for number in _CAUGHT}
         return self
 
@@ -32,6 +35,7 @@ class Signals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._woken)
         os.close(self._read)
         os.close(self._write)
 
