@@ -311,13 +311,12 @@ class Planner:
         waits: list[Any] = []
         if any(reading.version is None for reading in need):
             waits.append(self._manager.spawn(self._versions(batch, need), name="resolve"))
-        unknown = [reading.tag for reading in asked if reading.tag not in present.recalled]
+        tags = [reading.tag for reading in asked]
+        unknown = [tag for tag in tags if tag not in present.recalled]
         if unknown:
             waits.append(self._read(target.store, lambda work: self._ask_target(target, unknown, work)))
         results = (yield waits) if waits else []
-        olds: dict[str, Digest | None] = {
-            reading.tag: present.recalled[reading.tag] for reading in asked if reading.tag in present.recalled
-        }
+        olds: dict[str, Digest | None] = {tag: present.recalled[tag] for tag in tags if tag in present.recalled}
         if unknown:
             olds.update(results[-1])
         for reference, digest in olds.items():
@@ -341,7 +340,7 @@ class Planner:
             finding = Finding(reading, target, Verdict.FAILED, old, error=version)
         elif version is not None and old is not None and version.digest == old:
             finding = Finding(reading, target, Verdict.EQUAL, old)
-        elif old is not None and reading.entry.rules.is_immutable(reading.tag) and not _is_to_be_made(version):
+        elif old is not None and reading.entry.rules.is_immutable(reading.tag) and not (version and version.unmade):
             finding = Finding(reading, target, Verdict.FAILED, old, error=immutable_conflict(version, old))
         else:
             finding = Finding(reading, target, Verdict.COPY, old, may_have)
@@ -349,8 +348,3 @@ class Planner:
 
     def _read(self, store: Source, run: Callable[[Work], T]) -> Watch[T]:
         return self._manager.transfer(object(), run, needs=(host_permit(store.host),), policy=ONCE)
-
-
-def _is_to_be_made(version: Version | None) -> bool:
-    """Whether only a transform can tell what the version is: nobody remembers what it made."""
-    return version is not None and version.transform is not None and version.digest is None

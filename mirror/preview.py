@@ -115,7 +115,7 @@ class Preview:
                     None,
                     version.protocol,
                     version.reason,
-                    to_compare=version.digest is None and finding.old is not None,
+                    to_compare=version.unmade and finding.old is not None,
                 )
                 with self._lock:
                     self.outlook.changes.append(change)

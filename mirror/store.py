@@ -82,6 +82,11 @@ class Version:
     media_type: str = ""
     reason: str = ""
 
+    @property
+    def unmade(self) -> bool:
+        """Whether only its transform can tell what it is: nobody remembers what that made."""
+        return self.transform is not None and self.digest is None
+
 
 class BlobReader(AbstractContextManager["BlobReader"], Protocol):
     """The bytes of a blob, read once, from an offset on."""

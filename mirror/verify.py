@@ -143,7 +143,7 @@ class Verify:
         if not isinstance(version, Version):
             version = yield from resolved(self._manager, reading)
         theirs = version.digest
-        if version.transform is not None and theirs is None:
+        if version.unmade:
             if not self._deep:
                 with self._lock:
                     self.account.uncompared += 1
