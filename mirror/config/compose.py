@@ -26,6 +26,7 @@ MAX_VALUES = 100_000  # aliases expanded
 
 _PLAIN_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _LONGEST_NUMBER = 40
+_TOO_DEEP = f"too deep: at most {MAX_DEPTH} levels"
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 _TRUE = {"true", "yes", "on"}
 
@@ -92,6 +93,8 @@ class _Composer:
                 else:
                     self._take(event, loader)
         except yaml.MarkedYAMLError as error:
+            if "maximum nesting depth" in (error.problem or ""):
+                self._fail_too_deep()
             mark = error.problem_mark or error.context_mark
             self._fail_at(mark, self._explained(error, mark))
         finally:
@@ -106,6 +109,14 @@ class _Composer:
 
     def _fail_at(self, mark: yaml.Mark | None, message: str) -> NoReturn:
         self.fail(mark.line if mark else 0, mark.column if mark else 0, message)
+
+    def _fail_too_deep(self) -> None:
+        """libyaml looks ahead and gives up by itself, at its own limit, before we have seen where ours was passed."""
+        depth = 0
+        for event in yaml.parse(self._text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                self._fail_at(_mark(event), _TOO_DEEP)
 
     def _explained(self, error: yaml.MarkedYAMLError, mark: yaml.Mark | None) -> str:
         line = self._lines[mark.line] if mark and mark.line < len(self._lines) else ""
@@ -125,7 +136,7 @@ class _Composer:
         elif isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
             self._tagless(event)
             if len(self._open) >= MAX_DEPTH:
-                self._fail_at(_mark(event), f"too deep: at most {MAX_DEPTH} levels")
+                self._fail_at(_mark(event), _TOO_DEEP)
             mark = _mark(event)
             kind = Sequence if isinstance(event, yaml.SequenceStartEvent) else Mapping
             self._open.append(_Open(kind(mark.line, mark.column), event.anchor))
@@ -170,7 +181,7 @@ class _Composer:
             why = "too many aliases: they expand to" if self._aliases else "too big:"
             self._fail_at(mark, f"{why} more than {MAX_VALUES:,} values")
         if len(self._open) + node.height > MAX_DEPTH:
-            self._fail_at(mark, f"too deep: at most {MAX_DEPTH} levels")
+            self._fail_at(mark, _TOO_DEEP)
         if isinstance(level.node, Sequence):
             level.node.items.append(node)
         elif level.key is None:
