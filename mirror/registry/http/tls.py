@@ -30,6 +30,7 @@ class Handshakes:
         self._tls = tls
         self._key = key
         self._made: dict[bool, ssl.SSLContext] = {}
+        self._sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession] = {}  # the last one with each host and port
 
     def context(self, *, own: bool) -> ssl.SSLContext:
         """own: for the registry and its token service; otherwise for hosts that it leads to, which never see
@@ -44,13 +45,16 @@ class Handshakes:
     def connection(
         self, sock: socket.socket, context: ssl.SSLContext, host: str, *, subject: str, peer: str | None
     ) -> SecureConnection:
-        """Shake hands over a connected socket, whose timeout stays: with `host`, to whom the certificate must be given.
+        """Shake hands over a connected socket, whose timeout stays: with `host`, to whom the certificate must be given,
+        or with whom an earlier handshake is taken up again. subject: host and port.
 
         The socket is the connection's afterwards, or closed. Raises NetworkError, RemoteError (tls_error), Refused
         (tls_error), Unreachable."""
         with sock:  # it is none any more once the handshake has begun
             try:
-                return SecureConnection(context.wrap_socket(sock, server_hostname=host), subject, peer)
+                known = self._sessions.get((context, subject))
+                secured = context.wrap_socket(sock, server_hostname=host, session=known)
+                return SecureConnection(secured, subject, peer, self._sessions)
             except OSError as error:  # an SSLError is one
                 raise _handshake_failure(error, subject, self._key) from error
             except ValueError as error:  # a name that IDNA does not know
@@ -113,11 +117,26 @@ def _reason(error: OSError) -> str:
 class SecureConnection(Connection):
     """An open connection in TLS."""
 
-    def __init__(self, sock: ssl.SSLSocket, subject: object, peer: str | None = None) -> None:
+    def __init__(
+        self,
+        sock: ssl.SSLSocket,
+        subject: str,
+        peer: str | None,
+        sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession],
+    ) -> None:
+        """sessions: where to leave what the next connection may take up."""
         super().__init__(sock, subject, peer)
+        self._sessions, self._name = sessions, subject
         # Private in typeshed only: an end without a TLS goodbye must be told from an end.
         sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
         self._layer = sock
+
+    def end(self) -> None:
+        if not self.reused:  # with TLS 1.3 the server's tickets come behind the handshake
+            session = self._layer.session
+            if session is not None and session.has_ticket:
+                self._sessions[self._layer.context, self._name] = session
+        super().end()
 
     def readable(self) -> bool:
         return super().readable() or self._layer.pending() > 0

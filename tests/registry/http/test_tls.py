@@ -96,6 +96,26 @@ def test_a_handshake_names_the_host_unless_it_is_an_address_and_offers_http_1_1(
     assert ([told], ["http/1.1"]) == (names, chosen)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
+def test_a_second_connection_takes_up_the_handshake_of_the_first(
+    version: ssl.TLSVersion, certificates: trustme.CA, ca: Path
+) -> None:
+    taken_up: list[bool | None] = []
+
+    def once(talk: Talk) -> None:
+        assert isinstance(talk.sock, ssl.SSLSocket)
+        taken_up.append(talk.sock.session_reused)
+        talk.request()
+        talk.say(OK)
+
+    context = server(certificates)
+    context.minimum_version = context.maximum_version = version
+    with Peer(once, tls=context) as peer, secure(peer, tls=Tls(ca=ca)) as session:
+        for _ in range(3):
+            assert b"yes" == get(session).body
+    assert [False, True, True] == taken_up
+
+
 def wants_client(certificates: trustme.CA, *names: str, required: bool = True) -> ssl.SSLContext:
     context = server(certificates, *names)
     certificates.configure_trust(context)
