@@ -275,7 +275,7 @@ def _all_of(descriptor: int, limit: int, path: Path) -> bytes:
 def _plain(found: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise _unsafe(path, "it is not a regular file")
-    if found.st_nlink != 1:
+    if found.st_nlink > 1:  # 0: another file has its name by now
         raise _unsafe(path, "it has a second name, by which others may change it")
 
 

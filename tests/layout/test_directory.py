@@ -647,3 +647,22 @@ def test_threads_that_list_a_directory_at_the_same_time_all_see_all_of_it(layout
     with closing(Folder(layout)) as folder, ThreadPoolExecutor(8) as pool:
         seen = set(pool.map(lambda _: tuple(sorted(folder.names() or ())), range(2000)))
     assert {("blobs", "index.json", "oci-layout")} == seen
+
+
+def test_a_blob_that_is_written_once_more_can_be_read_meanwhile(layout: Path, graph: Graph) -> None:
+    """The file that a reader has just opened may have lost its name to the new one: that is no second name."""
+    digest, data = next(iter(graph.blobs.items()))
+    blob = Descriptor(Digest.parse(digest), len(data))
+    with closing(Folder(layout)) as folder, ThreadPoolExecutor(2) as pool:
+
+        def write() -> None:
+            for _ in range(300):
+                with folder.write_blob(blob.digest) as file:
+                    file.write(data)
+
+        writing = pool.submit(write)
+        read = {data}
+        while not writing.done():
+            read.add(folder.read_blob(blob.digest, len(data)) or b"")
+        writing.result()
+    assert {data} == read
