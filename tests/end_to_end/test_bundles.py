@@ -393,9 +393,11 @@ def test_a_killed_export_goes_on_where_it_ended(moment: Moment, setting: Setting
         front.hook = front.alter = None
         assert front.journal.wait_idle()
         kept = noted(gap.media)
-        assert gap.bundle.exists() == (killed.code == 0)
+        # A kill may come after the bundle has its name, and before the process ends: then all of it is there.
+        assert gap.bundle.exists() or killed.code
+        assert not gap.bundle.exists() or setting.bundle.read_bytes() == gap.bundle.read_bytes()
         if moment.by == "request":
-            assert -signal.SIGKILL == killed.code
+            assert (-signal.SIGKILL, False) == (killed.code, gap.bundle.exists())
         setting.source.mark()
         gap.tool.sync()
     fetched = {seen.reference for seen in setting.source.requests() if seen.kind == "GET blob"}
