@@ -137,7 +137,7 @@ class Bundle:
         return archive is not None and archive.member(blob.digest) is None
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        return self._subjects.of(repository, digest, None, self.archive(work).roots(), work)
+        return self._subjects.of(repository, digest, None, self.archive(work).roots, work)
 
     # ---- writing
 

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from mirror.errors import MirrorError, NotFound, Refused, RemoteError
 from mirror.layout.files import FileReader, Folder
-from mirror.layout.index import Index
+from mirror.layout.index import Index, Root
 from mirror.layout.ledger import Ledger
 from mirror.layout.subjects import Subjects
 from mirror.limits import Work
@@ -116,7 +116,11 @@ class LayoutStore:
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         """By reading all manifests under the roots of the repository, once for all questions."""
-        roots = self._ledger.look(lambda index: list(index.roots()))
+
+        def roots() -> list[Root]:
+            return self._ledger.look(lambda index: list(index.roots()))
+
+        self._ledger.look(lambda index: None)  # the edition is that of the last look
         return self._subjects.of(repository, digest, self._ledger.edition, roots, work)
 
     def _wanted(self, repository: str, reference: str) -> Descriptor | NotFound | Refused:
@@ -192,14 +196,20 @@ class LayoutStore:
             index.put(repository, reference, manifest)
             return True
 
+        try:
+            self._ledger.change(put)
+        except BaseException:
+            self._subjects.forget()  # where index.json cannot be written it is in memory all the same
+            raise
         self._subjects.add(repository, manifest)
-        self._ledger.change(put)
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
         """Take a name away; blobs stay. What is not there is no error."""
         self._ledger.begin(work)
-        self._subjects.forget()
-        self._ledger.change(lambda index: index.remove(repository, reference))
+        try:
+            self._ledger.change(lambda index: index.remove(repository, reference))
+        finally:
+            self._subjects.forget()
 
 
 class LayoutUpload:

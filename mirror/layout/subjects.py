@@ -32,11 +32,16 @@ class Subjects:
         self._key: Hashable = None
         self._known: Once[_Found] | None = None
 
-    def of(self, repository: str, digest: Digest, key: Hashable, roots: Sequence[Root], work: Work) -> list[Descriptor]:
-        """What refers to `digest`, in order. key: another one for other roots. Raises Cancelled, LocalError."""
+    def of(
+        self, repository: str, digest: Digest, key: Hashable, roots: Callable[[], Sequence[Root]], work: Work
+    ) -> list[Descriptor]:
+        """What refers to `digest`, in order. key: another one for other roots, taken before they are.
+
+        roots: asked after what they are read for can be told of a change, so that none falls between the two.
+        Raises Cancelled, LocalError."""
         with self._lock:
             if self._known is None or key != self._key:
-                self._key, self._known = key, Once(lambda work: self._read(roots, work))
+                self._key, self._known = key, Once(lambda work: self._read(roots(), work))
             known = self._known
         found = known.get(work)
         with self._lock:
@@ -44,7 +49,7 @@ class Subjects:
         return [both[one] for one in sorted(both)]
 
     def add(self, repository: str, manifest: Manifest) -> None:
-        """`manifest` was put."""
+        """`manifest` was put: it is among the roots, or under one."""
         with self._lock:
             found = self._known.peek() if self._known is not None else None
             if found is None:
@@ -53,7 +58,7 @@ class Subjects:
                 _note(found, repository, *_parts(manifest)[:2])
 
     def forget(self) -> None:
-        """Something was taken away."""
+        """Something was taken away: it is none of the roots any more."""
         with self._lock:
             self._known = None
 

@@ -460,6 +460,62 @@ def test_children_are_no_roots_and_referrers_are(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("doing", ["put", "delete"])
+def test_who_asks_for_referrers_while_one_comes_or_goes_does_not_hide_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doing: str
+) -> None:
+    graph = Graph("raced")
+    about = graph.referrer(graph.image("v1"), "sbom")
+    one = manifests_of(graph)[about.digest]
+    assert one.subject is not None
+    subject = one.subject.digest
+    with opened(lay(tmp_path / "layout", app=graph), new=True) as store:
+        change = store._ledger.change
+
+        def asked_meanwhile(*args: Any) -> None:
+            list(store.referrers("app", subject, WORK))
+            change(*args)
+
+        def referrers() -> list[Digest]:
+            return [one.digest for one in store.referrers("app", subject, WORK)]
+
+        store.begin((), WORK)
+        for name in (one.digest, *(tag for tag in graph.tags if tag != "v1")):
+            store.delete("app", name, WORK)
+        if doing == "delete":
+            store.put_manifest("app", one.digest, one, WORK)
+        monkeypatch.setattr(store._ledger, "change", asked_meanwhile)
+        if doing == "delete":
+            store.delete("app", one.digest, WORK)
+            assert [] == referrers()
+        else:
+            store.put_manifest("app", one.digest, one, WORK)
+            assert [one.digest] == referrers()
+
+
+def test_a_referrer_that_another_process_brings_is_seen_whatever_is_asked_at_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, path = Graph("raced"), tmp_path / "layout"
+    image = graph.image("v1")
+    lay(path, app=graph)
+    about = graph.referrer(image, "sbom")
+    with opened(path) as store:
+        look, left = store._ledger.look, [None]
+
+        def changed_after(question: Any) -> Any:
+            found = look(question)
+            if left:
+                left.clear()
+                lay(path, app=graph)
+                look(lambda index: None)  # another thread sees it at once
+            return found
+
+        monkeypatch.setattr(store._ledger, "look", changed_after)
+        list(store.referrers("app", Digest(image.digest), WORK))
+        assert [about.digest] == [one.digest for one in store.referrers("app", Digest(image.digest), WORK)]
+
+
 def test_referrers_are_those_of_their_repository(tmp_path: Path) -> None:
     graph, bare = Graph("signed"), Graph("signed")
     index = graph.platforms("v1")
