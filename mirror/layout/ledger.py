@@ -42,6 +42,7 @@ class Ledger:
         self._new = new
         self._claim = Claim(folder.path, _LOCK_FILE)
         self._begun = Once(self._begin)
+        self._writing = False
         self._state = threading.Condition()
         self._index: Index | None = None
         self._signature: tuple[int, ...] | None = None
@@ -58,7 +59,7 @@ class Ledger:
     @property
     def writing(self) -> bool:
         """Whether the lock is ours."""
-        return self._begun.peek() is not None
+        return self._writing
 
     @property
     def edition(self) -> tuple[object, ...]:
@@ -131,7 +132,8 @@ class Ledger:
             self._folder.replace(INDEX_FILE, Index(self._what).render())
         loaded = self._load()
         with self._state:
-            self._index = loaded
+            # At once: a reader that comes in between would put back what it read before the lock was ours.
+            self._index, self._writing = loaded, True
         return True
 
     def change(self, change: Callable[[Index], bool]) -> None:

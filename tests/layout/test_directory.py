@@ -722,3 +722,37 @@ def test_a_blob_that_is_written_once_more_can_be_read_meanwhile(layout: Path, gr
             read.add(folder.read_blob(blob.digest, len(data)) or b"")
         writing.result()
     assert {data} == read
+
+
+def test_a_reader_that_is_slow_does_not_undo_what_another_process_wrote_before_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Graph
+) -> None:
+    path = lay(tmp_path / "layout", app=graph)
+    with opened(path, new=True) as store:
+        ledger = store._ledger
+        load, begin = ledger._load, ledger._begin
+        loading, begun = threading.Event(), threading.Event()
+
+        def slowly() -> Any:
+            found = load()
+            loading.set()
+            assert begun.wait(10)
+            return found
+
+        def and_read(work: Work) -> bool:
+            monkeypatch.setattr(ledger, "_load", load)
+            done = begin(work)
+            begun.set()
+            assert ["latest", "v1", "v2"] == reading.result(10)
+            return done
+
+        monkeypatch.setattr(ledger, "_load", slowly)
+        monkeypatch.setattr(ledger._begun, "_make", and_read)
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(lambda: list(store.tags("app", WORK)))
+            assert loading.wait(10)
+            lay(path, lib=graph)  # another process
+            store.begin((), WORK)
+        store.delete("app", "latest", WORK)
+        store.finish(whole=True, work=WORK)
+    assert {"app:v1", "app:v2", "lib:v1", "lib:v2", "lib:latest"} == named(path)
