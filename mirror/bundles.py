@@ -22,7 +22,7 @@ class Bundles:
         adopts: defaultdict[str, set[str]] = defaultdict(set)
         bases: defaultdict[str, set[Path | None]] = defaultdict(set)
         for mirror in config.mirrors:
-            adopts[mirror.source.host].add(mirror.source.path)
+            adopts[mirror.source.host] |= set() if mirror.wildcard else {mirror.source.path}
             for target in mirror.targets:
                 bases[target.host].add(base or mirror.base)
         inventories = {

@@ -98,7 +98,8 @@ class Bundle:
         return self._archive.get(work)
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        return [name for name in self.archive(work).repositories() if name.startswith(prefix)]
+        archive = self.archive(work)
+        return [*archive.index.strays(), *(name for name in archive.repositories() if name.startswith(prefix))]
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
         return self.archive(work).tags(repository)

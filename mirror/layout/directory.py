@@ -60,7 +60,8 @@ class LayoutStore:
     # ---- reading
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        return [name for name in self._ledger.look(Index.repositories) if name.startswith(prefix)]
+        names, strays = self._ledger.look(lambda index: (index.repositories(), index.strays()))
+        return [*strays, *(name for name in names if name.startswith(prefix))]
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
         return self._ledger.look(lambda index: index.tags(repository))

@@ -92,6 +92,16 @@ class Index:
         named = {name for name, tags in self._tags.items() if name and tags}
         return sorted(named | {name for name, _ in self._nameless if name})
 
+    def strays(self) -> list[Refused]:
+        """Why there are images and no repository: who wants all of them would else pass over every one in silence."""
+        if self.repositories() or (self._adopts and self._tags.get("")):
+            return []
+        count = self._count - len(self._wrong)
+        if not count:
+            return list(self._wrong)
+        hint = "another tool made it; give it a name, as in DIR:REPOSITORY or FILE.tar:REPOSITORY, as a source"
+        return [*self._wrong, Refused(f"{self._what} names no repository", hint=hint, code="bundle_invalid")]
+
     def tags(self, repository: str) -> list[str | MirrorError]:
         """In order; what cannot be used is an error in its place. Raises NotFound: there is no such repository."""
         repository = self._meant(repository)

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -205,6 +206,26 @@ def test_a_layout_of_another_tool_is_imported(
     sides.tool.sync()
     assert {("in/app", "v1"): graphs["app"].tags["v1"]} == assert_whole(target).tags
     assert [f"oci:{layout}:v1"] == [image["source"] for image in sides.tool.report()["images"]]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["layout", "bundle"])
+@pytest.mark.parametrize("name", ["v1", "../../app:v1", "host:5000/app:v1", None])
+def test_a_layout_whose_names_no_wildcard_finds_is_not_passed_over_in_silence(
+    mirror_run: MirrorTool, graphs: dict[str, Graph], tmp_path: Path, name: str | None, packed: bool
+) -> None:
+    layout = lay(tmp_path / "foreign", app=graphs["app"])
+    index = json.loads((layout / "index.json").read_text())
+    index["manifests"] = index["manifests"][:1]
+    index["manifests"][0]["annotations"] = {REF_NAME: name} if name is not None else {}
+    (layout / "index.json").write_text(json.dumps(index))
+    source = f"oci:{layout}"
+    if packed:
+        source = f"{layout}.tar"
+        subprocess.run(["tar", "-cf", source, "-C", layout, "oci-layout", "index.json", "blobs"], check=True)
+    mirror_run.config([{"source": f"{source}:*", "targets": [f"oci:{tmp_path}/out:{{repository}}"]}])
+    ran = mirror_run.sync(expect=3)
+    said = "has a name that is none" if name and name.startswith("..") else "names no repository"
+    assert said in ran.out
 
 
 def test_verify_looks_into_a_layout(
