@@ -21,6 +21,7 @@ from mirror.store import Source
 _MOST_REFERRERS = 10_000
 _FRESH = 0.5  # seconds for which the names of the repositories are taken for known
 _READ = ("GET", "HEAD")
+_NO_MANIFEST = ("manifest_invalid", "manifest_ambiguous", "bundle_invalid")  # what is said of other bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class Registry:
             self._known(repository)
         elif not is_tag(reference):
             raise Problem(404, "MANIFEST_UNKNOWN", "that is no tag")
-        manifest = self._store.manifest(repository, reference, self._work)
+        manifest = self._read(repository, reference)
         headers: Headers = (
             ("Content-Type", manifest.media_type),
             ("Docker-Content-Digest", manifest.digest),
@@ -139,6 +140,15 @@ class Registry:
         if request.header("If-None-Match") == f'"{manifest.digest}"':
             return Response(304, headers)
         return Response(200, headers, manifest.body, manifest.size)
+
+    def _read(self, repository: str, reference: str) -> Manifest:
+        try:
+            return self._store.manifest(repository, reference, self._work)
+        except Refused as error:
+            # A layout cannot tell before it reads: a layer is no manifest, and asking again does not help.
+            if ":" in reference and error.code in _NO_MANIFEST:
+                raise Problem(404, "MANIFEST_UNKNOWN", error.what) from error
+            raise
 
     def _blob(self, request: Request, repository: str, text: str) -> Response:
         digest = _digest(text)

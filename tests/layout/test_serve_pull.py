@@ -134,6 +134,12 @@ def test_what_is_not_there_is_said_in_the_words_of_the_spec(client: Client, path
 # ---- blobs
 
 
+def test_a_blob_is_no_manifest(client: Client, graph: Graph) -> None:
+    for digest in graph.blobs:
+        answer = client.ask("GET", f"/v2/app/manifests/{digest}")
+        assert (404, "MANIFEST_UNKNOWN") == (answer.status, code_of(answer)), digest
+
+
 def test_a_blob_comes_whole(client: Client, graph: Graph) -> None:
     for digest, data in graph.blobs.items():
         answer = client.ask("GET", f"/v2/app/blobs/{digest}")
