@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from mirror import __version__
-from mirror.errors import Cancelled, NetworkError
+from mirror.errors import Cancelled, MirrorError, NetworkError
 from mirror.layout.files import FileReader
 from mirror.layout.messages import Problem, Request, Response, Stretch
 from mirror.layout.tls import say_farewell
@@ -53,8 +53,8 @@ class Connection(BaseHTTPRequestHandler):
             super().__init__(self.opened, self._address, None)  # type: ignore[arg-type]  # nothing asks for the server
             if isinstance(self.opened, ssl.SSLSocket):
                 say_farewell(self.opened)
-        except (OSError, NetworkError, Cancelled, ValueError):
-            return  # it was cut, by them or by us: nobody is there to be told
+        except (OSError, MirrorError, Cancelled, ValueError):
+            return  # it was cut, by them, or by us where a blob cannot be read to its end: nobody is there to be told
 
     def handle_one_request(self) -> None:
         self.idle_since = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from mirror.layout.messages import Request, Response, as_json
 from mirror.layout.serve import Server
 from mirror.limits import Stop
 from tests.images import Graph
-from tests.layout.serving import Served, lay
+from tests.layout.serving import Served, lay, pack
 from tests.registries.client import sha256
 from tests.registries.raw import Received, ask, connect
 from tests.tool import ROOT
@@ -273,3 +274,16 @@ def test_its_threads_have_names(served: Served) -> None:
         assert answers(connection, 1)
         mine = {thread.name.partition("-")[0] for thread in threading.enumerate() if not thread.daemon}
     assert {"MainThread", "serve"} <= mine
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bundle_that_is_cut_while_it_is_served_cuts_the_answer_and_nothing_else(tmp_path: Path) -> None:
+    graph = Graph("cut")
+    graph.artifact("v1", texts=[DATA])
+    bundle = pack(tmp_path / "cut.tar", app=graph)
+    with Served(bundle) as server:
+        os.truncate(bundle, 20_000)
+        with server.client() as client, pytest.raises(http.client.IncompleteRead):
+            client.ask("GET", f"/v2/app/blobs/{sha256(DATA)}")
+        with server.client() as client:
+            assert 200 == client.ask("GET", "/v2/app/manifests/v1").status
