@@ -127,7 +127,8 @@ class Agenda:
         self._results.listing_failed(entry, error)
 
     def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
-        self._inventory.saw_root(place, digest)
+        if not self._targets[place.host].partial:  # there a manifest does not say that its blobs are there, too
+            self._inventory.saw_root(place, digest)
         self._memory.note_tag("target", str(place), tag, digest)
 
     def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
@@ -155,7 +156,9 @@ class Agenda:
         for findings in self._partial.values():
             self._let_come(findings, (yield from self._attempted(self._publishing.missing(findings), findings)))
         for host, findings in self._gathered.items():
-            if not self._deep and all(one.verdict is Verdict.EQUAL for one in findings):
+            # Equal tags do not say that nothing is left out: what is there may have been made for another base.
+            partial_target = self._targets[host].partial
+            if not (self._deep or partial_target) and all(one.verdict is Verdict.EQUAL for one in findings):
                 for finding in findings:
                     if finding.old is not None:
                         self._end(finding, partial(self._results.up_to_date, finding, finding.old))

@@ -190,9 +190,12 @@ class Bundle:
         if self._assembly is not None:
             return self._assembly.has(blob.digest)
         try:
-            member = self.archive(work).member(blob.digest)
+            archive = self.archive(work)
         except NotFound:
             return False
+        if self._same and archive.inventory is not None and blob.digest in archive.inventory.base:
+            return True  # left out of what is there, as it would be of what is to be made
+        member = archive.member(blob.digest)
         if member is not None and blob.size not in (None, member.size):
             raise Refused(
                 f"{self.host} has {member.size} bytes as {blob.digest}, which is {blob.size} bytes long",

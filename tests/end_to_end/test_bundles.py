@@ -206,6 +206,41 @@ def test_a_differential_export_carries_what_is_new_and_needs_its_base(
         assert_equal(stocked, name, target)
 
 
+def test_an_export_without_a_base_is_whole_although_a_differential_one_of_the_same_images_is_there(
+    gap: Gap, stocked: RealRegistry, target: RealRegistry, tmp_path: Path
+) -> None:
+    gap.export(stocked)
+    base = tmp_path / "far-side.json"
+    base.write_text(gap.tool("inventory", gap.bundle).out)
+    gap.bundle.unlink()
+    gap.export(stocked, base=str(base))
+    made = gap.bundle.stat().st_ino, gap.bundle.stat().st_mtime_ns
+    gap.export(stocked, base=str(base))
+    assert made == (gap.bundle.stat().st_ino, gap.bundle.stat().st_mtime_ns)
+    gap.export(stocked)
+    assert "relies on" not in gap.tool("bundle", "verify", gap.bundle).out
+    gap.arrive(target)
+    for name in NAMES:
+        assert_equal(stocked, name, target)
+
+
+def test_a_changed_export_without_a_base_takes_the_place_of_a_differential_one(
+    gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], tmp_path: Path
+) -> None:
+    gap.export(stocked)
+    base = tmp_path / "far-side.json"
+    base.write_text(gap.tool("inventory", gap.bundle).out)
+    gap.bundle.unlink()
+    gap.export(stocked, base=str(base))
+    graphs["app"].image("v3", layers=[graphs["app"].layer("app"), graphs["app"].layer("moved", 90_000)])
+    push(stocked, "app", graphs["app"])
+    gap.export(stocked)
+    assert "relies on" not in gap.tool("bundle", "verify", gap.bundle).out
+    gap.arrive(target)
+    for name in NAMES:
+        assert_equal(stocked, name, target)
+
+
 def test_what_repositories_share_is_sent_once_and_mounted_elsewhere(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph]
 ) -> None:
