@@ -11,11 +11,11 @@ from itertools import islice
 from typing import Protocol
 
 from mirror.errors import Cancelled, MirrorError
-from mirror.findings import Entry, Finding, Verdict, immutable_conflict
+from mirror.findings import Entry, Finding, Verdict, keep_immutable
 from mirror.oci.digest import Digest
 from mirror.publish import Publishing
 from mirror.reading import Image, Reader
-from mirror.store import Target, Version
+from mirror.store import Target
 from mirror.sync import Memory, Sync
 from mirror.tally import Tally
 from mirror.transfer.manager import Manager
@@ -127,7 +127,7 @@ class Agenda:
         self._results.listing_failed(entry, error)
 
     def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
-        if not self._targets[place.host].partial:  # there a manifest does not say that its blobs are there, too
+        if not self._targets[place.host].partial:  # there blobs of what is there may be missing
             self._inventory.saw_root(place, digest)
         self._memory.note_tag("target", str(place), tag, digest)
 
@@ -157,8 +157,8 @@ class Agenda:
             self._let_come(findings, (yield from self._attempted(self._publishing.missing(findings), findings)))
         for host, findings in self._gathered.items():
             # Equal tags do not say that nothing is left out: what is there may have been made for another base.
-            partial_target = self._targets[host].partial
-            if not (self._deep or partial_target) and all(one.verdict is Verdict.EQUAL for one in findings):
+            unsure = self._deep or self._targets[host].partial
+            if not unsure and all(one.verdict is Verdict.EQUAL for one in findings):
                 for finding in findings:
                     if finding.old is not None:
                         self._end(finding, partial(self._results.up_to_date, finding, finding.old))
@@ -329,7 +329,7 @@ class Agenda:
         tally = Tally()
         try:
             image = yield self._image(finding)
-            _keep_immutable(finding, image)
+            keep_immutable(finding, image.graph.root.digest)
             yield from self._publishing.begin(finding.target.place.host)
             changed = yield from self._sync.bring(finding, image, tally)
         except MirrorError as error:
@@ -344,10 +344,3 @@ class Agenda:
             self._results.copied(finding, digest, tally)
         else:
             self._results.up_to_date(finding, digest)
-
-
-def _keep_immutable(finding: Finding, image: Image) -> None:
-    """What a transform makes is known only now: raises Refused if the target's tag, which must stay, is another."""
-    old, made, reading = finding.old, image.graph.root.digest, finding.reading
-    if old is not None and old != made and reading.entry.rules.is_immutable(reading.tag):
-        raise immutable_conflict(Version(made), old)

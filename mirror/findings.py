@@ -132,6 +132,13 @@ def listed_version(tag: str) -> Version | None:
     return Version(tag.digest) if isinstance(tag, ListedTag) else None
 
 
+def keep_immutable(finding: Finding, made: Digest) -> None:
+    """Raises Refused if `made`, which only a transform could tell, is not what the target's immutable tag has."""
+    old, reading = finding.old, finding.reading
+    if old is not None and old != made and reading.entry.rules.is_immutable(reading.tag):
+        raise immutable_conflict(Version(made), old)
+
+
 def immutable_conflict(version: Version | None, old: Digest) -> Refused:
     theirs = version.digest if version is not None and version.digest is not None else "something else"
     return Refused(

@@ -59,7 +59,6 @@ class Connection(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         self.idle_since = time.monotonic()
         self.raw_requestline = self.rfile.readline(_LONGEST_LINE + 1)
-        self.idle_since = None
         self.close_connection = True
         if not self.raw_requestline:
             return
@@ -69,6 +68,7 @@ class Connection(BaseHTTPRequestHandler):
             return
         if not self.parse_request():
             return
+        self.idle_since = None  # who takes long over a head is as good as silent
         body = self._body()
         if isinstance(body, Problem):
             self.close_connection = True

@@ -239,6 +239,15 @@ def test_the_connection_that_was_silent_longest_makes_room() -> None:
         assert answers(made[-1], 1)
 
 
+def test_clients_that_never_end_their_head_make_room() -> None:
+    with Server(nothing, "127.0.0.1", 0, stop=Stop(), most=3) as server, ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(connect(server.address)).sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n")
+        newcomer = stack.enter_context(connect(server.address))
+        newcomer.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answers(newcomer, 1)
+
+
 def test_its_end_does_not_wait_for_silent_clients(served: Served) -> None:
     with connect(served.host) as silent, connect(served.host) as amid:
         silent.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
