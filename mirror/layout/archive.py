@@ -89,7 +89,7 @@ class Archive:
         if self.inventory is None:
             return self.index.tags(repository)
         holdings = self._holdings(repository)
-        if holdings is None or not holdings.tags:
+        if holdings is None:
             known = ", ".join(self.repositories()[:10])
             hint = f"it has: {known}" if known else ""
             raise NotFound(f"{self.what} has no repository {repository!r}", hint=hint)
