@@ -145,7 +145,9 @@ def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
     verbs = bundle.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, text in (("verify", "read and hash all of it: is it whole?"), ("list", "its references, with sizes")):
         verb = verbs.add_parser(name, help=text, description=text.capitalize(), allow_abbrev=False)
-        verb.add_argument("path", metavar="FILE-OR-DIR", type=Path, help="a bundle (.tar) or the directory of a layout")
+        verb.add_argument(
+            "path", metavar="FILE-OR-DIR", type=_on_disk, help="a bundle (.tar) or the directory of a layout"
+        )
         verb.set_defaults(command=_offline, what={"verify": "verify", "list": "listing"}[name])
 
 
@@ -155,7 +157,7 @@ def _add_inventory(commands: argparse._SubParsersAction[_Parser]) -> None:
     inventory.add_argument(
         "path",
         metavar="FILE-OR-DIR-OR-CONFIG",
-        type=Path,
+        type=_on_disk,
         help="a bundle, a layout, the report.json of an import, or a configuration: then its targets are asked",
     )
     inventory.set_defaults(command=_offline, what="inventory")
@@ -164,7 +166,7 @@ def _add_inventory(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "be a registry over a layout or a bundle"
     command = commands.add_parser("serve", help=text, description=text.capitalize() + ".", allow_abbrev=False)
-    command.add_argument("path", metavar="FILE-OR-DIR", type=Path, help="a bundle, or the directory of a layout")
+    command.add_argument("path", metavar="FILE-OR-DIR", type=_on_disk, help="a bundle, or the directory of a layout")
     command.add_argument(
         "--listen", metavar="HOST:PORT", default="127.0.0.1:5000", help="default 127.0.0.1:5000; port 0: a free one"
     )
@@ -192,6 +194,11 @@ _COMMANDS = {
 
 
 # Types of arguments, and commands, import what they need when they run: `mirror --version` needs none of it.
+
+
+def _on_disk(text: str) -> Path:
+    """A path, or a layout as configurations name it."""
+    return Path(text.removeprefix("oci:"))
 
 
 def _shard(text: str) -> Shard:

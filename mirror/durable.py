@@ -42,7 +42,10 @@ def local_error(doing: str, path: Path | str, error: OSError) -> LocalError:
     blocker = _not_a_directory(Path(path)) if error.errno in (errno.ENOTDIR, errno.EEXIST) else None
     if blocker is not None:
         return LocalError(f"cannot {doing} {path}: {blocker} is not a directory", hint="choose another path")
-    return LocalError(what, hint=_HINTS.get(error.errno or 0, "see the system's log for this file system"))
+    hint = _HINTS.get(error.errno or 0, "see the system's log for this file system")
+    if doing == "read":
+        hint = hint.replace("the right to write there", "the right to read it")
+    return LocalError(what, hint=hint)
 
 
 _HINTS = {

@@ -128,11 +128,10 @@ class Planner:
     def _matching(self, entry: Entry) -> Steps[None]:
         """Plan every repository that a wildcard matches. Raises as the catalog does."""
         names = yield self._read(entry.source, lambda work: self._catalog(entry, work))
+        if not names:
+            raise NotFound(f"{entry.name} matches no repository", hint="check what stands before the `*`")
         tasks = []
-        for name in names:
-            one = entry.of(name)
-            if not self._takes(one.name):
-                continue
+        for one in [one for one in map(entry.of, names) if self._takes(one.name)]:
             conflict = self._claims.claim(one)
             if conflict is None:
                 tasks.append(self._manager.spawn(self.entry(one), name=f"plan {one.name}"))

@@ -7,6 +7,7 @@ them is found out before anything is written.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,9 @@ from mirror.transfer.scheduler import host_permit
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
 
-_NAMED = 10  # missing blobs that a message names
+_NAMED = 4  # missing blobs that a message names
+
+_log = logging.getLogger("mirror.publish")
 
 
 class Publishing:
@@ -94,11 +97,14 @@ class Publishing:
                     wanted[finding.target.place, blob.digest] = blob
         lacking = yield from self._look(wanted)
         if lacking:
-            names = ", ".join(f"{digest} in {place}" for place, digest in lacking[:_NAMED])
-            more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
             source = findings[0].reading.entry.source.host
+            for place, digest in lacking:
+                text = f"{source} relies on {digest}, which is missing in {place}"
+                _log.warning("base_missing", extra={"target": str(place), "digest": digest, "text": text})
+            every = list(dict.fromkeys(digest for _, digest in lacking))
+            more = f" and {len(every) - _NAMED} more, which the log names" if len(every) > _NAMED else ""
             error = Refused(
-                f"{source} relies on {len(lacking)} blobs that are missing: {names}{more}",
+                f"{source} relies on {len(every)} blobs that are missing: {', '.join(every[:_NAMED])}{more}",
                 hint="import what it is based on first, or export without `base`",
                 code="bundle_incomplete",
             )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.durable import Lock, atomic_write, private_directory, sweep
+from mirror.durable import Lock, atomic_write, local_error, private_directory, sweep
 from mirror.errors import BUSY, LOCAL, LocalError, LockBusy
 from mirror.limits import Stop
 
@@ -357,3 +358,9 @@ def test_a_lock_file_with_other_content_locks_all_the_same(tmp_path: Path, conte
         with pytest.raises(LockBusy) as caught:
             Lock(path).acquire(0, Stop())
     assert f"another run holds {path}" == caught.value.what
+
+
+def test_who_may_not_read_is_told_of_reading(tmp_path: Path) -> None:
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    assert "the right to read it" in local_error("read", tmp_path, refused).hint
+    assert "the right to write there" in local_error("write", tmp_path, refused).hint

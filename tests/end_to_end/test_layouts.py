@@ -233,6 +233,8 @@ def test_verify_looks_into_a_layout(
 ) -> None:
     sides.export(stocked)
     assert 0 == sides.tool("verify", sides.tool.config_file, "--deep").code
+    for named in (layout, f"oci:{layout}"):  # as a path, or as the configuration names it
+        assert 0 == sides.tool("bundle", "verify", named).code
     digest = next(digest for digest, data in graphs["app"].blobs.items() if len(data) > 10_000)
     file = layout / "blobs" / digest.replace(":", "/")
     file.write_bytes(b"?" * file.stat().st_size)

@@ -275,3 +275,15 @@ def test_a_redirect_of_a_write_is_not_followed(scripted: ScriptedFactory, mirror
     pair(mirror_run, source, target)
     mirror_run.sync(expect=(1, 3))
     assert [] == other.requests()
+
+
+def test_a_wildcard_that_matches_nothing_is_a_failure_and_not_an_empty_success(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source)
+    mirror_run.config(
+        [{"source": f"{source.host}/nothing/*", "targets": [f"{target.host}/{{repository}}"]}], source, target
+    )
+    ran = mirror_run.sync(expect=1)
+    assert f"{source.host}/nothing/* matches no repository" in ran.text
