@@ -14,7 +14,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.registry.scratch import Kept, Scratch
-from mirror.store import BlobReader, Version
+from mirror.store import BlobReader, Transformed, Version
 
 N = TypeVar("N")
 
@@ -33,6 +33,27 @@ def pinned(scratch: Scratch[N], keys: Sequence[Hashable], make: Callable[[Hashab
         scratch.unpin(keys[: len(found)])
         raise
     return found
+
+
+def assembled(
+    host: str,
+    repository: str,
+    scratch: Scratch[N],
+    keys: Sequence[Hashable],
+    make: Callable[[Hashable], None],
+    build: Callable[[Sequence[Kept[N]]], tuple[bytes, Manifest]],
+) -> Transformed:
+    """The image that `build` makes (config and manifest) of the layers of all keys, which stay pinned until it is
+    released. Raises what `make` and `build` raise; then nothing is pinned."""
+    found = pinned(scratch, keys, make)
+    pins = Pins(scratch, keys)
+    try:
+        config, root = build(found)
+    except BaseException:
+        pins.release()
+        raise
+    layers = {kept.layer.digest: key for kept, key in zip(found, keys, strict=True)}
+    return Transformed(root, Made(host, root, config, scratch, layers), repository, pins.release)
 
 
 class Pins:

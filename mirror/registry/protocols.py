@@ -231,13 +231,6 @@ def both(by_v2: MirrorError | None, by_v1: MirrorError) -> MirrorError:
     if isinstance(by_v1, NoV1):
         return by_v2
     leading = by_v1 if isinstance(by_v1, Refused) else by_v2
-    return type(leading)(
-        f"{by_v2.what}; by v1: {by_v1.what}",
-        hint=by_v2.hint or by_v1.hint,
-        code=leading.code,
-        status=leading.status,
-        retryable=leading.retryable,
-        retry_after=leading.retry_after,
-        registry_code=leading.registry_code,
-        host=leading.host,
-    )
+    found = leading.told(f"{by_v2.what}; by v1: {by_v1.what}")
+    found.hint, found.protocol = by_v2.hint or by_v1.hint, ""  # it is of neither alone
+    return found

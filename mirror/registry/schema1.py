@@ -19,8 +19,8 @@ from mirror.oci.manifest import SCHEMA1, SCHEMA1_SIGNED, Kind, Manifest, is_mani
 from mirror.oci.strictjson import Object, Value
 from mirror.registry.convert import CONVERTER, Step, converted, history_of
 from mirror.registry.layers import Layer
-from mirror.registry.made import Made, Pins, pinned
-from mirror.registry.scratch import Scratch
+from mirror.registry.made import assembled
+from mirror.registry.scratch import Kept, Scratch
 from mirror.store import BlobReader, Part, Source, Transformed, Version
 
 BUFFER = 256 << 10  # bytes
@@ -116,17 +116,14 @@ class Schema1Transform:
     def finish(self, work: Work) -> Transformed:
         entries = self._entries(work)
         keys = [self._key(entry.layer) for entry in entries if entry.layer is not None]
-        found = iter(kept := pinned(self._scratch, keys, partial(self._make, work=work)))
-        pins = Pins(self._scratch, keys)
-        try:
-            steps = [Step(history_of(one.document), next(found).layer if one.layer else None) for one in entries]
-            config, root = converted(entries[-1].document, steps, self._what)
-        except BaseException:
-            pins.release()
-            raise
-        layers = {one.layer.digest: key for one, key in zip(kept, keys, strict=True)}
-        made = Made(self._source.host, root, config, self._scratch, layers)
-        return Transformed(root, made, self._repository, pins.release)
+
+        def build(found: Sequence[Kept[None]]) -> tuple[bytes, Manifest]:
+            following = iter(found)
+            steps = [Step(history_of(one.document), next(following).layer if one.layer else None) for one in entries]
+            return converted(entries[-1].document, steps, self._what)
+
+        make = partial(self._make, work=work)
+        return assembled(self._source.host, self._repository, self._scratch, keys, make, build)
 
     def _key(self, digest: Digest) -> Hashable:
         return "schema1", digest

@@ -10,12 +10,13 @@ from functools import partial
 
 from mirror.keys import registry_key
 from mirror.limits import Work
+from mirror.oci.manifest import Manifest
 from mirror.oci.strictjson import Object
 from mirror.registry import v1wire
 from mirror.registry.convert import CONVERTER, Step, converted, history_of
 from mirror.registry.layers import Layer
-from mirror.registry.made import Made, Pins, pinned
-from mirror.registry.scratch import Scratch
+from mirror.registry.made import assembled
+from mirror.registry.scratch import Kept, Scratch
 from mirror.registry.v1 import V1Client
 from mirror.registry.v1wire import ImageJson
 from mirror.store import Part, Transformed
@@ -60,9 +61,8 @@ class V1Transform:
     def finish(self, work: Work) -> Transformed:
         chain = self._ancestry(work)
         keys = [self._key(image_id) for image_id in reversed(chain)]
-        found = pinned(self._scratch, keys, partial(self._make, work=work))
-        pins = Pins(self._scratch, keys)
-        try:
+
+        def build(found: Sequence[Kept[Ancestor]]) -> tuple[bytes, Manifest]:
             what = f"{self._client.host}/v1/images/{self._id}"
             _check_parents(chain, [kept.note for kept in found], what)
             steps = []
@@ -70,13 +70,10 @@ class V1Transform:
             for image_id, kept in zip(reversed(chain), found, strict=True):
                 document = self._document(image_id, kept.note, work)
                 steps.append(Step(history_of(document), kept.layer))
-            config, root = converted(document, steps, what)
-        except BaseException:
-            pins.release()
-            raise
-        layers = {kept.layer.digest: key for kept, key in zip(found, keys, strict=True)}
-        made = Made(self._client.host, root, config, self._scratch, layers)
-        return Transformed(root, made, self._repository, pins.release)
+            return converted(document, steps, what)
+
+        make = partial(self._make, work=work)
+        return assembled(self._client.host, self._repository, self._scratch, keys, make, build)
 
     def _key(self, image_id: str) -> Hashable:
         # Ids are of one host: another's image of the same id may be another one.
