@@ -12,24 +12,14 @@ from typing import Protocol
 
 from demo.checks import Wrong
 from tests.registries.access import Seen
-from tests.registries.client import Client
+from tests.registries.client import Client, Registry
 from tests.registries.wires import Front
 
 _END_WITHIN = 10.0  # seconds
 
 
-class Shown(Protocol):
-    """A registry, and what it was asked; requests of our own client do not count."""
-
-    name: str
-
-    @property
-    def host(self) -> str: ...
-
-    @property
-    def url(self) -> str: ...
-
-    def client(self) -> Client: ...
+class Shown(Registry, Protocol):
+    """And what it was asked; requests of our own client do not count."""
 
     def mark(self) -> None:
         """Requests before this moment no longer count."""

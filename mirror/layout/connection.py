@@ -42,7 +42,6 @@ class Connection(BaseHTTPRequestHandler):
         self._answer = answer
         self.idle_since: float | None = time.monotonic()
         self.opened = connection
-        self._secure = isinstance(connection, ssl.SSLSocket)
         self._address = address
 
     def run(self) -> None:

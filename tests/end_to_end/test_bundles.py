@@ -21,6 +21,7 @@ import pytest
 from mirror.layout.inventory import parse_inventory
 from mirror.layout.journal import recorded
 from tests.conftest import RegistryFactory
+from tests.end_to_end.conftest import NAMES
 from tests.end_to_end.test_kill import Killer, killed_after
 from tests.images import Graph
 from tests.oracle import assert_equal, assert_whole
@@ -30,33 +31,11 @@ from tests.registries.wires import Front, Pipe
 from tests.seeding import Seeded, push, seed
 from tests.tool import MirrorTool, Ran
 
-NAMES = ("app", "team/web", "team/tools")
-
 
 @pytest.fixture
 def media(tmp_path: Path) -> Path:
     (tmp_path / "media").mkdir()
     return tmp_path / "media"
-
-
-@pytest.fixture
-def graphs() -> dict[str, Graph]:
-    """Three repositories: indexes, layers that they share, a docker image, an artifact, a signature, a referrer."""
-    made = {name: Graph(name) for name in NAMES}
-    for name, graph in made.items():
-        index = graph.platforms("v1", size=20_000)
-        graph.image("v2", "latest", layers=[graph.blob(b"shared by all" * 1000), graph.layer(name)], oci=False)
-        graph.signature(index)
-    made["app"].referrer(made["app"].image("signed"), "sbom")
-    made["team/web"].artifact("notes")
-    return made
-
-
-@pytest.fixture
-def stocked(source: RealRegistry, graphs: dict[str, Graph]) -> RealRegistry:
-    for name, graph in graphs.items():
-        push(source, name, graph)
-    return source
 
 
 class Gap:
@@ -76,6 +55,14 @@ class Gap:
         mirrors = [{"source": source or f"{self.bundle}:*", "targets": [f"{target.host}/{{repository}}"], **keys}]
         state = str(self.media.parent / "far-state")
         return self.tool.config(mirrors, target, file=self.media.parent / "import.yaml", state=state)
+
+    def inventory(self, of: Path) -> Path:
+        """What `of` has, as a base; of: a bundle, a report, or a configuration of the far side."""
+        ran = self.tool("inventory", of)
+        assert 0 == ran.code, str(ran)
+        base = self.media.parent / "far-side.json"
+        base.write_text(ran.out)
+        return base
 
     def arrive(self, target: Any, *, expect: int = 0, **keys: Any) -> Ran:
         """An import; whoever is spoken to besides the target is noticed, and not reached."""
@@ -211,8 +198,7 @@ def test_an_export_without_a_base_is_whole_although_a_differential_one_of_the_sa
     gap: Gap, stocked: RealRegistry, target: RealRegistry, tmp_path: Path
 ) -> None:
     gap.export(stocked)
-    base = tmp_path / "far-side.json"
-    base.write_text(gap.tool("inventory", gap.bundle).out)
+    base = gap.inventory(gap.bundle)
     gap.bundle.unlink()
     gap.export(stocked, base=str(base))
     made = gap.bundle.stat().st_ino, gap.bundle.stat().st_mtime_ns
@@ -229,8 +215,7 @@ def test_a_changed_export_without_a_base_takes_the_place_of_a_differential_one(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], tmp_path: Path
 ) -> None:
     gap.export(stocked)
-    base = tmp_path / "far-side.json"
-    base.write_text(gap.tool("inventory", gap.bundle).out)
+    base = gap.inventory(gap.bundle)
     gap.bundle.unlink()
     gap.export(stocked, base=str(base))
     graphs["app"].image("v3", layers=[graphs["app"].layer("app"), graphs["app"].layer("moved", 90_000)])
@@ -259,8 +244,7 @@ def test_what_the_base_has_in_another_repository_is_mounted_from_there(
 ) -> None:
     gap.export(stocked)
     gap.arrive(target)
-    base = tmp_path / "far-side.json"
-    base.write_text(gap.tool("inventory", gap.far_side(target)).out)
+    base = gap.inventory(gap.far_side(target))
     moved = graphs["team/web"].blob(graphs["app"].blobs[graphs["app"].layer("app").digest])
     graphs["team/web"].image("v3", layers=[moved])  # its layer is nowhere but in `app`
     push(stocked, "team/web", graphs["team/web"])
@@ -278,10 +262,7 @@ def test_the_report_of_an_import_serves_as_a_base(
 ) -> None:
     gap.export(stocked)
     gap.arrive(target)
-    ran = gap.tool("inventory", tmp_path / "far-state" / "report.json")
-    assert 0 == ran.code
-    base = tmp_path / "base.json"
-    base.write_text(ran.out)
+    base = gap.inventory(tmp_path / "far-state" / "report.json")
     graphs["app"].image("v3", layers=[graphs["app"].layer("added", 70_000)])
     push(stocked, "app", graphs["app"])
     gap.bundle = gap.media / "second.tar"

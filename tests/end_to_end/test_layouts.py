@@ -19,6 +19,7 @@ import pytest
 
 from mirror.layout.inventory import REF_NAME
 from tests.conftest import RegistryFactory
+from tests.end_to_end.conftest import NAMES
 from tests.end_to_end.test_kill import Killer, killed_after
 from tests.images import Graph
 from tests.layout.serving import Served, lay
@@ -28,28 +29,6 @@ from tests.registries.real import RealRegistry
 from tests.registries.wires import Front
 from tests.seeding import Seeded, push, seed
 from tests.tool import MirrorTool, Ran
-
-NAMES = ("app", "team/web", "team/tools")
-
-
-@pytest.fixture
-def graphs() -> dict[str, Graph]:
-    """Three repositories: indexes, layers that they share, a docker image, an artifact, a signature, a referrer."""
-    made = {name: Graph(name) for name in NAMES}
-    for name, graph in made.items():
-        index = graph.platforms("v1", size=20_000)
-        graph.image("v2", "latest", layers=[graph.blob(b"shared by all" * 1000), graph.layer(name)], oci=False)
-        graph.signature(index)
-    made["app"].referrer(made["app"].image("signed"), "sbom")
-    made["team/web"].artifact("notes")
-    return made
-
-
-@pytest.fixture
-def stocked(source: RealRegistry, graphs: dict[str, Graph]) -> RealRegistry:
-    for name, graph in graphs.items():
-        push(source, name, graph)
-    return source
 
 
 @pytest.fixture

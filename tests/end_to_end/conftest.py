@@ -1,0 +1,31 @@
+"""What crosses an air gap in these tests: three repositories, in memory and in a registry."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.images import Graph
+from tests.registries.real import RealRegistry
+from tests.seeding import push
+
+NAMES = ("app", "team/web", "team/tools")
+
+
+@pytest.fixture
+def graphs() -> dict[str, Graph]:
+    """Three repositories: indexes, layers that they share, a docker image, an artifact, a signature, a referrer."""
+    made = {name: Graph(name) for name in NAMES}
+    for name, graph in made.items():
+        index = graph.platforms("v1", size=20_000)
+        graph.image("v2", "latest", layers=[graph.blob(b"shared by all" * 1000), graph.layer(name)], oci=False)
+        graph.signature(index)
+    made["app"].referrer(made["app"].image("signed"), "sbom")
+    made["team/web"].artifact("notes")
+    return made
+
+
+@pytest.fixture
+def stocked(source: RealRegistry, graphs: dict[str, Graph]) -> RealRegistry:
+    for name, graph in graphs.items():
+        push(source, name, graph)
+    return source
