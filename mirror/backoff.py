@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from mirror.errors import MirrorError
+from mirror.structs import Struct
 
 
 class Clock(Protocol):
@@ -28,8 +28,7 @@ class SystemClock:
         return time.monotonic()
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """attempts: how often in all; budget: seconds from the first attempt after which no further one begins;
     longest_asked: the longest `Retry-After`, in seconds, that is waited for."""
 

@@ -10,7 +10,6 @@ import fcntl
 import io
 import os
 import re
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -126,7 +125,7 @@ def whole_file(directory: int, path: Path, *, into: int | None = None, mode: int
     open directory `into` of the same file system, and all its bytes are on disk; if the block raises, it is gone.
 
     What must not be lost needs a `sync_directory` after that, which many files may share. Raises LocalError."""
-    temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
+    temporary = f".{path.name}.{os.urandom(8).hex()}.tmp"
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, mode, dir_fd=directory)

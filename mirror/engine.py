@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.config import Config, state_directory
@@ -20,6 +19,7 @@ from mirror.redact import Redactor
 from mirror.signals import Signals
 from mirror.state import State
 from mirror.stores import Stores
+from mirror.structs import Struct
 from mirror.transfer.manager import Manager
 from mirror.transfer.steps import Steps
 from mirror.transfer.watch import Watch
@@ -30,8 +30,7 @@ GRACE = 2.5  # seconds
 PATIENCE = 0.5  # seconds more for the threads themselves
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
+class Engine(Struct, frozen=True):
     """The parts of a run; use inside of `started`."""
 
     limits: Limits

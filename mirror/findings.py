@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -13,11 +12,11 @@ from mirror.oci.digest import Digest
 from mirror.oci.reference import ListedTag
 from mirror.selection import TagRules
 from mirror.store import Source, Version
+from mirror.structs import Struct, replace
 from mirror.transfer.placement import Place, place_name
 
 
-@dataclass(frozen=True, slots=True)
-class TargetEntry:
+class TargetEntry(Struct, frozen=True):
     """A repository to be kept equal. exclusive: nobody else writes there, so what is remembered is believed."""
 
     store: Source
@@ -25,8 +24,7 @@ class TargetEntry:
     exclusive: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One mirror: a source repository, what is selected of it, and its targets.
 
     heads_first: the source counts manifest GETs against a quota but no HEADs, so digests are asked for first.
@@ -57,8 +55,7 @@ class Entry:
         return replace(self, repository=repository, targets=tuple(targets), wildcard=False)
 
 
-@dataclass(slots=True)
-class Reading:
+class Reading(Struct):
     """One reference of a source, resolved at most once in a run and read once for all targets.
 
     reference: what the source is asked for; tag: what it is called on the targets (the digest, if by nothing else);
@@ -84,8 +81,7 @@ class Verdict(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Finding:
+class Finding(Struct, frozen=True, eq=False):
     """The verdict on one reference for one target.
 
     old: what the target's tag names now; may_have: the repository may hold blobs already."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from mirror.backoff import ONCE
 from mirror.errors import Refused
@@ -14,6 +13,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.store import Source
+from mirror.structs import Struct
 from mirror.transfer.manager import Manager
 from mirror.transfer.scheduler import host_permit
 from mirror.transfer.steps import Steps
@@ -24,8 +24,7 @@ MAX_MANIFESTS = 10_000  # under one root
 CACHE_BYTES = 32 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+class Graph(Struct, frozen=True):
     """An image. levels: its manifests without the root, lowest first: each level refers only to lower ones.
 
     blobs: each digest once, without foreign layers."""

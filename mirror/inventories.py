@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.attended import attended
@@ -25,12 +24,12 @@ from mirror.oci.reference import is_path, is_tag
 from mirror.redact import Redactor
 from mirror.store import Source
 from mirror.stores import Stores
+from mirror.structs import Struct
 
 _ARRIVED = ("copied", "up-to-date")  # results after which an image is there
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """For the command line. problems: what could not be read, for standard error."""
 
     lines: Sequence[str]

@@ -10,10 +10,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from mirror.backoff import Clock, SystemClock
 from mirror.errors import Cancelled, MirrorError
+from mirror.structs import Struct, field
 
 _LONGEST_CALL = 2.0  # seconds that leaving waits for the callbacks of a stop
 PROBE_EVERY = 60.0  # seconds between two tries of a host that is down
@@ -119,8 +119,7 @@ def _no_progress(count: int) -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """What a call carries along: who may stop it, where its progress goes, whether small requests may be
     tried again inside the call (in a transfer they may not: the transfer as a whole is, without a slot)."""
 
@@ -156,16 +155,14 @@ class Work:
         return Work(self.stop, self.progress, False, self.urgent)
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Struct, frozen=True):
     """At most `count` requests in each `seconds`."""
 
     count: int
     seconds: float
 
 
-@dataclass
-class _HostState:
+class _HostState(Struct):
     paused_until: float = 0.0
     next_free: float = 0.0  # of the rate
     down: MirrorError | None = None

@@ -7,12 +7,12 @@ what the `*` matched goes, slashes included. A text that ends in `.tar`, before 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from mirror.errors import ConfigError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Reference, Repository, shown
+from mirror.structs import Struct, replace
 
 MATCHED = "{repository}"
 STREAM = "-"  # what a standard stream is called
@@ -32,8 +32,7 @@ _TRANSPORTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryLocation:
+class RegistryLocation(Struct, frozen=True):
     """repository: of a wildcard source, its prefix, which may be empty; of a wildcard target, with `{repository}`."""
 
     repository: Repository
@@ -44,8 +43,7 @@ class RegistryLocation:
     kind = "registries"
 
 
-@dataclass(frozen=True, slots=True)
-class LayoutLocation:
+class LayoutLocation(Struct, frozen=True):
     """An OCI image layout in a directory. repository: empty if none is given; as for registries if a wildcard."""
 
     directory: str
@@ -57,8 +55,7 @@ class LayoutLocation:
     kind = "layouts (oci:)"
 
 
-@dataclass(frozen=True, slots=True)
-class BundleLocation:
+class BundleLocation(Struct, frozen=True):
     """A bundle in a file."""
 
     file: str
@@ -70,8 +67,7 @@ class BundleLocation:
     kind = "bundles (.tar)"
 
 
-@dataclass(frozen=True, slots=True)
-class StreamLocation:
+class StreamLocation(Struct, frozen=True):
     """A bundle on standard input or output."""
 
     wildcard: bool = False

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from mirror.structs import Struct
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+
+class Shard(Struct, frozen=True):
     """Part `index`, from 0, of `count` parts. A source repository belongs to the same one every time."""
 
     index: int
@@ -24,8 +24,7 @@ class Shard:
         return f"shard-{self.index}-of-{self.count}"
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """verbosity: -1 quiet, 0, 1, 2 debug; lock_wait: seconds; base: an inventory, for all exports."""
 
     config: Path

@@ -13,11 +13,11 @@ import re
 import string
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from mirror.errors import ConfigError, printable
+from mirror.structs import Struct, field
 
 LONGEST = 1000  # characters
 
@@ -60,8 +60,7 @@ def _shown(text: str) -> str:
     return f'"{printable(text, 80)}"'
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(Struct, frozen=True):
     """Of an expression: may it be empty, and which character positions can begin and end it."""
 
     empty: bool
@@ -69,8 +68,7 @@ class _Part:
     last: tuple[int, ...] = ()
 
 
-@dataclass(slots=True)
-class _Loop:
+class _Loop(Struct):
     """The positions within one repetition, the characters of each, and what can follow each (with duplicates)."""
 
     ignore_case: bool

@@ -8,7 +8,6 @@ made, so that copying starts while listing goes on. Typed on the reading half of
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -32,6 +31,7 @@ from mirror.oci.reference import ListedTag
 from mirror.recall import recalled_tags, settled_tags, with_result
 from mirror.selection import select
 from mirror.store import Source, Version
+from mirror.structs import Struct, field, replace
 from mirror.transfer.manager import Manager
 from mirror.transfer.scheduler import host_permit
 from mirror.transfer.steps import Steps, settled
@@ -42,13 +42,11 @@ T = TypeVar("T")
 LARGEST_BATCH = 64  # references that one job asks for
 
 
-@dataclass(slots=True)
-class _Batch:
+class _Batch(Struct):
     readings: list[Reading]
 
 
-@dataclass(slots=True)
-class _Present:
+class _Present(Struct):
     """What a target repository has. tags: those listed; None: not listed, each is asked for by name."""
 
     tags: Collection[str] | None = None

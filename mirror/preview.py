@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from mirror.errors import MirrorError
 from mirror.findings import Entry, Finding, Verdict
@@ -12,14 +11,14 @@ from mirror.graph import Graph, Manifests
 from mirror.oci.digest import Digest
 from mirror.reading import resolved
 from mirror.store import Version
+from mirror.structs import Struct, field
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Place
 from mirror.transfer.steps import Steps
 from mirror.transfer.watch import Watch
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """An image that would be copied. old: what the target's tag names now; size: bytes of its blobs.
 
     digest and size are None where they are known only after a transform; to_compare: so that it may be what the target
@@ -35,8 +34,7 @@ class Change:
     to_compare: bool = False
 
 
-@dataclass(slots=True)
-class Outlook:
+class Outlook(Struct):
     """bytes_to_send: at most, since what targets hold under other tags is not asked for."""
 
     changes: list[Change] = field(default_factory=list)

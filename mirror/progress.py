@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Literal, cast
 
 from mirror.console import Console
 from mirror.report import duration, size
+from mirror.structs import Struct
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -26,8 +26,7 @@ PLAIN_EVERY = 30.0  # seconds
 LIVE_EVERY = 0.25  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """Counts at one moment; each only grows."""
 
     images: int  # known so far

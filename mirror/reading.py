@@ -6,7 +6,6 @@ Here transforms run: what no target takes as it is becomes something that they t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from mirror.graph import Graph, Manifests
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind
 from mirror.store import Transform, Transformed, Version
+from mirror.structs import Struct
 from mirror.transfer.download import Origin
 from mirror.transfer.manager import Manager
 from mirror.transfer.scheduler import DOWNLOADS, host_permit
@@ -33,8 +33,7 @@ def _nothing() -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """What a reading turned out to be. version: as the source named it; origin: where blobs and children are read.
 
     release: called when nothing of it will be read any more."""

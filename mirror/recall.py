@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from mirror.errors import MirrorError
 from mirror.findings import Entry, Memory, Reading
 from mirror.oci.digest import Digest
 from mirror.store import Version
+from mirror.structs import replace
 
 
 def recalled_tags(memory: Memory, repository: str, references: Sequence[str]) -> dict[str, Digest]:

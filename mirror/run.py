@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -122,7 +121,7 @@ class _Patience:
 
 
 def _run_id() -> str:
-    return secrets.token_hex(6)
+    return os.urandom(6).hex()
 
 
 @contextmanager

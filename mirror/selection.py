@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from mirror.oci.digest import Digest
 from mirror.patterns import compile_pattern
+from mirror.structs import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class TagRules:
+class TagRules(Struct, frozen=True):
     """What a mirror takes from its source.
 
     literal: these tags and no listing; digest: this manifest, named on the target by the literal tag if there is
@@ -43,8 +42,7 @@ class TagRules:
         return next((f"exclude {text}" for text in self.exclude if compile_pattern(text).fullmatch(tag)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """selected: in the order in which they came, each once. rejected: how many tags each rule left out."""
 
     selected: tuple[str, ...]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -18,10 +17,10 @@ from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
+from mirror.structs import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """Something that a transform has to make first; equal keys are made once in a run. size: bytes, if known."""
 
     key: Hashable
@@ -32,8 +31,7 @@ def _nothing() -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Transformed:
+class Transformed(Struct, frozen=True):
     """What a transform made: a root manifest, and where the blobs and children under it are read from.
 
     release: called when nothing of it will be read any more, perhaps more than once."""
@@ -65,8 +63,7 @@ class Transform(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(Struct, frozen=True):
     """What a reference names now.
 
     digest: of the manifest that a target gets; with a transform: what it made last time, None if that is not known.
@@ -124,8 +121,7 @@ class Mount(Enum):
     REFUSED = "refused"  # this candidate is not mountable: never a failure of the image
 
 
-@dataclass(frozen=True, slots=True)
-class Coming:
+class Coming(Struct, frozen=True):
     """An image that will be written: all its manifests, children before parents, the root last; and its blobs."""
 
     repository: str

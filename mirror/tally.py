@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 
+from mirror.structs import Struct, field
 from mirror.transfer.orders import Delivered, Outcome
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """What one image cost. Bytes are of blobs; seconds of wall time."""
 
     copied: int = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from mirror.backoff import ONCE
 from mirror.errors import MirrorError, NotFound, RemoteError
@@ -15,6 +14,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.reading import Image, Reader, resolved
 from mirror.store import Source, Target, Version
+from mirror.structs import Struct, field
 from mirror.transfer.download import Origin, SourceBody
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Place
@@ -25,16 +25,14 @@ from mirror.transfer.watch import Watch
 BUFFER = 256 << 10  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """Something that is not as it should be: which image, and why."""
 
     name: str
     error: MirrorError
 
 
-@dataclass(slots=True)
-class Account:
+class Account(Struct):
     """What was verified. bytes: hashed, with --deep. uncompared: images that only a transform makes of their source,
     and nobody remembers into what."""
 

@@ -17,7 +17,7 @@ MAX_LINES = 350
 
 # Parts of the program, the lowest first. A part imports from its own row and from rows above it in this table.
 LAYERS = (
-    ("errors", "backoff", "durable", "console", "keys", "redact", "options", "signals"),
+    ("errors", "backoff", "durable", "console", "keys", "redact", "options", "signals", "structs"),
     ("oci", "patterns"),
     ("store", "limits"),
     ("registry", "layout", "transfer", "state", "selection", "locations"),
@@ -61,6 +61,7 @@ HOMES = {
     "sqlite3": ("mirror.state",),
     "publicsuffixlist": ("mirror.registry.trust",),
     "rich": ("mirror.progress",),
+    "msgspec": ("mirror.structs",),
 }
 # Slow to import, needed by few runs.
 LAZY = ("requests",)

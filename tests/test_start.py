@@ -31,7 +31,7 @@ sys.exit(code)
 NOT_FOR_A_SYNC = {
     *("requests", "urllib3", "jsonschema", "rich", "platformdirs", "publicsuffixlist", "concurrent_log_handler"),
     *("asyncio", "multiprocessing", "subprocess", "importlib.metadata", "importlib.resources"),
-    *("email", "http", "ssl", "uuid", "difflib", "logging.handlers", "encodings.idna"),
+    *("email", "http", "ssl", "dataclasses", "difflib", "logging.handlers", "encodings.idna"),
     *("mirror.layout", "mirror.layouts", "mirror.bundles", "mirror.inventories"),
     *("mirror.verify", "mirror.preview", "mirror.telling", "mirror.logrotation", "mirror.config.breaches"),
     *("mirror.registry.schema1", "mirror.registry.convert", "mirror.registry.layers", "mirror.registry.helpers"),
@@ -39,7 +39,7 @@ NOT_FOR_A_SYNC = {
     "mirror.registry.http.tls",
 }
 NOT_FOR_A_CHECK = NOT_FOR_A_SYNC | {"socket", "sqlite3", "mirror.run", "mirror.transfer", "mirror.registry.session"}
-NOT_FOR_A_WORD = NOT_FOR_A_CHECK | {"yaml", "json", "logging", "dataclasses", "inspect", "hashlib", "threading"}
+NOT_FOR_A_WORD = NOT_FOR_A_CHECK | {"yaml", "json", "logging", "msgspec", "inspect", "hashlib", "threading"}
 
 
 def loaded_by(*arguments: str | Path) -> set[str]:

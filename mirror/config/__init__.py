@@ -1,4 +1,4 @@
-"""The configuration: YAML to frozen dataclasses, every error with file:line:column and the key's path."""
+"""The configuration: YAML to immutable values, every error with file:line:column and the key's path."""
 
 from mirror.config.loading import Config, LogConfig, Parallel, load, state_directory
 from mirror.config.mirrors import MirrorConfig

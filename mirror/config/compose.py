@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -19,6 +18,7 @@ from mirror.config import file
 from mirror.config.problems import SECRET_KEYS, ConfigErrors, KeyPath, Place, Problem, dotted, key_shown
 from mirror.config.tree import Document, Mapping, Misread, Node, Scalar, Sequence, read_as
 from mirror.errors import printable
+from mirror.structs import Struct
 
 MAX_DEPTH = 32
 MAX_ALIASES = 100
@@ -57,8 +57,7 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver(f"{_STANDARD_TAGS}int", re.compile(r"0o[0-7]+\Z"), ["0"])
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(Struct):
     """A sequence or mapping whose end has not come yet."""
 
     node: Sequence | Mapping

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,13 +16,13 @@ from mirror.config.tree import plain
 from mirror.errors import LocalError, printable
 from mirror.locations import is_registry
 from mirror.registry.settings import HostSettings
+from mirror.structs import Struct
 
 _WRITABLE_BY_OTHERS = 0o022
 _MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class LogConfig:
+class LogConfig(Struct, frozen=True):
     """file: None: mirror.log in the state directory. max_size: bytes."""
 
     file: Path | None = None
@@ -32,8 +31,7 @@ class LogConfig:
     backups: int = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Parallel:
+class Parallel(Struct, frozen=True):
     """images: in work for each target host; downloads, uploads: blobs of the whole run."""
 
     images: int = 4
@@ -41,8 +39,7 @@ class Parallel:
     uploads: int = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Struct, frozen=True):
     """A valid configuration. Paths are absolute. registries: those that the file lists; hosts are spelt as in
     `mirrors`: without a port that is the default anyway. text_hash: sha256 of the file, hex."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mirror.config.problems import KeyPath, Place, dotted, value_shown
@@ -26,10 +25,10 @@ from mirror.oci.reference import DOCKER_HUB, Repository, is_tag, tag_hint
 from mirror.patterns import compile_pattern
 from mirror.registry.settings import V1, HostSettings
 from mirror.selection import TagRules
+from mirror.structs import Struct, replace
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorConfig:
+class MirrorConfig(Struct, frozen=True):
     """One entry of `mirrors`. path: of its key, like `mirrors[2]`. schema1: `copy`, `convert` or `fail`.
 
     A bundle has the path of its file as host, a layout `oci:` and its real path, a standard stream `-`. wildcard: the
@@ -47,8 +46,7 @@ class MirrorConfig:
     base: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """A mirror whose source could be read, with the paths of it and of those of its targets that could be, too.
 
     sure: whether its tags are what the file means; else nothing more can be said of what it writes."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from mirror.errors import ConfigError, printable
 from mirror.keys import KeyPath, dotted, key_shown
 from mirror.oci import reference
+from mirror.structs import Struct
 
 __all__ = ["SECRET_KEYS", "ConfigErrors", "KeyPath", "Place", "Problem", "dotted", "key_shown", "value_shown"]
 
@@ -17,8 +17,7 @@ MOST_SHOWN = 50
 SECRET_KEYS = frozenset({"password", "proxy", "env"})
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
+class Place(Struct, frozen=True, order=True):
     """Where something stands in a file; line and column count from 1."""
 
     file: str
@@ -29,8 +28,7 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class Problem(Struct, frozen=True, order=True):
     """path: of the key, like `mirrors[2].tags`, empty for the file as a whole. message: with a remedy, no secrets."""
 
     place: Place

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.config import values
@@ -12,12 +11,12 @@ from mirror.config.section import Section
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
 from mirror.registry.settings import V1, HostSettings, Secret, Tls
+from mirror.structs import Struct
 
 _READABLE_BY_ALL = 0o004
 
 
-@dataclass(frozen=True, slots=True)
-class Hosts:
+class Hosts(Struct, frozen=True):
     """settings: by host, in the one spelling that `canonical` gives. paths: where each stands in the file."""
 
     settings: Mapping[str, HostSettings]

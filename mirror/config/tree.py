@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from mirror.config.problems import KeyPath, Place, Problem, dotted
+from mirror.structs import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class Misread:
+class Misread(Struct, frozen=True):
     """What YAML made of an unquoted scalar that no key of ours can take. shown: like `the number 1.1`."""
 
     shown: str
 
 
-@dataclass(slots=True)
-class Scalar:
+class Scalar(Struct):
     """line, column: from 0. value: str, bool, int, None or Misread; text: as it was written."""
 
     line: int
@@ -27,8 +25,7 @@ class Scalar:
     height: int = 1
 
 
-@dataclass(slots=True)
-class Sequence:
+class Sequence(Struct):
     line: int
     column: int
     items: list[Node] = field(default_factory=list)
@@ -36,8 +33,7 @@ class Sequence:
     height: int = 1
 
 
-@dataclass(slots=True)
-class Mapping:
+class Mapping(Struct):
     """keys: the scalars that are the keys of `items`."""
 
     line: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mirror.durable import local_error
@@ -22,12 +21,12 @@ from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, is_manifest_type, parse_manifest
+from mirror.structs import Struct, field
 
 _NAMED = 50  # problems that are listed; the others are counted
 
 
-@dataclass(slots=True)
-class Examined:
+class Examined(Struct):
     """What was found. problems: for people, one line each; empty: it is whole. beside: members that nothing lists."""
 
     what: str

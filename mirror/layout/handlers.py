@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from mirror.errors import LocalError, NotFound, Refused
 from mirror.layout.messages import Headers, Problem, Request, Response, Stretch, as_json, page, wanted_range
@@ -17,6 +16,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, Manifest
 from mirror.oci.reference import is_path, is_tag
 from mirror.store import Source
+from mirror.structs import Struct
 
 _MOST_REFERRERS = 10_000
 _FRESH = 0.5  # seconds for which the names of the repositories are taken for known
@@ -24,8 +24,7 @@ _READ = ("GET", "HEAD")
 _NO_MANIFEST = ("manifest_invalid", "manifest_ambiguous", "bundle_invalid")  # what is said of other bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Route:
+class _Route(Struct, frozen=True):
     """A kind of path. handler: takes the request and the groups of the pattern; writes: methods of a push."""
 
     pattern: re.Pattern[str]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 from mirror.errors import ConfigError, MirrorError, NotFound, Refused, printable
 from mirror.layout.inventory import REF_NAME
@@ -21,6 +20,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, Manifest
 from mirror.oci.reference import Reference, is_path, is_tag
 from mirror.oci.strictjson import Object, Value
+from mirror.structs import Struct
 
 MAX_BYTES = 64 << 20
 MAX_NODES = 4_000_000
@@ -28,8 +28,7 @@ MAX_ROOTS = 200_000  # what we write stays readable by ourselves
 OF_REPOSITORY = "mirror.repository"  # annotation of a root without a name: where it was put
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(Struct, frozen=True):
     """An entry of index.json. repository: None: of none in particular; text: as it is written."""
 
     descriptor: Descriptor

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from mirror.oci.manifest import Manifest
 from mirror.oci.reference import is_path, is_tag
 from mirror.oci.strictjson import Value
 from mirror.store import Coming
+from mirror.structs import Struct, field
 
 FORMAT = 1
 MAX_BYTES = 256 << 20
@@ -27,16 +27,14 @@ MAX_NODES = 10_000_000
 REF_NAME = "org.opencontainers.image.ref.name"
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(Struct, frozen=True):
     """What is known of a manifest. size: bytes, None if not known, as of what a report names."""
 
     media_type: str
     size: int | None
 
 
-@dataclass(slots=True)
-class Holdings:
+class Holdings(Struct):
     """What one repository has. roots: manifests without a tag that no other manifest there refers to."""
 
     tags: dict[str, Digest] = field(default_factory=dict)
@@ -45,16 +43,14 @@ class Holdings:
     blobs: set[Digest] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(Struct, frozen=True):
     """A blob that is not in a bundle since its base has it, in `repositories`. size: bytes."""
 
     size: int
     repositories: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class Inventory:
+class Inventory(Struct):
     """Built once, then only read. blobs: digest -> bytes, of all that is there; base: what is left out."""
 
     repositories: dict[str, Holdings] = field(default_factory=dict)

@@ -11,12 +11,12 @@ import os
 import re
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.durable import atomic_write, local_error
 from mirror.errors import LocalError, Refused
 from mirror.oci.digest import Digest
+from mirror.structs import Struct
 
 SYNC_BYTES = 64 << 20  # data that is not on disk yet, at most, but for what comes in while it gets there
 SYNC_SECONDS = 1.0  # how long it is not on disk yet, while more comes in
@@ -27,8 +27,7 @@ _MARK = re.compile(r"= (\d{1,9})")
 _LARGEST = 512 << 20  # bytes that are read
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A blob that was written: where, in bytes from the beginning of the tar."""
 
     digest: Digest
@@ -36,8 +35,7 @@ class Entry:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(Struct, frozen=True):
     """What a journal says. inventory: of the bundle it belongs to; synced: how many entries are surely on disk."""
 
     inventory: Digest

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import parse_qs, quote, unquote
 
 from mirror.errors import printable
 from mirror.store import BlobReader
+from mirror.structs import Struct
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -28,8 +29,7 @@ class Body(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """path: decoded; header: gives one by its name, in any case; query: every value of every key."""
 
     method: str
@@ -48,16 +48,14 @@ class Request:
         return next(iter(self.query.get(key, ())), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(Struct, frozen=True):
     """Part of a blob: `length` bytes from where `reader` stands. Whoever sends it closes the reader."""
 
     reader: BlobReader
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """length: of the body that a GET would have, where this is the answer to a HEAD."""
 
     status: int
@@ -73,7 +71,7 @@ class Problem(Exception):
     status: int
     code: str
     message: str
-    headers: Headers = field(default=())
+    headers: Headers = ()
 
     def response(self) -> Response:
         error = {"code": self.code, "message": printable(self.message, 600), "detail": None}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from mirror.errors import MirrorError, NotFound
 from mirror.layout.inventory import Described, Holdings, Inventory
@@ -12,12 +11,12 @@ from mirror.limits import Work
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.store import Source, Version
+from mirror.structs import Struct, field
 
 READERS = 8  # manifests that are read at a time
 
 
-@dataclass(slots=True)
-class Survey:
+class Survey(Struct):
     """inventory: of what was read; problems: what could not be; below: of each manifest, all under it with sizes."""
 
     inventory: Inventory = field(default_factory=Inventory)

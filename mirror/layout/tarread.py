@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from mirror.errors import Refused, printable
 from mirror.layout.tarwrite import BLOCK, padding
+from mirror.structs import Struct
 
 MAX_MEMBERS = 1_000_000
 MAX_NAME = 4 << 10  # bytes
@@ -62,8 +62,7 @@ class Input(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """A member that is ours. name: as in a layout, without `./`; offset: of its data, from the beginning."""
 
     name: str

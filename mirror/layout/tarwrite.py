@@ -7,9 +7,9 @@ not fit (blobs by sha512) in a pax record. Owner, mode and time are the same for
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from mirror.oci.digest import Digest
+from mirror.structs import Struct
 
 BLOCK = 512  # bytes
 END = bytes(2 * BLOCK)
@@ -64,8 +64,7 @@ def _pax_record(key: str, value: str) -> bytes:
     return str(length).encode() + rest
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """Where a member is. start: of its header; offset: of its data; in bytes from the beginning of the tar."""
 
     name: str

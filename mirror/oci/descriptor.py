@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
 
 from mirror.errors import MirrorError, Refused, printable
 from mirror.oci.digest import Digest
 from mirror.oci.strictjson import Object, Value, refuse_look_alikes
+from mirror.structs import Struct
 
 _LARGEST = 1 << 63
 _MOST_URLS = 100
@@ -20,8 +20,7 @@ _FOREIGN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(Struct, frozen=True):
     """os, architecture and variant as an index gives them; unknown or odd values are kept as text."""
 
     os: str = ""
@@ -32,8 +31,7 @@ class Platform:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part) or "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """digest and size (bytes) of an object; size is None only in schema1, which has none."""
 
     digest: Digest

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 
 from mirror.errors import MirrorError, Refused, RemoteError, printable
@@ -17,6 +16,7 @@ from mirror.oci import strictjson
 from mirror.oci.descriptor import Descriptor, parse_descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.strictjson import Object, Value
+from mirror.structs import Struct
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -68,8 +68,7 @@ _DOCUMENT_KEYS = frozenset(
 _SAYS_NOTHING = {"", "application/json", "application/octet-stream", "text/plain", "binary/octet-stream"}
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """A manifest or index whose bytes hash to `digest`.
 
     children: descriptors of manifests, in the document's order; blobs: config first, then layers, each

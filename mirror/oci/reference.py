@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 
 from mirror.errors import ConfigError, Refused, printable
 from mirror.oci.digest import Digest
+from mirror.structs import Struct
 
 DOCKER_HUB = "docker.io"
 _HUB_NAMES = {"docker.io", "index.docker.io", "registry-1.docker.io"}
@@ -93,8 +93,7 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Repository:
+class Repository(Struct, frozen=True, order=True):
     """A repository of a registry. host: as `parse_host` gives it; path: without the host, `library/` explicit.
 
     Of a store on disk: host is the path of it, or `-`."""
@@ -116,8 +115,7 @@ class Repository:
         return f"{self.host}/{self.path}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Reference:
+class Reference(Struct, frozen=True, order=True):
     """A repository with a tag, a digest, both or neither. With both, the digest decides."""
 
     repository: Repository

@@ -16,7 +16,6 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from mirror.backoff import Clock, SystemClock
 from mirror.errors import AuthError, Cancelled, MirrorError, printable
@@ -29,6 +28,7 @@ from mirror.registry.settings import HostSettings
 from mirror.registry.tokens import OneOff
 from mirror.registry.trust import Destination
 from mirror.registry.turns import Flights, Gate, again
+from mirror.structs import replace
 
 log = logging.getLogger("mirror.auth")
 

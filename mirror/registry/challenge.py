@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from mirror.structs import Struct, field
 
 MAX_CHARACTERS = 64 * 1024  # of all the header fields of an answer together
 MAX_CHALLENGES = 64
@@ -23,8 +24,7 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _UP_TO_COMMA = re.compile(r"[^,]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Struct, frozen=True):
     """scheme and the names of params in lower case; of a parameter given twice the first counts."""
 
     scheme: str

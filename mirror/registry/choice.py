@@ -8,7 +8,6 @@ never once v2 has listed the repository. `_LISTING` and `_TAG` are the whole rul
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 
 from mirror.errors import (
@@ -25,6 +24,7 @@ from mirror.errors import (
     Unreachable,
 )
 from mirror.registry.settings import V1
+from mirror.structs import Struct
 
 
 class Operation(Enum):
@@ -62,8 +62,7 @@ class Verdict(Enum):
     PING = "ping"
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Struct, frozen=True):
     """speaks_v2: the host has named its API's version, in any answer; None: not in those so far, and it was not asked
     for its root. listed: v2 has answered for this repository in this run."""
 
@@ -74,8 +73,7 @@ class Observation:
     listed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """reason: a clause for people."""
 
     verdict: Verdict

@@ -11,7 +11,6 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 
 from mirror.errors import Refused, printable
@@ -19,6 +18,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import DOCKER_MANIFEST, Manifest, parse_manifest
 from mirror.oci.strictjson import Object, Value
 from mirror.registry.layers import Layer
+from mirror.structs import Struct
 
 CONVERTER = 2  # of the rules: another number, and everything is converted anew
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
@@ -39,8 +39,7 @@ _TIME = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """One entry of an image's history. layer: None: it changed no file."""
 
     history: Object

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mirror.errors import AuthError
@@ -17,22 +16,24 @@ from mirror.oci.reference import DOCKER_HUB
 from mirror.registry.dockerconfig import HUB_KEY, DockerConfig, Login, config_files, shown
 from mirror.registry.settings import HostSettings, Secret
 from mirror.registry.turns import Flights, again
+from mirror.structs import Hiding
 
 HELPER_TIMEOUT = 30.0  # seconds, from start to end
 
 _IDENTITY_USER = "<token>"  # docker's sign that a secret is an identity token, not a password
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(Hiding, frozen=True):
     """A user name with a password, an identity token (for an OAuth2 token service) or a ready bearer token.
 
     origin: for people, where it came from; holds no part of a secret."""
 
+    HIDDEN = ("password", "identity_token", "registry_token")
+
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    identity_token: str | None = field(default=None, repr=False)
-    registry_token: str | None = field(default=None, repr=False)
+    password: str | None = None
+    identity_token: str | None = None
+    registry_token: str | None = None
     origin: str = ""
 
     @classmethod

@@ -12,12 +12,12 @@ import json
 import os
 import pwd
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mirror.errors import ConfigError, printable
 from mirror.oci.reference import DOCKER_HUB
+from mirror.structs import Hiding
 
 MAX_BYTES = 1024 * 1024
 HUB_KEY = "https://index.docker.io/v1/"  # what docker calls Docker Hub in this file and to its helpers
@@ -67,15 +67,16 @@ def bare_host(text: str, port: int = 443) -> str:
     return DOCKER_HUB if host in _HUB_NAMES else host
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Hiding, frozen=True):
     """An entry of `auths`. path: of the repositories that it is for, empty for all of the host."""
+
+    HIDDEN = ("password", "identity_token", "registry_token")
 
     path: str
     username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
-    registry_token: str = field(default="", repr=False)
+    password: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
 
 
 class DockerConfig:

@@ -7,7 +7,6 @@ import math
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from mirror.backoff import Clock
 from mirror.errors import AuthError
@@ -17,6 +16,7 @@ from mirror.registry.credentials import Credential, CredentialSource
 from mirror.registry.tokens import OneOff, TokenClient
 from mirror.registry.trust import Destination
 from mirror.registry.turns import Flights
+from mirror.structs import Hiding, Struct
 
 ASK_AGAIN = 10.0  # seconds from one fresh look for credentials to the next
 
@@ -24,19 +24,19 @@ _REFUSALS = {400, 401, 403}  # of a token service; 400 is OAuth2's for a grant t
 _REMEMBERED_TOKENS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """What a registry asks for: Basic (no service), or a token of `service`, which calls the registry `name`."""
 
     service: Destination | None = None
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Hiding, frozen=True):
     """What is sent, and until when. Times are of the clock, in seconds."""
 
-    header: str | None = field(default=None, repr=False)
+    HIDDEN = ("header",)
+
+    header: str | None = None
     renew_at: float = math.inf
     expires_at: float = math.inf
     credential: Credential | None = None
@@ -45,8 +45,7 @@ class Grant:
 NOTHING = Grant()
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """Whom a grant is for. subject: for messages; scopes: for the token service.
 
     suspect: the credential, in a tuple, of which a grant was refused; it is asked for afresh."""

@@ -19,12 +19,12 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mirror.errors import AuthError, printable
 from mirror.limits import Stop
 from mirror.registry.dockerconfig import bare_host, home
+from mirror.structs import Hiding
 
 MAX_BYTES = 64 * 1024  # of its output
 
@@ -44,10 +44,11 @@ _KEPT = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class HelperAnswer:
+class HelperAnswer(Hiding, frozen=True):
+    HIDDEN = ("secret",)
+
     username: str
-    secret: str = field(repr=False)
+    secret: str
 
 
 def ask_helper(

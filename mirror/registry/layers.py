@@ -12,12 +12,12 @@ import hashlib
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, NoReturn, Protocol
 
 from mirror.errors import Refused
 from mirror.oci.digest import Digest
 from mirror.registry.tarwalk import TarWalk
+from mirror.structs import Struct
 
 XZ_MEMORY = 128 << 20  # bytes; xz's own highest level needs 65 MiB
 PIECE = 256 << 10  # bytes unpacked at a time
@@ -30,8 +30,7 @@ EMPTY_TAR = bytes(1024)
 _MAGIC = 6  # bytes that tell every form
 
 
-@dataclass(frozen=True, slots=True)
-class Caps:
+class Caps(Struct, frozen=True):
     """What a layer may unpack to. Bytes; ratio: unpacked to stored, from `suspicious` unpacked bytes on.
 
     stored: what it may be before: padding and empty streams, of which there may be any number, unpack to nothing."""
@@ -45,8 +44,7 @@ class Caps:
 USUAL = Caps()
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """diff_id: of the unpacked tar. digest, size: of the blob. stored: the digest of what was read."""
 
     diff_id: Digest

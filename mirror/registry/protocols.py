@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from mirror.errors import AuthError, Cancelled, LocalError, MirrorError, Refused, RemoteError
@@ -20,6 +19,7 @@ from mirror.registry.settings import V1
 from mirror.registry.turns import Flights, again
 from mirror.registry.v2 import RegistryV2
 from mirror.store import Source, Transform
+from mirror.structs import Struct, field
 
 _log = logging.getLogger("mirror.protocol")
 
@@ -32,8 +32,7 @@ class NoV1(RemoteError):
     code = "not_found"
 
 
-@dataclass(slots=True)
-class Known:
+class Known(Struct):
     """What is known of one repository. Attributes are set whole, each by the leader of a flight."""
 
     v1: bool = False  # v1 was chosen for all of it

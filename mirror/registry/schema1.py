@@ -7,7 +7,6 @@ is read. What is asked for by digest is never converted: the digest would be ano
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from mirror.errors import MirrorError, NotFound, Refused, printable
@@ -22,6 +21,7 @@ from mirror.registry.layers import Layer
 from mirror.registry.made import assembled
 from mirror.registry.scratch import Kept, Scratch
 from mirror.store import BlobReader, Part, Source, Transformed, Version
+from mirror.structs import Struct
 
 BUFFER = 256 << 10  # bytes
 
@@ -84,8 +84,7 @@ class Schema1Source:
         return Version(None, source_id=version.digest, transform=transform, media_type=version.media_type)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     """One entry of the history: the JSON of an image; layer: None, if it changed no file."""
 
     document: Object

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from mirror.structs import Struct
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Scope:
+class Scope(Struct, frozen=True, order=True):
     """Actions on one repository: `pull`, `push`, `delete`; or on something else of a registry, such as its catalog."""
 
     repository: str

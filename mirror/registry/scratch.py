@@ -12,13 +12,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 
 from mirror.durable import atomic_write, local_error, private_directory
 from mirror.errors import LocalError, NotFound
+from mirror.structs import Struct
 
 if TYPE_CHECKING:
     from mirror.registry.layers import Layer
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 N = TypeVar("N")
 
 
-@dataclass(slots=True)
-class Kept(Generic[N]):
+class Kept(Struct, Generic[N]):
     """A layer and what was noted with it. pins: images in work that need its file; here: whether the file is there."""
 
     layer: Layer

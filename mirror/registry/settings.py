@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from mirror.errors import ConfigError, printable
 from mirror.limits import Rate
+from mirror.structs import Hiding, Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(Hiding, frozen=True):
     """A password: a plain value, or where to read it when it is first needed. Never shown by repr or str.
 
     origin: for people, where it came from, like `env HUB_TOKEN`; holds no part of the secret."""
 
+    HIDDEN = ("plain",)
+
     origin: str
     env: str | None = None
     file: Path | None = None
-    plain: str | None = field(default=None, repr=False)
+    plain: str | None = None
 
     def present(self) -> str | None:
         """What is wrong with it without reading it; None if it looks usable."""
@@ -55,8 +56,7 @@ class Secret:
     __str__ = __repr__
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
+class Tls(Struct, frozen=True):
     """ca: PEM file that replaces the system's authorities; cert and key: of the client; verify: False accepts any."""
 
     ca: Path | None = None
@@ -74,9 +74,10 @@ class V1(Enum):
     PER_TAG = "per-tag"
 
 
-@dataclass(frozen=True, slots=True)
-class HostSettings:
+class HostSettings(Hiding, frozen=True):
     """One registry. host: as in references, with the port, `docker.io` for Docker Hub."""
+
+    HIDDEN = ("proxy",)
 
     host: str
     plain_http: bool = False
@@ -85,7 +86,7 @@ class HostSettings:
     tls: Tls = Tls()
     parallel: int | None = None  # requests in flight; None: 8
     rate: Rate | None = None
-    proxy: str | None = field(default=None, repr=False)  # URL; may hold a password
+    proxy: str | None = None  # URL; may hold a password
     connect_timeout: float = 10.0  # seconds
     idle_timeout: float = 60.0  # seconds
     token_realms: frozenset[str] = frozenset()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from mirror.errors import AuthError, MirrorError, RateLimited, Refused, RemoteError
@@ -17,6 +16,7 @@ from mirror.limits import Work
 from mirror.oci import strictjson
 from mirror.registry.credentials import Credential
 from mirror.registry.trust import Destination
+from mirror.structs import Hiding
 
 log = logging.getLogger("mirror.auth")
 
@@ -54,11 +54,12 @@ class OneOff(Protocol):
     ) -> Reply: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Hiding, frozen=True):
     """value: visible ASCII. lifetime: seconds from when it was asked for."""
 
-    value: str = field(repr=False)
+    HIDDEN = ("value",)
+
+    value: str
     lifetime: float
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
@@ -20,6 +19,7 @@ from mirror.registry.http import addresses, url
 from mirror.registry.http.addresses import Kind
 from mirror.registry.http.url import BadUrl, Origin
 from mirror.registry.settings import HostSettings
+from mirror.structs import Struct, replace
 
 if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList
@@ -31,8 +31,7 @@ log = logging.getLogger("mirror.http")
 _HUB = Origin("https", "registry-1.docker.io", 443)
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(Struct, frozen=True):
     """Where one request goes, after the rules have agreed.
 
     target: path and query exactly as sent. credentials: whether the registry's may go along.

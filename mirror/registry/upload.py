@@ -11,7 +11,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 
 from mirror.errors import MirrorError, Refused, RemoteError
@@ -22,6 +21,7 @@ from mirror.registry.scopes import Scope
 from mirror.registry.session import Answer, Session
 from mirror.registry.trust import Destination, with_query
 from mirror.store import BlobReader
+from mirror.structs import Struct
 
 BUFFER = 256 << 10  # bytes read at a time
 CHUNK_AFTER = 64 << 20  # a body that broke after this many bytes is tried again in chunks
@@ -37,8 +37,7 @@ _NOT_IN_ONE = {400, 404, 405, 411, 415, 501}
 _log = logging.getLogger("mirror.upload")
 
 
-@dataclass
-class UploadHabits:
+class UploadHabits(Struct):
     """What one host was found to take. Guarded by the interpreter's atomic attribute writes; only ever tightened."""
 
     patch: bool = False  # a streamed PATCH and then a PUT, instead of one PUT
@@ -290,8 +289,7 @@ class Upload:
                 _log.debug("%s: upload session not deleted: %s", self._what, failure)
 
 
-@dataclass
-class Counted:
+class Counted(Struct):
     """How many bytes of a body have been handed to the socket."""
 
     work: Work

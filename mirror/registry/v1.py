@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, Refused, RemoteError, Unreachable
@@ -21,6 +20,7 @@ from mirror.registry.turns import Flights
 from mirror.registry.v1auth import ENDPOINT, IMAGES, INDEX, V1Authorizer, scopes
 from mirror.registry.v1layer import LayerReader
 from mirror.registry.v1wire import ImageJson
+from mirror.structs import Struct, replace
 
 MAX_LIST_BYTES = 16 << 20  # tags, or images, of a repository
 MAX_JSON_BYTES = 8 << 20  # of an image
@@ -29,8 +29,7 @@ MAX_ANCESTRY_BYTES = 64 << 10
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
+class _Opened(Struct, frozen=True):
     """A repository that its index was asked about. hosts: where its tags and images are, in the order to be asked."""
 
     hosts: tuple[Destination, ...]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from mirror.keys import registry_key
@@ -20,6 +19,7 @@ from mirror.registry.scratch import Kept, Scratch
 from mirror.registry.v1 import V1Client
 from mirror.registry.v1wire import ImageJson
 from mirror.store import Part, Transformed
+from mirror.structs import Struct
 
 BUFFER = 256 << 10  # bytes
 BIG = 64 << 10  # bytes of JSON
@@ -27,8 +27,7 @@ BIG = 64 << 10  # bytes of JSON
 _log = logging.getLogger("mirror.convert")
 
 
-@dataclass(frozen=True, slots=True)
-class Ancestor:
+class Ancestor(Struct, frozen=True):
     """What is kept of an image's JSON beside its layer. raw: all of it; None: it is big, and asked for again."""
 
     parent: str | None

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mirror.errors import Refused, RemoteError, printable
 from mirror.oci import strictjson
 from mirror.oci.strictjson import Object, Value
 from mirror.registry.session import Answer, Headers
+from mirror.structs import Struct
 
 MAX_CHAIN = 127  # images in an ancestry: what docker's storage drivers can stack
 MAX_TOKEN = 8 << 10  # characters
@@ -23,15 +23,13 @@ _SHA256 = re.compile(r"sha256:([0-9a-f]{64})")
 _CONTENT_RANGE = re.compile(r"(?:bytes )?(\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(Struct, frozen=True):
     """standalone: it authorises by itself; else an index gives out tokens for it."""
 
     standalone: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ImageJson:
+class ImageJson(Struct, frozen=True):
     """The JSON of one image. raw: as it came. size: stored bytes of its layer, as announced; None: not announced.
 
     checksums: in hex, of the raw JSON, a line end and the stored layer; several: one of them has to fit."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
 from mirror.errors import MirrorError, printable
+from mirror.structs import Struct, field
 
 Result = Literal["copied", "up-to-date", "failed", "skipped", "conflict"]
 RESULTS: tuple[Result, ...] = ("copied", "up-to-date", "failed", "skipped", "conflict")
@@ -15,8 +15,7 @@ OUTCOMES = ("copied", "mounted", "exists", "failed")  # of blobs
 WAYS = ("read", "sent", "mounted")  # of their bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """Why an image failed. code: one of docs/operations.md, "Error codes"; status: of HTTP."""
 
     code: str
@@ -30,8 +29,7 @@ class Failure:
         return cls(error.code, error.what, error.hint, error.status, error.retryable)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageEntry:
+class ImageEntry(Struct, frozen=True):
     """What became of one reference on one target. Where a listing failed, source and target are repositories.
 
     digest: the target's; source_digest, v1_id: the source's, where that differs. blobs: counts by OUTCOMES; bytes:
@@ -51,8 +49,7 @@ class ImageEntry:
     v1_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Effort:
+class Effort(Struct, frozen=True):
     """What a run cost. requests: by host, then by method and kind. seconds: of a clock that does not jump;
     waited: seconds before retries; retry_after: a wait, in seconds, that a server asked for and we did not take."""
 
@@ -63,8 +60,7 @@ class Effort:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """An image of which the summary speaks."""
 
     source: str
@@ -74,8 +70,7 @@ class Told:
     hint: str
 
 
-@dataclass(slots=True)
-class Totals:
+class Totals(Struct):
     """Sums over the entries so far. sources: hashes of their references, to count them; hosts: of targets."""
 
     images: Counter[str] = field(default_factory=Counter)

@@ -6,7 +6,6 @@ There is no HEAD before a GET: the size comes with the bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 
 from mirror.errors import NetworkError, NotFound, Refused
@@ -14,6 +13,7 @@ from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Hasher
 from mirror.store import BlobReader, Source
+from mirror.structs import Struct
 from mirror.transfer.placement import place_name
 
 MARK_EVERY = 4 << 20  # bytes between two places from which a proof can be taken up again
@@ -62,8 +62,7 @@ class Proof:
         return place
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """A repository that a blob may be read from."""
 
     source: Source

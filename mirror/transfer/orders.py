@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 from enum import Enum
 
 from mirror.oci.descriptor import Descriptor
 from mirror.store import Target
+from mirror.structs import Struct, field
 from mirror.transfer.download import Origin
 from mirror.transfer.placement import Place
 from mirror.transfer.upload import Sending
@@ -22,8 +22,7 @@ class Outcome(Enum):
     EXISTS = "exists"
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """A blob that is wanted in a repository of a target, and where it may be read from.
 
     may_have: the repository may hold it already, so that asking is worth a request; certain: ask before all else."""
@@ -37,8 +36,7 @@ class Order:
     certain: bool = False
 
 
-@dataclass
-class Delivered:
+class Delivered(Struct, eq=False):
     """What it took. from_: the repository it was mounted from; bytes of all attempts; seconds of wall time; sized:
     the target, or the bytes, have shown the size that the descriptor gives."""
 
@@ -49,15 +47,14 @@ class Delivered:
     attempts: int = 0
     seconds: float = 0.0
     sized: bool = True
-    _claimed: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _claimed: threading.Lock = field(default_factory=threading.Lock)
 
     def claim(self) -> Outcome | None:
         """The outcome, for the first who asks; None for those who only joined. Thread-safe."""
         return self.outcome if self._claimed.acquire(blocking=False) else None
 
 
-@dataclass
-class Effort:
+class Effort(Struct):
     """The counters of one delivery; written by its jobs, read when it ends."""
 
     started: float = field(default_factory=time.monotonic)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from mirror.errors import Refused
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.structs import Struct
 
 MOST_CANDIDATES = 2  # repositories that one blob is tried to be mounted from
 # A host that opened sessions instead of mounting what it has, this often and never once mounted, does not mount.
 REFUSALS = 4
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
+class Place(Struct, frozen=True, order=True):
     """A repository of a target host."""
 
     host: str

@@ -15,17 +15,16 @@ and not released are released when the task ends. `yield from` composes.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
+from mirror.structs import Struct
 from mirror.transfer.watch import Flight, Hub, Watch, abandoned, fresh, kept
 
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True):
     """To wait for all of `watches`, however they end."""
 
     watches: tuple[Watch[Any], ...]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.store import BlobReader, Target, UploadSession
+from mirror.structs import replace
 
 
 class Body(Protocol):

@@ -7,10 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from mirror.errors import Cancelled, MirrorError
+from mirror.structs import Struct
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -19,8 +19,7 @@ Call: TypeAlias = Callable[[], object]
 ABANDONED = "nobody waits for it any more"
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """moved: bytes so far, of all attempts together. total: bytes to move, where it is known."""
 
     moved: int = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from mirror.errors import LocalError
 from mirror.layout.journal import Entry, Journal, recorded
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.structs import replace
 from tests.layout.making import bring, comings, opened, stock, work
 
 INVENTORY = Digest.of(b"inventory")

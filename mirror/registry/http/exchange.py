@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
 from time import monotonic
 from types import TracebackType
 
@@ -19,6 +18,7 @@ from mirror.registry.http.sending import send_body
 from mirror.registry.http.wire import Connection, Pace
 from mirror.registry.settings import HostSettings
 from mirror.registry.trust import Destination, Trust
+from mirror.structs import Hiding, Struct, replace
 
 log = logging.getLogger("mirror.http")
 
@@ -28,23 +28,23 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _SAFE = frozenset({"GET", "HEAD"})
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(Struct, frozen=True):
     """A body that can be had once. length: bytes; None: sent in chunks."""
 
     body: Iterable[bytes | memoryview]
     length: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Hiding, frozen=True):
     """kind: the noun under which it is counted, `manifest`."""
+
+    HIDDEN = ("headers", "body")
 
     method: str
     kind: str
     destination: Destination
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # Authorization may be among them
-    body: bytes | Upload = field(default=b"", repr=False)
+    headers: tuple[tuple[str, str], ...] = ()  # Authorization may be among them
+    body: bytes | Upload = b""
 
     def to(self, destination: Destination) -> Request:
         return replace(self, destination=destination)
@@ -53,8 +53,7 @@ class Request:
         return f"{self.method} {self.destination}"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A whole answer. destination: of the last request, after redirects."""
 
     status: int

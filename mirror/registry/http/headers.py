@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from mirror.errors import RemoteError
+from mirror.structs import Struct
 
 MAX_LINES = 100  # header lines
 MAX_LINE = 64 << 10  # bytes, of a header or status line
@@ -67,8 +67,7 @@ class Headers:
         return f"Headers({', '.join(self._fields)})"  # values may be secrets
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """Status line and headers of one whole response head. minor: of HTTP/1.x."""
 
     minor: int

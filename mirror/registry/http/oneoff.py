@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ from mirror.errors import Refused, RemoteError
 from mirror.registry.http.exchange import Answer, Request
 from mirror.registry.http.status import REDIRECTS
 from mirror.registry.trust import Destination, Trust
+from mirror.structs import replace
 
 if TYPE_CHECKING:
     import requests

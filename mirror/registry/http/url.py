@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from urllib.parse import quote
+
+from mirror.structs import Struct
 
 _PORTS = {"http": 80, "https": 443}
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
@@ -28,8 +29,7 @@ class BadUrl(ValueError):
     """Why a URL is not usable. Holds nothing of the URL."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Scheme, host and port: the unit of trust. host: lower case, without brackets or trailing dot."""
 
     scheme: str

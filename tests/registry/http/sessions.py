@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
@@ -17,7 +16,7 @@ from mirror.registry.settings import HostSettings, Tls
 from tests.registry.http.peers import Peer, Script, Talk
 
 QUICK = Policy(attempts=3, base=0.001, cap=0.001)
-_SETTINGS = {field.name for field in dataclasses.fields(HostSettings)}
+_SETTINGS = set(HostSettings.__struct_fields__)
 
 
 def session_with(peer: Peer | str, *, limits: Limits | None = None, **options: Any) -> Session:
