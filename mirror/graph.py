@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from mirror.backoff import ONCE
 from mirror.errors import Refused
 from mirror.limits import Work
-from mirror.oci.descriptor import Descriptor
+from mirror.oci.descriptor import Descriptor, once_each
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.store import Source
@@ -130,10 +130,5 @@ def _assemble(root: Manifest, found: dict[Digest, Manifest]) -> Graph:
     below = [one for one in found.values() if one is not root]
     tall = sorted({heights[one.digest] for one in below})
     levels = tuple(tuple(one for one in below if heights[one.digest] == h) for h in tall)
-    blobs: dict[Digest, Descriptor] = {}
-    for one in found.values():
-        for blob in one.blobs:
-            known = blobs.setdefault(blob.digest, blob)
-            if known.size != blob.size and None not in (known.size, blob.size):
-                raise Refused(f"{root.digest}: blob {blob.digest} is given two sizes", code="manifest_invalid")
-    return Graph(root, levels, tuple(blob for blob in blobs.values() if not blob.foreign))
+    blobs = once_each((blob for one in found.values() for blob in one.blobs), root.digest)
+    return Graph(root, levels, tuple(blob for blob in blobs if not blob.foreign))

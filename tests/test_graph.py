@@ -171,6 +171,24 @@ def test_foreign_layers_are_left_where_they_are(store: MemoryStore) -> None:
     assert {blob("c")["digest"], blob("own")["digest"]} == {one.digest for one in graph.blobs}
 
 
+def test_a_layer_that_is_foreign_in_one_place_and_regular_in_another_is_to_be_brought(store: MemoryStore) -> None:
+    regular = blob("base")
+    foreign = {
+        **regular,
+        "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "urls": ["https://example.com/x"],
+    }
+    both = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": blob("c"), "layers": [foreign, regular]}
+    put(store, both, "both")
+    one, other = (
+        put(store, {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": blob(name), "layers": [layer]}, name)
+        for name, layer in (("one", foreign), ("other", regular))
+    )
+    index(store, one, other, tags=["index"])
+    for graph in read(store, "both", "index"):
+        assert regular["digest"] in {one.digest for one in graph.blobs}
+
+
 def test_tags_of_one_image_read_their_common_children_once(store: MemoryStore) -> None:
     index(store, image(store, "a"), image(store, "b"), tags=["v1", "latest"])
     first, second = read(store, "v1", "latest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 
 from mirror.errors import MirrorError, Refused, printable
 from mirror.oci.digest import Digest
@@ -44,6 +45,20 @@ class Descriptor(Struct, frozen=True):
     def foreign(self) -> bool:
         """A non-distributable layer that is to be had elsewhere: not uploaded, not expected on a target."""
         return bool(self.urls) and self.media_type.startswith(_FOREIGN)
+
+
+def once_each(descriptors: Iterable[Descriptor], what: str) -> tuple[Descriptor, ...]:
+    """The first descriptor of each digest; but one that makes a layer foreign counts only where no other is.
+
+    Raises Refused (manifest_invalid): a digest is given two sizes."""
+    found: dict[Digest, Descriptor] = {}
+    for descriptor in descriptors:
+        known = found.setdefault(descriptor.digest, descriptor)
+        if known.size != descriptor.size and None not in (known.size, descriptor.size):
+            raise Refused(f"{what}: {descriptor.digest} is given two sizes", code="manifest_invalid")
+        if known.foreign:
+            found[descriptor.digest] = descriptor
+    return tuple(found.values())
 
 
 def parse_descriptor(value: Value, where: str) -> Descriptor:

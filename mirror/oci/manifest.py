@@ -13,7 +13,7 @@ from enum import Enum
 
 from mirror.errors import MirrorError, Refused, RemoteError, printable
 from mirror.oci import strictjson
-from mirror.oci.descriptor import Descriptor, parse_descriptor
+from mirror.oci.descriptor import Descriptor, once_each, parse_descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.strictjson import Object, Value
 from mirror.structs import Struct
@@ -142,8 +142,8 @@ def parse_manifest(
         digest,
         media_type,
         kind,
-        children=tuple(_unique(_children(document, kind, what), what)),
-        blobs=tuple(_unique(_blobs(document, kind, what), what)),
+        children=once_each(_children(document, kind, what), what),
+        blobs=once_each(_blobs(document, kind, what), what),
         subject=_subject(document, kind, what),
     )
 
@@ -252,16 +252,6 @@ def _schema1_layers(document: Object, what: str) -> Iterator[Descriptor]:
             yield Descriptor(Digest.parse(entry.get("blobSum") if isinstance(entry, dict) else None), None)
         except MirrorError as error:
             raise Refused(f"{what}: fsLayers[{number}]: {error}", code="manifest_invalid") from None
-
-
-def _unique(descriptors: Iterator[Descriptor], what: str) -> Iterator[Descriptor]:
-    sizes: dict[Digest, int | None] = {}
-    for descriptor in descriptors:
-        if descriptor.digest not in sizes:
-            sizes[descriptor.digest] = descriptor.size
-            yield descriptor
-        elif sizes[descriptor.digest] != descriptor.size:
-            raise Refused(f"{what}: {descriptor.digest} is given two sizes", code="manifest_invalid")
 
 
 def _subject(document: Object, kind: Kind, what: str) -> Descriptor | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from tests import schema1
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, pair
-from tests.images import OCI_INDEX, OCI_LAYER, Graph, oddly
+from tests.images import OCI_FOREIGN, OCI_INDEX, OCI_LAYER, Graph, Made, oddly
 from tests.oracle import assert_equal, assert_whole
 from tests.registries.real import RealRegistry
 from tests.seeding import push
@@ -104,6 +104,21 @@ def test_foreign_layers_are_left_where_they_are(scripted: ScriptedFactory, mirro
     mirror_run.sync()
     assert_synced(source, target)
     assert len(graph.blobs) == target.counts()["PUT upload"]
+
+
+def test_a_layer_that_only_one_platform_calls_foreign_comes_along(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", checks_references=False)
+    graph = Graph("both")
+    regular = graph.layer("base")
+    foreign = Made(OCI_FOREIGN, regular.digest, regular.size, {"urls": ["https://layers.invalid/base.tar.gz"]})
+    graph.index("v1", children=[graph.image(layers=[layer], label=layer.media_type) for layer in (foreign, regular)])
+    source.load("app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert target.has_blob("app", regular.digest)
+    assert_synced(source, target)
 
 
 def test_a_signed_schema_1_manifest_is_copied_with_its_own_digest_where_a_target_takes_it(
