@@ -103,6 +103,22 @@ def test_a_reader_who_has_gone_harms_nobody(ready: MirrorTool, source: RealRegis
     assert 0 == ready.report()["exit"]
 
 
+@pytest.mark.parametrize("limit", [14, 18, 22, 26])
+def test_too_few_open_files_are_trouble_of_this_machine(
+    limit: int, source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    seed(source, "app", images=8, index=True)
+    mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/app"]}], source, target)
+    limited = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh"]
+    command = [*limited, sys.executable, "-m", "mirror", "sync", str(mirror_run.config_file)]
+    ran = subprocess.run(command, env=mirror_run.environment, capture_output=True, text=True, timeout=60, check=False)
+    assert 4 == ran.returncode, ran.stderr
+    assert "ulimit -n" in ran.stdout
+    assert "internal error" not in ran.stdout + ran.stderr
+    entries = mirror_run.report()["images"]
+    assert ["app"] == [entry["source"].rpartition("/")[2] for entry in entries] or 8 == len(entries)
+
+
 def test_proxies_and_netrc_of_the_environment_are_not_used(
     ready: MirrorTool, source: RealRegistry, target: RealRegistry
 ) -> None:

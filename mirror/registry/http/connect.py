@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from mirror.durable import local_error
 from mirror.errors import AuthError, ConfigError, MirrorError, RemoteError, Unreachable
 from mirror.keys import registry_key
 from mirror.limits import Stop
@@ -26,6 +28,7 @@ from mirror.registry.trust import Destination, Trust
 if TYPE_CHECKING:
     from mirror.registry.http.tls import Handshakes
 
+_LACKING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # nothing that the other end could mend
 _MOST_ADDRESSES = 4  # of one name that are tried; each has the whole connect timeout
 
 Resolve = Callable[[str, int], Sequence[tuple[Any, ...]]]
@@ -68,7 +71,7 @@ class Connector:
 
     def open(self, destination: Destination, stop: Stop) -> Connection:
         """Raises Unreachable, NetworkError, RemoteError (tls_error), Refused (tls_error, unsafe_*), ConfigError,
-        Cancelled (not while a name is looked up, which nothing can interrupt)."""
+        LocalError, Cancelled (not while a name is looked up, which nothing can interrupt)."""
         attempt = _Attempt(self, destination, stop)
         with stop.calls(attempt.abort):
             try:
@@ -76,6 +79,9 @@ class Connector:
             except MirrorError:
                 stop.check()
                 raise
+            except OSError as error:
+                # All others were told: this machine lacks something.
+                raise local_error("open a connection to", destination.origin.netloc, error) from error
             finally:
                 attempt.close()
         if stop.requested:
@@ -180,6 +186,8 @@ class _Attempt:
             except OSError as error:
                 last = error
                 sock.close()
+                if error.errno in _LACKING:
+                    raise
             except BaseException:
                 sock.close()
                 raise
