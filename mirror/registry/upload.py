@@ -105,7 +105,8 @@ class Upload:
         whole: it was sent in one request; chunk: or in chunks of so many bytes. Uploads beside this one may have
         learned the same in the meantime, so what counts is what was tried here."""
         again, self._put_off = self._put_off, whole and error.status in (429, 503)
-        self._lost = self._lost or error.status in (404, 416) or (again and not self._put_off)
+        mixed = error.registry_code == "DIGEST_INVALID"  # so is what the session holds
+        self._lost = self._lost or mixed or error.status in (404, 416) or (again and not self._put_off)
         if error.status == 413:
             smaller = min(chunk // 2 or LARGEST_CHUNK, self._habits.chunk or LARGEST_CHUNK)
             while smaller >= (self._blob.size or 1):
@@ -120,12 +121,12 @@ class Upload:
             )
         if error.retryable and sent >= CHUNK_AFTER and not self._habits.chunk:
             self._habits.chunk = max(LARGEST_CHUNK, self._least)
-        if whole and not again and error.status in _NOT_IN_ONE and error.registry_code != "DIGEST_INVALID":
+        if whole and not again and error.status in _NOT_IN_ONE and not mixed:
             self._habits.patch = True
             return self._again(error, "with a PATCH")
         if error.status in (404, 416) or (again and error.status == 400):
             return self._again(error, "in a new session")
-        if error.registry_code == "DIGEST_INVALID":
+        if mixed:
             return Refused(
                 f"{self._what}: the target says that other bytes arrived than were sent: {error.what}",
                 hint="something between here and the target changes bytes",
@@ -177,7 +178,7 @@ class Upload:
 
     def _send_chunks(self, body: Callable[[int], BlobReader], work: Work, size: int) -> None:
         if self._answered:
-            self._resume(work)
+            self._resume(work, size)
         chunk = max(self._habits.chunk or LARGEST_CHUNK, self._least)
         try:
             with body(self._answered) as reader:
@@ -210,17 +211,17 @@ class Upload:
             expect={200, 201, 202, 204} if last else {201, 202, 204},
         )
 
-    def _resume(self, work: Work) -> None:
-        """Ask how far it got; a session that has forgotten is dead."""
+    def _resume(self, work: Work, size: int) -> None:
+        """Ask how far it got, be it the middle of a chunk, and go on from there; one that does not say is dead."""
         try:
             answer = self._session.call(
                 "GET", self._where, work.once(), kind="upload", scopes=self._scopes, expect={200, 204}
             )
             self._moved_to(answer)
-            self._holds(answer, self._answered)
+            self._answered = self._holds(answer, self._answered, size - 1)
         except RemoteError as error:
-            if error.status in (404, 405, 416):
-                self._lost = True
+            # An answer that would come again: 404, 405, or the 400 of `crane registry serve`.
+            self._lost = self._lost or not error.retryable
             raise RemoteError(error.what, code=error.code, status=error.status, retryable=True) from error
 
     # ---- common to all
@@ -256,14 +257,15 @@ class Upload:
         if location and location[0]:
             self._where = self._session.trust.upload_location(location[0], answer.destination)
 
-    def _holds(self, answer: Answer, wanted: int) -> None:
-        """Compare the answer's Range with what was sent; a registry that swallowed bytes is found out here."""
+    def _holds(self, answer: Answer, wanted: int, most: int | None = None) -> int:
+        """How many bytes the answer's Range says there are, `wanted` where it says nothing. Raises where that is fewer
+        than `wanted`, or more than `most` (none: `wanted`); a registry that swallowed bytes is found out here."""
         match = _RANGE.fullmatch((answer.headers.get("range") or "").strip())
-        if match is not None and wanted and int(match[1]) + 1 != wanted:
+        held = int(match[1]) + 1 if match and wanted else wanted
+        if not wanted <= held <= max(wanted, most or 0):
             self._lost = True
-            raise RemoteError(
-                f"{self._what}: {wanted} bytes were sent, the registry has {int(match[1]) + 1}", retryable=True
-            )
+            raise RemoteError(f"{self._what}: {wanted} bytes were sent, the registry has {held}", retryable=True)
+        return held
 
     def __enter__(self) -> Upload:
         return self

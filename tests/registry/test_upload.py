@@ -274,7 +274,48 @@ def test_chunks_go_on_from_the_last_one_that_was_answered(
     assert registry.has_blob("app", blob.digest)
 
 
-@pytest.mark.parametrize("status", [404, 405])
+@pytest.mark.parametrize("chunk", ["in the middle", "at the end"])
+def test_what_came_of_a_chunk_that_was_cut_is_not_sent_again(
+    scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch, chunk: str
+) -> None:
+    """Where a registry keeps it, and says so: distribution 3, ociregistry."""
+    monkeypatch.setattr(upload, "LARGEST_CHUNK", 100_000)
+    registry = scripted(keeps_partial=True)
+    with uploader(registry) as up:
+        blob = up.source.add("app", DATA)
+        up.client._habits.chunk = 100_000
+        kept = Kept(up, blob)
+        registry.fault("PATCH upload", nth=4, cut_request_after=60_000 if chunk == "in the middle" else 100_000)
+        with pytest.raises(RemoteError):
+            kept.send()
+        assert registry.journal.wait_idle()
+        kept.send()
+        assert kept.session.committed
+    held = 360_000 if chunk == "in the middle" else 400_000
+    ranges = [one.header("content-range") for one in registry.log if one.header("content-range")]
+    assert "300000-399999" == ranges[3]
+    assert f"{held}-{held + 99_999}" == ranges[4]
+    assert registry.has_blob("app", blob.digest)
+
+
+def test_a_session_that_holds_wrong_bytes_is_given_up(
+    scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "LARGEST_CHUNK", 100_000)
+    registry = scripted()
+    with uploader(registry) as up:
+        blob = up.source.add("app", DATA)
+        up.client._habits.chunk = 100_000
+        kept = Kept(up, blob)
+        body = b'{"errors":[{"code":"DIGEST_INVALID"}]}'
+        registry.fault("PUT upload", status=400, body=body)
+        with pytest.raises(Refused) as caught:
+            kept.send()
+        assert caught.value.retryable
+        assert not kept.session.resumable
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
 def test_a_session_that_cannot_say_how_far_it_is_is_not_gone_on_with(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
