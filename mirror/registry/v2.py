@@ -148,9 +148,10 @@ class RegistryV2:
         manifest = parse_manifest(answer.body, answer.headers.get("content-type") or "", expected=expected, what=what)
         said = _content_digest(answer)
         if said is not None and said.algorithm == manifest.digest.algorithm and said != manifest.digest:
-            raise Refused(
-                f"{what}: the bytes hash to {manifest.digest}, the answer says {said}", code="digest_mismatch"
-            )
+            text = f"{what}: the bytes hash to {manifest.digest}, the answer says {said}"
+            stranger = manifest.kind is Kind.SCHEMA1 and said == Digest.of(answer.body)
+            hint = "this registry does not know schema 1: push the image again as schema 2" if stranger else ""
+            raise Refused(text, hint=hint, code="digest_mismatch")
         return manifest
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
@@ -255,7 +256,8 @@ class RegistryV2:
             raise _refused_manifest(error, what, manifest) from error
         said = _content_digest(answer)
         if said is not None and said.algorithm == manifest.digest.algorithm and said != manifest.digest:
-            raise Refused(f"{what} was put as {manifest.digest} and stored as {said}", code="target_lied")
+            hint = _SCHEMA1 if manifest.kind is Kind.SCHEMA1 else ""
+            raise Refused(f"{what} was put as {manifest.digest} and stored as {said}", hint=hint, code="target_lied")
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
         self._session.call(
@@ -293,6 +295,15 @@ def _content_digest(answer: Answer) -> Digest | None:
 _MISSING = {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"}
 
 
+_SCHEMA1 = "if the target does not know schema 1: set `schema1: convert` for this mirror"
+_FOREIGN = (
+    "if the target does not want layers that are to be had elsewhere: "
+    "docker-registry allows their URLs by `validation.manifests.urls.allow`"
+)
+_TOO_BIG = "body too large"  # docker-registry's 400
+_IMMUTABLE = ("immutable", "cannot be overwritten", "cannot overwrite tag")
+
+
 def _refused_manifest(error: RemoteError, what: str, manifest: Manifest) -> MirrorError:
     """The refusal of a manifest, in terms of what can be done about it."""
     if error.status in (400, 404) and error.registry_code in _MISSING:
@@ -312,15 +323,21 @@ def _refused_manifest(error: RemoteError, what: str, manifest: Manifest) -> Mirr
             registry_code=error.registry_code,
             retryable=True,
         )
-    if error.status == 413:
+    said = error.what.partition(": ")[2].lower()  # without the URL: names may hold any word
+    if error.status == 413 or (error.status == 400 and _TOO_BIG in said):
         return RemoteError(
-            f"{what}: {manifest.size} bytes are too many for the target", code="manifest_too_big", status=413
+            f"{what}: {manifest.size} bytes are too many for the target", code="manifest_too_big", status=error.status
         )
-    if "immutable" in error.what.lower() or "cannot be overwritten" in error.what.lower():
+    if any(words in said for words in _IMMUTABLE):
         return Refused(
             f"{what} cannot be overwritten on the target: {error.what}",
             hint="the target keeps tags immutable",
             code="tag_immutable",
             status=error.status,
         )
+    if error.status is not None and not isinstance(error, AuthError | RateLimited):
+        if manifest.kind is Kind.SCHEMA1:
+            error.hint = error.hint or _SCHEMA1
+        elif any(blob.foreign for blob in manifest.blobs):
+            error.hint = error.hint or _FOREIGN
     return error.about(what)

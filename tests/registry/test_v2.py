@@ -445,7 +445,15 @@ def test_a_manifest_whose_blobs_are_missing_is_told_apart(registry: ScriptedRegi
     [
         ({"status": 413}, "manifest_too_big"),
         ({"status": 400, "body": b'{"errors":[{"code":"TAG_INVALID","message":"tag is immutable"}]}'}, "tag_immutable"),
+        ({"status": 403, "body": b'{"errors":[{"code":"DENIED","message":"cannot overwrite tag"}]}'}, "tag_immutable"),
         ({"status": 403}, "auth_denied"),
+        (
+            {
+                "status": 400,
+                "body": b'{"errors":[{"code":"X","detail":"http: request body too large"}]}',
+            },
+            "manifest_too_big",
+        ),
         ({"status": 201, "headers": [("Docker-Content-Digest", str(Digest.of(b"lie")))]}, "target_lied"),
         ({"status": 200}, "bad_response"),
         ({"status": 202}, "bad_response"),
@@ -461,6 +469,54 @@ def test_a_refused_manifest_says_why(
         client.put_manifest("app", "v2", manifest, WORK)
     assert code == caught.value.code
     assert not caught.value.retryable
+
+
+def test_a_repository_may_be_called_immutable(registry: ScriptedRegistry, manifest: Any) -> None:
+    registry.fault("PUT manifest", status=403)
+    with store(registry) as client, pytest.raises(AuthError) as caught:
+        client.put_manifest("team/immutable", "v2", manifest, WORK)
+    assert "auth_denied" == caught.value.code
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_refused_manifest_of_an_unusual_kind_names_the_setting(scripted: ScriptedFactory, status: int) -> None:
+    target, graph = scripted("target"), Graph("unusual")
+    graph.schema1("old")
+    graph.image("windows", layers=[graph.foreign_layer("https://layers.invalid/base"), graph.layer()])
+    graph.image("usual")
+    bodies = {tag: graph.manifests[digest] for tag, digest in graph.tags.items()}
+    target.fault("PUT manifest", times=99, status=status)
+    hints = {}
+    with store(target) as client:
+        for tag, body in bodies.items():
+            with pytest.raises(RemoteError) as caught:
+                client.put_manifest("app", tag, parse_manifest(body.data, body.media_type), WORK)
+            hints[tag] = caught.value.hint
+    assert "`schema1: convert`" in hints["old"]
+    assert "`validation.manifests.urls.allow`" in hints["windows"]
+    assert "" == hints["usual"]
+
+
+def test_registries_that_do_not_know_schema_1_are_named_where_its_digest_differs(scripted: ScriptedFactory) -> None:
+    """They take its bytes, signatures and all, for what has the digest: crane registry serve, ociregistry."""
+    registry, graph = scripted(), Graph("signed")
+    graph.schema1("v1")
+    registry.load("app", graph)
+    body = graph.manifests[graph.tags["v1"]]
+    said = [("Docker-Content-Digest", str(Digest.of(body.data)))]
+    registry.fault("PUT manifest", status=201, headers=said)
+    registry.fault(
+        "GET manifest", times=2, status=200, body=body.data, headers=[*said, ("Content-Type", SCHEMA1_SIGNED)]
+    )
+    with store(registry) as client:
+        with pytest.raises(Refused) as put:
+            client.put_manifest("app", "v2", parse_manifest(body.data, body.media_type), WORK)
+        with pytest.raises(Refused) as got:
+            client.manifest("app", "v1", WORK)
+    assert "target_lied" == put.value.code
+    assert "`schema1: convert`" in put.value.hint
+    assert "digest_mismatch" == got.value.code
+    assert "schema 2" in got.value.hint
 
 
 def test_a_manifest_that_is_said_to_have_other_bytes_may_be_sent_again(

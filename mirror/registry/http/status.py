@@ -34,7 +34,9 @@ SHORTEST_ECHO = 6  # characters of a credential that is looked for in errors
 
 
 def error_document(body: bytes) -> tuple[str, str]:
-    """`code` and `message` of the first error of an OCI error document; ("", "") if `body` is none."""
+    """`code` and `message` of the first error of an OCI error document; ("", "") if `body` is none.
+
+    A detail that is a text is part of the message: docker-registry says only there what it does not like."""
     if body[:1] not in (b"{", b" ", b"\n"):
         return "", ""
     try:
@@ -45,10 +47,10 @@ def error_document(body: bytes) -> tuple[str, str]:
     first = errors[0] if isinstance(errors, list) and errors else None
     if not isinstance(first, dict):
         return "", ""
-    code, message = first.get("code"), first.get("message")
+    code, texts = first.get("code"), (first.get("message"), first.get("detail"))
     return (
         code if isinstance(code, str) and _CODE.fullmatch(code) else "",
-        message if isinstance(message, str) else "",
+        ": ".join(dict.fromkeys(text for text in texts if isinstance(text, str) and text)),
     )
 
 

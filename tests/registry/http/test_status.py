@@ -91,6 +91,10 @@ def test_a_full_disk_is_told_from_other_server_errors() -> None:
     [
         (document("NAME_UNKNOWN", "not known"), ("NAME_UNKNOWN", "not known")),
         (document("denied", None), ("denied", "")),
+        (document("A", "m", detail="why"), ("A", "m: why")),
+        (document("A", None, detail="why"), ("A", "why")),
+        (document("A", "m", detail="m"), ("A", "m")),
+        (document("A", "m", detail={"why": "?"}), ("A", "m")),
         (document("two words"), ("", "m")),
         (document(5), ("", "m")),
         (document("x" * 65), ("", "m")),
