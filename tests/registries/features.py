@@ -53,9 +53,9 @@ class Features:
     min_chunk: int = 0  # smaller chunks are a 400, but for the last; also said by OCI-Chunk-Min-Length
     max_chunk: int | None = None  # larger chunks are a 416
     max_body: int | None = None  # larger bodies get a 413 in HTML, from a proxy
-    keeps_partial: bool = False  # what came of a PATCH that was cut stays in the session
+    keeps_partial: bool = False  # what came of a PATCH that was cut stays in the session (distribution 3)
     empty_commit: bool = True  # False: a closing PUT without a body is a 500
-    upload_status: int = 204  # what GET of a session answers: 204, 404, 405
+    upload_status: int = 204  # what GET of a session answers: 204, 400, 404, 405
 
     # blobs
     ranges: bool = True  # honours Range

@@ -173,7 +173,7 @@ def test_a_slow_commit_and_one_that_wants_a_body(scripted: ScriptedFactory) -> N
 # ---- 7. asking how far an upload is
 
 
-@pytest.mark.parametrize("status", [204, 404, 405])
+@pytest.mark.parametrize("status", [204, 400, 404, 405])
 def test_the_status_of_an_upload(scripted: ScriptedFactory, status: int) -> None:
     registry = scripted(upload_status=status)
     location = once(registry, "PATCH", once(registry, "POST", UPLOADS).headers["location"], b"abc").headers["location"]

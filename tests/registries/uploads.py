@@ -100,6 +100,8 @@ class Blobs:
         status = self._features.upload_status
         if status == 405:
             return error_reply(405, "UNSUPPORTED", "the operation is unsupported")
+        if status == 400:
+            return error_reply(400, "NAME_INVALID", "invalid digest")
         upload = self._find(request, any_state=True)
         if isinstance(upload, Reply) or status == 404:
             return error_reply(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
