@@ -12,10 +12,11 @@ BENCH_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill test-soak test-old test-gap lint format check coverage bench bench-verify bench-tools clean
+.PHONY: help demo test test-kill test-soak test-old test-gap test-registries lint format check coverage bench bench-verify \
+	bench-tools registries clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## the main job for real: registries, multi-architecture images, three syncs, every claim checked
 	@$(BIN)/python -m demo
@@ -33,6 +34,10 @@ test-old: $(STAMP) ## a v1 registry of another maker as source, and a layer of 2
 test-gap: $(STAMP) ## 10 GiB across an air gap, 20,000 tags in a layout (about 5 minutes and 35 GiB of disk in TMPDIR), and oras
 	@tools/need.sh docker-registry
 	$(BIN)/python -m pytest -s tests_real/test_gap.py tests_real/test_oras.py $(PYTEST_ARGS)
+
+test-registries: $(STAMP) ## registries of other makers as sources and targets (about 4 minutes; after `make registries`)
+	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
+	$(BIN)/python -m pytest -n $(JOBS) tests_real/test_registries.py tests_real/test_registries_uploads.py $(PYTEST_ARGS)
 
 test-kill: $(STAMP) ## a sync, an export, an import, each killed at 25 moments and run again (about 5 minutes)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
@@ -70,8 +75,14 @@ bench-tools: ## what to compare with: the tools that Go can install, into .bench
 	GOBIN=$(CURDIR)/.bench/bin go install github.com/google/go-containerregistry/cmd/crane@latest
 	GOBIN=$(CURDIR)/.bench/bin go install oras.land/oras/cmd/oras@latest
 
+registries: ## what test-registries runs against: the registries that Go can install, into .registries/bin
+	@command -v go >/dev/null || { echo "registries needs Go: https://go.dev/doc/install" >&2; exit 1; }
+	GOBIN=$(CURDIR)/.registries/bin go install github.com/distribution/distribution/v3/cmd/registry@latest
+	GOBIN=$(CURDIR)/.registries/bin go install github.com/google/go-containerregistry/cmd/crane@latest
+	cd tests_real/ociregistry && GOBIN=$(CURDIR)/.registries/bin go install .
+
 clean: ## remove everything that these targets made, the virtual environment too
-	rm -rf $(VENV) .demo .bench build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .demo .bench .registries build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find mirror tests demo benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.cfg pyproject.toml tools/setup.sh

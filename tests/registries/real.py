@@ -93,11 +93,11 @@ class RealRegistry(Damage, RegistryProcess):
 
     def _htpasswd(self) -> Path:
         path = self.folder / "users.htpasswd"
-        path.write_text("".join(_bcrypt(name, password) for name, password in self.users.items()))
+        path.write_text("".join(htpasswd_line(name, password) for name, password in self.users.items()))
         return path
 
 
-def _bcrypt(name: str, password: str) -> str:
+def htpasswd_line(name: str, password: str) -> str:
     """A line of htpasswd; the cheapest cost that bcrypt knows. The password goes by stdin: nobody sees it in `ps`."""
     command = ["htpasswd", "-Bin", "-C", "4", name]
     made = subprocess.run(command, input=password, capture_output=True, text=True, check=True, timeout=30)

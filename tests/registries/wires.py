@@ -155,6 +155,10 @@ class Front:
         return f"http{'s' if self.tls else ''}://{self.host}"
 
     @property
+    def port(self) -> int:
+        return self._listener.port
+
+    @property
     def most_in_flight(self) -> int:
         """Requests at once since `journal.mark()`."""
         return self.journal.most_in_flight

@@ -1,0 +1,206 @@
+"""Registries that `make registries` installs, as processes; the tool reaches them through a proxy that counts.
+
+A further one is a subclass that says how it is started; MAKERS is what the tests are run against.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Self
+
+from tests.registries.certificates import Authority
+from tests.registries.client import Authorize, Client
+from tests.registries.journal import Journal
+from tests.registries.process import START_WITHIN, eventually
+from tests.registries.real import htpasswd_line
+from tests.registries.scratch import scratch
+from tests.registries.wires import Front
+
+FOLDER = Path(os.environ.get("MIRROR_REGISTRIES", Path(__file__).parent.parent / ".registries" / "bin"))
+
+
+def program(name: str) -> str:
+    """The path of an installed program. Raises AssertionError where it is missing."""
+    path = FOLDER / name
+    assert os.access(path, os.X_OK), f"{path} is missing: `make registries` installs it, with Go"
+    return str(path)
+
+
+class InstalledRegistry(ABC):
+    """A registry on loopback, on a port that the system chooses; what it holds goes with it. Use with `with`.
+
+    `host` is that of the proxy, whose `journal` has every request of the tool; our own client goes past it."""
+
+    maker: ClassVar[str]  # as docs/compatibility.md names it
+    file: ClassVar[str]  # its program
+    mounts: ClassVar[bool] = True  # blobs of another repository
+    separate: ClassVar[bool] = True  # a repository has only the blobs that were brought to it
+    referrers_api: ClassVar[bool] = False
+    forgets_uploads: ClassVar[bool] = False  # a DELETE or GET of an upload session is answered with an error
+    asked_for_version: ClassVar[tuple[str, ...]] = ("--version",)
+    listening: ClassVar[str] = r"listening on (?:\S+:)(\d+)"  # what it says when it is ready, and where
+
+    tls: Authority | None = None
+
+    def __init__(self, folder: Path, name: str, *, users: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.folder = folder / name
+        self.folder.mkdir(parents=True)
+        self.users = dict(users or {})
+        self.front = Front(name=f"{name}'s front")
+        self._said = self.folder / "said.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """How to start it on a free port of 127.0.0.1."""
+
+    @classmethod
+    def version(cls) -> str:
+        """What the program says its version is; for people."""
+        try:
+            command = [program(cls.file), *cls.asked_for_version]
+        except AssertionError as missing:
+            return str(missing)
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    @property
+    def host(self) -> str:
+        return self.front.host
+
+    @property
+    def url(self) -> str:
+        return self.front.url
+
+    @property
+    def journal(self) -> Journal:
+        return self.front.journal
+
+    def client(self) -> Client:
+        """Past the proxy; use with `with`."""
+        return Client(f"127.0.0.1:{self._port}", authorize=self._authorize())
+
+    def _authorize(self) -> Authorize | None:
+        if not self.users:
+            return None
+        basic = base64.b64encode(":".join(next(iter(self.users.items()))).encode()).decode()
+        return lambda _: f"Basic {basic}"
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+            self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.front.stop()
+        process, self._process = self._process, None
+        if process:
+            process.kill()
+            process.wait()
+
+    def _start(self) -> None:
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "OTEL_TRACES_EXPORTER": "none"}
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment, cwd=self.folder
+            )
+
+    def _wait(self) -> None:
+        """Until it listens: only then it says on which port."""
+        end = time.monotonic() + START_WITHIN
+        if not eventually(lambda: self._ended() or self._listens(), within=START_WITHIN) or self._ended():
+            raise RuntimeError(f"{self.name} did not start: {self._said.read_text(errors='replace')[:800]}")
+        with Client(f"127.0.0.1:{self._port}", timeout=max(1.0, end - time.monotonic())) as client:
+            client.ask("GET", "/v2/", want=(200, 401))
+        self.front.upstream = self._port
+
+    def _ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def _listens(self) -> bool:
+        found = re.search(self.listening, self._said.read_text(errors="replace"))
+        self._port = int(found[1]) if found else 0
+        return found is not None
+
+
+class Distribution(InstalledRegistry):
+    """The registry of the distribution project. settings: further ones of its configuration file."""
+
+    maker = "distribution"
+    file = "registry"
+
+    def __init__(self, folder: Path, name: str, *, settings: Mapping[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(folder, name, **options)
+        self._scratch: TemporaryDirectory[str] = scratch(self.folder)
+        self._settings = dict(settings or {})
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._scratch.cleanup()
+
+    def command(self) -> list[str]:
+        made: dict[str, Any] = {
+            "version": "0.1",
+            "log": {"level": "info", "accesslog": {"disabled": True}},
+            "storage": {
+                "filesystem": {"rootdirectory": self._scratch.name},
+                "delete": {"enabled": True},
+                "maintenance": {"uploadpurging": {"enabled": False}},
+            },
+            "http": {"addr": "127.0.0.1:0", "secret": "not a secret"},
+            **self._settings,
+        }
+        if self.users:
+            users = self.folder / "users.htpasswd"
+            users.write_text("".join(htpasswd_line(name, password) for name, password in self.users.items()))
+            made["auth"] = {"htpasswd": {"realm": "registry", "path": str(users)}}
+        path = self.folder / "config.yml"
+        path.write_text(json.dumps(made))  # JSON is YAML
+        return [program(self.file), "serve", str(path)]
+
+
+class Crane(InstalledRegistry):
+    """`crane registry serve`, of go-containerregistry."""
+
+    maker = "crane registry serve"
+    file = "crane"
+    asked_for_version = ("version",)
+    mounts = False
+    separate = False
+    forgets_uploads = True
+    listening = r"serving on port (\d+)"
+
+    def command(self) -> list[str]:
+        return [program(self.file), "registry", "serve", "--address", "127.0.0.1:0"]
+
+
+class OciRegistry(InstalledRegistry):
+    """The registry in memory of cuelabs.dev/go/oci/ociregistry. flags: of tests_real/ociregistry/main.go."""
+
+    maker = "ociregistry"
+    file = "ociregistry"
+    referrers_api = True
+
+    def __init__(self, folder: Path, name: str, *, flags: tuple[str, ...] = (), **options: Any) -> None:
+        super().__init__(folder, name, **options)
+        self._flags = flags
+
+    def command(self) -> list[str]:
+        return [program(self.file), *self._flags]
+
+
+MAKERS: tuple[type[InstalledRegistry], ...] = (Distribution, Crane, OciRegistry)

@@ -1,0 +1,313 @@
+"""Registries of other makers as sources and as targets: `make test-registries`. `make registries` installs them.
+
+Targets are judged by the walker of the other tests and by skopeo; requests are counted by a proxy of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.images import OCI_INDEX, OCI_MANIFEST, Graph, oddly
+from tests.oracle import assert_equal, assert_whole, skopeo_copy_to_dir, skopeo_digest
+from tests.registries.exchange import Reply, Request
+from tests.registries.real import RealRegistry
+from tests.seeding import push, seed
+from tests.tool import MirrorTool, Ran
+from tests_real.conftest import Starter
+from tests_real.installed import Crane, Distribution, InstalledRegistry, OciRegistry
+
+Side = RealRegistry | InstalledRegistry
+NAMES = ("team/app", "team/web")
+
+
+def content(name: str) -> Graph:
+    """Indexes of both kinds, one in another, one with children of the other kind; images, artifacts, odd forms."""
+    graph = Graph(name)
+    index = graph.platforms("v1", "latest", label="shared")
+    graph.index("nested", children=[index])
+    docker = graph.image("docker", oci=False, twice=True)
+    graph.platforms("list", oci=False)
+    graph.index("mixed", children=[docker, graph.image(label="oci", platform="linux/arm/v7")])
+    graph.artifact("notes", texts=[b"", b"notes"])
+    graph.image("hollow", layers=[graph.empty_blob()])
+    layer, config = graph.layer("typeless"), graph.blob(b"{}")
+    graph.raw(oddly({"schemaVersion": 2, "config": config.json(), "layers": [layer.json()]}), OCI_MANIFEST, "typeless")
+    graph.raw(oddly({"schemaVersion": 2, "manifests": [index.json()]}), OCI_INDEX, "untyped")
+    graph.signature(index)
+    graph.referrer(index, "one")
+    graph.referrer(index, "two")
+    return graph
+
+
+def configure(tool: MirrorTool, source: Side, target: Side, *names: str, **keys: Any) -> None:
+    mirrors = [{"source": f"{source.host}/{name}", "targets": [f"{target.host}/{name}"]} for name in names or NAMES]
+    tool.config(mirrors, source, target, **keys)
+
+
+def plan(tool: MirrorTool) -> Ran:
+    return tool("plan", tool.config_file, "--exit-code")
+
+
+@pytest.fixture(params=["to", "from", "between"])
+def pair(
+    request: pytest.FixtureRequest, maker: type[InstalledRegistry], start: Starter, source: RealRegistry
+) -> tuple[Side, Side]:
+    """A source that has `content` in two repositories, and an empty target; one of them or both of a maker."""
+    giver = source if request.param == "to" else start(maker, "giver")
+    taker = request.getfixturevalue("target") if request.param == "from" else start(maker, "taker")
+    for name in NAMES:
+        push(giver, name, content("common"))
+    return giver, taker
+
+
+def test_everything_arrives_byte_for_byte(pair: tuple[Side, Side], mirror_run: MirrorTool, tmp_path: Path) -> None:
+    source, target = pair
+    configure(mirror_run, source, target)
+    ran = plan(mirror_run)
+    assert 10 == ran.code, ran
+    if isinstance(target, InstalledRegistry):
+        assert [] == target.journal.writes()
+    mirror_run.sync()
+    for name in NAMES:
+        assert_equal(source, name, target, name)
+        found = assert_whole(target, [name]).tags
+        assert {(name, tag): digest for tag, digest in content("common").tags.items()} == found
+    for tag in ("v1", "docker", "list", "hollow"):
+        assert content("common").tags[tag] == skopeo_digest(target, NAMES[1], tag)
+        skopeo_copy_to_dir(target, NAMES[1], tag, tmp_path / tag)
+
+
+def test_a_run_with_nothing_to_do_writes_nothing(pair: tuple[Side, Side], mirror_run: MirrorTool) -> None:
+    source, target = pair
+    configure(mirror_run, source, target)
+    mirror_run.sync()
+    for side in pair:
+        if isinstance(side, InstalledRegistry):
+            side.journal.mark()
+    mirror_run.sync()
+    assert {"up-to-date"} == set(mirror_run.results().values())
+    for side in pair:
+        if isinstance(side, InstalledRegistry):
+            tags = len(NAMES) * len(content("common").tags)
+            assert {"GET tags": len(NAMES), "HEAD manifest": tags} == side.journal.counts()
+    assert 0 == plan(mirror_run).code
+    ran = mirror_run("verify", mirror_run.config_file, "--deep")
+    assert (0, True) == (ran.code, "all whole" in ran.out), ran
+
+
+def test_a_blob_that_another_repository_has_is_mounted_where_that_is_possible(
+    taker: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    for name in NAMES:
+        push(source, name, content("common"))
+    configure(mirror_run, source, taker)
+    mirror_run.sync()
+    blobs = len(content("common").blobs)
+    asked = taker.journal.counts()
+    if taker.mounts:
+        assert blobs == taker.journal.counts(status=201)["POST mount"]
+        assert blobs == asked["PUT upload"]
+    else:
+        assert 0 == taker.journal.counts(status=201)["POST mount"]
+        assert 2 * blobs == asked["PUT upload"] == asked["POST mount"] + asked["POST upload"], "sessions are used"
+        assert asked["POST mount"] < blobs, "what never mounts is not asked for ever"
+
+
+def test_a_tag_that_moved_is_moved_and_only_what_is_new_is_sent(
+    pair: tuple[Side, Side], mirror_run: MirrorTool
+) -> None:
+    source, target = pair
+    configure(mirror_run, source, target)
+    mirror_run.sync()
+    old = content("common").tags["docker"]
+    moved = Graph("moved")
+    moved.image("docker", layers=[moved.layer("new", oci=False)], oci=False)
+    push(source, NAMES[0], moved)
+    if isinstance(target, InstalledRegistry):
+        target.journal.mark()
+    mirror_run.sync()
+    assert_equal(source, NAMES[0], target, NAMES[0])
+    assert moved.tags["docker"] == skopeo_digest(target, NAMES[0], "docker")
+    assert 200 == target_manifest(target, NAMES[0], old)
+    if isinstance(target, InstalledRegistry):
+        written = [seen.kind for seen in target.journal.writes()]
+        assert {"POST upload": 2, "PUT upload": 2, "PUT manifest": 1} == Counter(written)
+        assert "PUT manifest" == written[-1]
+
+
+def target_manifest(target: Side, repository: str, reference: str) -> int:
+    """-> the status of a GET"""
+    with target.client() as client:
+        return client.manifest(repository, reference).status
+
+
+def test_what_a_target_lost_is_told_and_brought_back(
+    taker: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    graph = content("common")
+    push(source, "app", graph)
+    configure(mirror_run, source, taker, "app")
+    mirror_run.sync()
+    child = json.loads(graph.manifests[graph.tags["list"]].data)["manifests"][0]["digest"]
+    layer = json.loads(graph.manifests[graph.tags["docker"]].data)["layers"][0]["digest"]
+    with taker.client() as client:
+        client.ask("DELETE", f"/v2/app/blobs/{layer}", want=(202,))
+        client.ask("DELETE", f"/v2/app/manifests/{child}", want=(202,))
+    ran = mirror_run("verify", mirror_run.config_file)
+    assert 1 == ran.code, ran
+    assert child in ran.text
+    assert layer in ran.text
+    mirror_run.sync("--deep")
+    assert 0 == mirror_run("verify", mirror_run.config_file, "--deep").code
+    assert_equal(source, "app", taker)
+
+
+def test_what_is_named_by_digest_alone_arrives_without_a_tag(pair: tuple[Side, Side], mirror_run: MirrorTool) -> None:
+    source, target = pair
+    graph = Graph("digests")
+    index = graph.platforms()
+    push(source, "digests", graph)
+    mirrors = [{"source": f"{source.host}/digests@{index.digest}", "targets": [f"{target.host}/digests"]}]
+    mirror_run.config(mirrors, source, target)
+    mirror_run.sync()
+    with target.client() as client:
+        assert graph.manifests[index.digest].data == client.manifest("digests", index.digest).body
+        assert [] == client.tags("digests")
+    ran = mirror_run("verify", mirror_run.config_file, "--deep")
+    assert 0 == ran.code, ran
+    if isinstance(target, InstalledRegistry):
+        target.journal.mark()
+        mirror_run.sync()
+        assert {"HEAD manifest": 1} == target.journal.counts()
+
+
+@pytest.mark.parametrize(
+    ("maker", "options", "tags", "pages"),
+    [
+        (Distribution, {}, 1203, {200: 2}),
+        (Distribution, {"settings": {"tags": {"maxtags": 7}}}, 60, {200: 9}),
+        (Crane, {}, 1203, {200: 2}),
+        (OciRegistry, {}, 1203, {200: 2}),
+        (OciRegistry, {"flags": ("-links=false",)}, 1203, {200: 2}),
+        (OciRegistry, {"flags": ("-pages", "100")}, 150, {400: 1, 200: 1}),
+    ],
+    ids=["distribution", "distribution-7", "crane", "ociregistry", "without-links", "no-large-pages"],
+)
+def test_long_lists_of_tags_are_read_to_their_end(
+    start: Starter,
+    mirror_run: MirrorTool,
+    maker: type[InstalledRegistry],
+    options: dict[str, object],
+    tags: int,
+    pages: dict[int, int],
+) -> None:
+    source, target = (start(maker, name, **options) for name in ("giver", "taker"))
+    seed(source, "app", images=2, tags=tags)
+    configure(mirror_run, source, target, "app")
+    mirror_run.sync()
+    assert tags == len(mirror_run.results())
+    assert_equal(source, "app", target)
+    target.journal.mark()
+    mirror_run.sync()
+    assert [] == target.journal.writes()
+    assert pages == {code: found for code in (200, 400) if (found := target.journal.counts(status=code)["GET tags"])}
+
+
+def test_a_wildcard_takes_what_the_catalog_lists(
+    maker: type[InstalledRegistry], start: Starter, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    source = start(maker, "giver")
+    seeded = seed(source, "team/app", repositories=3)
+    seed(source, "other/app")
+    mirrors = [{"source": f"{source.host}/team/*", "targets": [f"{target.host}/copy/{{repository}}"]}]
+    mirror_run.config(mirrors, source, target)
+    mirror_run.sync()
+    found = assert_whole(target)
+    assert {(name.replace("team/", "copy/"), tag): digest for (name, tag), digest in seeded.tags.items()} == found.tags
+
+
+def test_signatures_and_referrers_come_along_as_tags(
+    taker: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    """And where a target has the referrers API, it finds by itself what refers to an image."""
+    graph = content("common")
+    push(source, "app", graph)
+    configure(mirror_run, source, taker, "app")
+    mirror_run.sync()
+    subject = graph.tags["v1"]
+    tag = subject.replace(":", "-")
+    named = json.loads(graph.manifests[graph.tags[tag]].data)["manifests"]
+    with taker.client() as client:
+        assert {tag, f"{tag}.sig"} <= set(client.tags("app"))
+        answer = client.ask("GET", f"/v2/app/referrers/{subject}")
+    if taker.referrers_api:
+        assert {child["digest"] for child in named} == {child["digest"] for child in answer.json()["manifests"]}
+    else:
+        assert 404 == answer.status
+
+
+def test_a_repository_that_is_not_there_is_told_clearly(
+    maker: type[InstalledRegistry], start: Starter, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    source = start(maker, "giver")
+    configure(mirror_run, source, target, "no/such")
+    ran = mirror_run.sync(expect=1)
+    assert f"{source.host}/no/such has no list of tags" in ran.text
+    assert "404 Not Found: NAME_UNKNOWN" in ran.text
+    assert [f"{source.host}/no/such"] == mirror_run.failed()
+    assert [] == target.writes()
+
+
+class Ender:
+    """Sends a signal to a process when the n-th blob was taken, before that is answered."""
+
+    def __init__(self, target: InstalledRegistry, count: int, number: signal.Signals) -> None:
+        self._left, self._number = count, number
+        self._lock, self._aimed = threading.Lock(), threading.Event()
+        self._process: subprocess.Popen[str] | None = None
+        target.front.alter = self._look
+
+    def run(self, tool: MirrorTool) -> Ran:
+        self._process = tool.start("sync", tool.config_file)
+        self._aimed.set()
+        return tool.finish(self._process)
+
+    def _look(self, request: Request, reply: Reply) -> Reply:
+        with self._lock:
+            self._left -= request.kind == "PUT upload"
+            now = request.kind == "PUT upload" and self._left == 0
+        if now and self._aimed.wait(10) and self._process:
+            self._process.send_signal(self._number)
+        return reply
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_run_that_was_ended_is_gone_on_with(
+    taker: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool, number: signal.Signals
+) -> None:
+    seeded = seed(source, "team/app", repositories=3, images=4, layer_size=100_000, index=True)
+    configure(mirror_run, source, taker, *seeded.repositories)
+    ran = Ender(taker, 12, number).run(mirror_run)
+    assert {signal.SIGTERM: 143, signal.SIGKILL: -9}[number] == ran.code, ran
+    assert_whole(taker, seeded.repositories)
+    taker.front.alter = None
+    brought = {
+        (entry.repository, entry.reference)
+        for entry in taker.journal.entries
+        if entry.kind in ("PUT upload", "POST mount") and entry.status == 201
+    }
+    assert 12 <= len(brought) < len(seeded.blobs) * len(seeded.repositories)
+    taker.journal.mark()
+    mirror_run.sync()
+    for name in seeded.repositories:
+        assert_equal(source, name, taker)
+    again = {(entry.repository, entry.reference) for entry in taker.journal.entries if entry.kind == "PUT upload"}
+    assert set() == again & brought
