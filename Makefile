@@ -35,7 +35,7 @@ test-gap: $(STAMP) ## 10 GiB across an air gap, 20,000 tags in a layout (about 5
 	@tools/need.sh docker-registry
 	$(BIN)/python -m pytest -s tests_real/test_gap.py tests_real/test_oras.py $(PYTEST_ARGS)
 
-test-registries: $(STAMP) ## registries of other makers as sources and targets (about 4 minutes; after `make registries`)
+test-registries: $(STAMP) ## registries of other makers as sources and targets (about 2 minutes; after `make registries`)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	$(BIN)/python -m pytest -n $(JOBS) tests_real/test_registries.py tests_real/test_registries_uploads.py $(PYTEST_ARGS)
 
@@ -83,7 +83,7 @@ registries: ## what test-registries runs against: the registries that Go can ins
 
 clean: ## remove everything that these targets made, the virtual environment too
 	rm -rf $(VENV) .demo .bench .registries build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find mirror tests demo benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find mirror tests tests_real demo benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.cfg pyproject.toml tools/setup.sh
 	@tools/setup.sh $(VENV)
