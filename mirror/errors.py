@@ -48,11 +48,13 @@ class MirrorError(Exception):
     registry_code: the `code` of the registry's own error document (`NAME_UNKNOWN`), if it sent one.
     host: whose trouble it is, as `Limits` names hosts, where that may be another one than the registry asked.
     protocol: by which of several a registry was asked; empty: by the usual one.
+    spent: it outlived all retries that there are for it: who needed what failed must not begin them anew.
     """
 
     code = "error"
     exit_code = FAILED
     retryable = False
+    spent = False
 
     def __init__(
         self,

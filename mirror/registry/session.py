@@ -7,7 +7,8 @@ stopped, and raises only MirrorErrors. Success is a status that was expected; al
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from mirror import __version__
@@ -202,7 +203,7 @@ class Session:
                 return once()
             except MirrorError as error:
                 host = self._limits.host(error.host or self.host.name)
-                if not work.retries or host.down:
+                if not work.retries or error.spent or host.down:
                     raise
                 wait = self._policy.wait_before_next(attempt, error, clock.now() - begun)
                 if wait is None:
@@ -254,7 +255,8 @@ class Session:
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool = False
     ) -> tuple[Stream, str | None]:
         """An answer to the request with who we are, and what we said of that."""
-        sent = self.authorizer.header(scopes, work)
+        with _spent():
+            sent = self.authorizer.header(scopes, work)
         try:
             told = _with(request, "Authorization", sent)
             if self._cookies is not None:
@@ -276,7 +278,8 @@ class Session:
         except BaseException:
             self.authorizer.abandoned(scopes)
             raise
-        self.authorizer.challenged(scopes, stream.headers.all("www-authenticate"), sent, work)
+        with _spent():
+            self.authorizer.challenged(scopes, stream.headers.all("www-authenticate"), sent, work)
         return error
 
     def _says_expired(self, stream: Stream, scopes: tuple[Scope, ...]) -> bool:
@@ -327,6 +330,16 @@ class Session:
             # Not about us: we showed nothing. A signed URL that ran out is replaced by asking the registry again.
             error.code, error.retryable = "auth_denied", code == 403
         return error
+
+
+@contextmanager
+def _spent() -> Iterator[None]:
+    """A token service was asked again and again already, and by one for all who waited."""
+    try:
+        yield
+    except MirrorError as error:
+        error.spent = True
+        raise
 
 
 def _with(request: Request, name: str, value: str | None) -> Request:

@@ -15,10 +15,12 @@ from mirror.errors import (
     RemoteError,
     Unreachable,
 )
-from mirror.limits import Limits, Rate
+from mirror.limits import Limits, Rate, Work
+from mirror.registry.scopes import Scope
 from tests.registry.http.peers import Peer, Talk, answers, whole
 from tests.registry.http.sessions import (
     QUICK,
+    Keys,
     get,
     session_with,
     work,
@@ -45,6 +47,33 @@ def test_tries_are_counted() -> None:
             get(session)
         assert QUICK.attempts == len(peer.requests)
         assert not session.host.down
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["before", "after a challenge"])
+def test_a_token_service_is_asked_again_within_one_budget(known: bool) -> None:
+    class Fetching(Keys):
+        def fetch(self, work: Work) -> None:
+            with pytest.raises(RemoteError) as caught:
+                session.one_off("GET", session.trust.realm(f"http://{service.name}/token"), work=work)
+            raise caught.value
+
+        def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
+            if known:
+                self.fetch(work)
+            return None
+
+        def challenged(self, scopes: object, challenges: object, sent: object, work: Work) -> None:
+            self.fetch(work)
+
+    refused = answers(whole("401 Who", b"", "WWW-Authenticate: Bearer"))
+    with (
+        Peer(refused) as registry,
+        Peer(answers(whole("500 R"))) as service,
+        session_with(registry, authorizer=Fetching(), token_realms=frozenset({service.name})) as session,
+    ):
+        with pytest.raises(RemoteError, match="500"):
+            get(session)
+        assert (QUICK.attempts, 0 if known else 1) == (len(service.requests), len(registry.requests))
 
 
 def test_where_the_caller_retries_nothing_is_tried_again() -> None:
