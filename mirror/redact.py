@@ -101,7 +101,7 @@ def _forms(secret: str, user: str | None) -> set[str]:
     if len(secret) >= SHORTEST:
         forms |= {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), printable(secret, len(secret))}
         forms |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
-        forms |= _base64(secret)
+        forms |= _base64(secret) | _marked_up(secret)
     # What was escaped by `printable` may then be escaped as JSON.
     return {escaped for form in forms for escaped in (form, json.dumps(form)[1:-1])}
 
@@ -110,6 +110,16 @@ def _base64(text: str) -> set[str]:
     raw = text.encode("utf-8", "surrogatepass")
     padded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
     return padded | {form.rstrip("=") for form in padded}
+
+
+def _marked_up(text: str) -> set[str]:
+    """As HTML and XML have it, by the habits of Go, Python and others, and JSON of Go, which is meant for HTML too."""
+    forms = set()
+    for quotes, apostrophe in (("&#34;", "&#39;"), ("&quot;", "&#x27;"), ("&quot;", "&apos;"), ("&quot;", "&#39;")):
+        named = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        forms.add(named.replace('"', quotes).replace("'", apostrophe))
+    plain = json.dumps(text, ensure_ascii=False)[1:-1]
+    return forms | {plain.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")}
 
 
 def _end(text: str, start: int, forms: tuple[str, ...]) -> int:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, quote_plus
+from xml.sax import saxutils
 
 import pytest
 
@@ -16,6 +18,7 @@ SECRETS = [
     "dckr_pat_aB3-xYz_0123456789",
     "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJib2IifQ.c2lnbmF0dXJl",
     "p4ss",
+    "a&b<c>d'e\"f-and-more",
     "\ttab\x1b[31m and\nnewline",
 ]
 
@@ -39,6 +42,13 @@ def disguises(secret: str, user: str) -> dict[str, str]:
         "printable": printable(secret, 1000),
         "printable in json": json.dumps(printable(secret, 1000))[1:-1],
         "repr": repr(secret)[1:-1],
+        "html": html.escape(secret),
+        "html of Go": html.escape(secret).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"),
+        "xml": saxutils.escape(secret, {'"': "&quot;", "'": "&apos;"}),
+        "json of Go": json.dumps(secret, ensure_ascii=False)[1:-1]
+        .replace("&", "\\u0026")
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e"),
         "in an error": str(RemoteError(f"answer: {secret}", hint=secret)),
     }
 

@@ -322,7 +322,7 @@ class Session:
             str(request),
             code,
             headers,
-            status.unechoed(body, request.headers),
+            status.unechoed(body, request.headers, request.destination.target),
             host=self._exchange.host(request.destination).name,
             longest_wait=self._policy.longest_asked,
         )

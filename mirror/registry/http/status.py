@@ -9,9 +9,11 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
+from urllib.parse import unquote
 
 from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError, printable
 from mirror.oci import strictjson
+from mirror.redact import QUERY_KEYS
 from mirror.registry.http.headers import Headers
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -150,13 +152,18 @@ def says_expired(status: int, body: bytes) -> bool:
     return status == 403 and b"authorization token has expired" in body[:1024].lower()
 
 
-def unechoed(body: bytes, headers: Sequence[tuple[str, str]]) -> bytes:
-    """A body for people without the credentials of the request's `headers`: some servers repeat them in their error."""
-    for name, value in headers:
-        for secret in _secrets_of(name, value):
-            if len(secret) >= SHORTEST_ECHO:
-                for form in (secret, json.dumps(secret)[1:-1]):
-                    body = body.replace(form.encode("latin-1", "replace"), b"[hidden]")
+def unechoed(body: bytes, headers: Sequence[tuple[str, str]], target: str = "") -> bytes:
+    """A body for people without the credentials of a request's `headers`, and without the signature in the query of
+    its `target`: some servers repeat them in their error."""
+    secrets = [secret for name, value in headers for secret in _secrets_of(name, value)]
+    if "?" in target:
+        pairs = (part.partition("=") for part in target.partition("?")[2].split("&"))
+        values = [value for key, _, value in pairs if key not in QUERY_KEYS]
+        secrets += [form for value in values for form in (value, unquote(value))]
+    for secret in secrets:
+        if len(secret) >= SHORTEST_ECHO:
+            for form in (secret, json.dumps(secret)[1:-1]):
+                body = body.replace(form.encode("utf-8", "surrogateescape"), b"[hidden]")
     return body
 
 

@@ -218,6 +218,13 @@ def test_a_credential_that_a_server_repeats_is_hidden_however_it_is_quoted(
             assert not [one for one in secrets if one in left or json.dumps(one)[1:-1] in left]
 
 
+def test_the_signature_of_a_url_that_its_host_repeats_is_hidden() -> None:
+    target = "/blob?X-Amz-Signature=5ab1e5ab1e&X-Amz-Credential=me%2Fyou%2Fthem&digest=sha256:abc"
+    body = b"<SignatureProvided>5ab1e5ab1e</SignatureProvided> me/you/them me%2Fyou%2Fthem of sha256:abc"
+    left = unechoed(body, [], target)
+    assert b"<SignatureProvided>[hidden]</SignatureProvided> [hidden] [hidden] of sha256:abc" == left
+
+
 @pytest.mark.parametrize(
     "header", [("Cookie", "a=1; b=on"), ("Authorization", "Basic abc"), ("X-Other", "value-of-it")]
 )
