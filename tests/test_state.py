@@ -18,6 +18,8 @@ import pytest
 from mirror.errors import LOCAL, LocalError
 from mirror.oci.digest import Digest
 from mirror.state import FILE_NAME, State
+from mirror.state.database import Trouble
+from mirror.state.file import refusal
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = "localhost:5000/team/app"
@@ -405,6 +407,15 @@ def test_a_full_disk_costs_hints_and_a_warning_but_a_mark_that_cannot_be_kept_is
     assert ["refused 4 False", "True True", "1"] == done.stdout.splitlines(), done.stderr
     with opened(tmp_path) as state:
         assert digest("one") == state.target_tag("h/a", "v1")
+
+
+def test_a_file_that_another_program_holds_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    with closing(sqlite3.connect(path)) as other, closing(sqlite3.connect(path, timeout=0)) as ours:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            ours.execute("CREATE TABLE x (y)")
+    assert "another program holds it" in refusal(path, Trouble(caught.value)).hint
 
 
 # -- many threads, and commands without a lock ------------------------------------------------------------------------

@@ -54,7 +54,8 @@ _STALE = """FROM member WHERE repository = ?1 AND root NOT IN (
 
 
 class Trouble(Exception):
-    """SQLite could not do it. corrupt: the file is at fault, a new one would do; full: no space."""
+    """SQLite could not do it. corrupt: the file is at fault, a new one would do; full: no space; busy: another
+    program holds it."""
 
     def __init__(self, error: sqlite3.Error | UnicodeError | str) -> None:
         super().__init__(printable(error))
@@ -62,6 +63,7 @@ class Trouble(Exception):
         code = getattr(error, "sqlite_errorcode", damage) & 0xFF  # the extended codes say more than we need
         self.corrupt = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
         self.full = code == sqlite3.SQLITE_FULL
+        self.busy = code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 # SQLite puts names from the file into its messages: of a damaged file these need not be text.
