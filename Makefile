@@ -62,7 +62,7 @@ check: lint test ## lint and test
 coverage: $(STAMP) ## the transfer package by its own tests: at least 95 % of its statements
 	$(BIN)/python -m pytest tests/transfer --cov=mirror.transfer --cov-report=term-missing --cov-fail-under=95 $(PYTEST_ARGS)
 
-bench: $(STAMP) ## side by side with other tools; about an hour on a quiet machine (BENCH_ARGS="--scenario cold")
+bench: $(STAMP) ## side by side with other tools; over an hour on a quiet machine (BENCH_ARGS="--scenario cold")
 	@tools/need.sh docker-registry skopeo
 	$(BIN)/python -m benchmarks --json .bench/figures.json --markdown docs/performance-figures.md --chart docs/performance.svg $(BENCH_ARGS)
 

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes: list[Outcome] = []
     try:
         for scenario in scenarios:
-            outcomes.append(measure(scenario(scale), tools, runs=asked.runs, say=_say))
+            outcomes.append(measure(scenario(scale), tools, runs=asked.runs or scenario.runs, say=_say))
             print(f"\n{tables.plain(outcomes[-1])}", flush=True)
     except KeyboardInterrupt:
         print("stopped; what was finished is written", file=sys.stderr)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         date = datetime.now(UTC).isoformat(timespec="minutes")
         left_out = [one.name for one in SCENARIOS if one.name not in {outcome.name for outcome in outcomes}]
-        _write(asked, Report(date, asked.quick, asked.runs, machine, versions, outcomes, left_out))
+        _write(asked, Report(date, asked.quick, machine, versions, outcomes, left_out))
     wrong = [f"{one.name}: mirror" for one in outcomes if "mirror" in one.tools and not one.correct("mirror")]
     for text in wrong:
         print(f"NOT EQUAL: {text}", file=sys.stderr)
@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     names, tools = [one.name for one in SCENARIOS], [tool.name for tool in TOOLS]
     parser.add_argument("--scenario", action="append", choices=names, help="only this one; may be repeated")
     parser.add_argument("--tools", nargs="+", choices=tools, help="only these")
-    parser.add_argument("--runs", type=_count, default=5, help="of each tool in each scenario (default: 5)")
+    parser.add_argument(
+        "--runs", type=_count, help="of each tool in each scenario (default: 5; 3 where a round takes minutes)"
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of all sizes: to see that it works")
     parser.add_argument("--size", type=_size, default=_size("1 GiB"), help="of the one big image (default: 1 GiB)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every sample, as JSON")

@@ -10,8 +10,8 @@ _HEAD = """\
 
 Made by `make bench`; not edited by hand. What the columns mean, and how it was measured: [performance](performance.md).
 
-Measured on {date}: medians of {runs} runs in turns{quick}. `÷ best other` is the tool's wall time over that of the
-fastest of the other tools that left equal targets; the ideal replay is not a tool.
+Measured on {date}, in turns{quick}; shown are medians. `÷ best other` is the tool's wall time over that of the fastest
+of the other tools that left equal targets; the ideal replay is not a tool.
 
 | machine | |
 |---|---|
@@ -30,7 +30,7 @@ def page(report: Report, chart: str | None = None) -> str:
     )
     machine, versions = rows
     quick = ", **with sizes reduced to a tenth**" if report.quick else ""
-    head = _HEAD.format(date=report.date, runs=report.runs, quick=quick, machine=machine, versions=versions)
+    head = _HEAD.format(date=report.date, quick=quick, machine=machine, versions=versions)
     picture = [f"![Wall times of all scenarios]({chart})\n"] if chart else []
     missing = [f"Not measured this time: {', '.join(report.left_out)}.\n"] if report.left_out else []
     return "\n".join([head, *missing, *picture, *(tables.markdown(outcome) for outcome in report.scenarios)])

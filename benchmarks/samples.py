@@ -52,6 +52,11 @@ class Outcome:
     tools: Mapping[str, Sequence[Sample]]
     absent: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def runs(self) -> int:
+        """Of each tool."""
+        return max(map(len, self.tools.values()), default=0)
+
     def spread(self, tool: str, figure: Callable[[Sample], float]) -> Spread:
         return Spread.of([figure(sample) for sample in self.tools[tool]])
 
@@ -76,7 +81,6 @@ class Report:
 
     date: str
     quick: bool
-    runs: int
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     scenarios: Sequence[Outcome]

@@ -37,7 +37,8 @@ def markdown(outcome: Outcome) -> str:
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     remarks = "".join(f"\n{line}\n" for line in _remarks(outcome))
     kinds = "\n".join(f"| {' | '.join(row)} |" for row in _kinds(outcome))
-    return f"## {outcome.title}\n\n{outcome.note}\n\n{table}\n{remarks}\n{kinds}\n"
+    runs = f"{outcome.runs} runs" if outcome.runs > 1 else "One run"
+    return f"## {outcome.title}\n\n{outcome.note} {runs} of each.\n\n{table}\n{remarks}\n{kinds}\n"
 
 
 def _rows(outcome: Outcome) -> Iterator[list[str]]:

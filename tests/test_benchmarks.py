@@ -146,7 +146,7 @@ OUTCOME = Outcome(
     },
     {"oras": "not installed"},
 )
-REPORT = Report("2026-01-02T03:04+00:00", True, 3, {"cores": "2"}, {"mirror": "1.0"}, [OUTCOME])
+REPORT = Report("2026-01-02T03:04+00:00", True, {"cores": "2"}, {"mirror": "1.0"}, [OUTCOME])
 
 
 def test_a_ratio_is_to_the_best_other_tool_that_did_the_work() -> None:

@@ -19,6 +19,8 @@ from tests.registries.real import RealRegistry
 from tests.seeding import Seeded
 
 MIB = 1 << 20
+RUNS = 5
+SLOW = 3  # runs, where each takes minutes for all tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,13 @@ class Scenario(ABC):
 
     name, title, note: for people. fresh: targets are new, and the tool knows nothing, in each run; else each tool keeps
     its targets, which were equal at the beginning, and has run once before. target_count: registries to copy to.
-    without: tool -> why it is not run."""
+    without: tool -> why it is not run. runs: of each tool, unless it is told otherwise."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     note: ClassVar[str]
     fresh: ClassVar[bool] = True
+    runs: ClassVar[int] = RUNS
     target_count: ClassVar[int] = 1
     with_ideal: ClassVar[bool] = False
     pattern: ClassVar[str] = ""

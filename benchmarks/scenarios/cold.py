@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.scenarios.base import MIB, RealScenario, Scale, content_of
+from benchmarks.scenarios.base import MIB, SLOW, RealScenario, Scale, content_of
 from benchmarks.traffic import Content
 from tests.registries.real import RealRegistry
 from tests.seeding import seed
@@ -30,6 +30,7 @@ class ThreeTargets(Cold):
 
 class ColdManyTags(RealScenario):
     name = "many-tags"
+    runs = SLOW
     title = "Cold: 1,000 tags of 50 images"
     note = "One repository; 20 tags name each image, an index of two platforms with 2 layers of 64 KiB each."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from benchmarks.delay import DelayProxy
-from benchmarks.scenarios.base import Access, RealScenario
+from benchmarks.scenarios.base import SLOW, Access, RealScenario
 from benchmarks.scenarios.cold import Cold
 from benchmarks.scenarios.unchanged import Unchanged
 from tests.registries.real import RealRegistry
@@ -21,6 +21,7 @@ class _Distant(RealScenario):
 
 class DistantCold(_Distant, Cold):
     name = "distant-cold"
+    runs = SLOW
     title = "Cold, with 50 ms to either registry"
     note = "Through a relay that holds everything back for 25 ms each way; a new connection takes a round trip more."
     with_ideal = False

@@ -6,7 +6,7 @@ import itertools
 import threading
 from contextlib import ExitStack
 
-from benchmarks.scenarios.base import Access
+from benchmarks.scenarios.base import SLOW, Access
 from benchmarks.scenarios.cold import Cold
 from tests.registries.exchange import Reply, Request, error_reply
 from tests.registries.real import RealRegistry
@@ -17,6 +17,7 @@ _ONE_IN = 50  # requests
 
 class Unwilling(Cold):
     name = "unwilling"
+    runs = SLOW
     title = "Cold, while 2 % of all requests are answered with 429 or 503"
     note = (
         "Every 50th request at either side, in turns 429 with `Retry-After: 1` and 503. They go through a proxy that "

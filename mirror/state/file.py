@@ -56,9 +56,7 @@ def refusal(path: Path, error: Trouble) -> LocalError:
     if error.full:
         return LocalError(f"cannot write {path}: {error}", hint="free some space there", code="local_full")
     if error.busy:
-        hint = (
-            "another program holds it (a backup, a browser): end that, or give this run a `state` of its own"
-        )
+        hint = "another program holds it (a backup, a browser): end that, or give this run a `state` of its own"
         return LocalError(f"cannot write {path}: {error}", hint=hint)
     hint = "see whether this user may write to the directory and whether its disk is sound"
     return LocalError(f"cannot write {path}: {error}", hint=hint)
