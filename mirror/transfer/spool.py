@@ -1,12 +1,14 @@
 """The spool: blobs on their way to several targets, read from the source once.
 
-A directory of the shape of an OCI layout's `blobs/`. Nothing in it outlives a run: it is swept at the start.
+A directory like an OCI layout's `blobs/`, but that its names are numbered. Nothing in it outlives a run: it is swept at
+the start.
 Uploads read behind the writer; the end of a blob is shown to them only when its digest has been proven.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import threading
@@ -38,6 +40,7 @@ class SpoolFile:
         self.path = path
         self.blob = blob
         self.users = 0  # guarded by the spool's lock
+        self.dropped = False  # the spool has forgotten it; set before it is unlinked
         self._changed = threading.Condition()
         self._written = 0
         self._writing = False
@@ -61,6 +64,8 @@ class SpoolFile:
             done = True
         finally:
             self._note(self._written, writing=False, complete=done)
+            if self.dropped:  # maybe before it was opened here, which has made it anew
+                self.path.unlink(missing_ok=True)
 
     def _begin(self) -> None:
         with self._changed:
@@ -138,6 +143,7 @@ class Spool:
         self._lock = threading.Lock()
         self._files: OrderedDict[Digest, SpoolFile] = OrderedDict()
         self._bytes = 0
+        self._numbers = itertools.count(1)
         self._ready = False
 
     def prepare(self) -> None:
@@ -165,7 +171,10 @@ class Spool:
             gone = self._make_room(size)
             fits = not self._files or self._bytes + size <= (self._limit or 0)
             if fits:
-                path = self._directory / "blobs" / blob.digest.algorithm / blob.digest.hex
+                # A name that no other file ever has: one of the same blob that was dropped is unlinked, or still written
+                # to, at any time from then on.
+                name = f"{blob.digest.hex}.{next(self._numbers)}"
+                path = self._directory / "blobs" / blob.digest.algorithm / name
                 found = self._files[blob.digest] = SpoolFile(path, blob)
                 found.users = 1
                 self._bytes += size
@@ -175,14 +184,18 @@ class Spool:
 
     def _make_room(self, size: int) -> list[SpoolFile]:
         gone: list[SpoolFile] = []
-        for digest, file in list(self._files.items()):
+        for file in list(self._files.values()):
             if self._bytes + size <= (self._limit or 0):
                 break
             if not file.users:
-                del self._files[digest]
-                self._bytes -= file.blob.size or 0
+                self._drop(file)
                 gone.append(file)
         return gone
+
+    def _drop(self, file: SpoolFile) -> None:
+        del self._files[file.blob.digest]
+        self._bytes -= file.blob.size or 0
+        file.dropped = True
 
     def leave(self, file: SpoolFile) -> None:
         """Done with `file`; it stays for others until room is needed, unless it is not whole."""
@@ -190,8 +203,7 @@ class Spool:
             file.users -= 1
             broken = not file.users and not file.complete and self._files.get(file.blob.digest) is file
             if broken:
-                del self._files[file.blob.digest]
-                self._bytes -= file.blob.size or 0
+                self._drop(file)
         if broken:
             file.path.unlink(missing_ok=True)
 

@@ -169,6 +169,34 @@ def test_a_file_that_is_not_whole_does_not_stay(spool: Spool) -> None:
     assert claim(spool, file.blob) is not file
 
 
+def test_a_blob_that_comes_again_keeps_its_file_however_late_the_earlier_one_is_unlinked(tmp_path: Path) -> None:
+    store = MemoryStore("source")
+    spool = Spool(tmp_path, 1000)
+    spool.prepare()
+    blob = store.add("app", b"y" * 1000)
+    earlier = claim(spool, blob)
+    filled(earlier, store)
+    spool.leave(earlier)
+    spool.leave(claim(spool, store.add("app", b"x" * 1000)))
+    again = claim(spool, blob)
+    filled(again, store)
+    earlier.path.unlink(missing_ok=True)  # as by a thread that dropped it, and was held up
+    assert b"y" * 1000 == read(again)
+
+
+def test_a_download_that_begins_late_for_a_dropped_file_spoils_no_other_and_leaves_nothing(spool: Spool) -> None:
+    store = MemoryStore("source")
+    late = claim(spool, store.add("app", DATA))
+    spool.leave(late)
+    again = claim(spool, late.blob)
+    filled(again, store)
+    store.cut_after = 10
+    with pytest.raises(NetworkError):
+        filled(late, store)
+    assert DATA == read(again)
+    assert [again.path] == list(again.path.parent.iterdir())
+
+
 def test_what_a_killed_run_left_is_swept_and_the_end_leaves_nothing(tmp_path: Path) -> None:
     old = tmp_path / "spool" / "blobs" / "sha256" / ("0" * 64)
     old.parent.mkdir(parents=True)
