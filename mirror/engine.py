@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,14 +20,16 @@ from mirror.signals import Signals
 from mirror.state import State
 from mirror.stores import Stores
 from mirror.structs import Struct
-from mirror.transfer.manager import Manager
+from mirror.transfer.manager import PATIENCE, Manager
 from mirror.transfer.steps import Steps
 from mirror.transfer.watch import Watch
 
-# After a signal the process is gone within 5 seconds: what is in flight gets this long to end by itself,
-# then its threads are given up (one may hang in a name look-up, which nothing can interrupt).
-GRACE = 2.5  # seconds
-PATIENCE = 0.5  # seconds more for the threads themselves
+# After a signal the process is gone within 5 seconds. All that is done on the way out shares one bound: an answer that
+# may open an upload session is waited for, the session is DELETEd (both have bounds of their own, which fit in here).
+# Then threads are given up: one may hang in a name look-up, which nothing can interrupt.
+LEAVING = 3.5  # seconds from the signal
+GRACE = 1.5  # of these, for tasks to end
+AT_LEAST = 0.2  # seconds for threads that have nothing left to do
 
 
 class Engine(Struct, frozen=True):
@@ -109,7 +111,7 @@ def started(
         try:
             yield Engine(limits, stop, stores, manager, entries, only, options.shard, signals)
         finally:
-            _close(manager, signals)
+            rest(manager.close, signals)
 
 
 def _check(only: Only, entries: list[Entry], config: Config) -> None:
@@ -123,12 +125,13 @@ def _check(only: Only, entries: list[Entry], config: Config) -> None:
         )
 
 
-def _close(manager: Manager, signals: Signals) -> None:
+def rest(close: Callable[[float], None], signals: Signals) -> None:
+    """Have `close` join threads, with the patience that there is. After a signal those that hang are left behind."""
     if signals.number is None:
-        manager.close()
+        close(PATIENCE)
         return
     try:
-        manager.close(PATIENCE)
+        close(max(LEAVING - signals.since(), AT_LEAST))
     except LocalError:
-        # A thread hangs where nothing reaches it. All that matters is written; `leave` ends the process.
+        # A thread hangs where nothing reaches it; `leave` ends the process, once all that matters is written.
         signals.hung = True

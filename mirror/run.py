@@ -17,7 +17,7 @@ from mirror.agenda import Agenda
 from mirror.config import Config, load, state_directory
 from mirror.console import Console, tell
 from mirror.durable import Lock, private_directory, sweep
-from mirror.engine import GRACE, Engine, spool_directory, started
+from mirror.engine import GRACE, Engine, rest, spool_directory, started
 from mirror.errors import CHANGES, OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst
 from mirror.findings import Entry
 from mirror.limits import Limits
@@ -287,9 +287,13 @@ class _Sync:
             engine.stop.request(reason)
             idle.wait(GRACE)
             agenda.give_up(reason)
-        deliveries.close()
-        agenda.close()
-        spool.close()
+        engine.stop.request("the run is over")  # nothing opens an upload session any more without closing it
+        try:
+            rest(deliveries.close, self._signals)
+            rest(engine.manager.close, self._signals)
+        finally:  # nobody is left who writes there
+            agenda.close()
+            spool.close()
         if planning.error is not None and _is_bug(planning.error):
             account.bug(planning.error)
 

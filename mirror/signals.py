@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from contextlib import suppress
 from types import FrameType, TracebackType
 
@@ -22,6 +23,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._came = 0.0  # when, by the monotonic clock
         self.hung = False  # threads had to be left behind: the process can only be ended hard
 
     def __enter__(self) -> Signals:
@@ -42,6 +44,7 @@ class Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
             os._exit(SIGNALLED + number)
+        self._came = time.monotonic()
         self.number = number
         self.wake()
 
@@ -56,6 +59,10 @@ class Signals:
         if ready:
             os.read(self._read, 4096)
         return bool(ready)
+
+    def since(self) -> float:
+        """Seconds since the signal came."""
+        return time.monotonic() - self._came
 
     @property
     def name(self) -> str:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from mirror.engine import AT_LEAST, LEAVING, rest
+from mirror.errors import LocalError
 from mirror.signals import Signals
+from mirror.transfer.manager import PATIENCE
+from tests.registries.process import eventually
 
 
 @pytest.fixture
@@ -37,6 +42,32 @@ def test_a_signal_that_another_thread_gets_wakes_the_main_thread() -> None:
         woken = signals.wait(10)
         other.join()
         assert (True, signal.SIGTERM, "SIGTERM") == (woken, signals.number, signals.name)
+
+
+def test_all_that_is_waited_for_after_a_signal_shares_one_bound() -> None:
+    patience: list[float] = []
+    with Signals() as signals:
+        rest(patience.append, signals)
+        signal.raise_signal(signal.SIGTERM)
+        rest(patience.append, signals)
+        before = time.monotonic()
+        assert eventually(lambda: time.monotonic() > before, within=1)
+        rest(patience.append, signals)
+    assert PATIENCE == patience[0]
+    assert LEAVING >= patience[1] > patience[2] >= AT_LEAST
+
+
+def test_what_does_not_end_within_that_bound_is_left_behind() -> None:
+    def hang(patience: float) -> None:
+        raise LocalError(f"1 thread did not end within {patience} s")
+
+    with Signals() as signals:
+        with pytest.raises(LocalError):
+            rest(hang, signals)
+        assert not signals.hung
+        signal.raise_signal(signal.SIGTERM)
+        rest(hang, signals)
+        assert signals.hung
 
 
 def test_what_was_before_is_there_again_afterwards() -> None:

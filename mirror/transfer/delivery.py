@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TypeAlias
 
 from mirror.backoff import ONCE
-from mirror.errors import MirrorError
+from mirror.errors import LocalError, MirrorError
 from mirror.limits import Work
 from mirror.oci.digest import Digest
 from mirror.store import Mount, UploadSession
 from mirror.transfer.download import Carried, Origin, SourceBody
-from mirror.transfer.manager import Manager
+from mirror.transfer.manager import PATIENCE, Manager
 from mirror.transfer.orders import Delivered, Effort, Order, Outcome
 from mirror.transfer.placement import Inventory, Place, Routes
 from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, host_permit
@@ -31,6 +31,7 @@ from mirror.transfer.watch import Watch
 LOOK_FOR_ROOM = 0.5  # seconds between two looks whether the spool has room
 STEPPING_DOWN = 0.01  # seconds
 CARRY = 64 << 10  # bytes up to which a blob is read whole before its upload begins
+CLOSED_AT_ONCE = 32  # sessions
 MOST_CARRIED = 4 << 20  # bytes of such blobs at once; what does not fit is streamed
 
 
@@ -63,7 +64,7 @@ class Deliveries:
         self._lock = threading.Lock()
         self._leaders: dict[tuple[str, Digest], Place] = {}
         self._seen: set[tuple[Place, Digest]] = set()
-        self._left_open: list[UploadSession] = []
+        self._left_open: dict[UploadSession, None] = {}  # nobody uses them now
         self._carrying = 0  # bytes of small blobs in memory, or about to be
 
     def deliver(self, order: Order) -> Watch[Delivered]:
@@ -72,13 +73,24 @@ class Deliveries:
         key = ("deliver", order.place, order.blob.digest, order.blob.size)
         return self._manager.spawn(self._told_of(order), name=name, key=key)
 
-    def close(self) -> None:
-        """Close upload sessions that a stop left open. Does I/O; after the manager has come to rest."""
+    def close(self, patience: float = PATIENCE) -> None:
+        """Close the upload sessions that nobody uses. Does I/O; after the manager was stopped.
+
+        What a job has open, or opens from now on, it closes itself. Raises LocalError: not done in `patience` seconds;
+        what was not begun by then never is."""
         with self._lock:
-            left, self._left_open = self._left_open, []
-        if left:
-            with ThreadPoolExecutor(min(8, len(left)), thread_name_prefix="close") as pool:
-                list(pool.map(lambda session: session.__exit__(None, None, None), left))
+            left, self._left_open = self._left_open, {}
+        if not left:
+            return
+        pool = ThreadPoolExecutor(min(CLOSED_AT_ONCE, len(left)), thread_name_prefix="close")
+        done, late = wait([pool.submit(session.__exit__, None, None, None) for session in left], patience)
+        pool.shutdown(wait=not late, cancel_futures=True)
+        for future in done:
+            future.result()
+        if late:
+            raise LocalError(
+                f"{len(late)} upload sessions were not closed within {patience:g} s", hint="the registry hangs"
+            )
 
     # ---- one delivery
 
@@ -167,7 +179,12 @@ class Deliveries:
         if not isinstance(mounted, Mount):
             # Between this job and the one that uses the session, the delivery may be called off.
             with self._lock:
-                self._left_open.append(mounted)
+                called_off = work.stop.requested  # asked under the lock: `close` comes after a stop
+                if not called_off:
+                    self._left_open[mounted] = None
+            if called_off:
+                mounted.__exit__(None, None, None)
+                work.stop.check()
         return mounted
 
     def _head_or_upload(self, order: Order, effort: Effort) -> Steps[Delivered]:
@@ -211,7 +228,7 @@ class Deliveries:
                 finally:
                     effort.read += body.read
         finally:
-            left = effort.sending.give_up() if effort.sending is not None else None
+            left = effort.sending.give_up() if effort.sending is not None else session
             if left is not None:
                 self._abandon(order, left)
         return effort.result(Outcome.COPIED)
@@ -243,8 +260,8 @@ class Deliveries:
 
     def _sending(self, order: Order, effort: Effort, body: Body, session: UploadSession | None) -> Sending:
         with self._lock:
-            if session is not None and session in self._left_open:
-                self._left_open.remove(session)
+            if session is not None:
+                self._left_open.pop(session, None)
         effort.sending = sending = Sending(
             order.target,
             order.place.path,
@@ -292,13 +309,12 @@ class Deliveries:
     def _abandon(self, order: Order, session: UploadSession) -> None:
         """Close a session that nobody will go on with, in a job of its own; at the latest in `close`."""
         with self._lock:
-            self._left_open.append(session)
+            self._left_open[session] = None
 
         def run(_: Work) -> None:
             with self._lock:
                 mine = session in self._left_open
-                if mine:
-                    self._left_open.remove(session)
+                self._left_open.pop(session, None)
             if mine:
                 session.__exit__(None, None, None)
 

@@ -171,8 +171,8 @@ class Spool:
             gone = self._make_room(size)
             fits = not self._files or self._bytes + size <= (self._limit or 0)
             if fits:
-                # A name that no other file ever has: one of the same blob that was dropped is unlinked, or still written
-                # to, at any time from then on.
+                # A name that no other file ever has: one of the same blob that was dropped may be unlinked, and even
+                # written to, at any time from then on.
                 name = f"{blob.digest.hex}.{next(self._numbers)}"
                 path = self._directory / "blobs" / blob.digest.algorithm / name
                 found = self._files[blob.digest] = SpoolFile(path, blob)

@@ -120,6 +120,48 @@ def test_every_session_that_is_open_at_a_signal_is_deleted(scripted: ScriptedFac
     assert [] == target.uploads
 
 
+def test_a_session_that_a_mount_opens_after_a_signal_is_deleted(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", mounts=False)
+    graph = Graph("mounts")
+    graph.image("v1", size=50_000)
+    source.load("app", graph)
+    target.fault("POST mount", times=FOREVER, delay=0.5)
+    mirrors = [{"source": f"{source.host}/app", "targets": [f"{target.host}/one", f"{target.host}/two"]}]
+    mirror_run.config(mirrors, source, target)
+    process = mirror_run.start("sync", mirror_run.config_file)
+    assert target.journal.wait_for("POST mount", 1)
+    process.send_signal(signal.SIGTERM)
+    assert 143 == mirror_run.finish(process, WITHIN).code
+    assert {202} == {seen.status for seen in target.requests() if seen.kind == "POST mount"}
+    assert [] == target.uploads
+
+
+def test_a_signal_ends_the_run_soon_although_many_sessions_are_open_and_the_target_hangs(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    blobs = 48
+    source, target = scripted("source"), scripted("target", mounts=False)
+    graph = Graph("many")
+    graph.image("v1", layers=[graph.layer(f"layer {number}", 100) for number in range(blobs - 1)])
+    source.load("app", graph)
+    mount, hang = threading.Event(), threading.Event()
+    target.fault("POST mount", times=FOREVER, stall=mount)
+    for kind in ("PUT upload", "DELETE upload"):
+        target.fault(kind, repository="two", times=FOREVER, stall=hang)
+    targets = [f"{target.host}/one", f"{target.host}/two"]
+    registries = {target.host: {"parallel": 64}}
+    mirror_run.config([{"source": f"{source.host}/app", "targets": targets}], source, target, registries=registries)
+    process = mirror_run.start("sync", mirror_run.config_file)
+    assert target.journal.wait_for("POST mount", blobs)
+    mount.set()
+    assert eventually(lambda: len(target.uploads) == blobs, within=10)
+    process.send_signal(signal.SIGTERM)
+    assert 143 == mirror_run.finish(process, WITHIN).code
+    hang.set()
+
+
 def test_a_second_signal_ends_the_process_at_once(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     with copying(scripted, mirror_run) as run:
         run.pipe.freeze()  # the DELETEs of the sessions hang

@@ -37,6 +37,7 @@ class MemoryStore:
     deleted: list[str] = field(default_factory=list)
     most_at_once: int = 0
     gate: threading.Event | None = None  # bodies wait for it before their first byte
+    closing: threading.Event | None = None  # a session that is given up waits for it
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -202,4 +203,6 @@ class MemorySession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self.committed:
+            if self._store.closing is not None:
+                self._store.closing.wait(30)
             self._store.deleted.append(self._blob.digest)

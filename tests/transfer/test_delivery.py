@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from mirror.backoff import Policy
-from mirror.errors import MirrorError, NetworkError, NotFound, Refused
+from mirror.errors import LocalError, MirrorError, NetworkError, NotFound, Refused
 from mirror.limits import Limits, Stop
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.store import Mount
-from mirror.transfer.delivery import CARRY, Deliveries
+from mirror.transfer.delivery import CARRY, CLOSED_AT_ONCE, Deliveries
 from mirror.transfer.download import Origin
 from mirror.transfer.manager import Manager
 from mirror.transfer.orders import Delivered, Order, Outcome
 from mirror.transfer.placement import REFUSALS, Inventory, Place, Routes
 from mirror.transfer.spool import Spool
 from mirror.transfer.watch import Watch
+from tests.transfer.harness import until
 from tests.transfer.stores import MemoryStore, blob_of
 
 DATA = b"a layer" * 5000
@@ -62,15 +64,17 @@ class World:
         self.options = options
         self.inventory = Inventory(self.hints, dict.fromkeys(self.targets, PATHS))
 
-    def run(self, orders: Callable[[Deliveries], list[Watch[Delivered]]]) -> list[Delivered]:
+    @contextmanager
+    def managed(self, stop: Stop) -> Iterator[Deliveries]:
         policy = Policy(base=0.001, cap=0.002)
         for name in ("source", "target", "other"):
             self.limits.configure(name, self.options.get(name, 8))
-        with Manager(limits=self.limits, stop=Stop(), policy=policy) as manager:
+        uploads = self.options.get("uploads", 8)
+        with Manager(limits=self.limits, stop=stop, policy=policy, uploads=uploads) as manager:
             routes = Routes(
                 self.pairs, mounting=self.mounting, parallel={n: self.options.get(n, 8) for n in self.targets}
             )
-            deliveries = Deliveries(
+            yield Deliveries(
                 manager,
                 self.inventory,
                 routes,
@@ -79,11 +83,21 @@ class World:
                 moved=lambda count: None,
                 before_write=lambda place: self.marked.append(str(place)),
             )
+
+    def run(self, orders: Callable[[Deliveries], list[Watch[Delivered]]]) -> list[Delivered]:
+        with self.managed(Stop()) as deliveries:
             watches = orders(deliveries)
             assert all(watch.wait(30) for watch in watches)
             results = [watch.result() for watch in watches]
         deliveries.close()
         return results
+
+    def held_elsewhere(self, data: bytes) -> Descriptor:
+        """A blob of the source that another repository of the target has as well."""
+        blob = self.source.add("app", data)
+        self.targets["target"].blobs["two"][blob.digest] = data
+        self.inventory.add(Place("target", "two"), blob.digest)
+        return blob
 
     def order(
         self, blob: Descriptor, path: str, host: str = "target", *, may_have: bool = False, certain: bool = False
@@ -320,10 +334,7 @@ def test_on_one_host_the_source_repository_is_mounted_from(world: World) -> None
 def test_a_host_that_never_mounts_what_it_has_is_not_asked_for_ever(world: World) -> None:
     target = world.targets["target"]
     target.mounts = None
-    blobs = [world.source.add("app", bytes([number]) * 100) for number in range(REFUSALS + 3)]
-    for blob in blobs:
-        world.inventory.add(Place("target", "two"), blob.digest)
-        target.blobs["two"][blob.digest] = world.source.blobs["app"][blob.digest]
+    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(REFUSALS + 3)]
 
     def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
         watches = []
@@ -367,6 +378,66 @@ def test_a_delivery_that_nobody_wants_any_more_leaves_no_session_behind(world: W
 
     world.run(orders)
     assert [blob.digest] == world.targets["target"].deleted
+
+
+def test_a_session_that_a_mount_opens_after_a_stop_is_deleted_by_who_opened_it(world: World) -> None:
+    target, stop, asked, answered = world.targets["target"], Stop(), threading.Event(), threading.Event()
+    target.mounts = None
+    blob = world.held_elsewhere(DATA)
+
+    def wait_at_the_mount(verb: str, repository: str, reference: str) -> MirrorError | None:
+        if verb == "mount":
+            asked.set()
+            assert answered.wait(30)
+        return None
+
+    target.fault = wait_at_the_mount
+    with world.managed(stop) as deliveries:
+        watch = deliveries.deliver(world.order(blob, "one"))
+        assert asked.wait(30)
+        stop.request("enough")
+        assert watch.wait(30)
+        deliveries.close()
+        assert [] == target.deleted
+        answered.set()
+    assert [blob.digest] == target.deleted
+
+
+def test_a_session_that_waits_for_its_blob_is_deleted_as_soon_as_nobody_wants_it(world: World) -> None:
+    target = world.targets["target"]
+    target.mounts, target.gate = None, threading.Event()
+    blob = world.held_elsewhere(DATA)
+    with world.managed(Stop()) as deliveries:
+        watch = deliveries.deliver(world.order(blob, "one"))
+        until(lambda: target.verbs("open"))
+        assert [] == target.deleted
+        watch.release()
+        until(lambda: [blob.digest] == target.deleted)
+
+
+def test_the_sessions_that_a_stop_leaves_open_are_closed_within_one_bound(world: World) -> None:
+    target, stop = world.targets["target"], Stop()
+    target.mounts, target.gate, target.closing = None, threading.Event(), threading.Event()
+    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(CLOSED_AT_ONCE + 3)]
+    world.options["target"] = len(blobs)
+    together = threading.Barrier(len(blobs))
+
+    def mount_all_at_once(verb: str, repository: str, reference: str) -> MirrorError | None:
+        if verb == "mount":
+            together.wait(30)
+        return None
+
+    target.fault = mount_all_at_once
+    with world.managed(stop) as deliveries:
+        watches = [deliveries.deliver(world.order(blob, "one")) for blob in blobs]
+        until(lambda: len(blobs) == world.inventory._missed["target"])
+        stop.request("enough")
+        assert all(watch.wait(30) for watch in watches)
+        with pytest.raises(LocalError, match=f"{len(blobs)} upload sessions were not closed within 0.1 s"):
+            deliveries.close(0.1)
+    target.closing.set()
+    until(lambda: not any(thread.name.startswith("close") for thread in threading.enumerate()))
+    assert CLOSED_AT_ONCE == len(target.deleted)
 
 
 @pytest.mark.parametrize("size", [0, 1, CARRY, CARRY + 1], ids=str)
