@@ -164,6 +164,8 @@ class Deliveries:
                 partial(self._mount, order, candidate),
                 needs=(host_permit(order.place.host),),
             )
+            if mounted is None:
+                break
             if mounted is Mount.MOUNTED:
                 self._inventory.mounted(order.place)
                 return effort.result(Outcome.MOUNTED, candidate, sized=False)
@@ -173,7 +175,10 @@ class Deliveries:
                 return (yield from self._upload(order, effort, session=mounted))
         return (yield from self._head_or_upload(order, effort))
 
-    def _mount(self, order: Order, from_path: str, work: Work) -> Mount | UploadSession:
+    def _mount(self, order: Order, from_path: str, work: Work) -> Mount | UploadSession | None:
+        """None: it was not asked for."""
+        if not self._mounting(order.place.host):
+            return None  # it may have waited for its turn for long; an upload opens its session when it has its own
         self._before_write(order.place)
         mounted = order.target.mount_blob(order.place.path, order.blob, from_path, work)
         if not isinstance(mounted, Mount):

@@ -440,6 +440,18 @@ def test_the_sessions_that_a_stop_leaves_open_are_closed_within_one_bound(world:
     assert CLOSED_AT_ONCE == len(target.deleted)
 
 
+def test_mounts_that_wait_for_their_turn_while_a_host_turns_out_not_to_mount_are_not_asked_for(world: World) -> None:
+    target = world.targets["target"]
+    target.mounts = None
+    world.options["target"] = 1
+    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(REFUSALS + 10)]
+    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
+    assert {Outcome.COPIED} == {one.outcome for one in done}
+    assert REFUSALS == len(target.verbs("mount"))
+    assert len(blobs) - REFUSALS == len(target.verbs("begin"))
+    assert [] == target.deleted
+
+
 @pytest.mark.parametrize("size", [0, 1, CARRY, CARRY + 1], ids=str)
 def test_small_blobs_are_read_before_they_are_sent_and_large_ones_are_streamed(world: World, size: int) -> None:
     blob = world.source.add("app", bytes(size))
