@@ -67,7 +67,7 @@ def plan(options: Options) -> int:
     found = preview.outlook
     tell(outlook(found))
     if stopped is not None:
-        return stopped
+        return engine.signals.leave(stopped)
     code = worst(error.exit_code for _, error in found.failures)
     return CHANGES if code == OK and options.exit_code and found.changes else code
 
@@ -84,7 +84,9 @@ def verify(options: Options) -> int:
         stopped = engine.carry_out(_planned_and(planner, engine.entries, walker.walks))
     if walker.account.problems or options.verbosity >= 0:
         tell(verified(walker.account, deep=options.deep))
-    return worst(problem.error.exit_code for problem in walker.account.problems) if stopped is None else stopped
+    if stopped is not None:
+        return engine.signals.leave(stopped)
+    return worst(problem.error.exit_code for problem in walker.account.problems)
 
 
 def _only(options: Options) -> Only:
@@ -200,9 +202,7 @@ class _Sync:
             report.finish(code, ended=datetime.now(UTC), effort=effort)
             _log.info("run_ended", extra={"exit": code, "seconds": round(effort.seconds, 3)})
             self._tell(report, effort, code)
-        if self._signals.hung:
-            os._exit(code)
-        return code
+        return self._signals.leave(code)
 
     def _copy_all(self, report: Report) -> tuple[int, Effort]:
         mode = "none" if self._options.verbosity < 0 else self._options.progress

@@ -60,6 +60,12 @@ class Signals:
             os.read(self._read, 4096)
         return bool(ready)
 
+    def leave(self, code: int) -> int:
+        """-> `code`, to exit with. Ends the process here if threads hang: the interpreter would wait for them."""
+        if self.hung:
+            os._exit(code)
+        return code
+
     def since(self) -> float:
         """Seconds since the signal came."""
         return time.monotonic() - self._came

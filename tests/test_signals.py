@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -68,6 +69,22 @@ def test_what_does_not_end_within_that_bound_is_left_behind() -> None:
         signal.raise_signal(signal.SIGTERM)
         rest(hang, signals)
         assert signals.hung
+
+
+def test_a_thread_that_hangs_keeps_the_process_of_no_command() -> None:
+    code = """
+import threading
+from mirror.signals import Signals
+signals = Signals()
+threading.Thread(target=threading.Event().wait).start()
+signals.hung = True
+signals.leave(143)
+"""
+    assert 143 == subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode
+
+
+def test_a_thread_that_ended_lets_the_process_end_as_usual() -> None:
+    assert 143 == Signals().leave(143)
 
 
 def test_what_was_before_is_there_again_afterwards() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +30,18 @@ from tests.tool import MirrorTool
 WITHIN = 5.0  # seconds from the signal to the end
 SLOW = 400_000.0  # bytes a second
 IMAGES = 6
+NO_ANSWER = """
+import pathlib, socket, sys, threading
+from mirror.__main__ import entry
+
+def look_up(*arguments, **options):
+    reached.touch()
+    threading.Event().wait()
+
+reached = pathlib.Path(sys.argv.pop(1))
+socket.getaddrinfo = look_up
+entry()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +224,27 @@ def test_a_signal_while_the_lock_is_waited_for_ends_the_wait(scripted: ScriptedF
         assert 143 == ran.code
         assert 143 == run.end_by(signal.SIGTERM)[0]
         assert 143 == json.loads(next(mirror_run.state.rglob("report.json")).read_text())["exit"]
+
+
+@pytest.mark.parametrize("command", ["sync", "plan", "verify"])
+def test_a_signal_ends_a_command_soon_although_a_name_look_up_hangs(
+    mirror_run: MirrorTool, tmp_path: Path, command: str
+) -> None:
+    mirrors = [{"source": "registry.example.com/app", "targets": ["other.example.com/app"]}]
+    config, reached = mirror_run.config(mirrors), tmp_path / "reached"
+    process = subprocess.Popen(
+        [sys.executable, "-c", NO_ANSWER, str(reached), command, str(config)],
+        env=mirror_run.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert eventually(reached.exists, within=10)
+        process.send_signal(signal.SIGTERM)
+        assert 143 == process.wait(WITHIN)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("command", ["plan", "verify"])
