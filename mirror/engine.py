@@ -44,7 +44,7 @@ class Engine(Struct, frozen=True):
     shard: Shard | None
     signals: Signals
 
-    def planner(self, state: State, findings: Findings, *, believe_exclusive: bool = True) -> Planner:
+    def planner(self, state: State, findings: Findings, *, believe: bool = True, remake: bool = False) -> Planner:
         return Planner(
             self.manager,
             state,
@@ -52,7 +52,8 @@ class Engine(Struct, frozen=True):
             wanted=self.only.wants,
             takes=self._takes,
             parallel=self.stores.parallel(),
-            believe_exclusive=believe_exclusive,
+            believe=believe,
+            remake=remake,
         )
 
     def _takes(self, repository: str) -> bool:

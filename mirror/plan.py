@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
+from mirror.asking import Named, answered, catalog, listed, named
 from mirror.backoff import ONCE
 from mirror.claims import Claims
-from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, Unreachable
+from mirror.errors import Cancelled, MirrorError, NotFound
 from mirror.findings import (
     Entry,
     Finding,
@@ -30,7 +31,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.reference import ListedTag
 from mirror.recall import recalled_tags, settled_tags, with_result
 from mirror.selection import select
-from mirror.store import Source, Version
+from mirror.store import Source
 from mirror.structs import Struct, field, replace
 from mirror.transfer.manager import Manager
 from mirror.transfer.scheduler import host_permit
@@ -70,17 +71,20 @@ class Planner:
         wanted: Callable[[str], bool],
         parallel: Mapping[str, int],
         takes: Callable[[str], bool] = lambda name: True,
-        believe_exclusive: bool = True,
+        believe: bool = True,
+        remake: bool = False,
     ) -> None:
         """wanted: says of a name `host/repo:tag` whether it takes part (`--only`), takes: of a repository (shards);
-        parallel: slots of each host."""
+        parallel: slots of each host; believe: what state says of exclusive targets and immutable tags, and what lists
+        of tags say of digests; remake: not even what state says a transform made."""
         self._manager = manager
         self._memory = memory
         self._findings = findings
         self._wanted = wanted
         self._parallel = parallel
         self._takes = takes
-        self._believe_exclusive = believe_exclusive
+        self._believe = believe
+        self._remake = remake
         self._claims = Claims()
 
     def all(self, entries: Iterable[Entry]) -> Steps[None]:
@@ -125,7 +129,7 @@ class Planner:
 
     def _matching(self, entry: Entry) -> Steps[None]:
         """Plan every repository that a wildcard matches. Raises as the catalog does."""
-        names = yield self._read(entry.source, lambda work: self._catalog(entry, work))
+        names = yield self._read(entry.source, partial(catalog, entry, self._findings))
         if not names:
             raise NotFound(f"{entry.name} matches no repository", hint="check what stands before the `*`")
         tasks = []
@@ -137,16 +141,6 @@ class Planner:
                 self._findings.listing_failed(one, conflict)
         yield from self._each(tasks)
 
-    def _catalog(self, entry: Entry, work: Work) -> list[str]:
-        names: list[str] = []
-        prefix = f"{entry.repository}/" if entry.repository else ""
-        for name in entry.source.repositories(prefix, work):
-            if isinstance(name, MirrorError):
-                self._findings.refused_name(entry, name)
-            else:
-                names.append(name)
-        return sorted(names)
-
     # ---- the source
 
     def _readings(self, entry: Entry) -> Steps[list[Reading]]:
@@ -156,29 +150,16 @@ class Planner:
             names = rules.literal or (rules.digest,)
             readings = [Reading(entry, rules.digest, name, users=len(entry.targets)) for name in names]
         else:
-            tags = () if rules.is_literal else (yield self._read(entry.source, lambda work: self._listed(entry, work)))
+            tags = () if rules.is_literal else (yield self._read(entry.source, partial(listed, entry, self._findings)))
             selection = select(rules, tags)
             rejected = selection.rejected
             readings = [
-                Reading(entry, tag, tag, listed_version(tag), users=len(entry.targets)) for tag in selection.selected
+                Reading(entry, tag, tag, listed_version(tag) if self._believe else None, users=len(entry.targets))
+                for tag in selection.selected
             ]
         readings = [reading for reading in readings if self._wanted(reading.name)]
         self._findings.selected(entry, len(readings), rejected)
         return readings
-
-    def _listed(self, entry: Entry, work: Work) -> list[str]:
-        tags: list[str] = []
-        try:
-            for name in entry.source.tags(entry.repository, work):
-                if isinstance(name, MirrorError):
-                    self._findings.refused_name(entry, name)
-                else:
-                    tags.append(name)
-        except NotFound as error:
-            hint = "check its name and the credentials; a repository without any tag looks the same on some registries"
-            what = f"{entry.name} has no list of tags: {error.what}"
-            raise NotFound(what, hint=hint, status=404, protocol=error.protocol) from error
-        return sorted(tags)
 
     def _batches(self, entry: Entry, readings: list[Reading]) -> list[_Batch]:
         slots = max(1, self._parallel.get(entry.source.host, 8))
@@ -191,9 +172,9 @@ class Planner:
         def run(missing: Sequence[Reading], work: Work) -> None:
             todo = [reading for reading in missing if reading.version is None]
             entry = batch.readings[0].entry
-            answers = entry.source.resolve(entry.repository, [reading.reference for reading in todo], work)
+            answers = answered(entry.source, entry.repository, [reading.reference for reading in todo], work)
             for reading, version in zip(todo, answers, strict=True):
-                reading.version = with_result(self._memory, version)
+                reading.version = version if self._remake else with_result(self._memory, version)
 
         while missing := [reading for reading in wanted if reading.version is None]:
             yield self._manager.transfer(
@@ -207,7 +188,7 @@ class Planner:
 
     def _listing(self, entry: Entry, target: TargetEntry) -> _Listing:
         """What a target has, being listed; None where that may not be needed."""
-        if entry.rules.is_literal or (target.exclusive and self._believe_exclusive):
+        if entry.rules.is_literal or (target.exclusive and self._believe):
             return None
         return self._read(target.store, partial(self._tags_of, target))
 
@@ -234,17 +215,17 @@ class Planner:
     ) -> Steps[_Present]:
         name = str(target.place)
         settled: dict[str, Digest] = {}
-        if entry.rules.immutable and self._believe_exclusive:
+        if entry.rules.immutable and self._believe:
             settled = yield self._manager.transfer(
                 object(), lambda work: settled_tags(self._memory, entry, name, readings), needs=(), policy=ONCE
             )
-        if target.exclusive and self._believe_exclusive:
+        if target.exclusive and self._believe:
             recalled = yield self._manager.transfer(
                 object(), lambda work: recalled_tags(self._memory, name, [one.tag for one in readings]), needs=()
             )
             if recalled:
-                # Who promises that nobody else writes here spares the target every question.
-                return _Present(tags=recalled, recalled=recalled, settled=settled, may_have=True)
+                # Who promises that nobody else writes here spares the target every question that state can answer.
+                return _Present(recalled=recalled, settled=settled, may_have=True)
         if entry.rules.is_literal:
             return _Present(settled=settled)
         present: _Present = yield listing or self._read(target.store, partial(self._tags_of, target))
@@ -255,9 +236,13 @@ class Planner:
             tags = {name for name in target.store.tags(target.place.path, work) if isinstance(name, str)}
         except NotFound:
             tags = set()
-        listed = {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
+        told = {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
         # A repository that lost its last run to a kill has blobs and no tag: real registries then answer 404.
-        return _Present(tags=tags, recalled=listed, may_have=bool(tags) or self._memory.unfinished(str(target.place)))
+        return _Present(
+            tags=tags,
+            recalled=told if self._believe else {},
+            may_have=bool(tags) or self._memory.unfinished(str(target.place)),
+        )
 
     def _may_have(self, target: TargetEntry, present: _Present, work: Work) -> bool:
         if present.may_have is None:
@@ -303,7 +288,7 @@ class Planner:
         batch: _Batch,
         need: Sequence[Reading],
         asked: Sequence[Reading],
-    ) -> Steps[dict[str, Digest | None]]:
+    ) -> Steps[dict[str, Named]]:
         """Ask the source and the target at the same time. -> what the target's references name."""
         waits: list[Any] = []
         if any(reading.version is None for reading in need):
@@ -311,29 +296,27 @@ class Planner:
         tags = [reading.tag for reading in asked]
         unknown = [tag for tag in tags if tag not in present.recalled]
         if unknown:
-            waits.append(self._read(target.store, lambda work: self._ask_target(target, unknown, work)))
+            path, store = target.place.path, target.store
+            waits.append(self._read(store, lambda work: answered(store, path, unknown, work)))
         results = (yield waits) if waits else []
-        olds: dict[str, Digest | None] = {tag: present.recalled[tag] for tag in tags if tag in present.recalled}
+        olds: dict[str, Digest | MirrorError | None] = {
+            tag: present.recalled[tag] for tag in tags if tag in present.recalled
+        }
         if unknown:
-            olds.update(results[-1])
+            kept = batch.readings[0].entry.rules.is_immutable
+            olds.update(
+                (tag, named(answer, certain=kept(tag))) for tag, answer in zip(unknown, results[-1], strict=True)
+            )
         for reference, digest in olds.items():
-            if digest is not None:
+            if isinstance(digest, str):
                 self._findings.saw_target(target.place, reference, digest)
         return olds
 
-    def _ask_target(self, target: TargetEntry, references: Sequence[str], work: Work) -> dict[str, Digest | None]:
-        answers = target.store.resolve(target.place.path, references, work)
-        olds: dict[str, Digest | None] = {}
-        for reference, answer in zip(references, answers, strict=True):
-            if isinstance(answer, AuthError | Unreachable):
-                raise answer
-            # A tag that answers 5xx does not keep us from pushing it again: a zero-length link does so for ever.
-            olds[reference] = answer.digest if isinstance(answer, Version) else None
-        return olds
-
-    def _judge(self, reading: Reading, target: TargetEntry, old: Digest | None, may_have: bool) -> None:
+    def _judge(self, reading: Reading, target: TargetEntry, old: Digest | MirrorError | None, may_have: bool) -> None:
         version = reading.version
-        if isinstance(version, MirrorError):
+        if isinstance(old, MirrorError):
+            finding = Finding(reading, target, Verdict.FAILED, error=old)
+        elif isinstance(version, MirrorError):
             finding = Finding(reading, target, Verdict.FAILED, old, error=version)
         elif version is not None and old is not None and version.digest == old:
             finding = Finding(reading, target, Verdict.EQUAL, old)

@@ -62,7 +62,7 @@ def plan(options: Options) -> int:
 
     with _reading(options) as (engine, state):
         preview = Preview(engine.manager)
-        planner = engine.planner(state, preview, believe_exclusive=not options.deep)
+        planner = engine.planner(state, preview, believe=not options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, preview.looks))
     found = preview.outlook
     tell(outlook(found))
@@ -80,7 +80,7 @@ def verify(options: Options) -> int:
     with _reading(options) as (engine, state):
         reader = Reader(engine.manager, state)
         walker = Verify(engine.manager, engine.stores.registries, reader, deep=options.deep)
-        planner = engine.planner(state, walker, believe_exclusive=False)
+        planner = engine.planner(state, walker, believe=False, remake=options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, walker.walks))
     if walker.account.problems or options.verbosity >= 0:
         tell(verified(walker.account, deep=options.deep))
@@ -276,7 +276,7 @@ class _Sync:
             idle=wake,
         )
         planning = engine.manager.spawn(
-            _planned(engine.planner(state, agenda, believe_exclusive=not self._options.deep), engine.entries, agenda),
+            _planned(engine.planner(state, agenda, believe=not self._options.deep), engine.entries, agenda),
             name="plan",
         )
         planning.on_done(lambda watch: wake() if _is_bug(watch.error) else None)

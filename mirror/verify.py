@@ -101,6 +101,9 @@ class Verify:
             if finding.verdict is Verdict.COPY:
                 yield from self._lacks(finding) if finding.old is None else self._differs(finding)
             graph = yield from self._manifests.graph(target.store, target.place.path, finding.reading.tag)
+            if graph.root.digest != finding.old:
+                what = f"moved while it was looked at: from {finding.old} to {graph.root.digest}"
+                raise RemoteError(what, hint="verify again", code="tag_moved")
             checks = [self._check(target, blob) for blob in graph.blobs if self._first(target.place, blob)]
             for check in (yield settled(checks)):
                 if check.error is not None:

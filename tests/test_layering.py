@@ -27,6 +27,7 @@ LAYERS = (
         "preview",
         "findings",
         "claims",
+        "asking",
         "recall",
         "reading",
         "publish",

@@ -69,16 +69,21 @@ def listed(session: Session, path: str, key: str, scope: Scope, work: Work) -> I
 
 
 def _digests(manifests: Value) -> dict[str, Digest]:
-    """Tag -> digest, from the map of manifests that some registries add to a list of tags (GCR, Artifact Registry)."""
+    """Tag -> digest, from the map of manifests that some registries add to a list of tags (GCR, Artifact Registry).
+
+    A tag that stands at several says nothing: it has to be asked for."""
     found: dict[str, Digest] = {}
+    again: set[str] = set()
     for text, about in manifests.items() if isinstance(manifests, dict) else ():
         tags = about.get("tag") if isinstance(about, dict) else None
         try:
             digest = Digest.parse(text)
         except Refused:
             continue
-        found.update((tag, digest) for tag in (tags if isinstance(tags, list) else ()) if isinstance(tag, str))
-    return found
+        named = {tag for tag in tags if isinstance(tag, str)} if isinstance(tags, list) else set()
+        again |= named & found.keys()
+        found.update((tag, digest) for tag in named)
+    return {tag: digest for tag, digest in found.items() if tag not in again}
 
 
 def _names(answer: Answer, what: str, key: str) -> list[str]:

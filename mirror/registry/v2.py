@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from urllib.parse import quote
 
-from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError, printable
+from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError, printable
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -18,6 +18,7 @@ from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manif
 from mirror.oci.reference import is_path, is_tag
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
 from mirror.registry.listing import MAX_PAGE_BYTES, listed
+from mirror.registry.refusals import SCHEMA1, refused_manifest
 from mirror.registry.scopes import CATALOG, Scope
 from mirror.registry.session import Answer, Session
 from mirror.registry.upload import Upload, UploadHabits
@@ -79,9 +80,17 @@ class RegistryV2:
             yield name if is_tag(name) else _hostile(f"{self.host}/{repository} lists a tag", name)
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
+        broken = False
         for reference in references:
             work.stop.check()
-            yield self._resolve(repository, reference, work)
+            try:
+                yield self._resolve(repository, reference, work)
+                broken = False
+            except NetworkError as error:
+                if broken:
+                    raise  # twice in a row: it is not about this reference
+                broken = True
+                yield error
 
     def _resolve(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
         try:
@@ -253,10 +262,10 @@ class RegistryV2:
                 expect={201},
             )
         except RemoteError as error:
-            raise _refused_manifest(error, what, manifest) from error
+            raise refused_manifest(error, what, manifest) from error
         said = _content_digest(answer)
         if said is not None and said.algorithm == manifest.digest.algorithm and said != manifest.digest:
-            hint = _SCHEMA1 if manifest.kind is Kind.SCHEMA1 else ""
+            hint = SCHEMA1 if manifest.kind is Kind.SCHEMA1 else ""
             raise Refused(f"{what} was put as {manifest.digest} and stored as {said}", hint=hint, code="target_lied")
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
@@ -292,52 +301,3 @@ def _content_digest(answer: Answer) -> Digest | None:
 
 
 # What a target says when a manifest names something that it does not hold.
-_MISSING = {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"}
-
-
-_SCHEMA1 = "if the target does not know schema 1: set `schema1: convert` for this mirror"
-_FOREIGN = (
-    "if the target does not want layers that are to be had elsewhere: "
-    "docker-registry allows their URLs by `validation.manifests.urls.allow`"
-)
-_TOO_BIG = "body too large"  # docker-registry's 400
-_IMMUTABLE = ("immutable", "cannot be overwritten", "cannot overwrite tag")
-
-
-def _refused_manifest(error: RemoteError, what: str, manifest: Manifest) -> MirrorError:
-    """The refusal of a manifest, in terms of what can be done about it."""
-    if error.status in (400, 404) and error.registry_code in _MISSING:
-        return RemoteError(
-            f"{what} was refused: the target lacks what it refers to: {error.what}",
-            code="blob_missing",
-            status=error.status,
-            registry_code=error.registry_code,
-        )
-    if error.status == 400 and error.registry_code == "DIGEST_INVALID":
-        # Ours are the right bytes: docker-registry reads a child that is being written (docs/compatibility.md).
-        return RemoteError(
-            f"{what}: the target says that other bytes arrived than were sent: {error.what}",
-            hint="something between here and the target changes bytes, if that goes on",
-            code=error.code,
-            status=400,
-            registry_code=error.registry_code,
-            retryable=True,
-        )
-    said = error.what.partition(": ")[2].lower()  # without the URL: names may hold any word
-    if error.status == 413 or (error.status == 400 and _TOO_BIG in said):
-        return RemoteError(
-            f"{what}: {manifest.size} bytes are too many for the target", code="manifest_too_big", status=error.status
-        )
-    if any(words in said for words in _IMMUTABLE):
-        return Refused(
-            f"{what} cannot be overwritten on the target: {error.what}",
-            hint="the target keeps tags immutable",
-            code="tag_immutable",
-            status=error.status,
-        )
-    if error.status is not None and not isinstance(error, AuthError | RateLimited):
-        if manifest.kind is Kind.SCHEMA1:
-            error.hint = error.hint or _SCHEMA1
-        elif any(blob.foreign for blob in manifest.blobs):
-            error.hint = error.hint or _FOREIGN
-    return error.about(what)

@@ -7,8 +7,10 @@ import hashlib
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +238,26 @@ def test_verify_never_says_that_all_is_whole_of_what_it_could_not_compare(
     assert "; 1 problem\n" in ran.out
     assert [] == target.writes()
     assert not mirror_run.state.exists()
+
+
+def test_verify_deep_does_not_believe_what_state_says_was_made(
+    scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    v1 = V1()
+    first, other = (v1.image(gz(tar(name=name))) for name in (b"first", b"other"))
+    v1.tag("team/app", t=first)
+    registry = old(scripted, v1)
+    config = mirror_run.config(
+        [{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"]}], registry, target
+    )
+    mirror_run.sync()
+    v1.tag("team/app", t=other)
+    [path] = mirror_run.state.glob("*.sqlite3")
+    with closing(sqlite3.connect(path)) as state, state:
+        state.execute("UPDATE transform SET identity = replace(identity, ?, ?)", (first, other))
+    assert 0 == mirror_run("verify", config).code
+    ran = mirror_run("verify", config, "--deep")
+    assert (1, True) == (ran.code, "differs: the target has" in ran.out)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""What stores are asked for a plan: repositories, tags, and what references name. Does I/O: call it in jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited
+from mirror.findings import Entry, Findings
+from mirror.limits import Work
+from mirror.oci.digest import Digest
+from mirror.store import Source, Version
+
+Named: TypeAlias = Digest | MirrorError | None
+"""What a target's reference names; None: nothing, or nothing that matters. An error: it cannot be told."""
+
+
+def catalog(entry: Entry, findings: Findings, work: Work) -> list[str]:
+    """The repositories that a wildcard matches, sorted; `findings` are told of names that cannot be used."""
+    names: list[str] = []
+    prefix = f"{entry.repository}/" if entry.repository else ""
+    for name in entry.source.repositories(prefix, work):
+        if isinstance(name, MirrorError):
+            findings.refused_name(entry, name)
+        else:
+            names.append(name)
+    return sorted(names)
+
+
+def listed(entry: Entry, findings: Findings, work: Work) -> list[str]:
+    """The tags of a source, sorted; `findings` are told of those that cannot be used. Raises NotFound with a hint."""
+    tags: list[str] = []
+    try:
+        for name in entry.source.tags(entry.repository, work):
+            if isinstance(name, MirrorError):
+                findings.refused_name(entry, name)
+            else:
+                tags.append(name)
+    except NotFound as error:
+        hint = "check its name and the credentials; a repository without any tag looks the same on some registries"
+        what = f"{entry.name} has no list of tags: {error.what}"
+        raise NotFound(what, hint=hint, status=404, protocol=error.protocol) from error
+    return sorted(tags)
+
+
+def answered(store: Source, repository: str, references: Sequence[str], work: Work) -> list[Version | MirrorError]:
+    """One for each of `references`. What ends the asking is the answer for those that were not asked for yet."""
+    answers: list[Version | MirrorError] = []
+    try:
+        answers.extend(store.resolve(repository, references, work))
+    except Cancelled:
+        raise
+    except MirrorError as error:
+        answers += [error] * (len(references) - len(answers))
+    return answers
+
+
+def named(answer: Version | MirrorError, *, certain: bool) -> Named:
+    """certain: it matters what a reference names that answers with an error. If it does not, 5xx does not keep us from
+    pushing it again: a tag whose link is empty answers so for ever, and that cures it."""
+    if isinstance(answer, Version):
+        return answer.digest
+    answers_for_ever = answer.status is not None and not isinstance(answer, AuthError | RateLimited)
+    return None if isinstance(answer, NotFound) or (answers_for_ever and not certain) else answer

@@ -1,0 +1,56 @@
+"""Why a target does not take a manifest, in terms of what can be done about it."""
+
+from __future__ import annotations
+
+from mirror.errors import AuthError, MirrorError, RateLimited, Refused, RemoteError
+from mirror.oci.manifest import Kind, Manifest
+
+_MISSING = {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"}
+
+
+SCHEMA1 = "if the target does not know schema 1: set `schema1: convert` for this mirror"
+_FOREIGN = (
+    "if the target does not want layers that are to be had elsewhere: "
+    "docker-registry allows their URLs by `validation.manifests.urls.allow`"
+)
+_TOO_BIG = "body too large"  # docker-registry's 400
+_IMMUTABLE = ("immutable", "cannot be overwritten", "cannot overwrite tag")
+
+
+def refused_manifest(error: RemoteError, what: str, manifest: Manifest) -> MirrorError:
+    """The refusal of a manifest, in terms of what can be done about it."""
+    if error.status in (400, 404) and error.registry_code in _MISSING:
+        return RemoteError(
+            f"{what} was refused: the target lacks what it refers to: {error.what}",
+            code="blob_missing",
+            status=error.status,
+            registry_code=error.registry_code,
+        )
+    if error.status == 400 and error.registry_code == "DIGEST_INVALID":
+        # Ours are the right bytes: docker-registry reads a child that is being written (docs/compatibility.md).
+        return RemoteError(
+            f"{what}: the target says that other bytes arrived than were sent: {error.what}",
+            hint="something between here and the target changes bytes, if that goes on",
+            code=error.code,
+            status=400,
+            registry_code=error.registry_code,
+            retryable=True,
+        )
+    said = error.what.partition(": ")[2].lower()  # without the URL: names may hold any word
+    if error.status == 413 or (error.status == 400 and _TOO_BIG in said):
+        return RemoteError(
+            f"{what}: {manifest.size} bytes are too many for the target", code="manifest_too_big", status=error.status
+        )
+    if any(words in said for words in _IMMUTABLE):
+        return Refused(
+            f"{what} cannot be overwritten on the target: {error.what}",
+            hint="the target keeps tags immutable",
+            code="tag_immutable",
+            status=error.status,
+        )
+    if error.status is not None and not isinstance(error, AuthError | RateLimited):
+        if manifest.kind is Kind.SCHEMA1:
+            error.hint = error.hint or SCHEMA1
+        elif any(blob.foreign for blob in manifest.blobs):
+            error.hint = error.hint or _FOREIGN
+    return error.about(what)

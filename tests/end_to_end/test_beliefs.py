@@ -1,0 +1,157 @@
+"""What is believed of tags without asking for them, what never is, and that one tag's trouble is its own."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.conftest import ScriptedFactory
+from tests.images import Graph
+from tests.registries.exchange import Request
+from tests.registries.faults import FOREVER
+from tests.registries.scripted import ScriptedRegistry
+from tests.tool import MirrorTool
+
+IMMUTABLE = {"immutable": [r"v\d"]}
+
+
+def mirrored(tool: MirrorTool, source: ScriptedRegistry, target: ScriptedRegistry, **keys: Any) -> None:
+    registries = {target.host: {"exclusive": True}} if keys.pop("exclusive", False) else {}
+    mirrors = [{"source": f"{source.host}/app", "targets": [f"{target.host}/app"], **keys}]
+    tool.config(mirrors, source, target, registries=registries)
+
+
+def lists_digests(registry: ScriptedRegistry, tags: dict[str, str]) -> None:
+    """From now on its list of tags has a map of digests, as those of GCR and Artifact Registry."""
+    manifests = {digest: {"tag": [tag for tag in tags if tags[tag] == digest]} for digest in tags.values()}
+    body = json.dumps({"name": "app", "tags": list(tags), "manifest": manifests}).encode()
+    registry.fault("GET tags", status=200, body=body, times=FOREVER)
+
+
+@pytest.mark.parametrize("tags", [IMMUTABLE, {**IMMUTABLE, "include": ["v1"]}], ids=["listed", "named"])
+def test_an_immutable_tag_that_cannot_be_told_is_not_overwritten(
+    tags: dict[str, Any], scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    new, old = Graph("new"), Graph("old")
+    new.image("v1")
+    kept = old.image("v1")
+    source.load("app", new)
+    target.load("app", old)
+    target.fault("HEAD manifest", reference="v1", status=500, times=FOREVER)
+    mirrored(mirror_run, source, target, tags=tags)
+    mirror_run.sync(expect=1)
+    assert kept.digest == target.storage.repositories["app"].tags["v1"]
+    assert 0 == target.counts()["PUT manifest"]
+
+
+def test_an_immutable_tag_that_state_does_not_know_is_asked_for_at_an_exclusive_target(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    new, old = Graph("new"), Graph("old")
+    new.image("v1")
+    new.image("v2")
+    kept = old.image("v2")
+    source.load("app", new)
+    target.load("app", old)
+    mirrored(mirror_run, source, target, tags={**IMMUTABLE, "include": ["v1"]}, exclusive=True)
+    mirror_run.sync()
+    mirrored(mirror_run, source, target, tags=IMMUTABLE, exclusive=True)
+    mirror_run.sync(expect=3)
+    assert kept.digest == target.storage.repositories["app"].tags["v2"]
+
+
+def test_tags_that_state_does_not_know_are_asked_for_at_an_exclusive_target_not_copied(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph()
+    image = graph.image("v0")
+    for number in range(1, 20):
+        graph.tag(image.digest, f"v{number}")
+    source.load("app", graph)
+    target.load("app", graph)
+    mirrored(mirror_run, source, target, exclusive=True)
+    mirror_run.sync("--only", f"{source.host}/app:v0")
+    source.mark()
+    target.mark()
+    mirror_run.sync()
+    assert {"GET tags": 1, "HEAD manifest": 20} == source.counts()
+    assert {"HEAD manifest": 19} == target.counts()
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_the_digests_of_a_list_are_believed_by_a_sync_and_by_nothing_that_verifies(
+    side: str, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph()
+    new, old = graph.image("v1", label="new"), graph.image(label="old")
+    for registry in (source, target):
+        registry.load("app", graph)
+    target.storage.repositories["app"].tags["v1"] = old.digest
+    lists_digests(source if side == "source" else target, {"v1": old.digest if side == "source" else new.digest})
+    mirrored(mirror_run, source, target)
+    mirror_run.sync()
+    assert {"up-to-date"} == set(mirror_run.results().values())
+    for option in ((), ("--deep",)):
+        assert 1 == mirror_run("verify", mirror_run.config_file, *option).code
+    mirror_run.sync("--deep")
+    assert new.digest == target.storage.repositories["app"].tags["v1"]
+
+
+def test_a_tag_that_a_list_gives_two_digests_is_asked_for(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph()
+    new, old = graph.image("v1", label="new"), graph.image(label="old")
+    source.load("app", graph)
+    manifests = {digest: {"tag": ["v1"]} for digest in (new.digest, old.digest)}
+    body = json.dumps({"name": "app", "tags": ["v1"], "manifest": manifests}).encode()
+    source.fault("GET tags", status=200, body=body, times=FOREVER)
+    target.load("app", graph)
+    mirrored(mirror_run, source, target)
+    mirror_run.sync()
+    assert {"up-to-date"} == set(mirror_run.results().values())
+    assert 1 == source.counts()["HEAD manifest"]
+
+
+def test_an_image_that_moves_while_it_is_verified_is_not_called_whole(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph()
+    graph.image("v1", label="new")
+    old = graph.image(label="old")
+    source.load("app", graph)
+    target.load("app", graph)
+
+    def move(request: Request) -> None:
+        if request.kind == "GET manifest" and request.reference == "v1":
+            target.storage.repositories["app"].tags["v1"] = old.digest
+
+    target.hook = move
+    mirrored(mirror_run, source, target)
+    ran = mirror_run("verify", mirror_run.config_file)
+    assert (1, True) == (ran.code, "moved while it was looked at" in ran.out)
+
+
+@pytest.mark.parametrize(("side", "trouble"), [("source", "denied"), ("target", "denied"), ("target", "reset")])
+def test_a_tag_that_cannot_be_asked_for_fails_alone(
+    side: str, trouble: str, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph()
+    image = graph.image("v0")
+    for number in range(1, 100):
+        graph.tag(image.digest, f"v{number}")
+    for registry in (source, target):
+        registry.load("app", graph)
+    fault: dict[str, Any] = {"status": 403} if trouble == "denied" else {"cut_head_after": 0}
+    (source if side == "source" else target).fault("HEAD manifest", reference="v50", times=FOREVER, **fault)
+    mirrored(mirror_run, source, target)
+    mirror_run.sync(expect=1)
+    assert {"up-to-date": 99, "failed": 1} == Counter(mirror_run.results().values())
