@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mirror import __version__
 from mirror.console import Console, tell
-from mirror.errors import OK, ConfigError, MirrorError
+from mirror.errors import ConfigError, MirrorError, worst
 
 if TYPE_CHECKING:
     from mirror.options import Options, Shard
@@ -58,6 +58,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message, hint=f"see `{self.prog} --help`")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """After `--help` and `--version`: what argparse has printed is in a buffer still."""
+        sys.exit(tell(()))
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -278,8 +282,7 @@ def _validate(parsed: argparse.Namespace) -> int:
     for warning in loaded.warnings:
         Console(sys.stderr).line(f"mirror: warning: {warning}")
     targets = count(sum(len(mirror.targets) for mirror in loaded.mirrors), "target")
-    tell([f"{parsed.config}: valid; {count(len(loaded.mirrors), 'mirror')}, {targets}"])
-    return OK
+    return tell([f"{parsed.config}: valid; {count(len(loaded.mirrors), 'mirror')}, {targets}"])
 
 
 def _offline(parsed: argparse.Namespace) -> int:
@@ -289,12 +292,10 @@ def _offline(parsed: argparse.Namespace) -> int:
     told = run[parsed.what](parsed.path)
     for problem in told.problems:
         Console(sys.stderr).line(f"mirror: {problem}")
-    tell(told.lines)
-    return told.code
+    return worst({tell(told.lines), told.code})
 
 
 def _schema(_: argparse.Namespace) -> int:
     from mirror import config  # noqa: PLC0415
 
-    tell(config.schema_text().splitlines())
-    return OK
+    return tell(config.schema_text().splitlines())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from mirror.errors import printable
+from mirror.errors import LOCAL, OK, printable
 
 LONGEST = 4000  # bytes of a line: with its newline less than a pipe takes at once (PIPE_BUF), so lines never mix
 _PATIENCE = 1.0  # seconds for which a full pipe is waited for, once
@@ -113,15 +113,21 @@ def _unblocking(descriptor: int) -> Iterator[int]:
             os.close(own)
 
 
-def tell(lines: Iterable[str]) -> None:
-    """Write to standard output, if it is there and anybody reads it: the exit code and the report say it too."""
+def tell(lines: Iterable[str]) -> int:
+    """Write to standard output, if it is there, with what else is in its buffer. -> OK, also where nobody reads it;
+    LOCAL if it cannot take that, which is said on standard error."""
+    text = "".join(f"{line}\n" for line in lines)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
     except OSError as error:
         # What is still in its buffer would be an error again at the end of the process.
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            Console().line(f"mirror: cannot write to standard output: {error.strerror}")
+        if isinstance(error, BrokenPipeError):
+            return OK
+        Console().line(f"mirror: cannot write to standard output: {error.strerror}")
+        return LOCAL
+    return OK
 
 
 def _descriptor(stream: TextIO | None) -> int | None:

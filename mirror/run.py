@@ -65,10 +65,10 @@ def plan(options: Options) -> int:
         planner = engine.planner(state, preview, believe=not options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, preview.looks))
     found = preview.outlook
-    tell(outlook(found))
+    told = tell(outlook(found))
     if stopped is not None:
         return engine.signals.leave(stopped)
-    code = worst(error.exit_code for _, error in found.failures)
+    code = worst({told, *(error.exit_code for _, error in found.failures)})
     return CHANGES if code == OK and options.exit_code and found.changes else code
 
 
@@ -82,11 +82,11 @@ def verify(options: Options) -> int:
         walker = Verify(engine.manager, engine.stores.registries, reader, deep=options.deep)
         planner = engine.planner(state, walker, believe=False, remake=options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, walker.walks))
-    if walker.account.problems or options.verbosity >= 0:
-        tell(verified(walker.account, deep=options.deep))
+    shown = walker.account.problems or options.verbosity >= 0
+    told = tell(verified(walker.account, deep=options.deep)) if shown else OK
     if stopped is not None:
         return engine.signals.leave(stopped)
-    return worst(problem.error.exit_code for problem in walker.account.problems)
+    return worst({told, *(problem.error.exit_code for problem in walker.account.problems)})
 
 
 def _only(options: Options) -> Only:
@@ -312,7 +312,7 @@ class _Sync:
     def _tell(self, report: Report, effort: Effort, code: int) -> None:
         lines = summary(report, effort, code)
         if self._options.verbosity >= 0:
-            tell(lines)
+            tell(lines)  # the results of a sync are its report and its exit code, which are settled
         elif code != OK:
             for line in lines:
                 self._console.line(line)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.oracle import assert_equal
 from tests.registries.real import RealRegistry
@@ -138,3 +139,41 @@ def test_results_that_nobody_reads_change_no_exit_code(ready: MirrorTool, source
     with os.fdopen(write, "wb") as gone:
         command = subprocess.run(arguments, env=ready.environment, stdout=gone, timeout=60, check=False)
     assert 1 == command.returncode == ready.report()["exit"]
+
+
+def test_results_that_cannot_be_written_are_local_trouble(ready: MirrorTool, tmp_path: Path) -> None:
+    layout = tmp_path / "layout"
+    written = yaml.safe_load(ready.config_file.read_text())
+    written["mirrors"][0]["targets"].append(f"oci:{layout}:app")
+    ready.config_file.write_text(yaml.safe_dump(written))
+    ready.sync()
+    config = str(ready.config_file)
+    commands = [["--version"], ["--help"], ["sync", "--help"], ["schema"]]
+    commands += [[name, config] for name in ("validate", "plan", "verify", "inventory")]
+    commands += [["inventory", f"oci:{layout}"], ["bundle", "list", str(layout)], ["bundle", "verify", str(layout)]]
+    said = "mirror: cannot write to standard output: No space left on device\n"
+    for command in commands:
+        assert (4, said) == _into("/dev/full", ready, *command), command
+    # What a sync has to say is in its report, and a reader who has gone does not want to know.
+    assert (0, said) == _into("/dev/full", ready, "sync", config)
+    assert 0 == ready.report()["exit"]
+    read, write = os.pipe()
+    os.close(read)
+    for command in commands:
+        assert (0, "") == _into(write, ready, *command), command
+    os.close(write)
+
+
+def _into(stdout: str | int, tool: MirrorTool, *arguments: str) -> tuple[int, str]:
+    """-> exit code and standard error of a run with that standard output."""
+    with open(stdout, "wb", closefd=isinstance(stdout, str)) as out:
+        ran = subprocess.run(
+            [sys.executable, "-m", "mirror", *arguments],
+            env=tool.environment,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    return ran.returncode, ran.stderr
