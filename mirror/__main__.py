@@ -1,5 +1,12 @@
 """`python -m mirror`, and the program `mirror`."""
 
+import signal
+
+# Before anything else is imported: until `Signals` takes over, and when it has handed back, there is nothing to tidy
+# up, and the kernel ends the process without a traceback. Who had it ignored for us keeps that.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import gc
 import sys
 from typing import NoReturn

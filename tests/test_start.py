@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +88,43 @@ def test_the_version_is_told_without_more_than_the_command_line() -> None:
     assert {"mirror", "mirror.cli", "mirror.console", "mirror.errors"} == {
         name for name in loaded if name.split(".")[0] == "mirror"
     }
+
+
+INTERRUPTED = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n"
+INTERRUPTED_LATER = "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "said"),
+    [
+        ("argparse", INTERRUPTED, ""),  # the first that the command line imports
+        ("sitecustomize", INTERRUPTED_LATER, "mirror: none.tar does not exist\n"),
+    ],
+    ids=["at its start", "at its end"],
+)
+def test_an_interrupt_when_there_is_nothing_to_tidy_up_ends_the_process_without_a_word(
+    module: str, text: str, said: str, tmp_path: Path
+) -> None:
+    """By the kernel: a shell shows 130."""
+    (tmp_path / f"{module}.py").write_text(text)
+    assert (-signal.SIGINT, "", said) == _run_beside(tmp_path)
+
+
+def test_an_interrupt_that_is_ignored_for_the_program_stays_ignored_at_its_start(tmp_path: Path) -> None:
+    """As for the background jobs of a script."""
+    (tmp_path / "argparse.py").write_text(INTERRUPTED)
+    assert (7, "", "") == _run_beside(tmp_path, "sh", "-c", "trap '' INT; exec \"$@\"", "sh")
+
+
+def _run_beside(modules: Path, *before: str) -> tuple[int, str, str]:
+    """-> exit code, stdout and stderr of a command that minds signals, with `modules` before all others."""
+    done = subprocess.run(
+        [*before, sys.executable, "-m", "mirror", "bundle", "verify", "none.tar"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{modules}:{ROOT}"},
+        cwd=modules,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
