@@ -250,7 +250,8 @@ class HostLimits:
             if now >= self._state.probe_at:
                 self._state.probe_at = now + PROBE_EVERY
                 return True
-        raise error.told(f"{self.name} is down: {error.what.removeprefix(self.name).strip()}")
+        why = error.what.removeprefix(self.name).lstrip(" :")
+        raise error.told(f"{self.name} is down: {why}")
 
     def requests(self) -> dict[str, int]:
         """Requests sent, by method and kind."""

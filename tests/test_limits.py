@@ -204,12 +204,19 @@ def test_the_work_of_a_host_that_is_down_fails_at_once_with_its_error() -> None:
     assert ("net_error", True) == (caught.value.code, caught.value.retryable)
 
 
-def test_a_host_that_is_down_is_named_once() -> None:
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("h:5000 cannot be reached: refused", "h:5000 is down: cannot be reached: refused"),
+        ("h:5000: its proxy p:1 cannot be reached", "h:5000 is down: its proxy p:1 cannot be reached"),
+    ],
+)
+def test_a_host_that_is_down_is_named_once(what: str, told: str) -> None:
     limits, _ = host(FakeClock())
-    limits.mark_down(Unreachable("h:5000 cannot be reached: refused"))
+    limits.mark_down(Unreachable(what))
     with pytest.raises(Unreachable) as caught:
         limits.check()
-    assert "h:5000 is down: cannot be reached: refused" == caught.value.what
+    assert told == caught.value.what
 
 
 def test_a_host_that_is_down_is_probed_once_a_minute_until_it_answers() -> None:

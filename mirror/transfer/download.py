@@ -25,32 +25,36 @@ RESUMES = 5
 class Proof:
     """The running size and digest of a blob that is being read. Used by one thread at a time."""
 
-    def __init__(self, blob: Descriptor, what: str) -> None:
+    def __init__(self, blob: Descriptor, origin: Origin) -> None:
         self._blob = blob
-        self._what = what
+        self.origin = origin  # where it is read now
         self._hasher = blob.digest.hasher()
         self._marks: dict[int, Hasher] = {0: self._hasher.copy()}
         self.bytes = 0
         self.proven = False
+
+    @property
+    def what(self) -> str:
+        return f"{self.origin}@{self._blob.digest}"
 
     def update(self, data: memoryview) -> None:
         """Raises Refused (size_mismatch) at the first byte too many."""
         self._hasher.update(data)
         self.bytes += len(data)
         if self._blob.size is not None and self.bytes > self._blob.size:
-            raise Refused(f"{self._what} is longer than the {self._blob.size} bytes announced", code="size_mismatch")
+            raise Refused(f"{self.what} is longer than the {self._blob.size} bytes announced", code="size_mismatch")
         if self.bytes % MARK_EVERY == 0:
             self._marks[self.bytes] = self._hasher.copy()
 
     def finish(self) -> None:
         """The end was reached. Raises Refused (size_mismatch, digest_mismatch)."""
         if self._blob.size is not None and self.bytes != self._blob.size:
-            raise Refused(f"{self._what} ended after {self.bytes} of {self._blob.size} bytes", code="size_mismatch")
+            raise Refused(f"{self.what} ended after {self.bytes} of {self._blob.size} bytes", code="size_mismatch")
         actual = self._hasher.hexdigest()
         if actual != self._blob.digest.hex:
             raise Refused(
-                f"{self._what}: {self.bytes} bytes came that hash to {self._blob.digest.algorithm}:{actual}",
-                hint="the source's storage, or something on the way, is damaged",
+                f"{self.what}: {self.bytes} bytes came that hash to {self._blob.digest.algorithm}:{actual}",
+                hint=f"the storage of {self.origin.source.host}, or something on the way, is damaged",
                 code="digest_mismatch",
             )
         self.proven = True
@@ -82,7 +86,7 @@ class SourceBody:
         self._blob = blob
         self._origins = list(origins)
         self.read = 0
-        self._proof = Proof(blob, f"{origins[0]}@{blob.digest}")
+        self._proof = Proof(blob, origins[0])
 
     def open(self, offset: int, work: Work) -> ProvenReader:
         """The bytes from `offset` on. Raises as `Source.open_blob`."""
@@ -98,7 +102,7 @@ class SourceBody:
     def reopen(self, offset: int, work: Work) -> BlobReader:
         """Open at `offset`, where the proof stands."""
         while True:
-            origin = self._origins[0]
+            origin = self._proof.origin = self._origins[0]
             try:
                 return origin.source.open_blob(origin.repository, self._blob, work, offset=offset)
             except NotFound as error:

@@ -57,6 +57,16 @@ def test_bytes_that_are_not_the_blobs_are_refused_at_the_end(claimed: bytes, act
     assert not caught.value.retryable
 
 
+def test_the_store_that_gave_wrong_bytes_is_named_although_another_was_asked_first() -> None:
+    first, second = MemoryStore("first"), MemoryStore("second")
+    blob = blob_of(b"right")
+    second.blobs["other"][blob.digest] = b"wrong"
+    with pytest.raises(Refused) as caught:
+        read_all(SourceBody(blob, [Origin(first, "app"), Origin(second, "other")]))
+    assert caught.value.what.startswith(f"second/other@{blob.digest}: 5 bytes came")
+    assert "the storage of second, or something on the way, is damaged" == caught.value.hint
+
+
 def test_a_blob_of_unknown_size_is_proven_by_its_digest() -> None:
     store = MemoryStore("source")
     store.add("app", DATA)
