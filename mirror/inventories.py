@@ -11,7 +11,7 @@ from mirror.engine import spool_directory
 from mirror.errors import OK, REFUSED, ConfigError, LocalError, MirrorError, Refused, worst
 from mirror.layout.archive import open_archive
 from mirror.layout.bundle import Bundle
-from mirror.layout.check import examine
+from mirror.layout.check import absent, examine
 from mirror.layout.checkdir import examine_folder
 from mirror.layout.directory import LayoutStore
 from mirror.layout.inventory import MAX_BYTES, MAX_NODES, Described, Holdings, Inventory
@@ -67,7 +67,7 @@ def _inventory(path: Path, work: Work) -> Survey:
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError:
-        raise Refused(f"{path} does not exist", code="bundle_invalid") from None
+        raise absent(path) from None
     except OSError as error:
         raise LocalError(f"cannot read {path}: {error.strerror}") from error
     if head[257:262] == b"ustar" or path.suffix == ".tar":
@@ -88,6 +88,8 @@ def _on_disk(path: Path, work: Work, *, bare: bool = False) -> Survey:
             return _surveyed(layout, str(path), work, bare=bare)
         finally:
             layout.close()
+    if not path.exists():
+        raise absent(path)
     bundle = Bundle(path, str(path), spool=path.parent)
     try:
         return _surveyed(bundle, str(path), work, bare=bare)

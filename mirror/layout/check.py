@@ -58,12 +58,17 @@ class Examined(Struct):
         yield f"{self.what}: whole; {counted}"
 
 
+def absent(path: Path) -> Refused:
+    """The error that says that the bundle or layout of the command line is not there."""
+    return Refused(f"{path} does not exist", code="bundle_invalid")
+
+
 def examine(path: Path, stop: Stop) -> Examined:
     """Read all of it, hash all of it. Raises Refused, LocalError where it cannot be opened; Cancelled."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
-        raise Refused(f"{path} does not exist", code="bundle_invalid") from None
+        raise absent(path) from None
     except OSError as error:
         raise local_error("read", path, error) from error
     try:

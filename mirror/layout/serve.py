@@ -15,6 +15,7 @@ from pathlib import Path
 from mirror.console import tell
 from mirror.errors import SIGNALLED, ConfigError, LocalError, Refused, printable
 from mirror.layout.bundle import Bundle
+from mirror.layout.check import absent
 from mirror.layout.connection import Connection
 from mirror.layout.directory import LayoutStore
 from mirror.layout.handlers import Registry
@@ -90,7 +91,7 @@ def served(path: Path, stop: Stop, *, writable: bool = False) -> Iterator[Callab
     bare = _bare_name(path)
     with ExitStack() as stack:
         if writable:
-            if path.is_file():
+            if path.is_file() or (path.suffix == ".tar" and not path.is_dir()):
                 raise ConfigError(f"{printable(path)} is no directory", hint="only a layout takes pushes, no bundle")
             store = LayoutStore(path, adopts=[bare], new=True)
             stack.callback(store.close)
@@ -112,7 +113,9 @@ def _bare_name(path: Path) -> str:
 
 
 def _source(path: Path, bare: str, stack: ExitStack) -> Source:
-    if path.is_dir() or not path.exists():
+    if not path.exists():
+        raise absent(path)
+    if path.is_dir():
         layout = LayoutStore(path, adopts=[bare])
         stack.callback(layout.close)
         return layout

@@ -138,6 +138,25 @@ def test_a_usage_error_exits_2_in_one_line_or_few(
     assert 0 == listener.accepted
 
 
+@pytest.mark.parametrize("name", ["none.tar", "none", "oci:none"])
+@pytest.mark.parametrize("command", ["bundle verify", "bundle list", "inventory", "serve"])
+def test_a_bundle_or_layout_that_is_not_there_is_told_in_the_same_words_by_all(
+    command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert 3 == main([*command.split(), name])
+    assert f"mirror: {name.removeprefix('oci:')} does not exist\n" == capsys.readouterr().err
+
+
+def test_no_layout_is_made_under_the_name_of_a_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert 2 == main(["serve", "none.tar", "--listen", "127.0.0.1:0", "--writable"])
+    assert "only a layout takes pushes, no bundle" in capsys.readouterr().err
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_a_missing_secret_is_found_before_anybody_is_asked(listener: Listener, mirror_run: MirrorTool) -> None:
     host = f"127.0.0.1:{listener.port}"
     secret = {"plain-http": True, "username": "acme", "password": {"env": "NO_SUCH_SECRET"}}
