@@ -151,7 +151,7 @@ class LocalError(MirrorError):
 
 
 class ConfigError(MirrorError):
-    """Usage or configuration; nothing was contacted."""
+    """Usage or configuration; nothing was contacted: only what a start does may raise it."""
 
     code = "config_invalid"
     exit_code = USAGE
@@ -171,10 +171,12 @@ class Cancelled(MirrorError):
 
 
 # A signal's code wins over these (run.py); among these the first found wins.
-_WORST_FIRST = (USAGE, LOCAL, REFUSED, FAILED, BUSY)
+_WORST_FIRST = (LOCAL, REFUSED, FAILED, BUSY)
 
 
 def worst(codes: Iterable[int]) -> int:
-    """The exit code of a run that met all of `codes`."""
-    seen = set(codes)
+    """The exit code of a run that met all of `codes`.
+
+    Never USAGE, which says that nothing was contacted: that ends a run before it begins, or is one failure of many."""
+    seen = {FAILED if code == USAGE else code for code in codes}
     return next((code for code in _WORST_FIRST if code in seen), OK)

@@ -94,7 +94,7 @@ class HostAuthorizer:
 
         May fetch a token, and may wait for other threads: for their token, or for the answer to their first
         request. So each call is followed by `accepted`, `challenged` or `abandoned` from the same thread. Raises
-        AuthError, at once where an earlier 401 was final; ConfigError, Refused (unsafe_realm), NetworkError."""
+        AuthError, at once where an earlier 401 was final; Refused (unsafe_realm), NetworkError."""
         entry = self._entries.get(scopes)
         if entry is None:
             entry = self._entry(scopes)
@@ -108,7 +108,7 @@ class HostAuthorizer:
         """A request that was sent with `sent` was answered with 401, or in words that say so.
 
         challenges: its WWW-Authenticate fields. Returns if one more try makes sense, with what `header` then gives.
-        Raises AuthError, Refused, ConfigError where none does; what cannot change by itself is raised again by
+        Raises AuthError, Refused where none does; what cannot change by itself is raised again by
         every later `header` for these scopes."""
         entry = self._entry(scopes)
         try:

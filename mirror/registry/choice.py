@@ -13,7 +13,6 @@ from enum import Enum
 from mirror.errors import (
     AuthError,
     Cancelled,
-    ConfigError,
     LocalError,
     MirrorError,
     NetworkError,
@@ -160,7 +159,7 @@ _ABOUT_SOMETHING_ELSE = frozenset(
 
 def failure_of(error: MirrorError) -> Failure:  # noqa: PLR0911 - one return a kind
     """What kind of failure an error of the v2 side is."""
-    if isinstance(error, Cancelled | LocalError | ConfigError):
+    if isinstance(error, Cancelled | LocalError):
         return Failure.LOCAL
     if isinstance(error, RateLimited) or error.status == 429 or error.registry_code == "TOOMANYREQUESTS":
         return Failure.BUSY
@@ -169,7 +168,7 @@ def failure_of(error: MirrorError) -> Failure:  # noqa: PLR0911 - one return a k
     if isinstance(error, NetworkError):
         return Failure.UNREACHABLE if isinstance(error, Unreachable) else Failure.NETWORK
     if isinstance(error, AuthError):
-        # Without a status it is a helper of ours that failed; 407 is the proxy's.
+        # Without a status no credential could be had; 407 is the proxy's.
         return Failure.ACCESS if error.status in (400, 401, 403) else Failure.LOCAL
     if isinstance(error, NotFound):
         return Failure.CONTRADICTED if error.registry_code in _ABOUT_SOMETHING_ELSE else Failure.UNKNOWN

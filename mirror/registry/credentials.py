@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from mirror.errors import AuthError
+from mirror.errors import AuthError, ConfigError
 from mirror.limits import Stop
 from mirror.oci.reference import DOCKER_HUB
 from mirror.registry.dockerconfig import HUB_KEY, DockerConfig, Login, config_files, shown
@@ -97,16 +97,19 @@ class CredentialSource:
         before anything is contacted. Raises ConfigError."""
         if all(self._login(host) for host in hosts):
             return
-        for path in self._files:
-            self._file(path, fresh=False)
+        try:
+            for path in self._files:
+                self._file(path, fresh=False)
+        except AuthError as error:
+            raise ConfigError(error.what, hint=error.hint) from error
 
     def find(
         self, host: str, repository: str = "", *, fresh: bool = False, stop: Stop | None = None
     ) -> Credential | None:
         """The credential for `repository` of `host` (as in references); None: nobody has one.
 
-        fresh: read files and ask helpers again. May take as long as a helper takes. Raises ConfigError (a secret
-        or a file cannot be read), AuthError (a helper failed; remembered until asked afresh), Cancelled."""
+        fresh: read files and ask helpers again. May take as long as a helper takes. Raises AuthError (a secret
+        or a file cannot be read; a helper failed, which is remembered until asked afresh), Cancelled."""
         found = self._find(host, repository, fresh, stop or Stop())
         if found is not None:
             with self._lock:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mirror.errors import ConfigError, printable
+from mirror.errors import AuthError, printable
 from mirror.oci.reference import DOCKER_HUB
 from mirror.structs import Hiding
 
@@ -93,23 +93,23 @@ class DockerConfig:
 
     @classmethod
     def read(cls, path: Path, name: str) -> DockerConfig | None:
-        """None if there is no such file. Raises ConfigError if it cannot be read or is not what it ought to be."""
+        """None if there is no such file. Raises AuthError if it cannot be read or is not what it ought to be."""
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise ConfigError(f"{name} cannot be read: {printable(error.strerror)}", hint=_HINT) from error
+            raise AuthError(f"{name} cannot be read: {printable(error.strerror)}", hint=_HINT) from error
         if len(data) > MAX_BYTES:
-            raise ConfigError(f"{name} is larger than {MAX_BYTES} bytes", hint=_HINT)
+            raise AuthError(f"{name} is larger than {MAX_BYTES} bytes", hint=_HINT)
         try:
             document = json.loads(data.decode("utf-8"))
         except (ValueError, RecursionError):
             # Not the parser's words, and no cause: both may quote the file.
-            raise ConfigError(f"{name} is not JSON", hint=_HINT) from None
+            raise AuthError(f"{name} is not JSON", hint=_HINT) from None
         if not isinstance(document, dict):
-            raise ConfigError(f"{name} is not a JSON object", hint=_HINT)
+            raise AuthError(f"{name} is not a JSON object", hint=_HINT)
         return cls(name, document)
 
     def helper(self, host: str, port: int) -> str | None:
@@ -167,8 +167,8 @@ class DockerConfig:
             raise self._broken(f"{key} is not an object")
         return found
 
-    def _broken(self, why: str) -> ConfigError:
-        return ConfigError(f"{self.name}: {why}", hint=_HINT)
+    def _broken(self, why: str) -> AuthError:
+        return AuthError(f"{self.name}: {why}", hint=_HINT)
 
 
 _FIELDS = ("auth", "username", "password", "identitytoken", "registrytoken")

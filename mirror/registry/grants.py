@@ -70,7 +70,7 @@ class Issuer:
         self._tokens: deque[str] = deque(maxlen=_REMEMBERED_TOKENS)
 
     def issue(self, ask: Ask, need: Need, work: Work) -> Grant:
-        """May request a token, read files and run a helper. Raises AuthError, ConfigError, NetworkError, Cancelled."""
+        """May request a token, read files and run a helper. Raises AuthError, NetworkError, Cancelled."""
         credential = self._credential(need, work.stop)
         if ask.service is None:
             return self._basic(need, credential)

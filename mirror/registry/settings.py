@@ -6,7 +6,7 @@ import os
 from enum import Enum
 from pathlib import Path
 
-from mirror.errors import ConfigError, printable
+from mirror.errors import AuthError, printable
 from mirror.limits import Rate
 from mirror.structs import Hiding, Struct
 
@@ -36,19 +36,19 @@ class Secret(Hiding, frozen=True):
         return None
 
     def reveal(self) -> str:
-        """The secret itself. One trailing newline of a file is not part of it. Raises ConfigError."""
+        """The secret itself. One trailing newline of a file is not part of it. Raises AuthError."""
         if self.plain is not None:
             return self.plain
         wrong = self.present()
         if wrong:
-            raise ConfigError(wrong, hint="it holds a password of the configuration")
+            raise AuthError(wrong, hint="it holds a password of the configuration")
         if self.env is not None:
             return os.environ[self.env]
         assert self.file is not None  # noqa: S101 - one of the three is set; config.py sees to it
         try:
             return self.file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{self.file} cannot be read: {printable(error)}") from None
+            raise AuthError(f"{self.file} cannot be read: {printable(error)}") from None
 
     def __repr__(self) -> str:
         return f"Secret({self.origin})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
+from tests.end_to_end.worlds import loaded
 from tests.images import Graph
 from tests.oracle import assert_equal
 from tests.registries.real import RealRegistry
@@ -113,6 +114,41 @@ def test_the_right_password_is_written_nowhere(
     assert_equal(guarded, "app", target)
     secrets = [GOOD, base64.b64encode(f"{USER}:{GOOD}".encode()).decode(), *tokens.issued]
     mirror_run.sweep(*secrets, skip=[kept])
+
+
+def _broken_docker_file(tool: MirrorTool, host: str) -> dict[str, Any]:
+    file = tool.home / ".docker" / "config.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"auths": {host: {"auth": "!!!"}}}))
+    return {}
+
+
+def _password_file_of_junk(tool: MirrorTool, host: str) -> dict[str, Any]:
+    file = tool.folder / "password"
+    file.write_bytes(b"\xff")
+    return {"username": USER, "password": {"file": str(file)}}
+
+
+@pytest.mark.parametrize("spoil", [_broken_docker_file, _password_file_of_junk])
+def test_a_credential_that_cannot_be_read_in_the_middle_of_a_run_fails_its_own_mirror(
+    spoil: Callable[[MirrorTool, str], dict[str, Any]], scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    guarded, good, target = scripted("guarded", users={USER: GOOD}), scripted("good"), scripted("target")
+    loaded(guarded)
+    loaded(good)
+    mirrors = [{"source": f"{one.host}/app", "targets": [f"{target.host}/{one.name}"]} for one in (guarded, good)]
+    settings = spoil(mirror_run, guarded.host)
+    config = mirror_run.config(mirrors, guarded, good, target, registries={guarded.host: settings})
+    assert 1 == mirror_run("plan", config).code
+    mirror_run.sync(expect=1)
+    report = mirror_run.report()
+    assert 1 == report["exit"]
+    told = {image["source"]: (image["result"], image.get("error", {}).get("code")) for image in report["images"]}
+    assert {f"{guarded.host}/app": ("failed", "auth_failed"), f"{good.host}/app:v1": ("copied", None)} == told
+    assert 1 == mirror_run("verify", config).code
+    onto = [{"source": f"{good.host}/app", "targets": [f"{target.host}/copy", f"{guarded.host}/copy"]}]
+    config = mirror_run.config(onto, guarded, good, target, registries={guarded.host: settings})
+    assert 1 == mirror_run("inventory", config).code
 
 
 def test_a_password_that_a_registry_echoes_is_not_passed_on(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:

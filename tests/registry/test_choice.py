@@ -7,7 +7,6 @@ import pytest
 from mirror.errors import (
     AuthError,
     Cancelled,
-    ConfigError,
     LocalError,
     MirrorError,
     NetworkError,
@@ -119,7 +118,6 @@ ERRORS: list[tuple[MirrorError, Failure]] = [
     (NetworkError("x", code="timeout"), F.NETWORK),
     (Unreachable("x"), F.UNREACHABLE),
     (LocalError("x"), F.LOCAL),
-    (ConfigError("x"), F.LOCAL),
     (Cancelled("x"), F.LOCAL),
     (MirrorError("x"), F.UNSAFE),
 ]

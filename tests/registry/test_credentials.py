@@ -81,13 +81,13 @@ def test_a_file_that_cannot_be_understood_is_an_error_and_not_anonymous(
     source = docker(data)
     with pytest.raises(ConfigError, match=rf"~/\.docker/config\.json.* {why}"):
         source.check([HOST])
-    with pytest.raises(ConfigError):
+    with pytest.raises(AuthError, match=why):
         source.find(HOST)
 
 
 def test_a_file_that_is_a_directory_is_an_error(docker: Callable[..., CredentialSource], tmp_path: Path) -> None:
     (tmp_path / "home/.docker/config.json").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(AuthError, match="cannot be read"):
         docker().find(HOST)
 
 
@@ -216,7 +216,7 @@ def test_an_entry_is_read_as_docker_reads_it(
 )
 def test_a_broken_entry_is_an_error_for_its_host_only(docker: Callable[..., CredentialSource], value: Any) -> None:
     source = docker({"auths": {HOST: value, "other.example": entry("other")}})
-    with pytest.raises(ConfigError, match=r"reg\.example\.com") as caught:
+    with pytest.raises(AuthError, match=r"reg\.example\.com") as caught:
         source.find(HOST)
     assert "no-colon" not in str(caught.value)
     assert "other" == user(source.find("other.example"))
@@ -261,10 +261,10 @@ def test_a_password_is_read_when_first_needed_and_again_only_when_asked_afresh(
     assert ["first", "first", "second", "second"] == [one.password for one in seen if one]
 
 
-def test_a_password_that_is_not_there_is_a_configuration_error(
+def test_a_password_that_is_not_there_any_more_is_an_error(
     docker: Callable[..., CredentialSource], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(AuthError, match="missing"):
         docker(None, configured(Secret("file", file=tmp_path / "missing"))).find(HOST)
 
 
@@ -383,7 +383,7 @@ def test_a_helper_that_fails_is_never_taken_for_no_credentials(
     document = {"credHelpers": {HOST: name}, "auths": {HOST: entry("file")}}
     source = docker(document, PATH=path_of(tmp_path))
     for _ in range(3):
-        with pytest.raises((AuthError, ConfigError)) as caught:
+        with pytest.raises(AuthError) as caught:
             source.find(HOST)
         assert "secret-on-stdout" not in str(caught.value)
     assert (1 if name == "failing" else 0) == (len(runs.read_text().splitlines()) if runs.exists() else 0)

@@ -70,8 +70,8 @@ class Connector:
         self._handshakes: Handshakes | None = None  # made twice is harmless
 
     def open(self, destination: Destination, stop: Stop) -> Connection:
-        """Raises Unreachable, NetworkError, RemoteError (tls_error), Refused (tls_error, unsafe_*), ConfigError,
-        LocalError, Cancelled (not while a name is looked up, which nothing can interrupt)."""
+        """Raises Unreachable, NetworkError, RemoteError (tls_error), Refused (tls_error, unsafe_*), LocalError,
+        Cancelled (not while a name is looked up, which nothing can interrupt)."""
         attempt = _Attempt(self, destination, stop)
         with stop.calls(attempt.abort):
             try:

@@ -10,7 +10,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from mirror.errors import ConfigError, MirrorError, NetworkError, Refused, RemoteError, Unreachable, printable
+from mirror.errors import LocalError, MirrorError, NetworkError, Refused, RemoteError, Unreachable, printable
 from mirror.keys import registry_key
 from mirror.registry.http.wire import Connection
 from mirror.registry.settings import Tls
@@ -36,7 +36,7 @@ class Handshakes:
         """own: for the registry and its token service; otherwise for hosts that it leads to, which never see
         the client certificate and may be certified by the system's authorities as well as by the registry's.
 
-        Made when it is first needed. Raises ConfigError if a file is not usable."""
+        Made when it is first needed. Raises LocalError if a file is not usable."""
         found = self._made.get(own)
         if found is None:
             found = self._made[own] = self._new_context(own=own)
@@ -97,7 +97,7 @@ def _load(context: ssl.SSLContext, ca: Path) -> None:
     try:
         context.load_verify_locations(cafile=ca)
     except OSError as error:  # an SSLError is one
-        raise ConfigError(f"{ca} is not usable: {_reason(error)}", hint="tls.ca names a PEM file") from error
+        raise LocalError(f"{ca} is not usable: {_reason(error)}", hint="tls.ca names a PEM file") from error
 
 
 def _load_client(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
@@ -105,7 +105,7 @@ def _load_client(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
         context.load_cert_chain(cert, key, password="")  # an encrypted key fails, instead of asking on a terminal
     except OSError as error:
         hint = "tls.cert and tls.key name PEM files; the key must not be encrypted"
-        raise ConfigError(f"{key or cert} is not usable: {_reason(error)}", hint=hint) from error
+        raise LocalError(f"{key or cert} is not usable: {_reason(error)}", hint=hint) from error
 
 
 def _reason(error: OSError) -> str:

@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from mirror.errors import (
-    ConfigError,
+    LocalError,
     MirrorError,
     NetworkError,
     Refused,
@@ -168,7 +168,7 @@ def test_a_client_certificate_is_not_shown_to_a_host_that_a_server_named(
 
 @pytest.mark.parametrize("tls", [Tls(ca=Path("/nowhere/ca.pem")), Tls(verify=False, cert=Path("/nowhere/c.pem"))])
 def test_a_missing_file_is_named(tls: Tls) -> None:
-    with Peer(answers(OK)) as peer, secure(peer, tls=tls) as session, pytest.raises(ConfigError) as caught:
+    with Peer(answers(OK)) as peer, secure(peer, tls=tls) as session, pytest.raises(LocalError) as caught:
         get(session)
     assert "/nowhere/" in str(caught.value)
     assert 0 == peer.connections
@@ -178,7 +178,7 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
     junk = tmp_path / "junk.pem"
     junk.write_text("junk")
     for tls in (Tls(ca=junk), Tls(verify=False, cert=junk)):
-        with Peer(answers(OK)) as peer, secure(peer, tls=tls) as session, pytest.raises(ConfigError) as caught:
+        with Peer(answers(OK)) as peer, secure(peer, tls=tls) as session, pytest.raises(LocalError) as caught:
             get(session)
         assert "junk.pem" in str(caught.value)
 
