@@ -26,7 +26,7 @@ from mirror.plan import Planner
 from mirror.progress import Progress
 from mirror.reading import Reader
 from mirror.redact import Redactor
-from mirror.report import Effort, Report, read_only_from, summary
+from mirror.report import Effort, Report, check_copy, read_only_from, summary
 from mirror.results import Account
 from mirror.signals import Signals
 from mirror.state import State
@@ -45,6 +45,8 @@ def sync(options: Options) -> int:
     """Bring every selected reference to every target. -> the exit code. Raises ConfigError, LocalError, LockBusy."""
     config = load(options.config)
     only = _only(options)
+    if options.report is not None:
+        check_copy(options.report, state=state_directory(config), used=_used(config, options))
     directory = _directory(config, options)
     with Signals() as signals:
         try:
@@ -103,6 +105,14 @@ def _directory(config: Config, options: Options) -> Path:
             error.hint = "set the key `state` to a directory of your own"  # nobody chose this one
         raise
     return private_directory(directory / str(options.shard)) if options.shard is not None else directory
+
+
+def _used(config: Config, options: Options) -> list[Path]:
+    """The files that a run reads, or keeps elsewhere than in its state directory."""
+    files = [config.path, config.log.file, options.only_from, options.base]
+    for host in config.registries.values():
+        files += [host.tls.ca, host.tls.cert, host.tls.key, host.password.file if host.password else None]
+    return [file for file in files if file is not None]
 
 
 def _warn(config: Config) -> None:

@@ -1,7 +1,7 @@
 """What a run did: report.json for machines, failed.txt for the next run, a few lines for people (design §4.4)."""
 
 from mirror.report.entries import Effort, Failure, ImageEntry, Result
-from mirror.report.files import Report, read_only_from
+from mirror.report.files import Report, check_copy, read_only_from
 from mirror.report.people import duration, size, summary
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "ImageEntry",
     "Report",
     "Result",
+    "check_copy",
     "duration",
     "read_only_from",
     "size",

@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -187,7 +187,7 @@ def _checked(path: Path) -> Path:
     """Where a symbolic link leads to; found out before the work begins whether a file can be made there."""
     real = Path(os.path.realpath(path))
     try:
-        if not stat.S_ISREG(real.stat().st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):  # of what /dev/stdout is, there is no other name
             raise LocalError(f"cannot write the report to {path}: it is not a regular file", hint="name another file")
     except FileNotFoundError:
         if not real.parent.is_dir():
@@ -199,6 +199,21 @@ def _checked(path: Path) -> Path:
         refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         raise local_error("write the report to", path, refused)
     return real
+
+
+def check_copy(path: Path, *, state: Path, used: Iterable[Path]) -> None:
+    """A copy of the report must not take the place of what a run reads or keeps. Raises ConfigError.
+
+    state: the directory, of all shards; used: files elsewhere."""
+    if str(path) == "-":
+        raise ConfigError("--report - names no file", hint="standard output gets the summary; name a file")
+    real = Path(os.path.realpath(path))
+    if real in {Path(os.path.realpath(one)) for one in used}:
+        raise ConfigError(f"--report {path} would replace a file that this run uses", hint="name another file")
+    # What is kept there has many names, but of these only the report's own ends so.
+    if real.is_relative_to(os.path.realpath(state)) and real.suffix != ".json":
+        hint = "name a file elsewhere, or one that ends in .json"
+        raise ConfigError(f"--report {path} could replace a file of the state directory", hint=hint)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
 from tests.oracle import assert_whole
@@ -131,3 +133,44 @@ def test_requests_in_the_report_are_those_that_the_registries_saw(
     said = mirror_run.report()["totals"]["requests"]
     assert source.counts().total() == sum(said[source.host].values())
     assert target.counts().total() == sum(said[target.host].values())
+
+
+def test_a_report_never_takes_the_place_of_what_a_run_uses(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source)
+    password, log, only, link = (tmp_path / name for name in ("password", "log", "only", "link"))
+    password.write_text("a-secret-of-eight")
+    only.write_text("*\n")
+    link.symlink_to(password)
+    login = {target.host: {"username": "u", "password": {"file": str(password)}}}
+    pair(mirror_run, source, target, registries=login, log={"file": str(log)})
+    mirror_run.sync()
+    inside = [path for path in mirror_run.state.rglob("*") if path.is_file() and path.name != "report.json"]
+    assert {"lock", "failed.txt"} < {path.name for path in inside}
+    not_yet = [mirror_run.state / "state.sqlite3-wal", mirror_run.state / "mirror.log.1"]
+    used = [mirror_run.config_file, password, log, only, link, *inside]
+    before = [path.read_bytes() for path in used]
+    target.mark()
+    source.mark()
+    for path in [*used, *not_yet, Path("-")]:
+        ran = mirror_run.sync("--only-from", only, "--report", path, expect=2)
+        assert f"--report {path}" in ran.err
+    assert before == [path.read_bytes() for path in used]
+    assert [] == source.requests() == target.requests()
+    mirror_run.sync("--report", mirror_run.state / "report.json")
+    mirror_run.sync("--report", mirror_run.state / "last.json")
+    assert mirror_run.report() == json.loads((mirror_run.state / "last.json").read_text())
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/dev/null"])
+def test_a_report_goes_into_no_pipe_or_device_and_that_is_said_before_anything_is_done(
+    path: str, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source)
+    pair(mirror_run, source, target)
+    ran = mirror_run.sync("--report", path, expect=4)
+    assert f"mirror: cannot write the report to {path}: it is not a regular file (name another file)\n" == ran.err
+    assert [] == source.requests() == target.requests()
