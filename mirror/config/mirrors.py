@@ -8,11 +8,12 @@ from pathlib import Path
 from mirror.config.problems import KeyPath, Place, dotted, value_shown
 from mirror.config.registries import Hosts
 from mirror.config.section import Section
-from mirror.errors import ConfigError
+from mirror.errors import ConfigError, printable
 from mirror.locations import (
     MATCHED,
     STREAM,
     BundleLocation,
+    LayoutLocation,
     Location,
     RegistryLocation,
     StreamLocation,
@@ -67,8 +68,8 @@ def build(top: Section, hosts: Hosts) -> list[Draft]:
 
 def _draft(section: Section, defaults: Section, shared: TagRules | None, hosts: Hosts) -> Draft | None:
     own = _rules(section)
-    source = section.parsed("source", parse_source)
-    targets = section.parsed_list("targets", parse_target)
+    source = section.parsed("source", lambda text: _usable(parse_source(text), section))
+    targets = section.parsed_list("targets", lambda text: _usable(parse_target(text), section))
     if source is None:
         return None
     named = not isinstance(source, StreamLocation) and (source.tag is not None or source.digest is not None)
@@ -96,6 +97,18 @@ def _draft(section: Section, defaults: Section, shared: TagRules | None, hosts: 
         tuple((*section.path, "targets", number) for number, _ in targets),
         all(where.document.sound((*where.path, "tags")) for where in (section, defaults)),
     )
+
+
+def _usable(location: Location, section: Section) -> Location:
+    """Raises ConfigError where a store on disk has no path that can be told, and kept in the state."""
+    if isinstance(location, LayoutLocation | BundleLocation):
+        name = location.directory if isinstance(location, LayoutLocation) else location.file
+        try:
+            str(section.resolved(name)).encode()
+        except UnicodeEncodeError:
+            what = f"the whole path of {printable(name, 80)} is no text in this locale"
+            raise ConfigError(f"{what}; set LC_ALL=C.UTF-8, or use names in UTF-8") from None
+    return location
 
 
 def _short(source: Location) -> TagRules | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -60,15 +61,17 @@ class Section:
         text = self.text(key)
         if text is None:
             return None
-        try:
-            return self.resolved(text)
-        except RuntimeError:
-            self.problem("there is no home directory for `~`; write the whole path", below=key)
-            return None
+        return self._parse(text, self.resolved, (*self.path, key))
 
     def resolved(self, text: str) -> Path:
-        """A path, absolute. Raises RuntimeError: there is no home directory for its `~`."""
-        return self._base / Path(text).expanduser()
+        """A path, absolute: of the bytes that stand in the file, whatever the locale takes names to be encoded in.
+        Raises ConfigError."""
+        if "\0" in text:
+            raise ConfigError("a path cannot have the character \\0 in it; remove it")
+        try:
+            return self._base / Path(os.fsdecode(text.encode("utf-8"))).expanduser()
+        except RuntimeError:
+            raise ConfigError("there is no home directory for `~`; write the whole path") from None
 
     def parsed(self, key: str, parse: Callable[[str], T]) -> T | None:
         """The text under `key`, parsed; None where there is none, or a problem, which is noted."""

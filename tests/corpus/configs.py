@@ -100,6 +100,7 @@ FILE = (
 )
 
 KEYS = (
+    Case("nul-in-the-state", f'{HEAD}state: "a\\0b"\n{MIRROR}', "2:8", ("state: a path cannot have", "remove it")),
     Case(
         "unknown-at-top",
         f"{HEAD}registrys: {{}}\n{MIRROR}",
@@ -184,6 +185,7 @@ KEYS = (
 )
 
 REGISTRIES = (
+    Case("nul-in-a-file", _registry(r'username: u, password: {file: "a\0b"}'), "3:49", ("cannot have", "remove it")),
     Case("host-url", _registry("", '"https://b.example.com/v2/"'), "3:3", ("give host[:port] without scheme or path",)),
     Case("host-http", _registry("", '"http://b.example.com"'), "3:3", ("without scheme", "plain-http: true")),
     Case("host-path", _registry("", "b.example.com/team"), "3:3", ("give host[:port] without scheme or path",)),
@@ -452,6 +454,8 @@ ON_DISK = (
         ("mirrors[0].base", "no target is a bundle"),
     ),
     Case("layout-to-one", _source('"oci:in:*"'), "4:13", ("would get all", "write {repository}")),
+    Case("nul-in-a-layout", _target(r'"oci:a\0b"'), "4:13", ("a path cannot have", "remove it")),
+    Case("no-home-of-a-bundle", _target("~no-such-user/x.tar"), "4:13", ("no home directory", "write the whole path")),
     Case("layout-with-a-tag-as-target", _target('"oci:out:app:v1"'), "4:13", ("a target has no tag",)),
     Case("layout-without-a-directory", _target('"oci::app"'), "4:13", ("want oci:DIR or oci:DIR:REPOSITORY",)),
     Case("layout-without-a-repository", _target('"oci:out:"'), "4:13", ("the repository is missing",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -139,6 +140,42 @@ def test_results_that_nobody_reads_change_no_exit_code(ready: MirrorTool, source
     with os.fdopen(write, "wb") as gone:
         command = subprocess.run(arguments, env=ready.environment, stdout=gone, timeout=60, check=False)
     assert 1 == command.returncode == ready.report()["exit"]
+
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+@pytest.mark.parametrize("folder", [b"plain", "schräg".encode(), b"latin-1-\xe9"])
+def test_paths_are_the_bytes_of_the_configuration_whatever_the_locale(
+    folder: bytes, ready: MirrorTool, source: RealRegistry, target: RealRegistry, tmp_path: Path
+) -> None:
+    place = tmp_path / os.fsdecode(folder)
+    place.mkdir()
+    keys = {"state": "zustand-é€", "spool": "é", "log": {"file": "prôtokoll"}}
+    moved = yaml.safe_load(ready.config_file.read_text()) | keys
+    (place / "mirror.yaml").write_text(yaml.safe_dump(moved, allow_unicode=True), encoding="utf-8")
+    for command in ("sync", "sync", "plan", "verify"):
+        # Not by its whole path: what cannot be told in UTF-8 must not be in the report of a test that fails.
+        ran = ready(command, "mirror.yaml", environment=ASCII, cwd=place)
+        assert (0, "") == (ran.code, ran.err)
+    assert_equal(source, "app", target)
+    assert {"mirror.yaml", "zustand-é€", "é", "prôtokoll"} <= {path.name for path in place.iterdir()}
+    assert 0 == json.loads((place / "zustand-é€" / "report.json").read_text())["exit"]
+
+
+@pytest.mark.parametrize("name", ["oci:aussenstände", "bündel.tar"])
+def test_a_store_on_disk_whose_name_this_locale_cannot_tell_is_refused_at_its_place(
+    name: str, ready: MirrorTool, source: RealRegistry
+) -> None:
+    moved = yaml.safe_load(ready.config_file.read_text())
+    moved["mirrors"][0]["targets"].append(name)
+    ready.config_file.write_text(yaml.safe_dump(moved, allow_unicode=True), encoding="utf-8")
+    source.mark()
+    ran = ready.sync(expect=2, environment=ASCII)
+    assert "mirrors[0].targets[1]" in ran.err
+    assert "set LC_ALL=C.UTF-8" in ran.err
+    assert [] == source.requests()
+    ready.sync(environment={"LC_ALL": "C.UTF-8"})
 
 
 def test_results_that_cannot_be_written_are_local_trouble(ready: MirrorTool, tmp_path: Path) -> None:
