@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mirror.config import Config, state_directory
-from mirror.errors import SIGNALLED, ConfigError, LocalError, printable
+from mirror.errors import SIGNALLED, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.findings import Entry, Findings
 from mirror.limits import Limits, Stop
 from mirror.options import Only, Options, Shard
@@ -41,7 +41,6 @@ class Engine(Struct, frozen=True):
     manager: Manager
     entries: list[Entry]
     only: Only
-    shard: Shard | None
     signals: Signals
 
     def planner(self, state: State, findings: Findings, *, believe: bool = True, remake: bool = False) -> Planner:
@@ -49,15 +48,16 @@ class Engine(Struct, frozen=True):
             self.manager,
             state,
             findings,
-            wanted=self.only.wants,
-            takes=self._takes,
+            chosen=self.only,
             parallel=self.stores.parallel(),
             believe=believe,
             remake=remake,
         )
 
-    def _takes(self, repository: str) -> bool:
-        return self.only.may_want(repository) and (self.shard is None or self.shard.has(repository))
+    def idle(self) -> list[tuple[str, MirrorError]]:
+        """Patterns of --only that all that was planned had nothing for: each with an error that says so."""
+        hint = "no source has such a tag or repository, or the configuration leaves it out"
+        return [(one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint)) for one in self.only.idle()]
 
     def carry_out(self, steps: Steps[None]) -> int | None:
         """Run a task to its end, or to a signal. -> the exit code of the signal, if one came."""
@@ -110,7 +110,7 @@ def started(
         parallel = config.parallel
         manager = Manager(limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads)
         try:
-            yield Engine(limits, stop, stores, manager, entries, only, options.shard, signals)
+            yield Engine(limits, stop, stores, manager, entries, only, signals)
         finally:
             rest(manager.close, signals)
 

@@ -99,6 +99,14 @@ class Finding(Struct, frozen=True, eq=False):
         return str(self.target.place) + suffix(self.reading.tag)
 
 
+class Chosen(Protocol):
+    """What takes part (`--only`, shards). Asked from any thread."""
+
+    def wants(self, reference: str) -> bool: ...
+    def takes(self, repository: str) -> bool: ...
+    def not_seen(self, repository: str) -> None: ...
+
+
 class Findings(Protocol):
     """Who is told. Calls come from any thread and must not block."""
 

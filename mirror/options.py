@@ -42,31 +42,48 @@ class Options(Struct, frozen=True):
 
 
 class Only:
-    """The shell patterns of --only, over `host/repo:tag` (`@digest`) or `host/repo`. None given: all take part."""
+    """What takes part in a run: of one shard, what the shell patterns of --only match, which are over `host/repo:tag`
+    (`@digest`) or `host/repo`. None given: all of it. Thread-safe."""
 
-    def __init__(self, patterns: Sequence[str] | None) -> None:
+    def __init__(self, patterns: Sequence[str] | None, shard: Shard | None = None) -> None:
         self._patterns = patterns
+        self._shard = shard
+        self._idle = set(patterns or ())  # those that have matched nothing yet, although all was there to be seen
 
     def wants(self, reference: str) -> bool:
         """Whether this reference of a source takes part."""
         if self._patterns is None:
             return True
-        repository = repository_of(reference)
-        return any(
-            one in (reference, repository) or fnmatchcase(reference, one) or fnmatchcase(repository, one)
-            for one in self._patterns
-        )
+        name, digest, _ = reference.partition("@")
+        repository = name if digest else name.rpartition(":")[0]
+        matching = [one for one in self._patterns if _matches(one, reference) or _matches(one, repository)]
+        self._idle.difference_update(matching)
+        return bool(matching)
+
+    def takes(self, repository: str) -> bool:
+        """Whether any reference of `host/repo` could take part: if not, it need not even be listed."""
+        if self._shard is not None and not self._shard.has(repository):
+            self.not_seen(repository)
+            return False
+        if self._patterns is None:
+            return True
+        reaching = [one for one in self._patterns if self._reaches(one, repository)]
+        self._idle.difference_update([one for one in reaching if _matches(one, repository)])
+        return bool(reaching)
+
+    def not_seen(self, repository: str) -> None:
+        """The references of `host/repo`, or the repositories of `host/prefix/*`, could not be told."""
+        unsure = [one for one in self._idle if repository.endswith("*") or self._reaches(one, repository)]
+        self._idle.difference_update(unsure)
+
+    def idle(self) -> list[str]:
+        """Patterns for which nothing was found, once all was looked at."""
+        return sorted(one for one in self._idle if self._shard is None or self._shard.has(repository_of(one)))
 
     def unmatched(self, repositories: Iterable[str]) -> list[str]:
         """Patterns that reach none of `repositories`."""
         names = list(repositories)
         return [one for one in self._patterns or () if not any(self._reaches(one, name) for name in names)]
-
-    def may_want(self, repository: str) -> bool:
-        """Whether any reference of `host/repo` could: if not, it need not even be listed."""
-        if self._patterns is None:
-            return True
-        return any(self._reaches(one, repository) for one in self._patterns)
 
     @staticmethod
     def _reaches(pattern: str, repository: str) -> bool:
@@ -76,6 +93,10 @@ class Only:
         if literal == pattern:
             return False
         return f"{repository}:".startswith(literal) or literal.startswith((f"{repository}:", f"{repository}@"))
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return pattern == name or fnmatchcase(name, pattern)
 
 
 def repository_of(reference: str) -> str:

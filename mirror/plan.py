@@ -16,6 +16,7 @@ from mirror.backoff import ONCE
 from mirror.claims import Claims
 from mirror.errors import Cancelled, MirrorError, NotFound
 from mirror.findings import (
+    Chosen,
     Entry,
     Finding,
     Findings,
@@ -68,28 +69,25 @@ class Planner:
         memory: Memory,
         findings: Findings,
         *,
-        wanted: Callable[[str], bool],
+        chosen: Chosen,
         parallel: Mapping[str, int],
-        takes: Callable[[str], bool] = lambda name: True,
         believe: bool = True,
         remake: bool = False,
     ) -> None:
-        """wanted: says of a name `host/repo:tag` whether it takes part (`--only`), takes: of a repository (shards);
-        parallel: slots of each host; believe: what state says of exclusive targets and immutable tags, and what lists
-        of tags say of digests; remake: not even what state says a transform made."""
+        """parallel: slots of each host; believe: what state says of exclusive targets and immutable tags, and what
+        lists of tags say of digests; remake: not even what state says a transform made."""
         self._manager = manager
         self._memory = memory
         self._findings = findings
-        self._wanted = wanted
+        self._chosen = chosen
         self._parallel = parallel
-        self._takes = takes
         self._believe = believe
         self._remake = remake
         self._claims = Claims()
 
     def all(self, entries: Iterable[Entry]) -> Steps[None]:
         """Steps: plan every entry. Raises Cancelled, and what is a bug; what is remote becomes a finding."""
-        taken = [one for one in entries if one.wildcard or self._takes(one.name)]
+        taken = [one for one in entries if one.wildcard or self._chosen.takes(one.name)]
         for one in taken:
             if not one.wildcard:
                 self._claims.claim(one)
@@ -115,6 +113,7 @@ class Planner:
             listings = [self._listing(entry, target) for target in entry.targets]  # while the source lists its own
             readings = yield from self._readings(entry)
         except MirrorError as error:
+            self._chosen.not_seen(entry.name)
             self._findings.listing_failed(entry, error)
             return
         batches = self._batches(entry, readings)
@@ -133,11 +132,12 @@ class Planner:
         if not names:
             raise NotFound(f"{entry.name} matches no repository", hint="check what stands before the `*`")
         tasks = []
-        for one in [one for one in map(entry.of, names) if self._takes(one.name)]:
+        for one in [one for one in map(entry.of, names) if self._chosen.takes(one.name)]:
             conflict = self._claims.claim(one)
             if conflict is None:
                 tasks.append(self._manager.spawn(self.entry(one), name=f"plan {one.name}"))
             else:
+                self._chosen.not_seen(one.name)
                 self._findings.listing_failed(one, conflict)
         yield from self._each(tasks)
 
@@ -157,7 +157,7 @@ class Planner:
                 Reading(entry, tag, tag, listed_version(tag) if self._believe else None, users=len(entry.targets))
                 for tag in selection.selected
             ]
-        readings = [reading for reading in readings if self._wanted(reading.name)]
+        readings = [reading for reading in readings if self._chosen.wants(reading.name)]
         self._findings.selected(entry, len(readings), rejected)
         return readings
 

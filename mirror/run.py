@@ -66,7 +66,9 @@ def plan(options: Options) -> int:
         preview = Preview(engine.manager)
         planner = engine.planner(state, preview, believe=not options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, preview.looks))
-    found = preview.outlook
+        found = preview.outlook
+        if stopped is None:
+            found.failures += engine.idle()
     told = tell(outlook(found))
     if stopped is not None:
         return engine.signals.leave(stopped)
@@ -93,8 +95,9 @@ def verify(options: Options) -> int:
 
 def _only(options: Options) -> Only:
     if not options.only and options.only_from is None:
-        return Only(None)
-    return Only([*options.only, *(read_only_from(options.only_from) if options.only_from is not None else ())])
+        return Only(None, options.shard)
+    given = read_only_from(options.only_from) if options.only_from is not None else ()
+    return Only([*options.only, *given], options.shard)
 
 
 def _directory(config: Config, options: Options) -> Path:
@@ -291,7 +294,10 @@ class _Sync:
         )
         planning.on_done(lambda watch: wake() if _is_bug(watch.error) else None)
         engine.wait_for(idle)
-        if self._signals.number is not None:
+        if self._signals.number is None:
+            for _, error in engine.idle():
+                account.trouble(error)
+        else:
             reason = f"stopped by {self._signals.name}"
             agenda.halt(reason)
             engine.stop.request(reason)

@@ -23,6 +23,8 @@ from mirror.options import Only, Shard, repository_of
         (["[::1]:5000/app"], "[::1]:5000/app:v1", True),
         (["host/app@sha256:*"], "host/app@sha256:abc", True),
         ([], "host/app:v1", False),
+        (["oci:/dir:app"], "oci:/dir:app:v1", True),
+        (["oci:/dir:app"], "oci:/dir:app@sha256:abc", True),
     ],
 )
 def test_a_reference_takes_part_if_a_pattern_matches_it_or_its_repository(
@@ -30,7 +32,8 @@ def test_a_reference_takes_part_if_a_pattern_matches_it_or_its_repository(
 ) -> None:
     only = Only(patterns)
     assert wanted == only.wants(reference)
-    assert not wanted or only.may_want(repository_of(reference)), "what is wanted must be looked for"
+    repository = reference.partition("@")[0] if "@" in reference else reference.rpartition(":")[0]
+    assert not wanted or only.takes(repository), "what is wanted must be looked for"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +51,7 @@ def test_a_reference_takes_part_if_a_pattern_matches_it_or_its_repository(
     ],
 )
 def test_a_repository_that_no_pattern_reaches_is_not_even_listed(pattern: str, repository: str, needed: bool) -> None:
-    assert needed == Only([pattern]).may_want(repository)
+    assert needed == Only([pattern]).takes(repository)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +75,32 @@ def test_shards_split_repositories_without_gap_or_overlap_the_same_way_every_tim
     assert all(1 == len(owner) for owner in owners)
     assert set(range(count)) == {owner[0] for owner in owners}
     assert [False, True, False] == [Shard(index, 3).has("quay.io/prometheus/prometheus") for index in range(3)]
+
+
+def test_a_pattern_is_idle_until_something_matches_it() -> None:
+    only = Only(["host/app", "host/app:v1", "host/app:v9", "host/*:v2"])
+    assert only.takes("host/app")
+    assert ["host/*:v2", "host/app:v1", "host/app:v9"] == only.idle()  # of a repository all there may be is nothing
+    assert all(only.wants(f"host/app:{tag}") for tag in ("v1", "v2"))
+    assert ["host/app:v9"] == only.idle()
+
+
+def test_a_pattern_is_not_idle_where_what_it_reaches_was_not_seen() -> None:
+    patterns = ["host/app:v1", "host/team/web:v1", "other/app:v1"]
+    only = Only(patterns)
+    only.not_seen("host/app")
+    assert patterns[1:] == only.idle()
+    only.not_seen("host/team/*")
+    assert [] == only.idle()
+
+
+def test_of_several_shards_the_one_that_has_the_repository_tells_of_an_idle_pattern() -> None:
+    names = [f"host/team/app-{number}" for number in range(20)]
+    patterns = sorted(f"{name}:v9" for name in names)
+    told = []
+    for shard in range(3):
+        only = Only(patterns, Shard(shard, 3))
+        mine = [name for name in names if only.takes(name)]
+        assert mine == [name for name in names if Shard(shard, 3).has(name)]
+        told += only.idle()
+    assert patterns == sorted(told)

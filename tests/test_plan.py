@@ -15,6 +15,7 @@ from mirror.limits import Limits, Stop
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
 from mirror.oci.reference import ListedTag
+from mirror.options import Only
 from mirror.plan import Planner
 from mirror.selection import TagRules
 from mirror.transfer.manager import Manager
@@ -105,9 +106,8 @@ class World:
         )
         limits = Limits()
         with Manager(limits=limits, stop=Stop()) as manager:
-            planner = Planner(
-                manager, self.memory, self.seen, wanted=lambda name: self.wanted in name, parallel={"source": 4}
-            )
+            only = Only([f"*{self.wanted}*"])
+            planner = Planner(manager, self.memory, self.seen, chosen=only, parallel={"source": 4})
             watch = manager.spawn(planner.all([entry]), name="plan")
             assert watch.wait(30)
             watch.result()

@@ -15,6 +15,7 @@ from mirror.limits import Limits, Stop, Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST, parse_manifest
+from mirror.options import Only
 from mirror.plan import Planner
 from mirror.reading import Reader
 from mirror.selection import TagRules
@@ -177,7 +178,7 @@ class World:
                 fail_fast=False,
                 idle=lambda: done.append(True),
             )
-            planner = Planner(manager, self.memory, agenda, wanted=lambda name: True, parallel={})
+            planner = Planner(manager, self.memory, agenda, chosen=Only(None), parallel={})
             watch = manager.spawn(planner.all([entry]), name="plan")
             assert watch.wait(30)
             watch.result()

@@ -174,3 +174,34 @@ def test_a_report_goes_into_no_pipe_or_device_and_that_is_said_before_anything_i
     ran = mirror_run.sync("--report", path, expect=4)
     assert f"mirror: cannot write the report to {path}: it is not a regular file (name another file)\n" == ran.err
     assert [] == source.requests() == target.requests()
+
+
+@pytest.mark.parametrize("rules", [{}, {"tags": ["v1"]}, {"tags": {"include": ["v1"]}}], ids=["all", "named", "some"])
+def test_a_pattern_for_which_nothing_is_found_is_a_failure_that_keeps_nothing_else_from_being_done(
+    rules: dict[str, object], scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source, "v1", "v2")
+    app = f"{source.host}/app"
+    mirror_run.config([{"source": app, "targets": [f"{target.host}/app"], **rules}], source, target)
+    only = ("--only", f"{app}:v1", "--only", f"{app}:nope")
+    planned = mirror_run("sync", mirror_run.config_file, "--dry-run", *only)
+    said = f"--only {app}:nope selects nothing"
+    assert (1, True) == (planned.code, f"failed  {app}:nope: {said}" in planned.out)
+    for quiet in ([], ["-q"]):
+        ran = mirror_run.sync(*only, *quiet, expect=1)
+        assert said in ran.err
+        assert 1 == mirror_run.report()["exit"]
+    assert {f"{target.host}/app:v1": "up-to-date"} == mirror_run.results()
+    mirror_run.sync("--only", app)
+
+
+def test_a_pattern_whose_repository_cannot_be_listed_is_told_by_that_alone(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source)
+    source.fault("GET tags", status=403, times=FOREVER)
+    pair(mirror_run, source, target)
+    ran = mirror_run.sync("--only", f"{source.host}/app:v1", expect=1)
+    assert "selects nothing" not in ran.text
