@@ -137,6 +137,11 @@ def test_operations_explains_every_exit_code() -> None:
     assert {str(code) for code in known} == first_column(section(OPERATIONS, "Exit codes")) - {"code"}
 
 
+def test_a_run_that_has_begun_never_ends_as_one_that_contacted_nobody() -> None:
+    assert errors.FAILED == errors.worst([errors.OK, errors.USAGE])
+    assert errors.LOCAL == errors.worst([errors.USAGE, errors.LOCAL, errors.REFUSED])
+
+
 def test_operations_explains_every_error_code_and_no_other() -> None:
     trees = [ast.parse(read(path)) for path in sorted((ROOT / "mirror").rglob("*.py"))]
     nodes = [node for tree in trees for node in ast.walk(tree)]
