@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -449,11 +449,17 @@ def test_errors_that_are_folded_are_called_so() -> None:
 # -- what it costs ----------------------------------------------------------------------------------------------------
 
 
-def test_a_blob_costs_its_thread_less_than_sixty_microseconds(tmp_path: Path) -> None:
-    with logging_to(tmp_path):
+def test_a_blob_costs_its_thread_little_more_than_a_record_that_nobody_wants(tmp_path: Path) -> None:
+    unheard = logging.Logger("unheard", logging.INFO)
+    unheard.addHandler(logging.NullHandler())
+
+    def cost(call: Callable[[], object]) -> float:
         begin = time.thread_time()
-        for _ in range(2000):
-            blob()
-        cost = (time.thread_time() - begin) / 2000
-    assert cost < 60e-6
-    assert 2000 == len(lines(tmp_path))
+        for _ in range(500):
+            call()
+        return time.thread_time() - begin
+
+    with logging_to(tmp_path):
+        ratios = [cost(blob) / cost(lambda: unheard.info("blob", extra={"size": 1})) for _ in range(5)]
+    assert min(ratios) < 4
+    assert 2500 == len(lines(tmp_path))
