@@ -126,13 +126,18 @@ def _check(only: Only, entries: list[Entry], config: Config) -> None:
         )
 
 
+def left(signals: Signals) -> float:
+    """Seconds that may still be waited for what is done on the way out; a signal may yet come."""
+    return LEAVING if signals.number is None else max(LEAVING - signals.since(), AT_LEAST)
+
+
 def rest(close: Callable[[float], None], signals: Signals) -> None:
     """Have `close` join threads, with the patience that there is. After a signal those that hang are left behind."""
     if signals.number is None:
         close(PATIENCE)
         return
     try:
-        close(max(LEAVING - signals.since(), AT_LEAST))
+        close(left(signals))
     except LocalError:
         # A thread hangs where nothing reaches it; `leave` ends the process, once all that matters is written.
         signals.hung = True

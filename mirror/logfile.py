@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import stat
 import time
@@ -20,13 +21,29 @@ from mirror.errors import LocalError
 
 NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
-_PATIENCE = 2.0  # seconds for which another process may hold the lock before we try again later
+PATIENCE = 2.0  # seconds for which another process may hold the lock before we try again later
+_MOMENT = 0.1  # seconds in which a write of another process is over
 _LARGEST = 64 * 1024  # bytes of a batch
 _KEPT = 8 * 1024 * 1024  # bytes of lines that wait for a disk with space; more are lost, and counted
 
 
 class LockTimeout(BlockingIOError):
     """Another process holds the log's lock for longer than a write takes."""
+
+    def __init__(self, lock: Path) -> None:
+        super().__init__(errno.EAGAIN, "another process holds its lock")
+        self.lock = lock
+
+
+def log_error(path: Path, error: OSError) -> LocalError:
+    """Why the log file cannot be written, told for a person."""
+    if not isinstance(error, LockTimeout):
+        return local_error("write the log file", path, error)
+    return LocalError(
+        f"cannot write the log file {path}: {error.strerror}",
+        hint="that is another run with this log, or a program that rotates it, and it is stopped or hangs: see which "
+        f"with `fuser -v {error.lock}`, and let it go on or end it; or give this run a `log.file` of its own",
+    )
 
 
 class LogFile:
@@ -40,13 +57,15 @@ class LogFile:
         self._max_size = max_size
         self._backups = backups
         self._rounds = max(4096, min(_LARGEST, max_size // 4))
+        self.hurry = math.inf  # from then on, by the monotonic clock, the lock is hardly waited for; set by any thread
+        self._lock_path = self.path.with_name(f".__{self.path.name.removesuffix('.log')}.lock")
         self._lock: int | None = None
         self._file: int | None = None
         try:
             self._locked_write(b"")
         except OSError as error:
             self.close()
-            raise local_error("write the log file", path, error) from error
+            raise log_error(path, error) from error
         except BaseException:
             self.close()
             raise
@@ -88,16 +107,15 @@ class LogFile:
     def _locked(self) -> int:
         """The lock file, locked. Raises LockTimeout."""
         if self._lock is None:
-            name = f".__{self.path.name.removesuffix('.log')}.lock"
-            self._lock = regular(self.path.with_name(name), os.O_RDWR | NEW)
-        deadline, wait = time.monotonic() + _PATIENCE, 0.001
+            self._lock = regular(self._lock_path, os.O_RDWR | NEW)
+        began, wait = time.monotonic(), 0.001
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return self._lock
             except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise LockTimeout(errno.EAGAIN, "another process holds its lock") from None
+                if time.monotonic() > min(began + PATIENCE, max(began + _MOMENT, self.hurry)):
+                    raise LockTimeout(self._lock_path) from None
             time.sleep(wait)
             wait = min(0.05, wait * 2)
 
@@ -150,6 +168,7 @@ class Backlog:
         self._again = 0.0  # no try before this time, after one that failed
         self.lost = 0  # lines
         self.error: OSError | LocalError | None = None  # of the last try
+        self.cause: OSError | LocalError | None = None  # of the last try that failed
 
     def add(self, line: bytes) -> None:
         if self._bytes > _KEPT:
@@ -166,7 +185,7 @@ class Backlog:
             self._file.write(self._lines)
             self.error = None
         except (OSError, LocalError) as error:
-            self.error = error
+            self.error = self.cause = error
             self._again = time.monotonic() + 1.0
         self._bytes = sum(map(len, self._lines))
 
@@ -175,8 +194,12 @@ class Backlog:
         """Lines that are not in the file yet."""
         return len(self._lines)
 
+    def hurry(self, seconds: float) -> None:
+        """Wait for others who hold the file for so long in all, if not less, then for moments only. From any thread."""
+        self._file.hurry = min(self._file.hurry, time.monotonic() + seconds)
+
     def close(self) -> None:
-        self.write(now=True)
+        """What waits is lost."""
         self.lost += len(self._lines)
         self._lines.clear()
         self._file.close()

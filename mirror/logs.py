@@ -16,9 +16,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from mirror.console import Console
-from mirror.durable import local_error
 from mirror.errors import LocalError
-from mirror.logfile import Backlog, LogFile
+from mirror.logfile import PATIENCE, Backlog, LockTimeout, LogFile, log_error
 from mirror.logrecords import LONGEST_FIELD, Lines, People, fields_of
 from mirror.redact import Redactor
 
@@ -28,6 +27,8 @@ MIB = 1024 * 1024
 
 _SHOWN = {QUIET: logging.ERROR, NORMAL: logging.WARNING, VERBOSE: logging.INFO, DEBUG: logging.DEBUG}
 _BATCH = 500  # records between two looks at what waits for the file
+_FLUSH = 5.0  # seconds: a write may wait for the file's lock, and what is waited for comes after it
+_MORE = 0.5  # seconds for a last try when the lock is waited for no longer
 _GATHER = 0.1  # seconds that a record waits for others: bringing one to the file costs as much as bringing fifty
 
 _log = logging.getLogger("mirror")
@@ -83,12 +84,18 @@ class Logs:
     def trouble(self) -> LocalError | None:
         """Why lines of the file were lost, or nearly so: the run goes on, and ends with this error's exit code.
 
-        Final after the log was closed."""
+        Known when the log was settled; of what is logged after that, when it was closed."""
         return self._listener.trouble
 
     def flush(self) -> None:
         """Wait until all that was logged is written, for a few seconds at most."""
-        self._listener.flush()
+        self._listener.flush(_FLUSH)
+
+    def settle(self, within: float = _FLUSH) -> None:
+        """As `flush`, when the run is over: what was lost, or cannot be written now, is `trouble`.
+
+        within: seconds for which the file's lock is waited for, from now until the log is closed."""
+        self._listener.settle(within)
 
 
 @contextmanager
@@ -167,11 +174,19 @@ def _told(error: BaseException | None) -> dict[str, object]:
     return told
 
 
+class _Mark:
+    """Passed when all before it was taken to the file. last: what is not there then may be lost."""
+
+    def __init__(self, *, last: bool) -> None:
+        self.last = last
+        self.passed = threading.Event()
+
+
 class _Listener:
     """The thread that writes. `with`: started, and joined when all that was queued is written."""
 
     def __init__(self, backlog: Backlog | None, level: int, lines: Lines, people: People) -> None:
-        self._queue: SimpleQueue[logging.LogRecord | threading.Event | None] = SimpleQueue()
+        self._queue: SimpleQueue[logging.LogRecord | _Mark | None] = SimpleQueue()
         self._soon = threading.Event()  # something on the queue is waited for
         self._full = False  # the last batch was: there is more
         self.trouble: LocalError | None = None
@@ -186,19 +201,28 @@ class _Listener:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._backlog:
+            self._backlog.hurry(PATIENCE)
         self.put(None)
         self._thread.join()
 
-    def put(self, item: logging.LogRecord | threading.Event | None, *, soon: bool = True) -> None:
-        """A record, an event that is set when all before it is written, or the end."""
+    def put(self, item: logging.LogRecord | _Mark | None, *, soon: bool = True) -> None:
+        """A record, a mark to be passed, or the end."""
         self._queue.put(item)
         if soon:
             self._soon.set()
 
-    def flush(self) -> None:
-        written = threading.Event()
-        self.put(written)
-        written.wait(5.0)
+    def flush(self, within: float) -> None:
+        self._wait_for(_Mark(last=False), within)
+
+    def settle(self, within: float) -> None:
+        if self._backlog:
+            self._backlog.hurry(within)
+        self._wait_for(_Mark(last=True), within + _MORE)
+
+    def _wait_for(self, mark: _Mark, within: float) -> None:
+        self.put(mark)
+        mark.passed.wait(within)
 
     def _run(self) -> None:
         try:
@@ -218,9 +242,9 @@ class _Listener:
             self._soon.clear()
             self._full = False
             while item is not None:
-                if isinstance(item, threading.Event):
-                    self._write(now=True)
-                    item.set()
+                if isinstance(item, _Mark):
+                    self._write(now=True, last=item.last)
+                    item.passed.set()
                 else:
                     self._handle(item)
                 taken += 1
@@ -238,25 +262,25 @@ class _Listener:
             self._backlog.add(self._lines.encode(record, fields))
         self._people.tell(record, fields)
 
-    def _write(self, *, now: bool) -> None:
-        if not self._backlog:
+    def _write(self, *, now: bool, last: bool = False) -> None:
+        """A lock that another process holds is trouble only if lines are lost by it, or still wait at the `last`."""
+        backlog = self._backlog
+        if not backlog:
             return
-        self._backlog.write(now=now)
-        error = self._backlog.error
-        if error and not self.trouble and not isinstance(error, BlockingIOError):
-            self._give_up(error)
+        backlog.write(now=now)
+        passes = isinstance(backlog.error, LockTimeout) and not last
+        if self.trouble is None and (backlog.lost or (backlog.error and not passes)):
+            why = backlog.cause or LocalError("the log file could not be written as fast as lines came")
+            self._give_up(backlog.path, why, "" if last else "the run goes on, and ")
 
-    def _give_up(self, error: OSError | LocalError) -> None:
-        if isinstance(error, OSError):
-            error = local_error("write the log file", self._backlog.path if self._backlog else "", error)
-        self.trouble = error
-        self._people.say("error", f"{error}; the run goes on, and lines of the log may be lost")
+    def _give_up(self, path: Path, error: OSError | LocalError, but: str) -> None:
+        self.trouble = log_error(path, error) if isinstance(error, OSError) else error
+        self._people.say("error", f"{self.trouble}; {but}lines of the log may be lost")
 
     def _close(self) -> None:
+        lost = 0
         if self._backlog:
-            self._write(now=True)
-            error = self._backlog.error
+            self._write(now=True, last=True)
             self._backlog.close()
-            if self._backlog.lost and not self.trouble:
-                self._give_up(error or LocalError("the log file could not be written"))
-        self._people.close(self._backlog.lost if self._backlog else 0)
+            lost = self._backlog.lost
+        self._people.close(lost)

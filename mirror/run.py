@@ -17,7 +17,7 @@ from mirror.agenda import Agenda
 from mirror.config import Config, load, state_directory
 from mirror.console import Console, tell
 from mirror.durable import Lock, private_directory, sweep
-from mirror.engine import GRACE, Engine, rest, spool_directory, started
+from mirror.engine import GRACE, Engine, left, rest, spool_directory, started
 from mirror.errors import CHANGES, OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst
 from mirror.findings import Entry
 from mirror.limits import Limits
@@ -210,7 +210,7 @@ class _Sync:
             )
             _log.info("run_started", extra={"config": str(config.path), "config_sha256": config.text_hash})
             code, effort = self._copy_all(report)
-            logged.flush()
+            logged.settle(left(self._signals))
             code = code if code >= SIGNALLED else worst({code, logged.trouble.exit_code if logged.trouble else OK})
             report.finish(code, ended=datetime.now(UTC), effort=effort)
             _log.info("run_ended", extra={"exit": code, "seconds": round(effort.seconds, 3)})

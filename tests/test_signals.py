@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mirror.engine import AT_LEAST, LEAVING, rest
+from mirror.engine import AT_LEAST, LEAVING, left, rest
 from mirror.errors import LocalError
 from mirror.signals import Signals
 from mirror.transfer.manager import PATIENCE
@@ -56,6 +56,13 @@ def test_all_that_is_waited_for_after_a_signal_shares_one_bound() -> None:
         rest(patience.append, signals)
     assert PATIENCE == patience[0]
     assert LEAVING >= patience[1] > patience[2] >= AT_LEAST
+
+
+def test_what_is_waited_for_when_a_run_is_over_fits_the_bound_of_a_signal_that_may_yet_come() -> None:
+    with Signals() as signals:
+        assert LEAVING == left(signals)
+        signal.raise_signal(signal.SIGTERM)
+        assert LEAVING >= left(signals) >= AT_LEAST
 
 
 def test_what_does_not_end_within_that_bound_is_left_behind() -> None:

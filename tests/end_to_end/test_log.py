@@ -1,0 +1,75 @@
+"""The log's lock is held by another process from the middle of a run on: the run ends in time, and with the code 4."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mirror.errors import LOCAL
+from tests.conftest import ScriptedFactory
+from tests.images import Graph
+from tests.registries.faults import FOREVER
+from tests.registries.scripted import ScriptedRegistry
+from tests.tool import MirrorTool
+
+WITHIN = 5.0  # seconds from the signal to the end
+
+
+def prepared(scripted: ScriptedFactory, tool: MirrorTool) -> ScriptedRegistry:
+    """-> the target of one image"""
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("log")
+    graph.image("v1")
+    source.load("app", graph)
+    tool.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/app"]}], source, target)
+    return target
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    with (directory / ".__mirror.lock").open("a+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        yield
+
+
+def test_lines_that_a_held_lock_keeps_from_the_log_make_the_run_end_with_4(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target, go_on = prepared(scripted, mirror_run), threading.Event()
+    fault = target.fault("PUT manifest", stall=go_on)
+    process = mirror_run.start("sync", mirror_run.config_file)
+    assert fault.fired.wait(20)
+    with held(mirror_run.state):
+        go_on.set()
+        ran = mirror_run.finish(process)
+    assert LOCAL == ran.code
+    assert LOCAL == mirror_run.report()["exit"]
+    assert {"copied"} == {image["result"] for image in mirror_run.report()["images"]}
+    assert "another process holds its lock" in ran.err
+    assert "lines of the log file were lost" in ran.err
+
+
+def test_a_signal_ends_a_run_in_time_although_the_lock_of_its_log_is_held(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = prepared(scripted, mirror_run)
+    fault = target.fault("PUT manifest", times=FOREVER, stall=threading.Event())
+    process = mirror_run.start("sync", mirror_run.config_file)
+    assert fault.fired.wait(20)
+    with held(mirror_run.state):
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(30)
+        seconds = time.monotonic() - began
+    ran = mirror_run.finish(process)
+    assert 128 + signal.SIGTERM == code == ran.code == mirror_run.report()["exit"]
+    assert seconds < WITHIN
+    assert "lines of the log file were lost" in ran.err
+    for line in (mirror_run.state / "mirror.log").read_text("ascii").splitlines():
+        json.loads(line)
