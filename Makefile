@@ -64,7 +64,7 @@ coverage: $(STAMP) ## the transfer package by its own tests: at least 95 % of it
 
 bench: $(STAMP) ## side by side with other tools; over an hour on a quiet machine (BENCH_ARGS="--scenario cold")
 	@tools/need.sh docker-registry skopeo
-	$(BIN)/python -m benchmarks --json .bench/figures.json --markdown docs/performance-figures.md --chart docs/performance.svg $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks --into .bench --docs docs $(BENCH_ARGS)
 
 bench-verify: $(STAMP) ## is `mirror bundle verify` as fast as sha256sum? (about a minute)
 	$(BIN)/python -m benchmarks.verify $(BENCH_ARGS)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import chart, figures, surroundings, tables
+from benchmarks import files, surroundings, tables
 from benchmarks.harness import measure
 from benchmarks.samples import Outcome, Report
 from benchmarks.scenarios import SCENARIOS, Scale
@@ -36,25 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         date = datetime.now(UTC).isoformat(timespec="minutes")
         left_out = [one.name for one in SCENARIOS if one.name not in {outcome.name for outcome in outcomes}]
-        _write(asked, Report(date, asked.quick, machine, versions, outcomes, left_out))
+        tools_left_out = [tool.name for tool in TOOLS if tool not in tools]
+        report = Report(date, asked.quick, machine, versions, outcomes, left_out, tools_left_out)
+        if asked.into:
+            print(files.write(report, asked.into, asked.docs), flush=True)
     wrong = [f"{one.name}: mirror" for one in outcomes if "mirror" in one.tools and not one.correct("mirror")]
     for text in wrong:
         print(f"NOT EQUAL: {text}", file=sys.stderr)
     return 1 if wrong else 0
-
-
-def _write(asked: argparse.Namespace, report: Report) -> None:
-    if asked.json:
-        _put(asked.json, json.dumps(report.document(), indent=1))
-    if asked.chart and report.scenarios:
-        _put(asked.chart, chart.svg(report.scenarios))
-    if asked.markdown and report.scenarios:
-        _put(asked.markdown, figures.page(report, asked.chart.name if asked.chart else None))
-
-
-def _put(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def _say(text: str) -> None:
@@ -69,11 +57,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--runs", type=_count, help="of each tool in each scenario (default: 5; 3 where a round takes minutes)"
     )
-    parser.add_argument("--quick", action="store_true", help="a tenth of all sizes: to see that it works")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller: to see that it works, not to compare")
     parser.add_argument("--size", type=_size, default=_size("1 GiB"), help="of the one big image (default: 1 GiB)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every sample, as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the tables, as a page")
-    parser.add_argument("--chart", type=Path, metavar="FILE", help="wall times, as SVG")
+    parser.add_argument(
+        "--into", type=Path, metavar="FOLDER", help=f"write {files.FIGURES}, {files.PAGE} and {files.CHART} there"
+    )
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        metavar="FOLDER",
+        help="write the page and its picture there instead, if all scenarios were measured with all tools in full size",
+    )
     return parser
 
 

@@ -33,7 +33,7 @@ def svg(outcomes: Sequence[Outcome]) -> str:
 
 
 def _group(outcome: Outcome, top: int) -> Iterator[str]:
-    yield f'<text x="10" y="{top + 14}" font-weight="bold" fill="#222">{escape(outcome.title)}</text>'
+    yield f'<text x="10" y="{top + 14}" font-weight="bold" fill="#222">{escape(outcome.heading)}</text>'
     walls = {tool: outcome.wall(tool) for tool in outcome.tools}
     scale = (_WIDTH - _LEFT - _RIGHT) / max(spread.high for spread in walls.values())
     y = top + _HEADING - 6

@@ -11,7 +11,7 @@ _HEAD = """\
 Made by `make bench`; not edited by hand. What the columns mean, and how it was measured: [performance](performance.md).
 
 Measured on {date}, in turns{quick}; shown are medians. `÷ best other` is the tool's wall time over that of the fastest
-of the other tools that left equal targets; the ideal replay is not a tool.
+of the other tools that left equal targets; the ideal replay is not a tool, and its ratio is for orientation only.
 
 | machine | |
 |---|---|
@@ -29,8 +29,9 @@ def page(report: Report, chart: str | None = None) -> str:
         "\n".join(f"| {name} | {text} |" for name, text in part.items()) for part in (report.machine, report.versions)
     )
     machine, versions = rows
-    quick = ", **with sizes reduced to a tenth**" if report.quick else ""
+    quick = ", **with counts and sizes reduced by `--quick`, so that ratios mean nothing**" if report.quick else ""
     head = _HEAD.format(date=report.date, quick=quick, machine=machine, versions=versions)
     picture = [f"![Wall times of all scenarios]({chart})\n"] if chart else []
-    missing = [f"Not measured this time: {', '.join(report.left_out)}.\n"] if report.left_out else []
+    left_out = [*report.left_out, *report.tools_left_out]
+    missing = [f"Not measured this time: {', '.join(left_out)}.\n"] if left_out else []
     return "\n".join([head, *missing, *picture, *(tables.markdown(outcome) for outcome in report.scenarios)])

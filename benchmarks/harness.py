@@ -48,7 +48,8 @@ def measure(
                 verdict = "equal" if sample.equal else "NOT EQUAL"
                 say(f"{scenario.name} {number}/{runs} {name}: {sample.wall:.2f} s, {verdict}")
         gigabytes = scenario.bytes / 1e9
-        return Outcome(scenario.name, scenario.title, scenario.note, gigabytes, dict(samples), absent)
+        title, note, reduced = scenario.title, scenario.note, scenario.scale.quick
+        return Outcome(scenario.name, title, note, gigabytes, dict(samples), absent, reduced)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Spread:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One scenario. tools: name -> its runs. gigabytes: 10^9 bytes that each run brings over. absent: tool -> why it
-    was not run."""
+    was not run. reduced: there was less than title and note say."""
 
     name: str
     title: str
@@ -51,6 +51,12 @@ class Outcome:
     gigabytes: float
     tools: Mapping[str, Sequence[Sample]]
     absent: Mapping[str, str] = field(default_factory=dict)
+    reduced: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The title, and whether it holds."""
+        return f"{self.title} (reduced by --quick: fewer and smaller than this says)" if self.reduced else self.title
 
     @property
     def runs(self) -> int:
@@ -77,7 +83,7 @@ class Outcome:
 class Report:
     """All that one call of the harness found. machine, versions: name -> text. date: ISO 8601. quick: sizes reduced.
 
-    left_out: names of scenarios that were not asked for."""
+    left_out, tools_left_out: names of scenarios that were not measured, of tools that were not asked for."""
 
     date: str
     quick: bool
@@ -85,6 +91,12 @@ class Report:
     versions: Mapping[str, str]
     scenarios: Sequence[Outcome]
     left_out: Sequence[str] = ()
+    tools_left_out: Sequence[str] = ()
+
+    @property
+    def of_everything(self) -> bool:
+        """All scenarios with all tools, in full size."""
+        return not (self.quick or self.left_out or self.tools_left_out)
 
     def document(self) -> dict[str, Any]:
         """For JSON: every sample, and the medians with the ratios."""

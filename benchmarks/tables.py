@@ -28,7 +28,7 @@ def plain(outcome: Outcome) -> str:
     rows = [list(_HEADINGS), *_rows(outcome)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([outcome.title, *(f"  {line}" for line in lines), *(f"  {line}" for line in _remarks(outcome))])
+    return "\n".join([outcome.heading, *(f"  {line}" for line in lines), *(f"  {line}" for line in _remarks(outcome))])
 
 
 def markdown(outcome: Outcome) -> str:
@@ -38,7 +38,7 @@ def markdown(outcome: Outcome) -> str:
     remarks = "".join(f"\n{line}\n" for line in _remarks(outcome))
     kinds = "\n".join(f"| {' | '.join(row)} |" for row in _kinds(outcome))
     runs = f"{outcome.runs} runs" if outcome.runs > 1 else "One run"
-    return f"## {outcome.title}\n\n{outcome.note} {runs} of each.\n\n{table}\n{remarks}\n{kinds}\n"
+    return f"## {outcome.heading}\n\n{outcome.note} {runs} of each.\n\n{table}\n{remarks}\n{kinds}\n"
 
 
 def _rows(outcome: Outcome) -> Iterator[list[str]]:

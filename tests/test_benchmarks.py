@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import chart, cost, figures, tables, verify
+from benchmarks import chart, cost, figures, files, tables, verify
 from benchmarks.__main__ import main
 from benchmarks.delay import DelayProxy
 from benchmarks.harness import measure
@@ -26,6 +26,7 @@ from benchmarks.traffic import Content, Traffic, traffic
 from tests.registries.access import Seen
 from tests.registries.listener import Listener
 
+ROOT = Path(__file__).resolve().parent.parent
 JOB = Job("127.0.0.1:1", ["127.0.0.1:2", "127.0.0.1:3"], {"team/app": ["v1", "v2"]})
 
 
@@ -146,7 +147,8 @@ OUTCOME = Outcome(
     },
     {"oras": "not installed"},
 )
-REPORT = Report("2026-01-02T03:04+00:00", True, {"cores": "2"}, {"mirror": "1.0"}, [OUTCOME])
+REPORT = Report("2026-01-02T03:04+00:00", False, {"cores": "2"}, {"mirror": "1.0"}, [OUTCOME])
+QUICK = replace(REPORT, quick=True, scenarios=[replace(OUTCOME, reduced=True)])
 
 
 def test_a_ratio_is_to_the_best_other_tool_that_did_the_work() -> None:
@@ -163,11 +165,76 @@ def test_a_table_has_a_row_for_each_tool_the_fastest_first() -> None:
     assert "  oras: not installed." in lines
 
 
-def test_the_page_of_figures_says_when_where_and_that_sizes_were_reduced() -> None:
-    page = figures.page(REPORT, "figures.svg")
-    wanted = ["2026-01-02T03:04+00:00", "reduced to a tenth", "| cores | 2 |", "| mirror | 1.0 |", "(figures.svg)"]
+def test_the_page_of_figures_says_when_where_and_what_was_left_out() -> None:
+    page = figures.page(replace(REPORT, left_out=["big"], tools_left_out=["skopeo"]), "figures.svg")
+    wanted = ["2026-01-02T03:04+00:00", "time: big, skopeo.", "| cores | 2 |", "| mirror | 1.0 |", "(figures.svg)"]
     assert [] == [text for text in wanted if text not in page]
     assert {len(line.split(" | ")) for line in page.splitlines() if line.startswith("| hasty ")} == {11}
+
+
+def test_every_title_of_a_quick_run_says_that_it_had_less_than_that() -> None:
+    page = figures.page(QUICK)
+    titles = [tables.plain(QUICK.scenarios[0]).splitlines()[0], *page.splitlines(), chart.svg(QUICK.scenarios)]
+    told = [title for title in titles if "Cold &" in title]
+    assert (3, []) == (len(told), [title for title in told if "reduced by --quick" not in title])
+    assert "ratios mean nothing" in page
+    full = [figures.page(REPORT), tables.plain(OUTCOME), chart.svg([OUTCOME])]
+    assert [] == [text for text in full if "reduced" in text or "mean nothing" in text]
+
+
+# ---- where it is written
+
+
+@pytest.mark.parametrize(
+    "report",
+    [QUICK, replace(REPORT, left_out=["big"]), replace(REPORT, tools_left_out=["skopeo"])],
+    ids=["quick", "some scenarios", "some tools"],
+)
+def test_the_page_of_the_docs_is_left_alone_by_a_run_of_less_than_everything(tmp_path: Path, report: Report) -> None:
+    docs, bench = tmp_path / "docs", tmp_path / "bench"
+    docs.mkdir()
+    (docs / files.PAGE).write_text("of everything")
+    said = files.write(report, bench, docs)
+    assert "of everything" == (docs / files.PAGE).read_text()
+    assert [files.PAGE] == [path.name for path in docs.iterdir()]
+    assert {files.PAGE, files.CHART, files.FIGURES} == {path.name for path in bench.iterdir()}
+    assert str(bench / files.PAGE) in said
+    assert f"{docs / files.PAGE} stays as it was" in said
+
+
+def test_a_run_of_everything_writes_the_page_of_the_docs(tmp_path: Path) -> None:
+    docs, bench = tmp_path / "docs", tmp_path / "bench"
+    said = files.write(REPORT, bench, docs)
+    assert figures.page(REPORT, files.CHART) == (docs / files.PAGE).read_text()
+    assert {files.PAGE, files.CHART} == {path.name for path in docs.iterdir()}
+    assert [files.FIGURES] == [path.name for path in bench.iterdir()]
+    assert f"the page of figures: {docs / files.PAGE}" == said
+
+
+def test_a_run_that_finished_no_scenario_writes_no_page(tmp_path: Path) -> None:
+    assert "no page of figures: no scenario was finished" == files.write(replace(REPORT, scenarios=[]), tmp_path, None)
+    assert [files.FIGURES] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_a_quick_run_of_one_tool_in_one_scenario_says_where_its_page_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs, bench = tmp_path / "docs", tmp_path / "bench"
+    asked = ["--quick", "--scenario", "cold", "--tools", "mirror", "--runs", "1"]
+    assert 0 == main([*asked, "--into", str(bench), "--docs", str(docs)])
+    assert not docs.exists()
+    assert "reduced by --quick" in (bench / files.PAGE).read_text()
+    assert f"the page of figures: {bench / files.PAGE}" in capsys.readouterr().out
+    document = json.loads((bench / files.FIGURES).read_text())
+    assert (True, True) == (document["quick"], document["scenarios"][0]["reduced"])
+    assert {tool.name for tool in TOOLS} - {"mirror"} == set(document["tools_left_out"])
+    assert len(SCENARIOS) - 1 == len(document["left_out"])
+
+
+def test_make_bench_leaves_it_to_the_run_whether_the_docs_are_written() -> None:
+    recipe = (ROOT / "Makefile").read_text().partition("\nbench: ")[2].partition("\n\n")[0]
+    assert "--into .bench --docs docs $(BENCH_ARGS)" in recipe
+    assert files.PAGE not in recipe
 
 
 def test_the_chart_is_well_formed_and_has_a_bar_for_each_tool() -> None:

@@ -25,7 +25,7 @@ SLOW = 3  # runs, where each takes minutes for all tools
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """quick: a tenth of everything, to see that it works. big: bytes of the one big image."""
+    """quick: fewer and smaller, to see that it works, not to compare. big: bytes of the one big image."""
 
     quick: bool = False
     big: int = 1 << 30
