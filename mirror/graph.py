@@ -39,10 +39,6 @@ class Graph(Struct, frozen=True):
             yield from level
         yield self.root
 
-    def members(self) -> frozenset[Digest]:
-        """Every digest of the graph."""
-        return frozenset(blob.digest for blob in self.blobs) | {one.digest for one in self.manifests()}
-
 
 class Manifests:
     """The manifests of a run, read once from each host; the last few MiB are kept. Thread-safe."""

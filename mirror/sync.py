@@ -35,7 +35,7 @@ class Memory(Protocol):
     """What is noted for later runs: takes notes only, writes later."""
 
     def note_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest) -> None: ...
-    def note_graph(self, repository: str, root: Digest, members: Collection[Digest]) -> None: ...
+    def note_graph(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None: ...
 
 
 class Sync:
@@ -66,8 +66,8 @@ class Sync:
         """Steps: everything under the root, then the root. -> whether anything was missing. Raises as the stores do."""
         place = finding.target.place
         if finding.may_have and not self._certain:
-            digests = image.graph.members()
-            yield self._aside(lambda: self._inventory.ask_hints(place, digests))
+            blobs = image.graph.blobs
+            yield self._aside(lambda: self._inventory.ask_hints(place, [blob.digest for blob in blobs]))
         try:
             return (yield from self._push(finding, image, tally, certain=self._certain))
         except RemoteError as error:
@@ -98,7 +98,7 @@ class Sync:
                     tally.add(order.blob.size or 0, watch.result())
         changed = any(watch.result().outcome is not Outcome.EXISTS for watch in watches)
         for level in graph.levels:
-            missing = yield from self._missing(store, place, level, certain=certain)
+            missing = yield from self._missing(store, place, level, ask=certain or finding.old == graph.root.digest)
             yield [self._put(store, place, child.digest, child) for child in missing]
             changed = changed or bool(missing)
         root = graph.root
@@ -108,19 +108,21 @@ class Sync:
         self._note(place, finding, graph)
         return changed
 
-    def _missing(
-        self, store: Target, place: Place, level: Collection[Manifest], *, certain: bool
-    ) -> Steps[list[Manifest]]:
-        """The manifests of a level that have to be put. A PUT costs no more than asking first."""
-        if not certain:
+    def _missing(self, store: Target, place: Place, level: Collection[Manifest], *, ask: bool) -> Steps[list[Manifest]]:
+        """The manifests of a level that have to be put: those that this run did not put there yet.
+
+        No earlier run's word is taken for a child: a registry's clean-up removes untagged manifests, those of indexes
+        too, and many take an index whose child is gone. A PUT costs no more than asking; that is for where all is
+        likely to be there."""
+        if not ask:
             return [one for one in level if not self._inventory.knows(place, one.digest)]
 
-        def ask(work: Work) -> list[Manifest]:
+        def look(work: Work) -> list[Manifest]:
             answers = store.resolve(place.path, [one.digest for one in level], work)
             return [one for one, answer in zip(level, answers, strict=True) if not isinstance(answer, Version)]
 
         missing: list[Manifest]
-        missing = yield self._manager.transfer(object(), ask, needs=(host_permit(place.host),), policy=ONCE)
+        missing = yield self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
         return missing
 
     def _put(self, store: Target, place: Place, reference: str, manifest: Manifest) -> Watch[None]:
@@ -134,7 +136,7 @@ class Sync:
 
     def _note(self, place: Place, finding: Finding, graph: Graph) -> None:
         self._inventory.saw_root(place, graph.root.digest)
-        self._memory.note_graph(str(place), graph.root.digest, graph.members())
+        self._memory.note_graph(str(place), graph.root.digest, [blob.digest for blob in graph.blobs])
         self._memory.note_tag("target", str(place), finding.reading.tag, graph.root.digest)
         if finding.reading.entry.rules.is_immutable(finding.reading.tag):
             self._memory.note_tag("source", finding.reading.entry.name, finding.reading.tag, graph.root.digest)

@@ -99,7 +99,7 @@ class State(AbstractContextManager["State"]):
         return self._read(identity, lambda database: database.transformed(identity), None)
 
     def knows(self, repository: str, roots: Collection[Digest], digest: Digest) -> bool:
-        """Whether one of `roots`, whose tags were seen on that repository in this run, leads to `digest` there.
+        """Whether one of `roots`, whose tags were seen on that repository in this run, leads to the blob there.
 
         Give `roots` as a set: it is asked once for each root that leads there."""
         if not roots:
@@ -107,7 +107,7 @@ class State(AbstractContextManager["State"]):
         return self._read(repository, lambda database: database.has_root(repository, digest, roots.__contains__), False)
 
     def members(self, repository: str, root: Digest) -> frozenset[Digest]:
-        """What `root` led to on that repository when it was last proven there, itself included; empty: not known."""
+        """The blobs that `root` led to on that repository when last proven there, and `root`; empty: not known."""
         nothing: frozenset[Digest] = frozenset()
         return self._read(repository, lambda database: frozenset(database.members(repository, root)), nothing)
 
@@ -178,9 +178,10 @@ class State(AbstractContextManager["State"]):
         number = _SIDES[side]
         self._submit(lambda database: database.note_tag(number, repository, tag, digest))
 
-    def note_graph(self, repository: str, root: Digest, members: Iterable[Digest]) -> None:
-        """Every manifest and blob under `root` was proven to be on that target repository."""
-        kept = tuple(members)
+    def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
+        """Every blob under `root` was proven to be on that target repository. Manifests are not noted: no hint spares
+        putting one, since registries remove untagged ones while their tags still have the same digest."""
+        kept = tuple(blobs)
         self._submit(lambda database: database.note_graph(repository, root, kept))
 
     def note_transformed(self, identity: str, digest: Digest) -> None:

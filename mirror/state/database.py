@@ -22,8 +22,9 @@ APPLICATION_ID = 0x4D495252  # "MIRR"
 VERSION = 1
 
 # Names and digests are stored once and referred to by number; a digest is its 32 or 64 bytes. `member` says: this
-# repository held everything that `root` leads to, `digest` among it. `seen` orders repositories by generation, not
-# by a clock that may be wrong. Statements are spelled as SQLite gives them back, to be compared with a file's.
+# repository held every blob that `root` leads to, `digest` among them; `root` has a row as well, with which its digest
+# is pruned. `seen` orders repositories by generation, not by a clock that may be wrong. Statements are spelled as
+# SQLite gives them back, to be compared with a file's.
 SCHEMA = {
     "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
     "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
@@ -178,9 +179,9 @@ class Database:
         else:
             self._db.execute("INSERT OR REPLACE INTO tag VALUES (?, ?, ?, ?)", (*key, value))
 
-    def note_graph(self, repository: str, root: Digest, members: Iterable[Digest]) -> None:
+    def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
         where, top = self._repository(repository), self._digest(root)
-        rows = [(self._digest(digest), where, top) for digest in members]
+        rows = [(self._digest(digest), where, top) for digest in blobs]
         self._db.execute("DELETE FROM member WHERE repository = ? AND root = ?", (where, top))
         self._db.executemany("INSERT OR IGNORE INTO member VALUES (?, ?, ?)", [*rows, (top, where, top)])
         self._db.execute("UPDATE repository SET seen = ? WHERE id = ?", (self._seen, where))

@@ -106,7 +106,7 @@ class Inventory:
             return digest in self._held[place]
 
     def ask_hints(self, place: Place, digests: Iterable[Digest]) -> None:
-        """Take over what the hints say of `digests`, if a root that was seen there vouches for it. Reads the state."""
+        """Take over what the hints say of these blobs, if a root that was seen there vouches for it. Reads state."""
         with self._lock:
             roots = frozenset(self._roots[place]) if place not in self._distrusted else frozenset()
         for digest in digests:

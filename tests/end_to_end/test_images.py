@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from mirror.oci.digest import Digest
+from mirror.state import State
 from tests import schema1
 from tests.conftest import RegistryFactory, ScriptedFactory
-from tests.end_to_end.worlds import assert_synced, pair
+from tests.end_to_end.worlds import assert_synced, loaded, pair
 from tests.images import OCI_FOREIGN, OCI_INDEX, OCI_LAYER, Graph, Made, oddly
-from tests.oracle import assert_equal, assert_whole
+from tests.oracle import assert_equal, assert_whole, walk_tag
 from tests.registries.real import RealRegistry
 from tests.seeding import push
 from tests.tool import MirrorTool
@@ -204,6 +208,43 @@ def test_a_deep_sync_brings_back_what_the_target_lost_under_equal_tags(
     assert_synced(source, target)
     assert_whole(target)
     assert (1, 1) == (source.counts()["GET blob"], target.counts()["PUT upload"])
+
+
+@pytest.mark.parametrize("features", [{}, {"sparse_indexes": True}, {"checks_references": False}], ids=str)
+def test_a_child_that_a_clean_up_of_the_target_removed_comes_along_with_the_next_index_that_names_it(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, features: dict[str, bool]
+) -> None:
+    source, target = scripted("source"), scripted("target", **features)
+    graph = Graph("clean-up")
+    shared = graph.image(platform="linux/amd64", label="shared")
+    graph.index("v1", children=[shared, graph.image(platform="linux/arm64", label="old")])
+    source.load("app", graph)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    del target.storage.repositories["app"].manifests[shared.digest]
+    graph.index("v2", children=[shared, graph.image(platform="linux/arm64", label="new")])
+    source.load("app", graph)
+    mirror_run.sync()
+    assert "copied" == mirror_run.results()[f"{target.host}/app:v2"]
+    assert [] == walk_tag(target, "app", "v2").problems
+
+
+def test_no_state_however_it_lies_spares_an_index_its_children(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", sparse_indexes=True)
+    graph = loaded(source, "v1")
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    graph.platforms("v2")
+    source.load("app", graph)
+    [file] = mirror_run.state.rglob("state.sqlite3")
+    with State.open(file.parent, warn=pytest.fail) as state:
+        everything = [Digest(digest) for digest in (*graph.blobs, *graph.manifests)]
+        state.note_graph(f"{target.host}/app", Digest(graph.tags["v1"]), everything)
+    mirror_run.sync()
+    assert_synced(source, target)
+    assert_whole(target)
 
 
 def test_a_blob_of_another_size_on_the_target_is_never_taken_for_right(
