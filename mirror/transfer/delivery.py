@@ -8,17 +8,19 @@ the same blob the first leads, the others wait for it and mount.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from mirror.backoff import ONCE
 from mirror.errors import LocalError, MirrorError
 from mirror.limits import Work
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.store import Mount, UploadSession
 from mirror.transfer.download import Carried, Origin, SourceBody
+from mirror.transfer.failures import Budgets, Unreadable
 from mirror.transfer.manager import PATIENCE, Manager
 from mirror.transfer.orders import Delivered, Effort, Order, Outcome
 from mirror.transfer.placement import Inventory, Place, Routes
@@ -34,7 +36,7 @@ CARRY = 64 << 10  # bytes up to which a blob is read whole before its upload beg
 CLOSED_AT_ONCE = 32  # sessions
 MOST_CARRIED = 4 << 20  # bytes of such blobs at once; what does not fit is streamed
 
-
+T = TypeVar("T")
 Told: TypeAlias = Callable[[Order, "Delivered | MirrorError"], None]
 
 
@@ -61,6 +63,8 @@ class Deliveries:
         self._told = told
         self._moved = moved
         self._before_write = before_write
+        self._unreadable = Unreadable()
+        self._budgets = Budgets()
         self._lock = threading.Lock()
         self._leaders: dict[tuple[str, Digest], Place] = {}
         self._seen: set[tuple[Place, Digest]] = set()
@@ -212,8 +216,16 @@ class Deliveries:
             effort.attempts += 1
             sending.attempt(work)
 
-        needs = (host_permit(order.place.host), *more, UPLOADS)
-        return self._manager.transfer(object(), attempt, needs=needs)
+        return self._budgeted(order.place.host, order.blob, object(), attempt, (*more, UPLOADS))
+
+    def _budgeted(
+        self, host: str, blob: Descriptor, key: Hashable, run: Callable[[Work], T], needs: Sequence[str]
+    ) -> Watch[T]:
+        """A transfer of the blob from or to a host, which has one retry budget for it, whoever comes."""
+        policy = self._budgets.policy(host, blob.digest)
+        watch = self._manager.transfer(key, run, needs=(host_permit(host), *needs), policy=policy)
+        watch.on_done(lambda watch: self._budgets.note(host, blob.digest, watch.error))
+        return watch
 
     # ---- uploads
 
@@ -226,7 +238,7 @@ class Deliveries:
             elif size is not None and size <= CARRY and self._room_to_carry(size):
                 yield from self._carried(order, effort, origins, session, size)
             else:
-                body = SourceBody(order.blob, origins)
+                body = SourceBody(order.blob, origins, self._unreadable)
                 sending = self._sending(order, effort, body, session)
                 try:
                     yield self._send(order, effort, sending, host_permit(source), DOWNLOADS)
@@ -248,10 +260,9 @@ class Deliveries:
         self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None, size: int
     ) -> Steps[None]:
         """A small blob: read it, then send it, so that neither host waits for the other with a slot in its hand."""
-        source = SourceBody(order.blob, origins)
-        needs = (host_permit(origins[0].source.host), DOWNLOADS)
+        source, host = SourceBody(order.blob, origins, self._unreadable), origins[0].source.host
         try:
-            carried = yield self._manager.transfer(object(), partial(Carried.of, source, size), needs=needs)
+            carried = yield self._budgeted(host, order.blob, object(), partial(Carried.of, source, size), [DOWNLOADS])
             yield self._send(order, effort, self._sending(order, effort, carried, session))
         finally:
             effort.read += source.read
@@ -301,15 +312,14 @@ class Deliveries:
         def run(work: Work) -> None:
             if file.complete:
                 return
-            body = SourceBody(file.blob, origins)
+            body = SourceBody(file.blob, origins, self._unreadable)
             try:
                 with body.open(0, work) as reader:
                     file.fill(reader, work)
             finally:
                 effort.read += body.read
 
-        source = origins[0].source.host
-        return self._manager.transfer(("download", file), run, needs=(host_permit(source), DOWNLOADS))
+        return self._budgeted(origins[0].source.host, file.blob, ("download", file), run, [DOWNLOADS])
 
     def _abandon(self, order: Order, session: UploadSession) -> None:
         """Close a session that nobody will go on with, in a job of its own; at the latest in `close`."""

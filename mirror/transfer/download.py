@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 
-from mirror.errors import NetworkError, NotFound, Refused
+from mirror.errors import MirrorError, NetworkError, NotFound, Refused
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Hasher
 from mirror.store import BlobReader, Source
 from mirror.structs import Struct
+from mirror.transfer.failures import Unreadable
 from mirror.transfer.placement import place_name
 
 MARK_EVERY = 4 << 20  # bytes between two places from which a proof can be taken up again
@@ -80,11 +81,13 @@ class SourceBody:
     """A blob as an upload's body: `open(offset)` opens it, again if need be, and proves its end.
 
     origins: where it may be read from, in the order of preference; one that does not have it is left out.
-    read: bytes that came so far, those of failed attempts too. Used by one thread at a time."""
+    unreadable: what is known of that, and is learned here. read: bytes that came so far, those of failed attempts too.
+    Used by one thread at a time."""
 
-    def __init__(self, blob: Descriptor, origins: Sequence[Origin]) -> None:
+    def __init__(self, blob: Descriptor, origins: Sequence[Origin], unreadable: Unreadable | None = None) -> None:
         self._blob = blob
         self._origins = list(origins)
+        self._unreadable = unreadable or Unreadable()
         self.read = 0
         self._proof = Proof(blob, origins[0])
 
@@ -103,13 +106,26 @@ class SourceBody:
         """Open at `offset`, where the proof stands."""
         while True:
             origin = self._proof.origin = self._origins[0]
-            try:
-                return origin.source.open_blob(origin.repository, self._blob, work, offset=offset)
-            except NotFound as error:
-                if len(self._origins) == 1:
+            error = self._unreadable.why(origin.source.host, origin.repository, self._blob)
+            if error is None:
+                try:
+                    return origin.source.open_blob(origin.repository, self._blob, work, offset=offset)
+                except NotFound as missing:
                     what = f"{origin} does not have blob {self._blob.digest}"
-                    raise type(error)(what, hint=error.hint, code=error.code, status=error.status) from error
+                    error = type(missing)(what, hint=missing.hint, code=missing.code, status=missing.status)
+                    error.__cause__ = missing
+                    self.failed(error)
+                except MirrorError as other:
+                    self.failed(other)
+                    raise
+            if len(self._origins) == 1:
+                raise error
             del self._origins[0]
+
+    def failed(self, error: MirrorError) -> None:
+        """Reading it from where it is read now came to this."""
+        origin = self._origins[0]
+        self._unreadable.note(origin.source.host, origin.repository, self._blob, error)
 
 
 class Carried:
@@ -168,12 +184,16 @@ class ProvenReader:
         self.size = reader.size
 
     def readinto(self, buffer: memoryview) -> int:
-        count = self._read(buffer)
-        if count:
-            self._body.read += count
-            self._proof.update(buffer[:count])
-        elif not self._proof.proven:
-            self._proof.finish()
+        try:
+            count = self._read(buffer)
+            if count:
+                self._body.read += count
+                self._proof.update(buffer[:count])
+            elif not self._proof.proven:
+                self._proof.finish()
+        except MirrorError as error:
+            self._body.failed(error)
+            raise
         return count
 
     def _read(self, buffer: memoryview) -> int:

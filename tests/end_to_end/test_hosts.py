@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from mirror.backoff import Policy
 from tests.conftest import RegistryFactory, ScriptedFactory
+from tests.end_to_end.worlds import pair
 from tests.images import Graph
 from tests.oracle import assert_equal, assert_whole
 from tests.registries.real import RealRegistry
@@ -171,3 +173,22 @@ def test_two_mirrors_may_share_a_target_repository_with_tags_of_their_own(
     assert {("both", "v1"): graph.tags["v1"], ("both", "v2"): other.tags["v2"]} == assert_whole(target).tags
     mirror_run.sync()
     assert {"up-to-date"} == set(mirror_run.results().values())
+
+
+def test_a_layer_that_a_host_never_takes_costs_its_retries_once_however_many_repositories_need_it(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    names = [f"app-{number}" for number in range(6)]
+    for name in names:
+        graph = Graph("common")
+        shared = graph.layer("shared")
+        graph.image("v1", layers=[shared])
+        source.load(name, graph)
+    target.fault("PUT upload", reference=shared.digest, status=500, times=float("inf"))
+    pair(mirror_run, source, target, *names)
+    mirror_run.sync(expect=1)
+    assert {"failed"} == set(mirror_run.results().values())
+    sent = [seen for seen in target.requests() if seen.kind == "PUT upload" and seen.reference == shared.digest]
+    assert Policy().attempts + len(names) - 1 == len(sent)
+    assert len(names) == sum(1 for seen in source.requests() if seen.reference == shared.digest)
