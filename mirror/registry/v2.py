@@ -17,7 +17,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manifest, plain_type
 from mirror.oci.reference import is_path, is_tag
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
-from mirror.registry.listing import MAX_PAGE_BYTES, listed
+from mirror.registry.listing import listed
 from mirror.registry.refusals import SCHEMA1, refused_manifest
 from mirror.registry.scopes import CATALOG, Scope
 from mirror.registry.session import Answer, Session
@@ -178,7 +178,7 @@ class RegistryV2:
             kind="referrers",
             scopes=(_pull(repository),),
             expect={200, 400, 404, 405},
-            limit=MAX_PAGE_BYTES,
+            limit=MAX_BYTES,
         )
         if answer.status != 200:
             return ()

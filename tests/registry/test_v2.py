@@ -16,7 +16,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import ACCEPTED, SCHEMA1_SIGNED, parse_manifest
 from mirror.oci.reference import ListedTag
-from mirror.registry.listing import PAGE_SIZE, next_link
+from mirror.registry.listing import MAX_PAGE_BYTES, PAGE_SIZE, next_link
 from mirror.registry.session import Session
 from mirror.registry.settings import HostSettings
 from mirror.registry.v2 import RegistryV2
@@ -601,6 +601,38 @@ def test_a_list_that_tells_digests_is_believed_as_far_as_they_are_digests(script
         tags = [tag for tag in client.tags("app", WORK) if isinstance(tag, str)]
     assert ["v1", "v2", "latest"] == tags
     assert {"v1": digest, "latest": digest} == {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
+
+
+def test_a_list_of_50_000_tags_with_what_is_told_of_each_may_come_in_one_page(scripted: ScriptedFactory) -> None:
+    """As GCR and Artifact Registry answer, whatever `n` says."""
+    registry = scripted()
+    about = {
+        "imageSizeBytes": "123456789",
+        "layerId": "",
+        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "timeCreatedMs": "1600000000000",
+        "timeUploadedMs": "1600000000000",
+    }
+    names = [f"tag-{number}" for number in range(50_000)]
+    manifests = {str(Digest.of(name.encode())): {**about, "tag": [name]} for name in names}
+    body = json.dumps({"child": [], "name": "app", "tags": names, "manifest": manifests}).encode()
+    registry.fault("GET tags", status=200, body=body)
+    with store(registry) as client:
+        tags = list(client.tags("app", WORK))
+    assert names == tags
+    assert {Digest.of(b"tag-49999")} == {tag.digest for tag in tags[-1:] if isinstance(tag, ListedTag)}
+
+
+@pytest.mark.parametrize("kind, hint", [("GET tags", "`tags`"), ("GET catalog", "`*`")])
+def test_a_page_that_is_too_big_to_be_read_says_what_needs_no_list(
+    scripted: ScriptedFactory, kind: str, hint: str
+) -> None:
+    registry = scripted()
+    registry.fault(kind, status=200, body=b" " * (MAX_PAGE_BYTES + 1))
+    with store(registry) as client, pytest.raises(Refused) as caught:
+        list(client.tags("app", WORK) if kind == "GET tags" else client.repositories("", WORK))
+    assert "too_many" == caught.value.code
+    assert hint in caught.value.hint
 
 
 def test_a_registry_that_refuses_large_pages_is_asked_for_its_own(scripted: ScriptedFactory) -> None:
