@@ -160,7 +160,8 @@ def test_a_signal_ends_the_run_soon_although_many_sessions_are_open_and_the_targ
     graph = Graph("many")
     graph.image("v1", layers=[graph.layer(f"layer {number}", 100) for number in range(blobs - 1)])
     source.load("app", graph)
-    mount, hang = threading.Event(), threading.Event()
+    listed, mount, hang = threading.Event(), threading.Event(), threading.Event()
+    target.fault("GET tags", repository="two", stall=listed)  # what comes late leads no blob
     target.fault("POST mount", times=FOREVER, stall=mount)
     for kind in ("PUT upload", "DELETE upload"):
         target.fault(kind, repository="two", times=FOREVER, stall=hang)
@@ -168,6 +169,8 @@ def test_a_signal_ends_the_run_soon_although_many_sessions_are_open_and_the_targ
     registries = {target.host: {"parallel": 64}}
     mirror_run.config([{"source": f"{source.host}/app", "targets": targets}], source, target, registries=registries)
     process = mirror_run.start("sync", mirror_run.config_file)
+    assert target.journal.wait_for("PUT manifest", 1)
+    listed.set()
     assert target.journal.wait_for("POST mount", blobs)
     mount.set()
     assert eventually(lambda: len(target.uploads) == blobs, within=10)
