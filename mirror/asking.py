@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited
@@ -17,30 +17,28 @@ Named: TypeAlias = Digest | MirrorError | None
 
 def catalog(entry: Entry, findings: Findings, work: Work) -> list[str]:
     """The repositories that a wildcard matches, sorted; `findings` are told of names that cannot be used."""
-    names: list[str] = []
     prefix = f"{entry.repository}/" if entry.repository else ""
-    for name in entry.source.repositories(prefix, work):
-        if isinstance(name, MirrorError):
-            findings.refused_name(entry, name)
-        else:
-            names.append(name)
-    return sorted(names)
+    return _usable(entry.source.repositories(prefix, work), entry, findings)
 
 
 def listed(entry: Entry, findings: Findings, work: Work) -> list[str]:
     """The tags of a source, sorted; `findings` are told of those that cannot be used. Raises NotFound with a hint."""
-    tags: list[str] = []
     try:
-        for name in entry.source.tags(entry.repository, work):
-            if isinstance(name, MirrorError):
-                findings.refused_name(entry, name)
-            else:
-                tags.append(name)
+        return _usable(entry.source.tags(entry.repository, work), entry, findings)
     except NotFound as error:
         hint = "check its name and the credentials; a repository without any tag looks the same on some registries"
         what = f"{entry.name} has no list of tags: {error.what}"
         raise NotFound(what, hint=hint, status=404, protocol=error.protocol) from error
-    return sorted(tags)
+
+
+def _usable(names: Iterable[str | MirrorError], entry: Entry, findings: Findings) -> list[str]:
+    usable: list[str] = []
+    for name in names:
+        if isinstance(name, MirrorError):
+            findings.refused_name(entry, name)
+        else:
+            usable.append(name)
+    return sorted(usable)
 
 
 def answered(store: Source, repository: str, references: Sequence[str], work: Work) -> list[Version | MirrorError]:

@@ -24,6 +24,15 @@ def mirrored(tool: MirrorTool, source: ScriptedRegistry, target: ScriptedRegistr
     tool.config(mirrors, source, target, registries=registries)
 
 
+def tagged(count: int) -> Graph:
+    """One image with the tags v0, v1 and so on."""
+    graph = Graph()
+    image = graph.image("v0")
+    for number in range(1, count):
+        graph.tag(image.digest, f"v{number}")
+    return graph
+
+
 def lists_digests(registry: ScriptedRegistry, tags: dict[str, str]) -> None:
     """From now on its list of tags has a map of digests, as those of GCR and Artifact Registry."""
     manifests = {digest: {"tag": [tag for tag in tags if tags[tag] == digest]} for digest in tags.values()}
@@ -69,10 +78,7 @@ def test_tags_that_state_does_not_know_are_asked_for_at_an_exclusive_target_not_
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
-    graph = Graph()
-    image = graph.image("v0")
-    for number in range(1, 20):
-        graph.tag(image.digest, f"v{number}")
+    graph = tagged(20)
     source.load("app", graph)
     target.load("app", graph)
     mirrored(mirror_run, source, target, exclusive=True)
@@ -144,10 +150,7 @@ def test_a_tag_that_cannot_be_asked_for_fails_alone(
     side: str, trouble: str, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
-    graph = Graph()
-    image = graph.image("v0")
-    for number in range(1, 100):
-        graph.tag(image.digest, f"v{number}")
+    graph = tagged(100)
     for registry in (source, target):
         registry.load("app", graph)
     fault: dict[str, Any] = {"status": 403} if trouble == "denied" else {"cut_head_after": 0}
