@@ -242,6 +242,7 @@ class Kept:
 
     def __init__(self, up: Uploader, blob: Descriptor) -> None:
         self.up = up
+        self.blob = blob
         self.body = SourceBody(blob, [Origin(up.source, "app")])
         self.session = up.client.begin_upload("app", blob, up.work())
 
@@ -252,15 +253,20 @@ class Kept:
         self.session.send(self.open, self.up.work())
 
 
+@contextmanager
+def in_chunks(registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
+    """An upload of DATA in chunks of 100,000 bytes."""
+    monkeypatch.setattr(upload, "LARGEST_CHUNK", 100_000)
+    with uploader(registry) as up:
+        up.client._habits.chunk = 100_000
+        yield Kept(up, up.source.add("app", DATA))
+
+
 def test_chunks_go_on_from_the_last_one_that_was_answered(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "LARGEST_CHUNK", 100_000)
     registry = scripted()
-    with uploader(registry) as up:
-        blob = up.source.add("app", DATA)
-        up.client._habits.chunk = 100_000
-        kept = Kept(up, blob)
+    with in_chunks(registry, monkeypatch) as kept:
         registry.fault("PATCH upload", nth=4, status=503)
         with pytest.raises(RemoteError):
             kept.send()
@@ -271,7 +277,7 @@ def test_chunks_go_on_from_the_last_one_that_was_answered(
     assert 7 == len(patches)
     assert 2 == patches.count("300000-399999")
     assert 1 == registry.counts()["GET upload"]
-    assert registry.has_blob("app", blob.digest)
+    assert registry.has_blob("app", kept.blob.digest)
 
 
 @pytest.mark.parametrize("chunk", ["in the middle", "at the end"])
@@ -279,12 +285,8 @@ def test_what_came_of_a_chunk_that_was_cut_is_not_sent_again(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch, chunk: str
 ) -> None:
     """Where a registry keeps it, and says so: distribution 3, ociregistry."""
-    monkeypatch.setattr(upload, "LARGEST_CHUNK", 100_000)
     registry = scripted(keeps_partial=True)
-    with uploader(registry) as up:
-        blob = up.source.add("app", DATA)
-        up.client._habits.chunk = 100_000
-        kept = Kept(up, blob)
+    with in_chunks(registry, monkeypatch) as kept:
         registry.fault("PATCH upload", nth=4, cut_request_after=60_000 if chunk == "in the middle" else 100_000)
         with pytest.raises(RemoteError):
             kept.send()
@@ -295,18 +297,14 @@ def test_what_came_of_a_chunk_that_was_cut_is_not_sent_again(
     ranges = [one.header("content-range") for one in registry.log if one.header("content-range")]
     assert "300000-399999" == ranges[3]
     assert f"{held}-{held + 99_999}" == ranges[4]
-    assert registry.has_blob("app", blob.digest)
+    assert registry.has_blob("app", kept.blob.digest)
 
 
 def test_a_session_that_holds_wrong_bytes_is_given_up(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "LARGEST_CHUNK", 100_000)
     registry = scripted()
-    with uploader(registry) as up:
-        blob = up.source.add("app", DATA)
-        up.client._habits.chunk = 100_000
-        kept = Kept(up, blob)
+    with in_chunks(registry, monkeypatch) as kept:
         body = b'{"errors":[{"code":"DIGEST_INVALID"}]}'
         registry.fault("PUT upload", status=400, body=body)
         with pytest.raises(Refused) as caught:
@@ -319,12 +317,8 @@ def test_a_session_that_holds_wrong_bytes_is_given_up(
 def test_a_session_that_cannot_say_how_far_it_is_is_not_gone_on_with(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(upload, "LARGEST_CHUNK", 100_000)
     registry = scripted()
-    with uploader(registry) as up:
-        blob = up.source.add("app", DATA)
-        up.client._habits.chunk = 100_000
-        kept = Kept(up, blob)
+    with in_chunks(registry, monkeypatch) as kept:
         registry.fault("PATCH upload", nth=4, status=503)
         registry.fault("GET upload", status=status)
         for _ in range(2):
@@ -333,7 +327,7 @@ def test_a_session_that_cannot_say_how_far_it_is_is_not_gone_on_with(
             assert caught.value.retryable
         assert not kept.session.resumable
         kept.session.close()
-        assert 1 == up.tries(blob)
+        assert 1 == kept.up.tries(kept.blob)
 
 
 def test_a_registry_that_swallows_bytes_is_found_out(
