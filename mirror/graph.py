@@ -24,6 +24,10 @@ MAX_MANIFESTS = 10_000  # under one root
 CACHE_BYTES = 32 << 20
 
 
+class Misdescribed(Refused):
+    """An index describes a child wrongly: the image itself is broken, wherever it is."""
+
+
 class Graph(Struct, frozen=True):
     """An image. levels: its manifests without the root, lowest first: each level refers only to lower ones.
 
@@ -41,11 +45,14 @@ class Graph(Struct, frozen=True):
 
 
 class Manifests:
-    """The manifests of a run, read once from each host; the last few MiB are kept. Thread-safe."""
+    """The manifests of a run, read once from each host; the last few MiB are kept. Thread-safe.
 
-    def __init__(self, manager: Manager, limit: int = CACHE_BYTES) -> None:
+    by_repository: read them once from each repository, since a repository can lack what another one of its host has."""
+
+    def __init__(self, manager: Manager, limit: int = CACHE_BYTES, *, by_repository: bool = False) -> None:
         self._manager = manager
         self._limit = limit
+        self._by_repository = by_repository
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, Digest], Manifest] = OrderedDict()
         self._bytes = 0
@@ -54,10 +61,11 @@ class Manifests:
         """Read it; joins a read of the same manifest that is in flight. By a tag: read for certain."""
 
         def run(work: Work) -> Manifest:
-            kept = self._find(source.host, reference)
+            home = f"{source.host}/{repository}" if self._by_repository else source.host
+            kept = self._find(home, reference)
             if kept is None:
                 kept = source.manifest(repository, reference, work)
-                self._keep(source.host, kept)
+                self._keep(home, kept)
             return kept
 
         key = ("manifest", source.host, repository, reference)
@@ -80,20 +88,20 @@ class Manifests:
                 found[child.digest] = child
         raise Refused(f"{repository}: indexes nested deeper than {MAX_DEPTH}", code="too_deep")
 
-    def _find(self, host: str, reference: str) -> Manifest | None:
+    def _find(self, home: str, reference: str) -> Manifest | None:
         if ":" not in reference:
             return None
         with self._lock:
-            kept = self._kept.get((host, Digest(reference)))
+            kept = self._kept.get((home, Digest(reference)))
             if kept is not None:
-                self._kept.move_to_end((host, kept.digest))
+                self._kept.move_to_end((home, kept.digest))
             return kept
 
-    def _keep(self, host: str, manifest: Manifest) -> None:
+    def _keep(self, home: str, manifest: Manifest) -> None:
         with self._lock:
-            if (host, manifest.digest) not in self._kept:
+            if (home, manifest.digest) not in self._kept:
                 self._bytes += manifest.size
-                self._kept[host, manifest.digest] = manifest
+                self._kept[home, manifest.digest] = manifest
             while self._bytes > self._limit and len(self._kept) > 1:
                 _, dropped = self._kept.popitem(last=False)
                 self._bytes -= dropped.size
@@ -102,11 +110,11 @@ class Manifests:
 def _as_described(child: Manifest, descriptor: Descriptor, what: str) -> None:
     """Size and type are the parent's word; a child that is something else would be taken for two things."""
     if descriptor.size is not None and child.size != descriptor.size:
-        raise Refused(
+        raise Misdescribed(
             f"{what}@{child.digest} is {child.size} bytes long, its index says {descriptor.size}", code="size_mismatch"
         )
     if descriptor.media_type and descriptor.media_type != child.media_type:
-        raise Refused(
+        raise Misdescribed(
             f"{what}@{child.digest} is a {child.media_type}, its index says {descriptor.media_type}",
             code="type_mismatch",
         )

@@ -19,6 +19,20 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.structs import Struct
 
+DAMAGED = frozenset(
+    {
+        "digest_mismatch",
+        "size_mismatch",
+        "type_mismatch",
+        "manifest_invalid",
+        "manifest_ambiguous",
+        "manifest_too_big",
+        "bundle_invalid",
+        "bundle_incomplete",
+    }
+)
+"""Codes of errors that say of something in a store that its bytes are not what they should be."""
+
 
 class Part(Struct, frozen=True):
     """Something that a transform has to make first; equal keys are made once in a run. size: bytes, if known."""

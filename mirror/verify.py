@@ -1,19 +1,22 @@
-"""Is every selected image whole on every target? Walks the targets; believes no tag, no hint, no state."""
+"""Check that every selected image is complete on every target. Believes no tag, no hint and no state.
+
+Each finding names the command that repairs it: `sync` copies a tag that is missing or differs, `sync --deep` copies a
+blob or manifest that is missing, `sync --repair` sends again what is damaged."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mirror.backoff import ONCE
-from mirror.errors import MirrorError, NotFound, RemoteError
+from mirror.errors import AuthError, Cancelled, MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError
 from mirror.findings import Entry, Finding, Reading, TargetEntry, Verdict
-from mirror.graph import Manifests
+from mirror.graph import Manifests, Misdescribed
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.reading import Image, Reader, resolved
-from mirror.store import Source, Target, Version
+from mirror.store import DAMAGED, Source, Target, Version
 from mirror.structs import Struct, field
 from mirror.transfer.download import Origin, SourceBody
 from mirror.transfer.manager import Manager
@@ -23,6 +26,9 @@ from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
 
 BUFFER = 256 << 10  # bytes
+SYNC = "run `mirror sync`"
+DEEP = "run `mirror sync --deep`"
+REPAIR = "run `mirror sync --repair`"
 
 
 class Problem(Struct, frozen=True):
@@ -51,11 +57,11 @@ class Verify:
     def __init__(self, manager: Manager, targets: Mapping[str, Target], reader: Reader, *, deep: bool) -> None:
         self._manager = manager
         self._reader = reader
-        self._manifests = Manifests(manager)
+        self._manifests = Manifests(manager, by_repository=True)
         self._targets = targets
         self._deep = deep
         self._lock = threading.Lock()
-        self._checked: set[tuple[Place, Digest, int | None]] = set()
+        self._checked: dict[tuple[Place, Digest, int | None], MirrorError | None] = {}
         self._walks: list[Watch[None]] = []
         self.account = Account()
 
@@ -100,14 +106,16 @@ class Verify:
         try:
             if finding.verdict is Verdict.COPY:
                 yield from self._lacks(finding) if finding.old is None else self._differs(finding)
-            graph = yield from self._manifests.graph(target.store, target.place.path, finding.reading.tag)
+            try:
+                graph = yield from self._manifests.graph(target.store, target.place.path, finding.reading.tag)
+            except MirrorError as error:
+                raise _with_remedy(error) from error
             if graph.root.digest != finding.old:
                 what = f"moved while it was looked at: from {finding.old} to {graph.root.digest}"
                 raise RemoteError(what, hint="verify again", code="tag_moved")
-            checks = [self._check(target, blob) for blob in graph.blobs if self._first(target.place, blob)]
-            for check in (yield settled(checks)):
-                if check.error is not None:
-                    raise check.error
+            errors = yield from self._check_all(target, graph.blobs)
+            if errors:
+                raise errors[0]
         except MirrorError as error:
             self._problem(finding.name, error)
         finally:
@@ -123,8 +131,15 @@ class Verify:
             image.release()
 
     def _lacks(self, finding: Finding) -> Steps[None]:
-        """Raises why the target does not have the tag, as far as the source tells."""
+        """Raises why the target does not show the tag: it is damaged there, not to be had at the source, or missing."""
         reading = finding.reading
+        try:
+            # The plan takes a tag that answers with a server error for missing, since a sync may cure it.
+            yield self._manifests.read(finding.target.store, finding.target.place.path, reading.tag)
+        except NotFound:
+            pass
+        except MirrorError as error:
+            raise _with_remedy(error) from error
         entry, version = reading.entry, reading.version
         if version is None:
             (version,) = yield self._manager.transfer(
@@ -135,7 +150,7 @@ class Verify:
             )
         if isinstance(version, MirrorError):
             raise version.told(f"is not on the target, and cannot be had: {version.what}")
-        raise NotFound("is not on the target", hint="run `mirror sync`")
+        raise NotFound("is not on the target", hint=SYNC)
 
     def _differs(self, finding: Finding) -> Steps[None]:
         """Raises if the target has the tag with another digest than the source."""
@@ -155,31 +170,41 @@ class Verify:
         if theirs not in (None, finding.old):
             raise RemoteError(
                 f"differs: the target has {finding.old}, the source {theirs}",
-                hint="run `mirror sync`",
+                hint=SYNC,
                 code="tag_moved",
             )
 
-    def _first(self, place: Place, blob: Descriptor) -> bool:
-        key = (place, blob.digest, blob.size)
+    def _check_all(self, target: TargetEntry, blobs: Sequence[Descriptor]) -> Steps[list[MirrorError]]:
+        """Steps: what is wrong with the blobs of an image, damage first. Checks each blob of a repository once."""
+        keys = {(target.place, blob.digest, blob.size): blob for blob in blobs}
         with self._lock:
-            first = key not in self._checked
-            self._checked.add(key)
-            self.account.blobs += first
-            return first
+            todo = [key for key in keys if key not in self._checked]
+        checks = yield settled([self._check(target, keys[key]) for key in todo])
+        for key, check in zip(todo, checks, strict=True):
+            error = check.error
+            if isinstance(error, Cancelled) or not (error is None or isinstance(error, MirrorError)):
+                raise error
+            with self._lock:
+                self.account.blobs += key not in self._checked
+                self._checked[key] = _with_remedy(error) if error is not None else None
+        with self._lock:
+            errors = [error for key in keys if (error := self._checked[key]) is not None]
+        return sorted(errors, key=lambda error: isinstance(error, NotFound))
 
     def _check(self, target: TargetEntry, blob: Descriptor) -> Watch[None]:
         place = target.place
+        key = ("verify", place, blob.digest, blob.size)
 
         def look(work: Work) -> None:
             if not self._targets[place.host].has_blob(place.path, blob, work):
-                raise NotFound(f"blob {blob.digest} is missing in {place}", hint="run `mirror sync --deep`")
+                raise NotFound(f"blob {blob.digest} is missing in {place}")
 
         def hash_all(work: Work) -> None:
             self._hash(target.store, place, blob, work)
 
         if self._deep:
-            return self._manager.transfer(object(), hash_all, needs=(host_permit(place.host), DOWNLOADS))
-        return self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
+            return self._manager.transfer(key, hash_all, needs=(host_permit(place.host), DOWNLOADS))
+        return self._manager.transfer(key, look, needs=(host_permit(place.host),), policy=ONCE)
 
     def _hash(self, store: Source, place: Place, blob: Descriptor, work: Work) -> None:
         buffer = memoryview(bytearray(BUFFER))
@@ -189,3 +214,17 @@ class Verify:
                 count += got
         with self._lock:
             self.account.bytes += count
+
+
+def _with_remedy(error: MirrorError) -> MirrorError:
+    """The same error with a hint that says how to repair the target, where it is about what the target holds."""
+    told = error.told(error.what)
+    if isinstance(error, Misdescribed | NetworkError | AuthError | RateLimited):
+        return told
+    if isinstance(error, NotFound):
+        told.hint = DEEP
+    elif isinstance(error, Refused) and error.code in DAMAGED:
+        told.hint = f"it is damaged there: {REPAIR}"
+    elif isinstance(error, RemoteError) and error.status is not None and error.status >= 500:
+        told.hint = f"if that lasts, it is damaged there: {REPAIR}"
+    return told

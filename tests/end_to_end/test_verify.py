@@ -1,0 +1,61 @@
+"""What `verify` finds, and what it says to do about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import ScriptedFactory
+from tests.end_to_end.worlds import pair
+from tests.images import Graph
+from tests.registries.real import RealRegistry
+from tests.seeding import push
+from tests.tool import MirrorTool, Ran
+
+
+def broken(ran: Ran) -> list[str]:
+    """The tags of the target that a run of `verify` names as not whole, without the host."""
+    lines = [line for line in ran.out.splitlines() if not line.startswith(("verified: ", "note: "))]
+    return sorted(line.partition("/")[2].partition(": ")[0] for line in lines)
+
+
+def test_a_manifest_is_verified_in_the_repository_that_needs_it(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    graph = Graph("shared")
+    index = graph.platforms("v1")
+    child = next(digest for digest in graph.manifests if digest != index.digest)
+    names = [f"app-{number}" for number in range(8)]
+    for registry in (source, target):
+        for name in names:
+            push(registry, name, graph)
+    for name in names[::2]:
+        target.drop_manifest(name, child)
+    pair(mirror_run, source, target, *names)
+    ran = mirror_run("verify", mirror_run.config_file)
+    assert (1, [f"{name}:v1" for name in names[::2]]) == (ran.code, broken(ran))
+    assert 4 == ran.out.count("`mirror sync --deep`")
+    mirror_run.sync("--deep")
+    assert 0 == mirror_run("verify", mirror_run.config_file).code
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "changed"])
+def test_every_image_that_shares_a_broken_blob_is_named(
+    damage: str, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("shared")
+    layer = graph.layer("base")
+    for number in range(5):
+        graph.image(f"v{number}", layers=[layer], label=f"{number}")
+    graph.image("other")
+    for registry in (source, target):
+        registry.load("app", graph)
+    data = graph.blobs[layer.digest]
+    if damage == "missing":
+        target.storage.repositories["app"].blobs.discard(layer.digest)
+    else:
+        target.storage.bytes[layer.digest] = data[:-1] if damage == "short" else data[:-1] + b"?"
+    pair(mirror_run, source, target)
+    ran = mirror_run("verify", mirror_run.config_file, "--deep")
+    assert [f"app:v{number}" for number in range(5)] == broken(ran)
+    assert 5 == ran.out.count(f"`mirror sync --{'deep' if damage == 'missing' else 'repair'}`")
