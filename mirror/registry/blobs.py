@@ -12,6 +12,7 @@ from mirror.registry.scopes import Scope
 from mirror.registry.session import Headers, Session, Stream
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_TOTAL = re.compile(r"bytes (?:\d{1,19}-\d{1,19}|\*)/(\d{1,19})")
 _DISCARD = 1 << 18  # bytes read at a time where a Range was ignored
 
 
@@ -79,7 +80,9 @@ def _discard(stream: Stream, count: int) -> None:
 
 
 def blob_size(session: Session, repository: str, blob: Descriptor, work: Work) -> int | None:
-    """How many bytes the registry holds as `blob`; None: it does not, or does not say."""
+    """How many bytes the registry holds as `blob`; None: it does not hold it.
+
+    One HEAD; where its answer does not give the size, a GET as well. Raises as the session."""
     answer = session.call(
         "HEAD",
         f"/v2/{repository}/blobs/{blob.digest}",
@@ -88,29 +91,45 @@ def blob_size(session: Session, repository: str, blob: Descriptor, work: Work) -
         scopes=(Scope(repository, ("pull",)),),
         expect={200, 403, 404, 405, 501},
     )
-    if answer.status in (405, 501) or (answer.status == 403 and answer.destination.server_named):
-        # No HEAD here, or one that was redirected to a URL signed for GET (moby/moby#50065).
-        return _size_by_range(session, repository, blob, work)
-    if answer.status == 403:
-        raise session.failure(answer, "HEAD", "blob")
-    return _length(answer.headers) if answer.status == 200 else None
-
-
-def _size_by_range(session: Session, repository: str, blob: Descriptor, work: Work) -> int | None:
-    if blob.size == 0:
+    if answer.status == 404:
         return None
-    with session.stream(
-        f"/v2/{repository}/blobs/{blob.digest}",
-        work,
-        kind="blob",
-        scopes=(Scope(repository, ("pull",)),),
-        headers=(("Range", "bytes=0-0"),),
-        expect={200, 206, 404},
-    ) as stream:
-        if stream.status == 206:
-            match = _CONTENT_RANGE.fullmatch((stream.headers.get("content-range") or "").strip())
-            return int(match[3]) if match and match[3] != "*" else None
-        return _length(stream.headers) if stream.status == 200 else None
+    if answer.status == 403 and not answer.destination.server_named:
+        raise session.failure(answer, "HEAD", "blob")
+    size = _length(answer.headers) if answer.status == 200 else None
+    # No HEAD here, one that was redirected to a URL signed for GET (moby/moby#50065), or no Content-Length.
+    return size if size is not None else _size_by_get(session, repository, blob, work)
+
+
+def _size_by_get(session: Session, repository: str, blob: Descriptor, work: Work) -> int | None:
+    """Ask for the first byte: Content-Range has the size of the whole. Where it has not, read the blob and count."""
+    first = (("Range", "bytes=0-0"),) if blob.size != 0 else ()
+    for headers in dict.fromkeys((first, ())):
+        with session.stream(
+            f"/v2/{repository}/blobs/{blob.digest}",
+            work,
+            kind="blob",
+            scopes=(Scope(repository, ("pull",)),),
+            headers=headers,
+            expect={200, 206, 404, 416} if headers else {200, 404},
+        ) as stream:
+            if stream.status == 404:
+                return None
+            if stream.status == 200:
+                size = _length(stream.headers)
+                return size if size is not None else _count(stream, blob)
+            total = _TOTAL.fullmatch((stream.headers.get("content-range") or "").strip())
+            if total is not None:
+                return int(total[1])
+    return None
+
+
+def _count(stream: Stream, blob: Descriptor) -> int:
+    """Bytes of the body; where there are more than the blob should have, at least one more than that."""
+    buffer = memoryview(bytearray(_DISCARD))
+    count = 0
+    while (blob.size is None or count <= blob.size) and (got := stream.readinto(buffer)):
+        count += got
+    return count
 
 
 def _length(headers: Headers) -> int | None:

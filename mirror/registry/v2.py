@@ -199,7 +199,7 @@ class RegistryV2:
             return size is not None
         raise Refused(
             f"{self.host}/{repository} has {size} bytes as {blob.digest}, which is {blob.size} bytes long",
-            hint="the target's storage is damaged: let its owner delete that blob, then run again",
+            hint="the target's storage is damaged: run `mirror sync --repair`",
             code="size_mismatch",
         )
 

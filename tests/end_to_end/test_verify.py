@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import ScriptedFactory
-from tests.end_to_end.worlds import pair
+from tests.end_to_end.worlds import loaded, pair
 from tests.images import Graph
+from tests.registries.faults import FOREVER, unsized
 from tests.registries.real import RealRegistry
 from tests.seeding import push
 from tests.tool import MirrorTool, Ran
@@ -59,3 +60,17 @@ def test_every_image_that_shares_a_broken_blob_is_named(
     ran = mirror_run("verify", mirror_run.config_file, "--deep")
     assert [f"app:v{number}" for number in range(5)] == broken(ran)
     assert 5 == ran.out.count(f"`mirror sync --{'deep' if damage == 'missing' else 'repair'}`")
+
+
+def test_a_blob_whose_head_gives_no_size_is_there(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    for registry in (source, target):
+        loaded(registry, "v1")
+    target.fault("HEAD blob", after=True, times=FOREVER, change=unsized)
+    pair(mirror_run, source, target)
+    assert 0 == mirror_run("verify", mirror_run.config_file).code
+    mirror_run.sync("--deep")
+    assert [] == target.writes()
+    digest = next(iter(target.storage.repositories["app"].blobs))
+    target.storage.bytes[digest] += b"?"
+    assert (3, ["app:v1"]) == ((ran := mirror_run("verify", mirror_run.config_file)).code, broken(ran))

@@ -176,6 +176,11 @@ def close_delimited(request: Request, reply: Reply) -> Reply:
     return replace(reply, headers=(*kept, ("Connection", "close")), length=False)
 
 
+def unsized(request: Request, reply: Reply) -> Reply:
+    """For HEAD: no Content-Length."""
+    return replace(without("Content-Length")(request, reply), length=False)
+
+
 def chunked(request: Request, reply: Reply) -> Reply:
     """The body in chunks."""
     kept = without("Content-Length")(request, reply).headers

@@ -23,7 +23,7 @@ from mirror.registry.v2 import RegistryV2
 from mirror.store import Mount, Version
 from tests.conftest import ScriptedFactory
 from tests.images import Graph
-from tests.registries.faults import lengthened, shortened, without, wrong_bytes
+from tests.registries.faults import chunked, lengthened, shortened, unsized, without, wrong_bytes
 from tests.registries.scripted import ScriptedRegistry
 
 WORK = Work(Stop())
@@ -325,7 +325,7 @@ def test_existence_means_the_right_size(registry: ScriptedRegistry) -> None:
         with pytest.raises(Refused) as caught:
             client.has_blob("app", Descriptor(blob.digest, blob.size and blob.size + 1), WORK)
     assert "size_mismatch" == caught.value.code
-    assert "delete that blob" in caught.value.hint
+    assert "`mirror sync --repair`" in caught.value.hint
 
 
 def test_a_blob_of_zero_bytes_exists_and_a_zero_length_leftover_does_not_pass_for_another(
@@ -346,6 +346,32 @@ def test_where_head_is_not_allowed_the_first_byte_is_asked_for(registry: Scripte
     with store(registry) as client:
         assert client.has_blob("app", blob, WORK)
         assert not client.has_blob("app", Descriptor(Digest.of(b"?"), 1), WORK)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("data", [DATA, b""], ids=["blob", "empty"])
+def test_where_head_does_not_tell_the_size_a_get_does(scripted: ScriptedFactory, data: bytes, ranges: bool) -> None:
+    registry = scripted(ranges=ranges)
+    blob = blob_in(registry, data)
+    registry.fault("HEAD blob", times=9, after=True, change=unsized)
+    if not ranges:
+        registry.fault("GET blob", times=9, after=True, change=chunked)
+    with store(registry) as client:
+        assert client.has_blob("app", blob, WORK)
+        with pytest.raises(Refused):
+            client.has_blob("app", Descriptor(blob.digest, len(data) + 1), WORK)
+        del registry.storage.bytes[blob.digest]
+        assert not client.has_blob("app", blob, WORK)
+
+
+@pytest.mark.parametrize("answer", ["bytes 0-0/*", "nonsense"])
+def test_where_no_answer_tells_the_size_the_blob_is_read(registry: ScriptedRegistry, answer: str) -> None:
+    blob = blob_in(registry, DATA)
+    registry.fault("HEAD blob", times=9, after=True, change=unsized)
+    registry.fault("GET blob", status=206, headers=[("Content-Range", answer)], body=DATA[:1])
+    with store(registry) as client:
+        assert client.has_blob("app", blob, WORK)
+    assert {"HEAD blob": 1, "GET blob": 2} == registry.counts()
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
