@@ -15,8 +15,9 @@ from mirror.locations import STREAM, is_bundle
 class Bundles:
     """Opened lazily: making this reads the inventories that are a base, and no bundle. Raises ConfigError."""
 
-    def __init__(self, config: Config, spool: Path, base: Path | None) -> None:
-        """spool: a directory for what comes through pipes; base: instead of those of the configuration."""
+    def __init__(self, config: Config, spool: Path, base: Path | None, *, repair: bool = False) -> None:
+        """spool: a directory for what comes through pipes; base: instead of those of the configuration; repair: make
+        a bundle anew where what is there is damaged."""
         if base is not None and not any(is_bundle(target.host) for one in config.mirrors for target in one.targets):
             raise ConfigError("--base is for exports, and no target is a bundle", hint="leave it out")
         adopts: defaultdict[str, set[str]] = defaultdict(set)
@@ -35,7 +36,9 @@ class Bundles:
             if len(bases[host]) > 1:
                 raise ConfigError(f"mirrors that write {host} have different bases", hint="give all of them the same")
             left = inventories.get(next(iter(bases[host]), None) or Path())
-            store = Bundle(file, host, spool=spool, base=left, adopts=adopts.get(host, ()), new=bool(bases[host]))
+            store = Bundle(
+                file, host, spool=spool, base=left, adopts=adopts.get(host, ()), new=bool(bases[host]), repair=repair
+            )
             if bases[host]:
                 self.targets[host] = store
             if host in adopts:

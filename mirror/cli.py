@@ -119,6 +119,9 @@ def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
     sync.add_argument("--dry-run", action="store_true", help="the same as `mirror plan`")
     sync.add_argument("--fail-fast", action="store_true", help="start nothing new after the first failure")
     sync.add_argument("--deep", action="store_true", help="believe no equal tag: look at every object of every image")
+    sync.add_argument(
+        "--repair", action="store_true", help="read and hash all that is on the targets, send again what is damaged"
+    )
     sync.add_argument("--base", metavar="INVENTORY", type=Path, help="leave out of exports what this inventory lists")
     sync.add_argument("--report", metavar="FILE", type=Path, help="write report.json there as well")
     sync.add_argument(
@@ -233,7 +236,8 @@ def _options(parsed: argparse.Namespace) -> Options:
         only=tuple(given.get("only", ())),
         only_from=given.get("only_from"),
         shard=given.get("shard"),
-        deep=given.get("deep", False),
+        deep=given.get("deep", False) or given.get("repair", False),
+        repair=given.get("repair", False),
         fail_fast=given.get("fail_fast", False),
         report=given.get("report"),
         progress=given.get("progress", "none"),

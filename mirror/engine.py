@@ -104,7 +104,7 @@ def started(
     copies: else nothing is written."""
     limits, stop = Limits(), Stop()
     spool = spool_directory(config, options.shard)
-    with Stores(config, limits, redactor, spool, options.base, copies=copies) as stores:
+    with Stores(config, limits, redactor, spool, options.base, copies=copies, repair=options.repair) as stores:
         entries = stores.entries()
         _check(only, entries, config)
         parallel = config.parallel

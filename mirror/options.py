@@ -25,13 +25,16 @@ class Shard(Struct, frozen=True):
 
 
 class Options(Struct, frozen=True):
-    """verbosity: -1 quiet, 0, 1, 2 debug; lock_wait: seconds; base: an inventory, for all exports."""
+    """verbosity: -1 quiet, 0, 1, 2 debug; lock_wait: seconds; base: an inventory, for all exports.
+
+    repair: then `deep` is true as well."""
 
     config: Path
     only: tuple[str, ...] = ()
     only_from: Path | None = None
     shard: Shard | None = None
     deep: bool = False
+    repair: bool = False
     fail_fast: bool = False
     report: Path | None = None
     progress: str = "none"

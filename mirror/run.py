@@ -266,6 +266,10 @@ class _Sync:
             self._signals.wake()
 
         targets = engine.stores.registries
+        if self._options.repair:
+            from mirror.repair import repairing  # noqa: PLC0415 (few runs repair)
+
+            targets = repairing(targets)
         sync = Sync(
             engine.manager,
             deliveries,
@@ -273,6 +277,7 @@ class _Sync:
             state,
             targets,
             certain=self._options.deep,
+            repair=self._options.repair,
             writing=writing,
         )
         agenda = Agenda(

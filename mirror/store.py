@@ -115,7 +115,8 @@ class UploadSession(AbstractContextManager["UploadSession"], Protocol):
     `committed` is true once the store has said that it holds the blob; `resumable` while `send` can go on from
     bytes that the store already has."""
 
-    committed: bool
+    @property
+    def committed(self) -> bool: ...
 
     @property
     def resumable(self) -> bool: ...

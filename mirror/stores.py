@@ -44,8 +44,8 @@ class Stores:
     """Use with `with`: closes what it opened. Opening contacts nobody; a broken docker configuration is found here.
 
     spool: what is made of sources, or comes through pipes, goes below it; base: an inventory, instead of those that
-    the configuration names; copies: else what is made of sources is only measured. registries: the targets, by what
-    they are called. Raises ConfigError."""
+    the configuration names; copies: else what is made of sources is only measured; repair: damaged bundles are made
+    anew. registries: the targets, by what they are called. Raises ConfigError."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Stores:
         base: Path | None = None,
         *,
         copies: bool = True,
+        repair: bool = False,
     ) -> None:
         self._config = config
         self._limits = limits
@@ -65,7 +66,7 @@ class Stores:
         self._credentials.check(registries)
         self._authorizers: dict[str, HostAuthorizer] = {}
         self._v2 = {host: self._open(host) for host in registries}
-        self._on_disk = _on_disk(config, hosts, spool, base)
+        self._on_disk = _on_disk(config, hosts, spool, base, repair=repair)
         self.registries: dict[str, Target] = {**self._v2}
         self._local: dict[str, Source] = {}
         for stores in self._on_disk:
@@ -170,7 +171,7 @@ class Stores:
         return {host: self._limits.host(host).parallel for host in (*self.registries, *self._local)}
 
 
-def _on_disk(config: Config, hosts: Iterable[str], spool: Path, base: Path | None) -> list[OnDisk]:
+def _on_disk(config: Config, hosts: Iterable[str], spool: Path, base: Path | None, *, repair: bool) -> list[OnDisk]:
     """Layouts and bundles; the modules of those that a configuration does not use are not imported. Raises ConfigError.
 
     Bundles come last: they are closed last."""
@@ -183,5 +184,5 @@ def _on_disk(config: Config, hosts: Iterable[str], spool: Path, base: Path | Non
     if base is not None or any(is_bundle(host) for host in local):
         from mirror.bundles import Bundles  # noqa: PLC0415
 
-        found.append(Bundles(config, spool, base))
+        found.append(Bundles(config, spool, base, repair=repair))
     return found

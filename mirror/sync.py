@@ -25,7 +25,7 @@ from mirror.transfer.manager import Manager
 from mirror.transfer.orders import Order, Outcome
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.scheduler import host_permit
-from mirror.transfer.steps import Steps
+from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
 
 _log = logging.getLogger("mirror.sync")
@@ -41,7 +41,8 @@ class Memory(Protocol):
 class Sync:
     """Brings images to targets. Thread-safe.
 
-    certain: believe nothing that is known, ask for every object; writing: called in the job that is about to write."""
+    certain: believe nothing that is known, ask for every object; repair: read every manifest on the target, the root
+    too; writing: called in the job that is about to write."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Sync:
         targets: Mapping[str, Target],
         *,
         certain: bool,
+        repair: bool = False,
         writing: Callable[[Place], None],
     ) -> None:
         self._manager = manager
@@ -60,6 +62,7 @@ class Sync:
         self._memory = memory
         self._targets = targets
         self._certain = certain
+        self._repair = repair
         self._writing = writing
 
     def bring(self, finding: Finding, image: Image, tally: Tally) -> Steps[bool]:
@@ -87,6 +90,8 @@ class Sync:
         ]
         watches = [self._deliveries.deliver(order) for order in orders]
         try:
+            if self._repair:  # one run names all that a registry's operator has to delete
+                yield settled(watches)
             yield watches
         except MirrorError:
             tally.failed += 1
@@ -102,9 +107,11 @@ class Sync:
             yield [self._put(store, place, child.digest, child) for child in missing]
             changed = changed or bool(missing)
         root = graph.root
-        if changed or finding.old != root.digest:
+        changed = changed or finding.old != root.digest
+        if not changed and self._repair:
+            changed = not (yield self._names(store, place, finding.reading.tag, root))
+        if changed:
             yield self._put(store, place, finding.reading.tag, root)
-            changed = True
         self._note(place, finding, graph)
         return changed
 
@@ -124,6 +131,15 @@ class Sync:
         missing: list[Manifest]
         missing = yield self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
         return missing
+
+    def _names(self, store: Target, place: Place, tag: str, root: Manifest) -> Watch[bool]:
+        """Whether the tag leads to the root, as the target says when it is asked again."""
+
+        def look(work: Work) -> bool:
+            (answer,) = store.resolve(place.path, [tag], work)
+            return isinstance(answer, Version) and answer.digest == root.digest
+
+        return self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
 
     def _put(self, store: Target, place: Place, reference: str, manifest: Manifest) -> Watch[None]:
         def run(work: Work) -> None:

@@ -30,6 +30,7 @@ LAYERS = (
         "asking",
         "recall",
         "reading",
+        "repair",
         "publish",
         "agenda",
         "sync",

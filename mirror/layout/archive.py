@@ -81,6 +81,22 @@ class Archive:
         listed = [*self.inventory.manifests, *self.inventory.blobs]
         return [digest for digest in listed if blob_path(digest) not in self.members]
 
+    def damaged(self, work: Work) -> bool:
+        """Whether any member does not have the bytes that its name says. Reads all of it. Raises Cancelled."""
+        buffer = memoryview(bytearray(CHUNK))
+        for name, member in self.members.items():
+            if not name.startswith("blobs/"):
+                continue
+            digest = Digest(name.removeprefix("blobs/").replace("/", ":"))
+            hasher = digest.hasher()
+            with Slice(self, member) as reader:
+                while count := reader.readinto(buffer):
+                    work.stop.check()
+                    hasher.update(buffer[:count])
+            if hasher.hexdigest() != digest.hex:
+                return True
+        return False
+
     def repositories(self) -> list[str]:
         return sorted(self.inventory.repositories) if self.inventory is not None else self.index.repositories()
 

@@ -24,7 +24,7 @@ from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import BlobReader, Coming, Mount, Version
+from mirror.store import DAMAGED, BlobReader, Coming, Mount, Version
 
 
 class Bundle:
@@ -44,10 +44,11 @@ class Bundle:
         base: Base | None = None,
         adopts: Collection[str] = (),
         new: bool = False,
+        repair: bool = False,
     ) -> None:
         """file: None: a standard stream. host: what it is called; spool: directory for what comes through pipes;
         base: what a new bundle leaves out; adopts: repositories that have the tags which other tools named without;
-        new: it is a target, so it need not be there."""
+        new: it is a target, so it need not be there; repair: made anew if what is there is damaged."""
         self.host = host
         self.partial = False
         self._file = Path(file.resolve()) if file is not None else None
@@ -55,6 +56,7 @@ class Bundle:
         self._base = base or Base()
         self._adopts = adopts
         self._new = new
+        self._repair = repair
         self._output: int | None = None
         self._archive = Once(self._open)
         self._subjects = Subjects(self.manifest)
@@ -77,6 +79,10 @@ class Bundle:
             if self._new:
                 raise
             raise Refused(error.what, hint="bring the bundle here first", code="bundle_invalid") from error
+        except Refused as error:
+            if self._new and error.code in DAMAGED:
+                error.hint = "remove that file, then run `mirror sync`"
+            raise
 
     def close(self) -> None:
         """Keep what has come for the next run, and close all. After the last call. Raises LocalError."""
@@ -153,7 +159,8 @@ class Bundle:
         manifests = {one.digest: one for coming in images for one in coming.manifests}
         assembly = Assembly(self._target(), inventory, manifests.values())
         old = self._old(work)
-        if old is not None and not old.missing() and Digest.of(old.rendered) == assembly.identity:
+        same = old is not None and not old.missing() and Digest.of(old.rendered) == assembly.identity
+        if same and not (self._repair and old is not None and old.damaged(work)):
             self._same = True
             return
         self._assembly = assembly
@@ -199,7 +206,7 @@ class Bundle:
         if member is not None and blob.size not in (None, member.size):
             raise Refused(
                 f"{self.host} has {member.size} bytes as {blob.digest}, which is {blob.size} bytes long",
-                hint="the bundle is damaged: remove it, then run again",
+                hint="the bundle is damaged: run `mirror sync --repair`",
                 code="size_mismatch",
             )
         return member is not None

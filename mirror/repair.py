@@ -1,0 +1,230 @@
+"""What `sync --repair` writes to: a target of which nothing is believed that was not read from it and hashed.
+
+Registries acknowledge what they do not do: docker-registry answers 201 to an upload of a blob, or to a manifest, whose
+file it has already, and keeps that file, whatever is in it. So what was sent is read again, and compared.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+
+from mirror.backoff import Policy
+from mirror.errors import MirrorError, NotFound, RateLimited, Refused, RemoteError
+from mirror.limits import Work
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
+from mirror.store import DAMAGED, BlobReader, Coming, Mount, Target, UploadSession, Version
+from mirror.structs import replace
+from mirror.transfer.download import Origin, SourceBody
+from mirror.transfer.placement import place_name
+
+BUFFER = 256 << 10  # bytes
+
+_log = logging.getLogger("mirror.repair")
+
+
+def repairing(targets: Mapping[str, Target]) -> dict[str, Target]:
+    """The targets of a run with `--repair`. Bundles are as they are: a new one hashes all that it takes over."""
+    return {host: target if target.gathers else RepairTarget(target) for host, target in targets.items()}
+
+
+class RepairTarget:
+    """A Target around another one. Thread-safe.
+    A blob or manifest exists only if its bytes hash to its digest; a write has succeeded only if the bytes can be read
+    back. Else it raises Refused (target_lied), whose hint says what the registry's operator has to delete."""
+
+    def __init__(self, target: Target, policy: Policy | None = None) -> None:
+        self._target = target
+        self._policy = policy or Policy()
+        self._lock = threading.Lock()
+        self._damaged: set[tuple[str, Digest]] = set()  # by repository: blobs that a mount must not bring back
+        self.host = target.host
+        self.partial = target.partial
+        self.gathers = target.gathers
+        self.on_disk = target.on_disk
+
+    # ---- reading
+
+    def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
+        return self._target.repositories(prefix, work)
+
+    def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
+        return self._target.tags(repository, work)
+
+    def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
+        """By reading each manifest: a HEAD does not tell that its bytes are wrong."""
+        for reference in references:
+            work.stop.check()
+            try:
+                yield self.read(repository, reference, work)
+            except (RemoteError, Refused) as error:
+                if not isinstance(error, NotFound):
+                    self._note(place_name(self.host, repository), reference, error)
+                yield error
+
+    def read(self, repository: str, reference: str, work: Work) -> Version:
+        return self._target.read(repository, reference, work)
+
+    def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
+        return self._target.manifest(repository, reference, work)
+
+    def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
+        return self._target.open_blob(repository, blob, work, offset=offset)
+
+    def lacks(self, blob: Descriptor) -> bool:
+        return self._target.lacks(blob)
+
+    def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
+        return self._target.referrers(repository, digest, work)
+
+    # ---- writing
+
+    def begin(self, images: Sequence[Coming], work: Work) -> None:
+        self._target.begin(images, work)
+
+    def finish(self, *, whole: bool, work: Work) -> None:
+        self._target.finish(whole=whole, work=work)
+
+    def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
+        """Whether it is there and its bytes are right. Reads all of it."""
+        error = self.damage(repository, blob, work)
+        if error is None or isinstance(error, NotFound):
+            return error is None
+        with self._lock:
+            self._damaged.add((repository, blob.digest))
+        self._note(place_name(self.host, repository), blob.digest, error)
+        return False
+
+    def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
+        """A blob that is damaged here is not mounted: a registry may have one file for all its repositories."""
+        with self._lock:
+            damaged = (repository, blob.digest) in self._damaged
+        if not damaged:
+            mounted = self._target.mount_blob(repository, blob, from_repository, work)
+            if not isinstance(mounted, Mount):
+                return _Upload(mounted, self, repository, blob)
+            if mounted is Mount.REFUSED or self.has_blob(repository, blob, work):
+                return mounted
+        return self.begin_upload(repository, blob, work)
+
+    def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:
+        return _Upload(self._target.begin_upload(repository, blob, work), self, repository, blob)
+
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+        self._target.put_manifest(repository, reference, manifest, work)
+        try:
+            stored = self._target.manifest(repository, reference, work)
+        except (RemoteError, Refused) as error:
+            if not _is_damage(error):
+                raise
+            raise self.kept(repository, manifest.digest, error) from error
+        if stored.digest != manifest.digest:
+            raise self.kept(repository, manifest.digest, None)
+
+    def delete(self, repository: str, reference: str, work: Work) -> None:
+        self._target.delete(repository, reference, work)
+
+    # ---- proofs
+
+    def damage(self, repository: str, blob: Descriptor, work: Work) -> MirrorError | None:
+        """Read the blob and hash it. -> NotFound: it is not there; another error: what is wrong with it; None: nothing.
+
+        Raises what says nothing about the blob."""
+        try:
+            self._retried(lambda: self._hash(repository, blob, work), work)
+        except (RemoteError, Refused) as error:
+            if isinstance(error, NotFound) or _is_damage(error):
+                return error
+            raise
+        return None
+
+    def _hash(self, repository: str, blob: Descriptor, work: Work) -> None:
+        buffer = memoryview(bytearray(min(BUFFER, (blob.size or BUFFER) + 1)))
+        quiet = replace(work, progress=lambda count: None)  # the bytes of a proof are no progress of an upload
+        with SourceBody(blob, [Origin(self._target, repository)]).open(0, quiet) as reader:
+            while reader.readinto(buffer):
+                work.stop.check()
+
+    def _retried(self, run: Callable[[], None], work: Work) -> None:
+        """Try again here what may pass, unless the transfer as a whole is tried again (`work.retries`)."""
+        attempt, began = 1, time.monotonic()
+        while True:
+            try:
+                return run()
+            except MirrorError as error:
+                wait = self._policy.wait_before_next(attempt, error, time.monotonic() - began)
+                if not work.retries or wait is None:
+                    raise
+            work.stop.sleep(wait)
+            attempt += 1
+
+    def kept(self, repository: str, digest: Digest, error: MirrorError | None) -> Refused:
+        """The error for something that was sent, acknowledged, and is still wrong."""
+        why = error.what if error is not None else "other bytes come back"
+        file = f"docker/registry/v2/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
+        hint = (
+            "look at that disk"
+            if self.on_disk
+            else (
+                f"delete {digest} from the storage of that registry, then run `mirror sync --repair` again; "
+                f"docker-registry keeps it, for all repositories, in the file {file} below its root directory, "
+                "and has to be started again if it caches blob descriptors"
+            )
+        )
+        refused = Refused(
+            f"{place_name(self.host, repository)} acknowledged {digest} and did not replace its damaged copy: {why}",
+            hint=hint,
+            code="target_lied",
+        )
+        extra = {"target": place_name(self.host, repository), "digest": digest, "code": refused.code}
+        _log.warning("not_replaced", extra={**extra, "text": str(refused)})
+        return refused
+
+    def _note(self, place: str, what: str, error: MirrorError) -> None:
+        text = f"{place}: {what} is damaged, sending it again: {error.what}"
+        _log.warning("damaged", extra={"target": place, "digest": what, "code": error.code, "text": text})
+
+
+class _Upload:
+    """An UploadSession that ends with a proof."""
+
+    def __init__(self, session: UploadSession, target: RepairTarget, repository: str, blob: Descriptor) -> None:
+        self._session = session
+        self._target = target
+        self._repository = repository
+        self._blob = blob
+
+    @property
+    def committed(self) -> bool:
+        return self._session.committed
+
+    @property
+    def resumable(self) -> bool:
+        return self._session.resumable
+
+    def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
+        self._session.send(body, work)
+        error = self._target.damage(self._repository, self._blob, work)
+        if error is not None:
+            raise self._target.kept(self._repository, self._blob.digest, error)
+
+    def __enter__(self) -> _Upload:
+        self._session.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session.__exit__(kind, error, trace)
+
+
+def _is_damage(error: MirrorError) -> bool:
+    """Whether an error says that the bytes in a store are wrong, or that the store cannot read them."""
+    if isinstance(error, Refused):
+        return error.code in DAMAGED
+    return error.status is not None and error.status >= 500 and not isinstance(error, RateLimited)

@@ -1,0 +1,144 @@
+"""`sync --repair`: what is damaged on a target is sent again, and nothing is believed that was not read there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ScriptedFactory
+from tests.end_to_end.worlds import loaded, pair
+from tests.images import Graph
+from tests.oracle import assert_whole
+from tests.registries.real import RealRegistry
+from tests.registries.scripted import ScriptedRegistry
+from tests.seeding import push
+from tests.tool import MirrorTool, Ran
+
+
+def to_delete(ran: Ran) -> list[str]:
+    """The files that the messages of a run name, below the storage of a docker-registry."""
+    return sorted(set(re.findall(r"docker/registry/v2/blobs/\w+/\w\w/\w+/data", ran.text)))
+
+
+def damaged(registry: ScriptedRegistry, digest: str, *, size: int | None = None) -> None:
+    """Another last byte, or only the first bytes."""
+    data = registry.storage.bytes[digest]
+    registry.storage.bytes[digest] = data[:-1] + bytes([data[-1] ^ 1]) if size is None else data[:size]
+
+
+def test_what_a_registry_does_not_replace_is_named_with_the_file_to_delete(
+    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    graph = Graph("repair")
+    roots = [graph.platforms(f"v{number}").digest for number in range(5)]
+    for registry in (source, target):
+        push(registry, "app", graph)
+    blobs, children = list(graph.blobs), [digest for digest in graph.manifests if digest not in roots]
+    target.flip_byte(blobs[0], 2000)
+    target.truncate_blob(blobs[4])
+    target.flip_byte(children[-1], 3)
+    target.flip_byte(roots[3], 3)
+    damage = [blobs[0], blobs[4], children[-1], roots[3]]
+    pair(mirror_run, source, target)
+    assert 3 == mirror_run("verify", mirror_run.config_file, "--deep").code
+    ran = mirror_run.sync("--repair", expect=3)
+    files = to_delete(ran)
+    assert sorted(str(target.blob_file(digest).relative_to(target.storage)) for digest in damage) == files
+    for file in files:
+        (target.storage / file).unlink()
+    mirror_run.sync("--repair")
+    assert_whole(target)
+    assert 0 == mirror_run("verify", mirror_run.config_file, "--deep").code
+    target.mark()
+    mirror_run.sync("--repair")
+    assert [] == target.writes()
+
+
+def test_a_damaged_blob_is_sent_again_and_not_mounted(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("shared")
+    layer = graph.layer("base")
+    image = graph.image("v1", layers=[layer])
+    for name in ("one", "two", "three"):
+        source.load(name, graph)
+        target.load(name, graph)
+    target.storage.repositories["three"].blobs.discard(layer.digest)
+    damaged(target, layer.digest)
+    pair(mirror_run, source, target, "one", "two", "three")
+    assert 3 == mirror_run("verify", mirror_run.config_file, "--deep").code
+    mirror_run.sync("--deep", expect=(0, 3))  # it does not read what is there
+    mirror_run.sync("--repair")
+    assert graph.blobs[layer.digest] == target.storage.bytes[layer.digest]
+    assert_whole(target, ["one", "two", "three"])
+    assert image.digest == target.storage.repositories["three"].tags["v1"]
+    target.mark()
+    mirror_run.sync("--repair")
+    assert [] == target.writes()
+
+
+def test_sync_deep_names_the_repair_of_a_blob_of_the_wrong_size(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    for registry in (source, target):
+        graph = loaded(registry, "v1")
+    damaged(target, next(iter(graph.blobs)), size=10)
+    pair(mirror_run, source, target)
+    for ran in (mirror_run("verify", mirror_run.config_file), mirror_run.sync("--deep", expect=3)):
+        assert (3, True) == (ran.code, "`mirror sync --repair`" in ran.out)
+    mirror_run.sync("--repair")
+    assert_whole(target, ["app"])
+
+
+@pytest.mark.parametrize("what", ["blob", "child", "root"])
+def test_a_registry_that_acknowledges_what_it_does_not_do_is_not_believed(
+    what: str, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    for registry in (source, target):
+        graph = loaded(registry, "v1")
+    root = graph.tags["v1"]
+    child = next(digest for digest in graph.manifests if digest != root)
+    if what == "blob":
+        damaged(target, next(iter(graph.blobs)))
+        target.fault("PUT upload", status=201, times=9)
+    else:
+        digest = {"child": child, "root": root}[what]
+        body = graph.manifests[digest]
+        wrong = type(body)(body.media_type, body.data.replace(b"schemaVersion", b"schemaversion"))
+        target.storage.repositories["app"].manifests[digest] = wrong
+        target.fault("PUT manifest", status=201, times=9)
+    pair(mirror_run, source, target)
+    ran = mirror_run.sync("--repair", expect=3)
+    assert "did not replace its damaged copy" in ran.out
+    target.faults.clear()
+    mirror_run.sync("--repair")
+    assert_whole(target, ["app"])
+
+
+@pytest.mark.parametrize("kind", ["layout", "bundle"])
+def test_what_is_damaged_on_disk_is_written_again(
+    kind: str, scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
+) -> None:
+    source = scripted("source")
+    graph = loaded(source, "v1", "v2")
+    place = tmp_path / ("layout" if kind == "layout" else "images.tar")
+    location = f"oci:{place}:app" if kind == "layout" else f"{place}:app"
+    mirror_run.config([{"source": f"{source.host}/app", "targets": [location]}], source)
+    mirror_run.sync()
+    root = graph.tags["v1"]
+    child = next(digest for digest in graph.manifests if digest not in graph.tags.values())
+    for part in (next(iter(graph.blobs)), child, root):
+        if kind == "layout":
+            file = place / "blobs" / part.replace(":", "/")
+            file.write_bytes(b"?" * file.stat().st_size)
+        else:
+            data = graph.blobs[part] if part in graph.blobs else graph.manifests[part].data
+            place.write_bytes(place.read_bytes().replace(data, b"?" * len(data)))
+    ran = mirror_run("verify", mirror_run.config_file, "--deep")
+    assert (3, True) == (ran.code, "`mirror sync --repair`" in ran.out)
+    mirror_run.sync("--repair")
+    assert 0 == mirror_run("verify", mirror_run.config_file, "--deep").code
+    assert 0 == mirror_run("bundle", "verify", place).code
