@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited
+from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused
 from mirror.findings import Entry, Findings
 from mirror.limits import Work
 from mirror.oci.digest import Digest
-from mirror.store import Source, Version
+from mirror.store import DAMAGED, Source, Version
 
 Named: TypeAlias = Digest | MirrorError | None
 """What a target's reference names; None: nothing, or nothing that matters. An error: it cannot be told."""
@@ -58,5 +58,13 @@ def named(answer: Version | MirrorError, *, certain: bool) -> Named:
     pushing it again: a tag whose link is empty answers so for ever, and that cures it."""
     if isinstance(answer, Version):
         return answer.digest
-    answers_for_ever = answer.status is not None and not isinstance(answer, AuthError | RateLimited)
-    return None if isinstance(answer, NotFound) or (answers_for_ever and not certain) else answer
+    return None if isinstance(answer, NotFound) or (is_broken(answer) and not certain) else answer
+
+
+def is_broken(answer: Version | MirrorError) -> bool:
+    """Whether a target cannot give what a reference names, in a way that a push may cure: its copy may be damaged."""
+    if isinstance(answer, Refused):
+        return answer.code in DAMAGED
+    if not isinstance(answer, MirrorError) or isinstance(answer, NotFound | AuthError | RateLimited):
+        return False
+    return answer.status is not None

@@ -84,13 +84,15 @@ class Verdict(Enum):
 class Finding(Struct, frozen=True, eq=False):
     """The verdict on one reference for one target.
 
-    old: what the target's tag names now; may_have: the repository may hold blobs already."""
+    old: what the target's tag names now; may_have: the repository may hold blobs already; broken: the target cannot
+    say what its tag names, since its copy is damaged: a push may not replace that."""
 
     reading: Reading
     target: TargetEntry
     verdict: Verdict
     old: Digest | None = None
     may_have: bool = True
+    broken: bool = False
     error: MirrorError | None = None
 
     @property

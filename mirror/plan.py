@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from mirror.asking import Named, answered, catalog, listed, named
+from mirror.asking import Named, answered, catalog, is_broken, listed, named
 from mirror.backoff import ONCE
 from mirror.claims import Claims
 from mirror.errors import Cancelled, MirrorError, NotFound
@@ -55,6 +55,7 @@ class _Present(Struct):
     recalled: Mapping[str, Digest] = field(default_factory=dict)
     settled: Mapping[str, Digest] = field(default_factory=dict)  # immutable tags that were equal: not asked for again
     may_have: bool | None = None  # None: not known yet
+    broken: set[str] = field(default_factory=set)  # tags that the target has and cannot give
 
 
 _Listing: TypeAlias = Watch[_Present] | None
@@ -270,7 +271,7 @@ class Planner:
             self._all_failed(readings, target, error)
             return
         for reading in readings:
-            self._judge(reading, target, olds.get(reading.tag), bool(present.may_have))
+            self._judge(reading, target, olds.get(reading.tag), present)
 
     def _unsettled(self, target: TargetEntry, present: _Present, batch: _Batch) -> list[Reading]:
         """Those of a batch that have to be asked about; the others are found equal."""
@@ -304,6 +305,7 @@ class Planner:
         }
         if unknown:
             kept = batch.readings[0].entry.rules.is_immutable
+            present.broken.update(tag for tag, answer in zip(unknown, results[-1], strict=True) if is_broken(answer))
             olds.update(
                 (tag, named(answer, certain=kept(tag))) for tag, answer in zip(unknown, results[-1], strict=True)
             )
@@ -312,7 +314,9 @@ class Planner:
                 self._findings.saw_target(target.place, reference, digest)
         return olds
 
-    def _judge(self, reading: Reading, target: TargetEntry, old: Digest | MirrorError | None, may_have: bool) -> None:
+    def _judge(
+        self, reading: Reading, target: TargetEntry, old: Digest | MirrorError | None, present: _Present
+    ) -> None:
         version = reading.version
         if isinstance(old, MirrorError):
             finding = Finding(reading, target, Verdict.FAILED, error=old)
@@ -323,7 +327,8 @@ class Planner:
         elif old is not None and reading.entry.rules.is_immutable(reading.tag) and not (version and version.unmade):
             finding = Finding(reading, target, Verdict.FAILED, old, error=immutable_conflict(version, old))
         else:
-            finding = Finding(reading, target, Verdict.COPY, old, may_have)
+            broken = reading.tag in present.broken
+            finding = Finding(reading, target, Verdict.COPY, old, bool(present.may_have), broken)
         self._findings.found(finding)
 
     def _read(self, store: Source, run: Callable[[Work], T]) -> Watch[T]:

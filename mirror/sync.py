@@ -10,8 +10,9 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal, Protocol
 
+from mirror.asking import is_broken
 from mirror.backoff import ONCE
-from mirror.errors import MirrorError, RemoteError
+from mirror.errors import MirrorError, Refused, RemoteError
 from mirror.findings import Finding
 from mirror.graph import Graph
 from mirror.limits import Work
@@ -103,8 +104,10 @@ class Sync:
                     tally.add(order.blob.size or 0, watch.result())
         changed = any(watch.result().outcome is not Outcome.EXISTS for watch in watches)
         for level in graph.levels:
-            missing = yield from self._missing(store, place, level, ask=certain or finding.old == graph.root.digest)
+            ask = certain or finding.old == graph.root.digest
+            missing, broken = yield from self._missing(store, place, level, ask=ask)
             yield [self._put(store, place, child.digest, child) for child in missing]
+            yield [self._confirm(store, place, child.digest, child) for child in broken]
             changed = changed or bool(missing)
         root = graph.root
         changed = changed or finding.old != root.digest
@@ -112,25 +115,45 @@ class Sync:
             changed = not (yield self._names(store, place, finding.reading.tag, root))
         if changed:
             yield self._put(store, place, finding.reading.tag, root)
+        if finding.broken:
+            yield self._confirm(store, place, finding.reading.tag, root)
         self._note(place, finding, graph)
         return changed
 
-    def _missing(self, store: Target, place: Place, level: Collection[Manifest], *, ask: bool) -> Steps[list[Manifest]]:
-        """The manifests of a level that have to be put: those that this run did not put there yet.
+    def _missing(
+        self, store: Target, place: Place, level: Collection[Manifest], *, ask: bool
+    ) -> Steps[tuple[list[Manifest], list[Manifest]]]:
+        """The manifests of a level that have to be put: those that this run did not put there yet. -> these, and those
+        of them that the target has and cannot give.
 
         No earlier run's word is taken for a child: a registry's clean-up removes untagged manifests, those of indexes
         too, and many take an index whose child is gone. A PUT costs no more than asking; that is for where all is
         likely to be there."""
         if not ask:
-            return [one for one in level if not self._inventory.knows(place, one.digest)]
+            return [one for one in level if not self._inventory.knows(place, one.digest)], []
 
-        def look(work: Work) -> list[Manifest]:
-            answers = store.resolve(place.path, [one.digest for one in level], work)
-            return [one for one, answer in zip(level, answers, strict=True) if not isinstance(answer, Version)]
+        def look(work: Work) -> list[Version | MirrorError]:
+            return list(store.resolve(place.path, [one.digest for one in level], work))
 
-        missing: list[Manifest]
-        missing = yield self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
-        return missing
+        answers = yield self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
+        asked = list(zip(level, answers, strict=True))
+        missing = [one for one, answer in asked if not isinstance(answer, Version)]
+        return missing, [one for one, answer in asked if is_broken(answer)]
+
+    def _confirm(self, store: Target, place: Place, reference: str, manifest: Manifest) -> Watch[None]:
+        """Ask for what was put where the target had a copy that it could not give: it may have kept that."""
+
+        def look(work: Work) -> None:
+            (answer,) = store.resolve(place.path, [reference], work)
+            if is_broken(answer) or (isinstance(answer, Version) and answer.digest != manifest.digest):
+                why = answer.what if isinstance(answer, MirrorError) else f"it is {answer.digest} still"
+                raise Refused(
+                    f"{place} acknowledged {manifest.digest} and did not replace its damaged copy: {why}",
+                    hint="run `mirror sync --repair`, which says what to delete there",
+                    code="target_lied",
+                )
+
+        return self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
 
     def _names(self, store: Target, place: Place, tag: str, root: Manifest) -> Watch[bool]:
         """Whether the tag leads to the root, as the target says when it is asked again."""

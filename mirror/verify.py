@@ -219,7 +219,7 @@ class Verify:
 def _with_remedy(error: MirrorError) -> MirrorError:
     """The same error with a hint that says how to repair the target, where it is about what the target holds."""
     told = error.told(error.what)
-    if isinstance(error, Misdescribed | NetworkError | AuthError | RateLimited):
+    if isinstance(error, Misdescribed | NetworkError | AuthError | RateLimited) or SYNC[:-1] in error.hint:
         return told
     if isinstance(error, NotFound):
         told.hint = DEEP

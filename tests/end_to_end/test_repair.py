@@ -118,6 +118,21 @@ def test_a_registry_that_acknowledges_what_it_does_not_do_is_not_believed(
     assert_whole(target, ["app"])
 
 
+@pytest.mark.parametrize(("what", "options"), [("root", ()), ("child", ("--deep",)), ("root", ("--deep",))])
+def test_a_manifest_that_is_broken_after_its_push_as_before_is_not_called_copied(
+    what: str, options: tuple[str, ...], source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
+    graph = Graph("broken")
+    root = graph.platforms("v1").digest
+    for registry in (source, target):
+        push(registry, "app", graph)
+    target.flip_byte(root if what == "root" else next(iter(graph.manifests)), 3)
+    pair(mirror_run, source, target)
+    for _ in range(2):
+        ran = mirror_run.sync(*options, expect=3)
+        assert "`mirror sync --repair`" in ran.out
+
+
 @pytest.mark.parametrize("kind", ["layout", "bundle"])
 def test_what_is_damaged_on_disk_is_written_again(
     kind: str, scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path

@@ -1,0 +1,139 @@
+"""Independent walks of what a target holds: registries by HTTP, layouts by their files, bundles by `tarfile`.
+
+They share no code with the product. A walk is over one tag of one repository, in that repository: manifests are read
+and hashed in any case, of blobs the sizes are compared, or their bytes hashed.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.registries.client import Client, sha256
+
+REF_NAME = "org.opencontainers.image.ref.name"
+
+
+class View(Protocol):
+    """What a store holds. None: it does not have it, or cannot give it."""
+
+    def tagged(self, repository: str, tag: str) -> bytes | None: ...
+    def manifest(self, repository: str, digest: str) -> bytes | None: ...
+    def size(self, repository: str, digest: str) -> int | None: ...
+    def blob(self, repository: str, digest: str) -> bytes | None: ...
+
+
+class RegistryView:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def tagged(self, repository: str, tag: str) -> bytes | None:
+        return self.manifest(repository, tag)
+
+    def manifest(self, repository: str, digest: str) -> bytes | None:
+        answer = self._client.manifest(repository, digest)
+        return answer.body if answer.status == 200 else None
+
+    def size(self, repository: str, digest: str) -> int | None:
+        answer = self._client.ask("HEAD", f"/v2/{repository}/blobs/{digest}", repository=repository)
+        return int(answer.headers["content-length"]) if answer.status == 200 else None
+
+    def blob(self, repository: str, digest: str) -> bytes | None:
+        answer = self._client.blob(repository, digest)
+        return answer.body if answer.status == 200 else None
+
+
+class FilesView:
+    """An OCI image layout. files: name -> bytes, None where there is no such file."""
+
+    def __init__(self, files: Callable[[str], bytes | None]) -> None:
+        self._files = files
+        index = files("index.json")
+        self._entries: list[dict[str, Any]] = json.loads(index)["manifests"] if index is not None else []
+
+    def tagged(self, repository: str, tag: str) -> bytes | None:
+        for entry in self._entries:
+            if entry.get("annotations", {}).get(REF_NAME) == f"{repository}:{tag}":
+                body = self.manifest(repository, entry["digest"])
+                return body if body is not None and len(body) == entry["size"] else None
+        return None
+
+    def manifest(self, repository: str, digest: str) -> bytes | None:
+        return self.blob(repository, digest)
+
+    def size(self, repository: str, digest: str) -> int | None:
+        data = self.blob(repository, digest)
+        return None if data is None else len(data)
+
+    def blob(self, repository: str, digest: str) -> bytes | None:
+        return self._files(f"blobs/{digest.replace(':', '/')}")
+
+
+def layout_view(folder: Path) -> FilesView:
+    def read(name: str) -> bytes | None:
+        path = folder / name
+        return path.read_bytes() if path.is_file() else None
+
+    return FilesView(read)
+
+
+def bundle_view(path: Path) -> FilesView:
+    """A tar that cannot be read to its end holds nothing."""
+    members: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                file = archive.extractfile(member)
+                members[member.name] = file.read() if file is not None else b""
+    except (OSError, tarfile.TarError):
+        members.clear()
+    return FilesView(members.get)
+
+
+class Walker:
+    """Judges tags of one store. hashing: read the blobs and hash them; else compare their sizes."""
+
+    def __init__(self, view: View, *, hashing: bool) -> None:
+        self._view = view
+        self._hashing = hashing
+        self._blobs: dict[tuple[str, str, int], str] = {}
+
+    def problems(self, repository: str, tag: str, want: str) -> list[str]:
+        """What is wrong with the image; `want` is the digest that the tag should have. Empty: it is whole."""
+        root = self._view.tagged(repository, tag)
+        if root is None:
+            return [f"{repository}:{tag} is not there"]
+        if sha256(root) != want:
+            return [f"{repository}:{tag} is {sha256(root)}, not {want}"]
+        return self._under(repository, root)
+
+    def _under(self, repository: str, body: bytes) -> list[str]:
+        document = json.loads(body)
+        found: list[str] = []
+        for child in document.get("manifests", []):
+            below = self._view.manifest(repository, child["digest"])
+            if below is None or len(below) != child["size"] or sha256(below) != child["digest"]:
+                found.append(f"manifest {child['digest']} is {'missing' if below is None else 'wrong'}")
+            else:
+                found += self._under(repository, below)
+        for blob in [document["config"], *document["layers"]] if "config" in document else []:
+            key = (repository, blob["digest"], blob["size"])
+            if key not in self._blobs:
+                self._blobs[key] = self._blob(*key)
+            found += [self._blobs[key]] if self._blobs[key] else []
+        return found
+
+    def _blob(self, repository: str, digest: str, size: int) -> str:
+        """What is wrong with it; empty: nothing."""
+        there = self._view.size(repository, digest)
+        if there is None:
+            return f"blob {digest} is missing"
+        if there != size:
+            return f"blob {digest} has {there} bytes, not {size}"
+        data = self._view.blob(repository, digest) if self._hashing else None
+        if self._hashing and (data is None or sha256(data) != digest):
+            return f"blob {digest} has other bytes"
+        return ""
