@@ -12,7 +12,7 @@ BENCH_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill test-soak test-old test-gap test-registries lint format check coverage bench bench-verify \
+.PHONY: help demo test test-kill test-damage test-soak test-old test-gap test-registries lint format check coverage bench bench-verify \
 	bench-tools registries clean
 
 help: ## list these targets
@@ -43,6 +43,11 @@ test-kill: $(STAMP) ## a sync, an export, an import, each killed at 25 moments a
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	MIRROR_TESTS_KILLS=25 $(BIN)/python -m pytest -n $(JOBS) tests/end_to_end/test_kill.py \
 		tests/end_to_end/test_bundles.py tests/end_to_end/test_layouts.py -k killed $(PYTEST_ARGS)
+
+test-damage: $(STAMP) ## 500 random damages of targets: what verify says, and what repairs them (MIRROR_TESTS_SEED: the first seed; about 5 minutes)
+	@tools/need.sh docker-registry
+	MIRROR_TESTS_DAMAGES=$${MIRROR_TESTS_DAMAGES:-500} $(BIN)/python -m pytest -n $(JOBS) \
+		tests/end_to_end/test_damage.py $(PYTEST_ARGS)
 
 test-soak: $(STAMP) ## 20 runs with faults on both sides (about 2 minutes)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils

@@ -69,7 +69,7 @@ class Sync:
     def bring(self, finding: Finding, image: Image, tally: Tally) -> Steps[bool]:
         """Steps: everything under the root, then the root. -> whether anything was missing. Raises as the stores do."""
         place = finding.target.place
-        if finding.may_have and not self._certain:
+        if finding.may_have and not self._certain and not self._targets[place.host].on_disk:
             blobs = image.graph.blobs
             yield self._aside(lambda: self._inventory.ask_hints(place, [blob.digest for blob in blobs]))
         try:

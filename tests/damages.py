@@ -154,8 +154,8 @@ class BundleVictim:
         index["annotations"] = {name: "sha256:" + hashlib.sha256(rendered).hexdigest() for name in index["annotations"]}
         self._members["index.json"] = _retagged(index, repository, tag, digest)
 
-    def save(self, *, without: int = 0) -> None:
-        """without: bytes that are missing at the end."""
+    def save(self, *, share: float = 1.0) -> None:
+        """share: the part of the file that is left."""
         made = BytesIO()
         with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as archive:
             for name, data in self._members.items():
@@ -163,7 +163,7 @@ class BundleVictim:
                 entry.size = len(data)
                 archive.addfile(entry, BytesIO(data))
         data = made.getvalue()
-        self._path.write_bytes(data[: len(data) - without])
+        self._path.write_bytes(data[: round(len(data) * share)])
 
 
 def _retagged(index: dict[str, Any], repository: str, tag: str, digest: str | None) -> bytes:

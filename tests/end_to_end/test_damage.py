@@ -171,7 +171,7 @@ def test_verify_agrees_with_an_independent_walk_and_its_remedies_work(
             share = left // len(KINDS) + (KINDS.index(kind) < left % len(KINDS))
             done += [f"{kind}: {damage(victim, group, chance)}" for group in world.groups[:share]]
             if isinstance(victim, BundleVictim):
-                victim.save(without=chance.choice((0, 0, 0, 2000)))
+                victim.save(share=chance.choice((1.0, 1.0, 1.0, 0.6)))
         told = "\n".join([f"MIRROR_TESTS_SEED={seed}", *done])
         for option, hashing in (((), False), (("--deep",), True)):
             walked = world.walked(hashing=hashing)

@@ -157,3 +157,19 @@ def test_what_is_damaged_on_disk_is_written_again(
     mirror_run.sync("--repair")
     assert 0 == mirror_run("verify", mirror_run.config_file, "--deep").code
     assert 0 == mirror_run("bundle", "verify", place).code
+
+
+def test_a_changed_bundle_fetches_what_is_damaged_in_the_old_one_though_an_earlier_run_brought_it(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
+) -> None:
+    source = scripted("source")
+    graph = loaded(source, "v1")
+    bundle = tmp_path / "images.tar"
+    mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{bundle}:app"]}], source)
+    mirror_run.sync()
+    data = next(iter(graph.blobs.values()))
+    bundle.write_bytes(bundle.read_bytes().replace(data, b"?" * len(data)))
+    graph.platforms("v2")
+    source.load("app", graph)
+    mirror_run.sync()
+    assert 0 == mirror_run("bundle", "verify", bundle).code
