@@ -22,6 +22,7 @@ from mirror.transfer.watch import Watch
 MAX_DEPTH = 16  # indexes within indexes
 MAX_MANIFESTS = 10_000  # under one root
 CACHE_BYTES = 32 << 20
+_BUILT_WRONG = "the image itself is wrong, not a copy of it: have it built and pushed again"
 
 
 class Misdescribed(Refused):
@@ -111,11 +112,14 @@ def _as_described(child: Manifest, descriptor: Descriptor, what: str) -> None:
     """Size and type are the parent's word; a child that is something else would be taken for two things."""
     if descriptor.size is not None and child.size != descriptor.size:
         raise Misdescribed(
-            f"{what}@{child.digest} is {child.size} bytes long, its index says {descriptor.size}", code="size_mismatch"
+            f"{what}@{child.digest} is {child.size} bytes long, its index says {descriptor.size}",
+            hint=_BUILT_WRONG,
+            code="size_mismatch",
         )
     if descriptor.media_type and descriptor.media_type != child.media_type:
         raise Misdescribed(
             f"{what}@{child.digest} is a {child.media_type}, its index says {descriptor.media_type}",
+            hint=_BUILT_WRONG,
             code="type_mismatch",
         )
 

@@ -12,6 +12,7 @@ import random
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,23 +36,20 @@ class Group:
 
 
 class Victim(Protocol):
-    """The storage of a target. links: a repository can lose a blob or manifest that others keep."""
-
-    links: bool
+    """The storage of a target."""
 
     def read(self, digest: str) -> bytes: ...
     def write(self, digest: str, data: bytes | None) -> None:
         """Other bytes under that name, for all repositories; None: none."""
         ...
 
-    def unlink(self, repository: str, digest: str, *, manifest: bool) -> None: ...
     def tag(self, repository: str, tag: str, digest: str | None) -> None:
         """Have the tag name another manifest that is there; None: remove the tag."""
         ...
 
 
 class RealVictim:
-    links = True
+    """A docker-registry. One of its repositories can lose a blob or manifest that the others keep."""
 
     def __init__(self, registry: RealRegistry) -> None:
         self._registry = registry
@@ -80,8 +78,6 @@ class RealVictim:
 class LayoutVictim:
     """A layout; client: of the registry that serves it for writing, and has its index.json in memory."""
 
-    links = False
-
     def __init__(self, folder: Path, client: Client | None = None) -> None:
         self._folder = folder
         self._client = client
@@ -98,9 +94,6 @@ class LayoutVictim:
         else:
             self._file(digest).write_bytes(data)
 
-    def unlink(self, repository: str, digest: str, *, manifest: bool) -> None:
-        raise NotImplementedError
-
     def tag(self, repository: str, tag: str, digest: str | None) -> None:
         if self._client is None:
             path = self._folder / "index.json"
@@ -114,8 +107,6 @@ class LayoutVictim:
 
 class BundleVictim:
     """A bundle, taken apart; `save` writes the tar again."""
-
-    links = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -137,9 +128,6 @@ class BundleVictim:
             del self._members[self._name(digest)]
         else:
             self._members[self._name(digest)] = data
-
-    def unlink(self, repository: str, digest: str, *, manifest: bool) -> None:
-        raise NotImplementedError
 
     def tag(self, repository: str, tag: str, digest: str | None) -> None:
         """As an export would have written it: inventory and index agree."""
@@ -201,8 +189,8 @@ def damage(victim: Victim, group: Group, chance: random.Random) -> str:
         lambda: _changed(victim, digest, chance),
         lambda: _swapped(victim, digest, chance.choice([one for one in kinds[what] if one != digest] or [digest])),
     ]
-    if victim.links:
-        ways += [lambda: _unlinked(victim, group, digest, chance, manifest=what != "blob")] * 2
+    if isinstance(victim, RealVictim):
+        ways += [partial(_unlinked, victim, group, digest, chance, manifest=what != "blob")] * 2
     return f"{what} {chance.choice(ways)()}"
 
 
@@ -241,7 +229,7 @@ def _swapped(victim: Victim, one: str, other: str) -> str:
     return f"{one} swapped with {other}"
 
 
-def _unlinked(victim: Victim, group: Group, digest: str, chance: random.Random, *, manifest: bool) -> str:
+def _unlinked(victim: RealVictim, group: Group, digest: str, chance: random.Random, *, manifest: bool) -> str:
     homes = chance.choice([group.repositories, group.repositories[:1], group.repositories[1:]])
     for repository in homes:
         victim.unlink(repository, digest, manifest=manifest)
