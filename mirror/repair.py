@@ -91,7 +91,7 @@ class RepairTarget:
         self._target.finish(whole=whole, work=work)
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Whether it is there and its bytes are right. Reads all of it."""
+        """Whether it is there and its bytes are right. Reads all of it; one of another size is to be sent again."""
         error = self.damage(repository, blob, work)
         if error is None or isinstance(error, NotFound):
             return error is None

@@ -18,6 +18,7 @@ from mirror.oci.manifest import Manifest, parse_manifest
 from mirror.registry.session import Session
 from mirror.registry.settings import HostSettings
 from mirror.registry.v2 import RegistryV2
+from mirror.repair import RepairTarget
 from mirror.store import Mount, Target, UploadSession, Version
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.images import Graph
@@ -28,7 +29,7 @@ WORK = Work(Stop())
 DATA = bytes(range(256)) * 300
 ABSENT = Descriptor(Digest.of(b"absent"), 6)
 
-KINDS = ("docker-registry", "scripted registry", "mirror serve", "layout")
+KINDS = ("docker-registry", "scripted registry", "repair of a registry", "mirror serve", "layout")
 
 
 @dataclass
@@ -81,22 +82,24 @@ def world(
             return made
 
         if request.param == "layout":
-            first = layout(new=True)
-            first.begin((), WORK)
+            written = layout(new=True)
+            written.begin((), WORK)
 
             def again() -> Target:
-                first.finish(whole=True, work=WORK)
+                written.finish(whole=True, work=WORK)
                 return layout()
 
-            yield World(first, again)
+            yield World(written, again)
             return
+        first: Target
         if request.param == "mirror serve":
             host = stack.enter_context(Served(tmp_path / "served", writable=True)).host
         elif request.param == "docker-registry":
             host = registry_factory().host
         else:
             host = scripted().host
-        yield World(client(host), lambda: client(host))
+        first = RepairTarget(client(host)) if request.param.startswith("repair") else client(host)
+        yield World(first, lambda: client(host))
 
 
 def names(found: object) -> list[str]:
@@ -194,8 +197,12 @@ def test_a_blob_is_there_with_its_size(world: World, data: bytes) -> None:
     blob = world.blob(data)
     assert world.store.has_blob("app", blob, WORK)
     assert data == world.read(blob)
+    longer = Descriptor(blob.digest, len(data) + 1)
+    if isinstance(world.store, RepairTarget):  # it is to be sent again
+        assert not world.store.has_blob("app", longer, WORK)
+        return
     with pytest.raises(Refused) as caught:
-        world.store.has_blob("app", Descriptor(blob.digest, len(data) + 1), WORK)
+        world.store.has_blob("app", longer, WORK)
     assert "size_mismatch" == caught.value.code
 
 
