@@ -69,7 +69,7 @@ class Sync:
     def bring(self, finding: Finding, image: Image, tally: Tally) -> Steps[bool]:
         """Steps: everything under the root, then the root. -> whether anything was missing. Raises as the stores do."""
         place = finding.target.place
-        if finding.may_have and not self._certain and not self._targets[place.host].on_disk:
+        if not self._certain and not self._targets[place.host].on_disk:
             blobs = image.graph.blobs
             yield self._aside(lambda: self._inventory.ask_hints(place, [blob.digest for blob in blobs]))
         try:
@@ -174,7 +174,6 @@ class Sync:
         return self._manager.transfer(key, run, needs=(host_permit(place.host),))
 
     def _note(self, place: Place, finding: Finding, graph: Graph) -> None:
-        self._inventory.saw_root(place, graph.root.digest)
         self._memory.note_graph(str(place), graph.root.digest, [blob.digest for blob in graph.blobs])
         self._memory.note_tag("target", str(place), finding.reading.tag, graph.root.digest)
         if finding.reading.entry.rules.is_immutable(finding.reading.tag):

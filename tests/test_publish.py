@@ -74,7 +74,7 @@ class Notes(Memory):
     def note_transformed(self, identity: str, digest: Digest) -> None:
         pass
 
-    def knows(self, repository: str, roots: object, digest: Digest) -> bool:
+    def held(self, repository: str, digest: Digest) -> bool:
         return False
 
     def holders(self, host: str, digest: Digest) -> list[str]:

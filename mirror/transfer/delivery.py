@@ -1,8 +1,8 @@
 """Bringing blobs to repositories, each once for all who want it there, by the cheapest way that works.
 
-What a blob costs (design of the order): nothing where it is known to be; a mount where a sibling repository of
-the host has it; a HEAD where the repository may have it; an upload. Of several repositories of a host that want
-the same blob the first leads, the others wait for it and mount.
+The first of these that applies: nothing is asked where this run has proven that the blob is there; a HEAD where an
+earlier run saw it; a mount where another repository of the host has it; a HEAD where the repository may have it; an
+upload. Of several repositories of a host that want the same blob the first leads, the others wait for it and mount.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ class Deliveries:
         digest, place = order.blob.digest, order.place
         if self._inventory.knows(place, digest):
             return effort.result(Outcome.EXISTS, sized=False)
-        if order.certain and (yield self._ask(order)):
+        effort.asked = order.certain or (order.may_have and self._inventory.expects(place, digest))
+        if effort.asked and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
         if not self._mounting(place.host) or self._inventory.distrusts(place):
             # Where a mount may have been a lie, the bytes are sent.
@@ -199,7 +200,7 @@ class Deliveries:
     def _head_or_upload(self, order: Order, effort: Effort) -> Steps[Delivered]:
         # What is on disk keeps what an earlier run left, or another repository has: asking it costs no request.
         may_have = order.may_have or order.target.on_disk
-        if may_have and not order.certain and (yield self._ask(order)):
+        if may_have and not effort.asked and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
         return (yield from self._upload(order, effort, session=None))
 

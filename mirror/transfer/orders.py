@@ -55,11 +55,13 @@ class Delivered(Struct, eq=False):
 
 
 class Effort(Struct):
-    """The counters of one delivery; written by its jobs, read when it ends."""
+    """The counters of one delivery; written by its jobs, read when it ends. asked: whether the target was asked for
+    the blob and said that it does not have it."""
 
     started: float = field(default_factory=time.monotonic)
     read: int = 0
     attempts: int = 0
+    asked: bool = False
     sending: Sending | None = None
 
     def result(self, outcome: Outcome, from_: str | None = None, *, sized: bool = True) -> Delivered:

@@ -39,13 +39,14 @@ def place_name(host: str, path: str) -> str:
 class Hints(Protocol):
     """What earlier runs learned; may be wrong in every point."""
 
-    def knows(self, repository: str, roots: Collection[Digest], digest: Digest) -> bool: ...
+    def held(self, repository: str, digest: Digest) -> bool: ...
     def holders(self, host: str, digest: Digest) -> list[str]: ...
     def forget(self, repository: str) -> None: ...
 
 
 class Inventory:
-    """What the targets hold, as far as this run has seen or done it itself; hints count only beside that.
+    """What the targets hold, as far as this run has asked or done it itself. Hints prove nothing: they only suggest
+    where to ask first, and from where to mount.
 
     mountable: for each host the repositories that the configuration names there, to which `allow` adds those that
     its wildcards match: no others are mounted from, since who reads the target may not be allowed to read them.
@@ -58,7 +59,7 @@ class Inventory:
         self._held: defaultdict[Place, set[Digest]] = defaultdict(set)
         self._holders: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
         self._hinted: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
-        self._roots: defaultdict[Place, set[Digest]] = defaultdict(set)
+        self._expected: defaultdict[Place, set[Digest]] = defaultdict(set)
         self._distrusted: set[Place] = set()
         self._sizes: dict[Digest, int] = {}
         self._refused: set[tuple[Place, str]] = set()
@@ -89,11 +90,6 @@ class Inventory:
             self.proven(blob)
         return size is not None or blob.size is None
 
-    def saw_root(self, place: Place, root: Digest) -> None:
-        """A tag there has this digest, seen in this run (or believed of an exclusive target)."""
-        with self._lock:
-            self._roots[place].add(root)
-
     def add(self, place: Place, digest: Digest) -> None:
         """It was proven to be there, in this run."""
         with self._lock:
@@ -102,16 +98,23 @@ class Inventory:
                 self._holders[place.host, digest].insert(0, place.path)
 
     def knows(self, place: Place, digest: Digest) -> bool:
+        """Whether it was proven to be there, in this run."""
         with self._lock:
             return digest in self._held[place]
 
-    def ask_hints(self, place: Place, digests: Iterable[Digest]) -> None:
-        """Take over what the hints say of these blobs, if a root that was seen there vouches for it. Reads state."""
+    def expects(self, place: Place, digest: Digest) -> bool:
+        """Whether the hints say that it is there. It proves nothing: ask before anything else is tried."""
         with self._lock:
-            roots = frozenset(self._roots[place]) if place not in self._distrusted else frozenset()
+            return digest in self._expected[place]
+
+    def ask_hints(self, place: Place, digests: Iterable[Digest]) -> None:
+        """Read what the hints say of these blobs: whether they are there, else where on that host. Reads state."""
         for digest in digests:
-            if roots and self._hints.knows(str(place), roots, digest):
-                self.add(place, digest)
+            if self.knows(place, digest):
+                continue
+            if self._hints.held(str(place), digest):
+                with self._lock:
+                    self._expected[place].add(digest)
             else:
                 holders = self._hints.holders(place.host, digest)
                 with self._lock:
@@ -122,6 +125,7 @@ class Inventory:
         with self._lock:
             self._distrusted.add(place)
             self._held.pop(place, None)
+            self._expected.pop(place, None)
             for holders in self._holders.values():
                 if place.path in holders:
                     holders.remove(place.path)

@@ -35,14 +35,14 @@ class Hints:
     """What earlier runs noted."""
 
     known: set[tuple[str, Digest]] = field(default_factory=set)
-    held: dict[Digest, list[str]] = field(default_factory=dict)
+    elsewhere: dict[Digest, list[str]] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)
 
-    def knows(self, repository: str, roots: object, digest: Digest) -> bool:
+    def held(self, repository: str, digest: Digest) -> bool:
         return (repository, digest) in self.known
 
     def holders(self, host: str, digest: Digest) -> list[str]:
-        return self.held.get(digest, [])
+        return self.elsewhere.get(digest, [])
 
     def forget(self, repository: str) -> None:
         self.forgotten.append(repository)
@@ -181,7 +181,7 @@ def test_a_refused_mount_falls_back_to_an_upload_and_is_not_tried_again(world: W
     target.mounts = Mount.REFUSED
     blobs = [world.source.add("app", DATA + bytes([number])) for number in range(3)]
     for blob in blobs:
-        world.hints.held[blob.digest] = ["two"]
+        world.hints.elsewhere[blob.digest] = ["two"]
     world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
 
     def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
@@ -197,7 +197,7 @@ def test_a_refused_mount_falls_back_to_an_upload_and_is_not_tried_again(world: W
 
 def test_only_repositories_that_the_configuration_names_are_mounted_from(world: World) -> None:
     blob = world.source.add("app", DATA)
-    world.hints.held[blob.digest] = ["secret/project"]
+    world.hints.elsewhere[blob.digest] = ["secret/project"]
     world.inventory.ask_hints(Place("target", "one"), [blob.digest])
     world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
     assert [] == world.targets["target"].verbs("mount")
@@ -212,17 +212,20 @@ def test_a_repository_that_may_have_it_is_asked_and_what_is_there_is_not_sent(wo
     assert [] == world.source.asked
 
 
-def test_what_a_hint_and_a_root_vouch_for_is_not_asked(world: World) -> None:
-    blob = blob_of(DATA)
-    place = Place("target", "one")
+@pytest.mark.parametrize("there", [True, False], ids=["there", "lost"])
+def test_what_a_hint_says_of_a_repository_is_asked_there_before_anything_else_and_once(
+    world: World, there: bool
+) -> None:
+    blob = world.source.add("app", DATA)
     world.hints.known.add(("target/one", blob.digest))
-    world.inventory.ask_hints(place, [blob.digest])
-    assert not world.inventory.knows(place, blob.digest), "no root was seen there"
-    world.inventory.saw_root(place, Digest.of(b"root"))
-    world.inventory.ask_hints(place, [blob.digest])
+    world.hints.elsewhere[blob.digest] = ["two"]
+    if there:
+        world.targets["target"].blobs["one"][blob.digest] = DATA
+    world.inventory.ask_hints(Place("target", "one"), [blob.digest])
+    assert not world.inventory.knows(Place("target", "one"), blob.digest)
     [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
-    assert Outcome.EXISTS is done.outcome
-    assert [] == world.targets["target"].asked
+    assert (Outcome.EXISTS if there else Outcome.COPIED) is done.outcome
+    assert (["head"] if there else ["head", "begin", "send"]) == [verb for verb, _, _ in world.targets["target"].asked]
 
 
 def test_a_distrusted_repository_is_asked_for_everything(world: World) -> None:

@@ -1,0 +1,60 @@
+"""Blobs of a target: what proves that one is there, and what is done where nothing does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.conftest import ScriptedFactory
+from tests.end_to_end.worlds import assert_synced, pair
+from tests.images import Graph
+from tests.registries.scripted import ScriptedRegistry
+from tests.tool import MirrorTool
+
+
+def with_base(source: ScriptedRegistry, *tags: str) -> Graph:
+    """Images that share a base layer, each with a layer of its own, put into a scripted registry."""
+    graph = Graph("base")
+    base = graph.layer("base")
+    for tag in tags:
+        graph.image(tag, layers=[base, graph.layer(tag)])
+    source.load("app", graph)
+    return graph
+
+
+@pytest.mark.parametrize(("exclusive", "tags"), [(False, {}), (True, ["v1", "v2"])], ids=["listed", "exclusive"])
+def test_a_blob_that_the_target_lost_under_a_standing_tag_comes_with_the_next_image_that_needs_it(
+    exclusive: bool, tags: Any, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", checks_references=False)
+    graph = with_base(source, "v1")
+    mirrors = [{"source": f"{source.host}/app", "targets": [f"{target.host}/app"], **({"tags": tags} if tags else {})}]
+    mirror_run.config(mirrors, source, target, registries={target.host: {"exclusive": exclusive}})
+    mirror_run.sync(expect=1 if isinstance(tags, list) else 0)
+    base = graph.layer("base")
+    target.storage.repositories["app"].blobs.remove(base.digest)
+    with_base(source, "v1", "v2")
+    target.mark()
+    mirror_run.sync()
+    assert "copied" == mirror_run.results()[f"{target.host}/app:v2"]
+    assert_synced(source, target)
+    assert 1 == Counter(seen.reference for seen in target.requests() if seen.kind == "HEAD blob")[base.digest]
+
+
+def test_what_an_earlier_run_copied_is_asked_for_once_and_not_sent_or_mounted_again(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = with_base(source, "v1")
+    source.load("other", graph)
+    pair(mirror_run, source, target, "app", "other")
+    mirror_run.sync()
+    new = with_base(source, "v1", "v2")
+    target.mark()
+    mirror_run.sync()
+    assert_synced(source, target)
+    # The base is asked for, and so are the layer and the config that are new to a repository that has tags.
+    assert (3, 2, 0) == tuple(target.counts()[kind] for kind in ("HEAD blob", "PUT upload", "POST mount"))
+    assert len(new.blobs) == len(graph.blobs) + 2
