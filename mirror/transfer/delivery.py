@@ -7,6 +7,7 @@ upload. Of several repositories of a host that want the same blob the first lead
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -14,7 +15,7 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from mirror.backoff import ONCE
-from mirror.errors import LocalError, MirrorError
+from mirror.errors import LocalError, MirrorError, RemoteError, could_not_look_up
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -35,6 +36,8 @@ STEPPING_DOWN = 0.01  # seconds
 CARRY = 64 << 10  # bytes up to which a blob is read whole before its upload begins
 CLOSED_AT_ONCE = 32  # sessions
 MOST_CARRIED = 4 << 20  # bytes of such blobs at once; what does not fit is streamed
+
+_log = logging.getLogger("mirror.transfer")
 
 T = TypeVar("T")
 Told: TypeAlias = Callable[[Order, "Delivered | MirrorError"], None]
@@ -205,12 +208,19 @@ class Deliveries:
         return (yield from self._upload(order, effort, session=None))
 
     def _ask(self, order: Order) -> Watch[bool]:
-        return self._manager.transfer(
-            object(),
-            lambda work: order.target.has_blob(order.place.path, order.blob, work),
-            needs=(host_permit(order.place.host),),
-            policy=ONCE,
-        )
+        """Ask the target for the blob. Where it cannot look it up, not even after retries, an upload cures that."""
+
+        def ask(work: Work) -> bool:
+            try:
+                return order.target.has_blob(order.place.path, order.blob, work)
+            except RemoteError as error:
+                if not could_not_look_up(error):
+                    raise
+                text = f"{order.place}: could not look up {order.blob.digest}, uploading it: {error.what}"
+                _log.warning("blob_lookup_failed", extra={"target": str(order.place), "code": error.code, "text": text})
+                return False
+
+        return self._manager.transfer(object(), ask, needs=(host_permit(order.place.host),), policy=ONCE)
 
     def _send(self, order: Order, effort: Effort, sending: Sending, *more: str) -> Watch[None]:
         def attempt(work: Work) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, pair
 from tests.images import Graph
+from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.tool import MirrorTool
 
@@ -58,3 +59,22 @@ def test_what_an_earlier_run_copied_is_asked_for_once_and_not_sent_or_mounted_ag
     # The base is asked for, and so are the layer and the config that are new to a repository that has tags.
     assert (3, 2, 0) == tuple(target.counts()[kind] for kind in ("HEAD blob", "PUT upload", "POST mount"))
     assert len(new.blobs) == len(graph.blobs) + 2
+
+
+def test_a_blob_that_the_target_cannot_look_up_is_pushed(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    base = with_base(source, "v1").layer("base")
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    with_base(source, "v1", "v2")
+    # 505 is not worth a retry, which would only take time here; test_delivery.py has the others.
+    broken = target.fault("HEAD blob", reference=base.digest, status=505, times=FOREVER)
+    refused = target.fault(
+        "PUT upload", reference=base.digest, status=500
+    )  # the next attempt asks whether the blob has arrived
+    target.mark()
+    mirror_run.sync()
+    assert "copied" == mirror_run.results()[f"{target.host}/app:v2"]
+    assert (2, 1) == (broken.hits, refused.hits)
+    target.faults.clear()
+    assert_synced(source, target)

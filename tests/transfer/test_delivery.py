@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mirror.backoff import Policy
-from mirror.errors import LocalError, MirrorError, NetworkError, NotFound, Refused
+from mirror.errors import AuthError, LocalError, MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError
 from mirror.limits import Limits, Stop
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -226,6 +226,44 @@ def test_what_a_hint_says_of_a_repository_is_asked_there_before_anything_else_an
     [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
     assert (Outcome.EXISTS if there else Outcome.COPIED) is done.outcome
     assert (["head"] if there else ["head", "begin", "send"]) == [verb for verb, _, _ in world.targets["target"].asked]
+
+
+@pytest.mark.parametrize("status", [400, 500, 503])
+def test_a_blob_that_a_target_cannot_look_up_is_uploaded_however_often_that_has_to_be_tried(
+    world: World, status: int
+) -> None:
+    blob = world.source.add("app", DATA)
+    target, failures = world.targets["target"], iter([NetworkError("reset")] * 2)
+
+    def fail(verb: str, repository: str, reference: str) -> MirrorError | None:
+        if verb == "head":
+            return RemoteError("no answer", status=status, retryable=status >= 500)
+        return next(failures, None) if verb == "send" else None
+
+    target.fault = fail
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
+    assert Outcome.COPIED is done.outcome
+    # The first look-up after a failed upload is left to the retries of the upload, if it may succeed.
+    again = ["head", "head"] if status >= 500 else ["head"]
+    steps = ["head", "begin", "send", *again, "begin", "send", "head", "begin", "send"]
+    assert steps == [verb for verb, _, _ in target.asked]
+
+
+@pytest.mark.parametrize(
+    "error", [AuthError("denied", code="auth_denied", status=403), RateLimited("too many", status=429, retryable=False)]
+)
+def test_a_look_up_that_is_refused_fails_the_blob(world: World, error: MirrorError) -> None:
+    blob = world.source.add("app", DATA)
+    world.targets["target"].fault = lambda verb, repository, reference: error if verb == "head" else None
+
+    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watch = deliveries.deliver(world.order(blob, "one", may_have=True))
+        assert watch.wait(30)
+        assert type(error) is type(watch.error)
+        return []
+
+    world.run(orders)
+    assert [] == world.targets["target"].verbs("begin")
 
 
 def test_a_distrusted_repository_is_asked_for_everything(world: World) -> None:
