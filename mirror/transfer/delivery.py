@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TypeAlias, TypeVar
 
 from mirror.backoff import ONCE
-from mirror.errors import LocalError, MirrorError, RemoteError, could_not_look_up
+from mirror.errors import MirrorError, RateLimited, RemoteError, could_not_look_up
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -26,6 +25,7 @@ from mirror.transfer.manager import PATIENCE, Manager
 from mirror.transfer.orders import Delivered, Effort, Order, Outcome
 from mirror.transfer.placement import Inventory, Place, Routes
 from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, host_permit
+from mirror.transfer.sessions import IdleSessions
 from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.upload import Body, Sending
@@ -34,7 +34,6 @@ from mirror.transfer.watch import Watch
 LOOK_FOR_ROOM = 0.5  # seconds between two looks whether the spool has room
 STEPPING_DOWN = 0.01  # seconds
 CARRY = 64 << 10  # bytes up to which a blob is read whole before its upload begins
-CLOSED_AT_ONCE = 32  # sessions
 MOST_CARRIED = 4 << 20  # bytes of such blobs at once; what does not fit is streamed
 
 _log = logging.getLogger("mirror.transfer")
@@ -71,7 +70,7 @@ class Deliveries:
         self._lock = threading.Lock()
         self._leaders: dict[tuple[str, Digest], Place] = {}
         self._seen: set[tuple[Place, Digest]] = set()
-        self._left_open: dict[UploadSession, None] = {}  # nobody uses them now
+        self._idle = IdleSessions()
         self._carrying = 0  # bytes of small blobs in memory, or about to be
 
     def deliver(self, order: Order) -> Watch[Delivered]:
@@ -85,19 +84,7 @@ class Deliveries:
 
         What a job has open, or opens from now on, it closes itself. Raises LocalError: not done in `patience` seconds;
         what was not begun by then never is."""
-        with self._lock:
-            left, self._left_open = self._left_open, {}
-        if not left:
-            return
-        pool = ThreadPoolExecutor(min(CLOSED_AT_ONCE, len(left)), thread_name_prefix="close")
-        done, late = wait([pool.submit(session.__exit__, None, None, None) for session in left], patience)
-        pool.shutdown(wait=not late, cancel_futures=True)
-        for future in done:
-            future.result()
-        if late:
-            raise LocalError(
-                f"{len(late)} upload sessions were not closed within {patience:g} s", hint="the registry hangs"
-            )
+        self._idle.close(patience)
 
     # ---- one delivery
 
@@ -167,21 +154,35 @@ class Deliveries:
         """Mount it, or else find it there, or upload it."""
         also = [order.origin.repository] if order.origin.source.host == order.place.host else []
         for candidate in self._inventory.candidates(order.place, order.blob.digest, also):
-            mounted = yield self._manager.transfer(
-                object(),
-                partial(self._mount, order, candidate),
-                needs=(host_permit(order.place.host),),
-            )
+            mounted = yield from self._try_mount(order, candidate)
             if mounted is None:
                 break
             if mounted is Mount.MOUNTED:
-                self._inventory.mounted(order.place)
                 return effort.result(Outcome.MOUNTED, candidate, sized=False)
-            refused = mounted is Mount.REFUSED
-            self._inventory.not_mounted(order.place, candidate, order.blob.digest, refused=refused)
-            if not refused:
+            if not isinstance(mounted, Mount):
                 return (yield from self._upload(order, effort, session=mounted))
         return (yield from self._head_or_upload(order, effort))
+
+    def _try_mount(self, order: Order, from_path: str) -> Steps[Mount | UploadSession | None]:
+        """Mount it, with retries. -> as `_mount`. An error never fails the image: an upload may still succeed."""
+        place, digest = order.place, order.blob.digest
+        # Where all retries failed once, one attempt is enough for the other blobs.
+        policy = ONCE if self._inventory.mount_failed(place, from_path) else None
+        run = partial(self._mount, order, from_path)
+        try:
+            mounted = yield self._manager.transfer(object(), run, needs=(host_permit(place.host),), policy=policy)
+        except RemoteError as error:
+            if isinstance(error, RateLimited):
+                raise
+            text = f"{digest} could not be mounted from {from_path}, uploading it to {place}: {error.what}"
+            _log.info("mount_failed", extra={"target": str(place), "code": error.code, "text": text})
+            self._inventory.note_mount(place, from_path, digest, None)
+            return Mount.ABSENT
+        if mounted is not None:
+            self._inventory.note_mount(
+                place, from_path, digest, mounted if isinstance(mounted, Mount) else Mount.ABSENT
+            )
+        return mounted  # type: ignore[no-any-return]  # what a task is sent is not typed
 
     def _mount(self, order: Order, from_path: str, work: Work) -> Mount | UploadSession | None:
         """None: it was not asked for."""
@@ -189,15 +190,10 @@ class Deliveries:
             return None  # it may have waited for its turn for long; an upload opens its session when it has its own
         self._before_write(order.place)
         mounted = order.target.mount_blob(order.place.path, order.blob, from_path, work)
-        if not isinstance(mounted, Mount):
-            # Between this job and the one that uses the session, the delivery may be called off.
-            with self._lock:
-                called_off = work.stop.requested  # asked under the lock: `close` comes after a stop
-                if not called_off:
-                    self._left_open[mounted] = None
-            if called_off:
-                mounted.__exit__(None, None, None)
-                work.stop.check()
+        # Between this job and the one that uses the session, the delivery may be called off.
+        if not isinstance(mounted, Mount) and not self._idle.keep(mounted, work.stop):
+            mounted.__exit__(None, None, None)
+            work.stop.check()
         return mounted
 
     def _head_or_upload(self, order: Order, effort: Effort) -> Steps[Delivered]:
@@ -286,9 +282,8 @@ class Deliveries:
         return [Origin(order.target, sibling), order.origin] if sibling else [order.origin]
 
     def _sending(self, order: Order, effort: Effort, body: Body, session: UploadSession | None) -> Sending:
-        with self._lock:
-            if session is not None:
-                self._left_open.pop(session, None)
+        if session is not None:
+            self._idle.take(session)
         effort.sending = sending = Sending(
             order.target,
             order.place.path,
@@ -334,14 +329,10 @@ class Deliveries:
 
     def _abandon(self, order: Order, session: UploadSession) -> None:
         """Close a session that nobody will go on with, in a job of its own; at the latest in `close`."""
-        with self._lock:
-            self._left_open[session] = None
+        self._idle.keep(session)
 
         def run(_: Work) -> None:
-            with self._lock:
-                mine = session in self._left_open
-                self._left_open.pop(session, None)
-            if mine:
+            if self._idle.take(session):
                 session.__exit__(None, None, None)
 
         self._manager.detached(run, needs=(host_permit(order.place.host),))

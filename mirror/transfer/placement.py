@@ -10,6 +10,7 @@ from typing import Protocol
 from mirror.errors import Refused
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.store import Mount
 from mirror.structs import Struct
 
 MOST_CANDIDATES = 2  # repositories that one blob is tried to be mounted from
@@ -63,6 +64,7 @@ class Inventory:
         self._distrusted: set[Place] = set()
         self._sizes: dict[Digest, int] = {}
         self._refused: set[tuple[Place, str]] = set()
+        self._failed: set[tuple[Place, str]] = set()
         self._mounts: defaultdict[str, int] = defaultdict(int)
         self._missed: defaultdict[str, int] = defaultdict(int)
 
@@ -160,17 +162,25 @@ class Inventory:
             paths = self._mountable[place.host] - {place.path}
         return [Place(place.host, path) for path in sorted(paths)]
 
-    def mounted(self, place: Place) -> None:
+    def note_mount(self, place: Place, from_path: str, digest: Digest, outcome: Mount | None) -> None:
+        """How a mount ended; None: with an error, after all retries. Only a refusal concerns other blobs, too."""
+        pair = (place, from_path)
         with self._lock:
-            self._mounts[place.host] += 1
-
-    def not_mounted(self, place: Place, from_path: str, digest: Digest, *, refused: bool) -> None:
-        """A mount came to nothing. refused: not even a session was opened, so that pair is not tried again."""
-        with self._lock:
-            if refused:
-                self._refused.add((place, from_path))
-            if from_path in self._holders[place.host, digest]:
+            if outcome is Mount.MOUNTED:
+                self._mounts[place.host] += 1
+                self._failed.discard(pair)
+                return
+            if outcome is Mount.REFUSED:
+                self._refused.add(pair)
+            if outcome is None:
+                self._failed.add(pair)
+            if outcome is None or from_path in self._holders[place.host, digest]:
                 self._missed[place.host] += 1
+
+    def mount_failed(self, place: Place, from_path: str) -> bool:
+        """Whether the last mount between the two ended with an error, after all retries."""
+        with self._lock:
+            return (place, from_path) in self._failed
 
     def mounts_work(self, host: str) -> bool:
         """Whether it is worth while to wait for a sibling's upload in order to mount it."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
 from tests.images import Graph
 from tests.registries.exchange import Reply, Request, error_reply
+from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.seeding import seed
 from tests.tool import MirrorTool
@@ -94,15 +97,31 @@ def test_a_host_that_mounts_only_what_a_manifest_names_still_gets_everything(
     assert [] == target.uploads
 
 
-def test_a_mount_that_is_answered_with_an_error_of_the_server_is_tried_again(
-    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+@pytest.mark.parametrize(
+    "rule", [{"status": 500}, {"status": 502}, {"status": 503}, {"reset": True}], ids=["500", "502", "503", "reset"]
+)
+def test_a_mount_that_meets_an_error_of_the_server_is_tried_again_and_ends_no_other_mounts(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool, rule: dict[str, Any]
 ) -> None:
     target = scripted("target")
-    ill = target.fault("POST mount", status=503, times=2)
+    errors = target.fault("POST mount", **rule, times=2)
     pair(mirror_run, source, target, *NAMES)
     mirror_run.sync()
     assert_synced(source, target, *NAMES)
-    assert 2 == ill.hits
+    assert 2 == errors.hits
+    assert 6 * (len(NAMES) - 1) == target.counts(status=201)["POST mount"]
+
+
+def test_a_blob_that_cannot_be_mounted_ends_no_mounts_of_others(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = scripted("target")
+    odd = min(source.storage.repositories[NAMES[0]].blobs & source.storage.repositories[NAMES[1]].blobs)
+    target.fault("POST mount", reference=odd, times=FOREVER, hook=lambda request: error_reply(404, "BLOB_UNKNOWN"))
+    pair(mirror_run, source, target, *NAMES[:2])
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES[:2])
+    assert (5, 1) == (target.counts(status=201)["POST mount"], target.counts(status=404)["POST mount"])
 
 
 def test_a_busy_host_is_waited_for_at_a_mount_too(

@@ -16,11 +16,12 @@ from mirror.limits import Limits, Stop
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.store import Mount
-from mirror.transfer.delivery import CARRY, CLOSED_AT_ONCE, Deliveries
+from mirror.transfer.delivery import CARRY, Deliveries
 from mirror.transfer.download import Origin
 from mirror.transfer.manager import Manager
 from mirror.transfer.orders import Delivered, Order, Outcome
 from mirror.transfer.placement import REFUSALS, Inventory, Place, Routes
+from mirror.transfer.sessions import CLOSED_AT_ONCE
 from mirror.transfer.spool import Spool
 from mirror.transfer.watch import Watch
 from tests.transfer.harness import until
@@ -193,6 +194,47 @@ def test_a_refused_mount_falls_back_to_an_upload_and_is_not_tried_again(world: W
 
     assert {Outcome.COPIED} == {one.outcome for one in world.run(one_after_the_other)}
     assert 1 == len(target.verbs("mount"))
+
+
+def test_a_mount_that_fails_with_every_retry_is_an_upload_and_the_next_one_gets_one_attempt(world: World) -> None:
+    target = world.targets["target"]
+    blobs = [world.held_elsewhere(DATA + bytes([number])) for number in range(3)]
+    broken = {blob.digest for blob in blobs[:2]}
+    target.fault = lambda verb, repository, reference: (
+        RemoteError("a bad gateway", status=502, retryable=True) if verb == "mount" and reference in broken else None
+    )
+
+    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = []
+        for blob in blobs:
+            watches.append(deliveries.deliver(world.order(blob, "one")))
+            assert watches[-1].wait(30)
+        return watches
+
+    done = world.run(one_after_the_other)
+    assert ["copied", "copied", "mounted"] == [one.outcome.value for one in done]
+    assert [5, 1, 1] == [target.verbs("mount").count(("one", blob.digest)) for blob in blobs]
+
+
+def test_a_host_that_fails_every_mount_is_not_asked_for_ever(world: World) -> None:
+    target = world.targets["target"]
+    target.fault = lambda verb, repository, reference: (
+        RemoteError("an internal error", status=500, retryable=True) if verb == "mount" else None
+    )
+    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(REFUSALS + 2)]
+    for blob in blobs:
+        world.hints.elsewhere[blob.digest] = ["two"]
+    world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
+
+    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = []
+        for blob in blobs:
+            watches.append(deliveries.deliver(world.order(blob, "one")))
+            assert watches[-1].wait(30)
+        return watches
+
+    assert {Outcome.COPIED} == {one.outcome for one in world.run(one_after_the_other)}
+    assert 5 + (REFUSALS - 1) == len(target.verbs("mount"))
 
 
 def test_only_repositories_that_the_configuration_names_are_mounted_from(world: World) -> None:
