@@ -239,7 +239,7 @@ class _Sync:
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
         engine.stores.sweep()
-        inventory = Inventory(state, engine.stores.mountable())
+        inventory = Inventory(state, engine.stores.mountable(), engine.stores.wildcards())
 
         def writing(place: Place) -> None:
             state.mark_unfinished(str(place))

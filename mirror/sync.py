@@ -14,7 +14,6 @@ from mirror.asking import is_broken
 from mirror.backoff import ONCE
 from mirror.errors import MirrorError, Refused, RemoteError
 from mirror.findings import Finding
-from mirror.graph import Graph
 from mirror.limits import Work
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
@@ -69,9 +68,11 @@ class Sync:
     def bring(self, finding: Finding, image: Image, tally: Tally) -> Steps[bool]:
         """Steps: everything under the root, then the root. -> whether anything was missing. Raises as the stores do."""
         place = finding.target.place
+        digests = [blob.digest for blob in image.graph.blobs]
+        if self._mountable(image):
+            self._inventory.suggest(Place(image.origin.source.host, image.origin.repository), digests)
         if not self._certain and not self._targets[place.host].on_disk:
-            blobs = image.graph.blobs
-            yield self._aside(lambda: self._inventory.ask_hints(place, [blob.digest for blob in blobs]))
+            yield self._aside(lambda: self._inventory.ask_hints(place, digests))
         try:
             return (yield from self._push(finding, image, tally, certain=self._certain))
         except RemoteError as error:
@@ -117,7 +118,7 @@ class Sync:
             yield self._put(store, place, finding.reading.tag, root)
         if finding.broken:
             yield self._confirm(store, place, finding.reading.tag, root)
-        self._note(place, finding, graph)
+        self._note(place, finding, image)
         return changed
 
     def _missing(
@@ -173,11 +174,20 @@ class Sync:
         key = ("put", place, reference, manifest.digest)
         return self._manager.transfer(key, run, needs=(host_permit(place.host),))
 
-    def _note(self, place: Place, finding: Finding, graph: Graph) -> None:
-        self._memory.note_graph(str(place), graph.root.digest, [blob.digest for blob in graph.blobs])
-        self._memory.note_tag("target", str(place), finding.reading.tag, graph.root.digest)
-        if finding.reading.entry.rules.is_immutable(finding.reading.tag):
-            self._memory.note_tag("source", finding.reading.entry.name, finding.reading.tag, graph.root.digest)
+    def _mountable(self, image: Image) -> bool:
+        """Whether blobs can be mounted from the source: it is a repository of a target's host that holds the image."""
+        target = self._targets.get(image.origin.source.host)
+        return target is not None and not target.on_disk and image.version.transform is None
+
+    def _note(self, place: Place, finding: Finding, image: Image) -> None:
+        root, tag, source = image.graph.root.digest, finding.reading.tag, finding.reading.entry.name
+        blobs = [blob.digest for blob in image.graph.blobs]
+        self._memory.note_graph(str(place), root, blobs)
+        self._memory.note_tag("target", str(place), tag, root)
+        if self._mountable(image):
+            self._memory.note_graph(source, root, blobs)
+        if self._mountable(image) or finding.reading.entry.rules.is_immutable(tag):
+            self._memory.note_tag("source", source, tag, root)
 
     def _aside(self, run: Callable[[], None]) -> Watch[None]:
         """Local I/O in a job of its own, which needs nothing of any host."""

@@ -118,6 +118,15 @@ def test_a_root_noted_again_has_its_new_members(tmp_path: Path) -> None:
         assert [False, True, True] == [state.held(APP, digest(name)) for name in ("one", "two", "root")]
 
 
+def test_roots_of_a_source_are_dropped_as_those_of_a_target_are(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        for name in ("old", "new"):
+            state.note_graph(APP, digest(name), [digest("base"), digest(f"{name} layer")])
+            state.note_tag("source", APP, "v1", digest(name))
+    with opened(tmp_path) as state:
+        assert [False, True, True] == [state.held(APP, digest(name)) for name in ("old layer", "new layer", "base")]
+
+
 def test_holders_are_repositories_of_that_host_the_last_written_first(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         for path in ("a", "b", "c", "d", "e"):

@@ -170,8 +170,8 @@ class State(AbstractContextManager["State"]):
         self._submit(lambda database: database.note_tag(number, repository, tag, digest))
 
     def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
-        """Every blob under `root` was proven to be on that target repository. Manifests are not noted: no hint spares
-        putting one, since registries remove untagged ones while their tags still have the same digest."""
+        """Every blob under `root` was proven to be in that repository, or read from there. Manifests are not noted: no
+        hint spares putting one, since registries remove untagged ones while their tags still have the same digest."""
         kept = tuple(blobs)
         self._submit(lambda database: database.note_graph(repository, root, kept))
 

@@ -22,9 +22,10 @@ APPLICATION_ID = 0x4D495252  # "MIRR"
 VERSION = 1
 
 # Names and digests are stored once and referred to by number; a digest is its 32 or 64 bytes. `member` says: this
-# repository held every blob that `root` leads to, `digest` among them; `root` has a row as well. `root` is there for
-# pruning: rows whose root no tag names any more are dropped. `seen` orders repositories by generation, not by a clock
-# that may be wrong. Statements are spelled as SQLite gives them back, to be compared with a file's.
+# repository held every blob that `root` leads to, `digest` among them; `root` has a row as well. The repository is a
+# target, or a source on the host of a target. `root` is there for pruning: rows whose root no tag names any more are
+# dropped. `seen` orders repositories by generation, not by a clock that may be wrong. Statements are spelled as SQLite
+# gives them back, to be compared with a file's.
 SCHEMA = {
     "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
     "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
@@ -49,7 +50,7 @@ _HOLDERS = """WITH RECURSIVE held(d, r) AS (
                 FROM held WHERE r IS NOT NULL LIMIT 1000)
               SELECT name FROM held JOIN repository ON id = r WHERE substr(name, 1, ?) = ? ORDER BY seen DESC LIMIT ?"""
 _STALE = """FROM member WHERE repository = ?1 AND root NOT IN (
-              SELECT d.id FROM tag t JOIN digest d ON d.value = t.digest WHERE t.repository = ?1 AND t.side = 1)"""
+              SELECT d.id FROM tag t JOIN digest d ON d.value = t.digest WHERE t.repository = ?1)"""
 
 
 class Trouble(Exception):
@@ -83,7 +84,7 @@ class Database:
     def __init__(self, path: Path, *, write: bool) -> None:
         """Raises Trouble, also where the file is missing."""
         self._ids: dict[str, int] = {}  # of repositories, for the writer
-        self._outdated: set[int] = set()  # repositories where a target tag moved
+        self._outdated: set[int] = set()  # repositories where a tag moved
         with _translated():
             uri = _uri(path, "rw" if write else "ro")
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
@@ -157,7 +158,7 @@ class Database:
         value = pack(digest) if digest is not None else None
         if known == (value,) or known is value:
             return
-        if known and side == TARGET:
+        if known:
             self._outdated.add(key[0])
         if value is None:
             self._db.execute("DELETE FROM tag WHERE (repository, side, name) = (?, ?, ?)", key)
@@ -200,7 +201,7 @@ class Database:
         return sorted(self._outdated)
 
     def prune(self, repository: int) -> None:
-        """Drop what is known of roots that no known tag of the target names any more."""
+        """Drop what is known of roots that no known tag names any more."""
         self._outdated.discard(repository)
         self._drop_stale(repository)
 

@@ -49,17 +49,24 @@ class Inventory:
     """What the targets hold, as far as this run has asked or done it itself. Hints prove nothing: they only suggest
     where to ask first, and from where to mount.
 
-    mountable: for each host the repositories that the configuration names there, to which `allow` adds those that
-    its wildcards match: no others are mounted from, since who reads the target may not be allowed to read them.
+    mountable: for each host the repositories that the configuration names there, as a source or as a target; wildcards:
+    what stands before and after the `*` of those that it names by a pattern. No others are mounted from: not everybody
+    who may read the target may be allowed to read them. `allow` adds repositories that a wildcard was found to match.
     Thread-safe; only `ask_hints` does I/O."""
 
-    def __init__(self, hints: Hints, mountable: Mapping[str, Collection[str]]) -> None:
+    def __init__(
+        self,
+        hints: Hints,
+        mountable: Mapping[str, Collection[str]],
+        wildcards: Mapping[str, Collection[tuple[str, str]]] | None = None,
+    ) -> None:
         self._hints = hints
+        self._wildcards = wildcards or {}
         self._lock = threading.Lock()
         self._mountable = defaultdict(set, {host: set(paths) for host, paths in mountable.items()})
         self._held: defaultdict[Place, set[Digest]] = defaultdict(set)
         self._holders: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
-        self._hinted: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
+        self._suggested: defaultdict[tuple[str, Digest], dict[str, None]] = defaultdict(dict)
         self._expected: defaultdict[Place, set[Digest]] = defaultdict(set)
         self._distrusted: set[Place] = set()
         self._sizes: dict[Digest, int] = {}
@@ -110,17 +117,22 @@ class Inventory:
             return digest in self._expected[place]
 
     def ask_hints(self, place: Place, digests: Iterable[Digest]) -> None:
-        """Read what the hints say of these blobs: whether they are there, else where on that host. Reads state."""
+        """Read what the hints say of these blobs: whether they are there, and where else on that host. Reads state."""
         for digest in digests:
             if self.knows(place, digest):
                 continue
-            if self._hints.held(str(place), digest):
-                with self._lock:
+            expected, holders = self._hints.held(str(place), digest), self._hints.holders(place.host, digest)
+            with self._lock:
+                if expected:
                     self._expected[place].add(digest)
-            else:
-                holders = self._hints.holders(place.host, digest)
-                with self._lock:
-                    self._hinted[place.host, digest] = holders
+                if holders:
+                    self._suggested[place.host, digest].update(dict.fromkeys(holders))
+
+    def suggest(self, place: Place, digests: Iterable[Digest]) -> None:
+        """A manifest of that repository names these blobs, so they may be mounted from there."""
+        with self._lock:
+            for digest in digests:
+                self._suggested[place.host, digest][place.path] = None
 
     def distrust(self, place: Place) -> None:
         """The target lacks what was believed to be there: forget all about that repository. Writes the state."""
@@ -139,17 +151,26 @@ class Inventory:
             return place in self._distrusted
 
     def candidates(self, place: Place, digest: Digest, also: Iterable[str] = ()) -> list[str]:
-        """Repositories of the host to mount from: what this run brought there, then `also`, then hints."""
+        """Repositories of the host to mount from: those where this run proved it, then `also`, then suggestions."""
         with self._lock:
-            sure = [path for path in self._holders[place.host, digest] if path != place.path]
-            hinted = [
-                path for path in self._hinted[place.host, digest] if Place(place.host, path) not in self._distrusted
+            sure = self._holders.get((place.host, digest), ())
+            suggested = [
+                path
+                for path in self._suggested.get((place.host, digest), ())
+                if Place(place.host, path) not in self._distrusted
             ]
-            allowed = self._mountable[place.host]
-            every = dict.fromkeys([*sure, *also, *hinted])
             return [
-                path for path in every if path != place.path and path in allowed and (place, path) not in self._refused
+                path
+                for path in dict.fromkeys([*sure, *also, *suggested])
+                if path != place.path and (place, path) not in self._refused and self._may_mount_from(place.host, path)
             ][:MOST_CANDIDATES]
+
+    def _may_mount_from(self, host: str, path: str) -> bool:
+        """Whether the configuration names it. Under the lock."""
+        return path in self._mountable[host] or any(
+            path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)
+            for before, after in self._wildcards.get(host, ())
+        )
 
     def holder(self, place: Place, digest: Digest) -> str | None:
         """Another repository of that host that is sure to hold it."""

@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
 from tests.images import Graph
+from tests.oracle import assert_equal
 from tests.registries.exchange import Reply, Request, error_reply
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
@@ -177,6 +178,48 @@ def test_an_image_is_mounted_from_its_source_on_the_same_host(
     mirror_run.sync()
     assert (0, 0) == (both.counts()["GET blob"], both.counts()["PUT upload"])
     assert 0 == mirror_run.report()["totals"]["bytes"]["sent"]
+
+
+@pytest.mark.parametrize("wildcard", [False, True], ids=["named", "wildcard"])
+def test_a_repository_that_is_new_on_the_target_gets_what_earlier_runs_brought_by_mounts(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool, wildcard: bool
+) -> None:
+    target = scripted("target")
+    late = source.storage.repositories.pop("app-3")
+    every = [{"source": f"{source.host}/*", "targets": [f"{target.host}/{{repository}}"]}]
+    pair(mirror_run, source, target, *NAMES[:3])
+    if wildcard:
+        mirror_run.config(every, source, target)
+    mirror_run.sync()
+    source.storage.repositories["app-3"] = late
+    if not wildcard:
+        pair(mirror_run, source, target, *NAMES)
+    target.mark()
+    source.mark()
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES)
+    asked = target.counts()
+    assert (6, 2, 0) == tuple(asked[kind] for kind in ("POST mount", "PUT upload", "HEAD blob"))
+    assert 2 == source.counts()["GET blob"]
+
+
+def test_a_source_on_the_host_of_a_target_is_mounted_from_in_other_mirrors_too(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """`team/base` is only read, for another host, by an earlier run; `app-0` shares its blobs."""
+    target, backup = scripted("target"), scripted("backup")
+    graph = Graph("common")
+    graph.platforms("v1", "v2")
+    target.load("team/base", graph)
+    base = {"source": f"{target.host}/team/base", "targets": [f"{backup.host}/base"]}
+    app = {"source": f"{source.host}/app-0", "targets": [f"{target.host}/app-0"], "tags": ["v1", "v2"]}
+    mirror_run.config([base], target, backup)
+    mirror_run.sync()
+    mirror_run.config([base, app], source, target, backup)
+    mirror_run.sync()
+    assert_equal(source, "app-0", target, tags=["v1", "v2"])
+    assert 6 == target.counts(status=201)["POST mount"]
+    assert (0, 0) == (target.counts()["PUT upload"], source.counts()["GET blob"])
 
 
 def test_a_repository_that_the_configuration_does_not_name_is_never_mounted_from(

@@ -245,6 +245,30 @@ def test_only_repositories_that_the_configuration_names_are_mounted_from(world: 
     assert [] == world.targets["target"].verbs("mount")
 
 
+def test_what_a_wildcard_names_is_mounted_from_before_it_is_known_to_match(world: World) -> None:
+    target = world.targets["target"]
+    world.inventory = Inventory(world.hints, {"target": ["one"]}, {"target": [("hub/", "/x"), ("team/", "")]})
+    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(5)]
+    paths = ["hub/a/x", "team/a/b", "hub/a", "hub//x", "team/"]
+    for blob, path in zip(blobs, paths, strict=True):
+        world.hints.elsewhere[blob.digest] = [path]
+        target.blobs[path][blob.digest] = world.source.blobs["app"][blob.digest]
+    world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
+    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
+    assert ["hub/a/x", "team/a/b", None, None, None] == [one.from_ for one in done]
+    assert 2 == len(target.verbs("mount"))
+
+
+def test_a_source_of_another_mirror_on_the_host_is_mounted_from(world: World) -> None:
+    blob = world.source.add("app", DATA)
+    world.targets["target"].blobs["two"][blob.digest] = DATA
+    world.inventory.suggest(Place("target", "two"), [blob.digest])
+    world.inventory.suggest(Place("target", "secret"), [blob.digest])
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert (Outcome.MOUNTED, "two") == (done.outcome, done.from_)
+    assert [] == world.source.asked
+
+
 def test_a_repository_that_may_have_it_is_asked_and_what_is_there_is_not_sent(world: World) -> None:
     blob = world.source.add("app", DATA)
     world.targets["target"].blobs["one"][blob.digest] = DATA
@@ -261,13 +285,12 @@ def test_what_a_hint_says_of_a_repository_is_asked_there_before_anything_else_an
     blob = world.source.add("app", DATA)
     world.hints.known.add(("target/one", blob.digest))
     world.hints.elsewhere[blob.digest] = ["two"]
-    if there:
-        world.targets["target"].blobs["one"][blob.digest] = DATA
+    world.targets["target"].blobs["one" if there else "two"][blob.digest] = DATA
     world.inventory.ask_hints(Place("target", "one"), [blob.digest])
     assert not world.inventory.knows(Place("target", "one"), blob.digest)
     [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
-    assert (Outcome.EXISTS if there else Outcome.COPIED) is done.outcome
-    assert (["head"] if there else ["head", "begin", "send"]) == [verb for verb, _, _ in world.targets["target"].asked]
+    assert (Outcome.EXISTS if there else Outcome.MOUNTED) is done.outcome
+    assert (["head"] if there else ["head", "mount"]) == [verb for verb, _, _ in world.targets["target"].asked]
 
 
 @pytest.mark.parametrize("status", [400, 500, 503])
