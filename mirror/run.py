@@ -33,6 +33,7 @@ from mirror.state import State
 from mirror.sync import Sync
 from mirror.transfer.delivery import Deliveries
 from mirror.transfer.orders import Delivered, Order
+from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.spool import Spool
 from mirror.transfer.steps import Steps, settled
@@ -250,12 +251,13 @@ class _Sync:
                 engine.stores.gave_up(what)
             account.blob(order, what)
 
+        outcomes = Outcomes(told)
         deliveries = Deliveries(
             engine.manager,
             inventory,
             engine.stores.routes(engine.entries),
             spool,
-            told=told,
+            outcomes=outcomes,
             moved=progress.moved,
             before_write=writing,
         )
@@ -276,6 +278,7 @@ class _Sync:
             inventory,
             state,
             targets,
+            outcomes,
             certain=self._options.deep,
             repair=self._options.repair,
             writing=writing,
@@ -315,6 +318,7 @@ class _Sync:
         finally:  # nobody is left who writes there
             agenda.close()
             spool.close()
+            outcomes.close()
         if planning.error is not None and _is_bug(planning.error):
             account.bug(planning.error)
 

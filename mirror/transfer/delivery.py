@@ -11,10 +11,10 @@ import logging
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from mirror.backoff import ONCE
-from mirror.errors import MirrorError, RateLimited, RemoteError, could_not_look_up
+from mirror.errors import Cancelled, MirrorError, RateLimited, RemoteError, could_not_look_up
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -23,13 +23,14 @@ from mirror.transfer.download import Carried, Origin, SourceBody
 from mirror.transfer.failures import Budgets, Unreadable
 from mirror.transfer.manager import PATIENCE, Manager
 from mirror.transfer.orders import Delivered, Effort, Order, Outcome
+from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import Inventory, Place, Routes
 from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, host_permit
 from mirror.transfer.sessions import IdleSessions
 from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.upload import Body, Sending
-from mirror.transfer.watch import Watch
+from mirror.transfer.watch import ABANDONED, Watch
 
 LOOK_FOR_ROOM = 0.5  # seconds between two looks whether the spool has room
 STEPPING_DOWN = 0.01  # seconds
@@ -39,11 +40,10 @@ MOST_CARRIED = 4 << 20  # bytes of such blobs at once; what does not fit is stre
 _log = logging.getLogger("mirror.transfer")
 
 T = TypeVar("T")
-Told: TypeAlias = Callable[[Order, "Delivered | MirrorError"], None]
 
 
 class Deliveries:
-    """All deliveries of a run. `told` hears once of each (repository, digest) that was dealt with.
+    """All deliveries of a run. outcomes: where it is recorded how each ended.
 
     moved: told of bytes as they are sent; before_write: called with a place by the job that will write there."""
 
@@ -54,7 +54,7 @@ class Deliveries:
         routes: Routes,
         spool: Spool,
         *,
-        told: Told,
+        outcomes: Outcomes,
         moved: Callable[[int], None],
         before_write: Callable[[Place], None],
     ) -> None:
@@ -62,14 +62,13 @@ class Deliveries:
         self._inventory = inventory
         self._routes = routes
         self._spool = spool
-        self._told = told
+        self._outcomes = outcomes
         self._moved = moved
         self._before_write = before_write
         self._unreadable = Unreadable()
         self._budgets = Budgets()
         self._lock = threading.Lock()
         self._leaders: dict[tuple[str, Digest], Place] = {}
-        self._seen: set[tuple[Place, Digest]] = set()
         self._idle = IdleSessions()
         self._carrying = 0  # bytes of small blobs in memory, or about to be
 
@@ -95,21 +94,14 @@ class Deliveries:
             if delivered.sized:
                 self._inventory.proven(order.blob)
         except MirrorError as error:
-            self._tell(order, error)
+            self._outcomes.blob(order, error)
+            raise
+        except GeneratorExit:
+            self._outcomes.blob(order, Cancelled(ABANDONED))
             raise
         self._inventory.add(order.place, order.blob.digest)
-        self._tell(order, delivered)
+        self._outcomes.blob(order, delivered)
         return delivered
-
-    def _tell(self, order: Order, what: Delivered | MirrorError) -> None:
-        key = (order.place, order.blob.digest)
-        with self._lock:
-            known = key in self._seen and isinstance(what, Delivered) and what.outcome is Outcome.EXISTS
-            self._seen.add(key)
-        if not known:
-            self._told(order, what)
-        elif isinstance(what, Delivered):
-            what.claim()  # the line of the log and the count of the report are those of the first
 
     def _deliver(self, order: Order) -> Steps[Delivered]:
         effort = Effort()

@@ -20,6 +20,7 @@ from mirror.transfer.delivery import CARRY, Deliveries
 from mirror.transfer.download import Origin
 from mirror.transfer.manager import Manager
 from mirror.transfer.orders import Delivered, Order, Outcome
+from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import REFUSALS, Inventory, Place, Routes
 from mirror.transfer.sessions import CLOSED_AT_ONCE
 from mirror.transfer.spool import Spool
@@ -80,7 +81,7 @@ class World:
                 self.inventory,
                 routes,
                 self.spool,
-                told=lambda order, what: self.told.append((str(order.place), what)),
+                outcomes=Outcomes(lambda order, what: self.told.append((str(order.place), what))),
                 moved=lambda count: None,
                 before_write=lambda place: self.marked.append(str(place)),
             )
