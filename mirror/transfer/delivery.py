@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
 from typing import TypeVar
 
 from mirror.backoff import ONCE
-from mirror.errors import Cancelled, MirrorError, RateLimited, RemoteError, could_not_look_up
+from mirror.errors import Cancelled, MirrorError, Refused, RemoteError, could_not_look_up
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -22,7 +22,9 @@ from mirror.store import Mount, UploadSession
 from mirror.transfer.download import Carried, Origin, SourceBody
 from mirror.transfer.failures import Budgets, Unreadable
 from mirror.transfer.manager import PATIENCE, Manager
+from mirror.transfer.mounting import Mounts
 from mirror.transfer.orders import Delivered, Effort, Order, Outcome
+from mirror.transfer.origins import Origins
 from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import Inventory, Place, Routes
 from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, host_permit
@@ -67,15 +69,18 @@ class Deliveries:
         self._before_write = before_write
         self._unreadable = Unreadable()
         self._budgets = Budgets()
+        self._origins = Origins()
         self._lock = threading.Lock()
         self._leaders: dict[tuple[str, Digest], Place] = {}
         self._idle = IdleSessions()
+        self._mounts = Mounts(manager, inventory, routes, self._idle, before_write)
         self._carrying = 0  # bytes of small blobs in memory, or about to be
 
     def deliver(self, order: Order) -> Watch[Delivered]:
         """Bring it there; joins a delivery of the same blob to the same repository."""
         name = f"{order.blob.digest.short()} to {order.place}"
         key = ("deliver", order.place, order.blob.digest, order.blob.size)
+        self._origins.add(order)
         return self._manager.spawn(self._told_of(order), name=name, key=key)
 
     def close(self, patience: float = PATIENCE) -> None:
@@ -90,7 +95,8 @@ class Deliveries:
     def _told_of(self, order: Order) -> Steps[Delivered]:
         try:
             self._inventory.fits(order.blob)
-            delivered = yield from self._deliver(order)
+            with self._origins.wanted(order):
+                delivered = yield from self._deliver(order)
             if delivered.sized:
                 self._inventory.proven(order.blob)
         except MirrorError as error:
@@ -111,7 +117,7 @@ class Deliveries:
         effort.asked = order.certain or (order.may_have and self._inventory.expects(place, digest))
         if effort.asked and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
-        if not self._mounting(place.host) or self._inventory.distrusts(place):
+        if not self._mounts.work(place.host) or self._inventory.distrusts(place):
             # Where a mount may have been a lie, the bytes are sent.
             return (yield from self._head_or_upload(order, effort))
         while not self._inventory.holder(place, digest):
@@ -124,9 +130,6 @@ class Deliveries:
             # A leader that was called off steps down a moment later, maybe on this very thread.
             yield settled([leader]) if leader is not None else self._manager.timer(STEPPING_DOWN)
         return (yield from self._bring(order, effort))
-
-    def _mounting(self, host: str) -> bool:
-        return self._routes.mounting(host) and self._inventory.mounts_work(host)
 
     def _lead(self, place: Place, digest: Digest) -> bool:
         with self._lock:
@@ -146,7 +149,7 @@ class Deliveries:
         """Mount it, or else find it there, or upload it."""
         also = [order.origin.repository] if order.origin.source.host == order.place.host else []
         for candidate in self._inventory.candidates(order.place, order.blob.digest, also):
-            mounted = yield from self._try_mount(order, candidate)
+            mounted = yield from self._mounts.attempt(order, candidate)
             if mounted is None:
                 break
             if mounted is Mount.MOUNTED:
@@ -154,39 +157,6 @@ class Deliveries:
             if not isinstance(mounted, Mount):
                 return (yield from self._upload(order, effort, session=mounted))
         return (yield from self._head_or_upload(order, effort))
-
-    def _try_mount(self, order: Order, from_path: str) -> Steps[Mount | UploadSession | None]:
-        """Mount it, with retries. -> as `_mount`. An error never fails the image: an upload may still succeed."""
-        place, digest = order.place, order.blob.digest
-        # Where all retries failed once, one attempt is enough for the other blobs.
-        policy = ONCE if self._inventory.mount_failed(place, from_path) else None
-        run = partial(self._mount, order, from_path)
-        try:
-            mounted = yield self._manager.transfer(object(), run, needs=(host_permit(place.host),), policy=policy)
-        except RemoteError as error:
-            if isinstance(error, RateLimited):
-                raise
-            text = f"{digest} could not be mounted from {from_path}, uploading it to {place}: {error.what}"
-            _log.info("mount_failed", extra={"target": str(place), "code": error.code, "text": text})
-            self._inventory.note_mount(place, from_path, digest, None)
-            return Mount.ABSENT
-        if mounted is not None:
-            self._inventory.note_mount(
-                place, from_path, digest, mounted if isinstance(mounted, Mount) else Mount.ABSENT
-            )
-        return mounted  # type: ignore[no-any-return]  # what a task is sent is not typed
-
-    def _mount(self, order: Order, from_path: str, work: Work) -> Mount | UploadSession | None:
-        """None: it was not asked for."""
-        if not self._mounting(order.place.host):
-            return None  # it may have waited for its turn for long; an upload opens its session when it has its own
-        self._before_write(order.place)
-        mounted = order.target.mount_blob(order.place.path, order.blob, from_path, work)
-        # Between this job and the one that uses the session, the delivery may be called off.
-        if not isinstance(mounted, Mount) and not self._idle.keep(mounted, work.stop):
-            mounted.__exit__(None, None, None)
-            work.stop.check()
-        return mounted
 
     def _head_or_upload(self, order: Order, effort: Effort) -> Steps[Delivered]:
         # What is on disk keeps what an earlier run left, or another repository has: asking it costs no request.
@@ -229,7 +199,35 @@ class Deliveries:
     # ---- uploads
 
     def _upload(self, order: Order, effort: Effort, *, session: UploadSession | None) -> Steps[Delivered]:
-        origins = self._origins(order)
+        """Upload it from the first host where it can be read; one that lacks it, or fails for good, is left out."""
+        tried: set[Origin] = set()
+        failure: MirrorError | None = None
+        while origins := self._untried(order, tried):
+            effort.unread, effort.joined = None, False
+            try:
+                yield from self._upload_from(origins, order, effort, session)
+                return effort.result(Outcome.COPIED)
+            except (RemoteError, Refused) as error:
+                if effort.unread is None:
+                    raise
+                if failure is None or order.origin in origins:
+                    failure = error
+                self._log_unread(order, origins, error)
+            session = None
+            if not effort.joined:
+                tried.update(origins)
+        if failure is None:
+            raise RuntimeError("an order has an origin")
+        raise failure
+
+    def _log_unread(self, order: Order, origins: Sequence[Origin], error: MirrorError) -> None:
+        text = f"{order.blob.digest} could not be read from {', '.join(map(str, origins))}: {error.what}"
+        _log.info("blob_unread", extra={"target": str(order.place), "code": error.code, "text": text})
+
+    def _upload_from(
+        self, origins: list[Origin], order: Order, effort: Effort, session: UploadSession | None
+    ) -> Steps[None]:
+        """origins: of one host. If the bytes could not be had, effort.unread says why."""
         source, target, size = origins[0].source.host, order.place.host, order.blob.size
         try:
             if self._routes.through_spool(source, target, mounts_work=self._inventory.mounts_work(target)):
@@ -243,11 +241,13 @@ class Deliveries:
                     yield self._send(order, effort, sending, host_permit(source), DOWNLOADS)
                 finally:
                     effort.read += body.read
+                    effort.unread = body.trouble
         finally:
             left = effort.sending.give_up() if effort.sending is not None else session
+            effort.sent += effort.sending.sent if effort.sending is not None else 0
+            effort.sending = None
             if left is not None:
                 self._abandon(order, left)
-        return effort.result(Outcome.COPIED)
 
     def _room_to_carry(self, size: int) -> bool:
         with self._lock:
@@ -265,13 +265,16 @@ class Deliveries:
             yield self._send(order, effort, self._sending(order, effort, carried, session))
         finally:
             effort.read += source.read
+            effort.unread = source.trouble
             with self._lock:
                 self._carrying -= size
 
-    def _origins(self, order: Order) -> list[Origin]:
-        """Where to read it: a sibling on the target that has it, if a mount from that was refused; then the source."""
+    def _untried(self, order: Order, tried: Collection[Origin]) -> list[Origin]:
+        """Where to read it next: from a sibling on the target that has it, if a mount from that was refused; then from
+        the source; then from the sources of others who want the blob."""
         sibling = self._inventory.holder(order.place, order.blob.digest)
-        return [Origin(order.target, sibling), order.origin] if sibling else [order.origin]
+        near = Origin(order.target, sibling) if sibling else None
+        return [near] if near is not None and near not in tried else self._origins.untried(order, tried)
 
     def _sending(self, order: Order, effort: Effort, body: Body, session: UploadSession | None) -> Sending:
         if session is not None:
@@ -293,6 +296,7 @@ class Deliveries:
         source = origins[0].source.host
         while (file := self._spool.claim(order.blob)) is None:
             yield self._manager.timer(LOOK_FOR_ROOM)
+        download: Watch[None] | None = None
         try:
             sending = self._sending(order, effort, file, session)
             download = self._download(file, origins, effort)
@@ -303,11 +307,17 @@ class Deliveries:
             except SpoolBroken:
                 yield download
                 yield self._send(order, effort, sending)
+        except MirrorError:
+            effort.unread = download.error if download is not None else None
+            raise
         finally:
             self._spool.leave(file)
 
     def _download(self, file: SpoolFile, origins: list[Origin], effort: Effort) -> Watch[None]:
+        effort.joined = True  # unless it runs
+
         def run(work: Work) -> None:
+            effort.joined = False
             if file.complete:
                 return
             body = SourceBody(file.blob, origins, self._unreadable)

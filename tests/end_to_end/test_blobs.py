@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from typing import Any
 
 import pytest
 
 from tests.conftest import ScriptedFactory
-from tests.end_to_end.worlds import assert_synced, pair
+from tests.end_to_end.worlds import assert_synced, loaded, pair
 from tests.images import Graph
+from tests.oracle import assert_equal
+from tests.registries.exchange import Request
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.tool import MirrorTool
@@ -78,3 +81,37 @@ def test_a_blob_that_the_target_cannot_look_up_is_pushed(scripted: ScriptedFacto
     assert (2, 1) == (broken.hits, refused.hits)
     target.faults.clear()
     assert_synced(source, target)
+
+
+@pytest.mark.parametrize("one_place", [False, True], ids=["two targets", "one repository"])
+def test_a_blob_that_one_source_lacks_comes_from_the_source_of_a_concurrent_mirror(
+    one_place: bool, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    lacking, whole, first, second = (scripted(name) for name in ("lacking", "whole", "first", "second"))
+    base = with_base(lacking, "v1").layer("base")
+    with_base(whole, "v2")
+    lacking.storage.repositories["app"].blobs.remove(base.digest)
+    both = threading.Event()
+
+    def note(request: Request) -> None:
+        if request.kind == "GET blob" and request.repository == "app":
+            both.set()  # the image has been read, so all its blobs are wanted
+
+    whole.hook = note
+    asked = lacking.fault("GET blob", reference=base.digest, stall=both, times=FOREVER)
+    whole.fault("GET manifest", repository="app", stall=asked.fired, times=FOREVER)
+    target = first if one_place else second
+    mirrors = [
+        {"source": f"{lacking.host}/app", "targets": [f"{first.host}/app"], "tags": ["v1"]},
+        {"source": f"{whole.host}/app", "targets": [f"{target.host}/app"], "tags": ["v2"]},
+    ]
+    if not one_place:  # a source of two target hosts is read through the spool
+        for source, other in ((lacking, second), (whole, first)):
+            loaded(source, repository=source.name)
+            mirrors.append({"source": f"{source.host}/{source.name}", "targets": [f"{other.host}/{source.name}"]})
+    mirror_run.config(mirrors, lacking, whole, first, second)
+    mirror_run.sync()
+    assert {"copied"} == set(mirror_run.results().values())
+    assert_equal(whole, "app", target, tags=["v2"])
+    assert first.has_blob("app", base.digest)
+    assert 1 == Counter(seen.reference for seen in whole.requests() if seen.kind == "GET blob")[base.digest]
