@@ -28,7 +28,7 @@ from mirror.reading import Reader
 from mirror.redact import Redactor
 from mirror.report import Effort, Report, check_copy, read_only_from, summary
 from mirror.results import Account
-from mirror.signals import Signals
+from mirror.signals import InterruptibleSleep, Signals
 from mirror.state import State
 from mirror.sync import Sync
 from mirror.transfer.delivery import Deliveries
@@ -51,7 +51,7 @@ def sync(options: Options) -> int:
     directory = _directory(config, options)
     with Signals() as signals:
         try:
-            with Lock(directory / "lock").acquire(options.lock_wait, _Patience(signals)):
+            with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
                 sweep(directory)
                 return _Sync(config, options, only, directory, signals).run()
         except Cancelled:
@@ -122,18 +122,6 @@ def _used(config: Config, options: Options) -> list[Path]:
 def _warn(config: Config) -> None:
     for warning in config.warnings:
         _log.warning("config", extra={"text": warning})
-
-
-class _Patience:
-    """Waits for a lock, but not past a signal."""
-
-    def __init__(self, signals: Signals) -> None:
-        self._signals = signals
-
-    def sleep(self, seconds: float) -> None:
-        self._signals.wait(seconds)
-        if self._signals.number is not None:
-            raise Cancelled(f"stopped by {self._signals.name}")
 
 
 def _run_id() -> str:
