@@ -127,8 +127,6 @@ class Agenda:
         self._results.listing_failed(entry, error)
 
     def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
-        if not self._targets[place.host].partial:  # there blobs of what is there may be missing
-            self._inventory.saw_root(place, digest)
         self._memory.note_tag("target", str(place), tag, digest)
 
     def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:

@@ -174,6 +174,14 @@ class Cancelled(MirrorError):
 _WORST_FIRST = (LOCAL, REFUSED, FAILED, BUSY)
 
 
+def could_not_look_up(error: MirrorError) -> bool:
+    """Whether a server answered a look-up with an error such as 500: it has what was asked for, or has it not.
+    A refusal of credentials and a rate limit are about something else."""
+    return (
+        isinstance(error, RemoteError) and error.status is not None and not isinstance(error, AuthError | RateLimited)
+    )
+
+
 def worst(codes: Iterable[int]) -> int:
     """The exit code of a run that met all of `codes`.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from mirror.console import Console
-from mirror.errors import LocalError
+from mirror.errors import Cancelled, LocalError
 from mirror.logfile import PATIENCE, Backlog, LockTimeout, LogFile, log_error
 from mirror.logrecords import LONGEST_FIELD, Lines, People, fields_of
 from mirror.redact import Redactor
@@ -50,12 +50,12 @@ def blob_event(
     seconds: float = 0.0,
     code: str | None = None,
 ) -> None:
-    """Log what became of a blob in a target repository (design §4.4): one line for each that a run dealt with.
+    """Log what became of a blob or manifest in a target repository: one line for each that a run dealt with.
 
     source, target: repositories; image: the reference that it was first needed for; outcome: copied, mounted, exists
     or failed; from_: the repository it was mounted or read from, where not the source; code: of the error."""
     _blobs.log(
-        logging.WARNING if outcome == "failed" else logging.INFO,
+        logging.WARNING if outcome == "failed" and code != Cancelled.code else logging.INFO,
         "blob",
         extra={
             "source": source,

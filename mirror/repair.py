@@ -108,7 +108,7 @@ class RepairTarget:
             mounted = self._target.mount_blob(repository, blob, from_repository, work)
             if not isinstance(mounted, Mount):
                 return _Upload(mounted, self, repository, blob)
-            if mounted is Mount.REFUSED or self.has_blob(repository, blob, work):
+            if mounted is not Mount.MOUNTED or self.has_blob(repository, blob, work):
                 return mounted
         return self.begin_upload(repository, blob, work)
 

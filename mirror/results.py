@@ -139,10 +139,8 @@ class Account:
     # ---- blobs
 
     def blob(self, order: Order, what: Delivered | MirrorError) -> None:
-        """What became of a blob in a target repository; once for each."""
+        """What became of a blob or manifest in a target repository; once for each."""
         delivered = what if isinstance(what, Delivered) else None
-        if isinstance(what, Cancelled):
-            return
         blob_event(
             source=str(order.origin),
             target=str(order.place),

@@ -28,11 +28,12 @@ from mirror.reading import Reader
 from mirror.redact import Redactor
 from mirror.report import Effort, Report, check_copy, read_only_from, summary
 from mirror.results import Account
-from mirror.signals import Signals
+from mirror.signals import InterruptibleSleep, Signals
 from mirror.state import State
 from mirror.sync import Sync
 from mirror.transfer.delivery import Deliveries
 from mirror.transfer.orders import Delivered, Order
+from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.spool import Spool
 from mirror.transfer.steps import Steps, settled
@@ -50,7 +51,7 @@ def sync(options: Options) -> int:
     directory = _directory(config, options)
     with Signals() as signals:
         try:
-            with Lock(directory / "lock").acquire(options.lock_wait, _Patience(signals)):
+            with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
                 sweep(directory)
                 return _Sync(config, options, only, directory, signals).run()
         except Cancelled:
@@ -121,18 +122,6 @@ def _used(config: Config, options: Options) -> list[Path]:
 def _warn(config: Config) -> None:
     for warning in config.warnings:
         _log.warning("config", extra={"text": warning})
-
-
-class _Patience:
-    """Waits for a lock, but not past a signal."""
-
-    def __init__(self, signals: Signals) -> None:
-        self._signals = signals
-
-    def sleep(self, seconds: float) -> None:
-        self._signals.wait(seconds)
-        if self._signals.number is not None:
-            raise Cancelled(f"stopped by {self._signals.name}")
 
 
 def _run_id() -> str:
@@ -239,7 +228,7 @@ class _Sync:
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
         engine.stores.sweep()
-        inventory = Inventory(state, engine.stores.mountable())
+        inventory = Inventory(state, engine.stores.mountable(), engine.stores.wildcards())
 
         def writing(place: Place) -> None:
             state.mark_unfinished(str(place))
@@ -250,12 +239,13 @@ class _Sync:
                 engine.stores.gave_up(what)
             account.blob(order, what)
 
+        outcomes = Outcomes(told)
         deliveries = Deliveries(
             engine.manager,
             inventory,
             engine.stores.routes(engine.entries),
             spool,
-            told=told,
+            outcomes=outcomes,
             moved=progress.moved,
             before_write=writing,
         )
@@ -276,6 +266,7 @@ class _Sync:
             inventory,
             state,
             targets,
+            outcomes,
             certain=self._options.deep,
             repair=self._options.repair,
             writing=writing,
@@ -315,6 +306,7 @@ class _Sync:
         finally:  # nobody is left who writes there
             agenda.close()
             spool.close()
+            outcomes.close()
         if planning.error is not None and _is_bug(planning.error):
             account.bug(planning.error)
 

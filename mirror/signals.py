@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from types import FrameType, TracebackType
 
-from mirror.errors import SIGNALLED
+from mirror.errors import SIGNALLED, Cancelled
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
@@ -73,3 +73,16 @@ class Signals:
     @property
     def name(self) -> str:
         return signal.Signals(self.number).name if self.number is not None else ""
+
+
+class InterruptibleSleep:
+    """Sleeps, for a wait for a lock, but not past a signal."""
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+
+    def sleep(self, seconds: float) -> None:
+        """Raises Cancelled if there was a signal."""
+        self._signals.wait(seconds)
+        if self._signals.number is not None:
+            raise Cancelled(f"stopped by {self._signals.name}")

@@ -133,7 +133,8 @@ class Mount(Enum):
     """Outcome of a mount that opened no session."""
 
     MOUNTED = "mounted"
-    REFUSED = "refused"  # this candidate is not mountable: never a failure of the image
+    ABSENT = "absent"  # this blob cannot be mounted from there; others may be
+    REFUSED = "refused"  # nothing can be mounted from there: never a failure of the image
 
 
 class Coming(Struct, frozen=True):
@@ -214,7 +215,9 @@ class Target(Source, Protocol):
         ...
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
-        """Link a blob from a sibling repository. A session: not mounted, an upload was opened: use it or close it."""
+        """Link a blob from a sibling repository. A session: not mounted, an upload was opened: use it or close it.
+
+        Raises what may succeed when it is tried again."""
         ...
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:

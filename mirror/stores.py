@@ -12,7 +12,7 @@ from mirror.config import Config, MirrorConfig
 from mirror.errors import MirrorError
 from mirror.findings import Entry, TargetEntry
 from mirror.limits import Limits
-from mirror.locations import is_bundle, is_registry
+from mirror.locations import MATCHED, is_bundle, is_registry
 from mirror.oci.reference import DOCKER_HUB, Repository
 from mirror.redact import Redactor
 from mirror.registry.auth import HostAuthorizer
@@ -144,12 +144,24 @@ class Stores:
         )
 
     def mountable(self) -> dict[str, set[str]]:
-        """The repositories of each host that the configuration names; what its wildcards match is for the plan."""
+        """The repositories of each host that the configuration names, without those that only a wildcard matches."""
         named: defaultdict[str, set[str]] = defaultdict(set)
         for mirror in self._config.mirrors:
             if not mirror.wildcard:
                 for repository in (mirror.source, *mirror.targets):
                     named[repository.host].add(repository.path)
+        return dict(named)
+
+    def wildcards(self) -> dict[str, list[tuple[str, str]]]:
+        """What stands before and after the `*` where the configuration names repositories by a pattern, by host."""
+        named: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        for mirror in self._config.mirrors:
+            if mirror.wildcard:
+                prefix = f"{mirror.source.path}/" if mirror.source.path else ""
+                named[mirror.source.host].append((prefix, ""))
+                for target in mirror.targets:
+                    before, _, after = target.path.partition(MATCHED)
+                    named[target.host].append((before, after))
         return dict(named)
 
     def routes(self, entries: Iterable[Entry]) -> Routes:

@@ -14,8 +14,8 @@ from mirror.asking import is_broken
 from mirror.backoff import ONCE
 from mirror.errors import MirrorError, Refused, RemoteError
 from mirror.findings import Finding
-from mirror.graph import Graph
 from mirror.limits import Work
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.reading import Image
@@ -23,13 +23,18 @@ from mirror.store import Target, Version
 from mirror.tally import Tally
 from mirror.transfer.delivery import Deliveries
 from mirror.transfer.manager import Manager
-from mirror.transfer.orders import Order, Outcome
+from mirror.transfer.orders import Effort, Order, Outcome
+from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.scheduler import host_permit
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
 
 _log = logging.getLogger("mirror.sync")
+
+
+def descriptor(manifest: Manifest) -> Descriptor:
+    return Descriptor(manifest.digest, manifest.size, manifest.media_type)
 
 
 class Memory(Protocol):
@@ -42,8 +47,9 @@ class Memory(Protocol):
 class Sync:
     """Brings images to targets. Thread-safe.
 
-    certain: believe nothing that is known, ask for every object; repair: read every manifest on the target, the root
-    too; writing: called in the job that is about to write."""
+    outcomes: where it is recorded what became of each manifest; certain: believe nothing that is known, ask for every
+    object; repair: read every manifest on the target, the root too; writing: called in the job that is about to
+    write."""
 
     def __init__(
         self,
@@ -52,12 +58,14 @@ class Sync:
         inventory: Inventory,
         memory: Memory,
         targets: Mapping[str, Target],
+        outcomes: Outcomes,
         *,
         certain: bool,
         repair: bool = False,
         writing: Callable[[Place], None],
     ) -> None:
         self._manager = manager
+        self._outcomes = outcomes
         self._deliveries = deliveries
         self._inventory = inventory
         self._memory = memory
@@ -69,9 +77,11 @@ class Sync:
     def bring(self, finding: Finding, image: Image, tally: Tally) -> Steps[bool]:
         """Steps: everything under the root, then the root. -> whether anything was missing. Raises as the stores do."""
         place = finding.target.place
-        if finding.may_have and not self._certain and not self._targets[place.host].on_disk:
-            blobs = image.graph.blobs
-            yield self._aside(lambda: self._inventory.ask_hints(place, [blob.digest for blob in blobs]))
+        digests = [blob.digest for blob in image.graph.blobs]
+        if self._mountable(image):
+            self._inventory.suggest(Place(image.origin.source.host, image.origin.repository), digests)
+        if not self._certain and not self._targets[place.host].on_disk:
+            yield self._aside(lambda: self._inventory.ask_hints(place, digests))
         try:
             return (yield from self._push(finding, image, tally, certain=self._certain))
         except RemoteError as error:
@@ -85,10 +95,11 @@ class Sync:
     def _push(self, finding: Finding, image: Image, tally: Tally, *, certain: bool) -> Steps[bool]:
         place, graph = finding.target.place, image.graph
         store = self._targets[place.host]
-        orders = [
-            Order(blob, store, place, image.origin, finding.reading.name, finding.may_have, certain)
-            for blob in graph.blobs
-        ]
+
+        def ordered(what: Descriptor) -> Order:
+            return Order(what, store, place, image.origin, finding.reading.name, finding.may_have, certain)
+
+        orders = [ordered(blob) for blob in graph.blobs]
         watches = [self._deliveries.deliver(order) for order in orders]
         try:
             if self._repair:  # one run names all that a registry's operator has to delete
@@ -106,18 +117,24 @@ class Sync:
         for level in graph.levels:
             ask = certain or finding.old == graph.root.digest
             missing, broken = yield from self._missing(store, place, level, ask=ask)
-            yield [self._put(store, place, child.digest, child) for child in missing]
-            yield [self._confirm(store, place, child.digest, child) for child in broken]
+            lacking = {child.digest for child in missing}
+            for child in level:
+                if child.digest not in lacking:
+                    self._outcomes.manifest(ordered(descriptor(child)), Effort().result(Outcome.EXISTS))
+            yield [self._put(ordered(descriptor(child)), child.digest, child) for child in missing]
+            yield [self._confirm(ordered(descriptor(child)), child.digest, child) for child in broken]
             changed = changed or bool(missing)
-        root = graph.root
+        root, tag = graph.root, finding.reading.tag
         changed = changed or finding.old != root.digest
         if not changed and self._repair:
-            changed = not (yield self._names(store, place, finding.reading.tag, root))
+            changed = not (yield self._names(store, place, tag, root))
         if changed:
-            yield self._put(store, place, finding.reading.tag, root)
+            yield self._put(ordered(descriptor(root)), tag, root)
+        else:
+            self._outcomes.manifest(ordered(descriptor(root)), Effort().result(Outcome.EXISTS))
         if finding.broken:
-            yield self._confirm(store, place, finding.reading.tag, root)
-        self._note(place, finding, graph)
+            yield self._confirm(ordered(descriptor(root)), tag, root)
+        self._note(place, finding, image)
         return changed
 
     def _missing(
@@ -140,11 +157,12 @@ class Sync:
         missing = [one for one, answer in asked if not isinstance(answer, Version)]
         return missing, [one for one, answer in asked if is_broken(answer)]
 
-    def _confirm(self, store: Target, place: Place, reference: str, manifest: Manifest) -> Watch[None]:
+    def _confirm(self, order: Order, reference: str, manifest: Manifest) -> Watch[None]:
         """Ask for what was put where the target had a copy that it could not give: it may have kept that."""
+        place = order.place
 
         def look(work: Work) -> None:
-            (answer,) = store.resolve(place.path, [reference], work)
+            (answer,) = order.target.resolve(place.path, [reference], work)
             if is_broken(answer) or (isinstance(answer, Version) and answer.digest != manifest.digest):
                 why = answer.what if isinstance(answer, MirrorError) else f"it is {answer.digest} still"
                 raise Refused(
@@ -153,7 +171,9 @@ class Sync:
                     code="target_lied",
                 )
 
-        return self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
+        watch = self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
+        watch.on_done(lambda watch: self._outcomes.failed_after_all(order, watch.error))
+        return watch
 
     def _names(self, store: Target, place: Place, tag: str, root: Manifest) -> Watch[bool]:
         """Whether the tag leads to the root, as the target says when it is asked again."""
@@ -164,21 +184,42 @@ class Sync:
 
         return self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
 
-    def _put(self, store: Target, place: Place, reference: str, manifest: Manifest) -> Watch[None]:
+    def _put(self, order: Order, reference: str, manifest: Manifest) -> Watch[None]:
+        """Put a manifest under a tag or its digest; `order` is for the record."""
+        place, effort = order.place, Effort()
+
         def run(work: Work) -> None:
+            effort.attempts += 1
             self._writing(place)
-            store.put_manifest(place.path, reference, manifest, work)
+            order.target.put_manifest(place.path, reference, manifest, work)
             self._inventory.add(place, manifest.digest)
+            self._outcomes.manifest(order, effort.result(Outcome.COPIED))
+
+        def ended(watch: Watch[None]) -> None:
+            error = watch.error
+            # Where the target lacks a blob, the image is pushed once more.
+            if isinstance(error, MirrorError) and (error.code != "blob_missing" or order.certain):
+                self._outcomes.manifest(order, error)
 
         key = ("put", place, reference, manifest.digest)
-        return self._manager.transfer(key, run, needs=(host_permit(place.host),))
+        watch = self._manager.transfer(key, run, needs=(host_permit(place.host),))
+        watch.on_done(ended)
+        return watch
 
-    def _note(self, place: Place, finding: Finding, graph: Graph) -> None:
-        self._inventory.saw_root(place, graph.root.digest)
-        self._memory.note_graph(str(place), graph.root.digest, [blob.digest for blob in graph.blobs])
-        self._memory.note_tag("target", str(place), finding.reading.tag, graph.root.digest)
-        if finding.reading.entry.rules.is_immutable(finding.reading.tag):
-            self._memory.note_tag("source", finding.reading.entry.name, finding.reading.tag, graph.root.digest)
+    def _mountable(self, image: Image) -> bool:
+        """Whether blobs can be mounted from the source: it is a repository of a target's host that holds the image."""
+        target = self._targets.get(image.origin.source.host)
+        return target is not None and not target.on_disk and image.version.transform is None
+
+    def _note(self, place: Place, finding: Finding, image: Image) -> None:
+        root, tag, source = image.graph.root.digest, finding.reading.tag, finding.reading.entry.name
+        blobs = [blob.digest for blob in image.graph.blobs]
+        self._memory.note_graph(str(place), root, blobs)
+        self._memory.note_tag("target", str(place), tag, root)
+        if self._mountable(image):
+            self._memory.note_graph(source, root, blobs)
+        if self._mountable(image) or finding.reading.entry.rules.is_immutable(tag):
+            self._memory.note_tag("source", source, tag, root)
 
     def _aside(self, run: Callable[[], None]) -> Watch[None]:
         """Local I/O in a job of its own, which needs nothing of any host."""

@@ -24,6 +24,7 @@ from mirror.sync import Sync
 from mirror.tally import Tally
 from mirror.transfer.delivery import Deliveries
 from mirror.transfer.manager import Manager
+from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import Inventory, Place, Routes
 from mirror.transfer.spool import Spool
 from tests.test_plan import Memory
@@ -74,7 +75,7 @@ class Notes(Memory):
     def note_transformed(self, identity: str, digest: Digest) -> None:
         pass
 
-    def knows(self, repository: str, roots: object, digest: Digest) -> bool:
+    def held(self, repository: str, digest: Digest) -> bool:
         return False
 
     def holders(self, host: str, digest: Digest) -> list[str]:
@@ -154,16 +155,26 @@ class World:
         spool.prepare()
         inventory = Inventory(self.memory, {host: ["copy", "sibling"]})
         with Manager(limits=limits, stop=Stop()) as manager:
+            outcomes = Outcomes(lambda order, what: None)
             deliveries = Deliveries(
                 manager,
                 inventory,
                 Routes([(self.source.host, host)], mounting={}, parallel={}),
                 spool,
-                told=lambda order, what: None,
+                outcomes=outcomes,
                 moved=lambda count: None,
                 before_write=lambda place: None,
             )
-            sync = Sync(manager, deliveries, inventory, self.memory, targets, certain=deep, writing=lambda place: None)
+            sync = Sync(
+                manager,
+                deliveries,
+                inventory,
+                self.memory,
+                targets,
+                outcomes,
+                certain=deep,
+                writing=lambda place: None,
+            )
             done = []
             agenda = Agenda(
                 manager,

@@ -51,7 +51,7 @@ def has_all(state: State) -> bool:
     return (
         state.target_tag(APP, "v1") == digest("root")
         and state.source_tag("quay.io/app", "v1") == digest("source root")
-        and state.knows(APP, {digest("root")}, digest("layer"))
+        and state.held(APP, digest("layer"))
         and state.unfinished("localhost:5000/team/other")
     )
 
@@ -59,7 +59,7 @@ def has_all(state: State) -> bool:
 def has_none(state: State) -> bool:
     return (
         state.target_tag(APP, "v1") is None
-        and not state.knows(APP, {digest("root")}, digest("layer"))
+        and not state.held(APP, digest("layer"))
         and state.holders("localhost:5000", digest("layer")) == []
         and not state.unfinished("localhost:5000/team/other")
     )
@@ -72,7 +72,7 @@ def test_the_next_run_knows_what_this_one_learned(tmp_path: Path) -> None:
     fill(tmp_path)
     with opened(tmp_path) as state:
         assert has_all(state)
-        assert {digest("root"), digest("layer"), digest("config")} == state.members(APP, digest("root"))
+        assert all(state.held(APP, digest(name)) for name in ("root", "layer", "config"))
 
 
 def test_it_is_one_file_that_only_we_can_read(tmp_path: Path) -> None:
@@ -99,16 +99,15 @@ def test_a_tag_has_one_digest_on_each_side_and_the_last_one_counts(tmp_path: Pat
         assert [None, None] == [state.target_tag(APP, "gone"), state.target_tag(APP, "never")]
 
 
-def test_a_blob_counts_only_under_a_root_that_was_seen_in_this_run(tmp_path: Path) -> None:
+def test_a_repository_held_the_blobs_under_its_roots_and_those_roots(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         state.note_graph(APP, digest("root"), [digest("layer")])
-        state.note_graph(APP, digest("other"), [digest("base")])
+        state.note_graph("localhost:5000/team/else", digest("other"), [digest("base")])
         state.flush()
-        assert state.knows(APP, {digest("root"), digest("x")}, digest("layer"))
-        assert state.knows(APP, {digest("root")}, digest("root"))
-        assert not state.knows(APP, {digest("other")}, digest("layer"))
-        assert not state.knows(APP, set(), digest("layer"))
-        assert not state.knows("localhost:5000/team/else", {digest("root")}, digest("layer"))
+        assert state.held(APP, digest("layer"))
+        assert state.held(APP, digest("root"))
+        assert not state.held(APP, digest("base"))
+        assert not state.held("localhost:5000/team", digest("layer"))
 
 
 def test_a_root_noted_again_has_its_new_members(tmp_path: Path) -> None:
@@ -116,7 +115,16 @@ def test_a_root_noted_again_has_its_new_members(tmp_path: Path) -> None:
         state.note_graph(APP, digest("root"), [digest("one"), digest("two")])
         state.note_graph(APP, digest("root"), [digest("two"), digest("two")])
         state.flush()
-        assert {digest("root"), digest("two")} == state.members(APP, digest("root"))
+        assert [False, True, True] == [state.held(APP, digest(name)) for name in ("one", "two", "root")]
+
+
+def test_roots_of_a_source_are_dropped_as_those_of_a_target_are(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        for name in ("old", "new"):
+            state.note_graph(APP, digest(name), [digest("base"), digest(f"{name} layer")])
+            state.note_tag("source", APP, "v1", digest(name))
+    with opened(tmp_path) as state:
+        assert [False, True, True] == [state.held(APP, digest(name)) for name in ("old layer", "new layer", "base")]
 
 
 def test_holders_are_repositories_of_that_host_the_last_written_first(tmp_path: Path) -> None:
@@ -138,8 +146,8 @@ def test_forgetting_a_repository_counts_at_once_and_for_good(tmp_path: Path) -> 
         state.note_graph("localhost:5000/team/two", digest("two"), [digest("layer")])
         state.flush()
         state.forget(APP)
-        assert [None, False] == [state.target_tag(APP, "v1"), state.knows(APP, {digest("root")}, digest("layer"))]
-        assert frozenset() == state.members(APP, digest("root"))
+        assert [None, False] == [state.target_tag(APP, "v1"), state.held(APP, digest("layer"))]
+        assert not state.held(APP, digest("root"))
         assert ["team/two"] == state.holders("localhost:5000", digest("layer"))
     with opened(tmp_path) as state:
         assert state.target_tag(APP, "v1") is None
@@ -154,9 +162,9 @@ def test_roots_that_no_tag_names_any_more_are_dropped_with_what_only_they_led_to
             state.note_tag("target", APP, "latest", digest(f"root{n}"))
             state.note_tag("target", APP, f"v{n % 3}", digest(f"root{n}"))
     with opened(tmp_path) as state:
-        known = [n for n in range(50) if state.members(APP, digest(f"root{n}"))]
+        known = [n for n in range(50) if state.held(APP, digest(f"root{n}"))]
         assert [47, 48, 49] == known
-        assert state.knows(APP, {digest("root49")}, digest("base"))
+        assert state.held(APP, digest("base"))
     ((rows,),), ((digests,),) = sql(tmp_path, "SELECT count(*) FROM member", "SELECT count(*) FROM digest")
     assert (9, 7) == (rows, digests)
 
@@ -326,7 +334,7 @@ def test_flipped_bits_change_at_most_what_is_remembered(tmp_path: Path, seed: in
     with State.open(tmp_path, warnings.append) as state:
         for n in range(300):
             state.target_tag(APP, f"v{n}")
-            state.knows(APP, {digest(f"root{n}")}, digest(f"layer{n}"))
+            state.held(APP, digest(f"layer{n}"))
             state.holders("localhost:5000", digest(f"layer{n}"))
             state.note_graph(APP, digest(f"root{n}"), [digest(f"new{n}")])
         state.mark_unfinished("localhost:5000/team/third")
@@ -345,11 +353,11 @@ def test_damage_that_shows_in_mid_run_costs_the_hints_and_keeps_the_marks(tmp_pa
     path.write_bytes(content)
     warnings: list[str] = []
     with State.open(tmp_path, warnings.append) as state:
-        assert not state.knows(APP, {digest("root")}, digest("layer"))
+        assert not state.held(APP, digest("layer"))
         state.flush()
         state.note_graph(APP, digest("root"), [digest("layer")])
         state.flush()
-        assert state.knows(APP, {digest("root")}, digest("layer"))
+        assert state.held(APP, digest("layer"))
         assert state.unfinished("localhost:5000/team/other")
     assert 1 == len(warnings)
     assert "is damaged" in warnings[0]
@@ -372,7 +380,7 @@ def test_values_that_are_neither_digests_nor_paths_are_passed_over(tmp_path: Pat
     with opened(tmp_path) as state:
         assert [None, None] == [state.target_tag(APP, "v1"), state.source_tag("quay.io/app", "v1")]
         assert ["ok", "team/app"] == state.holders("localhost:5000", digest("layer"))
-        assert {digest("root"), digest("layer")} == state.members(APP, digest("root"))
+        assert [False, True] == [state.held(APP, digest(name)) for name in ("config", "layer")]
 
 
 # -- a disk that is full ----------------------------------------------------------------------------------------------
@@ -433,7 +441,7 @@ def test_twenty_threads_share_one_state(tmp_path: Path) -> None:
             state.note_graph(repository, root, [digest("base"), digest(f"{number}/{n}/layer")])
             state.note_tag("target", repository, f"v{n}", root)
             state.target_tag(repository, f"v{n}")
-            state.knows(repository, {root}, digest("base"))
+            state.held(repository, digest("base"))
             assert set(state.holders("localhost:5000", digest("base"))) <= {f"team/r{n}" for n in range(20)}
         state.flush()
         state.finished(repository)
@@ -443,10 +451,7 @@ def test_twenty_threads_share_one_state(tmp_path: Path) -> None:
         assert [50] * 20 == list(pool.map(work, range(20)))
     with opened(tmp_path) as state:
         assert not any(state.unfinished(f"localhost:5000/team/r{number}") for number in range(20))
-        assert all(
-            state.knows(f"localhost:5000/team/r{number}", {digest(f"{number}/7")}, digest(f"{number}/7/layer"))
-            for number in range(20)
-        )
+        assert all(state.held(f"localhost:5000/team/r{number}", digest(f"{number}/7/layer")) for number in range(20))
 
 
 def test_a_command_without_the_lock_reads_beside_a_run_and_writes_nothing(tmp_path: Path) -> None:
@@ -481,7 +486,7 @@ def test_a_closed_state_answers_that_it_knows_nothing(tmp_path: Path) -> None:
     fill(tmp_path)
     state = opened(tmp_path)
     state.close()
-    assert [None, False] == [state.target_tag(APP, "v1"), state.knows(APP, {digest("root")}, digest("layer"))]
+    assert [None, False] == [state.target_tag(APP, "v1"), state.held(APP, digest("layer"))]
     with pytest.raises(LocalError, match="closed"):
         state.mark_unfinished("localhost:5000/team/new")
 
@@ -493,7 +498,7 @@ def test_a_state_of_a_hundred_thousand_rows_opens_at_once(tmp_path: Path) -> Non
             state.note_graph(APP, root, [digest("base"), digest(f"a{n}"), digest(f"b{n}")])
             state.note_tag("target", APP, f"v{n}", root)
         state.flush()
-        assert state.knows(APP, {digest("1999")}, digest("base"))
+        assert state.held(APP, digest("base"))
     assert (tmp_path / FILE_NAME).stat().st_size < 2_000 * 500  # bytes a tag, on disk
 
 

@@ -213,7 +213,7 @@ class Bundle:
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | Upload:
         """Blobs are common to all repositories."""
-        return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.REFUSED
+        return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> Upload:
         return Upload(self._begun(), blob)

@@ -168,7 +168,7 @@ class LayoutStore:
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | LayoutUpload:
         """Blobs are common to all repositories."""
-        return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.REFUSED
+        return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> LayoutUpload:
         self._ledger.begin(work)

@@ -1,9 +1,10 @@
-"""Why a target does not take a manifest, in terms of what can be done about it."""
+"""What it means that a target refuses a mount or a manifest, in terms of what can be done about it."""
 
 from __future__ import annotations
 
 from mirror.errors import AuthError, MirrorError, RateLimited, Refused, RemoteError
 from mirror.oci.manifest import Kind, Manifest
+from mirror.store import Mount
 
 _MISSING = {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"}
 
@@ -15,6 +16,20 @@ _FOREIGN = (
 )
 _TOO_BIG = "body too large"  # docker-registry's 400
 _IMMUTABLE = ("immutable", "cannot be overwritten", "cannot overwrite tag")
+
+
+# A mount is refused once for all: not implemented, or not for us. Harbor answers 401 for a project that it does not
+# know, Docker Hub 400 for names of more than two parts (google/go-containerregistry#1741).
+_NO_MOUNTS = frozenset({400, 401, 403, 404, 405, 410, 501})
+_OF_THE_BLOB = frozenset(
+    {"BLOB_UNKNOWN", "BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN", "DIGEST_INVALID", "SIZE_INVALID"}
+)
+
+
+def refused_mount(error: RemoteError) -> Mount:
+    """What an error that a retry does not help against says of a mount: of the blob, or of the two repositories."""
+    about_both = error.status in _NO_MOUNTS and error.registry_code not in _OF_THE_BLOB
+    return Mount.REFUSED if about_both else Mount.ABSENT
 
 
 def refused_manifest(error: RemoteError, what: str, manifest: Manifest) -> MirrorError:

@@ -18,7 +18,7 @@ from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manif
 from mirror.oci.reference import is_path, is_tag
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
 from mirror.registry.listing import listed
-from mirror.registry.refusals import SCHEMA1, refused_manifest
+from mirror.registry.refusals import SCHEMA1, refused_manifest, refused_mount
 from mirror.registry.scopes import CATALOG, Scope
 from mirror.registry.session import Answer, Session
 from mirror.registry.upload import Upload, UploadHabits
@@ -217,16 +217,15 @@ class RegistryV2:
                 )
         except RemoteError as error:
             work.stop.check()
-            if error.status in (429, 503):
+            if isinstance(error, RateLimited) or (error.retryable and not error.spent):
                 raise
-            # Harbor says 401, some say 400 or 403, some nothing: whatever it is, it only means "not from there".
-            return Mount.REFUSED
+            return refused_mount(error)
         if answer.status == 202:
             return self._upload(repository, blob, answer)
         said = _content_digest(answer)
         if said == blob.digest or (said is None and self.has_blob(repository, blob, work)):
             return Mount.MOUNTED
-        return Mount.REFUSED
+        return Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> Upload:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -98,18 +98,9 @@ class State(AbstractContextManager["State"]):
         """The digest of what a transform made, the last time, of the version that `identity` names."""
         return self._read(identity, lambda database: database.transformed(identity), None)
 
-    def knows(self, repository: str, roots: Collection[Digest], digest: Digest) -> bool:
-        """Whether one of `roots`, whose tags were seen on that repository in this run, leads to the blob there.
-
-        Give `roots` as a set: it is asked once for each root that leads there."""
-        if not roots:
-            return False
-        return self._read(repository, lambda database: database.has_root(repository, digest, roots.__contains__), False)
-
-    def members(self, repository: str, root: Digest) -> frozenset[Digest]:
-        """The blobs that `root` led to on that repository when last proven there, and `root`; empty: not known."""
-        nothing: frozenset[Digest] = frozenset()
-        return self._read(repository, lambda database: frozenset(database.members(repository, root)), nothing)
+    def held(self, repository: str, digest: Digest) -> bool:
+        """Whether that repository held `digest` when an earlier run copied an image there. It may be gone since."""
+        return self._read(repository, lambda database: database.held(repository, digest), False)
 
     def holders(self, host: str, digest: Digest, limit: int = 4) -> list[str]:
         """Paths of repositories on `host` that held `digest`, those written last first."""
@@ -179,8 +170,8 @@ class State(AbstractContextManager["State"]):
         self._submit(lambda database: database.note_tag(number, repository, tag, digest))
 
     def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
-        """Every blob under `root` was proven to be on that target repository. Manifests are not noted: no hint spares
-        putting one, since registries remove untagged ones while their tags still have the same digest."""
+        """Every blob under `root` was proven to be in that repository, or read from there. Manifests are not noted: no
+        hint spares putting one, since registries remove untagged ones while their tags still have the same digest."""
         kept = tuple(blobs)
         self._submit(lambda database: database.note_graph(repository, root, kept))
 

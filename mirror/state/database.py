@@ -22,9 +22,10 @@ APPLICATION_ID = 0x4D495252  # "MIRR"
 VERSION = 1
 
 # Names and digests are stored once and referred to by number; a digest is its 32 or 64 bytes. `member` says: this
-# repository held every blob that `root` leads to, `digest` among them; `root` has a row as well, with which its digest
-# is pruned. `seen` orders repositories by generation, not by a clock that may be wrong. Statements are spelled as
-# SQLite gives them back, to be compared with a file's.
+# repository held every blob that `root` leads to, `digest` among them; `root` has a row as well. The repository is a
+# target, or a source on the host of a target. `root` is there for pruning: rows whose root no tag names any more are
+# dropped. `seen` orders repositories by generation, not by a clock that may be wrong. Statements are spelled as SQLite
+# gives them back, to be compared with a file's.
 SCHEMA = {
     "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
     "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
@@ -39,11 +40,8 @@ SCHEMA = {
 
 _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
-_ROOTS = """SELECT root.value FROM repository r JOIN digest d JOIN member m ON m.digest = d.id AND m.repository = r.id
-            JOIN digest root ON root.id = m.root WHERE r.name = ? AND d.value = ?"""
-_MEMBERS = """SELECT d.value FROM repository r JOIN digest root JOIN member m
-              ON m.repository = r.id AND m.root = root.id JOIN digest d ON d.id = m.digest
-              WHERE r.name = ? AND root.value = ?"""
+_HELD = """SELECT 1 FROM repository r JOIN digest d JOIN member m ON m.digest = d.id AND m.repository = r.id
+           WHERE r.name = ? AND d.value = ? LIMIT 1"""
 # Jumps from repository to repository in the index instead of reading each of what may be 100,000 rows of a base layer.
 _HOLDERS = """WITH RECURSIVE held(d, r) AS (
                 SELECT id, (SELECT max(repository) FROM member WHERE digest = id) FROM digest WHERE value = ?
@@ -52,7 +50,7 @@ _HOLDERS = """WITH RECURSIVE held(d, r) AS (
                 FROM held WHERE r IS NOT NULL LIMIT 1000)
               SELECT name FROM held JOIN repository ON id = r WHERE substr(name, 1, ?) = ? ORDER BY seen DESC LIMIT ?"""
 _STALE = """FROM member WHERE repository = ?1 AND root NOT IN (
-              SELECT d.id FROM tag t JOIN digest d ON d.value = t.digest WHERE t.repository = ?1 AND t.side = 1)"""
+              SELECT d.id FROM tag t JOIN digest d ON d.value = t.digest WHERE t.repository = ?1)"""
 
 
 class Trouble(Exception):
@@ -86,7 +84,7 @@ class Database:
     def __init__(self, path: Path, *, write: bool) -> None:
         """Raises Trouble, also where the file is missing."""
         self._ids: dict[str, int] = {}  # of repositories, for the writer
-        self._outdated: set[int] = set()  # repositories where a target tag moved
+        self._outdated: set[int] = set()  # repositories where a tag moved
         with _translated():
             uri = _uri(path, "rw" if write else "ro")
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
@@ -112,20 +110,8 @@ class Database:
         found = self._query(_TAG, (repository, side, tag))
         return unpack(found[0][0]) if found else None
 
-    def has_root(self, repository: str, digest: Digest, wanted: Callable[[Digest], bool]) -> bool:
-        """Whether a root that is `wanted` leads to `digest` there."""
-        with _translated():
-            for (value,) in self._db.execute(_ROOTS, (repository, pack(digest))):
-                root = unpack(value)
-                if root is not None and wanted(root):
-                    return True
-        return False
-
-    def members(self, repository: str, root: Digest) -> Iterator[Digest]:
-        for (value,) in self._query(_MEMBERS, (repository, pack(root))):
-            digest = unpack(value)
-            if digest is not None:
-                yield digest
+    def held(self, repository: str, digest: Digest) -> bool:
+        return bool(self._query(_HELD, (repository, pack(digest))))
 
     def holders(self, host: str, digest: Digest, limit: int) -> list[str]:
         """Names (`host/path`) as the file has them, unchecked; the last written repositories first."""
@@ -172,7 +158,7 @@ class Database:
         value = pack(digest) if digest is not None else None
         if known == (value,) or known is value:
             return
-        if known and side == TARGET:
+        if known:
             self._outdated.add(key[0])
         if value is None:
             self._db.execute("DELETE FROM tag WHERE (repository, side, name) = (?, ?, ?)", key)
@@ -215,7 +201,7 @@ class Database:
         return sorted(self._outdated)
 
     def prune(self, repository: int) -> None:
-        """Drop what is known of roots that no known tag of the target names any more."""
+        """Drop what is known of roots that no known tag names any more."""
         self._outdated.discard(repository)
         self._drop_stale(repository)
 

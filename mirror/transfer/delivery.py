@@ -1,20 +1,20 @@
 """Bringing blobs to repositories, each once for all who want it there, by the cheapest way that works.
 
-What a blob costs (design of the order): nothing where it is known to be; a mount where a sibling repository of
-the host has it; a HEAD where the repository may have it; an upload. Of several repositories of a host that want
-the same blob the first leads, the others wait for it and mount.
+The first of these that applies: nothing is asked where this run has proven that the blob is there; a HEAD where an
+earlier run saw it; a mount where another repository of the host has it; a HEAD where the repository may have it; an
+upload. Of several repositories of a host that want the same blob the first leads, the others wait for it and mount.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from mirror.backoff import ONCE
-from mirror.errors import LocalError, MirrorError
+from mirror.errors import Cancelled, MirrorError, Refused, RemoteError, could_not_look_up
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -22,26 +22,30 @@ from mirror.store import Mount, UploadSession
 from mirror.transfer.download import Carried, Origin, SourceBody
 from mirror.transfer.failures import Budgets, Unreadable
 from mirror.transfer.manager import PATIENCE, Manager
+from mirror.transfer.mounting import Mounts
 from mirror.transfer.orders import Delivered, Effort, Order, Outcome
+from mirror.transfer.origins import Origins
+from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import Inventory, Place, Routes
 from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, host_permit
+from mirror.transfer.sessions import IdleSessions
 from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.upload import Body, Sending
-from mirror.transfer.watch import Watch
+from mirror.transfer.watch import ABANDONED, Watch
 
 LOOK_FOR_ROOM = 0.5  # seconds between two looks whether the spool has room
 STEPPING_DOWN = 0.01  # seconds
 CARRY = 64 << 10  # bytes up to which a blob is read whole before its upload begins
-CLOSED_AT_ONCE = 32  # sessions
 MOST_CARRIED = 4 << 20  # bytes of such blobs at once; what does not fit is streamed
 
+_log = logging.getLogger("mirror.transfer")
+
 T = TypeVar("T")
-Told: TypeAlias = Callable[[Order, "Delivered | MirrorError"], None]
 
 
 class Deliveries:
-    """All deliveries of a run. `told` hears once of each (repository, digest) that was dealt with.
+    """All deliveries of a run. outcomes: where it is recorded how each ended.
 
     moved: told of bytes as they are sent; before_write: called with a place by the job that will write there."""
 
@@ -52,7 +56,7 @@ class Deliveries:
         routes: Routes,
         spool: Spool,
         *,
-        told: Told,
+        outcomes: Outcomes,
         moved: Callable[[int], None],
         before_write: Callable[[Place], None],
     ) -> None:
@@ -60,21 +64,23 @@ class Deliveries:
         self._inventory = inventory
         self._routes = routes
         self._spool = spool
-        self._told = told
+        self._outcomes = outcomes
         self._moved = moved
         self._before_write = before_write
         self._unreadable = Unreadable()
         self._budgets = Budgets()
+        self._origins = Origins()
         self._lock = threading.Lock()
         self._leaders: dict[tuple[str, Digest], Place] = {}
-        self._seen: set[tuple[Place, Digest]] = set()
-        self._left_open: dict[UploadSession, None] = {}  # nobody uses them now
+        self._idle = IdleSessions()
+        self._mounts = Mounts(manager, inventory, routes, self._idle, before_write)
         self._carrying = 0  # bytes of small blobs in memory, or about to be
 
     def deliver(self, order: Order) -> Watch[Delivered]:
         """Bring it there; joins a delivery of the same blob to the same repository."""
         name = f"{order.blob.digest.short()} to {order.place}"
         key = ("deliver", order.place, order.blob.digest, order.blob.size)
+        self._origins.add(order)
         return self._manager.spawn(self._told_of(order), name=name, key=key)
 
     def close(self, patience: float = PATIENCE) -> None:
@@ -82,53 +88,36 @@ class Deliveries:
 
         What a job has open, or opens from now on, it closes itself. Raises LocalError: not done in `patience` seconds;
         what was not begun by then never is."""
-        with self._lock:
-            left, self._left_open = self._left_open, {}
-        if not left:
-            return
-        pool = ThreadPoolExecutor(min(CLOSED_AT_ONCE, len(left)), thread_name_prefix="close")
-        done, late = wait([pool.submit(session.__exit__, None, None, None) for session in left], patience)
-        pool.shutdown(wait=not late, cancel_futures=True)
-        for future in done:
-            future.result()
-        if late:
-            raise LocalError(
-                f"{len(late)} upload sessions were not closed within {patience:g} s", hint="the registry hangs"
-            )
+        self._idle.close(patience)
 
     # ---- one delivery
 
     def _told_of(self, order: Order) -> Steps[Delivered]:
         try:
             self._inventory.fits(order.blob)
-            delivered = yield from self._deliver(order)
+            with self._origins.wanted(order):
+                delivered = yield from self._deliver(order)
             if delivered.sized:
                 self._inventory.proven(order.blob)
         except MirrorError as error:
-            self._tell(order, error)
+            self._outcomes.blob(order, error)
+            raise
+        except GeneratorExit:
+            self._outcomes.blob(order, Cancelled(ABANDONED))
             raise
         self._inventory.add(order.place, order.blob.digest)
-        self._tell(order, delivered)
+        self._outcomes.blob(order, delivered)
         return delivered
-
-    def _tell(self, order: Order, what: Delivered | MirrorError) -> None:
-        key = (order.place, order.blob.digest)
-        with self._lock:
-            known = key in self._seen and isinstance(what, Delivered) and what.outcome is Outcome.EXISTS
-            self._seen.add(key)
-        if not known:
-            self._told(order, what)
-        elif isinstance(what, Delivered):
-            what.claim()  # the line of the log and the count of the report are those of the first
 
     def _deliver(self, order: Order) -> Steps[Delivered]:
         effort = Effort()
         digest, place = order.blob.digest, order.place
         if self._inventory.knows(place, digest):
             return effort.result(Outcome.EXISTS, sized=False)
-        if order.certain and (yield self._ask(order)):
+        effort.asked = order.certain or (order.may_have and self._inventory.expects(place, digest))
+        if effort.asked and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
-        if not self._mounting(place.host) or self._inventory.distrusts(place):
+        if not self._mounts.work(place.host) or self._inventory.distrusts(place):
             # Where a mount may have been a lie, the bytes are sent.
             return (yield from self._head_or_upload(order, effort))
         while not self._inventory.holder(place, digest):
@@ -141,9 +130,6 @@ class Deliveries:
             # A leader that was called off steps down a moment later, maybe on this very thread.
             yield settled([leader]) if leader is not None else self._manager.timer(STEPPING_DOWN)
         return (yield from self._bring(order, effort))
-
-    def _mounting(self, host: str) -> bool:
-        return self._routes.mounting(host) and self._inventory.mounts_work(host)
 
     def _lead(self, place: Place, digest: Digest) -> bool:
         with self._lock:
@@ -163,53 +149,36 @@ class Deliveries:
         """Mount it, or else find it there, or upload it."""
         also = [order.origin.repository] if order.origin.source.host == order.place.host else []
         for candidate in self._inventory.candidates(order.place, order.blob.digest, also):
-            mounted = yield self._manager.transfer(
-                object(),
-                partial(self._mount, order, candidate),
-                needs=(host_permit(order.place.host),),
-            )
+            mounted = yield from self._mounts.attempt(order, candidate)
             if mounted is None:
                 break
             if mounted is Mount.MOUNTED:
-                self._inventory.mounted(order.place)
                 return effort.result(Outcome.MOUNTED, candidate, sized=False)
-            refused = mounted is Mount.REFUSED
-            self._inventory.not_mounted(order.place, candidate, order.blob.digest, refused=refused)
-            if not refused:
+            if not isinstance(mounted, Mount):
                 return (yield from self._upload(order, effort, session=mounted))
         return (yield from self._head_or_upload(order, effort))
-
-    def _mount(self, order: Order, from_path: str, work: Work) -> Mount | UploadSession | None:
-        """None: it was not asked for."""
-        if not self._mounting(order.place.host):
-            return None  # it may have waited for its turn for long; an upload opens its session when it has its own
-        self._before_write(order.place)
-        mounted = order.target.mount_blob(order.place.path, order.blob, from_path, work)
-        if not isinstance(mounted, Mount):
-            # Between this job and the one that uses the session, the delivery may be called off.
-            with self._lock:
-                called_off = work.stop.requested  # asked under the lock: `close` comes after a stop
-                if not called_off:
-                    self._left_open[mounted] = None
-            if called_off:
-                mounted.__exit__(None, None, None)
-                work.stop.check()
-        return mounted
 
     def _head_or_upload(self, order: Order, effort: Effort) -> Steps[Delivered]:
         # What is on disk keeps what an earlier run left, or another repository has: asking it costs no request.
         may_have = order.may_have or order.target.on_disk
-        if may_have and not order.certain and (yield self._ask(order)):
+        if may_have and not effort.asked and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
         return (yield from self._upload(order, effort, session=None))
 
     def _ask(self, order: Order) -> Watch[bool]:
-        return self._manager.transfer(
-            object(),
-            lambda work: order.target.has_blob(order.place.path, order.blob, work),
-            needs=(host_permit(order.place.host),),
-            policy=ONCE,
-        )
+        """Ask the target for the blob. Where it cannot look it up, not even after retries, an upload cures that."""
+
+        def ask(work: Work) -> bool:
+            try:
+                return order.target.has_blob(order.place.path, order.blob, work)
+            except RemoteError as error:
+                if not could_not_look_up(error):
+                    raise
+                text = f"{order.place}: could not look up {order.blob.digest}, uploading it: {error.what}"
+                _log.warning("blob_lookup_failed", extra={"target": str(order.place), "code": error.code, "text": text})
+                return False
+
+        return self._manager.transfer(object(), ask, needs=(host_permit(order.place.host),), policy=ONCE)
 
     def _send(self, order: Order, effort: Effort, sending: Sending, *more: str) -> Watch[None]:
         def attempt(work: Work) -> None:
@@ -230,7 +199,35 @@ class Deliveries:
     # ---- uploads
 
     def _upload(self, order: Order, effort: Effort, *, session: UploadSession | None) -> Steps[Delivered]:
-        origins = self._origins(order)
+        """Upload it from the first host where it can be read; one that lacks it, or fails for good, is left out."""
+        tried: set[Origin] = set()
+        failure: MirrorError | None = None
+        while origins := self._untried(order, tried):
+            effort.unread, effort.joined = None, False
+            try:
+                yield from self._upload_from(origins, order, effort, session)
+                return effort.result(Outcome.COPIED)
+            except (RemoteError, Refused) as error:
+                if effort.unread is None:
+                    raise
+                if failure is None or order.origin in origins:
+                    failure = error
+                self._log_unread(order, origins, error)
+            session = None
+            if not effort.joined:
+                tried.update(origins)
+        if failure is None:
+            raise RuntimeError("an order has an origin")
+        raise failure
+
+    def _log_unread(self, order: Order, origins: Sequence[Origin], error: MirrorError) -> None:
+        text = f"{order.blob.digest} could not be read from {', '.join(map(str, origins))}: {error.what}"
+        _log.info("blob_unread", extra={"target": str(order.place), "code": error.code, "text": text})
+
+    def _upload_from(
+        self, origins: list[Origin], order: Order, effort: Effort, session: UploadSession | None
+    ) -> Steps[None]:
+        """origins: of one host. If the bytes could not be had, effort.unread says why."""
         source, target, size = origins[0].source.host, order.place.host, order.blob.size
         try:
             if self._routes.through_spool(source, target, mounts_work=self._inventory.mounts_work(target)):
@@ -244,11 +241,13 @@ class Deliveries:
                     yield self._send(order, effort, sending, host_permit(source), DOWNLOADS)
                 finally:
                     effort.read += body.read
+                    effort.unread = body.trouble
         finally:
             left = effort.sending.give_up() if effort.sending is not None else session
+            effort.sent += effort.sending.sent if effort.sending is not None else 0
+            effort.sending = None
             if left is not None:
                 self._abandon(order, left)
-        return effort.result(Outcome.COPIED)
 
     def _room_to_carry(self, size: int) -> bool:
         with self._lock:
@@ -266,18 +265,20 @@ class Deliveries:
             yield self._send(order, effort, self._sending(order, effort, carried, session))
         finally:
             effort.read += source.read
+            effort.unread = source.trouble
             with self._lock:
                 self._carrying -= size
 
-    def _origins(self, order: Order) -> list[Origin]:
-        """Where to read it: a sibling on the target that has it, if a mount from that was refused; then the source."""
+    def _untried(self, order: Order, tried: Collection[Origin]) -> list[Origin]:
+        """Where to read it next: from a sibling on the target that has it, if a mount from that was refused; then from
+        the source; then from the sources of others who want the blob."""
         sibling = self._inventory.holder(order.place, order.blob.digest)
-        return [Origin(order.target, sibling), order.origin] if sibling else [order.origin]
+        near = Origin(order.target, sibling) if sibling else None
+        return [near] if near is not None and near not in tried else self._origins.untried(order, tried)
 
     def _sending(self, order: Order, effort: Effort, body: Body, session: UploadSession | None) -> Sending:
-        with self._lock:
-            if session is not None:
-                self._left_open.pop(session, None)
+        if session is not None:
+            self._idle.take(session)
         effort.sending = sending = Sending(
             order.target,
             order.place.path,
@@ -295,6 +296,7 @@ class Deliveries:
         source = origins[0].source.host
         while (file := self._spool.claim(order.blob)) is None:
             yield self._manager.timer(LOOK_FOR_ROOM)
+        download: Watch[None] | None = None
         try:
             sending = self._sending(order, effort, file, session)
             download = self._download(file, origins, effort)
@@ -305,11 +307,17 @@ class Deliveries:
             except SpoolBroken:
                 yield download
                 yield self._send(order, effort, sending)
+        except MirrorError:
+            effort.unread = download.error if download is not None else None
+            raise
         finally:
             self._spool.leave(file)
 
     def _download(self, file: SpoolFile, origins: list[Origin], effort: Effort) -> Watch[None]:
+        effort.joined = True  # unless it runs
+
         def run(work: Work) -> None:
+            effort.joined = False
             if file.complete:
                 return
             body = SourceBody(file.blob, origins, self._unreadable)
@@ -323,14 +331,10 @@ class Deliveries:
 
     def _abandon(self, order: Order, session: UploadSession) -> None:
         """Close a session that nobody will go on with, in a job of its own; at the latest in `close`."""
-        with self._lock:
-            self._left_open[session] = None
+        self._idle.keep(session)
 
         def run(_: Work) -> None:
-            with self._lock:
-                mine = session in self._left_open
-                self._left_open.pop(session, None)
-            if mine:
+            if self._idle.take(session):
                 session.__exit__(None, None, None)
 
         self._manager.detached(run, needs=(host_permit(order.place.host),))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 
-from mirror.errors import MirrorError, NetworkError, NotFound, Refused
+from mirror.errors import MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Hasher
@@ -82,17 +82,20 @@ class SourceBody:
 
     origins: where it may be read from, in the order of preference; one that does not have it is left out.
     unreadable: what is known of that, and is learned here. read: bytes that came so far, those of failed attempts too.
-    Used by one thread at a time."""
+    trouble: what reading came to, if it failed last. Used by one thread at a time."""
 
     def __init__(self, blob: Descriptor, origins: Sequence[Origin], unreadable: Unreadable | None = None) -> None:
         self._blob = blob
         self._origins = list(origins)
         self._unreadable = unreadable or Unreadable()
         self.read = 0
+        self.trouble: MirrorError | None = None
+        self._first_trouble: MirrorError | None = None
         self._proof = Proof(blob, origins[0])
 
     def open(self, offset: int, work: Work) -> ProvenReader:
         """The bytes from `offset` on. Raises as `Source.open_blob`."""
+        self.trouble = None
         place = self._proof.back_to(offset)
         reader = ProvenReader(self, self._proof, self.reopen(place, work), work)
         try:
@@ -114,16 +117,20 @@ class SourceBody:
                     what = f"{origin} does not have blob {self._blob.digest}"
                     error = type(missing)(what, hint=missing.hint, code=missing.code, status=missing.status)
                     error.__cause__ = missing
-                    self.failed(error)
                 except MirrorError as other:
-                    self.failed(other)
-                    raise
+                    error = other
+                self.failed(error)
+                if error.retryable or isinstance(error, RateLimited) or not isinstance(error, RemoteError):
+                    raise error
+            self._first_trouble = self._first_trouble or error
             if len(self._origins) == 1:
-                raise error
+                self.trouble = self._first_trouble
+                raise self._first_trouble
             del self._origins[0]
 
     def failed(self, error: MirrorError) -> None:
         """Reading it from where it is read now came to this."""
+        self.trouble = error
         origin = self._origins[0]
         self._unreadable.note(origin.source.host, origin.repository, self._blob, error)
 

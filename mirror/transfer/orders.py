@@ -55,14 +55,19 @@ class Delivered(Struct, eq=False):
 
 
 class Effort(Struct):
-    """The counters of one delivery; written by its jobs, read when it ends."""
+    """The counters of one delivery; written by its jobs, read when it ends. asked: whether the target was asked for
+    the blob and said that it does not have it. unread: why its bytes could not be had, if that was the trouble; joined:
+    they were read for another delivery, and not from where this one would read them."""
 
     started: float = field(default_factory=time.monotonic)
     read: int = 0
     attempts: int = 0
+    asked: bool = False
+    sent: int = 0
+    unread: BaseException | None = None
+    joined: bool = False
     sending: Sending | None = None
 
     def result(self, outcome: Outcome, from_: str | None = None, *, sized: bool = True) -> Delivered:
-        sent = self.sending.sent if self.sending else 0
         seconds = time.monotonic() - self.started
-        return Delivered(outcome, from_, self.read, sent, max(1, self.attempts), seconds, sized)
+        return Delivered(outcome, from_, self.read, self.sent, max(1, self.attempts), seconds, sized)

@@ -10,6 +10,7 @@ from typing import Protocol
 from mirror.errors import Refused
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.store import Mount
 from mirror.structs import Struct
 
 MOST_CANDIDATES = 2  # repositories that one blob is tried to be mounted from
@@ -39,29 +40,38 @@ def place_name(host: str, path: str) -> str:
 class Hints(Protocol):
     """What earlier runs learned; may be wrong in every point."""
 
-    def knows(self, repository: str, roots: Collection[Digest], digest: Digest) -> bool: ...
+    def held(self, repository: str, digest: Digest) -> bool: ...
     def holders(self, host: str, digest: Digest) -> list[str]: ...
     def forget(self, repository: str) -> None: ...
 
 
 class Inventory:
-    """What the targets hold, as far as this run has seen or done it itself; hints count only beside that.
+    """What the targets hold, as far as this run has asked or done it itself. Hints prove nothing: they only suggest
+    where to ask first, and from where to mount.
 
-    mountable: for each host the repositories that the configuration names there, to which `allow` adds those that
-    its wildcards match: no others are mounted from, since who reads the target may not be allowed to read them.
+    mountable: for each host the repositories that the configuration names there, as a source or as a target; wildcards:
+    what stands before and after the `*` of those that it names by a pattern. No others are mounted from: not everybody
+    who may read the target may be allowed to read them. `allow` adds repositories that a wildcard was found to match.
     Thread-safe; only `ask_hints` does I/O."""
 
-    def __init__(self, hints: Hints, mountable: Mapping[str, Collection[str]]) -> None:
+    def __init__(
+        self,
+        hints: Hints,
+        mountable: Mapping[str, Collection[str]],
+        wildcards: Mapping[str, Collection[tuple[str, str]]] | None = None,
+    ) -> None:
         self._hints = hints
+        self._wildcards = wildcards or {}
         self._lock = threading.Lock()
         self._mountable = defaultdict(set, {host: set(paths) for host, paths in mountable.items()})
         self._held: defaultdict[Place, set[Digest]] = defaultdict(set)
         self._holders: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
-        self._hinted: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
-        self._roots: defaultdict[Place, set[Digest]] = defaultdict(set)
+        self._suggested: defaultdict[tuple[str, Digest], dict[str, None]] = defaultdict(dict)
+        self._expected: defaultdict[Place, set[Digest]] = defaultdict(set)
         self._distrusted: set[Place] = set()
         self._sizes: dict[Digest, int] = {}
         self._refused: set[tuple[Place, str]] = set()
+        self._failed: set[tuple[Place, str]] = set()
         self._mounts: defaultdict[str, int] = defaultdict(int)
         self._missed: defaultdict[str, int] = defaultdict(int)
 
@@ -89,11 +99,6 @@ class Inventory:
             self.proven(blob)
         return size is not None or blob.size is None
 
-    def saw_root(self, place: Place, root: Digest) -> None:
-        """A tag there has this digest, seen in this run (or believed of an exclusive target)."""
-        with self._lock:
-            self._roots[place].add(root)
-
     def add(self, place: Place, digest: Digest) -> None:
         """It was proven to be there, in this run."""
         with self._lock:
@@ -102,26 +107,39 @@ class Inventory:
                 self._holders[place.host, digest].insert(0, place.path)
 
     def knows(self, place: Place, digest: Digest) -> bool:
+        """Whether it was proven to be there, in this run."""
         with self._lock:
             return digest in self._held[place]
 
-    def ask_hints(self, place: Place, digests: Iterable[Digest]) -> None:
-        """Take over what the hints say of these blobs, if a root that was seen there vouches for it. Reads state."""
+    def expects(self, place: Place, digest: Digest) -> bool:
+        """Whether the hints say that it is there. It proves nothing: ask before anything else is tried."""
         with self._lock:
-            roots = frozenset(self._roots[place]) if place not in self._distrusted else frozenset()
+            return digest in self._expected[place]
+
+    def ask_hints(self, place: Place, digests: Iterable[Digest]) -> None:
+        """Read what the hints say of these blobs: whether they are there, and where else on that host. Reads state."""
         for digest in digests:
-            if roots and self._hints.knows(str(place), roots, digest):
-                self.add(place, digest)
-            else:
-                holders = self._hints.holders(place.host, digest)
-                with self._lock:
-                    self._hinted[place.host, digest] = holders
+            if self.knows(place, digest):
+                continue
+            expected, holders = self._hints.held(str(place), digest), self._hints.holders(place.host, digest)
+            with self._lock:
+                if expected:
+                    self._expected[place].add(digest)
+                if holders:
+                    self._suggested[place.host, digest].update(dict.fromkeys(holders))
+
+    def suggest(self, place: Place, digests: Iterable[Digest]) -> None:
+        """A manifest of that repository names these blobs, so they may be mounted from there."""
+        with self._lock:
+            for digest in digests:
+                self._suggested[place.host, digest][place.path] = None
 
     def distrust(self, place: Place) -> None:
         """The target lacks what was believed to be there: forget all about that repository. Writes the state."""
         with self._lock:
             self._distrusted.add(place)
             self._held.pop(place, None)
+            self._expected.pop(place, None)
             for holders in self._holders.values():
                 if place.path in holders:
                     holders.remove(place.path)
@@ -133,17 +151,26 @@ class Inventory:
             return place in self._distrusted
 
     def candidates(self, place: Place, digest: Digest, also: Iterable[str] = ()) -> list[str]:
-        """Repositories of the host to mount from: what this run brought there, then `also`, then hints."""
+        """Repositories of the host to mount from: those where this run proved it, then `also`, then suggestions."""
         with self._lock:
-            sure = [path for path in self._holders[place.host, digest] if path != place.path]
-            hinted = [
-                path for path in self._hinted[place.host, digest] if Place(place.host, path) not in self._distrusted
+            sure = self._holders.get((place.host, digest), ())
+            suggested = [
+                path
+                for path in self._suggested.get((place.host, digest), ())
+                if Place(place.host, path) not in self._distrusted
             ]
-            allowed = self._mountable[place.host]
-            every = dict.fromkeys([*sure, *also, *hinted])
             return [
-                path for path in every if path != place.path and path in allowed and (place, path) not in self._refused
+                path
+                for path in dict.fromkeys([*sure, *also, *suggested])
+                if path != place.path and (place, path) not in self._refused and self._may_mount_from(place.host, path)
             ][:MOST_CANDIDATES]
+
+    def _may_mount_from(self, host: str, path: str) -> bool:
+        """Whether the configuration names it. Under the lock."""
+        return path in self._mountable[host] or any(
+            path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)
+            for before, after in self._wildcards.get(host, ())
+        )
 
     def holder(self, place: Place, digest: Digest) -> str | None:
         """Another repository of that host that is sure to hold it."""
@@ -156,17 +183,25 @@ class Inventory:
             paths = self._mountable[place.host] - {place.path}
         return [Place(place.host, path) for path in sorted(paths)]
 
-    def mounted(self, place: Place) -> None:
+    def note_mount(self, place: Place, from_path: str, digest: Digest, outcome: Mount | None) -> None:
+        """How a mount ended; None: with an error, after all retries. Only a refusal concerns other blobs, too."""
+        pair = (place, from_path)
         with self._lock:
-            self._mounts[place.host] += 1
-
-    def not_mounted(self, place: Place, from_path: str, digest: Digest, *, refused: bool) -> None:
-        """A mount came to nothing. refused: not even a session was opened, so that pair is not tried again."""
-        with self._lock:
-            if refused:
-                self._refused.add((place, from_path))
-            if from_path in self._holders[place.host, digest]:
+            if outcome is Mount.MOUNTED:
+                self._mounts[place.host] += 1
+                self._failed.discard(pair)
+                return
+            if outcome is Mount.REFUSED:
+                self._refused.add(pair)
+            if outcome is None:
+                self._failed.add(pair)
+            if outcome is None or from_path in self._holders[place.host, digest]:
                 self._missed[place.host] += 1
+
+    def mount_failed(self, place: Place, from_path: str) -> bool:
+        """Whether the last mount between the two ended with an error, after all retries."""
+        with self._lock:
+            return (place, from_path) in self._failed
 
     def mounts_work(self, host: str) -> bool:
         """Whether it is worth while to wait for a sibling's upload in order to mount it."""

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Protocol
 
+from mirror.errors import RemoteError, could_not_look_up
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.store import BlobReader, Target, UploadSession
@@ -46,13 +47,14 @@ class Sending:
         self._kept = session
         self._tries = 0
         self._given_up = False
+        self._lookup_failed = False
         self.sent = 0
 
     def attempt(self, work: Work) -> None:
         """Upload. Raises as the target and the body do."""
         session = self._begin()
         with ExitStack() as stack:
-            if self._tries > 1 and session is None and self._target.has_blob(self._repository, self._blob, work):
+            if self._tries > 1 and session is None and self._arrived(work):
                 return  # the answer to the last attempt was lost, not the blob
             bodies: list[BlobReader] = []
             stack.callback(_close, bodies)
@@ -70,6 +72,17 @@ class Sending:
                 return bodies.pop() if bodies and offset == 0 else self._body.open(offset, work)
 
             session.send(body, replace(work, progress=partial(self._note, work)))
+
+    def _arrived(self, work: Work) -> bool:
+        """Whether the target has the blob after a failed attempt. Where it cannot look that up, not even in the next
+        attempt, the blob is uploaded again."""
+        try:
+            return self._target.has_blob(self._repository, self._blob, work)
+        except RemoteError as error:
+            if not could_not_look_up(error) or (error.retryable and not self._lookup_failed):
+                self._lookup_failed = True
+                raise
+            return False
 
     def _note(self, work: Work, count: int) -> None:
         self.sent += count

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
 from tests.images import Graph
+from tests.oracle import assert_equal
 from tests.registries.exchange import Reply, Request, error_reply
+from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.seeding import seed
 from tests.tool import MirrorTool
@@ -94,15 +98,31 @@ def test_a_host_that_mounts_only_what_a_manifest_names_still_gets_everything(
     assert [] == target.uploads
 
 
-def test_a_mount_that_is_answered_with_an_error_of_the_server_is_tried_again(
-    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+@pytest.mark.parametrize(
+    "rule", [{"status": 500}, {"status": 502}, {"status": 503}, {"reset": True}], ids=["500", "502", "503", "reset"]
+)
+def test_a_mount_that_meets_an_error_of_the_server_is_tried_again_and_ends_no_other_mounts(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool, rule: dict[str, Any]
 ) -> None:
     target = scripted("target")
-    ill = target.fault("POST mount", status=503, times=2)
+    errors = target.fault("POST mount", **rule, times=2)
     pair(mirror_run, source, target, *NAMES)
     mirror_run.sync()
     assert_synced(source, target, *NAMES)
-    assert 2 == ill.hits
+    assert 2 == errors.hits
+    assert 6 * (len(NAMES) - 1) == target.counts(status=201)["POST mount"]
+
+
+def test_a_blob_that_cannot_be_mounted_ends_no_mounts_of_others(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = scripted("target")
+    odd = min(source.storage.repositories[NAMES[0]].blobs & source.storage.repositories[NAMES[1]].blobs)
+    target.fault("POST mount", reference=odd, times=FOREVER, hook=lambda request: error_reply(404, "BLOB_UNKNOWN"))
+    pair(mirror_run, source, target, *NAMES[:2])
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES[:2])
+    assert (5, 1) == (target.counts(status=201)["POST mount"], target.counts(status=404)["POST mount"])
 
 
 def test_a_busy_host_is_waited_for_at_a_mount_too(
@@ -158,6 +178,48 @@ def test_an_image_is_mounted_from_its_source_on_the_same_host(
     mirror_run.sync()
     assert (0, 0) == (both.counts()["GET blob"], both.counts()["PUT upload"])
     assert 0 == mirror_run.report()["totals"]["bytes"]["sent"]
+
+
+@pytest.mark.parametrize("wildcard", [False, True], ids=["named", "wildcard"])
+def test_a_repository_that_is_new_on_the_target_gets_what_earlier_runs_brought_by_mounts(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool, wildcard: bool
+) -> None:
+    target = scripted("target")
+    late = source.storage.repositories.pop("app-3")
+    every = [{"source": f"{source.host}/*", "targets": [f"{target.host}/{{repository}}"]}]
+    pair(mirror_run, source, target, *NAMES[:3])
+    if wildcard:
+        mirror_run.config(every, source, target)
+    mirror_run.sync()
+    source.storage.repositories["app-3"] = late
+    if not wildcard:
+        pair(mirror_run, source, target, *NAMES)
+    target.mark()
+    source.mark()
+    mirror_run.sync()
+    assert_synced(source, target, *NAMES)
+    asked = target.counts()
+    assert (6, 2, 0) == tuple(asked[kind] for kind in ("POST mount", "PUT upload", "HEAD blob"))
+    assert 2 == source.counts()["GET blob"]
+
+
+def test_a_source_on_the_host_of_a_target_is_mounted_from_in_other_mirrors_too(
+    source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """`team/base` is only read, for another host, by an earlier run; `app-0` shares its blobs."""
+    target, backup = scripted("target"), scripted("backup")
+    graph = Graph("common")
+    graph.platforms("v1", "v2")
+    target.load("team/base", graph)
+    base = {"source": f"{target.host}/team/base", "targets": [f"{backup.host}/base"]}
+    app = {"source": f"{source.host}/app-0", "targets": [f"{target.host}/app-0"], "tags": ["v1", "v2"]}
+    mirror_run.config([base], target, backup)
+    mirror_run.sync()
+    mirror_run.config([base, app], source, target, backup)
+    mirror_run.sync()
+    assert_equal(source, "app-0", target, tags=["v1", "v2"])
+    assert 6 == target.counts(status=201)["POST mount"]
+    assert (0, 0) == (target.counts()["PUT upload"], source.counts()["GET blob"])
 
 
 def test_a_repository_that_the_configuration_does_not_name_is_never_mounted_from(

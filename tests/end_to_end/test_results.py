@@ -22,7 +22,7 @@ BLOB_FIELDS = {
 }
 
 
-def test_the_log_has_one_line_for_each_blob_of_each_repository(
+def test_the_log_has_one_line_for_each_blob_and_manifest_of_each_repository(
     source: RealRegistry, registry_factory: RegistryFactory, mirror_run: MirrorTool
 ) -> None:
     seeded = seed(source, "app", repositories=2, images=3, index=True)
@@ -37,9 +37,11 @@ def test_the_log_has_one_line_for_each_blob_of_each_repository(
     assert {frozenset(BLOB_FIELDS)} == {frozenset(line) for line in lines}
     told = Counter((line["target"], line["digest"]) for line in lines)
     assert {1} == set(told.values())
-    assert 2 * (len(seeded.blobs) + len(seeded.shared)) == len(told)
+    assert 2 * (len(seeded.blobs) + len(seeded.shared) + len(seeded.manifests)) == len(told)
     totals = mirror_run.report()["totals"]
-    outcomes = Counter(line["outcome"] for line in lines)
+    manifests = [line for line in lines if line["digest"] in seeded.manifests]
+    assert {("copied", 0, 0)} == {(line["outcome"], line["bytes_read"], line["bytes_sent"]) for line in manifests}
+    outcomes = Counter(line["outcome"] for line in lines if line not in manifests)
     assert {"copied": 2 * len(seeded.blobs), "mounted": 2 * len(seeded.shared)} == outcomes
     assert outcomes == {name: totals["blobs"][name] for name in ("copied", "mounted")}
     assert totals["bytes"]["read"] == sum(line["bytes_read"] for line in lines) == sum(seeded.blobs.values())

@@ -86,7 +86,7 @@ def bring(bundle: Bundle, images: Iterable[Coming], blobs: Mapping[str, bytes]) 
 
 def upload(bundle: Bundle, blob: Descriptor, data: bytes, repository: str = "app") -> None:
     mounted = bundle.mount_blob(repository, blob, "other", work())
-    assert mounted is Mount.REFUSED
+    assert mounted is Mount.ABSENT
     with bundle.begin_upload(repository, blob, work()) as session:
         session.send(lambda offset: Bytes(data[offset:]), work())
         assert session.committed

@@ -23,6 +23,7 @@ from mirror.registry.v2 import RegistryV2
 from mirror.store import Mount, Version
 from tests.conftest import ScriptedFactory
 from tests.images import Graph
+from tests.registries.exchange import error_reply
 from tests.registries.faults import chunked, lengthened, shortened, unsized, without, wrong_bytes
 from tests.registries.scripted import ScriptedRegistry
 
@@ -393,12 +394,28 @@ def test_a_mount_is_one_request(registry: ScriptedRegistry) -> None:
     assert registry.has_blob("copy", blob.digest)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 500])
-def test_any_other_answer_only_means_not_mountable(registry: ScriptedRegistry, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "outcome"),
+    [
+        (400, "NAME_INVALID", Mount.REFUSED),
+        (401, "UNAUTHORIZED", Mount.REFUSED),
+        (403, "DENIED", Mount.REFUSED),
+        (404, "NAME_UNKNOWN", Mount.REFUSED),
+        (405, "UNSUPPORTED", Mount.REFUSED),
+        (501, "UNSUPPORTED", Mount.REFUSED),
+        (404, "BLOB_UNKNOWN", Mount.ABSENT),
+        (400, "DIGEST_INVALID", Mount.ABSENT),
+        (409, "CONFLICT", Mount.ABSENT),
+    ],
+)
+def test_a_refused_mount_is_about_the_two_repositories_or_about_the_blob(
+    registry: ScriptedRegistry, status: int, code: str, outcome: Mount
+) -> None:
     blob = blob_in(registry, DATA)
-    registry.fault("POST mount", times=9, status=status)
+    refusal = error_reply(status, code)
+    registry.fault("POST mount", times=9, status=status, body=refusal.body, headers=refusal.headers)
     with store(registry) as client:
-        assert Mount.REFUSED is client.mount_blob("copy", blob, "app", WORK)
+        assert outcome is client.mount_blob("copy", blob, "app", WORK)
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -412,20 +429,28 @@ def test_a_busy_registry_refuses_no_mount_but_has_to_be_asked_again(registry: Sc
         assert Mount.MOUNTED is client.mount_blob("copy", blob, "app", WORK)
 
 
-@pytest.mark.parametrize("rule", [{"reset": True}, {"cut_head_after": 20}], ids=["reset", "cut"])
-def test_a_mount_that_gets_no_answer_is_not_mountable(registry: ScriptedRegistry, rule: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "rule",
+    [{"reset": True}, {"cut_head_after": 20}, {"status": 500}, {"status": 502}],
+    ids=["reset", "cut", "500", "502"],
+)
+def test_a_mount_that_gets_no_usable_answer_may_be_tried_again(
+    registry: ScriptedRegistry, rule: dict[str, Any]
+) -> None:
     blob = blob_in(registry, DATA)
-    registry.fault("POST mount", times=9, **rule)
+    registry.fault("POST mount", **rule)
     with store(registry) as client:
-        assert Mount.REFUSED is client.mount_blob("copy", blob, "app", WORK)
-    assert 1 == registry.counts()["POST mount"]
+        with pytest.raises(RemoteError) as caught:
+            client.mount_blob("copy", blob, "app", WORK)
+        assert caught.value.retryable
+        assert Mount.MOUNTED is client.mount_blob("copy", blob, "app", WORK)
 
 
 def test_a_mount_that_does_not_say_our_digest_is_looked_after(registry: ScriptedRegistry) -> None:
     blob = blob_in(registry, DATA)
     registry.fault("POST mount", times=2, status=201, headers=[("Location", "/v2/copy/blobs/x")])
     with store(registry) as client:
-        assert Mount.REFUSED is client.mount_blob("copy", blob, "app", WORK), "a lie"
+        assert Mount.ABSENT is client.mount_blob("copy", blob, "app", WORK), "a lie"
         registry.storage.add_blob("copy", blob.digest, DATA)
         assert Mount.MOUNTED is client.mount_blob("copy", blob, "app", WORK)
     assert 2 == registry.counts()["HEAD blob"]

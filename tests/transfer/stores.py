@@ -20,7 +20,7 @@ def blob_of(data: bytes) -> Descriptor:
     return Descriptor(Digest.of(data), len(data), "application/octet-stream")
 
 
-@dataclass
+@dataclass(eq=False)
 class MemoryStore:
     """blobs: repository -> digest -> bytes. asked: (verb, repository, reference) in order. fault: called with each."""
 
@@ -111,7 +111,7 @@ class MemoryStore:
         if self.mounts is Mount.MOUNTED and blob.digest in self.blobs[from_repository]:
             self.blobs[repository][blob.digest] = self.blobs[from_repository][blob.digest]
             return Mount.MOUNTED
-        return self.mounts if self.mounts is Mount.REFUSED else MemorySession(self, repository, blob)
+        return self.mounts if self.mounts in (Mount.REFUSED, Mount.ABSENT) else MemorySession(self, repository, blob)
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> MemorySession:
         self.note("begin", repository, blob.digest)

@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 
 from mirror.backoff import Policy
-from mirror.errors import LocalError, MirrorError, NetworkError, NotFound, Refused
+from mirror.errors import AuthError, LocalError, MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError
 from mirror.limits import Limits, Stop
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.store import Mount
-from mirror.transfer.delivery import CARRY, CLOSED_AT_ONCE, Deliveries
+from mirror.transfer.delivery import CARRY, Deliveries
 from mirror.transfer.download import Origin
 from mirror.transfer.manager import Manager
 from mirror.transfer.orders import Delivered, Order, Outcome
+from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import REFUSALS, Inventory, Place, Routes
+from mirror.transfer.sessions import CLOSED_AT_ONCE
 from mirror.transfer.spool import Spool
 from mirror.transfer.watch import Watch
 from tests.transfer.harness import until
@@ -35,14 +37,14 @@ class Hints:
     """What earlier runs noted."""
 
     known: set[tuple[str, Digest]] = field(default_factory=set)
-    held: dict[Digest, list[str]] = field(default_factory=dict)
+    elsewhere: dict[Digest, list[str]] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)
 
-    def knows(self, repository: str, roots: object, digest: Digest) -> bool:
+    def held(self, repository: str, digest: Digest) -> bool:
         return (repository, digest) in self.known
 
     def holders(self, host: str, digest: Digest) -> list[str]:
-        return self.held.get(digest, [])
+        return self.elsewhere.get(digest, [])
 
     def forget(self, repository: str) -> None:
         self.forgotten.append(repository)
@@ -79,7 +81,7 @@ class World:
                 self.inventory,
                 routes,
                 self.spool,
-                told=lambda order, what: self.told.append((str(order.place), what)),
+                outcomes=Outcomes(lambda order, what: self.told.append((str(order.place), what))),
                 moved=lambda count: None,
                 before_write=lambda place: self.marked.append(str(place)),
             )
@@ -181,7 +183,7 @@ def test_a_refused_mount_falls_back_to_an_upload_and_is_not_tried_again(world: W
     target.mounts = Mount.REFUSED
     blobs = [world.source.add("app", DATA + bytes([number])) for number in range(3)]
     for blob in blobs:
-        world.hints.held[blob.digest] = ["two"]
+        world.hints.elsewhere[blob.digest] = ["two"]
     world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
 
     def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
@@ -195,12 +197,77 @@ def test_a_refused_mount_falls_back_to_an_upload_and_is_not_tried_again(world: W
     assert 1 == len(target.verbs("mount"))
 
 
+def test_a_mount_that_fails_with_every_retry_is_an_upload_and_the_next_one_gets_one_attempt(world: World) -> None:
+    target = world.targets["target"]
+    blobs = [world.held_elsewhere(DATA + bytes([number])) for number in range(3)]
+    broken = {blob.digest for blob in blobs[:2]}
+    target.fault = lambda verb, repository, reference: (
+        RemoteError("a bad gateway", status=502, retryable=True) if verb == "mount" and reference in broken else None
+    )
+
+    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = []
+        for blob in blobs:
+            watches.append(deliveries.deliver(world.order(blob, "one")))
+            assert watches[-1].wait(30)
+        return watches
+
+    done = world.run(one_after_the_other)
+    assert ["copied", "copied", "mounted"] == [one.outcome.value for one in done]
+    assert [5, 1, 1] == [target.verbs("mount").count(("one", blob.digest)) for blob in blobs]
+
+
+def test_a_host_that_fails_every_mount_is_not_asked_for_ever(world: World) -> None:
+    target = world.targets["target"]
+    target.fault = lambda verb, repository, reference: (
+        RemoteError("an internal error", status=500, retryable=True) if verb == "mount" else None
+    )
+    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(REFUSALS + 2)]
+    for blob in blobs:
+        world.hints.elsewhere[blob.digest] = ["two"]
+    world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
+
+    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = []
+        for blob in blobs:
+            watches.append(deliveries.deliver(world.order(blob, "one")))
+            assert watches[-1].wait(30)
+        return watches
+
+    assert {Outcome.COPIED} == {one.outcome for one in world.run(one_after_the_other)}
+    assert 5 + (REFUSALS - 1) == len(target.verbs("mount"))
+
+
 def test_only_repositories_that_the_configuration_names_are_mounted_from(world: World) -> None:
     blob = world.source.add("app", DATA)
-    world.hints.held[blob.digest] = ["secret/project"]
+    world.hints.elsewhere[blob.digest] = ["secret/project"]
     world.inventory.ask_hints(Place("target", "one"), [blob.digest])
     world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
     assert [] == world.targets["target"].verbs("mount")
+
+
+def test_what_a_wildcard_names_is_mounted_from_before_it_is_known_to_match(world: World) -> None:
+    target = world.targets["target"]
+    world.inventory = Inventory(world.hints, {"target": ["one"]}, {"target": [("hub/", "/x"), ("team/", "")]})
+    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(5)]
+    paths = ["hub/a/x", "team/a/b", "hub/a", "hub//x", "team/"]
+    for blob, path in zip(blobs, paths, strict=True):
+        world.hints.elsewhere[blob.digest] = [path]
+        target.blobs[path][blob.digest] = world.source.blobs["app"][blob.digest]
+    world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
+    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
+    assert ["hub/a/x", "team/a/b", None, None, None] == [one.from_ for one in done]
+    assert 2 == len(target.verbs("mount"))
+
+
+def test_a_source_of_another_mirror_on_the_host_is_mounted_from(world: World) -> None:
+    blob = world.source.add("app", DATA)
+    world.targets["target"].blobs["two"][blob.digest] = DATA
+    world.inventory.suggest(Place("target", "two"), [blob.digest])
+    world.inventory.suggest(Place("target", "secret"), [blob.digest])
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert (Outcome.MOUNTED, "two") == (done.outcome, done.from_)
+    assert [] == world.source.asked
 
 
 def test_a_repository_that_may_have_it_is_asked_and_what_is_there_is_not_sent(world: World) -> None:
@@ -212,17 +279,57 @@ def test_a_repository_that_may_have_it_is_asked_and_what_is_there_is_not_sent(wo
     assert [] == world.source.asked
 
 
-def test_what_a_hint_and_a_root_vouch_for_is_not_asked(world: World) -> None:
-    blob = blob_of(DATA)
-    place = Place("target", "one")
+@pytest.mark.parametrize("there", [True, False], ids=["there", "lost"])
+def test_what_a_hint_says_of_a_repository_is_asked_there_before_anything_else_and_once(
+    world: World, there: bool
+) -> None:
+    blob = world.source.add("app", DATA)
     world.hints.known.add(("target/one", blob.digest))
-    world.inventory.ask_hints(place, [blob.digest])
-    assert not world.inventory.knows(place, blob.digest), "no root was seen there"
-    world.inventory.saw_root(place, Digest.of(b"root"))
-    world.inventory.ask_hints(place, [blob.digest])
+    world.hints.elsewhere[blob.digest] = ["two"]
+    world.targets["target"].blobs["one" if there else "two"][blob.digest] = DATA
+    world.inventory.ask_hints(Place("target", "one"), [blob.digest])
+    assert not world.inventory.knows(Place("target", "one"), blob.digest)
     [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
-    assert Outcome.EXISTS is done.outcome
-    assert [] == world.targets["target"].asked
+    assert (Outcome.EXISTS if there else Outcome.MOUNTED) is done.outcome
+    assert (["head"] if there else ["head", "mount"]) == [verb for verb, _, _ in world.targets["target"].asked]
+
+
+@pytest.mark.parametrize("status", [400, 500, 503])
+def test_a_blob_that_a_target_cannot_look_up_is_uploaded_however_often_that_has_to_be_tried(
+    world: World, status: int
+) -> None:
+    blob = world.source.add("app", DATA)
+    target, failures = world.targets["target"], iter([NetworkError("reset")] * 2)
+
+    def fail(verb: str, repository: str, reference: str) -> MirrorError | None:
+        if verb == "head":
+            return RemoteError("no answer", status=status, retryable=status >= 500)
+        return next(failures, None) if verb == "send" else None
+
+    target.fault = fail
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
+    assert Outcome.COPIED is done.outcome
+    # The first look-up after a failed upload is left to the retries of the upload, if it may succeed.
+    again = ["head", "head"] if status >= 500 else ["head"]
+    steps = ["head", "begin", "send", *again, "begin", "send", "head", "begin", "send"]
+    assert steps == [verb for verb, _, _ in target.asked]
+
+
+@pytest.mark.parametrize(
+    "error", [AuthError("denied", code="auth_denied", status=403), RateLimited("too many", status=429, retryable=False)]
+)
+def test_a_look_up_that_is_refused_fails_the_blob(world: World, error: MirrorError) -> None:
+    blob = world.source.add("app", DATA)
+    world.targets["target"].fault = lambda verb, repository, reference: error if verb == "head" else None
+
+    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watch = deliveries.deliver(world.order(blob, "one", may_have=True))
+        assert watch.wait(30)
+        assert type(error) is type(watch.error)
+        return []
+
+    world.run(orders)
+    assert [] == world.targets["target"].verbs("begin")
 
 
 def test_a_distrusted_repository_is_asked_for_everything(world: World) -> None:
