@@ -19,6 +19,7 @@ from mirror.limits import Work
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.reading import Image
+from mirror.recall import equal_to
 from mirror.store import Target, Version
 from mirror.tally import Tally
 from mirror.transfer.delivery import Deliveries
@@ -177,8 +178,9 @@ class Sync:
         self._inventory.saw_root(place, graph.root.digest)
         self._memory.note_graph(str(place), graph.root.digest, [blob.digest for blob in graph.blobs])
         self._memory.note_tag("target", str(place), finding.reading.tag, graph.root.digest)
-        if finding.reading.entry.rules.is_immutable(finding.reading.tag):
-            self._memory.note_tag("source", finding.reading.entry.name, finding.reading.tag, graph.root.digest)
+        entry = finding.reading.entry
+        if entry.rules.is_immutable(finding.reading.tag):
+            self._memory.note_tag("source", equal_to(entry, place), finding.reading.tag, graph.root.digest)
 
     def _aside(self, run: Callable[[], None]) -> Watch[None]:
         """Local I/O in a job of its own, which needs nothing of any host."""

@@ -87,7 +87,7 @@ class State(AbstractContextManager["State"]):
         return self._tag("target", repository, tag)
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
-        """The digest that `tag` last had in that source repository."""
+        """The digest that was last noted of `tag` for that source, under the name that it was noted by."""
         return self._tag("source", repository, tag)
 
     def _tag(self, side: Side, repository: str, tag: str) -> Digest | None:
