@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Literal, Protocol
 
 from mirror.asking import is_broken
@@ -34,10 +35,11 @@ _log = logging.getLogger("mirror.sync")
 
 
 class Memory(Protocol):
-    """What is noted for later runs: takes notes only, writes later."""
+    """What is noted for later runs: takes notes and writes them later, but for withdrawals."""
 
     def note_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest) -> None: ...
     def note_graph(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None: ...
+    def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None: ...
 
 
 class Sync:
@@ -115,7 +117,7 @@ class Sync:
         if not changed and self._repair:
             changed = not (yield self._names(store, place, finding.reading.tag, root))
         if changed:
-            yield self._put(store, place, finding.reading.tag, root)
+            yield self._put(store, place, finding.reading.tag, root, before=partial(self._withdraw, finding))
         if finding.broken:
             yield self._confirm(store, place, finding.reading.tag, root)
         self._note(place, finding, graph)
@@ -165,9 +167,21 @@ class Sync:
 
         return self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
 
-    def _put(self, store: Target, place: Place, reference: str, manifest: Manifest) -> Watch[None]:
+    def _withdraw(self, finding: Finding) -> None:
+        """Forget durably what the tag names on the target: after a PUT whose answer is lost nobody knows."""
+        self._memory.withdraw_tag(str(finding.target.place), finding.reading.tag, noted=finding.old is not None)
+
+    def _put(
+        self,
+        store: Target,
+        place: Place,
+        reference: str,
+        manifest: Manifest,
+        before: Callable[[], None] = lambda: None,
+    ) -> Watch[None]:
         def run(work: Work) -> None:
             self._writing(place)
+            before()
             store.put_manifest(place.path, reference, manifest, work)
             self._inventory.add(place, manifest.digest)
 

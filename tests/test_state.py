@@ -203,6 +203,45 @@ def test_a_mark_survives_a_kill_right_after_it(tmp_path: Path) -> None:
             state.finished(APP)
 
 
+WITHDRAW_AND_HANG = """
+import sys
+from pathlib import Path
+from mirror.oci.digest import Digest
+from mirror.state import State
+state = State.open(Path(sys.argv[1]), print)
+if sys.argv[2] == "noted":
+    state.note_tag("target", "localhost:5000/team/app", "v1", Digest.of(b"seen in this run"))
+state.withdraw_tag("localhost:5000/team/app", "v1", noted=sys.argv[2] == "noted")
+print("withdrawn", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("when", ["noted", "before"])
+def test_a_tag_that_is_withdrawn_is_off_the_disk_before_anything_else_happens(tmp_path: Path, when: str) -> None:
+    fill(tmp_path)
+    command = [sys.executable, "-c", WITHDRAW_AND_HANG, str(tmp_path), when]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        assert "withdrawn\n" == child.stdout.readline()
+        child.kill()
+    with opened(tmp_path) as state:
+        assert state.target_tag(APP, "v1") is None
+        assert state.knows(APP, {digest("root")}, digest("layer"))
+
+
+def test_withdrawing_a_tag_that_nothing_is_known_of_writes_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        before = sql(tmp_path, "PRAGMA data_version")
+        state.withdraw_tag(APP, "v1", noted=False)
+        assert before == sql(tmp_path, "PRAGMA data_version")
+        state.forget(APP)
+        state.note_tag("target", APP, "v1", digest("root"))
+        state.withdraw_tag(APP, "v1", noted=False)
+    with opened(tmp_path) as state:
+        assert state.target_tag(APP, "v1") is None
+
+
 # -- files that cannot be ours ----------------------------------------------------------------------------------------
 
 

@@ -29,9 +29,10 @@ _T = TypeVar("_T")
 class State(AbstractContextManager["State"]):
     """Hints, by repository (`host/path`). Any thread. Reading costs one or two index look-ups; noting only queues.
 
-    What was noted is read back after it was written, within about a second, or after `flush`; but forgetting and
-    marking count at once. Threads that read have a connection to themselves meanwhile, and one thread writes: no lock
-    of ours is held across SQLite's I/O. An answer may be wrong in any way that still is a digest or a path."""
+    What was noted is read back after it was written, within about a second, or after `flush`; but forgetting,
+    withdrawing and marking count at once. Threads that read have a connection to themselves meanwhile, and one thread
+    writes: no lock of ours is held across SQLite's I/O. An answer may be wrong in any way that still is a digest or a
+    path."""
 
     @classmethod
     def open(cls, directory: Path, warn: Callable[[str], None], *, read_only: bool = False) -> State:
@@ -177,6 +178,14 @@ class State(AbstractContextManager["State"]):
         """`tag` has `digest` there now; None: it is not there."""
         number = _SIDES[side]
         self._submit(lambda database: database.note_tag(number, repository, tag, digest))
+
+    def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
+        """Before `tag` is written on a target repository: what is known of it is off the disk when this returns.
+
+        noted: whether this run has noted anything of it, which may still wait to be written. Raises LocalError."""
+        known = self._read(repository, lambda database: database.tag(TARGET, repository, tag) is not None, True)
+        if (known or noted) and self._writer:
+            self._writer.call(lambda database: database.note_tag(TARGET, repository, tag, None))
 
     def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
         """Every blob under `root` was proven to be on that target repository. Manifests are not noted: no hint spares
