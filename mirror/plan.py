@@ -305,11 +305,8 @@ class Planner:
         tag. The source is asked only about tags that exist and are not what was equal in an earlier run."""
         if present.tags is None:
             return {}
-        unlisted = [
-            reading
-            for reading in readings
-            if reading.tag not in present.tags and reading.entry.rules.is_immutable(reading.tag)
-        ]
+        immutable = readings[0].entry.rules.is_immutable
+        unlisted = [one for one in readings if one.tag not in present.tags and immutable(one.tag)]
         olds = yield from self._both_sides(target, present, batch, [], unlisted)
         differing = [one for one in unlisted if olds[one.tag] not in (None, present.settled.get(one.tag))]
         yield from self._versions(batch, differing)

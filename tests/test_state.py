@@ -203,6 +203,32 @@ def test_a_mark_survives_a_kill_right_after_it(tmp_path: Path) -> None:
             state.finished(APP)
 
 
+def test_that_v2_answered_for_a_source_is_remembered_though_all_else_of_that_name_is_forgotten(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        assert not state.answered_by_v2(APP)
+        state.note_answered_by_v2(APP)
+        state.note_answered_by_v2(APP)
+        state.forget(APP)
+        state.flush()
+        assert state.answered_by_v2(APP)
+    with opened(tmp_path) as state:
+        assert [True, False] == [state.answered_by_v2(APP), state.answered_by_v2("localhost:5000/team/other")]
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_this_one_and_keeps_what_it_has(tmp_path: Path) -> None:
+    fill(tmp_path)
+    sql(tmp_path, "DROP TABLE answered_by_v2", "PRAGMA user_version = 1")
+    with State.open(tmp_path, pytest.fail, read_only=True) as state:
+        assert state.target_tag(APP, "v1") == digest("root")
+    with opened(tmp_path) as state:
+        assert has_all(state)
+        assert not state.answered_by_v2(APP)
+        state.note_answered_by_v2(APP)
+    assert [[(2,)]] == sql(tmp_path, "PRAGMA user_version")
+    with opened(tmp_path) as state:
+        assert state.answered_by_v2(APP)
+
+
 WITHDRAW_AND_HANG = """
 import sys
 from pathlib import Path
@@ -283,7 +309,7 @@ BAD_FILES = {
     "one page": (shortened(4096), "cannot be read"),
     "cut in the middle": (shortened(9000), "cannot be read"),
     "another program's": (foreign, "is another program's database"),
-    "a later version": (changed("PRAGMA user_version = 2"), "is of version 2"),
+    "a later version": (changed("PRAGMA user_version = 3"), "is of version 3"),
     "no version": (changed("PRAGMA user_version = 0"), "is of version 0"),
     "a table too few": (changed("DROP TABLE tag"), "has other tables than ours"),
     "a table too many": (changed("CREATE TABLE more(x)"), "has other tables than ours"),

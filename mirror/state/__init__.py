@@ -1,6 +1,7 @@
-"""What earlier runs learned, in one SQLite file: hints that change what a run costs, never its result.
+"""What earlier runs learned, in one SQLite file: hints that change what a run costs, not its result.
 
-One row is more than a hint: the mark of a repository that was begun and not finished (design §4.5).
+Some rows are more than hints: the mark of a repository that was begun and not finished, that v2 answered for a source
+repository, and the tags that the operator chose to believe (docs/operations.md, "State and lock").
 """
 
 from __future__ import annotations
@@ -124,6 +125,10 @@ class State(AbstractContextManager["State"]):
         """Whether a run began to write there and did not end its work: blobs may be there although no tag is."""
         return repository in self._unfinished
 
+    def answered_by_v2(self, repository: str) -> bool:
+        """Whether v2 answered for that source repository in an earlier run. Where the file cannot be read, it did."""
+        return self._usable and self._read("", lambda database: database.answered_by_v2(repository), True)
+
     def _read(self, repository: str, query: Callable[[Database], _T], nothing: _T) -> _T:
         if not self._usable or repository in self._forgotten:
             return nothing
@@ -197,8 +202,14 @@ class State(AbstractContextManager["State"]):
         """A transform made a manifest with `digest` of the version that `identity` names."""
         self._submit(lambda database: database.note_transformed(identity, digest))
 
+    def note_answered_by_v2(self, repository: str) -> None:
+        """v2 answered for that source repository."""
+        self._submit(lambda database: database.note_answered_by_v2(repository))
+
     def forget(self, repository: str) -> None:
-        """Drop every hint of a repository; its mark stays. What this run notes of it later is for the next run."""
+        """Drop every hint of a repository; its mark stays, and that v2 answered for it.
+
+        What this run notes of it later is for the next run."""
         with self._lock:
             self._forgotten.add(repository)
         self._submit(lambda database: database.forget(repository))
