@@ -227,3 +227,35 @@ def test_an_immutable_tag_whose_put_was_not_answered_is_not_believed_when_the_so
     point(source, old)
     mirror_run.sync(expect=3)
     assert {"conflict", "up-to-date"} == set(mirror_run.results().values())
+
+
+def test_a_tag_that_the_target_keeps_immutable_is_copied_although_the_answer_to_its_put_was_lost(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", immutable_tags=True)
+    source.load("app", tagged(3))
+    target.fault("PUT manifest", reference="v1", after=True, reset=True)
+    mirrored(mirror_run, source, target)
+    mirror_run.sync()
+    assert {"copied": 3} == Counter(mirror_run.results().values())
+    assert source.storage.repositories["app"].tags == target.storage.repositories["app"].tags
+
+
+def test_a_manifest_that_is_answered_with_200_or_202_is_copied_if_the_target_has_it(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    source.load("app", tagged(4))
+    for tag, status in (("v0", 200), ("v1", 202)):
+        target.fault("PUT manifest", reference=tag, after=True, status=status)
+    for tag, status in (("v2", 200), ("v3", 202)):
+        target.fault("PUT manifest", reference=tag, status=status)
+    mirrored(mirror_run, source, target)
+    ran = mirror_run.sync(expect=1)
+    assert {"v0", "v1"} == set(target.storage.repositories["app"].tags)
+    assert {"copied": 2, "failed": 2} == Counter(mirror_run.results().values())
+    assert "202" in ran.text
+    target.mark()
+    mirror_run.sync()
+    assert source.storage.repositories["app"].tags == target.storage.repositories["app"].tags
+    assert 2 == target.counts()["PUT manifest"]
