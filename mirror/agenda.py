@@ -15,6 +15,7 @@ from mirror.findings import Entry, Finding, Verdict, keep_immutable
 from mirror.oci.digest import Digest
 from mirror.publish import Publishing
 from mirror.reading import Image, Reader
+from mirror.recall import equal_to
 from mirror.store import Target
 from mirror.sync import Memory, Sync
 from mirror.tally import Tally
@@ -94,7 +95,8 @@ class Agenda:
         elif finding.verdict is Verdict.EQUAL and not self._deep and finding.old is not None:
             entry = finding.reading.entry
             if entry.rules.is_immutable(finding.reading.tag):
-                self._memory.note_tag("source", entry.name, finding.reading.tag, finding.old)
+                name = equal_to(entry, finding.target.place)
+                self._memory.note_tag("source", name, finding.reading.tag, finding.old)
             self._results.up_to_date(finding, finding.old)
             self._let_go(finding)
         elif source.partial:

@@ -28,7 +28,7 @@ def listed(entry: Entry, findings: Findings, work: Work) -> list[str]:
     except NotFound as error:
         hint = "check its name and the credentials; a repository without any tag looks the same on some registries"
         what = f"{entry.name} has no list of tags: {error.what}"
-        raise NotFound(what, hint=hint, status=404, protocol=error.protocol) from error
+        raise NotFound(what, hint=error.hint or hint, status=404, protocol=error.protocol) from error
 
 
 def _usable(names: Iterable[str | MirrorError], entry: Entry, findings: Findings) -> list[str]:

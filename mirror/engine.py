@@ -97,14 +97,16 @@ def spool_directory(config: Config, shard: Shard | None) -> Path:
 
 @contextmanager
 def started(
-    config: Config, options: Options, only: Only, redactor: Redactor, signals: Signals, *, copies: bool
+    config: Config, options: Options, only: Only, redactor: Redactor, signals: Signals, state: State, *, copies: bool
 ) -> Iterator[Engine]:
     """Open the stores and start a manager. At the end all threads are joined, but those that hang after a signal.
 
     copies: else nothing is written."""
     limits, stop = Limits(), Stop()
     spool = spool_directory(config, options.shard)
-    with Stores(config, limits, redactor, spool, options.base, copies=copies, repair=options.repair) as stores:
+    with Stores(
+        config, limits, redactor, spool, options.base, copies=copies, repair=options.repair, memory=state
+    ) as stores:
         entries = stores.entries()
         _check(only, entries, config)
         parallel = config.parallel

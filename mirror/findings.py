@@ -138,6 +138,31 @@ def listed_version(tag: str) -> Version | None:
     return Version(tag.digest) if isinstance(tag, ListedTag) else None
 
 
+def judged(
+    reading: Reading,
+    target: TargetEntry,
+    old: Digest | MirrorError | None,
+    *,
+    believed: Digest | None = None,
+    may_have: bool = True,
+    broken: bool = False,
+) -> Finding:
+    """The finding for one reference, from what the source and the target answered. reading.version: None: the source
+    was not asked; believed: the digest that an immutable tag had on both sides in an earlier run."""
+    version = reading.version
+    if isinstance(old, MirrorError):
+        return Finding(reading, target, Verdict.FAILED, error=old)
+    if old is not None and old == believed:
+        return Finding(reading, target, Verdict.EQUAL, old)
+    if isinstance(version, MirrorError):
+        return Finding(reading, target, Verdict.FAILED, old, error=version)
+    if version is not None and old is not None and version.digest == old:
+        return Finding(reading, target, Verdict.EQUAL, old)
+    if old is not None and reading.entry.rules.is_immutable(reading.tag) and not (version and version.unmade):
+        return Finding(reading, target, Verdict.FAILED, old, error=immutable_conflict(version, old))
+    return Finding(reading, target, Verdict.COPY, old, may_have, broken)
+
+
 def keep_immutable(finding: Finding, made: Digest) -> None:
     """Raises Refused if `made`, which only a transform could tell, is not what the target's immutable tag has."""
     old, reading = finding.old, finding.reading

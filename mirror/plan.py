@@ -24,7 +24,7 @@ from mirror.findings import (
     Reading,
     TargetEntry,
     Verdict,
-    immutable_conflict,
+    judged,
     listed_version,
 )
 from mirror.limits import Work
@@ -53,7 +53,7 @@ class _Present(Struct):
 
     tags: Collection[str] | None = None
     recalled: Mapping[str, Digest] = field(default_factory=dict)
-    settled: Mapping[str, Digest] = field(default_factory=dict)  # immutable tags that were equal: not asked for again
+    settled: Mapping[str, Digest] = field(default_factory=dict)  # immutable tags that were equal in an earlier run
     may_have: bool | None = None  # None: not known yet
     broken: set[str] = field(default_factory=set)  # tags that the target has and cannot give
 
@@ -218,7 +218,7 @@ class Planner:
         settled: dict[str, Digest] = {}
         if entry.rules.immutable and self._believe:
             settled = yield self._manager.transfer(
-                object(), lambda work: settled_tags(self._memory, entry, name, readings), needs=(), policy=ONCE
+                object(), lambda work: settled_tags(self._memory, entry, target, readings), needs=(), policy=ONCE
             )
         if target.exclusive and self._believe:
             recalled = yield self._manager.transfer(
@@ -230,7 +230,7 @@ class Planner:
         if entry.rules.is_literal:
             return _Present(settled=settled)
         present: _Present = yield listing or self._read(target.store, partial(self._tags_of, target))
-        return replace(present, settled={tag: settled[tag] for tag in settled if tag in (present.tags or ())})
+        return replace(present, settled=settled)
 
     def _tags_of(self, target: TargetEntry, work: Work) -> _Present:
         try:
@@ -254,33 +254,63 @@ class Planner:
         readings = self._unsettled(target, present, batch)
         if not readings:
             return
-        asked = [reading for reading in readings if present.tags is None or reading.tag in present.tags]
-        need = readings if present.tags is None or readings[0].entry.heads_first else asked
+        listed = [reading for reading in readings if present.tags is None or reading.tag in present.tags]
+        need = readings if present.tags is None or readings[0].entry.heads_first else listed
         try:
-            olds = yield from self._both_sides(target, present, batch, need, asked)
-            if present.may_have is None:
-                present.may_have = any(old is not None for old in olds.values()) or (
-                    yield self._manager.transfer(
-                        ("has tags", target.place),
-                        partial(self._may_have, target, present),
-                        needs=(host_permit(target.store.host),),
-                        policy=ONCE,
-                    )
+            olds = yield from self._both_sides(target, present, batch, need, listed)
+            olds |= yield from self._unlisted(target, present, batch, readings)
+            if any(old is not None for old in olds.values()):
+                present.may_have = True  # whatever its listing says
+            elif present.may_have is None:
+                present.may_have = yield self._manager.transfer(
+                    ("has tags", target.place),
+                    partial(self._may_have, target, present),
+                    needs=(host_permit(target.store.host),),
+                    policy=ONCE,
                 )
         except MirrorError as error:
             self._all_failed(readings, target, error)
             return
         for reading in readings:
-            self._judge(reading, target, olds.get(reading.tag), present)
+            finding = judged(
+                reading,
+                target,
+                olds.get(reading.tag),
+                believed=present.settled.get(reading.tag),
+                may_have=bool(present.may_have),
+                broken=reading.tag in present.broken,
+            )
+            self._findings.found(finding)
 
     def _unsettled(self, target: TargetEntry, present: _Present, batch: _Batch) -> list[Reading]:
-        """Those of a batch that have to be asked about; the others are found equal."""
+        """Those of a batch that have to be asked about; the others are found equal.
+
+        An immutable tag that was equal is believed, unless the listing of the target lacks it."""
+        left = []
         for reading in batch.readings:
             digest = present.settled.get(reading.tag)
-            if digest is not None:
+            if digest is None or (present.tags is not None and reading.tag not in present.tags):
+                left.append(reading)
+            else:
                 self._findings.saw_target(target.place, reading.tag, digest)
                 self._findings.found(Finding(reading, target, Verdict.EQUAL, digest))
-        return [reading for reading in batch.readings if reading.tag not in present.settled]
+        return left
+
+    def _unlisted(
+        self, target: TargetEntry, present: _Present, batch: _Batch, readings: Sequence[Reading]
+    ) -> Steps[dict[str, Named]]:
+        """Ask the target for the immutable tags that its listing lacks -> what they name.
+
+        Listings may be incomplete (a 404, pages that end early), and no listing is a reason to overwrite an immutable
+        tag. The source is asked only about tags that exist and are not what was equal in an earlier run."""
+        if present.tags is None:
+            return {}
+        immutable = readings[0].entry.rules.is_immutable
+        unlisted = [one for one in readings if one.tag not in present.tags and immutable(one.tag)]
+        olds = yield from self._both_sides(target, present, batch, [], unlisted)
+        differing = [one for one in unlisted if olds[one.tag] not in (None, present.settled.get(one.tag))]
+        yield from self._versions(batch, differing)
+        return olds
 
     def _both_sides(
         self,
@@ -313,23 +343,6 @@ class Planner:
             if isinstance(digest, str):
                 self._findings.saw_target(target.place, reference, digest)
         return olds
-
-    def _judge(
-        self, reading: Reading, target: TargetEntry, old: Digest | MirrorError | None, present: _Present
-    ) -> None:
-        version = reading.version
-        if isinstance(old, MirrorError):
-            finding = Finding(reading, target, Verdict.FAILED, error=old)
-        elif isinstance(version, MirrorError):
-            finding = Finding(reading, target, Verdict.FAILED, old, error=version)
-        elif version is not None and old is not None and version.digest == old:
-            finding = Finding(reading, target, Verdict.EQUAL, old)
-        elif old is not None and reading.entry.rules.is_immutable(reading.tag) and not (version and version.unmade):
-            finding = Finding(reading, target, Verdict.FAILED, old, error=immutable_conflict(version, old))
-        else:
-            broken = reading.tag in present.broken
-            finding = Finding(reading, target, Verdict.COPY, old, bool(present.may_have), broken)
-        self._findings.found(finding)
 
     def _read(self, store: Source, run: Callable[[Work], T]) -> Watch[T]:
         return self._manager.transfer(object(), run, needs=(host_permit(store.host),), policy=ONCE)

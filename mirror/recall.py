@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mirror.errors import MirrorError
-from mirror.findings import Entry, Memory, Reading
+from mirror.findings import Entry, Memory, Reading, TargetEntry
 from mirror.oci.digest import Digest
 from mirror.store import Version
 from mirror.structs import replace
+from mirror.transfer.placement import Place
 
 
 def recalled_tags(memory: Memory, repository: str, references: Sequence[str]) -> dict[str, Digest]:
@@ -16,15 +17,23 @@ def recalled_tags(memory: Memory, repository: str, references: Sequence[str]) ->
     return {reference: digest for reference, digest in found.items() if digest is not None}
 
 
-def settled_tags(memory: Memory, entry: Entry, repository: str, readings: Sequence[Reading]) -> dict[str, Digest]:
-    """Immutable tags that both sides had with one digest the last time."""
+def settled_tags(memory: Memory, entry: Entry, target: TargetEntry, readings: Sequence[Reading]) -> dict[str, Digest]:
+    """Immutable tags that this source and this target had with one digest in an earlier run, and that the target has
+    not been seen with another one since."""
     found = {}
     for reading in readings:
         if entry.rules.is_immutable(reading.tag):
-            digest = memory.target_tag(repository, reading.tag)
-            if digest is not None and digest == memory.source_tag(entry.name, reading.tag):
+            digest = memory.target_tag(str(target.place), reading.tag)
+            if digest is not None and digest == memory.source_tag(equal_to(entry, target.place), reading.tag):
                 found[reading.tag] = digest
     return found
+
+
+def equal_to(entry: Entry, place: Place) -> str:
+    """The name under which the state keeps the digests that a source had when it was equal to a target repository.
+
+    For each target its own: one that differs from the source is not equal because another one once was."""
+    return f"{entry.name} {place}"
 
 
 def with_result(memory: Memory, version: Version | MirrorError) -> Version | MirrorError:

@@ -140,7 +140,7 @@ def _reading(options: Options) -> Iterator[tuple[Engine, State]]:
         _warn(config)
         with (
             State.open(state_directory(config), _log.warning, read_only=True) as state,
-            started(config, options, only, redactor, signals, copies=False) as engine,
+            started(config, options, only, redactor, signals, state, copies=False) as engine,
         ):
             yield engine, state
 
@@ -213,13 +213,13 @@ class _Sync:
             State.open(self._directory, self._warn_state) as state,
         ):
             account = Account(report, progress)
-            with started(self._config, self._options, self._only, self._redactor, self._signals, copies=True) as engine:
+            known = (self._options, self._only, self._redactor, self._signals, state)
+            with started(self._config, *known, copies=True) as engine:
                 self._drive(engine, state, account, progress)
             if self._signals.number is None:
                 for place in self._marked - account.unfinished:
                     state.finished(str(place))
-            trouble = state.trouble
-            if trouble is not None:
+            if (trouble := state.trouble) is not None:
                 account.note(trouble)
         code = worst(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
         return code, self._effort(engine.limits)

@@ -17,6 +17,7 @@ from mirror.oci.reference import DOCKER_HUB, Repository
 from mirror.redact import Redactor
 from mirror.registry.auth import HostAuthorizer
 from mirror.registry.credentials import CredentialSource
+from mirror.registry.protocols import V2Memory
 from mirror.registry.session import Session
 from mirror.registry.sources import Sources
 from mirror.registry.v2 import RegistryV2
@@ -45,7 +46,7 @@ class Stores:
 
     spool: what is made of sources, or comes through pipes, goes below it; base: an inventory, instead of those that
     the configuration names; copies: else what is made of sources is only measured; repair: damaged bundles are made
-    anew. registries: the targets, by what they are called. Raises ConfigError."""
+    anew; memory: of earlier runs. registries: the targets, by what they are called. Raises ConfigError."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Stores:
         *,
         copies: bool = True,
         repair: bool = False,
+        memory: V2Memory | None = None,
     ) -> None:
         self._config = config
         self._limits = limits
@@ -75,7 +77,7 @@ class Stores:
             for host in stores.hosts:
                 limits.configure(host, DEFAULT_PARALLEL)
         scratch = spool / "converted" if copies else None
-        self._sources = Sources(self._credentials, limits, scratch, config.spool_max)
+        self._sources = Sources(self._credentials, limits, scratch, config.spool_max, memory=memory)
 
     def _open(self, host: str) -> RegistryV2:
         settings = self._config.settings_for(host)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Literal, Protocol
 
 from mirror.asking import is_broken
@@ -19,6 +20,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.reading import Image
+from mirror.recall import equal_to
 from mirror.store import Target, Version
 from mirror.tally import Tally
 from mirror.transfer.delivery import Deliveries
@@ -38,10 +40,11 @@ def descriptor(manifest: Manifest) -> Descriptor:
 
 
 class Memory(Protocol):
-    """What is noted for later runs: takes notes only, writes later."""
+    """What is noted for later runs: takes notes and writes them later, but for withdrawals."""
 
     def note_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest) -> None: ...
     def note_graph(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None: ...
+    def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None: ...
 
 
 class Sync:
@@ -129,7 +132,7 @@ class Sync:
         if not changed and self._repair:
             changed = not (yield self._names(store, place, tag, root))
         if changed:
-            yield self._put(ordered(descriptor(root)), tag, root)
+            yield self._put(ordered(descriptor(root)), tag, root, before=partial(self._withdraw, finding))
         else:
             self._outcomes.manifest(ordered(descriptor(root)), Effort().result(Outcome.EXISTS))
         if finding.broken:
@@ -184,13 +187,20 @@ class Sync:
 
         return self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
 
-    def _put(self, order: Order, reference: str, manifest: Manifest) -> Watch[None]:
-        """Put a manifest under a tag or its digest; `order` is for the record."""
+    def _withdraw(self, finding: Finding) -> None:
+        """Forget durably what the tag names on the target: after a PUT whose answer is lost nobody knows."""
+        self._memory.withdraw_tag(str(finding.target.place), finding.reading.tag, noted=finding.old is not None)
+
+    def _put(
+        self, order: Order, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
+    ) -> Watch[None]:
+        """Put a manifest under a tag or its digest; `order` is for the record. before: called before each attempt."""
         place, effort = order.place, Effort()
 
         def run(work: Work) -> None:
             effort.attempts += 1
             self._writing(place)
+            before()
             order.target.put_manifest(place.path, reference, manifest, work)
             self._inventory.add(place, manifest.digest)
             self._outcomes.manifest(order, effort.result(Outcome.COPIED))
@@ -212,14 +222,15 @@ class Sync:
         return target is not None and not target.on_disk and image.version.transform is None
 
     def _note(self, place: Place, finding: Finding, image: Image) -> None:
-        root, tag, source = image.graph.root.digest, finding.reading.tag, finding.reading.entry.name
+        entry, root, tag = finding.reading.entry, image.graph.root.digest, finding.reading.tag
         blobs = [blob.digest for blob in image.graph.blobs]
         self._memory.note_graph(str(place), root, blobs)
         self._memory.note_tag("target", str(place), tag, root)
         if self._mountable(image):
-            self._memory.note_graph(source, root, blobs)
-        if self._mountable(image) or finding.reading.entry.rules.is_immutable(tag):
-            self._memory.note_tag("source", source, tag, root)
+            self._memory.note_graph(entry.name, root, blobs)
+            self._memory.note_tag("source", entry.name, tag, root)
+        if entry.rules.is_immutable(tag):
+            self._memory.note_tag("source", equal_to(entry, place), tag, root)
 
     def _aside(self, run: Callable[[], None]) -> Watch[None]:
         """Local I/O in a job of its own, which needs nothing of any host."""

@@ -96,6 +96,10 @@ class World:
         store.manifests[repository][tag] = store.manifests[repository][made.digest] = made
         return made.digest
 
+    def was_equal(self, tag: str, digest: Digest) -> None:
+        """An earlier run noted so of the source and the target."""
+        self.memory.tags["target/copy", tag] = self.memory.sources["source/app target/copy", tag] = digest
+
     def plan(self, rules: TagRules | None = None, *targets: TargetEntry, heads_first: bool = False) -> Seen:
         entry = Entry(
             self.source,
@@ -300,15 +304,14 @@ def test_an_immutable_tag_that_was_equal_is_not_asked_for_again(world: World) ->
     for tag in ("v1", "latest"):
         world.tag(world.target, tag, repository="copy")
         digest = world.tag(world.source, tag)
-        world.memory.tags["target/copy", tag] = world.memory.sources["source/app", tag] = digest
+        world.was_equal(tag, digest)
     assert {"v1": "equal", "latest": "equal"} == world.plan(IMMUTABLE).verdicts()
     assert [("app", "latest")] == world.source.verbs("resolve")
     assert [("copy", "latest")] == world.target.verbs("resolve")
 
 
 def test_an_immutable_tag_that_vanished_from_the_target_is_copied_again(world: World) -> None:
-    digest = world.tag(world.source, "v1")
-    world.memory.tags["target/copy", "v1"] = world.memory.sources["source/app", "v1"] = digest
+    world.was_equal("v1", world.tag(world.source, "v1"))
     assert {"v1": "copy"} == world.plan(IMMUTABLE).verdicts()
 
 
@@ -354,8 +357,7 @@ def test_where_lists_say_what_tags_name_nothing_is_asked_for(world: World) -> No
 
 def test_an_exclusive_target_with_immutable_tags_costs_the_listing_and_nothing_else(world: World) -> None:
     for number in range(300):
-        digest = world.tag(world.source, f"v{number}")
-        world.memory.tags["target/copy", f"v{number}"] = world.memory.sources["source/app", f"v{number}"] = digest
+        world.was_equal(f"v{number}", world.tag(world.source, f"v{number}"))
     seen = world.plan(IMMUTABLE, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
     assert {"equal"} == set(seen.verdicts().values())
     assert [("tags", "app", "")] == world.source.asked

@@ -69,6 +69,9 @@ class Notes(Memory):
     def note_tag(self, side: str, repository: str, tag: str, digest: Digest) -> None:
         self.tags[repository, tag] = digest
 
+    def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
+        self.tags.pop((repository, tag), None)
+
     def note_graph(self, repository: str, root: Digest, members: object) -> None:
         pass
 

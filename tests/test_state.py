@@ -211,6 +211,71 @@ def test_a_mark_survives_a_kill_right_after_it(tmp_path: Path) -> None:
             state.finished(APP)
 
 
+def test_that_v2_answered_for_a_source_is_remembered_though_all_else_of_that_name_is_forgotten(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        assert not state.answered_by_v2(APP)
+        state.note_answered_by_v2(APP)
+        state.note_answered_by_v2(APP)
+        state.forget(APP)
+        state.flush()
+        assert state.answered_by_v2(APP)
+    with opened(tmp_path) as state:
+        assert [True, False] == [state.answered_by_v2(APP), state.answered_by_v2("localhost:5000/team/other")]
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_this_one_and_keeps_what_it_has(tmp_path: Path) -> None:
+    fill(tmp_path)
+    sql(tmp_path, "DROP TABLE answered_by_v2", "PRAGMA user_version = 1")
+    with State.open(tmp_path, pytest.fail, read_only=True) as state:
+        assert state.target_tag(APP, "v1") == digest("root")
+    with opened(tmp_path) as state:
+        assert has_all(state)
+        assert not state.answered_by_v2(APP)
+        state.note_answered_by_v2(APP)
+    assert [[(2,)]] == sql(tmp_path, "PRAGMA user_version")
+    with opened(tmp_path) as state:
+        assert state.answered_by_v2(APP)
+
+
+WITHDRAW_AND_HANG = """
+import sys
+from pathlib import Path
+from mirror.oci.digest import Digest
+from mirror.state import State
+state = State.open(Path(sys.argv[1]), print)
+if sys.argv[2] == "noted":
+    state.note_tag("target", "localhost:5000/team/app", "v1", Digest.of(b"seen in this run"))
+state.withdraw_tag("localhost:5000/team/app", "v1", noted=sys.argv[2] == "noted")
+print("withdrawn", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("when", ["noted", "before"])
+def test_a_tag_that_is_withdrawn_is_off_the_disk_before_anything_else_happens(tmp_path: Path, when: str) -> None:
+    fill(tmp_path)
+    command = [sys.executable, "-c", WITHDRAW_AND_HANG, str(tmp_path), when]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        assert "withdrawn\n" == child.stdout.readline()
+        child.kill()
+    with opened(tmp_path) as state:
+        assert state.target_tag(APP, "v1") is None
+        assert state.held(APP, digest("layer"))
+
+
+def test_withdrawing_a_tag_that_nothing_is_known_of_writes_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        before = sql(tmp_path, "PRAGMA data_version")
+        state.withdraw_tag(APP, "v1", noted=False)
+        assert before == sql(tmp_path, "PRAGMA data_version")
+        state.forget(APP)
+        state.note_tag("target", APP, "v1", digest("root"))
+        state.withdraw_tag(APP, "v1", noted=False)
+    with opened(tmp_path) as state:
+        assert state.target_tag(APP, "v1") is None
+
+
 # -- files that cannot be ours ----------------------------------------------------------------------------------------
 
 
@@ -252,7 +317,7 @@ BAD_FILES = {
     "one page": (shortened(4096), "cannot be read"),
     "cut in the middle": (shortened(9000), "cannot be read"),
     "another program's": (foreign, "is another program's database"),
-    "a later version": (changed("PRAGMA user_version = 2"), "is of version 2"),
+    "a later version": (changed("PRAGMA user_version = 3"), "is of version 3"),
     "no version": (changed("PRAGMA user_version = 0"), "is of version 0"),
     "a table too few": (changed("DROP TABLE tag"), "has other tables than ours"),
     "a table too many": (changed("CREATE TABLE more(x)"), "has other tables than ours"),

@@ -1,8 +1,9 @@
 """Which protocol a repository is read by: v2, or v1, which registries spoke before 2015. Decided here, without I/O.
 
 v1 content proves nothing of itself, so a forged failure of v2 would be a downgrade: v1 is used only where v2 says that
-it does not know the repository or refuses access to it, or where nothing shows that the host speaks v2 at all; and
-never once v2 has listed the repository. `_LISTING` and `_TAG` are the whole rule (docs/old-registries.md).
+it does not know the repository or refuses access to it, or where nothing shows that the host speaks v2 at all; never
+once v2 has listed the repository in this run; and, unless the setting asks for v1, never where v2 answered for it in an
+earlier run. `_LISTING` and `_TAG` are the whole rule (docs/old-registries.md).
 """
 
 from __future__ import annotations
@@ -63,13 +64,14 @@ class Verdict(Enum):
 
 class Observation(Struct, frozen=True):
     """speaks_v2: the host has named its API's version, in any answer; None: not in those so far, and it was not asked
-    for its root. listed: v2 has answered for this repository in this run."""
+    for its root. listed: v2 has answered for this repository in this run; answered_before: in an earlier one."""
 
     operation: Operation
     failure: Failure
     mode: V1
     speaks_v2: bool | None = None
     listed: bool = False
+    answered_before: bool = False
 
 
 class Decision(Struct, frozen=True):
@@ -79,6 +81,7 @@ class Decision(Struct, frozen=True):
     reason: str
 
 
+ANSWERED_BEFORE = "v2 answered for this repository in an earlier run"
 _IF_NOT_V2 = "v1 unless the host speaks v2"
 
 # Table L: the first page of a listing failed, and nothing succeeded before.
@@ -128,6 +131,8 @@ def decide(seen: Observation) -> Decision:  # noqa: PLR0911 - one return a rule
         return Decision(Verdict.STOP, "v2 has answered for this repository")  # L22, T10, T11
     table = _LISTING if seen.operation is Operation.LISTING else _TAG
     found = table[seen.failure]
+    if found is not Verdict.STOP and seen.answered_before and seen.mode is V1.AUTO:
+        return Decision(Verdict.STOP, ANSWERED_BEFORE)
     if isinstance(found, Verdict):
         return Decision(found, seen.failure.value)
     if seen.speaks_v2:

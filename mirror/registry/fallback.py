@@ -152,10 +152,10 @@ class FallbackSource:
     def _verdict(self, repository: str, known: Known, reference: str, error: MirrorError, work: Work) -> Verdict:
         """What is done about a reference that v2 failed at. Raises what the listing raised, if that was asked for."""
         operation = Operation.DIGEST if ":" in reference else Operation.TAG
-        decision = self._protocols.decide(operation, known, error)
+        decision = self._protocols.decide(operation, repository, known, error)
         if decision.verdict is Verdict.LIST and not known.v1:
             self._protocols.probe(repository, known, work, refused=isinstance(error, AuthError))
-            decision = self._protocols.decide(operation, known, error)
+            decision = self._protocols.decide(operation, repository, known, error)
         return Verdict.V1 if known.v1 and operation is Operation.TAG else decision.verdict
 
     def _by_v1(self, repository: str, known: Known, reference: str, work: Work) -> Version:

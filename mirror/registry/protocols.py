@@ -14,7 +14,7 @@ from mirror.errors import AuthError, Cancelled, LocalError, MirrorError, Refused
 from mirror.keys import registry_key
 from mirror.limits import Work
 from mirror.oci.strictjson import Value
-from mirror.registry.choice import Decision, Observation, Operation, Verdict, decide, failure_of
+from mirror.registry.choice import ANSWERED_BEFORE, Decision, Observation, Operation, Verdict, decide, failure_of
 from mirror.registry.settings import V1
 from mirror.registry.turns import Flights, again
 from mirror.registry.v2 import RegistryV2
@@ -39,12 +39,25 @@ class Known(Struct):
     error: MirrorError | None = None  # what v2 said then
     reason: str = "only v1 has this tag"
     listed: bool = False  # v2 has answered for it
+    answered_before: bool | None = None  # v2 answered for it in an earlier run; None: the state was not asked
     failed: MirrorError | None = None  # neither can be had
     v2_tags: frozenset[str] | None = None  # those that v2 lists, where v1 is asked for the others
     v1_tags: dict[str, Value] | None = None
     v1_error: MirrorError | None = None
     transforms: dict[str, Transform] = field(default_factory=dict)  # by image id
     told: str = ""  # the protocol that the log was told of
+
+
+class V2Memory(Protocol):
+    """What earlier runs learned of source repositories (`host/path`)."""
+
+    def answered_by_v2(self, repository: str) -> bool:
+        """Whether v2 answered for it. Does I/O."""
+        ...
+
+    def note_answered_by_v2(self, repository: str) -> None:
+        """v2 answered for it."""
+        ...
 
 
 class Access(Protocol):
@@ -87,15 +100,24 @@ class Protocols:
     """Both protocols of one host. Thread-safe; no lock is held across I/O.
 
     v2: what answers by v2; registry: the client behind it, which knows what the host has shown; old: opens the other
-    side, if it is not open yet; access: who we are to v2."""
+    side, if it is not open yet; access: who we are to v2; memory: None: nothing is known of earlier runs."""
 
-    def __init__(self, v2: Source, registry: RegistryV2, old: Callable[[], Old], mode: V1, access: Access) -> None:
+    def __init__(
+        self,
+        v2: Source,
+        registry: RegistryV2,
+        old: Callable[[], Old],
+        mode: V1,
+        access: Access,
+        memory: V2Memory | None = None,
+    ) -> None:
         self.host = registry.host
         self._v2 = v2
         self._registry = registry
         self.old = old
         self.mode = mode
         self._access = access
+        self._memory = memory
         self._repositories: dict[str, Known] = {}
         self._flights: Flights[tuple[str, str], None] = Flights(f"a list of tags of {self.host}")
 
@@ -110,6 +132,8 @@ class Protocols:
     def answered(self, repository: str, known: Known) -> None:
         if not known.listed:
             known.listed = True
+            if self._memory is not None:
+                self._memory.note_answered_by_v2(f"{self.host}/{repository}")
             self._tell(repository, known, "v2", "v2 answers for it")
 
     def _tell(self, repository: str, known: Known, protocol: str, reason: str) -> None:
@@ -137,7 +161,7 @@ class Protocols:
 
     def _falls_back(self, operation: Operation, repository: str, known: Known, error: MirrorError, work: Work) -> bool:
         """After a listing by v2 that failed: choose v1, if the rules say so and it has the repository."""
-        decision = self.decide(operation, known, error)
+        decision = self.decide(operation, repository, known, error)
         if decision.verdict is Verdict.PING:
             try:
                 self._registry.ping(work.once())
@@ -148,7 +172,7 @@ class Protocols:
                     key = registry_key(self.host, "v1")
                     error.hint = error.hint or f"if {self.host} speaks only v1, set {key} to only"
                 return False  # who does not answer cannot show anything: it may well speak v2
-            decision = self.decide(operation, known, error, pinged=True)
+            decision = self.decide(operation, repository, known, error, pinged=True)
         if decision.verdict is not Verdict.V1:
             self._tell(repository, known, "v2", decision.reason)
             return False
@@ -166,9 +190,21 @@ class Protocols:
         self._tell(repository, known, "v1", decision.reason)
         return True
 
-    def decide(self, operation: Operation, known: Known, error: MirrorError, *, pinged: bool = False) -> Decision:
+    def decide(
+        self, operation: Operation, repository: str, known: Known, error: MirrorError, *, pinged: bool = False
+    ) -> Decision:
+        """What the rules say of a failure of v2. If an earlier run is the reason, `error` gets a hint that says so."""
+        if known.answered_before is None:
+            memory = self._memory
+            known.answered_before = memory is not None and memory.answered_by_v2(f"{self.host}/{repository}")
         speaks = self._registry.speaks_v2 or (False if pinged else None)
-        return decide(Observation(operation, failure_of(error), self.mode, speaks, known.listed))
+        seen = Observation(operation, failure_of(error), self.mode, speaks, known.listed, known.answered_before)
+        decision = decide(seen)
+        if decision.reason == ANSWERED_BEFORE:
+            key = registry_key(self.host, "v1")
+            hint = f"it answered by v2 in an earlier run, so v1 is not used; if v1 is what you want, set {key} to only"
+            error.hint = error.hint or hint
+        return decision
 
     def tags_of_v1(self, repository: str, known: Known, work: Work) -> dict[str, Value]:
         """Asked once. Raises NoV1, and what the client raised, all of `v1`."""

@@ -69,3 +69,12 @@ def refused_manifest(error: RemoteError, what: str, manifest: Manifest) -> Mirro
         elif any(blob.foreign for blob in manifest.blobs):
             error.hint = error.hint or _FOREIGN
     return error.about(what)
+
+
+def may_be_there(refusal: MirrorError) -> bool:
+    """Whether a manifest may be on the target although the target refuses it: an earlier PUT of it was not answered.
+
+    Not where the refusal is about credentials, a limit, a blob or the size, nor where another attempt may help."""
+    if refusal.code in ("auth_failed", "rate_limited", "blob_missing", "manifest_too_big") or refusal.retryable:
+        return False
+    return refusal.status is not None and 400 <= refusal.status < 500

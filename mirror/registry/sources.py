@@ -12,7 +12,7 @@ from mirror.oci.reference import DOCKER_HUB
 from mirror.registry.auth import HostAuthorizer
 from mirror.registry.credentials import CredentialSource
 from mirror.registry.fallback import FallbackSource
-from mirror.registry.protocols import Protocols
+from mirror.registry.protocols import Protocols, V2Memory
 from mirror.registry.scratch import Measure, Scratch
 from mirror.registry.settings import V1, HostSettings
 from mirror.registry.v2 import RegistryV2
@@ -27,7 +27,7 @@ class Sources:
     """Opens sources, each once for the same wishes; closes what it opened. Opening contacts nobody.
 
     scratch: where conversions put what they made, below the spool; None: it is only measured. limit: of its bytes;
-    policy: of retries, by v1. Not thread-safe, but for what it opened."""
+    policy: of retries, by v1; memory: of earlier runs. Not thread-safe, but for what it opened."""
 
     def __init__(
         self,
@@ -37,10 +37,12 @@ class Sources:
         limit: int | None,
         *,
         policy: Policy | None = None,
+        memory: V2Memory | None = None,
     ) -> None:
         self._credentials = credentials
         self._limits = limits
         self._policy = policy
+        self._memory = memory
         self._ancestors: Scratch[Ancestor] = Scratch(scratch / "v1", limit) if scratch else Measure()
         self._layers: Scratch[None] = Scratch(scratch / "schema1", limit) if scratch else Measure()
         self._old: dict[str, V1Side] = {}
@@ -55,7 +57,8 @@ class Sources:
         if key not in self._opened:
             source = self._converting(registry) if convert_schema1 else registry
             if mode is not V1.NEVER:
-                protocols = Protocols(source, registry, partial(self._old_side, settings), mode, authorizer)
+                old = partial(self._old_side, settings)
+                protocols = Protocols(source, registry, old, mode, authorizer, self._memory)
                 source = FallbackSource(source, protocols)
             self._opened[key] = source
         return self._opened[key]

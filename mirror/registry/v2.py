@@ -18,7 +18,7 @@ from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manif
 from mirror.oci.reference import is_path, is_tag
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
 from mirror.registry.listing import listed
-from mirror.registry.refusals import SCHEMA1, refused_manifest, refused_mount
+from mirror.registry.refusals import SCHEMA1, may_be_there, refused_manifest, refused_mount
 from mirror.registry.scopes import CATALOG, Scope
 from mirror.registry.session import Answer, Session
 from mirror.registry.upload import Upload, UploadHabits
@@ -258,14 +258,32 @@ class RegistryV2:
                 scopes=(_push(repository),),
                 headers=(("Content-Type", manifest.media_type),),
                 body=manifest.body,
-                expect={201},
+                expect={200, 201, 202},
             )
         except RemoteError as error:
-            raise refused_manifest(error, what, manifest) from error
+            refusal = refused_manifest(error, what, manifest)
+            # A PUT whose answer was lost is sent again, and a tag that the registry keeps immutable is then refused.
+            if may_be_there(refusal) and self._names(repository, reference, manifest, work):
+                return
+            raise refusal from error
         said = _content_digest(answer)
         if said is not None and said.algorithm == manifest.digest.algorithm and said != manifest.digest:
             hint = SCHEMA1 if manifest.kind is Kind.SCHEMA1 else ""
             raise Refused(f"{what} was put as {manifest.digest} and stored as {said}", hint=hint, code="target_lied")
+        # Some registries have answered 200 or 202 to a manifest that they stored; proxies answer 200 to anything.
+        if answer.status != 201 and not self._names(repository, reference, manifest, work):
+            failure = self._session.failure(answer, "PUT", "manifest").about(what)
+            failure.hint = failure.hint or "the target acknowledged the manifest, but does not have it under that name"
+            raise failure
+
+    def _names(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
+        """Whether `reference` names `manifest` now, as far as a HEAD tells."""
+        try:
+            found = self._resolve(repository, reference, work)
+        except RemoteError:
+            work.stop.check()
+            return False
+        return isinstance(found, Version) and found.digest == manifest.digest
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
         self._session.call(

@@ -1,6 +1,7 @@
-"""What earlier runs learned, in one SQLite file: hints that change what a run costs, never its result.
+"""What earlier runs learned, in one SQLite file: hints that change what a run costs, not its result.
 
-One row is more than a hint: the mark of a repository that was begun and not finished (design §4.5).
+Some rows are more than hints: the mark of a repository that was begun and not finished, that v2 answered for a source
+repository, and the tags that the operator chose to believe (docs/operations.md, "State and lock").
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ _T = TypeVar("_T")
 class State(AbstractContextManager["State"]):
     """Hints, by repository (`host/path`). Any thread. Reading costs one or two index look-ups; noting only queues.
 
-    What was noted is read back after it was written, within about a second, or after `flush`; but forgetting and
-    marking count at once. Threads that read have a connection to themselves meanwhile, and one thread writes: no lock
-    of ours is held across SQLite's I/O. An answer may be wrong in any way that still is a digest or a path."""
+    What was noted is read back after it was written, within about a second, or after `flush`; but forgetting,
+    withdrawing and marking count at once. Threads that read have a connection to themselves meanwhile, and one thread
+    writes: no lock of ours is held across SQLite's I/O. An answer may be wrong in any way that still is a digest or a
+    path."""
 
     @classmethod
     def open(cls, directory: Path, warn: Callable[[str], None], *, read_only: bool = False) -> State:
@@ -87,7 +89,7 @@ class State(AbstractContextManager["State"]):
         return self._tag("target", repository, tag)
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
-        """The digest that `tag` last had in that source repository."""
+        """The digest that was last noted of `tag` for that source, under the name that it was noted by."""
         return self._tag("source", repository, tag)
 
     def _tag(self, side: Side, repository: str, tag: str) -> Digest | None:
@@ -113,6 +115,10 @@ class State(AbstractContextManager["State"]):
     def unfinished(self, repository: str) -> bool:
         """Whether a run began to write there and did not end its work: blobs may be there although no tag is."""
         return repository in self._unfinished
+
+    def answered_by_v2(self, repository: str) -> bool:
+        """Whether v2 answered for that source repository in an earlier run. Where the file cannot be read, it did."""
+        return self._usable and self._read("", lambda database: database.answered_by_v2(repository), True)
 
     def _read(self, repository: str, query: Callable[[Database], _T], nothing: _T) -> _T:
         if not self._usable or repository in self._forgotten:
@@ -169,6 +175,14 @@ class State(AbstractContextManager["State"]):
         number = _SIDES[side]
         self._submit(lambda database: database.note_tag(number, repository, tag, digest))
 
+    def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
+        """Before `tag` is written on a target repository: what is known of it is off the disk when this returns.
+
+        noted: whether this run has noted anything of it, which may still wait to be written. Raises LocalError."""
+        known = self._read(repository, lambda database: database.tag(TARGET, repository, tag) is not None, True)
+        if (known or noted) and self._writer:
+            self._writer.call(lambda database: database.note_tag(TARGET, repository, tag, None))
+
     def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
         """Every blob under `root` was proven to be in that repository, or read from there. Manifests are not noted: no
         hint spares putting one, since registries remove untagged ones while their tags still have the same digest."""
@@ -179,8 +193,14 @@ class State(AbstractContextManager["State"]):
         """A transform made a manifest with `digest` of the version that `identity` names."""
         self._submit(lambda database: database.note_transformed(identity, digest))
 
+    def note_answered_by_v2(self, repository: str) -> None:
+        """v2 answered for that source repository."""
+        self._submit(lambda database: database.note_answered_by_v2(repository))
+
     def forget(self, repository: str) -> None:
-        """Drop every hint of a repository; its mark stays. What this run notes of it later is for the next run."""
+        """Drop every hint of a repository; its mark stays, and that v2 answered for it.
+
+        What this run notes of it later is for the next run."""
         with self._lock:
             self._forgotten.add(repository)
         self._submit(lambda database: database.forget(repository))

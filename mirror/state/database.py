@@ -19,7 +19,7 @@ from mirror.oci.digest import Digest
 SOURCE, TARGET = 0, 1
 
 APPLICATION_ID = 0x4D495252  # "MIRR"
-VERSION = 1
+VERSION = 2
 
 # Names and digests are stored once and referred to by number; a digest is its 32 or 64 bytes. `member` says: this
 # repository held every blob that `root` leads to, `digest` among them; `root` has a row as well. The repository is a
@@ -36,7 +36,9 @@ SCHEMA = {
     "member_by_root": "CREATE INDEX member_by_root ON member(repository, root)",
     "transform": "CREATE TABLE transform(identity TEXT PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID",
     "unfinished": "CREATE TABLE unfinished(name TEXT PRIMARY KEY) WITHOUT ROWID",
+    "answered_by_v2": "CREATE TABLE answered_by_v2(name TEXT PRIMARY KEY) WITHOUT ROWID",
 }
+ADDED = {1: ("answered_by_v2",)}  # version -> the tables that its files lack
 
 _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
@@ -126,6 +128,9 @@ class Database:
     def marks(self) -> set[str]:
         return {name for (name,) in self._query("SELECT name FROM unfinished", ()) if isinstance(name, str)}
 
+    def answered_by_v2(self, repository: str) -> bool:
+        return bool(self._query("SELECT 1 FROM answered_by_v2 WHERE name = ?", (repository,)))
+
     def tables(self) -> dict[str, str]:
         found = self._query("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL", ())
         return {str(name): str(sql) for name, sql in found}
@@ -151,6 +156,19 @@ class Database:
                 with suppress(*_ERRORS):
                     self._db.execute("ROLLBACK")
                 raise
+
+    def upgrade(self) -> None:
+        """Add the tables that an earlier version's file lacks. Raises Trouble."""
+        ((version,),) = self._query("PRAGMA user_version", ())
+        lacking = ADDED.get(int(version), ())
+
+        def add(database: Database) -> None:
+            for table in lacking:
+                database._db.execute(SCHEMA[table])
+            database._db.execute(f"PRAGMA user_version = {VERSION}")
+
+        if lacking:
+            self.apply([add])
 
     def note_tag(self, side: int, repository: str, tag: str, digest: Digest | None) -> None:
         key = (self._repository(repository), side, tag)
@@ -183,6 +201,9 @@ class Database:
 
     def unmark(self, repository: str) -> None:
         self._db.execute("DELETE FROM unfinished WHERE name = ?", (repository,))
+
+    def note_answered_by_v2(self, repository: str) -> None:
+        self._db.execute("INSERT OR IGNORE INTO answered_by_v2 VALUES (?)", (repository,))
 
     def note_transformed(self, identity: str, digest: Digest) -> None:
         self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, pack(digest)))

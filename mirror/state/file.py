@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mirror.durable import local_error
 from mirror.errors import LocalError
-from mirror.state.database import APPLICATION_ID, SCHEMA, VERSION, Database, Trouble, create
+from mirror.state.database import ADDED, APPLICATION_ID, SCHEMA, VERSION, Database, Trouble, create
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 100  # bytes; https://www.sqlite.org/fileformat2.html#the_database_header
@@ -23,7 +23,8 @@ _SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 def open_database(path: Path, warn: Callable[[str], None]) -> Database:
-    """For writing; a file that cannot be ours is set aside first, with a warning, a missing one made (0600).
+    """For writing; a file that cannot be ours is set aside first, with a warning, a missing one made (0600), and one of
+    an earlier version brought up to this one.
 
     Raises LocalError."""
     fault = find_fault(path)
@@ -32,7 +33,13 @@ def open_database(path: Path, warn: Callable[[str], None]) -> Database:
     try:
         if not path.exists() or path.stat().st_size == 0:
             _create(path)
-        return Database(path, write=True)
+        database = Database(path, write=True)
+        try:
+            database.upgrade()
+        except Trouble:
+            database.close()
+            raise
+        return database
     except OSError as error:
         raise local_error("write", path, error) from error
     except Trouble as error:
@@ -63,7 +70,8 @@ def refusal(path: Path, error: Trouble) -> LocalError:
 
 
 def find_fault(path: Path) -> str | None:
-    """Why the file is not a state of this version, as the end of a sentence; None if it is one, or missing, or empty.
+    """Why the file is no state that this version reads, as the end of a sentence; None if it is one, or missing, or
+    empty.
 
     Reads only. Raises LocalError where it cannot be read, or is a link or no file."""
     try:
@@ -80,7 +88,11 @@ def find_fault(path: Path) -> str | None:
         raise local_error("read", path, error) from error
     finally:
         os.close(descriptor)
-    return (_header_fault(header) or _content_fault(path)) if header else None
+    return (_header_fault(header) or _content_fault(path, _version(header))) if header else None
+
+
+def _version(header: bytes) -> int:
+    return int.from_bytes(header[60:64], "big")
 
 
 def _header_fault(header: bytes) -> str | None:
@@ -88,16 +100,18 @@ def _header_fault(header: bytes) -> str | None:
         return "is not a database"
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         return "is another program's database"
-    version = int.from_bytes(header[60:64], "big")
-    return None if version == VERSION else f"is of version {version}, and this program knows only version {VERSION}"
+    version = _version(header)
+    known = version == VERSION or version in ADDED
+    return None if known else f"is of version {version}, and this program knows none after version {VERSION}"
 
 
-def _content_fault(path: Path) -> str | None:
+def _content_fault(path: Path, version: int) -> str | None:
+    expected = {name: sql for name, sql in SCHEMA.items() if name not in ADDED.get(version, ())}
     try:
         database = Database(path, write=False)
         try:
             database.marks()
-            return None if database.tables() == SCHEMA else "has other tables than ours"
+            return None if database.tables() == expected else "has other tables than ours"
         finally:
             database.close()
     except Trouble as error:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.conftest import ScriptedFactory
 from tests.images import Graph
-from tests.registries.exchange import Request
+from tests.registries.exchange import Reply, Request
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.tool import MirrorTool
@@ -158,3 +161,101 @@ def test_a_tag_that_cannot_be_asked_for_fails_alone(
     mirrored(mirror_run, source, target)
     mirror_run.sync(expect=1)
     assert {"up-to-date": 99, "failed": 1} == Counter(mirror_run.results().values())
+
+
+def point(registry: ScriptedRegistry, digest: str) -> None:
+    """`app:v1` names `digest` now."""
+    registry.storage.repositories["app"].tags["v1"] = digest
+
+
+def killed_after_the_tag_was_put(tool: MirrorTool, target: ScriptedRegistry) -> None:
+    """A sync that gets SIGKILL when the target has carried out its PUT of `v1`, before the answer is sent."""
+    aimed = threading.Event()
+
+    def kill(request: Request, reply: Reply) -> Reply:
+        aimed.wait(10)
+        process.kill()
+        process.wait(10)
+        return reply
+
+    target.fault("PUT manifest", reference="v1", change=kill)
+    process = tool.start("sync", tool.config_file)
+    aimed.set()
+    assert -signal.SIGKILL == tool.finish(process).code
+
+
+def answered_by_somebody_else(tool: MirrorTool, target: ScriptedRegistry) -> None:
+    """A sync whose PUT of `v1` is carried out, while a gateway answers with the way to its login page."""
+    target.fault("PUT manifest", reference="v1", after=True, status=302, headers=[("Location", "/login")])
+    tool.sync(expect=1)
+
+
+@pytest.mark.parametrize("lose_the_answer", [killed_after_the_tag_was_put, answered_by_somebody_else])
+def test_a_tag_whose_put_was_not_answered_is_not_believed_when_the_source_rolls_back(
+    lose_the_answer: Callable[[MirrorTool, ScriptedRegistry], None], scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph()
+    old, new = graph.image("v1", label="old").digest, graph.image(label="new").digest
+    source.load("app", graph)
+    mirrored(mirror_run, source, target, exclusive=True)
+    mirror_run.sync()
+    point(source, new)
+    lose_the_answer(mirror_run, target)
+    assert new == target.storage.repositories["app"].tags["v1"]
+    point(source, old)
+    mirror_run.sync()
+    assert {"copied"} == set(mirror_run.results().values())
+    assert old == target.storage.repositories["app"].tags["v1"]
+    target.mark()
+    mirror_run.sync()
+    assert {} == target.counts()
+
+
+def test_an_immutable_tag_whose_put_was_not_answered_is_not_believed_when_the_source_rolls_back(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph()
+    old, new = graph.image("v1", "latest", label="old").digest, graph.image(label="new").digest
+    source.load("app", graph)
+    mirrored(mirror_run, source, target, tags=IMMUTABLE)
+    mirror_run.sync()
+    del target.storage.repositories["app"].tags["v1"]
+    point(source, new)
+    answered_by_somebody_else(mirror_run, target)
+    point(source, old)
+    mirror_run.sync(expect=3)
+    assert {"conflict", "up-to-date"} == set(mirror_run.results().values())
+
+
+def test_a_tag_that_the_target_keeps_immutable_is_copied_although_the_answer_to_its_put_was_lost(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", immutable_tags=True)
+    source.load("app", tagged(3))
+    target.fault("PUT manifest", reference="v1", after=True, reset=True)
+    mirrored(mirror_run, source, target)
+    mirror_run.sync()
+    assert {"copied": 3} == Counter(mirror_run.results().values())
+    assert source.storage.repositories["app"].tags == target.storage.repositories["app"].tags
+
+
+def test_a_manifest_that_is_answered_with_200_or_202_is_copied_if_the_target_has_it(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    source.load("app", tagged(4))
+    for tag, status in (("v0", 200), ("v1", 202)):
+        target.fault("PUT manifest", reference=tag, after=True, status=status)
+    for tag, status in (("v2", 200), ("v3", 202)):
+        target.fault("PUT manifest", reference=tag, status=status)
+    mirrored(mirror_run, source, target)
+    ran = mirror_run.sync(expect=1)
+    assert {"v0", "v1"} == set(target.storage.repositories["app"].tags)
+    assert {"copied": 2, "failed": 2} == Counter(mirror_run.results().values())
+    assert "202" in ran.text
+    target.mark()
+    mirror_run.sync()
+    assert source.storage.repositories["app"].tags == target.storage.repositories["app"].tags
+    assert 2 == target.counts()["PUT manifest"]

@@ -76,6 +76,17 @@ def test_per_tag_differs_where_v2_does_not_have_a_tag(operation: Operation, fail
     assert after_listing is decide(Observation(operation, failure, V1.PER_TAG, True, listed=True)).verdict
 
 
+@pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
+def test_what_v2_answered_in_an_earlier_run_stays_with_v2_unless_the_setting_says_otherwise(
+    operation: Operation, failure: Failure
+) -> None:
+    def verdict(mode: V1) -> Verdict:
+        return decide(Observation(operation, failure, mode, False, answered_before=True)).verdict
+
+    assert STOP is verdict(V1.AUTO)
+    assert decide(Observation(operation, failure, V1.PER_TAG, False)).verdict is verdict(V1.PER_TAG)
+
+
 @pytest.mark.parametrize("failure", Failure, ids=str)
 def test_once_v2_has_answered_nothing_leads_to_v1(failure: Failure) -> None:
     for operation in Operation:

@@ -522,6 +522,61 @@ def test_a_refused_manifest_says_why(
     assert not caught.value.retryable
 
 
+@pytest.mark.parametrize("status", [200, 202])
+def test_a_manifest_that_is_acknowledged_in_another_way_counts_if_a_head_finds_it(
+    registry: ScriptedRegistry, manifest: Any, status: int
+) -> None:
+    registry.fault("PUT manifest", after=True, status=status)
+    with store(registry) as client:
+        client.put_manifest("app", "v2", manifest, WORK)
+    assert {"PUT manifest": 1, "HEAD manifest": 1} == registry.counts()
+
+
+@pytest.mark.parametrize("status", [200, 202])
+def test_a_manifest_that_is_acknowledged_in_another_way_does_not_count_if_the_tag_names_another(
+    registry: ScriptedRegistry, manifest: Any, status: int
+) -> None:
+    other = Graph("other")
+    other.image("v2")
+    registry.load("app", other)
+    registry.fault("PUT manifest", status=status)
+    with store(registry) as client, pytest.raises(RemoteError) as caught:
+        client.put_manifest("app", "v2", manifest, WORK)
+    assert ("bad_response", status) == (caught.value.code, caught.value.status)
+
+
+def test_a_put_that_is_refused_after_a_lost_answer_is_done_if_the_tag_names_the_manifest(
+    registry: ScriptedRegistry, manifest: Any
+) -> None:
+    registry.features.immutable_tags = True
+    registry.fault("PUT manifest", after=True, reset=True)
+    with store(registry) as client:
+        client.put_manifest("app", "v2", manifest, WORK)
+    assert {"PUT manifest": 2, "HEAD manifest": 1} == registry.counts()
+
+
+def test_a_put_that_is_refused_because_the_tag_has_another_manifest_stays_refused(
+    registry: ScriptedRegistry, manifest: Any
+) -> None:
+    registry.features.immutable_tags = True
+    other = Graph("other")
+    other.image("v2")
+    registry.load("app", other)
+    with store(registry) as client, pytest.raises(Refused) as caught:
+        client.put_manifest("app", "v2", manifest, WORK)
+    assert "tag_immutable" == caught.value.code
+
+
+@pytest.mark.parametrize(("status", "heads"), [(401, 0), (403, 1), (404, 1), (409, 1), (412, 1), (413, 0), (500, 0)])
+def test_a_head_follows_a_refusal_only_where_it_may_find_the_manifest(
+    registry: ScriptedRegistry, manifest: Any, status: int, heads: int
+) -> None:
+    registry.fault("PUT manifest", status=status, times=9)
+    with store(registry) as client, pytest.raises(RemoteError):
+        client.put_manifest("app", "v2", manifest, WORK)
+    assert heads == registry.counts()["HEAD manifest"]
+
+
 def test_a_repository_may_be_called_immutable(registry: ScriptedRegistry, manifest: Any) -> None:
     registry.fault("PUT manifest", status=403)
     with store(registry) as client, pytest.raises(AuthError) as caught:
