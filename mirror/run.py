@@ -326,6 +326,7 @@ class _Sync:
             requests={host.name: counts for host in limits.all() if (counts := host.requests())},
             retries=limits.retries,
             waited=limits.waited,
+            longest_wait=limits.longest_wait,
             retry_after=limits.retry_after,
             seconds=time.monotonic() - self._clock,
         )
