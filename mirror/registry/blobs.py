@@ -14,7 +14,7 @@ from mirror.registry.session import Headers, Session, Stream
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _TOTAL = re.compile(r"bytes (?:\d{1,19}-\d{1,19}|\*)/(\d{1,19})")
-_NO_RANGES = frozenset({400, 405, 412, 416, 501})  # what registries answer that do not give the rest of a blob
+NO_RANGES = frozenset({400, 405, 412, 416, 501})  # what registries answer that do not give the rest of a blob
 _DISCARD = 1 << 18  # bytes read at a time where a Range was ignored
 
 
@@ -86,7 +86,7 @@ def _rest(session: Session, repository: str, blob: Descriptor, work: Work, offse
     try:
         stream = _get(session, repository, blob, work, headers=headers, expect=(200, 206))
     except RemoteError as error:
-        if error.status in _NO_RANGES:
+        if error.status in NO_RANGES:
             return None
         raise
     match = _range_of(stream) if stream.status == 206 else None
@@ -146,7 +146,7 @@ def _size_by_get(session: Session, repository: str, blob: Descriptor, work: Work
     """Ask for the first byte: Content-Range has the size of the whole. Where it has not, read the blob and count."""
     first = (("Range", "bytes=0-0"),) if blob.size != 0 else ()
     for headers in dict.fromkeys((first, ())):
-        expect = (200, 206, 404, *_NO_RANGES) if headers else (200, 404)
+        expect = (200, 206, 404, *NO_RANGES) if headers else (200, 404)
         with _get(session, repository, blob, work, headers=headers, expect=expect) as stream:
             if stream.status == 404:
                 return None
