@@ -24,13 +24,13 @@ from mirror.transfer.failures import Budgets, Unreadable
 from mirror.transfer.manager import PATIENCE, Manager
 from mirror.transfer.orders import Delivered, Effort, Order, Outcome
 from mirror.transfer.placement import Inventory, Place, Routes
+from mirror.transfer.room import Room
 from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, host_permit
 from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.upload import Body, Sending
 from mirror.transfer.watch import Watch
 
-LOOK_FOR_ROOM = 0.5  # seconds between two looks whether the spool has room
 STEPPING_DOWN = 0.01  # seconds
 CARRY = 64 << 10  # bytes up to which a blob is read whole before its upload begins
 CLOSED_AT_ONCE = 32  # sessions
@@ -59,7 +59,7 @@ class Deliveries:
         self._manager = manager
         self._inventory = inventory
         self._routes = routes
-        self._spool = spool
+        self._room = Room(spool, manager)
         self._told = told
         self._moved = moved
         self._before_write = before_write
@@ -231,24 +231,40 @@ class Deliveries:
 
     def _upload(self, order: Order, effort: Effort, *, session: UploadSession | None) -> Steps[Delivered]:
         origins = self._origins(order)
-        source, target, size = origins[0].source.host, order.place.host, order.blob.size
+        source, target = origins[0].source.host, order.place.host
         try:
             if self._routes.through_spool(source, target, mounts_work=self._inventory.mounts_work(target)):
-                yield from self._by_spool(order, effort, origins, session)
-            elif size is not None and size <= CARRY and self._room_to_carry(size):
-                yield from self._carried(order, effort, origins, session, size)
-            else:
-                body = SourceBody(order.blob, origins, self._unreadable)
-                sending = self._sending(order, effort, body, session)
+                may_stream = self._routes.may_stream(source, target) and not order.target.on_disk
+                file = yield from self._room.claim(order.blob, target, may_stream=may_stream)
                 try:
-                    yield self._send(order, effort, sending, host_permit(source), DOWNLOADS)
+                    if file is None:
+                        yield from self._directly(order, effort, origins, session)
+                    else:
+                        yield from self._by_spool(order, effort, origins, session, file)
                 finally:
-                    effort.read += body.read
+                    self._room.leave(file, target)
+            else:
+                yield from self._directly(order, effort, origins, session)
         finally:
             left = effort.sending.give_up() if effort.sending is not None else session
             if left is not None:
                 self._abandon(order, left)
         return effort.result(Outcome.COPIED)
+
+    def _directly(
+        self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None
+    ) -> Steps[None]:
+        """Without the spool: this upload alone gets the bytes."""
+        size = order.blob.size
+        if size is not None and size <= CARRY and self._room_to_carry(size):
+            yield from self._carried(order, effort, origins, session, size)
+            return
+        body = SourceBody(order.blob, origins, self._unreadable)
+        sending = self._sending(order, effort, body, session)
+        try:
+            yield self._send(order, effort, sending, host_permit(origins[0].source.host), DOWNLOADS)
+        finally:
+            effort.read += body.read
 
     def _room_to_carry(self, size: int) -> bool:
         with self._lock:
@@ -290,23 +306,18 @@ class Deliveries:
         return sending
 
     def _by_spool(
-        self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None
+        self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None, file: SpoolFile
     ) -> Steps[None]:
         source = origins[0].source.host
-        while (file := self._spool.claim(order.blob)) is None:
-            yield self._manager.timer(LOOK_FOR_ROOM)
+        sending = self._sending(order, effort, file, session)
+        download = self._download(file, origins, effort)
+        # Where both ends are one host, an upload that waits for its download could hold the slot it needs.
+        yield download if source == order.place.host else download.first_progress()
         try:
-            sending = self._sending(order, effort, file, session)
-            download = self._download(file, origins, effort)
-            # Where both ends are one host, an upload that waits for its download could hold the slot it needs.
-            yield download if source == order.place.host else download.first_progress()
-            try:
-                yield [download, self._send(order, effort, sending)]
-            except SpoolBroken:
-                yield download
-                yield self._send(order, effort, sending)
-        finally:
-            self._spool.leave(file)
+            yield [download, self._send(order, effort, sending)]
+        except SpoolBroken:
+            yield download
+            yield self._send(order, effort, sending)
 
     def _download(self, file: SpoolFile, origins: list[Origin], effort: Effort) -> Watch[None]:
         def run(work: Work) -> None:
