@@ -14,26 +14,33 @@ TAGS = 30
 def test_a_source_that_still_answers_429_after_all_retries_is_asked_nothing_more_and_the_rest_goes_on(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
-    """Its `Retry-After: 0` makes the retries no quicker, and no more."""
+    """Its `Retry-After: 0` makes the retries no quicker, and no more. So is a host that blobs are redirected to."""
     limited, well, target = scripted("limited"), scripted("well"), scripted("target")
+    redirecting, storage = scripted("redirecting"), scripted("storage")
+    loaded(redirecting, repository="third")
+    redirecting.features.blob_redirect = lambda digest: f"{storage.url}/v2/bucket/blobs/{digest}"
+    storage.fault("GET blob", status=429, times=FOREVER)
     loaded(limited, *(f"v{number}" for number in range(TAGS)))
     loaded(well, "v1", "v2", repository="other")
     busy = limited.fault("GET manifest", status=429, headers=[("Retry-After", "0")], times=FOREVER)
     mirrors = [
         {"source": f"{limited.host}/app", "targets": [f"{target.host}/app"]},
         {"source": f"{well.host}/other", "targets": [f"{target.host}/other"]},
+        {"source": f"{redirecting.host}/third", "targets": [f"{target.host}/third"]},
     ]
-    mirror_run.config(mirrors, limited, well, target, registries={limited.host: {"parallel": 4}})
+    mirror_run.config(mirrors, limited, well, redirecting, target, registries={limited.host: {"parallel": 4}})
     ran = mirror_run.sync(expect=1)
     assert_synced(well, target, "other")
     images = mirror_run.report()["images"]
     failed = [image for image in images if image["result"] == "failed"]
-    assert TAGS == len(failed)
+    assert TAGS + 1 == len(failed)
     assert {("rate_limited", 429, True)} == {
         (image["error"]["code"], image["error"]["status"], image["error"]["retryable"]) for image in failed
     }
     assert busy.hits <= 4 * Policy().attempts, "those that were under way; no new ones"
     assert f"{limited.host} limits requests: " in ran.out
+    told = {line["host"] for line in mirror_run.log() if line.get("field_event") == "host_limited"}
+    assert {limited.host, storage.host} == told
     assert "is down" not in ran.text
     assert "longest pause" in ran.out
 
