@@ -29,38 +29,33 @@ class SystemClock:
 
 
 class Policy(Struct, frozen=True):
-    """attempts: how often in all; budget: seconds from the first attempt after which no further one begins;
-    longest_asked: the longest `Retry-After`, in seconds, that is waited for."""
+    """attempts: how many in all. budget: seconds of waiting after which no further attempt begins; what counts as
+    waiting is the caller's to measure. longest_asked: the longest `Retry-After`, in seconds, that is waited for."""
 
     attempts: int = 5
     base: float = 0.5  # seconds
     cap: float = 20.0  # seconds
     budget: float = 90.0  # seconds
     longest_asked: float = 120.0  # seconds
-    most_asked: int = 60  # attempts, where the server says each time how long to wait
-    asked_budget: float = 900.0  # seconds from the first attempt, likewise
 
     def wait_before_next(
         self,
         attempt: int,
         error: MirrorError,
-        elapsed: float,
+        waited: float,
         draw: Callable[[], float] = random.random,
     ) -> float | None:
-        """Seconds to wait after attempt number `attempt` (from 1) failed with `error`; None: give up.
+        """Seconds to wait after attempt number `attempt` (from 1) failed with `error`; None: make no further attempt.
 
-        elapsed: seconds since the first attempt began. A wait that the server asked for is honoured exactly; it is
-        not ours to shorten, and says that the server is there: it has a larger count and budget of its own."""
-        if not error.retryable:
-            return None
-        if error.retry_after is not None and self.attempts > 1:
-            asked = error.retry_after if error.retry_after <= self.longest_asked else None
-            patient = attempt < self.most_asked and elapsed + error.retry_after < self.asked_budget
-            return asked if patient else None
-        if attempt >= self.attempts:
+        waited: seconds of waiting so far. A wait that the server asked for is kept: it lengthens the backoff and never
+        shortens it (`Retry-After: 0`, a date in the past). It does not count against the time budget, since the number
+        of attempts bounds it."""
+        if not error.retryable or attempt >= self.attempts:
             return None
         wait = draw() * min(self.cap, self.base * 2.0 ** (attempt - 1))
-        return wait if elapsed + wait < self.budget else None
+        if error.retry_after is None:
+            return wait if waited + wait < self.budget else None
+        return max(wait, error.retry_after) if error.retry_after <= self.longest_asked else None
 
 
 ONCE = Policy(attempts=1)

@@ -19,6 +19,14 @@ CHANGES = 10
 BUSY = 75
 SIGNALLED = 128  # plus the number of the signal
 
+# Codes of what may pass by itself until a later run, and of what does if its error says so (`MirrorError.passing`);
+# docs/operations.md, "Error codes", has the same in its column *again*.
+PASSING = frozenset(
+    {"rate_limited", "net_error", "timeout", "too_slow", "truncated", "target_full", "tag_moved", "lock_busy"}
+    | {"interrupted"}
+)
+PASSING_OFTEN = frozenset({"bad_response", "bundle_incomplete"})
+
 # C0 and C1 controls, DEL, bidirectional overrides and isolates, line separators, lone surrogates, BOM:
 # a server's words must not move the cursor, forge a line or reorder what a person reads.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -43,7 +51,7 @@ class MirrorError(Exception):
     hint: what a person can do about it; empty if there is nothing to say.
     code: one of the words of docs/operations.md, "Error codes".
     status: the HTTP status that said so, if any.
-    retryable: whether the same request may succeed later without anybody changing anything.
+    retryable: whether the same request may succeed when it is sent again in this run.
     retry_after: seconds after which the other side asked to be tried again; None if it did not say.
     registry_code: the `code` of the registry's own error document (`NAME_UNKNOWN`), if it sent one.
     host: whose trouble it is, as `Limits` names hosts, where that may be another one than the registry asked.
@@ -84,6 +92,11 @@ class MirrorError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what} ({self.hint})" if self.hint else self.what
+
+    @property
+    def passing(self) -> bool:
+        """Whether a later run may succeed without anybody changing anything; `retryable` is about this run."""
+        return self.code in PASSING or (self.retryable and self.code in PASSING_OFTEN)
 
     def about(self, subject: str) -> MirrorError:
         """The same error told of `subject`; for errors that several waiters share."""

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mirror.availability import Availability
 from mirror.backoff import Clock, SystemClock
-from mirror.errors import Cancelled, MirrorError
+from mirror.errors import Cancelled
 from mirror.structs import Struct, field
 
 _LONGEST_CALL = 2.0  # seconds that leaving waits for the callbacks of a stop
-PROBE_EVERY = 60.0  # seconds between two tries of a host that is down
 
 
 class Stop:
@@ -165,21 +165,18 @@ class Rate(Struct, frozen=True):
 class _HostState(Struct):
     paused_until: float = 0.0
     next_free: float = 0.0  # of the rate
-    down: MirrorError | None = None
-    probe_at: float = 0.0
     requests: Counter[str] = field(default_factory=Counter)
 
 
-class HostLimits:
+class HostLimits(Availability):
     """One host: how much may be in flight, how often it may be asked, and since when it is left alone.
 
     Thread-safe. Times are of `clock`, in seconds."""
 
     def __init__(self, name: str, parallel: int = 8, rate: Rate | None = None, clock: Clock | None = None) -> None:
-        self.name = name
+        super().__init__(name, clock or SystemClock())
         self.parallel = parallel
         self.rate = rate
-        self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._state = _HostState()
         self.on_hold: Callable[[float], None] = _ignore_hold  # told the time until which nothing may start
@@ -219,40 +216,6 @@ class HostLimits:
             self.on_hold(until)
         return longer and fresh
 
-    def mark_down(self, error: MirrorError) -> bool:
-        """`error` outlived a whole retry budget: the host is down. True the first time."""
-        with self._lock:
-            first = self._state.down is None
-            self._state.down = error
-            if first:  # those who find out later do not put off the probe
-                self._state.probe_at = self._clock.now() + PROBE_EVERY
-        return first
-
-    def mark_up(self) -> None:
-        """It answered."""
-        if self._state.down is not None:
-            with self._lock:
-                self._state.down = None
-
-    @property
-    def down(self) -> bool:
-        """Whether its work fails at once, but for the probes."""
-        return self._state.down is not None
-
-    def check(self) -> bool:
-        """Raises the error that made the host count as down, but for one probe a minute. True: you are the probe."""
-        if self._state.down is None:
-            return False
-        with self._lock:
-            error, now = self._state.down, self._clock.now()
-            if error is None:
-                return False
-            if now >= self._state.probe_at:
-                self._state.probe_at = now + PROBE_EVERY
-                return True
-        why = error.what.removeprefix(self.name).lstrip(" :")
-        raise error.told(f"{self.name} is down: {why}")
-
     def requests(self) -> dict[str, int]:
         """Requests sent, by method and kind."""
         with self._lock:
@@ -272,7 +235,9 @@ class Limits:
         self._lock = threading.Lock()
         self._hosts: dict[str, HostLimits] = {}
         self.retries = 0
-        self.waited = 0.0  # seconds
+        self.waited = 0.0  # seconds, summed over threads
+        self.longest_wait = 0.0  # seconds
+        self._queued = threading.local()
         self.retry_after: float | None = None  # the longest wait asked for beyond what we wait, seconds
 
     def configure(self, name: str, parallel: int, rate: Rate | None = None) -> HostLimits:
@@ -297,6 +262,16 @@ class Limits:
         with self._lock:
             self.retries += 1
             self.waited += waited
+            self.longest_wait = max(self.longest_wait, waited)
+
+    def note_queued(self, seconds: float) -> None:
+        """This thread has waited until a host was ready: it was paused, or its rate was used up."""
+        self._queued.seconds = self.queued() + seconds
+
+    def queued(self) -> float:
+        """Seconds that this thread has waited so far until hosts were ready. They are in no time budget."""
+        seconds: float = getattr(self._queued, "seconds", 0.0)
+        return seconds
 
     def note_refused_wait(self, seconds: float) -> None:
         """A server asked for a wait that is longer than we wait."""

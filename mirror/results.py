@@ -134,7 +134,7 @@ class Account:
 
     def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
         fields = {"source": source, "target": target, "code": error.code, "status": error.status}
-        _log.error("image_failed", extra=fields | {"retryable": error.retryable, "text": f"{target}: {error}"})
+        _log.error("image_failed", extra=fields | {"retryable": error.passing, "text": f"{target}: {error}"})
 
     # ---- blobs
 

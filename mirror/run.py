@@ -314,13 +314,9 @@ class _Sync:
         _log.warning("state", extra={"text": text})
 
     def _effort(self, limits: Limits) -> Effort:
-        return Effort(
-            requests={host.name: counts for host in limits.all() if (counts := host.requests())},
-            retries=limits.retries,
-            waited=limits.waited,
-            retry_after=limits.retry_after,
-            seconds=time.monotonic() - self._clock,
-        )
+        requests = {host.name: counts for host in limits.all() if (counts := host.requests())}
+        seconds = time.monotonic() - self._clock
+        return Effort(requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds)
 
     def _tell(self, report: Report, effort: Effort, code: int) -> None:
         lines = summary(report, effort, code)

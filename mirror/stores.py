@@ -105,9 +105,10 @@ class Stores:
         self._sources.sweep()
 
     def gave_up(self, error: MirrorError) -> None:
-        """A transfer failed for good: if its host cannot be reached at all, it counts as down."""
-        registry = self._v2.get(error.host)
-        if registry is not None:
+        """`error` outlived all retries of a transfer. Its host may be one that a registry redirected to: any client can
+        note that."""
+        registry = self._v2.get(error.host) or next(iter(self._v2.values()), None)
+        if error.host and registry is not None:
             registry.gave_up(error)
 
     def entries(self) -> list[Entry]:

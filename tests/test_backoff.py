@@ -14,8 +14,8 @@ LOST = NetworkError("reset")
 POLICY = Policy(attempts=5, base=0.5, cap=20.0, budget=90.0, longest_asked=120.0)
 
 
-def longest(attempt: int, error: MirrorError = LOST, elapsed: float = 0.0, policy: Policy = POLICY) -> float | None:
-    return policy.wait_before_next(attempt, error, elapsed, draw=lambda: 1.0)
+def longest(attempt: int, error: MirrorError = LOST, waited: float = 0.0, policy: Policy = POLICY) -> float | None:
+    return policy.wait_before_next(attempt, error, waited, draw=lambda: 1.0)
 
 
 def test_the_longest_wait_doubles_up_to_the_cap_and_the_last_attempt_is_the_last() -> None:
@@ -39,16 +39,26 @@ def test_what_a_retry_cannot_help_is_not_tried_again(error: MirrorError) -> None
 
 
 def test_no_attempt_begins_after_the_time_budget() -> None:
-    assert [0.5, None, None] == [longest(1, elapsed=elapsed) for elapsed in (89.4, 89.5, 1000.0)]
+    assert [0.5, None, None] == [longest(1, waited=waited) for waited in (89.4, 89.5, 1000.0)]
 
 
-@pytest.mark.parametrize(("asked", "wait"), [(0.0, 0.0), (3.0, 3.0), (120.0, 120.0), (120.1, None), (1e9, None)])
-def test_a_wait_that_the_server_asked_for_is_kept_exactly_or_not_at_all(asked: float, wait: float | None) -> None:
+@pytest.mark.parametrize(("asked", "wait"), [(3.0, 3.0), (120.0, 120.0), (120.1, None), (1e9, None)])
+def test_a_wait_that_the_server_asks_for_is_kept_or_ends_the_attempts(asked: float, wait: float | None) -> None:
     error = RateLimited("429", retry_after=asked)
     assert wait == longest(1, error)
-    assert wait == longest(5, error, elapsed=700.0)  # it costs neither an attempt nor the time budget
-    assert longest(60, error) is None  # but even patience has an end,
-    assert longest(1, error, elapsed=1000.0) is None  # in attempts and in time
+    assert wait == longest(1, error, waited=1000.0), "only the policy's own waits count against its time budget"
+
+
+@pytest.mark.parametrize("asked", [0.0, 0.3, 1.9])
+def test_a_wait_is_never_shorter_than_the_backoff_whatever_the_server_asks_for(asked: float) -> None:
+    error = RateLimited("429", retry_after=asked)
+    assert 2.0 == longest(3, error)
+    assert max(asked, 0.5) == POLICY.wait_before_next(3, error, 0.0, draw=lambda: 0.25)
+
+
+def test_a_server_that_asks_for_waits_gets_no_more_attempts_than_others() -> None:
+    error = RateLimited("429", retry_after=3.0)
+    assert [3.0, 3.0, 3.0, 4.0, None, None] == [longest(attempt, error) for attempt in range(1, 7)]
 
 
 def test_once_means_once() -> None:
@@ -69,16 +79,17 @@ def test_every_sequence_of_waits_ends_in_bounded_time(
 ) -> None:
     policy = Policy(attempts=attempts, base=base, cap=cap, budget=budget)
     error = RateLimited("429", retry_after=asked)
-    elapsed, waits = 0.0, list[float]()
+    waited, waits = 0.0, list[float]()
     for attempt in range(1, 100):
-        wait = policy.wait_before_next(attempt, error, elapsed, draw=lambda: draw)
+        wait = policy.wait_before_next(attempt, error, waited, draw=lambda: draw)
         if wait is None:
             break
+        backoff = draw * min(cap, base * 2.0 ** (attempt - 1))
+        assert max(backoff, asked or 0.0) == pytest.approx(wait)
         waits.append(wait)
-        elapsed += wait
-    assert len(waits) < max(attempts, 1 if asked is None or attempts == 1 else policy.most_asked)
-    assert elapsed < max(budget, policy.asked_budget)
-    assert all(0 <= wait <= (policy.longest_asked if asked is not None else cap) for wait in waits)
+        waited += wait
+    assert len(waits) < attempts
+    assert all(0 <= wait <= max(cap, policy.longest_asked if asked is not None else 0) for wait in waits)
     assert asked is not None or sum(waits) < budget or not waits
 
 

@@ -19,7 +19,7 @@ MAX_LINES = 350
 LAYERS = (
     ("errors", "backoff", "durable", "console", "keys", "redact", "options", "signals", "structs"),
     ("oci", "patterns"),
-    ("store", "limits"),
+    ("store", "limits", "availability"),
     ("registry", "layout", "transfer", "state", "selection", "locations"),
     (
         "graph",

@@ -6,8 +6,9 @@ from contextlib import suppress
 
 import pytest
 
+from mirror.availability import PROBE_EVERY
 from mirror.errors import Cancelled, NetworkError, RateLimited, Unreachable
-from mirror.limits import PROBE_EVERY, HostLimits, Limits, Rate, Stop, Work
+from mirror.limits import HostLimits, Limits, Rate, Stop, Work
 
 
 class FakeClock:
@@ -281,8 +282,9 @@ def test_retries_and_waits_add_up_over_threads() -> None:
     limits = Limits(FakeClock())
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(limits.note_retry, [0.5] * 1000))
+    limits.note_retry(2.0)
     limits.note_retry()
-    assert (1001, 500.0) == (limits.retries, limits.waited)
+    assert (1002, 502.0, 2.0) == (limits.retries, limits.waited, limits.longest_wait)
 
 
 def test_the_longest_wait_that_was_refused_is_kept() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import mirror
 from mirror import errors
+from mirror.report.entries import Failure
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -151,6 +152,14 @@ def test_operations_explains_every_error_code_and_no_other() -> None:
     explained = first_column(section(OPERATIONS, "Error codes")) - {"code"}
     assert set() == codes - explained
     assert set() == explained - texts
+
+
+def test_operations_says_of_every_error_code_whether_it_is_retryable_as_the_report_does() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*?\| [\d, ]+ \| (\w+) \|", section(OPERATIONS, "Error codes"), re.MULTILINE)
+    assert len(rows) > 30
+    for code, documented in rows:
+        found = {Failure.of(errors.MirrorError("x", code=code, retryable=again)).retryable for again in (True, False)}
+        assert {"yes": {True}, "no": {False}, "often": {True, False}}[documented] == found, code
 
 
 def _error_codes(node: ast.AST) -> Iterator[str]:

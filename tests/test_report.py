@@ -292,7 +292,7 @@ def test_a_summary_says_what_happened_and_what_it_cost(tmp_path: Path) -> None:
     assert [
         "images: 2 copied, 1 up to date, 1 skipped",
         "blobs: 4 copied, 2 mounted, 1 there already; 10.0 MiB read, 20.0 MiB sent, 6.0 GiB saved by mounts",
-        "cost: 96 requests, 2 retries after 1.5 s of waiting, 1 min 30 s",
+        "cost: 96 requests, 2 retries (longest pause 1.2 s), 1 min 30 s",
     ] == told(
         tmp_path,
         entry("v1", blobs={"copied": 2, "mounted": 1}, bytes=moved),
@@ -300,7 +300,7 @@ def test_a_summary_says_what_happened_and_what_it_cost(tmp_path: Path) -> None:
         entry("v3", "up-to-date"),
         entry("v4", "skipped"),
         exit_code=0,
-        effort=Effort({"a": {"x": 96}}, retries=2, waited=1.5, seconds=90),
+        effort=Effort({"a": {"x": 96}}, retries=2, waited=1000.0, longest_wait=1.2, seconds=90),
     )
 
 

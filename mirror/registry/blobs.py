@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from types import TracebackType
 
 from mirror.errors import NetworkError, Refused, RemoteError
@@ -13,6 +14,7 @@ from mirror.registry.session import Headers, Session, Stream
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _TOTAL = re.compile(r"bytes (?:\d{1,19}-\d{1,19}|\*)/(\d{1,19})")
+NO_RANGES = frozenset({400, 405, 412, 416, 501})  # what registries answer that do not give the rest of a blob
 _DISCARD = 1 << 18  # bytes read at a time where a Range was ignored
 
 
@@ -36,26 +38,19 @@ class BlobStream:
 
 
 def open_blob(session: Session, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
-    """The bytes of `blob` from `offset` on. Raises Refused (size_mismatch) as soon as the answer's length tells."""
+    """The bytes of `blob` from `offset` on. Raises Refused (size_mismatch) as soon as the answer's length tells.
+
+    Where a registry does not give the rest of a blob, all of it is read and the first `offset` bytes are dropped: the
+    caller proves the digest over what it had and what comes now."""
     what = f"{session.settings.host}/{repository}@{blob.digest}"
-    ranged = (("Range", f"bytes={offset}-{blob.size - 1}"),) if offset and blob.size is not None else ()
-    stream = session.stream(
-        f"/v2/{repository}/blobs/{blob.digest}",
-        work,
-        kind="blob",
-        scopes=(Scope(repository, ("pull",)),),
-        headers=ranged,
-        expect={200, 206} if ranged else {200},
-    )
+    stream = _rest(session, repository, blob, work, offset) if offset and blob.size is not None else None
+    if stream is None:
+        stream = _get(session, repository, blob, work)
     try:
-        if stream.status == 206:
-            size = _ranged_size(stream.headers.get("content-range") or "", offset, what)
-        else:
-            size = _length(stream.headers)
+        size = _whole_size(stream)
         if size is not None and blob.size is not None and size != blob.size:
             raise Refused(f"{what} is {size} bytes long, its descriptor says {blob.size}", code="size_mismatch")
         if stream.status == 200 and offset:
-            # Range ignored: the beginning comes once more; the digest at the end proves that it still fits.
             _discard(stream, offset)
     except BaseException:
         stream.close()
@@ -63,11 +58,58 @@ def open_blob(session: Session, repository: str, blob: Descriptor, work: Work, *
     return BlobStream(stream, size)
 
 
-def _ranged_size(content_range: str, offset: int, what: str) -> int | None:
-    match = _CONTENT_RANGE.fullmatch(content_range.strip())
-    if match is None or int(match[1]) != offset or (match[3] != "*" and int(match[2]) != int(match[3]) - 1):
-        raise RemoteError(f"{what}: asked for the bytes from {offset} on, got another range", retryable=True)
-    return None if match[3] == "*" else int(match[3])
+def _get(
+    session: Session,
+    repository: str,
+    blob: Descriptor,
+    work: Work,
+    *,
+    headers: Sequence[tuple[str, str]] = (),
+    expect: Collection[int] = (200,),
+) -> Stream:
+    return session.stream(
+        f"/v2/{repository}/blobs/{blob.digest}",
+        work,
+        kind="blob",
+        scopes=(Scope(repository, ("pull",)),),
+        headers=headers,
+        expect=expect,
+    )
+
+
+def _rest(session: Session, repository: str, blob: Descriptor, work: Work, offset: int) -> Stream | None:
+    """The answer to a request for the bytes from `offset` on: just those (206), or all (200).
+
+    None: the request was refused, or answered with another range."""
+    last = (blob.size or 0) - 1
+    headers = (("Range", f"bytes={offset}-{last}"),)
+    try:
+        stream = _get(session, repository, blob, work, headers=headers, expect=(200, 206))
+    except RemoteError as error:
+        if error.status in NO_RANGES:
+            return None
+        raise
+    match = _range_of(stream) if stream.status == 206 else None
+    if stream.status == 200 or (match is not None and int(match[1]) == offset and _is_to_the_end(match)):
+        return stream
+    stream.close()
+    return None
+
+
+def _range_of(stream: Stream) -> re.Match[str] | None:
+    return _CONTENT_RANGE.fullmatch((stream.headers.get("content-range") or "").strip())
+
+
+def _is_to_the_end(match: re.Match[str]) -> bool:
+    return match[3] == "*" or int(match[2]) == int(match[3]) - 1
+
+
+def _whole_size(stream: Stream) -> int | None:
+    """Bytes of the whole blob, as the answer says; None where it does not."""
+    if stream.status != 206:
+        return _length(stream.headers)
+    match = _range_of(stream)
+    return int(match[3]) if match and match[3] != "*" else None
 
 
 def _discard(stream: Stream, count: int) -> None:
@@ -104,14 +146,8 @@ def _size_by_get(session: Session, repository: str, blob: Descriptor, work: Work
     """Ask for the first byte: Content-Range has the size of the whole. Where it has not, read the blob and count."""
     first = (("Range", "bytes=0-0"),) if blob.size != 0 else ()
     for headers in dict.fromkeys((first, ())):
-        with session.stream(
-            f"/v2/{repository}/blobs/{blob.digest}",
-            work,
-            kind="blob",
-            scopes=(Scope(repository, ("pull",)),),
-            headers=headers,
-            expect={200, 206, 404, 416} if headers else {200, 404},
-        ) as stream:
+        expect = (200, 206, 404, *NO_RANGES) if headers else (200, 404)
+        with _get(session, repository, blob, work, headers=headers, expect=expect) as stream:
             if stream.status == 404:
                 return None
             if stream.status == 200:

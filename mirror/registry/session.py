@@ -6,14 +6,13 @@ stopped, and raises only MirrorErrors. Success is a status that was expected; al
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mirror import __version__
 from mirror.backoff import Policy
-from mirror.errors import AuthError, MirrorError, NetworkError, Refused, RemoteError, Unreachable
+from mirror.errors import AuthError, MirrorError, Refused, RemoteError
 from mirror.limits import HostLimits, Limits, Work
 from mirror.registry.authorizer import Anonymous, Authorizer
 from mirror.registry.http import oneoff, status
@@ -21,6 +20,7 @@ from mirror.registry.http.connect import Connector, Resolve, system_resolve
 from mirror.registry.http.exchange import Answer, Exchange, Request, Stream, Upload
 from mirror.registry.http.framing import TooBig
 from mirror.registry.http.headers import Headers
+from mirror.registry.retries import Retries
 from mirror.registry.scopes import Scope
 from mirror.registry.settings import HostSettings
 from mirror.registry.trust import Destination, Trust
@@ -30,14 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Anonymous", "Answer", "Authorizer", "Headers", "Scope", "Session", "Stream", "TooBig"]
 
-log = logging.getLogger("mirror.http")
-
 MOST_HOPS = 5
-PAUSE = 1.0  # seconds that a host is left alone after a 429 that does not say how long
 _SMALL = 64 << 10  # bytes
 _REDIRECTED = frozenset({"GET", "HEAD"})
-
-T = TypeVar("T")
 
 
 class Session:
@@ -62,10 +57,10 @@ class Session:
         self.authorizer: Authorizer = authorizer or Anonymous()
         self.speaks_v2 = False  # an answer of the registry named the version of its API
         self._cookies = cookies
-        self._limits = limits
         self._policy = policy or Policy()
         connector = Connector(settings, self.trust, resolve=resolve)
         self._exchange = Exchange(settings, self.trust, limits, connector, user_agent=user_agent, deadline=deadline)
+        self._retries = Retries(limits, self._policy, settings.host)
 
     def __enter__(self) -> Session:
         return self
@@ -99,7 +94,7 @@ class Session:
         def once() -> Answer:
             return self._followed(request, scopes, work, expect, streamed=False).read(limit)
 
-        return self._retried(once, request, work)
+        return self._retries.run(once, request, work)
 
     def stream(
         self,
@@ -177,7 +172,7 @@ class Session:
         def once() -> Answer:
             return oneoff.perform(carry, self.trust, request, params=params, form=form, basic=basic)
 
-        return self._retried(once, request, work)
+        return self._retries.run(once, request, work)
 
     def failure(self, answer: Answer, method: str, kind: str) -> MirrorError:
         """The error that an answer amounts to, where `expect` let a status through that is none after all."""
@@ -185,39 +180,11 @@ class Session:
         return self._judged(request, answer.status, answer.headers, answer.body)
 
     def gave_up(self, error: MirrorError) -> None:
-        """`error` outlived a whole retry budget. If its host could not be reached at all, it counts as down."""
-        silent = isinstance(error, Unreachable) or (isinstance(error, NetworkError) and error.code == "timeout")
-        host = self._limits.host(error.host or self.host.name)
-        if silent and not host.down and host.mark_down(error):
-            log.warning("%s counts as down: %s", host.name, error, extra={"event": "host_down", "host": host.name})
+        """`error` outlived all retries of a transfer, which are not made here."""
+        self._retries.gave_up(error)
 
     def _at(self, where: str | Destination) -> Destination:
         return where if isinstance(where, Destination) else self.trust.own(where)
-
-    def _retried(self, once: Callable[[], T], request: Request, work: Work) -> T:
-        """`once`, again and again while that may help, within the policy's count and budget."""
-        clock = self._limits.clock
-        attempt, begun = 1, clock.now()
-        while True:
-            try:
-                return once()
-            except MirrorError as error:
-                host = self._limits.host(error.host or self.host.name)
-                if not work.retries or error.spent or host.down:
-                    raise
-                wait = self._policy.wait_before_next(attempt, error, clock.now() - begun)
-                if wait is None:
-                    if error.retryable:
-                        self.gave_up(error)
-                    raise
-                self._note_retry(request, host.name, attempt, wait, error)
-            work.stop.sleep(wait)
-            attempt += 1
-
-    def _note_retry(self, request: Request, host: str, attempt: int, wait: float, error: MirrorError) -> None:
-        self._limits.note_retry(wait)
-        extra = {"event": "retry", "host": host, "kind": request.kind, "attempt": attempt, "code": error.code}
-        log.info("again in %.1f s: %s", wait, error, extra=extra)
 
     def _followed(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, expect: Collection[int], *, streamed: bool
@@ -305,16 +272,7 @@ class Session:
         """Read what an unwanted answer says, let go of it, and act on what it asks of everybody."""
         with stream:
             error = self._judged(stream.request, stream.status, stream.headers, stream.beginning())
-        host = self._exchange.host(stream.destination)
-        asked = error.retry_after
-        if asked is not None and asked > self._policy.longest_asked:
-            self._limits.note_refused_wait(asked)
-            host.mark_down(error)
-        elif error.retryable and (asked is not None or error.status == 429):
-            wait = PAUSE if asked is None else asked
-            if wait and host.pause(wait):
-                extra = {"event": "pause", "host": host.name, "status": error.status}
-                log.warning("%s is left alone for %.0f s: %s", host.name, wait, error, extra=extra)
+        self._retries.heed(error, stream.request, self._exchange.host(stream.destination).name)
         return error
 
     def _judged(self, request: Request, code: int, headers: Headers, body: bytes) -> MirrorError:

@@ -1,7 +1,8 @@
 """Uploading one blob: an upload session, and what a host has taught us about how it likes them.
 
 Source: distribution-spec v1.1.1, "Pushing blobs". One streamed PUT is the fewest requests; a host that refuses
-that gets a streamed PATCH and a PUT; a host that refuses large bodies, or that broke a large one, gets chunks.
+that gets a streamed PATCH and a PUT; a host that refuses large bodies gets chunks. A single blob whose upload broke
+after many bytes is sent in chunks as well, unless the host takes none.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from types import TracebackType
 from mirror.errors import MirrorError, Refused, RemoteError
 from mirror.limits import Stop, Work
 from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
 from mirror.registry.blobs import blob_size
 from mirror.registry.scopes import Scope
 from mirror.registry.session import Answer, Session
 from mirror.registry.trust import Destination, with_query
+from mirror.registry.uploadbody import Counted, Watched, held_back
 from mirror.store import BlobReader
-from mirror.structs import Struct
+from mirror.structs import Struct, field
 
-BUFFER = 256 << 10  # bytes read at a time
-CHUNK_AFTER = 64 << 20  # a body that broke after this many bytes is tried again in chunks
+CHUNK_AFTER = 64 << 20  # a blob whose upload broke after this many bytes is sent again in chunks
 LARGEST_CHUNK = 32 << 20
 SMALLEST_CHUNK = 4 << 20  # the most that one large host takes in a chunk (docs/compatibility.md)
 DELETE_WITHIN = 2.0  # seconds for the DELETE of a session that is given up
@@ -34,14 +36,19 @@ _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 # A one-request upload was not understood: these may mean that, and a streamed PATCH is worth a try.
 _NOT_IN_ONE = {400, 404, 405, 411, 415, 501}
 
+# A first chunk was not understood: the host takes none, or none of this size, and the blob is sent in one request.
+_NO_CHUNKS = {400, 404, 405, 415, 416, 501}
+
 _log = logging.getLogger("mirror.upload")
 
 
 class UploadHabits(Struct):
-    """What one host was found to take. Guarded by the interpreter's atomic attribute writes; only ever tightened."""
+    """What one host was found to take. Thread-safe: each write is atomic, and what a host refuses stays refused."""
 
     patch: bool = False  # a streamed PATCH and then a PUT, instead of one PUT
-    chunk: int = 0  # bytes of a chunk; 0: no chunks needed
+    chunk: int = 0  # bytes of a chunk; 0: large bodies are not refused
+    unchunked: bool = False  # it takes no chunks
+    broken: set[Digest] = field(default_factory=set)  # blobs whose upload broke after CHUNK_AFTER bytes
 
 
 class Upload:
@@ -79,53 +86,60 @@ class Upload:
         return (self._answered > 0 or self._put_off) and not self._lost and not self.committed
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
-        size = self._blob.size
-        if self._answered or (size is not None and 0 < self._habits.chunk < size):
-            self._send_chunks(body, work, size or 0)
+        watched = Watched(body)
+        if self._answered or self._in_chunks():
+            self._send_chunks(watched, work, self._blob.size or 0)
         elif self._habits.patch:
-            self._send_patch(body, work)
+            self._send_patch(watched, work)
         else:
-            self._send_whole(body, work)
+            self._send_whole(watched, work)
         self.committed = True
+        self._habits.broken.discard(self._blob.digest)
+
+    def _in_chunks(self) -> bool:
+        habits, size = self._habits, self._blob.size
+        chunk = habits.chunk or (LARGEST_CHUNK if self._blob.digest in habits.broken else 0)
+        return not habits.unchunked and size is not None and 0 < chunk < size
 
     # ---- in one request
 
-    def _send_whole(self, body: Callable[[int], BlobReader], work: Work) -> None:
+    def _send_whole(self, body: Watched, work: Work) -> None:
         where = with_query(self._where, "digest", self._blob.digest)
         sent = Counted(work)
         try:
             answer = self._stream("PUT", where, body, sent, {200, 201, 202, 204})
         except RemoteError as error:
-            raise self._learn(error, sent.bytes, whole=True) from error
+            raise self._learn(error, body, sent.bytes, whole=True) from error
         self._proven(answer, work)
 
-    def _learn(self, error: RemoteError, sent: int, *, whole: bool = False, chunk: int = 0) -> MirrorError:
+    def _learn(
+        self, error: RemoteError, body: Watched, sent: int, *, whole: bool = False, chunk: int = 0
+    ) -> MirrorError:
         """What a failed upload says about the host; -> the error, retryable where another way is left to try.
 
         whole: it was sent in one request; chunk: or in chunks of so many bytes. Uploads beside this one may have
         learned the same in the meantime, so what counts is what was tried here."""
+        if error is body.error:
+            self._put_off = False
+            return error
         again, self._put_off = self._put_off, whole and error.status in (429, 503)
         mixed = error.registry_code == "DIGEST_INVALID"  # so is what the session holds
         self._lost = self._lost or mixed or error.status in (404, 416) or (again and not self._put_off)
         if error.status == 413:
-            smaller = min(chunk // 2 or LARGEST_CHUNK, self._habits.chunk or LARGEST_CHUNK)
-            while smaller >= (self._blob.size or 1):
-                smaller //= 2
-            if smaller >= SMALLEST_CHUNK:
-                self._habits.chunk = smaller
-                return self._again(error, f"in chunks of {smaller >> 20} MiB")
-            return RemoteError(
-                f"{self._what}: a body of this size is refused: {error.what}",
-                hint="raise the body limit of the proxy before the registry (nginx: client_max_body_size)",
-                status=413,
-            )
-        if error.retryable and sent >= CHUNK_AFTER and not self._habits.chunk:
-            self._habits.chunk = max(LARGEST_CHUNK, self._least)
-        if whole and not again and error.status in _NOT_IN_ONE and not mixed:
+            return self._too_large(error, chunk)
+        if error.retryable and sent >= CHUNK_AFTER:
+            self._habits.broken.add(self._blob.digest)
+        how = ""
+        if chunk and not self._answered and error.status in _NO_CHUNKS and not mixed:
+            self._habits.unchunked = self._lost = True
+            how = "in one request"
+        elif whole and not again and error.status in _NOT_IN_ONE and not mixed:
             self._habits.patch = True
-            return self._again(error, "with a PATCH")
-        if error.status in (404, 416) or (again and error.status == 400):
-            return self._again(error, "in a new session")
+            how = "with a PATCH"
+        elif error.status in (404, 416) or (again and error.status == 400):
+            how = "in a new session"
+        if how:
+            return self._again(error, how)
         if mixed:
             return Refused(
                 f"{self._what}: the target says that other bytes arrived than were sent: {error.what}",
@@ -133,6 +147,20 @@ class Upload:
                 retryable=True,
             )
         return error
+
+    def _too_large(self, error: RemoteError, chunk: int) -> MirrorError:
+        """The error of a body that a proxy refuses for its size; retryable if smaller chunks are worth a try."""
+        smaller = min(chunk // 2 or LARGEST_CHUNK, self._habits.chunk or LARGEST_CHUNK)
+        while smaller >= (self._blob.size or 1):
+            smaller //= 2
+        if smaller >= SMALLEST_CHUNK and not self._habits.unchunked:
+            self._habits.chunk = smaller
+            return self._again(error, f"in chunks of {smaller >> 20} MiB")
+        return RemoteError(
+            f"{self._what}: a body of this size is refused: {error.what}",
+            hint="raise the body limit of the proxy before the registry (nginx: client_max_body_size)",
+            status=413,
+        )
 
     def _again(self, error: RemoteError, how: str) -> MirrorError:
         text = f"{self._what}: trying again {how}"
@@ -153,7 +181,7 @@ class Upload:
 
     # ---- a streamed PATCH, then a PUT
 
-    def _send_patch(self, body: Callable[[int], BlobReader], work: Work) -> None:
+    def _send_patch(self, body: Watched, work: Work) -> None:
         sent = Counted(work)
         try:
             answer = self._stream("PATCH", self._where, body, sent, {201, 202, 204})
@@ -161,7 +189,7 @@ class Upload:
             self._holds(answer, sent.bytes)
             self._commit(work)
         except RemoteError as error:
-            raise self._learn(error, sent.bytes) from error
+            raise self._learn(error, body, sent.bytes) from error
 
     def _commit(self, work: Work) -> None:
         answer = self._session.call(
@@ -176,7 +204,7 @@ class Upload:
 
     # ---- chunks
 
-    def _send_chunks(self, body: Callable[[int], BlobReader], work: Work, size: int) -> None:
+    def _send_chunks(self, body: Watched, work: Work, size: int) -> None:
         if self._answered:
             self._resume(work, size)
         chunk = max(self._habits.chunk or LARGEST_CHUNK, self._least)
@@ -193,7 +221,7 @@ class Upload:
                 answer = self._send_chunk("PUT", where, reader, size, work=work, last=True)
             self._proven(answer, work)
         except RemoteError as error:
-            raise self._learn(error, 0, chunk=chunk) from error
+            raise self._learn(error, body, 0, chunk=chunk) from error
 
     def _send_chunk(
         self, method: str, where: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
@@ -207,7 +235,7 @@ class Upload:
             scopes=self._scopes,
             headers=(("Content-Range", f"{self._answered}-{end - 1}"), ("Content-Type", "application/octet-stream")),
             length=length,
-            body=_held_back(reader, Counted(work), length, to_the_end=last),
+            body=held_back(reader, Counted(work), length, to_the_end=last),
             expect={200, 201, 202, 204} if last else {201, 202, 204},
         )
 
@@ -230,13 +258,13 @@ class Upload:
         self,
         method: str,
         where: Destination,
-        body: Callable[[int], BlobReader],
+        body: Watched,
         sent: Counted,
         expect: set[int],
     ) -> Answer:
         with body(0) as reader:
             size = self._blob.size if self._blob.size is not None else reader.size
-            chunks = _held_back(reader, sent, size, to_the_end=True)
+            chunks = held_back(reader, sent, size, to_the_end=True)
             if size == 0:
                 # Nothing can be held back of nothing: prove it before the request is made.
                 chunks = iter(tuple(chunks))
@@ -289,42 +317,6 @@ class Upload:
             except MirrorError as failure:
                 # Registries throw forgotten sessions away by themselves; there is nothing more to do.
                 _log.debug("%s: upload session not deleted: %s", self._what, failure)
-
-
-class Counted(Struct):
-    """How many bytes of a body have been handed to the socket."""
-
-    work: Work
-    bytes: int = 0
-
-    def add(self, count: int) -> None:
-        self.bytes += count
-        self.work.progress(count)
-
-
-def _held_back(reader: BlobReader, sent: Counted, limit: int | None, *, to_the_end: bool) -> Iterator[memoryview]:
-    """The reader's bytes, at most `limit`, one buffer behind: the last one goes out only when the end is proven.
-
-    to_the_end: the reader must end just here, which is when it has checked the digest."""
-    room = BUFFER if limit is None else max(1, min(BUFFER, limit))
-    buffers = [memoryview(bytearray(room)) for _ in range(2)]
-    turn, left = 0, limit
-    held: memoryview | None = None
-    while left is None or left > 0:
-        buffer = buffers[turn]
-        count = reader.readinto(buffer if left is None else buffer[: min(room, left)])
-        if not count:
-            break
-        if held is not None:
-            sent.add(len(held))
-            yield held
-        held, turn = buffer[:count], 1 - turn
-        left = None if left is None else left - count
-    if to_the_end and reader.readinto(buffers[turn][:1]):
-        raise Refused("the blob is longer than its descriptor says", code="size_mismatch")
-    if held is not None:
-        sent.add(len(held))
-        yield held
 
 
 def _minimum(answer: Answer) -> int:

@@ -14,6 +14,7 @@ from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, Refuse
 from mirror.limits import Work
 from mirror.oci.strictjson import Value
 from mirror.registry import v1wire
+from mirror.registry.blobs import NO_RANGES
 from mirror.registry.session import Answer, Session, Stream
 from mirror.registry.trust import Destination
 from mirror.registry.turns import Flights
@@ -111,7 +112,7 @@ class V1Client:
                     kind="v1-layer",
                     scopes=scopes(self._kind(host), repository),
                     headers=headers,
-                    expect={200, 416} if size is None else {200, 206, 416},
+                    expect={200, 416} if size is None else {200, 206, *NO_RANGES},
                 ),
             )
 

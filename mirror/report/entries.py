@@ -16,7 +16,8 @@ WAYS = ("read", "sent", "mounted")  # of their bytes
 
 
 class Failure(Struct, frozen=True):
-    """Why an image failed. code: one of docs/operations.md, "Error codes"; status: of HTTP."""
+    """Why an image failed. code: one of docs/operations.md, "Error codes"; status: of HTTP;
+    retryable: a later run may succeed without anybody changing anything."""
 
     code: str
     message: str
@@ -26,7 +27,7 @@ class Failure(Struct, frozen=True):
 
     @classmethod
     def of(cls, error: MirrorError) -> Failure:
-        return cls(error.code, error.what, error.hint, error.status, error.retryable)
+        return cls(error.code, error.what, error.hint, error.status, error.passing)
 
 
 class ImageEntry(Struct, frozen=True):
@@ -51,11 +52,13 @@ class ImageEntry(Struct, frozen=True):
 
 class Effort(Struct, frozen=True):
     """What a run cost. requests: by host, then by method and kind. seconds: of a clock that does not jump;
-    waited: seconds before retries; retry_after: a wait, in seconds, that a server asked for and we did not take."""
+    waited: seconds before retries, summed over all that waited, at the same time too; longest_wait: the longest of
+    them; retry_after: a wait, in seconds, that a server asked for and we did not take."""
 
     requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     retries: int = 0
     waited: float = 0.0
+    longest_wait: float = 0.0
     retry_after: float | None = None
     seconds: float = 0.0
 

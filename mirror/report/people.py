@@ -25,7 +25,8 @@ def summary(report: Report, effort: Effort, exit_code: int) -> list[str]:
         lines.append(f"blobs: {_listed(totals.blobs, _BLOBS)}; {_moved(totals)}")
     retries = ""
     if effort.retries:
-        retries = f", {count(effort.retries, 'retry', 'retries')} after {duration(effort.waited)} of waiting"
+        # The sum over all that waited at the same time would be more than the run took.
+        retries = f", {count(effort.retries, 'retry', 'retries')} (longest pause {duration(effort.longest_wait)})"
     lines.append(f"cost: {requests}{retries}, {duration(effort.seconds)}")
     return [*lines, *_failures(report, effort, exit_code)]
 

@@ -27,6 +27,7 @@ from mirror.transfer.orders import Delivered, Effort, Order, Outcome
 from mirror.transfer.origins import Origins
 from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import Inventory, Place, Routes
+from mirror.transfer.room import Room
 from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, host_permit
 from mirror.transfer.sessions import IdleSessions
 from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile
@@ -34,7 +35,6 @@ from mirror.transfer.steps import Steps, settled
 from mirror.transfer.upload import Body, Sending
 from mirror.transfer.watch import ABANDONED, Watch
 
-LOOK_FOR_ROOM = 0.5  # seconds between two looks whether the spool has room
 STEPPING_DOWN = 0.01  # seconds
 CARRY = 64 << 10  # bytes up to which a blob is read whole before its upload begins
 MOST_CARRIED = 4 << 20  # bytes of such blobs at once; what does not fit is streamed
@@ -63,7 +63,7 @@ class Deliveries:
         self._manager = manager
         self._inventory = inventory
         self._routes = routes
-        self._spool = spool
+        self._room = Room(spool, manager)
         self._outcomes = outcomes
         self._moved = moved
         self._before_write = before_write
@@ -212,7 +212,8 @@ class Deliveries:
                     raise
                 if failure is None or order.origin in origins:
                     failure = error
-                self._log_unread(order, origins, error)
+                text = f"{order.blob.digest} could not be read from {', '.join(map(str, origins))}: {error.what}"
+                _log.info("blob_unread", extra={"target": str(order.place), "code": error.code, "text": text})
             session = None
             if not effort.joined:
                 tried.update(origins)
@@ -220,34 +221,46 @@ class Deliveries:
             raise RuntimeError("an order has an origin")
         raise failure
 
-    def _log_unread(self, order: Order, origins: Sequence[Origin], error: MirrorError) -> None:
-        text = f"{order.blob.digest} could not be read from {', '.join(map(str, origins))}: {error.what}"
-        _log.info("blob_unread", extra={"target": str(order.place), "code": error.code, "text": text})
-
     def _upload_from(
         self, origins: list[Origin], order: Order, effort: Effort, session: UploadSession | None
     ) -> Steps[None]:
         """origins: of one host. If the bytes could not be had, effort.unread says why."""
-        source, target, size = origins[0].source.host, order.place.host, order.blob.size
+        source, target = origins[0].source.host, order.place.host
         try:
             if self._routes.through_spool(source, target, mounts_work=self._inventory.mounts_work(target)):
-                yield from self._by_spool(order, effort, origins, session)
-            elif size is not None and size <= CARRY and self._room_to_carry(size):
-                yield from self._carried(order, effort, origins, session, size)
-            else:
-                body = SourceBody(order.blob, origins, self._unreadable)
-                sending = self._sending(order, effort, body, session)
+                may_stream = self._routes.may_stream(source, target) and not order.target.on_disk
+                file = yield from self._room.claim(order.blob, target, may_stream=may_stream)
                 try:
-                    yield self._send(order, effort, sending, host_permit(source), DOWNLOADS)
+                    if file is None:
+                        yield from self._directly(order, effort, origins, session)
+                    else:
+                        yield from self._by_spool(order, effort, origins, session, file)
                 finally:
-                    effort.read += body.read
-                    effort.unread = body.trouble
+                    self._room.leave(file, target)
+            else:
+                yield from self._directly(order, effort, origins, session)
         finally:
             left = effort.sending.give_up() if effort.sending is not None else session
             effort.sent += effort.sending.sent if effort.sending is not None else 0
             effort.sending = None
             if left is not None:
                 self._abandon(order, left)
+
+    def _directly(
+        self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None
+    ) -> Steps[None]:
+        """Without the spool: this upload alone gets the bytes."""
+        size = order.blob.size
+        if size is not None and size <= CARRY and self._room_to_carry(size):
+            yield from self._carried(order, effort, origins, session, size)
+            return
+        body = SourceBody(order.blob, origins, self._unreadable)
+        sending = self._sending(order, effort, body, session)
+        try:
+            yield self._send(order, effort, sending, host_permit(origins[0].source.host), DOWNLOADS)
+        finally:
+            effort.read += body.read
+            effort.unread = body.trouble
 
     def _room_to_carry(self, size: int) -> bool:
         with self._lock:
@@ -291,11 +304,9 @@ class Deliveries:
         return sending
 
     def _by_spool(
-        self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None
+        self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None, file: SpoolFile
     ) -> Steps[None]:
         source = origins[0].source.host
-        while (file := self._spool.claim(order.blob)) is None:
-            yield self._manager.timer(LOOK_FOR_ROOM)
         download: Watch[None] | None = None
         try:
             sending = self._sending(order, effort, file, session)
@@ -310,8 +321,6 @@ class Deliveries:
         except MirrorError:
             effort.unread = download.error if download is not None else None
             raise
-        finally:
-            self._spool.leave(file)
 
     def _download(self, file: SpoolFile, origins: list[Origin], effort: Effort) -> Watch[None]:
         effort.joined = True  # unless it runs

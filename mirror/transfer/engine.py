@@ -108,8 +108,12 @@ class Engine:
     def _attempt(self, transfer: Transfer[T]) -> Act | None:
         """Run it once. -> what this worker is to do next."""
         stop = Stop(self._stop)
+        moved, begun = transfer.moved, self.clock.now() - self._limits.queued()
         value, error = kept(partial(self._run, transfer, stop))
         stop.close()
+        # An attempt that moved bytes is not waiting, however long it took: after it the time budget begins anew.
+        idle = max(0.0, self.clock.now() - self._limits.queued() - begun)
+        transfer.waited = transfer.waited + idle if transfer.moved == moved else 0.0
         if isinstance(error, MirrorError) and error.retryable:
             if self._again(transfer, error, stop):
                 return None
@@ -127,14 +131,12 @@ class Engine:
             stop.check()
             transfer.stop = stop
             transfer.attempts += 1
-            if transfer.attempts == 1:
-                transfer.began = self.clock.now()
         return transfer.run(Work(stop, transfer.advance, transfer.policy.attempts == 1))
 
     def _again(self, transfer: Transfer[Any], error: MirrorError, stop: Stop) -> bool:
         """Whether it will be tried again."""
         policy, now = transfer.policy, self.clock.now()
-        wait = policy.wait_before_next(transfer.attempts, error, now - transfer.began, self._draw)
+        wait = policy.wait_before_next(transfer.attempts, error, transfer.waited, self._draw)
         if error.host and self._limits.host(error.host).down:
             return False  # the work of a host that is down fails at once
         if wait is None:
@@ -145,6 +147,7 @@ class Engine:
             if stop.requested or self._halted(transfer):
                 return False
             transfer.stop = None
+            transfer.waited += wait if error.retry_after is None else 0.0
             starts = self._scheduler.tick(now) + self._scheduler.again(transfer.job, now + wait)
             wakeup = self.wakeup()
         self._limits.note_retry(wait)

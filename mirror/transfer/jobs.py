@@ -62,7 +62,7 @@ class Transfer(Job[T]):
         self.key = key
         self.run = run
         self.policy = policy
-        self.began = 0.0  # the first attempt
+        self.waited = 0.0  # seconds that count against the policy's time budget
         self.stop: Stop | None = None  # while it runs
 
     def launch(self) -> None:

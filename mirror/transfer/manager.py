@@ -113,6 +113,10 @@ class Manager(AbstractContextManager["Manager"]):
         engine.decide(lambda: engine.submit(job, (), not_before=at))
         return watch
 
+    def now(self) -> float:
+        """The time of its clock, in seconds."""
+        return self._engine.clock.now()
+
     def spawn(self, steps: Steps[T], *, name: str, key: Hashable = None) -> Watch[T]:
         """Run a task. Its first steps run on this thread; before this returns, if it is not called from a task.
 

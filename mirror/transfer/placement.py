@@ -231,4 +231,8 @@ class Routes:
         """A stream straight through serves one upload; the bytes are read once from the source all the same."""
         if len(self._targets[source]) > 1 or not self.mounting(target) or not mounts_work:
             return True
-        return source == target and self._parallel.get(target, 8) < 2
+        return not self.may_stream(source, target)
+
+    def may_stream(self, source: str, target: str) -> bool:
+        """Whether a stream straight through can get its slots, which it takes at both hosts together."""
+        return source != target or self._parallel.get(target, 8) >= 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import pair
 from tests.images import Graph
 from tests.oracle import assert_equal, assert_whole
+from tests.registries.faults import FOREVER
+from tests.registries.process import eventually
 from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.wires import Pipe
@@ -192,3 +196,25 @@ def test_a_layer_that_a_host_never_takes_costs_its_retries_once_however_many_rep
     sent = [seen for seen in target.requests() if seen.kind == "PUT upload" and seen.reference == shared.digest]
     assert Policy().attempts + len(names) - 1 == len(sent)
     assert len(names) == sum(1 for seen in source.requests() if seen.reference == shared.digest)
+
+
+def test_a_target_that_stands_still_with_the_spool_full_holds_no_other_target_up(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, frozen, well = scripted("source"), scripted("frozen"), scripted("well")
+    graph = Graph("spool")
+    for number in range(4):
+        graph.image(f"v{number}", size=200_000)
+    source.load("app", graph)
+    frozen.fault("PUT upload", times=FOREVER, stall=threading.Event())
+    mirrors = [{"source": f"{source.host}/app", "targets": [f"{frozen.host}/app", f"{well.host}/app"]}]
+    small: dict[str, Any] = {"spool-max": "300 KiB"}
+    mirror_run.config(mirrors, source, frozen, well, **small)
+    well.create("app")
+    process = mirror_run.start("sync", mirror_run.config_file)
+    try:
+        assert eventually(lambda: set(graph.tags) == set(well.storage.repositories["app"].tags), 30)
+    finally:
+        process.send_signal(signal.SIGINT)
+    assert 130 == mirror_run.finish(process).code
+    assert_equal(source, "app", well)

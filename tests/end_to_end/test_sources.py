@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
-from tests.images import OCI_MANIFEST, Body, Graph
+from tests.images import OCI_LAYER, OCI_MANIFEST, Body, Graph
 from tests.oracle import assert_equal
 from tests.registries.blobhost import BlobHost
 from tests.registries.client import sha256
@@ -287,3 +287,21 @@ def test_a_wildcard_that_matches_nothing_is_a_failure_and_not_an_empty_success(
     )
     ran = mirror_run.sync(expect=1)
     assert f"{source.host}/nothing/* matches no repository" in ran.text
+
+
+@pytest.mark.parametrize("status", [416, 400, 501])
+def test_a_source_that_refuses_the_rest_of_a_blob_is_read_from_the_beginning_again(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, status: int
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = Graph("broken")
+    layer = graph.blob(bytes(range(256)) * 10_000, OCI_LAYER)
+    graph.image("v1", layers=[layer])
+    source.load("app", graph)
+    source.fault("GET blob", reference=layer.digest, cut_after=1_500_000)
+    source.hook = lambda request: Reply(status) if request.header("Range") else None
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert_synced(source, target)
+    assert 3 == sum(one.reference == layer.digest for one in source.requests() if one.kind == "GET blob")
+    assert 1 == target.counts()["PUT upload"] - 1, "the upload went on meanwhile"

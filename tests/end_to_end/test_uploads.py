@@ -233,3 +233,20 @@ def test_an_index_that_a_target_misreads_is_put_again(scripted: ScriptedFactory,
     mirror_run.sync()
     assert_synced(source, target)
     assert 3 == sum(seen.reference == "v1" for seen in target.requests() if seen.kind == "PUT manifest")
+
+
+def test_an_upload_that_broke_ends_well_where_chunks_are_refused_and_others_are_not_sent_in_chunks(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", chunks=False)
+    graph = Graph("large")
+    layers = [graph.blob(bytes([size]) * size * MIB, OCI_LAYER) for size in (66, 34)]
+    graph.image("v1", layers=layers)
+    source.load("app", graph)
+    broken = target.fault("PUT upload", reference=layers[0].digest, cut_request_after=65 * MIB)
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    assert 1 == broken.hits
+    assert [True] * 2 == [target.has_blob("app", layer.digest) for layer in layers]
+    assert 1 == target.counts()["PATCH upload"] == target.counts(status=405)["PATCH upload"]
+    assert [] == target.uploads

@@ -9,13 +9,16 @@ from time import monotonic, time
 
 import pytest
 
+from mirror.availability import PROBE_EVERY
+from mirror.backoff import Policy
 from mirror.errors import (
     NetworkError,
     RateLimited,
     RemoteError,
     Unreachable,
 )
-from mirror.limits import Limits, Rate, Work
+from mirror.limits import Limits, Rate, Stop, Work
+from mirror.registry.retries import PAUSE
 from mirror.registry.scopes import Scope
 from tests.registry.http.peers import Peer, Talk, answers, whole
 from tests.registry.http.sessions import (
@@ -105,6 +108,7 @@ def waits(limits: Limits, name: str) -> float:
         (lambda: "120", 120.0),
         (lambda: formatdate(time() + 90, usegmt=True), 90.0),
         (lambda: formatdate(time() - 90, usegmt=True), 0.0),
+        (lambda: "0", 0.0),
     ],
 )
 def test_a_host_that_asks_for_it_is_left_alone_by_everybody(
@@ -118,10 +122,98 @@ def test_a_host_that_asks_for_it_is_left_alone_by_everybody(
         with pytest.raises(RemoteError) as caught:
             get(session, retries=False)
         assert caught.value.retryable
-        assert seconds == pytest.approx(waits(limits, peer.name), abs=2)
+        paused = max(seconds, PAUSE) if status.startswith("429") else seconds
+        assert paused == pytest.approx(waits(limits, peer.name), abs=2 if seconds else 0)
         assert seconds == pytest.approx(caught.value.retry_after, abs=2)
         told = [record for record in caplog.records if getattr(record, "event", "") == "pause"]
-        assert (1 if seconds else 0) == len(told)
+        assert (1 if paused else 0) == len(told)
+
+
+class Slept(Stop):
+    """Its sleeps take no time but that of a clock, and are written down."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.sleeps: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.check()
+        self.sleeps.append(seconds)
+        self.clock.time += seconds
+
+
+@pytest.mark.parametrize("status", ["429 Slow", "503 Busy"])
+@pytest.mark.parametrize("form", ["0", "past"])
+def test_a_retry_after_of_nothing_takes_neither_the_backoff_nor_the_limit_of_attempts_away(
+    status: str, form: str
+) -> None:
+    clock = Clock()
+    stop = Slept(clock)
+    date = form if form == "0" else formatdate(time() - 90, usegmt=True)
+    policy = Policy(attempts=4, base=8.0, cap=8.0)
+    with (
+        Peer(answers(whole(status, b"", f"Retry-After: {date}"))) as peer,
+        session_with(peer, limits=Limits(clock), policy=policy) as session,
+    ):
+        with pytest.raises(RemoteError):
+            get(session, work=Work(stop))
+        assert policy.attempts == len(peer.requests)
+        assert sum(stop.sleeps) > 0.1, "three draws from 0 to 8 s"
+
+
+def test_turns_that_a_rate_delays_are_in_no_time_budget() -> None:
+    clock = Clock()
+    limits = Limits(clock)
+    with Peer(answers(whole("500 R"))) as peer:
+        limits.configure(peer.name, 8, Rate(1, 60.0))
+        with session_with(peer, limits=limits, policy=Policy(attempts=5, base=0.001)) as session:
+            with pytest.raises(RemoteError):
+                get(session, work=Work(Slept(clock)))
+            assert 5 == len(peer.requests)
+            assert clock.time > 1200.0
+
+
+def test_a_host_that_still_answers_429_after_all_retries_is_asked_nothing_more_but_for_a_probe() -> None:
+    clock = Clock()
+    limits = Limits(clock)
+    said = [whole("429 Slow")] * (QUICK.attempts + 1) + [whole("200 OK")]
+    with Peer(answers(*said)) as peer, session_with(peer, limits=limits) as session:
+        for _ in range(3):
+            with pytest.raises(RateLimited) as caught:
+                get(session, work=Work(Slept(clock)))
+        assert (QUICK.attempts, True, "rate_limited") == (len(peer.requests), session.host.down, caught.value.code)
+        assert f"{peer.name} limits requests: GET" in caught.value.what
+        clock.time += PROBE_EVERY
+        for _ in range(2):  # the first one is a probe, which is refused
+            with pytest.raises(RateLimited):
+                get(session, work=Work(Slept(clock)))
+        assert QUICK.attempts + 1 == len(peer.requests)
+        clock.time += PROBE_EVERY
+        assert 200 == get(session, work=Work(Slept(clock))).status
+        assert not session.host.down
+
+
+def test_a_host_that_asked_for_a_long_wait_is_not_probed_before_its_end() -> None:
+    clock = Clock()
+    said = [whole("429 Slow", b"", "Retry-After: 3600"), whole("200 OK")]
+    with Peer(answers(*said)) as peer, session_with(peer, limits=Limits(clock)) as session:
+        for seconds in (0, 3599):
+            clock.time += seconds
+            with pytest.raises(RateLimited):
+                get(session, work=Work(Slept(clock)))
+        assert 1 == len(peer.requests)
+        clock.time += 1
+        assert 200 == get(session, work=Work(Slept(clock))).status
+
+
+def test_an_answer_to_a_request_that_was_under_way_does_not_end_a_rate_limit() -> None:
+    limits = Limits(Clock())
+    with Peer(answers(whole("200 OK"))) as peer, session_with(peer, limits=limits) as session:
+        with session.stream("/x", work(), kind="blob"):
+            session.gave_up(RateLimited("429", status=429))
+        session.host.answered("GET blob", 200, probe=False)
+        assert session.host.down
 
 
 def test_the_wait_is_kept_and_the_request_sent_again() -> None:
@@ -159,13 +251,19 @@ def test_a_429_without_a_time_is_tried_again_after_a_pause() -> None:
         assert (True, 1.0) == (caught.value.retryable, waits(limits, peer.name))
 
 
-def test_a_used_up_quota_stops_the_request_but_not_the_host() -> None:
+def test_a_used_up_quota_stops_the_requests_that_count_against_it_but_not_the_host() -> None:
     body = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}'
     limits = Limits(Clock())
-    with Peer(answers(whole("429 Slow", body))) as peer, session_with(peer, limits=limits) as session:
-        with pytest.raises(RateLimited):
-            get(session)
+    with Peer(answers(whole("429 Slow", body), whole("200 OK"))) as peer, session_with(peer, limits=limits) as session:
+        for _ in range(3):
+            with pytest.raises(RateLimited) as caught:
+                get(session, kind="manifest")
+            assert "pull rate limit" in caught.value.what
         assert (1, 0.0, False) == (len(peer.requests), waits(limits, peer.name), session.host.down)
+        assert 200 == get(session, kind="manifest", method="HEAD").status
+        assert 200 == get(session, kind="tags").status
+        limits.clock.time += PROBE_EVERY  # type: ignore[attr-defined]
+        assert [200, 200] == [get(session, kind="manifest").status for _ in range(2)]
 
 
 def test_a_rate_is_kept() -> None:

@@ -285,14 +285,15 @@ def test_a_layer_that_breaks_off_is_gone_on_with(scripted: ScriptedFactory, tmp_
     assert [None, f"bytes=1500000-{size - 1}", f"bytes=2700000-{size - 1}"] == asked
 
 
-@pytest.mark.parametrize("ranges", [False, True])
+@pytest.mark.parametrize("status", [None, 200, 400, 405, 416, 501])
 def test_a_layer_that_cannot_be_gone_on_with_is_read_again(
-    scripted: ScriptedFactory, tmp_path: Path, ranges: bool
+    scripted: ScriptedFactory, tmp_path: Path, status: int | None
 ) -> None:
-    registry = world(scripted, BIG, ranges=ranges)
+    """status: the answer to a range: it is ignored, or refused; None: none is asked for."""
+    registry = world(scripted, BIG, ranges=status is not None)
     registry.fault("GET v1-layer", cut_after=1_500_000)
-    if ranges:
-        registry.fault("GET v1-layer", nth=2, status=200, body=BIG)  # the range is ignored
+    if status is not None:
+        registry.fault("GET v1-layer", nth=2, status=status, body=BIG if status == 200 else b"")
     with opened(registry, tmp_path) as source:
         transform = transform_of(source, "team/app", "t")
         (part,) = transform.parts(WORK)

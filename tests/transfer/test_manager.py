@@ -261,24 +261,63 @@ class TestRetries:
         assert isinstance(error_of(watch), RateLimited)
         assert 1000.0 == desk.limits.retry_after
 
-    def test_the_time_budget_counts_from_the_first_start(self, desk: Desk) -> None:
+    def test_the_time_budget_counts_attempts_that_move_nothing_and_no_time_in_the_queue(self, desk: Desk) -> None:
         desk.limits.configure("a", 1)
         gate = Gate()
         before = desk.manager.transfer("before", gate, needs=NEEDS)
-        slow = desk.manager.transfer(
-            "key",
-            self.slow(desk, 60.0),
-            needs=NEEDS,
-            policy=Policy(budget=90.0),
-        )
-        desk.clock.advance(1000.0, desk.manager)  # time in the queue costs nothing
+        slow = desk.manager.transfer("key", self.slow(desk, 60.0), needs=NEEDS, policy=Policy(budget=90.0))
+        desk.clock.advance(1000.0, desk.manager)
         gate.open()
         assert before.wait(DEADLINE)
         self.wait_out(desk, slow)
         assert 2 == slow.attempts
 
-    def slow(self, desk: Desk, seconds: float) -> Callable[[Work], None]:
+    def test_a_retry_that_waits_long_for_a_slot_is_still_followed_by_others(self, desk: Desk) -> None:
+        desk.limits.configure("a", 1)
+        retried = desk.manager.transfer("key", self.failing(2, NetworkError("reset")), needs=NEEDS)
+        until(lambda: desk.limits.retries)
+        gate = Gate()
+        busy = desk.manager.transfer("busy", gate, needs=NEEDS)
+        gate.wait_entered()
+        desk.clock.advance(1000.0, desk.manager)
+        gate.open()
+        assert busy.wait(DEADLINE)
+        until(lambda: desk.limits.retries == 2)
+        desk.clock.advance(1.0, desk.manager)
+        assert retried.wait(DEADLINE)
+        assert ("at last", 3) == (retried.result(), retried.attempts)
+
+    def test_a_transfer_that_breaks_after_hours_of_progress_is_tried_again(self, desk: Desk) -> None:
+        slow = desk.manager.transfer("key", self.slow(desk, 7200.0, moves=1), needs=NEEDS)
+        self.wait_out(desk, slow)
+        assert isinstance(slow.error, NetworkError)
+        assert Policy().attempts == slow.attempts, "the number of attempts is what ends it"
+
+    def test_the_time_budget_begins_anew_after_an_attempt_that_moved_bytes(self, desk: Desk) -> None:
+        durations = iter([(60.0, 0), (7200.0, 1), (60.0, 0), (60.0, 0)])
+
         def run(work: Work) -> None:
+            seconds, moves = next(durations)
+            self.slow(desk, seconds, moves)(work)
+
+        watch = desk.manager.transfer("key", run, needs=NEEDS)
+        self.wait_out(desk, watch)
+        assert (NetworkError, 4) == (type(watch.error), watch.attempts)
+
+    def test_time_in_which_the_host_is_paused_is_in_no_budget(self, desk: Desk) -> None:
+        def run(work: Work) -> None:
+            desk.clock.advance(60.0)
+            desk.limits.note_queued(60.0)
+            raise NetworkError("reset")
+
+        watch = desk.manager.transfer("key", run, needs=NEEDS)
+        self.wait_out(desk, watch)
+        assert Policy().attempts == watch.attempts
+
+    def slow(self, desk: Desk, seconds: float, moves: int = 0) -> Callable[[Work], None]:
+        def run(work: Work) -> None:
+            if moves:
+                work.progress(moves)
             desk.clock.advance(seconds)
             raise NetworkError("timeout")
 

@@ -168,10 +168,11 @@ class Exchange:
         Raises NetworkError, RemoteError, Refused, Cancelled, and the error of a host that is down."""
         destination = request.destination
         limits = self.host(destination)
-        limits.check()
+        probes = limits.check(f"{request.method} {request.kind}")
         wait = limits.take()
         if wait > 0.0 and not work.urgent:
             work.stop.sleep(wait)
+            self._limits.note_queued(wait)
         work.stop.check()
         begun = monotonic()
         try:
@@ -181,7 +182,7 @@ class Exchange:
                 self._note(request, error.code, begun)
             self.name(error, destination)
             raise
-        limits.mark_up()
+        limits.answered(f"{request.method} {request.kind}", stream.status, probe=probes)
         if log.isEnabledFor(logging.DEBUG):
             self._note(request, stream.status, begun)
         return stream
