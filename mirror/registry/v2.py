@@ -17,7 +17,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manifest, plain_type
 from mirror.oci.reference import is_path, is_tag
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
-from mirror.registry.listing import listed
+from mirror.registry.listing import Paging, listed
 from mirror.registry.refusals import SCHEMA1, refused_manifest
 from mirror.registry.scopes import CATALOG, Scope
 from mirror.registry.session import Answer, Session
@@ -43,6 +43,7 @@ class RegistryV2:
         self._session = session
         self.host = session.settings.host
         self._habits = UploadHabits()
+        self._paging = {"repositories": Paging(), "tags": Paging()}
 
     def close(self) -> None:
         self._session.close()
@@ -66,7 +67,7 @@ class RegistryV2:
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
         try:
-            for name in listed(self._session, "/v2/_catalog", "repositories", CATALOG, work):
+            for name in self._listed("/v2/_catalog", "repositories", CATALOG, work):
                 if not is_path(name):
                     yield _hostile(f"{self.host} lists a repository", name)
                 elif name.startswith(prefix):
@@ -76,8 +77,11 @@ class RegistryV2:
             raise
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        for name in listed(self._session, f"/v2/{repository}/tags/list", "tags", _pull(repository), work):
+        for name in self._listed(f"/v2/{repository}/tags/list", "tags", _pull(repository), work):
             yield name if is_tag(name) else _hostile(f"{self.host}/{repository} lists a tag", name)
+
+    def _listed(self, path: str, key: str, scope: Scope, work: Work) -> Iterable[str]:
+        return listed(self._session, path, key, scope, work, self._paging[key])
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
         broken = False
