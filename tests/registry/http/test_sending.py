@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from mirror.registry.scopes import Scope, push
 from mirror.registry.session import Answer, Session
 from mirror.registry.settings import Tls
 from tests.registry.http.peers import Peer, Talk, answers, peers, whole
-from tests.registry.http.sessions import session_with, work
+from tests.registry.http.sessions import PATIENT, STOPPED_WITHIN, session_with, work
 
 BLOB = bytes(range(256)) * (16 << 10)  # 4 MiB
 NEVER = 1 << 50  # bytes: the length of a body that is never sent whole, however large the buffers of sockets are
@@ -126,14 +127,14 @@ def test_a_body_of_another_length_is_not_completed(body: list[bytes]) -> None:
         assert len(watched.seen) < 10
 
 
-def early(said: bytes, *, then: str) -> Any:
+def early(said: bytes, *, then: str, seconds: float = 10.0) -> Any:
     """Answer after the head, then do not read what follows: wait, close, or reset."""
 
     def script(talk: Talk) -> None:
         talk.head()
         talk.say(said)
         if then == "wait":
-            talk.peer.wait_for(lambda: talk.peer.connections < 0, 10.0)
+            talk.peer.wait_for(lambda: talk.peer.connections < 0, seconds)
         elif then == "reset":
             talk.reset()
 
@@ -217,7 +218,7 @@ def test_a_peer_that_has_it_all_and_says_nothing_is_not_waited_for_for_ever() ->
 
 def test_a_stop_reaches_a_blocked_send() -> None:
     stop = Stop()
-    with Peer(early(b"", then="wait")) as peer, session_with(peer) as session:
+    with Peer(early(b"", then="wait", seconds=90.0)) as peer, session_with(peer, **PATIENT) as session:
 
         def body() -> Iterator[bytes]:
             yield b"x" * 1000
@@ -226,8 +227,10 @@ def test_a_stop_reaches_a_blocked_send() -> None:
                 yield BLOB
 
         timer = threading.Timer(0.1, stop.request, ("a signal",))
+        begun = monotonic()
         with pytest.raises(Cancelled):
             put(session, body(), length=None, work=Work(stop))
+        assert monotonic() - begun < STOPPED_WITHIN
         timer.join()
         peer.note(lambda: setattr(peer, "connections", -1))
 

@@ -15,6 +15,7 @@ from mirror.errors import (
 from mirror.limits import Stop, Work
 from tests.registry.http.peers import Peer, Script, Talk, answers, whole
 from tests.registry.http.sessions import (
+    PATIENT,
     get,
     hanging,
     read_all,
@@ -105,7 +106,7 @@ HEADS = [b"", b"HTTP/1.1 20", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nabc
 def test_a_stop_reaches_a_blocked_read(first: bytes, secure: bool, authority: Any) -> None:
     tls = authority.server_context() if secure else None
     options: dict[str, Any] = {"plain_http": False, "tls": trusting(authority)} if secure else {}
-    with Peer(hanging(first), tls=tls) as peer, session_with(peer, **options) as session:
+    with Peer(hanging(first), tls=tls) as peer, session_with(peer, **PATIENT, **options) as session:
         with stopped_soon(peer, lambda: bool(peer.requests)) as doomed, pytest.raises(Cancelled):
             get(session, work=doomed)
         peer.requests.clear()
@@ -117,7 +118,7 @@ def test_a_stop_is_never_taken_for_the_end_of_a_body() -> None:
     said = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc"  # which an end of the connection would complete
     with (
         Peer(hanging(said)) as peer,
-        session_with(peer) as session,
+        session_with(peer, **PATIENT) as session,
         stopped_soon(peer, lambda: bool(peer.requests)) as doomed,
         pytest.raises(Cancelled),
     ):
