@@ -61,7 +61,7 @@ def test_lines_that_found_no_room_while_they_waited_are_trouble_although_the_loc
         with held(tmp_path):
             for _ in range(6000):
                 log.warning("answer", extra={"body": "x" * 2048, "text": "long"})
-            logs.flush()
+            assert eventually(lambda: trouble_of(logs) is not None, within=60)
         logs.settle()
         trouble = trouble_of(logs)
         assert trouble is not None
