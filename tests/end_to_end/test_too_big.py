@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -73,4 +74,22 @@ def test_a_manifest_of_the_target_that_is_too_big_is_refused(
     assert 3 == ran.code, str(ran)
     assert "v1" in ran.text
     assert f"more than the {MAX_BYTES} bytes" in ran.text or f"larger than the {MAX_BYTES} bytes" in ran.text
+    assert [] == target.writes()
+
+
+@pytest.mark.parametrize("said", [len(HUGE), None], ids=["said-by-the-index", "not-said"])
+def test_a_manifest_of_a_layout_that_is_too_big_is_refused(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path, said: int | None
+) -> None:
+    target, layout, digest = scripted("target"), tmp_path / "layout", sha256(HUGE)
+    (layout / "blobs/sha256").mkdir(parents=True)
+    (layout / "blobs/sha256" / digest.removeprefix("sha256:")).write_bytes(HUGE)
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    root = {"mediaType": OCI_MANIFEST, "digest": digest, "size": said or 500}
+    root["annotations"] = {"org.opencontainers.image.ref.name": "app:v1"}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [root]}))
+    mirror_run.config([{"source": f"oci:{layout}:app", "targets": [f"{target.host}/app"]}], target)
+    mirror_run.sync(expect=3)
+    code = "manifest_too_big" if said else "size_mismatch"
+    assert [code] == [image["error"]["code"] for image in mirror_run.report()["images"]]
     assert [] == target.writes()
