@@ -11,7 +11,7 @@ from mirror.errors import Refused
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor, once_each
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import Manifest
+from mirror.oci.manifest import MAX_BYTES, Manifest, too_big
 from mirror.store import Source
 from mirror.structs import Struct
 from mirror.transfer.manager import Manager
@@ -83,6 +83,9 @@ class Manifests:
                 return _assemble(root, found)
             if len(found) + len(wanted) > MAX_MANIFESTS:
                 raise Refused(f"{repository}: more than {MAX_MANIFESTS} manifests under one root", code="too_many")
+            for child in wanted.values():
+                if child.size is not None and child.size > MAX_BYTES:
+                    raise too_big(f"{source.host}/{repository}@{child.digest}", child.size)
             level = yield [self.read(source, repository, digest) for digest in wanted]
             for child, descriptor in zip(level, wanted.values(), strict=True):
                 _as_described(child, descriptor, f"{source.host}/{repository}")

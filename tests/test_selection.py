@@ -161,9 +161,9 @@ def test_a_pattern_that_could_take_exponential_time_is_refused(text: str) -> Non
 @given(tag=st.text(alphabet="a.-1v", min_size=100, max_size=128))
 @settings(max_examples=20, deadline=None)
 def test_a_pattern_that_is_taken_is_quick_on_long_tags(text: str, tag: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     compile_pattern(text).fullmatch(tag + "!")
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 @pytest.mark.parametrize(

@@ -498,7 +498,7 @@ def test_twenty_threads_share_one_state(tmp_path: Path) -> None:
     together = threading.Barrier(20)
 
     def work(number: int) -> int:
-        together.wait(10)
+        together.wait(60)
         repository = f"localhost:5000/team/r{number}"
         state.mark_unfinished(repository)
         for n in range(50):

@@ -154,7 +154,7 @@ class Archive:
         if member is None:
             raise incomplete(self.what, f"manifest {digest} is missing")
         if member.size > manifests.MAX_BYTES:
-            raise Refused(f"{what} has {member.size} bytes", code="manifest_too_big")
+            raise manifests.too_big(what, member.size)
         said = self._media_type(digest) if media_type is None else media_type
         return parse_manifest(self.bytes(member), said, expected=digest, what=what)
 

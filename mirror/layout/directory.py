@@ -96,6 +96,8 @@ class LayoutStore:
         size = self._folder.blob_size(wanted.digest)
         if size is not None:
             self._same_size(wanted, size)
+            if size > manifests.MAX_BYTES:
+                raise manifests.too_big(str(path), size)
         body = self._folder.read_blob(wanted.digest, manifests.MAX_BYTES)
         if body is None:
             raise self._absent(repository, reference, wanted)

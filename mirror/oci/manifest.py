@@ -92,6 +92,15 @@ def is_manifest_type(media_type: str) -> bool:
     return media_type in _KINDS
 
 
+def too_big(what: str, size: int | None = None) -> Refused:
+    """The refusal of a manifest that is larger than we read. size: bytes, where known."""
+    has = f"has {size} bytes, more" if size is not None else "is larger"
+    hint = "have a smaller one pushed (an index can be split), or `exclude` the tag"
+    return Refused(
+        f"{what} {has} than the {MAX_BYTES} bytes that a manifest may have", hint=hint, code="manifest_too_big"
+    )
+
+
 def plain_type(content_type: str) -> str:
     """A Content-Type without its parameters."""
     return content_type.partition(";")[0].strip().lower()
@@ -107,7 +116,7 @@ def parse_manifest(
     manifest_ambiguous, type_mismatch, too_many."""
     declared = plain_type(content_type)
     if len(body) > MAX_BYTES:
-        raise Refused(f"{what} has {len(body)} bytes, more than {MAX_BYTES}", code="manifest_too_big")
+        raise too_big(what, len(body))
     if declared == "text/html" or body[:100].lstrip().startswith(b"<"):
         raise RemoteError(
             f"{what} is a page of HTML, not a manifest", hint="a proxy or login page answers for the registry"

@@ -23,6 +23,7 @@ from mirror.errors import (
     RemoteError,
     Unreachable,
 )
+from mirror.registry.session import TooBig
 from mirror.registry.settings import V1
 from mirror.structs import Struct
 
@@ -183,7 +184,7 @@ def failure_of(error: MirrorError) -> Failure:  # noqa: PLR0911 - one return a k
 
 
 def _by_status(error: MirrorError) -> Failure:
-    if not isinstance(error, RemoteError) or error.code == "manifest_too_big":
+    if not isinstance(error, RemoteError) or isinstance(error, TooBig):
         return Failure.UNSAFE
     if error.status is None or error.status < 300:
         return Failure.JUNK

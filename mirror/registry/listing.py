@@ -1,7 +1,8 @@
 """Lists that come in pages: tags, the catalog.
 
 Source: distribution-spec v1.1.1, "Listing Tags"; RFC 8288 for Link. Pages are followed as the registry links
-them, on the same origin only, within bounds; a list that goes round in circles is refused.
+them, on the same origin only, within bounds; a list that goes round in circles is refused. Some registries cut a
+list without a Link ("silent" pages): a list that may be cut is continued after its last name.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
-from mirror.errors import Refused, RemoteError
+from mirror.errors import NotFound, Refused, RemoteError
 from mirror.limits import Work
 from mirror.oci import strictjson
 from mirror.oci.digest import Digest
@@ -18,12 +19,20 @@ from mirror.oci.reference import ListedTag
 from mirror.oci.strictjson import Value
 from mirror.registry.scopes import Scope
 from mirror.registry.session import Answer, Session, TooBig
+from mirror.registry.trust import Destination
 
 # ECR refuses n > 1000 (google/go-containerregistry#1091); a registry with smaller pages sends a Link.
 PAGE_SIZE = 1000
-# Numbers of names that look like a full page where there is no Link.
+# Smaller page sizes, for a registry that refuses ours, tried in this order.
+_SMALLER = (100, 50, 20, 10)
+# Numbers of names that look like a full page: after one without a Link, more is asked for in every case.
 _FULL = frozenset({50, 100, 200, 250, 500, PAGE_SIZE})
-_TOO_MANY_ASKED = frozenset({400, 413, 416, 422})
+# The fewest names without a Link after which a registry that has not shown how it pages is asked for more.
+LEAST_SILENT = 20
+_PROOFS = 3
+_SIZE_REFUSED = frozenset({400, 413, 416, 422})
+_LAST_REFUSED = _SIZE_REFUSED | {404, 405, 501}
+MAX_EMPTY_PAGES = 100  # in a row, each with a Link to the next one
 # GCR and Artifact Registry send all tags in one page, whatever `n` says, with 290 bytes of each: of 50,000, 14 MiB.
 MAX_PAGE_BYTES = 16 << 20
 MAX_PAGES = 10_000
@@ -37,42 +46,199 @@ _LINK = re.compile(r"\s*<([^<>]*)>((?:\s*;\s*[^\s=;,]+\s*(?:=\s*(?:\"(?:[^\"\\]|
 _REL = re.compile(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\s;,\"]*))", re.IGNORECASE)
 
 
-def listed(session: Session, path: str, key: str, scope: Scope, work: Work) -> Iterator[str]:
+class Paging:
+    """How a registry pages one kind of list, as found in this run. Any thread.
+
+    Not kept in the state: a note that a registry does not page silently, once it is wrong, would lose names."""
+
+    def __init__(self) -> None:
+        self.size: int | None = PAGE_SIZE  # the `n` to begin a list with; None: none, it refuses ours
+        self.next_size: int | None = PAGE_SIZE  # the `n` to ask with for what follows a name
+        self.links = False  # it has sent a Link to a next page
+        self.takes_last = True
+        self.complete = 0  # the most names of a page without a Link that proved to be all of a list
+        self.proofs = 0  # how many pages of that many names did
+        self.silent = 0  # the fewest names of a page without a Link that proved not to be all; 0: there was none
+
+    @property
+    def least(self) -> int:
+        """The fewest names of a page without a Link that are worth asking if there are more."""
+        least = LEAST_SILENT if self.size == PAGE_SIZE else 1
+        return min(least, self.silent) if self.silent else least
+
+    def may_continue(self, count: int) -> bool:
+        """Whether a registry that sent `count` names and no Link may have more.
+
+        A list that was complete proves that pages have at least as many names as it, and no more than that: a longer
+        one may still be cut, and so may one of the same length, until several of them were complete."""
+        if self.silent:
+            return count >= self.least
+        if self.links or not self.takes_last or count < self.least:
+            return False
+        return count > self.complete or (count == self.complete and self.proofs < _PROOFS)
+
+    def note_complete(self, count: int) -> None:
+        """Nothing followed a page of `count` names."""
+        if count > self.complete:
+            self.complete, self.proofs = count, 0
+        if count == self.complete:
+            self.proofs += 1
+
+    def sizes(self) -> list[int | None]:
+        """What to give as `n` with `last`, in this order, until one is not refused."""
+        if self.next_size is None:
+            return [None]
+        return [self.next_size, *(size for size in _SMALLER if size < self.next_size), None]
+
+
+def listed(session: Session, path: str, key: str, scope: Scope, work: Work, paging: Paging) -> Iterator[str]:
     """Every text under `key` of every page, each once, unchecked; a ListedTag where the page tells its digest.
 
     Raises NotFound, Refused (too_many, unsafe_link)."""
-    where = session.trust.own(f"{path}?n={PAGE_SIZE}")
-    what = f"{session.settings.host}{path}"
-    seen: set[str] = set()
-    for _ in range(MAX_PAGES):
+    return _Listing(session, path, key, scope, work, paging).names()
+
+
+class _Listing:
+    """One list, read page by page."""
+
+    def __init__(self, session: Session, path: str, key: str, scope: Scope, work: Work, paging: Paging) -> None:
+        self._session = session
+        self._path = path
+        self._key = key
+        self._scope = scope
+        self._work = work
+        self._paging = paging
+        self._what = f"{session.settings.host}{path}"
+        self._seen: set[str] = set()
+        self._asked: set[str] = set()  # targets of requests
+        self._empty = 0  # pages without a name, in a row
+        self._greatest_first = False  # unsorted pages continue after their greatest name
+
+    def names(self) -> Iterator[str]:
+        answer = self._first()
+        while True:
+            names = _names(answer, self._what, self._key)
+            fresh = self._fresh(names)
+            yield from fresh
+            following = self._linked(answer, names, fresh)
+            if following is not None:
+                answer = following
+                continue
+            if not names:
+                return
+            more = self._more(names)
+            if more is None:
+                return
+            answer = more
+
+    def _fresh(self, names: Sequence[str]) -> list[str]:
+        """Those of a page that were not on an earlier one."""
+        fresh = [name for name in dict.fromkeys(names) if name not in self._seen]
+        self._seen.update(fresh)
+        if len(self._seen) > MAX_NAMES:
+            raise Refused(f"{self._what} lists more than {MAX_NAMES} names", code="too_many")
+        return fresh
+
+    def _first(self) -> Answer:
+        size = self._paging.size
         try:
-            answer = session.call("GET", where, work, kind=key, scopes=(scope,), expect={200}, limit=MAX_PAGE_BYTES)
-        except TooBig as error:
-            raise Refused(error.what, hint=_INSTEAD[key], code="too_many", status=error.status) from error
+            return self._get(self._after(size))
         except RemoteError as error:
-            if seen or error.status not in _TOO_MANY_ASKED or where.target == path:
+            if size is None or error.status not in _SIZE_REFUSED:
                 raise
-            where = session.trust.own(path)  # its own page size, then (Quay: 413 for a large n)
-            continue
-        names = _names(answer, what, key)
-        fresh = [name for name in dict.fromkeys(names) if name not in seen]
-        seen.update(fresh)
-        if len(seen) > MAX_NAMES:
-            raise Refused(f"{what} lists more than {MAX_NAMES} names", code="too_many")
-        yield from fresh
-        following = next_link(answer.headers.all("link"))
-        if following is not None:
-            if not fresh:
-                raise Refused(f"{what}: its pages do not advance", code="too_many")
-            where = session.trust.link(following, answer.destination)
-            if where.target.partition("?")[0] != path:
-                raise Refused(f"{what}: the next page is a list of something else", code="unsafe_link")
-        elif len(names) in _FULL and fresh:
-            # A full page without a Link: some registries page silently. One that ignores `last` repeats itself.
-            where = session.trust.own(f"{path}?n={PAGE_SIZE}&last={quote(names[-1], safe='')}")
-        else:
-            return
-    raise Refused(f"{what} has more than {MAX_PAGES} pages", code="too_many")
+        answer = self._get(self._after(None))  # its own page size, then (Quay: 413 for a large n)
+        self._paging.size = None
+        if self._paging.next_size == PAGE_SIZE:
+            self._paging.next_size = _SMALLER[0]
+        return answer
+
+    def _linked(self, answer: Answer, names: Sequence[str], fresh: Sequence[str]) -> Answer | None:
+        """The next page, where the registry links to one. Raises Refused: unsafe_link, too_many."""
+        link = next_link(answer.headers.all("link"))
+        if link is None:
+            return None
+        where = self._session.trust.link(link, answer.destination)
+        if where.target.partition("?")[0] != self._path:
+            raise Refused(f"{self._what}: the next page is a list of something else", code="unsafe_link")
+        self._empty = 0 if names else self._empty + 1
+        if where.target in self._asked or (names and not fresh) or self._empty > MAX_EMPTY_PAGES:
+            raise Refused(f"{self._what}: its pages do not advance", code="too_many")
+        if len(names) != PAGE_SIZE:  # it links pages of its own size too, not only those that we asked for
+            self._paging.links = True
+        return self._get(where)
+
+    def _more(self, names: Sequence[str]) -> Answer | None:
+        """What follows a page without a Link; None: nothing, or nothing that this registry can be asked for."""
+        paging, count = self._paging, len(names)
+        full = count in _FULL or count == paging.next_size
+        if not full and not paging.may_continue(count):
+            return None
+        # `last` is a position to some registries, a name to compare with to others: a page that is not sorted
+        # continues after its last name or after its greatest one.
+        ends = (names[-1], max(names))
+        for last in dict.fromkeys(ends[::-1] if self._greatest_first else ends):
+            try:
+                answer = self._following(last)
+            except RemoteError as error:
+                if error.status not in _LAST_REFUSED:
+                    raise
+                if full:
+                    error.hint = error.hint or _INSTEAD[self._key]
+                    raise
+                paging.takes_last = False
+                return None
+            found = _names(answer, self._what, self._key)
+            fresh = len(set(found) - self._seen)
+            if fresh:
+                paging.silent = min(paging.silent or count, count)
+                self._greatest_first ^= fresh * 2 < len(found)
+                return answer
+            if next_link(answer.headers.all("link")) is not None:
+                return answer
+            if count > 1 and set(found) == set(names):
+                paging.takes_last = False  # it sends the same page again
+            if not found or not paging.takes_last:
+                break
+        paging.note_complete(count)
+        return None
+
+    def _following(self, last: str) -> Answer:
+        """The page after the name `last`, with the first size that the registry takes."""
+        refused: RemoteError | None = None
+        for size in self._paging.sizes():
+            try:
+                answer = self._get(self._after(size, last))
+            except RemoteError as error:
+                if error.status not in _SIZE_REFUSED:
+                    raise
+                refused = refused or error
+            else:
+                self._paging.next_size = size
+                return answer
+        raise refused or RemoteError(f"{self._what} cannot be continued after {last!r}")
+
+    def _after(self, size: int | None, last: str = "") -> Destination:
+        query = "&".join(
+            part for part in (f"n={size}" if size else "", f"last={quote(last, safe='')}" if last else "") if part
+        )
+        return self._session.trust.own(f"{self._path}?{query}" if query else self._path)
+
+    def _get(self, where: Destination) -> Answer:
+        if len(self._asked) >= MAX_PAGES:
+            raise Refused(f"{self._what} has more than {MAX_PAGES} pages", code="too_many")
+        self._asked.add(where.target)
+        try:
+            return self._session.call(
+                "GET", where, self._work, kind=self._key, scopes=(self._scope,), expect={200}, limit=MAX_PAGE_BYTES
+            )
+        except TooBig as error:
+            raise Refused(error.what, hint=_INSTEAD[self._key], code="too_many", status=error.status) from error
+        except NotFound as error:
+            if not self._seen:
+                raise
+            # Not "there is no such list", which callers take for an empty one.
+            what = f"a later page of a list is missing: {error.what}"
+            raise RemoteError(what, code=error.code, status=error.status) from error
 
 
 def _digests(manifests: Value) -> dict[str, Digest]:

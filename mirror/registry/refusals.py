@@ -56,7 +56,8 @@ def refused_manifest(error: RemoteError, what: str, manifest: Manifest) -> Mirro
         return RemoteError(
             f"{what}: {manifest.size} bytes are too many for the target", code="manifest_too_big", status=error.status
         )
-    if any(words in said for words in _IMMUTABLE):
+    # The detail of a server error may have a path, and so any name, in it.
+    if (error.status or 0) < 500 and any(words in said for words in _IMMUTABLE):
         return Refused(
             f"{what} cannot be overwritten on the target: {error.what}",
             hint="the target keeps tags immutable",

@@ -283,6 +283,7 @@ class Session:
             status.unechoed(body, request.headers, request.destination.target),
             host=self._exchange.host(request.destination).name,
             longest_wait=self._policy.longest_asked,
+            writes=request.method not in _REDIRECTED and request.kind != "token",
         )
         if request.destination.server_named and isinstance(error, AuthError):
             # Not about us: we showed nothing. A signed URL that ran out is replaced by asking the registry again.

@@ -15,7 +15,7 @@ from mirror.limits import Work
 from mirror.oci.strictjson import Value
 from mirror.registry import v1wire
 from mirror.registry.blobs import NO_RANGES
-from mirror.registry.session import Answer, Session, Stream
+from mirror.registry.session import Answer, Session, Stream, TooBig
 from mirror.registry.trust import Destination
 from mirror.registry.turns import Flights
 from mirror.registry.v1auth import ENDPOINT, IMAGES, INDEX, V1Authorizer, scopes
@@ -219,7 +219,7 @@ class V1Client:
         except NotFound as error:
             raise NotFound(f"{what} is missing, although a tag leads to it: {error.what}", status=404) from error
         except RemoteError as error:
-            if error.code == "manifest_too_big":
+            if isinstance(error, TooBig):
                 raise v1wire.invalid(what, f"more than {limit} bytes") from error
             raise
 

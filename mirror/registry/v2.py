@@ -14,13 +14,13 @@ from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, RateLi
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manifest, plain_type
+from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manifest, plain_type, too_big
 from mirror.oci.reference import is_path, is_tag
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
-from mirror.registry.listing import listed
+from mirror.registry.listing import Paging, listed
 from mirror.registry.refusals import SCHEMA1, may_be_there, refused_manifest, refused_mount
 from mirror.registry.scopes import CATALOG, Scope
-from mirror.registry.session import Answer, Session
+from mirror.registry.session import Answer, Session, TooBig
 from mirror.registry.upload import Upload, UploadHabits
 from mirror.store import Coming, Mount, Version
 
@@ -43,6 +43,7 @@ class RegistryV2:
         self._session = session
         self.host = session.settings.host
         self._habits = UploadHabits()
+        self._paging = {"repositories": Paging(), "tags": Paging()}
 
     def close(self) -> None:
         self._session.close()
@@ -66,7 +67,7 @@ class RegistryV2:
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
         try:
-            for name in listed(self._session, "/v2/_catalog", "repositories", CATALOG, work):
+            for name in self._listed("/v2/_catalog", "repositories", CATALOG, work):
                 if not is_path(name):
                     yield _hostile(f"{self.host} lists a repository", name)
                 elif name.startswith(prefix):
@@ -76,8 +77,11 @@ class RegistryV2:
             raise
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        for name in listed(self._session, f"/v2/{repository}/tags/list", "tags", _pull(repository), work):
+        for name in self._listed(f"/v2/{repository}/tags/list", "tags", _pull(repository), work):
             yield name if is_tag(name) else _hostile(f"{self.host}/{repository} lists a tag", name)
+
+    def _listed(self, path: str, key: str, scope: Scope, work: Work) -> Iterable[str]:
+        return listed(self._session, path, key, scope, work, self._paging[key])
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
         broken = False
@@ -142,16 +146,19 @@ class RegistryV2:
     def _manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         expected = Digest.parse(reference) if ":" in reference else None
         what = f"{self.host}/{repository}{'@' if expected else ':'}{reference}"
-        answer = self._session.call(
-            "GET",
-            f"/v2/{repository}/manifests/{reference}",
-            work,
-            kind="manifest",
-            scopes=(_pull(repository),),
-            headers=_ACCEPT,
-            expect={200, 404},
-            limit=MAX_BYTES,
-        )
+        try:
+            answer = self._session.call(
+                "GET",
+                f"/v2/{repository}/manifests/{reference}",
+                work,
+                kind="manifest",
+                scopes=(_pull(repository),),
+                headers=_ACCEPT,
+                expect={200, 404},
+                limit=MAX_BYTES,
+            )
+        except TooBig as error:
+            raise too_big(what) from error
         if answer.status == 404:
             raise self._absent(repository, reference)
         manifest = parse_manifest(answer.body, answer.headers.get("content-type") or "", expected=expected, what=what)
@@ -171,18 +178,22 @@ class RegistryV2:
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         """By the referrers API; none where the registry has no such API."""
-        answer = self._session.call(
-            "GET",
-            f"/v2/{repository}/referrers/{digest}",
-            work,
-            kind="referrers",
-            scopes=(_pull(repository),),
-            expect={200, 400, 404, 405},
-            limit=MAX_BYTES,
-        )
+        what = f"the referrers of {self.host}/{repository}@{digest}"
+        try:
+            answer = self._session.call(
+                "GET",
+                f"/v2/{repository}/referrers/{digest}",
+                work,
+                kind="referrers",
+                scopes=(_pull(repository),),
+                expect={200, 400, 404, 405},
+                limit=MAX_BYTES,
+            )
+        except TooBig as error:
+            raise too_big(what) from error
         if answer.status != 200:
             return ()
-        listed = parse_manifest(answer.body, what=f"the referrers of {self.host}/{repository}@{digest}")
+        listed = parse_manifest(answer.body, what=what)
         return listed.children if listed.kind is Kind.INDEX else ()
 
     # ---- writing

@@ -466,7 +466,7 @@ def test_a_stopped_export_ends_in_time_and_goes_on(gap: Gap, stocked: RealRegist
         mirrors = [{"source": f"{pipe.host}/{name}", "targets": [str(gap.bundle)]} for name in NAMES]
         config = gap.tool.config(mirrors, registries={pipe.host: {"plain-http": True}})
         process = gap.tool.start("sync", config)
-        assert eventually(lambda: 3 < len(noted(gap.media)) < len(blobs) - 3, within=30)
+        assert eventually(lambda: 3 < len(noted(gap.media)) < len(blobs) - 3, within=60)
         process.send_signal(signal.SIGTERM)
         stopped = gap.tool.finish(process, timeout=10)
     assert 143 == stopped.code

@@ -44,7 +44,7 @@ def test_lines_that_a_held_lock_keeps_from_the_log_make_the_run_end_with_4(
     target, go_on = prepared(scripted, mirror_run), threading.Event()
     fault = target.fault("PUT manifest", stall=go_on)
     process = mirror_run.start("sync", mirror_run.config_file)
-    assert fault.fired.wait(20)
+    assert fault.fired.wait(60)
     with held(mirror_run.state):
         go_on.set()
         ran = mirror_run.finish(process)
@@ -61,7 +61,7 @@ def test_a_signal_ends_a_run_in_time_although_the_lock_of_its_log_is_held(
     target = prepared(scripted, mirror_run)
     fault = target.fault("PUT manifest", times=FOREVER, stall=threading.Event())
     process = mirror_run.start("sync", mirror_run.config_file)
-    assert fault.fired.wait(20)
+    assert fault.fired.wait(60)
     with held(mirror_run.state):
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def copying(scripted: ScriptedFactory, tool: MirrorTool, *, mount: bool = True) 
         tool.config(mirrors, source, registries={pipe.host: plain})
         process = tool.start("sync", tool.config_file)
         assert target.journal.wait_for("PUT upload", 2)
-        assert eventually(lambda: pipe.moved > 200_000, within=10)
+        assert eventually(lambda: pipe.moved > 200_000, within=60)
         yield Copying(process, pipe, target, tool)
 
 
@@ -173,7 +173,7 @@ def test_a_signal_ends_the_run_soon_although_many_sessions_are_open_and_the_targ
     listed.set()
     assert target.journal.wait_for("POST mount", blobs)
     mount.set()
-    assert eventually(lambda: len(target.uploads) == blobs, within=10)
+    assert eventually(lambda: len(target.uploads) == blobs, within=60)
     process.send_signal(signal.SIGTERM)
     assert 143 == mirror_run.finish(process, WITHIN).code
     hang.set()
@@ -184,7 +184,7 @@ def test_a_second_signal_ends_the_process_at_once(scripted: ScriptedFactory, mir
         run.pipe.freeze()  # the DELETEs of the sessions hang
         code, seconds = run.end_by(signal.SIGTERM, signal.SIGINT)
         assert 128 + signal.SIGINT == code
-        assert seconds < 1
+        assert seconds < 2.5, "rather than when the DELETEs are given up"
 
 
 def test_a_signal_ends_the_run_soon_although_the_target_hangs(
@@ -204,7 +204,7 @@ def test_a_rerun_after_a_signal_completes(source: RealRegistry, target: RealRegi
         mirrors = [{"source": f"{source.host}/app", "targets": [f"{pipe.host}/app"]}]
         mirror_run.config(mirrors, source, registries={pipe.host: {"plain-http": True}})
         process = mirror_run.start("sync", mirror_run.config_file)
-        assert eventually(lambda: pipe.moved > 500_000, within=20)
+        assert eventually(lambda: pipe.moved > 500_000, within=60)
         process.send_signal(signal.SIGTERM)
         assert 143 == mirror_run.finish(process).code
         assert_whole(target)
@@ -217,13 +217,20 @@ def test_a_rerun_after_a_signal_completes(source: RealRegistry, target: RealRegi
     assert seeded.tags == assert_whole(target).tags
 
 
+def _has_open(process: subprocess.Popen[str], name: str) -> bool:
+    """Whether a process has a file of that name open."""
+    folder = Path(f"/proc/{process.pid}/fd")
+    with suppress(FileNotFoundError):  # one that was closed meanwhile
+        return name in {path.readlink().name for path in folder.iterdir()}
+    return False
+
+
 def test_a_signal_while_the_lock_is_waited_for_ends_the_wait(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     with copying(scripted, mirror_run) as run:
         waiting = mirror_run.start("sync", mirror_run.config_file, "--lock-wait", "60")
-        with pytest.raises(subprocess.TimeoutExpired):
-            waiting.wait(1.0)
+        assert eventually(lambda: _has_open(waiting, "lock"), within=60)
         waiting.send_signal(signal.SIGTERM)
-        ran = mirror_run.finish(waiting, 5)
+        ran = mirror_run.finish(waiting, 30)
         assert 143 == ran.code
         assert 143 == run.end_by(signal.SIGTERM)[0]
         assert 143 == json.loads(next(mirror_run.state.rglob("report.json")).read_text())["exit"]
@@ -242,7 +249,7 @@ def test_a_signal_ends_a_command_soon_although_a_name_look_up_hangs(
         stderr=subprocess.DEVNULL,
     )
     try:
-        assert eventually(reached.exists, within=10)
+        assert eventually(reached.exists, within=60)
         process.send_signal(signal.SIGTERM)
         assert 143 == process.wait(WITHIN)
     finally:
@@ -262,6 +269,6 @@ def test_a_command_that_only_reads_ends_on_a_signal_too(
     mirrors = [{"source": f"{source.host}/app", "targets": [f"{source.host}/copy"]}]
     mirror_run.config(mirrors, source)
     process = mirror_run.start(command, mirror_run.config_file)
-    assert hangs.fired.wait(10)
+    assert hangs.fired.wait(60)
     process.send_signal(signal.SIGINT)
     assert 130 == mirror_run.finish(process, WITHIN).code

@@ -630,13 +630,13 @@ def test_a_run_that_ended_between_two_layers_leaves_nothing_that_the_next_one_be
     def slow(request: Request) -> Reply | None:
         if request.path == f"/v1/images/{ids[4]}/layer" and not go_on.is_set():
             waiting.set()
-            go_on.wait(20)
+            go_on.wait(60)
         return no_v2(request)
 
     registry.hook = slow
     mirror_run.config([{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"]}], registry, target)
     process = mirror_run.start("sync", mirror_run.config_file)
-    assert waiting.wait(20)
+    assert waiting.wait(60)
     process.send_signal(which)
     mirror_run.finish(process)
     go_on.set()

@@ -189,7 +189,7 @@ def test_two_who_bring_the_same_blob_do_not_write_over_each_other(path: Path) ->
     class Slow(Bytes):
         def readinto(self, buffer: memoryview) -> int:
             started.set()
-            assert go.wait(10)
+            assert go.wait(60)
             return super().readinto(buffer)
 
     def first() -> None:
@@ -202,11 +202,11 @@ def test_two_who_bring_the_same_blob_do_not_write_over_each_other(path: Path) ->
 
     threads = [threading.Thread(target=first, name="first"), threading.Thread(target=second, name="second")]
     threads[0].start()
-    assert started.wait(10)
+    assert started.wait(60)
     threads[1].start()
     go.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert bundle.has_blob("app", blob, work())
     assert Mount.MOUNTED is bundle.mount_blob("other", blob, "app", work())
     bundle.finish(whole=False, work=work())
@@ -420,7 +420,7 @@ def test_a_pipe_is_read_to_its_end_before_it_is_believed(path: Path, tmp_path: P
                 bundle.tags("app", work())
             assert "bundle_incomplete" == caught.value.code
         bundle.close()
-        writer.join(10)
+        writer.join(60)
     assert [] == listing(tmp_path / "spool")
 
 

@@ -736,7 +736,7 @@ def test_a_reader_that_is_slow_does_not_undo_what_another_process_wrote_before_u
         def slowly() -> Any:
             found = load()
             loading.set()
-            assert begun.wait(10)
+            assert begun.wait(60)
             return found
 
         def and_read(work: Work) -> bool:
@@ -750,7 +750,7 @@ def test_a_reader_that_is_slow_does_not_undo_what_another_process_wrote_before_u
         monkeypatch.setattr(ledger._begun, "_make", and_read)
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(lambda: list(store.tags("app", WORK)))
-            assert loading.wait(10)
+            assert loading.wait(60)
             lay(path, lib=graph)  # another process
             store.begin((), WORK)
         store.delete("app", "latest", WORK)

@@ -272,7 +272,7 @@ def test_a_signal_ends_it_cleanly(layout: Path, number: signal.Signals, code: in
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
             assert answers(connection, 1)
             process.send_signal(number)
-            assert code == process.wait(10)
+            assert code == process.wait(60)
         assert b"" == process.stderr.read()
     assert f"http://{host}/ serves {layout} (takes pushes)\n" == line
 

@@ -220,7 +220,7 @@ def test_the_command_says_that_it_is_https(graph: Graph, authority: Authority, t
             connection.sendall(PING)
             assert answers(connection, 1)
             process.send_signal(signal.SIGTERM)
-            assert 143 == process.wait(10)
+            assert 143 == process.wait(60)
     assert f"https://{host}/ serves {layout} (read-only)\n" == line
 
 

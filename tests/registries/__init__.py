@@ -28,7 +28,7 @@ headers, lengths, times and connections too. `load(repository, graph)` fills it 
         registry.fault("PUT manifest", times=FOREVER, reference="v1", status=429, headers=[("Retry-After", "1")])
         held = registry.fault("PUT upload", stall=threading.Event())                  # held.stall.set() lets it go on
         ...
-        assert cut.fired.wait(5)                                                      # rather than to sleep
+        assert cut.fired.wait(60)                                                      # rather than to sleep
 
 A rule applies once, from its `nth` match on, unless `times` says more. Without `after` a reply that is given (`status`)
 comes *instead* of what was asked; with `after=True` the registry does it first: a commit whose answer is lost is

@@ -99,7 +99,7 @@ class Journal:
     def writes(self) -> list[Seen]:
         return [seen for seen in self.requests() if seen.method not in ("GET", "HEAD")]
 
-    def wait_for(self, kind: str, count: int = 1, within: float = 10) -> bool:
+    def wait_for(self, kind: str, count: int = 1, within: float = 60) -> bool:
         """Until so many requests of a kind have come since `mark`. False: they did not."""
 
         def came() -> bool:
@@ -109,7 +109,7 @@ class Journal:
         with self._changed:
             return self._changed.wait_for(came, within)
 
-    def wait_idle(self, within: float = 10) -> bool:
+    def wait_idle(self, within: float = 60) -> bool:
         """Until no request is in flight."""
         with self._changed:
             return self._changed.wait_for(lambda: self._flying == 0, within)

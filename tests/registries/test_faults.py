@@ -136,7 +136,7 @@ def test_what_stands_still_ends_with_the_registry(scripted: ScriptedFactory) -> 
     fault = registry.fault("GET ping", stall=threading.Event())
     with connect(registry.host) as connection:
         connection.sendall(b"GET /v2/ HTTP/1.1\r\n\r\n")
-        assert fault.fired.wait(5)
+        assert fault.fired.wait(60)
         registry.stop()
         assert b"" == connection.recv(1)
 

@@ -42,7 +42,7 @@ def test_a_pipe_is_as_slow_as_it_is_told(source: RealRegistry) -> None:
     with Pipe(source.port, rate=500_000) as pipe, Client(pipe.host) as client:
         started = time.monotonic()
         client.put_blob("app", bytes(100_000))
-        assert 0.15 < time.monotonic() - started < 2
+        assert 0.15 < time.monotonic() - started
 
 
 def test_a_frozen_pipe_thaws(source: RealRegistry) -> None:
@@ -118,7 +118,7 @@ def test_a_blocked_hook_shows_how_many_are_in_flight(scripted: ScriptedFactory) 
     registry, release = scripted(), threading.Event()
 
     def block(request: Request) -> Reply | None:
-        release.wait(10)
+        release.wait(60)
         return None
 
     def ask(front: Front) -> None:

@@ -261,7 +261,7 @@ def test_with_credentials_configured_each_repository_of_an_open_host_begins_alon
     with ThreadPoolExecutor(1) as pool:
         stop = WatchedStop()
         second = pool.submit(world.auth.header, pull("secret/app"), Work(stop))
-        assert stop.waits.wait(10)
+        assert stop.waits.wait(60)
         assert not second.done()
         world.auth.accepted(pull("secret/app"))
         assert second.result(10) is None
@@ -286,7 +286,7 @@ def test_an_answer_that_never_came_lets_the_next_one_go() -> None:
         waiting = WatchedStop()
         with ThreadPoolExecutor(1) as other:
             second = other.submit(world.auth.header, pull(), Work(waiting))
-            assert waiting.waits.wait(10)
+            assert waiting.waits.wait(60)
             assert not second.done()
             pool.submit(world.auth.abandoned, pull()).result(10)
             assert second.result(10) is None
@@ -298,7 +298,7 @@ def test_who_waits_for_the_first_answer_can_be_called_off_and_is_let_in_after_a_
     with ThreadPoolExecutor(1) as pool:
         stop = WatchedStop()
         waiting = pool.submit(world.auth.header, pull(), Work(stop))
-        assert stop.waits.wait(10)
+        assert stop.waits.wait(60)
         stop.request("a signal")
         with pytest.raises(Cancelled):
             waiting.result(10)
@@ -321,10 +321,10 @@ def test_a_leader_that_is_called_off_is_followed_by_another() -> None:
     world.tokens.failure = fail
     with ThreadPoolExecutor(2) as pool:
         leader = pool.submit(world.request, pull(), Work(stop))
-        assert entered.wait(10)
+        assert entered.wait(60)
         other = WatchedStop()
         follower = pool.submit(world.request, pull(), Work(other))
-        assert other.waits.wait(10)
+        assert other.waits.wait(60)
         stop.request("not wanted any more")
         assert isinstance(leader.exception(10), Cancelled)
         assert 1 == follower.result(10)

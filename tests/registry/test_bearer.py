@@ -181,7 +181,7 @@ def test_a_token_refused_in_eight_threads_is_renewed_once() -> None:
     def request(_: int) -> str | None:
         work = Work(Stop())
         sent = world.auth.header(pull(), work)
-        all_sent.wait(10)
+        all_sent.wait(60)
         world.auth.challenged(pull(), BEARER, sent, work)
         return world.auth.header(pull(), work)
 

@@ -87,9 +87,9 @@ def test_bearer_with_a_realm_is_preferred_then_basic(fields: list[str], expected
     ids=lambda text: text[:8],
 )
 def test_a_header_made_to_take_long_takes_no_time(text: str) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     assert MAX_CHALLENGES >= len(parse_challenges([text]))
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_what_is_longer_than_the_limit_is_not_read() -> None:

@@ -17,6 +17,7 @@ from mirror.errors import (
     Unreachable,
 )
 from mirror.registry.choice import Failure, Observation, Operation, Verdict, decide, failure_of
+from mirror.registry.session import TooBig
 from mirror.registry.settings import V1
 
 L, T = Operation.LISTING, Operation.TAG
@@ -122,7 +123,7 @@ ERRORS: list[tuple[MirrorError, Failure]] = [
     (Refused("not a manifest", code="manifest_invalid"), F.JUNK),
     (Refused("x", code="digest_mismatch"), F.UNSAFE),
     (Refused("x", code="unsafe_realm"), F.UNSAFE),
-    (RemoteError("x", code="manifest_too_big"), F.UNSAFE),
+    (TooBig("x"), F.UNSAFE),
     (Refused("x", code="tls_error"), F.TLS),
     (RemoteError("x", code="tls_error"), F.TLS),
     (NetworkError("x"), F.NETWORK),

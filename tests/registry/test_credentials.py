@@ -364,7 +364,7 @@ def test_a_helper_runs_once_for_many_threads_and_again_when_asked_afresh(
     together = threading.Barrier(12)
 
     def find(_: int) -> str | None:
-        together.wait(10)
+        together.wait(60)
         return user(source.find(HOST))
 
     with ThreadPoolExecutor(12) as pool:

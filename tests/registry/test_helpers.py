@@ -137,9 +137,12 @@ def test_the_server_of_the_answer_may_be_spelt_otherwise(helpers: Helpers, other
 def test_a_helper_that_hangs_is_killed_with_its_group(helpers: Helpers, script: str) -> None:
     helpers.add(f"echo $$ > {helpers.folder}/pid\n{script}")
     started = time.monotonic()
-    with pytest.raises(AuthError, match="did not end in time"):
-        helpers.ask(timeout=0.4)
-    assert time.monotonic() - started < 5
+    for timeout in (0.4, 2.0, 10.0):  # a busy machine may take long to start it
+        with pytest.raises(AuthError, match="did not end in time"):
+            helpers.ask(timeout=timeout)
+        if (helpers.folder / "pid").exists():
+            break
+    assert time.monotonic() - started < 50, "rather than the minute that it sleeps"
     group = int((helpers.folder / "pid").read_text())
     members = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
@@ -167,7 +170,7 @@ def test_a_stop_ends_a_helper_at_once(helpers: Helpers) -> None:
     thread.start()
     until(lambda: (helpers.folder / "pid").exists() and (helpers.folder / "pid").read_text() != "")
     stop.request("a signal")
-    thread.join(5)
+    thread.join(60)
     assert ["a signal"] == [str(error) for error in ended]
     assert not running(int((helpers.folder / "pid").read_text()))
 

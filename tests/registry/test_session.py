@@ -20,6 +20,7 @@ from mirror.errors import (
 from mirror.registry.session import Anonymous, TooBig
 from tests.registry.http.peers import Peer, answers, peers, whole
 from tests.registry.http.sessions import (
+    PATIENT,
     SCOPES,
     Keys,
     get,
@@ -167,7 +168,7 @@ def test_a_stop_while_a_refusal_is_read_is_told_as_well(status: bytes) -> None:
     said = b"HTTP/1.1 " + status + b"\r\nContent-Length: 99\r\n\r\nYour auth"
     with (
         Peer(hanging(said)) as peer,
-        session_with(peer, authorizer=keys) as session,
+        session_with(peer, authorizer=keys, **PATIENT) as session,
         stopped_soon(peer, lambda: bool(peer.requests)) as doomed,
         pytest.raises(Cancelled),
     ):

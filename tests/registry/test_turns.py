@@ -23,7 +23,7 @@ class Call:
 
     def __call__(self) -> str:
         self.begun.set()
-        assert self.end.wait(10)
+        assert self.end.wait(60)
         if isinstance(self.result, Exception):
             raise self.result
         return self.result
@@ -31,7 +31,7 @@ class Call:
 
 def started(pool: ThreadPoolExecutor, flights: Flights[str, str], call: Call) -> Future[str]:
     future = pool.submit(flights.share, "key", call, Stop())
-    assert call.begun.wait(10)
+    assert call.begun.wait(60)
     return future
 
 
@@ -41,7 +41,7 @@ def test_who_asks_while_a_call_is_made_gets_its_result() -> None:
     with ThreadPoolExecutor(6) as pool:
         leader = started(pool, flights, call)
         others = [pool.submit(flights.share, "key", lambda: "other", stop) for stop in stops]
-        assert all(stop.waits.wait(10) for stop in stops)
+        assert all(stop.waits.wait(60) for stop in stops)
         call.end.set()
         assert ["first"] * 6 == [future.result(10) for future in (leader, *others)]
     assert "second" == flights.share("key", lambda: "second", Stop())
@@ -53,7 +53,7 @@ def test_an_error_is_for_all_who_wait_each_with_its_own_copy() -> None:
     with ThreadPoolExecutor(2) as pool:
         leader = started(pool, flights, call)
         other = pool.submit(flights.share, "key", lambda: "other", stop)
-        assert stop.waits.wait(10)
+        assert stop.waits.wait(60)
         call.end.set()
         errors = [future.exception(10) for future in (leader, other)]
     assert ["no (h)", "no (h)"] == [str(error) for error in errors]
@@ -68,7 +68,7 @@ def test_when_the_one_who_calls_is_called_off_another_calls(failure: Exception) 
     with ThreadPoolExecutor(2) as pool:
         leader = started(pool, flights, call)
         other = pool.submit(flights.share, "key", lambda: "other", stop)
-        assert stop.waits.wait(10)
+        assert stop.waits.wait(60)
         call.end.set()
         assert "other" == other.result(10)
         assert failure is leader.exception(10)
@@ -80,7 +80,7 @@ def test_who_waits_can_be_called_off() -> None:
     with ThreadPoolExecutor(2) as pool:
         leader = started(pool, flights, call)
         other = pool.submit(flights.share, "key", lambda: "other", stop)
-        assert stop.waits.wait(10)
+        assert stop.waits.wait(60)
         stop.request("a signal")
         with pytest.raises(Cancelled, match="a signal"):
             other.result(10)
@@ -130,7 +130,7 @@ def inside(gate: Gate, stop: Stop) -> bool:
 def waiting(pool: ThreadPoolExecutor, gate: Gate, count: int) -> tuple[list[Future[bool]], list[WatchedStop]]:
     stops = [WatchedStop() for _ in range(count)]
     futures = [pool.submit(inside, gate, stop) for stop in stops]
-    assert all(stop.waits.wait(10) for stop in stops)
+    assert all(stop.waits.wait(60) for stop in stops)
     return futures, stops
 
 

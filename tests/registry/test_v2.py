@@ -22,9 +22,18 @@ from mirror.registry.settings import HostSettings
 from mirror.registry.v2 import RegistryV2
 from mirror.store import Mount, Version
 from tests.conftest import ScriptedFactory
-from tests.images import Graph
+from tests.images import OCI_MANIFEST, Body, Graph
 from tests.registries.exchange import error_reply
-from tests.registries.faults import chunked, lengthened, shortened, unsized, without, wrong_bytes
+from tests.registries.faults import (
+    Change,
+    chunked,
+    close_delimited,
+    lengthened,
+    shortened,
+    unsized,
+    without,
+    wrong_bytes,
+)
 from tests.registries.scripted import ScriptedRegistry
 
 WORK = Work(Stop())
@@ -241,11 +250,15 @@ def test_a_digest_header_that_disagrees_with_the_bytes_is_refused(registry: Scri
         client.manifest("app", "single", WORK)
 
 
-def test_a_manifest_that_is_too_big_is_refused(registry: ScriptedRegistry) -> None:
-    registry.fault("GET manifest", times=9, status=200, body=b" " * ((8 << 20) + 1))
-    with store(registry) as client, pytest.raises(MirrorError) as caught:
+@pytest.mark.parametrize("change", [None, chunked, close_delimited], ids=["counted", "chunked", "until-closed"])
+def test_a_manifest_that_is_too_big_is_refused(registry: ScriptedRegistry, change: Change | None) -> None:
+    registry.storage.repositories["app"].manifests["sha256:0"] = Body(OCI_MANIFEST, b" " * ((8 << 20) + 1))
+    registry.storage.repositories["app"].tags["v1"] = "sha256:0"
+    registry.fault("GET manifest", times=9, change=change)
+    with store(registry) as client, pytest.raises(Refused) as caught:
         client.manifest("app", "v1", WORK)
-    assert not caught.value.retryable
+    assert ("manifest_too_big", False, 3) == (caught.value.code, caught.value.retryable, caught.value.exit_code)
+    assert 1 == registry.counts()["GET manifest"]
 
 
 def test_schema1_is_read_with_its_own_digest(scripted: ScriptedFactory) -> None:

@@ -193,7 +193,7 @@ def in_threads(count: int, call: Callable[[int], object]) -> list[Future[object]
     together = threading.Barrier(count)
 
     def begin(number: int) -> object:
-        together.wait(10)
+        together.wait(60)
         return call(number)
 
     with ThreadPoolExecutor(count) as pool:

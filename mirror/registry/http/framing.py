@@ -22,8 +22,6 @@ _LARGEST = 1 << 63  # bytes: no length beyond it is meant seriously
 class TooBig(RemoteError):
     """A small answer, a manifest or a page, is bigger than we read."""
 
-    code = "manifest_too_big"
-
 
 def read_head(connection: Connection) -> Head:
     """The next final head. Interim ones (1xx) are passed over, within the time of the pace.
@@ -93,6 +91,11 @@ class Body(ABC):
         self.whole = False
 
     @property
+    def announced(self) -> int:
+        """Bytes that are certain to follow; 0 where only the end will show."""
+        return 0
+
+    @property
     def reusable(self) -> bool:
         return self.whole and self._reusable and not self._connection.buffer
 
@@ -116,6 +119,10 @@ class _Counted(Body):
         super().__init__(connection, reusable=reusable)
         self._left = length
         self.whole = length == 0
+
+    @property
+    def announced(self) -> int:
+        return self._left
 
     def readinto(self, view: memoryview) -> int:
         if self.whole:
@@ -237,8 +244,8 @@ def content_length(values: list[str], subject: object) -> int | None:
 
 def read_small(body: Body, head: Head, limit: int, subject: object) -> bytes:
     """All of a small body, decoded if gzip. Raises TooBig, RemoteError, NetworkError, Cancelled."""
-    data = _read(body, limit)
-    if len(data) > limit:
+    data = _read(body, limit) if body.announced <= limit else b""
+    if max(len(data), body.announced) > limit:
         raise TooBig(f"{subject}: an answer is bigger than {limit} bytes", status=head.status)
     coding = head.headers.listed("content-encoding")
     if not data or not coding or coding == ["identity"]:

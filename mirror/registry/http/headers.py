@@ -13,7 +13,8 @@ MAX_LINE = 64 << 10  # bytes, of a header or status line
 END = re.compile(rb"\n\r?\n")  # Docker Hub once ended its lines with bare LFs: docker/hub-feedback#1907
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_STATUS = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: (.*))?")
+_STATUS = re.compile(r"HTTP/1\.([0-9]) ([0-9]{3})(?: (.*))?")
+_STATUSES = range(100, 600)
 _UNSENDABLE = re.compile(r"[\r\n\x00]")
 
 
@@ -91,11 +92,14 @@ def request_head(method: str, target: str, fields: Iterable[tuple[str, str]]) ->
 
 
 def parse_head(head: bytes) -> Head:
-    """The head without its last LF and blank line. Raises RemoteError (bad_response)."""
+    """The head without its last LF and blank line. Raises RemoteError (bad_response), retryable where the status line
+    is broken."""
     lines = _lines(head)
     status = _STATUS.fullmatch(lines[0])
     if status is None:
-        raise RemoteError("not an HTTP/1.1 answer")
+        raise RemoteError("not an HTTP/1.1 answer", retryable=True)
+    if int(status[2]) not in _STATUSES:
+        raise RemoteError(f"an answer with the status {status[2]}, which HTTP does not have", retryable=True)
     del lines[0]
     return Head(int(status[1]), int(status[2]), status[3] or "", _fields(lines))
 

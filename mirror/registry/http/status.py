@@ -29,16 +29,23 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _SIGNATURE = re.compile(r'signature="?([^,"]+)')
 _UPLOADING = re.compile(rb"image is being uploaded", re.IGNORECASE)  # docker-registry, the last one of v1
-_FULL = re.compile(r"no space left|disk quota exceeded|insufficient storage", re.IGNORECASE)
-
+# docker-registry gives the number of the error in a `detail` of its storage driver: ENOSPC or EDQUOT of Linux.
+_FULL = re.compile(
+    r"no space left|not enough space|disk (?:is )?full|quota exceeded|insufficient storage|"
+    r"exceed the configured upper limit|"  # Harbor's quota of a project, with 403
+    r"\bErr\"?: ?(?:28|122)\b",
+    re.IGNORECASE,
+)
+_DETAIL = 200  # characters
 
 SHORTEST_ECHO = 6  # characters of a credential that is looked for in errors
 
 
-def error_document(body: bytes) -> tuple[str, str]:
+def error_document(body: bytes, *, objects: bool = False) -> tuple[str, str]:
     """`code` and `message` of the first error of an OCI error document; ("", "") if `body` is none.
 
-    A detail that is a text is part of the message: docker-registry says only there what it does not like."""
+    A detail that is a text is part of the message: docker-registry says only there what it does not like.
+    objects: so is one that is an object or a list, as its JSON: the errors of docker-registry's storage are such."""
     if body[:1] not in (b"{", b" ", b"\n"):
         return "", ""
     try:
@@ -49,11 +56,17 @@ def error_document(body: bytes) -> tuple[str, str]:
     first = errors[0] if isinstance(errors, list) and errors else None
     if not isinstance(first, dict):
         return "", ""
-    code, texts = first.get("code"), (first.get("message"), first.get("detail"))
+    code, texts = first.get("code"), (first.get("message"), _detail(first.get("detail"), objects=objects))
     return (
         code if isinstance(code, str) and _CODE.fullmatch(code) else "",
         ": ".join(dict.fromkeys(text for text in texts if isinstance(text, str) and text)),
     )
+
+
+def _detail(detail: strictjson.Value, *, objects: bool) -> str:
+    if isinstance(detail, str):
+        return detail
+    return printable(json.dumps(detail, ensure_ascii=False), _DETAIL) if detail and objects else ""
 
 
 def failure(
@@ -64,12 +77,16 @@ def failure(
     *,
     host: str = "",
     longest_wait: float = 120.0,
+    writes: bool = True,
     now: Callable[[], float] = time.time,
 ) -> MirrorError:
-    """The error that an answer to `what` amounts to. longest_wait: seconds beyond which a wait is not waited for."""
-    code, message = error_document(body)
+    """The error that an answer to `what` amounts to. longest_wait: seconds beyond which a wait is not waited for.
+
+    writes: whether something was to be stored, so that it may be room that lacks."""
+    # Below 500 such a detail repeats what was asked for: a name, a scope, a digest.
+    code, message = error_document(body, objects=status >= 500)
     told = f"{what}: {_phrase(status)}{_words(status, code, message, body)}"
-    error = _plain(told, status, body)
+    error = _plain(told, status, body, writes)
     asked = retry_after(headers, now) if status in (429, 503) else None
     if status == 429:
         error = _limited(told, code, message, asked)
@@ -81,13 +98,14 @@ def failure(
     return error
 
 
-def _plain(told: str, status: int, body: bytes) -> MirrorError:
+def _plain(told: str, status: int, body: bytes, writes: bool) -> MirrorError:
+    if writes and (status == 507 or (status >= 400 and _FULL.search(body[:4096].decode("latin-1")))):
+        hint = "make room there, or have the quota raised"
+        return RemoteError(told, code="target_full", retryable=True, hint=hint)
     known = _KNOWN.get(status)
     if known is not None:
         kind, kind_code, hint = known
         return kind(told, code=kind_code, hint=hint)
-    if status == 507 or (status >= 400 and _FULL.search(body[:4096].decode("latin-1"))):
-        return RemoteError(told, code="target_full", retryable=True)
     if status == 400 and _UPLOADING.search(body[:4096]):
         hint = "a push of this image has not ended; if that lasts, push it again, or exclude the tag"
         return RemoteError(told, retryable=True, hint=hint)

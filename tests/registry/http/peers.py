@@ -150,7 +150,7 @@ class Peer:
     def name(self) -> str:
         return f"{self.address}:{self.port}"
 
-    def wait_for(self, what: Callable[[], bool], seconds: float = 5.0) -> bool:
+    def wait_for(self, what: Callable[[], bool], seconds: float = 60.0) -> bool:
         with self.changed:
             return self.changed.wait_for(what, seconds)
 
@@ -162,7 +162,7 @@ class Peer:
     def settle(self) -> None:
         """Wait until the scripts of all connections so far have ended, and closed them."""
         for thread in list(self._threads):
-            thread.join(5.0)
+            thread.join(60.0)
 
     def targets(self) -> list[str]:
         return [f"{request.method} {request.target}" for request in self.requests]

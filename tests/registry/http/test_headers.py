@@ -44,12 +44,26 @@ def test_status_lines_that_count(line: bytes, status: int) -> None:
         b"HTTP/1.1 1000 OK",
         b"HTTP/1.1 2000",
         b"HTTP/1.1 099 low",
+        b"HTTP/1.1 000 none",
+        b"HTTP/1.1 600 high",
+        b"HTTP/1.1 999 higher",
         b"HTTP/1.1  200 OK",
         b"HTTP/2 200 OK",
         b"HTTP/11 200 OK",
         b"http/1.1 200 OK",
         b"SSH-2.0-OpenSSH_9",
         b"<html>",
+    ],
+)
+def test_a_broken_status_line_may_be_asked_for_again(head: bytes) -> None:
+    with pytest.raises(RemoteError) as caught:
+        parse_head(head)
+    assert ("bad_response", True) == (caught.value.code, caught.value.retryable)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
         b"HTTP/1.1 200 OK\r\nno colon\r",
         b"HTTP/1.1 200 OK\r\n: no name\r",
         b"HTTP/1.1 200 OK\r\nContent-Length : 5\r",

@@ -82,8 +82,33 @@ def test_what_a_body_says_beyond_its_status_is_told() -> None:
 
 
 def test_a_full_disk_is_told_from_other_server_errors() -> None:
-    error = failed(500, document("UNKNOWN", "unknown error", detail="write /x: no space left on device"))
-    assert ("target_full", True, "UNKNOWN") == (error.code, error.retryable, error.registry_code)
+    driver = {"DriverName": "filesystem", "Enclosed": {"Op": "write", "Path": "/x/startedat", "Err": 28}}
+    for detail in ("write /x: no space left on device", driver, {"Err": 122}):
+        error = failed(500, document("UNKNOWN", "unknown error", detail=detail))
+        assert ("target_full", True, "UNKNOWN") == (error.code, error.retryable, error.registry_code)
+        assert "make room" in error.hint
+    for detail in ({"Err": 5}, {"Err": 280}, {"Err": 2}, "Err28"):
+        assert "bad_response" == failed(500, document("UNKNOWN", "unknown error", detail=detail)).code
+
+
+def test_a_quota_of_a_project_is_told_from_a_denial() -> None:
+    said = "adding 1.0 MiB of storage resource, which when updated to current usage of 9.9 MiB will exceed the "
+    assert "target_full" == failed(403, document("DENIED", said + "configured upper limit of 10.0 MiB.")).code
+    assert "auth_denied" == failed(403, document("DENIED", "requested access to the resource is denied")).code
+
+
+def test_a_full_disk_where_nothing_was_to_be_stored_is_a_server_error() -> None:
+    said = document("UNKNOWN", "unknown error", detail="write /x: no space left on device")
+    error = failure("GET https://h/v2/x", 500, Headers(), said, writes=False)
+    assert ("bad_response", True) == (error.code, error.retryable)
+    assert "no space left on device" in error.what
+
+
+def test_the_detail_of_a_server_error_is_told_whatever_it_is() -> None:
+    for detail in ({"Enclosed": {"Op": "open", "Err": 5}}, [{"why": "input/output error"}]):
+        assert json.dumps(detail) in failed(500, document("UNKNOWN", "unknown error", detail=detail)).what
+    assert "name" not in failed(404, document("NAME_UNKNOWN", "m", detail={"name": "app"})).what
+    assert len(failed(500, document("UNKNOWN", "m", detail={"long": "x" * 9000})).what) < 300
 
 
 @pytest.mark.parametrize(
