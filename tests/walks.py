@@ -90,6 +90,9 @@ def bundle_view(path: Path) -> FilesView:
                 members[member.name] = file.read() if file is not None else b""
     except (OSError, tarfile.TarError):
         members.clear()
+    # tarfile takes an end between two members for the end of the archive, which is two blocks of zeros.
+    if not path.is_file() or path.read_bytes()[-1024:] != bytes(1024):
+        members.clear()
     return FilesView(members.get)
 
 
