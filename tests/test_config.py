@@ -359,6 +359,34 @@ def test_lists_of_different_tags_may_share_a_repository(tmp_path: Path) -> None:
     assert 4 == len(config.mirrors)
 
 
+@pytest.mark.parametrize(
+    ("mirrors", "warned"),
+    [
+        ([("a.example.com/team/*", "a.example.com/copy/*")], False),
+        ([("a.example.com/team/*", "a.example.com/team-copy/*")], False),
+        ([("a.example.com/team/*", "a.example.com/{repository}")], False),
+        ([("a.example.com/*", "b.example.com/a/*"), ("b.example.com/x/*", "a.example.com/b/*")], False),
+        ([("a.example.com/*", "b.example.com/a/*"), ("b.example.com/a/*", "c.example.com/*")], True),
+        ([("a.example.com/x", "b.example.com/a/x"), ("b.example.com/a/*", "c.example.com/*")], True),
+        ([("a.example.com/team/app", "b.example.com/x"), ("b.example.com/*", "a.example.com/team/*")], True),
+    ],
+)
+def test_wildcards_that_do_not_read_what_comes_of_them_are_valid(
+    mirrors: list[tuple[str, str]], warned: bool, tmp_path: Path
+) -> None:
+    entries = "".join(f"- source: '{source}'\n  targets: ['{target}']\n" for source, target in mirrors)
+    config = loaded(tmp_path, f"{HEAD}mirrors:\n{entries}")
+    assert warned == any("reads what mirrors[0] writes" in warning for warning in config.warnings)
+
+
+def test_wildcards_that_swap_different_tags_are_valid(tmp_path: Path) -> None:
+    text = (
+        f"{HEAD}mirrors:\n- source: a.example.com/*\n  targets: ['b.example.com/*']\n  tags: [v1]\n"
+        "- source: b.example.com/*\n  targets: ['a.example.com/*']\n  tags: [v2]\n"
+    )
+    assert () == loaded(tmp_path, text).warnings
+
+
 def test_two_repositories_may_swap_different_tags(tmp_path: Path) -> None:
     config = loaded(
         tmp_path,

@@ -406,6 +406,71 @@ LOCATIONS = (
     ),
 )
 
+
+def _wildcards(*mirrors: tuple[str, str], rest: str = "") -> str:
+    entries = "".join(f"- source: '{source}'\n  targets: ['{target}']\n{rest}" for source, target in mirrors)
+    return f"{HEAD}mirrors:\n{entries}"
+
+
+def _grows(id: str, source: str, target: str, *says: str) -> Case:
+    text = _wildcards((source, target))
+    return Case(f"grows-{id}", text, "4:13", (f"mirrors[0].targets[0]: {says[0]}", *says[1:]))
+
+
+WILDCARDS = (
+    _grows(
+        "by-template",
+        "a.example.com/team/*",
+        "a.example.com/team/copy/{repository}",
+        "lies within its own source a.example.com/team/*",
+        "give a target that is not below a.example.com/team/",
+    ),
+    _grows("by-star", "a.example.com/team/*", "a.example.com/team/copy/*", "lies within its own source"),
+    _grows("beside", "a.example.com/team/*", "a.example.com/team/{repository}-copy", "lies within its own source"),
+    _grows("before", "a.example.com/team/*", "a.example.com/team/x-{repository}", "lies within its own source"),
+    _grows("itself", "a.example.com/team/*", "A.example.com:443/team/{repository}", "would mirror onto itself"),
+    _grows(
+        "everything",
+        "a.example.com/*",
+        "a.example.com/copy/{repository}",
+        "lies within its own source a.example.com/*",
+        "give another registry",
+    ),
+    _grows("the-hub", "acme/*", "index.docker.io/acme/copy/*", "lies within its own source docker.io/acme/*"),
+    _grows("all-of-the-hub", "docker.io/*", "registry-1.docker.io/acme/*", "lies within its own source docker.io/*"),
+    _grows("a-layout", "oci:x/../y:team/*", "oci:y:team/copy/{repository}", "lies within its own source"),
+    _grows("a-bundle", "x.tar:*", "./x.tar:copy/{repository}", "lies within its own source"),
+    _grows("a-whole-layout", "oci:y", "oci:y:copy/{repository}", "lies within its own source"),
+    Case(
+        "circle-of-wildcards",
+        _wildcards(
+            ("a.example.com/team/*", "b.example.com/in/{repository}"),
+            ("b.example.com/in/*", "a.example.com/team/back/{repository}"),
+        ),
+        "3:11",
+        ("mirrors[0].source: mirrors write in a circle: mirrors[0] → mirrors[1] → mirrors[0]; break it",),
+    ),
+    Case(
+        "circle-of-equal-wildcards",
+        _wildcards(
+            ("a.example.com/*", "b.example.com/{repository}"),
+            ("b.example.com/in/*", "c.example.com/{repository}"),
+            ("b.example.com/*", "a.example.com/{repository}"),
+        ),
+        "3:11",
+        ("mirrors write in a circle: mirrors[0] → mirrors[2] → mirrors[0]; break it",),
+    ),
+    Case(
+        "circle-of-a-wildcard-and-one-repository",
+        _wildcards(
+            ("a.example.com/team/app", "b.example.com/in/app"),
+            ("b.example.com/in/*", "a.example.com/team/{repository}"),
+        ),
+        "3:11",
+        ("mirrors write in a circle: mirrors[0] → mirrors[1] → mirrors[0]; break it",),
+    ),
+)
+
 TAGS = (
     _tag("1.10", "the number 1.1", "float"),
     _tag("22:22", "the number 1342", "sexagesimal"),
@@ -501,4 +566,4 @@ NOT_IN_THIS_VERSION = (
     _not_yet("foreign-layers", _mirror("foreign-layers: copy"), "5:19", 'foreign-layers: "copy"'),
 )
 
-CASES: tuple[Case, ...] = (*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *TAGS, *ON_DISK, *NOT_IN_THIS_VERSION)
+CASES: tuple[Case, ...] = (*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS, *TAGS, *ON_DISK, *NOT_IN_THIS_VERSION)
