@@ -144,7 +144,8 @@ def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _add_validate(commands: argparse._SubParsersAction[_Parser]) -> None:
-    _add(commands, "validate", _validate, "check a configuration; contacts nothing")
+    validate = _add(commands, "validate", _validate, "check a configuration; contacts nothing")
+    validate.add_argument("--secrets", action="store_true", help="a missing password or TLS file is an error")
 
 
 def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -282,7 +283,7 @@ def _validate(parsed: argparse.Namespace) -> int:
     from mirror import config  # noqa: PLC0415
     from mirror.report.people import count  # noqa: PLC0415
 
-    loaded = config.load(parsed.config)
+    loaded = config.load(parsed.config, secrets=parsed.secrets)
     for warning in loaded.warnings:
         Console(sys.stderr).line(f"mirror: warning: {warning}")
     targets = count(sum(len(mirror.targets) for mirror in loaded.mirrors), "target")

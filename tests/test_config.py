@@ -401,6 +401,17 @@ def test_passwords_and_files_of_registries_that_nobody_uses_are_not_asked_for(tm
     assert "joe" == config.settings_for("z.example.com").username
 
 
+def test_a_file_is_checked_where_its_secrets_are_not(tmp_path: Path) -> None:
+    settings = "username: joe, password: {env: MIRROR_NOPE}, tls: {ca: nope.pem, cert: nope.crt, key: nope.key}"
+    path = write(tmp_path, f"{HEAD}registries:\n  b.example.com: {{{settings}}}\n{MIRROR}")
+    missing = ("tls.ca", "tls.cert", "tls.key", "password")
+    assert [True] * 4 == [
+        f'registries."b.example.com".{key}: ' in warning and "; a run needs it" in warning
+        for key, warning in zip(missing, load(path, secrets=False).warnings, strict=True)
+    ]
+    assert 4 == len(refused(path).problems)
+
+
 # ---- warnings ----
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from mirror.config import values
-from mirror.config.problems import KeyPath, key_shown
+from mirror.config.problems import KeyPath, dotted, key_shown
 from mirror.config.section import Section
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
@@ -28,8 +29,8 @@ class Hosts(Struct, frozen=True):
         return _canonical(host, self.plain)
 
 
-def build(section: Section) -> Hosts:
-    """Raises nothing; problems are noted in the section's document."""
+def build(section: Section, *, secrets: bool) -> Hosts:
+    """Raises nothing; problems are noted in the section's document. secrets: a TLS file that is missing is one."""
     names: dict[str, str] = {}
     for key in section.names():
         try:
@@ -51,7 +52,7 @@ def build(section: Section) -> Hosts:
                 f"a reference cannot name this host: {host}/app means docker.io/{host}/app; write it with its port",
                 key=key,
             )
-        settings[host] = _settings(host, section.section(key))
+        settings[host] = _settings(host, section.section(key), secrets=secrets)
     return Hosts(settings, {host: (*section.path, key) for host, key in taken.items()}, plain)
 
 
@@ -68,16 +69,18 @@ def _canonical(host: str, plain: frozenset[str]) -> str:
     return base if port == "80" and base in plain else host
 
 
-def check_presence(hosts: Hosts, used: set[str], document: Document) -> None:
-    """Note the passwords of the registries in use that are not there."""
+def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: list[str] | None) -> None:
+    """Note the passwords of the registries in use that are not there. warnings: where given, they are noted in it."""
     for host in sorted(used & hosts.settings.keys()):
-        password = hosts.settings[host].password
-        missing = password.present() if password else None
-        if missing:
-            document.add((*hosts.paths[host], "password"), f"{missing}; provide it, the registry is in use")
+        password, path = hosts.settings[host].password, (*hosts.paths[host], "password")
+        missing = password.present() if password and document.sound(path) else None
+        if missing and warnings is not None:
+            warnings.append(f"{document.place(path)}: {dotted(path)}: {missing}; a run needs it")
+        elif missing:
+            document.add(path, f"{missing}; provide it, the registry is in use")
 
 
-def _settings(host: str, section: Section) -> HostSettings:
+def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
     username, password = section.text("username"), _password(section)
     plain_http = section.flag("plain-http", False)
     if section.has("username") != section.has("password"):
@@ -94,7 +97,7 @@ def _settings(host: str, section: Section) -> HostSettings:
         plain_http=plain_http,
         username=username,
         password=password,
-        tls=_tls(section.section("tls")),
+        tls=_tls(section.section("tls"), secrets=secrets),
         parallel=section.number("parallel"),
         rate=section.parsed("rate", values.rate),
         proxy=section.parsed("proxy", values.proxy),
@@ -125,15 +128,18 @@ def _password(section: Section) -> Secret | None:
     if file is None:
         return None
     try:
-        open_to_all = file.stat().st_mode & _READABLE_BY_ALL
+        mode = file.stat().st_mode
     except OSError:
-        open_to_all = 0  # check_presence says so, if the registry is in use
-    if open_to_all:
+        return Secret(f"file {file}", file=file)  # check_presence says so, if the registry is in use
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+        where.problem(f"{file} is {kind}; name the file that holds the password", below="file")
+    elif mode & _READABLE_BY_ALL:
         section.warn(f"{file} can be read by everybody; chmod 600 it", below="password")
     return Secret(f"file {file}", file=file)
 
 
-def _tls(section: Section) -> Tls:
+def _tls(section: Section, *, secrets: bool) -> Tls:
     ca, cert, key = section.file("ca"), section.file("cert"), section.file("key")
     verify = section.flag("verify", True)
     if (cert is None) != (key is None):
@@ -142,15 +148,23 @@ def _tls(section: Section) -> Tls:
         section.warn(
             "its certificate is not checked: anybody in between can read and change everything", below="verify"
         )
-    good = [_pem(section, name, file) for name, file in (("ca", ca), ("cert", cert), ("key", key)) if file]
+    files = (("ca", ca), ("cert", cert), ("key", key))
+    good = [_pem(section, name, file, secrets=secrets) for name, file in files if file]
     if good and all(good):
         _load(section, ca, cert, key)
     return Tls(ca, cert, key, verify)
 
 
-def _pem(section: Section, name: str, file: Path) -> bool:
+def _pem(section: Section, name: str, file: Path, *, secrets: bool) -> bool:
+    """Whether the file is there, and looks right."""
     try:
         warning = values.pem(file, "PRIVATE KEY" if name == "key" else "CERTIFICATE")
+    except values.AbsentError as error:
+        if secrets:
+            section.problem(f"{error}; provide it", below=name)
+        else:
+            section.warn(f"{error}; a run needs it", below=name)
+        return False
     except ConfigError as error:
         section.problem(str(error), below=name)
         return False

@@ -24,6 +24,10 @@ _LARGEST_PEM = 4 << 20
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 
 
+class AbsentError(ConfigError):
+    """A file is not there, or this user may not read it."""
+
+
 def connect_timeout(text: str) -> float:
     return duration(text, 0.1, 600.0)
 
@@ -96,7 +100,9 @@ def proxy(text: str) -> str:
 
 
 def pem(file: Path, wanted: str) -> str | None:
-    """Check that a PEM file holds a `wanted` (`CERTIFICATE`, `PRIVATE KEY`); -> a warning, if there is one."""
+    """Check that a PEM file holds a `wanted` (`CERTIFICATE`, `PRIVATE KEY`); -> a warning, if there is one.
+
+    Raises AbsentError, ConfigError."""
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -105,7 +111,7 @@ def pem(file: Path, wanted: str) -> str | None:
             raise ConfigError(f"{file} has {status.st_size} bytes, more than {_LARGEST_PEM}: not a PEM file of ours")
         data = file.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{file}: {(error.strerror or str(error)).lower()}") from error
+        raise AbsentError(f"{file}: {(error.strerror or str(error)).lower()}") from error
     found = [label.decode("ascii") for label in _PEM.findall(data)]
     if not data.strip():
         raise ConfigError(f"{file} is empty; want a PEM {wanted.lower()}")

@@ -19,13 +19,15 @@ CANARY = "hunter2-canary"
 class Case:
     """at: `line:column` of the first problem; empty: of no line. says: in the message, all of them.
 
-    files: written beside the configuration before it is read."""
+    files: written beside the configuration before it is read. secrets: `validate` only warns, unless it gets
+    `--secrets`."""
 
     id: str
     text: str | bytes
     at: str
     says: tuple[str, ...]
     files: Mapping[str, str | bytes] = field(default_factory=dict)
+    secrets: bool = False
 
 
 def _registry(settings: str, host: str = "b.example.com") -> str:
@@ -212,7 +214,11 @@ REGISTRIES = (
     Case("username-alone", _registry("username: joe"), "3:29", ("username without password",)),
     Case("password-alone", _registry("password: {env: PATH}"), "3:29", ("password without username",)),
     Case(
-        "password-unset", _registry("username: joe, password: {env: MIRROR_NOPE}"), "3:44", ("MIRROR_NOPE is not set",)
+        "password-unset",
+        _registry("username: joe, password: {env: MIRROR_NOPE}"),
+        "3:44",
+        ("MIRROR_NOPE is not set",),
+        secrets=True,
     ),
     Case(
         "password-env-name",
@@ -220,13 +226,32 @@ REGISTRIES = (
         "3:50",
         ("name of an environment",),
     ),
-    Case("password-no-file", _registry("username: joe, password: {file: nope}"), "3:44", ("nope: No such file",)),
+    Case(
+        "password-no-file",
+        _registry("username: joe, password: {file: nope}"),
+        "3:44",
+        ("nope: No such file",),
+        secrets=True,
+    ),
+    Case(
+        "password-is-a-directory",
+        _registry("username: joe, password: {file: /etc}"),
+        "3:51",
+        ("/etc is a directory; name the file that holds the password",),
+    ),
+    Case(
+        "password-is-a-device",
+        _registry("username: joe, password: {file: /dev/null}"),
+        "3:51",
+        ("/dev/null is no regular file; name the file that holds the password",),
+    ),
     Case(
         "password-empty-file",
         _registry("username: joe, password: {file: secret}"),
         "3:44",
         ("secret is empty",),
         {"secret": ""},
+        secrets=True,
     ),
     Case("password-both", _registry("username: joe, password: {env: A, file: b}"), "3:44", ("want one of env, file",)),
     Case("password-neither", _registry("username: joe, password: {}"), "3:44", ("want {env: NAME} or {file: PATH}",)),
@@ -244,7 +269,10 @@ REGISTRIES = (
         ("an alias has no anchor", "in quotes"),
     ),
     Case("password-list", _registry(f"username: joe, password: [{CANARY}]"), "3:44", ("want {env: NAME}",)),
-    Case("ca-missing", _registry("tls: {ca: nope.pem}"), "3:29", ("nope.pem: no such file",)),
+    Case("ca-missing", _registry("tls: {ca: nope.pem}"), "3:29", ("nope.pem: no such file",), secrets=True),
+    Case(
+        "cert-missing", _registry("tls: {cert: nope.pem, key: nope.key}"), "3:31", ("nope.pem: no such",), secrets=True
+    ),
     Case("ca-empty", _registry("tls: {ca: ca.pem}"), "3:29", ("ca.pem is empty",), {"ca.pem": " \n"}),
     Case("ca-der", _registry("tls: {ca: ca.pem}"), "3:29", ("ca.pem is not PEM",), {"ca.pem": b"\x30\x82\x01\x0a"}),
     Case(

@@ -43,7 +43,13 @@ def test_a_bad_configuration_is_refused_at_its_place_with_a_remedy(
 ) -> None:
     """No request is made: the guards of all tests would see a look-up of any of these hosts."""
     path = _write(case, tmp_path)
-    assert 2 == main(["validate", str(path)])
+    if case.secrets:
+        assert 0 == main(["validate", str(path)])
+        said = capsys.readouterr()
+        assert said.out.startswith(f"{path}: valid")
+        assert f"mirror: warning: {path}:{case.at}: " in said.err
+        assert [] == [words for words in case.says if words not in said.err]
+    assert 2 == main(["validate", "--secrets", str(path)])
     said = capsys.readouterr()
     assert "" == said.out
     if case.at:
@@ -163,9 +169,13 @@ def test_a_missing_secret_is_found_before_anybody_is_asked(listener: Listener, m
     mirrors = [{"source": f"{host}/a", "targets": [f"{host}/b"]}]
     mirror_run.config(mirrors, registries={host: secret})
     for command in COMMANDS:
-        ran = mirror_run(command, mirror_run.config_file)
+        secrets = ["--secrets"] if command == "validate" else []
+        ran = mirror_run(command, mirror_run.config_file, *secrets)
         assert 2 == ran.code
-        assert "NO_SUCH_SECRET" in ran.err
+        assert "NO_SUCH_SECRET is not set or empty; provide it" in ran.err
+    ran = mirror_run("validate", mirror_run.config_file)
+    assert 0 == ran.code
+    assert "NO_SUCH_SECRET is not set or empty; a run needs it" in ran.err
     assert 0 == listener.accepted
 
 
