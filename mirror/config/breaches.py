@@ -12,22 +12,20 @@ from typing import Any
 import jsonschema
 
 from mirror.config.problems import SECRET_KEYS, KeyPath, key_shown, value_shown
-from mirror.config.schema import key_paths, resolved
+from mirror.config.schema import places_of, resolved
 from mirror.config.tree import Document, Scalar, read_as
 
 _NOT_YET = "not in this version"
 
 
 def report(document: Document, data: object, schema: dict[str, Any]) -> None:
-    """Add to `document` all that breaks the schema in `data`, its tree as plain values."""
-    planned: set[KeyPath] = set()
+    """Add to `document` all that breaks the schema in `data`, its tree as plain values.
+
+    A key that is not in this version is named as such, and what is wrong with its value as well."""
     for path, message in _planned(data, schema, ()):
-        planned.add(path)
         document.add(path, message)
     for error in jsonschema.Draft202012Validator(schema).iter_errors(data):
-        path = tuple(error.absolute_path)
-        if not any(path[: len(above)] == above for above in planned):
-            _report(document, path, error)
+        _report(document, tuple(error.absolute_path), error)
 
 
 def _planned(value: object, part: dict[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
@@ -71,7 +69,7 @@ def _report(document: Document, path: KeyPath, error: Any) -> None:
 
 
 def _unknown(key: str, part: dict[str, Any]) -> str:
-    elsewhere = [where for where in key_paths() if where.rpartition(".")[2] == key]
+    elsewhere = places_of(key)
     if elsewhere:
         return f"unknown key {key_shown(key)} here; its place is {elsewhere[-1]}"
     nearest = _nearest(key, part)

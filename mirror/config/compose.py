@@ -29,6 +29,7 @@ _LONGEST_NUMBER = 40
 _TOO_DEEP = f"too deep: at most {MAX_DEPTH} levels"
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 _TRUE = {"true", "yes", "on"}
+_ON = "on"  # a key of the language (`notify`), for which YAML 1.1 reads true
 
 
 def read(path: Path) -> Document:
@@ -201,7 +202,7 @@ class _Composer:
             mapping.merged.extend(item for item in found if isinstance(item, Mapping))
             if not all(isinstance(item, Mapping) for item in found):
                 self._note(key, "<< needs a mapping, or a list of mappings, to merge")
-        elif not isinstance(key.value, str):
+        elif not isinstance(key.value, str) and name != _ON:
             self._note(key, f"key read as {read_as(key.value)}; write {key_shown(name)}")
         elif name in mapping.keys:
             first = mapping.keys[name].line + 1

@@ -90,6 +90,8 @@ def proxy(text: str) -> str:
         port = parts.port
     except ValueError:
         raise ConfigError("not a proxy's URL; write it like http://proxy.example.com:3128") from None
+    if parts.scheme == "socks5h":
+        raise ConfigError("a proxy that speaks socks5h is not in this version; want one that speaks http or https")
     if parts.scheme not in ("http", "https"):
         raise ConfigError("want a proxy that speaks http or https, like http://proxy.example.com:3128")
     if not parts.hostname or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:

@@ -6,7 +6,7 @@ ever contacted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 HEAD = "version: 1\n"
@@ -97,7 +97,8 @@ FILE = (
     Case("nul", f"{HEAD}# a\0b\n", "2:4", ("control character \\x00", "remove it")),
     Case("escape-character", f"{HEAD}# \x1b[2J\n", "2:3", ("control character \\x1b",)),
     Case("key-is-a-number", f"{HEAD}{MIRROR}5000: x\n", "5:1", ("key read as the number 5000", 'write "5000"')),
-    Case("key-is-a-boolean", f"{HEAD}{MIRROR}on: x\n", "5:1", ("key read as true", 'write "on"')),
+    Case("key-is-a-boolean", f"{HEAD}{MIRROR}yes: x\n", "5:1", ("key read as true", 'write "yes"')),
+    Case("key-on", f"{HEAD}{MIRROR}on: x\n", "5:1", ('unknown key "on" here; its place is notify[].on',)),
     Case("key-is-a-list", f"{HEAD}{MIRROR}? [a]\n: b\n", "5:3", ("a key must be a text",)),
 )
 
@@ -122,7 +123,7 @@ KEYS = (
         "5:3",
         ('unknown key "exclude" here; its place is mirrors[].tags.exclude',),
     ),
-    Case("nowhere", _mirror("zzz: [x]"), "5:3", ('unknown key "zzz"; want one of source, targets, tags',)),
+    Case("nowhere", _mirror("zzz: [x]"), "5:3", ('unknown key "zzz"; want one of source, targets, repo',)),
     Case("look-alike", f"{HEAD}p\u0430rallel: {{}}\n{MIRROR}", "2:1", ('"p\\u0430rallel"; did you mean "parallel"?',)),
     Case(
         "targets-in-defaults",
@@ -579,19 +580,79 @@ ON_DISK = (
 )
 
 
-def _not_yet(id: str, text: str, at: str, key: str) -> Case:
-    return Case(f"later-{id}", text, at, ("not in this version", key))
+def _top(keys: str) -> str:
+    return f"{HEAD}{keys}\n{MIRROR}"
+
+
+# Every key that has no effect yet, with a value of the right type and one of a wrong type. Where: `top`, `registry`,
+# `mirror` or `tags`.
+LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
+    ("top", "notify", "[{url: 'https://x.example.com/y', on: [failed], format: slack}]", "me"),
+    ("top", "metrics", "{textfile: mirror.prom}", "[x]"),
+    ("registry", "no-proxy", "[c.example.com]", "c.example.com"),
+    ("registry", "paths", "{team: {username: joe, password: {env: PATH}}}", "[team]"),
+    ("registry", "create", "ecr", "acr"),
+    ("registry", "create", "{type: harbor, public: false}", "{public: false}"),
+    ("registry", "login", "ecr", "[ecr]"),
+    ("registry", "reserve", "20", "some"),
+    ("registry", "bandwidth", "{read: 10 MiB/s, write: 5 MB/s, schedule: 'Mon-Fri'}", "{read: fast}"),
+    ("mirror", "repositories", "{include: ['a.*'], exclude: [b]}", "[a]"),
+    ("mirror", "platforms", "[linux/amd64]", "linux/amd64"),
+    ("mirror", "index", "sparse", "thin"),
+    ("mirror", "verify-signatures", "{keys: [a.pub]}", "[a.pub]"),
+    ("mirror", "every", "15 min", "15"),
+    ("mirror", "referrers", "true", "sometimes"),
+    ("mirror", "referrers", "{include: [a/b], exclude: [c], require: [d]}", "{require: d}"),
+    ("mirror", "recheck", "24 h", "24"),
+    ("tags", "semver", "'>=2.50 <4'", "2"),
+    ("tags", "newest", "10", "ten"),
+    ("tags", "newest", "{count: 10, by: created}", "{by: created}"),
+    ("tags", "min-age", "2 d", "soon"),
+    ("tags", "min-tags", "1", "one"),
+    ("tags", "max-tags", "100", "all"),
+)
+LATER_VALUES: tuple[tuple[str, str, str], ...] = (
+    ("top", "report", "changes"),
+    ("registry", "proxy", "'socks5h://p.example.com:1080'"),
+    ("mirror", "foreign-layers", "copy"),
+)
+_LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
+    "top": (_top, 2, 1, ""),
+    "registry": (_registry, 3, 19, 'registries."b.example.com".'),
+    "mirror": (_mirror, 5, 3, "mirrors[0]."),
+    "tags": (lambda keys: _mirror(f"tags: {{{keys}}}"), 5, 10, "mirrors[0].tags."),
+}
+
+
+def later(where: str, key: str, value: str) -> str:
+    """A configuration with this key at one of the places of `LATER_KEYS`."""
+    return _LATER[where][0](f"{key}: {value}")
+
+
+def _later(where: str, key: str, value: str, *says: str, id: str) -> Case:
+    _, line, column, path = _LATER[where]
+    at = f"{line}:{column + len(key) + 2}"
+    return Case(f"later-{id}-{where}-{key}", later(where, key, value), at, (f"{path}{key}: ", *says))
 
 
 NOT_IN_THIS_VERSION = (
-    _not_yet("semver", _mirror("tags: {semver: '>=1.x <'}"), "5:18", "tags.semver"),
-    _not_yet("newest", _mirror("tags: {newest: 10}"), "5:18", "tags.newest"),
-    _not_yet("platforms", _mirror("platforms: [linux/amd65]"), "5:14", "mirrors[0].platforms"),
-    _not_yet("index", _mirror("index: sparse"), "5:10", "mirrors[0].index"),
-    _not_yet("referrers", _mirror("referrers: true"), "5:14", "mirrors[0].referrers"),
-    _not_yet("default-referrers", f"{HEAD}defaults: {{referrers: true}}\n{MIRROR}", "2:23", "defaults.referrers"),
-    _not_yet("recheck", _mirror("recheck: 24 h"), "5:12", "mirrors[0].recheck"),
-    _not_yet("foreign-layers", _mirror("foreign-layers: copy"), "5:19", 'foreign-layers: "copy"'),
+    *(
+        _later(where, key, right, "not in this version; remove the key", id=str(number))
+        for number, (where, key, right, _) in enumerate(LATER_KEYS)
+    ),
+    *(
+        _later(where, key, wrong, "not in this version; remove the key", ": want ", id=f"wrong-{number}")
+        for number, (where, key, _, wrong) in enumerate(LATER_KEYS)
+        if wrong not in ("2", "15", "24") and not wrong.startswith("{")
+    ),
+    *(_later(where, key, value, "is not in this version", id="value") for where, key, value in LATER_VALUES),
+    Case(
+        "later-default",
+        f"{HEAD}defaults: {{referrers: true}}\n{MIRROR}",
+        "2:23",
+        ("defaults.referrers: not in this version",),
+    ),
+    Case("later-tag-template", _target("'b.example.com/app:{tag}-x'"), "4:13", ("{tag} is not in this version",)),
 )
 
 CASES: tuple[Case, ...] = (*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS, *TAGS, *ON_DISK, *NOT_IN_THIS_VERSION)
