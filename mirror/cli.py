@@ -21,9 +21,27 @@ exit codes: 0 done; 1 something failed, run again; 2 usage or configuration; 3 r
 a person must look; 4 trouble on this machine; 10 `plan --exit-code`: there is something to do; 75 another run
 holds the lock; 130, 143 stopped by a signal
 """
+# Commands and options that have no effect yet. Options: how argparse shows their value; None: they have none.
 LATER = {
-    "prune": "takes away what is no longer selected",
+    "prune": "deletes what is no longer selected",
     "convert": "makes a configuration from another tool's",
+    "copy": "copies one image or repository without a configuration",
+    "lock": "writes the selected tags with their digests to a file",
+    "explain": "shows which rule selects a reference or leaves it out",
+    "report": "shows or merges reports",
+}
+LATER_OPTIONS: dict[str, dict[str, str | None]] = {
+    "sync": {
+        "--trace-http": "FILE",
+        "--locked": "FILE",
+        "--every": "DURATION",
+        "--listen": "HOST:PORT",
+        "--deadline": "TIME-OR-DURATION",
+        "--dask": "ADDRESS",
+        "--json-events": None,
+    },
+    "plan": {"--json": None, "--locked": "FILE"},
+    "verify": {"--report": "FILE"},
 }
 
 
@@ -33,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(sys.stderr)
     try:
-        if argv and argv[0] in LATER:
-            raise ConfigError(f"`mirror {argv[0]}` is not in this version", hint=f"it {LATER[argv[0]]}, later")
+        if argv:
+            _refuse_later(argv[0])
         parsed = _parser(argv[0] if argv else "").parse_args(argv)
         command: Callable[[argparse.Namespace], int] = parsed.command
         return command(parsed)
@@ -42,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             console.line(f"mirror: {line}")
         return error.exit_code
+
+
+def _refuse_later(command: str) -> None:
+    if command in LATER:
+        raise ConfigError(f"`mirror {command}` is not in this version", hint=f"a later one {LATER[command]}")
 
 
 def _open_streams() -> None:
@@ -62,6 +85,13 @@ class _Parser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """After `--help` and `--version`: what argparse has printed is in a buffer still."""
         sys.exit(tell(()))
+
+
+class _Later(argparse.Action):
+    """An option that has no effect yet, which no help lists."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise ConfigError(f"`{parser.prog} {self.option_strings[0]}` is not in this version", hint="leave it out")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -96,19 +126,16 @@ def _add(
         name, help=text, description=text[0].upper() + text[1:].rstrip("?") + ".", allow_abbrev=False
     )
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML file that lists what to mirror")
+    for option, value in LATER_OPTIONS.get(name, {}).items():
+        nargs = 0 if value is None else None
+        command.add_argument(option, metavar=value, nargs=nargs, action=_Later, help=argparse.SUPPRESS)
     command.set_defaults(command=run)
     return command
 
 
 def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
     sync = _add(commands, "sync", _sync, "bring every selected tag to every target")
-    sync.add_argument(
-        "--only",
-        metavar="PATTERN",
-        action="append",
-        default=[],
-        help="only source references that match this shell pattern: host/repo:tag or host/repo; may be repeated",
-    )
+    _add_only(sync)
     sync.add_argument("--only-from", metavar="FILE", type=Path, help="patterns from a file, one a line (failed.txt)")
     sync.add_argument(
         "--shard", metavar="I/N", type=_shard, help="only part I of N, counted from 0, split by source repository"
@@ -133,6 +160,16 @@ def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
     sync.add_argument("--lock-wait", metavar="SECONDS", type=_seconds, default=0.0, help="wait for another run to end")
 
 
+def _add_only(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--only",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="only source references that match this shell pattern: host/repo:tag or host/repo; may be repeated",
+    )
+
+
 def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
     plan = _add(commands, "plan", _plan, "show what a sync would do; writes nothing")
     plan.add_argument("--exit-code", action="store_true", help="exit 10 if there is something to do")
@@ -141,6 +178,8 @@ def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
     verify = _add(commands, "verify", _verify, "is every selected image whole on every target?")
     verify.add_argument("--deep", action="store_true", help="read and hash every blob")
+    _add_only(verify)
+    verify.add_argument("-q", dest="quiet", action="store_true", help="say nothing unless something is wrong")
 
 
 def _add_validate(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -184,6 +223,12 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.set_defaults(command=_serve)
 
 
+def _add_help(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser("help", help="show what a command does, or all commands", allow_abbrev=False)
+    command.add_argument("topic", metavar="COMMAND", nargs="?", help="the command")
+    command.set_defaults(command=_help)
+
+
 def _add_schema(commands: argparse._SubParsersAction[_Parser]) -> None:
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration", allow_abbrev=False)
     schema.set_defaults(command=_schema)
@@ -198,6 +243,7 @@ _COMMANDS = {
     "inventory": _add_inventory,
     "serve": _add_serve,
     "schema": _add_schema,
+    "help": _add_help,
 }
 
 
@@ -298,6 +344,20 @@ def _offline(parsed: argparse.Namespace) -> int:
     for problem in told.problems:
         Console(sys.stderr).line(f"mirror: {problem}")
     return worst({tell(told.lines), told.code})
+
+
+def _help(parsed: argparse.Namespace) -> int:
+    topic = parsed.topic
+    if topic is None:
+        return tell(_parser("").format_help().splitlines())
+    _refuse_later(topic)
+    if topic not in _COMMANDS:
+        raise ConfigError(f"there is no command {topic!r}", hint="see `mirror help`")
+    try:
+        _parser(topic).parse_args([topic, "--help"])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def _schema(_: argparse.Namespace) -> int:
