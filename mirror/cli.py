@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mirror import __version__
+from mirror import __version__, later
 from mirror.console import Console, tell
 from mirror.errors import ConfigError, MirrorError, worst
 
@@ -21,28 +21,6 @@ exit codes: 0 done; 1 something failed, run again; 2 usage or configuration; 3 r
 a person must look; 4 trouble on this machine; 10 `plan --exit-code`: there is something to do; 75 another run
 holds the lock; 130, 143 stopped by a signal
 """
-# Commands and options that have no effect yet. Options: how argparse shows their value; None: they have none.
-LATER = {
-    "prune": "deletes what is no longer selected",
-    "convert": "makes a configuration from another tool's",
-    "copy": "copies one image or repository without a configuration",
-    "lock": "writes the selected tags with their digests to a file",
-    "explain": "shows which rule selects a reference or leaves it out",
-    "report": "shows or merges reports",
-}
-LATER_OPTIONS: dict[str, dict[str, str | None]] = {
-    "sync": {
-        "--trace-http": "FILE",
-        "--locked": "FILE",
-        "--every": "DURATION",
-        "--listen": "HOST:PORT",
-        "--deadline": "TIME-OR-DURATION",
-        "--dask": "ADDRESS",
-        "--json-events": None,
-    },
-    "plan": {"--json": None, "--locked": "FILE"},
-    "verify": {"--report": "FILE"},
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(sys.stderr)
     try:
         if argv:
-            _refuse_later(argv[0])
+            later.refuse_command(argv[0])
         parsed = _parser(argv[0] if argv else "").parse_args(argv)
         command: Callable[[argparse.Namespace], int] = parsed.command
         return command(parsed)
@@ -60,11 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             console.line(f"mirror: {line}")
         return error.exit_code
-
-
-def _refuse_later(command: str) -> None:
-    if command in LATER:
-        raise ConfigError(f"`mirror {command}` is not in this version", hint=f"a later one {LATER[command]}")
 
 
 def _open_streams() -> None:
@@ -85,13 +58,6 @@ class _Parser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """After `--help` and `--version`: what argparse has printed is in a buffer still."""
         sys.exit(tell(()))
-
-
-class _Later(argparse.Action):
-    """An option that has no effect yet, which no help lists."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        raise ConfigError(f"`{parser.prog} {self.option_strings[0]}` is not in this version", hint="leave it out")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -126,9 +92,7 @@ def _add(
         name, help=text, description=text[0].upper() + text[1:].rstrip("?") + ".", allow_abbrev=False
     )
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML file that lists what to mirror")
-    for option, value in LATER_OPTIONS.get(name, {}).items():
-        nargs = 0 if value is None else None
-        command.add_argument(option, metavar=value, nargs=nargs, action=_Later, help=argparse.SUPPRESS)
+    later.add_options(command, name)
     command.set_defaults(command=run)
     return command
 
@@ -350,7 +314,7 @@ def _help(parsed: argparse.Namespace) -> int:
     topic = parsed.topic
     if topic is None:
         return tell(_parser("").format_help().splitlines())
-    _refuse_later(topic)
+    later.refuse_command(topic)
     if topic not in _COMMANDS:
         raise ConfigError(f"there is no command {topic!r}", hint="see `mirror help`")
     try:

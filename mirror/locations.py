@@ -19,6 +19,7 @@ from mirror.structs import Struct, replace
 
 MATCHED = "{repository}"
 STREAM = "-"  # what a standard stream is called
+VARIABLE = re.compile(r"\$\{?[A-Za-z_]")  # of a shell; nothing is substituted here
 _ANY_NAME = "any-name-0"  # stands for what a `*` will match, while the rest is checked
 _NO_HOST = "layout.invalid"
 _BUNDLE = re.compile(r"(?P<file>.+\.tar)(?::(?P<repository>.*))?", re.DOTALL)
@@ -35,7 +36,6 @@ _TRANSPORTS: dict[str, tuple[str, str | None]] = {
 }
 _ARCHIVE = re.compile(r"(?P<stem>[^:]+?)\.(?:tgz|tbz2?|txz|tar\.[a-z0-9]+|zip|gz|bz2|xz|zst|7z)(?P<rest>:.*)?")
 _TEMPLATE = re.compile(r"\{[^{}]*\}")
-_VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
 _LONGEST_SUGGESTION = 80
 
 
@@ -241,7 +241,7 @@ def _check_meant(text: str) -> None:
         raise _Slip(f"{transport}: is not known here, but {form} is", *candidates)
     if "://" in text:
         raise _Slip("host/repository is wanted, without a scheme", text.partition("://")[2])
-    if _VARIABLE.search(text):
+    if VARIABLE.search(text):
         hint = "variables like $HOME are not substituted: give what they stand for"
         raise _Slip(hint, text.replace("${HOME}", "~").replace("$HOME", "~"))
 

@@ -345,8 +345,13 @@ def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monke
     assert "state: there is no home directory" in str(refused(path))
 
 
-def test_dollar_signs_are_kept_as_they_are(tmp_path: Path) -> None:
-    assert tmp_path / "${HOME}" == loaded(tmp_path, f"{HEAD}state: ${{HOME}}\n{MIRROR}").state
+def test_dollar_signs_that_name_no_variable_are_kept_as_they_are(tmp_path: Path) -> None:
+    settings = "username: $joe, password: 'pa$$word$X'"
+    config = loaded(tmp_path, f"{HEAD}state: a$/$1\nregistries:\n  b.example.com: {{{settings}}}\n{MIRROR}")
+    assert tmp_path / "a$" / "$1" == config.state
+    host = config.settings_for("b.example.com")
+    assert host.password is not None
+    assert ("$joe", "pa$$word$X") == (host.username, host.password.reveal())
 
 
 def test_lists_of_different_tags_may_share_a_repository(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from mirror.registry.settings import V1, HostSettings, Secret, Tls
 from mirror.structs import Struct
 
 _READABLE_BY_ALL = 0o004
+_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}|\$[A-Z_][A-Z0-9_]*")
 
 
 class Hosts(Struct, frozen=True):
@@ -49,7 +51,8 @@ def build(section: Section, *, secrets: bool) -> Hosts:
         taken[host] = key
         if not _can_be_named(host):
             section.problem(
-                f"a reference cannot name this host: {host}/app means docker.io/{host}/app; write it with its port",
+                f"a reference cannot name this host without a port: {host}/app means docker.io/{host}/app; "
+                f'write "{host}:443", or another port',
                 key=key,
             )
         settings[host] = _settings(host, section.section(key), secrets=secrets)
@@ -90,6 +93,8 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         section.problem("tls has no effect with `plain-http: true`; remove one of them", below="tls")
     if plain_http and section.has("password"):
         section.warn("plain-http: its credentials and images go over the network unprotected", below="plain-http")
+    if _VARIABLE.fullmatch(username or ""):
+        section.problem("variables are not substituted; give the user's name itself", below="username")
     timeouts = section.section("timeouts")
     v1 = section.text("v1")
     return HostSettings(
@@ -118,8 +123,11 @@ def _hosts(section: Section, key: str) -> frozenset[str]:
 
 def _password(section: Section) -> Secret | None:
     plain = section.text("password")
-    if plain is not None:
+    if plain is not None and _VARIABLE.fullmatch(plain):
+        section.problem("variables are not substituted; write {env: NAME}, with the variable's name", below="password")
+    elif plain is not None:
         section.warn("a password in the file itself; {env: NAME} or {file: PATH} keep it out", below="password")
+    if plain is not None:
         return Secret("the configuration", plain=plain)
     where = section.section("password")
     env, file = where.text("env"), where.file("file")

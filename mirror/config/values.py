@@ -89,13 +89,13 @@ def proxy(text: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ConfigError("not a proxy's URL; write it like http://proxy.example.com:3128") from None
+        raise ConfigError("not a proxy's URL; want one like http://proxy.example.com:3128") from None
     if parts.scheme == "socks5h":
         raise ConfigError("a proxy that speaks socks5h is not in this version; want one that speaks http or https")
     if parts.scheme not in ("http", "https"):
         raise ConfigError("want a proxy that speaks http or https, like http://proxy.example.com:3128")
     if not parts.hostname or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigError("not a proxy's URL; write it like http://proxy.example.com:3128, without a path")
+        raise ConfigError("not a proxy's URL; want one like http://proxy.example.com:3128, without a path")
     if re.search(r"[\s\\]", text) or not text.isascii():
         raise ConfigError("a proxy's URL has no spaces, backslashes or letters beyond ASCII; percent-encode them")
     return text

@@ -20,7 +20,8 @@ class Case:
     """at: `line:column` of the first problem; empty: of no line. says: in the message, all of them.
 
     files: written beside the configuration before it is read. secrets: `validate` only warns, unless it gets
-    `--secrets`."""
+    `--secrets`. fixed: what the message says to replace, and by what, where it says it in words; then the file is
+    valid."""
 
     id: str
     text: str | bytes
@@ -28,6 +29,7 @@ class Case:
     says: tuple[str, ...]
     files: Mapping[str, str | bytes] = field(default_factory=dict)
     secrets: bool = False
+    fixed: tuple[str, str] | None = None
 
 
 def _registry(settings: str, host: str = "b.example.com") -> str:
@@ -48,6 +50,15 @@ def _target(target: str) -> str:
 
 def _tag(tag: str, read_as: str, id: str) -> Case:
     return Case(f"tag-{id}", _mirror(f"tags: [{tag}]"), "5:10", (f'tags[0]: tag read as {read_as}; write "{tag}"',))
+
+
+def _no_tag(text: str, read_as: str, id: str) -> Case:
+    return Case(f"tag-{id}", _mirror(f"tags: [{text}]"), "5:10", (f"tags[0]: tag read as {read_as}; want a tag",))
+
+
+def _wildcards(*mirrors: tuple[str, str], rest: str = "") -> str:
+    entries = "".join(f"- source: '{source}'\n  targets: ['{target}']\n{rest}" for source, target in mirrors)
+    return f"{HEAD}mirrors:\n{entries}"
 
 
 FILE = (
@@ -96,8 +107,14 @@ FILE = (
     Case("latin-1", f"{HEAD}# caf".encode() + b"\xe9\n", "2:6", ("not UTF-8 at byte 16",)),
     Case("nul", f"{HEAD}# a\0b\n", "2:4", ("control character \\x00", "remove it")),
     Case("escape-character", f"{HEAD}# \x1b[2J\n", "2:3", ("control character \\x1b",)),
-    Case("key-is-a-number", f"{HEAD}{MIRROR}5000: x\n", "5:1", ("key read as the number 5000", 'write "5000"')),
-    Case("key-is-a-boolean", f"{HEAD}{MIRROR}yes: x\n", "5:1", ("key read as true", 'write "yes"')),
+    Case(
+        "key-is-a-number",
+        f"{HEAD}{MIRROR}5000: x\n",
+        "5:1",
+        ('unknown key "5000", read as the number 5000; remove it',),
+    ),
+    Case("key-is-a-boolean", f"{HEAD}{MIRROR}yes: x\n", "5:1", ('unknown key "yes", read as true; remove it',)),
+    Case("host-is-a-number", f"{HEAD}registries:\n  1.2: {{}}\n{MIRROR}", "3:3", ('the number 1.2; write "1.2"',)),
     Case("key-on", f"{HEAD}{MIRROR}on: x\n", "5:1", ('unknown key "on" here; its place is notify[].on',)),
     Case("key-is-a-list", f"{HEAD}{MIRROR}? [a]\n: b\n", "5:3", ("a key must be a text",)),
 )
@@ -123,7 +140,7 @@ KEYS = (
         "5:3",
         ('unknown key "exclude" here; its place is mirrors[].tags.exclude',),
     ),
-    Case("nowhere", _mirror("zzz: [x]"), "5:3", ('unknown key "zzz"; want one of source, targets, repo',)),
+    Case("nowhere", _mirror("zzz: [x]"), "5:3", ('unknown key "zzz"; want one of source, targets, tags',)),
     Case("look-alike", f"{HEAD}p\u0430rallel: {{}}\n{MIRROR}", "2:1", ('"p\\u0430rallel"; did you mean "parallel"?',)),
     Case(
         "targets-in-defaults",
@@ -136,7 +153,7 @@ KEYS = (
     Case("version-text", f'version: "1"\n{MIRROR}', "1:10", ('want the number 1, got "1"',)),
     Case("no-mirrors", HEAD, "1:1", ('missing key "mirrors"',)),
     Case("mirrors-empty", f"{HEAD}mirrors: []\n", "2:10", ("mirrors: want a list with at least one entry",)),
-    Case("mirrors-nothing", f"{HEAD}mirrors:\n", "2:9", ("mirrors: want a list", "got nothing", "remove the key")),
+    Case("mirrors-nothing", f"{HEAD}mirrors:\n", "2:9", ("mirrors: want a list", "got nothing; give it a value")),
     Case("mirror-is-a-text", f"{HEAD}mirrors: [alpine]\n", "2:11", ('mirrors[0]: want a mapping, got "alpine"',)),
     Case("no-source", f"{HEAD}mirrors:\n- targets: [b.example.com/x]\n", "3:3", ('missing key "source"',)),
     Case("no-targets", f"{HEAD}mirrors:\n- source: a.example.com/x\n", "3:3", ('missing key "targets"',)),
@@ -151,7 +168,7 @@ KEYS = (
         "boolean-as-text",
         _registry('tls: {verify: "false"}'),
         "3:33",
-        ('want true or false, got "false"', "without quotes"),
+        ('want true or false, got "false"; write false, without quotes',),
     ),
     Case(
         "text-as-number",
@@ -178,7 +195,17 @@ KEYS = (
         "2:14",
         ("want one of debug, info", "did you mean warning?"),
     ),
-    Case("size", f"{HEAD}spool-max: 50\n{MIRROR}", "2:12", ("read as the number 50",)),
+    Case("boolean-as-word", _registry('mount: "never"'), "3:26", ('want true or false, got "never"',)),
+    Case("number-as-text", _registry('parallel: "8"'), "3:29", ('want 1..64, got "8"; write 8, without quotes',)),
+    Case("size", f"{HEAD}spool-max: 50\n{MIRROR}", "2:12", ('read as the number 50; write "50 MiB"',)),
+    Case("size-text", f"{HEAD}spool-max: '50'\n{MIRROR}", "2:12", ('want a size like "50 MiB"', 'write "50 MiB"')),
+    Case("size-in-bytes", f"{HEAD}spool-max: 52428800\n{MIRROR}", "2:12", ('; write "52428800 B"',)),
+    Case("size-short", f"{HEAD}spool-max: 4G\n{MIRROR}", "2:12", ('got "4G"; write "4 GB"',)),
+    Case("size-in-the-log", f"{HEAD}log: {{max-size: 50}}\n{MIRROR}", "2:17", ('number 50; write "50 MiB"',)),
+    Case("size-zero-bare", f"{HEAD}spool-max: 0\n{MIRROR}", "2:12", ('number 0; want a size like "50 MiB"',)),
+    Case("path-variable", f"{HEAD}state: $HOME/mirror\n{MIRROR}", "2:8", ("not substituted", 'write "~/mirror"')),
+    Case("path-variable-braces", f"{HEAD}log: {{file: '${{HOME}}/x'}}\n{MIRROR}", "2:13", ('; write "~/x"',)),
+    Case("path-other-variable", f"{HEAD}spool: /srv/$USER\n{MIRROR}", "2:8", ("give what they stand for",)),
     Case("size-unit", f"{HEAD}log: {{max-size: 50 apples}}\n{MIRROR}", "2:17", ('want a size like "50 MiB"', "apples")),
     Case("size-zero", f"{HEAD}log: {{max-size: 0 MiB}}\n{MIRROR}", "2:17", ("more than 0 bytes",)),
     Case("state-long", f"{HEAD}state: {'x' * 5000}\n{MIRROR}", "2:8", ("too long: at most 4096 characters",)),
@@ -190,13 +217,19 @@ KEYS = (
 REGISTRIES = (
     Case("nul-in-a-file", _registry(r'username: u, password: {file: "a\0b"}'), "3:49", ("cannot have", "remove it")),
     Case("host-url", _registry("", '"https://b.example.com/v2/"'), "3:3", ("give host[:port] without scheme or path",)),
-    Case("host-http", _registry("", '"http://b.example.com"'), "3:3", ("without scheme", "plain-http: true")),
+    Case(
+        "host-http",
+        _registry("", '"http://b.example.com"'),
+        "3:3",
+        ("without scheme", "plain-http: true"),
+        fixed=('"http://b.example.com": {', "b.example.com: {plain-http: true"),
+    ),
     Case("host-path", _registry("", "b.example.com/team"), "3:3", ("give host[:port] without scheme or path",)),
     Case("host-port", _registry("", "b.example.com:65536"), "3:3", ("from 1 to 65535",)),
     Case("host-letters", _registry("", "b\u00fccher.example.com"), "3:3", ("punycode",)),
     Case("host-credentials", _registry("", f"joe:{CANARY}@b.example.com"), "3:3", ("credentials do not belong",)),
     Case("host-wildcard", _registry("", '"*.example.com"'), "3:3", ("cannot have wildcards",)),
-    Case("host-unnameable", _registry("", "myhost"), "3:3", ("docker.io/myhost/app", "write it with its port")),
+    Case("host-unnameable", _registry("", "myhost"), "3:3", ("docker.io/myhost/app", 'write "myhost:443", or another')),
     Case(
         "host-twice",
         f"{HEAD}registries:\n  docker.io: {{}}\n  index.docker.io: {{}}\n{MIRROR}",
@@ -212,7 +245,13 @@ REGISTRIES = (
     Case(
         "registry-nothing", f"{HEAD}registries:\n  b.example.com:\n{MIRROR}", "3:17", ("want a mapping, got nothing",)
     ),
-    Case("username-alone", _registry("username: joe"), "3:29", ("username without password",)),
+    Case(
+        "username-alone",
+        _registry("username: joe"),
+        "3:29",
+        ("username without password; give both or none",),
+        fixed=("username: joe", ""),
+    ),
     Case("password-alone", _registry("password: {env: PATH}"), "3:29", ("password without username",)),
     Case(
         "password-unset",
@@ -253,6 +292,37 @@ REGISTRIES = (
         ("secret is empty",),
         {"secret": ""},
         secrets=True,
+    ),
+    Case(
+        "password-is-a-variable",
+        _registry("username: joe, password: '${HUB_TOKEN}'"),
+        "3:44",
+        ("variables are not substituted; write {env: NAME}",),
+    ),
+    Case(
+        "password-is-a-variable-without-braces",
+        _registry("username: joe, password: $HUB_TOKEN"),
+        "3:44",
+        ("variables are not substituted; write {env: NAME}",),
+    ),
+    Case(
+        "password-is-a-variable-without-quotes",
+        _registry("username: joe, password: ${HUB_TOKEN}"),
+        "3:44",
+        ("not YAML: a text with { or } goes in quotes here; an environment variable is named by {env: NAME}",),
+    ),
+    Case(
+        "password-with-braces",
+        _registry(f"username: joe, password: a{{{CANARY}}}"),
+        "3:44",
+        ("not YAML: a text with { or } goes in quotes here",),
+    ),
+    Case(
+        "username-is-a-variable",
+        _registry("username: $HUB_USER, password: {env: PATH}"),
+        "3:29",
+        ("variables are not substituted; give the user's name itself",),
+        fixed=("$HUB_USER", "joe"),
     ),
     Case("password-both", _registry("username: joe, password: {env: A, file: b}"), "3:44", ("want one of env, file",)),
     Case("password-neither", _registry("username: joe, password: {}"), "3:44", ("want {env: NAME} or {file: PATH}",)),
@@ -322,6 +392,9 @@ REGISTRIES = (
     Case("proxy-path", _registry(f'proxy: "http://joe:{CANARY}@p.example.com/x"'), "3:26", ("without a path",)),
     Case("proxy-space", _registry(f'proxy: "http://joe:{CANARY} @p.example.com"'), "3:26", ("percent-encode",)),
     Case("proxy-type", _registry(f"proxy: [{CANARY}]"), "3:26", ("want a URL like",)),
+    Case("connect-bare", _registry("timeouts: {connect: 10}"), "3:39", ('read as the number 10; write "10 s"',)),
+    Case("rate-bare", _registry("rate: 5"), "3:25", ('read as the number 5; write "5/s"',)),
+    Case("rate-long", _registry("rate: 100/min"), "3:25", ('got "100/min"; write "100/m"',)),
     Case("rate", _registry("rate: fast"), "3:25", ('want a rate like "5/s"', 'got "fast"')),
     Case("rate-newline", _registry('rate: "5/s\\n"'), "3:25", ('want a rate like "5/s"',)),
     Case("rate-zero", _registry("rate: 0/s"), "3:25", ('want a rate like "5/s"',)),
@@ -331,13 +404,22 @@ REGISTRIES = (
             ("zero", "0 s", ("want 100 ms..1 h, got 0 s",)),
             ("negative", "-1 s", ('want a duration like "60 s"',)),
             ("nan", ".nan", ("read as the number nan",)),
-            ("inf", ".inf", ("read as the number inf",)),
+            ("inf", ".inf", ("read as the number inf; want a duration",)),
             ("unit", "5 parsecs", ('want a duration like "60 s"', "parsecs")),
-            ("bare", "60", ("read as the number 60",)),
+            ("bare", "60", ('read as the number 60; write "60 s"',)),
+            ("text", "'10'", ('got "10"; write "10 s"',)),
+            ("milliseconds", "60000", ('read as the number 60000; write "60000 ms"',)),
+            ("short", "5m", ('got "5m"; write "5 min"',)),
             ("days", "3 d", ("want 100 ms..1 h, got 3 d",)),
         )
     ),
-    Case("realm-wildcard", _registry('token-realms: ["*"]'), "3:34", ("cannot have wildcards; list each host",)),
+    Case(
+        "realm-wildcard",
+        _registry('token-realms: ["*"]'),
+        "3:34",
+        ("cannot have wildcards; list each host",),
+        fixed=('"*"', "auth.example.com"),
+    ),
     Case("realm-url", _registry('token-realms: ["https://x.example.com/y"]'), "3:34", ("without scheme or path",)),
     Case("realm-text", _registry("token-realms: x.example.com"), "3:33", ("want a list", 'write ["x.example.com"]')),
     Case(
@@ -354,9 +436,9 @@ LOCATIONS = (
         "3:11",
         ('docker: is not known here, but host/repository is; write "a.example.com/app"',),
     ),
-    Case("source-case", _source("a.example.com/App"), "3:11", ("in lower case: 'app'",)),
+    Case("source-case", _source("a.example.com/App"), "3:11", ("in lower case: 'app'",), fixed=("App", "app")),
     Case("source-dots", _source("a.example.com/x/../y"), "3:11", ("not a valid reference",)),
-    Case("source-tag", _source("a.example.com/app:v1+2"), "3:11", ("use 'v1_2'",)),
+    Case("source-tag", _source("a.example.com/app:v1+2"), "3:11", ("use 'v1_2'",), fixed=("v1+2", "v1_2")),
     Case("source-digest", _source("a.example.com/app@sha256:12"), "3:11", ("want sha256: and 64 hex digits",)),
     Case("source-algorithm", _source("a.example.com/app@md5:12"), "3:11", ("cannot verify the algorithm",)),
     Case("source-credentials", _source(f"joe:{CANARY}@a.example.com/app"), "3:11", ("credentials do not belong",)),
@@ -376,6 +458,25 @@ LOCATIONS = (
     Case("target-without-a-host", _target("team/app"), "4:13", ('names its registry; write "docker.io/team/app"',)),
     Case("target-of-one-word", _target("app"), "4:13", ('write "docker.io/app", or "oci:app"',)),
     Case("target-with-a-variable", _target("'oci:$HOME/x'"), "4:13", ("not substituted", 'write "oci:~/x"')),
+    Case("source-is-a-star", _source("*"), "3:11", ('a text that begins with * goes in quotes; write "registry.',)),
+    Case(
+        "target-is-a-template-without-quotes",
+        _wildcards(("a.example.com/team/*", "b.example.com/{repository}")).replace("'", ""),
+        "4:13",
+        ('targets[0]: not YAML: a text with { or } goes in quotes here; write "b.example.com/{repository}"',),
+    ),
+    Case(
+        "target-is-only-a-template",
+        f"{HEAD}mirrors:\n- source: a.example.com/team/*\n  targets: [{{repository}}]\n",
+        "4:13",
+        ('put a text with { and } in quotes; write "registry.example.com/{repository}"',),
+    ),
+    Case(
+        "target-is-another-template",
+        _wildcards(("a.example.com/team/*", "b.example.com/{repo}")),
+        "4:13",
+        ('{repository} is the only template; write "b.example.com/{repository}"',),
+    ),
     Case("source-template", _source('"a.example.com/{repository}"'), "3:11", ("belongs into targets",)),
     Case("source-stars", _source("a.example.com/*/x"), "3:11", ("stands alone at the end",)),
     Case("target-tag", _target("b.example.com/app:v1"), "4:13", ("a target has no tag", 'write "b.example.com/app"')),
@@ -434,11 +535,6 @@ LOCATIONS = (
         ("write in a circle: mirrors[0] → mirrors[1] → mirrors[2] → mirrors[0]", "break it"),
     ),
 )
-
-
-def _wildcards(*mirrors: tuple[str, str], rest: str = "") -> str:
-    entries = "".join(f"- source: '{source}'\n  targets: ['{target}']\n{rest}" for source, target in mirrors)
-    return f"{HEAD}mirrors:\n{entries}"
 
 
 def _grows(id: str, source: str, target: str, *says: str) -> Case:
@@ -502,7 +598,9 @@ WILDCARDS = (
 
 TAGS = (
     _tag("1.10", "the number 1.1", "float"),
-    _tag("22:22", "the number 1342", "sexagesimal"),
+    _no_tag("22:22", "the number 1342", "sexagesimal"),
+    _no_tag("-1", "the number -1", "negative"),
+    _no_tag(".5", "the number 0.5", "fraction"),
     _tag("0123", "the number 83", "octal"),
     _tag("0o17", "the number 15", "octal-of-yaml-1.2"),
     _tag("089", "the number 89.0", "zero-of-yaml-1.2"),
@@ -516,18 +614,24 @@ TAGS = (
     _tag("no", "false", "no"),
     _tag("yes", "true", "yes"),
     _tag("null", "nothing", "null"),
-    _tag("~", "nothing", "tilde"),
+    _no_tag("~", "nothing", "tilde"),
     Case("tags-empty", _mirror("tags: []"), "5:9", ("nothing would be selected", "remove the key for every tag")),
     Case("tags-text", _mirror("tags: v1"), "5:9", ("want a list or a mapping", 'got "v1"; write ["v1"]')),
     Case("tags-empty-text", _mirror('tags: ""'), "5:9", ("nothing would be selected",)),
     Case("tags-empty-mapping", _mirror("tags: {}"), "5:9", ("nothing would be selected",)),
     Case("tags-nothing", _mirror("tags:"), "5:8", ("want a list or a mapping, got nothing",)),
     Case("include-empty", _mirror("tags: {include: []}"), "5:19", ("nothing would be selected",)),
-    Case("tag-plus", _mirror("tags: [v1+2]"), "5:10", ("use 'v1_2'",)),
+    Case("tag-plus", _mirror("tags: [v1+2]"), "5:10", ("use 'v1_2'",), fixed=("v1+2", "v1_2")),
     Case("tag-dot", _mirror("tags: [.x]"), "5:10", ('not a tag: ".x"', "does not begin with")),
     Case("tag-long", _mirror(f"tags: [{'x' * 129}]"), "5:10", ("at most 128 characters",)),
     Case("tag-escape", _mirror('tags: ["a\\e[2J"]'), "5:10", ('not a tag: "a\\x1b[2J"',)),
-    Case("tag-pattern", _mirror("tags: ['v1.*']"), "5:10", ("a pattern goes under `tags: {include",)),
+    Case(
+        "tag-pattern",
+        _mirror("tags: ['v1.*']"),
+        "5:10",
+        ("a pattern goes under `tags: {include",),
+        fixed=("['v1.*']", "{include: ['v1.*']}"),
+    ),
     Case("tag-digest", _mirror("tags: ['sha256:12']"), "5:10", ("a digest goes into `source`",)),
     Case("pattern-open", _mirror("tags: {include: ['(']}"), "5:20", ("not a regular expression", "at character 1")),
     Case("pattern-nested", _mirror("tags: {exclude: [x, '(a+)+$']}"), "5:23", ("nested quantifier", "separator")),
@@ -539,22 +643,28 @@ TAGS = (
 
 ON_DISK = (
     Case("base-without-a-bundle", _mirror("base: far-side.json"), "5:9", ("mirrors[0].base", "no target is a bundle")),
-    Case("wildcard-to-one", _source("a.example.com/team/*"), "4:13", ("would get all", "write {repository}")),
+    Case("wildcard-to-one", _source("a.example.com/team/*"), "4:13", ("would get all", '/{repository}"')),
     Case(
         "wildcard-by-v1",
         f"{HEAD}mirrors:\n- source: a.example.com/team/*\n  targets: ['b.example.com/*']\n  v1: only\n",
         "3:11",
-        ("mirrors[0].source: v1 has no list of repositories: write one mirror for each",),
+        ("mirrors[0].source: v1 has no list of repositories: name each in a mirror",),
     ),
     Case(
         "wildcard-of-a-v1-registry",
         f"{HEAD}registries:\n  a.example.com: {{v1: only}}\n"
         "mirrors:\n- source: a.example.com/*\n  targets: ['b.example.com/*']\n",
         "5:11",
-        ("v1 has no list of repositories: write one mirror for each",),
+        ("v1 has no list of repositories: name each in a mirror",),
     ),
-    Case("wildcard-of-one", _target('"b.example.com/{repository}"'), "4:13", ("the source is one repository", "/*")),
-    Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("would get all", "write {repository}")),
+    Case(
+        "wildcard-of-one",
+        _target('"b.example.com/{repository}"'),
+        "4:13",
+        ("the source is one repository: a source that ends in /* is all below it",),
+        fixed=("a.example.com/app", "a.example.com/app/*"),
+    ),
+    Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("would get all", '/{repository}"')),
     Case("bundle-with-a-tag-as-target", _target('"out.tar:app:v1"'), "4:13", ("a target has no tag",)),
     Case(
         "base-for-a-layout",
@@ -562,9 +672,9 @@ ON_DISK = (
         "5:9",
         ("mirrors[0].base", "no target is a bundle"),
     ),
-    Case("layout-to-one", _source('"oci:in:*"'), "4:13", ("would get all", "write {repository}")),
+    Case("layout-to-one", _source('"oci:in:*"'), "4:13", ("would get all", '/{repository}"')),
     Case("nul-in-a-layout", _target(r'"oci:a\0b"'), "4:13", ("a path cannot have", "remove it")),
-    Case("no-home-of-a-bundle", _target("~no-such-user/x.tar"), "4:13", ("no home directory", "write the whole path")),
+    Case("no-home-of-a-bundle", _target("~no-such-user/x.tar"), "4:13", ("no home directory", "give the whole path")),
     Case("layout-with-a-tag-as-target", _target('"oci:out:app:v1"'), "4:13", ("a target has no tag",)),
     Case("layout-without-a-directory", _target('"oci::app"'), "4:13", ("want oci:DIR or oci:DIR:REPOSITORY",)),
     Case("layout-without-a-repository", _target('"oci:out:"'), "4:13", ("the repository is missing",)),
@@ -620,7 +730,7 @@ _LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
     "top": (_top, 2, 1, ""),
     "registry": (_registry, 3, 19, 'registries."b.example.com".'),
     "mirror": (_mirror, 5, 3, "mirrors[0]."),
-    "tags": (lambda keys: _mirror(f"tags: {{{keys}}}"), 5, 10, "mirrors[0].tags."),
+    "tags": (lambda keys: _mirror(f"tags: {{exclude: [x], {keys}}}"), 5, 24, "mirrors[0].tags."),
 }
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.cli import LATER_OPTIONS, main
+from mirror import later
+from mirror.cli import main
 from tests.corpus.configs import CANARY, CASES, Case
 from tests.registries.listener import Listener
 from tests.tool import MirrorTool
@@ -184,7 +185,7 @@ def test_a_command_or_option_that_has_no_effect_yet_is_named_as_such(
     assert 2 == main([argument.format(config=path) for argument in arguments])
     said = capsys.readouterr()
     assert "" == said.out
-    option = next((argument for argument in arguments if argument in LATER_OPTIONS.get(arguments[0], {})), "")
+    option = next((argument for argument in arguments if argument in later.OPTIONS.get(arguments[0], {})), "")
     called = f"mirror {arguments[-1] if arguments[0] == 'help' else arguments[0]} {option}".strip()
     assert said.err.startswith(f"mirror: `{called}` is not in this version (")
     assert [path] == list(tmp_path.iterdir())
