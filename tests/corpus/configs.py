@@ -520,6 +520,7 @@ LOCATIONS = (
         "- source: c.example.com/app\n  targets: [b.example.com/app]\n  tags: [v2, v3]\n",
         "7:13",
         ("may both write tag v2 of b.example.com/app", "lists of different tags"),
+        fixed=("[v2, v3]", "[v3]"),
     ),
     Case(
         "tag-and-pattern",
