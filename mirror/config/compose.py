@@ -35,6 +35,7 @@ MAX_VALUES = 100_000  # aliases expanded
 
 _PLAIN_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _LONGEST_NUMBER = 40
+_PATTERNS = ("include", "exclude", "immutable")  # keys
 _STAR = re.compile(r"\*[^\s,\]}]*")
 _BRACES = re.compile(r"[^\s,\[\]{}\"']*\{[\w-]+\}[^\s,\[\]{}\"']*")
 _TOO_DEEP = f"too deep: at most {MAX_DEPTH} levels"
@@ -138,17 +139,15 @@ class _Composer:
             self._fail_unquoted(mark, line)
         problem = printable(error.problem or "it cannot be parsed", 120)
         context = f" {printable(error.context, 80)}" if error.context else ""
-        hint = "; put patterns in single quotes" if "unknown escape" in problem else ""
+        patterns = "unknown escape" in problem or self._key_being_read() in _PATTERNS
+        hint = "; put patterns in single quotes" if patterns else ""
         return f"not YAML: {problem}{context}{hint}"
 
     def _fail_unquoted(self, mark: yaml.Mark, line: str) -> None:
         """For a text that YAML cannot read without quotes: it begins with `*`, or has `{` in it in a list."""
-        key = next((level.key.text for level in reversed(self._open) if level.key is not None), "")
         found = _STAR.match(line, mark.column) or _STAR.match(line, max(mark.column - 1, 0))
         if found:
-            text, why = found.group(), "a text that begins with * goes in quotes"
-            if text == "*":
-                text = {"source": "registry.example.com/*", "targets": "registry.example.com/*"}.get(key, ".*")
+            text, why = self._meant(found.group()), "a text that begins with * goes in quotes"
         else:
             around = (one for one in _BRACES.finditer(line) if one.start() <= mark.column <= one.end())
             found = next(around, None)
@@ -163,6 +162,15 @@ class _Composer:
         else:
             meant = f"; write {value_shown(text)}"
         self.fail(mark.line, found.start(), f"not YAML: {why}{meant}")
+
+    def _key_being_read(self) -> str:
+        return next((level.key.text for level in reversed(self._open) if level.key is not None), "")
+
+    def _meant(self, text: str) -> str:
+        """What a text that begins with `*` was to say, by the key that it stands under."""
+        key = self._key_being_read()
+        before = {"source": "registry.example.com/", "targets": "registry.example.com/"} | dict.fromkeys(_PATTERNS, ".")
+        return before.get(key, "") + text
 
     def _take(self, event: yaml.Event, loader: _Loader) -> None:
         if isinstance(event, yaml.AliasEvent):
@@ -197,8 +205,11 @@ class _Composer:
         if any(level.anchor == event.anchor for level in self._open):
             self._fail_at(_mark(event), f"recursive alias *{printable(event.anchor, 80)}")
         if event.anchor not in self._anchors:
-            named = "an alias" if self._secret() else f"alias *{printable(event.anchor, 80)}"
-            self._fail_at(_mark(event), f"{named} has no anchor before it; a text that begins with * goes in quotes")
+            why = "has no anchor before it; a text that begins with * goes in quotes"
+            if self._secret():
+                self._fail_at(_mark(event), f"an alias {why}")
+            meant = value_shown(self._meant(f"*{event.anchor}"))
+            self._fail_at(_mark(event), f"alias *{printable(event.anchor, 80)} {why}; write {meant}")
         return self._anchors[event.anchor]
 
     def _secret(self) -> bool:

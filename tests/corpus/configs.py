@@ -87,7 +87,12 @@ FILE = (
     Case("include-tag", f"{HEAD}state: !include y\n{MIRROR}", "2:8", ('tag "!include" is not allowed', "remove")),
     Case("binary-tag", f"{HEAD}state: !!binary aGk=\n{MIRROR}", "2:8", ('tag "!!binary" is not allowed',)),
     Case("recursive-alias", "a: &a [*a]\n", "1:8", ("recursive alias *a",)),
-    Case("unknown-alias", f"{HEAD}mirrors: *nowhere\n", "2:10", ("*nowhere has no anchor",)),
+    Case(
+        "unknown-alias",
+        f"{HEAD}state: *nowhere\n{MIRROR}",
+        "2:8",
+        ('*nowhere has no anchor before it; a text that begins with * goes in quotes; write "*nowhere"',),
+    ),
     Case("many-aliases", f"{HEAD}a: &a x\nb: [{'*a,' * 101}]\n", "3:305", ("too many aliases: at most 100",)),
     Case(
         "billion-laughs",
@@ -325,6 +330,13 @@ REGISTRIES = (
         fixed=("$HUB_USER", "joe"),
     ),
     Case("password-both", _registry("username: joe, password: {env: A, file: b}"), "3:44", ("want one of env, file",)),
+    Case(
+        "password-env-with-a-dollar",
+        _registry("username: joe, password: {env: $HUB_TOKEN}"),
+        "3:50",
+        ("want the name of an environment variable like HUB_TOKEN, without $",),
+        fixed=("$HUB_TOKEN", "HUB_TOKEN"),
+    ),
     Case("password-neither", _registry("username: joe, password: {}"), "3:44", ("want {env: NAME} or {file: PATH}",)),
     Case("password-number", _registry("username: joe, password: 90210"), "3:44", ("want {env: NAME}", "in quotes")),
     Case(
@@ -464,6 +476,9 @@ LOCATIONS = (
         _wildcards(("a.example.com/team/*", "b.example.com/{repository}")).replace("'", ""),
         "4:13",
         ('targets[0]: not YAML: a text with { or } goes in quotes here; write "b.example.com/{repository}"',),
+    ),
+    Case(
+        "target-is-a-star", _wildcards(("a.example.com/*", "*")).replace("'", ""), "4:13", ('"registry.example.com/*"',)
     ),
     Case(
         "target-is-only-a-template",
@@ -634,6 +649,15 @@ TAGS = (
         fixed=("['v1.*']", "{include: ['v1.*']}"),
     ),
     Case("tag-digest", _mirror("tags: ['sha256:12']"), "5:10", ("a digest goes into `source`",)),
+    Case("pattern-star", _mirror("tags: {exclude: [*-rc]}"), "5:20", ('goes in quotes; write ".*-rc"',)),
+    Case("pattern-of-one-star", _mirror("tags: {include: [*]}"), "5:20", ('goes in quotes; write ".*"',)),
+    Case(
+        "pattern-braces",
+        _mirror("tags: {include: [v{1,2}]}"),
+        "5:21",
+        ("not YAML", "put patterns in single quotes"),
+        fixed=("v{1,2}", "'v{1,2}'"),
+    ),
     Case("pattern-open", _mirror("tags: {include: ['(']}"), "5:20", ("not a regular expression", "at character 1")),
     Case("pattern-nested", _mirror("tags: {exclude: [x, '(a+)+$']}"), "5:23", ("nested quantifier", "separator")),
     Case("pattern-long", _mirror(f"tags: {{include: [{'x' * 10_000}]}}"), "5:20", ("pattern too long", "at most 1000")),
