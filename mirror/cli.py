@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mirror import __version__
+from mirror import __version__, later
 from mirror.console import Console, tell
 from mirror.errors import ConfigError, MirrorError, worst
 
@@ -21,10 +21,6 @@ exit codes: 0 done; 1 something failed, run again; 2 usage or configuration; 3 r
 a person must look; 4 trouble on this machine; 10 `plan --exit-code`: there is something to do; 75 another run
 holds the lock; 130, 143 stopped by a signal
 """
-LATER = {
-    "prune": "takes away what is no longer selected",
-    "convert": "makes a configuration from another tool's",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(sys.stderr)
     try:
-        if argv and argv[0] in LATER:
-            raise ConfigError(f"`mirror {argv[0]}` is not in this version", hint=f"it {LATER[argv[0]]}, later")
+        if argv:
+            later.refuse_command(argv[0])
         parsed = _parser(argv[0] if argv else "").parse_args(argv)
         command: Callable[[argparse.Namespace], int] = parsed.command
         return command(parsed)
@@ -96,19 +92,14 @@ def _add(
         name, help=text, description=text[0].upper() + text[1:].rstrip("?") + ".", allow_abbrev=False
     )
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML file that lists what to mirror")
+    later.add_options(command, name)
     command.set_defaults(command=run)
     return command
 
 
 def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
     sync = _add(commands, "sync", _sync, "bring every selected tag to every target")
-    sync.add_argument(
-        "--only",
-        metavar="PATTERN",
-        action="append",
-        default=[],
-        help="only source references that match this shell pattern: host/repo:tag or host/repo; may be repeated",
-    )
+    _add_only(sync)
     sync.add_argument("--only-from", metavar="FILE", type=Path, help="patterns from a file, one a line (failed.txt)")
     sync.add_argument(
         "--shard", metavar="I/N", type=_shard, help="only part I of N, counted from 0, split by source repository"
@@ -133,6 +124,16 @@ def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
     sync.add_argument("--lock-wait", metavar="SECONDS", type=_seconds, default=0.0, help="wait for another run to end")
 
 
+def _add_only(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--only",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="only source references that match this shell pattern: host/repo:tag or host/repo; may be repeated",
+    )
+
+
 def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
     plan = _add(commands, "plan", _plan, "show what a sync would do; writes nothing")
     plan.add_argument("--exit-code", action="store_true", help="exit 10 if there is something to do")
@@ -141,10 +142,13 @@ def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
     verify = _add(commands, "verify", _verify, "is every selected image whole on every target?")
     verify.add_argument("--deep", action="store_true", help="read and hash every blob")
+    _add_only(verify)
+    verify.add_argument("-q", dest="quiet", action="store_true", help="say nothing unless something is wrong")
 
 
 def _add_validate(commands: argparse._SubParsersAction[_Parser]) -> None:
-    _add(commands, "validate", _validate, "check a configuration; contacts nothing")
+    validate = _add(commands, "validate", _validate, "check a configuration; contacts nothing")
+    validate.add_argument("--secrets", action="store_true", help="a missing password or TLS file is an error")
 
 
 def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -183,6 +187,12 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.set_defaults(command=_serve)
 
 
+def _add_help(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser("help", help="show what a command does, or all commands", allow_abbrev=False)
+    command.add_argument("topic", metavar="COMMAND", nargs="?", help="the command")
+    command.set_defaults(command=_help)
+
+
 def _add_schema(commands: argparse._SubParsersAction[_Parser]) -> None:
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration", allow_abbrev=False)
     schema.set_defaults(command=_schema)
@@ -197,6 +207,7 @@ _COMMANDS = {
     "inventory": _add_inventory,
     "serve": _add_serve,
     "schema": _add_schema,
+    "help": _add_help,
 }
 
 
@@ -282,7 +293,7 @@ def _validate(parsed: argparse.Namespace) -> int:
     from mirror import config  # noqa: PLC0415
     from mirror.report.people import count  # noqa: PLC0415
 
-    loaded = config.load(parsed.config)
+    loaded = config.load(parsed.config, secrets=parsed.secrets)
     for warning in loaded.warnings:
         Console(sys.stderr).line(f"mirror: warning: {warning}")
     targets = count(sum(len(mirror.targets) for mirror in loaded.mirrors), "target")
@@ -297,6 +308,20 @@ def _offline(parsed: argparse.Namespace) -> int:
     for problem in told.problems:
         Console(sys.stderr).line(f"mirror: {problem}")
     return worst({tell(told.lines), told.code})
+
+
+def _help(parsed: argparse.Namespace) -> int:
+    topic = parsed.topic
+    if topic is None:
+        return tell(_parser("").format_help().splitlines())
+    later.refuse_command(topic)
+    if topic not in _COMMANDS:
+        raise ConfigError(f"there is no command {topic!r}", hint="see `mirror help`")
+    try:
+        _parser(topic).parse_args([topic, "--help"])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def _schema(_: argparse.Namespace) -> int:

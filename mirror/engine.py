@@ -119,7 +119,7 @@ def started(
 
 def _check(only: Only, entries: list[Entry], config: Config) -> None:
     """A pattern that can match nothing is a slip of the hand, not a run with nothing to do. Raises ConfigError."""
-    unmatched = [] if any(entry.wildcard for entry in entries) else only.unmatched(entry.name for entry in entries)
+    unmatched = only.unmatched(entry.name for entry in entries)
     if unmatched:
         like = f", like {entries[0].name}" if entries else ""
         raise ConfigError(

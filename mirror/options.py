@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import string
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 
 from mirror.structs import Struct
+
+_TAGS = string.ascii_letters + string.digits + "_.-"
+_DIGESTS = _TAGS + ":"
+_NAMES = _DIGESTS + "/@"
 
 
 class Shard(Struct, frozen=True):
@@ -84,18 +90,59 @@ class Only:
         return sorted(one for one in self._idle if self._shard is None or self._shard.has(repository_of(one)))
 
     def unmatched(self, repositories: Iterable[str]) -> list[str]:
-        """Patterns that reach none of `repositories`."""
+        """Patterns that cannot match any reference of `repositories`, of which `host/prefix/*` is a wildcard."""
         names = list(repositories)
         return [one for one in self._patterns or () if not any(self._reaches(one, name) for name in names)]
 
     @staticmethod
     def _reaches(pattern: str, repository: str) -> bool:
-        literal = pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
-        if pattern == repository or pattern.startswith((f"{repository}:", f"{repository}@")):
+        """Whether a pattern can match `host/repo`, a reference of it, or one of a repository of `host/prefix/*`."""
+        wildcard = repository.endswith("*")
+        beginnings = {repository[:-1]: _NAMES} if wildcard else {f"{repository}:": _TAGS, f"{repository}@": _DIGESTS}
+        if pattern.startswith(tuple(beginnings)) or (pattern == repository and not wildcard):
             return True
-        if literal == pattern:
+        literal = pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
+        if literal == pattern or not any(literal.startswith(one) or one.startswith(literal) for one in beginnings):
             return False
-        return f"{repository}:".startswith(literal) or literal.startswith((f"{repository}:", f"{repository}@"))
+        return fnmatchcase(repository, pattern) or any(_can_begin_with(pattern, *one) for one in beginnings.items())
+
+
+def _can_begin_with(pattern: str, beginning: str, alphabet: str) -> bool:
+    """Whether a shell pattern can match a text that begins so and goes on with letters of an alphabet."""
+    parts = _parts(pattern)
+    states = _after_stars(parts, {0})
+    for character in beginning:
+        staying = {at for at in states if parts[at : at + 1] == ("*",)}
+        taking = {at + 1 for at in states - staying if at < len(parts) and fnmatchcase(character, parts[at])}
+        states = _after_stars(parts, staying | taking)
+    return any(
+        at < len(parts) and all(part == "*" or any(fnmatchcase(one, part) for one in alphabet) for part in parts[at:])
+        for at in states
+    )
+
+
+def _after_stars(parts: tuple[str, ...], states: set[int]) -> set[int]:
+    """The states, and those behind a `*` that matches nothing."""
+    found = set(states)
+    for at, part in enumerate(parts):
+        if part == "*" and at in found:
+            found.add(at + 1)
+    return found
+
+
+@lru_cache(maxsize=1000)
+def _parts(pattern: str) -> tuple[str, ...]:
+    """A shell pattern as `fnmatch` reads it: `*`, and patterns of one character each."""
+    parts, at = [], 0
+    while at < len(pattern):
+        end = at + 1
+        if pattern[at] == "[":
+            first = end + pattern.startswith("!", end)
+            close = pattern.find("]", first + 1)
+            end = close + 1 if close >= 0 else end
+        parts.append(pattern[at:end])
+        at = end
+    return tuple(parts)
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -80,13 +80,15 @@ def plan(options: Options) -> int:
 def verify(options: Options) -> int:
     """Print what is not whole or not equal on the targets. -> the exit code. Raises ConfigError, LocalError."""
     from mirror.telling import verified  # noqa: PLC0415
-    from mirror.verify import Verify  # noqa: PLC0415
+    from mirror.verify import Problem, Verify  # noqa: PLC0415
 
     with _reading(options) as (engine, state):
         reader = Reader(engine.manager, state)
         walker = Verify(engine.manager, engine.stores.registries, reader, deep=options.deep)
         planner = engine.planner(state, walker, believe=False, remake=options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, walker.walks))
+        if stopped is None:
+            walker.account.problems += [Problem(name, error) for name, error in engine.idle()]
     shown = walker.account.problems or options.verbosity >= 0
     told = tell(verified(walker.account, deep=options.deep)) if shown else OK
     if stopped is not None:

@@ -345,8 +345,13 @@ def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monke
     assert "state: there is no home directory" in str(refused(path))
 
 
-def test_dollar_signs_are_kept_as_they_are(tmp_path: Path) -> None:
-    assert tmp_path / "${HOME}" == loaded(tmp_path, f"{HEAD}state: ${{HOME}}\n{MIRROR}").state
+def test_dollar_signs_that_name_no_variable_are_kept_as_they_are(tmp_path: Path) -> None:
+    settings = "username: $joe, password: 'pa$$word$X'"
+    config = loaded(tmp_path, f"{HEAD}state: a$/$1\nregistries:\n  b.example.com: {{{settings}}}\n{MIRROR}")
+    assert tmp_path / "a$" / "$1" == config.state
+    host = config.settings_for("b.example.com")
+    assert host.password is not None
+    assert ("$joe", "pa$$word$X") == (host.username, host.password.reveal())
 
 
 def test_lists_of_different_tags_may_share_a_repository(tmp_path: Path) -> None:
@@ -357,6 +362,34 @@ def test_lists_of_different_tags_may_share_a_repository(tmp_path: Path) -> None:
         "- source: e.example.com/app\n  targets: [b.example.com/app]\n  tags: {include: ['x.*']}\n",
     )
     assert 4 == len(config.mirrors)
+
+
+@pytest.mark.parametrize(
+    ("mirrors", "warned"),
+    [
+        ([("a.example.com/team/*", "a.example.com/copy/*")], False),
+        ([("a.example.com/team/*", "a.example.com/team-copy/*")], False),
+        ([("a.example.com/team/*", "a.example.com/{repository}")], False),
+        ([("a.example.com/*", "b.example.com/a/*"), ("b.example.com/x/*", "a.example.com/b/*")], False),
+        ([("a.example.com/*", "b.example.com/a/*"), ("b.example.com/a/*", "c.example.com/*")], True),
+        ([("a.example.com/x", "b.example.com/a/x"), ("b.example.com/a/*", "c.example.com/*")], True),
+        ([("a.example.com/team/app", "b.example.com/x"), ("b.example.com/*", "a.example.com/team/*")], True),
+    ],
+)
+def test_wildcards_that_do_not_read_what_comes_of_them_are_valid(
+    mirrors: list[tuple[str, str]], warned: bool, tmp_path: Path
+) -> None:
+    entries = "".join(f"- source: '{source}'\n  targets: ['{target}']\n" for source, target in mirrors)
+    config = loaded(tmp_path, f"{HEAD}mirrors:\n{entries}")
+    assert warned == any("reads what mirrors[0] writes" in warning for warning in config.warnings)
+
+
+def test_wildcards_that_swap_different_tags_are_valid(tmp_path: Path) -> None:
+    text = (
+        f"{HEAD}mirrors:\n- source: a.example.com/*\n  targets: ['b.example.com/*']\n  tags: [v1]\n"
+        "- source: b.example.com/*\n  targets: ['a.example.com/*']\n  tags: [v2]\n"
+    )
+    assert () == loaded(tmp_path, text).warnings
 
 
 def test_two_repositories_may_swap_different_tags(tmp_path: Path) -> None:
@@ -371,6 +404,17 @@ def test_passwords_and_files_of_registries_that_nobody_uses_are_not_asked_for(tm
     text = f"{HEAD}registries:\n  z.example.com: {{username: joe, password: {{env: MIRROR_NOPE}}}}\n{MIRROR}"
     config = loaded(tmp_path, text)
     assert "joe" == config.settings_for("z.example.com").username
+
+
+def test_a_file_is_checked_where_its_secrets_are_not(tmp_path: Path) -> None:
+    settings = "username: joe, password: {env: MIRROR_NOPE}, tls: {ca: nope.pem, cert: nope.crt, key: nope.key}"
+    path = write(tmp_path, f"{HEAD}registries:\n  b.example.com: {{{settings}}}\n{MIRROR}")
+    missing = ("tls.ca", "tls.cert", "tls.key", "password")
+    assert [True] * 4 == [
+        f'registries."b.example.com".{key}: ' in warning and "; a run needs it" in warning
+        for key, warning in zip(missing, load(path, secrets=False).warnings, strict=True)
+    ]
+    assert 4 == len(refused(path).problems)
 
 
 # ---- warnings ----

@@ -39,6 +39,9 @@ SOURCES: dict[str, Location] = {
     "docker.io/*": registry("docker.io", "", wildcard=True),
     "docker.io/library/*": registry("docker.io", "library", wildcard=True),
     "acme/*": registry("docker.io", "acme", wildcard=True),
+    "redis:7": RegistryLocation(Repository("docker.io", "library/redis"), "7"),
+    "myhost/app": registry("docker.io", "myhost/app"),
+    "docker.io/library/images.tgz": registry("docker.io", "library/images.tgz"),
     "oci:/srv/export": LayoutLocation("/srv/export"),
     "oci:export": LayoutLocation("export"),
     "oci:/srv/export:team/app": LayoutLocation("/srv/export", "team/app"),
@@ -58,7 +61,10 @@ TARGETS: dict[str, Location] = {
     "reg.example.com/copy/*": registry("reg.example.com", "copy/{repository}", wildcard=True),
     "reg.example.com/x-{repository}-y": registry("reg.example.com", "x-{repository}-y", wildcard=True),
     "docker.io/{repository}": registry("docker.io", "{repository}", wildcard=True),
-    "acme/*": registry("docker.io", "acme/{repository}", wildcard=True),
+    "docker.io/acme/*": registry("docker.io", "acme/{repository}", wildcard=True),
+    "localhost/app": registry("localhost", "app"),
+    "a.tgz/app": registry("a.tgz", "app"),
+    "reg.example.com/images.tgz": registry("reg.example.com", "images.tgz"),
     "oci:/srv/export": LayoutLocation("/srv/export"),
     "oci:/srv/export:{repository}": LayoutLocation("/srv/export", "{repository}", wildcard=True),
     "oci:/srv/export:x/*": LayoutLocation("/srv/export", "x/{repository}", wildcard=True),
@@ -81,7 +87,7 @@ def test_a_target_is_read_as_its_grammar_says(text: str) -> None:
     "text, says",
     [
         ("", "the repository is missing"),
-        ("*", "stands alone at the end, after a slash"),
+        ("*", 'the registry is missing before the `*`; write "registry.example.com/*"'),
         ("reg.example.com/a*", "stands alone at the end"),
         ("reg.example.com/*/app", "stands alone at the end"),
         ("reg.example.com/app:v*", "patterns of tags go under `tags`"),
@@ -94,10 +100,15 @@ def test_a_target_is_read_as_its_grammar_says(text: str) -> None:
         ("x.tar:a/../b", "not a valid reference"),
         ("-:*", "`-` stands alone"),
         ("-:team/app", "`-` stands alone"),
-        ("docker://reg.example.com/app", "docker: is not known here; write host/repository"),
-        ("oci-archive:x", "write FILE.tar"),
-        ("dir:/srv", "write oci:DIR"),
-        ("https://reg.example.com/x.tar", "without a scheme"),
+        (
+            "docker://reg.example.com/app",
+            'docker: is not known here, but host/repository is; write "reg.example.com/app"',
+        ),
+        ("oci-archive:x.tar", 'but FILE.tar is; write "x.tar"'),
+        ("dir:/srv", 'but oci:DIR is; write "oci:/srv"'),
+        ("docker-daemon:app", "but host/repository of a registry is)"),
+        ("https://reg.example.com/app", 'without a scheme; write "reg.example.com/app"'),
+        ("reg.example.com/app:*", 'without a tag, every tag is selected; write "reg.example.com/app"'),
     ],
 )
 def test_what_is_no_source_is_refused(text: str, says: str) -> None:
@@ -114,7 +125,6 @@ def test_what_is_no_source_is_refused(text: str, says: str) -> None:
         (f"reg.example.com/app@{DIGEST}", "a target has no tag or digest"),
         ("oci:/srv/x:app:v1", "a target has no tag or digest"),
         ("reg.example.com/*/{repository}", "can stand once only"),
-        ("{repository}/app", "MISSING"),
         ("{repository}.example.com/app", "can stand in the repository only"),
         ("oci:/srv/{repository}", "can stand in the repository only"),
         ("-:{repository}", "`-` stands alone"),
@@ -122,13 +132,89 @@ def test_what_is_no_source_is_refused(text: str, says: str) -> None:
     ],
 )
 def test_what_is_no_target_is_refused(text: str, says: str) -> None:
-    if says == "MISSING":  # the first part has no dot, so it is part of a repository of docker.io
-        assert registry("docker.io", "{repository}/app", wildcard=True) == parse_target(text)
-        return
     with pytest.raises(ConfigError) as caught:
         parse_target(text)
     assert "ref_invalid" == caught.value.code
     assert says in str(caught.value)
+
+
+DIRECTORY = "a directory is written with `oci:` before it"
+ARCHIVE = "it looks like a file, and a bundle is a plain tar"
+NO_REPOSITORY = "the repository is missing after the host"
+NO_HOST = "a target names its registry"
+# What looks like a host or a file: why it is refused, what is suggested for a target, and for a source besides.
+SLIPS: dict[str, tuple[str, list[str], list[str]]] = {
+    "images.tgz": (ARCHIVE, ["images.tar"], ["docker.io/library/images.tgz"]),
+    "out.tar.gz:app": (ARCHIVE, ["out.tar:app"], ["docker.io/library/out.tar.gz:app"]),
+    "export/images.zip": (ARCHIVE, ["export/images.tar"], ["docker.io/export/images.zip"]),
+    "./dir": (DIRECTORY, ["oci:./dir"], []),
+    "../dir": (DIRECTORY, ["oci:../dir"], []),
+    "..": (DIRECTORY, ["oci:.."], []),
+    "/srv/export": (DIRECTORY, ["oci:/srv/export"], []),
+    "~/export": (DIRECTORY, ["oci:~/export"], []),
+    "export/": (DIRECTORY, ["oci:export"], []),
+    "/srv/*": (DIRECTORY, ["oci:/srv:*"], []),
+    "127.0.0.1:7001": (NO_REPOSITORY, ["127.0.0.1:7001/repository"], ["docker.io/library/127.0.0.1:7001"]),
+    "127.0.0.1:7001/": (NO_REPOSITORY, ["127.0.0.1:7001/repository"], []),
+    "reg.example.com": (NO_REPOSITORY, ["reg.example.com/repository"], ["docker.io/library/reg.example.com"]),
+    "localhost": (NO_REPOSITORY, ["localhost/repository"], ["docker.io/library/localhost"]),
+    "localhost:5000": (NO_REPOSITORY, ["localhost:5000/repository"], ["docker.io/library/localhost:5000"]),
+    "myhost:5000": (NO_REPOSITORY, ["myhost:5000/repository"], ["docker.io/library/myhost:5000"]),
+    "[::1]:5000": (NO_REPOSITORY, ["[::1]:5000/repository"], []),
+    f"localhost:5000@{DIGEST}": (NO_REPOSITORY, [], []),
+    "oci:$HOME/x": ("variables like $HOME are not substituted", ["oci:~/x"], []),
+    "${HOME}/x.tar": ("variables like $HOME are not substituted", ["~/x.tar"], []),
+    "reg.example.com/$TEAM/app": ("variables like $HOME are not substituted", [], []),
+}
+
+
+@pytest.mark.parametrize("text", SLIPS)
+def test_what_looks_like_a_host_or_a_file_is_no_image_of_docker_hub(text: str) -> None:
+    says, for_both, for_sources = SLIPS[text]
+    for parse, meant in ((parse_target, for_both), (parse_source, for_both + for_sources)):
+        with pytest.raises(ConfigError) as caught:
+            parse(text)
+        written = f"; write {', or '.join(map(quoted, meant))})" if meant and "@" not in text else ""
+        assert says in str(caught.value)
+        assert written in str(caught.value)
+        for suggestion in meant:
+            assert parse(suggestion)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("alpine", ["docker.io/alpine", "oci:alpine"]),
+        ("alpine:3.20", ["docker.io/alpine", "oci:alpine:3.20"]),
+        ("acme/app", ["docker.io/acme/app", "oci:acme/app"]),
+        ("acme/*", ["docker.io/acme/*"]),
+        ("{repository}/app", ["docker.io/{repository}/app"]),
+    ],
+)
+def test_a_target_names_its_registry(text: str, meant: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_target(text)
+    assert f"({NO_HOST}; write {', or '.join(map(quoted, meant))})" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("reg.example.com/{repo}", '{repository} is the only template; write "reg.example.com/{repository}"'),
+        ("reg.example.com/app:{tag}-x", "{tag} is not in this version"),
+        ("reg.example.com/app:v1", '; write "reg.example.com/app"'),
+        ("oci:/srv/x:app:v1", '; write "oci:/srv/x:app"'),
+        ("x.tar:app:v1", '; write "x.tar:app"'),
+    ],
+)
+def test_what_cannot_stand_in_a_target_is_refused_with_what_can(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_target(text)
+    assert says in str(caught.value)
+
+
+def quoted(text: str) -> str:
+    return f'"{text}"'
 
 
 @pytest.mark.parametrize("parse", [parse_source, parse_target])

@@ -77,6 +77,45 @@ def test_shards_split_repositories_without_gap_or_overlap_the_same_way_every_tim
     assert [False, True, False] == [Shard(index, 3).has("quay.io/prometheus/prometheus") for index in range(3)]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name", "can"),
+    [
+        ("host/app", "host/app", True),
+        ("host/app:v1", "host/app", True),
+        ("host/app:v*", "host/app", True),
+        ("host/app@sha256:*", "host/app", True),
+        ("h?st/app@sha256:*", "host/app", True),
+        ("*:v1", "host/app", True),
+        ("*/app:v1", "host/app", True),
+        ("h?st/a[op]p", "host/app", True),
+        ("*/app", "host/app", True),
+        ("*/web:v1", "host/app", False),
+        ("*/web", "host/app", False),
+        ("h?st/ap", "host/app", False),
+        ("host/app[!:]", "host/app", False),
+        ("host/team/app", "host/team/*", True),
+        ("host/team/app:v1", "host/team/*", True),
+        ("host/team/*", "host/team/*", True),
+        ("host/*:v1", "host/team/*", True),
+        ("*:v1", "host/team/*", True),
+        ("host/*/team:v1", "host/team/*", True),
+        ("*", "host/*", True),
+        ("host/other", "host/team/*", False),
+        ("host/team", "host/team/*", False),
+        ("host/team:v1", "host/team/*", False),
+        ("host/te?m", "host/team/*", False),
+        ("h?st/tea[n]/*", "host/team/*", False),
+        ("h*st/tea[n]/*", "host/team/*", True),
+        ("oci:/x/y:team/app:v1", "oci:/x/y:team/*", True),
+        ("oci:/x/y:app:v1", "oci:/x/y:team/*", False),
+        ("oci:/x/y:app:v1", "oci:/x/y:*", True),
+        ("[::1]:5000/team/app", "[::1]:5000/team/*", True),
+    ],
+)
+def test_whether_a_pattern_can_match_something_of_a_source(pattern: str, name: str, can: bool) -> None:
+    assert ([] if can else [pattern]) == Only([pattern]).unmatched([name])
+
+
 def test_a_pattern_is_idle_until_something_matches_it() -> None:
     only = Only(["host/app", "host/app:v1", "host/app:v9", "host/*:v2"])
     assert only.takes("host/app")

@@ -11,23 +11,27 @@ from typing import Any
 
 import jsonschema
 
+from mirror.config.conform import conforms
 from mirror.config.problems import SECRET_KEYS, KeyPath, key_shown, value_shown
-from mirror.config.schema import key_paths, resolved
+from mirror.config.remedies import YAML_BOOLEANS, is_accepted, text_instead
+from mirror.config.schema import places_of, resolved, schema
 from mirror.config.tree import Document, Scalar, read_as
+from mirror.locations import MATCHED
+
+MATCHED_NAME = MATCHED.strip("{}")
 
 _NOT_YET = "not in this version"
+_REQUIRED = ("version", "mirrors", "source", "targets")
 
 
-def report(document: Document, data: object, schema: dict[str, Any]) -> None:
-    """Add to `document` all that breaks the schema in `data`, its tree as plain values."""
-    planned: set[KeyPath] = set()
-    for path, message in _planned(data, schema, ()):
-        planned.add(path)
+def report(document: Document, data: object, whole: dict[str, Any]) -> None:
+    """Add to `document` all that breaks the schema, `whole`, in `data`, its tree as plain values.
+
+    A key that is not in this version is named as such, and what is wrong with its value as well."""
+    for path, message in _planned(data, whole, ()):
         document.add(path, message)
-    for error in jsonschema.Draft202012Validator(schema).iter_errors(data):
-        path = tuple(error.absolute_path)
-        if not any(path[: len(above)] == above for above in planned):
-            _report(document, path, error)
+    for error in jsonschema.Draft202012Validator(whole).iter_errors(data):
+        _report(document, tuple(error.absolute_path), error)
 
 
 def _planned(value: object, part: dict[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
@@ -37,8 +41,7 @@ def _planned(value: object, part: dict[str, Any], path: KeyPath) -> Iterator[tup
     if not_yet is True:
         yield path, f"{_NOT_YET}; remove the key"
     elif isinstance(not_yet, list) and value in not_yet:
-        able = [choice for choice in part["enum"] if choice not in not_yet]
-        yield path, f"{value_shown(value)} is {_NOT_YET}; write {' or '.join(able)}, or remove the key"
+        yield path, f"{value_shown(value)} is {_NOT_YET}; write {' or '.join(_able(part))}, or remove the key"
     elif isinstance(value, dict):
         for key, item in value.items():
             below = part.get("properties", {}).get(key, part.get("additionalProperties"))
@@ -71,13 +74,16 @@ def _report(document: Document, path: KeyPath, error: Any) -> None:
 
 
 def _unknown(key: str, part: dict[str, Any]) -> str:
-    elsewhere = [where for where in key_paths() if where.rpartition(".")[2] == key]
+    elsewhere = places_of(key)
     if elsewhere:
         return f"unknown key {key_shown(key)} here; its place is {elsewhere[-1]}"
     nearest = _nearest(key, part)
+    if nearest and part["properties"][nearest].get("x-not-yet") is True:
+        return f"unknown key {key_shown(key)}; {key_shown(nearest)} is {_NOT_YET}; remove the key"
     if nearest:
         return f"unknown key {key_shown(key)}; did you mean {key_shown(nearest)}?"
-    return f"unknown key {key_shown(key)}; want one of {', '.join(part.get('properties', {}))}"
+    known = [name for name, below in part.get("properties", {}).items() if below.get("x-not-yet") is not True]
+    return f"unknown key {key_shown(key)}; want one of {', '.join(known)}"
 
 
 def _nearest(key: str, part: dict[str, Any]) -> str | None:
@@ -101,25 +107,59 @@ def _mistyped(document: Document, path: KeyPath, part: dict[str, Any], value: ob
     secret = not SECRET_KEYS.isdisjoint(path[-2:])
     kinds = part.get("type", "")
     if "string" in kinds and isinstance(node, Scalar) and not isinstance(value, str):
-        shown = read_as(value)
-        what = "tag read as" if "tags" in path[-2:] and isinstance(path[-1], int) else "read as"
         if secret:
             return f"want {_want(part)}, got something that YAML does not take for a text; put it in quotes"
         if text:
-            return f"{what} {shown}; write {value_shown(text)}"
-    hint = ""
+            return _misread(path, part, text, read_as(value))
     if value == "" and "array" in kinds:
         return _empty(path, part, value)
-    if "array" in kinds and isinstance(value, str) and not secret:
-        hint = f"; write [{value_shown(value)}]"
-    if kinds == "boolean" and isinstance(value, str):
-        hint = "; write it without quotes"
-    if "enum" in part and isinstance(value, str):
-        close = difflib.get_close_matches(value.lower(), part["enum"], n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
     if value is None:
-        hint = "; remove the key or give it a value"
+        hint = "; give it a value" if path[-1:] and path[-1] in _REQUIRED else "; remove the key or give it a value"
+    else:
+        hint = "" if secret else _hint(path, part, value)
     return f"want {_want(part)}, got {'something else' if secret else _got(value, text)}{hint}"
+
+
+def _misread(path: KeyPath, part: dict[str, Any], text: str, shown: str) -> str:
+    """Of a text that YAML reads as something else."""
+    what = "tag read as" if "tags" in path[-2:] and isinstance(path[-1], int) else "read as"
+    instead = text_instead(path, part, text, schema()["$defs"])
+    return f"{what} {shown}; write {value_shown(instead)}" if instead else f"{what} {shown}; want {_want(part)}"
+
+
+def _hint(path: KeyPath, part: dict[str, Any], value: object) -> str:
+    """What to write instead of a value, if that can be said."""
+    definitions = schema()["$defs"]
+    kinds = part.get("type", "")
+    if isinstance(value, dict) and value and all(item is None for item in value.values()) and "string" in kinds:
+        return f"; put a text with {{ and }} in quotes{_write_template(path, next(iter(value)))}"
+    if not isinstance(value, str):
+        return ""
+    instead = None
+    close = difflib.get_close_matches(value.lower(), _able(part), n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    if "array" in kinds and is_accepted((*path, 0), resolved(part["items"]), value, definitions):
+        instead = f"[{value_shown(value)}]"
+    elif "boolean" in kinds and value.lower() in YAML_BOOLEANS:
+        instead = f"{value.lower()}, without quotes"
+    elif value.isdecimal() and conforms(int(value), part, definitions):
+        instead = f"{int(value)}, without quotes"
+    elif "string" in kinds:
+        meant = text_instead(path, part, value, definitions)
+        instead = value_shown(meant) if meant else None
+    return f"; write {instead}" if instead else ""
+
+
+def _write_template(path: KeyPath, name: str) -> str:
+    """Of a `{repository}` without quotes, which YAML reads as a mapping."""
+    return f'; write "registry.example.com/{{{MATCHED_NAME}}}"' if "targets" in path and name == MATCHED_NAME else ""
+
+
+def _able(part: dict[str, Any]) -> list[str]:
+    """The values of an enumeration that have an effect in this version."""
+    later = part.get("x-not-yet")
+    return [choice for choice in part.get("enum", ()) if not isinstance(later, list) or choice not in later]
 
 
 def _got(value: object, text: str) -> str:
@@ -139,7 +179,7 @@ def _want(part: dict[str, Any]) -> str:
     if "x-want" in part:
         return str(part["x-want"])
     if "enum" in part:
-        return f"one of {', '.join(part['enum'])}"
+        return f"one of {', '.join(_able(part))}"
     if "minimum" in part:
         return f"{part['minimum']}..{part['maximum']}"
     kinds = part.get("type", "")

@@ -15,7 +15,16 @@ from typing import NoReturn, cast
 import yaml
 
 from mirror.config import file
-from mirror.config.problems import SECRET_KEYS, ConfigErrors, KeyPath, Place, Problem, dotted, key_shown
+from mirror.config.problems import (
+    SECRET_KEYS,
+    ConfigErrors,
+    KeyPath,
+    Place,
+    Problem,
+    dotted,
+    key_shown,
+    value_shown,
+)
 from mirror.config.tree import Document, Mapping, Misread, Node, Scalar, Sequence, read_as
 from mirror.errors import printable
 from mirror.structs import Struct
@@ -26,9 +35,13 @@ MAX_VALUES = 100_000  # aliases expanded
 
 _PLAIN_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _LONGEST_NUMBER = 40
+_PATTERNS = ("include", "exclude", "immutable")  # keys
+_STAR = re.compile(r"\*[^\s,\]}]*")
+_BRACES = re.compile(r"[^\s,\[\]{}\"']*\{[\w-]+\}[^\s,\[\]{}\"']*")
 _TOO_DEEP = f"too deep: at most {MAX_DEPTH} levels"
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 _TRUE = {"true", "yes", "on"}
+_ON = "on"  # a key of the language (`notify`), for which YAML 1.1 reads true
 
 
 def read(path: Path) -> Document:
@@ -75,6 +88,7 @@ class _Composer:
         self._open: list[_Open] = []
         self._anchors: dict[str, Node] = {}
         self._aliases = 0
+        self._last_key = ""
         self._root: Node | None = None
 
     def compose(self) -> Node:
@@ -121,10 +135,42 @@ class _Composer:
         line = self._lines[mark.line] if mark and mark.line < len(self._lines) else ""
         if "\t" in line[: len(line) - len(line.lstrip())]:
             return "tabs cannot indent YAML; use spaces"
+        if mark:
+            self._fail_unquoted(mark, line)
         problem = printable(error.problem or "it cannot be parsed", 120)
         context = f" {printable(error.context, 80)}" if error.context else ""
-        hint = "; write patterns in single quotes" if "unknown escape" in problem else ""
+        patterns = "unknown escape" in problem or self._key_being_read() in _PATTERNS
+        hint = "; put patterns in single quotes" if patterns else ""
         return f"not YAML: {problem}{context}{hint}"
+
+    def _fail_unquoted(self, mark: yaml.Mark, line: str) -> None:
+        """For a text that YAML cannot read without quotes: it begins with `*`, or has `{` in it in a list."""
+        found = _STAR.match(line, mark.column) or _STAR.match(line, max(mark.column - 1, 0))
+        if found:
+            text, why = self._meant(found.group()), "a text that begins with * goes in quotes"
+        else:
+            around = (one for one in _BRACES.finditer(line) if one.start() <= mark.column <= one.end())
+            found = next(around, None)
+            if found is None or not self._open:
+                return
+            text, why = found.group(), "a text with { or } goes in quotes here"
+        innermost = self._open[-1].node if self._open else None
+        if isinstance(innermost, Sequence) and found.start() < mark.column:
+            del innermost.items[-1:]  # what comes before the `{` was taken for the whole text
+        if self._secret() or self._last_key in SECRET_KEYS:
+            meant = "; an environment variable is named by {env: NAME}"
+        else:
+            meant = f"; write {value_shown(text)}"
+        self.fail(mark.line, found.start(), f"not YAML: {why}{meant}")
+
+    def _key_being_read(self) -> str:
+        return next((level.key.text for level in reversed(self._open) if level.key is not None), "")
+
+    def _meant(self, text: str) -> str:
+        """What a text that begins with `*` was to say, by the key that it stands under."""
+        key = self._key_being_read()
+        before = {"source": "registry.example.com/", "targets": "registry.example.com/"} | dict.fromkeys(_PATTERNS, ".")
+        return before.get(key, "") + text
 
     def _take(self, event: yaml.Event, loader: _Loader) -> None:
         if isinstance(event, yaml.AliasEvent):
@@ -159,8 +205,11 @@ class _Composer:
         if any(level.anchor == event.anchor for level in self._open):
             self._fail_at(_mark(event), f"recursive alias *{printable(event.anchor, 80)}")
         if event.anchor not in self._anchors:
-            named = "an alias" if self._secret() else f"alias *{printable(event.anchor, 80)}"
-            self._fail_at(_mark(event), f"{named} has no anchor before it; put a text that begins with * in quotes")
+            why = "has no anchor before it; a text that begins with * goes in quotes"
+            if self._secret():
+                self._fail_at(_mark(event), f"an alias {why}")
+            meant = value_shown(self._meant(f"*{event.anchor}"))
+            self._fail_at(_mark(event), f"alias *{printable(event.anchor, 80)} {why}; write {meant}")
         return self._anchors[event.anchor]
 
     def _secret(self) -> bool:
@@ -191,18 +240,21 @@ class _Composer:
 
     def _key(self, node: Node) -> Scalar:
         if not isinstance(node, Scalar):
-            self.fail(node.line, node.column, "a key must be a text; put it in quotes")
+            self.fail(node.line, node.column, "a key must be a text, not a list or a mapping; remove it")
         return node
 
     def _entry(self, mapping: Mapping, key: Scalar, node: Node) -> None:
-        name = key.text
+        name = self._last_key = key.text
         if name == "<<" and key.value == "<<":
             found = node.items if isinstance(node, Sequence) else [node]
             mapping.merged.extend(item for item in found if isinstance(item, Mapping))
             if not all(isinstance(item, Mapping) for item in found):
                 self._note(key, "<< needs a mapping, or a list of mappings, to merge")
-        elif not isinstance(key.value, str):
-            self._note(key, f"key read as {read_as(key.value)}; write {key_shown(name)}")
+        elif not isinstance(key.value, str) and name != _ON:
+            what = f"unknown key {key_shown(name)}, read as {read_as(key.value)}; remove it"
+            if [level.key.text for level in self._open if level.key is not None] == ["registries"]:
+                what = f"key read as {read_as(key.value)}; write {key_shown(name)}"
+            self._note(key, what)
         elif name in mapping.keys:
             first = mapping.keys[name].line + 1
             self._note(key, f"duplicate key {key_shown(name)}, first on line {first}; keep one of them")

@@ -50,7 +50,7 @@ def _items(value: object, said: Any, _: Part, definitions: Part) -> bool:
     return not isinstance(value, list) or all(conforms(item, said, definitions) for item in value)
 
 
-_SAY_NOTHING = {"$schema", "$defs", "title", "description", "default", "x-want"}
+_SAY_NOTHING = {"$schema", "$defs", "title", "description", "default", "x-key", "x-want"}
 _TYPES = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}
 _HOLDS: dict[str, Callable[[Any, Any, Part, Part], bool]] = {
     "$ref": _reference,

@@ -1,10 +1,11 @@
-"""What no single mirror shows: mirrors onto themselves, two writers of one tag, circles."""
+"""What no single mirror shows: mirrors onto themselves, two writers of one tag, circles (feeding.py: of wildcards)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 
+from mirror.config.feeding import Readers, check_growth
 from mirror.config.mirrors import Draft
 from mirror.config.problems import KeyPath
 from mirror.config.tree import Document
@@ -67,18 +68,21 @@ def _one_writer_a_tag(document: Document, target: Repository, found: list[tuple[
 
 
 def _circles(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
-    readers: dict[Repository, list[Draft]] = defaultdict(list)
-    for draft in drafts:
-        readers[draft.mirror.source].append(draft)
+    readers = Readers(drafts)
     feeds: dict[KeyPath, list[Draft]] = {}
     for draft in drafts:
-        feeds[draft.path] = [
+        found = [
             reader
             for target in draft.mirror.targets
-            for reader in readers.get(target, ())
+            for reader in readers.of(target)
             if reader is not draft and overlap(draft.mirror.tags, reader.mirror.tags) is not None
         ]
-    in_circle = _report_circles(document, drafts, feeds)
+        feeds[draft.path] = list({reader.path: reader for reader in found}.values())
+    literal = [draft for draft in drafts if not draft.mirror.wildcard]
+    between_literal = {
+        draft.path: [reader for reader in feeds[draft.path] if not reader.mirror.wildcard] for draft in literal
+    }
+    in_circle = _report_circles(document, literal, between_literal) | check_growth(document, drafts)
     for draft in drafts:
         warnings.extend(
             f"{reader.mirror.place}: {reader.mirror.path}: reads what {draft.mirror.path} writes: "

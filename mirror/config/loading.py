@@ -58,9 +58,10 @@ class Config(Struct, frozen=True):
         return self.registries.get(host) or HostSettings(host)
 
 
-def load(path: Path) -> Config:
+def load(path: Path, *, secrets: bool = True) -> Config:
     """Read and check the file, and nothing else: no host is contacted.
 
+    secrets: whether the passwords and TLS files of the registries must be there; else a missing one is a warning.
     Raises ConfigErrors with everything that is wrong with it, ConfigError if there is no such file, LocalError if
     this machine does not let us read it."""
     document = compose.read(path)
@@ -68,10 +69,10 @@ def load(path: Path) -> Config:
     schema.check(document, data)
     warnings = _warnings_of_file(path)
     top = Section(document, data, (), path.absolute().parent, warnings)
-    hosts = registries.build(top.section("registries"))
+    hosts = registries.build(top.section("registries"), secrets=secrets)
     drafts = mirrors.build(top, hosts)
     crosscheck.check(document, drafts, warnings)
-    registries.check_presence(hosts, _used(drafts), document)
+    registries.check_presence(hosts, _used(drafts), document, None if secrets else warnings)
     log, parallel = top.section("log"), top.section("parallel")
     config = Config(
         path=path,

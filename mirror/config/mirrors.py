@@ -8,6 +8,7 @@ from pathlib import Path
 from mirror.config.problems import KeyPath, Place, dotted, value_shown
 from mirror.config.registries import Hosts
 from mirror.config.section import Section
+from mirror.config.tree import Scalar
 from mirror.errors import ConfigError, printable
 from mirror.locations import (
     MATCHED,
@@ -125,12 +126,19 @@ def _wildcard(section: Section, source: Location, targets: Sequence[tuple[int, L
     wildcard = source.wildcard or (able and any(target.wildcard for _, target in targets))
     for number, target in targets:
         if wildcard and not target.wildcard and _named(target):
-            what = "would get all repositories; write {repository} where the name of each goes"
+            what = f"would get all repositories, but does not say where each goes{_with_template(section, number)}"
             section.document.add((*section.path, "targets", number), what)
         elif target.wildcard and not wildcard:
-            what = "has {repository}, but the source is one repository; end the source in /*"
+            what = "has {repository}, but the source is one repository: a source that ends in /* is all below it"
             section.document.add((*section.path, "targets", number), what)
     return wildcard
+
+
+def _with_template(section: Section, number: int) -> str:
+    """What to write for a target of a wildcard source that has no template."""
+    node = section.document.node((*section.path, "targets", number))
+    text = f"{node.text}/{MATCHED}" if isinstance(node, Scalar) else ""
+    return f"; write {value_shown(text)}" if text else ""
 
 
 def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: Hosts) -> None:
@@ -140,9 +148,9 @@ def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: Hosts) -> Non
         return
     mode = mirror.v1 or hosts.settings.get(host, HostSettings(host)).v1
     if mode is V1.ONLY:
-        section.problem("v1 has no list of repositories: write one mirror for each", below="source")
+        section.problem("v1 has no list of repositories: name each in a mirror of its own", below="source")
     elif mode is V1.PER_TAG:
-        what = "repositories that only v1 has are not found in this way: write one mirror for each of them"
+        what = "repositories that only v1 has are not found in this way: name each in a mirror of its own"
         section.warn(what, below="source")
 
 

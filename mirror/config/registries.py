@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from mirror.config import values
-from mirror.config.problems import KeyPath, key_shown
+from mirror.config.problems import KeyPath, dotted, key_shown
 from mirror.config.section import Section
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
@@ -14,6 +16,7 @@ from mirror.registry.settings import V1, HostSettings, Secret, Tls
 from mirror.structs import Struct
 
 _READABLE_BY_ALL = 0o004
+_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}|\$[A-Z_][A-Z0-9_]*")
 
 
 class Hosts(Struct, frozen=True):
@@ -28,8 +31,8 @@ class Hosts(Struct, frozen=True):
         return _canonical(host, self.plain)
 
 
-def build(section: Section) -> Hosts:
-    """Raises nothing; problems are noted in the section's document."""
+def build(section: Section, *, secrets: bool) -> Hosts:
+    """Raises nothing; problems are noted in the section's document. secrets: a TLS file that is missing is one."""
     names: dict[str, str] = {}
     for key in section.names():
         try:
@@ -48,10 +51,11 @@ def build(section: Section) -> Hosts:
         taken[host] = key
         if not _can_be_named(host):
             section.problem(
-                f"a reference cannot name this host: {host}/app means docker.io/{host}/app; write it with its port",
+                f"a reference cannot name this host without a port: {host}/app means docker.io/{host}/app; "
+                f'write "{host}:443", or another port',
                 key=key,
             )
-        settings[host] = _settings(host, section.section(key))
+        settings[host] = _settings(host, section.section(key), secrets=secrets)
     return Hosts(settings, {host: (*section.path, key) for host, key in taken.items()}, plain)
 
 
@@ -68,16 +72,18 @@ def _canonical(host: str, plain: frozenset[str]) -> str:
     return base if port == "80" and base in plain else host
 
 
-def check_presence(hosts: Hosts, used: set[str], document: Document) -> None:
-    """Note the passwords of the registries in use that are not there."""
+def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: list[str] | None) -> None:
+    """Note the passwords of the registries in use that are not there. warnings: where given, they are noted in it."""
     for host in sorted(used & hosts.settings.keys()):
-        password = hosts.settings[host].password
-        missing = password.present() if password else None
-        if missing:
-            document.add((*hosts.paths[host], "password"), f"{missing}; provide it, the registry is in use")
+        password, path = hosts.settings[host].password, (*hosts.paths[host], "password")
+        missing = password.present() if password and document.sound(path) else None
+        if missing and warnings is not None:
+            warnings.append(f"{document.place(path)}: {dotted(path)}: {missing}; a run needs it")
+        elif missing:
+            document.add(path, f"{missing}; provide it, the registry is in use")
 
 
-def _settings(host: str, section: Section) -> HostSettings:
+def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
     username, password = section.text("username"), _password(section)
     plain_http = section.flag("plain-http", False)
     if section.has("username") != section.has("password"):
@@ -87,6 +93,8 @@ def _settings(host: str, section: Section) -> HostSettings:
         section.problem("tls has no effect with `plain-http: true`; remove one of them", below="tls")
     if plain_http and section.has("password"):
         section.warn("plain-http: its credentials and images go over the network unprotected", below="plain-http")
+    if _VARIABLE.fullmatch(username or ""):
+        section.problem("variables are not substituted; give the user's name itself", below="username")
     timeouts = section.section("timeouts")
     v1 = section.text("v1")
     return HostSettings(
@@ -94,7 +102,7 @@ def _settings(host: str, section: Section) -> HostSettings:
         plain_http=plain_http,
         username=username,
         password=password,
-        tls=_tls(section.section("tls")),
+        tls=_tls(section.section("tls"), secrets=secrets),
         parallel=section.number("parallel"),
         rate=section.parsed("rate", values.rate),
         proxy=section.parsed("proxy", values.proxy),
@@ -115,8 +123,11 @@ def _hosts(section: Section, key: str) -> frozenset[str]:
 
 def _password(section: Section) -> Secret | None:
     plain = section.text("password")
-    if plain is not None:
+    if plain is not None and _VARIABLE.fullmatch(plain):
+        section.problem("variables are not substituted; write {env: NAME}, with the variable's name", below="password")
+    elif plain is not None:
         section.warn("a password in the file itself; {env: NAME} or {file: PATH} keep it out", below="password")
+    if plain is not None:
         return Secret("the configuration", plain=plain)
     where = section.section("password")
     env, file = where.text("env"), where.file("file")
@@ -125,15 +136,18 @@ def _password(section: Section) -> Secret | None:
     if file is None:
         return None
     try:
-        open_to_all = file.stat().st_mode & _READABLE_BY_ALL
+        mode = file.stat().st_mode
     except OSError:
-        open_to_all = 0  # check_presence says so, if the registry is in use
-    if open_to_all:
+        return Secret(f"file {file}", file=file)  # check_presence says so, if the registry is in use
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+        where.problem(f"{file} is {kind}; name the file that holds the password", below="file")
+    elif mode & _READABLE_BY_ALL:
         section.warn(f"{file} can be read by everybody; chmod 600 it", below="password")
     return Secret(f"file {file}", file=file)
 
 
-def _tls(section: Section) -> Tls:
+def _tls(section: Section, *, secrets: bool) -> Tls:
     ca, cert, key = section.file("ca"), section.file("cert"), section.file("key")
     verify = section.flag("verify", True)
     if (cert is None) != (key is None):
@@ -142,15 +156,23 @@ def _tls(section: Section) -> Tls:
         section.warn(
             "its certificate is not checked: anybody in between can read and change everything", below="verify"
         )
-    good = [_pem(section, name, file) for name, file in (("ca", ca), ("cert", cert), ("key", key)) if file]
+    files = (("ca", ca), ("cert", cert), ("key", key))
+    good = [_pem(section, name, file, secrets=secrets) for name, file in files if file]
     if good and all(good):
         _load(section, ca, cert, key)
     return Tls(ca, cert, key, verify)
 
 
-def _pem(section: Section, name: str, file: Path) -> bool:
+def _pem(section: Section, name: str, file: Path, *, secrets: bool) -> bool:
+    """Whether the file is there, and looks right."""
     try:
         warning = values.pem(file, "PRIVATE KEY" if name == "key" else "CERTIFICATE")
+    except values.AbsentError as error:
+        if secrets:
+            section.problem(f"{error}; provide it", below=name)
+        else:
+            section.warn(f"{error}; a run needs it", below=name)
+        return False
     except ConfigError as error:
         section.problem(str(error), below=name)
         return False

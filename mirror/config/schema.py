@@ -44,6 +44,15 @@ def key_paths() -> tuple[str, ...]:
     return tuple(where for where, _ in parts())
 
 
+@cache
+def places_of(key: str) -> tuple[str, ...]:
+    """The paths at which a key may stand; those that are not in this version only if there is no other."""
+    found = [where for where in key_paths() if where.rpartition(".")[2] == key]
+    later = tuple(where for where, part in parts() if part.get("x-not-yet") is True)
+    able = [where for where in found if not any(f"{where}.".startswith(f"{one}.") for one in later)]
+    return tuple(able or found)
+
+
 def resolved(part: dict[str, Any]) -> dict[str, Any]:
     """A part of the schema, with what its reference leads to."""
     reference = part.get("$ref")
@@ -58,6 +67,6 @@ def _parts(part: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any
         yield where, resolved(below)
         yield from _parts(resolved(below), where)
     if isinstance(part.get("additionalProperties"), dict):
-        yield from _parts(resolved(part["additionalProperties"]), f"{path}.HOST")
+        yield from _parts(resolved(part["additionalProperties"]), f"{path}.{part.get('x-key', 'KEY')}")
     if isinstance(part.get("items"), dict):
         yield from _parts(resolved(part["items"]), f"{path}[]")

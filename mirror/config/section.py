@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.config.problems import KeyPath, dotted
+from mirror.config.problems import KeyPath, dotted, value_shown
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
+from mirror.locations import VARIABLE
 
 T = TypeVar("T")
 
@@ -66,12 +67,16 @@ class Section:
     def resolved(self, text: str) -> Path:
         """A path, absolute: of the bytes that stand in the file, whatever the locale takes names to be encoded in.
         Raises ConfigError."""
+        if VARIABLE.search(text):
+            home = text.replace("${HOME}", "~").replace("$HOME", "~")
+            meant = f"; write {value_shown(home)}" if home.startswith("~") and "$" not in home else ""
+            raise ConfigError(f"variables like $HOME are not substituted: give what they stand for{meant}")
         if "\0" in text:
             raise ConfigError("a path cannot have the character \\0 in it; remove it")
         try:
             return self._base / Path(os.fsdecode(text.encode("utf-8"))).expanduser()
         except RuntimeError:
-            raise ConfigError("there is no home directory for `~`; write the whole path") from None
+            raise ConfigError("there is no home directory for `~`; give the whole path") from None
 
     def parsed(self, key: str, parse: Callable[[str], T]) -> T | None:
         """The text under `key`, parsed; None where there is none, or a problem, which is noted."""

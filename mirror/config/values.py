@@ -24,6 +24,10 @@ _LARGEST_PEM = 4 << 20
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 
 
+class AbsentError(ConfigError):
+    """A file is not there, or this user may not read it."""
+
+
 def connect_timeout(text: str) -> float:
     return duration(text, 0.1, 600.0)
 
@@ -85,18 +89,22 @@ def proxy(text: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ConfigError("not a proxy's URL; write it like http://proxy.example.com:3128") from None
+        raise ConfigError("not a proxy's URL; want one like http://proxy.example.com:3128") from None
+    if parts.scheme == "socks5h":
+        raise ConfigError("a proxy that speaks socks5h is not in this version; want one that speaks http or https")
     if parts.scheme not in ("http", "https"):
         raise ConfigError("want a proxy that speaks http or https, like http://proxy.example.com:3128")
     if not parts.hostname or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigError("not a proxy's URL; write it like http://proxy.example.com:3128, without a path")
+        raise ConfigError("not a proxy's URL; want one like http://proxy.example.com:3128, without a path")
     if re.search(r"[\s\\]", text) or not text.isascii():
         raise ConfigError("a proxy's URL has no spaces, backslashes or letters beyond ASCII; percent-encode them")
     return text
 
 
 def pem(file: Path, wanted: str) -> str | None:
-    """Check that a PEM file holds a `wanted` (`CERTIFICATE`, `PRIVATE KEY`); -> a warning, if there is one."""
+    """Check that a PEM file holds a `wanted` (`CERTIFICATE`, `PRIVATE KEY`); -> a warning, if there is one.
+
+    Raises AbsentError, ConfigError."""
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -105,7 +113,7 @@ def pem(file: Path, wanted: str) -> str | None:
             raise ConfigError(f"{file} has {status.st_size} bytes, more than {_LARGEST_PEM}: not a PEM file of ours")
         data = file.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{file}: {(error.strerror or str(error)).lower()}") from error
+        raise AbsentError(f"{file}: {(error.strerror or str(error)).lower()}") from error
     found = [label.decode("ascii") for label in _PEM.findall(data)]
     if not data.strip():
         raise ConfigError(f"{file} is empty; want a PEM {wanted.lower()}")

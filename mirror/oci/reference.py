@@ -164,9 +164,14 @@ class Reference(Struct, frozen=True, order=True):
 
 def _split_host(text: str) -> tuple[str, str]:
     first, slash, rest = text.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost" or first.startswith("[")):
+    if slash and names_host(first):
         return parse_host(first), rest
     return DOCKER_HUB, text
+
+
+def names_host(first: str) -> bool:
+    """Whether the part before the first slash is a host, and not part of a repository of Docker Hub."""
+    return "." in first or ":" in first or first == "localhost" or first.startswith("[")
 
 
 def tag_hint(tag: str) -> str:

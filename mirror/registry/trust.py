@@ -136,7 +136,8 @@ class Trust:
             "token service",
             own,
             f"{origin} is not of the registry's domain",
-            hint=f"if it may have this registry's credentials, add it to {registry_key(self._host, 'token-realms')}",
+            hint="if it may have this registry's credentials, "
+            f'add "{origin.netloc}" to {registry_key(self._host, "token-realms")}',
         )
 
     def endpoint(self, host: str) -> Destination:
@@ -151,7 +152,7 @@ class Trust:
             raise _refusal("unsafe_location", "endpoint", own, str(error)) from None
         if origin != self.api:
             if not (_listed(origin, self._token_realms) or _listed(origin, self._allow_hosts)):
-                hint = f"if its images are there, add it to {registry_key(self._host, 'allow-hosts')}"
+                hint = f'if its images are there, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}'
                 raise _refusal("unsafe_location", "endpoint", own, f"{origin} is another host", hint=hint)
             self.endpoints.add(origin)
         return Destination(origin, "/", credentials=True, named_by=self.api, refusal="unsafe_location")
@@ -204,7 +205,7 @@ class Trust:
             return
         raise Refused(
             f"{namer or self.api} leads to {origin}, which is at a {kind.value} address",
-            hint=f"if that is right, add it to {registry_key(self._host, 'allow-hosts')}",
+            hint=f'if that is right, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}',
             code=destination.refusal,
         )
 

@@ -6,7 +6,7 @@ ever contacted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 HEAD = "version: 1\n"
@@ -19,13 +19,17 @@ CANARY = "hunter2-canary"
 class Case:
     """at: `line:column` of the first problem; empty: of no line. says: in the message, all of them.
 
-    files: written beside the configuration before it is read."""
+    files: written beside the configuration before it is read. secrets: `validate` only warns, unless it gets
+    `--secrets`. fixed: what the message says to replace, and by what, where it says it in words; then the file is
+    valid."""
 
     id: str
     text: str | bytes
     at: str
     says: tuple[str, ...]
     files: Mapping[str, str | bytes] = field(default_factory=dict)
+    secrets: bool = False
+    fixed: tuple[str, str] | None = None
 
 
 def _registry(settings: str, host: str = "b.example.com") -> str:
@@ -46,6 +50,15 @@ def _target(target: str) -> str:
 
 def _tag(tag: str, read_as: str, id: str) -> Case:
     return Case(f"tag-{id}", _mirror(f"tags: [{tag}]"), "5:10", (f'tags[0]: tag read as {read_as}; write "{tag}"',))
+
+
+def _no_tag(text: str, read_as: str, id: str) -> Case:
+    return Case(f"tag-{id}", _mirror(f"tags: [{text}]"), "5:10", (f"tags[0]: tag read as {read_as}; want a tag",))
+
+
+def _wildcards(*mirrors: tuple[str, str], rest: str = "") -> str:
+    entries = "".join(f"- source: '{source}'\n  targets: ['{target}']\n{rest}" for source, target in mirrors)
+    return f"{HEAD}mirrors:\n{entries}"
 
 
 FILE = (
@@ -74,7 +87,12 @@ FILE = (
     Case("include-tag", f"{HEAD}state: !include y\n{MIRROR}", "2:8", ('tag "!include" is not allowed', "remove")),
     Case("binary-tag", f"{HEAD}state: !!binary aGk=\n{MIRROR}", "2:8", ('tag "!!binary" is not allowed',)),
     Case("recursive-alias", "a: &a [*a]\n", "1:8", ("recursive alias *a",)),
-    Case("unknown-alias", f"{HEAD}mirrors: *nowhere\n", "2:10", ("*nowhere has no anchor",)),
+    Case(
+        "unknown-alias",
+        f"{HEAD}state: *nowhere\n{MIRROR}",
+        "2:8",
+        ('*nowhere has no anchor before it; a text that begins with * goes in quotes; write "*nowhere"',),
+    ),
     Case("many-aliases", f"{HEAD}a: &a x\nb: [{'*a,' * 101}]\n", "3:305", ("too many aliases: at most 100",)),
     Case(
         "billion-laughs",
@@ -94,8 +112,15 @@ FILE = (
     Case("latin-1", f"{HEAD}# caf".encode() + b"\xe9\n", "2:6", ("not UTF-8 at byte 16",)),
     Case("nul", f"{HEAD}# a\0b\n", "2:4", ("control character \\x00", "remove it")),
     Case("escape-character", f"{HEAD}# \x1b[2J\n", "2:3", ("control character \\x1b",)),
-    Case("key-is-a-number", f"{HEAD}{MIRROR}5000: x\n", "5:1", ("key read as the number 5000", 'write "5000"')),
-    Case("key-is-a-boolean", f"{HEAD}{MIRROR}on: x\n", "5:1", ("key read as true", 'write "on"')),
+    Case(
+        "key-is-a-number",
+        f"{HEAD}{MIRROR}5000: x\n",
+        "5:1",
+        ('unknown key "5000", read as the number 5000; remove it',),
+    ),
+    Case("key-is-a-boolean", f"{HEAD}{MIRROR}yes: x\n", "5:1", ('unknown key "yes", read as true; remove it',)),
+    Case("host-is-a-number", f"{HEAD}registries:\n  1.2: {{}}\n{MIRROR}", "3:3", ('the number 1.2; write "1.2"',)),
+    Case("key-on", f"{HEAD}{MIRROR}on: x\n", "5:1", ('unknown key "on" here; its place is notify[].on',)),
     Case("key-is-a-list", f"{HEAD}{MIRROR}? [a]\n: b\n", "5:3", ("a key must be a text",)),
 )
 
@@ -133,7 +158,7 @@ KEYS = (
     Case("version-text", f'version: "1"\n{MIRROR}', "1:10", ('want the number 1, got "1"',)),
     Case("no-mirrors", HEAD, "1:1", ('missing key "mirrors"',)),
     Case("mirrors-empty", f"{HEAD}mirrors: []\n", "2:10", ("mirrors: want a list with at least one entry",)),
-    Case("mirrors-nothing", f"{HEAD}mirrors:\n", "2:9", ("mirrors: want a list", "got nothing", "remove the key")),
+    Case("mirrors-nothing", f"{HEAD}mirrors:\n", "2:9", ("mirrors: want a list", "got nothing; give it a value")),
     Case("mirror-is-a-text", f"{HEAD}mirrors: [alpine]\n", "2:11", ('mirrors[0]: want a mapping, got "alpine"',)),
     Case("no-source", f"{HEAD}mirrors:\n- targets: [b.example.com/x]\n", "3:3", ('missing key "source"',)),
     Case("no-targets", f"{HEAD}mirrors:\n- source: a.example.com/x\n", "3:3", ('missing key "targets"',)),
@@ -148,7 +173,7 @@ KEYS = (
         "boolean-as-text",
         _registry('tls: {verify: "false"}'),
         "3:33",
-        ('want true or false, got "false"', "without quotes"),
+        ('want true or false, got "false"; write false, without quotes',),
     ),
     Case(
         "text-as-number",
@@ -175,7 +200,17 @@ KEYS = (
         "2:14",
         ("want one of debug, info", "did you mean warning?"),
     ),
-    Case("size", f"{HEAD}spool-max: 50\n{MIRROR}", "2:12", ("read as the number 50",)),
+    Case("boolean-as-word", _registry('mount: "never"'), "3:26", ('want true or false, got "never"',)),
+    Case("number-as-text", _registry('parallel: "8"'), "3:29", ('want 1..64, got "8"; write 8, without quotes',)),
+    Case("size", f"{HEAD}spool-max: 50\n{MIRROR}", "2:12", ('read as the number 50; write "50 MiB"',)),
+    Case("size-text", f"{HEAD}spool-max: '50'\n{MIRROR}", "2:12", ('want a size like "50 MiB"', 'write "50 MiB"')),
+    Case("size-in-bytes", f"{HEAD}spool-max: 52428800\n{MIRROR}", "2:12", ('; write "52428800 B"',)),
+    Case("size-short", f"{HEAD}spool-max: 4G\n{MIRROR}", "2:12", ('got "4G"; write "4 GB"',)),
+    Case("size-in-the-log", f"{HEAD}log: {{max-size: 50}}\n{MIRROR}", "2:17", ('number 50; write "50 MiB"',)),
+    Case("size-zero-bare", f"{HEAD}spool-max: 0\n{MIRROR}", "2:12", ('number 0; want a size like "50 MiB"',)),
+    Case("path-variable", f"{HEAD}state: $HOME/mirror\n{MIRROR}", "2:8", ("not substituted", 'write "~/mirror"')),
+    Case("path-variable-braces", f"{HEAD}log: {{file: '${{HOME}}/x'}}\n{MIRROR}", "2:13", ('; write "~/x"',)),
+    Case("path-other-variable", f"{HEAD}spool: /srv/$USER\n{MIRROR}", "2:8", ("give what they stand for",)),
     Case("size-unit", f"{HEAD}log: {{max-size: 50 apples}}\n{MIRROR}", "2:17", ('want a size like "50 MiB"', "apples")),
     Case("size-zero", f"{HEAD}log: {{max-size: 0 MiB}}\n{MIRROR}", "2:17", ("more than 0 bytes",)),
     Case("state-long", f"{HEAD}state: {'x' * 5000}\n{MIRROR}", "2:8", ("too long: at most 4096 characters",)),
@@ -187,13 +222,19 @@ KEYS = (
 REGISTRIES = (
     Case("nul-in-a-file", _registry(r'username: u, password: {file: "a\0b"}'), "3:49", ("cannot have", "remove it")),
     Case("host-url", _registry("", '"https://b.example.com/v2/"'), "3:3", ("give host[:port] without scheme or path",)),
-    Case("host-http", _registry("", '"http://b.example.com"'), "3:3", ("without scheme", "plain-http: true")),
+    Case(
+        "host-http",
+        _registry("", '"http://b.example.com"'),
+        "3:3",
+        ("without scheme", "plain-http: true"),
+        fixed=('"http://b.example.com": {', "b.example.com: {plain-http: true"),
+    ),
     Case("host-path", _registry("", "b.example.com/team"), "3:3", ("give host[:port] without scheme or path",)),
     Case("host-port", _registry("", "b.example.com:65536"), "3:3", ("from 1 to 65535",)),
     Case("host-letters", _registry("", "b\u00fccher.example.com"), "3:3", ("punycode",)),
     Case("host-credentials", _registry("", f"joe:{CANARY}@b.example.com"), "3:3", ("credentials do not belong",)),
     Case("host-wildcard", _registry("", '"*.example.com"'), "3:3", ("cannot have wildcards",)),
-    Case("host-unnameable", _registry("", "myhost"), "3:3", ("docker.io/myhost/app", "write it with its port")),
+    Case("host-unnameable", _registry("", "myhost"), "3:3", ("docker.io/myhost/app", 'write "myhost:443", or another')),
     Case(
         "host-twice",
         f"{HEAD}registries:\n  docker.io: {{}}\n  index.docker.io: {{}}\n{MIRROR}",
@@ -209,10 +250,20 @@ REGISTRIES = (
     Case(
         "registry-nothing", f"{HEAD}registries:\n  b.example.com:\n{MIRROR}", "3:17", ("want a mapping, got nothing",)
     ),
-    Case("username-alone", _registry("username: joe"), "3:29", ("username without password",)),
+    Case(
+        "username-alone",
+        _registry("username: joe"),
+        "3:29",
+        ("username without password; give both or none",),
+        fixed=("username: joe", ""),
+    ),
     Case("password-alone", _registry("password: {env: PATH}"), "3:29", ("password without username",)),
     Case(
-        "password-unset", _registry("username: joe, password: {env: MIRROR_NOPE}"), "3:44", ("MIRROR_NOPE is not set",)
+        "password-unset",
+        _registry("username: joe, password: {env: MIRROR_NOPE}"),
+        "3:44",
+        ("MIRROR_NOPE is not set",),
+        secrets=True,
     ),
     Case(
         "password-env-name",
@@ -220,15 +271,72 @@ REGISTRIES = (
         "3:50",
         ("name of an environment",),
     ),
-    Case("password-no-file", _registry("username: joe, password: {file: nope}"), "3:44", ("nope: No such file",)),
+    Case(
+        "password-no-file",
+        _registry("username: joe, password: {file: nope}"),
+        "3:44",
+        ("nope: No such file",),
+        secrets=True,
+    ),
+    Case(
+        "password-is-a-directory",
+        _registry("username: joe, password: {file: /etc}"),
+        "3:51",
+        ("/etc is a directory; name the file that holds the password",),
+    ),
+    Case(
+        "password-is-a-device",
+        _registry("username: joe, password: {file: /dev/null}"),
+        "3:51",
+        ("/dev/null is no regular file; name the file that holds the password",),
+    ),
     Case(
         "password-empty-file",
         _registry("username: joe, password: {file: secret}"),
         "3:44",
         ("secret is empty",),
         {"secret": ""},
+        secrets=True,
+    ),
+    Case(
+        "password-is-a-variable",
+        _registry("username: joe, password: '${HUB_TOKEN}'"),
+        "3:44",
+        ("variables are not substituted; write {env: NAME}",),
+    ),
+    Case(
+        "password-is-a-variable-without-braces",
+        _registry("username: joe, password: $HUB_TOKEN"),
+        "3:44",
+        ("variables are not substituted; write {env: NAME}",),
+    ),
+    Case(
+        "password-is-a-variable-without-quotes",
+        _registry("username: joe, password: ${HUB_TOKEN}"),
+        "3:44",
+        ("not YAML: a text with { or } goes in quotes here; an environment variable is named by {env: NAME}",),
+    ),
+    Case(
+        "password-with-braces",
+        _registry(f"username: joe, password: a{{{CANARY}}}"),
+        "3:44",
+        ("not YAML: a text with { or } goes in quotes here",),
+    ),
+    Case(
+        "username-is-a-variable",
+        _registry("username: $HUB_USER, password: {env: PATH}"),
+        "3:29",
+        ("variables are not substituted; give the user's name itself",),
+        fixed=("$HUB_USER", "joe"),
     ),
     Case("password-both", _registry("username: joe, password: {env: A, file: b}"), "3:44", ("want one of env, file",)),
+    Case(
+        "password-env-with-a-dollar",
+        _registry("username: joe, password: {env: $HUB_TOKEN}"),
+        "3:50",
+        ("want the name of an environment variable like HUB_TOKEN, without $",),
+        fixed=("$HUB_TOKEN", "HUB_TOKEN"),
+    ),
     Case("password-neither", _registry("username: joe, password: {}"), "3:44", ("want {env: NAME} or {file: PATH}",)),
     Case("password-number", _registry("username: joe, password: 90210"), "3:44", ("want {env: NAME}", "in quotes")),
     Case(
@@ -244,7 +352,10 @@ REGISTRIES = (
         ("an alias has no anchor", "in quotes"),
     ),
     Case("password-list", _registry(f"username: joe, password: [{CANARY}]"), "3:44", ("want {env: NAME}",)),
-    Case("ca-missing", _registry("tls: {ca: nope.pem}"), "3:29", ("nope.pem: no such file",)),
+    Case("ca-missing", _registry("tls: {ca: nope.pem}"), "3:29", ("nope.pem: no such file",), secrets=True),
+    Case(
+        "cert-missing", _registry("tls: {cert: nope.pem, key: nope.key}"), "3:31", ("nope.pem: no such",), secrets=True
+    ),
     Case("ca-empty", _registry("tls: {ca: ca.pem}"), "3:29", ("ca.pem is empty",), {"ca.pem": " \n"}),
     Case("ca-der", _registry("tls: {ca: ca.pem}"), "3:29", ("ca.pem is not PEM",), {"ca.pem": b"\x30\x82\x01\x0a"}),
     Case(
@@ -293,6 +404,9 @@ REGISTRIES = (
     Case("proxy-path", _registry(f'proxy: "http://joe:{CANARY}@p.example.com/x"'), "3:26", ("without a path",)),
     Case("proxy-space", _registry(f'proxy: "http://joe:{CANARY} @p.example.com"'), "3:26", ("percent-encode",)),
     Case("proxy-type", _registry(f"proxy: [{CANARY}]"), "3:26", ("want a URL like",)),
+    Case("connect-bare", _registry("timeouts: {connect: 10}"), "3:39", ('read as the number 10; write "10 s"',)),
+    Case("rate-bare", _registry("rate: 5"), "3:25", ('read as the number 5; write "5/s"',)),
+    Case("rate-long", _registry("rate: 100/min"), "3:25", ('got "100/min"; write "100/m"',)),
     Case("rate", _registry("rate: fast"), "3:25", ('want a rate like "5/s"', 'got "fast"')),
     Case("rate-newline", _registry('rate: "5/s\\n"'), "3:25", ('want a rate like "5/s"',)),
     Case("rate-zero", _registry("rate: 0/s"), "3:25", ('want a rate like "5/s"',)),
@@ -302,13 +416,22 @@ REGISTRIES = (
             ("zero", "0 s", ("want 100 ms..1 h, got 0 s",)),
             ("negative", "-1 s", ('want a duration like "60 s"',)),
             ("nan", ".nan", ("read as the number nan",)),
-            ("inf", ".inf", ("read as the number inf",)),
+            ("inf", ".inf", ("read as the number inf; want a duration",)),
             ("unit", "5 parsecs", ('want a duration like "60 s"', "parsecs")),
-            ("bare", "60", ("read as the number 60",)),
+            ("bare", "60", ('read as the number 60; write "60 s"',)),
+            ("text", "'10'", ('got "10"; write "10 s"',)),
+            ("milliseconds", "60000", ('read as the number 60000; write "60000 ms"',)),
+            ("short", "5m", ('got "5m"; write "5 min"',)),
             ("days", "3 d", ("want 100 ms..1 h, got 3 d",)),
         )
     ),
-    Case("realm-wildcard", _registry('token-realms: ["*"]'), "3:34", ("cannot have wildcards; list each host",)),
+    Case(
+        "realm-wildcard",
+        _registry('token-realms: ["*"]'),
+        "3:34",
+        ("cannot have wildcards; list each host",),
+        fixed=('"*"', "auth.example.com"),
+    ),
     Case("realm-url", _registry('token-realms: ["https://x.example.com/y"]'), "3:34", ("without scheme or path",)),
     Case("realm-text", _registry("token-realms: x.example.com"), "3:33", ("want a list", 'write ["x.example.com"]')),
     Case(
@@ -323,19 +446,56 @@ LOCATIONS = (
         "source-transport",
         _source("docker://a.example.com/app"),
         "3:11",
-        ("docker: is not known here; write host/repository",),
+        ('docker: is not known here, but host/repository is; write "a.example.com/app"',),
     ),
-    Case("source-case", _source("a.example.com/App"), "3:11", ("in lower case: 'app'",)),
+    Case("source-case", _source("a.example.com/App"), "3:11", ("in lower case: 'app'",), fixed=("App", "app")),
     Case("source-dots", _source("a.example.com/x/../y"), "3:11", ("not a valid reference",)),
-    Case("source-tag", _source("a.example.com/app:v1+2"), "3:11", ("use 'v1_2'",)),
+    Case("source-tag", _source("a.example.com/app:v1+2"), "3:11", ("use 'v1_2'",), fixed=("v1+2", "v1_2")),
     Case("source-digest", _source("a.example.com/app@sha256:12"), "3:11", ("want sha256: and 64 hex digits",)),
     Case("source-algorithm", _source("a.example.com/app@md5:12"), "3:11", ("cannot verify the algorithm",)),
     Case("source-credentials", _source(f"joe:{CANARY}@a.example.com/app"), "3:11", ("credentials do not belong",)),
     Case("source-url-credentials", _source(f"https://joe:{CANARY}@a.example.com/app"), "3:11", ("without a scheme",)),
+    Case("source-transport-of-archives", _source("oci-archive:x.tar"), "3:11", ("oci-archive: is not known here",)),
+    Case("source-is-a-host", _source("127.0.0.1:7001"), "3:11", ('write "127.0.0.1:7001/repository"',)),
+    Case("source-is-a-host-and-a-slash", _source("c.example.com/"), "3:11", ('write "c.example.com/repository"',)),
+    Case("source-is-a-host-without-a-dot", _source("myhost:5000"), "3:11", ('write "myhost:5000/repository"',)),
+    Case("source-is-an-archive", _source("images.tgz"), "3:11", ('a bundle is a plain tar; write "images.tar"',)),
+    Case("source-is-a-directory", _source("./dir"), "3:11", ('written with `oci:` before it; write "oci:./dir"',)),
+    Case("source-is-a-directory-and-a-slash", _source("export/"), "3:11", ('write "oci:export"',)),
+    Case("source-is-everything", _source('"*"'), "3:11", ('write "registry.example.com/*"',)),
+    Case("source-is-every-tag", _source('"a.example.com/app:*"'), "3:11", ('write "a.example.com/app"',)),
+    Case("target-is-an-archive", _target("images.tgz"), "4:13", ('a bundle is a plain tar; write "images.tar"',)),
+    Case("target-is-a-directory", _target("export/"), "4:13", ('write "oci:export"',)),
+    Case("target-is-a-host", _target("b.example.com"), "4:13", ('write "b.example.com/repository"',)),
+    Case("target-without-a-host", _target("team/app"), "4:13", ('names its registry; write "docker.io/team/app"',)),
+    Case("target-of-one-word", _target("app"), "4:13", ('write "docker.io/app", or "oci:app"',)),
+    Case("target-with-a-variable", _target("'oci:$HOME/x'"), "4:13", ("not substituted", 'write "oci:~/x"')),
+    Case("source-is-a-star", _source("*"), "3:11", ('a text that begins with * goes in quotes; write "registry.',)),
+    Case(
+        "target-is-a-template-without-quotes",
+        _wildcards(("a.example.com/team/*", "b.example.com/{repository}")).replace("'", ""),
+        "4:13",
+        ('targets[0]: not YAML: a text with { or } goes in quotes here; write "b.example.com/{repository}"',),
+    ),
+    Case(
+        "target-is-a-star", _wildcards(("a.example.com/*", "*")).replace("'", ""), "4:13", ('"registry.example.com/*"',)
+    ),
+    Case(
+        "target-is-only-a-template",
+        f"{HEAD}mirrors:\n- source: a.example.com/team/*\n  targets: [{{repository}}]\n",
+        "4:13",
+        ('put a text with { and } in quotes; write "registry.example.com/{repository}"',),
+    ),
+    Case(
+        "target-is-another-template",
+        _wildcards(("a.example.com/team/*", "b.example.com/{repo}")),
+        "4:13",
+        ('{repository} is the only template; write "b.example.com/{repository}"',),
+    ),
     Case("source-template", _source('"a.example.com/{repository}"'), "3:11", ("belongs into targets",)),
     Case("source-stars", _source("a.example.com/*/x"), "3:11", ("stands alone at the end",)),
-    Case("target-tag", _target("b.example.com/app:v1"), "4:13", ("a target has no tag",)),
-    Case("target-number", _target("12"), "4:13", ('read as the number 12; write "12"',)),
+    Case("target-tag", _target("b.example.com/app:v1"), "4:13", ("a target has no tag", 'write "b.example.com/app"')),
+    Case("target-number", _target("12"), "4:13", ("targets[0]: read as the number 12",)),
     Case("itself", _target("a.example.com/app"), "4:13", ("would mirror onto itself",)),
     Case(
         "itself-by-alias",
@@ -375,6 +535,7 @@ LOCATIONS = (
         "- source: c.example.com/app\n  targets: [b.example.com/app]\n  tags: [v2, v3]\n",
         "7:13",
         ("may both write tag v2 of b.example.com/app", "lists of different tags"),
+        fixed=("[v2, v3]", "[v3]"),
     ),
     Case(
         "tag-and-pattern",
@@ -391,9 +552,71 @@ LOCATIONS = (
     ),
 )
 
+
+def _grows(id: str, source: str, target: str, *says: str) -> Case:
+    text = _wildcards((source, target))
+    return Case(f"grows-{id}", text, "4:13", (f"mirrors[0].targets[0]: {says[0]}", *says[1:]))
+
+
+WILDCARDS = (
+    _grows(
+        "by-template",
+        "a.example.com/team/*",
+        "a.example.com/team/copy/{repository}",
+        "lies within its own source a.example.com/team/*",
+        "give a target that is not below a.example.com/team/",
+    ),
+    _grows("by-star", "a.example.com/team/*", "a.example.com/team/copy/*", "lies within its own source"),
+    _grows("beside", "a.example.com/team/*", "a.example.com/team/{repository}-copy", "lies within its own source"),
+    _grows("before", "a.example.com/team/*", "a.example.com/team/x-{repository}", "lies within its own source"),
+    _grows("itself", "a.example.com/team/*", "A.example.com:443/team/{repository}", "would mirror onto itself"),
+    _grows(
+        "everything",
+        "a.example.com/*",
+        "a.example.com/copy/{repository}",
+        "lies within its own source a.example.com/*",
+        "give another registry",
+    ),
+    _grows("the-hub", "acme/*", "index.docker.io/acme/copy/*", "lies within its own source docker.io/acme/*"),
+    _grows("all-of-the-hub", "docker.io/*", "registry-1.docker.io/acme/*", "lies within its own source docker.io/*"),
+    _grows("a-layout", "oci:x/../y:team/*", "oci:y:team/copy/{repository}", "lies within its own source"),
+    _grows("a-bundle", "x.tar:*", "./x.tar:copy/{repository}", "lies within its own source"),
+    _grows("a-whole-layout", "oci:y", "oci:y:copy/{repository}", "lies within its own source"),
+    Case(
+        "circle-of-wildcards",
+        _wildcards(
+            ("a.example.com/team/*", "b.example.com/in/{repository}"),
+            ("b.example.com/in/*", "a.example.com/team/back/{repository}"),
+        ),
+        "3:11",
+        ("mirrors[0].source: mirrors write in a circle: mirrors[0] → mirrors[1] → mirrors[0]; break it",),
+    ),
+    Case(
+        "circle-of-equal-wildcards",
+        _wildcards(
+            ("a.example.com/*", "b.example.com/{repository}"),
+            ("b.example.com/in/*", "c.example.com/{repository}"),
+            ("b.example.com/*", "a.example.com/{repository}"),
+        ),
+        "3:11",
+        ("mirrors write in a circle: mirrors[0] → mirrors[2] → mirrors[0]; break it",),
+    ),
+    Case(
+        "circle-of-a-wildcard-and-one-repository",
+        _wildcards(
+            ("a.example.com/team/app", "b.example.com/in/app"),
+            ("b.example.com/in/*", "a.example.com/team/{repository}"),
+        ),
+        "3:11",
+        ("mirrors write in a circle: mirrors[0] → mirrors[1] → mirrors[0]; break it",),
+    ),
+)
+
 TAGS = (
     _tag("1.10", "the number 1.1", "float"),
-    _tag("22:22", "the number 1342", "sexagesimal"),
+    _no_tag("22:22", "the number 1342", "sexagesimal"),
+    _no_tag("-1", "the number -1", "negative"),
+    _no_tag(".5", "the number 0.5", "fraction"),
     _tag("0123", "the number 83", "octal"),
     _tag("0o17", "the number 15", "octal-of-yaml-1.2"),
     _tag("089", "the number 89.0", "zero-of-yaml-1.2"),
@@ -407,19 +630,34 @@ TAGS = (
     _tag("no", "false", "no"),
     _tag("yes", "true", "yes"),
     _tag("null", "nothing", "null"),
-    _tag("~", "nothing", "tilde"),
+    _no_tag("~", "nothing", "tilde"),
     Case("tags-empty", _mirror("tags: []"), "5:9", ("nothing would be selected", "remove the key for every tag")),
     Case("tags-text", _mirror("tags: v1"), "5:9", ("want a list or a mapping", 'got "v1"; write ["v1"]')),
     Case("tags-empty-text", _mirror('tags: ""'), "5:9", ("nothing would be selected",)),
     Case("tags-empty-mapping", _mirror("tags: {}"), "5:9", ("nothing would be selected",)),
     Case("tags-nothing", _mirror("tags:"), "5:8", ("want a list or a mapping, got nothing",)),
     Case("include-empty", _mirror("tags: {include: []}"), "5:19", ("nothing would be selected",)),
-    Case("tag-plus", _mirror("tags: [v1+2]"), "5:10", ("use 'v1_2'",)),
+    Case("tag-plus", _mirror("tags: [v1+2]"), "5:10", ("use 'v1_2'",), fixed=("v1+2", "v1_2")),
     Case("tag-dot", _mirror("tags: [.x]"), "5:10", ('not a tag: ".x"', "does not begin with")),
     Case("tag-long", _mirror(f"tags: [{'x' * 129}]"), "5:10", ("at most 128 characters",)),
     Case("tag-escape", _mirror('tags: ["a\\e[2J"]'), "5:10", ('not a tag: "a\\x1b[2J"',)),
-    Case("tag-pattern", _mirror("tags: ['v1.*']"), "5:10", ("a pattern goes under `tags: {include",)),
+    Case(
+        "tag-pattern",
+        _mirror("tags: ['v1.*']"),
+        "5:10",
+        ("a pattern goes under `tags: {include",),
+        fixed=("['v1.*']", "{include: ['v1.*']}"),
+    ),
     Case("tag-digest", _mirror("tags: ['sha256:12']"), "5:10", ("a digest goes into `source`",)),
+    Case("pattern-star", _mirror("tags: {exclude: [*-rc]}"), "5:20", ('goes in quotes; write ".*-rc"',)),
+    Case("pattern-of-one-star", _mirror("tags: {include: [*]}"), "5:20", ('goes in quotes; write ".*"',)),
+    Case(
+        "pattern-braces",
+        _mirror("tags: {include: [v{1,2}]}"),
+        "5:21",
+        ("not YAML", "put patterns in single quotes"),
+        fixed=("v{1,2}", "'v{1,2}'"),
+    ),
     Case("pattern-open", _mirror("tags: {include: ['(']}"), "5:20", ("not a regular expression", "at character 1")),
     Case("pattern-nested", _mirror("tags: {exclude: [x, '(a+)+$']}"), "5:23", ("nested quantifier", "separator")),
     Case("pattern-long", _mirror(f"tags: {{include: [{'x' * 10_000}]}}"), "5:20", ("pattern too long", "at most 1000")),
@@ -430,22 +668,28 @@ TAGS = (
 
 ON_DISK = (
     Case("base-without-a-bundle", _mirror("base: far-side.json"), "5:9", ("mirrors[0].base", "no target is a bundle")),
-    Case("wildcard-to-one", _source("a.example.com/team/*"), "4:13", ("would get all", "write {repository}")),
+    Case("wildcard-to-one", _source("a.example.com/team/*"), "4:13", ("would get all", '/{repository}"')),
     Case(
         "wildcard-by-v1",
         f"{HEAD}mirrors:\n- source: a.example.com/team/*\n  targets: ['b.example.com/*']\n  v1: only\n",
         "3:11",
-        ("mirrors[0].source: v1 has no list of repositories: write one mirror for each",),
+        ("mirrors[0].source: v1 has no list of repositories: name each in a mirror",),
     ),
     Case(
         "wildcard-of-a-v1-registry",
         f"{HEAD}registries:\n  a.example.com: {{v1: only}}\n"
         "mirrors:\n- source: a.example.com/*\n  targets: ['b.example.com/*']\n",
         "5:11",
-        ("v1 has no list of repositories: write one mirror for each",),
+        ("v1 has no list of repositories: name each in a mirror",),
     ),
-    Case("wildcard-of-one", _target('"b.example.com/{repository}"'), "4:13", ("the source is one repository", "/*")),
-    Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("would get all", "write {repository}")),
+    Case(
+        "wildcard-of-one",
+        _target('"b.example.com/{repository}"'),
+        "4:13",
+        ("the source is one repository: a source that ends in /* is all below it",),
+        fixed=("a.example.com/app", "a.example.com/app/*"),
+    ),
+    Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("would get all", '/{repository}"')),
     Case("bundle-with-a-tag-as-target", _target('"out.tar:app:v1"'), "4:13", ("a target has no tag",)),
     Case(
         "base-for-a-layout",
@@ -453,9 +697,9 @@ ON_DISK = (
         "5:9",
         ("mirrors[0].base", "no target is a bundle"),
     ),
-    Case("layout-to-one", _source('"oci:in:*"'), "4:13", ("would get all", "write {repository}")),
+    Case("layout-to-one", _source('"oci:in:*"'), "4:13", ("would get all", '/{repository}"')),
     Case("nul-in-a-layout", _target(r'"oci:a\0b"'), "4:13", ("a path cannot have", "remove it")),
-    Case("no-home-of-a-bundle", _target("~no-such-user/x.tar"), "4:13", ("no home directory", "write the whole path")),
+    Case("no-home-of-a-bundle", _target("~no-such-user/x.tar"), "4:13", ("no home directory", "give the whole path")),
     Case("layout-with-a-tag-as-target", _target('"oci:out:app:v1"'), "4:13", ("a target has no tag",)),
     Case("layout-without-a-directory", _target('"oci::app"'), "4:13", ("want oci:DIR or oci:DIR:REPOSITORY",)),
     Case("layout-without-a-repository", _target('"oci:out:"'), "4:13", ("the repository is missing",)),
@@ -471,19 +715,79 @@ ON_DISK = (
 )
 
 
-def _not_yet(id: str, text: str, at: str, key: str) -> Case:
-    return Case(f"later-{id}", text, at, ("not in this version", key))
+def _top(keys: str) -> str:
+    return f"{HEAD}{keys}\n{MIRROR}"
+
+
+# Every key that has no effect yet, with a value of the right type and one of a wrong type. Where: `top`, `registry`,
+# `mirror` or `tags`.
+LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
+    ("top", "notify", "[{url: 'https://x.example.com/y', on: [failed], format: slack}]", "me"),
+    ("top", "metrics", "{textfile: mirror.prom}", "[x]"),
+    ("registry", "no-proxy", "[c.example.com]", "c.example.com"),
+    ("registry", "paths", "{team: {username: joe, password: {env: PATH}}}", "[team]"),
+    ("registry", "create", "ecr", "acr"),
+    ("registry", "create", "{type: harbor, public: false}", "{public: false}"),
+    ("registry", "login", "ecr", "[ecr]"),
+    ("registry", "reserve", "20", "some"),
+    ("registry", "bandwidth", "{read: 10 MiB/s, write: 5 MB/s, schedule: 'Mon-Fri'}", "{read: fast}"),
+    ("mirror", "repositories", "{include: ['a.*'], exclude: [b]}", "[a]"),
+    ("mirror", "platforms", "[linux/amd64]", "linux/amd64"),
+    ("mirror", "index", "sparse", "thin"),
+    ("mirror", "verify-signatures", "{keys: [a.pub]}", "[a.pub]"),
+    ("mirror", "every", "15 min", "15"),
+    ("mirror", "referrers", "true", "sometimes"),
+    ("mirror", "referrers", "{include: [a/b], exclude: [c], require: [d]}", "{require: d}"),
+    ("mirror", "recheck", "24 h", "24"),
+    ("tags", "semver", "'>=2.50 <4'", "2"),
+    ("tags", "newest", "10", "ten"),
+    ("tags", "newest", "{count: 10, by: created}", "{by: created}"),
+    ("tags", "min-age", "2 d", "soon"),
+    ("tags", "min-tags", "1", "one"),
+    ("tags", "max-tags", "100", "all"),
+)
+LATER_VALUES: tuple[tuple[str, str, str], ...] = (
+    ("top", "report", "changes"),
+    ("registry", "proxy", "'socks5h://p.example.com:1080'"),
+    ("mirror", "foreign-layers", "copy"),
+)
+_LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
+    "top": (_top, 2, 1, ""),
+    "registry": (_registry, 3, 19, 'registries."b.example.com".'),
+    "mirror": (_mirror, 5, 3, "mirrors[0]."),
+    "tags": (lambda keys: _mirror(f"tags: {{exclude: [x], {keys}}}"), 5, 24, "mirrors[0].tags."),
+}
+
+
+def later(where: str, key: str, value: str) -> str:
+    """A configuration with this key at one of the places of `LATER_KEYS`."""
+    return _LATER[where][0](f"{key}: {value}")
+
+
+def _later(where: str, key: str, value: str, *says: str, id: str) -> Case:
+    _, line, column, path = _LATER[where]
+    at = f"{line}:{column + len(key) + 2}"
+    return Case(f"later-{id}-{where}-{key}", later(where, key, value), at, (f"{path}{key}: ", *says))
 
 
 NOT_IN_THIS_VERSION = (
-    _not_yet("semver", _mirror("tags: {semver: '>=1.x <'}"), "5:18", "tags.semver"),
-    _not_yet("newest", _mirror("tags: {newest: 10}"), "5:18", "tags.newest"),
-    _not_yet("platforms", _mirror("platforms: [linux/amd65]"), "5:14", "mirrors[0].platforms"),
-    _not_yet("index", _mirror("index: sparse"), "5:10", "mirrors[0].index"),
-    _not_yet("referrers", _mirror("referrers: true"), "5:14", "mirrors[0].referrers"),
-    _not_yet("default-referrers", f"{HEAD}defaults: {{referrers: true}}\n{MIRROR}", "2:23", "defaults.referrers"),
-    _not_yet("recheck", _mirror("recheck: 24 h"), "5:12", "mirrors[0].recheck"),
-    _not_yet("foreign-layers", _mirror("foreign-layers: copy"), "5:19", 'foreign-layers: "copy"'),
+    *(
+        _later(where, key, right, "not in this version; remove the key", id=str(number))
+        for number, (where, key, right, _) in enumerate(LATER_KEYS)
+    ),
+    *(
+        _later(where, key, wrong, "not in this version; remove the key", ": want ", id=f"wrong-{number}")
+        for number, (where, key, _, wrong) in enumerate(LATER_KEYS)
+        if wrong not in ("2", "15", "24") and not wrong.startswith("{")
+    ),
+    *(_later(where, key, value, "is not in this version", id="value") for where, key, value in LATER_VALUES),
+    Case(
+        "later-default",
+        f"{HEAD}defaults: {{referrers: true}}\n{MIRROR}",
+        "2:23",
+        ("defaults.referrers: not in this version",),
+    ),
+    Case("later-tag-template", _target("'b.example.com/app:{tag}-x'"), "4:13", ("{tag} is not in this version",)),
 )
 
-CASES: tuple[Case, ...] = (*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *TAGS, *ON_DISK, *NOT_IN_THIS_VERSION)
+CASES: tuple[Case, ...] = (*FILE, *KEYS, *REGISTRIES, *LOCATIONS, *WILDCARDS, *TAGS, *ON_DISK, *NOT_IN_THIS_VERSION)

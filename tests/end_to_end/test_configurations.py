@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror import later
 from mirror.cli import main
 from tests.corpus.configs import CANARY, CASES, Case
 from tests.registries.listener import Listener
@@ -43,7 +44,13 @@ def test_a_bad_configuration_is_refused_at_its_place_with_a_remedy(
 ) -> None:
     """No request is made: the guards of all tests would see a look-up of any of these hosts."""
     path = _write(case, tmp_path)
-    assert 2 == main(["validate", str(path)])
+    if case.secrets:
+        assert 0 == main(["validate", str(path)])
+        said = capsys.readouterr()
+        assert said.out.startswith(f"{path}: valid")
+        assert f"mirror: warning: {path}:{case.at}: " in said.err
+        assert [] == [words for words in case.says if words not in said.err]
+    assert 2 == main(["validate", "--secrets", str(path)])
     said = capsys.readouterr()
     assert "" == said.out
     if case.at:
@@ -113,8 +120,14 @@ def test_all_errors_of_a_file_are_told_at_once(tmp_path: Path, capsys: pytest.Ca
         ["bundle", "list"],
         ["bundle", "sign", "x.tar"],
         ["inventory"],
-        ["prune", "{config}"],
-        ["convert", "--from", "regsync", "x"],
+        ["help", "sink"],
+        ["help", "sync", "plan"],
+        ["sync", "{config}", "--trace-http"],
+        ["sync", "{config}", "--only", "other.example.com/*"],
+        ["verify", "{config}", "--only", "other.example.com/app:v1"],
+        ["verify", "{config}", "--base", "x"],
+        ["plan", "{config}", "-q"],
+        ["validate", "{config}", "--deep"],
         ["validate", "/nonexistent/mirror.yaml"],
         ["validate", "{folder}"],
     ],
@@ -136,6 +149,59 @@ def test_a_usage_error_exits_2_in_one_line_or_few(
     assert said.err.startswith("mirror: ")
     assert len(said.err.splitlines()) <= 3
     assert 0 == listener.accepted
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sync", "{config}", "--trace-http", "trace.txt"],
+        ["sync", "{config}", "--locked", "mirror.lock"],
+        ["sync", "{config}", "--every", "15 min"],
+        ["sync", "{config}", "--every", "15 min", "--listen", "127.0.0.1:9000"],
+        ["sync", "{config}", "--listen", "127.0.0.1:9000"],
+        ["sync", "--deadline", "06:00", "{config}"],
+        ["sync", "{config}", "--dask", "tcp://127.0.0.1:8786"],
+        ["sync", "{config}", "--json-events"],
+        ["plan", "{config}", "--json"],
+        ["plan", "{config}", "--exit-code", "--locked", "mirror.lock"],
+        ["verify", "{config}", "--report", "report.json"],
+        ["prune", "{config}", "--plan", "x"],
+        ["prune", "{config}", "--apply", "x", "--max-delete", "10"],
+        ["convert", "--from", "regsync", "x"],
+        ["copy", "docker.io/library/alpine", "oci:x"],
+        ["lock", "{config}", "-o", "x"],
+        ["explain", "{config}", "docker.io/library/alpine:3", "--json"],
+        ["report", "--html", "x"],
+        ["report", "--merge", "x", "y"],
+        ["help", "prune"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_or_option_that_has_no_effect_yet_is_named_as_such(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mirror.yaml"
+    path.write_text("version: 1\nmirrors: [{source: a.example.com/a, targets: [b.example.com/b]}]\n")
+    assert 2 == main([argument.format(config=path) for argument in arguments])
+    said = capsys.readouterr()
+    assert "" == said.out
+    option = next((argument for argument in arguments if argument in later.OPTIONS.get(arguments[0], {})), "")
+    called = f"mirror {arguments[-1] if arguments[0] == 'help' else arguments[0]} {option}".strip()
+    assert said.err.startswith(f"mirror: `{called}` is not in this version (")
+    assert [path] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["", "sync", "plan", "verify", "validate", "schema", "bundle", "serve", "help"])
+def test_help_shows_how_a_command_is_called(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 == main(["help", *command.split()])
+    said = capsys.readouterr()
+    assert "" == said.err
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), "--help"])
+    assert 0 == ended.value.code
+    assert said.out == capsys.readouterr().out
+    assert said.out.startswith(f"usage: mirror {command}".strip())
+    assert "COMMAND" in said.out if not command else True
 
 
 @pytest.mark.parametrize("name", ["none.tar", "none", "oci:none"])
@@ -163,9 +229,13 @@ def test_a_missing_secret_is_found_before_anybody_is_asked(listener: Listener, m
     mirrors = [{"source": f"{host}/a", "targets": [f"{host}/b"]}]
     mirror_run.config(mirrors, registries={host: secret})
     for command in COMMANDS:
-        ran = mirror_run(command, mirror_run.config_file)
+        secrets = ["--secrets"] if command == "validate" else []
+        ran = mirror_run(command, mirror_run.config_file, *secrets)
         assert 2 == ran.code
-        assert "NO_SUCH_SECRET" in ran.err
+        assert "NO_SUCH_SECRET is not set or empty; provide it" in ran.err
+    ran = mirror_run("validate", mirror_run.config_file)
+    assert 0 == ran.code
+    assert "NO_SUCH_SECRET is not set or empty; a run needs it" in ran.err
     assert 0 == listener.accepted
 
 

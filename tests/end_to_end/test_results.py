@@ -198,6 +198,42 @@ def test_a_pattern_for_which_nothing_is_found_is_a_failure_that_keeps_nothing_el
     mirror_run.sync("--only", app)
 
 
+def test_verify_looks_at_what_only_selects_and_fails_where_that_is_nothing(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source, "v1", "v2")
+    app = f"{source.host}/app"
+    mirror_run.config([{"source": app, "targets": [f"{target.host}/app"]}], source, target)
+    mirror_run.sync("--only", f"{app}:v1")
+    ran = mirror_run("verify", mirror_run.config_file, "--only", f"{app}:v1")
+    assert (0, True) == (ran.code, "verified: 1 image," in ran.out)
+    ran = mirror_run("verify", mirror_run.config_file, "--only", f"{app}:v1", "-q")
+    assert (0, "", "") == (ran.code, ran.out, ran.err)
+    assert 1 == mirror_run("verify", mirror_run.config_file).code
+    for quiet in ([], ["-q"]):
+        ran = mirror_run("verify", mirror_run.config_file, "--only", f"{app}:nope", *quiet)
+        assert (1, True) == (ran.code, f"{app}:nope: --only {app}:nope selects nothing" in ran.out)
+
+
+@pytest.mark.parametrize("command", ["sync", "plan", "verify"])
+def test_a_pattern_that_cannot_match_a_wildcard_is_a_usage_error(
+    command: str, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    mirrors = [
+        {"source": f"{source.host}/team/*", "targets": [f"{target.host}/{{repository}}"]},
+        {"source": f"{source.host}/app", "targets": [f"{target.host}/app"]},
+    ]
+    mirror_run.config(mirrors, source, target)
+    pattern = f"{source.host}/taem/*"
+    options = ["--dry-run"] if command == "plan" else []
+    ran = mirror_run("verify" if command == "verify" else "sync", mirror_run.config_file, "--only", pattern, *options)
+    assert 2 == ran.code
+    assert f"mirror: --only {pattern} matches no source" in ran.err
+    assert [] == [*source.requests(), *target.requests()]
+
+
 def test_a_pattern_whose_repository_cannot_be_listed_is_told_by_that_alone(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from mirror.config import values
 from mirror.errors import Refused, RemoteError
 from mirror.registry.settings import HostSettings
 from mirror.registry.trust import Destination, Origin, Trust, with_query
@@ -248,7 +249,9 @@ def test_credentials_go_only_to_a_token_service_of_the_registry(host: str, realm
 def test_a_realm_elsewhere_is_refused_with_what_to_do() -> None:
     with pytest.raises(Refused) as caught:
         trust_of().realm("https://login.example.net/token")
-    assert 'registries."reg.example.com".token-realms' in caught.value.hint
+    assert 'add "login.example.net" to registries."reg.example.com".token-realms' in caught.value.hint
+    added = trust_of(token_realms=frozenset({values.host("login.example.net")}))
+    assert "login.example.net" == added.realm("https://login.example.net/token").origin.host
 
 
 def test_a_token_service_of_the_same_domain_must_not_be_at_an_internal_address() -> None:
@@ -327,7 +330,8 @@ def test_allow_hosts_lifts_the_address_rule(entry: str) -> None:
     assert "10.0.0.9" == trust.redirect("https://10.0.0.9:9000/x", base_of(trust)).origin.host
     with pytest.raises(Refused) as caught:
         trust.redirect("https://10.0.0.8:9000/x", base_of(trust))
-    assert 'registries."reg.example.com".allow-hosts' in caught.value.hint
+    assert 'add "10.0.0.8:9000" to registries."reg.example.com".allow-hosts' in caught.value.hint
+    assert "10.0.0.8:9000" == values.host("10.0.0.8:9000")
 
 
 def test_it_is_the_host_that_named_it_that_counts_not_the_first_one() -> None:
