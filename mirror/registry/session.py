@@ -131,9 +131,8 @@ class Session:
     ) -> Answer:
         """Send `body`, `length` bytes of it, or in chunks if that is None; never tried again here.
 
-        What the body raises goes through, and the connection is cut, so that the registry does not see a body
-        that looks whole. An answer that comes early ends the sending. Raises AuthError, retryable, after a 401
-        that a new token may cure."""
+        What the body raises goes through, and the connection is cut: the registry must not see a body that looks whole.
+        An answer that comes early ends the sending. Raises AuthError, retryable, after a 401 that a new token cures."""
         request = Request(method, kind, destination, tuple(headers), Upload(body, length))
         if not self._is_ours(destination):
             stream = self._exchange.send(request, work)

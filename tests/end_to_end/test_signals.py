@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -217,21 +217,22 @@ def test_a_rerun_after_a_signal_completes(source: RealRegistry, target: RealRegi
     assert seeded.tags == assert_whole(target).tags
 
 
-def _has_open(process: subprocess.Popen[str], name: str) -> bool:
-    """Whether a process has a file of that name open."""
-    folder = Path(f"/proc/{process.pid}/fd")
-    with suppress(FileNotFoundError):  # one that was closed meanwhile
-        return name in {path.readlink().name for path in folder.iterdir()}
-    return False
+def _catches(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Whether a process has come so far that a signal does not just end it."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def test_a_signal_while_the_lock_is_waited_for_ends_the_wait(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     with copying(scripted, mirror_run) as run:
+        run.pipe.freeze()  # it does not end meanwhile
         waiting = mirror_run.start("sync", mirror_run.config_file, "--lock-wait", "60")
-        assert eventually(lambda: _has_open(waiting, "lock"), within=60)
+        assert eventually(lambda: _catches(waiting, signal.SIGTERM), within=60)
         waiting.send_signal(signal.SIGTERM)
         ran = mirror_run.finish(waiting, 30)
         assert 143 == ran.code
+        run.pipe.thaw()
         assert 143 == run.end_by(signal.SIGTERM)[0]
         assert 143 == json.loads(next(mirror_run.state.rglob("report.json")).read_text())["exit"]
 
