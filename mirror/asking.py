@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
@@ -10,6 +11,8 @@ from mirror.findings import Entry, Findings
 from mirror.limits import Work
 from mirror.oci.digest import Digest
 from mirror.store import DAMAGED, Source, Version
+
+_log = logging.getLogger("mirror.plan")
 
 Named: TypeAlias = Digest | MirrorError | None
 """What a target's reference names; None: nothing, or nothing that matters. An error: it cannot be told."""
@@ -24,11 +27,15 @@ def catalog(entry: Entry, findings: Findings, work: Work) -> list[str]:
 def listed(entry: Entry, findings: Findings, work: Work) -> list[str]:
     """The tags of a source, sorted; `findings` are told of those that cannot be used. Raises NotFound with a hint."""
     try:
-        return _usable(entry.source.tags(entry.repository, work), entry, findings)
+        names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
         hint = "check its name and the credentials; a repository without any tag looks the same on some registries"
         what = f"{entry.name} has no list of tags: {error.what}"
         raise NotFound(what, hint=hint, status=404, protocol=error.protocol) from error
+    if not names and not entry.rules.allow_empty:
+        text = f"{entry.name} lists no tags"
+        _log.warning("no_tags", extra={"source": entry.name, "text": text})
+    return _usable(names, entry, findings)
 
 
 def _usable(names: Iterable[str | MirrorError], entry: Entry, findings: Findings) -> list[str]:

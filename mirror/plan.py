@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 from mirror.asking import Named, answered, catalog, is_broken, listed, named
 from mirror.backoff import ONCE
 from mirror.claims import Claims
+from mirror.empty_selection import WildcardSelection, is_empty, nothing_selected
 from mirror.errors import Cancelled, MirrorError, NotFound
 from mirror.findings import (
     Chosen,
@@ -105,15 +106,19 @@ class Planner:
             if watch.error is not None:
                 raise watch.error
 
-    def entry(self, entry: Entry) -> Steps[None]:
-        """Steps: plan one mirror. Ends when all of it was handed on; never raises for a remote reason."""
+    def entry(self, entry: Entry, matched: WildcardSelection | None = None) -> Steps[None]:
+        """Steps: plan one mirror. Ends when all of it was handed on; never raises for a remote reason.
+
+        matched: of the wildcard that the repository belongs to."""
         try:
             if entry.wildcard:
                 yield from self._matching(entry)
                 return
             listings = [self._listing(entry, target) for target in entry.targets]  # while the source lists its own
-            readings = yield from self._readings(entry)
+            readings = yield from self._readings(entry, matched)
         except MirrorError as error:
+            if matched is not None:
+                matched.failed(error)
             self._chosen.not_seen(entry.name)
             self._findings.listing_failed(entry, error)
             return
@@ -133,18 +138,26 @@ class Planner:
         if not names:
             raise NotFound(f"{entry.name} matches no repository", hint="check what stands before the `*`")
         tasks = []
-        for one in [one for one in map(entry.of, names) if self._chosen.takes(one.name)]:
+        matched = WildcardSelection(entry)
+        taken = [one for one in map(entry.of, names) if self._chosen.takes(one.name)]
+        for one in taken:
             conflict = self._claims.claim(one)
             if conflict is None:
-                tasks.append(self._manager.spawn(self.entry(one), name=f"plan {one.name}"))
+                tasks.append(self._manager.spawn(self.entry(one, matched), name=f"plan {one.name}"))
             else:
+                matched.failed(conflict)
                 self._chosen.not_seen(one.name)
                 self._findings.listing_failed(one, conflict)
         yield from self._each(tasks)
+        if matched.is_empty:
+            others = sorted(set(names) - {one.repository for one in taken})
+            error = yield self._read(entry.source, partial(matched.error, others))
+            if error is not None:
+                raise error
 
     # ---- the source
 
-    def _readings(self, entry: Entry) -> Steps[list[Reading]]:
+    def _readings(self, entry: Entry, matched: WildcardSelection | None) -> Steps[list[Reading]]:
         rules = entry.rules
         rejected: Mapping[str, int] = {}
         if rules.digest is not None:
@@ -154,6 +167,10 @@ class Planner:
             tags = () if rules.is_literal else (yield self._read(entry.source, partial(listed, entry, self._findings)))
             selection = select(rules, tags)
             rejected = selection.rejected
+            if matched is not None:
+                matched.add(selection)
+            elif is_empty(rules, selection):
+                raise nothing_selected(entry, rejected)
             readings = [
                 Reading(entry, tag, tag, listed_version(tag) if self._believe else None, users=len(entry.targets))
                 for tag in selection.selected

@@ -27,6 +27,7 @@ LAYERS = (
         "preview",
         "findings",
         "claims",
+        "empty_selection",
         "asking",
         "recall",
         "reading",
