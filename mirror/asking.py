@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused
+from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.findings import Entry, Findings
 from mirror.limits import Work
 from mirror.oci.digest import Digest
@@ -36,6 +36,23 @@ def listed(entry: Entry, findings: Findings, work: Work) -> list[str]:
         text = f"{entry.name} lists no tags"
         _log.warning("no_tags", extra={"source": entry.name, "text": text})
     return _usable(names, entry, findings)
+
+
+def listed_at_target(store: Source, repository: str, work: Work) -> set[str] | None:
+    """The tags that a target lists. None: its list cannot be read, which is only advice: ask for each tag by name.
+
+    Raises Refused, RateLimited, LocalError, Cancelled."""
+    try:
+        return {name for name in store.tags(repository, work) if isinstance(name, str)}
+    except NotFound:
+        return set()
+    except RateLimited:
+        raise
+    except RemoteError as error:
+        place = f"{store.host}/{repository}"
+        text = f"the tags of {place} cannot be listed, so each is asked for by name: {error}"
+        _log.warning("target_not_listed", extra={"target": place, "code": error.code, "text": text})
+        return None
 
 
 def _usable(names: Iterable[str | MirrorError], entry: Entry, findings: Findings) -> list[str]:

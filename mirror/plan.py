@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from mirror.asking import Named, answered, catalog, is_broken, listed, named
+from mirror.asking import Named, answered, catalog, is_broken, listed, listed_at_target, named
 from mirror.backoff import ONCE
 from mirror.claims import Claims
 from mirror.empty_selection import WildcardSelection, is_empty, nothing_selected
@@ -250,10 +250,9 @@ class Planner:
         return replace(present, settled={tag: settled[tag] for tag in settled if tag in (present.tags or ())})
 
     def _tags_of(self, target: TargetEntry, work: Work) -> _Present:
-        try:
-            tags = {name for name in target.store.tags(target.place.path, work) if isinstance(name, str)}
-        except NotFound:
-            tags = set()
+        tags = listed_at_target(target.store, target.place.path, work)
+        if tags is None:
+            return _Present(may_have=True)
         told = {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
         # A repository that lost its last run to a kill has blobs and no tag: real registries then answer 404.
         return _Present(

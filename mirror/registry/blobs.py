@@ -35,7 +35,9 @@ class BlobStream:
         self._stream.__exit__(kind, error, trace)
 
 
-def open_blob(session: Session, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
+def open_blob(
+    session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, *, offset: int = 0
+) -> BlobStream:
     """The bytes of `blob` from `offset` on. Raises Refused (size_mismatch) as soon as the answer's length tells."""
     what = f"{session.settings.host}/{repository}@{blob.digest}"
     ranged = (("Range", f"bytes={offset}-{blob.size - 1}"),) if offset and blob.size is not None else ()
@@ -43,7 +45,7 @@ def open_blob(session: Session, repository: str, blob: Descriptor, work: Work, *
         f"/v2/{repository}/blobs/{blob.digest}",
         work,
         kind="blob",
-        scopes=(Scope(repository, ("pull",)),),
+        scopes=scopes,
         headers=ranged,
         expect={200, 206} if ranged else {200},
     )
@@ -79,7 +81,7 @@ def _discard(stream: Stream, count: int) -> None:
         count -= got
 
 
-def blob_size(session: Session, repository: str, blob: Descriptor, work: Work) -> int | None:
+def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work) -> int | None:
     """How many bytes the registry holds as `blob`; None: it does not hold it.
 
     One HEAD; where its answer does not give the size, a GET as well. Raises as the session."""
@@ -88,7 +90,7 @@ def blob_size(session: Session, repository: str, blob: Descriptor, work: Work) -
         f"/v2/{repository}/blobs/{blob.digest}",
         work,
         kind="blob",
-        scopes=(Scope(repository, ("pull",)),),
+        scopes=scopes,
         expect={200, 403, 404, 405, 501},
     )
     if answer.status == 404:
@@ -97,10 +99,12 @@ def blob_size(session: Session, repository: str, blob: Descriptor, work: Work) -
         raise session.failure(answer, "HEAD", "blob")
     size = _length(answer.headers) if answer.status == 200 else None
     # No HEAD here, one that was redirected to a URL signed for GET (moby/moby#50065), or no Content-Length.
-    return size if size is not None else _size_by_get(session, repository, blob, work)
+    return size if size is not None else _size_by_get(session, repository, blob, scopes, work)
 
 
-def _size_by_get(session: Session, repository: str, blob: Descriptor, work: Work) -> int | None:
+def _size_by_get(
+    session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work
+) -> int | None:
     """Ask for the first byte: Content-Range has the size of the whole. Where it has not, read the blob and count."""
     first = (("Range", "bytes=0-0"),) if blob.size != 0 else ()
     for headers in dict.fromkeys((first, ())):
@@ -108,7 +112,7 @@ def _size_by_get(session: Session, repository: str, blob: Descriptor, work: Work
             f"/v2/{repository}/blobs/{blob.digest}",
             work,
             kind="blob",
-            scopes=(Scope(repository, ("pull",)),),
+            scopes=scopes,
             headers=headers,
             expect={200, 206, 404, 416} if headers else {200, 404},
         ) as stream:

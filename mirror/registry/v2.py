@@ -19,7 +19,7 @@ from mirror.oci.reference import is_path, is_tag
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
 from mirror.registry.listing import listed
 from mirror.registry.refusals import SCHEMA1, refused_manifest, refused_mount
-from mirror.registry.scopes import CATALOG, Scope
+from mirror.registry.scopes import CATALOG, Scope, pull, push
 from mirror.registry.session import Answer, Session
 from mirror.registry.upload import Upload, UploadHabits
 from mirror.store import Coming, Mount, Version
@@ -33,16 +33,25 @@ _ACCEPT = tuple(("Accept", media_type) for media_type in ACCEPTED)
 
 
 class RegistryV2:
-    """One registry host. Thread-safe; closes its session when closed."""
+    """One registry host. Thread-safe; closes its session when closed.
+
+    as_target: what is read is asked for with the right to push as well: registries that hide repositories (Quay)
+    answer 401 to `pull` alone where one is still to be made."""
 
     partial = False
     gathers = False
     on_disk = False
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, as_target: bool = False) -> None:
         self._session = session
+        self._as_target = as_target
+        self._reading = push if as_target else pull
         self.host = session.settings.host
         self._habits = UploadHabits()
+
+    def as_target(self) -> RegistryV2:
+        """The same registry, with the same session, as one that is written to."""
+        return RegistryV2(self._session, as_target=True)
 
     def close(self) -> None:
         self._session.close()
@@ -76,8 +85,14 @@ class RegistryV2:
             raise
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        for name in listed(self._session, f"/v2/{repository}/tags/list", "tags", _pull(repository), work):
-            yield name if is_tag(name) else _hostile(f"{self.host}/{repository} lists a tag", name)
+        scopes = self._reading(repository)
+        try:
+            for name in listed(self._session, f"/v2/{repository}/tags/list", "tags", scopes[0], work):
+                yield name if is_tag(name) else _hostile(f"{self.host}/{repository} lists a tag", name)
+        except AuthError:
+            if self._as_target:
+                self._session.authorizer.allow_another(scopes)  # there the list is only advice
+            raise
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
         broken = False
@@ -99,7 +114,7 @@ class RegistryV2:
                 f"/v2/{repository}/manifests/{reference}",
                 work,
                 kind="manifest",
-                scopes=(_pull(repository),),
+                scopes=self._reading(repository),
                 headers=_ACCEPT,
                 expect={200, 404, 405, 501},
             )
@@ -147,7 +162,7 @@ class RegistryV2:
             f"/v2/{repository}/manifests/{reference}",
             work,
             kind="manifest",
-            scopes=(_pull(repository),),
+            scopes=self._reading(repository),
             headers=_ACCEPT,
             expect={200, 404},
             limit=MAX_BYTES,
@@ -164,7 +179,7 @@ class RegistryV2:
         return manifest
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
-        return open_blob(self._session, repository, blob, work, offset=offset)
+        return open_blob(self._session, repository, blob, self._reading(repository), work, offset=offset)
 
     def lacks(self, blob: Descriptor) -> bool:
         return False
@@ -176,7 +191,7 @@ class RegistryV2:
             f"/v2/{repository}/referrers/{digest}",
             work,
             kind="referrers",
-            scopes=(_pull(repository),),
+            scopes=self._reading(repository),
             expect={200, 400, 404, 405},
             limit=MAX_BYTES,
         )
@@ -194,7 +209,7 @@ class RegistryV2:
         """And nothing to publish."""
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        size = blob_size(self._session, repository, blob, work)
+        size = blob_size(self._session, repository, blob, self._reading(repository), work)
         if size is None or blob.size is None or size == blob.size:
             return size is not None
         raise Refused(
@@ -212,7 +227,7 @@ class RegistryV2:
                     f"/v2/{repository}/blobs/uploads/?{query}",
                     waiting.once(),
                     kind="mount",
-                    scopes=(_push(repository), _pull(from_repository)),
+                    scopes=(*push(repository), *pull(from_repository)),
                     expect={201, 202},
                 )
         except RemoteError as error:
@@ -235,7 +250,7 @@ class RegistryV2:
                     f"/v2/{repository}/blobs/uploads/",
                     waiting,
                     kind="upload",
-                    scopes=(_push(repository),),
+                    scopes=push(repository),
                     expect={202},
                 )
         except NotFound as error:
@@ -245,7 +260,7 @@ class RegistryV2:
         return self._upload(repository, blob, answer)
 
     def _upload(self, repository: str, blob: Descriptor, answer: Answer) -> Upload:
-        return Upload(self._session, self._habits, repository, blob, (_push(repository),), answer)
+        return Upload(self._session, self._habits, repository, blob, push(repository), answer)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
         what = f"{self.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
@@ -255,7 +270,7 @@ class RegistryV2:
                 f"/v2/{repository}/manifests/{reference}",
                 work,
                 kind="manifest",
-                scopes=(_push(repository),),
+                scopes=push(repository),
                 headers=(("Content-Type", manifest.media_type),),
                 body=manifest.body,
                 expect={201},
@@ -276,14 +291,6 @@ class RegistryV2:
             scopes=(Scope(repository, ("delete",)),),
             expect={200, 202, 204, 404},
         )
-
-
-def _pull(repository: str) -> Scope:
-    return Scope(repository, ("pull",))
-
-
-def _push(repository: str) -> Scope:
-    return Scope(repository, ("pull", "push"))
 
 
 def _hostile(who: str, name: str) -> Refused:
