@@ -38,8 +38,11 @@ class Schema1Source:
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
         return self._inner.repositories(prefix, work)
 
-    def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        return self._inner.tags(repository, work)
+    def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:
+        """Without the digests that some registries list: those of manifests that are to be converted say nothing of
+        what a target gets, and only asking tells which they are."""
+        for tag in self._inner.tags(repository, work):
+            yield str(tag) if isinstance(tag, str) else tag
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
         answers = self._inner.resolve(repository, references, work)

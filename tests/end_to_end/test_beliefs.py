@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests import schema1
 from tests.conftest import ScriptedFactory
 from tests.images import Graph
 from tests.registries.exchange import Request
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
+from tests.registries.v1 import gz, tar
 from tests.tool import MirrorTool
 
 IMMUTABLE = {"immutable": [r"v\d"]}
@@ -158,3 +160,24 @@ def test_a_tag_that_cannot_be_asked_for_fails_alone(
     mirrored(mirror_run, source, target)
     mirror_run.sync(expect=1)
     assert {"up-to-date": 99, "failed": 1} == Counter(mirror_run.results().values())
+
+
+@pytest.mark.parametrize("v1", ["auto", "never"])
+def test_schema1_is_converted_where_the_list_of_tags_itself_names_digests(
+    v1: str, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target, graph = scripted("source"), scripted("target"), Graph("schema1")
+    old = graph.schema1("old", layers=[graph.blob(gz(tar(a=b"a")))])
+    graph.image("new")
+    source.load("app", graph)
+    lists_digests(source, {"old": old.digest, "new": graph.tags["new"]})
+    mirrored(mirror_run, source, target, schema1="convert", v1=v1)
+    mirror_run.sync()
+    there = target.storage.repositories["app"]
+    assert there.tags["new"] == graph.tags["new"]
+    assert there.tags["old"] != old.digest
+    assert schema1.MEDIA_TYPE not in {body.media_type for body in there.manifests.values()}
+    source.mark()
+    mirror_run.sync()
+    assert {"up-to-date"} == set(mirror_run.results().values())
+    assert {"GET tags": 1, "HEAD manifest": 2} == source.counts()
