@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.findings import Entry, Findings
 from mirror.limits import Work
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
 from mirror.store import DAMAGED, Source, Version
+from mirror.structs import replace
 
 _log = logging.getLogger("mirror.plan")
 
+Note: TypeAlias = Callable[[Source, str, Manifest], object]
 Named: TypeAlias = Digest | MirrorError | None
 """What a target's reference names; None: nothing, or nothing that matters. An error: it cannot be told."""
 
@@ -65,11 +68,21 @@ def _usable(names: Iterable[str | MirrorError], entry: Entry, findings: Findings
     return sorted(usable)
 
 
-def answered(store: Source, repository: str, references: Sequence[str], work: Work) -> list[Version | MirrorError]:
-    """One for each of `references`. What ends the asking is the answer for those that were not asked for yet."""
+def answered(
+    store: Source, repository: str, references: Sequence[str], work: Work, note: Note | None = None
+) -> list[Version | MirrorError]:
+    """One for each of `references`. What ends the asking is the answer for those that were not asked for yet.
+
+    A manifest that had to be read for an answer is given to `note`, and not kept: there may be very many."""
     answers: list[Version | MirrorError] = []
     try:
-        answers.extend(store.resolve(repository, references, work))
+        for answer in store.resolve(repository, references, work):
+            if isinstance(answer, Version) and answer.manifest is not None:
+                if note is not None:
+                    note(store, repository, answer.manifest)
+                answers.append(replace(answer, manifest=None))
+            else:
+                answers.append(answer)
     except Cancelled:
         raise
     except MirrorError as error:

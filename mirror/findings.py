@@ -152,3 +152,19 @@ def immutable_conflict(version: Version | None, old: Digest) -> Refused:
         hint="the configuration says that this tag is immutable: find out who changed it; nothing was overwritten",
         code="tag_immutable",
     )
+
+
+def judged(
+    reading: Reading, target: TargetEntry, old: Digest | MirrorError | None, *, may_have: bool, broken: bool
+) -> Finding:
+    """The finding for a reading whose version is known, or not needed. old: what the target's tag names."""
+    version = reading.version
+    if isinstance(old, MirrorError):
+        return Finding(reading, target, Verdict.FAILED, error=old)
+    if isinstance(version, MirrorError):
+        return Finding(reading, target, Verdict.FAILED, old, error=version)
+    if version is not None and old is not None and version.digest == old:
+        return Finding(reading, target, Verdict.EQUAL, old)
+    if old is not None and reading.entry.rules.is_immutable(reading.tag) and not (version and version.unmade):
+        return Finding(reading, target, Verdict.FAILED, old, error=immutable_conflict(version, old))
+    return Finding(reading, target, Verdict.COPY, old, may_have, broken)

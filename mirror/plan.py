@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from mirror.asking import Named, answered, catalog, is_broken, listed, listed_at_target, named
+from mirror.asking import Named, Note, answered, catalog, is_broken, listed, listed_at_target, named
 from mirror.backoff import ONCE
 from mirror.claims import Claims
 from mirror.empty_selection import WildcardSelection, is_empty, nothing_selected
@@ -25,7 +25,7 @@ from mirror.findings import (
     Reading,
     TargetEntry,
     Verdict,
-    immutable_conflict,
+    judged,
     listed_version,
 )
 from mirror.limits import Work
@@ -75,9 +75,11 @@ class Planner:
         parallel: Mapping[str, int],
         believe: bool = True,
         remake: bool = False,
+        note: Note | None = None,
     ) -> None:
         """parallel: slots of each host; believe: what state says of exclusive targets and immutable tags, and what
-        lists of tags say of digests; remake: not even what state says a transform made."""
+        lists of tags say of digests; remake: not even what state says a transform made; note: is given manifests that
+        had to be read to learn what a tag of a source names."""
         self._manager = manager
         self._memory = memory
         self._findings = findings
@@ -85,6 +87,7 @@ class Planner:
         self._parallel = parallel
         self._believe = believe
         self._remake = remake
+        self._note = note
         self._claims = Claims()
 
     def all(self, entries: Iterable[Entry]) -> Steps[None]:
@@ -190,7 +193,8 @@ class Planner:
         def run(missing: Sequence[Reading], work: Work) -> None:
             todo = [reading for reading in missing if reading.version is None]
             entry = batch.readings[0].entry
-            answers = answered(entry.source, entry.repository, [reading.reference for reading in todo], work)
+            names = [reading.reference for reading in todo]
+            answers = answered(entry.source, entry.repository, names, work, self._note)
             for reading, version in zip(todo, answers, strict=True):
                 reading.version = version if self._remake else with_result(self._memory, version)
 
@@ -287,7 +291,9 @@ class Planner:
             self._all_failed(readings, target, error)
             return
         for reading in readings:
-            self._judge(reading, target, olds.get(reading.tag), present)
+            broken = reading.tag in present.broken
+            finding = judged(reading, target, olds.get(reading.tag), may_have=bool(present.may_have), broken=broken)
+            self._findings.found(finding)
 
     def _unsettled(self, target: TargetEntry, present: _Present, batch: _Batch) -> list[Reading]:
         """Those of a batch that have to be asked about; the others are found equal."""
@@ -329,23 +335,6 @@ class Planner:
             if isinstance(digest, str):
                 self._findings.saw_target(target.place, reference, digest)
         return olds
-
-    def _judge(
-        self, reading: Reading, target: TargetEntry, old: Digest | MirrorError | None, present: _Present
-    ) -> None:
-        version = reading.version
-        if isinstance(old, MirrorError):
-            finding = Finding(reading, target, Verdict.FAILED, error=old)
-        elif isinstance(version, MirrorError):
-            finding = Finding(reading, target, Verdict.FAILED, old, error=version)
-        elif version is not None and old is not None and version.digest == old:
-            finding = Finding(reading, target, Verdict.EQUAL, old)
-        elif old is not None and reading.entry.rules.is_immutable(reading.tag) and not (version and version.unmade):
-            finding = Finding(reading, target, Verdict.FAILED, old, error=immutable_conflict(version, old))
-        else:
-            broken = reading.tag in present.broken
-            finding = Finding(reading, target, Verdict.COPY, old, bool(present.may_have), broken)
-        self._findings.found(finding)
 
     def _read(self, store: Source, run: Callable[[Work], T]) -> Watch[T]:
         return self._manager.transfer(object(), run, needs=(host_permit(store.host),), policy=ONCE)

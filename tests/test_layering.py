@@ -23,6 +23,7 @@ LAYERS = (
     ("registry", "layout", "transfer", "state", "selection", "locations"),
     (
         "graph",
+        "bodies",
         "plan",
         "preview",
         "findings",

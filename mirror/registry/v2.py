@@ -6,8 +6,9 @@ and said there; docs/compatibility.md lists what was run against which of them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from urllib.parse import quote
 
 from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError, printable
@@ -27,6 +28,11 @@ from mirror.store import Coming, Mount, Version
 # When the work is stopped, the answer to a POST is still waited for: a session of which we do not hear cannot be
 # deleted.
 ANSWER_WITHIN = 1.0  # seconds
+
+# Larger manifests are parsed one at a time, since that takes several times their size in memory; those that had to be
+# read to learn a digest are not handed on, and read again if they are copied.
+LARGE = 64 << 10  # bytes
+_parsing = threading.Lock()
 
 # Registry 2.3 and 2.4 compare whole Accept lines, so each type goes in a line of its own.
 _ACCEPT = tuple(("Accept", media_type) for media_type in ACCEPTED)
@@ -125,7 +131,8 @@ class RegistryV2:
                 return Version(digest, media_type=plain_type(answer.headers.get("content-type") or ""))
             # No HEAD here, or a HEAD that does not say the digest: the body does.
             manifest = self.manifest(repository, reference, work)
-            return Version(manifest.digest, manifest, media_type=manifest.media_type)
+            kept = manifest if manifest.size <= LARGE else None
+            return Version(manifest.digest, kept, media_type=manifest.media_type)
         except (NotFound, Refused) as error:
             return error
         except AuthError as error:
@@ -169,7 +176,9 @@ class RegistryV2:
         )
         if answer.status == 404:
             raise self._absent(repository, reference)
-        manifest = parse_manifest(answer.body, answer.headers.get("content-type") or "", expected=expected, what=what)
+        content_type = answer.headers.get("content-type") or ""
+        with _parsing if len(answer.body) > LARGE else nullcontext():
+            manifest = parse_manifest(answer.body, content_type, expected=expected, what=what)
         said = _content_digest(answer)
         if said is not None and said.algorithm == manifest.digest.algorithm and said != manifest.digest:
             text = f"{what}: the bytes hash to {manifest.digest}, the answer says {said}"
