@@ -135,11 +135,6 @@ class Agenda:
         self._inventory.allow([Place(entry.source.host, entry.repository), *(one.place for one in entry.targets)])
         text = f"{entry.name}: {count} tags selected"
         self._results.selected(entry, count)
-        if not count and rejected:
-            why = ", ".join(f"{number} by {rule}" for rule, number in rejected.items())
-            text = f"{entry.name}: none of its {sum(rejected.values())} tags is selected ({why})"
-            _log.warning("nothing_selected", extra={"source": entry.name, "text": text})
-            return
         _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": dict(rejected), "text": text})
 
     # ---- what runs when

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused
+from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.findings import Entry, Findings
 from mirror.limits import Work
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
 from mirror.store import DAMAGED, Source, Version
+from mirror.structs import replace
 
+_log = logging.getLogger("mirror.plan")
+
+Note: TypeAlias = Callable[[Source, str, Manifest], object]
 Named: TypeAlias = Digest | MirrorError | None
 """What a target's reference names; None: nothing, or nothing that matters. An error: it cannot be told."""
 
@@ -24,11 +30,32 @@ def catalog(entry: Entry, findings: Findings, work: Work) -> list[str]:
 def listed(entry: Entry, findings: Findings, work: Work) -> list[str]:
     """The tags of a source, sorted; `findings` are told of those that cannot be used. Raises NotFound with a hint."""
     try:
-        return _usable(entry.source.tags(entry.repository, work), entry, findings)
+        names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
         hint = "check its name and the credentials; a repository without any tag looks the same on some registries"
         what = f"{entry.name} has no list of tags: {error.what}"
         raise NotFound(what, hint=error.hint or hint, status=404, protocol=error.protocol) from error
+    if not names and not entry.rules.allow_empty:
+        text = f"{entry.name} lists no tags"
+        _log.warning("no_tags", extra={"source": entry.name, "text": text})
+    return _usable(names, entry, findings)
+
+
+def listed_at_target(store: Source, repository: str, work: Work) -> set[str] | None:
+    """The tags that a target lists. None: its list cannot be read, which is only advice: ask for each tag by name.
+
+    Raises Refused, RateLimited, LocalError, Cancelled."""
+    try:
+        return {name for name in store.tags(repository, work) if isinstance(name, str)}
+    except NotFound:
+        return set()
+    except RateLimited:
+        raise
+    except RemoteError as error:
+        place = f"{store.host}/{repository}"
+        text = f"the tags of {place} cannot be listed, so each is asked for by name: {error}"
+        _log.warning("target_not_listed", extra={"target": place, "code": error.code, "text": text})
+        return None
 
 
 def _usable(names: Iterable[str | MirrorError], entry: Entry, findings: Findings) -> list[str]:
@@ -41,11 +68,21 @@ def _usable(names: Iterable[str | MirrorError], entry: Entry, findings: Findings
     return sorted(usable)
 
 
-def answered(store: Source, repository: str, references: Sequence[str], work: Work) -> list[Version | MirrorError]:
-    """One for each of `references`. What ends the asking is the answer for those that were not asked for yet."""
+def answered(
+    store: Source, repository: str, references: Sequence[str], work: Work, note: Note | None = None
+) -> list[Version | MirrorError]:
+    """One for each of `references`. What ends the asking is the answer for those that were not asked for yet.
+
+    A manifest that had to be read for an answer is given to `note`, and not kept: there may be very many."""
     answers: list[Version | MirrorError] = []
     try:
-        answers.extend(store.resolve(repository, references, work))
+        for answer in store.resolve(repository, references, work):
+            if isinstance(answer, Version) and answer.manifest is not None:
+                if note is not None:
+                    note(store, repository, answer.manifest)
+                answers.append(replace(answer, manifest=None))
+            else:
+                answers.append(answer)
     except Cancelled:
         raise
     except MirrorError as error:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mirror.bodies import Bodies
 from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.findings import Entry, Findings
+from mirror.graph import Manifests
 from mirror.limits import Limits, Stop
 from mirror.options import Only, Options, Shard
 from mirror.plan import Planner
@@ -42,6 +44,7 @@ class Engine(Struct, frozen=True):
     entries: list[Entry]
     only: Only
     signals: Signals
+    manifests: Manifests
 
     def planner(self, state: State, findings: Findings, *, believe: bool = True, remake: bool = False) -> Planner:
         return Planner(
@@ -50,6 +53,7 @@ class Engine(Struct, frozen=True):
             findings,
             chosen=self.only,
             parallel=self.stores.parallel(),
+            note=self.manifests.note,
             believe=believe,
             remake=remake,
         )
@@ -111,10 +115,12 @@ def started(
         _check(only, entries, config)
         parallel = config.parallel
         manager = Manager(limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads)
+        manifests = Manifests(manager, bodies=Bodies(spool / "manifests" if copies else None))
         try:
-            yield Engine(limits, stop, stores, manager, entries, only, signals)
+            yield Engine(limits, stop, stores, manager, entries, only, signals, manifests)
         finally:
             rest(manager.close, signals)
+            manifests.close()
 
 
 def _check(only: Only, entries: list[Entry], config: Config) -> None:

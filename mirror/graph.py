@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 
 from mirror.backoff import ONCE
+from mirror.bodies import Bodies
 from mirror.errors import Refused
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor, once_each
@@ -15,13 +17,14 @@ from mirror.oci.manifest import MAX_BYTES, Manifest, too_big
 from mirror.store import Source
 from mirror.structs import Struct
 from mirror.transfer.manager import Manager
-from mirror.transfer.scheduler import host_permit
+from mirror.transfer.scheduler import LARGE, host_permit
 from mirror.transfer.steps import Steps
 from mirror.transfer.watch import Watch
 
 MAX_DEPTH = 16  # indexes within indexes
 MAX_MANIFESTS = 10_000  # under one root
 CACHE_BYTES = 32 << 20
+LARGE_SIZE = 1 << 20  # bytes
 _BUILT_WRONG = "the image itself is wrong, not a copy of it: have it built and pushed again"
 
 
@@ -29,8 +32,15 @@ class Misdescribed(Refused):
     """An index describes a child wrongly: the image itself is broken, wherever it is."""
 
 
+def permits(host: str, size: int | None) -> tuple[str, ...]:
+    """What a job needs that reads or puts a manifest of `size` bytes: few large ones are in memory at once."""
+    return (host_permit(host), LARGE) if size is not None and size > LARGE_SIZE else (host_permit(host),)
+
+
 class Graph(Struct, frozen=True):
-    """An image. levels: its manifests without the root, lowest first: each level refers only to lower ones.
+    """An image; bodies of its manifests are read when they are needed.
+
+    levels: its manifests without the root, lowest first: each level refers only to lower ones.
 
     blobs: each digest once, without foreign layers."""
 
@@ -48,33 +58,45 @@ class Graph(Struct, frozen=True):
 class Manifests:
     """The manifests of a run, read once from each host; the last few MiB are kept. Thread-safe.
 
-    by_repository: read them once from each repository, since a repository can lack what another one of its host has."""
+    by_repository: read them once from each repository, since a repository can lack what another one of its host has.
+    bodies: has the bytes of all that are kept here, or are part of a graph that is in use. Default: only in memory."""
 
-    def __init__(self, manager: Manager, limit: int = CACHE_BYTES, *, by_repository: bool = False) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        limit: int = CACHE_BYTES,
+        *,
+        by_repository: bool = False,
+        bodies: Bodies | None = None,
+    ) -> None:
         self._manager = manager
         self._limit = limit
         self._by_repository = by_repository
+        self._bodies = bodies or Bodies(None)
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, Digest], Manifest] = OrderedDict()
         self._bytes = 0
 
-    def read(self, source: Source, repository: str, reference: str) -> Watch[Manifest]:
-        """Read it; joins a read of the same manifest that is in flight. By a tag: read for certain."""
+    def read(self, source: Source, repository: str, reference: str, size: int | None = None) -> Watch[Manifest]:
+        """Read it; joins a read of the same manifest that is in flight. By a tag: read for certain.
+
+        size: bytes, where they are known."""
 
         def run(work: Work) -> Manifest:
-            home = f"{source.host}/{repository}" if self._by_repository else source.host
+            home = self._home(source, repository)
             kept = self._find(home, reference)
             if kept is None:
-                kept = source.manifest(repository, reference, work)
-                self._keep(home, kept)
+                kept = self._keep(home, source.manifest(repository, reference, work))
             return kept
 
         key = ("manifest", source.host, repository, reference)
-        return self._manager.transfer(key, run, needs=(host_permit(source.host),), policy=ONCE)
+        return self._manager.transfer(key, run, needs=permits(source.host, size), policy=ONCE)
 
     def graph(self, source: Source, repository: str, reference: str, known: Manifest | None = None) -> Steps[Graph]:
         """Steps: the graph under `reference`. Raises Refused: too_deep, too_many, type_mismatch, size_mismatch."""
-        root: Manifest = known or (yield self.read(source, repository, reference))
+        root: Manifest = yield (
+            self._noted(source, repository, known) if known else self.read(source, repository, reference)
+        )
         found: dict[Digest, Manifest] = {root.digest: root}
         level = [root]
         for _ in range(MAX_DEPTH + 1):
@@ -86,11 +108,27 @@ class Manifests:
             for child in wanted.values():
                 if child.size is not None and child.size > MAX_BYTES:
                     raise too_big(f"{source.host}/{repository}@{child.digest}", child.size)
-            level = yield [self.read(source, repository, digest) for digest in wanted]
+            level = yield [self.read(source, repository, digest, one.size) for digest, one in wanted.items()]
             for child, descriptor in zip(level, wanted.values(), strict=True):
                 _as_described(child, descriptor, f"{source.host}/{repository}")
                 found[child.digest] = child
         raise Refused(f"{repository}: indexes nested deeper than {MAX_DEPTH}", code="too_deep")
+
+    def note(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
+        """Keep a manifest that was read elsewhere. -> the same, without its body."""
+        return self._keep(self._home(source, repository), manifest)
+
+    def _noted(self, source: Source, repository: str, manifest: Manifest) -> Watch[Manifest]:
+        """`note` as a job, since it may write a file."""
+        run = partial(self.note, source, repository, manifest)
+        return self._manager.transfer(object(), lambda work: run(), needs=(), policy=ONCE)
+
+    def _home(self, source: Source, repository: str) -> str:
+        return f"{source.host}/{repository}" if self._by_repository else source.host
+
+    def close(self) -> None:
+        """Remove the files of bodies, those that a killed run left, too."""
+        self._bodies.close()
 
     def _find(self, home: str, reference: str) -> Manifest | None:
         if ":" not in reference:
@@ -101,14 +139,17 @@ class Manifests:
                 self._kept.move_to_end((home, kept.digest))
             return kept
 
-    def _keep(self, home: str, manifest: Manifest) -> None:
-        with self._lock:
-            if (home, manifest.digest) not in self._kept:
-                self._bytes += manifest.size
-                self._kept[home, manifest.digest] = manifest
-            while self._bytes > self._limit and len(self._kept) > 1:
+    def _keep(self, home: str, manifest: Manifest) -> Manifest:
+        with self._lock:  # what goes makes room before another body comes
+            while self._bytes + manifest.size > self._limit and self._kept:
                 _, dropped = self._kept.popitem(last=False)
                 self._bytes -= dropped.size
+        kept = self._bodies.keep(manifest)
+        with self._lock:
+            if (home, kept.digest) not in self._kept:
+                self._bytes += kept.size
+                self._kept[home, kept.digest] = kept
+        return kept
 
 
 def _as_described(child: Manifest, descriptor: Descriptor, what: str) -> None:

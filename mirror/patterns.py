@@ -21,6 +21,8 @@ from mirror.structs import Struct, field
 
 LONGEST = 1000  # characters
 
+# Only what shell patterns are made of, and a `*` that does not repeat a `.` as it does in `.*`.
+_SHELL_PATTERN = re.compile(r"(?=[A-Za-z0-9_.*?-]+\Z)(?:.*[^.])?\*.*")
 _ALPHABET = frozenset(string.ascii_letters + string.digits + "_.-")  # what tags are made of
 _MOST_COPIES = 16
 _IGNORES_CASE = re.compile(r"\(\?[a-zA-Z]*i")  # somewhere, so everywhere: it only makes us stricter
@@ -43,7 +45,9 @@ def compile_pattern(text: str) -> re.Pattern[str]:
             risky = _risky(text, pattern.flags)
     except re.error as error:
         at = f" at character {error.pos + 1}" if error.pos is not None else ""
-        raise ConfigError(f"not a regular expression: {error.msg}{at}: {_shown(text)}") from None
+        instead = regex_for_shell_pattern(text)
+        hint = f"it looks like a shell pattern; write '{instead}'" if instead is not None else ""
+        raise ConfigError(f"not a regular expression: {error.msg}{at}: {_shown(text)}", hint=hint) from None
     except RecursionError:
         raise ConfigError(f"not a usable regular expression: nested too deep: {_shown(text)}") from None
     except (OverflowError, Warning) as error:
@@ -54,6 +58,13 @@ def compile_pattern(text: str) -> re.Pattern[str]:
             hint="begin or end what is repeated with a separator, as in (\\.\\d+)*",
         )
     return pattern
+
+
+def regex_for_shell_pattern(text: str) -> str | None:
+    """The regular expression for `text`, if that looks like a shell pattern (`v*`, `*-alpine`); None: it does not."""
+    if not _SHELL_PATTERN.match(text):
+        return None
+    return re.sub(r"[.*?]", lambda match: {".": r"\.", "*": ".*", "?": "."}[match.group()], text)
 
 
 def _shown(text: str) -> str:

@@ -7,13 +7,14 @@ made, so that copying starts while listing goes on. Typed on the reading half of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-from mirror.asking import Named, answered, catalog, is_broken, listed, named
+from mirror.asking import Named, Note, answered, catalog, is_broken, listed, named
 from mirror.backoff import ONCE
 from mirror.claims import Claims
+from mirror.empty_selection import WildcardSelection, is_empty, nothing_selected
 from mirror.errors import Cancelled, MirrorError, NotFound
 from mirror.findings import (
     Chosen,
@@ -29,11 +30,11 @@ from mirror.findings import (
 )
 from mirror.limits import Work
 from mirror.oci.digest import Digest
-from mirror.oci.reference import ListedTag
-from mirror.recall import recalled_tags, settled_tags, with_result
+from mirror.presence import Listing, Presence, Present
+from mirror.recall import with_result
 from mirror.selection import select
 from mirror.store import Source
-from mirror.structs import Struct, field, replace
+from mirror.structs import Struct
 from mirror.transfer.manager import Manager
 from mirror.transfer.scheduler import host_permit
 from mirror.transfer.steps import Steps, settled
@@ -46,19 +47,6 @@ LARGEST_BATCH = 64  # references that one job asks for
 
 class _Batch(Struct):
     readings: list[Reading]
-
-
-class _Present(Struct):
-    """What a target repository has. tags: those listed; None: not listed, each is asked for by name."""
-
-    tags: Collection[str] | None = None
-    recalled: Mapping[str, Digest] = field(default_factory=dict)
-    settled: Mapping[str, Digest] = field(default_factory=dict)  # immutable tags that were equal in an earlier run
-    may_have: bool | None = None  # None: not known yet
-    broken: set[str] = field(default_factory=set)  # tags that the target has and cannot give
-
-
-_Listing: TypeAlias = Watch[_Present] | None
 
 
 class Planner:
@@ -74,9 +62,11 @@ class Planner:
         parallel: Mapping[str, int],
         believe: bool = True,
         remake: bool = False,
+        note: Note | None = None,
     ) -> None:
         """parallel: slots of each host; believe: what state says of exclusive targets and immutable tags, and what
-        lists of tags say of digests; remake: not even what state says a transform made."""
+        lists of tags say of digests; remake: not even what state says a transform made; note: is given manifests that
+        had to be read to learn what a tag of a source names."""
         self._manager = manager
         self._memory = memory
         self._findings = findings
@@ -84,7 +74,9 @@ class Planner:
         self._parallel = parallel
         self._believe = believe
         self._remake = remake
+        self._note = note
         self._claims = Claims()
+        self._presence = Presence(manager, memory, believe=believe)
 
     def all(self, entries: Iterable[Entry]) -> Steps[None]:
         """Steps: plan every entry. Raises Cancelled, and what is a bug; what is remote becomes a finding."""
@@ -105,15 +97,21 @@ class Planner:
             if watch.error is not None:
                 raise watch.error
 
-    def entry(self, entry: Entry) -> Steps[None]:
-        """Steps: plan one mirror. Ends when all of it was handed on; never raises for a remote reason."""
+    def entry(self, entry: Entry, matched: WildcardSelection | None = None) -> Steps[None]:
+        """Steps: plan one mirror. Ends when all of it was handed on; never raises for a remote reason.
+
+        matched: of the wildcard that the repository belongs to."""
         try:
             if entry.wildcard:
                 yield from self._matching(entry)
                 return
-            listings = [self._listing(entry, target) for target in entry.targets]  # while the source lists its own
-            readings = yield from self._readings(entry)
+            listings = [
+                self._presence.listing(entry, target) for target in entry.targets
+            ]  # while the source lists its own
+            readings = yield from self._readings(entry, matched)
         except MirrorError as error:
+            if matched is not None:
+                matched.failed(error)
             self._chosen.not_seen(entry.name)
             self._findings.listing_failed(entry, error)
             return
@@ -133,18 +131,26 @@ class Planner:
         if not names:
             raise NotFound(f"{entry.name} matches no repository", hint="check what stands before the `*`")
         tasks = []
-        for one in [one for one in map(entry.of, names) if self._chosen.takes(one.name)]:
+        matched = WildcardSelection(entry)
+        taken = [one for one in map(entry.of, names) if self._chosen.takes(one.name)]
+        for one in taken:
             conflict = self._claims.claim(one)
             if conflict is None:
-                tasks.append(self._manager.spawn(self.entry(one), name=f"plan {one.name}"))
+                tasks.append(self._manager.spawn(self.entry(one, matched), name=f"plan {one.name}"))
             else:
+                matched.failed(conflict)
                 self._chosen.not_seen(one.name)
                 self._findings.listing_failed(one, conflict)
         yield from self._each(tasks)
+        if matched.is_empty:
+            others = sorted(set(names) - {one.repository for one in taken})
+            error = yield self._read(entry.source, partial(matched.error, others))
+            if error is not None:
+                raise error
 
     # ---- the source
 
-    def _readings(self, entry: Entry) -> Steps[list[Reading]]:
+    def _readings(self, entry: Entry, matched: WildcardSelection | None) -> Steps[list[Reading]]:
         rules = entry.rules
         rejected: Mapping[str, int] = {}
         if rules.digest is not None:
@@ -154,6 +160,10 @@ class Planner:
             tags = () if rules.is_literal else (yield self._read(entry.source, partial(listed, entry, self._findings)))
             selection = select(rules, tags)
             rejected = selection.rejected
+            if matched is not None:
+                matched.add(selection)
+            elif is_empty(rules, selection):
+                raise nothing_selected(entry, rejected)
             readings = [
                 Reading(entry, tag, tag, listed_version(tag) if self._believe else None, users=len(entry.targets))
                 for tag in selection.selected
@@ -173,7 +183,8 @@ class Planner:
         def run(missing: Sequence[Reading], work: Work) -> None:
             todo = [reading for reading in missing if reading.version is None]
             entry = batch.readings[0].entry
-            answers = answered(entry.source, entry.repository, [reading.reference for reading in todo], work)
+            names = [reading.reference for reading in todo]
+            answers = answered(entry.source, entry.repository, names, work, self._note)
             for reading, version in zip(todo, answers, strict=True):
                 reading.version = version if self._remake else with_result(self._memory, version)
 
@@ -187,16 +198,10 @@ class Planner:
 
     # ---- one target
 
-    def _listing(self, entry: Entry, target: TargetEntry) -> _Listing:
-        """What a target has, being listed; None where that may not be needed."""
-        if entry.rules.is_literal or (target.exclusive and self._believe):
-            return None
-        return self._read(target.store, partial(self._tags_of, target))
-
-    def _target(self, entry: Entry, target: TargetEntry, batches: Sequence[_Batch], listing: _Listing) -> Steps[None]:
+    def _target(self, entry: Entry, target: TargetEntry, batches: Sequence[_Batch], listing: Listing) -> Steps[None]:
         readings = [reading for batch in batches for reading in batch.readings]
         try:
-            present = yield from self._present(entry, target, readings, listing)
+            present = yield from self._presence.find(entry, target, readings, listing)
         except MirrorError as error:
             self._all_failed(readings, target, error)
             return
@@ -211,46 +216,7 @@ class Planner:
         for reading in readings:
             self._findings.found(Finding(reading, target, Verdict.FAILED, error=error))
 
-    def _present(
-        self, entry: Entry, target: TargetEntry, readings: Sequence[Reading], listing: _Listing
-    ) -> Steps[_Present]:
-        name = str(target.place)
-        settled: dict[str, Digest] = {}
-        if entry.rules.immutable and self._believe:
-            settled = yield self._manager.transfer(
-                object(), lambda work: settled_tags(self._memory, entry, target, readings), needs=(), policy=ONCE
-            )
-        if target.exclusive and self._believe:
-            recalled = yield self._manager.transfer(
-                object(), lambda work: recalled_tags(self._memory, name, [one.tag for one in readings]), needs=()
-            )
-            if recalled:
-                # Who promises that nobody else writes here spares the target every question that state can answer.
-                return _Present(recalled=recalled, settled=settled, may_have=True)
-        if entry.rules.is_literal:
-            return _Present(settled=settled)
-        present: _Present = yield listing or self._read(target.store, partial(self._tags_of, target))
-        return replace(present, settled=settled)
-
-    def _tags_of(self, target: TargetEntry, work: Work) -> _Present:
-        try:
-            tags = {name for name in target.store.tags(target.place.path, work) if isinstance(name, str)}
-        except NotFound:
-            tags = set()
-        told = {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
-        # A repository that lost its last run to a kill has blobs and no tag: real registries then answer 404.
-        return _Present(
-            tags=tags,
-            recalled=told if self._believe else {},
-            may_have=bool(tags) or self._memory.unfinished(str(target.place)),
-        )
-
-    def _may_have(self, target: TargetEntry, present: _Present, work: Work) -> bool:
-        if present.may_have is None:
-            present.may_have = bool(self._tags_of(target, work).may_have)
-        return present.may_have
-
-    def _compare(self, target: TargetEntry, present: _Present, batch: _Batch) -> Steps[None]:
+    def _compare(self, target: TargetEntry, present: Present, batch: _Batch) -> Steps[None]:
         readings = self._unsettled(target, present, batch)
         if not readings:
             return
@@ -262,12 +228,7 @@ class Planner:
             if any(old is not None for old in olds.values()):
                 present.may_have = True  # whatever its listing says
             elif present.may_have is None:
-                present.may_have = yield self._manager.transfer(
-                    ("has tags", target.place),
-                    partial(self._may_have, target, present),
-                    needs=(host_permit(target.store.host),),
-                    policy=ONCE,
-                )
+                present.may_have = yield self._presence.may_have(target, present)
         except MirrorError as error:
             self._all_failed(readings, target, error)
             return
@@ -282,7 +243,7 @@ class Planner:
             )
             self._findings.found(finding)
 
-    def _unsettled(self, target: TargetEntry, present: _Present, batch: _Batch) -> list[Reading]:
+    def _unsettled(self, target: TargetEntry, present: Present, batch: _Batch) -> list[Reading]:
         """Those of a batch that have to be asked about; the others are found equal.
 
         An immutable tag that was equal is believed, unless the listing of the target lacks it."""
@@ -297,7 +258,7 @@ class Planner:
         return left
 
     def _unlisted(
-        self, target: TargetEntry, present: _Present, batch: _Batch, readings: Sequence[Reading]
+        self, target: TargetEntry, present: Present, batch: _Batch, readings: Sequence[Reading]
     ) -> Steps[dict[str, Named]]:
         """Ask the target for the immutable tags that its listing lacks -> what they name.
 
@@ -315,7 +276,7 @@ class Planner:
     def _both_sides(
         self,
         target: TargetEntry,
-        present: _Present,
+        present: Present,
         batch: _Batch,
         need: Sequence[Reading],
         asked: Sequence[Reading],

@@ -49,9 +49,9 @@ class Outlook(Struct):
 class Preview:
     """Implements plan.Findings: reads the manifests of what would be copied, and adds up. Thread-safe."""
 
-    def __init__(self, manager: Manager) -> None:
+    def __init__(self, manager: Manager, manifests: Manifests) -> None:
         self._manager = manager
-        self._manifests = Manifests(manager)
+        self._manifests = manifests
         self._lock = threading.Lock()
         self._looks: list[Watch[None]] = []
         self._read: set[tuple[str, Digest]] = set()

@@ -16,7 +16,7 @@ from mirror.graph import Graph, Manifests
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind
 from mirror.store import Transform, Transformed, Version
-from mirror.structs import Struct
+from mirror.structs import Struct, replace
 from mirror.transfer.download import Origin
 from mirror.transfer.manager import Manager
 from mirror.transfer.scheduler import DOWNLOADS, host_permit
@@ -59,9 +59,9 @@ def resolved(manager: Manager, reading: Reading) -> Steps[Version]:
 class Reader:
     """Reads each reading once, and keeps the result in it while it has users. Thread-safe."""
 
-    def __init__(self, manager: Manager, memory: Memory) -> None:
+    def __init__(self, manager: Manager, memory: Memory, manifests: Manifests) -> None:
         self._manager = manager
-        self._manifests = Manifests(manager)
+        self._manifests = manifests
         self._memory = memory
 
     def image(self, reading: Reading) -> Steps[Image]:
@@ -81,6 +81,7 @@ class Reader:
             image = yield from self._plain(reading, version)
         else:
             image = yield from self._transformed(reading, version, version.transform)
+        reading.version = replace(version, manifest=None)  # the graph has it
         reading.image = image
 
     def _plain(self, reading: Reading, version: Version) -> Steps[Image]:

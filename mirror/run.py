@@ -64,7 +64,7 @@ def plan(options: Options) -> int:
     from mirror.telling import outlook  # noqa: PLC0415
 
     with _reading(options) as (engine, state):
-        preview = Preview(engine.manager)
+        preview = Preview(engine.manager, engine.manifests)
         planner = engine.planner(state, preview, believe=not options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, preview.looks))
         found = preview.outlook
@@ -83,7 +83,7 @@ def verify(options: Options) -> int:
     from mirror.verify import Problem, Verify  # noqa: PLC0415
 
     with _reading(options) as (engine, state):
-        reader = Reader(engine.manager, state)
+        reader = Reader(engine.manager, state, engine.manifests)
         walker = Verify(engine.manager, engine.stores.registries, reader, deep=options.deep)
         planner = engine.planner(state, walker, believe=False, remake=options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, walker.walks))
@@ -230,6 +230,7 @@ class _Sync:
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
         engine.stores.sweep()
+        engine.manifests.close()  # of a run that was killed
         inventory = Inventory(state, engine.stores.mountable(), engine.stores.wildcards())
 
         def writing(place: Place) -> None:
@@ -275,7 +276,7 @@ class _Sync:
         )
         agenda = Agenda(
             engine.manager,
-            Reader(engine.manager, state),
+            Reader(engine.manager, state, engine.manifests),
             sync,
             inventory,
             state,

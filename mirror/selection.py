@@ -15,14 +15,15 @@ class TagRules(Struct, frozen=True):
 
     literal: these tags and no listing; digest: this manifest, named on the target by the literal tag if there is
     one; otherwise the tags that match one of `include` (none: every tag) and none of `exclude`. immutable: tags that
-    are never overwritten. Patterns are regular expressions that match whole tags and have been compiled once
-    (`compile_pattern`)."""
+    are never overwritten. allow_empty: rejecting every tag is no error. Patterns are regular expressions that match
+    whole tags and have been compiled once (`compile_pattern`)."""
 
     literal: tuple[str, ...] | None = None
     digest: Digest | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     immutable: tuple[str, ...] = ()
+    allow_empty: bool = False
 
     def is_immutable(self, tag: str) -> bool:
         """Whether `tag`, once it is on a target, stays what it is."""

@@ -69,7 +69,7 @@ class Stores:
         self._authorizers: dict[str, HostAuthorizer] = {}
         self._v2 = {host: self._open(host) for host in registries}
         self._on_disk = _on_disk(config, hosts, spool, base, repair=repair)
-        self.registries: dict[str, Target] = {**self._v2}
+        self.registries: dict[str, Target] = {host: one.as_target() for host, one in self._v2.items()}
         self._local: dict[str, Source] = {}
         for stores in self._on_disk:
             self.registries |= stores.targets

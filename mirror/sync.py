@@ -15,6 +15,7 @@ from mirror.asking import is_broken
 from mirror.backoff import ONCE
 from mirror.errors import MirrorError, Refused, RemoteError
 from mirror.findings import Finding
+from mirror.graph import permits
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -212,7 +213,7 @@ class Sync:
                 self._outcomes.manifest(order, error)
 
         key = ("put", place, reference, manifest.digest)
-        watch = self._manager.transfer(key, run, needs=(host_permit(place.host),))
+        watch = self._manager.transfer(key, run, needs=permits(place.host, manifest.size))
         watch.on_done(ended)
         return watch
 

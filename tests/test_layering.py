@@ -23,10 +23,13 @@ LAYERS = (
     ("registry", "layout", "transfer", "state", "selection", "locations"),
     (
         "graph",
+        "bodies",
         "plan",
+        "presence",
         "preview",
         "findings",
         "claims",
+        "empty_selection",
         "asking",
         "recall",
         "reading",

@@ -11,6 +11,7 @@ import pytest
 from mirror.agenda import Agenda
 from mirror.errors import LocalError, MirrorError
 from mirror.findings import Entry, Finding, TargetEntry
+from mirror.graph import Manifests
 from mirror.limits import Limits, Stop, Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -181,7 +182,7 @@ class World:
             done = []
             agenda = Agenda(
                 manager,
-                Reader(manager, self.memory),
+                Reader(manager, self.memory, Manifests(manager)),
                 sync,
                 inventory,
                 self.memory,

@@ -24,7 +24,7 @@ from mirror.locations import (
     parse_target,
 )
 from mirror.oci.reference import DOCKER_HUB, Repository, is_tag, tag_hint
-from mirror.patterns import compile_pattern
+from mirror.patterns import compile_pattern, regex_for_shell_pattern
 from mirror.registry.settings import V1, HostSettings
 from mirror.selection import TagRules
 from mirror.structs import Struct, replace
@@ -198,11 +198,20 @@ def _rules(section: Section) -> TagRules | None:
             section.warn(f'"{twice}" stands twice', below="tags")
         return TagRules(tuple(dict.fromkeys(literal)))
     rules = section.section("tags")
-    include = tuple(text for _, text in rules.parsed_list("include", _pattern))
-    exclude = tuple(text for _, text in rules.parsed_list("exclude", _pattern))
-    immutable = tuple(text for _, text in rules.parsed_list("immutable", _pattern))
-    given = include or exclude or immutable
-    return TagRules(include=include, exclude=exclude, immutable=immutable) if given else None
+    include, exclude, immutable = (_patterns(rules, key) for key in ("include", "exclude", "immutable"))
+    allow_empty = rules.flag("allow-empty", False)
+    given = include or exclude or immutable or allow_empty
+    return TagRules(None, None, include, exclude, immutable, allow_empty) if given else None
+
+
+def _patterns(rules: Section, key: str) -> tuple[str, ...]:
+    found = rules.parsed_list(key, _pattern)
+    for number, text in found:
+        instead = regex_for_shell_pattern(text)
+        if instead is not None:
+            what = f"\"{text}\" looks like a shell pattern, but is read as a regular expression; write '{instead}'"
+            rules.warn(what, below=key, item=number)
+    return tuple(text for _, text in found)
 
 
 def _tag(text: str) -> str:

@@ -99,8 +99,8 @@ class Section:
         """Note one of this section, of the name of its `key`, or of the value `below` it."""
         self.document.add(self.path if below is None else (*self.path, below), message, key=key)
 
-    def warn(self, message: str, *, below: str) -> None:
-        path = (*self.path, below)
+    def warn(self, message: str, *, below: str, item: int | None = None) -> None:
+        path: KeyPath = (*self.path, below) if item is None else (*self.path, below, item)
         self._warnings.append(f"{self.document.place(path)}: {dotted(path)}: {message}")
 
     def _sound(self, key: str) -> object:

@@ -31,6 +31,26 @@ CHUNK = 1 << 20  # bytes written at a time
 _LOOK_EVERY = 0.5  # seconds between two looks at a stop while another thread writes the same blob
 
 
+class _Contents(Mapping[str, bytes]):
+    """The bytes of members by name; those of manifests are read when they are asked for."""
+
+    def __init__(self, members: Mapping[str, bytes | Manifest]) -> None:
+        self._members = members
+
+    def __getitem__(self, name: str) -> bytes:
+        found = self._members[name]
+        return found if isinstance(found, bytes) else found.body
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def sizes(self) -> dict[str, int]:
+        return {name: len(one) if isinstance(one, bytes) else one.size for name, one in self._members.items()}
+
+
 class Assembly:
     """Thread-safe, but for `prepare`, `finish` and `close`, of which each is called once, in this order."""
 
@@ -39,14 +59,16 @@ class Assembly:
         self._inventory = inventory
         self._rendered = inventory.render()
         self.identity = Digest.of(self._rendered)
-        bodies = {one.digest: one.body for one in manifests}
-        contents = {
-            INVENTORY_NAME: self._rendered,
-            VERSION_NAME: VERSION,
-            INDEX_NAME: index_json(inventory, self._rendered),
-            **{blob_path(digest): bodies[digest] for digest in sorted(bodies)},
-        }
-        sizes = {name: len(data) for name, data in contents.items()}
+        bodies = {one.digest: one for one in manifests}
+        contents = _Contents(
+            {
+                INVENTORY_NAME: self._rendered,
+                VERSION_NAME: VERSION,
+                INDEX_NAME: index_json(inventory, self._rendered),
+                **{blob_path(digest): bodies[digest] for digest in sorted(bodies)},
+            }
+        )
+        sizes = contents.sizes()
         # A blob may be a manifest, too: an index that lists one as something else.
         sizes |= {blob_path(digest): size for digest, size in sorted(inventory.blobs.items()) if digest not in bodies}
         self._contents: Mapping[str, bytes] = contents

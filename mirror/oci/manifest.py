@@ -10,6 +10,7 @@ import base64
 import binascii
 from collections.abc import Iterator
 from enum import Enum
+from typing import Protocol
 
 from mirror.errors import MirrorError, Refused, RemoteError, printable
 from mirror.oci import strictjson
@@ -68,13 +69,23 @@ _DOCUMENT_KEYS = frozenset(
 _SAYS_NOTHING = {"", "application/json", "application/octet-stream", "text/plain", "binary/octet-stream"}
 
 
+class Stored(Protocol):
+    """Where the bytes of a manifest are that are not in memory."""
+
+    @property
+    def size(self) -> int: ...
+    def read(self) -> bytes:
+        """May do I/O. Raises LocalError."""
+        ...
+
+
 class Manifest(Struct, frozen=True):
     """A manifest or index whose bytes hash to `digest`.
 
-    children: descriptors of manifests, in the document's order; blobs: config first, then layers, each
-    digest once; foreign layers are among them (`Descriptor.foreign`)."""
+    content: these bytes, or where they are; children: descriptors of manifests, in the document's order; blobs: config
+    first, then layers, each digest once; foreign layers are among them (`Descriptor.foreign`)."""
 
-    body: bytes
+    content: bytes | Stored
     digest: Digest
     media_type: str
     kind: Kind
@@ -83,9 +94,14 @@ class Manifest(Struct, frozen=True):
     subject: Descriptor | None = None
 
     @property
+    def body(self) -> bytes:
+        """The bytes. May do I/O if they are not in memory. Raises LocalError."""
+        return self.content if isinstance(self.content, bytes) else self.content.read()
+
+    @property
     def size(self) -> int:
         """Bytes."""
-        return len(self.body)
+        return len(self.content) if isinstance(self.content, bytes) else self.content.size
 
 
 def is_manifest_type(media_type: str) -> bool:

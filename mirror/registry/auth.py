@@ -23,7 +23,7 @@ from mirror.limits import Stop, Work
 from mirror.registry.challenge import Challenge, choose, parse_challenges
 from mirror.registry.credentials import Credential, CredentialSource
 from mirror.registry.grants import NOTHING, Ask, Grant, Issuer, Need
-from mirror.registry.scopes import Scope, pull
+from mirror.registry.scopes import Scope, pull, widened
 from mirror.registry.settings import HostSettings
 from mirror.registry.tokens import OneOff
 from mirror.registry.trust import Destination
@@ -34,14 +34,17 @@ log = logging.getLogger("mirror.auth")
 
 RETRY_EARLY = 5.0  # seconds until a renewal that failed is tried again, while the old token still lives
 
-_ADDED = {"pull", "push", "delete"}  # what a challenge may add to the actions that we ask for
+_MOST_REFUSALS = 3  # 401s in a row, the one to a bare request included
 _TIDY_EVERY = 512  # grants
 
 
 class _Entry:
     """What is known of one set of scopes. Changed under the authorizer's lock; single attributes are read without."""
 
-    __slots__ = ("ask", "asked", "authorised", "error", "gate", "grant", "refusals", "refused", "scopes", "suspect")
+    __slots__ = (
+        "ask", "asked", "authorised", "by_registry", "error", "gate",
+        "grant", "refusals", "refused", "scopes", "suspect",
+    )  # fmt: skip
 
     def __init__(self, scopes: tuple[Scope, ...], clock: Clock) -> None:
         self.scopes = scopes
@@ -54,6 +57,7 @@ class _Entry:
         self.refused: str | None = None  # the last header that was answered with 401
         self.suspect: tuple[Credential | None] | None = None  # what that header was made of
         self.error: MirrorError | None = None  # final
+        self.by_registry = False  # the registry refused what was sent, rather than a token service
 
     @property
     def repository(self) -> str:
@@ -155,6 +159,18 @@ class HostAuthorizer:
         with self._lock:
             self._entries.pop(pull(repository), None)
 
+    def allow_another(self, scopes: tuple[Scope, ...]) -> None:
+        """Send one more request with these scopes, which a registry refused; the next 401 is final at once.
+
+        For requests that a registry may refuse on their own. What a token service refused stays refused."""
+        with self._lock:
+            entry = self._entries.get(scopes)
+            if entry is not None and entry.error is not None and entry.by_registry:
+                entry.error = entry.refused = entry.suspect = None
+                entry.by_registry = False
+                entry.refusals = _MOST_REFUSALS - 1
+                entry.gate = Gate(self._clock)
+
     def known_secrets(self) -> frozenset[str]:
         """Every secret seen so far (of tokens: those that live, and the last ones that did not), as sent."""
         with self._lock:
@@ -232,9 +248,10 @@ class HostAuthorizer:
                 entry.refused = sent
                 entry.suspect = (grant.credential if grant else None,)
             if chosen:
-                entry.asked = _widened(entry, chosen.params.get("scope", ""))
+                entry.asked = widened(entry.scopes, chosen.params.get("scope", ""))
             # Bearer: the token was new. Basic may come to a third try, with a changed password.
-            final = sent is not None and entry.refusals >= (2 if ask.service else 3)
+            final = sent is not None and entry.refusals >= (_MOST_REFUSALS - 1 if ask.service else _MOST_REFUSALS)
+            entry.by_registry = final
         self._first.open()
         if final:
             raise self._refusal(entry, grant)
@@ -293,6 +310,7 @@ class HostAuthorizer:
         try:
             grant = self._issuer.issue(ask, need, work)
             if grant.header == entry.refused:
+                entry.by_registry = True
                 raise self._refusal(entry, grant)
         except MirrorError as error:
             if not error.retryable or old is None or self._clock.now() >= old.expires_at:
@@ -328,21 +346,3 @@ class HostAuthorizer:
                     entry.authorised = entry.authorised or other.authorised
                     return True
         return False
-
-
-def _widened(entry: _Entry, scope: str) -> tuple[str, ...]:
-    """The scopes to ask for: ours, and the actions that a challenge adds to the one repository it is about.
-
-    Its other repositories, wildcards and kinds are left out: some servers name placeholders, and refuse what is
-    asked for beyond what is needed."""
-    asked = tuple(dict.fromkeys(map(str, entry.scopes)))
-    if len(entry.scopes) != 1:
-        return asked
-    ours = entry.scopes[0]
-    prefix = f"repository:{ours.repository}:"
-    actions = list(ours.actions)
-    for word in scope.split():
-        named = word.removeprefix(prefix).split(",") if word.startswith(prefix) else []
-        if named and set(named) <= _ADDED:
-            actions += [action for action in named if action not in actions]
-    return (str(Scope(ours.repository, tuple(actions))),)

@@ -32,6 +32,10 @@ class Authorizer(Protocol):
         thread, by one of these three: others may wait for it."""
         ...
 
+    def allow_another(self, scopes: tuple[Scope, ...]) -> None:
+        """Let one more request with these scopes be sent, although the registry refused one for good."""
+        ...
+
 
 class Anonymous:
     """An Authorizer without any credentials."""
@@ -52,4 +56,7 @@ class Anonymous:
         pass
 
     def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+        pass
+
+    def allow_another(self, scopes: tuple[Scope, ...]) -> None:
         pass

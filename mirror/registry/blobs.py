@@ -37,15 +37,17 @@ class BlobStream:
         self._stream.__exit__(kind, error, trace)
 
 
-def open_blob(session: Session, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
+def open_blob(
+    session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, *, offset: int = 0
+) -> BlobStream:
     """The bytes of `blob` from `offset` on. Raises Refused (size_mismatch) as soon as the answer's length tells.
 
     Where a registry does not give the rest of a blob, all of it is read and the first `offset` bytes are dropped: the
     caller proves the digest over what it had and what comes now."""
     what = f"{session.settings.host}/{repository}@{blob.digest}"
-    stream = _rest(session, repository, blob, work, offset) if offset and blob.size is not None else None
+    stream = _rest(session, repository, blob, scopes, work, offset) if offset and blob.size is not None else None
     if stream is None:
-        stream = _get(session, repository, blob, work)
+        stream = _get(session, repository, blob, scopes, work)
     try:
         size = _whole_size(stream)
         if size is not None and blob.size is not None and size != blob.size:
@@ -62,6 +64,7 @@ def _get(
     session: Session,
     repository: str,
     blob: Descriptor,
+    scopes: tuple[Scope, ...],
     work: Work,
     *,
     headers: Sequence[tuple[str, str]] = (),
@@ -71,20 +74,22 @@ def _get(
         f"/v2/{repository}/blobs/{blob.digest}",
         work,
         kind="blob",
-        scopes=(Scope(repository, ("pull",)),),
+        scopes=scopes,
         headers=headers,
         expect=expect,
     )
 
 
-def _rest(session: Session, repository: str, blob: Descriptor, work: Work, offset: int) -> Stream | None:
+def _rest(
+    session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, offset: int
+) -> Stream | None:
     """The answer to a request for the bytes from `offset` on: just those (206), or all (200).
 
     None: the request was refused, or answered with another range."""
     last = (blob.size or 0) - 1
     headers = (("Range", f"bytes={offset}-{last}"),)
     try:
-        stream = _get(session, repository, blob, work, headers=headers, expect=(200, 206))
+        stream = _get(session, repository, blob, scopes, work, headers=headers, expect=(200, 206))
     except RemoteError as error:
         if error.status in NO_RANGES:
             return None
@@ -121,7 +126,7 @@ def _discard(stream: Stream, count: int) -> None:
         count -= got
 
 
-def blob_size(session: Session, repository: str, blob: Descriptor, work: Work) -> int | None:
+def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work) -> int | None:
     """How many bytes the registry holds as `blob`; None: it does not hold it.
 
     One HEAD; where its answer does not give the size, a GET as well. Raises as the session."""
@@ -130,7 +135,7 @@ def blob_size(session: Session, repository: str, blob: Descriptor, work: Work) -
         f"/v2/{repository}/blobs/{blob.digest}",
         work,
         kind="blob",
-        scopes=(Scope(repository, ("pull",)),),
+        scopes=scopes,
         expect={200, 403, 404, 405, 501},
     )
     if answer.status == 404:
@@ -139,15 +144,17 @@ def blob_size(session: Session, repository: str, blob: Descriptor, work: Work) -
         raise session.failure(answer, "HEAD", "blob")
     size = _length(answer.headers) if answer.status == 200 else None
     # No HEAD here, one that was redirected to a URL signed for GET (moby/moby#50065), or no Content-Length.
-    return size if size is not None else _size_by_get(session, repository, blob, work)
+    return size if size is not None else _size_by_get(session, repository, blob, scopes, work)
 
 
-def _size_by_get(session: Session, repository: str, blob: Descriptor, work: Work) -> int | None:
+def _size_by_get(
+    session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work
+) -> int | None:
     """Ask for the first byte: Content-Range has the size of the whole. Where it has not, read the blob and count."""
     first = (("Range", "bytes=0-0"),) if blob.size != 0 else ()
     for headers in dict.fromkeys((first, ())):
         expect = (200, 206, 404, *NO_RANGES) if headers else (200, 404)
-        with _get(session, repository, blob, work, headers=headers, expect=expect) as stream:
+        with _get(session, repository, blob, scopes, work, headers=headers, expect=expect) as stream:
             if stream.status == 404:
                 return None
             if stream.status == 200:

@@ -59,7 +59,7 @@ class FallbackSource:
             yield from self._further(repository, known, found, work)
         elif not found:
             text = f"{self.host}/{repository}: v2 lists no tags; {PER_TAG}"
-            _log.warning("no_tags", extra={"source": f"{self.host}/{repository}", "text": text})
+            _log.info("v2_lists_no_tags", extra={"source": f"{self.host}/{repository}", "text": text})
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
         known = self._protocols.known(repository)

@@ -38,8 +38,11 @@ class Schema1Source:
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
         return self._inner.repositories(prefix, work)
 
-    def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        return self._inner.tags(repository, work)
+    def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:
+        """Without the digests that some registries list: those of manifests that are to be converted say nothing of
+        what a target gets, and only asking tells which they are."""
+        for tag in self._inner.tags(repository, work):
+            yield str(tag) if isinstance(tag, str) else tag
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
         answers = self._inner.resolve(repository, references, work)
@@ -49,11 +52,11 @@ class Schema1Source:
             elif answer.manifest is None and not is_manifest_type(answer.media_type):
                 # It names no type that says anything: only the body tells.
                 try:
-                    yield self.read(repository, reference, work)
+                    yield self._judged(repository, self._inner.read(repository, reference, work), keep=False)
                 except (NotFound, Refused) as error:
                     yield error
             else:
-                yield self._judged(repository, answer)
+                yield self._judged(repository, answer, keep=False)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         version = self._inner.read(repository, reference, work)
@@ -71,8 +74,10 @@ class Schema1Source:
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         return self._inner.referrers(repository, digest, work)
 
-    def _judged(self, repository: str, version: Version) -> Version:
-        """The same, or a version that converts it."""
+    def _judged(self, repository: str, version: Version, *, keep: bool = True) -> Version:
+        """The same, or a version that converts it.
+
+        keep: its manifest, which is read again otherwise: many versions are resolved, and few converted."""
         of_schema1 = (
             version.manifest.kind is Kind.SCHEMA1
             if version.manifest is not None
@@ -80,7 +85,8 @@ class Schema1Source:
         )
         if version.digest is None or version.transform is not None or not of_schema1:
             return version
-        transform = Schema1Transform(self._inner, self._scratch, repository, version.digest, version.manifest)
+        manifest = version.manifest if keep else None
+        transform = Schema1Transform(self._inner, self._scratch, repository, version.digest, manifest)
         return Version(None, source_id=version.digest, transform=transform, media_type=version.media_type)
 
 
@@ -122,15 +128,17 @@ class Schema1Transform:
             return converted(entries[-1].document, steps, self._what)
 
         make = partial(self._make, work=work)
-        return assembled(self._source.host, self._repository, self._scratch, keys, make, build)
+        made = assembled(self._source.host, self._repository, self._scratch, keys, make, build)
+        self._manifest = None
+        return made
 
     def _key(self, digest: Digest) -> Hashable:
         return "schema1", digest
 
     def _entries(self, work: Work) -> list[_Entry]:
-        if self._manifest is None:
-            self._manifest = self._source.manifest(self._repository, self._digest, work)
-        return entries_of(self._manifest, self._what)
+        manifest = self._manifest or self._source.manifest(self._repository, self._digest, work)
+        self._manifest = manifest
+        return entries_of(manifest, self._what)
 
     def _make(self, key: Hashable, work: Work) -> None:
         """Fetch one layer and unpack it for its digest, unless that was done before."""

@@ -173,7 +173,7 @@ class Upload:
             raise Refused(f"{self._what} was stored as {said[0]}", code="target_lied")
         if answer.status != 201:
             # Committed, some say with another word; the blob itself is the proof.
-            size = blob_size(self._session, self._repository, self._blob, work)
+            size = blob_size(self._session, self._repository, self._blob, self._scopes, work)
             if size is None or (self._blob.size is not None and size != self._blob.size):
                 raise RemoteError(
                     f"{self._what}: the upload ended with {answer.status} and is not there", retryable=True

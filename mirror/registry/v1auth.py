@@ -97,6 +97,9 @@ class V1Authorizer:
     def abandoned(self, scopes: tuple[Scope, ...]) -> None:
         """As above."""
 
+    def allow_another(self, scopes: tuple[Scope, ...]) -> None:
+        """Nothing is refused for good here."""
+
     def _basic(self, repository: str, work: Work) -> str | None:
         if repository in self._withheld:
             return None

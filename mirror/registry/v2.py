@@ -6,8 +6,9 @@ and said there; docs/compatibility.md lists what was run against which of them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from urllib.parse import quote
 
 from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError, printable
@@ -19,7 +20,7 @@ from mirror.oci.reference import is_path, is_tag
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
 from mirror.registry.listing import Paging, listed
 from mirror.registry.refusals import SCHEMA1, may_be_there, refused_manifest, refused_mount
-from mirror.registry.scopes import CATALOG, Scope
+from mirror.registry.scopes import CATALOG, Scope, pull, push
 from mirror.registry.session import Answer, Session, TooBig
 from mirror.registry.upload import Upload, UploadHabits
 from mirror.store import Coming, Mount, Version
@@ -28,22 +29,36 @@ from mirror.store import Coming, Mount, Version
 # deleted.
 ANSWER_WITHIN = 1.0  # seconds
 
+# Larger manifests are parsed one at a time, since that takes several times their size in memory; those that had to be
+# read to learn a digest are not handed on, and read again if they are copied.
+LARGE = 64 << 10  # bytes
+_parsing = threading.Lock()
+
 # Registry 2.3 and 2.4 compare whole Accept lines, so each type goes in a line of its own.
 _ACCEPT = tuple(("Accept", media_type) for media_type in ACCEPTED)
 
 
 class RegistryV2:
-    """One registry host. Thread-safe; closes its session when closed."""
+    """One registry host. Thread-safe; closes its session when closed.
+
+    as_target: what is read is asked for with the right to push as well: registries that hide repositories (Quay)
+    answer 401 to `pull` alone where one is still to be made."""
 
     partial = False
     gathers = False
     on_disk = False
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, as_target: bool = False) -> None:
         self._session = session
+        self._as_target = as_target
+        self._reading = push if as_target else pull
         self.host = session.settings.host
         self._habits = UploadHabits()
         self._paging = {"repositories": Paging(), "tags": Paging()}
+
+    def as_target(self) -> RegistryV2:
+        """The same registry, with the same session, as one that is written to."""
+        return RegistryV2(self._session, as_target=True)
 
     def close(self) -> None:
         self._session.close()
@@ -77,8 +92,14 @@ class RegistryV2:
             raise
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        for name in self._listed(f"/v2/{repository}/tags/list", "tags", _pull(repository), work):
-            yield name if is_tag(name) else _hostile(f"{self.host}/{repository} lists a tag", name)
+        scopes = self._reading(repository)
+        try:
+            for name in self._listed(f"/v2/{repository}/tags/list", "tags", scopes[0], work):
+                yield name if is_tag(name) else _hostile(f"{self.host}/{repository} lists a tag", name)
+        except AuthError:
+            if self._as_target:
+                self._session.authorizer.allow_another(scopes)  # there the list is only advice
+            raise
 
     def _listed(self, path: str, key: str, scope: Scope, work: Work) -> Iterable[str]:
         return listed(self._session, path, key, scope, work, self._paging[key])
@@ -103,7 +124,7 @@ class RegistryV2:
                 f"/v2/{repository}/manifests/{reference}",
                 work,
                 kind="manifest",
-                scopes=(_pull(repository),),
+                scopes=self._reading(repository),
                 headers=_ACCEPT,
                 expect={200, 404, 405, 501},
             )
@@ -114,7 +135,8 @@ class RegistryV2:
                 return Version(digest, media_type=plain_type(answer.headers.get("content-type") or ""))
             # No HEAD here, or a HEAD that does not say the digest: the body does.
             manifest = self.manifest(repository, reference, work)
-            return Version(manifest.digest, manifest, media_type=manifest.media_type)
+            kept = manifest if manifest.size <= LARGE else None
+            return Version(manifest.digest, kept, media_type=manifest.media_type)
         except (NotFound, Refused) as error:
             return error
         except AuthError as error:
@@ -152,7 +174,7 @@ class RegistryV2:
                 f"/v2/{repository}/manifests/{reference}",
                 work,
                 kind="manifest",
-                scopes=(_pull(repository),),
+                scopes=self._reading(repository),
                 headers=_ACCEPT,
                 expect={200, 404},
                 limit=MAX_BYTES,
@@ -161,7 +183,9 @@ class RegistryV2:
             raise too_big(what) from error
         if answer.status == 404:
             raise self._absent(repository, reference)
-        manifest = parse_manifest(answer.body, answer.headers.get("content-type") or "", expected=expected, what=what)
+        content_type = answer.headers.get("content-type") or ""
+        with _parsing if len(answer.body) > LARGE else nullcontext():
+            manifest = parse_manifest(answer.body, content_type, expected=expected, what=what)
         said = _content_digest(answer)
         if said is not None and said.algorithm == manifest.digest.algorithm and said != manifest.digest:
             text = f"{what}: the bytes hash to {manifest.digest}, the answer says {said}"
@@ -171,7 +195,7 @@ class RegistryV2:
         return manifest
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
-        return open_blob(self._session, repository, blob, work, offset=offset)
+        return open_blob(self._session, repository, blob, self._reading(repository), work, offset=offset)
 
     def lacks(self, blob: Descriptor) -> bool:
         return False
@@ -185,7 +209,7 @@ class RegistryV2:
                 f"/v2/{repository}/referrers/{digest}",
                 work,
                 kind="referrers",
-                scopes=(_pull(repository),),
+                scopes=self._reading(repository),
                 expect={200, 400, 404, 405},
                 limit=MAX_BYTES,
             )
@@ -205,7 +229,7 @@ class RegistryV2:
         """And nothing to publish."""
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        size = blob_size(self._session, repository, blob, work)
+        size = blob_size(self._session, repository, blob, self._reading(repository), work)
         if size is None or blob.size is None or size == blob.size:
             return size is not None
         raise Refused(
@@ -223,7 +247,7 @@ class RegistryV2:
                     f"/v2/{repository}/blobs/uploads/?{query}",
                     waiting.once(),
                     kind="mount",
-                    scopes=(_push(repository), _pull(from_repository)),
+                    scopes=(*push(repository), *pull(from_repository)),
                     expect={201, 202},
                 )
         except RemoteError as error:
@@ -246,7 +270,7 @@ class RegistryV2:
                     f"/v2/{repository}/blobs/uploads/",
                     waiting,
                     kind="upload",
-                    scopes=(_push(repository),),
+                    scopes=push(repository),
                     expect={202},
                 )
         except NotFound as error:
@@ -256,7 +280,7 @@ class RegistryV2:
         return self._upload(repository, blob, answer)
 
     def _upload(self, repository: str, blob: Descriptor, answer: Answer) -> Upload:
-        return Upload(self._session, self._habits, repository, blob, (_push(repository),), answer)
+        return Upload(self._session, self._habits, repository, blob, push(repository), answer)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
         what = f"{self.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
@@ -266,7 +290,7 @@ class RegistryV2:
                 f"/v2/{repository}/manifests/{reference}",
                 work,
                 kind="manifest",
-                scopes=(_push(repository),),
+                scopes=push(repository),
                 headers=(("Content-Type", manifest.media_type),),
                 body=manifest.body,
                 expect={200, 201, 202},
@@ -305,14 +329,6 @@ class RegistryV2:
             scopes=(Scope(repository, ("delete",)),),
             expect={200, 202, 204, 404},
         )
-
-
-def _pull(repository: str) -> Scope:
-    return Scope(repository, ("pull",))
-
-
-def _push(repository: str) -> Scope:
-    return Scope(repository, ("pull", "push"))
 
 
 def _hostile(who: str, name: str) -> Refused:

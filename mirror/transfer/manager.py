@@ -16,7 +16,7 @@ from mirror.errors import MirrorError
 from mirror.limits import Limits, Stop, Work
 from mirror.transfer.engine import Engine
 from mirror.transfer.jobs import Job, Transfer
-from mirror.transfer.scheduler import DOWNLOADS, LOCAL, UPLOADS
+from mirror.transfer.scheduler import DOWNLOADS, LARGE, LOCAL, UPLOADS
 from mirror.transfer.steps import Steps, Task, afterwards
 from mirror.transfer.watch import Flight, Hub, Watch
 
@@ -25,6 +25,7 @@ T = TypeVar("T")
 PATIENCE = 60.0  # seconds that close() waits for its threads
 USUAL = Policy()
 LOCAL_JOBS = 4  # at a time, of those that need no host
+LARGE_MANIFESTS = 2  # in memory at once, beside those that are kept
 
 
 class Manager(AbstractContextManager["Manager"]):
@@ -49,7 +50,7 @@ class Manager(AbstractContextManager["Manager"]):
         self._keys: dict[Hashable, Flight[Any]] = {}
         self._tasks: dict[Task[Any], None] = {}
         self._stop = Stop(stop)
-        fixed = {DOWNLOADS: downloads, UPLOADS: uploads, LOCAL: LOCAL_JOBS}
+        fixed = {DOWNLOADS: downloads, UPLOADS: uploads, LARGE: LARGE_MANIFESTS, LOCAL: LOCAL_JOBS}
         self._engine = Engine(self._hub, limits, self._stop, fixed=fixed, draw=draw)
         self._exit = ExitStack()
         self._exit.callback(self._stop.close)

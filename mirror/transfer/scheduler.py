@@ -26,6 +26,7 @@ from mirror.transfer.lanes import NONE, Job, Lane, Permit, Queue, State
 
 DOWNLOADS = "downloads"
 UPLOADS = "uploads"
+LARGE = "large manifests"  # of jobs that have one in memory
 LOCAL = "local"  # of jobs that need nothing else
 HOST = "host "
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests import schema1
 from tests.conftest import ScriptedFactory
 from tests.images import Graph
 from tests.registries.exchange import Reply, Request
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
+from tests.registries.v1 import gz, tar
 from tests.tool import MirrorTool
 
 IMMUTABLE = {"immutable": [r"v\d"]}
@@ -259,3 +261,24 @@ def test_a_manifest_that_is_answered_with_200_or_202_is_copied_if_the_target_has
     mirror_run.sync()
     assert source.storage.repositories["app"].tags == target.storage.repositories["app"].tags
     assert 2 == target.counts()["PUT manifest"]
+
+
+@pytest.mark.parametrize("v1", ["auto", "never"])
+def test_schema1_is_converted_where_the_list_of_tags_itself_names_digests(
+    v1: str, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target, graph = scripted("source"), scripted("target"), Graph("schema1")
+    old = graph.schema1("old", layers=[graph.blob(gz(tar(a=b"a")))])
+    graph.image("new")
+    source.load("app", graph)
+    lists_digests(source, {"old": old.digest, "new": graph.tags["new"]})
+    mirrored(mirror_run, source, target, schema1="convert", v1=v1)
+    mirror_run.sync()
+    there = target.storage.repositories["app"]
+    assert there.tags["new"] == graph.tags["new"]
+    assert there.tags["old"] != old.digest
+    assert schema1.MEDIA_TYPE not in {body.media_type for body in there.manifests.values()}
+    source.mark()
+    mirror_run.sync()
+    assert {"up-to-date"} == set(mirror_run.results().values())
+    assert {"GET tags": 1, "HEAD manifest": 2} == source.counts()

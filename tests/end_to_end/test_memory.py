@@ -1,0 +1,72 @@
+"""The memory of a whole process, measured by the system, where manifests are large or many."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.conftest import ScriptedFactory
+from tests.end_to_end.worlds import pair
+from tests.images import Graph, Made
+from tests.tool import MirrorTool
+
+MIB = 1 << 20
+
+
+# The peak of a process also counts what its parent had when it forked, so a small process starts the tool.
+MEASURE = """
+import resource, subprocess, sys
+code = subprocess.run([sys.executable, "-m", "mirror", *sys.argv[1:]]).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
+def peak(tool: MirrorTool, command: str) -> float:
+    """Run the tool, which must succeed. -> the most memory that its process had at one time, in MiB."""
+    arguments = [sys.executable, "-c", MEASURE, command, str(tool.config_file)]
+    ran = subprocess.run(arguments, env=tool.environment, capture_output=True, text=True, timeout=60, check=False)
+    assert 0 == ran.returncode, ran
+    return int(ran.stdout.split()[-1]) / 1024
+
+
+def padded(graph: Graph, name: str, size: int, *tags: str) -> Made:
+    """An image whose manifest has about `size` bytes."""
+    return graph.image(*tags, label=name, layers=[], annotations={"name": name, "padding": "x" * (size - 1000)})
+
+
+def test_an_index_takes_bounded_memory_however_large_its_children_are(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", max_manifest=8 * MIB)
+    graph = Graph("large")
+    graph.index("v1", children=[padded(graph, f"child-{number}", 7 * MIB) for number in range(12)])
+    source.load("app", graph)
+    bundle = mirror_run.folder / "bundle.tar"
+    mirror = {"source": f"{source.host}/app", "targets": [f"{target.host}/app", str(bundle)]}
+    mirror_run.config([mirror], source, target)
+    used = peak(mirror_run, "sync")
+    assert graph.manifests.keys() == target.storage.repositories["app"].manifests.keys()
+    assert bundle.stat().st_size > 12 * 7 * MIB
+    assert 1 + 12 == source.counts()["GET manifest"]
+    assert used < 170
+    assert [] == list(mirror_run.state.rglob("manifests/*"))
+
+
+def test_unchanged_tags_take_no_memory_for_manifests_that_had_to_be_read_for_their_digests(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source", content_digest=False), scripted("target", content_digest=False)
+    graph = Graph("many")
+    for number in range(48):
+        padded(graph, f"image-{number}", MIB, f"v{number}")
+    source.load("app", graph)
+    target.load("app", graph)
+    pair(mirror_run, source, target)
+    for command in ("sync", "plan"):
+        source.mark()
+        used = peak(mirror_run, command)
+        assert [] == target.writes()
+        counts = source.counts()
+        assert (48, 48) == (counts["HEAD manifest"], counts["GET manifest"])
+        assert used < 100
