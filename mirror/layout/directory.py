@@ -12,6 +12,7 @@ from types import TracebackType
 
 from mirror.errors import MirrorError, NotFound, Refused, RemoteError
 from mirror.layout.files import FileReader, Folder
+from mirror.layout.holders import holders
 from mirror.layout.index import Index, Root
 from mirror.layout.ledger import Ledger
 from mirror.layout.subjects import Subjects
@@ -31,6 +32,10 @@ class Missing(NotFound):
 
     code = "bundle_incomplete"
     exit_code = Refused.exit_code
+
+
+class InUse(RemoteError):
+    """A manifest cannot be removed: an index of the same repository refers to it."""
 
 
 class LayoutStore:
@@ -211,6 +216,26 @@ class LayoutStore:
             self._ledger.change(lambda index: index.remove(repository, reference))
         finally:
             self._subjects.forget()
+
+    def remove_manifest(self, repository: str, digest: Digest, work: Work) -> bool:
+        """Remove a manifest from a repository, with all its tags there. -> whether its file is removed as well: it is
+        kept for other repositories that have the manifest.
+
+        Not while a manifest is put. Raises InUse, LocalError, Cancelled."""
+        self._ledger.begin(work)
+        roots = self._ledger.look(lambda index: list(index.roots()))
+        named, below = holders(digest, roots, lambda one: self.manifest("", one, work), work)
+        if below & {repository, None, *self._ledger.unnamed(repository)}:
+            raise InUse(
+                f"an index in {repository} refers to {digest}", hint="delete the index first; its tags can be deleted"
+            )
+        self.delete(repository, digest, work)
+        named -= {repository, *self._ledger.unnamed(repository)}
+        if named | below:
+            return False
+        self._ledger.publish()  # index.json names only what is there
+        self._folder.remove_blob(digest)
+        return True
 
 
 class LayoutUpload:
