@@ -107,7 +107,8 @@ def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="PATTERN",
         action="append",
         default=[],
-        help="only source references that match this shell pattern: host/repo:tag or host/repo; may be repeated",
+        help="only source references that match this shell pattern: host/repo:tag or host/repo; may be repeated; not "
+        "with a bundle as a target",
     )
     sync.add_argument("--only-from", metavar="FILE", type=Path, help="patterns from a file, one a line (failed.txt)")
     sync.add_argument(

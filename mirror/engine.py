@@ -13,6 +13,7 @@ from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.findings import Entry, Findings
 from mirror.limits import Limits, Stop
+from mirror.locations import is_bundle
 from mirror.options import Only, Options, Shard
 from mirror.plan import Planner
 from mirror.redact import Redactor
@@ -54,10 +55,25 @@ class Engine(Struct, frozen=True):
             remake=remake,
         )
 
-    def idle(self) -> list[tuple[str, MirrorError]]:
-        """Patterns of --only that all that was planned had nothing for: each with an error that says so."""
+    def troubles(self) -> list[tuple[str, MirrorError]]:
+        """What planning has shown to be wrong with the run as a whole, by name: patterns of --only that select nothing,
+        and sources that say that they are incomplete."""
         hint = "no source has such a tag or repository, or the configuration leaves it out"
-        return [(one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint)) for one in self.only.idle()]
+        idle = [(one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint)) for one in self.only.idle()]
+        return [*idle, *self.stores.incomplete()]
+
+    def refuse_parts(self, options: Options) -> None:
+        """Raises ConfigError if a part is asked for of what a bundle is to hold: it would be without the rest."""
+        for entry in self.entries:
+            bundle = next((one.place.host for one in entry.targets if is_bundle(one.place.host)), None)
+            if bundle is None or not (options.shard is not None or self.only.reaches(entry.name)):
+                continue
+            option = "--shard" if options.shard is not None else "--only" if options.only else "--only-from"
+            raise ConfigError(
+                f"{option}: {bundle} is a bundle, which holds all that the configuration selects, or is not replaced",
+                hint="leave it out: what an earlier run has fetched is not fetched again. For a part write a "
+                "configuration with a bundle of its own, or export to a layout (oci:DIR), which keeps what it has",
+            )
 
     def carry_out(self, steps: Steps[None]) -> int | None:
         """Run a task to its end, or to a signal. -> the exit code of the signal, if one came."""
@@ -82,6 +98,10 @@ class Engine(Struct, frozen=True):
         """Until it is done, or a signal came."""
         while not done.is_set() and self.signals.number is None:
             self.signals.wait()
+
+
+def makes_bundle(config: Config) -> bool:
+    return any(is_bundle(target.host) for mirror in config.mirrors for target in mirror.targets)
 
 
 def spool_directory(config: Config, shard: Shard | None) -> Path:

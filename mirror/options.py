@@ -74,6 +74,16 @@ class Only:
         self._idle.difference_update([one for one in reaching if _matches(one, repository)])
         return bool(reaching)
 
+    def reaches(self, repository: str) -> bool:
+        """Whether patterns could match something in `host/repo`, or under `host/prefix/*`. Changes nothing."""
+        if not repository.endswith("*"):
+            return any(self._reaches(one, repository) for one in self._patterns or ())
+        prefix = repository.removesuffix("*")
+        return any(
+            one.startswith(prefix) or (_literal(one) != one and _compatible(_literal(one), prefix))
+            for one in self._patterns or ()
+        )
+
     def not_seen(self, repository: str) -> None:
         """The references of `host/repo`, or the repositories of `host/prefix/*`, could not be told."""
         unsure = [one for one in self._idle if repository.endswith("*") or self._reaches(one, repository)]
@@ -90,12 +100,21 @@ class Only:
 
     @staticmethod
     def _reaches(pattern: str, repository: str) -> bool:
-        literal = pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
+        literal = _literal(pattern)
         if pattern == repository or pattern.startswith((f"{repository}:", f"{repository}@")):
             return True
         if literal == pattern:
             return False
         return f"{repository}:".startswith(literal) or literal.startswith((f"{repository}:", f"{repository}@"))
+
+
+def _literal(pattern: str) -> str:
+    """What stands before the first character that is none of the name itself."""
+    return pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
+
+
+def _compatible(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
 
 
 def _matches(pattern: str, name: str) -> bool:

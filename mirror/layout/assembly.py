@@ -70,8 +70,9 @@ class Assembly:
 
     # ---- the beginning
 
-    def prepare(self, old: Archive | None, work: Work) -> None:
-        """Make the file, and take over what is there already. old: the bundle that this one is to replace.
+    def prepare(self, old: Archive | None, work: Work, *, keep: bool = False) -> None:
+        """Make the file, and take over what is there already. old: the bundle that this one is to replace. keep: leave
+        what an earlier file has as it is, unless there is room for both.
 
         Raises LockBusy, LocalError, Cancelled."""
         self._lock.acquire(0, work.stop)
@@ -80,6 +81,8 @@ class Assembly:
         with ExitStack() as stack:
             left = recorded(journal)
             found = self._left_over()
+            if keep:
+                self._require_room(self.plan.total)
             resumed = left is not None and left.inventory == self.identity and found == self.plan.total
             previous = -1
             try:
@@ -114,9 +117,7 @@ class Assembly:
 
     def _create(self) -> None:
         self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        disk, there = os.fstatvfs(self._descriptor), os.fstat(self._descriptor).st_blocks * 512
-        if self.plan.total > disk.f_bavail * disk.f_frsize + there:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._require_room(self.plan.total - os.fstat(self._descriptor).st_blocks * 512)
         try:
             os.posix_fallocate(self._descriptor, 0, self.plan.total)
         except OSError as error:
@@ -130,6 +131,12 @@ class Assembly:
                 place, gathered = start, b""
             gathered += data
         _write(self._descriptor, memoryview(gathered), place)
+
+    def _require_room(self, count: int) -> None:
+        disk = os.statvfs(self._path.parent)
+        if count > disk.f_bavail * disk.f_frsize:
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise local_error(f"make room for {self.plan.total} bytes in", self.partial, error) from error
 
     def _slot(self, digest: Digest) -> Slot | None:
         path = self._blobs.get(digest)

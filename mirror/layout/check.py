@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirror.durable import local_error
-from mirror.errors import MirrorError, Refused
+from mirror.errors import MirrorError, Refused, printable
 from mirror.layout import inventory as inventories
 from mirror.layout.archive import INDEX_NAME, INVENTORY_NAME, VERSION_NAME, index_json
 from mirror.layout.index import Index
@@ -187,6 +187,10 @@ class _Examination:
         sizes = {digest: one.size for digest, one in inventory.manifests.items()} | dict(inventory.blobs)
         for digest, size in sizes.items():
             self._there(digest, size)
+        found.problems += [
+            f"{printable(name)} is not in it: it could not be had when the bundle was made"
+            for name in inventory.missing
+        ]
         for one in self._parsed.values():
             lost = [
                 blob.digest

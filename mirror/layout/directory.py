@@ -46,6 +46,7 @@ class LayoutStore:
 
     partial = False
     gathers = False
+    incomplete = False
     on_disk = True
 
     def __init__(self, directory: Path, *, adopts: Collection[str] = (), new: bool = False) -> None:
@@ -155,7 +156,7 @@ class LayoutStore:
 
     # ---- writing
 
-    def begin(self, images: Sequence[Coming], work: Work) -> None:
+    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
         """Make the layout if there is none, and take its lock. Raises LockBusy: another run has it; LocalError."""
         self._ledger.begin(work)
 

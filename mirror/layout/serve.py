@@ -6,13 +6,14 @@ import ipaddress
 import re
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from mirror.console import tell
+from mirror.console import Console, tell
 from mirror.errors import SIGNALLED, ConfigError, LocalError, Refused, printable
 from mirror.layout.bundle import Bundle
 from mirror.layout.check import absent
@@ -127,6 +128,9 @@ def _source(path: Path, bare: str, stack: ExitStack) -> Source:
 def _usable(source: Source, work: Work) -> None:
     """What is no layout, or does not hold all that it names, is refused at the start, not request by request."""
     list(source.repositories("", work))
+    lack = source.lack() if isinstance(source, Bundle) else None
+    if lack is not None:
+        Console(sys.stderr).line(f"mirror: warning: {lack.what}; the rest is served")
     if source.partial:
         raise Refused(
             f"{source.host} is not whole: it was made for what its base has",
