@@ -13,7 +13,7 @@ from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.findings import Entry, Findings
 from mirror.limits import Limits, Stop
-from mirror.locations import is_bundle
+from mirror.locations import STREAM, is_bundle, is_registry
 from mirror.options import Only, Options, Shard
 from mirror.plan import Planner
 from mirror.redact import Redactor
@@ -127,6 +127,7 @@ def started(
     with Stores(config, limits, redactor, spool, options.base, copies=copies, repair=options.repair) as stores:
         entries = stores.entries()
         _check(only, entries, config)
+        _check_sources(config)
         parallel = config.parallel
         manager = Manager(limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads)
         try:
@@ -144,6 +145,21 @@ def _check(only: Only, entries: list[Entry], config: Config) -> None:
             f"--only {printable(unmatched[0], 80)} matches no source of {config.path}",
             hint=f"write HOST/REPOSITORY or HOST/REPOSITORY:TAG of a source{like}",
         )
+
+
+def _check_sources(config: Config) -> None:
+    """A bundle or layout as a source has to be there, unless this configuration writes it. Raises ConfigError."""
+    written = {target.host for mirror in config.mirrors for target in mirror.targets}
+    for host in dict.fromkeys(mirror.source.host for mirror in config.mirrors):
+        if is_registry(host) or host == STREAM or host in written:
+            continue
+        try:
+            Path(host.removeprefix("oci:")).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            hint = f"it is a source of {config.path}: bring it here first, or correct its path"
+            raise ConfigError(f"{host} does not exist", hint=hint) from None
+        except OSError:
+            continue  # whoever opens it says what is wrong with it
 
 
 def left(signals: Signals) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirror.durable import local_error
-from mirror.errors import MirrorError, Refused, printable
+from mirror.errors import ConfigError, MirrorError, Refused, printable
 from mirror.layout import inventory as inventories
 from mirror.layout.archive import INDEX_NAME, INVENTORY_NAME, VERSION_NAME, index_json
 from mirror.layout.index import Index
@@ -58,13 +58,13 @@ class Examined(Struct):
         yield f"{self.what}: whole; {counted}"
 
 
-def absent(path: Path) -> Refused:
+def absent(path: Path) -> ConfigError:
     """The error that says that the bundle or layout of the command line is not there."""
-    return Refused(f"{path} does not exist", code="bundle_invalid")
+    return ConfigError(f"{path} does not exist")
 
 
 def examine(path: Path, stop: Stop) -> Examined:
-    """Read all of it, hash all of it. Raises Refused, LocalError where it cannot be opened; Cancelled."""
+    """Read all of it, hash all of it. Raises ConfigError, Refused, LocalError where it cannot be opened; Cancelled."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:

@@ -557,6 +557,7 @@ def test_a_damaged_blob_keeps_its_image_out_and_lets_the_others_in(
 
 
 def test_a_bundle_that_is_not_there_is_told(gap: Gap, target: RealRegistry) -> None:
-    ran = gap.arrive(target, expect=3)
+    ran = gap.arrive(target, expect=2)
     assert "bundle.tar does not exist" in ran.text
+    assert 0 == gap.tool("inventory", gap.far_side(target)).code, "the targets are asked, not the bundle"
     assert [] == target.writes()

@@ -236,3 +236,28 @@ def test_a_run_for_a_part_may_leave_a_bundle_alone(
     mirror_run.config(mirrors, export.source, target)
     mirror_run.sync("--only", f"{source}/team/web:v1")
     assert (["v1"], False) == (target.tags("web"), export.bundle.exists())
+
+
+def test_runs_for_parts_of_a_layout_add_up_whatever_fails(export: Export, mirror_run: MirrorTool) -> None:
+    layout, source = export.folder / "layout", export.source.host
+    mirrors = [{"source": f"{source}/{name}", "targets": [f"oci:{layout}"]} for name in export.graphs]
+
+    def held() -> set[str]:
+        entries = json.loads((layout / "index.json").read_text())["manifests"]
+        return {entry["annotations"]["org.opencontainers.image.ref.name"] for entry in entries}
+
+    mirror_run.config(mirrors, export.source)
+    for shard in ("0/2", "1/2"):
+        mirror_run.sync("--shard", shard)
+    assert export.everything == held()
+    export.add("v3")
+    FAULTS["a-listing"][0](export)
+    FAULTS["a-tag"][0](export)
+    ran = mirror_run.sync(expect=1)
+    assert export.everything == held()
+    assert "--only-from" in ran.out
+    export.source.faults.clear()
+    export.add("v4")
+    mirror_run.sync("--only", f"{source}/app:v4")
+    assert export.everything == held()
+    assert 0 == mirror_run("bundle", "verify", layout).code
