@@ -55,7 +55,7 @@ class Examined(Struct):
             yield f"{self.what}: relies on {len(base)} blobs ({size} bytes) that its base has"
         if self.beside:
             yield f"{self.what}: {self.beside} further files that nothing refers to"
-        yield f"{self.what}: whole; {counted}"
+        yield f"{self.what}: {'whole with its base' if base else 'whole'}; {counted}"
 
 
 def absent(path: Path) -> ConfigError:
