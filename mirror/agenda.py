@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from itertools import islice
 
+from mirror.bases import Bases
 from mirror.errors import Cancelled, MirrorError
 from mirror.findings import Entry, Finding, Verdict, keep_immutable
 from mirror.locations import MATCHED
@@ -57,7 +58,8 @@ class Agenda:
         self._deep = deep
         self._fail_fast = fail_fast
         self._idle = idle
-        self._publishing = Publishing(manager, reader, inventory, targets)
+        self._publishing = Publishing(manager, reader, targets)
+        self._bases = Bases(manager, reader, inventory, targets)
         self._lock = threading.Lock()
         self._gathered: defaultdict[str, list[Finding]] = defaultdict(list)  # by target host
         self._partial: defaultdict[str, list[Finding]] = defaultdict(list)  # by source host
@@ -152,10 +154,9 @@ class Agenda:
                 self._end(finding, partial(self._results.skipped, finding, self._halted))
             return
         for findings in self._partial.values():
-            self._let_come(findings, (yield from self._attempted(self._publishing.missing(findings), findings)))
+            self._let_come(findings, (yield from self._attempted(self._bases.missing(findings), findings)))
         for host, findings in self._gathered.items():
-            # Equal tags do not say that nothing is left out: what is there may have been made for another base, or
-            # lack images that are not selected any more.
+            # Equal tags prove nothing of a bundle made for another base, or without images of another selection.
             store = self._targets[host]
             completable = store.incomplete and not self._publishing.lacking(host)
             unsure = self._deep or store.partial or completable

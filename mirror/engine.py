@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mirror.bases import Bases
 from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.findings import Entry, Findings
@@ -16,12 +17,14 @@ from mirror.limits import Limits, Stop
 from mirror.locations import STREAM, is_bundle, is_registry
 from mirror.options import Only, Options, Shard
 from mirror.plan import Planner
+from mirror.reading import Reader
 from mirror.redact import Redactor
 from mirror.signals import Signals
 from mirror.state import State
 from mirror.stores import Stores
 from mirror.structs import Struct
 from mirror.transfer.manager import PATIENCE, Manager
+from mirror.transfer.placement import Inventory
 from mirror.transfer.steps import Steps
 from mirror.transfer.watch import Watch
 
@@ -54,6 +57,10 @@ class Engine(Struct, frozen=True):
             believe=believe,
             remake=remake,
         )
+
+    def bases(self, state: State) -> Bases:
+        reader = Reader(self.manager, state)
+        return Bases(self.manager, reader, Inventory(state, self.stores.mountable()), self.stores.registries)
 
     def troubles(self) -> list[tuple[str, MirrorError]]:
         """What planning has shown to be wrong with the run as a whole, by name: patterns of --only that select nothing,

@@ -1,10 +1,9 @@
-"""Stores that have to be opened before the first write and closed after the last, and sources that are not whole.
+"""Stores that have to be opened before the first write and closed after the last.
 
 A store that gathers (a bundle) is told of all its images before the first byte; what arrived there counts only when
 the store has shown it. What is there is replaced only by a complete one: whatever could not be had, from the listing of
 a repository to the last blob, keeps it as it is. Where nothing is there, what is whole is shown, and says that it is
-incomplete. A partial source (a differential bundle) relies on blobs that the target has: whether it has
-them is found out before anything is written.
+incomplete.
 """
 
 from __future__ import annotations
@@ -15,22 +14,19 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence, Sized
 
 from mirror.backoff import ONCE
-from mirror.errors import MirrorError, NotFound, Refused, RemoteError
+from mirror.errors import MirrorError, NotFound, RemoteError
 from mirror.findings import Finding, Verdict, suffix
 from mirror.limits import Stop, Work
-from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.reading import Image, Reader
 from mirror.store import Coming, Target
 from mirror.structs import Struct, replace
 from mirror.tally import Tally
 from mirror.transfer.manager import Manager
-from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.scheduler import host_permit
-from mirror.transfer.steps import Steps, settled
-from mirror.transfer.watch import Watch
+from mirror.transfer.steps import Steps
 
-_NAMED = 4  # missing blobs that a message names
+_NAMED = 4  # missing images that a message names
 
 _log = logging.getLogger("mirror.publish")
 
@@ -50,10 +46,9 @@ class Held(Struct, frozen=True):
 class Publishing:
     """Opens and closes the targets of a run. Thread-safe; only steps wait."""
 
-    def __init__(self, manager: Manager, reader: Reader, inventory: Inventory, targets: Mapping[str, Target]) -> None:
+    def __init__(self, manager: Manager, reader: Reader, targets: Mapping[str, Target]) -> None:
         self._manager = manager
         self._reader = reader
-        self._inventory = inventory
         self._targets = targets
         self._lock = threading.Lock()
         self._begun: set[str] = set()
@@ -92,7 +87,8 @@ class Publishing:
         """Tell the target of all that will come. -> those that cannot come, since they could not be read."""
         errors: dict[Finding, MirrorError] = {}
         coming = self._coming[host]
-        for finding, image in (yield from self._images(findings)):
+        images = yield from self._reader.images([one.reading for one in findings])
+        for finding, image in zip(findings, images, strict=True):
             error = image if isinstance(image, MirrorError) else _unsized(finding, image)
             if error is not None:
                 errors[finding] = error
@@ -105,73 +101,6 @@ class Publishing:
         if coming:
             yield from self.begin(host, list(coming.values()))
         return errors
-
-    def _images(self, findings: Sequence[Finding]) -> Steps[list[tuple[Finding, Image | MirrorError]]]:
-        reads = [self._manager.spawn(self._reader.image(one.reading), name=f"gather {one.name}") for one in findings]
-        found: list[tuple[Finding, Image | MirrorError]] = []
-        for finding, read in zip(findings, (yield settled(reads)), strict=True):
-            if read.error is not None and not isinstance(read.error, MirrorError):
-                raise read.error
-            found.append((finding, read.error if read.error is not None else read.result()))
-        return found
-
-    # ---- partial sources
-
-    def missing(self, findings: Sequence[Finding]) -> Steps[dict[Finding, MirrorError]]:
-        """What a partial source relies on and the targets do not have. -> the error of every finding, if any lacks."""
-        errors: dict[Finding, MirrorError] = {}
-        wanted: dict[tuple[Place, Digest], Descriptor] = {}
-        for finding, image in (yield from self._images(findings)):
-            if isinstance(image, MirrorError):
-                errors[finding] = image
-                continue
-            for blob in image.graph.blobs:
-                if finding.reading.entry.source.lacks(blob):
-                    wanted[finding.target.place, blob.digest] = blob
-        lacking = yield from self._look(wanted)
-        if lacking:
-            source = findings[0].reading.entry.source.host
-            for place, digest in lacking:
-                text = f"{source} relies on {digest}, which is missing in {place}"
-                _log.warning("base_missing", extra={"target": str(place), "digest": digest, "text": text})
-            every = list(dict.fromkeys(digest for _, digest in lacking))
-            more = f" and {len(every) - _NAMED} more, which the log names" if len(every) > _NAMED else ""
-            error = Refused(
-                f"{source} relies on {len(every)} blobs that are missing: {', '.join(every[:_NAMED])}{more}",
-                hint="import what it is based on first, or export without `base`",
-                code="bundle_incomplete",
-            )
-            errors = {finding: errors.get(finding, error) for finding in findings}
-        return errors
-
-    def _look(self, wanted: Mapping[tuple[Place, Digest], Descriptor]) -> Steps[list[tuple[Place, Digest]]]:
-        """Ask each place, and for what is not there its siblings, from which it can be mounted. -> what is nowhere."""
-        answers = yield [self._ask(place, blob) for (place, _), blob in wanted.items()]
-        lacking = []
-        for ((place, digest), blob), there in zip(wanted.items(), answers, strict=True):
-            if there:
-                self._inventory.add(place, digest)
-            elif not (yield from self._at_a_sibling(place, blob)):
-                lacking.append((place, digest))
-        return lacking
-
-    def _at_a_sibling(self, place: Place, blob: Descriptor) -> Steps[bool]:
-        if self._inventory.holder(place, blob.digest) is not None:
-            return True
-        for sibling in self._inventory.siblings(place):
-            if (yield self._ask(sibling, blob)):
-                self._inventory.add(sibling, blob.digest)
-                return True
-        return False
-
-    def _ask(self, place: Place, blob: Descriptor) -> Watch[bool]:
-        store = self._targets[place.host]
-        return self._manager.transfer(
-            ("look", place, blob.digest),
-            lambda work: store.has_blob(place.path, blob, work),
-            needs=(host_permit(place.host),),
-            policy=ONCE,
-        )
 
     # ---- the end
 

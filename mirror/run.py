@@ -64,7 +64,7 @@ def plan(options: Options) -> int:
 
     with _reading(options) as (engine, state):
         engine.refuse_parts(options)
-        preview = Preview(engine.manager)
+        preview = Preview(engine.manager, engine.bases(state))
         planner = engine.planner(state, preview, believe=not options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, preview.looks))
         found = preview.outlook

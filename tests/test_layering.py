@@ -32,6 +32,7 @@ LAYERS = (
         "reading",
         "repair",
         "publish",
+        "bases",
         "agenda",
         "sync",
         "tally",
