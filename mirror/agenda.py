@@ -288,7 +288,7 @@ class Agenda:
     def _finish(self) -> Steps[None]:
         """Close the targets, and tell of what counts only now."""
         try:
-            results = yield from self._publishing.finish(incomplete=not self._halted)
+            results = yield from self._publishing.finish(incomplete=not self._halted, believe=not self._deep)
         except MirrorError as error:
             self._results.trouble(error)
             return

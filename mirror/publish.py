@@ -113,14 +113,14 @@ class Publishing:
             self._held[host].append(Held(finding, digest, tally))
         return True
 
-    def finish(self, *, incomplete: bool) -> Steps[list[Held]]:
+    def finish(self, *, incomplete: bool, believe: bool = True) -> Steps[list[Held]]:
         """Close all that was opened. -> the results that were held back. incomplete: show also what is not complete,
-        where nothing is there yet."""
+        where nothing is there yet; believe: an equal tag says that its image is there."""
         results = []
         for host in sorted(self._begun):
             held = self._held.pop(host, [])
             error = yield from self._closed(host, [one.finding for one in held], incomplete=incomplete)
-            kept = isinstance(error, NotReplaced) and not self._targets[host].partial
+            kept = isinstance(error, NotReplaced) and believe and not self._targets[host].partial
             for one in held:
                 equal = kept and one.finding.verdict is Verdict.EQUAL
                 results.append(replace(one, error=None if equal else error, replaced=not equal))

@@ -296,10 +296,9 @@ class _Sync:
             fail_fast=self._options.fail_fast,
             idle=wake,
         )
-        planning = engine.manager.spawn(
-            _planned(engine.planner(state, agenda, believe=not self._options.deep), engine.entries, agenda),
-            name="plan",
-        )
+        planner = engine.planner(state, agenda, believe=not self._options.deep)
+        planning = engine.manager.spawn(planner.all(engine.entries), name="plan")
+        planning.on_done(lambda watch: agenda.planned(whole=watch.error is None))
         planning.on_done(lambda watch: wake() if _is_bug(watch.error) else None)
         engine.wait_for(idle)
         if self._signals.number is None:
@@ -344,12 +343,3 @@ class _Sync:
 
 def _is_bug(error: BaseException | None) -> bool:
     return error is not None and not isinstance(error, MirrorError)
-
-
-def _planned(planner: Planner, entries: Sequence[Entry], agenda: Agenda) -> Steps[None]:
-    try:
-        yield from planner.all(entries)
-    except BaseException:
-        agenda.planned(whole=False)
-        raise
-    agenda.planned()
