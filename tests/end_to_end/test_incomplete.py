@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +203,16 @@ def test_a_stop_leaves_no_incomplete_bundle(export: Export) -> None:
     assert export.everything == export.held()
 
 
+@pytest.mark.parametrize("case", ["a-tag", "a-blob"])
+def test_a_run_that_stops_at_the_first_failure_makes_no_incomplete_bundle(export: Export, case: str) -> None:
+    FAULTS[case][0](export)
+    export.tool.sync("--fail-fast", expect=1)
+    assert not export.bundle.exists()
+    export.source.faults.clear()
+    export.tool.sync()
+    assert export.everything == export.held()
+
+
 # ---- parts of a bundle
 
 
@@ -261,3 +272,21 @@ def test_runs_for_parts_of_a_layout_add_up_whatever_fails(export: Export, mirror
     mirror_run.sync("--only", f"{source}/app:v4")
     assert export.everything == held()
     assert 0 == mirror_run("bundle", "verify", layout).code
+
+
+def test_what_is_whole_goes_through_a_pipe_and_the_other_end_says_what_is_missing(
+    export: Export, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = scripted("target")
+    FAULTS["a-blob"][0](export)
+    mirrors = [{"source": f"{export.source.host}/app", "targets": ["-"]}]
+    config = mirror_run.config(mirrors, export.source)
+    with export.bundle.open("wb") as out:
+        command = mirror_run.command("sync", config)
+        ran = subprocess.run(
+            command, stdout=out, stderr=subprocess.PIPE, env=mirror_run.environment, cwd=mirror_run.folder, check=False
+        )
+    assert 1 == ran.returncode, ran.stderr.decode()
+    assert (["app:v2"], {"app:v1"}) == (export.missing(), export.held())
+    assert 3 == export.imported(target).code
+    assert {("app", "v1")} == set(assert_whole(target).tags)
