@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 JOBS ?= 2
 PYTEST_ARGS ?=
+# The last commit of 2026-08 to the suite: it has no tags, and takes the version of the specification as a setting.
+CONFORMANCE := github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111
 BENCH_ARGS ?=
 
 # What a person's shell happens to hold must change neither the tests nor the demo.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill test-damage test-soak test-old test-gap test-registries lint format check coverage bench bench-verify \
+.PHONY: help demo test test-kill test-damage test-soak test-old test-gap test-registries test-conformance lint format \
+	check coverage bench bench-verify \
 	bench-tools registries clean
 
 help: ## list these targets
@@ -38,6 +41,11 @@ test-gap: $(STAMP) ## 10 GiB across an air gap, 20,000 tags in a layout (about 5
 test-registries: $(STAMP) ## registries of other makers as sources and targets (about 2 minutes; after `make registries`)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	$(BIN)/python -m pytest -n $(JOBS) tests_real/test_registries.py tests_real/test_registries_uploads.py $(PYTEST_ARGS)
+
+test-conformance: $(STAMP) ## the conformance suite of the distribution-spec against `mirror serve --writable` (needs Go; under a minute)
+	@command -v go >/dev/null || { echo "test-conformance needs Go: https://go.dev/doc/install" >&2; exit 1; }
+	GOBIN=$(CURDIR)/.registries/bin go install $(CONFORMANCE)
+	$(BIN)/python -m pytest tests_real/test_conformance.py $(PYTEST_ARGS)
 
 test-kill: $(STAMP) ## a sync, an export, an import, each killed at 25 moments and run again (about 5 minutes)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils

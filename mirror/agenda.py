@@ -8,36 +8,24 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from itertools import islice
-from typing import Protocol
 
+from mirror.bases import Bases
 from mirror.errors import Cancelled, MirrorError
 from mirror.findings import Entry, Finding, Verdict, keep_immutable
+from mirror.locations import MATCHED
 from mirror.oci.digest import Digest
-from mirror.publish import Publishing
+from mirror.publish import Publishing, name_there
 from mirror.reading import Image, Reader
 from mirror.recall import equal_to
 from mirror.store import Target
 from mirror.sync import Memory, Sync
-from mirror.tally import Tally
+from mirror.tally import Results, Tally
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.steps import Steps
 from mirror.transfer.watch import Watch
 
 _log = logging.getLogger("mirror.agenda")
-
-
-class Results(Protocol):
-    """Who is told of each image, once. Calls come from any thread and must not block."""
-
-    def up_to_date(self, finding: Finding, digest: Digest) -> None: ...
-    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None: ...
-    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None: ...
-    def skipped(self, finding: Finding, reason: str) -> None: ...
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...
-    def selected(self, entry: Entry, count: int) -> None: ...
-    def crashed(self, finding: Finding, error: BaseException) -> None: ...
-    def trouble(self, error: MirrorError) -> None: ...
 
 
 class Agenda:
@@ -71,7 +59,8 @@ class Agenda:
         self._deep = deep
         self._fail_fast = fail_fast
         self._idle = idle
-        self._publishing = Publishing(manager, reader, inventory, targets)
+        self._publishing = Publishing(manager, reader, targets)
+        self._bases = Bases(manager, reader, inventory, targets)
         self._lock = threading.Lock()
         self._gathered: defaultdict[str, list[Finding]] = defaultdict(list)  # by target host
         self._partial: defaultdict[str, list[Finding]] = defaultdict(list)  # by source host
@@ -88,6 +77,7 @@ class Agenda:
     def found(self, finding: Finding) -> None:
         host, source = finding.target.place.host, finding.reading.entry.source
         if finding.verdict is Verdict.FAILED and finding.error is not None:
+            self._publishing.lacks(host, name_there(finding), finding.error)
             self._failed(finding, finding.error, Tally())
             self._let_go(finding)
         elif self._targets[host].gathers:
@@ -122,10 +112,14 @@ class Agenda:
             self._start(host)
 
     def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+        for target in entry.targets:
+            # Nobody knows what is missing there: as good as all of it.
+            self._publishing.lacks(target.place.host, target.place.path.replace(MATCHED, "*"), error)
         self._results.listing_failed(entry, error)
         self._halt_after(error)
 
     def refused_name(self, entry: Entry, error: MirrorError) -> None:
+        """No store could ever hold what is called so: a bundle does not lack it."""
         self._results.listing_failed(entry, error)
 
     def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
@@ -139,8 +133,10 @@ class Agenda:
 
     # ---- what runs when
 
-    def planned(self) -> None:
-        """Planning has ended."""
+    def planned(self, *, whole: bool = True) -> None:
+        """Planning has ended. whole: all of it was planned; else nothing is begun that has to know all that comes."""
+        if not whole:
+            self.halt("the plan could not be finished")
         if self._gathered or self._partial:
             self._manager.spawn(self._release(), name="gather").on_done(self._released)
         else:
@@ -148,11 +144,17 @@ class Agenda:
 
     def _release(self) -> Steps[None]:
         """What had to wait for the end of planning may come now, unless something keeps it from coming."""
+        if self._halted:
+            for finding in [*self._aside]:
+                self._end(finding, partial(self._results.skipped, finding, self._halted))
+            return
         for findings in self._partial.values():
-            self._let_come(findings, (yield from self._attempted(self._publishing.missing(findings), findings)))
+            self._let_come(findings, (yield from self._attempted(self._bases.missing(findings), findings)))
         for host, findings in self._gathered.items():
-            # Equal tags do not say that nothing is left out: what is there may have been made for another base.
-            unsure = self._deep or self._targets[host].partial
+            # Equal tags prove nothing of a bundle made for another base, or without images of another selection.
+            store = self._targets[host]
+            completable = store.incomplete and not self._publishing.lacking(host)
+            unsure = self._deep or store.partial or completable
             if not unsure and all(one.verdict is Verdict.EQUAL for one in findings):
                 for finding in findings:
                     if finding.old is not None:
@@ -281,17 +283,19 @@ class Agenda:
     def _finish(self) -> Steps[None]:
         """Close the targets, and tell of what counts only now."""
         try:
-            results = yield from self._publishing.finish()
+            results = yield from self._publishing.finish(incomplete=not self._halted, believe=not self._deep)
         except MirrorError as error:
             self._results.trouble(error)
             return
-        for finding, digest, tally, failure in results:
-            if not self._take(finding):
+        for one in results:
+            if not self._take(one.finding):
                 continue
-            if failure is None:
-                self._results.copied(finding, digest, tally)
+            if one.error is not None:
+                self._failed(one.finding, one.error, one.tally)
+            elif one.replaced:
+                self._results.copied(one.finding, one.digest, one.tally)
             else:
-                self._failed(finding, failure, tally)
+                self._results.up_to_date(one.finding, one.digest)
 
     def _let_go(self, finding: Finding) -> None:
         """This target needs its reading no longer."""
@@ -328,7 +332,7 @@ class Agenda:
             yield from self._publishing.begin(finding.target.place.host)
             changed = yield from self._sync.bring(finding, image, tally)
         except MirrorError as error:
-            self._publishing.failed(finding.target.place.host, error)
+            self._publishing.lacks(finding.target.place.host, name_there(finding), error)
             if self._take(finding):
                 self._failed(finding, error, tally)
             return

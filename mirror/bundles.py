@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from mirror.config import Config
-from mirror.errors import ConfigError
+from mirror.errors import ConfigError, MirrorError
 from mirror.layout.bundle import Bundle
 from mirror.layout.inventory import Base, read_inventory
 from mirror.locations import STREAM, is_bundle
@@ -46,6 +46,10 @@ class Bundles:
                 apart = file is None and bool(bases[host])
                 self.sources[host] = Bundle(None, host, spool=spool, adopts=adopts[host]) if apart else store
         self.hosts = sorted({*self.sources, *self.targets})
+
+    def incomplete(self) -> list[tuple[str, MirrorError]]:
+        """Sources that were asked, and say themselves that they lack images, each with an error that says so."""
+        return [(host, error) for host, store in self.sources.items() if (error := store.lack()) is not None]
 
     def close(self) -> None:
         """Raises LocalError."""

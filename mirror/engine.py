@@ -9,20 +9,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mirror.bases import Bases
 from mirror.bodies import Bodies
 from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.findings import Entry, Findings
 from mirror.graph import Manifests
 from mirror.limits import Limits, Stop
+from mirror.locations import STREAM, is_bundle, is_registry
 from mirror.options import Only, Options, Shard
 from mirror.plan import Planner
+from mirror.reading import Reader
 from mirror.redact import Redactor
 from mirror.signals import Signals
 from mirror.state import State
 from mirror.stores import Stores
 from mirror.structs import Struct
 from mirror.transfer.manager import PATIENCE, Manager
+from mirror.transfer.placement import Inventory
 from mirror.transfer.steps import Steps
 from mirror.transfer.watch import Watch
 
@@ -58,10 +62,34 @@ class Engine(Struct, frozen=True):
             remake=remake,
         )
 
-    def idle(self) -> list[tuple[str, MirrorError]]:
-        """Patterns of --only that all that was planned had nothing for: each with an error that says so."""
+    def bases(self, state: State) -> Bases:
+        reader = Reader(self.manager, state, self.manifests)
+        return Bases(
+            self.manager,
+            reader,
+            Inventory(state, self.stores.mountable(), self.stores.wildcards()),
+            self.stores.registries,
+        )
+
+    def troubles(self) -> list[tuple[str, MirrorError]]:
+        """What planning has shown to be wrong with the run as a whole, by name: patterns of --only that select nothing,
+        and sources that say that they are incomplete."""
         hint = "no source has such a tag or repository, or the configuration leaves it out"
-        return [(one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint)) for one in self.only.idle()]
+        idle = [(one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint)) for one in self.only.idle()]
+        return [*idle, *self.stores.incomplete()]
+
+    def refuse_parts(self, options: Options) -> None:
+        """Raises ConfigError if a part is asked for of what a bundle is to hold: it would be without the rest."""
+        for entry in self.entries:
+            bundle = next((one.place.host for one in entry.targets if is_bundle(one.place.host)), None)
+            if bundle is None or not (options.shard is not None or self.only.reaches(entry.name)):
+                continue
+            option = "--shard" if options.shard is not None else "--only" if options.only else "--only-from"
+            raise ConfigError(
+                f"{option}: {bundle} is a bundle, which holds all that the configuration selects, or is not replaced",
+                hint="leave it out: what an earlier run has fetched is not fetched again. For a part write a "
+                "configuration with a bundle of its own, or export to a layout (oci:DIR), which keeps what it has",
+            )
 
     def carry_out(self, steps: Steps[None]) -> int | None:
         """Run a task to its end, or to a signal. -> the exit code of the signal, if one came."""
@@ -86,6 +114,10 @@ class Engine(Struct, frozen=True):
         """Until it is done, or a signal came."""
         while not done.is_set() and self.signals.number is None:
             self.signals.wait()
+
+
+def makes_bundle(config: Config) -> bool:
+    return any(is_bundle(target.host) for mirror in config.mirrors for target in mirror.targets)
 
 
 def spool_directory(config: Config, shard: Shard | None) -> Path:
@@ -113,6 +145,7 @@ def started(
     ) as stores:
         entries = stores.entries()
         _check(only, entries, config)
+        _check_sources(config)
         parallel = config.parallel
         manager = Manager(limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads)
         manifests = Manifests(manager, bodies=Bodies(spool / "manifests" if copies else None))
@@ -132,6 +165,21 @@ def _check(only: Only, entries: list[Entry], config: Config) -> None:
             f"--only {printable(unmatched[0], 80)} matches no source of {config.path}",
             hint=f"write HOST/REPOSITORY or HOST/REPOSITORY:TAG of a source{like}",
         )
+
+
+def _check_sources(config: Config) -> None:
+    """A bundle or layout as a source has to be there, unless this configuration writes it. Raises ConfigError."""
+    written = {target.host for mirror in config.mirrors for target in mirror.targets}
+    for host in dict.fromkeys(mirror.source.host for mirror in config.mirrors):
+        if is_registry(host) or host == STREAM or host in written:
+            continue
+        try:
+            Path(host.removeprefix("oci:")).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            hint = f"it is a source of {config.path}: bring it here first, or correct its path"
+            raise ConfigError(f"{host} does not exist", hint=hint) from None
+        except OSError:
+            continue  # whoever opens it says what is wrong with it
 
 
 def left(signals: Signals) -> float:

@@ -92,7 +92,10 @@ def _on_disk(path: Path, work: Work, *, bare: bool = False) -> Survey:
         raise absent(path)
     bundle = Bundle(path, str(path), spool=path.parent)
     try:
-        return _surveyed(bundle, str(path), work, bare=bare)
+        found = _surveyed(bundle, str(path), work, bare=bare)
+        lack = bundle.lack()
+        found.problems += [lack] if lack is not None else []
+        return found
     finally:
         bundle.close()
 

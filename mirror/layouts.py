@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from mirror.config import Config
+from mirror.errors import MirrorError
 from mirror.layout.directory import LayoutStore
 
 PREFIX = "oci:"
@@ -30,6 +31,10 @@ class Layouts:
         self.sources = {host: store for host, store in stores.items() if host in read}
         self.targets = {host: store for host, store in stores.items() if host in written}
         self.hosts = sorted(stores)
+
+    def incomplete(self) -> list[tuple[str, MirrorError]]:
+        """A layout does not say what it was to have."""
+        return []
 
     def close(self) -> None:
         for store in {*self.sources.values(), *self.targets.values()}:

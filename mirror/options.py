@@ -80,6 +80,10 @@ class Only:
         self._idle.difference_update([one for one in reaching if _matches(one, repository)])
         return bool(reaching)
 
+    def reaches(self, repository: str) -> bool:
+        """Whether patterns could match something in `host/repo`, or under `host/prefix/*`. Changes nothing."""
+        return any(self._reaches(one, repository) for one in self._patterns or ())
+
     def not_seen(self, repository: str) -> None:
         """The references of `host/repo`, or the repositories of `host/prefix/*`, could not be told."""
         unsure = [one for one in self._idle if repository.endswith("*") or self._reaches(one, repository)]
@@ -101,7 +105,7 @@ class Only:
         beginnings = {repository[:-1]: _NAMES} if wildcard else {f"{repository}:": _TAGS, f"{repository}@": _DIGESTS}
         if pattern.startswith(tuple(beginnings)) or (pattern == repository and not wildcard):
             return True
-        literal = pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
+        literal = _literal(pattern)
         if literal == pattern or not any(literal.startswith(one) or one.startswith(literal) for one in beginnings):
             return False
         return fnmatchcase(repository, pattern) or any(_can_begin_with(pattern, *one) for one in beginnings.items())
@@ -143,6 +147,11 @@ def _parts(pattern: str) -> tuple[str, ...]:
         parts.append(pattern[at:end])
         at = end
     return tuple(parts)
+
+
+def _literal(pattern: str) -> str:
+    """What stands before the first character that is none of the name itself."""
+    return pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
 
 
 def _matches(pattern: str, name: str) -> bool:

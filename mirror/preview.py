@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
-from mirror.errors import MirrorError
+from mirror.bases import Bases
+from mirror.errors import MirrorError, Refused
 from mirror.findings import Entry, Finding, Verdict
 from mirror.graph import Graph, Manifests
+from mirror.locations import is_bundle, is_registry
 from mirror.oci.digest import Digest
 from mirror.reading import resolved
 from mirror.store import Version
 from mirror.structs import Struct, field
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Place
-from mirror.transfer.steps import Steps
+from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
 
 
@@ -49,9 +52,11 @@ class Outlook(Struct):
 class Preview:
     """Implements plan.Findings: reads the manifests of what would be copied, and adds up. Thread-safe."""
 
-    def __init__(self, manager: Manager, manifests: Manifests) -> None:
+    def __init__(self, manager: Manager, manifests: Manifests, bases: Bases) -> None:
         self._manager = manager
         self._manifests = manifests
+        self._bases = bases
+        self._partial: defaultdict[str, list[Finding]] = defaultdict(list)  # by source, which needs its base
         self._lock = threading.Lock()
         self._looks: list[Watch[None]] = []
         self._read: set[tuple[str, Digest]] = set()
@@ -67,6 +72,9 @@ class Preview:
         elif finding.verdict is Verdict.EQUAL:
             with self._lock:
                 self.outlook.equal += 1
+        elif finding.reading.entry.source.partial and not is_bundle(finding.target.place.host):
+            with self._lock:
+                self._partial[finding.reading.entry.source.host].append(finding)
         else:
             look = self._manager.spawn(self._look(finding), name=f"look at {finding.name}")
             with self._lock:
@@ -82,6 +90,7 @@ class Preview:
         """A plan leaves no trace in the state."""
 
     def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
+        self._bases.allow(target.place for target in entry.targets)
         if rejected:
             with self._lock:
                 self.outlook.rejected[entry.name] = dict(rejected)
@@ -91,7 +100,27 @@ class Preview:
     def looks(self) -> list[Watch[None]]:
         """What has been begun; after planning has ended, all of it."""
         with self._lock:
-            return list(self._looks)
+            looks, aside = list(self._looks), dict(self._partial)
+        return looks + [
+            self._manager.spawn(self._with_base(source, findings), name=f"base of {source}")
+            for source, findings in aside.items()
+        ]
+
+    def _with_base(self, source: str, findings: Sequence[Finding]) -> Steps[None]:
+        """Look at what a partial source brings, unless the targets lack its base: then a sync would copy nothing."""
+        try:
+            errors = yield from self._bases.missing(findings)
+        except MirrorError as error:
+            errors = dict.fromkeys(findings, error)
+        shared = [error for error in dict.fromkeys(errors.values()) if isinstance(error, Refused)]
+        if len(errors) == len(findings) and len(shared) == 1:
+            self._failed(source, shared[0])
+            return
+        for finding, reason in errors.items():
+            self._failed(finding.name, reason)
+        yield settled(
+            [self._manager.spawn(self._look(one), name=f"look at {one.name}") for one in findings if one not in errors]
+        )
 
     def _failed(self, name: str, error: MirrorError) -> None:
         with self._lock:
@@ -141,7 +170,8 @@ class Preview:
                 self._sent.add((target, blob.digest))
                 outlook.bytes_to_send += size
         for manifest in graph.manifests():
-            if (source, manifest.digest) not in self._got:
+            # What is on disk has no quota.
+            if is_registry(source) and (source, manifest.digest) not in self._got:
                 self._got.add((source, manifest.digest))
                 outlook.manifests += 1
         size = sum(blob.size or 0 for blob in graph.blobs)

@@ -1,8 +1,9 @@
-"""Stores that have to be opened before the first write and closed after the last, and sources that are not whole.
+"""Stores that have to be opened before the first write and closed after the last.
 
 A store that gathers (a bundle) is told of all its images before the first byte; what arrived there counts only when
-the store has shown it. A partial source (a differential bundle) relies on blobs that the target has: whether it has
-them is found out before anything is written.
+the store has shown it. What is there is replaced only by a complete one: whatever could not be had, from the listing of
+a repository to the last blob, keeps it as it is. Where nothing is there, what is whole is shown, and says that it is
+incomplete.
 """
 
 from __future__ import annotations
@@ -10,48 +11,73 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 from mirror.backoff import ONCE
-from mirror.errors import MirrorError, Refused, RemoteError
-from mirror.findings import Finding
+from mirror.errors import MirrorError, NotFound, RemoteError
+from mirror.findings import Finding, Verdict, suffix
 from mirror.limits import Stop, Work
-from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.reading import Image, Reader
 from mirror.store import Coming, Target
+from mirror.structs import Struct, replace
 from mirror.tally import Tally
 from mirror.transfer.manager import Manager
-from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.scheduler import host_permit
-from mirror.transfer.steps import Steps, settled
-from mirror.transfer.watch import Watch
+from mirror.transfer.steps import Steps
 
-_NAMED = 4  # missing blobs that a message names
+_NAMED = 4  # missing images that a message names
 
 _log = logging.getLogger("mirror.publish")
+
+
+class Held(Struct, frozen=True):
+    """A result that counts only when its target has been closed.
+
+    error: why it does not count after all; replaced: False: the target holds what it held before, which is equal."""
+
+    finding: Finding
+    digest: Digest
+    tally: Tally
+    error: MirrorError | None = None
+    replaced: bool = True
 
 
 class Publishing:
     """Opens and closes the targets of a run. Thread-safe; only steps wait."""
 
-    def __init__(self, manager: Manager, reader: Reader, inventory: Inventory, targets: Mapping[str, Target]) -> None:
+    def __init__(self, manager: Manager, reader: Reader, targets: Mapping[str, Target]) -> None:
         self._manager = manager
         self._reader = reader
-        self._inventory = inventory
         self._targets = targets
         self._lock = threading.Lock()
         self._begun: set[str] = set()
-        self._failed: dict[str, MirrorError] = {}  # by host: why what was gathered cannot be shown
-        self._held: defaultdict[str, list[tuple[Finding, Digest, Tally]]] = defaultdict(list)
+        # By host, of those that gather: what the target lacks, by its name there; what it was told of.
+        self._lacking: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)
+        self._known: dict[str, set[str]] = {}  # what it was known to lack when it was begun
+        self._coming: defaultdict[str, dict[Finding, Coming]] = defaultdict(dict)
+        self._held: defaultdict[str, list[Held]] = defaultdict(list)
+
+    def lacks(self, host: str, name: str, error: MirrorError) -> None:
+        """A target that gathers does not get something that it was to have. name: what it would be called there."""
+        with self._lock:
+            if self._targets[host].gathers:
+                self._lacking[host].setdefault(name, error)
+
+    def lacking(self, host: str) -> dict[str, MirrorError]:
+        """What a target that gathers does not get, by its name there."""
+        with self._lock:
+            return dict(self._lacking[host])
 
     def begin(self, host: str, images: Sequence[Coming] = ()) -> Steps[None]:
         """Open the target once, before its first write."""
 
         def run(work: Work) -> None:
             if host not in self._begun:
-                self._targets[host].begin(images, work)
+                missing = self.lacking(host).keys()
+                self._targets[host].begin(images, work, missing=missing)
                 with self._lock:
+                    self._known[host] = set(missing)
                     self._begun.add(host)
 
         if host not in self._begun:
@@ -60,85 +86,21 @@ class Publishing:
     def gather(self, host: str, findings: Sequence[Finding]) -> Steps[dict[Finding, MirrorError]]:
         """Tell the target of all that will come. -> those that cannot come, since they could not be read."""
         errors: dict[Finding, MirrorError] = {}
-        coming = []
-        for finding, image in (yield from self._images(findings)):
-            if isinstance(image, MirrorError):
-                errors[finding] = image
-            else:
+        coming = self._coming[host]
+        images = yield from self._reader.images([one.reading for one in findings])
+        for finding, image in zip(findings, images, strict=True):
+            error = image if isinstance(image, MirrorError) else _unsized(finding, image)
+            if error is not None:
+                errors[finding] = error
+                self.lacks(host, name_there(finding), error)
+            elif not isinstance(image, MirrorError):
                 graph = image.graph
-                coming.append(
-                    Coming(finding.target.place.path, finding.reading.tag, tuple(graph.manifests()), graph.blobs)
+                coming[finding] = Coming(
+                    finding.target.place.path, finding.reading.tag, tuple(graph.manifests()), graph.blobs
                 )
         if coming:
-            yield from self.begin(host, coming)
+            yield from self.begin(host, list(coming.values()))
         return errors
-
-    def _images(self, findings: Sequence[Finding]) -> Steps[list[tuple[Finding, Image | MirrorError]]]:
-        reads = [self._manager.spawn(self._reader.image(one.reading), name=f"gather {one.name}") for one in findings]
-        found: list[tuple[Finding, Image | MirrorError]] = []
-        for finding, read in zip(findings, (yield settled(reads)), strict=True):
-            if read.error is not None and not isinstance(read.error, MirrorError):
-                raise read.error
-            found.append((finding, read.error if read.error is not None else read.result()))
-        return found
-
-    # ---- partial sources
-
-    def missing(self, findings: Sequence[Finding]) -> Steps[dict[Finding, MirrorError]]:
-        """What a partial source relies on and the targets do not have. -> the error of every finding, if any lacks."""
-        errors: dict[Finding, MirrorError] = {}
-        wanted: dict[tuple[Place, Digest], Descriptor] = {}
-        for finding, image in (yield from self._images(findings)):
-            if isinstance(image, MirrorError):
-                errors[finding] = image
-                continue
-            for blob in image.graph.blobs:
-                if finding.reading.entry.source.lacks(blob):
-                    wanted[finding.target.place, blob.digest] = blob
-        lacking = yield from self._look(wanted)
-        if lacking:
-            source = findings[0].reading.entry.source.host
-            for place, digest in lacking:
-                text = f"{source} relies on {digest}, which is missing in {place}"
-                _log.warning("base_missing", extra={"target": str(place), "digest": digest, "text": text})
-            every = list(dict.fromkeys(digest for _, digest in lacking))
-            more = f" and {len(every) - _NAMED} more, which the log names" if len(every) > _NAMED else ""
-            error = Refused(
-                f"{source} relies on {len(every)} blobs that are missing: {', '.join(every[:_NAMED])}{more}",
-                hint="import what it is based on first, or export without `base`",
-                code="bundle_incomplete",
-            )
-            errors = {finding: errors.get(finding, error) for finding in findings}
-        return errors
-
-    def _look(self, wanted: Mapping[tuple[Place, Digest], Descriptor]) -> Steps[list[tuple[Place, Digest]]]:
-        """Ask each place, and for what is not there its siblings, from which it can be mounted. -> what is nowhere."""
-        answers = yield [self._ask(place, blob) for (place, _), blob in wanted.items()]
-        lacking = []
-        for ((place, digest), blob), there in zip(wanted.items(), answers, strict=True):
-            if there:
-                self._inventory.add(place, digest)
-            elif not (yield from self._at_a_sibling(place, blob)):
-                lacking.append((place, digest))
-        return lacking
-
-    def _at_a_sibling(self, place: Place, blob: Descriptor) -> Steps[bool]:
-        if self._inventory.holder(place, blob.digest) is not None:
-            return True
-        for sibling in self._inventory.siblings(place):
-            if (yield self._ask(sibling, blob)):
-                self._inventory.add(sibling, blob.digest)
-                return True
-        return False
-
-    def _ask(self, place: Place, blob: Descriptor) -> Watch[bool]:
-        store = self._targets[place.host]
-        return self._manager.transfer(
-            ("look", place, blob.digest),
-            lambda work: store.has_blob(place.path, blob, work),
-            needs=(host_permit(place.host),),
-            policy=ONCE,
-        )
 
     # ---- the end
 
@@ -148,50 +110,107 @@ class Publishing:
         if not self._targets[host].gathers:
             return False
         with self._lock:
-            self._held[host].append((finding, digest, tally))
+            self._held[host].append(Held(finding, digest, tally))
         return True
 
-    def failed(self, host: str, error: MirrorError) -> None:
-        """Something of what a gathering target was told of does not come."""
-        with self._lock:
-            if host in self._begun and self._targets[host].gathers:
-                self._failed.setdefault(host, error)
-
-    def finish(self) -> Steps[list[tuple[Finding, Digest, Tally, MirrorError | None]]]:
-        """Close all that was opened. -> the results that were held back, with the error where a target fails."""
+    def finish(self, *, incomplete: bool, believe: bool = True) -> Steps[list[Held]]:
+        """Close all that was opened. -> the results that were held back. incomplete: show also what is not complete,
+        where nothing is there yet; believe: an equal tag says that its image is there."""
         results = []
         for host in sorted(self._begun):
-            error = yield from self._closed(host)
-            for finding, digest, tally in self._held.pop(host, ()):
-                results.append((finding, digest, tally, error))
+            held = self._held.pop(host, [])
+            error = yield from self._closed(host, [one.finding for one in held], incomplete=incomplete)
+            kept = isinstance(error, NotReplaced) and believe and not self._targets[host].partial
+            for one in held:
+                equal = kept and one.finding.verdict is Verdict.EQUAL
+                results.append(replace(one, error=None if equal else error, replaced=not equal))
             if error is not None and not self._targets[host].gathers:
                 raise error
         return results
 
-    def _closed(self, host: str) -> Steps[MirrorError | None]:
-        cause = self._failed.get(host)
+    def _closed(self, host: str, arrived: Sequence[Finding], *, incomplete: bool) -> Steps[MirrorError | None]:
+        lacking = self.lacking(host)
+
+        def run(work: Work) -> MirrorError | None:
+            if not lacking:
+                self._targets[host].finish(whole=True, work=work)
+                return None
+            return self._shown(host, lacking, arrived if incomplete else (), work)
+
         try:
-            yield self._manager.transfer(
-                object(),
-                lambda work: self._targets[host].finish(whole=cause is None, work=work),
-                needs=(host_permit(host),),
-                policy=ONCE,
+            error: MirrorError | None = yield self._manager.transfer(
+                object(), run, needs=(host_permit(host),), policy=ONCE
             )
-        except MirrorError as error:
-            return error
+        except MirrorError as failure:
+            return failure
         finally:
             with self._lock:
                 self._begun.discard(host)
-        if cause is None:
-            return None
-        return RemoteError(
-            f"{host} was not made: {cause.what}",
-            hint="what arrived is kept; run again",
-            code="bundle_incomplete",
-            retryable=cause.retryable,
-        )
+        return error
+
+    def _shown(
+        self, host: str, lacking: Mapping[str, MirrorError], arrived: Sequence[Finding], work: Work
+    ) -> MirrorError | None:
+        """Show what is whole, unless that would replace something. -> why nothing is shown."""
+        store, cause = self._targets[host], next(iter(lacking.values()))
+        if _has_something(store, work):
+            store.finish(whole=False, work=work)
+            return NotReplaced(
+                f"{host} stays as it is: {cause.what}",
+                hint="only a complete one takes its place; what arrived is kept: run again",
+                code="bundle_incomplete",
+                retryable=cause.retryable,
+            )
+        images = [self._coming[host][finding] for finding in arrived]
+        late = lacking.keys() - self._known[host]
+        if late or not images:
+            store.finish(whole=False, work=work)
+        if not images:
+            hint = "what arrived is kept; run again"
+            return RemoteError(
+                f"{host} was not made: {cause.what}", hint=hint, code="bundle_incomplete", retryable=cause.retryable
+            )
+        if late:
+            store.begin(images, work, missing=lacking.keys())
+        store.finish(whole=True, work=work)
+        text = f"{host} is incomplete: it lacks {', '.join(list(lacking)[:_NAMED])}{_more(lacking)}, as it says itself"
+        _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(lacking), "text": text})
+        return None
 
     def close(self) -> None:
         """Close what a stop left open. Does I/O; after the manager has come to rest."""
         for host in sorted(self._begun):
             self._targets[host].finish(whole=False, work=Work(Stop()))
+
+
+class NotReplaced(RemoteError):
+    """A target that gathers still holds what it held before."""
+
+
+def name_there(finding: Finding) -> str:
+    """What an image is called in a store that gathers."""
+    return finding.target.place.path + suffix(finding.reading.tag)
+
+
+def _more(names: Sized) -> str:
+    return f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+
+
+def _unsized(finding: Finding, image: Image) -> MirrorError | None:
+    """Why an image cannot come into a store that has to know all sizes beforehand."""
+    if all(blob.size is not None for blob in image.graph.blobs):
+        return None
+    return RemoteError(
+        f"{finding.reading.name} is a schema 1 image, which does not say how large its layers are, as a bundle has to "
+        "know",
+        hint="set `schema1: convert` for this mirror",
+        code="manifest_invalid",
+    )
+
+
+def _has_something(store: Target, work: Work) -> bool:
+    try:
+        list(store.repositories("", work))
+    except NotFound:
+        return False
+    return True

@@ -5,7 +5,7 @@ Here transforms run: what no target takes as it is becomes something that they t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from mirror.structs import Struct, replace
 from mirror.transfer.download import Origin
 from mirror.transfer.manager import Manager
 from mirror.transfer.scheduler import DOWNLOADS, host_permit
-from mirror.transfer.steps import Steps
+from mirror.transfer.steps import Steps, settled
 
 
 class Memory(Protocol):
@@ -70,6 +70,16 @@ class Reader:
             yield self._manager.spawn(self._read(reading), name=f"read {reading.name}", key=("read", id(reading)))
         image: Image = reading.image
         return image
+
+    def images(self, readings: Sequence[Reading]) -> Steps[list[Image | MirrorError]]:
+        """Steps: the image of each reading, or in its place why it could not be read."""
+        reads = [self._manager.spawn(self.image(one), name=f"gather {one.name}") for one in readings]
+        found: list[Image | MirrorError] = []
+        for read in (yield settled(reads)):
+            if read.error is not None and not isinstance(read.error, MirrorError):
+                raise read.error
+            found.append(read.error if read.error is not None else read.result())
+        return found
 
     def _read(self, reading: Reading) -> Steps[None]:
         if reading.version is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from mirror.backoff import Policy
@@ -46,6 +46,7 @@ class RepairTarget:
         self.host = target.host
         self.partial = target.partial
         self.gathers = target.gathers
+        self.incomplete = target.incomplete
         self.on_disk = target.on_disk
 
     # ---- reading
@@ -84,8 +85,8 @@ class RepairTarget:
 
     # ---- writing
 
-    def begin(self, images: Sequence[Coming], work: Work) -> None:
-        self._target.begin(images, work)
+    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+        self._target.begin(images, work, missing=missing)
 
     def finish(self, *, whole: bool, work: Work) -> None:
         self._target.finish(whole=whole, work=work)

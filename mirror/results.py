@@ -23,7 +23,7 @@ _log = logging.getLogger("mirror")
 
 
 class Account:
-    """Implements sync.Results, and hears of deliveries. Thread-safe; nothing here waits for the network or a disk."""
+    """Implements tally.Results, and hears of deliveries. Thread-safe; nothing here waits for the network or a disk."""
 
     def __init__(self, report: Report, progress: Progress) -> None:
         self._report = report

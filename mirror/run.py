@@ -17,7 +17,7 @@ from mirror.agenda import Agenda
 from mirror.config import Config, load, state_directory
 from mirror.console import Console, tell
 from mirror.durable import Lock, private_directory, sweep
-from mirror.engine import GRACE, Engine, left, rest, spool_directory, started
+from mirror.engine import GRACE, Engine, left, makes_bundle, rest, spool_directory, started
 from mirror.errors import CHANGES, OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst
 from mirror.findings import Entry
 from mirror.limits import Limits
@@ -64,12 +64,13 @@ def plan(options: Options) -> int:
     from mirror.telling import outlook  # noqa: PLC0415
 
     with _reading(options) as (engine, state):
-        preview = Preview(engine.manager, engine.manifests)
+        engine.refuse_parts(options)
+        preview = Preview(engine.manager, engine.manifests, engine.bases(state))
         planner = engine.planner(state, preview, believe=not options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, preview.looks))
         found = preview.outlook
         if stopped is None:
-            found.failures += engine.idle()
+            found.failures += engine.troubles()
     told = tell(outlook(found))
     if stopped is not None:
         return engine.signals.leave(stopped)
@@ -87,8 +88,7 @@ def verify(options: Options) -> int:
         walker = Verify(engine.manager, engine.stores.registries, reader, deep=options.deep)
         planner = engine.planner(state, walker, believe=False, remake=options.deep)
         stopped = engine.carry_out(_planned_and(planner, engine.entries, walker.walks))
-        if stopped is None:
-            walker.account.problems += [Problem(name, error) for name, error in engine.idle()]
+        walker.account.problems += [Problem(*one) for one in engine.troubles()] if stopped is None else []
     shown = walker.account.problems or options.verbosity >= 0
     told = tell(verified(walker.account, deep=options.deep)) if shown else OK
     if stopped is not None:
@@ -217,6 +217,7 @@ class _Sync:
             account = Account(report, progress)
             known = (self._options, self._only, self._redactor, self._signals, state)
             with started(self._config, *known, copies=True) as engine:
+                engine.refuse_parts(self._options)
                 self._drive(engine, state, account, progress)
             if self._signals.number is None:
                 for place in self._marked - account.unfinished:
@@ -287,14 +288,13 @@ class _Sync:
             fail_fast=self._options.fail_fast,
             idle=wake,
         )
-        planning = engine.manager.spawn(
-            _planned(engine.planner(state, agenda, believe=not self._options.deep), engine.entries, agenda),
-            name="plan",
-        )
+        planner = engine.planner(state, agenda, believe=not self._options.deep)
+        planning = engine.manager.spawn(planner.all(engine.entries), name="plan")
+        planning.on_done(lambda watch: agenda.planned(whole=watch.error is None))
         planning.on_done(lambda watch: wake() if _is_bug(watch.error) else None)
         engine.wait_for(idle)
         if self._signals.number is None:
-            for _, error in engine.idle():
+            for _, error in engine.troubles():
                 account.trouble(error)
         else:
             reason = f"stopped by {self._signals.name}"
@@ -322,7 +322,7 @@ class _Sync:
         return Effort(requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds)
 
     def _tell(self, report: Report, effort: Effort, code: int) -> None:
-        lines = summary(report, effort, code)
+        lines = summary(report, effort, code, parts=not makes_bundle(self._config))
         if self._options.verbosity >= 0:
             tell(lines)  # the results of a sync are its report and its exit code, which are settled
         elif code != OK:
@@ -332,10 +332,3 @@ class _Sync:
 
 def _is_bug(error: BaseException | None) -> bool:
     return error is not None and not isinstance(error, MirrorError)
-
-
-def _planned(planner: Planner, entries: Sequence[Entry], agenda: Agenda) -> Steps[None]:
-    try:
-        yield from planner.all(entries)
-    finally:
-        agenda.planned()

@@ -7,7 +7,7 @@ on `Source`, so it cannot write. All methods may be called from any thread, bloc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Protocol
@@ -196,14 +196,17 @@ class Source(Protocol):
 
 class Target(Source, Protocol):
     """A store that can be written to. gathers: it has to know all that comes before the first byte (a bundle).
+    incomplete: it gathers, and what is there says itself that it lacks images that it was to have.
 
     on_disk: its repositories have their blobs in common, and asking for one costs no request."""
 
     gathers: bool
+    incomplete: bool
     on_disk: bool
 
-    def begin(self, images: Sequence[Coming], work: Work) -> None:
-        """Before the first write of a run. images: all that will come, if the store gathers; else nothing."""
+    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+        """Before the first write of a run. images: all that will come, if the store gathers; else nothing. missing:
+        the names of what was to come and cannot be had. A store that gathers can begin again after `finish`."""
         ...
 
     def finish(self, *, whole: bool, work: Work) -> None:

@@ -36,6 +36,10 @@ class OnDisk(Protocol):
     def sources(self) -> Mapping[str, Source]: ...
     @property
     def targets(self) -> Mapping[str, Target]: ...
+    def incomplete(self) -> list[tuple[str, MirrorError]]:
+        """Sources that were asked, and say themselves that they lack images: what they are called, and the error."""
+        ...
+
     def close(self) -> None:
         """Raises LocalError."""
         ...
@@ -110,6 +114,10 @@ class Stores:
         registry = self._v2.get(error.host) or next(iter(self._v2.values()), None)
         if error.host and registry is not None:
             registry.gave_up(error)
+
+    def incomplete(self) -> list[tuple[str, MirrorError]]:
+        """Sources that were asked, and say themselves that they lack images, each with an error that says so."""
+        return [one for stores in self._on_disk for one in stores.incomplete()]
 
     def entries(self) -> list[Entry]:
         """The mirrors of the configuration, for a planner."""

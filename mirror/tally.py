@@ -1,9 +1,13 @@
-"""What one image cost."""
+"""What one image cost, and where that goes."""
 
 from __future__ import annotations
 
 import time
+from typing import Protocol
 
+from mirror.errors import MirrorError
+from mirror.findings import Entry, Finding
+from mirror.oci.digest import Digest
 from mirror.structs import Struct, field
 from mirror.transfer.orders import Delivered, Outcome
 
@@ -37,3 +41,16 @@ class Tally(Struct):
             self.bytes_mounted += size
         else:
             self.copied += 1
+
+
+class Results(Protocol):
+    """Takes the result of each image, once. Calls come from any thread and must not block."""
+
+    def up_to_date(self, finding: Finding, digest: Digest) -> None: ...
+    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None: ...
+    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None: ...
+    def skipped(self, finding: Finding, reason: str) -> None: ...
+    def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...
+    def selected(self, entry: Entry, count: int) -> None: ...
+    def crashed(self, finding: Finding, error: BaseException) -> None: ...
+    def trouble(self, error: MirrorError) -> None: ...

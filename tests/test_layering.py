@@ -35,6 +35,7 @@ LAYERS = (
         "reading",
         "repair",
         "publish",
+        "bases",
         "agenda",
         "sync",
         "tally",

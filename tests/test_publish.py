@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from mirror.agenda import Agenda
-from mirror.errors import LocalError, MirrorError
+from mirror.errors import LocalError, MirrorError, NotFound
 from mirror.findings import Entry, Finding, TargetEntry
 from mirror.graph import Manifests
 from mirror.limits import Limits, Stop, Work
@@ -41,10 +42,19 @@ class Gathering(MemoryStore):
     finished: bool | None = None
     broken: MirrorError | None = None
 
-    def begin(self, images: object, work: Work) -> None:
-        assert self.begun is None, "once"
-        assert not self.verbs("put") + self.verbs("send"), "before the first write"
-        self.begun = tuple(images)  # type: ignore[arg-type]
+    missing: Collection[str] = ()
+    there = False  # before the run
+
+    def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
+        if not self.there:
+            raise NotFound(f"{self.host} does not exist")
+        return super().repositories(prefix, work)
+
+    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+        assert self.begun is None or self.finished is False, "once, or again with what is whole"
+        self.missing, self.finished = missing, None
+        assert self.begun is not None or not self.verbs("put") + self.verbs("send"), "before the first write"
+        self.begun = tuple(images)
 
     def finish(self, *, whole: bool, work: Work) -> None:
         assert self.finished is None, "once"
@@ -257,17 +267,59 @@ def test_an_image_that_cannot_be_read_is_left_out_and_told(world: World) -> None
     )
     told = world.sync()
     assert {"/media/out.tar:copy:v1": "copied", "/media/out.tar:copy:bad": "failed"} == told.results
-    assert gathering(world).finished is True
+    assert (True, ["copy:bad"]) == (gathering(world).finished, list(gathering(world).missing))
 
 
-def test_where_a_blob_does_not_come_nothing_is_shown_and_nothing_counts_as_copied(world: World) -> None:
+def test_where_a_blob_does_not_come_the_rest_is_shown_and_says_that_it_is_incomplete(world: World) -> None:
     world.image(world.source, "v1", b"base")
+    world.image(world.source, "bad", b"lost")
+    del world.source.blobs["app"][Digest.of(b"lost")]
+    told = world.sync()
+    assert {"/media/out.tar:copy:v1": "copied", "/media/out.tar:copy:bad": "failed"} == told.results
+    begun = gathering(world).begun
+    assert begun is not None
+    assert ["v1"] == [one.reference for one in begun]
+    assert (True, ["copy:bad"]) == (gathering(world).finished, list(gathering(world).missing))
+
+
+def test_where_no_blob_comes_nothing_is_shown(world: World) -> None:
+    world.image(world.source, "bad", b"lost")
+    del world.source.blobs["app"][Digest.of(b"lost")]
+    assert {"/media/out.tar:copy:bad": "failed"} == world.sync().results
+    assert gathering(world).finished is False
+
+
+def test_where_something_does_not_come_nothing_is_replaced_and_nothing_counts_as_copied(world: World) -> None:
+    world.image(world.source, "v1", b"base")
+    gathering(world).there = True
     world.image(world.source, "bad", b"lost")
     del world.source.blobs["app"][Digest.of(b"lost")]
     told = world.sync()
     assert {"failed"} == set(told.results.values())
     assert gathering(world).finished is False
-    assert "was not made" in str(told.errors["/media/out.tar:copy:v1"])
+    assert "/media/out.tar stays as it is" in str(told.errors["/media/out.tar:copy:v1"])
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_what_a_store_that_is_not_replaced_has_already_is_up_to_date_unless_it_is_partial(
+    world: World, partial: bool
+) -> None:
+    world.image(world.source, "v1", b"base")
+    world.target.manifests["copy"]["v1"] = world.source.manifests["app"]["v1"]
+    world.image(world.source, "bad", b"lost")
+    del world.source.blobs["app"][Digest.of(b"lost")]
+    world.target.partial, gathering(world).there = partial, True
+    told = world.sync()
+    equal = "failed" if partial else "up-to-date"
+    assert {"/media/out.tar:copy:v1": equal, "/media/out.tar:copy:bad": "failed"} == told.results
+
+
+def test_an_incomplete_store_is_made_anew_once_it_can_be_complete(world: World) -> None:
+    world.image(world.source, "v1", b"base")
+    world.target.manifests["copy"]["v1"] = world.source.manifests["app"]["v1"]
+    gathering(world).incomplete = True
+    assert {"/media/out.tar:copy:v1": "copied"} == world.sync().results
+    assert (True, []) == (gathering(world).finished, list(gathering(world).missing))
 
 
 def test_a_store_that_cannot_be_finished_fails_all_that_it_was_to_hold(world: World) -> None:

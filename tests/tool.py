@@ -113,6 +113,10 @@ class MirrorTool:
         assert ran.code in wanted, f"want exit {wanted}\n{ran}"
         return ran
 
+    def command(self, *arguments: str | Path) -> list[str]:
+        """The words that start the tool."""
+        return [sys.executable, "-m", "mirror", *map(str, arguments)]
+
     def start(
         self,
         *arguments: str | Path,
@@ -122,7 +126,7 @@ class MirrorTool:
     ) -> subprocess.Popen[str]:
         """Begin a run, in a process group of its own. environment: more variables; only_environment: just these."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "mirror", *map(str, arguments)],
+            self.command(*arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -35,6 +35,7 @@ VERSION = b'{"imageLayoutVersion": "1.0.0"}\n'
 OF_INVENTORY = "mirror.inventory"  # annotation of index.json: the sha256 of the inventory beside it
 
 _TO_LAYOUT = "of an archive by `docker save` a layout is made with: skopeo copy docker-archive:FILE oci-archive:NEW.tar"
+_NAMED = 4  # missing images that a message names
 _SMALL = 64 << 10  # bytes of an oci-layout file
 
 
@@ -73,6 +74,18 @@ class Archive:
     def whole(self) -> bool:
         """Whether all that the inventory lists is there, and nothing was left out for a base."""
         return self.inventory is not None and not self.inventory.base and not self.missing()
+
+    def incomplete(self) -> Refused | None:
+        """The error that says which images it lacks; None: it has all that it was to have, as far as it says."""
+        names = self.inventory.missing if self.inventory is not None else ()
+        if not names:
+            return None
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return Refused(
+            f"{self.what} is incomplete: it lacks {', '.join(names[:_NAMED])}{more}",
+            hint="that could not be had when the bundle was made: export again, or import the rest as it is",
+            code="bundle_incomplete",
+        )
 
     def missing(self) -> list[Digest]:
         """What the inventory lists as there, and is not."""

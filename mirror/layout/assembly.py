@@ -20,7 +20,7 @@ from mirror.layout.archive import INDEX_NAME, INVENTORY_NAME, VERSION, VERSION_N
 from mirror.layout.inventory import Inventory
 from mirror.layout.journal import Entry, Journal, Recorded, recorded
 from mirror.layout.tarread import incomplete
-from mirror.layout.tarwrite import Arrangement, Slot, blob_path
+from mirror.layout.tarwrite import Arrangement, Contents, Slot, blob_path
 from mirror.limits import Stop, Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -29,26 +29,6 @@ from mirror.store import BlobReader
 
 CHUNK = 1 << 20  # bytes written at a time
 _LOOK_EVERY = 0.5  # seconds between two looks at a stop while another thread writes the same blob
-
-
-class _Contents(Mapping[str, bytes]):
-    """The bytes of members by name; those of manifests are read when they are asked for."""
-
-    def __init__(self, members: Mapping[str, bytes | Manifest]) -> None:
-        self._members = members
-
-    def __getitem__(self, name: str) -> bytes:
-        found = self._members[name]
-        return found if isinstance(found, bytes) else found.body
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._members)
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def sizes(self) -> dict[str, int]:
-        return {name: len(one) if isinstance(one, bytes) else one.size for name, one in self._members.items()}
 
 
 class Assembly:
@@ -60,7 +40,7 @@ class Assembly:
         self._rendered = inventory.render()
         self.identity = Digest.of(self._rendered)
         bodies = {one.digest: one for one in manifests}
-        contents = _Contents(
+        contents = Contents(
             {
                 INVENTORY_NAME: self._rendered,
                 VERSION_NAME: VERSION,
@@ -92,8 +72,9 @@ class Assembly:
 
     # ---- the beginning
 
-    def prepare(self, old: Archive | None, work: Work) -> None:
-        """Make the file, and take over what is there already. old: the bundle that this one is to replace.
+    def prepare(self, old: Archive | None, work: Work, *, keep: bool = False) -> None:
+        """Make the file, and take over what is there already. old: the bundle that this one is to replace. keep: leave
+        what an earlier file has as it is, unless there is room for both.
 
         Raises LockBusy, LocalError, Cancelled."""
         self._lock.acquire(0, work.stop)
@@ -102,6 +83,8 @@ class Assembly:
         with ExitStack() as stack:
             left = recorded(journal)
             found = self._left_over()
+            if keep:
+                self._require_room(self.plan.total)
             resumed = left is not None and left.inventory == self.identity and found == self.plan.total
             previous = -1
             try:
@@ -136,9 +119,7 @@ class Assembly:
 
     def _create(self) -> None:
         self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        disk, there = os.fstatvfs(self._descriptor), os.fstat(self._descriptor).st_blocks * 512
-        if self.plan.total > disk.f_bavail * disk.f_frsize + there:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._require_room(self.plan.total - os.fstat(self._descriptor).st_blocks * 512)
         try:
             os.posix_fallocate(self._descriptor, 0, self.plan.total)
         except OSError as error:
@@ -152,6 +133,12 @@ class Assembly:
                 place, gathered = start, b""
             gathered += data
         _write(self._descriptor, memoryview(gathered), place)
+
+    def _require_room(self, count: int) -> None:
+        disk = os.statvfs(self._path.parent)
+        if count > disk.f_bavail * disk.f_frsize:
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise local_error(f"make room for {self.plan.total} bytes in", self.partial, error) from error
 
     def _slot(self, digest: Digest) -> Slot | None:
         path = self._blobs.get(digest)

@@ -30,7 +30,8 @@ from mirror.store import DAMAGED, BlobReader, Coming, Mount, Version
 class Bundle:
     """The bundle in a file, or on a standard stream. Thread-safe. Opened when it is first asked.
 
-    partial: whether it relies on blobs that it has not; known once it was asked for its tags."""
+    partial: whether it relies on blobs that it has not; incomplete: whether it says that it lacks images. Both are
+    known once it was asked for its tags."""
 
     gathers = True
     on_disk = True
@@ -51,6 +52,7 @@ class Bundle:
         new: it is a target, so it need not be there; repair: made anew if what is there is damaged."""
         self.host = host
         self.partial = False
+        self.incomplete = False
         self._file = Path(file.resolve()) if file is not None else None
         self._spool = spool
         self._base = base or Base()
@@ -61,11 +63,13 @@ class Bundle:
         self._archive = Once(self._open)
         self._subjects = Subjects(self.manifest)
         self._assembly: Assembly | None = None
+        self._resumes = False  # an earlier `finish` of this run kept what came
         self._same = False  # what is to be made is there already
 
     def _open(self, work: Work) -> Archive:
         archive = self._opened(work)
         self.partial = not archive.whole
+        self.incomplete = archive.incomplete() is not None
         return archive
 
     def _opened(self, work: Work) -> Archive:
@@ -102,6 +106,11 @@ class Bundle:
     def archive(self, work: Work) -> Archive:
         """What is there. Raises NotFound, LocalError, Refused."""
         return self._archive.get(work)
+
+    def lack(self) -> Refused | None:
+        """The error of a bundle that says that it lacks images; None too if it was not opened yet. Does no I/O."""
+        archive = self._archive.peek()
+        return archive.incomplete() if archive is not None else None
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
         archive = self.archive(work)
@@ -148,11 +157,11 @@ class Bundle:
 
     # ---- writing
 
-    def begin(self, images: Sequence[Coming], work: Work) -> None:
+    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
         """Make the file, of its final size, with all manifests in it, and what an earlier run left or the bundle that
         is there has of its blobs. Raises RemoteError: an image does not say how large its blobs are; LockBusy:
         another run makes this bundle; LocalError, Refused."""
-        inventory = Inventory()
+        inventory = Inventory(missing=tuple(sorted(missing)))
         for coming in images:
             inventory.add(coming, self._base)
         inventory.settle()
@@ -164,7 +173,7 @@ class Bundle:
             self._same = True
             return
         self._assembly = assembly
-        assembly.prepare(old, work)
+        assembly.prepare(old, work, keep=self._resumes)
 
     def _target(self) -> Path:
         if self._file is not None:
@@ -190,6 +199,7 @@ class Bundle:
                 assembly.pour(self._output, work)
             elif whole:
                 assembly.finish()
+            self._resumes = not whole
         finally:
             assembly.close()
 

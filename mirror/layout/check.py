@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirror.durable import local_error
-from mirror.errors import MirrorError, Refused
+from mirror.errors import ConfigError, MirrorError, Refused, printable
 from mirror.layout import inventory as inventories
 from mirror.layout.archive import INDEX_NAME, INVENTORY_NAME, VERSION_NAME, index_json
 from mirror.layout.index import Index
@@ -55,16 +55,16 @@ class Examined(Struct):
             yield f"{self.what}: relies on {len(base)} blobs ({size} bytes) that its base has"
         if self.beside:
             yield f"{self.what}: {self.beside} further files that nothing refers to"
-        yield f"{self.what}: whole; {counted}"
+        yield f"{self.what}: {'whole with its base' if base else 'whole'}; {counted}"
 
 
-def absent(path: Path) -> Refused:
+def absent(path: Path) -> ConfigError:
     """The error that says that the bundle or layout of the command line is not there."""
-    return Refused(f"{path} does not exist", code="bundle_invalid")
+    return ConfigError(f"{path} does not exist")
 
 
 def examine(path: Path, stop: Stop) -> Examined:
-    """Read all of it, hash all of it. Raises Refused, LocalError where it cannot be opened; Cancelled."""
+    """Read all of it, hash all of it. Raises ConfigError, Refused, LocalError where it cannot be opened; Cancelled."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
@@ -187,6 +187,10 @@ class _Examination:
         sizes = {digest: one.size for digest, one in inventory.manifests.items()} | dict(inventory.blobs)
         for digest, size in sizes.items():
             self._there(digest, size)
+        found.problems += [
+            f"{printable(name)} is not in it: it could not be had when the bundle was made"
+            for name in inventory.missing
+        ]
         for one in self._parsed.values():
             lost = [
                 blob.digest

@@ -12,6 +12,7 @@ from types import TracebackType
 
 from mirror.errors import MirrorError, NotFound, Refused, RemoteError
 from mirror.layout.files import FileReader, Folder
+from mirror.layout.holders import holders
 from mirror.layout.index import Index, Root
 from mirror.layout.ledger import Ledger
 from mirror.layout.subjects import Subjects
@@ -33,6 +34,10 @@ class Missing(NotFound):
     exit_code = Refused.exit_code
 
 
+class InUse(RemoteError):
+    """A manifest cannot be removed: an index of the same repository refers to it."""
+
+
 class LayoutStore:
     """A layout. Thread-safe; close it, which gives back its lock.
 
@@ -41,6 +46,7 @@ class LayoutStore:
 
     partial = False
     gathers = False
+    incomplete = False
     on_disk = True
 
     def __init__(self, directory: Path, *, adopts: Collection[str] = (), new: bool = False) -> None:
@@ -152,7 +158,7 @@ class LayoutStore:
 
     # ---- writing
 
-    def begin(self, images: Sequence[Coming], work: Work) -> None:
+    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
         """Make the layout if there is none, and take its lock. Raises LockBusy: another run has it; LocalError."""
         self._ledger.begin(work)
 
@@ -213,6 +219,26 @@ class LayoutStore:
             self._ledger.change(lambda index: index.remove(repository, reference))
         finally:
             self._subjects.forget()
+
+    def remove_manifest(self, repository: str, digest: Digest, work: Work) -> bool:
+        """Remove a manifest from a repository, with all its tags there. -> whether its file is removed as well: it is
+        kept for other repositories that have the manifest.
+
+        Not while a manifest is put. Raises InUse, LocalError, Cancelled."""
+        self._ledger.begin(work)
+        roots = self._ledger.look(lambda index: list(index.roots()))
+        named, below = holders(digest, roots, lambda one: self.manifest("", one, work), work)
+        if below & {repository, None, *self._ledger.unnamed(repository)}:
+            raise InUse(
+                f"an index in {repository} refers to {digest}", hint="delete the index first; its tags can be deleted"
+            )
+        self.delete(repository, digest, work)
+        named -= {repository, *self._ledger.unnamed(repository)}
+        if named | below:
+            return False
+        self._ledger.publish()  # index.json names only what is there
+        self._folder.remove_blob(digest)
+        return True
 
 
 class LayoutUpload:

@@ -193,6 +193,18 @@ class Folder:
         with self._lock:
             self._renamed.add(name)
 
+    def remove_blob(self, digest: Digest) -> None:
+        """Remove a blob that nothing refers to; that it is not there is no error. Raises LocalError."""
+        name = f"blobs/{digest.algorithm}"
+        try:
+            os.unlink(digest.hex, dir_fd=self._directory(name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _told("remove", self.blob_path(digest), error) from error
+        with self._lock:
+            self._renamed.add(name)
+
     def sync(self) -> None:
         """What was written has its name for good. Raises LocalError."""
         with self._lock:

@@ -130,6 +130,8 @@ class Registry:
             self._known(repository)
         elif not is_tag(reference):
             raise Problem(404, "MANIFEST_UNKNOWN", "that is no tag")
+        if self._pushes is not None and self._pushes.has_deleted(repository, reference):
+            raise Problem(404, "MANIFEST_UNKNOWN", f"{reference} was deleted from {repository}")
         manifest = self._read(repository, reference)
         headers: Headers = (
             ("Content-Type", manifest.media_type),

@@ -180,7 +180,14 @@ class Index:
         return gone
 
     def remove(self, repository: str, reference: str) -> bool:
-        """Take away a tag, or by a digest the root without a name and all tags of it. -> whether it was there."""
+        """Remove a tag, or by a digest the root without a name and all tags of it. -> whether it was there.
+
+        A repository that adopts the names without a repository loses those as well."""
+        adopted = repository in self._adopts
+        removed = [self._remove(name, reference) for name in ((repository, "") if adopted else (repository,))]
+        return any(removed)
+
+    def _remove(self, repository: str, reference: str) -> bool:
         tags = self._tags.get(repository, {})
         if ":" in reference:
             gone = [tag for tag, roots in tags.items() if any(one.descriptor.digest == reference for one in roots)]

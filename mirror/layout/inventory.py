@@ -51,12 +51,16 @@ class LeftOut(Struct, frozen=True):
 
 
 class Inventory(Struct):
-    """Built once, then only read. blobs: digest -> bytes, of all that is there; base: what is left out."""
+    """Built once, then only read. blobs: digest -> bytes, of all that is there; base: what is left out.
+
+    missing: what could not be had: `REPOSITORY:TAG`, `REPOSITORY@DIGEST`, or where the tags are not known a repository
+    or `PREFIX/*`. None: it is complete."""
 
     repositories: dict[str, Holdings] = field(default_factory=dict)
     manifests: dict[Digest, Described] = field(default_factory=dict)
     blobs: dict[Digest, int] = field(default_factory=dict)
     base: dict[Digest, LeftOut] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
 
     def add(self, coming: Coming, base: Base) -> None:
         """Add an image, without the blobs that `base` has.
@@ -125,6 +129,8 @@ class Inventory(Struct):
                 digest: {"size": one.size, "repositories": sorted(one.repositories)}
                 for digest, one in sorted(self.base.items())
             }
+        if self.missing:
+            document["missing"] = sorted(self.missing)
         return json.dumps(document, indent=1).encode() + b"\n"
 
 
@@ -216,6 +222,7 @@ def _parsed(document: Value, what: str) -> Inventory:
         manifests={_digest(key, what): _description(value, what) for key, value in _items(top, "manifests", what)},
         blobs={_digest(key, what): _size(value, what) for key, value in _items(top, "blobs", what)},
         base={_digest(key, what): _left_out(value, what) for key, value in _items(top, "base", what)},
+        missing=_names(top.get("missing", []), what),
     )
     for name, value in _items(top, "repositories", what):
         if not is_path(name):
@@ -261,6 +268,12 @@ def _left_out(value: Value, what: str) -> LeftOut:
         if not is_path(name):
             raise _invalid(what, f"not a repository: {printable(name, 80)!r}")
     return LeftOut(_size(one.get("size"), what), tuple(str(name) for name in names))
+
+
+def _names(value: Value, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise _invalid(what, "missing: want a list of names")
+    return tuple(str(name) for name in value)
 
 
 def _mapping(value: Value, what: str) -> Mapping[str, Value]:

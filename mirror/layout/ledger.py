@@ -66,6 +66,10 @@ class Ledger:
         """Another one after another process has changed the index."""
         return self.writing, self._signature
 
+    def unnamed(self, repository: str) -> tuple[str | None, ...]:
+        """What the repository of a root is where the roots without one belong to `repository`."""
+        return ("", None) if repository in self._adopts else ()
+
     def look(self, question: Callable[[Index], T]) -> T:
         """What the index answers; `question` only computes. Raises Refused (bundle_invalid), LocalError."""
         index = self._current()

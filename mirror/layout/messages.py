@@ -64,7 +64,7 @@ class Response(Struct, frozen=True):
     length: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: a context manager sets the traceback of what passes it
 class Problem(Exception):
     """An answer that is an error of the distribution-spec. code: like MANIFEST_UNKNOWN."""
 

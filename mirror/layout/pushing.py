@@ -1,5 +1,6 @@
 """The writing half of a registry over a store: upload sessions, mounts, manifests. Source: distribution-spec v1.1.1.
 
+A manifest that is deleted is removed from its repository, and its file with it unless another repository has it.
 A blob that comes in one request goes straight into the store; one that comes in pieces is collected in a file that has
 no name, so that nothing is left of it when this process ends.
 """
@@ -13,36 +14,43 @@ import tempfile
 import threading
 import uuid
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from mirror.durable import local_error
 from mirror.errors import NetworkError, Refused, RemoteError
+from mirror.layout.directory import InUse, LayoutStore
 from mirror.layout.files import FileReader
 from mirror.layout.messages import Body, Headers, Problem, Request, Response
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest, Hasher
-from mirror.oci.manifest import parse_manifest
+from mirror.oci.manifest import Manifest, parse_manifest
 from mirror.oci.reference import is_path, is_tag
-from mirror.store import BlobReader, Mount, Target
+from mirror.store import BlobReader, Mount
 
 MOST_SESSIONS = 200  # each has a file open
 MOST_MANIFEST = 4 << 20  # bytes
 _PIECE = 256 << 10  # bytes
+_LOOK_EVERY = 0.5  # seconds between two looks at a stop while another request changes manifests
 _CONTENT_RANGE = re.compile(r"(?:bytes )?(\d{1,19})-(\d{1,19})(?:/.*)?")
 
 
 class Pushes:
     """Any thread; close it. scratch: a directory on the store's disk."""
 
-    def __init__(self, store: Target, work: Work, scratch: Path) -> None:
+    def __init__(self, store: LayoutStore, work: Work, scratch: Path) -> None:
         self._store = store
         self._work = work
         self._scratch = scratch
         self._lock = threading.Lock()
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._pushed: set[str] = set()
+        self._deleted: set[tuple[str, str]] = set()  # (repository, digest) of manifests that other repositories have
+        self._changed = threading.Condition()
+        self._putting = 0  # requests that put a manifest; -1: one that deletes
 
     def close(self) -> None:
         with self._lock:
@@ -53,6 +61,10 @@ class Pushes:
     def has(self, repository: str) -> bool:
         """Whether anything was pushed there since we began: a repository may have blobs before it has a tag."""
         return repository in self._pushed
+
+    def has_deleted(self, repository: str, digest: str) -> bool:
+        """Whether a manifest that other repositories have was deleted from this one since we began."""
+        return (repository, digest) in self._deleted
 
     def answer(self, request: Request, repository: str, reference: str = "") -> Response:
         """Raises Problem, NetworkError, and what the store raises."""
@@ -66,6 +78,7 @@ class Pushes:
             if request.method == "DELETE":
                 return Response(204)
             if request.method == "PUT":
+                _in_order(request, session, repository, reference)
                 self._commit(request, repository, session)
                 return _created(repository, _asked(request))
             if request.method == "PATCH":
@@ -160,7 +173,9 @@ class Pushes:
             manifest = parse_manifest(
                 _all_of(request.body), request.header("Content-Type") or "", expected=expected, what="the manifest"
             )
-            self._store.put_manifest(repository, reference, manifest, self._work)
+            with self._changing(deletes=False):
+                self._store.put_manifest(repository, reference, manifest, self._work)
+                self._undelete(repository, manifest)
         except NetworkError:
             raise  # the request was cut
         except (Refused, RemoteError) as error:
@@ -175,11 +190,46 @@ class Pushes:
         return Response(201, headers)
 
     def _delete(self, request: Request, repository: str, reference: str) -> Response:
-        found = next(iter(self._store.resolve(repository, [reference], self._work)))
-        if isinstance(found, Exception):
-            raise Problem(404, "MANIFEST_UNKNOWN", str(found))
-        self._store.delete(repository, reference, self._work)
+        with self._changing(deletes=True):
+            found = next(iter(self._store.resolve(repository, [reference], self._work)))
+            if isinstance(found, Exception) or self.has_deleted(repository, reference):
+                raise Problem(404, "MANIFEST_UNKNOWN", f"{repository} does not have {reference}")
+            if ":" not in reference:
+                self._store.delete(repository, reference, self._work)
+                return Response(202)
+            try:
+                removed = self._store.remove_manifest(repository, Digest.parse(reference), self._work)
+            except InUse as error:
+                raise Problem(405, "UNSUPPORTED", str(error)) from error
+            if not removed:
+                self._deleted.add((repository, reference))
         return Response(202)
+
+    def _undelete(self, repository: str, manifest: Manifest) -> None:
+        """What is pushed is there again; below an index, all that the repository has."""
+        if manifest.children:
+            self._deleted = {one for one in self._deleted if one[0] != repository}
+        self._deleted.discard((repository, manifest.digest))
+
+    @contextmanager
+    def _changing(self, *, deletes: bool) -> Iterator[None]:
+        """Put manifests side by side, delete alone: a manifest that is about to be referred to must not vanish."""
+        while not self._enter(deletes=deletes):
+            self._work.stop.check()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._putting = 0 if deletes else self._putting - 1
+                self._changed.notify_all()
+
+    def _enter(self, *, deletes: bool) -> bool:
+        with self._changed:
+            if self._putting if deletes else self._putting < 0:
+                self._changed.wait(_LOOK_EVERY)
+                return False
+            self._putting = -1 if deletes else self._putting + 1
+            return True
 
 
 class _Session:

@@ -6,16 +6,18 @@ import ipaddress
 import re
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from mirror.console import tell
+from mirror.console import Console, tell
 from mirror.errors import SIGNALLED, ConfigError, LocalError, Refused, printable
 from mirror.layout.bundle import Bundle
 from mirror.layout.check import absent
+from mirror.layout.completeness import gaps
 from mirror.layout.connection import Connection
 from mirror.layout.directory import LayoutStore
 from mirror.layout.handlers import Registry
@@ -125,14 +127,30 @@ def _source(path: Path, bare: str, stack: ExitStack) -> Source:
 
 
 def _usable(source: Source, work: Work) -> None:
-    """What is no layout, or does not hold all that it names, is refused at the start, not request by request."""
+    """What is no layout, or a bundle that does not hold all that it names, is refused at the start, not request by
+    request. That images could not be exported is told: the others are whole."""
     list(source.repositories("", work))
-    if source.partial:
+    if not isinstance(source, Bundle):
+        return
+    archive = source.archive(work)
+    base = archive.inventory.base if archive.inventory is not None else {}
+    if base:
         raise Refused(
-            f"{source.host} is not whole: it was made for what its base has",
-            hint="import it into a registry that has its base",
+            f"{source.host} is whole only with its base, which has {len(base)} of its blobs",
+            hint="import it into a registry that has its base, or export without `base`",
             code="bundle_incomplete",
         )
+    found = list(gaps(archive, work))
+    if found:
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise Refused(
+            f"{source.host} is damaged or incomplete: {found[0]}{more}",
+            hint="`mirror bundle verify` names everything; bring it over again",
+            code="bundle_incomplete",
+        )
+    lack = archive.incomplete()
+    if lack is not None:
+        Console(sys.stderr).line(f"mirror: warning: {lack.what}; the rest is served")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
 from mirror.structs import Struct
 
 BLOCK = 512  # bytes
@@ -95,3 +96,23 @@ class Arrangement:
             if slot.size % BLOCK:
                 yield slot.offset + slot.size, bytes(padding(slot.size))
         yield self.end, END
+
+
+class Contents(Mapping[str, bytes]):
+    """The bytes of members by name; those of manifests are read when they are asked for."""
+
+    def __init__(self, members: Mapping[str, bytes | Manifest]) -> None:
+        self._members = members
+
+    def __getitem__(self, name: str) -> bytes:
+        found = self._members[name]
+        return found if isinstance(found, bytes) else found.body
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def sizes(self) -> dict[str, int]:
+        return {name: len(one) if isinstance(one, bytes) else one.size for name, one in self._members.items()}

@@ -7,7 +7,7 @@ and said there; docs/compatibility.md lists what was run against which of them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from urllib.parse import quote
 
@@ -46,6 +46,7 @@ class RegistryV2:
 
     partial = False
     gathers = False
+    incomplete = False
     on_disk = False
 
     def __init__(self, session: Session, *, as_target: bool = False) -> None:
@@ -222,7 +223,7 @@ class RegistryV2:
 
     # ---- writing
 
-    def begin(self, images: Sequence[Coming], work: Work) -> None:
+    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
         """A registry shows each tag when it is put: there is nothing to prepare."""
 
     def finish(self, *, whole: bool, work: Work) -> None:

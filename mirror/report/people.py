@@ -12,8 +12,9 @@ _IMAGES = {"copied": "copied", "up-to-date": "up to date", "failed": "failed", "
 _BLOBS = {"copied": "copied", "mounted": "mounted", "exists": "there already", "failed": "failed"}
 
 
-def summary(report: Report, effort: Effort, exit_code: int) -> list[str]:
-    """Lines for standard output; exactly one where everything was up to date already."""
+def summary(report: Report, effort: Effort, exit_code: int, *, parts: bool = True) -> list[str]:
+    """Lines for standard output; exactly one where everything was up to date already. parts: whether a run for some of
+    the references makes sense: not where a target is a bundle."""
     totals = report.totals
     requests = count(sum(sum(kinds.values()) for kinds in effort.requests.values()), "request")
     stopped = exit_code >= SIGNALLED
@@ -28,7 +29,7 @@ def summary(report: Report, effort: Effort, exit_code: int) -> list[str]:
         # The sum over all that waited at the same time would be more than the run took.
         retries = f", {count(effort.retries, 'retry', 'retries')} (longest pause {duration(effort.longest_wait)})"
     lines.append(f"cost: {requests}{retries}, {duration(effort.seconds)}")
-    return [*lines, *_failures(report, effort, exit_code)]
+    return [*lines, *_failures(report, effort, exit_code, parts=parts)]
 
 
 def _unchanged(totals: Totals) -> str:
@@ -42,7 +43,7 @@ def _moved(totals: Totals) -> str:
     return f"{moved}, {size(totals.bytes['mounted'])} saved by mounts" if totals.bytes["mounted"] else moved
 
 
-def _failures(report: Report, effort: Effort, exit_code: int) -> list[str]:
+def _failures(report: Report, effort: Effort, exit_code: int, *, parts: bool) -> list[str]:
     lines: list[str] = []
     last_hint = ""
     for told in report.told:
@@ -55,7 +56,7 @@ def _failures(report: Report, effort: Effort, exit_code: int) -> list[str]:
         lines.append(f"and {more} more: see {report.failed_path} and {report.path}")
     if effort.retry_after is not None:
         lines.append(f"a registry asked to be left alone for {duration(effort.retry_after)}: run again after that")
-    if report.totals.images["failed"] and exit_code == FAILED:
+    if report.totals.images["failed"] and exit_code == FAILED and parts:
         lines.append(f"to try only these again: --only-from {report.failed_path}")
     return lines
 

@@ -188,7 +188,12 @@ def test_a_differential_export_carries_what_is_new_and_needs_its_base(
     count = int(re.search(r"relies on (\d+) blobs that are missing", refused.text)[1])  # type: ignore[index]
     named = set(re.findall("relies on (sha256:[0-9a-f]{64}), which is missing in", refused.text))
     assert count == len(named)
+    planned = gap.tool("plan", gap.far_side(empty), "--exit-code")
+    assert (3, 1) == (planned.code, planned.out.count(f"relies on {count} blobs that are missing")), str(planned)
+    assert "nothing to copy" in planned.out
     assert [] == empty.writes()
+    planned = gap.tool("plan", gap.far_side(target), "--exit-code")
+    assert (10, True) == (planned.code, "0 manifest requests that count against a pull quota" in planned.out)
     gap.arrive(target)
     for name in NAMES:
         assert_equal(stocked, name, target)
@@ -557,6 +562,7 @@ def test_a_damaged_blob_keeps_its_image_out_and_lets_the_others_in(
 
 
 def test_a_bundle_that_is_not_there_is_told(gap: Gap, target: RealRegistry) -> None:
-    ran = gap.arrive(target, expect=3)
+    ran = gap.arrive(target, expect=2)
     assert "bundle.tar does not exist" in ran.text
+    assert 0 == gap.tool("inventory", gap.far_side(target)).code, "the targets are asked, not the bundle"
     assert [] == target.writes()

@@ -210,8 +210,25 @@ def test_a_bundle_or_layout_that_is_not_there_is_told_in_the_same_words_by_all(
     command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert 3 == main([*command.split(), name])
+    assert 2 == main([*command.split(), name])
     assert f"mirror: {name.removeprefix('oci:')} does not exist\n" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["none.tar", "oci:none", "base"])
+def test_a_bundle_layout_or_base_of_a_configuration_that_is_not_there_is_a_usage_error(
+    listener: Listener, mirror_run: MirrorTool, kind: str
+) -> None:
+    host = f"127.0.0.1:{listener.port}"
+    target, base = [f"{host}/{{repository}}"], {"base": "none.json"} if kind == "base" else {}
+    mirrors = [{"source": f"{kind}:*", "targets": target}, {"source": f"{host}/a", "targets": [f"{host}/b"]}]
+    if base:
+        mirrors = [{"source": f"{host}/a", "targets": ["out.tar"], **base}]
+    mirror_run.config(mirrors, registries={host: {"plain-http": True}})
+    for command in ("sync", "plan", "verify"):
+        ran = mirror_run(command, mirror_run.config_file)
+        assert 2 == ran.code, str(ran)
+        assert re.search(r"none(\.tar)? does not exist|cannot read the inventory \S+none\.json", ran.err)
+    assert 0 == listener.accepted
 
 
 def test_no_layout_is_made_under_the_name_of_a_bundle(

@@ -255,10 +255,15 @@ def _twice(document: dict[str, Any]) -> None:
     entries.append({**entries[1], "annotations": entries[0]["annotations"]})
 
 
+def _emptied(layout: Path, graph: Graph) -> None:
+    shutil.rmtree(layout)
+    layout.mkdir()
+
+
 HOSTILE: dict[str, tuple[Callable[[Path, Graph], object], str]] = {
     "no-version": (lambda layout, graph: (layout / "oci-layout").unlink(), "bundle_invalid"),
     "no-index": (lambda layout, graph: (layout / "index.json").unlink(), "bundle_invalid"),
-    "missing": (lambda layout, graph: shutil.rmtree(layout), "bundle_invalid"),
+    "empty": (_emptied, "bundle_invalid"),
     "name-twice": (_edit(_twice), "bundle_invalid"),
     "name-hostile": (
         _edit(lambda document: document["manifests"][0]["annotations"].update({REF_NAME: "../../x"})),
@@ -304,7 +309,7 @@ def test_what_is_wrong_with_a_layout_is_refused_and_nothing_of_it_is_tagged(
     report = json.loads(next((sides.tool.folder.parent / "far-state").rglob("report.json")).read_text())
     codes = {image["error"]["code"] for image in report["images"] if image["result"] == "failed"}
     assert {code} == codes, str(ran)
-    if case not in ("no-version", "no-index", "missing", "index-is-a-link"):
+    if case not in ("no-version", "no-index", "empty", "index-is-a-link"):
         assert ["good"] == [tag for tag in target.tags("app") if tag == "good"], "the rest is done"
 
 

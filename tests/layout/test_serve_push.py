@@ -92,8 +92,12 @@ def test_a_piece_out_of_order_is_refused_and_the_upload_goes_on(client: Client) 
     for text in ("200-299", "0-99", "junk"):
         answer = client.ask("PATCH", location, headers={"Content-Range": text}, body=DATA[200:300])
         assert (416, "RANGE_INVALID", "0-99") == (answer.status, code_of(answer), answer.headers["range"])
-    client.ask("PATCH", location, headers={"Content-Range": f"100-{len(DATA) - 1}"}, body=DATA[100:], want=(202,))
-    assert_there(client, DATA, client.ask("PUT", with_digest(location, sha256(DATA))))
+    for start in (200, 0):
+        sent = {"Content-Range": f"{start}-{len(DATA) - 1}"}
+        answer = client.ask("PUT", with_digest(location, sha256(DATA)), headers=sent, body=DATA[start:])
+        assert (416, "RANGE_INVALID", "0-99") == (answer.status, code_of(answer), answer.headers["range"])
+    sent = {"Content-Range": f"100-{len(DATA) - 1}"}
+    assert_there(client, DATA, client.ask("PUT", with_digest(location, sha256(DATA)), headers=sent, body=DATA[100:]))
 
 
 @pytest.mark.parametrize("data", [b"", b"x"])
@@ -240,6 +244,68 @@ def test_a_tag_is_deleted_and_a_manifest_with_all_its_tags(layout: Path, served:
     assert [] == client.tags("app")
     answer = client.ask("DELETE", f"/v2/app/blobs/{next(iter(graph.blobs))}")
     assert (405, "UNSUPPORTED") == (answer.status, code_of(answer))
+
+
+def test_a_manifest_that_was_deleted_by_its_digest_is_not_served_any_more(layout: Path) -> None:
+    graph = Graph("deleted")
+    image = graph.image("v1", "v2")
+    with Served(layout, writable=True) as server, server.client() as client:
+        push(server, "app", graph)
+        assert 202 == client.delete("app", image.digest)
+        for reference in (image.digest, "v1", "v2"):
+            answer = client.ask("GET", f"/v2/app/manifests/{reference}")
+            assert (404, "MANIFEST_UNKNOWN") == (answer.status, code_of(answer))
+        assert 404 == client.delete("app", image.digest)
+    assert not (layout / "blobs" / "sha256" / image.digest[7:]).exists()
+    with Served(layout, writable=True) as server, server.client() as client:
+        assert 404 == client.ask("GET", f"/v2/app/manifests/{image.digest}").status
+        push(server, "app", graph)
+        assert 200 == client.ask("GET", f"/v2/app/manifests/{image.digest}").status
+
+
+def test_a_manifest_that_another_repository_has_is_deleted_from_one_only(served: Served, client: Client) -> None:
+    graph = Graph("in both")
+    index = graph.platforms("v1")
+    child = next(digest for digest in graph.manifests if digest != index.digest)
+    for name in ("app", "lib"):
+        push(served, name, graph)
+    client.put_manifest("app", "kept", graph.manifests[child].data, graph.manifests[child].media_type)
+    assert 202 == client.delete("app", index.digest)
+    assert (404, 200) == tuple(
+        client.ask("GET", f"/v2/{name}/manifests/{index.digest}").status for name in ("app", "lib")
+    )
+    assert 202 == client.delete("app", child)
+    assert (404, 200) == tuple(client.ask("HEAD", f"/v2/{name}/manifests/{child}").status for name in ("app", "lib"))
+    assert index.digest == assert_whole(served).tags["lib", "v1"]
+    push(served, "app", graph)
+    assert 200 == client.ask("GET", f"/v2/app/manifests/{child}").status
+    assert index.digest == assert_whole(served).tags["app", "v1"]
+
+
+def test_a_manifest_to_which_an_index_of_its_repository_refers_is_not_deleted(served: Served, client: Client) -> None:
+    graph = Graph("a child")
+    index = graph.platforms("v1")
+    child = next(digest for digest in graph.manifests if digest != index.digest)
+    push(served, "app", graph)
+    answer = client.ask("DELETE", f"/v2/app/manifests/{child}")
+    assert (405, "UNSUPPORTED") == (answer.status, code_of(answer))
+    assert index.digest == assert_whole(served).tags["app", "v1"]
+    assert [202, 202] == [client.delete("app", digest) for digest in (index.digest, child)]
+
+
+def test_tags_that_have_no_repository_in_the_layout_are_deleted_too(tmp_path: Path) -> None:
+    graph = Graph("bare")
+    image, other = graph.image("v1"), graph.image("v2")
+    path = tmp_path / "bare"
+    lay(path, app=graph)
+    (path / "index.json").write_text((path / "index.json").read_text().replace('"app:v', '"v'))
+    with Served(path, writable=True) as server, server.client() as client:
+        assert ["v1", "v2"] == client.tags("bare")
+        assert 202 == client.delete("bare", "v2")
+        assert ["v1"] == client.tags("bare")
+        assert [202, 202] == [client.delete("bare", one.digest) for one in (image, other)]
+        assert [] == client.tags("bare")
+    assert not (path / "blobs" / "sha256" / image.digest[7:]).exists()
 
 
 # ---- clients, and what is left

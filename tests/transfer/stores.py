@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -29,6 +29,7 @@ class MemoryStore:
     manifests: defaultdict[str, dict[str, Manifest]] = field(default_factory=lambda: defaultdict(dict))
     partial = False
     gathers = False
+    incomplete = False
     on_disk = False
     mounts: Mount | None = Mount.MOUNTED  # None: a session is opened instead
     asked: list[tuple[str, str, str]] = field(default_factory=list)
@@ -93,7 +94,7 @@ class MemoryStore:
     def lacks(self, blob: Descriptor) -> bool:
         return False
 
-    def begin(self, images: Sequence[Coming], work: Work) -> None:
+    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
         self.note("prepare", "", "")
 
     def finish(self, *, whole: bool, work: Work) -> None:
