@@ -16,7 +16,7 @@ v1-checksums mount exclusive paths create login reserve bandwidth"""
 MIRROR = (
     """repositories tags platforms index referrers recheck verify-signatures every foreign-layers schema1 base v1"""
 )
-TAGS = "include exclude semver newest min-age min-tags max-tags immutable"
+TAGS = "include exclude semver newest min-age min-tags max-tags allow-empty immutable"
 BELOW = """log.file log.level log.max-size log.backups parallel.images parallel.downloads parallel.uploads
 notify[].url notify[].on notify[].format metrics.textfile registries.HOST.password.env registries.HOST.password.file
 registries.HOST.tls.ca registries.HOST.tls.cert registries.HOST.tls.key registries.HOST.tls.verify
