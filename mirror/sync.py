@@ -162,18 +162,27 @@ class Sync:
         return missing, [one for one, answer in asked if is_broken(answer)]
 
     def _confirm(self, order: Order, reference: str, manifest: Manifest) -> Watch[None]:
-        """Ask for what was put where the target had a copy that it could not give: it may have kept that."""
+        """Read what was put where the target had a copy that it could not give: it may have kept that.
+
+        By GET: some registries answer a HEAD with an error although they have the manifest."""
         place = order.place
 
         def look(work: Work) -> None:
-            (answer,) = order.target.resolve(place.path, [reference], work)
-            if is_broken(answer) or (isinstance(answer, Version) and answer.digest != manifest.digest):
-                why = answer.what if isinstance(answer, MirrorError) else f"it is {answer.digest} still"
-                raise Refused(
-                    f"{place} acknowledged {manifest.digest} and did not replace its damaged copy: {why}",
-                    hint="run `mirror sync --repair`, which says what to delete there",
-                    code="target_lied",
-                )
+            try:
+                stored = order.target.manifest(place.path, reference, work).digest
+            except MirrorError as error:
+                if not is_broken(error):
+                    raise
+                raise kept(error.what) from error
+            if stored != manifest.digest:
+                raise kept(f"it is {stored} still")
+
+        def kept(why: str) -> Refused:
+            return Refused(
+                f"{place} acknowledged {manifest.digest} and did not replace its damaged copy: {why}",
+                hint="run `mirror sync --repair`, which says what to delete there",
+                code="target_lied",
+            )
 
         watch = self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
         watch.on_done(lambda watch: self._outcomes.failed_after_all(order, watch.error))
