@@ -117,6 +117,7 @@ class Account:
                     "mounted": tally.mounted,
                     "exists": tally.exists,
                     "failed": tally.failed,
+                    "interrupted": tally.interrupted,
                 },
                 bytes={"read": tally.bytes_read, "sent": tally.bytes_sent, "mounted": tally.bytes_mounted},
                 seconds=time.monotonic() - tally.started,

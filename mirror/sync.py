@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from mirror.asking import is_broken
 from mirror.backoff import ONCE
-from mirror.errors import MirrorError, Refused, RemoteError
+from mirror.errors import Cancelled, MirrorError, Refused, RemoteError
 from mirror.findings import Finding
 from mirror.graph import permits
 from mirror.limits import Work
@@ -103,21 +103,7 @@ class Sync:
         def ordered(what: Descriptor) -> Order:
             return Order(what, store, place, image.origin, finding.reading.name, finding.may_have, certain)
 
-        orders = [ordered(blob) for blob in graph.blobs]
-        watches = [self._deliveries.deliver(order) for order in orders]
-        try:
-            if self._repair:  # one run names all that a registry's operator has to delete
-                yield settled(watches)
-            yield watches
-        except MirrorError:
-            tally.failed += 1
-            raise
-        finally:
-            # What arrived is told of, also where another blob of the image did not.
-            for order, watch in zip(orders, watches, strict=True):
-                if watch.done and watch.error is None:
-                    tally.add(order.blob.size or 0, watch.result())
-        changed = any(watch.result().outcome is not Outcome.EXISTS for watch in watches)
+        changed = yield from self._deliver([ordered(blob) for blob in graph.blobs], tally)
         for level in graph.levels:
             ask = certain or finding.old == graph.root.digest
             missing, broken = yield from self._missing(store, place, level, ask=ask)
@@ -140,6 +126,24 @@ class Sync:
             yield self._confirm(ordered(descriptor(root)), tag, root)
         self._note(place, finding, image)
         return changed
+
+    def _deliver(self, orders: list[Order], tally: Tally) -> Steps[bool]:
+        """Steps: bring the blobs of an image. -> whether any was missing."""
+        watches = [self._deliveries.deliver(order) for order in orders]
+        try:
+            if self._repair:  # one run names all that a registry's operator has to delete
+                yield settled(watches)
+            yield watches
+        finally:
+            # Every blob is counted, also where another blob of the image failed.
+            for order, watch in zip(orders, watches, strict=True):
+                if not watch.done or isinstance(watch.error, Cancelled):
+                    tally.interrupted += 1
+                elif watch.error is not None:
+                    tally.failed += 1
+                else:
+                    tally.add(order.blob.size or 0, watch.result())
+        return any(watch.result().outcome is not Outcome.EXISTS for watch in watches)
 
     def _missing(
         self, store: Target, place: Place, level: Collection[Manifest], *, ask: bool

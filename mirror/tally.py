@@ -13,12 +13,14 @@ from mirror.transfer.orders import Delivered, Outcome
 
 
 class Tally(Struct):
-    """What one image cost. Bytes are of blobs; seconds of wall time."""
+    """What one image cost, in blobs and bytes of blobs. interrupted: called off by a signal, or since another blob of
+    the image failed. started: seconds of the monotonic clock."""
 
     copied: int = 0
     mounted: int = 0
     exists: int = 0
     failed: int = 0
+    interrupted: int = 0
     bytes_read: int = 0
     bytes_sent: int = 0
     bytes_mounted: int = 0

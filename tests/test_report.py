@@ -72,7 +72,7 @@ def test_the_report_has_exactly_the_keys_of_the_contract(tmp_path: Path) -> None
     assert {
         **image,
         "protocol": "v2",
-        "blobs": {"copied": 0, "mounted": 0, "exists": 2, "failed": 1},
+        "blobs": {"copied": 0, "mounted": 0, "exists": 2, "failed": 1, "interrupted": 0},
         "bytes": {"read": 0, "sent": 0, "mounted": 0},
         "seconds": 0.412,
         "attempts": 5,
@@ -87,7 +87,7 @@ def test_the_report_has_exactly_the_keys_of_the_contract(tmp_path: Path) -> None
         "exit": 1,
         "totals": {
             "images": {"copied": 1, "up-to-date": 1, "failed": 1, "skipped": 0, "conflict": 0},
-            "blobs": {"copied": 2, "mounted": 1, "exists": 2, "failed": 1},
+            "blobs": {"copied": 2, "mounted": 1, "exists": 2, "failed": 1, "interrupted": 0},
             "bytes": {"read": 30, "sent": 20, "mounted": 9},
             "requests": {"localhost:5000": {"HEAD manifest": 94, "PUT blob": 7}},
             "retries": 2,

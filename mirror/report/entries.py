@@ -11,7 +11,7 @@ from mirror.structs import Struct, field
 
 Result = Literal["copied", "up-to-date", "failed", "skipped", "conflict"]
 RESULTS: tuple[Result, ...] = ("copied", "up-to-date", "failed", "skipped", "conflict")
-OUTCOMES = ("copied", "mounted", "exists", "failed")  # of blobs
+OUTCOMES = ("copied", "mounted", "exists", "failed", "interrupted")  # of blobs
 WAYS = ("read", "sent", "mounted")  # of their bytes
 
 

@@ -9,7 +9,13 @@ from mirror.report.entries import Effort, Told, Totals
 from mirror.report.files import Report
 
 _IMAGES = {"copied": "copied", "up-to-date": "up to date", "failed": "failed", "conflict": "in conflict"}
-_BLOBS = {"copied": "copied", "mounted": "mounted", "exists": "there already", "failed": "failed"}
+_BLOBS = {
+    "copied": "copied",
+    "mounted": "mounted",
+    "exists": "there already",
+    "failed": "failed",
+    "interrupted": "interrupted",
+}
 
 
 def summary(report: Report, effort: Effort, exit_code: int, *, parts: bool = True) -> list[str]:

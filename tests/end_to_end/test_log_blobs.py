@@ -106,6 +106,7 @@ def test_a_child_that_is_refused_and_blobs_that_fail_have_a_line_with_the_code(
     assert {child: "auth_denied", lost.digest: "not_found"} == {
         digest: code for digest, code in failed.items() if code != "interrupted"
     }
+    assert 2 == mirror_run.report()["totals"]["blobs"]["failed"]  # the lost one, which two images need
 
 
 def test_what_a_signal_called_off_has_a_line_that_says_interrupted(
@@ -124,3 +125,6 @@ def test_what_a_signal_called_off_has_a_line_that_says_interrupted(
         (line["outcome"], line["code"], line["level"]) for line in lines if line["digest"] == digest
     ]
     assert {None, "interrupted"} >= {line["code"] for line in lines}
+    totals = mirror_run.report()["totals"]["blobs"]
+    assert 0 == totals["failed"]
+    assert sum(line["code"] == "interrupted" for line in lines) == totals["interrupted"]
