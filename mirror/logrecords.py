@@ -20,7 +20,8 @@ LONGEST_FIELD = 2048  # characters
 
 _STANDARD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"))
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_FOR_MACHINES = frozenset({"blob", "image_failed", "run_ended"})  # the summary tells people
+_OBJECTS = frozenset({"blob", "manifest"})
+_FOR_MACHINES = frozenset({*_OBJECTS, "image_failed", "run_ended"})  # the summary tells people
 _DIFFERENT = 200  # warnings and errors that are shown; each once
 
 
@@ -98,7 +99,7 @@ class People:
         if record.levelno < self._shown or (record.msg in _FOR_MACHINES and self._shown > logging.INFO):
             return
         text = fields.get("text")
-        if record.msg == "blob":
+        if record.msg in _OBJECTS:
             size = fields.get("size")
             text = f"{fields.get('outcome')}: {fields.get('digest')} ({size} bytes) to {fields.get('target')}"
         elif not text:

@@ -37,6 +37,7 @@ _blobs = logging.getLogger("mirror.blob")
 
 def blob_event(
     *,
+    is_root: bool = False,
     source: str,
     target: str,
     image: str,
@@ -50,13 +51,14 @@ def blob_event(
     seconds: float = 0.0,
     code: str | None = None,
 ) -> None:
-    """Log what became of a blob or manifest in a target repository: one line for each that a run dealt with.
+    """Log what became of a blob or child manifest in a target repository: one line for each that a run dealt with.
 
-    source, target: repositories; image: the reference that it was first needed for; outcome: copied, mounted, exists
-    or failed; from_: the repository it was mounted or read from, where not the source; code: of the error."""
+    is_root: it is the manifest that a tag names, whose event is `manifest`; source, target: repositories; image: the
+    reference that it was first needed for; outcome: copied, mounted, exists or failed; from_: the repository it was
+    mounted or read from, where not the source; code: of the error."""
     _blobs.log(
         logging.WARNING if outcome == "failed" and code != Cancelled.code else logging.INFO,
-        "blob",
+        "manifest" if is_root else "blob",
         extra={
             "source": source,
             "target": target,

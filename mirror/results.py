@@ -143,6 +143,7 @@ class Account:
         """What became of a blob or manifest in a target repository; once for each."""
         delivered = what if isinstance(what, Delivered) else None
         blob_event(
+            is_root=order.is_root,
             source=str(order.origin),
             target=str(order.place),
             image=order.image,

@@ -100,8 +100,8 @@ class Sync:
         place, graph = finding.target.place, image.graph
         store = self._targets[place.host]
 
-        def ordered(what: Descriptor) -> Order:
-            return Order(what, store, place, image.origin, finding.reading.name, finding.may_have, certain)
+        def ordered(what: Descriptor, *, is_root: bool = False) -> Order:
+            return Order(what, store, place, image.origin, finding.reading.name, finding.may_have, certain, is_root)
 
         changed = yield from self._deliver([ordered(blob) for blob in graph.blobs], tally)
         for level in graph.levels:
@@ -119,11 +119,11 @@ class Sync:
         if not changed and self._repair:
             changed = not (yield self._names(store, place, tag, root))
         if changed:
-            yield self._put(ordered(descriptor(root)), tag, root, before=partial(self._withdraw, finding))
+            yield self._put(ordered(descriptor(root), is_root=True), tag, root, before=partial(self._withdraw, finding))
         else:
-            self._outcomes.manifest(ordered(descriptor(root)), Effort().result(Outcome.EXISTS))
+            self._outcomes.manifest(ordered(descriptor(root), is_root=True), Effort().result(Outcome.EXISTS))
         if finding.broken:
-            yield self._confirm(ordered(descriptor(root)), tag, root)
+            yield self._confirm(ordered(descriptor(root), is_root=True), tag, root)
         self._note(place, finding, image)
         return changed
 

@@ -25,7 +25,8 @@ class Outcome(Enum):
 class Order(Struct, frozen=True):
     """A blob that is wanted in a repository of a target, and where it may be read from.
 
-    may_have: the repository may hold it already, so that asking is worth a request; certain: ask before all else."""
+    may_have: the repository may hold it already, so that asking is worth a request; certain: ask before all else;
+    is_root: it is the manifest that the image's tag names."""
 
     blob: Descriptor
     target: Target
@@ -34,6 +35,7 @@ class Order(Struct, frozen=True):
     image: str  # for the log: the image that asked first
     may_have: bool
     certain: bool = False
+    is_root: bool = False
 
 
 class Delivered(Struct, eq=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from tests.conftest import ScriptedFactory
@@ -85,13 +86,16 @@ def test_an_immutable_tag_beyond_a_silent_page_of_the_target_is_kept(
     assert [] == target.writes()
 
 
-def test_a_missing_later_page_fails_the_mirror_and_is_not_an_empty_target(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
-    source, target = scripted("source"), scripted("target", page=25)
+def test_a_list_whose_later_page_is_missing_is_no_list(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source", page=25), scripted("target", page=25)
     tagged(source, "app", 40)
     tagged(target, "app", 40)
-    target.fault("GET tags", nth=2, times=99, status=404)
     mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/app"]}], source, target)
-    mirror_run.sync(expect=1)
+    target.fault("GET tags", nth=2, times=99, status=404)
+    mirror_run.sync()
+    assert {"up-to-date": 40} == Counter(mirror_run.results().values()), "each tag was asked for by name"
     assert [] == target.writes()
+    target.faults.clear()
+    source.fault("GET tags", nth=2, times=99, status=404)
+    mirror_run.sync(expect=1)
+    assert {"failed": 1} == Counter(mirror_run.results().values())

@@ -18,10 +18,10 @@ Line = dict[str, Any]
 
 
 def lines_of_last_run(tool: MirrorTool) -> list[Line]:
-    """Its blob lines; each (target repository, digest) has one."""
+    """Its lines of blobs and manifests; each (target repository, digest) has one."""
     log = tool.log()
     run = log[-1]["run"]
-    lines = [line for line in log if line["event"] == "blob" and line["run"] == run]
+    lines = [line for line in log if line["event"] in ("blob", "manifest") and line["run"] == run]
     repeated = [key for key, count in Counter((line["target"], line["digest"]) for line in lines).items() if count > 1]
     assert [] == repeated
     return lines
@@ -58,6 +58,8 @@ def test_blobs_children_and_roots_have_a_line_each_whether_they_came_or_were_the
     assert len(graph.blobs) == Counter((*app.values(), *twin.values()))["mounted"]
     sizes = {digest: len(body.data) for digest, body in graph.manifests.items()}
     assert sizes == {line["digest"]: line["size"] for line in lines if line["digest"] in sizes}
+    roots = {line["digest"] for line in lines if line["event"] == "manifest"}
+    assert set(graph.tags.values()) == roots
     totals = mirror_run.report()["totals"]["bytes"]
     assert (totals["read"], totals["sent"]) == tuple(
         sum(line[key] for line in lines) for key in ("bytes_read", "bytes_sent")

@@ -33,13 +33,16 @@ def test_the_log_has_one_line_for_each_blob_and_manifest_of_each_repository(
     ]
     mirror_run.config(mirrors, source, *targets)
     mirror_run.sync()
-    lines = [line for line in mirror_run.log() if line["event"] == "blob"]
+    lines = [line for line in mirror_run.log() if line["event"] in ("blob", "manifest")]
     assert {frozenset(BLOB_FIELDS)} == {frozenset(line) for line in lines}
     told = Counter((line["target"], line["digest"]) for line in lines)
     assert {1} == set(told.values())
     assert 2 * (len(seeded.blobs) + len(seeded.shared) + len(seeded.manifests)) == len(told)
     totals = mirror_run.report()["totals"]
     manifests = [line for line in lines if line["digest"] in seeded.manifests]
+    assert {"manifest": 2 * len(set(seeded.tags.values()))} == Counter(
+        line["event"] for line in lines if line["event"] != "blob"
+    )
     assert {("copied", 0, 0)} == {(line["outcome"], line["bytes_read"], line["bytes_sent"]) for line in manifests}
     outcomes = Counter(line["outcome"] for line in lines if line not in manifests)
     assert {"copied": 2 * len(seeded.blobs), "mounted": 2 * len(seeded.shared)} == outcomes
