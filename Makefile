@@ -14,7 +14,7 @@ BENCH_ARGS ?=
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kill test-damage test-soak test-old test-gap test-registries test-conformance lint format \
+.PHONY: help demo test test-kill test-damage test-worlds test-long test-old test-gap test-registries test-conformance lint format \
 	check coverage bench bench-verify \
 	bench-tools registries clean
 
@@ -57,9 +57,18 @@ test-damage: $(STAMP) ## 500 random damages of targets: what verify says, and wh
 	MIRROR_TESTS_DAMAGES=$${MIRROR_TESTS_DAMAGES:-500} $(BIN)/python -m pytest -n $(JOBS) \
 		tests/end_to_end/test_damage.py $(PYTEST_ARGS)
 
-test-soak: $(STAMP) ## 20 runs with faults on both sides (about 2 minutes)
-	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
-	MIRROR_TESTS_SOAK=20 $(BIN)/python -m pytest -n $(JOBS) tests/end_to_end/test_soak.py $(PYTEST_ARGS)
+test-worlds: $(STAMP) ## 1,000 random worlds: stores of every kind, faults, kills, rollbacks (MIRROR_TESTS_SEED: one alone; about 15 minutes)
+	MIRROR_TESTS_WORLDS=$${MIRROR_TESTS_WORLDS:-1000} $(BIN)/python -m pytest -n $(JOBS) \
+		tests/end_to_end/test_worlds.py $(PYTEST_ARGS)
+
+test-long: $(STAMP) ## every campaign, some in part, and other registries where they can be had (at most 25 minutes)
+	$(MAKE) test-kill
+	$(MAKE) test-damage
+	MIRROR_TESTS_WORLDS=400 $(MAKE) test-worlds
+	@if command -v node >/dev/null && command -v npm >/dev/null; then $(MAKE) test-old; \
+		else echo "test-old is left out: there is no Node on this machine" >&2; fi
+	@if command -v go >/dev/null; then $(MAKE) registries && $(MAKE) test-registries && $(MAKE) test-conformance; \
+		else echo "test-registries and test-conformance are left out: there is no Go on this machine" >&2; fi
 
 lint: $(STAMP) ## linter, formatter and strict type checker; changes nothing
 	$(BIN)/ruff check .

@@ -54,6 +54,11 @@ class FilesView:
         index = files("index.json")
         self._entries: list[dict[str, Any]] = json.loads(index)["manifests"] if index is not None else []
 
+    def tags(self) -> dict[tuple[str, str], str]:
+        """(repository, tag) -> digest"""
+        names = [(entry.get("annotations", {}).get(REF_NAME, ""), entry["digest"]) for entry in self._entries]
+        return {(name.rpartition(":")[0], name.rpartition(":")[2]): digest for name, digest in names if ":" in name}
+
     def tagged(self, repository: str, tag: str) -> bytes | None:
         for entry in self._entries:
             if entry.get("annotations", {}).get(REF_NAME) == f"{repository}:{tag}":
@@ -94,6 +99,11 @@ def bundle_view(path: Path) -> FilesView:
     if not path.is_file() or path.read_bytes()[-1024:] != bytes(1024):
         members.clear()
     return FilesView(members.get)
+
+
+def disk_view(path: Path) -> FilesView:
+    """Of a layout or a bundle."""
+    return layout_view(path) if path.is_dir() else bundle_view(path)
 
 
 class Walker:

@@ -1,0 +1,101 @@
+"""Random worlds: sources and targets of every kind, faults, lost answers, kills, rollbacks, several runs.
+
+Whatever happens, no target is ever broken and nothing is lost; exit 0 means that the targets equal the sources; once
+the faults are over, one run converges and the next one writes nothing. MIRROR_TESTS_WORLDS says how many worlds are
+tried, MIRROR_TESTS_SEED which one alone.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.registries.scripted import ScriptedRegistry
+from tests.tool import MirrorTool
+from tests.worlds.judge import Judge
+from tests.worlds.world import World
+
+ROUNDS = 2
+ENDS = (0, 1, 3)
+
+
+def seeds() -> list[str]:
+    alone = os.environ.get("MIRROR_TESTS_SEED")
+    return [alone] if alone else [str(number) for number in range(int(os.environ.get("MIRROR_TESTS_WORLDS", "40")))]
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_exit_0_means_equal_nothing_is_lost_and_one_quiet_run_converges(
+    seed: str, tmp_path: Path, mirror_run: MirrorTool
+) -> None:
+    with World(seed, tmp_path) as world:
+        chance = random.Random(f"{seed} rounds")
+        mirror_run.config([entry.document() for entry in world.entries], registries=world.settings)
+        judge = Judge(world)
+        answered = False  # whether state knows that v2 answers for every source
+        for number in range(ROUNDS):
+            if number:
+                world.change()
+            if chance.random() < 0.15:
+                answered = False
+                for path in mirror_run.state.glob("state.*"):
+                    path.unlink()
+            _calm(world, calm=chance.random() < 0.3, lies=answered or not world.is_mixed)
+            code = _run(world, mirror_run, chance)
+            answered = answered or code in (0, 3)
+            judge.after_run(code)
+        _calm(world, calm=True)
+        code = _finish(mirror_run)
+        judge.after_run(code)
+        conflicts = {image["result"] for image in mirror_run.report()["images"]} & {"conflict"}
+        assert (3 if conflicts else 0) == code, mirror_run.runs[-1]
+        assert [] == list(judge.differences(judge.look(), judge.wanted()))
+        for registry in world.registries:
+            registry.mark()
+        assert code == _finish(mirror_run)
+        assert [] == [seen for registry in world.registries for seen in registry.writes()]
+
+
+def _calm(world: World, *, calm: bool, lies: bool = False) -> None:
+    for weather in world.weather.values():
+        weather.calm, weather.lies = calm, lies
+
+
+def _finish(tool: MirrorTool) -> int:
+    return tool.sync(expect=ENDS, timeout=100).code
+
+
+def _run(world: World, tool: MirrorTool, chance: random.Random) -> int:
+    """One run: to its end, or killed or stopped at a request. -> its exit code"""
+    how = chance.choice(("whole", "whole", "kill", "stop"))
+    options = ["--deep"] if chance.random() < 0.15 else []
+    if how == "whole":
+        return tool.sync(*options, expect=ENDS, timeout=100).code
+    process = tool.start("sync", tool.config_file, *options)
+    striker = _Striker(process, signal.SIGKILL if how == "kill" else signal.SIGTERM)
+    registry: ScriptedRegistry = chance.choice(world.registries)
+    world.weather[registry].at(chance.randint(1, 30), striker.strike, after=chance.random() < 0.5)
+    code = tool.finish(process, timeout=100).code
+    world.weather[registry].disarm()
+    assert code in (*ENDS, -signal.SIGKILL if how == "kill" else 128 + signal.SIGTERM)
+    return code
+
+
+class _Striker:
+    def __init__(self, process: subprocess.Popen[str], number: signal.Signals) -> None:
+        self._process, self._number = process, number
+        self._once = threading.Lock()
+
+    def strike(self) -> None:
+        with self._once, suppress(ProcessLookupError):
+            self._process.send_signal(self._number)
+        if self._number == signal.SIGKILL:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)  # what comes after the kill comes after the end
