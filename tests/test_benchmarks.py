@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: one small scenario for real, and how its figures are shown."""
+"""How the benchmark counts, and how its figures are shown; tests_real/test_benchmarks.py runs it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ import pytest
 from benchmarks import chart, cost, figures, files, tables, verify
 from benchmarks.__main__ import main
 from benchmarks.delay import DelayProxy
-from benchmarks.harness import measure
 from benchmarks.job import Job
 from benchmarks.samples import IDEAL, Outcome, Report, Sample
-from benchmarks.scenarios import SCENARIOS, Scale
-from benchmarks.scenarios.cold import Cold
+from benchmarks.scenarios import SCENARIOS
 from benchmarks.tools import TOOLS, Mirror
 from benchmarks.traffic import Content, Traffic, traffic
 from tests.registries.access import Seen
@@ -28,28 +26,6 @@ from tests.registries.listener import Listener
 
 ROOT = Path(__file__).resolve().parent.parent
 JOB = Job("127.0.0.1:1", ["127.0.0.1:2", "127.0.0.1:3"], {"team/app": ["v1", "v2"]})
-
-
-def test_the_smallest_scenario_gives_sane_figures() -> None:
-    scenario = Cold(Scale(quick=True))
-    outcome = measure(scenario, [Mirror()], runs=1)
-    content = scenario.content
-    for tool in ("mirror", IDEAL):
-        (sample,) = outcome.tools[tool]
-        assert (0, True) == (sample.code, sample.equal)
-        assert 0 < sample.cpu < 60
-        assert 0 < sample.wall < 60
-        assert sample.registry_cpu is not None
-        assert 0 < sample.registry_cpu < 60
-        assert 4 << 20 < sample.memory < 1 << 30
-        assert sum(content.sizes.values()) == sample.target.taken
-        assert 1.05 * sample.target.taken > sample.source.sent >= sample.target.taken
-        assert len(content.sizes) == sample.source.kinds["GET blob"] + sample.source.kinds["GET manifest"]
-    ours, ideal = outcome.tools["mirror"][0], outcome.tools[IDEAL][0]
-    assert ideal.source.kinds == ours.source.kinds
-    # The ideal replay knows that the target is empty; whoever does not know has to look.
-    assert ideal.target.kinds == {kind: count for kind, count in ours.target.kinds.items() if kind != "GET tags"}
-    assert outcome.ratio("mirror") is None  # there is nobody to compare with
 
 
 # ---- the commands of tools
@@ -214,21 +190,6 @@ def test_a_run_of_everything_writes_the_page_of_the_docs(tmp_path: Path) -> None
 def test_a_run_that_finished_no_scenario_writes_no_page(tmp_path: Path) -> None:
     assert "no page of figures: no scenario was finished" == files.write(replace(REPORT, scenarios=[]), tmp_path, None)
     assert [files.FIGURES] == [path.name for path in tmp_path.iterdir()]
-
-
-def test_a_quick_run_of_one_tool_in_one_scenario_says_where_its_page_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    docs, bench = tmp_path / "docs", tmp_path / "bench"
-    asked = ["--quick", "--scenario", "cold", "--tools", "mirror", "--runs", "1"]
-    assert 0 == main([*asked, "--into", str(bench), "--docs", str(docs)])
-    assert not docs.exists()
-    assert "reduced by --quick" in (bench / files.PAGE).read_text()
-    assert f"the page of figures: {bench / files.PAGE}" in capsys.readouterr().out
-    document = json.loads((bench / files.FIGURES).read_text())
-    assert (True, True) == (document["quick"], document["scenarios"][0]["reduced"])
-    assert {tool.name for tool in TOOLS} - {"mirror"} == set(document["tools_left_out"])
-    assert len(SCENARIOS) - 1 == len(document["left_out"])
 
 
 def test_make_bench_leaves_it_to_the_run_whether_the_docs_are_written() -> None:

@@ -81,14 +81,11 @@ def scripts(release: str) -> list[Program]:
     ]
 
 
-@pytest.mark.parametrize("programs", [(), ("skopeo", "docker-registry")])
-def test_the_story_holds_with_and_without_programs_of_the_system(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], programs: tuple[str, ...]
-) -> None:
-    tell(tmp_path, scripts, skopeo="skopeo" in programs, docker_registry="docker-registry" in programs)
+def test_the_story_holds_without_programs_of_the_system(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tell(tmp_path, scripts, skopeo=False, docker_registry=False)
     told = capsys.readouterr().out
-    assert ("skopeo" in programs) == ("$ skopeo copy" in told)
-    assert ("docker-registry" in programs) == ("target: docker-registry at" in told)
+    assert "$ skopeo copy" not in told
+    assert "target: docker-registry at" not in told
     assert "each of the 9 blobs was read from the source once" in told
 
 

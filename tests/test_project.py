@@ -110,9 +110,9 @@ def test_every_make_target_that_a_document_names_exists() -> None:
     assert set() == named - targets
 
 
-def test_ci_runs_the_linters_and_then_the_tests() -> None:
+def test_ci_runs_the_linters_then_the_tests_then_the_campaigns() -> None:
     lines = [line for line in read(ROOT / ".ci" / "run").splitlines() if line.startswith("make ")]
-    assert ["make lint", "make test"] == lines
+    assert ["make lint", "make test", "make test-long"] == lines
 
 
 def test_operations_has_every_command_and_no_other() -> None:

@@ -363,7 +363,7 @@ class Moment:
 
 def moments(seed_of: str) -> list[Moment]:
     chance = random.Random(seed_of)
-    count = int(os.environ.get("MIRROR_TESTS_KILLS", "3"))
+    count = int(os.environ.get("MIRROR_TESTS_KILLS", "1"))
     first = [Moment(0, "request", 0.3), Moment(1, "time", 0.7), Moment(2, "request", 0.95)]
     more = [Moment(number, chance.choice(("request", "request", "time")), chance.random()) for number in range(3, 25)]
     return [*first, *more][:count]

@@ -130,7 +130,7 @@ def killed_after(seconds: float, process: subprocess.Popen[str]) -> None:
     process.kill()
 
 
-@pytest.mark.parametrize("moment", moments(int(os.environ.get("MIRROR_TESTS_KILLS", "3"))), ids=str)
+@pytest.mark.parametrize("moment", moments(int(os.environ.get("MIRROR_TESTS_KILLS", "1"))), ids=str)
 def test_a_killed_run_breaks_no_tag_and_the_next_one_sends_only_what_is_missing(
     moment: Moment, setting: Setting, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:

@@ -1,0 +1,53 @@
+"""The benchmark measures what it says: its smallest scenario, for real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import files
+from benchmarks.__main__ import main
+from benchmarks.harness import measure
+from benchmarks.samples import IDEAL
+from benchmarks.scenarios import SCENARIOS, Scale
+from benchmarks.scenarios.cold import Cold
+from benchmarks.tools import TOOLS, Mirror
+
+
+def test_the_smallest_scenario_gives_sane_figures() -> None:
+    scenario = Cold(Scale(quick=True))
+    outcome = measure(scenario, [Mirror()], runs=1)
+    content = scenario.content
+    for tool in ("mirror", IDEAL):
+        (sample,) = outcome.tools[tool]
+        assert (0, True) == (sample.code, sample.equal)
+        assert 0 < sample.cpu < 60
+        assert 0 < sample.wall < 60
+        assert sample.registry_cpu is not None
+        assert 0 < sample.registry_cpu < 60
+        assert 4 << 20 < sample.memory < 1 << 30
+        assert sum(content.sizes.values()) == sample.target.taken
+        assert 1.05 * sample.target.taken > sample.source.sent >= sample.target.taken
+        assert len(content.sizes) == sample.source.kinds["GET blob"] + sample.source.kinds["GET manifest"]
+    ours, ideal = outcome.tools["mirror"][0], outcome.tools[IDEAL][0]
+    assert ideal.source.kinds == ours.source.kinds
+    # The ideal replay knows that the target is empty; whoever does not know has to look.
+    assert ideal.target.kinds == {kind: count for kind, count in ours.target.kinds.items() if kind != "GET tags"}
+    assert outcome.ratio("mirror") is None  # there is nobody to compare with
+
+
+def test_a_quick_run_of_one_tool_in_one_scenario_says_where_its_page_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs, bench = tmp_path / "docs", tmp_path / "bench"
+    asked = ["--quick", "--scenario", "cold", "--tools", "mirror", "--runs", "1"]
+    assert 0 == main([*asked, "--into", str(bench), "--docs", str(docs)])
+    assert not docs.exists()
+    assert "reduced by --quick" in (bench / files.PAGE).read_text()
+    assert f"the page of figures: {bench / files.PAGE}" in capsys.readouterr().out
+    document = json.loads((bench / files.FIGURES).read_text())
+    assert (True, True) == (document["quick"], document["scenarios"][0]["reduced"])
+    assert {tool.name for tool in TOOLS} - {"mirror"} == set(document["tools_left_out"])
+    assert len(SCENARIOS) - 1 == len(document["left_out"])
