@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 
 from mirror.bases import Bases
-from mirror.errors import Cancelled, MirrorError
+from mirror.errors import Cancelled, MirrorError, Refused
 from mirror.findings import Entry, Finding, Verdict, keep_immutable
 from mirror.locations import MATCHED
 from mirror.oci.digest import Digest
@@ -312,6 +312,10 @@ class Agenda:
             image.release()
 
     def _failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
+        entry, tag = finding.reading.entry, finding.reading.tag
+        if entry.rules.is_immutable(tag) and isinstance(error, Refused):
+            # A conflict that --deep has found is found again by each run after it, until it is resolved.
+            self._memory.note_tag("source", equal_to(entry, finding.target.place), tag, None)
         self._results.failed(finding, error, tally)
         self._halt_after(error)
 

@@ -77,8 +77,11 @@ class Partial(MemoryStore):
 class Notes(Memory):
     """Implements everybody's Memory."""
 
-    def note_tag(self, side: str, repository: str, tag: str, digest: Digest) -> None:
-        self.tags[repository, tag] = digest
+    def note_tag(self, side: str, repository: str, tag: str, digest: Digest | None) -> None:
+        if digest is not None:
+            self.tags[repository, tag] = digest
+        else:
+            self.tags.pop((repository, tag), None)
 
     def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
         self.tags.pop((repository, tag), None)

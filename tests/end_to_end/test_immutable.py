@@ -102,10 +102,13 @@ def test_an_immutable_tag_that_was_equal_is_believed_by_a_sync_and_asked_for_by_
     mirror_run.sync()
     assert {"GET tags"} == set(source.counts()) == set(target.counts())
     assert 3 == mirror_run("verify", mirror_run.config_file).code
-    mirror_run.sync("--deep", expect=3)
-    assert {"conflict": COUNT} == Counter(mirror_run.results().values())
-    mirror_run.sync()
+    for options in (["--deep"], [], []):  # once found, a conflict is found again until it is resolved
+        mirror_run.sync(*options, expect=3)
+        assert {"conflict": COUNT} == Counter(mirror_run.results().values())
     assert {digest: COUNT} == tags_of(target)
+    move(source, digest)
+    mirror_run.sync()
+    assert {"up-to-date": COUNT} == Counter(mirror_run.results().values())
 
 
 @Incomplete
