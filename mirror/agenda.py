@@ -42,6 +42,7 @@ class Agenda:
         memory: Memory,
         results: Results,
         targets: Mapping[str, Target],
+        publishing: Publishing,
         *,
         images: int,
         deep: bool,
@@ -59,7 +60,7 @@ class Agenda:
         self._deep = deep
         self._fail_fast = fail_fast
         self._idle = idle
-        self._publishing = Publishing(manager, reader, targets)
+        self._publishing = publishing
         self._bases = Bases(manager, reader, inventory, targets)
         self._lock = threading.Lock()
         self._gathered: defaultdict[str, list[Finding]] = defaultdict(list)  # by target host

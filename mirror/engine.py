@@ -16,7 +16,7 @@ from mirror.errors import SIGNALLED, ConfigError, LocalError, MirrorError, NotFo
 from mirror.findings import Entry, Findings
 from mirror.graph import Manifests
 from mirror.limits import Limits, Stop
-from mirror.locations import STREAM, is_bundle, is_registry
+from mirror.locations import STREAM, is_bundle, is_registry, may_be
 from mirror.options import Only, Options, Shard
 from mirror.plan import Planner
 from mirror.reading import Reader
@@ -69,6 +69,15 @@ class Engine(Struct, frozen=True):
             reader,
             Inventory(state, self.stores.mountable(), self.stores.wildcards()),
             self.stores.registries,
+        )
+
+    def needs(self, host: str, path: str) -> bool:
+        """Whether a mirror has to bring something to this repository of a target."""
+        return any(
+            target.place.host == host and may_be(path, target.place.path)
+            for entry in self.entries
+            if not entry.rules.allow_empty
+            for target in entry.targets
         )
 
     def troubles(self) -> list[tuple[str, MirrorError]]:

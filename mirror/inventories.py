@@ -17,7 +17,7 @@ from mirror.layout.directory import LayoutStore
 from mirror.layout.inventory import MAX_BYTES, MAX_NODES, Described, Holdings, Inventory
 from mirror.layout.survey import Survey, survey
 from mirror.limits import Limits, Work
-from mirror.locations import MATCHED
+from mirror.locations import MATCHED, may_be
 from mirror.oci import strictjson
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_path, is_tag
@@ -145,12 +145,12 @@ def _of_targets(config: Config, work: Work) -> Survey:
 def _expanded(source: Source, paths: Sequence[str] | dict[str, None], work: Work) -> Iterator[str]:
     """The repositories that there are, for those that a wildcard stands for."""
     for path in paths:
-        before, matched, after = path.partition(MATCHED)
+        before, matched, _ = path.partition(MATCHED)
         if not matched:
             yield path
             continue
         for name in source.repositories(before, work):
-            if isinstance(name, str) and name.endswith(after) and len(name) > len(before) + len(after):
+            if isinstance(name, str) and may_be(name, path):
                 yield name
 
 

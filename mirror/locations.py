@@ -298,3 +298,11 @@ def _untagged(text: str) -> str:
         start = name.find(":", 4) + 1
     colon = name.find(":", start)
     return name if colon < 0 else name[:colon]
+
+
+def may_be(path: str, written: str) -> bool:
+    """Whether a repository of a target can be the one that is written as `written`, with or without MATCHED."""
+    before, matched, after = written.partition(MATCHED)
+    if not matched:
+        return path == written
+    return path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)

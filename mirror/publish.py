@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from functools import partial
 
 from mirror.backoff import ONCE
 from mirror.errors import MirrorError, NotFound, RemoteError
@@ -44,9 +45,18 @@ class Held(Struct, frozen=True):
 
 
 class Publishing:
-    """Opens and closes the targets of a run. Thread-safe; only steps wait."""
+    """Opens and closes the targets of a run. Thread-safe; only steps wait.
 
-    def __init__(self, manager: Manager, reader: Reader, targets: Mapping[str, Target]) -> None:
+    needs: whether a mirror of the configuration has to bring something to a repository (host, path) of a target."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        reader: Reader,
+        targets: Mapping[str, Target],
+        needs: Callable[[str, str], bool] = lambda host, path: False,
+    ) -> None:
+        self._needs = needs
         self._manager = manager
         self._reader = reader
         self._targets = targets
@@ -98,9 +108,22 @@ class Publishing:
                 coming[finding] = Coming(
                     finding.target.place.path, finding.reading.tag, tuple(graph.manifests()), graph.blobs
                 )
+        if not self.lacking(host):
+            named = {one.target.place.path for one in findings}
+            yield self._manager.transfer(
+                object(), partial(self._miss_vanished, host, named), needs=(host_permit(host),), policy=ONCE
+            )
         if coming:
             yield from self.begin(host, list(coming.values()))
         return errors
+
+    def _miss_vanished(self, host: str, named: Collection[str], work: Work) -> None:
+        """A repository that is there, that a mirror has to fill, and of which nothing is selected any more: its source
+        may have answered with an empty list, or a catalog without it."""
+        for name in _repositories(self._targets[host], work) or ():
+            if isinstance(name, str) and name not in named and self._needs(host, name):
+                what = f"it holds {name}, of which no tag is selected any more"
+                self.lacks(host, name, RemoteError(what, code="nothing_selected"))
 
     # ---- the end
 
@@ -153,11 +176,11 @@ class Publishing:
     ) -> MirrorError | None:
         """Show what is whole, unless that would replace something. -> why nothing is shown."""
         store, cause = self._targets[host], next(iter(lacking.values()))
-        if _has_something(store, work):
+        if _repositories(store, work) is not None:
             store.finish(whole=False, work=work)
             return NotReplaced(
                 f"{host} stays as it is: {cause.what}",
-                hint="only a complete one takes its place; what arrived is kept: run again",
+                hint=_remedy(host, cause),
                 code="bundle_incomplete",
                 retryable=cause.retryable,
             )
@@ -192,6 +215,12 @@ def name_there(finding: Finding) -> str:
     return finding.target.place.path + suffix(finding.reading.tag)
 
 
+def _remedy(host: str, cause: MirrorError) -> str:
+    if cause.code == "nothing_selected":
+        return f"if that is right, remove {host}, or set `allow-empty: true` for that mirror; then run again"
+    return "only a complete one takes its place; what arrived is kept: run again"
+
+
 def _more(names: Sized) -> str:
     return f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
 
@@ -208,9 +237,9 @@ def _unsized(finding: Finding, image: Image) -> MirrorError | None:
     )
 
 
-def _has_something(store: Target, work: Work) -> bool:
+def _repositories(store: Target, work: Work) -> list[str | MirrorError] | None:
+    """The repositories of a store; None: there is no store yet."""
     try:
-        list(store.repositories("", work))
+        return list(store.repositories("", work))
     except NotFound:
-        return False
-    return True
+        return None

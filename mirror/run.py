@@ -24,6 +24,7 @@ from mirror.limits import Limits
 from mirror.options import Only, Options
 from mirror.plan import Planner
 from mirror.progress import Progress
+from mirror.publish import Publishing
 from mirror.reading import Reader
 from mirror.redact import Redactor
 from mirror.report import Effort, Report, check_copy, read_only_from, summary
@@ -275,14 +276,16 @@ class _Sync:
             repair=self._options.repair,
             writing=writing,
         )
+        reader = Reader(engine.manager, state, engine.manifests)
         agenda = Agenda(
             engine.manager,
-            Reader(engine.manager, state, engine.manifests),
+            reader,
             sync,
             inventory,
             state,
             account,
             targets,
+            Publishing(engine.manager, reader, targets, engine.needs),
             images=self._config.parallel.images,
             deep=self._options.deep,
             fail_fast=self._options.fail_fast,

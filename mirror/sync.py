@@ -155,7 +155,7 @@ class Sync:
         too, and many take an index whose child is gone. A PUT costs no more than asking; that is for where all is
         likely to be there."""
         if not ask:
-            return [one for one in level if not self._inventory.knows(place, one.digest)], []
+            return [one for one in level if not self._inventory.has_manifest(place, one.digest)], []
 
         def look(work: Work) -> list[Version | MirrorError]:
             return list(store.resolve(place.path, [one.digest for one in level], work))
@@ -216,7 +216,7 @@ class Sync:
             self._writing(place)
             before()
             order.target.put_manifest(place.path, reference, manifest, work)
-            self._inventory.add(place, manifest.digest)
+            self._inventory.add_manifest(place, manifest.digest)
             self._outcomes.manifest(order, effort.result(Outcome.COPIED))
 
         def ended(watch: Watch[None]) -> None:

@@ -19,6 +19,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST, parse_manifest
 from mirror.options import Only
 from mirror.plan import Planner
+from mirror.publish import Publishing
 from mirror.reading import Reader
 from mirror.selection import TagRules
 from mirror.store import Coming
@@ -193,14 +194,16 @@ class World:
                 writing=lambda place: None,
             )
             done = []
+            reader = Reader(manager, self.memory, Manifests(manager))
             agenda = Agenda(
                 manager,
-                Reader(manager, self.memory, Manifests(manager)),
+                reader,
                 sync,
                 inventory,
                 self.memory,
                 told,
                 targets,
+                Publishing(manager, reader, targets),
                 images=2,
                 deep=deep,
                 fail_fast=False,

@@ -65,6 +65,7 @@ class Inventory:
         self._lock = threading.Lock()
         self._mountable = defaultdict(set, {host: set(paths) for host, paths in mountable.items()})
         self._held: defaultdict[Place, set[Digest]] = defaultdict(set)
+        self._manifests: defaultdict[Place, set[Digest]] = defaultdict(set)  # apart: a digest can be both
         self._holders: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
         self._suggested: defaultdict[tuple[str, Digest], dict[str, None]] = defaultdict(dict)
         self._expected: defaultdict[Place, set[Digest]] = defaultdict(set)
@@ -111,6 +112,16 @@ class Inventory:
         with self._lock:
             return digest in self._held[place]
 
+    def add_manifest(self, place: Place, digest: Digest) -> None:
+        """This run has put it there."""
+        with self._lock:
+            self._manifests[place].add(digest)
+
+    def has_manifest(self, place: Place, digest: Digest) -> bool:
+        """Whether this run has put it there."""
+        with self._lock:
+            return digest in self._manifests[place]
+
     def expects(self, place: Place, digest: Digest) -> bool:
         """Whether the hints say that it is there. It proves nothing: ask before anything else is tried."""
         with self._lock:
@@ -139,6 +150,7 @@ class Inventory:
         with self._lock:
             self._distrusted.add(place)
             self._held.pop(place, None)
+            self._manifests.pop(place, None)
             self._expected.pop(place, None)
             for holders in self._holders.values():
                 if place.path in holders:

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
 from tests.images import Graph
-from tests.oracle import assert_equal
+from tests.oracle import assert_equal, assert_whole
 from tests.registries.exchange import Request
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
@@ -115,3 +115,20 @@ def test_a_blob_that_one_source_lacks_comes_from_the_source_of_a_concurrent_mirr
     assert_equal(whole, "app", target, tags=["v2"])
     assert first.has_blob("app", base.digest)
     assert 1 == Counter(seen.reference for seen in whole.requests() if seen.kind == "GET blob")[base.digest]
+
+
+@pytest.mark.parametrize("tag", ["first", "second"])
+def test_a_digest_that_is_a_blob_and_a_manifest_is_brought_as_both(
+    tag: str, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", checks_references=False)
+    graph = Graph()
+    child = graph.image(label="child")
+    layer = graph.blob(graph.manifests[child.digest].data)
+    graph.image("a" if tag == "first" else "z", layers=[layer], label="holds the bytes of a manifest")
+    graph.index("m", children=[child])
+    source.load("app", graph)
+    pair(mirror_run, source, target, parallel={"images": 1})
+    mirror_run.sync()
+    assert_whole(target, ["app"])
+    assert 0 == mirror_run("verify", mirror_run.config_file).code

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ScriptedFactory
+from tests.end_to_end.worlds import loaded
 from tests.images import Graph
 from tests.oracle import assert_whole
 from tests.registries.faults import FOREVER
 from tests.registries.process import eventually
 from tests.registries.scripted import ScriptedRegistry
 from tests.tool import MirrorTool, Ran
+from tests.walks import bundle_view
 
 
 class Export:
@@ -290,3 +292,29 @@ def test_what_is_whole_goes_through_a_pipe_and_the_other_end_says_what_is_missin
     assert (["app:v2"], {"app:v1"}) == (export.missing(), export.held())
     assert 3 == export.imported(target).code
     assert {("app", "v1")} == set(assert_whole(target).tags)
+
+
+@pytest.mark.parametrize("how", ["empty list", "catalog without it"])
+def test_a_bundle_keeps_a_repository_of_which_nothing_is_selected_any_more(
+    how: str, scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
+) -> None:
+    source, bundle = scripted("source"), tmp_path / "images.tar"
+    for name in ("team/a", "team/b"):
+        loaded(source, "v1", repository=name)
+    named = ["team/a", "team/b"] if how == "empty list" else ["team/*"]
+    mirrors = [{"source": f"{source.host}/{name}", "targets": [str(bundle)]} for name in named]
+    mirror_run.config(mirrors, source)
+    mirror_run.sync()
+    before = bundle_view(bundle).tags()
+    loaded(source, "v2", repository="team/b")
+    if how == "empty list":
+        body, kind, repository = b'{"tags": []}', "GET tags", "team/a"
+    else:
+        body, kind, repository = b'{"repositories": ["team/b"]}', "GET catalog", None
+    length = [("Content-Length", str(len(body)))]
+    source.fault(kind, repository=repository, after=True, times=FOREVER, body=body, headers=length)
+    assert f"remove {bundle}" in mirror_run.sync(expect=1).text
+    assert before == bundle_view(bundle).tags()
+    bundle.unlink()
+    mirror_run.sync()
+    assert {("team/b", "v1"), ("team/b", "v2")} == set(bundle_view(bundle).tags())
