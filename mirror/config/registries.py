@@ -80,7 +80,7 @@ def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: l
         if missing and warnings is not None:
             warnings.append(f"{document.place(path)}: {dotted(path)}: {missing}; a run needs it")
         elif missing:
-            document.add(path, f"{missing}; provide it, the registry is in use")
+            document.add(path, f"{missing}; it is required: a mirror uses this registry")
 
 
 def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:

@@ -249,7 +249,7 @@ def test_a_missing_secret_is_found_before_anybody_is_asked(listener: Listener, m
         secrets = ["--secrets"] if command == "validate" else []
         ran = mirror_run(command, mirror_run.config_file, *secrets)
         assert 2 == ran.code
-        assert "NO_SUCH_SECRET is not set or empty; provide it" in ran.err
+        assert "NO_SUCH_SECRET is not set or empty; it is required: a mirror uses this registry" in ran.err
     ran = mirror_run("validate", mirror_run.config_file)
     assert 0 == ran.code
     assert "NO_SUCH_SECRET is not set or empty; a run needs it" in ran.err
