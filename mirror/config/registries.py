@@ -16,7 +16,7 @@ from mirror.registry.settings import V1, HostSettings, Secret, Tls
 from mirror.structs import Struct
 
 _READABLE_BY_ALL = 0o004
-_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}|\$[A-Z_][A-Z0-9_]*")
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$[A-Z_][A-Z0-9_]*")
 
 
 class Hosts(Struct, frozen=True):
@@ -123,7 +123,10 @@ def _hosts(section: Section, key: str) -> frozenset[str]:
 
 def _password(section: Section) -> Secret | None:
     plain = section.text("password")
-    if plain is not None and _VARIABLE.fullmatch(plain):
+    variable = _VARIABLE.fullmatch(plain) if plain is not None else None
+    if variable and variable["name"]:
+        section.problem(f"variables are not substituted; write {{env: {variable['name']}}}", below="password")
+    elif variable:  # without braces it may be a password, which no message shows
         section.problem("variables are not substituted; write {env: NAME}, with the variable's name", below="password")
     elif plain is not None:
         section.warn("a password in the file itself; {env: NAME} or {file: PATH} keep it out", below="password")
