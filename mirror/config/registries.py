@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import stat
 from collections.abc import Mapping
@@ -72,6 +73,15 @@ def _canonical(host: str, plain: frozenset[str]) -> str:
     return base if port == "80" and base in plain else host
 
 
+def _is_loopback(host: str) -> bool:
+    """Whether `host[:port]` is this machine, by its name or by an address."""
+    name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
 def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: list[str] | None) -> None:
     """Note the passwords of the registries in use that are not there. warnings: where given, they are noted in it."""
     for host in sorted(used & hosts.settings.keys()):
@@ -91,8 +101,9 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         section.problem(f"{given} without {other}; give both or none", below=given)
     if plain_http and section.has("tls"):
         section.problem("tls has no effect with `plain-http: true`; remove one of them", below="tls")
-    if plain_http and section.has("password"):
-        section.warn("plain-http: its credentials and images go over the network unprotected", below="plain-http")
+    if plain_http and section.has("password") and not _is_loopback(host):
+        what = "credentials and images go over the network unprotected; remove `plain-http` to use https"
+        section.warn(what, below="plain-http")
     if _VARIABLE.fullmatch(username or ""):
         section.problem("variables are not substituted; give the user's name itself", below="username")
     timeouts = section.section("timeouts")
