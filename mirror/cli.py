@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from mirror import __version__, later
+from mirror.arguments import HelpFormatter, Parser
 from mirror.console import Console, tell
 from mirror.errors import ConfigError, MirrorError, worst
 
@@ -49,56 +50,40 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, with errors as ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, hint=f"see `{self.prog} --help`")
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """After `--help` and `--version`: what argparse has printed is in a buffer still."""
-        sys.exit(tell(()))
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Names of commands stand on one line with what they do: argparse does not count in that they are indented."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog)
-        self._action_max_length = 14
-
-
 def _parser(first: str) -> argparse.ArgumentParser:
     """first: argument. If it is a command, or needs none, the others are left out: argparse takes 0.5 ms for each."""
-    parser = _Parser(
+    parser = Parser(
         prog="mirror",
         description="Keeps container image repositories on one set of registries equal to those on another.",
         epilog=EPILOG,
-        formatter_class=_Help,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"mirror {__version__}")
     if first != "--version":
-        commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+        parser.verbs = _COMMANDS
+        commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
         for add in [_COMMANDS[first]] if first in _COMMANDS else _COMMANDS.values():
             add(commands)
     return parser
 
 
 def _add(
-    commands: argparse._SubParsersAction[_Parser], name: str, run: Callable[[argparse.Namespace], int], text: str
+    commands: argparse._SubParsersAction[Parser], name: str, run: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(
-        name, help=text, description=text[0].upper() + text[1:].rstrip("?") + ".", allow_abbrev=False
-    )
+    command = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML file that lists what to mirror")
     later.add_options(command, name)
     command.set_defaults(command=run)
     return command
 
 
-def _add_sync(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sync = _add(commands, "sync", _sync, "bring every selected tag to every target")
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
+    sync = _add(commands, "sync", _sync, "copy every selected tag to every target")
     _add_only(sync)
     sync.add_argument("--only-from", metavar="FILE", type=Path, help="patterns from a file, one a line (failed.txt)")
     sync.add_argument(
@@ -134,37 +119,39 @@ def _add_only(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_plan(commands: argparse._SubParsersAction[_Parser]) -> None:
-    plan = _add(commands, "plan", _plan, "show what a sync would do; writes nothing")
+def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
+    plan = _add(commands, "plan", _plan, "show what a sync would do, and write nothing")
     plan.add_argument("--exit-code", action="store_true", help="exit 10 if there is something to do")
 
 
-def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
-    verify = _add(commands, "verify", _verify, "is every selected image whole on every target?")
+def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
+    verify = _add(commands, "verify", _verify, "check that every selected image is complete on every target")
     verify.add_argument("--deep", action="store_true", help="read and hash every blob")
     _add_only(verify)
     verify.add_argument("-q", dest="quiet", action="store_true", help="say nothing unless something is wrong")
 
 
-def _add_validate(commands: argparse._SubParsersAction[_Parser]) -> None:
-    validate = _add(commands, "validate", _validate, "check a configuration; contacts nothing")
+def _add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
+    validate = _add(commands, "validate", _validate, "check a configuration, and contact no registry")
     validate.add_argument("--secrets", action="store_true", help="a missing password or TLS file is an error")
 
 
-def _add_bundle(commands: argparse._SubParsersAction[_Parser]) -> None:
-    bundle = commands.add_parser("bundle", help="check or list a bundle or a layout; offline", allow_abbrev=False)
-    verbs = bundle.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for name, text in (("verify", "read and hash all of it: is it whole?"), ("list", "its references, with sizes")):
-        verb = verbs.add_parser(name, help=text, description=text.capitalize(), allow_abbrev=False)
+def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
+    text = "check or list a bundle or a layout, and contact no registry"
+    bundle = commands.add_parser("bundle", help=text, description=_sentence(text), allow_abbrev=False)
+    bundle.verbs = _VERBS["bundle"]
+    verbs = bundle.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, text in _VERBS["bundle"].items():
+        verb = verbs.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
         verb.add_argument(
             "path", metavar="FILE-OR-DIR", type=_on_disk, help="a bundle (.tar) or the directory of a layout"
         )
         verb.set_defaults(command=_offline, what={"verify": "verify", "list": "listing"}[name])
 
 
-def _add_inventory(commands: argparse._SubParsersAction[_Parser]) -> None:
-    text = "what the other side has: the base of a differential export"
-    inventory = commands.add_parser("inventory", help=text, description=text.capitalize() + ".", allow_abbrev=False)
+def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
+    text = "print what the other side has, as the base of a differential export"
+    inventory = commands.add_parser("inventory", help=text, description=_sentence(text), allow_abbrev=False)
     inventory.add_argument(
         "path",
         metavar="FILE-OR-DIR-OR-CONFIG",
@@ -174,9 +161,9 @@ def _add_inventory(commands: argparse._SubParsersAction[_Parser]) -> None:
     inventory.set_defaults(command=_offline, what="inventory")
 
 
-def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
-    text = "be a registry over a layout or a bundle"
-    command = commands.add_parser("serve", help=text, description=text.capitalize() + ".", allow_abbrev=False)
+def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
+    text = "serve a layout or a bundle as a registry"
+    command = commands.add_parser("serve", help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("path", metavar="FILE-OR-DIR", type=_on_disk, help="a bundle, or the directory of a layout")
     command.add_argument(
         "--listen", metavar="HOST:PORT", default="127.0.0.1:5000", help="default 127.0.0.1:5000; port 0: a free one"
@@ -187,17 +174,26 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.set_defaults(command=_serve)
 
 
-def _add_help(commands: argparse._SubParsersAction[_Parser]) -> None:
-    command = commands.add_parser("help", help="show what a command does, or all commands", allow_abbrev=False)
-    command.add_argument("topic", metavar="COMMAND", nargs="?", help="the command")
+def _add_help(commands: argparse._SubParsersAction[Parser]) -> None:
+    text = "show how a command is called, or list the commands"
+    command = commands.add_parser("help", help=text, description=_sentence(text), allow_abbrev=False)
+    command.add_argument("topic", metavar="COMMAND", nargs="*", help="the command, such as `sync` or `bundle verify`")
     command.set_defaults(command=_help)
 
 
-def _add_schema(commands: argparse._SubParsersAction[_Parser]) -> None:
-    schema = commands.add_parser("schema", help="print the JSON Schema of the configuration", allow_abbrev=False)
+def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
+    text = "print the JSON Schema of the configuration"
+    schema = commands.add_parser("schema", help=text, description=_sentence(text), allow_abbrev=False)
     schema.set_defaults(command=_schema)
 
 
+# The commands below a command, with what they do.
+_VERBS = {
+    "bundle": {
+        "verify": "read and hash a whole bundle or layout, and name what is damaged or missing",
+        "list": "list the references of a bundle or layout with their sizes",
+    }
+}
 _COMMANDS = {
     "sync": _add_sync,
     "plan": _add_plan,
@@ -311,14 +307,16 @@ def _offline(parsed: argparse.Namespace) -> int:
 
 
 def _help(parsed: argparse.Namespace) -> int:
-    topic = parsed.topic
-    if topic is None:
+    topic: list[str] = parsed.topic
+    if not topic:
         return tell(_parser("").format_help().splitlines())
-    later.refuse_command(topic)
-    if topic not in _COMMANDS:
-        raise ConfigError(f"there is no command {topic!r}", hint="see `mirror help`")
+    later.refuse_command(topic[0])
+    deepest = 2 if topic[0] in _VERBS else 1
+    if topic[0] in _COMMANDS and len(topic) > deepest:
+        command = " ".join(topic[:deepest])
+        raise ConfigError(f"`mirror {command}` has no command {topic[deepest]!r}", hint=f"see `mirror help {command}`")
     try:
-        _parser(topic).parse_args([topic, "--help"])
+        _parser(topic[0]).parse_args([*topic, "--help"])
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0

@@ -14,26 +14,29 @@ from typing import TypeAlias
 
 from mirror.errors import ConfigError
 from mirror.oci.digest import Digest
-from mirror.oci.reference import DOCKER_HUB, Reference, Repository, names_host, shown
+from mirror.oci.reference import DOCKER_HUB, Reference, Repository, is_tag, names_host, shown
 from mirror.structs import Struct, replace
 
 MATCHED = "{repository}"
 STREAM = "-"  # what a standard stream is called
 VARIABLE = re.compile(r"\$\{?[A-Za-z_]")  # of a shell; nothing is substituted here
+NO_VARIABLES = "variables like $HOME are not substituted: give what they stand for"
 _ANY_NAME = "any-name-0"  # stands for what a `*` will match, while the rest is checked
 _NO_HOST = "layout.invalid"
 _BUNDLE = re.compile(r"(?P<file>.+\.tar)(?::(?P<repository>.*))?", re.DOTALL)
 
-# What other tools call their stores, what is written here instead, and how that begins.
+# Transports of other tools: what is written here instead, and the prefix of that (None: there is no equivalent).
 _TRANSPORTS: dict[str, tuple[str, str | None]] = {
-    "oci-archive": ("FILE.tar", ""),
-    "docker-archive": ("FILE.tar", ""),
-    "ocidir": ("oci:DIR", "oci:"),
-    "dir": ("oci:DIR", "oci:"),
-    "docker": ("host/repository", ""),
-    "docker-daemon": ("host/repository of a registry", None),
-    "containers-storage": ("host/repository of a registry", None),
+    "oci-archive": ("a bundle is FILE.tar", ""),
+    "docker-archive": ("a bundle is FILE.tar", ""),
+    "ocidir": ("a layout is oci:DIR", "oci:"),
+    "dir": ("a layout is oci:DIR", "oci:"),
+    "docker-daemon": ("give the host/repository of a registry", None),
+    "containers-storage": ("give the host/repository of a registry", None),
 }
+_EXAMPLE_HOST = "registry.example.com"
+# A bundle whose name is not recognised as one: `images.TAR`, `images.tar/`.
+_NEARLY_BUNDLE = re.compile(r"(?P<stem>[^:]+)\.tar(?:/+|(?P<rest>:.*)?)", re.IGNORECASE | re.DOTALL)
 _ARCHIVE = re.compile(r"(?P<stem>[^:]+?)\.(?:tgz|tbz2?|txz|tar\.[a-z0-9]+|zip|gz|bz2|xz|zst|7z)(?P<rest>:.*)?")
 _TEMPLATE = re.compile(r"\{[^{}]*\}")
 _LONGEST_SUGGESTION = 80
@@ -142,7 +145,7 @@ def _source(text: str) -> Location:
     wildcard = text.endswith(("/*", ":*"))
     stem = text.removesuffix("*") if wildcard else text
     if text == "*":
-        raise _Slip("the registry is missing before the `*`", "registry.example.com/*")
+        raise _Slip("the registry is missing before the `*`", f"{_EXAMPLE_HOST}/*")
     if "*" in stem:
         candidate = f"{stem.partition('*')[0].rpartition('/')[0]}/*"
         raise _Slip("`*` stands alone at the end, after a slash; patterns of tags go under `tags`", candidate)
@@ -193,8 +196,13 @@ def _target(text: str) -> Location:
         path = found.repository.replace(_ANY_NAME, MATCHED)
         parsed = replace(found, repository=path, wildcard=True)
     if MATCHED not in path:
-        raise _Slip(f"{MATCHED} can stand in the repository only")
+        raise _Slip(f"{template_in(text)} can stand in the repository only")
     return parsed
+
+
+def template_in(text: str) -> str:
+    """The template of a wildcard target as its author wrote it, for a message."""
+    return "`*`" if "*" in text else MATCHED
 
 
 def expand(target: RegistryLocation, matched: str) -> Repository:
@@ -233,17 +241,24 @@ def _inner(text: str | None) -> tuple[str, str | None, Digest | None]:
 
 
 def _check_meant(text: str) -> None:
-    """Raises _Slip for what other tools or a shell would understand."""
+    """Raises _Slip for the syntax of other tools, and for a variable of a shell."""
     transport, _, rest = text.partition(":")
+    if transport == "docker" and (rest.startswith("//") or not is_tag(rest)):
+        name = rest.removeprefix("//")
+        raise _Slip(f"drop the `{text.removesuffix(name)}`", name)
     if transport in _TRANSPORTS:
         form, prefix = _TRANSPORTS[transport]
         candidates = [] if prefix is None else [prefix + rest.removeprefix("//")]
-        raise _Slip(f"{transport}: is not known here, but {form} is", *candidates)
+        raise _Slip(f"`{transport}:` is not supported; {form}", *candidates)
     if "://" in text:
         raise _Slip("host/repository is wanted, without a scheme", text.partition("://")[2])
     if VARIABLE.search(text):
-        hint = "variables like $HOME are not substituted: give what they stand for"
-        raise _Slip(hint, text.replace("${HOME}", "~").replace("$HOME", "~"))
+        raise _Slip(NO_VARIABLES, without_home(text))
+
+
+def without_home(text: str) -> str:
+    """The text with `~` for the variable HOME."""
+    return text.replace("${HOME}", "~").replace("$HOME", "~")
 
 
 def _check_registry(text: str, *, hub: bool) -> None:
@@ -253,6 +268,11 @@ def _check_registry(text: str, *, hub: bool) -> None:
     if _on_disk(name) or not name or "@" in name:
         return
     named = _is_host(first, alone="/" not in name)
+    nearly = _NEARLY_BUNDLE.fullmatch(name)
+    _, colon, port = first.partition(":")
+    if nearly and ("/" not in name.rstrip("/") or not named or (colon and not port.isdecimal())):
+        plain = f"{nearly['stem']}.tar{nearly['rest'] or ''}"
+        raise _Slip("the name of a bundle ends in `.tar`, in lower case and without a slash", plain)
     if name.startswith(("/", "./", "../", "~")) or name in (".", "..") or (name.endswith("/") and not named):
         directory = name.rstrip("/") or "/"
         rooted = f"oci:{directory[:-2]}:*" if directory.endswith("/*") else f"oci:{directory}"
@@ -263,7 +283,9 @@ def _check_registry(text: str, *, hub: bool) -> None:
         plain = f"{archive['stem']}.tar{archive['rest'] or ''}"
         raise _Slip("it looks like a file, and a bundle is a plain tar", plain, *of_the_hub)
     if named and name in (first, f"{first}/"):
-        raise _Slip("the repository is missing after the host", f"{first.partition('@')[0]}/repository", *of_the_hub)
+        # `mono:6000` may be an image and its tag; a host with a dot, `localhost` and `[::1]` are no image.
+        meant = [] if _is_host(first.partition(":")[0], alone=True) else of_the_hub
+        raise _Slip("the repository is missing after the host", f"{first.partition('@')[0]}/repository", *meant)
 
 
 def _check_host(text: str) -> None:
@@ -271,7 +293,8 @@ def _check_host(text: str) -> None:
     first, slash, _ = text.partition("/")
     if _on_disk(text) or "@" in text or not text or (slash and names_host(first)):
         return
-    raise _Slip("a target names its registry", f"{DOCKER_HUB}/{_untagged(text)}", f"oci:{text}")
+    name = _untagged(text)
+    raise _Slip("a target names its registry", f"{_EXAMPLE_HOST}/{name}", f"oci:{name}")
 
 
 def _on_disk(text: str) -> bool:

@@ -89,7 +89,7 @@ def test_a_bad_file_is_refused_with_place_reason_and_remedy(case: Case, tmp_path
     assert "config_invalid" == error.code
     text = str(error)
     assert text.startswith(f"{path}:{case.at}: "), text
-    assert [] == [words for words in case.says if words not in text], text
+    assert [] == [words for words in case.says if words not in f"{text}\n"], text
     assert CANARY not in text
     assert CANARY not in repr(error)
     assert time.thread_time() - started < 5, "a bad file must not cost time"
@@ -448,7 +448,10 @@ def test_repositories_that_only_v1_has_are_not_found_by_a_wildcard(
         (f"username: joe, password: {CANARY}", ':3:44: registries."b.example.com".password: a password in the file'),
         ("username: joe, password: {file: open}", "open can be read by everybody"),
         ("tls: {verify: false}", ".tls.verify: its certificate is not checked"),
-        ("plain-http: true, username: joe, password: {env: PATH}", "plain-http: its credentials"),
+        (
+            "plain-http: true, username: joe, password: {env: PATH}",
+            '"b.example.com".plain-http: credentials and images go over the network unprotected; remove `plain-http`',
+        ),
     ],
 )
 def test_what_is_allowed_but_unwise_is_warned_about(settings: str, says: str, tmp_path: Path) -> None:
@@ -457,6 +460,23 @@ def test_what_is_allowed_but_unwise_is_warned_about(settings: str, says: str, tm
     (warning,) = config.warnings
     assert says in warning
     assert CANARY not in warning + repr(config)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7102", "localhost", "localhost:7102", "[::1]:7102", "127.3.2.1"])
+def test_plain_http_to_this_machine_is_not_warned_about(host: str, tmp_path: Path) -> None:
+    settings = "plain-http: true, username: joe, password: {env: PATH}"
+    assert () == loaded(tmp_path, f"{HEAD}registries:\n  '{host}': {{{settings}}}\n{MIRROR}").warnings
+
+
+def test_a_file_with_errors_shows_its_warnings_too(tmp_path: Path) -> None:
+    settings = f"registries:\n  b.example.com: {{username: joe, password: {CANARY}}}\n"
+    path = write(tmp_path, f"{HEAD}state: ''\n{settings}{MIRROR}  tags: {{include: ['v*']}}\n")
+    problem, *warnings = str(refused(path)).splitlines()
+    assert problem.startswith(f"{path}:2:8: state: ")
+    assert [f"warning: {path}:4:44: ", f"warning: {path}:8:20: "] == [
+        line[: line.index(": ", 9) + 2] for line in warnings
+    ]
+    assert "looks like a shell pattern" in warnings[1]
 
 
 def test_a_chain_of_mirrors_is_warned_about(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ LAYERS = (
     ),
     ("config",),
     ("run", "stores", "bundles", "layouts", "engine", "inventories", "attended"),
-    ("cli",),
+    ("arguments", "cli"),
     ("__main__",),
 )
 # Neighbours in this row do not know each other: they meet in the row below it in this table, by way of the protocols.

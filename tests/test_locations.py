@@ -102,11 +102,12 @@ def test_a_target_is_read_as_its_grammar_says(text: str) -> None:
         ("-:team/app", "`-` stands alone"),
         (
             "docker://reg.example.com/app",
-            'docker: is not known here, but host/repository is; write "reg.example.com/app"',
+            'drop the `docker://`; write "reg.example.com/app"',
         ),
-        ("oci-archive:x.tar", 'but FILE.tar is; write "x.tar"'),
-        ("dir:/srv", 'but oci:DIR is; write "oci:/srv"'),
-        ("docker-daemon:app", "but host/repository of a registry is)"),
+        ("docker:reg.example.com/app", 'drop the `docker:`; write "reg.example.com/app"'),
+        ("oci-archive:x.tar", '`oci-archive:` is not supported; a bundle is FILE.tar; write "x.tar"'),
+        ("dir:/srv", '`dir:` is not supported; a layout is oci:DIR; write "oci:/srv"'),
+        ("docker-daemon:app", "`docker-daemon:` is not supported; give the host/repository of a registry)"),
         ("https://reg.example.com/app", 'without a scheme; write "reg.example.com/app"'),
         ("reg.example.com/app:*", 'without a tag, every tag is selected; write "reg.example.com/app"'),
     ],
@@ -125,7 +126,9 @@ def test_what_is_no_source_is_refused(text: str, says: str) -> None:
         (f"reg.example.com/app@{DIGEST}", "a target has no tag or digest"),
         ("oci:/srv/x:app:v1", "a target has no tag or digest"),
         ("reg.example.com/*/{repository}", "can stand once only"),
-        ("{repository}.example.com/app", "can stand in the repository only"),
+        ("*.example.com/app", "(`*` can stand in the repository only"),
+        ("oci:/srv/*", "(`*` can stand in the repository only"),
+        ("{repository}.example.com/app", "({repository} can stand in the repository only"),
         ("oci:/srv/{repository}", "can stand in the repository only"),
         ("-:{repository}", "`-` stands alone"),
         ("{repository}.tar", "can stand in the repository only"),
@@ -139,6 +142,7 @@ def test_what_is_no_target_is_refused(text: str, says: str) -> None:
 
 
 DIRECTORY = "a directory is written with `oci:` before it"
+BUNDLE = "the name of a bundle ends in `.tar`, in lower case and without a slash"
 ARCHIVE = "it looks like a file, and a bundle is a plain tar"
 NO_REPOSITORY = "the repository is missing after the host"
 NO_HOST = "a target names its registry"
@@ -147,6 +151,12 @@ SLIPS: dict[str, tuple[str, list[str], list[str]]] = {
     "images.tgz": (ARCHIVE, ["images.tar"], ["docker.io/library/images.tgz"]),
     "out.tar.gz:app": (ARCHIVE, ["out.tar:app"], ["docker.io/library/out.tar.gz:app"]),
     "export/images.zip": (ARCHIVE, ["export/images.tar"], ["docker.io/export/images.zip"]),
+    "images.TAR": (BUNDLE, ["images.tar"], []),
+    "images.tar/": (BUNDLE, ["images.tar"], []),
+    "images.Tar//": (BUNDLE, ["images.tar"], []),
+    "images.TAR:team/app": (BUNDLE, ["images.tar:team/app"], []),
+    "export/images.TAR": (BUNDLE, ["export/images.tar"], []),
+    "/srv/images.tar/": (BUNDLE, ["/srv/images.tar"], []),
     "./dir": (DIRECTORY, ["oci:./dir"], []),
     "../dir": (DIRECTORY, ["oci:../dir"], []),
     "..": (DIRECTORY, ["oci:.."], []),
@@ -154,11 +164,11 @@ SLIPS: dict[str, tuple[str, list[str], list[str]]] = {
     "~/export": (DIRECTORY, ["oci:~/export"], []),
     "export/": (DIRECTORY, ["oci:export"], []),
     "/srv/*": (DIRECTORY, ["oci:/srv:*"], []),
-    "127.0.0.1:7001": (NO_REPOSITORY, ["127.0.0.1:7001/repository"], ["docker.io/library/127.0.0.1:7001"]),
+    "127.0.0.1:7001": (NO_REPOSITORY, ["127.0.0.1:7001/repository"], []),
     "127.0.0.1:7001/": (NO_REPOSITORY, ["127.0.0.1:7001/repository"], []),
-    "reg.example.com": (NO_REPOSITORY, ["reg.example.com/repository"], ["docker.io/library/reg.example.com"]),
-    "localhost": (NO_REPOSITORY, ["localhost/repository"], ["docker.io/library/localhost"]),
-    "localhost:5000": (NO_REPOSITORY, ["localhost:5000/repository"], ["docker.io/library/localhost:5000"]),
+    "reg.example.com": (NO_REPOSITORY, ["reg.example.com/repository"], []),
+    "localhost": (NO_REPOSITORY, ["localhost/repository"], []),
+    "localhost:5000": (NO_REPOSITORY, ["localhost:5000/repository"], []),
     "myhost:5000": (NO_REPOSITORY, ["myhost:5000/repository"], ["docker.io/library/myhost:5000"]),
     "[::1]:5000": (NO_REPOSITORY, ["[::1]:5000/repository"], []),
     f"localhost:5000@{DIGEST}": (NO_REPOSITORY, [], []),
@@ -184,11 +194,12 @@ def test_what_looks_like_a_host_or_a_file_is_no_image_of_docker_hub(text: str) -
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ("alpine", ["docker.io/alpine", "oci:alpine"]),
-        ("alpine:3.20", ["docker.io/alpine", "oci:alpine:3.20"]),
-        ("acme/app", ["docker.io/acme/app", "oci:acme/app"]),
-        ("acme/*", ["docker.io/acme/*"]),
-        ("{repository}/app", ["docker.io/{repository}/app"]),
+        ("alpine", ["registry.example.com/alpine", "oci:alpine"]),
+        ("hub", ["registry.example.com/hub", "oci:hub"]),
+        ("alpine:3.20", ["registry.example.com/alpine", "oci:alpine"]),
+        ("acme/app", ["registry.example.com/acme/app", "oci:acme/app"]),
+        ("acme/*", ["registry.example.com/acme/*"]),
+        ("{repository}/app", ["registry.example.com/{repository}/app"]),
     ],
 )
 def test_a_target_names_its_registry(text: str, meant: list[str]) -> None:

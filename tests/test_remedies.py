@@ -16,7 +16,7 @@ _KEY = re.compile(
 )
 _VALUE = re.compile(
     rf"; write (\[?{_QUOTED}\]?)|; write (\w+), without quotes|; write (\w+), or remove the key"
-    rf"|did you mean (\w+)\?|; write (\{{env: NAME\}})"
+    rf"|did you mean (\w+)\?|; write (\{{env: \w+\}})"
 )
 _REMOVE = re.compile(r"; remove the key$")
 _SUGGESTS = re.compile(r"; write |did you mean")

@@ -92,7 +92,7 @@ def test_checking_a_configuration_that_is_right_loads_no_part_of_a_run(tmp_path:
 def test_the_version_is_told_without_more_than_the_command_line() -> None:
     loaded = loaded_by("--version")
     assert [] == among(NOT_FOR_A_WORD, loaded)
-    assert {"mirror", "mirror.cli", "mirror.console", "mirror.errors", "mirror.later"} == {
+    assert {"mirror", "mirror.arguments", "mirror.cli", "mirror.console", "mirror.errors", "mirror.later"} == {
         name for name in loaded if name.split(".")[0] == "mirror"
     }
 

@@ -22,16 +22,29 @@ MATCHED_NAME = MATCHED.strip("{}")
 
 _NOT_YET = "not in this version"
 _REQUIRED = ("version", "mirrors", "source", "targets")
+# Keys of other tools, and the keys that have the same meaning here.
+_SYNONYMS = {
+    **dict.fromkeys(("src", "from"), "source"),
+    **dict.fromkeys(("dst", "dest", "destination", "destinations", "to"), "targets"),
+    **dict.fromkeys(("user", "login-name"), "username"),
+    **dict.fromkeys(("pass", "passwd", "pwd", "token"), "password"),
+    **dict.fromkeys(("http", "plaintext"), "plain-http"),
+    **dict.fromkeys(("read", "write"), "idle"),
+}
+_INSECURE = ("insecure", "tls-verify", "skip-tls-verify", "insecure-skip-verify", "insecure-skip-tls-verify")
 
 
 def report(document: Document, data: object, whole: dict[str, Any]) -> None:
     """Add to `document` all that breaks the schema, `whole`, in `data`, its tree as plain values.
 
-    A key that is not in this version is named as such, and what is wrong with its value as well."""
-    for path, message in _planned(data, whole, ()):
+    A key that is not in this version has one message: its value is not checked."""
+    planned = dict(_planned(data, whole, ()))
+    for path, message in planned.items():
         document.add(path, message)
     for error in jsonschema.Draft202012Validator(whole).iter_errors(data):
-        _report(document, tuple(error.absolute_path), error)
+        path = tuple(error.absolute_path)
+        if not any(path[: len(one)] == one for one in planned):
+            _report(document, path, error)
 
 
 def _planned(value: object, part: dict[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
@@ -62,7 +75,7 @@ def _report(document: Document, path: KeyPath, error: Any) -> None:
         guesses = {_nearest(key, part) for key in value if key not in part["properties"]}
         for key in error.validator_value:
             if key not in value and key not in guesses:
-                document.add(path, f"missing key {key_shown(key)}; it is required")
+                document.add(path, f"missing key {key_shown(key)}")
     elif keyword in ("minItems", "minProperties", "minLength"):
         document.add(path, _empty(path, part, value))
     elif keyword == "maxLength":
@@ -77,6 +90,9 @@ def _unknown(key: str, part: dict[str, Any]) -> str:
     elsewhere = places_of(key)
     if elsewhere:
         return f"unknown key {key_shown(key)} here; its place is {elsewhere[-1]}"
+    if _spelt(key) in _INSECURE and "plain-http" in part.get("properties", {}):
+        how = "`plain-http: true` is for http, `tls: {verify: false}` for https with a certificate that is not checked"
+        return f"unknown key {key_shown(key)}; {how}"
     nearest = _nearest(key, part)
     if nearest and part["properties"][nearest].get("x-not-yet") is True:
         return f"unknown key {key_shown(key)}; {key_shown(nearest)} is {_NOT_YET}; remove the key"
@@ -87,9 +103,20 @@ def _unknown(key: str, part: dict[str, Any]) -> str:
 
 
 def _nearest(key: str, part: dict[str, Any]) -> str | None:
-    known = list(part.get("properties", {}))
-    found = difflib.get_close_matches(key.lower().replace("_", "-"), known, n=1, cutoff=0.7)
+    """The key that was probably meant. One that is not in this version only if it is spelt nearly the same."""
+    known = part.get("properties", {})
+    able = [name for name, below in known.items() if below.get("x-not-yet") is not True]
+    synonym = _SYNONYMS.get(_spelt(key))
+    if synonym in able:
+        return synonym
+    found = difflib.get_close_matches(_spelt(key), able, n=1, cutoff=0.7)
+    found += difflib.get_close_matches(_spelt(key), known, n=1, cutoff=0.85)
     return found[0] if found else None
+
+
+def _spelt(key: str) -> str:
+    """A key as the language spells its own."""
+    return key.lower().replace("_", "-")
 
 
 def _empty(path: KeyPath, part: dict[str, Any], value: object) -> str:

@@ -27,6 +27,7 @@ from mirror.config.problems import (
 )
 from mirror.config.tree import Document, Mapping, Misread, Node, Scalar, Sequence, read_as
 from mirror.errors import printable
+from mirror.locations import NO_VARIABLES, without_home
 from mirror.structs import Struct
 
 MAX_DEPTH = 32
@@ -37,6 +38,7 @@ _PLAIN_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _LONGEST_NUMBER = 40
 _PATTERNS = ("include", "exclude", "immutable")  # keys
 _STAR = re.compile(r"\*[^\s,\]}]*")
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _BRACES = re.compile(r"[^\s,\[\]{}\"']*\{[\w-]+\}[^\s,\[\]{}\"']*")
 _TOO_DEEP = f"too deep: at most {MAX_DEPTH} levels"
 _STANDARD_TAGS = "tag:yaml.org,2002:"
@@ -157,11 +159,25 @@ class _Composer:
         innermost = self._open[-1].node if self._open else None
         if isinstance(innermost, Sequence) and found.start() < mark.column:
             del innermost.items[-1:]  # what comes before the `{` was taken for the whole text
+        elif isinstance(innermost, Mapping) and found.start() < mark.column:
+            self._open[-1].key = innermost.keys.get(self._last_key)
+        self._fail_variable(mark, found.start(), text)
         if self._secret() or self._last_key in SECRET_KEYS:
             meant = "; an environment variable is named by {env: NAME}"
         else:
             meant = f"; write {value_shown(text)}"
         self.fail(mark.line, found.start(), f"not YAML: {why}{meant}")
+
+    def _fail_variable(self, mark: yaml.Mark, column: int, text: str) -> None:
+        """For a variable of a shell, which would be refused with quotes too."""
+        variable = _VARIABLE.fullmatch(text)
+        if self._secret() or self._last_key in SECRET_KEYS:
+            if variable:
+                self.fail(mark.line, column, f"an environment variable is named by {{env: {variable['name']}}}")
+        elif _VARIABLE.search(text) and self._last_key not in _PATTERNS:
+            home = without_home(text)
+            meant = "" if _VARIABLE.search(home) else f"; write {value_shown(home)}"
+            self.fail(mark.line, column, f"{NO_VARIABLES}{meant}")
 
     def _key_being_read(self) -> str:
         return next((level.key.text for level in reversed(self._open) if level.key is not None), "")

@@ -96,7 +96,7 @@ def load(path: Path, *, secrets: bool = True) -> Config:
         text_hash=document.text_hash,
     )
     if document.problems:
-        raise ConfigErrors(document.problems)
+        raise ConfigErrors(document.problems, warnings)
     return config
 
 

@@ -22,6 +22,7 @@ from mirror.locations import (
     is_registry,
     parse_source,
     parse_target,
+    template_in,
 )
 from mirror.oci.reference import DOCKER_HUB, Repository, is_tag, tag_hint
 from mirror.patterns import compile_pattern, regex_for_shell_pattern
@@ -129,8 +130,11 @@ def _wildcard(section: Section, source: Location, targets: Sequence[tuple[int, L
             what = f"would get all repositories, but does not say where each goes{_with_template(section, number)}"
             section.document.add((*section.path, "targets", number), what)
         elif target.wildcard and not wildcard:
-            what = "has {repository}, but the source is one repository: a source that ends in /* is all below it"
-            section.document.add((*section.path, "targets", number), what)
+            path = (*section.path, "targets", number)
+            node = section.document.node(path)
+            written = template_in(node.text if isinstance(node, Scalar) else "")
+            what = f"has {written}, but the source is one repository: a source that ends in /* is all below it"
+            section.document.add(path, what)
     return wildcard
 
 

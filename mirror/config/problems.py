@@ -40,21 +40,27 @@ class Problem(Struct, frozen=True, order=True):
 
 
 class ConfigErrors(ConfigError):
-    """All that is wrong with one file, in order of position. str(): one line each, at most 50, then `and N more`."""
+    """All that is wrong with one file, in order of position. str(): one line each, at most 50, then `and N more`;
+    then the warnings in the same way."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], warnings: Iterable[str] = ()) -> None:
         self.problems = tuple(sorted(set(problems)))
+        self.warnings = tuple(warnings)
         super().__init__(str(self.problems[0]) if self.problems else "invalid configuration")
 
     def __str__(self) -> str:
-        lines = [printable(problem, 1000) for problem in self.problems[:MOST_SHOWN]]
-        if len(self.problems) > MOST_SHOWN:
-            lines.append(f"and {len(self.problems) - MOST_SHOWN} more")
+        lines = _first([printable(problem, 1000) for problem in self.problems])
+        lines += _first([printable(f"warning: {warning}", 1000) for warning in self.warnings])
         return "\n".join(lines)
 
     def about(self, subject: str) -> ConfigErrors:
         """The same: each line says what it is about."""
         return self
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = len(lines) - MOST_SHOWN
+    return [*lines[:MOST_SHOWN], f"and {more} more"] if more > 0 else lines
 
 
 def value_shown(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import stat
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from mirror.registry.settings import V1, HostSettings, Secret, Tls
 from mirror.structs import Struct
 
 _READABLE_BY_ALL = 0o004
-_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}|\$[A-Z_][A-Z0-9_]*")
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$[A-Z_][A-Z0-9_]*")
 
 
 class Hosts(Struct, frozen=True):
@@ -72,6 +73,15 @@ def _canonical(host: str, plain: frozenset[str]) -> str:
     return base if port == "80" and base in plain else host
 
 
+def _is_loopback(host: str) -> bool:
+    """Whether `host[:port]` is this machine, by its name or by an address."""
+    name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
 def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: list[str] | None) -> None:
     """Note the passwords of the registries in use that are not there. warnings: where given, they are noted in it."""
     for host in sorted(used & hosts.settings.keys()):
@@ -80,7 +90,7 @@ def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: l
         if missing and warnings is not None:
             warnings.append(f"{document.place(path)}: {dotted(path)}: {missing}; a run needs it")
         elif missing:
-            document.add(path, f"{missing}; provide it, the registry is in use")
+            document.add(path, f"{missing}; it is required: a mirror uses this registry")
 
 
 def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
@@ -91,8 +101,9 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         section.problem(f"{given} without {other}; give both or none", below=given)
     if plain_http and section.has("tls"):
         section.problem("tls has no effect with `plain-http: true`; remove one of them", below="tls")
-    if plain_http and section.has("password"):
-        section.warn("plain-http: its credentials and images go over the network unprotected", below="plain-http")
+    if plain_http and section.has("password") and not _is_loopback(host):
+        what = "credentials and images go over the network unprotected; remove `plain-http` to use https"
+        section.warn(what, below="plain-http")
     if _VARIABLE.fullmatch(username or ""):
         section.problem("variables are not substituted; give the user's name itself", below="username")
     timeouts = section.section("timeouts")
@@ -123,7 +134,10 @@ def _hosts(section: Section, key: str) -> frozenset[str]:
 
 def _password(section: Section) -> Secret | None:
     plain = section.text("password")
-    if plain is not None and _VARIABLE.fullmatch(plain):
+    variable = _VARIABLE.fullmatch(plain) if plain is not None else None
+    if variable and variable["name"]:
+        section.problem(f"variables are not substituted; write {{env: {variable['name']}}}", below="password")
+    elif variable:  # without braces it may be a password, which no message shows
         section.problem("variables are not substituted; write {env: NAME}, with the variable's name", below="password")
     elif plain is not None:
         section.warn("a password in the file itself; {env: NAME} or {file: PATH} keep it out", below="password")

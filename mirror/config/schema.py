@@ -46,11 +46,14 @@ def key_paths() -> tuple[str, ...]:
 
 @cache
 def places_of(key: str) -> tuple[str, ...]:
-    """The paths at which a key may stand; those that are not in this version only if there is no other."""
+    """The paths at which a key has an effect in this version."""
     found = [where for where in key_paths() if where.rpartition(".")[2] == key]
     later = tuple(where for where, part in parts() if part.get("x-not-yet") is True)
-    able = [where for where in found if not any(f"{where}.".startswith(f"{one}.") for one in later)]
-    return tuple(able or found)
+    return tuple(where for where in found if not any(_is_part_of(where, one) for one in later))
+
+
+def _is_part_of(where: str, whole: str) -> bool:
+    return where == whole or where.startswith((f"{whole}.", f"{whole}[]"))
 
 
 def resolved(part: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from mirror.config.problems import KeyPath, dotted, value_shown
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
-from mirror.locations import VARIABLE
+from mirror.locations import NO_VARIABLES, VARIABLE, without_home
 
 T = TypeVar("T")
 
@@ -68,9 +68,9 @@ class Section:
         """A path, absolute: of the bytes that stand in the file, whatever the locale takes names to be encoded in.
         Raises ConfigError."""
         if VARIABLE.search(text):
-            home = text.replace("${HOME}", "~").replace("$HOME", "~")
+            home = without_home(text)
             meant = f"; write {value_shown(home)}" if home.startswith("~") and "$" not in home else ""
-            raise ConfigError(f"variables like $HOME are not substituted: give what they stand for{meant}")
+            raise ConfigError(f"{NO_VARIABLES}{meant}")
         if "\0" in text:
             raise ConfigError("a path cannot have the character \\0 in it; remove it")
         try:

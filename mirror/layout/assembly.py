@@ -312,7 +312,9 @@ def _pour(descriptor: int, data: memoryview, stop: Stop) -> None:
             # More than a pipe has room for would keep us here, where no stop reaches.
             data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
         except BrokenPipeError as error:
-            raise LocalError("nobody reads standard output any more", hint="see what the other end says") from error
+            raise LocalError(
+                "the reader of standard output closed the pipe", hint="see what the other end says"
+            ) from error
         except OSError as error:
             raise local_error("write to", "standard output", error) from error
 

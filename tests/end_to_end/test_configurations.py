@@ -16,6 +16,10 @@ from tests.registries.listener import Listener
 from tests.tool import MirrorTool
 
 COMMANDS = ("sync", "plan", "verify", "validate")
+HELPED = (
+    *("sync", "plan", "verify", "validate", "schema", "bundle", "inventory", "serve", "help"),
+    *("bundle verify", "bundle list"),
+)
 HOSTS = ("a.example.com", "b.example.com")
 
 
@@ -122,6 +126,8 @@ def test_all_errors_of_a_file_are_told_at_once(tmp_path: Path, capsys: pytest.Ca
         ["inventory"],
         ["help", "sink"],
         ["help", "sync", "plan"],
+        ["help", "bundle", "sign"],
+        ["help", "bundle", "verify", "x.tar"],
         ["sync", "{config}", "--trace-http"],
         ["sync", "{config}", "--only", "other.example.com/*"],
         ["verify", "{config}", "--only", "other.example.com/app:v1"],
@@ -191,7 +197,61 @@ def test_a_command_or_option_that_has_no_effect_yet_is_named_as_such(
     assert [path] == list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["", "sync", "plan", "verify", "validate", "schema", "bundle", "serve", "help"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["syncc", "x.yaml"], "`mirror` has no command 'syncc' (did you mean `mirror sync`?)"),
+        (["help", "syncc"], "`mirror` has no command 'syncc' (did you mean `mirror sync`?)"),
+        (
+            ["help", "nonsense"],
+            "`mirror` has no command 'nonsense' (the commands are sync, plan, verify, validate, bundle, inventory, "
+            "serve, schema, help)",
+        ),
+        (["bundle", "verfy", "x.tar"], "`mirror bundle` has no command 'verfy' (did you mean `mirror bundle verify`?)"),
+        (["bundle", "sign", "x"], "`mirror bundle` has no command 'sign' (the commands are verify, list)"),
+        (["help", "bundle", "sign"], "`mirror bundle` has no command 'sign' (the commands are verify, list)"),
+        (["help", "sync", "plan"], "`mirror sync` has no command 'plan' (see `mirror help sync`)"),
+        (
+            ["sync", "--onyl", "a/*", "x.yaml"],
+            "`mirror sync` has no option '--onyl' (did you mean `--only`? see `mirror sync --help`)",
+        ),
+        (
+            ["sync", "x.yaml", "--dry_run"],
+            "`mirror sync` has no option '--dry_run' (did you mean `--dry-run`? see `mirror sync --help`)",
+        ),
+        (
+            ["sync", "--parallel", "3", "etc/prod.yaml"],
+            "`mirror sync` has no option '--parallel' (see `mirror sync --help`)",
+        ),
+        (["sync", "--parallel=3", "x.yaml"], "`mirror sync` has no option '--parallel' (see `mirror sync --help`)"),
+        (["sync", "--parallel"], "`mirror sync` has no option '--parallel' (see `mirror sync --help`)"),
+        (["sync", "-j", "3", "x.yaml"], "`mirror sync` has no option '-j' (see `mirror sync --help`)"),
+        (
+            ["bundle", "list", "--jsn", "x.tar"],
+            "`mirror bundle list` has no option '--jsn' (see `mirror bundle list --help`)",
+        ),
+        (["--only", "sync"], "`mirror` has no option '--only' (see `mirror --help`)"),
+        (["plan", "x.yaml", "y.yaml"], "unexpected argument 'y.yaml' (see `mirror plan --help`)"),
+        (["sync"], "the following arguments are required: CONFIG (see `mirror sync --help`)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_usage_error_names_the_argument_that_is_wrong_and_what_was_probably_meant(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 2 == main(arguments)
+    assert ("", f"mirror: {said}\n") == tuple(capsys.readouterr())
+
+
+def test_each_command_says_what_it_does_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in HELPED:
+        assert 0 == main(["help", *command.split()])
+        usage, sentence, *_ = capsys.readouterr().out.split("\n\n")
+        assert usage.startswith(f"usage: mirror {command} ")
+        assert re.fullmatch(r"[A-Z][a-z]+ [^.?:]+\.", sentence), sentence
+
+
+@pytest.mark.parametrize("command", ["", *HELPED])
 def test_help_shows_how_a_command_is_called(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["help", *command.split()])
     said = capsys.readouterr()
@@ -249,7 +309,7 @@ def test_a_missing_secret_is_found_before_anybody_is_asked(listener: Listener, m
         secrets = ["--secrets"] if command == "validate" else []
         ran = mirror_run(command, mirror_run.config_file, *secrets)
         assert 2 == ran.code
-        assert "NO_SUCH_SECRET is not set or empty; provide it" in ran.err
+        assert "NO_SUCH_SECRET is not set or empty; it is required: a mirror uses this registry" in ran.err
     ran = mirror_run("validate", mirror_run.config_file)
     assert 0 == ran.code
     assert "NO_SUCH_SECRET is not set or empty; a run needs it" in ran.err
