@@ -33,7 +33,7 @@ from mirror.signals import InterruptibleSleep, Signals
 from mirror.state import State
 from mirror.sync import Sync
 from mirror.transfer.delivery import Deliveries
-from mirror.transfer.orders import Delivered, Order
+from mirror.transfer.orders import Cost, Delivered, Order
 from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.spool import Spool
@@ -239,10 +239,10 @@ class _Sync:
             state.mark_unfinished(str(place))
             self._marked.add(place)
 
-        def told(order: Order, what: Delivered | MirrorError) -> None:
+        def told(order: Order, what: Delivered | MirrorError, cost: Cost) -> None:
             if isinstance(what, MirrorError):
                 engine.stores.gave_up(what)
-            account.blob(order, what)
+            account.blob(order, what, cost)
 
         outcomes = Outcomes(told)
         deliveries = Deliveries(

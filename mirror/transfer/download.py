@@ -54,7 +54,7 @@ class Proof:
         actual = self._hasher.hexdigest()
         if actual != self._blob.digest.hex:
             raise Refused(
-                f"{self.what}: {self.bytes} bytes came that hash to {self._blob.digest.algorithm}:{actual}",
+                f"{self.what}: {self.bytes} bytes with the digest {self._blob.digest.algorithm}:{actual}",
                 hint=f"the storage of {self.origin.source.host}, or something on the way, is damaged",
                 code="digest_mismatch",
             )

@@ -534,7 +534,7 @@ def test_verify_says_why_an_image_that_the_source_refuses_is_not_there(
     v1.tags["team/app"].pop("bad")
     ran = mirror_run("verify", mirror_run.config_file)
     assert 1 == ran.code
-    assert f"{target.host}/app:new: is not on the target (run `mirror sync`)\n" in ran.out
+    assert f"{target.host}/app:new: is not on the target (run `mirror sync CONFIG`)\n" in ran.out
 
 
 # ---- what is immutable
