@@ -149,7 +149,7 @@ class Verify:
                 policy=ONCE,
             )
         if isinstance(version, MirrorError):
-            raise version.told(f"is not on the target, and cannot be had: {version.what}")
+            raise version.told(f"is not on the target, and cannot be fetched: {version.what}")
         raise NotFound("is not on the target", hint=SYNC)
 
     def _differs(self, finding: Finding) -> Steps[None]:

@@ -224,7 +224,7 @@ class Deliveries:
     def _upload_from(
         self, origins: list[Origin], order: Order, effort: Effort, session: UploadSession | None
     ) -> Steps[None]:
-        """origins: of one host. If the bytes could not be had, effort.unread says why."""
+        """origins: of one host. If the bytes could not be fetched, effort.unread says why."""
         source, target = origins[0].source.host, order.place.host
         try:
             if self._routes.through_spool(source, target, mounts_work=self._inventory.mounts_work(target)):

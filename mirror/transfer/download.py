@@ -21,6 +21,7 @@ MARK_EVERY = 4 << 20  # bytes between two places from which a proof can be taken
 # A body that broke is gone on with in place only if it got somewhere: at least this far since the last time.
 WORTH_RESUMING = 1 << 20  # bytes
 RESUMES = 5
+LOST = "push the image again at the source, or leave its tag out of the configuration"
 
 
 class Proof:
@@ -115,7 +116,7 @@ class SourceBody:
                     return origin.source.open_blob(origin.repository, self._blob, work, offset=offset)
                 except NotFound as missing:
                     what = f"{origin} does not have blob {self._blob.digest}"
-                    error = type(missing)(what, hint=missing.hint, code=missing.code, status=missing.status)
+                    error = type(missing)(what, hint=missing.hint or LOST, code=missing.code, status=missing.status)
                     error.__cause__ = missing
                 except MirrorError as other:
                     error = other

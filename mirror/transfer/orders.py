@@ -67,8 +67,8 @@ class Cost(Struct, frozen=True):
 
 class Effort(Struct):
     """The counters of one delivery; written by its jobs, read when it ends. asked: whether the target was asked for
-    the blob and said that it does not have it. unread: why its bytes could not be had, if that was the trouble; joined:
-    they were read for another delivery, and not from where this one would read them."""
+    the blob and said that it does not have it. unread: why its bytes could not be fetched, if that was the trouble;
+    joined: they were read for another delivery, and not from where this one would read them."""
 
     started: float = field(default_factory=time.monotonic)
     read: int = 0
