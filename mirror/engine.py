@@ -80,12 +80,15 @@ class Engine(Struct, frozen=True):
             for target in entry.targets
         )
 
-    def troubles(self) -> list[tuple[str, MirrorError]]:
+    def troubles(self, rest: str = "") -> list[tuple[str, MirrorError]]:
         """What planning has shown to be wrong with the run as a whole, by name: patterns of --only that select nothing,
-        and sources that say that they are incomplete."""
+        and sources that say that they are incomplete. rest: what to say of the images that these have."""
         hint = "no source has such a tag or repository, or the configuration leaves it out"
         idle = [(one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint)) for one in self.only.idle()]
-        return [*idle, *self.stores.incomplete()]
+        incomplete = self.stores.incomplete()
+        for _, error in incomplete:
+            error.hint = f"{rest}; export again for it" if rest else error.hint
+        return [*idle, *incomplete]
 
     def refuse_parts(self, options: Options) -> None:
         """Raises ConfigError if a part is asked for of what a bundle is to hold: it would be without the rest."""

@@ -1,9 +1,9 @@
 """Stores that have to be opened before the first write and closed after the last.
 
 A store that gathers (a bundle) is told of all its images before the first byte; what arrived there counts only when
-the store has shown it. What is there is replaced only by a complete one: whatever could not be had, from the listing of
-a repository to the last blob, keeps it as it is. Where nothing is there, what is whole is shown, and says that it is
-incomplete.
+the store has shown it. What is there is replaced only by a complete one: whatever could not be fetched, from the
+listing of a repository to the last blob, keeps it as it is. Where nothing is there, what is whole is shown, and says
+that it is incomplete.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from functools import partial
 
 from mirror.backoff import ONCE
@@ -176,27 +176,30 @@ class Publishing:
     ) -> MirrorError | None:
         """Show what is whole, unless that would replace something. -> why nothing is shown."""
         store, cause = self._targets[host], next(iter(lacking.values()))
+        names = f"{', '.join(list(lacking)[:_NAMED])}{_more(lacking)}"
+        advice = _advice(host, lacking.values())
         if _repositories(store, work) is not None:
             store.finish(whole=False, work=work)
-            return NotReplaced(
-                f"{host} stays as it is: {cause.what}",
-                hint=_remedy(host, cause),
-                code="bundle_incomplete",
-                retryable=cause.retryable,
-            )
+            if cause.code == "nothing_selected":  # no image failed by it that says so
+                what = f"{host} stays as it is: {cause.what}"
+                return NotReplaced(what, hint=advice, code="bundle_incomplete", retryable=cause.retryable)
+            state = "is still incomplete" if store.incomplete else "stays as it is"
+            text = f"{host} {state}: {names} could not be fetched, and only a complete one takes its place ({advice})"
+            _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(lacking), "text": text})
+            what = f"it was fetched and kept, but {host} {state}, since {next(iter(lacking))} could not be fetched"
+            return NotReplaced(what, code="bundle_incomplete", retryable=cause.retryable)
         images = [self._coming[host][finding] for finding in arrived]
         late = lacking.keys() - self._known[host]
         if late or not images:
             store.finish(whole=False, work=work)
         if not images:
-            hint = "what arrived is kept; run again"
             return RemoteError(
-                f"{host} was not made: {cause.what}", hint=hint, code="bundle_incomplete", retryable=cause.retryable
+                f"{host} was not made: {cause.what}", hint=advice, code="bundle_incomplete", retryable=cause.retryable
             )
         if late:
             store.begin(images, work, missing=lacking.keys())
         store.finish(whole=True, work=work)
-        text = f"{host} is incomplete: it lacks {', '.join(list(lacking)[:_NAMED])}{_more(lacking)}, as it says itself"
+        text = f"{host} is incomplete: according to its own inventory, it lacks {names}"
         _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(lacking), "text": text})
         return None
 
@@ -215,10 +218,14 @@ def name_there(finding: Finding) -> str:
     return finding.target.place.path + suffix(finding.reading.tag)
 
 
-def _remedy(host: str, cause: MirrorError) -> str:
-    if cause.code == "nothing_selected":
+def _advice(host: str, causes: Iterable[MirrorError]) -> str:
+    """What to do, so that a run makes a complete bundle. A run as it was helps only if all causes may pass."""
+    causes = list(causes)
+    if causes[0].code == "nothing_selected":
         return f"if that is right, remove {host}, or set `allow-empty: true` for that mirror; then run again"
-    return "only a complete one takes its place; what arrived is kept: run again"
+    if all(cause.passing for cause in causes):
+        return "what arrived is kept: run again"
+    return "what arrived is kept: push at the source what is missing there, or leave it out of the configuration"
 
 
 def _more(names: Sized) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from types import TracebackType
 
 from mirror.backoff import Policy
-from mirror.errors import MirrorError, NotFound, RateLimited, Refused, RemoteError
+from mirror.errors import MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -24,6 +24,7 @@ from mirror.transfer.download import Origin, SourceBody
 from mirror.transfer.placement import place_name
 
 BUFFER = 256 << 10  # bytes
+CUT_ATTEMPTS = 3  # reads of a blob that end early, before the blob counts as damaged
 
 _log = logging.getLogger("mirror.repair")
 
@@ -43,6 +44,7 @@ class RepairTarget:
         self._policy = policy or Policy()
         self._lock = threading.Lock()
         self._damaged: set[tuple[str, Digest]] = set()  # by repository: blobs that a mount must not bring back
+        self._kept: dict[Digest, Refused] = {}  # what the target did not replace: it is not sent again in this run
         self.host = target.host
         self.partial = target.partial
         self.gathers = target.gathers
@@ -66,7 +68,7 @@ class RepairTarget:
             except (RemoteError, Refused) as error:
                 if not isinstance(error, NotFound):
                     self._note(place_name(self.host, repository), reference, error)
-                yield error
+                yield _as_damage(error)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         return self._target.read(repository, reference, work)
@@ -92,10 +94,13 @@ class RepairTarget:
         self._target.finish(whole=whole, work=work)
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Whether it is there and its bytes are right. Reads all of it; one of another size is to be sent again."""
+        """Whether it is there and its bytes are right. Reads all of it; one of another size is to be sent again.
+
+        Raises Refused (target_lied): it is wrong, and this target did not replace it when it was sent before."""
         error = self.damage(repository, blob, work)
         if error is None or isinstance(error, NotFound):
             return error is None
+        self._check_kept(blob.digest)
         with self._lock:
             self._damaged.add((repository, blob.digest))
         self._note(place_name(self.host, repository), blob.digest, error)
@@ -103,6 +108,7 @@ class RepairTarget:
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
         """A blob that is damaged here is not mounted: a registry may have one file for all its repositories."""
+        self._check_kept(blob.digest)
         with self._lock:
             damaged = (repository, blob.digest) in self._damaged
         if not damaged:
@@ -114,9 +120,11 @@ class RepairTarget:
         return self.begin_upload(repository, blob, work)
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:
+        self._check_kept(blob.digest)
         return _Upload(self._target.begin_upload(repository, blob, work), self, repository, blob)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+        self._check_kept(manifest.digest)
         self._target.put_manifest(repository, reference, manifest, work)
         try:
             stored = self._target.manifest(repository, reference, work)
@@ -147,42 +155,53 @@ class RepairTarget:
     def _hash(self, repository: str, blob: Descriptor, work: Work) -> None:
         buffer = memoryview(bytearray(min(BUFFER, (blob.size or BUFFER) + 1)))
         quiet = replace(work, progress=lambda count: None)  # the bytes of a proof are no progress of an upload
-        with SourceBody(blob, [Origin(self._target, repository)]).open(0, quiet) as reader:
-            while reader.readinto(buffer):
-                work.stop.check()
+        body = SourceBody(blob, [Origin(self._target, repository)])
+        try:
+            with body.open(0, quiet) as reader:
+                while reader.readinto(buffer):
+                    work.stop.check()
+        except NetworkError as error:
+            if not _is_cut(error):
+                raise
+            size = f" of {blob.size}" if blob.size is not None else ""
+            what = f"{place_name(self.host, repository)}@{blob.digest} ends early, after {body.read}{size} bytes"
+            raise error.told(what) from error
 
     def _retried(self, run: Callable[[], None], work: Work) -> None:
-        """Try again here what may pass, unless the transfer as a whole is tried again (`work.retries`)."""
+        """Try again here what may pass, unless the transfer as a whole is tried again (`work.retries`).
+
+        A read that ends early is always tried again here: only here it is known when it counts as damage."""
         attempt, began = 1, time.monotonic()
         while True:
             try:
                 return run()
             except MirrorError as error:
                 wait = self._policy.wait_before_next(attempt, error, time.monotonic() - began)
-                if not work.retries or wait is None:
+                again = attempt < CUT_ATTEMPTS if _is_cut(error) else work.retries
+                if not again or wait is None:
                     raise
             work.stop.sleep(wait)
             attempt += 1
 
+    def _check_kept(self, digest: Digest) -> None:
+        """Raises Refused: this target was sent the blob or manifest, and still has its damaged copy."""
+        with self._lock:
+            kept = self._kept.get(digest)
+        if kept is not None:
+            raise kept.told(kept.what)
+
     def kept(self, repository: str, digest: Digest, error: MirrorError | None) -> Refused:
-        """The error for something that was sent, acknowledged, and is still wrong."""
-        why = error.what if error is not None else "other bytes come back"
-        file = f"docker/registry/v2/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
-        hint = (
-            "look at that disk"
-            if self.on_disk
-            else (
-                f"delete {digest} from the storage of that registry, then run `mirror sync --repair` again; "
-                f"docker-registry keeps it, for all repositories, in the file {file} below its root directory, "
-                "and has to be started again if it caches blob descriptors"
-            )
-        )
+        """The error for something that was sent, acknowledged, and is still wrong. The target is not sent it again."""
+        place = place_name(self.host, repository)
+        copy = f"a damaged copy{_described(error, place, digest)}"
         refused = Refused(
-            f"{place_name(self.host, repository)} acknowledged {digest} and did not replace its damaged copy: {why}",
-            hint=hint,
+            f"{place} accepted the upload of {digest} but still serves {copy}",
+            hint="look at that disk" if self.on_disk else remedy(digest),
             code="target_lied",
         )
-        extra = {"target": place_name(self.host, repository), "digest": digest, "code": refused.code}
+        with self._lock:
+            self._kept.setdefault(digest, refused)
+        extra = {"target": place, "digest": digest, "code": refused.code}
         _log.warning("not_replaced", extra={**extra, "text": str(refused)})
         return refused
 
@@ -224,8 +243,39 @@ class _Upload:
         self._session.__exit__(kind, error, trace)
 
 
+def remedy(digest: Digest) -> str:
+    """What the operator of a registry has to do that keeps a damaged copy, in this order."""
+    file = f"docker/registry/v2/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
+    return (
+        f"1. delete {file} below the registry's root directory (it is the copy for all its repositories), 2. restart "
+        "the registry (needed with a cache of blob descriptors, Debian's default), 3. run `mirror sync --repair "
+        "CONFIG`; for another registry than distribution: delete the digest from its storage"
+    )
+
+
+def _described(error: MirrorError | None, place: str, digest: Digest) -> str:
+    """What a damaged copy looks like, in parentheses, without its name; empty: nobody knows."""
+    if error is None:
+        return ""
+    what = error.what.partition(", not ")[0].removeprefix(f"{place}@{digest}").strip()
+    what = what.rpartition(": ")[2]
+    return f" ({what})" if digest not in what else f" ({error.code})"
+
+
 def _is_damage(error: MirrorError) -> bool:
     """Whether an error says that the bytes in a store are wrong, or that the store cannot read them."""
     if isinstance(error, Refused):
         return error.code in DAMAGED
+    if _is_cut(error):
+        return True
     return error.status is not None and error.status >= 500 and not isinstance(error, RateLimited)
+
+
+def _is_cut(error: MirrorError) -> bool:
+    """Whether an answer ended early. A registry that remembers the size of a file answers so if the file is cut."""
+    return isinstance(error, NetworkError) and error.code == "truncated"
+
+
+def _as_damage(error: MirrorError) -> MirrorError:
+    """A manifest whose answer ended early on every attempt is a damaged one, which is to be sent again."""
+    return Refused(error.what, hint=error.hint, code="size_mismatch") if _is_cut(error) else error

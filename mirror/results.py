@@ -14,7 +14,7 @@ from mirror.progress import Progress
 from mirror.report import Failure, ImageEntry, Report, Result
 from mirror.store import Version
 from mirror.tally import Tally
-from mirror.transfer.orders import Delivered, Order
+from mirror.transfer.orders import Cost, Delivered, Order
 from mirror.transfer.placement import Place
 
 USUAL = "v2"  # the protocol that is not mentioned
@@ -139,8 +139,9 @@ class Account:
 
     # ---- blobs
 
-    def blob(self, order: Order, what: Delivered | MirrorError) -> None:
-        """What became of a blob or manifest in a target repository; once for each."""
+    def blob(self, order: Order, what: Delivered | MirrorError, cost: Cost) -> None:
+        """What became of a blob or manifest in a target repository; once for each. cost: of a failure."""
+        took = what if isinstance(what, Delivered) else cost
         delivered = what if isinstance(what, Delivered) else None
         blob_event(
             is_root=order.is_root,
@@ -151,9 +152,9 @@ class Account:
             size=order.blob.size,
             outcome=delivered.outcome.value if delivered else "failed",
             from_=delivered.from_ if delivered else None,
-            bytes_read=delivered.bytes_read if delivered else 0,
-            bytes_sent=delivered.bytes_sent if delivered else 0,
-            attempt=delivered.attempts if delivered else 1,
-            seconds=delivered.seconds if delivered else 0.0,
+            bytes_read=took.bytes_read,
+            bytes_sent=took.bytes_sent,
+            attempt=took.attempts,
+            seconds=took.seconds,
             code=what.code if isinstance(what, MirrorError) else None,
         )

@@ -33,7 +33,7 @@ from mirror.signals import InterruptibleSleep, Signals
 from mirror.state import State
 from mirror.sync import Sync
 from mirror.transfer.delivery import Deliveries
-from mirror.transfer.orders import Delivered, Order
+from mirror.transfer.orders import Cost, Delivered, Order
 from mirror.transfer.outcomes import Outcomes
 from mirror.transfer.placement import Inventory, Place
 from mirror.transfer.spool import Spool
@@ -71,7 +71,7 @@ def plan(options: Options) -> int:
         stopped = engine.carry_out(_planned_and(planner, engine.entries, preview.looks))
         found = preview.outlook
         if stopped is None:
-            found.failures += engine.troubles()
+            found.failures += engine.troubles("the rest can be imported")
     told = tell(outlook(found))
     if stopped is not None:
         return engine.signals.leave(stopped)
@@ -239,10 +239,10 @@ class _Sync:
             state.mark_unfinished(str(place))
             self._marked.add(place)
 
-        def told(order: Order, what: Delivered | MirrorError) -> None:
+        def told(order: Order, what: Delivered | MirrorError, cost: Cost) -> None:
             if isinstance(what, MirrorError):
                 engine.stores.gave_up(what)
-            account.blob(order, what)
+            account.blob(order, what, cost)
 
         outcomes = Outcomes(told)
         deliveries = Deliveries(
@@ -297,7 +297,7 @@ class _Sync:
         planning.on_done(lambda watch: wake() if _is_bug(watch.error) else None)
         engine.wait_for(idle)
         if self._signals.number is None:
-            for _, error in engine.troubles():
+            for _, error in engine.troubles("the rest was imported" if account.codes == {OK} else ""):
                 account.trouble(error)
         else:
             reason = f"stopped by {self._signals.name}"
@@ -325,7 +325,7 @@ class _Sync:
         return Effort(requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds)
 
     def _tell(self, report: Report, effort: Effort, code: int) -> None:
-        lines = summary(report, effort, code, parts=not makes_bundle(self._config))
+        lines = summary(report, effort, code, config=self._config.path, parts=not makes_bundle(self._config))
         if self._options.verbosity >= 0:
             tell(lines)  # the results of a sync are its report and its exit code, which are settled
         elif code != OK:

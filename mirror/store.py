@@ -206,7 +206,7 @@ class Target(Source, Protocol):
 
     def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
         """Before the first write of a run. images: all that will come, if the store gathers; else nothing. missing:
-        the names of what was to come and cannot be had. A store that gathers can begin again after `finish`."""
+        the names of what was to come and cannot be fetched. A store that gathers can begin again after `finish`."""
         ...
 
     def finish(self, *, whole: bool, work: Work) -> None:

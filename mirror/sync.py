@@ -140,7 +140,7 @@ class Sync:
                 if not watch.done or isinstance(watch.error, Cancelled):
                     tally.interrupted += 1
                 elif watch.error is not None:
-                    tally.failed += 1
+                    tally.add_failed(self._outcomes.spent(order))
                 else:
                     tally.add(order.blob.size or 0, watch.result())
         return any(watch.result().outcome is not Outcome.EXISTS for watch in watches)
@@ -183,8 +183,8 @@ class Sync:
 
         def kept(why: str) -> Refused:
             return Refused(
-                f"{place} acknowledged {manifest.digest} and did not replace its damaged copy: {why}",
-                hint="run `mirror sync --repair`, which says what to delete there",
+                f"{place} accepted the upload of {manifest.digest} but still serves a damaged copy: {why}",
+                hint="run `mirror sync --repair CONFIG`, which says what to delete there",
                 code="target_lied",
             )
 

@@ -9,7 +9,7 @@ from mirror.errors import MirrorError
 from mirror.findings import Entry, Finding
 from mirror.oci.digest import Digest
 from mirror.structs import Struct, field
-from mirror.transfer.orders import Delivered, Outcome
+from mirror.transfer.orders import Cost, Delivered, Outcome
 
 
 class Tally(Struct):
@@ -43,6 +43,13 @@ class Tally(Struct):
             self.bytes_mounted += size
         else:
             self.copied += 1
+
+    def add_failed(self, cost: Cost) -> None:
+        """Count a delivery that failed, and what it took."""
+        self.failed += 1
+        self.bytes_read += cost.bytes_read
+        self.bytes_sent += cost.bytes_sent
+        self.attempts = max(self.attempts, cost.attempts)
 
 
 class Results(Protocol):

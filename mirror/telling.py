@@ -48,7 +48,7 @@ def _change(change: Change) -> str:
 
 
 def _failed(count: int) -> str:
-    return f"; {count} could not be told" if count else ""
+    return f"; {count} unknown" if count else ""
 
 
 def _failure(name: str, why: str) -> str:
@@ -66,7 +66,7 @@ def verified(account: Account, *, deep: bool) -> list[str]:
         lines.append(
             f"{count(account.uncompared, 'image')} could not be compared with {'their' if many else 'its'} source: "
             f"{'they are' if many else 'it is'} converted, and nobody remembers into what "
-            "(`mirror sync` compares, and so does `mirror verify --deep`)"
+            "(`mirror sync CONFIG` compares, and so does `mirror verify --deep CONFIG`)"
         )
     how = count(account.blobs, "blob") + (f", {size(account.bytes)} hashed" if deep else "")
     return [*lines, f"verified: {count(account.images, 'image')}, {how}; {verdict}"]

@@ -26,9 +26,9 @@ from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
 
 BUFFER = 256 << 10  # bytes
-SYNC = "run `mirror sync`"
-DEEP = "run `mirror sync --deep`"
-REPAIR = "run `mirror sync --repair`"
+SYNC = "run `mirror sync CONFIG`"
+DEEP = "run `mirror sync --deep CONFIG`"
+REPAIR = "run `mirror sync --repair CONFIG`"
 
 
 class Problem(Struct, frozen=True):
@@ -149,7 +149,7 @@ class Verify:
                 policy=ONCE,
             )
         if isinstance(version, MirrorError):
-            raise version.told(f"is not on the target, and cannot be had: {version.what}")
+            raise version.told(f"is not on the target, and cannot be fetched: {version.what}")
         raise NotFound("is not on the target", hint=SYNC)
 
     def _differs(self, finding: Finding) -> Steps[None]:
@@ -219,7 +219,12 @@ class Verify:
 def _with_remedy(error: MirrorError) -> MirrorError:
     """The same error with a hint that says how to repair the target, where it is about what the target holds."""
     told = error.told(error.what)
-    if isinstance(error, Misdescribed | NetworkError | AuthError | RateLimited) or SYNC[:-1] in error.hint:
+    if isinstance(error, Misdescribed | AuthError | RateLimited) or "`mirror sync" in error.hint:
+        return told
+    if isinstance(error, NetworkError):
+        # A registry that remembers the size of a file answers so if the file was cut, or is gone.
+        if error.code == "truncated":
+            told.hint = f"if that lasts, it is damaged there: {REPAIR}"
         return told
     if isinstance(error, NotFound):
         told.hint = DEEP

@@ -173,7 +173,7 @@ class World:
         spool.prepare()
         inventory = Inventory(self.memory, {host: ["copy", "sibling"]})
         with Manager(limits=limits, stop=Stop()) as manager:
-            outcomes = Outcomes(lambda order, what: None)
+            outcomes = Outcomes(lambda order, what, cost: None)
             deliveries = Deliveries(
                 manager,
                 inventory,

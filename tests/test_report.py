@@ -53,7 +53,7 @@ def told(directory: Path, *entries: ImageEntry, exit_code: int = 1, effort: Effo
     with report_on(directory) as report:
         for each in entries:
             report.add(each)
-        return summary(report, effort, exit_code)
+        return summary(report, effort, exit_code, config=Path("/etc/mirror.yaml"))
 
 
 # -- report.json ------------------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_neither_a_secret_nor_a_control_character_gets_into_a_report(tmp_path: P
     with report_on(tmp_path, redact=redact) as report:
         report.add(ImageEntry("h/a:\x1b]0;x\x07", "g/a:\u202ev1\n", "failed", error=Failure.of(error)))
         report.finish(1, ended=ENDED, effort=Effort())
-        lines = summary(report, Effort(), 1)
+        lines = summary(report, Effort(), 1, config=Path("mirror.yaml"))
     written = (tmp_path / "report.json").read_text() + "\n".join(lines) + (tmp_path / "failed.txt").read_text()
     assert "canary" not in written
     assert [] == [sign for sign in written if sign != "\n" and not sign.isprintable()]
@@ -323,7 +323,7 @@ def test_each_failure_is_told_with_its_remedy_and_a_remedy_only_once_in_a_row(tm
         "failed: quay.io/app:v4 -> localhost:5000/app:v4: 429 listing tags",
         "    add credentials",
         "a registry asked to be left alone for 1 h 0 min: run again after that",
-        f"to try only these again: --only-from {tmp_path}/failed.txt",
+        f"to retry only these: mirror sync /etc/mirror.yaml --only-from {tmp_path}/failed.txt",
     ] == lines
 
 

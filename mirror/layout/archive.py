@@ -83,7 +83,7 @@ class Archive:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return Refused(
             f"{self.what} is incomplete: it lacks {', '.join(names[:_NAMED])}{more}",
-            hint="that could not be had when the bundle was made: export again, or import the rest as it is",
+            hint="it could not be fetched when the bundle was made: export again for it",
             code="bundle_incomplete",
         )
 

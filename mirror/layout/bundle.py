@@ -85,7 +85,7 @@ class Bundle:
             raise Refused(error.what, hint="bring the bundle here first", code="bundle_invalid") from error
         except Refused as error:
             if self._new and error.code in DAMAGED:
-                error.hint = "remove that file, then run `mirror sync`"
+                error.hint = "remove that file, then run `mirror sync CONFIG`"
             raise
 
     def close(self) -> None:
@@ -216,7 +216,7 @@ class Bundle:
         if member is not None and blob.size not in (None, member.size):
             raise Refused(
                 f"{self.host} has {member.size} bytes as {blob.digest}, which is {blob.size} bytes long",
-                hint="the bundle is damaged: run `mirror sync --repair`",
+                hint="the bundle is damaged: run `mirror sync --repair CONFIG`",
                 code="size_mismatch",
             )
         return member is not None

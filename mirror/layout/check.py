@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from mirror.durable import local_error
 from mirror.errors import ConfigError, MirrorError, Refused, printable
@@ -24,10 +25,27 @@ from mirror.oci.manifest import Manifest, is_manifest_type, parse_manifest
 from mirror.structs import Struct, field
 
 _NAMED = 50  # problems that are listed; the others are counted
+_REFERENCES = 5  # references that a problem names
+
+Below: TypeAlias = Callable[[Digest], Iterable[Digest]]
+"""What the manifest with a digest refers to; nothing for a blob, and for a manifest that cannot be read."""
+
+
+class Problem(Struct, frozen=True):
+    """A line for people. damage: bytes are wrong; else something is missing. digest: what it is about."""
+
+    text: str
+    damage: bool
+    digest: Digest | None = None
+
+    @classmethod
+    def of(cls, error: MirrorError, digest: Digest | None = None) -> Problem:
+        return cls(str(error), error.code != "bundle_incomplete", digest)
 
 
 class Examined(Struct):
-    """What was found. problems: for people, one line each; empty: it is whole. beside: members that nothing lists."""
+    """What was found. problems: empty: it is whole. concerned: the references that lead to what a problem is about.
+    beside: members that nothing lists."""
 
     what: str
     inventory: Inventory | None = None
@@ -36,18 +54,46 @@ class Examined(Struct):
     blobs: int = 0
     bytes: int = 0
     beside: int = 0
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    concerned: dict[Digest, list[str]] = field(default_factory=dict)
+
+    def concern(self, roots: Iterable[tuple[str, Digest]], below: Below) -> None:
+        """Note which of the references lead to what the problems are about."""
+        about = {problem.digest for problem in self.problems if problem.digest is not None}
+        for name, root in sorted(set(roots)) if about else ():
+            seen, todo = {root}, [root]
+            while todo:
+                more = set(below(todo.pop())) - seen
+                seen |= more
+                todo += more
+            for digest in seen & about:
+                self.concerned.setdefault(digest, []).append(name)
+
+    def _line(self, problem: Problem) -> str:
+        names = self.concerned.get(problem.digest, []) if problem.digest is not None else []
+        more = f" and {len(names) - _REFERENCES} more" if len(names) > _REFERENCES else ""
+        concerns = f"; concerns {printable(', '.join(names[:_REFERENCES]))}{more}" if names else ""
+        return f"{problem.text}{concerns}"
 
     def lines(self) -> Iterator[str]:
         """For people; the last one says whether it is whole."""
-        yield from self.problems[:_NAMED]
+        yield from map(self._line, self.problems[:_NAMED])
         if len(self.problems) > _NAMED:
             yield f"and {len(self.problems) - _NAMED} more"
         if self.identity:
             yield f"inventory {self.identity}"
         counted = f"{self.manifests} manifests, {self.blobs} blobs, {self.bytes} bytes"
         if self.problems:
-            yield f"{self.what}: damaged or incomplete; {counted} are right"
+            damage = any(problem.damage for problem in self.problems)
+            missing = any(not problem.damage for problem in self.problems)
+            state = "damaged and incomplete" if damage and missing else "damaged" if damage else "incomplete"
+            yield (
+                "to repair it: copy it again; where it was made, if it is damaged there too: run `mirror sync --repair "
+                "CONFIG`"
+                if damage
+                else "to repair it: export again with `mirror sync CONFIG`, or copy it again if that file was cut off"
+            )
+            yield f"{self.what}: {state}; {counted} are right"
             return
         base = self.inventory.base if self.inventory is not None else {}
         if base:
@@ -97,15 +143,21 @@ class _Examination:
             for member in members(self._input):
                 self._member(member)
         except Refused as error:
-            found.problems.append(str(error))
+            found.problems.append(Problem.of(error))
         for name in (VERSION_NAME, INDEX_NAME):
             if name not in self._small:
-                found.problems.append(f"{name} is missing")
+                found.problems.append(Problem(f"{name} is missing", damage=False))
         if found.inventory is not None:
             self._compare(found.inventory)
+            found.concern(_references(found.inventory), self._digests_below)
         elif INDEX_NAME in self._small and self._believe(INDEX_NAME):
             self._walk()
+            found.concern(self._index.references(), self._digests_below)
         return found
+
+    def _digests_below(self, digest: Digest) -> list[Digest]:
+        one = self._parsed.get(digest)
+        return [child.digest for child in (*one.children, *one.blobs)] if one is not None else []
 
     # ---- members
 
@@ -136,7 +188,7 @@ class _Examination:
             try:
                 self._found.inventory = parse_inventory(data, INVENTORY_NAME)
             except Refused as error:
-                self._found.problems.append(str(error))
+                self._found.problems.append(Problem.of(error))
         elif member.name == VERSION_NAME:
             self._believe(VERSION_NAME)
 
@@ -148,7 +200,7 @@ class _Examination:
             else:
                 self._index = Index.parse(self._small[name], name)
         except Refused as error:
-            self._found.problems.append(str(error))
+            self._found.problems.append(Problem.of(error))
             return False
         return True
 
@@ -165,7 +217,7 @@ class _Examination:
             left -= count
         if hasher.hexdigest() != digest.hex:
             self._damaged.add(digest)
-            self._found.problems.append(f"{digest} is damaged: its bytes hash to {hasher.hexdigest()}")
+            self._found.problems.append(damaged(digest, hasher.hexdigest()))
             return None
         return bytes(kept)
 
@@ -175,7 +227,7 @@ class _Examination:
             self._parsed[digest] = parse_manifest(body, media_type, expected=digest, what=f"manifest {digest}")
         except MirrorError as error:
             if certain:
-                self._found.problems.append(str(error))
+                self._found.problems.append(Problem.of(error, digest))
 
     # ---- with an inventory
 
@@ -183,12 +235,12 @@ class _Examination:
         found = self._found
         index = self._small.get(INDEX_NAME)
         if index is not None and index != index_json(inventory, self._small[INVENTORY_NAME]):
-            found.problems.append(f"{INDEX_NAME} and {INVENTORY_NAME} do not belong together")
+            found.problems.append(Problem(f"{INDEX_NAME} and {INVENTORY_NAME} do not belong together", damage=True))
         sizes = {digest: one.size for digest, one in inventory.manifests.items()} | dict(inventory.blobs)
         for digest, size in sizes.items():
             self._there(digest, size)
         found.problems += [
-            f"{printable(name)} is not in it: it could not be had when the bundle was made"
+            Problem(f"{printable(name)} is not in it: it could not be fetched when the bundle was made", damage=False)
             for name in inventory.missing
         ]
         for one in self._parsed.values():
@@ -197,16 +249,20 @@ class _Examination:
                 for blob in one.blobs
                 if not blob.foreign and blob.digest not in sizes and blob.digest not in inventory.base
             ]
-            found.problems += [f"{digest} is not listed, though {one.digest} refers to it" for digest in lost]
+            found.problems += [
+                Problem(f"{digest} is not listed, though {one.digest} refers to it", damage=False, digest=digest)
+                for digest in lost
+            ]
         self._count(set(sizes) & self._sizes.keys(), set(inventory.manifests))
 
     def _there(self, digest: Digest, size: int | None) -> None:
         actual = self._sizes.get(digest)
         if actual is None:
             if digest not in self._damaged:
-                self._found.problems.append(f"{digest} is missing")
+                self._found.problems.append(Problem(f"{digest} is missing", damage=False, digest=digest))
         elif size is not None and size != actual:
-            self._found.problems.append(f"{digest} has {actual} bytes, the inventory says {size}")
+            text = f"{digest} has {actual} bytes, the inventory says {size}"
+            self._found.problems.append(Problem(text, damage=True, digest=digest))
 
     def _count(self, right: set[Digest], listed: set[Digest]) -> None:
         found = self._found
@@ -235,3 +291,15 @@ class _Examination:
         if parsed is None or not (is_manifest_type(one.media_type) or not one.media_type):
             return []
         return [*parsed.children, *parsed.blobs]
+
+
+def damaged(digest: Digest, actual: str) -> Problem:
+    return Problem(f"{digest} is damaged: its bytes hash to {actual}", damage=True, digest=digest)
+
+
+def _references(inventory: Inventory) -> Iterator[tuple[str, Digest]]:
+    for name, tag, digest in inventory.references():
+        yield f"{name}:{tag}", digest
+    for name, holdings in inventory.repositories.items():
+        for digest in holdings.roots:
+            yield f"{name}@{digest}", digest

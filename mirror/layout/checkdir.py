@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirror.errors import MirrorError, NotFound, Refused
-from mirror.layout.check import Examined
+from mirror.layout.check import Examined, Problem, damaged
 from mirror.layout.files import INDEX_FILE, VERSION_FILE, Folder
 from mirror.layout.index import MAX_BYTES, Index
 from mirror.layout.names import check_version
@@ -34,15 +34,17 @@ class _Examination:
         self._folder = folder
         self._stop = stop
         self._found = Examined(str(folder.path))
+        self._below: dict[Digest, list[Digest]] = {}  # what each manifest refers to
         self._buffer = memoryview(bytearray(_CHUNK))
 
     def run(self) -> Examined:
         try:
             index = self._index()
         except Refused as error:
-            self._found.problems.append(str(error))
+            self._found.problems.append(Problem.of(error))
             return self._found
         self._walk([root.descriptor for root in index.roots()])
+        self._found.concern(index.references(), lambda digest: self._below.get(digest, ()))
         return self._found
 
     def _index(self) -> Index:
@@ -56,7 +58,7 @@ class _Examination:
         if data is None:
             raise Refused(f"{what}: {INDEX_FILE} is missing", code="bundle_invalid")
         index = Index.parse(data, f"{what}: {INDEX_FILE}")
-        self._found.problems += dict.fromkeys(_unusable(index))
+        self._found.problems += [Problem(text, damage=True) for text in dict.fromkeys(_unusable(index))]
         return index
 
     def _walk(self, todo: list[Descriptor]) -> None:
@@ -67,9 +69,14 @@ class _Examination:
             if one.digest not in seen and not one.foreign:
                 seen.add(one.digest)
                 try:
-                    todo += self._manifest(one) if is_manifest_type(one.media_type) else self._blob(one)
+                    if is_manifest_type(one.media_type):
+                        more = self._manifest(one)
+                        self._below[one.digest] = [child.digest for child in more]
+                        todo += more
+                    else:
+                        self._blob(one)
                 except MirrorError as error:
-                    self._found.problems.append(str(error))
+                    self._found.problems.append(Problem.of(error, one.digest))
 
     def _manifest(self, one: Descriptor) -> list[Descriptor]:
         body = self._folder.read_blob(one.digest, manifests.MAX_BYTES)
@@ -81,7 +88,7 @@ class _Examination:
         self._found.bytes += len(body)
         return [*parsed.children, *parsed.blobs]
 
-    def _blob(self, one: Descriptor) -> list[Descriptor]:
+    def _blob(self, one: Descriptor) -> None:
         reader = self._folder.open_blob(one.digest, 0)
         if reader is None:
             raise Refused(f"{one.digest} is missing", code="bundle_incomplete")
@@ -91,11 +98,10 @@ class _Examination:
                 self._stop.check()
                 hasher.update(self._buffer[:count])
         if hasher.hexdigest() != one.digest.hex:
-            raise Refused(f"{one.digest} is damaged: its bytes hash to {hasher.hexdigest()}")
+            raise Refused(damaged(one.digest, hasher.hexdigest()).text)
         self._same_size(one, reader.size or 0)
         self._found.blobs += 1
         self._found.bytes += reader.size or 0
-        return []
 
     def _same_size(self, one: Descriptor, actual: int) -> None:
         if one.size not in (None, actual):

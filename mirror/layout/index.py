@@ -139,6 +139,15 @@ class Index:
                 yield from roots
         yield from self._nameless.values()
 
+    def references(self) -> Iterator[tuple[str, Digest]]:
+        """What each image is called here, `REPOSITORY:TAG` or `REPOSITORY@DIGEST`, and its root."""
+        for repository, tags in self._tags.items():
+            for tag, roots in tags.items():
+                for root in roots:
+                    yield f"{repository}:{tag}" if repository else tag, root.descriptor.digest
+        for repository_or_none, digest in self._nameless:
+            yield f"{repository_or_none or ''}@{digest}", digest
+
     def unknown(self, repository: str) -> NotFound:
         """The error for a repository that is not there."""
         known = self.repositories()

@@ -53,8 +53,8 @@ class LeftOut(Struct, frozen=True):
 class Inventory(Struct):
     """Built once, then only read. blobs: digest -> bytes, of all that is there; base: what is left out.
 
-    missing: what could not be had: `REPOSITORY:TAG`, `REPOSITORY@DIGEST`, or where the tags are not known a repository
-    or `PREFIX/*`. None: it is complete."""
+    missing: what could not be fetched: `REPOSITORY:TAG`, `REPOSITORY@DIGEST`, or where the tags are not known a
+    repository or `PREFIX/*`. None: it is complete."""
 
     repositories: dict[str, Holdings] = field(default_factory=dict)
     manifests: dict[Digest, Described] = field(default_factory=dict)

@@ -181,7 +181,7 @@ def _may_be_schema1(declared: str, body: bytes) -> bool:
 def _same(actual: Digest, expected: Digest, body: bytes, what: str) -> None:
     if actual != expected:
         raise Refused(
-            f"{what}: {len(body)} bytes came that hash to {actual}, not to {expected}",
+            f"{what}: {len(body)} bytes with the digest {actual}, not {expected}",
             hint="the server or something before it changed or mixed up the bytes",
             code="digest_mismatch",
         )

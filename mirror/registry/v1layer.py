@@ -106,7 +106,9 @@ class LayerReader:
         if stream.status == 206 and v1wire.ranged(stream.headers, self._bytes, size):
             return stream
         stream.close()
-        raise NetworkError(f"{self._what}: its rest cannot be had, all of it has to be read again", code="truncated")
+        raise NetworkError(
+            f"{self._what}: its rest cannot be fetched, all of it has to be read again", code="truncated"
+        )
 
     def close(self) -> None:
         stream, self._stream = self._stream, None

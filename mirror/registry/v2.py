@@ -235,7 +235,7 @@ class RegistryV2:
             return size is not None
         raise Refused(
             f"{self.host}/{repository} has {size} bytes as {blob.digest}, which is {blob.size} bytes long",
-            hint="the target's storage is damaged: run `mirror sync --repair`",
+            hint="the target's storage is damaged: run `mirror sync --repair CONFIG`",
             code="size_mismatch",
         )
 

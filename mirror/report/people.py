@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from mirror.errors import FAILED, SIGNALLED, printable
 from mirror.report.entries import Effort, Told, Totals
@@ -18,9 +20,9 @@ _BLOBS = {
 }
 
 
-def summary(report: Report, effort: Effort, exit_code: int, *, parts: bool = True) -> list[str]:
-    """Lines for standard output; exactly one where everything was up to date already. parts: whether a run for some of
-    the references makes sense: not where a target is a bundle."""
+def summary(report: Report, effort: Effort, exit_code: int, *, config: Path, parts: bool = True) -> list[str]:
+    """Lines for standard output; exactly one where everything was up to date already. config: the configuration file;
+    parts: whether a run for some of the references makes sense: not where a target is a bundle."""
     totals = report.totals
     requests = count(sum(sum(kinds.values()) for kinds in effort.requests.values()), "request")
     stopped = exit_code >= SIGNALLED
@@ -35,7 +37,11 @@ def summary(report: Report, effort: Effort, exit_code: int, *, parts: bool = Tru
         # The sum over all that waited at the same time would be more than the run took.
         retries = f", {count(effort.retries, 'retry', 'retries')} (longest pause {duration(effort.longest_wait)})"
     lines.append(f"cost: {requests}{retries}, {duration(effort.seconds)}")
-    return [*lines, *_failures(report, effort, exit_code, parts=parts)]
+    lines += _failures(report, effort)
+    if totals.images.get("failed") and exit_code == FAILED and parts:
+        command = shlex.join(["mirror", "sync", str(config), "--only-from", str(report.failed_path)])
+        lines.append(f"to retry only these: {command}")
+    return lines
 
 
 def _unchanged(totals: Totals) -> str:
@@ -49,7 +55,7 @@ def _moved(totals: Totals) -> str:
     return f"{moved}, {size(totals.bytes['mounted'])} saved by mounts" if totals.bytes["mounted"] else moved
 
 
-def _failures(report: Report, effort: Effort, exit_code: int, *, parts: bool) -> list[str]:
+def _failures(report: Report, effort: Effort) -> list[str]:
     lines: list[str] = []
     last_hint = ""
     for told in report.told:
@@ -62,8 +68,6 @@ def _failures(report: Report, effort: Effort, exit_code: int, *, parts: bool) ->
         lines.append(f"and {more} more: see {report.failed_path} and {report.path}")
     if effort.retry_after is not None:
         lines.append(f"a registry asked to be left alone for {duration(effort.retry_after)}: run again after that")
-    if report.totals.images["failed"] and exit_code == FAILED and parts:
-        lines.append(f"to try only these again: --only-from {report.failed_path}")
     return lines
 
 

@@ -93,14 +93,15 @@ class Deliveries:
     # ---- one delivery
 
     def _told_of(self, order: Order) -> Steps[Delivered]:
+        effort = Effort()
         try:
             self._inventory.fits(order.blob)
             with self._origins.wanted(order):
-                delivered = yield from self._deliver(order)
+                delivered = yield from self._deliver(order, effort)
             if delivered.sized:
                 self._inventory.proven(order.blob)
         except MirrorError as error:
-            self._outcomes.blob(order, error)
+            self._outcomes.blob(order, error, effort.cost())
             raise
         except GeneratorExit:
             self._outcomes.blob(order, Cancelled(ABANDONED))
@@ -109,8 +110,7 @@ class Deliveries:
         self._outcomes.blob(order, delivered)
         return delivered
 
-    def _deliver(self, order: Order) -> Steps[Delivered]:
-        effort = Effort()
+    def _deliver(self, order: Order, effort: Effort) -> Steps[Delivered]:
         digest, place = order.blob.digest, order.place
         if self._inventory.knows(place, digest):
             return effort.result(Outcome.EXISTS, sized=False)
@@ -224,7 +224,7 @@ class Deliveries:
     def _upload_from(
         self, origins: list[Origin], order: Order, effort: Effort, session: UploadSession | None
     ) -> Steps[None]:
-        """origins: of one host. If the bytes could not be had, effort.unread says why."""
+        """origins: of one host. If the bytes could not be fetched, effort.unread says why."""
         source, target = origins[0].source.host, order.place.host
         try:
             if self._routes.through_spool(source, target, mounts_work=self._inventory.mounts_work(target)):

@@ -21,6 +21,7 @@ MARK_EVERY = 4 << 20  # bytes between two places from which a proof can be taken
 # A body that broke is gone on with in place only if it got somewhere: at least this far since the last time.
 WORTH_RESUMING = 1 << 20  # bytes
 RESUMES = 5
+LOST = "push the image again at the source, or leave its tag out of the configuration"
 
 
 class Proof:
@@ -54,7 +55,7 @@ class Proof:
         actual = self._hasher.hexdigest()
         if actual != self._blob.digest.hex:
             raise Refused(
-                f"{self.what}: {self.bytes} bytes came that hash to {self._blob.digest.algorithm}:{actual}",
+                f"{self.what}: {self.bytes} bytes with the digest {self._blob.digest.algorithm}:{actual}",
                 hint=f"the storage of {self.origin.source.host}, or something on the way, is damaged",
                 code="digest_mismatch",
             )
@@ -115,7 +116,7 @@ class SourceBody:
                     return origin.source.open_blob(origin.repository, self._blob, work, offset=offset)
                 except NotFound as missing:
                     what = f"{origin} does not have blob {self._blob.digest}"
-                    error = type(missing)(what, hint=missing.hint, code=missing.code, status=missing.status)
+                    error = type(missing)(what, hint=missing.hint or LOST, code=missing.code, status=missing.status)
                     error.__cause__ = missing
                 except MirrorError as other:
                     error = other

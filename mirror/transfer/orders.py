@@ -56,10 +56,19 @@ class Delivered(Struct, eq=False):
         return self.outcome if self._claimed.acquire(blocking=False) else None
 
 
+class Cost(Struct, frozen=True):
+    """What a delivery took that failed: as in Delivered."""
+
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    attempts: int = 1
+    seconds: float = 0.0
+
+
 class Effort(Struct):
     """The counters of one delivery; written by its jobs, read when it ends. asked: whether the target was asked for
-    the blob and said that it does not have it. unread: why its bytes could not be had, if that was the trouble; joined:
-    they were read for another delivery, and not from where this one would read them."""
+    the blob and said that it does not have it. unread: why its bytes could not be fetched, if that was the trouble;
+    joined: they were read for another delivery, and not from where this one would read them."""
 
     started: float = field(default_factory=time.monotonic)
     read: int = 0
@@ -73,3 +82,6 @@ class Effort(Struct):
     def result(self, outcome: Outcome, from_: str | None = None, *, sized: bool = True) -> Delivered:
         seconds = time.monotonic() - self.started
         return Delivered(outcome, from_, self.read, self.sent, max(1, self.attempts), seconds, sized)
+
+    def cost(self) -> Cost:
+        return Cost(self.read, self.sent, max(1, self.attempts), time.monotonic() - self.started)

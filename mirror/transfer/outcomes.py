@@ -8,34 +8,45 @@ from typing import TypeAlias
 
 from mirror.errors import Cancelled, MirrorError
 from mirror.oci.digest import Digest
-from mirror.transfer.orders import Delivered, Order, Outcome
+from mirror.transfer.orders import Cost, Delivered, Order, Outcome
 from mirror.transfer.placement import Place
 
-Told: TypeAlias = Callable[[Order, "Delivered | MirrorError"], None]
+Told: TypeAlias = Callable[[Order, "Delivered | MirrorError", Cost], None]
+
+NOTHING = Cost()
 
 
 class Outcomes:
     """Calls `told` once for each (repository, digest): again only if a failure turns into a success, or if the bytes
-    had to be brought after all. Thread-safe."""
+    had to be brought after all. It gets the cost of a failure too, which `spent` gives to one image. Thread-safe."""
 
     def __init__(self, told: Told) -> None:
         self._told = told
         self._lock = threading.Lock()
         self._known: dict[tuple[Place, Digest], Outcome | None] = {}  # None: failed
+        self._spent: dict[tuple[Place, Digest], Cost] = {}  # of failures that no image has counted yet
         self._interrupted: dict[tuple[Place, Digest], tuple[Order, Cancelled]] = {}
 
-    def blob(self, order: Order, what: Delivered | MirrorError) -> None:
-        """A delivery has ended."""
+    def blob(self, order: Order, what: Delivered | MirrorError, cost: Cost = NOTHING) -> None:
+        """A delivery has ended. cost: what it took, if it failed."""
         if not self._first(order, what, success_is_final=False):
             if isinstance(what, Delivered):
                 what.claim()  # the record, and the count of the report, are those of the first
             return
-        self._told(order, what)
+        if isinstance(what, MirrorError):
+            with self._lock:
+                self._spent[order.place, order.blob.digest] = cost
+        self._told(order, what, cost)
+
+    def spent(self, order: Order) -> Cost:
+        """What a recorded failure took, for the first image that asks; nothing for the others."""
+        with self._lock:
+            return self._spent.pop((order.place, order.blob.digest), NOTHING)
 
     def manifest(self, order: Order, what: Delivered | MirrorError) -> None:
         """A manifest was put, was there already, or could not be put; perhaps by several references."""
         if self._first(order, what, success_is_final=True):
-            self._told(order, what)
+            self._told(order, what, NOTHING)
 
     def failed_after_all(self, order: Order, error: BaseException | None) -> None:
         """What was brought turned out not to be there, if there is an error."""
@@ -65,4 +76,4 @@ class Outcomes:
         with self._lock:
             left, self._interrupted = self._interrupted, {}
         for order, error in left.values():
-            self._told(order, error)
+            self._told(order, error, NOTHING)

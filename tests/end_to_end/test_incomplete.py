@@ -1,4 +1,4 @@
-"""Bundles for which something could not be had: the old one stays, a first one says what it lacks."""
+"""Bundles for which something could not be fetched: the old one stays, a first one says what it lacks."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _blob(export: Export) -> None:
     export.source.fault("GET blob", reference=layer, status=404, times=FOREVER)
 
 
-# What cannot be had -> what the bundle lacks then; before it was ever made, and where it was.
+# What cannot be fetched -> what the bundle lacks then; before it was ever made, and where it was.
 FAULTS: dict[str, tuple[Callable[[Export], object], list[str]]] = {
     "a-tag": (
         lambda export: [
@@ -157,6 +157,8 @@ def test_everything_that_reads_an_incomplete_bundle_says_so_and_takes_what_is_th
     for word in ("plan", "sync", "verify"):
         ran = export.imported(target, word)
         assert (3, True) == (ran.code, "is incomplete: it lacks team/web" in ran.text), str(ran)
+        rest = {"plan": "the rest can be imported; ", "sync": "the rest was imported; ", "verify": ""}[word]
+        assert f"{rest}export again for it" in ran.text, str(ran)
     assert {"app:v1", "app:v2"} == {f"{name}:{tag}" for name, tag in assert_whole(target).tags}
 
     before = export.bundle.stat()
@@ -166,6 +168,21 @@ def test_everything_that_reads_an_incomplete_bundle_says_so_and_takes_what_is_th
     export.tool.sync()
     for ran in (export.tool("bundle", "verify", export.bundle), export.imported(target)):
         assert 0 == ran.code, str(ran)
+
+
+@pytest.mark.parametrize("options", [(), ("--deep",)])
+def test_a_run_that_leaves_an_incomplete_bundle_as_it_is_says_so_once_with_an_advice_that_works(
+    export: Export, options: tuple[str, ...]
+) -> None:
+    FAULTS["a-blob"][0](export)
+    ran = export.tool.sync(expect=1)
+    assert f"{export.bundle} is incomplete: according to its own inventory, it lacks app:v2" in ran.err
+    ran = export.tool.sync(*options, expect=1)
+    (line,) = [line for line in ran.err.splitlines() if "is still incomplete" in line]
+    assert (True, True) == ("app:v2" in line, "push at the source" in line), line
+    assert "push the image again at the source, or leave its tag out of the configuration" in ran.out
+    assert "run again" not in ran.text
+    assert "stays as it is" not in ran.text
 
 
 def test_a_bundle_that_lacks_what_is_not_selected_any_more_is_made_anew(export: Export) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ScriptedFactory
+from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import loaded, pair
 from tests.images import Graph
 from tests.oracle import assert_whole
+from tests.registries.faults import FOREVER
 from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
 from tests.seeding import push
@@ -87,7 +88,7 @@ def test_sync_deep_names_the_repair_of_a_blob_of_the_wrong_size(
     damaged(target, next(iter(graph.blobs)), size=10)
     pair(mirror_run, source, target)
     for ran in (mirror_run("verify", mirror_run.config_file), mirror_run.sync("--deep", expect=3)):
-        assert (3, True) == (ran.code, "`mirror sync --repair`" in ran.out)
+        assert (3, True) == (ran.code, "`mirror sync --repair CONFIG`" in ran.out)
     mirror_run.sync("--repair")
     assert_whole(target, ["app"])
 
@@ -112,7 +113,7 @@ def test_a_registry_that_acknowledges_what_it_does_not_do_is_not_believed(
         target.fault("PUT manifest", status=201, times=9)
     pair(mirror_run, source, target)
     ran = mirror_run.sync("--repair", expect=3)
-    assert "did not replace its damaged copy" in ran.out
+    assert "but still serves a damaged copy" in ran.out
     target.faults.clear()
     mirror_run.sync("--repair")
     assert_whole(target, ["app"])
@@ -130,7 +131,7 @@ def test_a_manifest_that_is_broken_after_its_push_as_before_is_not_called_copied
     pair(mirror_run, source, target)
     for _ in range(2):
         ran = mirror_run.sync(*options, expect=3)
-        assert "`mirror sync --repair`" in ran.out
+        assert "`mirror sync --repair CONFIG`" in ran.out
 
 
 @pytest.mark.parametrize("kind", ["layout", "bundle"])
@@ -153,7 +154,7 @@ def test_what_is_damaged_on_disk_is_written_again(
             data = graph.blobs[part] if part in graph.blobs else graph.manifests[part].data
             place.write_bytes(place.read_bytes().replace(data, b"?" * len(data)))
     ran = mirror_run("verify", mirror_run.config_file, "--deep")
-    assert (3, True) == (ran.code, "`mirror sync --repair`" in ran.out)
+    assert (3, True) == (ran.code, "`mirror sync --repair CONFIG`" in ran.out)
     mirror_run.sync("--repair")
     assert 0 == mirror_run("verify", mirror_run.config_file, "--deep").code
     assert 0 == mirror_run("bundle", "verify", place).code
@@ -173,3 +174,81 @@ def test_a_changed_bundle_fetches_what_is_damaged_in_the_old_one_though_an_earli
     source.load("app", graph)
     mirror_run.sync()
     assert 0 == mirror_run("bundle", "verify", bundle).code
+
+
+def test_a_blob_whose_answer_always_ends_early_is_damaged(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    for registry in (source, target):
+        graph = loaded(registry, "v1")
+    blob = next(iter(graph.blobs))
+    target.fault("GET blob", reference=blob, cut_after=10, times=FOREVER)
+    pair(mirror_run, source, target)
+    ran = mirror_run("verify", mirror_run.config_file, "--deep")
+    assert "`mirror sync --repair CONFIG`" in ran.out
+    ran = mirror_run.sync("--repair", expect=3)
+    assert f"accepted the upload of {blob} but still serves a damaged copy (ends early, after 10 of " in ran.text
+    assert to_delete(ran)
+    size = len(graph.blobs[blob])
+    (line,) = [line for line in mirror_run.log() if line["event"] == "blob" and line["outcome"] == "failed"]
+    assert (size, size) == (line["bytes_read"], line["bytes_sent"]), "what was sent in vain is counted"
+    assert {"read": size, "sent": size, "mounted": 0} == mirror_run.report()["totals"]["bytes"]
+    target.faults.clear()
+    mirror_run.sync("--repair")
+
+
+def test_a_manifest_whose_answer_always_ends_early_is_damaged(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    for registry in (source, target):
+        graph = loaded(registry, "v1")
+    child = next(digest for digest in graph.manifests if digest != graph.tags["v1"])
+    target.fault("GET manifest", reference=child, cut_after=10, times=FOREVER)
+    pair(mirror_run, source, target)
+    ran = mirror_run.sync("--repair", expect=3)
+    assert [child.partition(":")[2]] == [file.split("/")[-2] for file in to_delete(ran)]
+    assert 1 == len([request for request in target.writes() if request.path.endswith(child)])
+
+
+def test_a_registry_that_remembers_the_size_of_a_cut_file_is_repaired_by_the_steps_of_the_message(
+    registry_factory: RegistryFactory, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    target = registry_factory("caching", settings={"storage": {"cache": {"blobdescriptor": "inmemory"}}})
+    source = scripted("source")
+    graph = loaded(source, "v1")
+    pair(mirror_run, source, target)
+    mirror_run.sync()
+    gone, cut = list(graph.blobs)[:2]
+    target.blob_file(gone).unlink()
+    target.truncate_blob(cut)
+    ran = mirror_run.sync("--repair", expect=3)
+    (file,) = to_delete(ran)
+    assert target.blob_file(cut) == target.storage / file
+    (target.storage / file).unlink()
+    target.restart()
+    mirror_run.sync("--repair")
+    assert_whole(target)
+
+
+def test_what_a_host_did_not_replace_is_not_sent_to_it_again(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+    source, target = scripted("source"), scripted("target")
+    names = [f"app-{number}" for number in range(5)]
+    graph = Graph("shared")
+    layer = graph.layer("base")
+    for number in range(3):
+        graph.image(f"v{number}", layers=[layer], label=f"{number}")
+    for registry in (source, target):
+        for name in names:
+            registry.load(name, graph)
+    damaged(target, layer.digest)
+    target.fault("PUT upload", status=201, times=FOREVER)
+    pair(mirror_run, source, target, *names)
+    ran = mirror_run.sync("--repair", expect=3)
+    assert 15 == sum(one == "failed" for one in mirror_run.results().values()), ran
+    assert 1 == len([request for request in target.writes() if request.method == "PUT"])
+    size = len(graph.blobs[layer.digest])
+    lines = [line for line in mirror_run.log() if line["event"] == "blob"]
+    totals = mirror_run.report()["totals"]["bytes"]
+    assert size == totals["sent"]
+    sums = tuple(sum(line[key] for line in lines) for key in ("bytes_read", "bytes_sent"))
+    assert (totals["read"], totals["sent"]) == sums

@@ -528,13 +528,13 @@ def test_verify_says_why_an_image_that_the_source_refuses_is_not_there(
     mirror_run.sync(expect=3)
     ran = mirror_run("verify", mirror_run.config_file)
     assert 3 == ran.code
-    assert f"{target.host}/app:bad: is not on the target, and cannot be had: " in ran.out
+    assert f"{target.host}/app:bad: is not on the target, and cannot be fetched: " in ran.out
     assert "not an image id: 'abcdef'" in ran.out
     v1.tag("team/app", new=v1.tags["team/app"]["t"])
     v1.tags["team/app"].pop("bad")
     ran = mirror_run("verify", mirror_run.config_file)
     assert 1 == ran.code
-    assert f"{target.host}/app:new: is not on the target (run `mirror sync`)\n" in ran.out
+    assert f"{target.host}/app:new: is not on the target (run `mirror sync CONFIG`)\n" in ran.out
 
 
 # ---- what is immutable

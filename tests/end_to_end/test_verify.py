@@ -34,7 +34,7 @@ def test_a_manifest_is_verified_in_the_repository_that_needs_it(
     pair(mirror_run, source, target, *names)
     ran = mirror_run("verify", mirror_run.config_file)
     assert (1, [f"{name}:v1" for name in names[::2]]) == (ran.code, broken(ran))
-    assert 4 == ran.out.count("`mirror sync --deep`")
+    assert 4 == ran.out.count("`mirror sync --deep CONFIG`")
     mirror_run.sync("--deep")
     assert 0 == mirror_run("verify", mirror_run.config_file).code
 
@@ -59,7 +59,7 @@ def test_every_image_that_shares_a_broken_blob_is_named(
     pair(mirror_run, source, target)
     ran = mirror_run("verify", mirror_run.config_file, "--deep")
     assert [f"app:v{number}" for number in range(5)] == broken(ran)
-    assert 5 == ran.out.count(f"`mirror sync --{'deep' if damage == 'missing' else 'repair'}`")
+    assert 5 == ran.out.count(f"`mirror sync --{'deep' if damage == 'missing' else 'repair'} CONFIG`")
 
 
 def test_a_blob_whose_head_gives_no_size_is_there(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:

@@ -375,7 +375,9 @@ def test_what_is_missing_is_named(whole: bytes, tmp_path: Path) -> None:
             if gone[7:] not in one.name:
                 new.addfile(one, old.extractfile(one))
     found = examine(second, Stop())
-    assert [f"{gone} is missing"] == found.problems
+    assert [f"{gone} is missing"] == [problem.text for problem in found.problems]
+    assert "incomplete" in list(found.lines())[-1]
+    assert "damaged" not in list(found.lines())[-1]
     bundle = opened(second)
     list(bundle.tags("app", work()))
     assert bundle.partial

@@ -339,7 +339,7 @@ def test_existence_means_the_right_size(registry: ScriptedRegistry) -> None:
         with pytest.raises(Refused) as caught:
             client.has_blob("app", Descriptor(blob.digest, blob.size and blob.size + 1), WORK)
     assert "size_mismatch" == caught.value.code
-    assert "`mirror sync --repair`" in caught.value.hint
+    assert "`mirror sync --repair CONFIG`" in caught.value.hint
 
 
 def test_a_blob_of_zero_bytes_exists_and_a_zero_length_leftover_does_not_pass_for_another(

@@ -81,7 +81,7 @@ class World:
                 self.inventory,
                 routes,
                 self.spool,
-                outcomes=Outcomes(lambda order, what: self.told.append((str(order.place), what))),
+                outcomes=Outcomes(lambda order, what, cost: self.told.append((str(order.place), what))),
                 moved=lambda count: None,
                 before_write=lambda place: self.marked.append(str(place)),
             )

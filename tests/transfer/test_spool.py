@@ -106,7 +106,7 @@ def test_wrong_bytes_are_never_shown_as_complete(spool: Spool) -> None:
     blob = blob_of(DATA)
     store.blobs["app"][blob.digest] = DATA[:-1] + b"!"
     file = claim(spool, blob)
-    with pytest.raises(Exception, match="hash to"):
+    with pytest.raises(Exception, match="with the digest"):
         filled(file, store)
     with pytest.raises(SpoolBroken):
         read(file)
