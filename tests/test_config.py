@@ -311,6 +311,25 @@ mirrors:
     ] == [target.host for target in config.mirrors[0].targets]
 
 
+@pytest.mark.parametrize("spelling", ["x/../o.tar", "linked-directory/o.tar", "linked-file.tar", "./o.tar"])
+def test_one_bundle_file_is_one_store_under_all_its_names(tmp_path: Path, spelling: str) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/linked-directory").symlink_to(tmp_path / "d")
+    (tmp_path / "d/linked-file.tar").symlink_to("o.tar")
+    (tmp_path / "d/x").mkdir()
+    mirrors = [
+        f"- {{source: a.example.com/{name}, targets: [{file}]}}\n" for name, file in (("a", spelling), ("b", "o.tar"))
+    ]
+    config = loaded(tmp_path / "d", f"{HEAD}mirrors:\n{''.join(mirrors)}")
+    assert {str(tmp_path.resolve() / "d/o.tar")} == {target.host for one in config.mirrors for target in one.targets}
+
+
+def test_a_loop_of_links_as_a_bundle_is_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "o.tar").symlink_to("o.tar")
+    config = loaded(tmp_path, f"{HEAD}mirrors:\n- {{source: a.example.com/a, targets: [o.tar, 'oci:o.tar']}}\n")
+    assert 2 == len(config.mirrors[0].targets)
+
+
 def test_byte_order_mark_and_carriage_returns_are_accepted(tmp_path: Path) -> None:
     text = "\ufeff" + (HEAD + MIRROR).replace("\n", "\r\n")
     assert 1 == len(load(write(tmp_path, text.encode())).mirrors)

@@ -9,6 +9,8 @@ from mirror.config.feeding import Readers, check_growth
 from mirror.config.mirrors import Draft
 from mirror.config.problems import KeyPath
 from mirror.config.tree import Document
+from mirror.errors import printable
+from mirror.locations import STREAM, is_bundle
 from mirror.oci.reference import Repository
 from mirror.selection import overlap
 
@@ -16,6 +18,7 @@ from mirror.selection import overlap
 def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
     """Note problems in `document`, and what is only odd in `warnings`."""
     _itself_or_twice(document, drafts)
+    _bundles_both_ways(document, drafts)
     sure = [draft for draft in drafts if draft.sure]
     _two_writers(document, sure)
     _circles(document, sure, warnings)
@@ -30,6 +33,20 @@ def _itself_or_twice(document: Document, drafts: Sequence[Draft]) -> None:
             elif target in seen:
                 document.add(path, f"{target} is given twice; remove one")
             seen.add(target)
+
+
+def _bundles_both_ways(document: Document, drafts: Sequence[Draft]) -> None:
+    """A bundle that is written is replaced as a whole: what this configuration reads from it would be lost."""
+    readers = {
+        draft.mirror.source.host: draft.mirror for draft in reversed(drafts) if is_bundle(draft.mirror.source.host)
+    }
+    for draft in drafts:
+        for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
+            reader = readers.get(target.host)
+            if reader is not None and target.host != STREAM and target != draft.mirror.source:
+                what = "is a bundle, which is replaced as a whole, and"
+                remedy = "write to another file, or keep the images in a layout (oci:DIR)"
+                document.add(path, f"{printable(target.host)} {what} {reader.path} reads from it; {remedy}")
 
 
 def _two_writers(document: Document, drafts: Sequence[Draft]) -> None:

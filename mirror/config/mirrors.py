@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,8 +35,8 @@ from mirror.structs import Struct, replace
 class MirrorConfig(Struct, frozen=True):
     """One entry of `mirrors`. path: of its key, like `mirrors[2]`. schema1: `copy`, `convert` or `fail`.
 
-    A bundle has the path of its file as host, a layout `oci:` and its real path, a standard stream `-`. wildcard: the
-    source's path is a prefix, and those of the targets have `{repository}`. v1: None: as the registry's settings say.
+    A bundle has its real path as host, a layout `oci:` and its real path, a standard stream `-`. wildcard: the source's
+    path is a prefix, and those of the targets have `{repository}`. v1: None: as the registry's settings say.
     base: an inventory."""
 
     place: Place
@@ -106,7 +107,7 @@ def _usable(location: Location, section: Section) -> Location:
     if isinstance(location, LayoutLocation | BundleLocation):
         name = location.directory if isinstance(location, LayoutLocation) else location.file
         try:
-            str(section.resolved(name)).encode()
+            _real(section, name).encode()
         except UnicodeEncodeError:
             what = f"the whole path of {printable(name, 80)} is no text in this locale"
             raise ConfigError(f"{what}; set LC_ALL=C.UTF-8, or use names in UTF-8") from None
@@ -181,9 +182,14 @@ def _repository(location: Location, section: Section, hosts: Hosts) -> Repositor
     if isinstance(location, StreamLocation):
         return Repository(STREAM, "")
     if isinstance(location, BundleLocation):
-        return Repository(str(section.resolved(location.file)), location.repository)
-    # One directory is one store, however it is spelt.
-    return Repository(f"oci:{section.resolved(location.directory).resolve()}", location.repository)
+        return Repository(_real(section, location.file), location.repository)
+    return Repository(f"oci:{_real(section, location.directory)}", location.repository)
+
+
+def _real(section: Section, name: str) -> str:
+    """The path of a store on disk without links: one file or directory is one store under all its names. Raises
+    ConfigError."""
+    return os.path.realpath(section.resolved(name))
 
 
 def _v1(section: Section) -> V1 | None:

@@ -14,7 +14,7 @@ from mirror.layout import inventory as inventories
 from mirror.layout.archive import INDEX_NAME, INVENTORY_NAME, VERSION_NAME, index_json
 from mirror.layout.index import Index
 from mirror.layout.inputs import CHUNK, StreamInput
-from mirror.layout.inventory import Inventory, parse_inventory
+from mirror.layout.inventory import Inventory, parse_inventory, unlisted
 from mirror.layout.names import check_version
 from mirror.layout.tarread import Member, incomplete, members
 from mirror.limits import Stop
@@ -244,15 +244,7 @@ class _Examination:
             for name in inventory.missing
         ]
         for one in self._parsed.values():
-            lost = [
-                blob.digest
-                for blob in one.blobs
-                if not blob.foreign and blob.digest not in sizes and blob.digest not in inventory.base
-            ]
-            found.problems += [
-                Problem(f"{digest} is not listed, though {one.digest} refers to it", damage=False, digest=digest)
-                for digest in lost
-            ]
+            found.problems += [Problem(text, damage=False, digest=digest) for digest, text in unlisted(one, inventory)]
         self._count(set(sizes) & self._sizes.keys(), set(inventory.manifests))
 
     def _there(self, digest: Digest, size: int | None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from mirror.errors import MirrorError
 from mirror.layout.archive import Archive
-from mirror.layout.inventory import Inventory
+from mirror.layout.inventory import Inventory, unlisted
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -35,9 +35,7 @@ def _of_listed(archive: Archive, inventory: Inventory, work: Work) -> Iterator[s
         except MirrorError as error:
             yield str(error)
             continue
-        for blob in manifest.blobs:
-            if not blob.foreign and blob.digest not in sizes and blob.digest not in inventory.base:
-                yield f"{blob.digest} is not listed, though {digest} refers to it"
+        yield from (text for _, text in unlisted(manifest, inventory))
 
 
 def _of_named(archive: Archive, work: Work) -> Iterator[str]:

@@ -7,7 +7,7 @@ inventory stands for everything that it lists.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,15 @@ class Base:
             return ()
         holders = self._inventory.repositories.items()
         return tuple(sorted(name for name, one in holders if digest in one.manifests))
+
+
+def unlisted(manifest: Manifest, inventory: Inventory) -> Iterator[tuple[Digest, str]]:
+    """Each manifest and blob that `manifest` refers to and the inventory does not list, with a line for people."""
+    blobs = (one.digest for one in manifest.blobs if not one.foreign)
+    lost = [one.digest for one in manifest.children if one.digest not in inventory.manifests]
+    lost += [digest for digest in blobs if digest not in inventory.blobs and digest not in inventory.base]
+    for digest in lost:
+        yield digest, f"{digest} is not listed, though {manifest.digest} refers to it"
 
 
 # ---- reading

@@ -786,6 +786,18 @@ ON_DISK = (
     Case(
         "bundle-onto-itself", f"{HEAD}mirrors:\n- source: x.tar:a\n  targets: ['./x.tar:a']\n", "4:13", ("onto itself",)
     ),
+    Case(
+        "bundle-into-itself",
+        f"{HEAD}mirrors:\n- source: x.tar:a\n  targets: ['y/../x.tar:b']\n",
+        "4:13",
+        ("is a bundle, which is replaced as a whole, and mirrors[0] reads from it",),
+    ),
+    Case(
+        "bundle-read-and-written",
+        _wildcards(("a.example.com/app", "x.tar:a"), ("x.tar:b", "b.example.com/b")),
+        "4:13",
+        ("is a bundle, which is replaced as a whole, and mirrors[1] reads from it",),
+    ),
 )
 
 

@@ -160,6 +160,20 @@ def test_what_is_damaged_on_disk_is_written_again(
     assert 0 == mirror_run("bundle", "verify", place).code
 
 
+def test_a_manifest_of_a_layout_that_has_become_too_large_to_read_is_written_again(
+    scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
+) -> None:
+    source = scripted("source")
+    graph = loaded(source, "v1")
+    mirror_run.config([{"source": f"{source.host}/app", "targets": [f"oci:{tmp_path}/layout"]}], source)
+    mirror_run.sync()
+    for digest, manifest in graph.manifests.items():
+        file = tmp_path / "layout/blobs" / digest.replace(":", "/")
+        file.write_bytes(b" " * ((8 << 20) + 1))
+        mirror_run.sync("--repair")
+        assert manifest.data == file.read_bytes()
+
+
 def test_a_changed_bundle_fetches_what_is_damaged_in_the_old_one_though_an_earlier_run_brought_it(
     scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:

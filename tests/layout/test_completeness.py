@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import Refused
+from mirror.layout.archive import INDEX_NAME, INVENTORY_NAME, index_json
 from mirror.layout.check import examine
 from mirror.layout.inventory import Base, parse_inventory
 from mirror.layout.serve import served
 from mirror.limits import Stop
+from mirror.oci.digest import Digest
 from tests.images import Graph
 from tests.layout.making import export, stock
 from tests.layout.serving import Served
@@ -95,3 +98,26 @@ def test_a_bundle_of_another_tool_is_served(whole: Path, tmp_path: Path) -> None
     subprocess.run([*command, f"oci-archive:{path}:v1"], check=True, env={**os.environ, "TMPDIR": str(tmp_path)})
     with Served(path) as server, server.client() as client:
         assert ["v1"] == client.tags("foreign")
+
+
+def test_a_child_that_the_inventory_does_not_list_makes_a_bundle_incomplete(whole: Path, tmp_path: Path) -> None:
+    child = child_of(stock())
+    with tarfile.open(whole) as old:
+        files = {one.name: file.read() for one in old if (file := old.extractfile(one)) is not None}
+    inventory = parse_inventory(files[INVENTORY_NAME], "")
+    del inventory.manifests[Digest(child)], files["blobs/" + child.replace(":", "/")]
+    for holdings in inventory.repositories.values():
+        holdings.manifests.discard(Digest(child))
+    files[INVENTORY_NAME] = inventory.render()
+    files[INDEX_NAME] = index_json(inventory, inventory.render())
+    path = tmp_path / "without-a-child.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as new:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            new.addfile(entry, io.BytesIO(data))
+    (problem,) = examine(path, Stop()).problems
+    assert problem.startswith(f"{child} is not listed, though sha256:")
+    with pytest.raises(Refused) as caught, served(path, Stop()):
+        pass
+    assert "bundle_incomplete" == caught.value.code
