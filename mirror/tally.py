@@ -7,6 +7,7 @@ from typing import Protocol
 
 from mirror.errors import MirrorError
 from mirror.findings import Entry, Finding
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.structs import Struct, field
 from mirror.transfer.orders import Delivered, Outcome
@@ -26,23 +27,36 @@ class Tally(Struct):
     bytes_mounted: int = 0
     attempts: int = 1
     started: float = field(default_factory=time.monotonic)
+    _sent: set[Digest] = field(default_factory=set)  # the blobs that `copied` and `mounted` count
 
-    def add(self, size: int, delivered: Delivered) -> None:
+    def push_again(self) -> None:
+        """The image is about to be pushed a second time: count what becomes of its blobs then, each blob once."""
+        self.exists = self.failed = self.interrupted = 0
+
+    def add_failed(self, blob: Descriptor, *, interrupted: bool) -> None:
+        """Count a blob that was not delivered."""
+        if blob.digest not in self._sent:
+            self.failed += not interrupted
+            self.interrupted += interrupted
+
+    def add(self, blob: Descriptor, delivered: Delivered) -> None:
         """Count a delivery; one that several images joined counts for the first that says so."""
         outcome = delivered.claim()
         if outcome is None:
             return
+        sent_before = blob.digest in self._sent
         if outcome is Outcome.EXISTS:
-            self.exists += 1
+            self.exists += not sent_before
             return
         self.bytes_read += delivered.bytes_read
         self.bytes_sent += delivered.bytes_sent
         self.attempts = max(self.attempts, delivered.attempts)
+        self._sent.add(blob.digest)
         if outcome is Outcome.MOUNTED:
-            self.mounted += 1
-            self.bytes_mounted += size
+            self.mounted += not sent_before
+            self.bytes_mounted += blob.size or 0
         else:
-            self.copied += 1
+            self.copied += not sent_before
 
 
 class Results(Protocol):
