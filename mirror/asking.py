@@ -44,14 +44,17 @@ def listed(entry: Entry, findings: Findings, work: Work) -> list[str]:
 def listed_at_target(store: Source, repository: str, work: Work) -> set[str] | None:
     """The tags that a target lists. None: its list cannot be read, which is only advice: ask for each tag by name.
 
-    Raises Refused, RateLimited, LocalError, Cancelled."""
+    Raises Refused (unless `too_many`: pages that do not advance, or a list that is too large), RateLimited, LocalError,
+    Cancelled."""
     try:
         return {name for name in store.tags(repository, work) if isinstance(name, str)}
     except NotFound:
         return set()
     except RateLimited:
         raise
-    except RemoteError as error:
+    except (RemoteError, Refused) as error:
+        if isinstance(error, Refused) and error.code != "too_many":
+            raise
         place = f"{store.host}/{repository}"
         text = f"the tags of {place} cannot be listed, so each is asked for by name: {error}"
         _log.warning("target_not_listed", extra={"target": place, "code": error.code, "text": text})

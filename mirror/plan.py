@@ -8,12 +8,13 @@ made, so that copying starts while listing goes on. Typed on the reading half of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from mirror.asking import Named, Note, answered, catalog, is_broken, listed, named
 from mirror.backoff import ONCE
-from mirror.claims import Claims
+from mirror.claims import Claims, may_conflict
 from mirror.empty_selection import WildcardSelection, is_empty, nothing_selected
 from mirror.errors import Cancelled, MirrorError, NotFound
 from mirror.findings import (
@@ -76,15 +77,40 @@ class Planner:
         self._remake = remake
         self._note = note
         self._claims = Claims()
+        self._catalogs: dict[int, Watch[list[Entry]]] = {}  # read to find conflicts, by the id of the entry
         self._presence = Presence(manager, memory, believe=believe)
 
     def all(self, entries: Iterable[Entry]) -> Steps[None]:
         """Steps: plan every entry. Raises Cancelled, and what is a bug; what is remote becomes a finding."""
+        configured = list(entries)
+        doubtful = may_conflict(configured)
+        kept_back = {id(one) for one in doubtful}
+        tasks = self._spawned(one for one in configured if id(one) not in kept_back)
+        if doubtful:
+            tasks.append(self._manager.spawn(self._doubtful(doubtful), name="plan what may conflict"))
+        yield from self._each(tasks)
+
+    def _spawned(self, entries: Iterable[Entry]) -> list[Watch[None]]:
         taken = [one for one in entries if one.wildcard or self._chosen.takes(one.name)]
-        for one in taken:
-            if not one.wildcard:
-                self._claims.claim(one)
-        yield from self._each([self._manager.spawn(self.entry(one), name=f"plan {one.name}") for one in taken])
+        return [self._manager.spawn(self.entry(one), name=f"plan {one.name}") for one in taken]
+
+    def _doubtful(self, entries: Sequence[Entry]) -> Steps[None]:
+        """Steps: plan entries of which only catalogs show whether they write the same tags: read all catalogs first.
+
+        All of them, whatever `--only` and the shard select, so that the order of answers and the part that is run make
+        no difference. A catalog that cannot be read is a failure of its own entry and does not stop the others."""
+        self._catalogs = {id(one): self._repositories(one) for one in entries if one.wildcard}
+        with suppress(Cancelled):  # each entry reports it
+            yield settled(self._catalogs.values())
+        known: list[Entry] = []
+        for one in entries:
+            watch = self._catalogs.get(id(one))
+            if watch is None:
+                known.append(one)
+            elif watch.done and watch.error is None:
+                known += watch.result()
+        self._claims = Claims(known)
+        yield from self._each(self._spawned(entries))
 
     def _each(self, watches: list[Watch[None]]) -> Steps[None]:
         """Wait for all, then raise the first error, if there is any: tasks of a plan have none but a stop or a bug."""
@@ -105,15 +131,17 @@ class Planner:
             if entry.wildcard:
                 yield from self._matching(entry)
                 return
+            entry, conflicts = self._claims.without_conflicts(entry)
+            for part, conflict in conflicts:
+                self._failed(part, conflict, matched)
+            if not entry.targets:
+                return
             listings = [
                 self._presence.listing(entry, target) for target in entry.targets
             ]  # while the source lists its own
             readings = yield from self._readings(entry, matched)
         except MirrorError as error:
-            if matched is not None:
-                matched.failed(error)
-            self._chosen.not_seen(entry.name)
-            self._findings.listing_failed(entry, error)
+            self._failed(entry, error, matched)
             return
         batches = self._batches(entry, readings)
         yield from self._each(
@@ -123,30 +151,32 @@ class Planner:
             ]
         )
 
+    def _failed(self, entry: Entry, error: MirrorError, matched: WildcardSelection | None) -> None:
+        """Record that nothing more of an entry can be planned."""
+        if matched is not None:
+            matched.failed(error)
+        self._chosen.not_seen(entry.name)
+        self._findings.listing_failed(entry, error)
+
     # ---- wildcards
 
     def _matching(self, entry: Entry) -> Steps[None]:
         """Plan every repository that a wildcard matches. Raises as the catalog does."""
-        names = yield self._read(entry.source, partial(catalog, entry, self._findings))
-        if not names:
+        found: list[Entry] = yield self._catalogs.get(id(entry)) or self._repositories(entry)
+        if not found:
             raise NotFound(f"{entry.name} matches no repository", hint="check what stands before the `*`")
-        tasks = []
         matched = WildcardSelection(entry)
-        taken = [one for one in map(entry.of, names) if self._chosen.takes(one.name)]
-        for one in taken:
-            conflict = self._claims.claim(one)
-            if conflict is None:
-                tasks.append(self._manager.spawn(self.entry(one, matched), name=f"plan {one.name}"))
-            else:
-                matched.failed(conflict)
-                self._chosen.not_seen(one.name)
-                self._findings.listing_failed(one, conflict)
-        yield from self._each(tasks)
+        taken = [one for one in found if self._chosen.takes(one.name)]
+        yield from self._each([self._manager.spawn(self.entry(one, matched), name=f"plan {one.name}") for one in taken])
         if matched.is_empty:
-            others = sorted(set(names) - {one.repository for one in taken})
+            others = sorted({one.repository for one in found} - {one.repository for one in taken})
             error = yield self._read(entry.source, partial(matched.error, others))
             if error is not None:
                 raise error
+
+    def _repositories(self, entry: Entry) -> Watch[list[Entry]]:
+        """An entry for each repository that a wildcard matches."""
+        return self._read(entry.source, lambda work: [entry.of(name) for name in catalog(entry, self._findings, work)])
 
     # ---- the source
 

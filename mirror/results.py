@@ -88,7 +88,8 @@ class Account:
     def listing_failed(self, entry: Entry, error: MirrorError) -> None:
         target = ", ".join(str(one.place) for one in entry.targets)
         protocol = error.protocol or USUAL
-        self._report.add(ImageEntry(entry.name, target, "failed", protocol=protocol, error=Failure.of(error)))
+        result: Result = "conflict" if error.code == "target_conflict" else "failed"
+        self._report.add(ImageEntry(entry.name, target, result, protocol=protocol, error=Failure.of(error)))
         self.note(error)
         self._log_failure(entry.name, target, error)
 

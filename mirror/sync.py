@@ -94,6 +94,7 @@ class Sync:
             text = f"{finding.name}: something believed to be on the target is not there; looking again"
             _log.warning("distrust", extra={"target": finding.name, "code": error.code, "text": text})
         yield self._aside(lambda: self._inventory.distrust(place))
+        tally.push_again()
         return (yield from self._push(finding, image, tally, certain=True))
 
     def _push(self, finding: Finding, image: Image, tally: Tally, *, certain: bool) -> Steps[bool]:
@@ -138,11 +139,11 @@ class Sync:
             # Every blob is counted, also where another blob of the image failed.
             for order, watch in zip(orders, watches, strict=True):
                 if not watch.done or isinstance(watch.error, Cancelled):
-                    tally.interrupted += 1
+                    tally.add_interrupted(order.blob)
                 elif watch.error is not None:
-                    tally.add_failed(self._outcomes.spent(order))
+                    tally.add_failed(order.blob, self._outcomes.spent(order))
                 else:
-                    tally.add(order.blob.size or 0, watch.result())
+                    tally.add(order.blob, watch.result())
         return any(watch.result().outcome is not Outcome.EXISTS for watch in watches)
 
     def _missing(

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from mirror.errors import MirrorError
 from mirror.findings import Entry, Finding
+from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.structs import Struct, field
 from mirror.transfer.orders import Cost, Delivered, Outcome
@@ -26,30 +27,41 @@ class Tally(Struct):
     bytes_mounted: int = 0
     attempts: int = 1
     started: float = field(default_factory=time.monotonic)
+    _sent: set[Digest] = field(default_factory=set)  # the blobs that `copied` and `mounted` count
 
-    def add(self, size: int, delivered: Delivered) -> None:
+    def push_again(self) -> None:
+        """The image is about to be pushed a second time: count what becomes of its blobs then, each blob once."""
+        self.exists = self.failed = self.interrupted = 0
+
+    def add_interrupted(self, blob: Descriptor) -> None:
+        """Count a blob that was called off."""
+        self.interrupted += blob.digest not in self._sent
+
+    def add_failed(self, blob: Descriptor, cost: Cost) -> None:
+        """Count a delivery that failed, and what it took."""
+        self.failed += blob.digest not in self._sent
+        self.bytes_read += cost.bytes_read
+        self.bytes_sent += cost.bytes_sent
+        self.attempts = max(self.attempts, cost.attempts)
+
+    def add(self, blob: Descriptor, delivered: Delivered) -> None:
         """Count a delivery; one that several images joined counts for the first that says so."""
         outcome = delivered.claim()
         if outcome is None:
             return
+        sent_before = blob.digest in self._sent
         if outcome is Outcome.EXISTS:
-            self.exists += 1
+            self.exists += not sent_before
             return
         self.bytes_read += delivered.bytes_read
         self.bytes_sent += delivered.bytes_sent
         self.attempts = max(self.attempts, delivered.attempts)
+        self._sent.add(blob.digest)
         if outcome is Outcome.MOUNTED:
-            self.mounted += 1
-            self.bytes_mounted += size
+            self.mounted += not sent_before
+            self.bytes_mounted += blob.size or 0
         else:
-            self.copied += 1
-
-    def add_failed(self, cost: Cost) -> None:
-        """Count a delivery that failed, and what it took."""
-        self.failed += 1
-        self.bytes_read += cost.bytes_read
-        self.bytes_sent += cost.bytes_sent
-        self.attempts = max(self.attempts, cost.attempts)
+            self.copied += not sent_before
 
 
 class Results(Protocol):

@@ -15,9 +15,10 @@ from mirror.graph import Manifests, Misdescribed
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
 from mirror.reading import Image, Reader, resolved
 from mirror.store import DAMAGED, Source, Target, Version
-from mirror.structs import Struct, field
+from mirror.structs import Struct, field, replace
 from mirror.transfer.download import Origin, SourceBody
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Place
@@ -105,7 +106,9 @@ class Verify:
         target = finding.target
         try:
             if finding.verdict is Verdict.COPY:
-                yield from self._lacks(finding) if finding.old is None else self._differs(finding)
+                if finding.old is None:
+                    finding = replace(finding, old=(yield from self._read_unlisted(finding)))
+                yield from self._differs(finding)
             try:
                 graph = yield from self._manifests.graph(target.store, target.place.path, finding.reading.tag)
             except MirrorError as error:
@@ -130,12 +133,18 @@ class Verify:
         if image is not None:
             image.release()
 
-    def _lacks(self, finding: Finding) -> Steps[None]:
-        """Raises why the target does not show the tag: it is damaged there, not to be had at the source, or missing."""
+    def _read_unlisted(self, finding: Finding) -> Steps[Digest]:
+        """Steps: read a tag of the target that its list lacks, or that it gave no digest for. -> the digest.
+
+        Raises why it cannot be read: it is damaged there, not to be had at the source, or missing."""
         reading = finding.reading
         try:
-            # The plan takes a tag that answers with a server error for missing, since a sync may cure it.
-            yield self._manifests.read(finding.target.store, finding.target.place.path, reading.tag)
+            # The list of a target may be incomplete, and the plan takes a tag that answers with a server error for
+            # missing, since a sync may cure it.
+            manifest: Manifest = yield self._manifests.read(
+                finding.target.store, finding.target.place.path, reading.tag
+            )
+            return manifest.digest
         except NotFound:
             pass
         except MirrorError as error:

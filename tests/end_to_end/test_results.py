@@ -246,3 +246,19 @@ def test_a_pattern_whose_repository_cannot_be_listed_is_told_by_that_alone(
     pair(mirror_run, source, target)
     ran = mirror_run.sync("--only", f"{source.host}/app:v1", expect=1)
     assert "selects nothing" not in ran.text
+
+
+def test_each_blob_of_an_image_that_is_pushed_twice_is_counted_once(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    graph = loaded(source, "v1")
+    loaded(target, "other")
+    digest, data = next(iter(graph.blobs.items()))
+    size = ("Content-Length", str(len(data)))
+    target.fault("HEAD blob", reference=digest, status=200, headers=(size,), body=b"")  # it is not there
+    pair(mirror_run, source, target)
+    assert "looking again" in mirror_run.sync().err
+    totals = mirror_run.report()["totals"]
+    assert {"copied": len(graph.blobs)} == {name: count for name, count in totals["blobs"].items() if count}
+    assert totals["bytes"]["sent"] == sum(len(blob) for blob in graph.blobs.values())

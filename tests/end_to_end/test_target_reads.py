@@ -89,3 +89,23 @@ def test_a_source_is_asked_for_with_the_right_to_pull_alone(scripted: ScriptedFa
     assert registry.tokens is not None
     scopes = {scope for one in registry.tokens.asked for scope in one.scopes}
     assert {"repository:app:pull", "repository:copy:pull,push"} == scopes
+
+
+def test_a_list_of_a_target_that_goes_in_circles_fails_no_image(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source, "v1", "v2")
+    pair(mirror_run, source, target)
+    mirror_run.sync("--only", f"{source.host}/app:v1")
+    same_page = ("Link", '</v2/app/tags/list?n=1000&last=v1>; rel="next"')
+    target.fault("GET tags", after=True, headers=(same_page,), times=FOREVER)
+    ran = mirror_run.sync()
+    assert ["copied", "up-to-date"] == sorted(mirror_run.results().values())
+    assert 1 == ran.err.count("its pages do not advance"), ran
+    target.faults.clear()
+    # A page at another host is refused: that is no matter of advice.
+    elsewhere = ("Link", '<http://127.0.0.1:1/v2/app/tags/list>; rel="next"')
+    target.fault("GET tags", after=True, headers=(elsewhere,), times=FOREVER)
+    mirror_run.sync(expect=3)
+    assert {"unsafe_link"} == {image["error"]["code"] for image in mirror_run.report()["images"]}

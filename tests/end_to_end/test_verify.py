@@ -74,3 +74,19 @@ def test_a_blob_whose_head_gives_no_size_is_there(scripted: ScriptedFactory, mir
     digest = next(iter(target.storage.repositories["app"].blobs))
     target.storage.bytes[digest] += b"?"
     assert (3, ["app:v1"]) == ((ran := mirror_run("verify", mirror_run.config_file)).code, broken(ran))
+
+
+def test_a_tag_that_the_list_of_the_target_lacks_is_read_and_compared(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    loaded(source, "same", "moved", "new")
+    loaded(target, "moved")
+    pair(mirror_run, source, target)
+    mirror_run.sync("--only", f"{source.host}/app:same")
+    target.fault("GET tags", status=404, times=FOREVER)
+    for deep in ((), ("--deep",)):
+        ran = mirror_run("verify", mirror_run.config_file, *deep)
+        assert (1, ["app:moved", "app:new"]) == (ran.code, broken(ran))
+        assert "app:moved: differs" in ran.out
+        assert "app:new: is not on the target" in ran.out

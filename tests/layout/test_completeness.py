@@ -117,7 +117,7 @@ def test_a_child_that_the_inventory_does_not_list_makes_a_bundle_incomplete(whol
             entry.size = len(data)
             new.addfile(entry, io.BytesIO(data))
     (problem,) = examine(path, Stop()).problems
-    assert problem.startswith(f"{child} is not listed, though sha256:")
+    assert problem.text.startswith(f"{child} is not listed, though sha256:")
     with pytest.raises(Refused) as caught, served(path, Stop()):
         pass
     assert "bundle_incomplete" == caught.value.code
