@@ -129,7 +129,14 @@ class Database:
         return {name for (name,) in self._query("SELECT name FROM unfinished", ()) if isinstance(name, str)}
 
     def answered_by_v2(self, repository: str) -> bool:
+        if self._lacks("answered_by_v2"):
+            return False
         return bool(self._query("SELECT 1 FROM answered_by_v2 WHERE name = ?", (repository,)))
+
+    def _lacks(self, table: str) -> bool:
+        """Whether the file is of an earlier version that has no such table, and was opened for reading only."""
+        ((version,),) = self._query("PRAGMA user_version", ())
+        return table in ADDED.get(int(version), ())
 
     def tables(self) -> dict[str, str]:
         found = self._query("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL", ())
