@@ -692,5 +692,5 @@ def test_plan_and_verify_read_v1_sources_with_a_state_of_the_first_version(
     mirror_run.config([{"source": f"{source.host}/team/app", "targets": [f"{target.host}/app"]}], source, target)
     mirror_run.sync()
     with closing(sqlite3.connect(mirror_run.state / "state.sqlite3")) as database:
-        database.executescript("DROP TABLE answered_by_v2; PRAGMA user_version = 1")
+        database.executescript("DROP TABLE answered_by_v2; DROP TABLE writers; PRAGMA user_version = 1")
     assert [0, 0] == [mirror_run(word, mirror_run.config_file).code for word in ("plan", "verify")]
