@@ -31,6 +31,7 @@ from mirror.report import Effort, Report, check_copy, read_only_from, summary
 from mirror.results import Account
 from mirror.signals import InterruptibleSleep, Signals
 from mirror.state import State
+from mirror.state.writers import WHOLE, current_mark, joined, shards
 from mirror.sync import Sync
 from mirror.transfer.delivery import Deliveries
 from mirror.transfer.orders import Cost, Delivered, Order
@@ -54,7 +55,8 @@ def sync(options: Options) -> int:
         try:
             with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
                 sweep(directory)
-                return _Sync(config, options, only, directory, signals).run()
+                with joined(state_directory(config), _partition(config, options), InterruptibleSleep(signals)) as mark:
+                    return _Sync(config, options, only, directory, signals, mark).run()
         except Cancelled:
             return SIGNALLED + (signals.number or 0)
 
@@ -114,6 +116,10 @@ def _directory(config: Config, options: Options) -> Path:
     return private_directory(directory / str(options.shard)) if options.shard is not None else directory
 
 
+def _partition(config: Config, options: Options) -> str:
+    return shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
+
+
 def _used(config: Config, options: Options) -> list[Path]:
     """The files that a run reads, or keeps elsewhere than in its state directory."""
     files = [config.path, config.log.file, options.only_from, options.base]
@@ -141,8 +147,9 @@ def _reading(options: Options) -> Iterator[tuple[Engine, State]]:
         logs.setup(run=_run_id(), console=console, redact=redactor, verbosity=options.verbosity),
     ):
         _warn(config)
+        directory = state_directory(config)
         with (
-            State.open(state_directory(config), _log.warning, read_only=True) as state,
+            State.open(directory, _log.warning, read_only=True, writers=current_mark(directory)) as state,
             started(config, options, only, redactor, signals, state, copies=False) as engine,
         ):
             yield engine, state
@@ -162,7 +169,10 @@ def _planned_and(planner: Planner, entries: Sequence[Entry], begun: Callable[[],
 class _Sync:
     """One sync, from the lock to the report."""
 
-    def __init__(self, config: Config, options: Options, only: Only, directory: Path, signals: Signals) -> None:
+    def __init__(
+        self, config: Config, options: Options, only: Only, directory: Path, signals: Signals, writers: str
+    ) -> None:
+        self._writers = writers
         self._config = config
         self._options = options
         self._only = only
@@ -213,7 +223,7 @@ class _Sync:
         mode = "none" if self._options.verbosity < 0 else self._options.progress
         with (
             Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
-            State.open(self._directory, self._warn_state) as state,
+            State.open(self._directory, self._warn_state, writers=self._writers) as state,
         ):
             account = Account(report, progress)
             known = (self._options, self._only, self._redactor, self._signals, state)

@@ -225,9 +225,10 @@ def test_that_v2_answered_for_a_source_is_remembered_though_all_else_of_that_nam
 
 def test_a_file_of_the_first_version_is_brought_up_to_this_one_and_keeps_what_it_has(tmp_path: Path) -> None:
     fill(tmp_path)
-    sql(tmp_path, "DROP TABLE answered_by_v2", "PRAGMA user_version = 1")
+    sql(tmp_path, "DROP TABLE answered_by_v2", "DROP TABLE writers", "PRAGMA user_version = 1")
     with State.open(tmp_path, pytest.fail, read_only=True) as state:
         assert state.target_tag(APP, "v1") == digest("root")
+        assert not state.answered_by_v2(APP)
     with opened(tmp_path) as state:
         assert has_all(state)
         assert not state.answered_by_v2(APP)

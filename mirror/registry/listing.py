@@ -2,7 +2,8 @@
 
 Source: distribution-spec v1.1.1, "Listing Tags"; RFC 8288 for Link. Pages are followed as the registry links
 them, on the same origin only, within bounds; a list that goes round in circles is refused. Some registries cut a
-list without a Link ("silent" pages): a list that may be cut is continued after its last name.
+list without a Link ("silent" pages): a list that may be cut is continued after its last name but one. So an answer
+without the last name shows that the registry does not know `last`, and never that the list has ended.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ _SMALLER = (100, 50, 20, 10)
 _FULL = frozenset({50, 100, 200, 250, 500, PAGE_SIZE})
 # The fewest names without a Link after which a registry that has not shown how it pages is asked for more.
 LEAST_SILENT = 20
-_PROOFS = 3
 _SIZE_REFUSED = frozenset({400, 413, 416, 422})
 _LAST_REFUSED = _SIZE_REFUSED | {404, 405, 501}
+# The fewest names of a page that is continued after its last name but one: the next page may begin with that name.
+_OVERLAPPING = 3
 MAX_EMPTY_PAGES = 100  # in a row, each with a Link to the next one
 # GCR and Artifact Registry send all tags in one page, whatever `n` says, with 290 bytes of each: of 50,000, 14 MiB.
 MAX_PAGE_BYTES = 16 << 20
@@ -55,9 +57,8 @@ class Paging:
         self.size: int | None = PAGE_SIZE  # the `n` to begin a list with; None: none, it refuses ours
         self.next_size: int | None = PAGE_SIZE  # the `n` to ask with for what follows a name
         self.links = False  # it has sent a Link to a next page
-        self.takes_last = True
+        self.takes_last: bool | None = None  # None: not known
         self.complete = 0  # the most names of a page without a Link that proved to be all of a list
-        self.proofs = 0  # how many pages of that many names did
         self.silent = 0  # the fewest names of a page without a Link that proved not to be all; 0: there was none
 
     @property
@@ -69,20 +70,13 @@ class Paging:
     def may_continue(self, count: int) -> bool:
         """Whether a registry that sent `count` names and no Link may have more.
 
-        A list that was complete proves that pages have at least as many names as it, and no more than that: a longer
-        one may still be cut, and so may one of the same length, until several of them were complete."""
+        A list that was complete proves that pages have at least as many names as it, and no more than that: a list as
+        long as it, or longer, may still be cut, however many of that length were complete."""
         if self.silent:
             return count >= self.least
-        if self.links or not self.takes_last or count < self.least:
+        if self.links or self.takes_last is False:
             return False
-        return count > self.complete or (count == self.complete and self.proofs < _PROOFS)
-
-    def note_complete(self, count: int) -> None:
-        """Nothing followed a page of `count` names."""
-        if count > self.complete:
-            self.complete, self.proofs = count, 0
-        if count == self.complete:
-            self.proofs += 1
+        return count >= max(self.least, self.complete)
 
     def sizes(self) -> list[int | None]:
         """What to give as `n` with `last`, in this order, until one is not refused."""
@@ -112,6 +106,7 @@ class _Listing:
         self._seen: set[str] = set()
         self._asked: set[str] = set()  # targets of requests
         self._empty = 0  # pages without a name, in a row
+        self._size: int | None = None  # the `n` of the last request that was not for a Link
         self._greatest_first = False  # unsorted pages continue after their greatest name
 
     def names(self) -> Iterator[str]:
@@ -163,7 +158,7 @@ class _Listing:
         self._empty = 0 if names else self._empty + 1
         if where.target in self._asked or (names and not fresh) or self._empty > MAX_EMPTY_PAGES:
             raise Refused(f"{self._what}: its pages do not advance", code="too_many")
-        if len(names) != PAGE_SIZE:  # it links pages of its own size too, not only those that we asked for
+        if len(names) != self._size:  # it links pages of its own size too, not only those that we asked for
             self._paging.links = True
         return self._get(where)
 
@@ -173,34 +168,56 @@ class _Listing:
         full = count in _FULL or count == paging.next_size
         if not full and not paging.may_continue(count):
             return None
-        # `last` is a position to some registries, a name to compare with to others: a page that is not sorted
-        # continues after its last name or after its greatest one.
-        ends = (names[-1], max(names))
-        for last in dict.fromkeys(ends[::-1] if self._greatest_first else ends):
+        ended, refused = False, None
+        for last in self._ends(names):
             try:
                 answer = self._following(last)
             except RemoteError as error:
                 if error.status not in _LAST_REFUSED:
                     raise
-                if full:
-                    error.hint = error.hint or _INSTEAD[self._key]
-                    raise
-                paging.takes_last = False
-                return None
+                refused = error
+                continue
             found = _names(answer, self._what, self._key)
             fresh = len(set(found) - self._seen)
             if fresh:
+                paging.takes_last = True
                 paging.silent = min(paging.silent or count, count)
                 self._greatest_first ^= fresh * 2 < len(found)
                 return answer
             if next_link(answer.headers.all("link")) is not None:
                 return answer
-            if count > 1 and set(found) == set(names):
+            if last != min(names) and set(found) == set(names):
                 paging.takes_last = False  # it sends the same page again
-            if not found or not paging.takes_last:
+                return None
+            if found:
+                paging.takes_last, ended = True, True
+            if found == [names[-1]]:
                 break
-        paging.note_complete(count)
+        if ended:
+            paging.complete = max(paging.complete, count)
+        elif refused is not None:
+            self._note_refusal(refused, count, full=full)
         return None
+
+    def _ends(self, names: Sequence[str]) -> list[str]:
+        """The names of a page to continue it after, in this order, until one leads to more.
+
+        `last` is a position to some registries, a name to compare with to others: a page that is not sorted continues
+        near its last name or near its greatest one. Each is the one before, which has a name after it in any case:
+        some registries answer 404 where nothing follows. A page too short for that is continued after its last name."""
+        at = -2 if len(names) >= _OVERLAPPING else -1
+        ends = (names[at], sorted(names)[at])
+        return list(dict.fromkeys(ends[::-1] if self._greatest_first else ends))
+
+    def _note_refusal(self, error: RemoteError, count: int, *, full: bool) -> None:
+        """`last` was refused after a page of `count` names. Raises `error`, unless that may be how the registry answers
+        any `last`, or a `last` that nothing follows."""
+        certain = count >= _OVERLAPPING  # that a name follows
+        if full or (certain and self._paging.takes_last):
+            error.hint = error.hint or _INSTEAD[self._key]
+            raise error
+        if certain:
+            self._paging.takes_last = False
 
     def _following(self, last: str) -> Answer:
         """The page after the name `last`, with the first size that the registry takes."""
@@ -218,6 +235,7 @@ class _Listing:
         raise refused or RemoteError(f"{self._what} cannot be continued after {last!r}")
 
     def _after(self, size: int | None, last: str = "") -> Destination:
+        self._size = size
         query = "&".join(
             part for part in (f"n={size}" if size else "", f"last={quote(last, safe='')}" if last else "") if part
         )

@@ -313,12 +313,14 @@ class RegistryV2:
             raise failure
 
     def _names(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
-        """Whether `reference` names `manifest` now, as far as a HEAD tells."""
+        """Whether `reference` names `manifest` now. Raises what may pass when the HEAD is sent again, and limits."""
         try:
             found = self._resolve(repository, reference, work)
-        except RemoteError:
+        except RemoteError as error:
             work.stop.check()
-            return False
+            found = error
+        if isinstance(found, MirrorError) and (found.retryable or isinstance(found, RateLimited)):
+            raise found
         return isinstance(found, Version) and found.digest == manifest.digest
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
@@ -343,6 +345,3 @@ def _content_digest(answer: Answer) -> Digest | None:
         return Digest.parse(said[0]) if len(said) == 1 else None
     except Refused:
         return None
-
-
-# What a target says when a manifest names something that it does not hold.

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -36,19 +37,28 @@ class State(AbstractContextManager["State"]):
     path."""
 
     @classmethod
-    def open(cls, directory: Path, warn: Callable[[str], None], *, read_only: bool = False) -> State:
+    def open(
+        cls, directory: Path, warn: Callable[[str], None], *, read_only: bool = False, writers: str | None = None
+    ) -> State:
         """The state in `directory`, made if missing; one that is corrupt, foreign or of another version is set aside,
         byte for byte, with a warning. read_only: for commands that take no lock: what is there is read, nothing is
-        written, all notes are dropped. Raises LocalError if it cannot be written (read)."""
+        written, all notes are dropped. writers: the mark under which tags of targets are noted (`state.writers`); what
+        was noted under another one is not known. None: all is known. Raises LocalError if it cannot be written (read).
+        """
         path = directory / FILE_NAME
         if read_only:
             fault = find_fault(path)
             if fault:
                 warn(f"the state file {path} {fault}; it is not used")
-            return cls(path, None, set(), warn, usable=not fault and path.exists() and path.stat().st_size > 0)
+            usable = not fault and path.exists() and path.stat().st_size > 0
+            state = cls(path, None, set(), warn, usable=usable)
+            state._knows_targets = writers in (None, state._read("", Database.writers, None))
+            return state
         database = open_database(path, warn)
         try:
             marks = database.marks()
+            if writers not in (None, database.writers()):
+                database.apply([partial(Database.begin_anew, mark=writers)])
         except Trouble as trouble:
             database.close()
             raise refusal(path, trouble) from trouble
@@ -66,6 +76,7 @@ class State(AbstractContextManager["State"]):
         self._path = path
         self._warn = warn
         self._usable = usable  # whether there is a file to read
+        self._knows_targets = True
         self._lock = threading.Lock()
         self._unfinished = marks
         self._forgotten: set[str] = set()
@@ -86,7 +97,7 @@ class State(AbstractContextManager["State"]):
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         """The digest that `tag` was last given, or seen with, on that target repository."""
-        return self._tag("target", repository, tag)
+        return self._tag("target", repository, tag) if self._knows_targets else None
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
         """The digest that was last noted of `tag` for that source, under the name that it was noted by."""

@@ -37,8 +37,9 @@ SCHEMA = {
     "transform": "CREATE TABLE transform(identity TEXT PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID",
     "unfinished": "CREATE TABLE unfinished(name TEXT PRIMARY KEY) WITHOUT ROWID",
     "answered_by_v2": "CREATE TABLE answered_by_v2(name TEXT PRIMARY KEY) WITHOUT ROWID",
+    "writers": "CREATE TABLE writers(mark TEXT PRIMARY KEY) WITHOUT ROWID",
 }
-ADDED = {1: ("answered_by_v2",)}  # version -> the tables that its files lack
+ADDED = {1: ("answered_by_v2", "writers")}  # version -> the tables that its files lack
 
 _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
@@ -129,7 +130,19 @@ class Database:
         return {name for (name,) in self._query("SELECT name FROM unfinished", ()) if isinstance(name, str)}
 
     def answered_by_v2(self, repository: str) -> bool:
+        if self._lacks("answered_by_v2"):
+            return False
         return bool(self._query("SELECT 1 FROM answered_by_v2 WHERE name = ?", (repository,)))
+
+    def writers(self) -> str | None:
+        """The mark that tags of targets were noted under."""
+        found = [] if self._lacks("writers") else self._query("SELECT mark FROM writers", ())
+        return str(found[0][0]) if found else None
+
+    def _lacks(self, table: str) -> bool:
+        """Whether the file is of an earlier version that has no such table, and was opened for reading only."""
+        ((version,),) = self._query("PRAGMA user_version", ())
+        return table in ADDED.get(int(version), ())
 
     def tables(self) -> dict[str, str]:
         found = self._query("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL", ())
@@ -204,6 +217,12 @@ class Database:
 
     def note_answered_by_v2(self, repository: str) -> None:
         self._db.execute("INSERT OR IGNORE INTO answered_by_v2 VALUES (?)", (repository,))
+
+    def begin_anew(self, mark: str) -> None:
+        """Drop all tags of targets; those that are noted from now on are noted under `mark`."""
+        self._db.execute("DELETE FROM tag WHERE side = ?", (TARGET,))
+        self._db.execute("DELETE FROM writers")
+        self._db.execute("INSERT INTO writers VALUES (?)", (mark,))
 
     def note_transformed(self, identity: str, digest: Digest) -> None:
         self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, pack(digest)))

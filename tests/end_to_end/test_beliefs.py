@@ -263,6 +263,20 @@ def test_a_manifest_that_is_answered_with_200_or_202_is_copied_if_the_target_has
     assert 2 == target.counts()["PUT manifest"]
 
 
+@pytest.mark.parametrize("immutable", [True, False], ids=["immutable, no answer", "202"])
+def test_a_head_that_fails_once_does_not_decide_what_became_of_a_manifest(
+    immutable: bool, scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    source, target = scripted("source"), scripted("target", immutable_tags=immutable)
+    source.load("app", tagged(1))
+    answer: dict[str, Any] = {"reset": True} if immutable else {"status": 202}
+    target.fault("PUT manifest", reference="v0", after=True, **answer)
+    target.fault("HEAD manifest", reference="v0", status=503)
+    mirrored(mirror_run, source, target)
+    mirror_run.sync()
+    assert {"copied"} == set(mirror_run.results().values())
+
+
 @pytest.mark.parametrize("v1", ["auto", "never"])
 def test_schema1_is_converted_where_the_list_of_tags_itself_names_digests(
     v1: str, scripted: ScriptedFactory, mirror_run: MirrorTool

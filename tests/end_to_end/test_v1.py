@@ -682,3 +682,15 @@ def test_runs_with_one_spool_do_not_take_each_others_layers(
     assert [0] == whole
     assert_whole(target)
     assert [] == [path for path in spool.rglob("*") if path.is_file()]
+
+
+def test_plan_and_verify_read_v1_sources_with_a_state_of_the_first_version(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """Such a state does not say which sources answered by v2, and these commands do not bring it up to date."""
+    source, target = one_image(scripted)[0], scripted("target")
+    mirror_run.config([{"source": f"{source.host}/team/app", "targets": [f"{target.host}/app"]}], source, target)
+    mirror_run.sync()
+    with closing(sqlite3.connect(mirror_run.state / "state.sqlite3")) as database:
+        database.executescript("DROP TABLE answered_by_v2; DROP TABLE writers; PRAGMA user_version = 1")
+    assert [0, 0] == [mirror_run(word, mirror_run.config_file).code for word in ("plan", "verify")]

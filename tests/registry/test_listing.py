@@ -97,13 +97,13 @@ def test_a_host_that_does_not_page_is_asked_once_more_for_its_longest_lists_only
     for count in (19, 30, 45):
         tagged(registry, f"app-{count}", count)
     with store(registry) as client:
-        for count, requests in ((19, 1), (45, 2), (30, 1), (45, 2), (45, 2), (45, 1), (30, 1), (45, 1)):
+        for count, requests in ((19, 1), (45, 2), (30, 1), (45, 2), (45, 2), (45, 2), (30, 1)):
             registry.mark()
             assert count == len(listed(client, f"app-{count}"))
             assert (count, requests) == (count, registry.counts()["GET tags"])
 
 
-@pytest.mark.parametrize("counts", [(22, 95), (39, 40, 41), (40, 80), (40, 40, 81), (80, 39)])
+@pytest.mark.parametrize("counts", [(22, 95), (39, 40, 41), (40, 80), (40, 40, 40, 40, 55), (80, 39)])
 def test_a_complete_list_does_not_prove_that_another_is_complete(
     scripted: ScriptedFactory, counts: tuple[int, ...]
 ) -> None:
@@ -140,6 +140,35 @@ def test_a_list_is_complete_where_the_registry_takes_no_last(scripted: ScriptedF
         registry.mark()
         assert names(26) == listed(client)
     assert 1 == registry.counts()["GET tags"]
+
+
+@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_refusal_where_nothing_follows_says_nothing_of_the_next_list(
+    scripted: ScriptedFactory, status: int, turned: bool
+) -> None:
+    """Each list is sent in pages of 30 names, and `last` is refused where no name is greater."""
+    registry = scripted()
+    everything: list[str] = []
+
+    def answers(query: dict[str, str]) -> Reply:
+        page = [name for name in everything if name > query.get("last", "")][:30]
+        return tags(page[5:] + page[:5] if turned else page) if page else Reply(status)
+
+    answering(registry, answers)
+    with store(registry) as client:
+        for count in (25, 30, 45, 60, 75):
+            everything[:] = names(count)
+            assert everything == sorted(listed(client))
+
+
+def test_a_refusal_of_last_is_an_error_where_a_page_was_continued_before(scripted: ScriptedFactory) -> None:
+    registry = scripted(page=30, link=False)
+    tagged(registry, "app", 75)
+    registry.fault("GET tags", nth=3, times=9, status=404)
+    with store(registry) as client, pytest.raises(RemoteError) as caught:
+        listed(client)
+    assert 404 == caught.value.status
 
 
 @pytest.mark.parametrize("status", [401, 403, 500, 503])

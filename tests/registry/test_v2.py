@@ -580,6 +580,18 @@ def test_a_put_that_is_refused_because_the_tag_has_another_manifest_stays_refuse
     assert "tag_immutable" == caught.value.code
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_refusal_after_a_lost_answer_is_no_conflict_while_the_target_cannot_say_what_the_tag_names(
+    registry: ScriptedRegistry, manifest: Any, status: int
+) -> None:
+    registry.features.immutable_tags = True
+    registry.fault("PUT manifest", after=True, reset=True)
+    registry.fault("HEAD manifest", status=status, times=9, headers=(("Retry-After", "0"),))
+    with store(registry) as client, pytest.raises(RemoteError) as caught:
+        client.put_manifest("app", "v2", manifest, WORK)
+    assert (status, True, 1) == (caught.value.status, caught.value.retryable, caught.value.exit_code)
+
+
 @pytest.mark.parametrize(("status", "heads"), [(401, 0), (403, 1), (404, 1), (409, 1), (412, 1), (413, 0), (500, 0)])
 def test_a_head_follows_a_refusal_only_where_it_may_find_the_manifest(
     registry: ScriptedRegistry, manifest: Any, status: int, heads: int
