@@ -106,7 +106,6 @@ class _Listing:
         self._seen: set[str] = set()
         self._asked: set[str] = set()  # targets of requests
         self._empty = 0  # pages without a name, in a row
-        self._size: int | None = None  # the `n` of the last request that was not for a Link
         self._greatest_first = False  # unsorted pages continue after their greatest name
 
     def names(self) -> Iterator[str]:
@@ -158,8 +157,7 @@ class _Listing:
         self._empty = 0 if names else self._empty + 1
         if where.target in self._asked or (names and not fresh) or self._empty > MAX_EMPTY_PAGES:
             raise Refused(f"{self._what}: its pages do not advance", code="too_many")
-        if len(names) != self._size:  # it links pages of its own size too, not only those that we asked for
-            self._paging.links = True
+        self._paging.links = True
         return self._get(where)
 
     def _more(self, names: Sequence[str]) -> Answer | None:
@@ -235,7 +233,6 @@ class _Listing:
         raise refused or RemoteError(f"{self._what} cannot be continued after {last!r}")
 
     def _after(self, size: int | None, last: str = "") -> Destination:
-        self._size = size
         query = "&".join(
             part for part in (f"n={size}" if size else "", f"last={quote(last, safe='')}" if last else "") if part
         )
