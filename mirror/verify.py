@@ -204,6 +204,8 @@ class Verify:
         place = target.place
         key = ("verify", place, blob.digest, blob.size)
 
+        left_out = target.store.lacks(blob)
+
         def look(work: Work) -> None:
             if not self._targets[place.host].has_blob(place.path, blob, work):
                 raise NotFound(f"blob {blob.digest} is missing in {place}")
@@ -211,7 +213,7 @@ class Verify:
         def hash_all(work: Work) -> None:
             self._hash(target.store, place, blob, work)
 
-        if self._deep:
+        if self._deep and not left_out:
             return self._manager.transfer(key, hash_all, needs=(host_permit(place.host), DOWNLOADS))
         return self._manager.transfer(key, look, needs=(host_permit(place.host),), policy=ONCE)
 

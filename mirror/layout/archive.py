@@ -8,6 +8,8 @@ import stat
 import sys
 import tempfile
 from collections.abc import Collection
+from contextlib import suppress
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -170,6 +172,16 @@ class Archive:
             raise manifests.too_big(what, member.size)
         said = self._media_type(digest) if media_type is None else media_type
         return parse_manifest(self.bytes(member), said, expected=digest, what=what)
+
+    def children_first(self, work: Work) -> list[Manifest]:
+        """All manifests that the inventory lists and that can be read, children before parents. Raises Cancelled."""
+        read: dict[Digest, Manifest] = {}
+        for digest in self.inventory.manifests if self.inventory is not None else ():
+            work.stop.check()
+            with suppress(MirrorError):
+                read[digest] = self.manifest(digest)
+        below = {digest: [child.digest for child in one.children] for digest, one in read.items()}
+        return [read[digest] for digest in TopologicalSorter(below).static_order() if digest in read]
 
     def member(self, digest: Digest) -> Member | None:
         """Where a manifest or blob is; None: it is not there."""

@@ -61,6 +61,7 @@ class Bundle:
         self._repair = repair
         self._output: int | None = None
         self._archive = Once(self._open)
+        self._left_out = Once(self._find_left_out)
         self._subjects = Subjects(self.manifest)
         self._assembly: Assembly | None = None
         self._resumes = False  # an earlier `finish` of this run kept what came
@@ -210,8 +211,9 @@ class Bundle:
             archive = self.archive(work)
         except NotFound:
             return False
-        if self._same and archive.inventory is not None and blob.digest in archive.inventory.base:
-            return True  # left out of what is there, as it would be of what is to be made
+        if archive.inventory is not None and blob.digest in archive.inventory.base:
+            # `_same`: it is left out of what is there as it would be of what is to be made.
+            return self._same or blob.digest in self._left_out.get(work)
         member = archive.member(blob.digest)
         if member is not None and blob.size not in (None, member.size):
             raise Refused(
@@ -220,6 +222,15 @@ class Bundle:
                 code="size_mismatch",
             )
         return member is not None
+
+    def _find_left_out(self, work: Work) -> frozenset[Digest]:
+        """The blobs that what is there has left out, and that the base has."""
+        archive = self.archive(work)
+        left_out = set(archive.inventory.base) if archive.inventory is not None else set()
+        known = {digest for digest in left_out if self._base.repositories_with(digest)}
+        if len(known) < len(left_out):
+            known.update(self._base.blobs_of(archive.children_first(work)))
+        return frozenset(left_out & known)
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | Upload:
         """Blobs are common to all repositories."""

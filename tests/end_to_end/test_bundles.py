@@ -20,7 +20,7 @@ import pytest
 
 from mirror.layout.inventory import parse_inventory
 from mirror.layout.journal import recorded
-from tests.conftest import RegistryFactory
+from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.conftest import NAMES
 from tests.end_to_end.test_kill import Killer, killed_after
 from tests.images import Graph
@@ -197,6 +197,28 @@ def test_a_differential_export_carries_what_is_new_and_needs_its_base(
     gap.arrive(target)
     for name in NAMES:
         assert_equal(stocked, name, target)
+
+
+@pytest.mark.parametrize("known_by", ["bundle", "report"])
+def test_verify_counts_what_the_base_has_of_a_differential_bundle(
+    known_by: str, scripted: ScriptedFactory, mirror_run: MirrorTool, media: Path
+) -> None:
+    source, graph = scripted("source"), Graph("x")
+    graph.platforms("v1")
+    source.load("app", graph)
+    gap = Gap(mirror_run, media)
+    gap.export(source, "app")
+    base = gap.inventory(gap.bundle if known_by == "bundle" else mirror_run.state / "report.json")
+    gap.bundle = gap.media / "second.tar"
+    for again in ([], ["--repair"]):
+        gap.export(source, "app", base=str(base))
+        mirror_run.sync(*again)
+        for deep in ([], ["--deep"]):
+            ran = mirror_run("verify", mirror_run.config_file, *deep)
+            assert 0 == ran.code, str(ran)
+    mirror_run.config([{"source": f"{source.host}/app", "targets": [str(gap.bundle)]}], source)
+    assert "is missing" in mirror_run("verify", mirror_run.config_file).out
+    assert 0 == mirror_run("verify", mirror_run.config_file, "--base", base).code
 
 
 def test_an_export_without_a_base_is_whole_although_a_differential_one_of_the_same_images_is_there(
