@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ from mirror.transfer.watch import Watch
 LEAVING = 3.5  # seconds from the signal
 GRACE = 1.5  # of these, for tasks to end
 AT_LEAST = 0.2  # seconds for threads that have nothing left to do
+
+_log = logging.getLogger("mirror")
 
 
 class Engine(Struct, frozen=True):
@@ -84,6 +87,9 @@ class Engine(Struct, frozen=True):
         """What planning has shown to be wrong with the run as a whole, by name: patterns of --only that select nothing,
         and sources that say that they are incomplete. rest: what to say of the images that these have."""
         hint = "no source has such a tag or repository, or the configuration leaves it out"
+        for one in self.only.idle_here():
+            text = f"--only {printable(one, 80)} selects nothing in this shard; look at the others, too"
+            _log.warning("only_idle", extra={"text": text})
         idle = [(one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint)) for one in self.only.idle()]
         incomplete = self.stores.incomplete()
         for _, error in incomplete:

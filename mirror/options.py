@@ -58,6 +58,8 @@ class Only:
         self._patterns = patterns
         self._shard = shard
         self._idle = set(patterns or ())  # those that have matched nothing yet, although all was there to be seen
+        self._here: set[str] = set()  # those that reach a repository of this shard
+        self._elsewhere: set[str] = set()  # those that reach a repository of another shard
 
     def wants(self, reference: str) -> bool:
         """Whether this reference of a source takes part."""
@@ -72,11 +74,12 @@ class Only:
     def takes(self, repository: str) -> bool:
         """Whether any reference of `host/repo` could take part: if not, it need not even be listed."""
         if self._shard is not None and not self._shard.has(repository):
-            self.not_seen(repository)
+            self._elsewhere.update([one for one in self._patterns or () if self._reaches(one, repository)])
             return False
         if self._patterns is None:
             return True
         reaching = [one for one in self._patterns if self._reaches(one, repository)]
+        self._here.update(reaching)
         self._idle.difference_update([one for one in reaching if _matches(one, repository)])
         return bool(reaching)
 
@@ -91,7 +94,12 @@ class Only:
 
     def idle(self) -> list[str]:
         """Patterns for which nothing was found, once all was looked at."""
-        return sorted(one for one in self._idle if self._shard is None or self._shard.has(repository_of(one)))
+        idle = sorted(self._idle - self._elsewhere)
+        return [one for one in idle if self._shard is None or self._shard.has(repository_of(one))]
+
+    def idle_here(self) -> list[str]:
+        """Patterns for which nothing was found in this shard, and which may select something in another one."""
+        return sorted(self._idle & self._elsewhere & self._here)
 
     def unmatched(self, repositories: Iterable[str]) -> list[str]:
         """Patterns that cannot match any reference of `repositories`, of which `host/prefix/*` is a wildcard."""

@@ -169,3 +169,22 @@ def test_validate_warns_about_a_pattern_that_looks_like_a_shell_pattern(
     ran = mirror_run("validate", mirror_run.config_file)
     assert 2 == ran.code
     assert "write '.*-alpine'" in ran.text
+
+
+def test_a_pattern_that_selects_nothing_in_any_shard_is_warned_about_by_each(
+    both: tuple[ScriptedRegistry, ScriptedRegistry], mirror_run: MirrorTool
+) -> None:
+    source, target = both
+    for number in range(4):
+        loaded(source, "v1", *(["rare"] if number == 3 else []), repository=f"team/app-{number}")
+    configure(mirror_run, source, target, "team/*", {"include": [".*"]})
+    patterns = [f"{source.host}/team/*:{tag}" for tag in ("nope", "rare", "v1")]
+    only = [argument for pattern in patterns for argument in ("--only", pattern)]
+    warnings = []
+    for number in range(2):
+        ran = mirror_run("sync", mirror_run.config_file, "--shard", f"{number}/2", *only)
+        assert 0 == ran.code, "another shard may find it"
+        warnings.append([one for one in patterns if f"--only {one} selects nothing in this shard" in ran.err])
+    assert [patterns[:1], patterns[:2]] == sorted(warnings)
+    assert ["rare", "v1"] == target.tags("team/app-3")
+    assert 1 == mirror_run("sync", mirror_run.config_file, *only).code
