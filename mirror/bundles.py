@@ -21,29 +21,24 @@ class Bundles:
         if base is not None and not any(is_bundle(target.host) for one in config.mirrors for target in one.targets):
             raise ConfigError("--base is for exports, and no target is a bundle", hint="leave it out")
         adopts: defaultdict[str, set[str]] = defaultdict(set)
-        bases: defaultdict[str, set[Path | None]] = defaultdict(set)
+        bases: dict[str, Path | None] = {}  # of the bundles that are written; the configuration has one for each
         for mirror in config.mirrors:
             adopts[mirror.source.host] |= set() if mirror.wildcard else {mirror.source.path}
-            for target in mirror.targets:
-                bases[target.host].add(base or mirror.base)
-        inventories = {
-            path: Base(read_inventory(path)) for path in {one for many in bases.values() for one in many if one}
-        }
+            bases |= {target.host: base or mirror.base for target in mirror.targets if is_bundle(target.host)}
+        inventories = {path: Base(read_inventory(path)) for path in set(bases.values()) if path is not None}
         self.sources: dict[str, Bundle] = {}
         self.targets: dict[str, Bundle] = {}
         for host in sorted(name for name in {*adopts, *bases} if is_bundle(name)):
             file = Path(host) if host != STREAM else None
-            if len(bases[host]) > 1:
-                raise ConfigError(f"mirrors that write {host} have different bases", hint="give all of them the same")
-            left = inventories.get(next(iter(bases[host]), None) or Path())
+            left = inventories.get(bases.get(host) or Path())
             store = Bundle(
-                file, host, spool=spool, base=left, adopts=adopts.get(host, ()), new=bool(bases[host]), repair=repair
+                file, host, spool=spool, base=left, adopts=adopts.get(host, ()), new=host in bases, repair=repair
             )
-            if bases[host]:
+            if host in bases:
                 self.targets[host] = store
             if host in adopts:
                 # What is read from standard input is not what is written to standard output.
-                apart = file is None and bool(bases[host])
+                apart = file is None and host in bases
                 self.sources[host] = Bundle(None, host, spool=spool, adopts=adopts[host]) if apart else store
         self.hosts = sorted({*self.sources, *self.targets})
 
@@ -55,3 +50,31 @@ class Bundles:
         """Raises LocalError."""
         for store in {*self.sources.values(), *self.targets.values()}:
             store.close()
+
+
+def check_bases(config: Config, *, present: bool) -> list[str]:
+    """Read the inventories that are the base of a bundle. -> a warning for each that is not there.
+
+    present: that is an error. Raises ConfigError, also for one that is no inventory."""
+    warnings = []
+    exports = [one for one in config.mirrors if any(is_bundle(target.host) for target in one.targets)]
+    for mirror in {one.base: one for one in reversed(exports)}.values():
+        if mirror.base is None:
+            continue
+        if not present and not _exists(mirror.base):
+            warnings.append(
+                f"{mirror.place}: {mirror.path}: the base {mirror.base} does not exist here; a run needs it"
+            )
+        else:
+            read_inventory(mirror.base)
+    return warnings
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # the error of reading it says what is wrong
+    return True

@@ -136,7 +136,7 @@ def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
     validate = _add(commands, "validate", _validate, "check a configuration, and contact no registry")
-    validate.add_argument("--secrets", action="store_true", help="a missing password or TLS file is an error")
+    validate.add_argument("--secrets", action="store_true", help="a missing password, TLS file or base is an error")
 
 
 def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -293,7 +293,12 @@ def _validate(parsed: argparse.Namespace) -> int:
     from mirror.report.people import count  # noqa: PLC0415
 
     loaded = config.load(parsed.config, secrets=parsed.secrets)
-    for warning in loaded.warnings:
+    warnings = list(loaded.warnings)
+    if any(mirror.base is not None for mirror in loaded.mirrors):
+        from mirror.bundles import check_bases  # noqa: PLC0415
+
+        warnings += check_bases(loaded, present=parsed.secrets)
+    for warning in warnings:
         Console(sys.stderr).line(f"mirror: warning: {warning}")
     targets = count(sum(len(mirror.targets) for mirror in loaded.mirrors), "target")
     return tell([f"{parsed.config}: valid; {count(len(loaded.mirrors), 'mirror')}, {targets}"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 from mirror.config.feeding import Readers, check_growth
 from mirror.config.mirrors import Draft
@@ -19,6 +21,7 @@ def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> N
     """Note problems in `document`, and what is only odd in `warnings`."""
     _itself_or_twice(document, drafts)
     _bundles_both_ways(document, drafts)
+    _different_bases(document, drafts)
     sure = [draft for draft in drafts if draft.sure]
     _two_writers(document, sure)
     _circles(document, sure, warnings)
@@ -47,6 +50,19 @@ def _bundles_both_ways(document: Document, drafts: Sequence[Draft]) -> None:
                 what = "is a bundle, which is replaced as a whole, and"
                 remedy = "write to another file, or keep the images in a layout (oci:DIR)"
                 document.add(path, f"{printable(target.host)} {what} {reader.path} reads from it; {remedy}")
+
+
+def _different_bases(document: Document, drafts: Sequence[Draft]) -> None:
+    first: dict[str, Draft] = {}
+    for draft in drafts:
+        for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
+            earlier = first.setdefault(target.host, draft) if is_bundle(target.host) else draft
+            if _real(earlier.mirror.base) != _real(draft.mirror.base):
+                document.add(path, f"{earlier.mirror.path} writes this bundle with another `base`; give both the same")
+
+
+def _real(path: Path | None) -> str | None:
+    return None if path is None else os.path.realpath(path)
 
 
 def _two_writers(document: Document, drafts: Sequence[Draft]) -> None:

@@ -793,6 +793,13 @@ ON_DISK = (
         ("is a bundle, which is replaced as a whole, and mirrors[0] reads from it",),
     ),
     Case(
+        "bundle-with-two-bases",
+        f"{HEAD}mirrors:\n- {{source: a.example.com/a, targets: [x.tar], base: i.json}}\n"
+        "- {source: a.example.com/b, targets: [./x.tar]}\n",
+        "4:39",
+        ("mirrors[0] writes this bundle with another `base`",),
+    ),
+    Case(
         "bundle-read-and-written",
         _wildcards(("a.example.com/app", "x.tar:a"), ("x.tar:b", "b.example.com/b")),
         "4:13",

@@ -221,6 +221,32 @@ def test_verify_counts_what_the_base_has_of_a_differential_bundle(
     assert 0 == mirror_run("verify", mirror_run.config_file, "--base", base).code
 
 
+@pytest.mark.parametrize(
+    ("inventory", "codes"),
+    [
+        ('{"inventory": 1, "repositories": {}, "manifests": {}, "blobs": {}}', (0, 0, 0)),
+        ("{}", (2, 2, 2)),
+        (None, (0, 2, 2)),
+    ],
+    ids=["right", "no inventory", "missing"],
+)
+def test_validate_says_of_a_base_what_a_run_says(
+    inventory: str | None, codes: tuple[int, ...], scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
+) -> None:
+    source, graph = scripted("source"), Graph("x")
+    graph.image("v1")
+    source.load("app", graph)
+    base = tmp_path / "base.json"
+    if inventory is not None:
+        base.write_text(inventory)
+    mirror_run.config([{"source": f"{source.host}/app", "targets": ["o.tar"], "base": str(base)}], source)
+    runs = [
+        mirror_run(*words, mirror_run.config_file) for words in (("validate",), ("validate", "--secrets"), ("sync",))
+    ]
+    assert codes == tuple(ran.code for ran in runs)
+    assert ("does not exist here" in runs[0].err) == (inventory is None)
+
+
 def test_an_export_without_a_base_is_whole_although_a_differential_one_of_the_same_images_is_there(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, tmp_path: Path
 ) -> None:
