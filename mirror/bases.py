@@ -69,7 +69,7 @@ class Bases:
 
     def _look(self, wanted: Mapping[tuple[Place, Digest], Descriptor]) -> Steps[list[tuple[Place, Digest]]]:
         """Ask each place, and for what is not there its siblings, from which it can be mounted. -> what is nowhere."""
-        answers = yield [self._ask(place, blob) for (place, _), blob in wanted.items()]
+        answers = yield [self.has(place, blob) for (place, _), blob in wanted.items()]
         lacking = []
         for ((place, digest), blob), there in zip(wanted.items(), answers, strict=True):
             if there:
@@ -82,12 +82,13 @@ class Bases:
         if self._inventory.holder(place, blob.digest) is not None:
             return True
         for sibling in self._inventory.siblings(place):
-            if (yield self._ask(sibling, blob)):
+            if (yield self.has(sibling, blob)):
                 self._inventory.add(sibling, blob.digest)
                 return True
         return False
 
-    def _ask(self, place: Place, blob: Descriptor) -> Watch[bool]:
+    def has(self, place: Place, blob: Descriptor) -> Watch[bool]:
+        """Ask a target for a blob."""
         store = self._targets[place.host]
         return self._manager.transfer(
             ("look", place, blob.digest),

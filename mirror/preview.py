@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from mirror.bases import Bases
-from mirror.errors import MirrorError, Refused
-from mirror.findings import Entry, Finding, Verdict
+from mirror.errors import Cancelled, MirrorError, Refused
+from mirror.findings import Entry, Finding, TargetEntry, Verdict
 from mirror.graph import Graph, Manifests
 from mirror.locations import is_bundle, is_registry
 from mirror.oci.digest import Digest
 from mirror.reading import resolved
-from mirror.store import Version
+from mirror.store import Target, Version
 from mirror.structs import Struct, field
 from mirror.transfer.manager import Manager
 from mirror.transfer.placement import Place
@@ -38,9 +38,11 @@ class Change(Struct, frozen=True):
 
 
 class Outlook(Struct):
-    """bytes_to_send: at most, since what targets hold under other tags is not asked for."""
+    """bytes_to_send: at most, since what targets hold under other tags is not asked for. anew: bundles that would be
+    made anew, since what is there is incomplete."""
 
     changes: list[Change] = field(default_factory=list)
+    anew: list[str] = field(default_factory=list)
     equal: int = 0
     failures: list[tuple[str, MirrorError]] = field(default_factory=list)
     rejected: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -62,29 +64,41 @@ class Preview:
         self._read: set[tuple[str, Digest]] = set()
         self._sent: set[tuple[str, Digest]] = set()
         self._got: set[tuple[str, Digest]] = set()
+        self._bundles: set[str] = set()  # that have images; with those that lack blobs, and for which something failed
+        self._lacking: set[str] = set()
+        self._failing: set[str] = set()
         self.outlook = Outlook()
 
     # ---- plan.Findings
 
     def found(self, finding: Finding) -> None:
+        target = finding.target
+        if is_bundle(target.place.host):
+            with self._lock:
+                self._bundles.add(target.place.host)
         if finding.error is not None:
-            self._failed(finding.name, finding.error)
+            self._failed(finding.name, finding.error, finding.target)
         elif finding.verdict is Verdict.EQUAL:
             with self._lock:
                 self.outlook.equal += 1
+            if is_bundle(target.place.host) and target.store.partial:
+                self._begin(self._look_for_blobs(finding), finding)
         elif finding.reading.entry.source.partial and not is_bundle(finding.target.place.host):
             with self._lock:
                 self._partial[finding.reading.entry.source.host].append(finding)
         else:
-            look = self._manager.spawn(self._look(finding), name=f"look at {finding.name}")
-            with self._lock:
-                self._looks.append(look)
+            self._begin(self._look(finding), finding)
+
+    def _begin(self, steps: Steps[None], finding: Finding) -> None:
+        look = self._manager.spawn(steps, name=f"look at {finding.name}")
+        with self._lock:
+            self._looks.append(look)
 
     def listing_failed(self, entry: Entry, error: MirrorError) -> None:
-        self._failed(entry.name, error)
+        self._failed(entry.name, error, *entry.targets)
 
     def refused_name(self, entry: Entry, error: MirrorError) -> None:
-        self._failed(entry.name, error)
+        self._failed(entry.name, error, *entry.targets)
 
     def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
         """A plan leaves no trace in the state."""
@@ -114,17 +128,39 @@ class Preview:
             errors = dict.fromkeys(findings, error)
         shared = [error for error in dict.fromkeys(errors.values()) if isinstance(error, Refused)]
         if len(errors) == len(findings) and len(shared) == 1:
-            self._failed(source, shared[0])
+            self._failed(source, shared[0], *(one.target for one in findings))
             return
         for finding, reason in errors.items():
-            self._failed(finding.name, reason)
+            self._failed(finding.name, reason, finding.target)
         yield settled(
             [self._manager.spawn(self._look(one), name=f"look at {one.name}") for one in findings if one not in errors]
         )
 
-    def _failed(self, name: str, error: MirrorError) -> None:
+    def _failed(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
         with self._lock:
             self.outlook.failures.append((name, error))
+            self._failing.update(target.place.host for target in targets)
+
+    def add_bundles(self, targets: Mapping[str, Target]) -> None:
+        """After all looks: note the bundles that a sync would make anew although all their images are there."""
+        for host in sorted(self._bundles - self._failing):
+            if targets[host].incomplete or host in self._lacking:
+                self.outlook.anew.append(host)
+
+    def _look_for_blobs(self, finding: Finding) -> Steps[None]:
+        """Whether a bundle that has left out blobs has them by its base, as the one that a sync would make."""
+        target = finding.target
+        try:
+            graph = yield from self._manifests.graph(target.store, target.place.path, finding.reading.tag)
+            there = yield [self._bases.has(target.place, blob) for blob in graph.blobs]
+            whole = all(there)
+        except MirrorError as error:
+            if isinstance(error, Cancelled):
+                raise
+            whole = False
+        if not whole:
+            with self._lock:
+                self._lacking.add(target.place.host)
 
     def _look(self, finding: Finding) -> Steps[None]:
         reading = finding.reading
@@ -150,7 +186,7 @@ class Preview:
             reference = version.digest or reading.reference
             graph = yield from self._manifests.graph(entry.source, entry.repository, reference, version.manifest)
         except MirrorError as error:
-            self._failed(finding.name, error)
+            self._failed(finding.name, error, finding.target)
             return
         with self._lock:
             self._add(finding, graph)

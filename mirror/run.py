@@ -74,11 +74,12 @@ def plan(options: Options) -> int:
         found = preview.outlook
         if stopped is None:
             found.failures += engine.troubles("the rest can be imported")
+            preview.add_bundles(engine.stores.registries)
     told = tell(outlook(found))
     if stopped is not None:
         return engine.signals.leave(stopped)
     code = worst({told, *(error.exit_code for _, error in found.failures)})
-    return CHANGES if code == OK and options.exit_code and found.changes else code
+    return CHANGES if code == OK and options.exit_code and (found.changes or found.anew) else code
 
 
 def verify(options: Options) -> int:

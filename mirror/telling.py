@@ -17,8 +17,10 @@ def outlook(found: Outlook) -> list[str]:
     for source, rules in sorted(found.rejected.items()):
         left_out = ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rules.items()))
         lines.append(f"{source}: tags left out: {left_out}")
+    lines += [f"anew    {bundle}: it is incomplete" for bundle in found.anew]
     if not found.changes:
-        return [*lines, f"nothing to copy; {found.equal} up to date{_failed(len(found.failures))}"]
+        anew = f"; {count(len(found.anew), 'bundle')} to be made anew" if found.anew else ""
+        return [*lines, f"nothing to copy; {found.equal} up to date{anew}{_failed(len(found.failures))}"]
     kinds = Counter(_kind(change) for change in found.changes)
     compare = f"; {kinds['compare']} to compare" if kinds["compare"] else ""
     converted = len({change.source for change in found.changes if change.size is None})

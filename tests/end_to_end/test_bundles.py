@@ -213,11 +213,13 @@ def test_verify_counts_what_the_base_has_of_a_differential_bundle(
     for again in ([], ["--repair"]):
         gap.export(source, "app", base=str(base))
         mirror_run.sync(*again)
+        assert 0 == mirror_run("plan", "--exit-code", mirror_run.config_file).code
         for deep in ([], ["--deep"]):
             ran = mirror_run("verify", mirror_run.config_file, *deep)
             assert 0 == ran.code, str(ran)
     mirror_run.config([{"source": f"{source.host}/app", "targets": [str(gap.bundle)]}], source)
     assert "is missing" in mirror_run("verify", mirror_run.config_file).out
+    assert 10 == mirror_run("plan", "--exit-code", mirror_run.config_file).code
     assert 0 == mirror_run("verify", mirror_run.config_file, "--base", base).code
 
 

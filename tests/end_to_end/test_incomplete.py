@@ -189,9 +189,15 @@ def test_a_bundle_that_lacks_what_is_not_selected_any_more_is_made_anew(export: 
     FAULTS["a-tag"][0](export)
     export.tool.sync(expect=1)
     assert ["app:v2"] == export.missing()
+    planned = export.tool("plan", "--exit-code", export.tool.config_file)
+    assert (1, False) == (planned.code, "anew" in planned.out), str(planned)
     export.source.load("app", export.graphs["app"]).tags.pop("v2")
     export.source.faults.clear()
+    planned = export.tool("plan", "--exit-code", export.tool.config_file)
+    assert (10, True) == (planned.code, f"anew    {export.bundle}: it is incomplete" in planned.out), str(planned)
     export.tool.sync()
+    planned = export.tool("plan", "--exit-code", export.tool.config_file)
+    assert (0, 1) == (planned.code, len(planned.out.splitlines())), str(planned)
     assert ([], {"app:v1", "team/web:v1", "team/web:v2"}) == (export.missing(), export.held())
 
 
