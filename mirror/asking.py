@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.findings import Entry, Findings
@@ -101,7 +101,7 @@ def named(answer: Version | MirrorError, *, certain: bool) -> Named:
     return None if isinstance(answer, NotFound) or (is_broken(answer) and not certain) else answer
 
 
-def is_broken(answer: Version | MirrorError) -> bool:
+def is_broken(answer: Version | MirrorError) -> TypeGuard[MirrorError]:
     """Whether a target cannot give what a reference names, in a way that a push may cure: its copy may be damaged."""
     if isinstance(answer, Refused):
         return answer.code in DAMAGED

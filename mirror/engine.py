@@ -53,7 +53,9 @@ class Engine(Struct, frozen=True):
     signals: Signals
     manifests: Manifests
 
-    def planner(self, state: State, findings: Findings, *, believe: bool = True, remake: bool = False) -> Planner:
+    def planner(
+        self, state: State, findings: Findings, *, believe: bool = True, remake: bool = False, repair: bool = False
+    ) -> Planner:
         return Planner(
             self.manager,
             state,
@@ -63,6 +65,7 @@ class Engine(Struct, frozen=True):
             note=self.manifests.note,
             believe=believe,
             remake=remake,
+            repair=repair,
         )
 
     def bases(self, state: State) -> Bases:

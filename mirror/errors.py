@@ -57,12 +57,14 @@ class MirrorError(Exception):
     host: whose trouble it is, as `Limits` names hosts, where that may be another one than the registry asked.
     protocol: by which of several a registry was asked; empty: by the usual one.
     spent: it outlived all retries that there are for it: who needed what failed must not begin them anew.
+    names: of a tag whose manifest is damaged: the digest that the store has for the tag, if it says so.
     """
 
     code = "error"
     exit_code = FAILED
     retryable = False
     spent = False
+    names: str | None = None
 
     def __init__(
         self,

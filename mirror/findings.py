@@ -146,12 +146,16 @@ def judged(
     believed: Digest | None = None,
     may_have: bool = True,
     broken: bool = False,
+    repair: bool = False,
+    was: str | None = None,
 ) -> Finding:
     """The finding for one reference, from what the source and the target answered. reading.version: None: the source
-    was not asked; believed: the digest that an immutable tag had on both sides in an earlier run."""
+    was not asked; believed: the digest that an immutable tag had on both sides in an earlier run; was: the one that a
+    damaged tag had, if that is known: with `repair` an immutable tag gets back what it had, and nothing else."""
     version = reading.version
     if isinstance(old, MirrorError):
-        return Finding(reading, target, Verdict.FAILED, error=old)
+        failed = Finding(reading, target, Verdict.FAILED, error=old)
+        return _repaired(failed, old, was, may_have=may_have) if broken and repair else failed
     if old is not None and old == believed:
         return Finding(reading, target, Verdict.EQUAL, old)
     if isinstance(version, MirrorError):
@@ -161,6 +165,16 @@ def judged(
     if old is not None and reading.entry.rules.is_immutable(reading.tag) and not (version and version.unmade):
         return Finding(reading, target, Verdict.FAILED, old, error=immutable_conflict(version, old))
     return Finding(reading, target, Verdict.COPY, old, may_have, broken)
+
+
+def _repaired(failed: Finding, error: MirrorError, was: str | None, *, may_have: bool) -> Finding:
+    """The finding for a damaged immutable tag in a run with `--repair`: a copy if the source has what the tag had."""
+    version = failed.reading.version
+    if was is not None and isinstance(version, Version) and version.digest == was:
+        return replace(failed, verdict=Verdict.COPY, may_have=may_have, broken=True, error=None)
+    told = error.told(f"{error.what}; the tag is immutable, and it is not known to have had what the source has")
+    told.hint = "remove the tag on the target by hand, then run `mirror sync CONFIG`"
+    return replace(failed, error=told)
 
 
 def keep_immutable(finding: Finding, made: Digest) -> None:

@@ -63,10 +63,12 @@ class Planner:
         parallel: Mapping[str, int],
         believe: bool = True,
         remake: bool = False,
+        repair: bool = False,
         note: Note | None = None,
     ) -> None:
         """parallel: slots of each host; believe: what state says of exclusive targets and immutable tags, and what
-        lists of tags say of digests; remake: not even what state says a transform made; note: is given manifests that
+        lists of tags say of digests; remake: not even what state says a transform made; repair: of damaged
+        immutable tags, copy those that had the digest of the source; note: is given manifests that
         had to be read to learn what a tag of a source names."""
         self._manager = manager
         self._memory = memory
@@ -75,10 +77,11 @@ class Planner:
         self._parallel = parallel
         self._believe = believe
         self._remake = remake
+        self._repair = repair
         self._note = note
         self._claims = Claims()
         self._catalogs: dict[int, Watch[list[Entry]]] = {}  # read to find conflicts, by the id of the entry
-        self._presence = Presence(manager, memory, believe=believe)
+        self._presence = Presence(manager, memory, believe=believe, repair=repair)
 
     def all(self, entries: Iterable[Entry]) -> Steps[None]:
         """Steps: plan every entry. Raises Cancelled, and what is a bug; what is remote becomes a finding."""
@@ -270,6 +273,8 @@ class Planner:
                 believed=present.settled.get(reading.tag),
                 may_have=bool(present.may_have),
                 broken=reading.tag in present.broken,
+                repair=self._repair,
+                was=present.was(reading.tag),
             )
             self._findings.found(finding)
 
@@ -326,7 +331,9 @@ class Planner:
         }
         if unknown:
             kept = batch.readings[0].entry.rules.is_immutable
-            present.broken.update(tag for tag, answer in zip(unknown, results[-1], strict=True) if is_broken(answer))
+            present.broken.update(
+                (tag, answer.names) for tag, answer in zip(unknown, results[-1], strict=True) if is_broken(answer)
+            )
             olds.update(
                 (tag, named(answer, certain=kept(tag))) for tag, answer in zip(unknown, results[-1], strict=True)
             )

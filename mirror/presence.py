@@ -27,7 +27,12 @@ class Present(Struct):
     recalled: Mapping[str, Digest] = field(default_factory=dict)
     settled: Mapping[str, Digest] = field(default_factory=dict)  # immutable tags that were equal in an earlier run
     may_have: bool | None = None  # None: not known yet
-    broken: set[str] = field(default_factory=set)  # tags that the target has and cannot give
+    broken: dict[str, str | None] = field(default_factory=dict)  # tags that it has and cannot give, with their digests
+    last_equal: Mapping[str, Digest] = field(default_factory=dict)  # as `settled`, for a repair: not believed otherwise
+
+    def was(self, tag: str) -> str | None:
+        """The digest that a damaged tag is known to have had: as the target says, or as an earlier run saw it."""
+        return self.broken.get(tag) or self.last_equal.get(tag)
 
 
 Listing: TypeAlias = Watch[Present] | None
@@ -35,12 +40,13 @@ Listing: TypeAlias = Watch[Present] | None
 
 class Presence:
     """Finds out what target repositories have, as jobs of a manager. believe: what the state says, and the digests that
-    lists of tags name."""
+    lists of tags name; repair: look up what damaged immutable tags had."""
 
-    def __init__(self, manager: Manager, memory: Memory, *, believe: bool) -> None:
+    def __init__(self, manager: Manager, memory: Memory, *, believe: bool, repair: bool = False) -> None:
         self._manager = manager
         self._memory = memory
         self._believe = believe
+        self._repair = repair
 
     def listing(self, entry: Entry, target: TargetEntry) -> Listing:
         """What a target has, being listed; None where that may not be needed."""
@@ -51,10 +57,11 @@ class Presence:
     def find(self, entry: Entry, target: TargetEntry, readings: Sequence[Reading], listing: Listing) -> Steps[Present]:
         name = str(target.place)
         settled: dict[str, Digest] = {}
-        if entry.rules.immutable and self._believe:
+        if entry.rules.immutable and (self._believe or self._repair):
             settled = yield self._manager.transfer(
                 object(), lambda work: settled_tags(self._memory, entry, target, readings), needs=(), policy=ONCE
             )
+        last_equal, settled = settled, settled if self._believe else {}
         if target.exclusive and self._believe:
             recalled = yield self._manager.transfer(
                 object(), lambda work: recalled_tags(self._memory, name, [one.tag for one in readings]), needs=()
@@ -63,9 +70,9 @@ class Presence:
                 # Who promises that nobody else writes here spares the target every question that state can answer.
                 return Present(recalled=recalled, settled=settled, may_have=True)
         if entry.rules.is_literal:
-            return Present(settled=settled)
+            return Present(settled=settled, last_equal=last_equal)
         present: Present = yield listing or self._list(target)
-        return replace(present, settled=settled)
+        return replace(present, settled=settled, last_equal=last_equal)
 
     def may_have(self, target: TargetEntry, present: Present) -> Watch[bool]:
         """Whether the repository may hold blobs: it has tags, or a run that wrote there did not end."""

@@ -302,7 +302,7 @@ class _Sync:
             fail_fast=self._options.fail_fast,
             idle=wake,
         )
-        planner = engine.planner(state, agenda, believe=not self._options.deep)
+        planner = engine.planner(state, agenda, believe=not self._options.deep, repair=self._options.repair)
         planning = engine.manager.spawn(planner.all(engine.entries), name="plan")
         planning.on_done(lambda watch: agenda.planned(whole=watch.error is None))
         planning.on_done(lambda watch: wake() if _is_bug(watch.error) else None)

@@ -87,6 +87,7 @@ class LayoutStore:
                 return self._absent(repository, reference, wanted)
             self._same_size(wanted, size)
         except Refused as error:
+            error.names = wanted.digest
             return error
         return Version(wanted.digest, media_type=wanted.media_type)
 

@@ -266,3 +266,37 @@ def test_what_a_host_did_not_replace_is_not_sent_to_it_again(scripted: ScriptedF
     assert size == totals["sent"]
     sums = tuple(sum(line[key] for line in lines) for key in ("bytes_read", "bytes_sent"))
     assert (totals["read"], totals["sent"]) == sums
+
+
+@pytest.mark.parametrize("kind", ["layout", "layout without state", "registry"])
+def test_an_immutable_tag_whose_manifest_is_damaged_gets_back_what_it_had_and_nothing_else(
+    kind: str, scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
+) -> None:
+    source, target = scripted("source"), scripted("target")
+    root = loaded(source, "v1").tags["v1"]
+    layout = tmp_path / "layout"
+    copy = f"{target.host}/app" if kind == "registry" else f"oci:{layout}:app"
+    mirror = {"source": f"{source.host}/app", "targets": [copy], "tags": {"immutable": ["v.*"]}}
+    mirror_run.config([mirror], source, target)
+    mirror_run.sync()
+    file = layout / "blobs" / root.replace(":", "/")
+    if kind == "registry":
+        # As long as nothing is pushed: the registry cannot read what it has.
+        target.fault("HEAD manifest", reference="v1", status=500, times=FOREVER)
+    else:
+        file.write_bytes(file.read_bytes()[:100])
+    if kind == "layout without state":
+        for path in mirror_run.state.rglob("state.sqlite3*"):
+            path.unlink()
+    moved = Graph("moved")
+    moved.image("v1")
+    source.load("app", moved)
+    ran = mirror_run.sync("--repair", expect=1 if kind == "registry" else 3)
+    assert "remove the tag on the target by hand, then run `mirror sync CONFIG`" in ran.text
+    source.storage.repositories["app"].tags["v1"] = root
+    if kind == "layout":
+        mirror_run.sync("--deep", expect=3)  # this forgets that the tag was equal
+    mirror_run.sync("--repair")
+    assert {"copied"} == set(mirror_run.results().values())
+    target.faults.clear()
+    assert 0 == mirror_run("verify", mirror_run.config_file, "--deep").code
