@@ -127,9 +127,6 @@ def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
     verify = _add(commands, "verify", _verify, "check that every selected image is complete on every target")
     verify.add_argument("--deep", action="store_true", help="read and hash every blob")
-    verify.add_argument(
-        "--base", metavar="INVENTORY", type=Path, help="the one that a differential export was made with"
-    )
     _add_only(verify)
     verify.add_argument("-q", dest="quiet", action="store_true", help="say nothing unless something is wrong")
 

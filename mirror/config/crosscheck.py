@@ -48,7 +48,7 @@ def _bundles_both_ways(document: Document, drafts: Sequence[Draft]) -> None:
             reader = readers.get(target.host)
             if reader is not None and target.host != STREAM and target != draft.mirror.source:
                 what = "is a bundle, which is replaced as a whole, and"
-                remedy = "write to another file, or keep the images in a layout (oci:DIR)"
+                remedy = "use another file for one of them, or a layout (oci:DIR)"
                 document.add(path, f"{printable(target.host)} {what} {reader.path} reads from it; {remedy}")
 
 

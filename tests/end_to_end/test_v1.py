@@ -219,7 +219,7 @@ def test_verify_never_says_that_all_is_whole_of_what_it_could_not_compare(
     ran = mirror_run("verify", config)
     assert 0 == ran.code
     assert "2 images could not be compared with their source" in ran.out
-    assert "`mirror verify --deep`" in ran.out
+    assert "`mirror verify --deep CONFIG`" in ran.out
     assert "; whole, but 2 not compared" in ran.out
     assert "GET v1-layer" not in registry.counts()
     ran = mirror_run("verify", config, "--deep")

@@ -63,7 +63,7 @@ def test_the_store_that_gave_wrong_bytes_is_named_although_another_was_asked_fir
     second.blobs["other"][blob.digest] = b"wrong"
     with pytest.raises(Refused) as caught:
         read_all(SourceBody(blob, [Origin(first, "app"), Origin(second, "other")]))
-    assert caught.value.what.startswith(f"second/other@{blob.digest}: 5 bytes came")
+    assert caught.value.what.startswith(f"second/other@{blob.digest}: 5 bytes with the digest ")
     assert "the storage of second, or something on the way, is damaged" == caught.value.hint
 
 
