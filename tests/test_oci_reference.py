@@ -198,6 +198,11 @@ def test_what_is_written_is_read_back(reference: Reference) -> None:
     assert reference.tag is None or is_tag(reference.tag)
 
 
+def test_a_host_is_no_host_without_its_dot() -> None:
+    with pytest.raises(ConfigError, match="a host has a dot"):
+        Reference.parse("app./web")
+
+
 @given(st.text(max_size=60) | st.text(alphabet="aZ0.:/@-_[]%\\ ", max_size=40))
 def test_any_text_is_a_safe_reference_or_refused(text: str) -> None:
     try:

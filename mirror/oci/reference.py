@@ -140,6 +140,8 @@ class Reference(Struct, frozen=True, order=True):
             except Refused as error:
                 raise _invalid(text, str(error)) from None
         host, path = _split_host(rest)
+        if not ("." in host or ":" in host or host == "localhost"):
+            raise _invalid(text, "a host has a dot in it or a port, or is localhost")  # `app.` lost its dot
         path, colon, tag = path.partition(":")
         if colon and not is_tag(tag):
             raise _invalid(text, tag_hint(tag))

@@ -98,6 +98,7 @@ class Deliveries:
             self._inventory.fits(order.blob)
             with self._origins.wanted(order):
                 delivered = yield from self._deliver(order, effort)
+            self._inventory.add(order.place, order.blob.digest)
             if delivered.sized:
                 self._inventory.proven(order.blob)
         except MirrorError as error:
@@ -106,7 +107,6 @@ class Deliveries:
         except GeneratorExit:
             self._outcomes.blob(order, Cancelled(ABANDONED))
             raise
-        self._inventory.add(order.place, order.blob.digest)
         self._outcomes.blob(order, delivered)
         return delivered
 
@@ -123,7 +123,9 @@ class Deliveries:
         while not self._inventory.holder(place, digest):
             if self._lead(place, digest):
                 try:
-                    return (yield from self._bring(order, effort))
+                    brought = yield from self._bring(order, effort)
+                    self._inventory.add(place, digest)  # before others find that nobody leads, and upload it again
+                    return brought
                 finally:
                     self._lead_no_more(place, digest)
             leader = self._leader(place.host, digest, order.blob.size)
@@ -160,8 +162,7 @@ class Deliveries:
 
     def _head_or_upload(self, order: Order, effort: Effort) -> Steps[Delivered]:
         # What is on disk keeps what an earlier run left, or another repository has: asking it costs no request.
-        may_have = order.may_have or order.target.on_disk
-        if may_have and not effort.asked and (yield self._ask(order)):
+        if (order.may_have or order.target.on_disk) and not effort.asked and (yield self._ask(order)):
             return effort.result(Outcome.EXISTS)
         return (yield from self._upload(order, effort, session=None))
 
