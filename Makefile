@@ -25,7 +25,7 @@ help: ## list these targets
 demo: $(STAMP) ## the main job for real: registries, multi-architecture images, three syncs, every claim checked
 	@$(BIN)/python -m demo
 
-test: $(STAMP) ## all tests, against real and scripted registries on loopback (under 4 minutes on 2 cores)
+test: $(STAMP) ## all tests, against real and scripted registries on loopback (about 5 minutes on 2 cores)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
