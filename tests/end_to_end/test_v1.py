@@ -652,15 +652,18 @@ def test_a_run_that_ended_between_two_layers_leaves_nothing_that_the_next_one_be
     assert not converted.exists()
 
 
+NAMES = "abcdefghijkl"  # so many that each shard has some, whatever the port of the source
+
+
 @pytest.mark.parametrize("apart", ["shards", "configurations"])
 def test_runs_with_one_spool_do_not_take_each_others_layers(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, apart: str
 ) -> None:
     v1 = V1()
-    for name in "abcdef":
+    for name in NAMES:
         v1.tag(f"team/{name}", t=v1.chain(*(gz(tar(file=f"{name}{part}".encode())) for part in "01"), seed=name)[-1])
     registry, spool = old(scripted, v1), mirror_run.folder / "spool"
-    mirrors = [{"source": f"{registry.host}/team/{name}", "targets": [f"{target.host}/{name}"]} for name in "abcdef"]
+    mirrors = [{"source": f"{registry.host}/team/{name}", "targets": [f"{target.host}/{name}"]} for name in NAMES]
     mirror_run.config(mirrors, registry, target, spool=str(spool))
     mine, others = ["--shard", "0/2"], [str(mirror_run.config_file), "--shard", "1/2"]
     if apart == "configurations":
