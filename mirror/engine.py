@@ -200,7 +200,7 @@ def _check_sources(config: Config) -> None:
             hint = f"it is a source of {config.path}: bring it here first, or correct its path"
             raise ConfigError(f"{host} does not exist", hint=hint) from None
         except OSError:
-            continue  # whoever opens it says what is wrong with it
+            continue  # opening it reports what is wrong with it
 
 
 def left(signals: Signals) -> float:

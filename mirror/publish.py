@@ -62,7 +62,7 @@ class Publishing:
         self._targets = targets
         self._lock = threading.Lock()
         self._begun: set[str] = set()
-        # By host, of those that gather: what the target lacks, by its name there; what it was told of.
+        # By host, of those that gather: what the target lacks, by its name there; the images that it will get.
         self._lacking: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)
         self._known: dict[str, set[str]] = {}  # what it was known to lack when it was begun
         self._coming: defaultdict[str, dict[Finding, Coming]] = defaultdict(dict)

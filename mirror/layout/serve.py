@@ -128,7 +128,7 @@ def _source(path: Path, bare: str, stack: ExitStack) -> Source:
 
 def _usable(source: Source, work: Work) -> None:
     """What is no layout, or a bundle that does not hold all that it names, is refused at the start, not request by
-    request. That images could not be exported is told: the others are whole."""
+    request. Images that could not be exported are logged: the others are whole."""
     list(source.repositories("", work))
     if not isinstance(source, Bundle):
         return

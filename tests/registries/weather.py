@@ -6,7 +6,6 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from tests.registries.access import Target
@@ -43,7 +42,6 @@ class Weather(Faults):
         self._after = False
         self._action: Callable[[], None] | None = None
         self.lies = lies
-        self.met: Counter[str] = Counter()
         self.calm = False
 
     def at(self, count: int, action: Callable[[], None], *, after: bool) -> None:
@@ -74,8 +72,6 @@ class Weather(Faults):
             rule = {"cut_request_after": chance.randrange(3000)}
         if self.lies and target.kind == "GET tags" and chance.random() < 0.5:
             rule = {"status": 404, "body": b'{"errors": [{"code": "NAME_UNKNOWN"}]}'}
-        with self._guard:
-            self.met[target.kind] += 1
         return Fault(target.kind, **rule)
 
     def _due(self) -> Callable[[], None] | None:
@@ -96,6 +92,6 @@ def _acting(kind: str, action: Callable[[], None], *, after: bool) -> Fault:
 
     def after_it(_: Request, reply: Reply) -> Reply:
         action()
-        return replace(reply)
+        return reply
 
     return Fault(kind, after=True, change=after_it) if after else Fault(kind, hook=before_it)
