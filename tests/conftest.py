@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest_plugins = ("tests.guards",)
-pytest.register_assert_rewrite("tests.oracle", "tests.tool")
+pytest.register_assert_rewrite("tests.guards", "tests.oracle", "tests.tool")
 
 from tests.registries.certificates import Authority  # noqa: E402  (after the rewrite of assertions is registered)
 from tests.registries.real import RealRegistry  # noqa: E402

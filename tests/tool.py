@@ -18,11 +18,18 @@ from urllib.parse import quote
 
 import yaml
 
+from tests.forking import Forking
 from tests.registries.certificates import Authority
 
 ROOT = Path(__file__).resolve().parent.parent
 _KEPT = ("PATH", "LANG", "LC_ALL", "COVERAGE_PROCESS_START", "COVERAGE_FILE")
 _NOT_FOR_USERS = ("Traceback (most recent call last)", "Exception ignored", "Warning:")
+_COMMON = {
+    **{name: os.environ[name] for name in _KEPT if name in os.environ},
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'child'}",
+    "PYTHONWARNINGS": "error",
+}
+_forking = Forking(_COMMON)
 
 
 class Configured(Protocol):
@@ -65,12 +72,7 @@ class MirrorTool:
         self.warnings = ""  # what may stand on stderr although it looks like a Python warning
         self._running: list[tuple[subprocess.Popen[str], float]] = []
         self._configs: set[Path] = set()
-        self.environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | {
-            "HOME": str(self.home),
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'child'}",
-            "MIRROR_TESTS_TRIPWIRE": str(self._tripwire),
-            "PYTHONWARNINGS": "error",
-        }
+        self.environment = {**_COMMON, "HOME": str(self.home), "MIRROR_TESTS_TRIPWIRE": str(self._tripwire)}
 
     def __enter__(self) -> MirrorTool:
         return self
@@ -101,8 +103,17 @@ class MirrorTool:
     # ---- running
 
     def __call__(self, *arguments: str | Path, timeout: float = 60, **options: Any) -> Ran:
-        """Run to the end. options: as for `start`."""
-        return self.finish(self.start(*arguments, **options), timeout)
+        """Run to the end. options: as for `start`; without any, the run is forked rather than started."""
+        if options or not _forking.serves(self.environment):
+            return self.finish(self.start(*arguments, **options), timeout)
+        words, started = tuple(map(str, arguments)), time.monotonic()
+        try:
+            code, out, err = _forking.run(words, self.environment, self.folder, timeout)
+        except subprocess.TimeoutExpired as late:
+            raise AssertionError(
+                f"still running after {timeout} s: {words!r}\n{late.output!r}\n{late.stderr!r}"
+            ) from None
+        return self._ended(Ran(words, code, out, err, time.monotonic() - started))
 
     def sync(
         self, *arguments: str | Path, expect: int | tuple[int, ...] = 0, timeout: float = 60, **options: Any
@@ -152,7 +163,9 @@ class MirrorTool:
         finally:
             self._running.remove((process, started))
         arguments = tuple(process.args[3:]) if isinstance(process.args, list) else ()
-        ran = Ran(arguments, process.returncode, out, err, time.monotonic() - started)
+        return self._ended(Ran(arguments, process.returncode, out, err, time.monotonic() - started))
+
+    def _ended(self, ran: Ran) -> Ran:
         self.runs.append(ran)
         assert not self._tripwire.exists(), f"left loopback: {self._tripwire.read_text()}"
         for words in _NOT_FOR_USERS:

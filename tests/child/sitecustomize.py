@@ -1,4 +1,4 @@
-"""On the path of the tool when tests run it: keeps it on loopback, and tells the test if it tried to leave."""
+"""On the path of the tool when tests run it: keeps it on loopback, and notes for the test if it tried to leave."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from pathlib import Path
 
 from tests import tripwire
 
-_FILE = Path(os.environ.pop("MIRROR_TESTS_TRIPWIRE", os.devnull))
-_ONLY = os.environ.pop("MIRROR_TESTS_ONLY", "").split()
+
+def arm() -> None:
+    """Install the tripwire as the environment says, and take its settings out of the environment."""
+    file = Path(os.environ.pop("MIRROR_TESTS_TRIPWIRE", os.devnull))
+    only = os.environ.pop("MIRROR_TESTS_ONLY", "").split()
+
+    def note(what: str) -> None:
+        with file.open("a") as opened:
+            opened.write(what + "\n")
+
+    tripwire.install(note, only=only)
 
 
-def _note(what: str) -> None:
-    with _FILE.open("a") as file:
-        file.write(what + "\n")
-
-
-tripwire.install(_note, only=_ONLY)
+if "MIRROR_TESTS_FORKING" not in os.environ:
+    arm()
