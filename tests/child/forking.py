@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 import sitecustomize  # type: ignore[import-not-found]  # on the path of the tool only
@@ -29,7 +29,6 @@ _REQUEST_BYTES = 1 << 20
 def main() -> None:
     """Fork for every request. Returns in the process that becomes the run."""
     with socket.socket(fileno=os.dup(0)) as requests:
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the processes that wait for the runs
         while True:
             message, descriptors, _flags, _sender = socket.recv_fds(requests, _REQUEST_BYTES, 3)
             if not message:
@@ -37,11 +36,18 @@ def main() -> None:
             if os.fork():
                 for descriptor in descriptors:
                     os.close(descriptor)
+                _reap()
                 continue
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             if _is_run(descriptors[2]):
                 break
     _prepare(json.loads(message), *descriptors)
+
+
+def _reap() -> None:
+    """Wait for the children that have ended, so that the processor time of the runs is counted."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _is_run(status_to: int) -> bool:
