@@ -20,7 +20,7 @@ from tests.registries.real import RealRegistry
 from tests.seeding import Seeded, seed
 from tests.tool import MirrorTool, Ran
 
-REPOSITORIES, TAGS, LAYERS, MIB = 10, 6, 4, 1 << 20
+REPOSITORIES, TAGS, LAYERS, LAYER_SIZE = 10, 6, 4, 100_000
 BLOB_KINDS = {"HEAD blob", "POST upload", "PUT upload", "PATCH upload", "DELETE upload", "POST mount"}
 
 
@@ -71,7 +71,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             repositories=REPOSITORIES,
             images=TAGS,
             layers=LAYERS,
-            layer_size=MIB,
+            layer_size=LAYER_SIZE,
             shared=0.5,
             index=True,
         )
