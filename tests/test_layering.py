@@ -68,6 +68,7 @@ HOMES = {
     "publicsuffixlist": ("mirror.registry.trust",),
     "rich": ("mirror.progress",),
     "msgspec": ("mirror.structs",),
+    "re2": ("mirror.patterns",),
 }
 # Slow to import, needed by few runs.
 LAZY = ("requests",)
