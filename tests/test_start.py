@@ -29,9 +29,9 @@ sys.exit(code)
 """
 
 NOT_FOR_A_SYNC = {
-    *("requests", "urllib3", "rich", "publicsuffixlist", "concurrent_log_handler", "asyncio", "multiprocessing"),
+    *("requests", "urllib3", "rich", "publicsuffixlist", "multiprocessing"),
     *("mirror.layout", "mirror.layouts", "mirror.bundles", "mirror.inventories"),
-    *("mirror.verify", "mirror.preview", "mirror.repair", "mirror.logrotation"),
+    *("mirror.verify", "mirror.preview", "mirror.repair"),
     *("mirror.registry.schema1", "mirror.registry.convert", "mirror.registry.layers", "mirror.registry.helpers"),
     *("mirror.registry.v1", "mirror.registry.v1side", "mirror.registry.v1image", "mirror.registry.cookies"),
 }
