@@ -17,7 +17,19 @@ MAX_LINES = 350
 
 # Parts of the program, the lowest first. A part imports from its own row and from rows above it in this table.
 LAYERS = (
-    ("errors", "backoff", "durable", "console", "keys", "later", "redact", "options", "signals", "structs"),
+    (
+        "errors",
+        "backoff",
+        "durable",
+        "file_reader",
+        "console",
+        "keys",
+        "later",
+        "redact",
+        "options",
+        "signals",
+        "structs",
+    ),
     ("oci", "patterns"),
     ("store", "limits", "availability"),
     ("registry", "layout", "transfer", "state", "selection", "locations"),
