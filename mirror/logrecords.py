@@ -54,7 +54,7 @@ class Lines:
         self._redact = redact
         self._encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
-    def encode(self, record: logging.LogRecord, fields: dict[str, object]) -> bytes:
+    def encode(self, record: logging.LogRecord, fields: dict[str, object]) -> str:
         message = str(record.msg)
         told: dict[str, object] = {
             "ts": _timestamp(record.created),
@@ -67,7 +67,7 @@ class Lines:
         line = self._encode(told)
         if self._redact.suspects(line):
             line = self._encode(_redacted(told, self._redact))
-        return line.encode("ascii") + b"\n"
+        return line + "\n"
 
 
 def _timestamp(created: float) -> str:

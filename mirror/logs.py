@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 
 from mirror.console import Console
 from mirror.errors import Cancelled, LocalError
-from mirror.logfile import PATIENCE, Backlog, LockTimeout, LogFile, log_error
+from mirror.logfile import PATIENCE, Backlog, LogFile, LogLocked
 from mirror.logrecords import LONGEST_FIELD, Lines, People, fields_of
 from mirror.redact import Redactor
 
@@ -116,7 +116,7 @@ def setup(
 
     run: the id that each line carries; max_size: bytes. At the end all is written, and logging is as it was.
     Raises LocalError, before anything else, if the file cannot be written."""
-    backlog = _open_backlog(file, max_size, backups) if file else None
+    backlog = Backlog(LogFile(file, max_size=max_size, backups=backups)) if file else None
     shown = _SHOWN.get(max(QUIET, min(DEBUG, verbosity)), logging.WARNING)
     lowest = min(LEVELS[level], shown) if file else shown
     filed = file is not None and LEVELS[level] <= logging.WARNING
@@ -124,10 +124,6 @@ def setup(
     handler = _Enqueue(listener, lowest)
     with listener, _attached(handler, lowest):
         yield Logs(listener)
-
-
-def _open_backlog(file: Path, max_size: int, backups: int) -> Backlog:
-    return Backlog(LogFile(file, max_size=max_size, backups=backups))
 
 
 @contextmanager
@@ -204,7 +200,7 @@ class _Listener:
 
     def __exit__(self, *_: object) -> None:
         if self._backlog:
-            self._backlog.hurry(PATIENCE)
+            self._backlog.limit_patience(PATIENCE)
         self.put(None)
         self._thread.join()
 
@@ -219,7 +215,7 @@ class _Listener:
 
     def settle(self, within: float) -> None:
         if self._backlog:
-            self._backlog.hurry(within)
+            self._backlog.limit_patience(within)
         self._wait_for(_Mark(last=True), within + _MORE)
 
     def _wait_for(self, mark: _Mark, within: float) -> None:
@@ -235,7 +231,7 @@ class _Listener:
 
     def _take(self) -> bool:
         """Take what is queued; wait for the first. False: that was all."""
-        behind = self._backlog is not None and self._backlog.waiting > 0
+        behind = self._backlog is not None and not self._backlog.is_empty
         taken = 0
         try:
             item = self._queue.get(timeout=1.0 if behind else None)  # `__exit__` ends it
@@ -270,14 +266,11 @@ class _Listener:
         if not backlog:
             return
         backlog.write(now=now)
-        passes = isinstance(backlog.error, LockTimeout) and not last
+        passes = isinstance(backlog.error, LogLocked) and not last
         if self.trouble is None and (backlog.lost or (backlog.error and not passes)):
-            why = backlog.cause or LocalError("the log file could not be written as fast as lines came")
-            self._give_up(backlog.path, why, "" if last else "the run goes on, and ")
-
-    def _give_up(self, path: Path, error: OSError | LocalError, but: str) -> None:
-        self.trouble = log_error(path, error) if isinstance(error, OSError) else error
-        self._people.say("error", f"{self.trouble}; {but}lines of the log may be lost")
+            self.trouble = backlog.cause or LocalError("the log file could not be written as fast as lines came")
+            but = "" if last else "the run goes on, and "
+            self._people.say("error", f"{self.trouble}; {but}lines of the log may be lost")
 
     def _close(self) -> None:
         lost = 0

@@ -27,7 +27,7 @@ class TagRules(Struct, frozen=True):
 
     def is_immutable(self, tag: str) -> bool:
         """Whether `tag`, once it is on a target, stays what it is."""
-        return any(compile_pattern(text).fullmatch(tag) for text in self.immutable)
+        return any(compile_pattern(text).matches(tag) for text in self.immutable)
 
     @property
     def is_literal(self) -> bool:
@@ -38,9 +38,9 @@ class TagRules(Struct, frozen=True):
         """The rule that leaves `tag` out, in the words of the configuration; None: it is selected."""
         if self.is_literal:
             return None if tag in (self.literal or ()) else "tags"
-        if self.include and not any(compile_pattern(text).fullmatch(tag) for text in self.include):
+        if self.include and not any(compile_pattern(text).matches(tag) for text in self.include):
             return "include"
-        return next((f"exclude {text}" for text in self.exclude if compile_pattern(text).fullmatch(tag)), None)
+        return next((f"exclude {text}" for text in self.exclude if compile_pattern(text).matches(tag)), None)
 
 
 class Selection(Struct, frozen=True):
@@ -59,8 +59,8 @@ def select(rules: TagRules, tags: Iterable[str]) -> Selection:
     selected: dict[str, None] = {}
     if not rules.include and not rules.exclude:
         return Selection(tuple(dict.fromkeys(tags)), rejected)
-    include = [compile_pattern(text).fullmatch for text in rules.include]
-    exclude = [(f"exclude {text}", compile_pattern(text).fullmatch) for text in rules.exclude]
+    include = [compile_pattern(text).matches for text in rules.include]
+    exclude = [(f"exclude {text}", compile_pattern(text).matches) for text in rules.exclude]
     for tag in tags:
         if include and not any(match(tag) for match in include):
             rejected["include"] += 1

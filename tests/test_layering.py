@@ -17,7 +17,19 @@ MAX_LINES = 350
 
 # Parts of the program, the lowest first. A part imports from its own row and from rows above it in this table.
 LAYERS = (
-    ("errors", "backoff", "durable", "console", "keys", "later", "redact", "options", "signals", "structs"),
+    (
+        "errors",
+        "backoff",
+        "durable",
+        "file_reader",
+        "console",
+        "keys",
+        "later",
+        "redact",
+        "options",
+        "signals",
+        "structs",
+    ),
     ("oci", "patterns"),
     ("store", "limits", "availability"),
     ("registry", "layout", "transfer", "state", "selection", "locations"),
@@ -46,7 +58,6 @@ LAYERS = (
         "progress",
         "logs",
         "logfile",
-        "logrotation",
         "logrecords",
     ),
     ("config",),
@@ -63,11 +74,12 @@ HOMES = {
     "yaml": ("mirror.config",),
     "jsonschema": ("mirror.config",),
     "platformdirs": ("mirror.config",),
-    "concurrent_log_handler": ("mirror.logrotation",),
+    "concurrent_log_handler": ("mirror.logfile",),
     "sqlite3": ("mirror.state",),
     "publicsuffixlist": ("mirror.registry.trust",),
     "rich": ("mirror.progress",),
     "msgspec": ("mirror.structs",),
+    "re2": ("mirror.patterns",),
 }
 # Slow to import, needed by few runs.
 LAZY = ("requests",)

@@ -1,26 +1,19 @@
-"""What breaks the schema, in sentences: jsonschema finds it, the words are ours.
-
-Imported only for a configuration that does not conform.
-"""
+"""What the schema does not allow, in sentences: jsonschema finds it, the words are ours."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from typing import Any
 
-import jsonschema
-
-from mirror.config.conform import conforms
 from mirror.config.problems import SECRET_KEYS, KeyPath, key_shown, value_shown
 from mirror.config.remedies import YAML_BOOLEANS, is_accepted, text_instead
-from mirror.config.schema import places_of, resolved, schema
+from mirror.config.schema import NOT_YET, conforms, places_of, resolved, validator
 from mirror.config.tree import Document, Scalar, read_as
 from mirror.locations import MATCHED
 
 MATCHED_NAME = MATCHED.strip("{}")
 
-_NOT_YET = "not in this version"
+_LATER = "not in this version"
 _REQUIRED = ("version", "mirrors", "source", "targets")
 # Keys of other tools, and the keys that have the same meaning here.
 _SYNONYMS = {
@@ -34,40 +27,23 @@ _SYNONYMS = {
 _INSECURE = ("insecure", "tls-verify", "skip-tls-verify", "insecure-skip-verify", "insecure-skip-tls-verify")
 
 
-def report(document: Document, data: object, whole: dict[str, Any]) -> None:
-    """Add to `document` all that breaks the schema, `whole`, in `data`, its tree as plain values.
+def check(document: Document, data: Any) -> None:
+    """Add to `document` everything in `data`, its tree as plain values, that the schema does not allow.
 
     A key that is not in this version has one message: its value is not checked."""
-    planned = dict(_planned(data, whole, ()))
-    for path, message in planned.items():
-        document.add(path, message)
-    for error in jsonschema.Draft202012Validator(whole).iter_errors(data):
+    errors = list(validator().iter_errors(data))
+    later = [tuple(error.absolute_path) for error in errors if error.validator == NOT_YET]
+    for error in errors:
         path = tuple(error.absolute_path)
-        if not any(path[: len(one)] == one for one in planned):
+        if error.validator == NOT_YET or not any(path[: len(one)] == one for one in later):
             _report(document, path, error)
-
-
-def _planned(value: object, part: dict[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
-    """Keys and values that are part of the language, but have no effect yet."""
-    part = resolved(part)
-    not_yet = part.get("x-not-yet")
-    if not_yet is True:
-        yield path, f"{_NOT_YET}; remove the key"
-    elif isinstance(not_yet, list) and value in not_yet:
-        yield path, f"{value_shown(value)} is {_NOT_YET}; write {' or '.join(_able(part))}, or remove the key"
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            below = part.get("properties", {}).get(key, part.get("additionalProperties"))
-            if isinstance(below, dict):
-                yield from _planned(item, below, (*path, key))
-    elif isinstance(value, list) and isinstance(part.get("items"), dict):
-        for number, item in enumerate(value):
-            yield from _planned(item, part["items"], (*path, number))
 
 
 def _report(document: Document, path: KeyPath, error: Any) -> None:
     keyword, part, value = error.validator, resolved(error.schema), error.instance
-    if keyword == "additionalProperties":
+    if keyword == NOT_YET:
+        document.add(path, _not_yet(part, value))
+    elif keyword == "additionalProperties":
         for key in value:
             if key not in part.get("properties", {}):
                 document.add(path, _unknown(key, part), key=key)
@@ -86,6 +62,12 @@ def _report(document: Document, path: KeyPath, error: Any) -> None:
         document.add(path, _mistyped(document, path, part, value))
 
 
+def _not_yet(part: dict[str, Any], value: object) -> str:
+    if part[NOT_YET] is True:
+        return f"{_LATER}; remove the key"
+    return f"{value_shown(value)} is {_LATER}; write {' or '.join(_able(part))}, or remove the key"
+
+
 def _unknown(key: str, part: dict[str, Any]) -> str:
     elsewhere = places_of(key)
     if elsewhere:
@@ -94,18 +76,18 @@ def _unknown(key: str, part: dict[str, Any]) -> str:
         how = "`plain-http: true` is for http, `tls: {verify: false}` for https with a certificate that is not checked"
         return f"unknown key {key_shown(key)}; {how}"
     nearest = _nearest(key, part)
-    if nearest and part["properties"][nearest].get("x-not-yet") is True:
-        return f"unknown key {key_shown(key)}; {key_shown(nearest)} is {_NOT_YET}; remove the key"
+    if nearest and part["properties"][nearest].get(NOT_YET) is True:
+        return f"unknown key {key_shown(key)}; {key_shown(nearest)} is {_LATER}; remove the key"
     if nearest:
         return f"unknown key {key_shown(key)}; did you mean {key_shown(nearest)}?"
-    known = [name for name, below in part.get("properties", {}).items() if below.get("x-not-yet") is not True]
+    known = [name for name, below in part.get("properties", {}).items() if below.get(NOT_YET) is not True]
     return f"unknown key {key_shown(key)}; want one of {', '.join(known)}"
 
 
 def _nearest(key: str, part: dict[str, Any]) -> str | None:
     """The key that was probably meant. One that is not in this version only if it is spelt nearly the same."""
     known = part.get("properties", {})
-    able = [name for name, below in known.items() if below.get("x-not-yet") is not True]
+    able = [name for name, below in known.items() if below.get(NOT_YET) is not True]
     synonym = _SYNONYMS.get(_spelt(key))
     if synonym in able:
         return synonym
@@ -150,13 +132,12 @@ def _mistyped(document: Document, path: KeyPath, part: dict[str, Any], value: ob
 def _misread(path: KeyPath, part: dict[str, Any], text: str, shown: str) -> str:
     """Of a text that YAML reads as something else."""
     what = "tag read as" if "tags" in path[-2:] and isinstance(path[-1], int) else "read as"
-    instead = text_instead(path, part, text, schema()["$defs"])
+    instead = text_instead(path, part, text)
     return f"{what} {shown}; write {value_shown(instead)}" if instead else f"{what} {shown}; want {_want(part)}"
 
 
 def _hint(path: KeyPath, part: dict[str, Any], value: object) -> str:
     """What to write instead of a value, if that can be said."""
-    definitions = schema()["$defs"]
     kinds = part.get("type", "")
     if isinstance(value, dict) and value and all(item is None for item in value.values()) and "string" in kinds:
         return f"; put a text with {{ and }} in quotes{_write_template(path, next(iter(value)))}"
@@ -166,14 +147,14 @@ def _hint(path: KeyPath, part: dict[str, Any], value: object) -> str:
     close = difflib.get_close_matches(value.lower(), _able(part), n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    if "array" in kinds and is_accepted((*path, 0), resolved(part["items"]), value, definitions):
+    if "array" in kinds and is_accepted((*path, 0), resolved(part["items"]), value):
         instead = f"[{value_shown(value)}]"
     elif "boolean" in kinds and value.lower() in YAML_BOOLEANS:
         instead = f"{value.lower()}, without quotes"
-    elif value.isdecimal() and conforms(int(value), part, definitions):
+    elif value.isdecimal() and conforms(int(value), part):
         instead = f"{int(value)}, without quotes"
     elif "string" in kinds:
-        meant = text_instead(path, part, value, definitions)
+        meant = text_instead(path, part, value)
         instead = value_shown(meant) if meant else None
     return f"; write {instead}" if instead else ""
 
@@ -185,7 +166,7 @@ def _write_template(path: KeyPath, name: str) -> str:
 
 def _able(part: dict[str, Any]) -> list[str]:
     """The values of an enumeration that have an effect in this version."""
-    later = part.get("x-not-yet")
+    later = part.get(NOT_YET)
     return [choice for choice in part.get("enum", ()) if not isinstance(later, list) or choice not in later]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from mirror.config import compose, crosscheck, mirrors, registries, schema, values
+from mirror.config import breaches, compose, crosscheck, mirrors, registries, values
 from mirror.config.mirrors import MirrorConfig
 from mirror.config.problems import ConfigErrors
 from mirror.config.section import Section
@@ -66,7 +66,7 @@ def load(path: Path, *, secrets: bool = True) -> Config:
     this machine does not let us read it."""
     document = compose.read(path)
     data = plain(document.root)
-    schema.check(document, data)
+    breaches.check(document, data)
     warnings = _warnings_of_file(path)
     top = Section(document, data, (), path.absolute().parent, warnings)
     hosts = registries.build(top.section("registries"), secrets=secrets)

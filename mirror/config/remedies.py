@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mirror.config import values
-from mirror.config.conform import conforms
 from mirror.config.problems import KeyPath, value_shown
+from mirror.config.schema import conforms
 from mirror.errors import ConfigError
 from mirror.locations import parse_source, parse_target
 from mirror.oci.reference import is_tag
@@ -61,9 +61,9 @@ _CHECKS: dict[str, Callable[[str], object]] = {
 }
 
 
-def is_accepted(path: KeyPath, part: dict[str, Any], text: str, definitions: dict[str, Any]) -> bool:
+def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
     """Whether a text would do as the value at `path`, of which `part` of the schema tells."""
-    if value_shown(text) != f'"{text}"' or not conforms(text, part, definitions):
+    if value_shown(text) != f'"{text}"' or not conforms(text, part):
         return False
     key = next((step for step in reversed(path) if isinstance(step, str)), "")
     try:
@@ -73,9 +73,9 @@ def is_accepted(path: KeyPath, part: dict[str, Any], text: str, definitions: dic
     return True
 
 
-def text_instead(path: KeyPath, part: dict[str, Any], text: str, definitions: dict[str, Any]) -> str | None:
+def text_instead(path: KeyPath, part: dict[str, Any], text: str) -> str | None:
     """What was probably meant by the characters `text`: themselves in quotes, or with a unit."""
-    found = (one for one in (text, *_with_unit(text)) if is_accepted(path, part, one, definitions))
+    found = (one for one in (text, *_with_unit(text)) if is_accepted(path, part, one))
     return next(found, None)
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, cast
 
-from mirror.config.conform import conforms
-from mirror.config.tree import Document
+import jsonschema
+from jsonschema.protocols import Validator
+
+NOT_YET = "x-not-yet"
+"""A keyword of ours: true for a key that has no effect in this version, or a list of such values."""
+
+_extend: Callable[..., Callable[[Any], Validator]] = jsonschema.validators.extend
 
 
 def schema_text() -> str:
@@ -25,12 +30,20 @@ def schema() -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(schema_text()))
 
 
-def check(document: Document, data: object) -> None:
-    """Add to `document` all that breaks the schema in `data`, its tree as plain values."""
-    if not conforms(data, schema(), schema()["$defs"]):
-        from mirror.config import breaches  # noqa: PLC0415 (jsonschema takes 40 ms, and nearly always nothing is wrong)
+@cache
+def validator() -> Validator:
+    """Of a whole configuration as plain values. Reports each use of what is not in this version, under `NOT_YET`."""
+    return _extend(jsonschema.Draft202012Validator, {NOT_YET: _not_yet})(schema())
 
-        breaches.report(document, data, schema())
+
+def conforms(value: Any, part: dict[str, Any]) -> bool:
+    """Whether a part of the schema allows `value`, and it has an effect in this version."""
+    return validator().evolve(schema=part).is_valid(value)
+
+
+def _not_yet(_: object, later: Any, value: object, __: object) -> Iterator[jsonschema.ValidationError]:
+    if later is True or value in later:
+        yield jsonschema.ValidationError("not in this version")
 
 
 def parts() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -48,7 +61,7 @@ def key_paths() -> tuple[str, ...]:
 def places_of(key: str) -> tuple[str, ...]:
     """The paths at which a key has an effect in this version."""
     found = [where for where in key_paths() if where.rpartition(".")[2] == key]
-    later = tuple(where for where, part in parts() if part.get("x-not-yet") is True)
+    later = tuple(where for where, part in parts() if part.get(NOT_YET) is True)
     return tuple(where for where in found if not any(_is_part_of(where, one) for one in later))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mirror import __version__
 from mirror.errors import Cancelled, MirrorError, NetworkError
-from mirror.layout.files import FileReader
+from mirror.file_reader import FileReader
 from mirror.layout.messages import Problem, Request, Response, Stretch
 from mirror.layout.tls import say_farewell
 

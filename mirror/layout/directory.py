@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 from mirror.errors import MirrorError, NotFound, Refused, RemoteError
-from mirror.layout.files import FileReader, Folder
+from mirror.file_reader import FileReader
+from mirror.layout.files import Folder
 from mirror.layout.holders import holders
 from mirror.layout.index import Index, Root
 from mirror.layout.ledger import Ledger

@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
 from mirror.durable import WholeFile, local_error, sweep, sync_directory, whole_file
 from mirror.errors import Refused
+from mirror.file_reader import FileReader
 from mirror.oci.digest import Digest
 
 VERSION_FILE = "oci-layout"
@@ -27,7 +27,6 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # What opening says of a link, a socket or a device without a driver, and of what is no directory.
 _ODD = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ENOTDIR)
-_PIECE = 1 << 20  # bytes
 _MODE = 0o644  # exports are carried to other users
 
 
@@ -232,44 +231,6 @@ class Folder:
                 self._directory(f"blobs/{algorithm}")
         with self._lock:
             self._renamed |= self._open.keys()
-
-
-class FileReader:
-    """A BlobReader over a plain file from an offset on. size: of the whole file, bytes.
-
-    It may be sent by the kernel instead of being read: `fileno`, `position`. Used by one thread."""
-
-    def __init__(self, descriptor: int, path: Path, offset: int = 0) -> None:
-        """Takes over `descriptor`."""
-        self._descriptor = descriptor
-        self._path = path
-        self.position = offset
-        self.size: int | None = os.fstat(descriptor).st_size
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Raises Refused (size_mismatch) where the file got shorter, LocalError."""
-        left = (self.size or 0) - self.position
-        if left <= 0 or not len(buffer):
-            return 0
-        try:
-            count = os.preadv(self._descriptor, [buffer[: min(left, len(buffer), _PIECE)]], self.position)
-        except OSError as error:
-            raise local_error("read", self._path, error) from error
-        if not count:
-            raise Refused(f"{self._path} got shorter while it was read", code="size_mismatch")
-        self.position += count
-        return count
-
-    def __enter__(self) -> FileReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._descriptor)
 
 
 def _all_of(descriptor: int, limit: int, path: Path) -> bytes:

@@ -21,8 +21,8 @@ from types import TracebackType
 
 from mirror.durable import local_error
 from mirror.errors import NetworkError, Refused, RemoteError
+from mirror.file_reader import FileReader
 from mirror.layout.directory import InUse, LayoutStore
-from mirror.layout.files import FileReader
 from mirror.layout.messages import Body, Headers, Problem, Request, Response
 from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor

@@ -1,11 +1,12 @@
 """The bytes of a bundle's tar: where each member is, and its header. Equal members give equal bytes.
 
-Format: POSIX.1-1988 ustar; a size of 8 GiB or more in base 256 as GNU tar, Go and Python read it, a name that does
-not fit (blobs by sha512) in a pax record. Owner, mode and time are the same for all members.
+Format: POSIX.1-2001 pax. A header is a ustar block; a size of 8 GiB or more and a name that does not fit (blobs by
+sha512) stand in a pax record before it. Owner, mode and time are the same for all members.
 """
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 
 from mirror.oci.digest import Digest
@@ -14,10 +15,6 @@ from mirror.structs import Struct
 
 BLOCK = 512  # bytes
 END = bytes(2 * BLOCK)
-
-_NAME = 100  # bytes of the field
-_OCTAL = 8 << 30  # sizes from here on do not fit into 11 octal digits
-_MODE = 0o644
 
 
 def blob_path(digest: Digest) -> str:
@@ -32,37 +29,9 @@ def padding(size: int) -> int:
 
 def header(name: str, size: int) -> bytes:
     """All blocks before the data of a regular file."""
-    if len(name) <= _NAME:
-        return _block(name, size, b"0")
-    record = _pax_record("path", name)
-    return _block("pax", len(record), b"x") + record + bytes(padding(len(record))) + _block(name[:_NAME], size, b"0")
-
-
-def _block(name: str, size: int, kind: bytes) -> bytes:
-    sized = b"%011o\0" % size if size < _OCTAL else b"\x80" + size.to_bytes(11)
-    fields = (
-        name.encode("ascii").ljust(_NAME, b"\0"),
-        b"%07o\0" % _MODE,
-        b"%07o\0" % 0,  # uid
-        b"%07o\0" % 0,  # gid
-        sized,
-        b"%011o\0" % 0,  # mtime
-        b" " * 8,  # checksum
-        kind,
-        bytes(100),  # link
-        b"ustar\00000",
-    )
-    block = b"".join(fields).ljust(BLOCK, b"\0")
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
-
-
-def _pax_record(key: str, value: str) -> bytes:
-    """`LENGTH key=value\\n`, where the length counts its own digits."""
-    rest = f" {key}={value}\n".encode()
-    length = len(rest)
-    while len(str(length)) + len(rest) != length:
-        length = len(str(length)) + len(rest)
-    return str(length).encode() + rest
+    member = tarfile.TarInfo(name)  # owner 0, mode 0644, time 0
+    member.size = size
+    return member.tobuf(tarfile.PAX_FORMAT)
 
 
 class Slot(Struct, frozen=True):

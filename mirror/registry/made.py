@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
-from types import TracebackType
 from typing import TypeVar
 
 from mirror.errors import MirrorError, NotFound
@@ -122,23 +122,10 @@ class Made:
         return NotFound(f"{reference} is not what was made of {self.host}/{repository}")
 
 
-class _BytesReader:
+class _BytesReader(io.BytesIO):
     """A BlobReader over bytes."""
 
     def __init__(self, data: bytes, offset: int) -> None:
+        super().__init__(data)
+        self.seek(offset)
         self.size: int | None = len(data)
-        self._left = memoryview(data)[offset:]
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
-
-    def __enter__(self) -> _BytesReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._left.release()

@@ -13,11 +13,11 @@ from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 
 from mirror.durable import atomic_write, local_error, private_directory
-from mirror.errors import LocalError, NotFound
+from mirror.errors import NotFound
+from mirror.file_reader import FileReader
 from mirror.structs import Struct
 
 if TYPE_CHECKING:
@@ -109,8 +109,14 @@ class Scratch(Generic[N]):
         """The blob of a layer. Raises NotFound: it had to make room."""
         kept = self.find(key)
         if kept is None:
-            raise NotFound("a converted layer is no longer on this machine", hint="run again")
-        return FileReader(kept.path, kept.layer.size, offset)
+            raise _gone()
+        try:
+            descriptor = os.open(kept.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError as error:
+            raise _gone() from error
+        except OSError as error:
+            raise local_error("read", kept.path, error) from error
+        return FileReader(descriptor, kept.path, offset, written=kept.layer.size)
 
     def sweep(self) -> None:
         """Remove what a killed run left. Before the first use."""
@@ -182,38 +188,5 @@ class _Making(Generic[N]):
         self.made = layer, note
 
 
-class FileReader:
-    """A BlobReader over a file."""
-
-    def __init__(self, path: Path, size: int, offset: int) -> None:
-        self.size: int | None = size
-        self._path = path
-        self._offset = offset
-        self._left = size - offset
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError as error:
-            raise NotFound("a converted layer is no longer on this machine", hint="run again") from error
-        except OSError as error:
-            raise local_error("read", path, error) from error
-
-    def readinto(self, buffer: memoryview) -> int:
-        if not self._left:
-            return 0
-        try:
-            count = os.preadv(self._fd, [buffer[: min(len(buffer), self._left)]], self._offset)
-        except OSError as error:
-            raise local_error("read", self._path, error) from error
-        if not count:
-            raise LocalError(f"{self._path} is shorter than what was written to it")
-        self._offset += count
-        self._left -= count
-        return count
-
-    def __enter__(self) -> FileReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._fd)
+def _gone() -> NotFound:
+    return NotFound("a converted layer is no longer on this machine", hint="run again")

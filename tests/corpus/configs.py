@@ -725,8 +725,10 @@ TAGS = (
         ("not YAML", "put patterns in single quotes"),
         fixed=("v{1,2}", "'v{1,2}'"),
     ),
-    Case("pattern-open", _mirror("tags: {include: ['(']}"), "5:20", ("not a regular expression", "at character 1")),
-    Case("pattern-nested", _mirror("tags: {exclude: [x, '(a+)+$']}"), "5:23", ("nested quantifier", "separator")),
+    Case("pattern-open", _mirror("tags: {include: ['(']}"), "5:20", ("not a regular expression", "missing )")),
+    Case(
+        "pattern-look-around", _mirror("tags: {exclude: [x, '(?!a).*']}"), "5:23", ("(?!", "look-around", "`exclude`")
+    ),
     Case("pattern-long", _mirror(f"tags: {{include: [{'x' * 10_000}]}}"), "5:20", ("pattern too long", "at most 1000")),
     Case("pattern-number", _mirror("tags: {include: [1.0]}"), "5:20", ('read as the number 1.0; write "1.0"',)),
     Case("pattern-text", _mirror("tags: {include: 'v.*'}"), "5:19", ("want a list", 'write ["v.*"]')),
