@@ -66,11 +66,6 @@ class Availability:
             if passed:
                 self._used_up.pop(kind, None)
 
-    def mark_up(self) -> None:
-        """It can be asked again."""
-        with self._guard:
-            self._down = None
-
     @property
     def down(self) -> bool:
         """Whether its work fails at once, but for the probes: it is silent, or limits requests."""

@@ -232,8 +232,7 @@ def test_a_host_that_is_down_is_probed_once_a_minute_until_it_answers() -> None:
         except Unreachable:
             limits.mark_down(Unreachable("refused again"))  # it does not put off the probe
     assert [(1000 + n * PROBE_EVERY, True) for n in (1, 2, 3)] == probes
-    limits.mark_up()
-    limits.mark_up()
+    limits.answered("HEAD blob", 404, probe=True)
     assert (False, False) == (limits.check(), limits.down)
 
 

@@ -315,6 +315,6 @@ def test_the_transfer_manager_tells_when_it_gave_up_and_an_answer_brings_the_hos
             session.gave_up(Unreachable("nobody there"))
             assert session.host.down
             assert 0 == stream.readinto(memoryview(bytearray(1)))
-        session.host.mark_up()
+        session.host.answered("GET blob", 200, probe=False)
         get(session)
         assert not session.host.down
