@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from benchmarks.traffic import Content
-from tests.oracle import snapshot
 from tests.registries.client import MANIFEST_TYPES, Client, Registry
+from tests.support.oracle import snapshot
 
 Wanted = Iterable[tuple[str, str]]  # repository, tag
 

@@ -18,14 +18,14 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import cost, surroundings
 from benchmarks.tools import environment
-from mirror.layout.bundle import Bundle
-from mirror.limits import Stop, Work
+from mirror.layout.bundle.store import Bundle
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import parse_manifest
 from mirror.store import Coming
-from tests.images import Graph
-from tests.layout.making import Bytes
+from mirror.util.cancellation import Stop, Work
+from tests.support.bundles import Bytes
+from tests.support.images import Graph
 
 MOST = 1.3  # times what sha256sum takes
 _BLOB = 256 << 20  # bytes

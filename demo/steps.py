@@ -19,9 +19,9 @@ from demo.hands import Hands
 from demo.images import Layout
 from demo.programs import ARCHITECTURES
 from demo.registries import Shown
-from tests.oracle import walk_tag
 from tests.registries.access import Seen
 from tests.registries.client import sha256
+from tests.support.oracle import walk_tag
 
 ROOT = Path(__file__).resolve().parent.parent
 _COMMAND_SECONDS = 120

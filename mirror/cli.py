@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror import __version__, later
-from mirror.arguments import HelpFormatter, Parser
-from mirror.console import Console, tell
+from mirror import __version__
+from mirror.commands.arguments import HelpFormatter, Parser, add_later_options, refuse_later_command
 from mirror.errors import ConfigError, MirrorError, worst
+from mirror.output.console import Console, tell
 
 if TYPE_CHECKING:
-    from mirror.options import Options, Shard
+    from mirror.commands.options import Options, Shard
 
 EPILOG = """\
 exit codes: 0 done; 1 something failed, run again; 2 usage or configuration; 3 refused for integrity or safety,
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(sys.stderr)
     try:
         if argv:
-            later.refuse_command(argv[0])
+            refuse_later_command(argv[0])
         parsed = _parser(argv[0] if argv else "").parse_args(argv)
         command: Callable[[argparse.Namespace], int] = parsed.command
         return command(parsed)
@@ -73,7 +73,7 @@ def _add(
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML file that lists what to mirror")
-    later.add_options(command, name)
+    add_later_options(command, name)
     command.set_defaults(command=run)
     return command
 
@@ -216,7 +216,7 @@ def _on_disk(text: str) -> Path:
 
 
 def _shard(text: str) -> Shard:
-    from mirror.options import Shard  # noqa: PLC0415
+    from mirror.commands.options import Shard  # noqa: PLC0415
 
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
@@ -235,7 +235,7 @@ def _seconds(text: str) -> float:
 
 
 def _options(parsed: argparse.Namespace) -> Options:
-    from mirror.options import Options  # noqa: PLC0415
+    from mirror.commands.options import Options  # noqa: PLC0415
 
     given = vars(parsed)
     return Options(
@@ -256,25 +256,25 @@ def _options(parsed: argparse.Namespace) -> Options:
 
 
 def _sync(parsed: argparse.Namespace) -> int:
-    from mirror import run  # noqa: PLC0415
+    from mirror.commands import plan, sync  # noqa: PLC0415
 
-    return run.plan(_options(parsed)) if parsed.dry_run else run.sync(_options(parsed))
+    return plan.plan(_options(parsed)) if parsed.dry_run else sync.sync(_options(parsed))
 
 
 def _plan(parsed: argparse.Namespace) -> int:
-    from mirror import run  # noqa: PLC0415
+    from mirror.commands import plan  # noqa: PLC0415
 
-    return run.plan(_options(parsed))
+    return plan.plan(_options(parsed))
 
 
 def _verify(parsed: argparse.Namespace) -> int:
-    from mirror import run  # noqa: PLC0415
+    from mirror.commands import verify  # noqa: PLC0415
 
-    return run.verify(_options(parsed))
+    return verify.verify(_options(parsed))
 
 
 def _serve(parsed: argparse.Namespace) -> int:
-    from mirror.layout.serve import serve  # noqa: PLC0415
+    from mirror.serve.server import serve  # noqa: PLC0415
 
     return serve(
         parsed.path,
@@ -287,12 +287,12 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 def _validate(parsed: argparse.Namespace) -> int:
     from mirror import config  # noqa: PLC0415
-    from mirror.report.people import count  # noqa: PLC0415
+    from mirror.output.report.summary import count  # noqa: PLC0415
 
     loaded = config.load(parsed.config, secrets=parsed.secrets)
     warnings = list(loaded.warnings)
     if any(mirror.base is not None for mirror in loaded.mirrors):
-        from mirror.bundles import check_bases  # noqa: PLC0415
+        from mirror.commands.disk_stores import check_bases  # noqa: PLC0415
 
         warnings += check_bases(loaded, present=parsed.secrets)
     for warning in warnings:
@@ -302,9 +302,9 @@ def _validate(parsed: argparse.Namespace) -> int:
 
 
 def _offline(parsed: argparse.Namespace) -> int:
-    from mirror import inventories  # noqa: PLC0415
+    from mirror.commands import bundle, inventory  # noqa: PLC0415
 
-    run = {"verify": inventories.verify, "listing": inventories.listing, "inventory": inventories.inventory}
+    run = {"verify": bundle.verify, "listing": bundle.listing, "inventory": inventory.inventory}
     told = run[parsed.what](parsed.path)
     for problem in told.problems:
         Console(sys.stderr).line(f"mirror: {problem}")
@@ -315,7 +315,7 @@ def _help(parsed: argparse.Namespace) -> int:
     topic: list[str] = parsed.topic
     if not topic:
         return tell(_parser("").format_help().splitlines())
-    later.refuse_command(topic[0])
+    refuse_later_command(topic[0])
     deepest = 2 if topic[0] in _VERBS else 1
     if topic[0] in _COMMANDS and len(topic) > deepest:
         command = " ".join(topic[:deepest])

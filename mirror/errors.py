@@ -185,7 +185,7 @@ class Cancelled(MirrorError):
     code = "interrupted"
 
 
-# A signal's code wins over these (run.py); among these the first found wins.
+# A signal's code wins over these (sync.py); among these the first found wins.
 _WORST_FIRST = (LOCAL, REFUSED, FAILED, BUSY)
 
 

@@ -1,158 +1,99 @@
-"""What bounds the work: cancellation, and the permits, rates and pauses of hosts.
+"""Limits of hosts: parallel requests, rates, pauses, and whether a host may be contacted at all.
 
-Seen by the HTTP session (which pauses a host that answers 429) and by the transfer manager (which admits no
-work for a host that is paused) alike, so that both speak of the same host.
-"""
+Used by the HTTP session, which pauses a host that answers 429, and by the transfers, which start no work for a
+paused host."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from mirror.availability import Availability
-from mirror.backoff import Clock, SystemClock
-from mirror.errors import Cancelled
-from mirror.structs import Struct, field
+from mirror.errors import MirrorError, RateLimited
+from mirror.util.retry_policy import Clock, SystemClock
+from mirror.util.structs import Struct, field
 
-_LONGEST_CALL = 2.0  # seconds that leaving waits for the callbacks of a stop
+PROBE_EVERY = 60.0  # seconds between two tries of what is not asked any more
 
 
-class Stop:
-    """A cancellation that reaches blocked sockets. Any thread may request it; it is never taken back.
+class _Refusal(Struct):
+    """Why something is not asked any more, and when one request tries it again."""
 
-    A child is stopped with its parent. Callbacks run once, on the requesting thread, outside of any lock; they are
-    short and do not raise. Not for a signal handler, which may have interrupted a holder of the lock."""
+    error: MirrorError
+    probe_at: float
 
-    def __init__(self, parent: Stop | None = None) -> None:
-        self._lock = threading.Lock()
-        self._requested = False
-        self._wakes: threading.Event | None = None  # made for the first who sleeps: there are as many stops as requests
-        self._callbacks: dict[int, Callable[[], None]] = {}
-        self._next = 0
-        self._called: threading.Event | None = None  # once stopped: whether all callbacks have returned
-        self._caller = 0  # the thread that calls them
-        self.reason = ""
-        self._leave: Callable[[], None] = parent._add(self._from(parent)) if parent else _nothing
+    def is_due(self, now: float) -> bool:
+        """Whether it is time for a probe; it counts as begun."""
+        due = now >= self.probe_at
+        if due:
+            self.probe_at = now + PROBE_EVERY
+        return due
 
-    def _from(self, parent: Stop) -> Callable[[], None]:
-        return lambda: self.request(parent.reason)
+
+class Availability:
+    """Of one host. Thread-safe; times are of the clock, in seconds."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.name = name
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._down: _Refusal | None = None
+        self._used_up: dict[str, _Refusal] = {}  # by method and kind
+
+    def mark_down(self, error: MirrorError) -> bool:
+        """`error` outlived all retries of a request: nothing more is asked of the host. True the first time."""
+        with self._guard:
+            first = self._down is None
+            if self._down is None:  # those who find out later do not put off the probe
+                self._down = _Refusal(error, self._probe_at(error))
+            self._down.error = error
+        return first
+
+    def use_up(self, kind: str, error: MirrorError) -> None:
+        """A quota that only requests of `kind` (`GET manifest`) count against is used up: no more of them are sent."""
+        with self._guard:
+            self._used_up.setdefault(kind, _Refusal(error, self._probe_at(error)))
+
+    def _probe_at(self, error: MirrorError) -> float:
+        return self._clock.now() + max(PROBE_EVERY, error.retry_after or 0.0)
+
+    def answered(self, kind: str, status: int, *, probe: bool) -> None:
+        """A request of `kind` was answered. probe: what `check` said of it.
+
+        Any answer shows that a silent host is there; one that limits requests (429) is asked again only after a probe
+        got another answer."""
+        if self._down is None and not self._used_up:
+            return
+        with self._guard:
+            passed = probe and status != 429
+            if self._down is not None and (passed or not isinstance(self._down.error, RateLimited)):
+                self._down = None
+            if passed:
+                self._used_up.pop(kind, None)
 
     @property
-    def requested(self) -> bool:
-        return self._requested
+    def down(self) -> bool:
+        """Whether its work fails at once, but for the probes: it is silent, or limits requests."""
+        return self._down is not None
 
-    def request(self, reason: str) -> None:
-        """Stop. The first reason stays."""
-        with self._lock:
-            if self._requested:
-                return
-            self.reason = reason
-            self._requested = True
-            if self._wakes is not None:
-                self._wakes.set()
-            callbacks, self._callbacks = list(self._callbacks.values()), {}
-            self._caller = threading.get_ident()
-            called = self._called = threading.Event()
-        try:
-            for callback in callbacks:
-                callback()
-        finally:
-            called.set()
+    def check(self, kind: str = "") -> bool:
+        """Raises the error for which a request of `kind` is not sent, but for one probe a minute (later where the host
+        asked for that). True: this one is the probe."""
+        if self._down is None and kind not in self._used_up:
+            return False
+        with self._guard:
+            refusal = self._down or self._used_up.get(kind)
+            if refusal is None:
+                return False
+            if refusal.is_due(self._clock.now()):
+                return True
+            error = refusal.error
+        raise error.told(self.reason(error))
 
-    def check(self) -> None:
-        """Raises Cancelled if stopped."""
-        if self._requested:
-            raise Cancelled(self.reason or "cancelled")
-
-    def sleep(self, seconds: float) -> None:
-        """Wait, or raise Cancelled as soon as stopped."""
-        with self._lock:
-            if self._wakes is None:
-                self._wakes = threading.Event()
-                if self._requested:
-                    self._wakes.set()
-        self._wakes.wait(max(0.0, seconds))
-        self.check()
-
-    @contextmanager
-    def calls(self, callback: Callable[[], None]) -> Iterator[None]:
-        """While inside, and not after, a stop calls `callback` (at once if already stopped)."""
-        leave = self._add(callback)
-        try:
-            yield
-        finally:
-            leave()
-
-    def _add(self, callback: Callable[[], None]) -> Callable[[], None]:
-        with self._lock:
-            stopped = self._requested
-            if not stopped:
-                number = self._next
-                self._next += 1
-                self._callbacks[number] = callback
-        if stopped:
-            callback()
-            return _nothing
-
-        def leave() -> None:
-            with self._lock:
-                taken = self._callbacks.pop(number, None) is None
-            # A stop that has taken the callback may be about to call it: whoever gives back what it acts on (a socket,
-            # to a pool) must not be faster.
-            if taken and self._called and self._caller != threading.get_ident():
-                self._called.wait(_LONGEST_CALL)
-
-        return leave
-
-    def close(self) -> None:
-        """Forget the parent; a closed child is no longer stopped by it."""
-        self._leave()
-
-
-def _nothing() -> None:
-    pass
-
-
-def _no_progress(count: int) -> None:
-    pass
-
-
-class Work(Struct, frozen=True):
-    """What a call carries along: who may stop it, where its progress goes, whether small requests may be
-    tried again inside the call (in a transfer they may not: the transfer as a whole is, without a slot)."""
-
-    stop: Stop
-    progress: Callable[[int], None] = _no_progress  # bytes moved since the last call
-    retries: bool = True
-    urgent: bool = False  # does not wait for the turn of its host: a last word before the end
-
-    @contextmanager
-    def outliving(self, seconds: float) -> Iterator[Work]:
-        """A Work that is stopped `seconds` after this one: for an answer that is better waited for than lost.
-
-        Raises Cancelled if this one is stopped already."""
-        self.stop.check()
-        stop = Stop()
-        timers: list[threading.Timer] = []
-
-        def later() -> None:
-            timer = threading.Timer(seconds, stop.request, args=(self.stop.reason,))
-            timers.append(timer)
-            timer.start()
-
-        try:
-            with self.stop.calls(later):
-                yield Work(stop, self.progress, self.retries, self.urgent)
-        finally:
-            for timer in timers:
-                timer.cancel()
-                timer.join()
-
-    def once(self) -> Work:
-        """The same, but the first failure of a request is the caller's."""
-        return Work(self.stop, self.progress, False, self.urgent)
+    def reason(self, error: MirrorError) -> str:
+        """Why nothing is asked of the host after `error`, in one clause."""
+        how = "limits requests" if isinstance(error, RateLimited) else "is down"
+        return f"{self.name} {how}: {error.what.removeprefix(self.name).lstrip(' :')}"
 
 
 class Rate(Struct, frozen=True):

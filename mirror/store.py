@@ -13,11 +13,11 @@ from enum import Enum
 from typing import Protocol
 
 from mirror.errors import MirrorError
-from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.structs import Struct
+from mirror.util.cancellation import Work
+from mirror.util.structs import Struct
 
 DAMAGED = frozenset(
     {

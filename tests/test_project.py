@@ -16,7 +16,7 @@ import pytest
 
 import mirror
 from mirror import errors
-from mirror.report.entries import Failure
+from mirror.output.report.records import Failure
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

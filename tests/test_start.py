@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RegistryFactory
-from tests.seeding import seed
-from tests.tool import MirrorTool
+from tests.support.seeding import seed
+from tests.support.tool import MirrorTool
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,12 +30,22 @@ sys.exit(code)
 
 NOT_FOR_A_SYNC = {
     *("requests", "urllib3", "rich", "publicsuffixlist", "multiprocessing"),
-    *("mirror.layout", "mirror.layouts", "mirror.bundles", "mirror.inventories"),
-    *("mirror.verify", "mirror.preview", "mirror.repair"),
-    *("mirror.registry.schema1", "mirror.registry.convert", "mirror.registry.layers", "mirror.registry.helpers"),
-    *("mirror.registry.v1", "mirror.registry.v1side", "mirror.registry.v1image", "mirror.registry.cookies"),
+    *("mirror.layout", "mirror.serve", "mirror.commands.disk_stores", "mirror.commands.inventory"),
+    *("mirror.sync.verifier", "mirror.sync.dry_run", "mirror.sync.repair"),
+    *(
+        "mirror.registry.convert.schema1",
+        "mirror.registry.convert.image_builder",
+        "mirror.registry.convert.layers",
+        "mirror.registry.auth.credential_helpers",
+    ),
+    *(
+        "mirror.registry.v1.client",
+        "mirror.registry.v1.host",
+        "mirror.registry.v1.image_conversion",
+        "mirror.registry.http.cookies",
+    ),
 }
-NOT_FOR_A_CHECK = NOT_FOR_A_SYNC | {"sqlite3", "mirror.run", "mirror.transfer", "mirror.registry.session"}
+NOT_FOR_A_CHECK = NOT_FOR_A_SYNC | {"sqlite3", "mirror.commands.sync", "mirror.transfer", "mirror.registry.session"}
 NOT_FOR_A_WORD = NOT_FOR_A_CHECK | {"yaml", "json", "logging", "msgspec", "inspect", "hashlib", "threading"}
 
 
@@ -76,9 +86,15 @@ def test_checking_a_configuration_that_is_right_loads_no_part_of_a_run(tmp_path:
 def test_the_version_is_told_without_more_than_the_command_line() -> None:
     loaded = loaded_by("--version")
     assert [] == among(NOT_FOR_A_WORD, loaded)
-    assert {"mirror", "mirror.arguments", "mirror.cli", "mirror.console", "mirror.errors", "mirror.later"} == {
-        name for name in loaded if name.split(".")[0] == "mirror"
-    }
+    assert {
+        "mirror",
+        "mirror.cli",
+        "mirror.commands",
+        "mirror.commands.arguments",
+        "mirror.errors",
+        "mirror.output",
+        "mirror.output.console",
+    } == {name for name in loaded if name.split(".")[0] == "mirror"}
 
 
 INTERRUPTED = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n"

@@ -18,7 +18,7 @@ import pytest
 
 from tests.registries.certificates import Authority
 from tests.registries.real import RealRegistry
-from tests.tool import MirrorTool
+from tests.support.tool import MirrorTool
 
 SIZE = 2 << 30  # bytes
 PIECE = 1 << 20

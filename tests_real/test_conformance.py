@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.registries.process import eventually
-from tests.tool import ROOT, MirrorTool
+from tests.support.tool import ROOT, MirrorTool
 
 SUITE = ROOT / ".registries" / "bin" / "conformance"
 TIMEOUT = 300  # seconds

@@ -18,10 +18,10 @@ import pytest
 
 from benchmarks import cost
 from benchmarks.cost import Cost
-from tests.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from tests.registries.client import Client, sha256
 from tests.registries.real import RealRegistry
-from tests.tool import MirrorTool
+from tests.support.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
+from tests.support.tool import MirrorTool
 
 LAYERS, LAYER = 20, 512 << 20  # how many, and bytes of each: 10 GiB
 REPOSITORIES = ("os", "data/sets", "tools")

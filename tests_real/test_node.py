@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.oracle import assert_whole
 from tests.registries.real import RealRegistry
 from tests.registries.v1 import gz, tar
-from tests.tool import MirrorTool
+from tests.support.oracle import assert_whole
+from tests.support.tool import MirrorTool
 from tests_real.node import NodeRegistry
 
 TAGS = 40

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.images import Graph
-from tests.layout.serving import Served, lay, pack
-from tests.oracle import assert_equal, assert_whole
 from tests.registries.certificates import Authority
 from tests.registries.real import RealRegistry
+from tests.support.images import Graph
+from tests.support.layouts import Served, lay, pack
+from tests.support.oracle import assert_equal, assert_whole
 
 BENCH = Path(__file__).resolve().parent.parent / ".bench" / "bin"
 TEXTS = [b"first text\n", b"another\n" * 20_000]

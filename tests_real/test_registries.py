@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.images import OCI_INDEX, OCI_MANIFEST, Graph, oddly
-from tests.oracle import assert_equal, assert_whole, skopeo_copy_to_dir, skopeo_digest
 from tests.registries.exchange import Reply, Request
 from tests.registries.real import RealRegistry
-from tests.seeding import push, seed
-from tests.tool import MirrorTool, Ran
+from tests.support.images import OCI_INDEX, OCI_MANIFEST, Graph, oddly
+from tests.support.oracle import assert_equal, assert_whole, skopeo_copy_to_dir, skopeo_digest
+from tests.support.seeding import push, seed
+from tests.support.tool import MirrorTool, Ran
 from tests_real.conftest import Starter
 from tests_real.installed import Crane, Distribution, InstalledRegistry, OciRegistry
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
-from tests.images import OCI_INDEX, OCI_LAYER, Graph, oddly
-from tests.oracle import assert_equal, skopeo_copy_to_dir
 from tests.registries.exchange import Reply, Request, error_reply
 from tests.registries.process import eventually
 from tests.registries.real import RealRegistry
 from tests.registries.wires import Pipe
-from tests.seeding import push
-from tests.tool import MirrorTool
+from tests.support.images import OCI_INDEX, OCI_LAYER, Graph, oddly
+from tests.support.oracle import assert_equal, skopeo_copy_to_dir
+from tests.support.seeding import push
+from tests.support.tool import MirrorTool
 from tests_real.conftest import Starter
 from tests_real.installed import Crane, Distribution, InstalledRegistry, OciRegistry
 

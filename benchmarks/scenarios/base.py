@@ -16,7 +16,7 @@ from benchmarks.traffic import Content
 from tests.registries.access import Seen
 from tests.registries.client import Client, Registry
 from tests.registries.real import RealRegistry
-from tests.seeding import Seeded
+from tests.support.seeding import Seeded
 
 MIB = 1 << 20
 RUNS = 5

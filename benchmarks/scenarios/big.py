@@ -11,10 +11,10 @@ from pathlib import Path
 
 from benchmarks.scenarios.base import MIB, Access, Scenario, StoredRegistry
 from benchmarks.traffic import Content
-from tests.images import OCI_LAYER, Graph, Made
 from tests.registries.real import RealRegistry
 from tests.registries.scratch import MEMORY
-from tests.seeding import push
+from tests.support.images import OCI_LAYER, Graph, Made
+from tests.support.seeding import push
 
 _REPOSITORY = "team/big"
 _SPARE = 4 << 30  # bytes of memory that are left alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.scenarios.base import MIB, SLOW, RealScenario, Scale, content_of
 from benchmarks.traffic import Content
 from tests.registries.real import RealRegistry
-from tests.seeding import seed
+from tests.support.seeding import seed
 
 
 class Cold(RealScenario):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmarks.scenarios.base import Access, Scenario
 from benchmarks.traffic import Content
-from tests.images import Graph
 from tests.registries.scripted import ScriptedRegistry
+from tests.support.images import Graph
 
 _REPOSITORY = "team/app"
 _PAGE = 1000  # tags

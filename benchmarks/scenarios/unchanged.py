@@ -8,9 +8,9 @@ from pathlib import Path
 from benchmarks.scenarios.base import RealScenario, Scale, Source, StoredRegistry
 from benchmarks.scenarios.cold import ten_repositories, thousand_tags
 from benchmarks.traffic import Content
-from tests.images import Graph
 from tests.registries.real import RealRegistry
-from tests.seeding import push
+from tests.support.images import Graph
+from tests.support.seeding import push
 
 
 class Unchanged(RealScenario):

@@ -11,7 +11,9 @@ from mirror.config.registries import Hosts
 from mirror.config.section import Section
 from mirror.config.tree import Scalar
 from mirror.errors import ConfigError, printable
-from mirror.locations import (
+from mirror.oci.reference import DOCKER_HUB, Repository, is_tag, tag_hint
+from mirror.registry.http.host_settings import V1, HostSettings
+from mirror.selection.locations import (
     MATCHED,
     STREAM,
     BundleLocation,
@@ -25,11 +27,9 @@ from mirror.locations import (
     parse_target,
     template_in,
 )
-from mirror.oci.reference import DOCKER_HUB, Repository, is_tag, tag_hint
-from mirror.patterns import compile_pattern, regex_for_shell_pattern
-from mirror.registry.settings import V1, HostSettings
-from mirror.selection import TagRules
-from mirror.structs import Struct, replace
+from mirror.selection.patterns import compile_pattern, regex_for_shell_pattern
+from mirror.selection.tag_rules import TagRules
+from mirror.util.structs import Struct, replace
 
 
 class MirrorConfig(Struct, frozen=True):

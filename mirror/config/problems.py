@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mirror.errors import ConfigError, printable
-from mirror.keys import KeyPath, dotted, key_shown
 from mirror.oci import reference
-from mirror.structs import Struct
+from mirror.util.config_key import KeyPath, dotted, key_shown
+from mirror.util.structs import Struct
 
 __all__ = ["SECRET_KEYS", "ConfigErrors", "KeyPath", "Place", "Problem", "dotted", "key_shown", "value_shown"]
 

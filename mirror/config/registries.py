@@ -13,8 +13,8 @@ from mirror.config.problems import KeyPath, dotted, key_shown
 from mirror.config.section import Section
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
-from mirror.registry.settings import V1, HostSettings, Secret, Tls
-from mirror.structs import Struct
+from mirror.registry.http.host_settings import V1, HostSettings, Secret, Tls
+from mirror.util.structs import Struct
 
 _READABLE_BY_ALL = 0o004
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$[A-Z_][A-Z0-9_]*")

@@ -10,7 +10,7 @@ from typing import TypeVar
 from mirror.config.problems import KeyPath, dotted, value_shown
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
-from mirror.locations import NO_VARIABLES, VARIABLE, without_home
+from mirror.selection.locations import NO_VARIABLES, VARIABLE, without_home
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from mirror.config.problems import KeyPath, Place, Problem, dotted
-from mirror.structs import Struct, field
+from mirror.util.structs import Struct, field
 
 
 class Misread(Struct, frozen=True):

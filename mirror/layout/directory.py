@@ -11,18 +11,17 @@ from pathlib import Path
 from types import TracebackType
 
 from mirror.errors import MirrorError, NotFound, Refused, RemoteError
-from mirror.file_reader import FileReader
 from mirror.layout.files import Folder
-from mirror.layout.holders import holders
-from mirror.layout.index import Index, Root
-from mirror.layout.ledger import Ledger
-from mirror.layout.subjects import Subjects
-from mirror.limits import Work
+from mirror.layout.index import Index, Root, holders
+from mirror.layout.index_file import Ledger
+from mirror.layout.referrers import Subjects
 from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind, Manifest, parse_manifest
 from mirror.store import BlobReader, Coming, Mount, Version
+from mirror.util.cancellation import Work
+from mirror.util.file_reader import FileReader
 
 _PIECE = 256 << 10  # bytes written at a time
 _COMPLETE = "copy the layout again, or export it again"

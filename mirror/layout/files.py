@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mirror.durable import WholeFile, local_error, sweep, sync_directory, whole_file
 from mirror.errors import Refused
-from mirror.file_reader import FileReader
 from mirror.oci.digest import Digest
+from mirror.util.file_reader import FileReader
+from mirror.util.files import WholeFile, local_error, sweep, sync_directory, whole_file
 
 VERSION_FILE = "oci-layout"
 INDEX_FILE = "index.json"

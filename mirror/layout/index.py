@@ -1,16 +1,16 @@
-"""The index.json of a layout that holds many repositories: its roots, by repository and tag.
+"""The index.json of a layout that holds many repositories: its roots, by repository and tag; and its oci-layout file.
 
 The name of a root, `org.opencontainers.image.ref.name`, is `REPOSITORY:TAG`. A name that is a tag only, as other tools
 write it, belongs to whatever repository is asked for it (`adopts`), and to the one called ``; if that is asked for and
 there are no such names, it is the only repository that there is. A root without a name can be reached by its digest.
-Entries that we cannot use are kept as they are.
+Entries that we cannot use are kept as they are. Source: OCI image-spec v1.1, image-layout.md.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from mirror.errors import ConfigError, MirrorError, NotFound, Refused, printable
 from mirror.layout.inventory import REF_NAME
@@ -20,7 +20,8 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, Manifest
 from mirror.oci.reference import Reference, is_path, is_tag
 from mirror.oci.strictjson import Object, Value
-from mirror.structs import Struct
+from mirror.util.cancellation import Work
+from mirror.util.structs import Struct
 
 MAX_BYTES = 64 << 20
 MAX_NODES = 4_000_000
@@ -260,3 +261,45 @@ def _split(name: str, where: str) -> tuple[str, str] | None:
     except ConfigError:
         raise Refused(f"{where} has a name that is none: {printable(name, 80)!r}", code="ref_invalid") from None
     return None
+
+
+def holders(
+    digest: Digest, roots: Iterable[Root], read: Callable[[Digest], Manifest], work: Work
+) -> tuple[set[str | None], set[str | None]]:
+    """-> the repositories in which `digest` is a root, and those in which an index refers to it.
+
+    None: a root of no repository in particular. read: reads a manifest; what is missing or damaged leads nowhere.
+    Raises Cancelled, LocalError."""
+    children: dict[Digest, tuple[Digest, ...]] = {}
+    named: set[str | None] = set()
+    below: set[str | None] = set()
+    todo = list(dict.fromkeys((root.repository, root.descriptor.digest) for root in roots))
+    named.update(repository for repository, root in todo if root == digest)
+    seen = set(todo)
+    while todo:
+        work.stop.check()
+        repository, parent = todo.pop()
+        if parent not in children:
+            children[parent] = _children(parent, read)
+        for child in children[parent]:
+            if child == digest:
+                below.add(repository)
+            if (repository, child) not in seen:
+                seen.add((repository, child))
+                todo.append((repository, child))
+    return named, below
+
+
+def _children(digest: Digest, read: Callable[[Digest], Manifest]) -> tuple[Digest, ...]:
+    try:
+        return tuple(child.digest for child in read(digest).children)
+    except (NotFound, Refused):
+        return ()
+
+
+def check_version(data: bytes, what: str) -> None:
+    """Raises Refused (bundle_invalid) unless `data` is an oci-layout file of version 1."""
+    document = strictjson.parse(data, what=what, code="bundle_invalid")
+    version = document.get("imageLayoutVersion") if isinstance(document, dict) else None
+    if not isinstance(version, str) or version.split(".")[0] != "1":
+        raise Refused(f"{what}: imageLayoutVersion is {printable(version, 40)!r}, want 1.0.0", code="bundle_invalid")

@@ -18,7 +18,7 @@ from mirror.oci.manifest import Manifest
 from mirror.oci.reference import is_path, is_tag
 from mirror.oci.strictjson import Value
 from mirror.store import Coming
-from mirror.structs import Struct, field
+from mirror.util.structs import Struct, field
 
 FORMAT = 1
 MAX_BYTES = 256 << 20

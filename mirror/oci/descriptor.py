@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from mirror.errors import MirrorError, Refused, printable
 from mirror.oci.digest import Digest
 from mirror.oci.strictjson import Object, Value, refuse_look_alikes
-from mirror.structs import Struct
+from mirror.util.structs import Struct
 
 _LARGEST = 1 << 63
 _MOST_URLS = 100

@@ -17,7 +17,7 @@ from mirror.oci import strictjson
 from mirror.oci.descriptor import Descriptor, once_each, parse_descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.strictjson import Object, Value
-from mirror.structs import Struct
+from mirror.util.structs import Struct
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"

@@ -11,7 +11,7 @@ import re
 
 from mirror.errors import ConfigError, Refused, printable
 from mirror.oci.digest import Digest
-from mirror.structs import Struct
+from mirror.util.structs import Struct
 
 DOCKER_HUB = "docker.io"
 _HUB_NAMES = {"docker.io", "index.docker.io", "registry-1.docker.io"}

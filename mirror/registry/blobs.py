@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from types import TracebackType
 
 from mirror.errors import NetworkError, Refused, RemoteError
-from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
-from mirror.registry.scopes import Scope
+from mirror.registry.auth.authorizer import Scope
 from mirror.registry.session import Headers, Session, Stream
+from mirror.util.cancellation import Work
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _TOTAL = re.compile(r"bytes (?:\d{1,19}-\d{1,19}|\*)/(\d{1,19})")

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from mirror.backoff import Policy
 from mirror.errors import MirrorError, NetworkError, RateLimited, Unreachable
-from mirror.limits import Limits, Work
-from mirror.registry.http.exchange import Request
+from mirror.limits import Limits
+from mirror.registry.http.client import Request
+from mirror.util.cancellation import Work
+from mirror.util.retry_policy import Policy
 
 log = logging.getLogger("mirror.http")
 

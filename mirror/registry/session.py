@@ -11,22 +11,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mirror import __version__
-from mirror.backoff import Policy
 from mirror.errors import AuthError, MirrorError, Refused, RemoteError
-from mirror.limits import HostLimits, Limits, Work
-from mirror.registry.authorizer import Anonymous, Authorizer
-from mirror.registry.http import oneoff, status
-from mirror.registry.http.connect import Connector, Resolve, system_resolve
-from mirror.registry.http.exchange import Answer, Exchange, Request, Stream, Upload
+from mirror.limits import HostLimits, Limits
+from mirror.registry.auth.authorizer import Anonymous, Authorizer, Scope
+from mirror.registry.http import one_off as oneoff
+from mirror.registry.http import status_errors
+from mirror.registry.http.client import Answer, Exchange, Request, Stream, Upload
+from mirror.registry.http.connector import Connector, Resolve, system_resolve
 from mirror.registry.http.framing import TooBig
 from mirror.registry.http.headers import Headers
+from mirror.registry.http.host_settings import HostSettings
+from mirror.registry.http.url_policy import Destination, Trust
 from mirror.registry.retries import Retries
-from mirror.registry.scopes import Scope
-from mirror.registry.settings import HostSettings
-from mirror.registry.trust import Destination, Trust
+from mirror.util.cancellation import Work
+from mirror.util.retry_policy import Policy
 
 if TYPE_CHECKING:
-    from mirror.registry.cookies import Cookies
+    from mirror.registry.http.cookies import Cookies
 
 __all__ = ["Anonymous", "Answer", "Authorizer", "Headers", "Scope", "Session", "Stream", "TooBig"]
 
@@ -193,7 +194,7 @@ class Session:
             stream = self._asked(request, scopes, work, streamed)
             if stream.status in expect:
                 return stream
-            if stream.status not in status.REDIRECTS or request.method not in _REDIRECTED:
+            if stream.status not in status_errors.REDIRECTS or request.method not in _REDIRECTED:
                 raise self._failed(stream)
             with stream:
                 stream.beginning()
@@ -232,7 +233,7 @@ class Session:
             self.authorizer.abandoned(scopes)
             raise
         if not self.speaks_v2:
-            self.speaks_v2 = status.says_v2(stream.headers.all("docker-distribution-api-version"))
+            self.speaks_v2 = status_errors.says_v2(stream.headers.all("docker-distribution-api-version"))
         if self._cookies is not None:
             self._cookies.note(request.destination.origin, stream.headers.all("set-cookie"))
         return stream, sent
@@ -250,7 +251,7 @@ class Session:
 
     def _says_expired(self, stream: Stream, scopes: tuple[Scope, ...]) -> bool:
         try:
-            return stream.status == 403 and status.says_expired(403, stream.beginning())
+            return stream.status == 403 and status_errors.says_expired(403, stream.beginning())
         except BaseException:
             stream.close()
             self.authorizer.abandoned(scopes)
@@ -275,11 +276,11 @@ class Session:
         return error
 
     def _judged(self, request: Request, code: int, headers: Headers, body: bytes) -> MirrorError:
-        error = status.failure(
+        error = status_errors.failure(
             str(request),
             code,
             headers,
-            status.unechoed(body, request.headers, request.destination.target),
+            status_errors.unechoed(body, request.headers, request.destination.target),
             host=self._exchange.host(request.destination).name,
             longest_wait=self._policy.longest_asked,
             writes=request.method not in _REDIRECTED and request.kind != "token",

@@ -13,9 +13,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mirror.durable import local_error
 from mirror.errors import LocalError
 from mirror.state.database import ADDED, APPLICATION_ID, SCHEMA, VERSION, Database, Trouble, create
+from mirror.util.files import local_error
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER = 100  # bytes; https://www.sqlite.org/fileformat2.html#the_database_header

@@ -11,11 +11,12 @@ from itertools import count
 from typing import Any, TypeVar
 
 from mirror.errors import Cancelled, MirrorError
-from mirror.limits import Limits, Stop, Work
+from mirror.limits import Limits
 from mirror.transfer.jobs import Job, Transfer
 from mirror.transfer.scheduler import HOST, Impossible, Scheduler
 from mirror.transfer.watch import ABANDONED, Call, Hub, abandoned, kept
 from mirror.transfer.workers import Act, Alarm, Workers
+from mirror.util.cancellation import Stop, Work
 
 T = TypeVar("T")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypeVar
 
-from mirror.backoff import Policy
-from mirror.limits import Stop, Work
 from mirror.transfer.watch import Flight, Hub
+from mirror.util.cancellation import Stop, Work
+from mirror.util.retry_policy import Policy
 
 T = TypeVar("T")
 

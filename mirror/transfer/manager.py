@@ -11,14 +11,15 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
-from mirror.backoff import Policy
 from mirror.errors import MirrorError
-from mirror.limits import Limits, Stop, Work
+from mirror.limits import Limits
 from mirror.transfer.engine import Engine
 from mirror.transfer.jobs import Job, Transfer
 from mirror.transfer.scheduler import DOWNLOADS, LARGE, LOCAL, UPLOADS
 from mirror.transfer.steps import Steps, Task, afterwards
 from mirror.transfer.watch import Flight, Hub, Watch
+from mirror.util.cancellation import Stop, Work
+from mirror.util.retry_policy import Policy
 
 T = TypeVar("T")
 

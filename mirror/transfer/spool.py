@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 
 from mirror.errors import LocalError, NetworkError
-from mirror.limits import Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.store import BlobReader
+from mirror.util.cancellation import Work
 
 BUFFER = 256 << 10  # bytes
 LOOK_EVERY = 1.0  # seconds between two looks at a stop while waiting for the writer

@@ -18,8 +18,8 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from mirror.structs import Struct
 from mirror.transfer.watch import Flight, Hub, Watch, abandoned, fresh, kept
+from mirror.util.structs import Struct
 
 R = TypeVar("R")
 

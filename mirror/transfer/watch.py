@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from mirror.errors import Cancelled, MirrorError
-from mirror.structs import Struct
+from mirror.util.structs import Struct
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

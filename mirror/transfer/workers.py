@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
-from mirror.backoff import Clock
 from mirror.errors import LocalError
+from mirror.util.retry_policy import Clock
 
 Act: TypeAlias = Callable[[], "Act | None"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.images import Graph
 from tests.registries.real import RealRegistry
-from tests.seeding import push
+from tests.support.images import Graph
+from tests.support.seeding import push
 
 NAMES = ("app", "team/web", "team/tools")
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from tests import schema1
 from tests.conftest import ScriptedFactory
-from tests.images import Graph
 from tests.registries.exchange import Reply, Request
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.v1 import gz, tar
-from tests.tool import MirrorTool
+from tests.support import schema1
+from tests.support.images import Graph
+from tests.support.tool import MirrorTool
 
 IMMUTABLE = {"immutable": [r"v\d"]}
 

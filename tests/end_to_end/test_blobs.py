@@ -10,12 +10,12 @@ import pytest
 
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
-from tests.images import Graph
-from tests.oracle import assert_equal, assert_whole
 from tests.registries.exchange import Request
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.oracle import assert_equal, assert_whole
+from tests.support.tool import MirrorTool
 
 
 def with_base(source: ScriptedRegistry, *tags: str) -> Graph:
@@ -70,7 +70,7 @@ def test_a_blob_that_the_target_cannot_look_up_is_pushed(scripted: ScriptedFacto
     pair(mirror_run, source, target)
     mirror_run.sync()
     with_base(source, "v1", "v2")
-    # 505 is not worth a retry, which would only take time here; test_delivery.py has the others.
+    # 505 is not worth a retry, which would only take time here; test_blob_copier.py has the others.
     broken = target.fault("HEAD blob", reference=base.digest, status=505, times=FOREVER)
     refused = target.fault(
         "PUT upload", reference=base.digest, status=500

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
 from tests.registries.faults import FOREVER
-from tests.tool import MirrorTool
+from tests.support.tool import MirrorTool
 
 KINDS = ["GET tags", "GET manifest", "GET blob", "POST upload", "PUT upload", "PUT manifest"]
 

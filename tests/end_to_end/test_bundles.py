@@ -18,18 +18,18 @@ from typing import Any
 
 import pytest
 
+from mirror.layout.bundle.journal import recorded
 from mirror.layout.inventory import parse_inventory
-from mirror.layout.journal import recorded
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.conftest import NAMES
 from tests.end_to_end.test_kill import Killer, killed_after
-from tests.images import Graph
-from tests.oracle import assert_equal, assert_whole
 from tests.registries.process import eventually
 from tests.registries.real import RealRegistry
 from tests.registries.wires import Front, Pipe
-from tests.seeding import Seeded, push, seed
-from tests.tool import MirrorTool, Ran
+from tests.support.images import Graph
+from tests.support.oracle import assert_equal, assert_whole
+from tests.support.seeding import Seeded, push, seed
+from tests.support.tool import MirrorTool, Ran
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mirror import later
 from mirror.cli import main
-from tests.corpus.configs import CANARY, CASES, Case
+from mirror.commands.arguments import LATER_OPTIONS
 from tests.registries.listener import Listener
-from tests.tool import MirrorTool
+from tests.support.bad_configs import CANARY, CASES, Case
+from tests.support.tool import MirrorTool
 
 COMMANDS = ("sync", "plan", "verify", "validate")
 HELPED = (
@@ -191,7 +191,7 @@ def test_a_command_or_option_that_has_no_effect_yet_is_named_as_such(
     assert 2 == main([argument.format(config=path) for argument in arguments])
     said = capsys.readouterr()
     assert "" == said.out
-    option = next((argument for argument in arguments if argument in later.OPTIONS.get(arguments[0], {})), "")
+    option = next((argument for argument in arguments if argument in LATER_OPTIONS.get(arguments[0], {})), "")
     called = f"mirror {arguments[-1] if arguments[0] == 'help' else arguments[0]} {option}".strip()
     assert said.err.startswith(f"mirror: `{called}` is not in this version (")
     assert [path] == list(tmp_path.iterdir())

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RegistryFactory
-from tests.oracle import assert_equal, assert_whole, skopeo_copy_to_dir
 from tests.registries.access import Seen
 from tests.registries.real import RealRegistry
-from tests.seeding import Seeded, seed
-from tests.tool import MirrorTool, Ran
+from tests.support.oracle import assert_equal, assert_whole, skopeo_copy_to_dir
+from tests.support.seeding import Seeded, seed
+from tests.support.tool import MirrorTool, Ran
 
 REPOSITORIES, TAGS, LAYERS, LAYER_SIZE = 10, 6, 4, 100_000
 BLOB_KINDS = {"HEAD blob", "POST upload", "PUT upload", "PATCH upload", "DELETE upload", "POST mount"}

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
-from tests.damages import BundleVictim, Group, LayoutVictim, RealVictim, Victim, damage
-from tests.images import Graph
-from tests.layout.serving import Served
 from tests.registries.client import Client
 from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool, Ran
-from tests.walks import RegistryView, View, Walker, bundle_view, layout_view
+from tests.support.damages import BundleVictim, Group, LayoutVictim, RealVictim, Victim, damage
+from tests.support.images import Graph
+from tests.support.layouts import Served
+from tests.support.tool import MirrorTool, Ran
+from tests.support.walks import RegistryView, View, Walker, bundle_view, layout_view
 
 KINDS = ("registry", "serve", "layout", "bundle")
 GROUPS = 8  # each is damaged once on each target

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.oracle import assert_equal
 from tests.registries.real import RealRegistry
-from tests.seeding import seed
-from tests.tool import ROOT, MirrorTool
+from tests.support.oracle import assert_equal
+from tests.support.seeding import seed
+from tests.support.tool import ROOT, MirrorTool
 
 # What an installed program has by itself and one that is run from its checkout needs to be told.
 BARE = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from mirror.backoff import Policy
+from mirror.util.retry_policy import Policy
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import pair
-from tests.images import Graph
-from tests.oracle import assert_equal, assert_whole
 from tests.registries.faults import FOREVER
 from tests.registries.process import eventually
 from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.wires import Pipe
-from tests.seeding import push, seed
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.oracle import assert_equal, assert_whole
+from tests.support.seeding import push, seed
+from tests.support.tool import MirrorTool
 
 TAGS = 100  # on two targets: 200 images
 IMPATIENT = {"timeouts": {"connect": "1 s", "idle": "1 s"}}

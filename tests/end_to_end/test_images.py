@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 
 from mirror.oci.digest import Digest
-from mirror.state import State
-from tests import schema1
+from mirror.state.hints import State
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
-from tests.images import OCI_FOREIGN, OCI_INDEX, OCI_LAYER, Graph, Made, oddly
-from tests.oracle import assert_equal, assert_whole, walk_tag
 from tests.registries.real import RealRegistry
-from tests.seeding import push
-from tests.tool import MirrorTool
+from tests.support import schema1
+from tests.support.images import OCI_FOREIGN, OCI_INDEX, OCI_LAYER, Graph, Made, oddly
+from tests.support.oracle import assert_equal, assert_whole, walk_tag
+from tests.support.seeding import push
+from tests.support.tool import MirrorTool
 
 
 def test_indexes_in_indexes_arrive_with_everything_under_them(

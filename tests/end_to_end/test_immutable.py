@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import ScriptedFactory
-from tests.images import Graph
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.tool import MirrorTool
 
 COUNT = 40
 TAGS = [f"v{number}" for number in range(COUNT)]

@@ -13,13 +13,13 @@ import pytest
 
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import loaded
-from tests.images import Graph
-from tests.oracle import assert_whole
 from tests.registries.faults import FOREVER
 from tests.registries.process import eventually
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool, Ran
-from tests.walks import bundle_view
+from tests.support.images import Graph
+from tests.support.oracle import assert_whole
+from tests.support.tool import MirrorTool, Ran
+from tests.support.walks import bundle_view
 
 
 class Export:

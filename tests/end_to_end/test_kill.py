@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import RegistryFactory
-from tests.oracle import Snapshot, assert_invariants, assert_whole, snapshot
 from tests.registries.access import Seen
 from tests.registries.exchange import Reply, Request
 from tests.registries.real import RealRegistry
 from tests.registries.wires import Front
-from tests.seeding import Seeded, seed
-from tests.tool import MirrorTool, Ran
+from tests.support.oracle import Snapshot, assert_invariants, assert_whole, snapshot
+from tests.support.seeding import Seeded, seed
+from tests.support.tool import MirrorTool, Ran
 
 WRITES = ("POST upload", "PUT upload", "POST mount", "PUT manifest")
 BROUGHT = ("PUT upload", "POST mount")  # ends of the ways in which a blob comes to a repository

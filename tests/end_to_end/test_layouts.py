@@ -21,14 +21,14 @@ from mirror.layout.inventory import REF_NAME
 from tests.conftest import RegistryFactory
 from tests.end_to_end.conftest import NAMES
 from tests.end_to_end.test_kill import Killer, killed_after
-from tests.images import Graph
-from tests.layout.serving import Served, lay
-from tests.oracle import assert_equal, assert_whole, skopeo
 from tests.registries.client import sha256
 from tests.registries.real import RealRegistry
 from tests.registries.wires import Front
-from tests.seeding import Seeded, push, seed
-from tests.tool import MirrorTool, Ran
+from tests.support.images import Graph
+from tests.support.layouts import Served, lay
+from tests.support.oracle import assert_equal, assert_whole, skopeo
+from tests.support.seeding import Seeded, push, seed
+from tests.support.tool import MirrorTool, Ran
 
 
 @pytest.fixture

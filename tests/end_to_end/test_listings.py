@@ -6,10 +6,10 @@ from collections import Counter
 from typing import Any
 
 from tests.conftest import ScriptedFactory
-from tests.images import Graph
 from tests.registries.exchange import Reply, Request, json_reply
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.tool import MirrorTool
 
 
 def tagged(registry: ScriptedRegistry, repository: str, count: int) -> list[str]:

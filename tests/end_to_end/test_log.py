@@ -13,10 +13,10 @@ from pathlib import Path
 
 from mirror.errors import LOCAL
 from tests.conftest import ScriptedFactory
-from tests.images import Graph
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.tool import MirrorTool
 
 WITHIN = 5.0  # seconds from the signal to the end
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import loaded, pair
-from tests.images import Graph
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.tool import MirrorTool
 
 Line = dict[str, Any]
 

@@ -7,8 +7,8 @@ import sys
 
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import pair
-from tests.images import Graph, Made
-from tests.tool import MirrorTool
+from tests.support.images import Graph, Made
+from tests.support.tool import MirrorTool
 
 MIB = 1 << 20
 

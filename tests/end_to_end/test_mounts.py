@@ -8,13 +8,13 @@ import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
-from tests.images import Graph
-from tests.oracle import assert_equal
 from tests.registries.exchange import Reply, Request, error_reply
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
-from tests.seeding import seed
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.oracle import assert_equal
+from tests.support.seeding import seed
+from tests.support.tool import MirrorTool
 
 NAMES = ("app-0", "app-1", "app-2", "app-3")
 

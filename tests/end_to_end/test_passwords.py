@@ -13,12 +13,12 @@ import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import loaded
-from tests.images import Graph
-from tests.oracle import assert_equal
 from tests.registries.real import RealRegistry
 from tests.registries.tokens import TokenService
-from tests.seeding import seed
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.oracle import assert_equal
+from tests.support.seeding import seed
+from tests.support.tool import MirrorTool
 
 USER, GOOD, WRONG = "acme", "correct-horse-7f", "canary/battery+staple=&9"
 TAGS = [f"v{number}" for number in range(60)]

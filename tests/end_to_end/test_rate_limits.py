@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mirror.backoff import Policy
+from mirror.util.retry_policy import Policy
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded
 from tests.registries.faults import FOREVER
-from tests.tool import MirrorTool
+from tests.support.tool import MirrorTool
 
 TAGS = 30
 

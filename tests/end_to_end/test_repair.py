@@ -9,13 +9,13 @@ import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import loaded, pair
-from tests.images import Graph
-from tests.oracle import assert_whole
 from tests.registries.faults import FOREVER
 from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
-from tests.seeding import push
-from tests.tool import MirrorTool, Ran
+from tests.support.images import Graph
+from tests.support.oracle import assert_whole
+from tests.support.seeding import push
+from tests.support.tool import MirrorTool, Ran
 
 
 def to_delete(ran: Ran) -> list[str]:

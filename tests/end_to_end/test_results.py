@@ -10,11 +10,11 @@ import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
-from tests.oracle import assert_whole
 from tests.registries.faults import FOREVER
 from tests.registries.real import RealRegistry
-from tests.seeding import seed
-from tests.tool import MirrorTool
+from tests.support.oracle import assert_whole
+from tests.support.seeding import seed
+from tests.support.tool import MirrorTool
 
 BLOB_FIELDS = {
     *("ts", "level", "event", "run", "source", "target", "image", "digest", "size", "outcome"),

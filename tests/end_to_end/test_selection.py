@@ -11,7 +11,7 @@ from tests.end_to_end.worlds import loaded
 from tests.registries.exchange import json_reply
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
+from tests.support.tool import MirrorTool
 
 
 @pytest.fixture

@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ScriptedFactory
-from tests.images import Graph
-from tests.oracle import assert_whole
 from tests.registries.access import Seen
 from tests.registries.faults import FOREVER
 from tests.registries.process import eventually
 from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.wires import Pipe
-from tests.seeding import seed
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.oracle import assert_whole
+from tests.support.seeding import seed
+from tests.support.tool import MirrorTool
 
 WITHIN = 5.0  # seconds from the signal to the end
 SLOW = 400_000.0  # bytes a second

@@ -10,15 +10,15 @@ import pytest
 
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
-from tests.images import OCI_LAYER, OCI_MANIFEST, Body, Graph
-from tests.oracle import assert_equal
 from tests.registries.blobhost import BlobHost
 from tests.registries.client import sha256
 from tests.registries.exchange import Reply, Request, json_reply
 from tests.registries.faults import FOREVER, Change, lengthened, shortened, wrong_bytes
 from tests.registries.listener import Listener
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
+from tests.support.images import OCI_LAYER, OCI_MANIFEST, Body, Graph
+from tests.support.oracle import assert_equal
+from tests.support.tool import MirrorTool
 
 HOSTILE = ["../../etc/passwd", "a\x1b[2Jb", "v1?x=y", "", ".hidden", "x" * 129, "a/b", "a:b", "%2e%2e"]
 

@@ -12,7 +12,7 @@ from tests.registries.exchange import Reply, Request, error_reply
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.tokens import SERVICE
-from tests.tool import MirrorTool
+from tests.support.tool import MirrorTool
 
 USERS = {"acme": "correct-horse"}
 REFUSALS = (401, 403, 405, 500, 503)

@@ -10,12 +10,12 @@ import pytest
 from mirror.oci.manifest import MAX_BYTES
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import loaded, pair
-from tests.images import OCI_INDEX, OCI_MANIFEST, Body
-from tests.oracle import assert_equal
 from tests.registries.client import sha256
 from tests.registries.faults import FOREVER, chunked, without
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
+from tests.support.images import OCI_INDEX, OCI_MANIFEST, Body
+from tests.support.oracle import assert_equal
+from tests.support.tool import MirrorTool
 
 HUGE = b'{"schemaVersion": 2, "annotations": {"a": "' + b"x" * MAX_BYTES + b'"}}'
 

@@ -11,14 +11,14 @@ import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
-from tests.images import OCI_LAYER, Graph
 from tests.registries.certificates import Authority
 from tests.registries.exchange import Reply, Request, error_reply
 from tests.registries.faults import FOREVER
 from tests.registries.tokens import TokenService
 from tests.registries.wires import Front, Pipe
-from tests.seeding import seed
-from tests.tool import MirrorTool
+from tests.support.images import OCI_LAYER, Graph
+from tests.support.seeding import seed
+from tests.support.tool import MirrorTool
 
 MIB = 1 << 20
 

@@ -18,14 +18,14 @@ import pytest
 
 from mirror.oci.digest import Digest
 from tests.conftest import ScriptedFactory
-from tests.images import Graph
-from tests.oracle import assert_whole
 from tests.registries.exchange import Reply, Request, error_reply, json_reply
 from tests.registries.faults import FOREVER
 from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.v1 import V1, gz, no_v2, tar
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.oracle import assert_whole
+from tests.support.tool import MirrorTool
 
 TAGS = 40
 

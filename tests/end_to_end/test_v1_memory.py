@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import ScriptedFactory
-from tests.images import Graph
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.v1 import V1, gz, no_v2, tar
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.tool import MirrorTool
 
 
 def speaks_both(scripted: ScriptedFactory) -> tuple[ScriptedRegistry, str]:

@@ -6,11 +6,11 @@ import pytest
 
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import loaded, pair
-from tests.images import Graph
 from tests.registries.faults import FOREVER, unsized
 from tests.registries.real import RealRegistry
-from tests.seeding import push
-from tests.tool import MirrorTool, Ran
+from tests.support.images import Graph
+from tests.support.seeding import push
+from tests.support.tool import MirrorTool, Ran
 
 
 def broken(ran: Ran) -> list[str]:

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
-from tests.worlds.judge import Judge
-from tests.worlds.world import World
+from tests.support.tool import MirrorTool
+from tests.support.worlds.judge import Judge
+from tests.support.worlds.world import World
 
 ROUNDS = 2
 ENDS = (0, 1, 3)

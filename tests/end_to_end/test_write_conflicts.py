@@ -10,7 +10,7 @@ from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import loaded
 from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
+from tests.support.tool import MirrorTool
 
 CONFLICT = ("conflict", "target_conflict")
 

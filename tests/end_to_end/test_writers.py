@@ -9,9 +9,9 @@ import pytest
 
 from tests.conftest import ScriptedFactory
 from tests.end_to_end.worlds import pair
-from tests.images import Graph
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.tool import MirrorTool
 
 
 def exclusive(scripted: ScriptedFactory, tool: MirrorTool) -> tuple[ScriptedRegistry, ScriptedRegistry, Graph, str]:

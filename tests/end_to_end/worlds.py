@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.images import Graph
-from tests.oracle import assert_equal
 from tests.registries.real import RealRegistry
 from tests.registries.scripted import ScriptedRegistry
-from tests.tool import MirrorTool
+from tests.support.images import Graph
+from tests.support.oracle import assert_equal
+from tests.support.tool import MirrorTool
 
 AnyRegistry = RealRegistry | ScriptedRegistry
 

@@ -19,17 +19,17 @@ import pytest
 from mirror.errors import Cancelled, LocalError, LockBusy, MirrorError, NotFound, Refused
 from mirror.layout.directory import LayoutStore
 from mirror.layout.files import Folder
+from mirror.layout.index_file import PUBLISH_EVERY
 from mirror.layout.inventory import REF_NAME
-from mirror.layout.ledger import PUBLISH_EVERY
-from mirror.limits import Stop, Work
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import parse_manifest
 from mirror.store import Version
-from tests.images import Graph
-from tests.layout.making import Bytes, manifests_of
-from tests.layout.serving import bring, lay
-from tests.oracle import skopeo
+from mirror.util.cancellation import Stop, Work
+from tests.support.bundles import Bytes, manifests_of
+from tests.support.images import Graph
+from tests.support.layouts import bring, lay
+from tests.support.oracle import skopeo
 
 WORK = Work(Stop())
 

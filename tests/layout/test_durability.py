@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from mirror.layout.directory import LayoutStore
-from mirror.limits import Stop, Work
-from tests.images import Graph
-from tests.layout.making import manifests_of
-from tests.layout.powercut import Named, Record, Synced, recorded
-from tests.layout.serving import bring
+from mirror.util.cancellation import Stop, Work
+from tests.support.bundles import manifests_of
+from tests.support.images import Graph
+from tests.support.layouts import bring
+from tests.support.power_cut import Named, Record, Synced, recorded
 
 WORK = Work(Stop())
 

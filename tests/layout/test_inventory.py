@@ -10,13 +10,14 @@ from typing import Any
 import jsonschema
 import pytest
 
+from mirror.commands.bundle import listing
+from mirror.commands.inventory import inventory
 from mirror.errors import ConfigError, Refused
-from mirror.inventories import inventory, listing
 from mirror.layout.inventory import Base, Inventory, parse_inventory, read_inventory
-from mirror.layout.survey import survey
+from mirror.layout.inventory_reader import survey
 from mirror.oci.digest import Digest
 from mirror.store import Coming
-from tests.layout.making import comings, export, opened, stock, work
+from tests.support.bundles import comings, export, opened, stock, work
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "mirror" / "inventory.schema.json").read_text(encoding="utf-8"))
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
-from tests.images import Graph
 from tests.registries.access import OWN_AGENT, Seen, Target, classify
 from tests.registries.certificates import Authority
 from tests.registries.client import Answer, Authorize, Client
@@ -26,6 +25,7 @@ from tests.registries.tokens import PATH as TOKEN_PATH
 from tests.registries.tokens import TokenService
 from tests.registries.v1 import V1
 from tests.registries.v2 import Protocol
+from tests.support.images import Graph
 
 
 class ScriptedRegistry:

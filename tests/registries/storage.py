@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.images import Body, Graph
+from tests.support.images import Body, Graph
 
 
 @dataclass(slots=True)

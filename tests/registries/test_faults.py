@@ -8,7 +8,6 @@ import threading
 import pytest
 
 from tests.conftest import ScriptedFactory
-from tests.images import Graph
 from tests.registries.access import Target
 from tests.registries.certificates import Authority
 from tests.registries.client import Client, sha256
@@ -16,6 +15,7 @@ from tests.registries.faults import FOREVER, TLS_ALERT, Fault, Faults, chunked, 
 from tests.registries.process import eventually
 from tests.registries.raw import Received, ask, connect
 from tests.registries.scripted import ScriptedRegistry
+from tests.support.images import Graph
 
 DATA = bytes(range(256)) * 40
 BLOB = sha256(DATA)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.conftest import ScriptedFactory
-from tests.images import OCI_INDEX, OCI_MANIFEST, Graph
 from tests.registries.blobhost import BlobHost
 from tests.registries.client import Client, sha256
 from tests.registries.exchange import Reply, Request
@@ -19,6 +18,7 @@ from tests.registries.faults import FOREVER, shortened, without, wrong_bytes
 from tests.registries.raw import once, stranger
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.tokens import TokenService
+from tests.support.images import OCI_INDEX, OCI_MANIFEST, Graph
 
 
 def filled(registry: ScriptedRegistry) -> tuple[str, str]:

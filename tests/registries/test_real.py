@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RegistryFactory
-from tests.images import Graph
-from tests.oracle import assert_equal, assert_whole, skopeo, skopeo_copy_to_dir, skopeo_digest, walk_tag
 from tests.registries.access import Seen
 from tests.registries.certificates import Authority
 from tests.registries.client import Client, sha256
 from tests.registries.real import RealRegistry
 from tests.registries.tokens import TokenService
-from tests.schema1 import payload
-from tests.seeding import push, seed
+from tests.support.images import Graph
+from tests.support.oracle import assert_equal, assert_whole, skopeo, skopeo_copy_to_dir, skopeo_digest, walk_tag
+from tests.support.schema1 import payload
+from tests.support.seeding import push, seed
 
 
 def everything(name: str = "everything") -> Graph:

@@ -8,13 +8,13 @@ import ssl
 import pytest
 
 from tests.conftest import ScriptedFactory
-from tests.images import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Graph, oddly, tag_of
-from tests.oracle import assert_equal, assert_whole, skopeo
 from tests.registries.certificates import Authority
 from tests.registries.client import sha256
 from tests.registries.scripted import ScriptedRegistry
 from tests.registries.storage import digest_of
-from tests.seeding import push, seed
+from tests.support.images import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Graph, oddly, tag_of
+from tests.support.oracle import assert_equal, assert_whole, skopeo
+from tests.support.seeding import push, seed
 
 USERS = {"acme": "password"}
 

@@ -10,8 +10,6 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import RegistryFactory, ScriptedFactory
-from tests.images import Graph
-from tests.oracle import assert_equal, skopeo
 from tests.registries.certificates import Authority
 from tests.registries.client import Client, sha256
 from tests.registries.exchange import Reply, Request, json_reply
@@ -20,7 +18,9 @@ from tests.registries.raw import connect
 from tests.registries.real import RealRegistry
 from tests.registries.tokens import PATH, TokenService
 from tests.registries.wires import Front, Pipe
-from tests.seeding import push
+from tests.support.images import Graph
+from tests.support.oracle import assert_equal, skopeo
+from tests.support.seeding import push
 
 
 def graph() -> Graph:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from tests.images import Body
 from tests.registries.exchange import Headers, Reply, Request, error_reply, json_reply
 from tests.registries.features import V2_TYPES, Features
 from tests.registries.storage import Storage, digest_of
 from tests.registries.uploads import Blobs
-from tests.schema1 import MEDIA_TYPE as SCHEMA1
-from tests.schema1 import payload
+from tests.support.images import Body
+from tests.support.schema1 import MEDIA_TYPE as SCHEMA1
+from tests.support.schema1 import payload
 
 _OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")

@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from mirror.limits import Work
 from mirror.transfer.manager import Manager
+from mirror.util.cancellation import Work
 
 DEADLINE = 20.0  # seconds in which whatever has to happen does
 

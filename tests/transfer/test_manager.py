@@ -10,14 +10,15 @@ from functools import partial
 
 import pytest
 
-from mirror.backoff import ONCE, Policy
 from mirror.errors import Cancelled, LocalError, MirrorError, NetworkError, NotFound, RateLimited
-from mirror.limits import Limits, Rate, Stop, Work
+from mirror.limits import Limits, Rate
 from mirror.transfer.manager import Manager
 from mirror.transfer.scheduler import DOWNLOADS, Impossible, host_permit
 from mirror.transfer.steps import Steps
 from mirror.transfer.watch import Progress, Watch
 from mirror.transfer.workers import Workers
+from mirror.util.cancellation import Stop, Work
+from mirror.util.retry_policy import ONCE, Policy
 from tests.transfer.harness import DEADLINE, FakeClock, Gate, until
 
 HOST = host_permit("a")

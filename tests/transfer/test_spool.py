@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import Cancelled, LocalError, NetworkError
-from mirror.limits import Stop, Work
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.download import Origin, SourceBody
+from mirror.transfer.downloads import Origin, SourceBody
 from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile
-from tests.transfer.stores import MemoryStore, blob_of
+from mirror.util.cancellation import Stop, Work
+from tests.support.stores import MemoryStore, blob_of
 
 DATA = bytes(range(256)) * 8000
 

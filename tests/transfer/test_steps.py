@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from mirror.errors import Cancelled, NetworkError, NotFound
-from mirror.limits import Limits, Stop, Work
+from mirror.limits import Limits
 from mirror.transfer.manager import Manager
 from mirror.transfer.scheduler import DOWNLOADS, host_permit
 from mirror.transfer.steps import Steps, settled
 from mirror.transfer.watch import Watch
+from mirror.util.cancellation import Stop, Work
 from tests.transfer.harness import DEADLINE, FakeClock, Gate, until
 
 NEEDS = (host_permit("a"), DOWNLOADS)

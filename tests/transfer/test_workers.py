@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from mirror.backoff import SystemClock
 from mirror.errors import LocalError
 from mirror.transfer.workers import Alarm, Workers
+from mirror.util.retry_policy import SystemClock
 from tests.transfer.harness import DEADLINE, FakeClock, until
 
 

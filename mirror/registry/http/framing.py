@@ -10,8 +10,8 @@ import zlib
 from abc import ABC, abstractmethod
 
 from mirror.errors import MirrorError, NetworkError, RemoteError, printable
+from mirror.registry.http.connection import Connection
 from mirror.registry.http.headers import END, MAX_LINE, MAX_LINES, Head, bounded, check_trailers, parse_head
-from mirror.registry.http.wire import Connection
 
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?")
 _LONGEST_CHUNK_LINE = 4096  # bytes, extensions included

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from mirror.errors import RemoteError
-from mirror.structs import Struct
+from mirror.util.structs import Struct
 
 MAX_LINES = 100  # header lines
 MAX_LINE = 64 << 10  # bytes, of a header or status line

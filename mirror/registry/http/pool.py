@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
-from mirror.limits import Stop
+from mirror.registry.http.connection import Connection
 from mirror.registry.http.url import Origin
-from mirror.registry.http.wire import Connection
-from mirror.registry.trust import Destination
+from mirror.registry.http.url_policy import Destination
+from mirror.util.cancellation import Stop
 
 Key: TypeAlias = tuple[Origin, bool]  # whether our client certificate was offered there
 

@@ -11,9 +11,9 @@ import ssl
 from pathlib import Path
 
 from mirror.errors import LocalError, MirrorError, NetworkError, Refused, RemoteError, Unreachable, printable
-from mirror.keys import registry_key
-from mirror.registry.http.wire import Connection
-from mirror.registry.settings import Tls
+from mirror.registry.http.connection import Connection
+from mirror.registry.http.host_settings import Tls
+from mirror.util.config_key import registry_key
 
 # Where the system's authorities are, when OpenSSL was not built for this system.
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")

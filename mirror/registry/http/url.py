@@ -11,7 +11,7 @@ import ipaddress
 import re
 from urllib.parse import quote
 
-from mirror.structs import Struct
+from mirror.util.structs import Struct
 
 _PORTS = {"http": 80, "https": 443}
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any
 
-from mirror.backoff import Policy
-from mirror.limits import Limits, Stop, Work
-from mirror.registry.scopes import Scope, pull
+from mirror.limits import Limits
+from mirror.registry.auth.authorizer import Scope, pull
+from mirror.registry.http.host_settings import HostSettings, Tls
 from mirror.registry.session import Answer, Session
-from mirror.registry.settings import HostSettings, Tls
+from mirror.util.cancellation import Stop, Work
+from mirror.util.retry_policy import Policy
 from tests.registry.http.peers import Peer, Script, Talk
 
 QUICK = Policy(attempts=3, base=0.001, cap=0.001)

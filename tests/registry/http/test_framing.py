@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror.errors import MirrorError, NetworkError, RemoteError
-from mirror.limits import Stop
+from mirror.registry.http.connection import Connection, Pace
 from mirror.registry.http.framing import (
     TooBig,
     answer_began,
@@ -22,7 +22,7 @@ from mirror.registry.http.framing import (
     read_head,
     read_small,
 )
-from mirror.registry.http.wire import Connection, Pace
+from mirror.util.cancellation import Stop
 
 
 class Line:

@@ -20,7 +20,7 @@ from mirror.errors import (
     RemoteError,
     Unreachable,
 )
-from mirror.registry.settings import Tls
+from mirror.registry.http.host_settings import Tls
 from tests.registry.http.dialling import OK, at, closed_port, get, secure, server
 from tests.registry.http.peers import Peer, Talk, answers, whole
 from tests.registry.http.sessions import session_with

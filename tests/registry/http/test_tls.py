@@ -17,7 +17,7 @@ from mirror.errors import (
     Refused,
     RemoteError,
 )
-from mirror.registry.settings import Tls
+from mirror.registry.http.host_settings import Tls
 from tests.registry.http.dialling import OK, at, get, secure, server
 from tests.registry.http.peers import Peer, Talk, answers, whole
 from tests.registry.http.sessions import session_with, work

@@ -12,7 +12,7 @@ from mirror.errors import (
     Cancelled,
     NetworkError,
 )
-from mirror.limits import Stop, Work
+from mirror.util.cancellation import Stop, Work
 from tests.registry.http.peers import Peer, Script, Talk, answers, whole
 from tests.registry.http.sessions import (
     PATIENT,

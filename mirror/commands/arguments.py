@@ -1,0 +1,126 @@
+"""The parser of the command line: argparse, whose errors are ConfigErrors that name the wrong argument.
+
+Commands and options of later versions are refused as such, not as unknown ones."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NoReturn
+
+from mirror.errors import ConfigError
+from mirror.output.console import tell
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises ConfigError, and names the first argument that is wrong. verbs: the commands below it."""
+
+    verbs: Collection[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._check_names(args)
+        parsed, extra = super().parse_known_args(args, namespace)
+        if extra:
+            self.error(f"unexpected argument {extra[0]!r}")
+        return parsed, extra
+
+    def _check_names(self, arguments: Sequence[str]) -> None:
+        """Raises ConfigError for an option or a command that does not exist, before argparse takes what follows an
+        unknown option for something else."""
+        known = self._option_string_actions
+        for argument in arguments:
+            name = argument.partition("=")[0]
+            if argument == "--":
+                return
+            if self.verbs and not argument.startswith("-"):
+                if argument not in self.verbs:
+                    raise _unknown_command(argument, self.prog, self.verbs)
+                return
+            if _looks_like_an_option(name) and name not in known and (name.startswith("--") or name[:2] not in known):
+                offered = [option for option, action in known.items() if action.help != argparse.SUPPRESS]
+                raise _unknown_option(name, self.prog, offered)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, hint=f"see `{self.prog} --help`")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """After `--help` and `--version`: what argparse has printed is in a buffer still."""
+        sys.exit(tell(()))
+
+
+def _looks_like_an_option(text: str) -> bool:
+    """As argparse sees it: `-`, a negative number and a text with a space are values."""
+    return text.startswith("-") and " " not in text and (text.startswith("--") or text[1:2].isalpha())
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Names of commands stand on one line with what they do: argparse does not count in that they are indented."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = 14
+
+
+def _unknown_command(command: str, program: str, known: Iterable[str]) -> ConfigError:
+    """program: `mirror`, or the command that has commands below it; known: their names."""
+    names = list(known)
+    close = _close(command, names)
+    hint = f"did you mean `{program} {close}`?" if close else f"the commands are {', '.join(names)}"
+    return ConfigError(f"`{program}` has no command {command!r}", hint=hint)
+
+
+def _unknown_option(option: str, program: str, known: Iterable[str]) -> ConfigError:
+    """program: the command that the option was given to; known: the options that it takes."""
+    close = _close(option, [name for name in known if name.startswith("--")])
+    meant = f"did you mean `{close}`? " if close else ""
+    return ConfigError(f"`{program}` has no option {option!r}", hint=f"{meant}see `{program} --help`")
+
+
+def _close(word: str, known: list[str]) -> str | None:
+    import difflib  # noqa: PLC0415 (not needed for a command line without errors)
+
+    found = difflib.get_close_matches(word.lower().replace("_", "-"), known, n=1, cutoff=0.7)
+    return found[0] if found else None
+
+
+LATER_COMMANDS = {
+    "prune": "deletes what is no longer selected",
+    "convert": "makes a configuration from another tool's",
+    "copy": "copies one image or repository without a configuration",
+    "lock": "writes the selected tags with their digests to a file",
+    "explain": "shows which rule selects a reference or leaves it out",
+    "report": "shows or merges reports",
+}
+# By command: what an option's value is called; None: it has none.
+LATER_OPTIONS: dict[str, dict[str, str | None]] = {
+    "sync": {
+        "--trace-http": "FILE",
+        "--locked": "FILE",
+        "--every": "DURATION",
+        "--listen": "HOST:PORT",
+        "--deadline": "TIME-OR-DURATION",
+        "--dask": "ADDRESS",
+        "--json-events": None,
+    },
+    "plan": {"--json": None, "--locked": "FILE"},
+    "verify": {"--report": "FILE"},
+}
+
+
+def refuse_later_command(command: str) -> None:
+    """Raises ConfigError for a command of a later version."""
+    if command in LATER_COMMANDS:
+        raise ConfigError(f"`mirror {command}` is not in this version", hint=f"a later one {LATER_COMMANDS[command]}")
+
+
+def add_later_options(parser: argparse.ArgumentParser, command: str) -> None:
+    """Have the parser of a command refuse the options of later versions. No help lists them."""
+    for option, value in LATER_OPTIONS.get(command, {}).items():
+        nargs = 0 if value is None else None
+        parser.add_argument(option, metavar=value, nargs=nargs, action=_Refuse, help=argparse.SUPPRESS)
+
+
+class _Refuse(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise ConfigError(f"`{parser.prog} {self.option_strings[0]}` is not in this version", hint="leave it out")

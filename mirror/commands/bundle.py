@@ -1,0 +1,27 @@
+"""`mirror bundle`: verify or list a bundle or layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mirror.commands.inventory import Told, survey_on_disk
+from mirror.commands.session import attended
+from mirror.errors import OK, REFUSED, worst
+from mirror.layout.bundle.verify import examine
+from mirror.layout.verify import examine_folder
+
+
+def verify(path: Path) -> Told:
+    """Is the bundle or layout at `path` whole? Raises Refused, LocalError, Cancelled."""
+    found = attended(lambda work: examine_folder(path, work.stop) if path.is_dir() else examine(path, work.stop))
+    return Told(list(found.lines()), REFUSED if found.problems else OK)
+
+
+def listing(path: Path) -> Told:
+    """The references of a bundle or layout: name, digest, bytes of all that belongs to it. Raises as `verify`."""
+    found = attended(lambda work: survey_on_disk(path, work, bare=True))
+    lines = [
+        f"{name}{':' if name else ''}{tag}  {digest}  {found.size(digest)}"
+        for name, tag, digest in found.inventory.references()
+    ]
+    return Told(lines, worst(one.exit_code for one in found.problems), found.problems)

@@ -1,0 +1,113 @@
+"""The layouts and bundles of a run: one store for each directory, file or standard stream in the configuration."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from mirror.config import Config
+from mirror.errors import ConfigError, MirrorError
+from mirror.layout.bundle.store import Bundle
+from mirror.layout.directory import LayoutStore
+from mirror.layout.inventory import Base, read_inventory
+from mirror.selection.locations import STREAM, is_bundle
+
+
+class Bundles:
+    """Opened lazily: making this reads the inventories that are a base, and no bundle. Raises ConfigError."""
+
+    def __init__(self, config: Config, spool: Path, base: Path | None, *, repair: bool = False) -> None:
+        """spool: a directory for what comes through pipes; base: instead of those of the configuration; repair: make
+        a bundle anew where what is there is damaged."""
+        if base is not None and not any(is_bundle(target.host) for one in config.mirrors for target in one.targets):
+            raise ConfigError("--base is for exports, and no target is a bundle", hint="leave it out")
+        adopts: defaultdict[str, set[str]] = defaultdict(set)
+        bases: dict[str, Path | None] = {}  # of the bundles that are written; the configuration has one for each
+        for mirror in config.mirrors:
+            adopts[mirror.source.host] |= set() if mirror.wildcard else {mirror.source.path}
+            bases |= {target.host: base or mirror.base for target in mirror.targets if is_bundle(target.host)}
+        inventories = {path: Base(read_inventory(path)) for path in set(bases.values()) if path is not None}
+        self.sources: dict[str, Bundle] = {}
+        self.targets: dict[str, Bundle] = {}
+        for host in sorted(name for name in {*adopts, *bases} if is_bundle(name)):
+            file = Path(host) if host != STREAM else None
+            left = inventories.get(bases.get(host) or Path())
+            store = Bundle(
+                file, host, spool=spool, base=left, adopts=adopts.get(host, ()), new=host in bases, repair=repair
+            )
+            if host in bases:
+                self.targets[host] = store
+            if host in adopts:
+                # What is read from standard input is not what is written to standard output.
+                apart = file is None and host in bases
+                self.sources[host] = Bundle(None, host, spool=spool, adopts=adopts[host]) if apart else store
+        self.hosts = sorted({*self.sources, *self.targets})
+
+    def incomplete(self) -> list[tuple[str, MirrorError]]:
+        """Sources that were asked, and say themselves that they lack images, each with an error that says so."""
+        return [(host, error) for host, store in self.sources.items() if (error := store.lack()) is not None]
+
+    def close(self) -> None:
+        """Raises LocalError."""
+        for store in {*self.sources.values(), *self.targets.values()}:
+            store.close()
+
+
+def check_bases(config: Config, *, present: bool) -> list[str]:
+    """Read the inventories that are the base of a bundle. -> a warning for each that is not there.
+
+    present: that is an error. Raises ConfigError, also for one that is no inventory."""
+    warnings = []
+    exports = [one for one in config.mirrors if any(is_bundle(target.host) for target in one.targets)]
+    for mirror in {one.base: one for one in reversed(exports)}.values():
+        if mirror.base is None:
+            continue
+        if not present and not _exists(mirror.base):
+            warnings.append(
+                f"{mirror.place}: {mirror.path}: the base {mirror.base} does not exist here; a run needs it"
+            )
+        else:
+            read_inventory(mirror.base)
+    return warnings
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # the error of reading it says what is wrong
+    return True
+
+
+PREFIX = "oci:"
+
+
+class Layouts:
+    """Opened lazily: making this touches no disk. A directory that is read and written is one store."""
+
+    def __init__(self, config: Config) -> None:
+        adopts: defaultdict[str, set[str]] = defaultdict(set)
+        written: set[str] = set()
+        for mirror in config.mirrors:
+            if not mirror.wildcard:
+                adopts[mirror.source.host].add(mirror.source.path)
+            written |= {target.host for target in mirror.targets}
+        read = {mirror.source.host for mirror in config.mirrors}
+        stores = {
+            host: LayoutStore(Path(host.removeprefix(PREFIX)), adopts=adopts[host], new=host in written)
+            for host in sorted(read | written)
+            if host.startswith(PREFIX)
+        }
+        self.sources = {host: store for host, store in stores.items() if host in read}
+        self.targets = {host: store for host, store in stores.items() if host in written}
+        self.hosts = sorted(stores)
+
+    def incomplete(self) -> list[tuple[str, MirrorError]]:
+        """A layout does not say what it was to have."""
+        return []
+
+    def close(self) -> None:
+        for store in {*self.sources.values(), *self.targets.values()}:
+            store.close()

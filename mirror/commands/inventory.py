@@ -1,0 +1,181 @@
+"""`mirror inventory` and `mirror bundle`: what a layout, a bundle, a registry has, and whether it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mirror.commands.session import attended, spool_directory
+from mirror.commands.stores import Stores
+from mirror.config import Config, load
+from mirror.errors import OK, ConfigError, LocalError, MirrorError, Refused, worst
+from mirror.layout.bundle.reader import open_archive
+from mirror.layout.bundle.store import Bundle
+from mirror.layout.bundle.verify import absent
+from mirror.layout.directory import LayoutStore
+from mirror.layout.inventory import MAX_BYTES, MAX_NODES, Described, Holdings, Inventory
+from mirror.layout.inventory_reader import Survey, survey
+from mirror.limits import Limits
+from mirror.oci import strictjson
+from mirror.oci.digest import Digest
+from mirror.oci.reference import is_path, is_tag
+from mirror.output.redaction import Redactor
+from mirror.selection.locations import MATCHED, may_be
+from mirror.store import Source
+from mirror.util.cancellation import Work
+from mirror.util.structs import Struct
+
+_ARRIVED = ("copied", "up-to-date")  # results after which an image is there
+
+
+class Told(Struct, frozen=True):
+    """For the command line. problems: what could not be read, for standard error."""
+
+    lines: Sequence[str]
+    code: int = OK
+    problems: Sequence[MirrorError] = ()
+
+
+def inventory(path: Path) -> Told:
+    """The inventory of a bundle or layout, of a configuration's targets, or after a report. Raises as those do."""
+    found = attended(lambda work: _inventory(path, work))
+    lines = found.inventory.render().decode().splitlines()
+    return Told(lines, worst(one.exit_code for one in found.problems), found.problems)
+
+
+def _inventory(path: Path, work: Work) -> Survey:
+    if path.is_dir():
+        return survey_on_disk(path, work)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise absent(path) from None
+    except OSError as error:
+        raise LocalError(f"cannot read {path}: {error.strerror}") from error
+    if head[257:262] == b"ustar" or path.suffix == ".tar":
+        return _of_bundle(path, work)
+    if head.lstrip().startswith(b"{") and b'"images"' in path.read_bytes()[: MAX_BYTES + 1]:
+        return Survey(_of_report(path))
+    return _of_targets(load(path), work)
+
+
+# ---- on disk
+
+
+def survey_on_disk(path: Path, work: Work, *, bare: bool = False) -> Survey:
+    """By reading the manifests. bare: tags that no repository has been given are all right."""
+    if path.is_dir():
+        layout = LayoutStore(path)
+        try:
+            return _surveyed(layout, str(path), work, bare=bare)
+        finally:
+            layout.close()
+    if not path.exists():
+        raise absent(path)
+    bundle = Bundle(path, str(path), spool=path.parent)
+    try:
+        found = _surveyed(bundle, str(path), work, bare=bare)
+        lack = bundle.lack()
+        found.problems += [lack] if lack is not None else []
+        return found
+    finally:
+        bundle.close()
+
+
+def _surveyed(source: Source, what: str, work: Work, *, bare: bool) -> Survey:
+    names = [name for name in source.repositories("", work) if isinstance(name, str)] or [""] * bare
+    if not names:
+        raise Refused(f"{what} names no repository", hint="another tool made it; give one: FILE.tar:REPOSITORY")
+    return survey(source, names, work)
+
+
+def _of_bundle(path: Path, work: Work) -> Survey:
+    """As it says itself, if it does."""
+    archive = open_archive(path, str(path), path.parent, work)
+    try:
+        missing = archive.missing()
+        if missing:
+            raise Refused(f"{path}: {missing[0]} is missing", code="bundle_incomplete")
+        if archive.inventory is not None:
+            return Survey(archive.inventory)
+    finally:
+        archive.close()
+    return survey_on_disk(path, work)
+
+
+# ---- registries
+
+
+def _of_targets(config: Config, work: Work) -> Survey:
+    """What all target hosts of a configuration have."""
+    with Stores(config, Limits(), Redactor(), spool_directory(config, None)) as stores:
+        wanted: dict[str, dict[str, None]] = {}
+        for mirror in config.mirrors:
+            for target in mirror.targets:
+                wanted.setdefault(target.host, {})[target.path] = None
+        found = [
+            survey(stores.registries[host], _expanded(stores.registries[host], paths, work), work)
+            for host, paths in wanted.items()
+        ]
+    first = found[0]
+    for other in found[1:]:
+        _keep_common(first.inventory, other.inventory)
+        first.problems += other.problems
+    return first
+
+
+def _expanded(source: Source, paths: Sequence[str] | dict[str, None], work: Work) -> Iterator[str]:
+    """The repositories that there are, for those that a wildcard stands for."""
+    for path in paths:
+        before, matched, _ = path.partition(MATCHED)
+        if not matched:
+            yield path
+            continue
+        for name in source.repositories(before, work):
+            if isinstance(name, str) and may_be(name, path):
+                yield name
+
+
+def _keep_common(one: Inventory, other: Inventory) -> None:
+    """Leave in `one` only what `other` has as well: a base has to be everywhere."""
+    one.manifests = {digest: what for digest, what in one.manifests.items() if digest in other.manifests}
+    one.blobs = {digest: size for digest, size in one.blobs.items() if digest in other.blobs}
+    for holdings in one.repositories.values():
+        holdings.tags = {tag: digest for tag, digest in holdings.tags.items() if digest in one.manifests}
+        holdings.roots &= one.manifests.keys()
+        holdings.manifests &= one.manifests.keys()
+        holdings.blobs &= one.blobs.keys()
+
+
+# ---- reports
+
+
+def _of_report(path: Path) -> Inventory:
+    """The images that a run brought to its targets: by their roots alone, which stand for all that belongs to them."""
+    data = path.read_bytes()
+    document = strictjson.parse(data, what=str(path), code="bundle_invalid", fold=False, nodes=MAX_NODES)
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or document.get("schema") != 1 or not isinstance(images, list):
+        raise ConfigError(f"{path} is no report of mirror")
+    found = Inventory()
+    for image in images:
+        if isinstance(image, dict) and image.get("result") in _ARRIVED and isinstance(image.get("digest"), str):
+            _add_image(found, str(image.get("target")), Digest.parse(image["digest"]))
+    found.settle()
+    return found
+
+
+def _add_image(found: Inventory, target: str, digest: Digest) -> None:
+    name, reference = target.rsplit("@", 1) if "@" in target else target.rsplit(":", 1)
+    on_disk = name.startswith(("/", "oci:", "-:"))
+    repository = name.rpartition(":")[2] if on_disk else name.partition("/")[2]
+    if not is_path(repository):
+        return
+    holdings = found.repositories.setdefault(repository, Holdings())
+    holdings.manifests.add(digest)
+    found.manifests.setdefault(digest, Described("", None))
+    if is_tag(reference):
+        holdings.tags[reference] = digest
+    else:
+        holdings.roots.add(digest)

@@ -1,0 +1,29 @@
+"""`mirror plan`: print what a sync would do."""
+
+from __future__ import annotations
+
+from mirror.commands.options import Options
+from mirror.commands.read_only import open_for_reading, plan_and_wait
+from mirror.errors import CHANGES, OK, worst
+from mirror.output.console import tell
+
+
+def plan(options: Options) -> int:
+    """Print what a sync would do. -> the exit code. Writes nothing. Raises ConfigError, LocalError."""
+    from mirror.commands.summaries import outlook  # noqa: PLC0415
+    from mirror.sync.dry_run import Preview  # noqa: PLC0415 (a sync, which runs every few minutes, needs none of it)
+
+    with open_for_reading(options) as (engine, state):
+        engine.refuse_parts(options)
+        preview = Preview(engine.manager, engine.manifests, engine.bases(state))
+        planner = engine.planner(state, preview, believe=not options.deep)
+        stopped = engine.carry_out(plan_and_wait(planner, engine.entries, preview.looks))
+        found = preview.outlook
+        if stopped is None:
+            found.failures += engine.troubles("the rest can be imported")
+            preview.add_bundles(engine.stores.registries)
+    told = tell(outlook(found))
+    if stopped is not None:
+        return engine.signals.leave(stopped)
+    code = worst({told, *(error.exit_code for _, error in found.failures)})
+    return CHANGES if code == OK and options.exit_code and (found.changes or found.anew) else code

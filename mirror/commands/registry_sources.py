@@ -1,0 +1,92 @@
+"""Registry hosts as sources: v2 as it is, or with what old registries and old images need around it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirror.limits import Limits
+from mirror.oci.reference import DOCKER_HUB
+from mirror.registry.auth.authorization import HostAuthorizer
+from mirror.registry.auth.credentials import CredentialSource
+from mirror.registry.client import RegistryV2
+from mirror.registry.convert.layer_cache import Measure, Scratch
+from mirror.registry.http.host_settings import V1, HostSettings
+from mirror.registry.v1.fallback_source import FallbackSource
+from mirror.registry.v1.fallback_state import Protocols, V2Memory
+from mirror.store import Source
+from mirror.util.retry_policy import Policy
+
+if TYPE_CHECKING:
+    from mirror.registry.v1.host import V1Side
+    from mirror.registry.v1.image_conversion import Ancestor
+
+
+class Sources:
+    """Opens sources, each once for the same wishes; closes what it opened. Opening contacts nobody.
+
+    scratch: where conversions put what they made, below the spool; None: it is only measured. limit: of its bytes;
+    policy: of retries, by v1; memory: of earlier runs. Not thread-safe, but for what it opened."""
+
+    def __init__(
+        self,
+        credentials: CredentialSource,
+        limits: Limits,
+        scratch: Path | None,
+        limit: int | None,
+        *,
+        policy: Policy | None = None,
+        memory: V2Memory | None = None,
+    ) -> None:
+        self._credentials = credentials
+        self._limits = limits
+        self._policy = policy
+        self._memory = memory
+        self._ancestors: Scratch[Ancestor] = Scratch(scratch / "v1", limit) if scratch else Measure()
+        self._layers: Scratch[None] = Scratch(scratch / "schema1", limit) if scratch else Measure()
+        self._old: dict[str, V1Side] = {}
+        self._opened: dict[tuple[str, V1, bool], Source] = {}
+
+    def open(
+        self, registry: RegistryV2, authorizer: HostAuthorizer, settings: HostSettings, *, v1: V1, convert_schema1: bool
+    ) -> Source:
+        """The registry as a source. v1: for this use of it; Docker Hub has none, whatever is wished."""
+        mode = V1.NEVER if settings.host == DOCKER_HUB else v1
+        key = (settings.host, mode, convert_schema1)
+        if key not in self._opened:
+            source = self._converting(registry) if convert_schema1 else registry
+            if mode is not V1.NEVER:
+                old = partial(self._old_side, settings)
+                protocols = Protocols(source, registry, old, mode, authorizer, self._memory)
+                source = FallbackSource(source, protocols)
+            self._opened[key] = source
+        return self._opened[key]
+
+    def _converting(self, registry: RegistryV2) -> Source:
+        from mirror.registry.convert.schema1 import Schema1Source  # noqa: PLC0415 (few ask for it)
+
+        return Schema1Source(registry, self._layers)
+
+    def _old_side(self, settings: HostSettings) -> V1Side:
+        """The v1 side of a host, opened when it is first asked for. From any thread."""
+        side = self._old.get(settings.host)
+        if side is None:
+            from mirror.registry.v1.host import V1Side  # noqa: PLC0415 (v2 has to fail first)
+
+            made = V1Side(settings, self._credentials, self._limits, self._ancestors, self._policy)
+            side = self._old.setdefault(settings.host, made)
+            if side is not made:
+                made.close()
+        return side
+
+    def sweep(self) -> None:
+        """Remove what conversions of a killed run left. For who holds the lock."""
+        self._ancestors.sweep()
+        self._layers.sweep()
+
+    def close(self) -> None:
+        for side in self._old.values():
+            side.close()
+        self._ancestors.close()
+        self._layers.close()

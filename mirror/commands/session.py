@@ -1,0 +1,243 @@
+"""What every command that contacts registries needs: limits, clients, the transfer manager, and an orderly end."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from mirror.commands.options import Only, Options, Shard
+from mirror.commands.stores import Stores
+from mirror.config import Config, state_directory
+from mirror.errors import SIGNALLED, Cancelled, ConfigError, LocalError, MirrorError, NotFound, printable
+from mirror.limits import Limits
+from mirror.output.redaction import Redactor
+from mirror.selection.locations import STREAM, is_bundle, is_registry, may_be
+from mirror.state.hints import State
+from mirror.sync.bundle_bases import Bases
+from mirror.sync.image_reader import Reader
+from mirror.sync.manifest_bodies import Bodies
+from mirror.sync.manifest_graph import Manifests
+from mirror.sync.plan_model import Entry, Findings
+from mirror.sync.planner import Planner
+from mirror.transfer.blob_locations import Inventory
+from mirror.transfer.manager import PATIENCE, Manager
+from mirror.transfer.steps import Steps
+from mirror.transfer.watch import Watch
+from mirror.util.cancellation import Stop, Work
+from mirror.util.signals import Signals
+from mirror.util.structs import Struct
+
+# After a signal the process is gone within 5 seconds. All that is done on the way out shares one bound: an answer that
+# may open an upload session is waited for, the session is DELETEd (both have bounds of their own, which fit in here).
+# Then threads are given up: one may hang in a name look-up, which nothing can interrupt.
+LEAVING = 3.5  # seconds from the signal
+GRACE = 1.5  # of these, for tasks to end
+AT_LEAST = 0.2  # seconds for threads that have nothing left to do
+
+_log = logging.getLogger("mirror")
+
+
+class Engine(Struct, frozen=True):
+    """The parts of a run; use inside of `started`."""
+
+    limits: Limits
+    stop: Stop
+    stores: Stores
+    manager: Manager
+    entries: list[Entry]
+    only: Only
+    signals: Signals
+    manifests: Manifests
+
+    def planner(
+        self, state: State, findings: Findings, *, believe: bool = True, remake: bool = False, repair: bool = False
+    ) -> Planner:
+        return Planner(
+            self.manager,
+            state,
+            findings,
+            chosen=self.only,
+            parallel=self.stores.parallel(),
+            note=self.manifests.note,
+            believe=believe,
+            remake=remake,
+            repair=repair,
+        )
+
+    def bases(self, state: State) -> Bases:
+        reader = Reader(self.manager, state, self.manifests)
+        return Bases(
+            self.manager,
+            reader,
+            Inventory(state, self.stores.mountable(), self.stores.wildcards()),
+            self.stores.registries,
+        )
+
+    def needs(self, host: str, path: str) -> bool:
+        """Whether a mirror has to bring something to this repository of a target."""
+        return any(
+            target.place.host == host and may_be(path, target.place.path)
+            for entry in self.entries
+            if not entry.rules.allow_empty
+            for target in entry.targets
+        )
+
+    def troubles(self, rest: str = "") -> list[tuple[str, MirrorError]]:
+        """What planning has shown to be wrong with the run as a whole, by name: patterns of --only that select nothing,
+        and sources that say that they are incomplete. rest: what to say of the images that these have."""
+        hint = "no source has such a tag or repository, or the configuration leaves it out"
+        for one in self.only.idle_here():
+            text = f"--only {printable(one, 80)} selects nothing in this shard; look at the others, too"
+            _log.warning("only_idle", extra={"text": text})
+        idle = [(one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint)) for one in self.only.idle()]
+        incomplete = self.stores.incomplete()
+        for _, error in incomplete:
+            error.hint = f"{rest}; export again for it" if rest else error.hint
+        return [*idle, *incomplete]
+
+    def refuse_parts(self, options: Options) -> None:
+        """Raises ConfigError if a part is asked for of what a bundle is to hold: it would be without the rest."""
+        for entry in self.entries:
+            bundle = next((one.place.host for one in entry.targets if is_bundle(one.place.host)), None)
+            if bundle is None or not (options.shard is not None or self.only.reaches(entry.name)):
+                continue
+            option = "--shard" if options.shard is not None else "--only" if options.only else "--only-from"
+            raise ConfigError(
+                f"{option}: {bundle} is a bundle, which holds all that the configuration selects, or is not replaced",
+                hint="leave it out: what an earlier run has fetched is not fetched again. For a part write a "
+                "configuration with a bundle of its own, or export to a layout (oci:DIR), which keeps what it has",
+            )
+
+    def carry_out(self, steps: Steps[None]) -> int | None:
+        """Run a task to its end, or to a signal. -> the exit code of the signal, if one came."""
+        done = threading.Event()
+
+        def wake(_: Watch[None]) -> None:
+            done.set()
+            self.signals.wake()
+
+        watch = self.manager.spawn(steps, name="run")
+        watch.on_done(wake)
+        self.wait_for(done)
+        if self.signals.number is not None:
+            self.stop.request(f"stopped by {self.signals.name}")
+            watch.wait(GRACE)
+            return SIGNALLED + self.signals.number
+        if watch.error is not None:
+            raise watch.error
+        return None
+
+    def wait_for(self, done: threading.Event) -> None:
+        """Until it is done, or a signal came."""
+        while not done.is_set() and self.signals.number is None:
+            self.signals.wait()
+
+
+def makes_bundle(config: Config) -> bool:
+    return any(is_bundle(target.host) for mirror in config.mirrors for target in mirror.targets)
+
+
+def spool_directory(config: Config, shard: Shard | None) -> Path:
+    """Where blobs are on their way to several targets, and what was made of sources. Raises LocalError.
+
+    Each lock has one of its own, since it is swept when a run begins: whoever names the same `spool`."""
+    state = state_directory(config)
+    part = str(shard) if shard is not None else ""
+    if config.spool is None:
+        return state / part / "spool"
+    return config.spool / hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:16] / part
+
+
+@contextmanager
+def started(
+    config: Config, options: Options, only: Only, redactor: Redactor, signals: Signals, state: State, *, copies: bool
+) -> Iterator[Engine]:
+    """Open the stores and start a manager. At the end all threads are joined, but those that hang after a signal.
+
+    copies: else nothing is written."""
+    limits, stop = Limits(), Stop()
+    spool = spool_directory(config, options.shard)
+    with Stores(
+        config, limits, redactor, spool, options.base, copies=copies, repair=options.repair, memory=state
+    ) as stores:
+        entries = stores.entries()
+        _check(only, entries, config)
+        _check_sources(config)
+        parallel = config.parallel
+        manager = Manager(limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads)
+        manifests = Manifests(manager, bodies=Bodies(spool / "manifests" if copies else None))
+        try:
+            yield Engine(limits, stop, stores, manager, entries, only, signals, manifests)
+        finally:
+            rest(manager.close, signals)
+            manifests.close()
+
+
+def _check(only: Only, entries: list[Entry], config: Config) -> None:
+    """A pattern that can match nothing is a slip of the hand, not a run with nothing to do. Raises ConfigError."""
+    unmatched = only.unmatched(entry.name for entry in entries)
+    if unmatched:
+        like = f", like {entries[0].name}" if entries else ""
+        raise ConfigError(
+            f"--only {printable(unmatched[0], 80)} matches no source of {config.path}",
+            hint=f"write HOST/REPOSITORY or HOST/REPOSITORY:TAG of a source{like}",
+        )
+
+
+def _check_sources(config: Config) -> None:
+    """A bundle or layout as a source has to be there, unless this configuration writes it. Raises ConfigError."""
+    written = {target.host for mirror in config.mirrors for target in mirror.targets}
+    for host in dict.fromkeys(mirror.source.host for mirror in config.mirrors):
+        if is_registry(host) or host == STREAM or host in written:
+            continue
+        try:
+            Path(host.removeprefix("oci:")).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            hint = f"it is a source of {config.path}: bring it here first, or correct its path"
+            raise ConfigError(f"{host} does not exist", hint=hint) from None
+        except OSError:
+            continue  # opening it reports what is wrong with it
+
+
+def left(signals: Signals) -> float:
+    """Seconds that may still be waited for what is done on the way out; a signal may yet come."""
+    return LEAVING if signals.number is None else max(LEAVING - signals.since(), AT_LEAST)
+
+
+def rest(close: Callable[[float], None], signals: Signals) -> None:
+    """Have `close` join threads, with the patience that there is. After a signal those that hang are left behind."""
+    if signals.number is None:
+        close(PATIENCE)
+        return
+    try:
+        close(left(signals))
+    except LocalError:
+        # A thread hangs where nothing reaches it; `leave` ends the process, once all that matters is written.
+        signals.hung = True
+
+
+T = TypeVar("T")
+
+
+def attended(run: Callable[[Work], T]) -> T:
+    """What `run` returns. Raises what it raises; after a signal Cancelled, with the exit code of that signal."""
+    stop = Stop()
+    with Signals() as signals, ThreadPoolExecutor(1, thread_name_prefix="command") as pool:
+        future = pool.submit(run, Work(stop))
+        future.add_done_callback(lambda _: signals.wake())
+        while not future.done() and signals.number is None:
+            signals.wait()
+        if signals.number is not None:
+            stop.request(f"stopped by {signals.name}")
+        try:
+            return future.result()
+        except Cancelled as error:
+            error.exit_code = SIGNALLED + (signals.number or 0)
+            raise

@@ -1,0 +1,262 @@
+"""One run: lock, state, logging, signals, opened stores, exit code."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, cast
+
+from mirror.commands.options import Only, Options
+from mirror.commands.read_only import choose_references, log_config_warnings, new_run_id
+from mirror.commands.session import GRACE, Engine, left, makes_bundle, rest, spool_directory, started
+from mirror.config import Config, load, state_directory
+from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst
+from mirror.limits import Limits
+from mirror.output import log as logs
+from mirror.output.console import Console, tell
+from mirror.output.progress import Progress
+from mirror.output.redaction import Redactor
+from mirror.output.report import Effort, Report, check_copy, summary
+from mirror.state.hints import State
+from mirror.state.run_marks import WHOLE, joined, shards
+from mirror.sync.copy_queue import Agenda
+from mirror.sync.image_copier import Sync
+from mirror.sync.image_reader import Reader
+from mirror.sync.recorder import Account
+from mirror.sync.target_lifecycle import Publishing
+from mirror.transfer.blob_copier import Deliveries
+from mirror.transfer.blob_locations import Inventory, Place
+from mirror.transfer.blob_outcomes import Outcomes
+from mirror.transfer.blob_request import Cost, Delivered, Order
+from mirror.transfer.spool import Spool
+from mirror.util.files import Lock, private_directory, sweep
+from mirror.util.signals import InterruptibleSleep, Signals
+
+_log = logging.getLogger("mirror")
+
+
+def sync(options: Options) -> int:
+    """Bring every selected reference to every target. -> the exit code. Raises ConfigError, LocalError, LockBusy."""
+    config = load(options.config)
+    only = choose_references(options)
+    if options.report is not None:
+        check_copy(options.report, state=state_directory(config), used=_used(config, options))
+    directory = _directory(config, options)
+    with Signals() as signals:
+        try:
+            with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
+                sweep(directory)
+                with joined(state_directory(config), _partition(config, options), InterruptibleSleep(signals)) as mark:
+                    return _Sync(config, options, only, directory, signals, mark).run()
+        except Cancelled:
+            return SIGNALLED + (signals.number or 0)
+
+
+def _directory(config: Config, options: Options) -> Path:
+    try:
+        directory = private_directory(state_directory(config))
+    except LocalError as error:
+        if config.state is None:
+            error.hint = "set the key `state` to a directory of your own"  # nobody chose this one
+        raise
+    return private_directory(directory / str(options.shard)) if options.shard is not None else directory
+
+
+def _partition(config: Config, options: Options) -> str:
+    return shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
+
+
+def _used(config: Config, options: Options) -> list[Path]:
+    """The files that a run reads, or keeps elsewhere than in its state directory."""
+    files = [config.path, config.log.file, options.only_from, options.base]
+    for host in config.registries.values():
+        files += [host.tls.ca, host.tls.cert, host.tls.key, host.password.file if host.password else None]
+    return [file for file in files if file is not None]
+
+
+# ---- sync
+
+
+class _Sync:
+    """One sync, from the lock to the report."""
+
+    def __init__(
+        self, config: Config, options: Options, only: Only, directory: Path, signals: Signals, writers: str
+    ) -> None:
+        self._writers = writers
+        self._config = config
+        self._options = options
+        self.choose_references = only
+        self._directory = directory
+        self._signals = signals
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+        self._console = Console()
+        self._redactor = Redactor()
+        self._marked: set[Place] = set()
+
+    def run(self) -> int:
+        config, log = self._config, self._config.log
+        run = new_run_id()
+        with ExitStack() as stack:
+            logged = stack.enter_context(
+                logs.setup(
+                    run=run,
+                    console=self._console,
+                    redact=self._redactor,
+                    file=log.file or self._directory / "mirror.log",
+                    level=log.level,
+                    max_size=log.max_size,
+                    backups=log.backups,
+                    verbosity=self._options.verbosity,
+                )
+            )
+            log_config_warnings(config)
+            report = stack.enter_context(
+                Report(
+                    self._directory,
+                    run=run,
+                    started=self._started,
+                    copy_to=self._options.report,
+                    redact=self._redactor,
+                )
+            )
+            _log.info("run_started", extra={"config": str(config.path), "config_sha256": config.text_hash})
+            code, effort = self._copy_all(report)
+            logged.settle(left(self._signals))
+            code = code if code >= SIGNALLED else worst({code, logged.trouble.exit_code if logged.trouble else OK})
+            report.finish(code, ended=datetime.now(UTC), effort=effort)
+            _log.info("run_ended", extra={"exit": code, "seconds": round(effort.seconds, 3)})
+            self._tell(report, effort, code)
+        return self._signals.leave(code)
+
+    def _copy_all(self, report: Report) -> tuple[int, Effort]:
+        mode = "none" if self._options.verbosity < 0 else self._options.progress
+        with (
+            Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
+            State.open(self._directory, self._warn_state, writers=self._writers) as state,
+        ):
+            account = Account(report, progress)
+            known = (self._options, self.choose_references, self._redactor, self._signals, state)
+            with started(self._config, *known, copies=True) as engine:
+                engine.refuse_parts(self._options)
+                self._drive(engine, state, account, progress)
+            if self._signals.number is None:
+                for place in self._marked - account.unfinished:
+                    state.finished(str(place))
+            if (trouble := state.trouble) is not None:
+                account.note(trouble)
+        code = worst(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
+        return code, self._effort(engine.limits)
+
+    def _drive(self, engine: Engine, state: State, account: Account, progress: Progress) -> None:
+        spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
+        spool.prepare()
+        engine.stores.sweep()
+        engine.manifests.close()  # of a run that was killed
+        inventory = Inventory(state, engine.stores.mountable(), engine.stores.wildcards())
+
+        def writing(place: Place) -> None:
+            state.mark_unfinished(str(place))
+            self._marked.add(place)
+
+        def told(order: Order, what: Delivered | MirrorError, cost: Cost) -> None:
+            if isinstance(what, MirrorError):
+                engine.stores.gave_up(what)
+            account.blob(order, what, cost)
+
+        outcomes = Outcomes(told)
+        deliveries = Deliveries(
+            engine.manager,
+            inventory,
+            engine.stores.routes(engine.entries),
+            spool,
+            outcomes=outcomes,
+            moved=progress.moved,
+            before_write=writing,
+        )
+        idle = threading.Event()
+
+        def wake() -> None:
+            idle.set()
+            self._signals.wake()
+
+        targets = engine.stores.registries
+        if self._options.repair:
+            from mirror.sync.repair import repairing  # noqa: PLC0415 (few runs repair)
+
+            targets = repairing(targets)
+        sync = Sync(
+            engine.manager,
+            deliveries,
+            inventory,
+            state,
+            targets,
+            outcomes,
+            certain=self._options.deep,
+            repair=self._options.repair,
+            writing=writing,
+        )
+        reader = Reader(engine.manager, state, engine.manifests)
+        agenda = Agenda(
+            engine.manager,
+            reader,
+            sync,
+            inventory,
+            state,
+            account,
+            targets,
+            Publishing(engine.manager, reader, targets, engine.needs),
+            images=self._config.parallel.images,
+            deep=self._options.deep,
+            fail_fast=self._options.fail_fast,
+            idle=wake,
+        )
+        planner = engine.planner(state, agenda, believe=not self._options.deep, repair=self._options.repair)
+        planning = engine.manager.spawn(planner.all(engine.entries), name="plan")
+        planning.on_done(lambda watch: agenda.planned(whole=watch.error is None))
+        planning.on_done(lambda watch: wake() if _is_bug(watch.error) else None)
+        engine.wait_for(idle)
+        if self._signals.number is None:
+            for _, error in engine.troubles("the rest was imported" if account.codes == {OK} else ""):
+                account.trouble(error)
+        else:
+            reason = f"stopped by {self._signals.name}"
+            agenda.halt(reason)
+            engine.stop.request(reason)
+            idle.wait(GRACE)
+            agenda.give_up(reason)
+        engine.stop.request("the run is over")  # nothing opens an upload session any more without closing it
+        try:
+            rest(deliveries.close, self._signals)
+            rest(engine.manager.close, self._signals)
+        finally:  # nobody is left who writes there
+            agenda.close()
+            spool.close()
+            outcomes.close()
+        if planning.error is not None and _is_bug(planning.error):
+            account.bug(planning.error)
+
+    def _warn_state(self, text: str) -> None:
+        _log.warning("state", extra={"text": text})
+
+    def _effort(self, limits: Limits) -> Effort:
+        requests = {host.name: counts for host in limits.all() if (counts := host.requests())}
+        seconds = time.monotonic() - self._clock
+        return Effort(requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds)
+
+    def _tell(self, report: Report, effort: Effort, code: int) -> None:
+        lines = summary(report, effort, code, config=self._config.path, parts=not makes_bundle(self._config))
+        if self._options.verbosity >= 0:
+            tell(lines)  # the results of a sync are its report and its exit code, which are settled
+        elif code != OK:
+            for line in lines:
+                self._console.line(line)
+
+
+def _is_bug(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, MirrorError)

@@ -1,0 +1,27 @@
+"""`mirror verify`: print what is missing, damaged or different on the targets."""
+
+from __future__ import annotations
+
+from mirror.commands.options import Options
+from mirror.commands.read_only import open_for_reading, plan_and_wait
+from mirror.errors import OK, worst
+from mirror.output.console import tell
+from mirror.sync.image_reader import Reader
+
+
+def verify(options: Options) -> int:
+    """Print what is not whole or not equal on the targets. -> the exit code. Raises ConfigError, LocalError."""
+    from mirror.commands.summaries import verified  # noqa: PLC0415
+    from mirror.sync.verifier import Problem, Verify  # noqa: PLC0415
+
+    with open_for_reading(options) as (engine, state):
+        reader = Reader(engine.manager, state, engine.manifests)
+        walker = Verify(engine.manager, engine.stores.registries, reader, deep=options.deep)
+        planner = engine.planner(state, walker, believe=False, remake=options.deep)
+        stopped = engine.carry_out(plan_and_wait(planner, engine.entries, walker.walks))
+        walker.account.problems += [Problem(*one) for one in engine.troubles()] if stopped is None else []
+    shown = walker.account.problems or options.verbosity >= 0
+    told = tell(verified(walker.account, deep=options.deep)) if shown else OK
+    if stopped is not None:
+        return engine.signals.leave(stopped)
+    return worst({told, *(problem.error.exit_code for problem in walker.account.problems)})

@@ -1,0 +1,89 @@
+"""What a message suggests to write instead of a wrong value: only what would be accepted in its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mirror.config import values
+from mirror.config.problems import KeyPath, value_shown
+from mirror.config.schema import conforms
+from mirror.errors import ConfigError
+from mirror.oci.reference import is_tag
+from mirror.selection.locations import parse_source, parse_target
+from mirror.selection.patterns import compile_pattern
+
+YAML_BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off"})
+
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
+_RATE = re.compile(r"([0-9]+) ?(?:/|per) ?(s|m|h)[a-z]*")
+_MANY_BYTES = 100_000  # a bare number from here on is one of bytes
+# What other tools call our units.
+_UNITS = {
+    **dict.fromkeys(("sec", "secs", "second", "seconds", "S"), "s"),
+    **dict.fromkeys(("m", "mins", "minute", "minutes"), "min"),
+    **dict.fromkeys(("hour", "hours", "H"), "h"),
+    **dict.fromkeys(("day", "days", "D"), "d"),
+    **dict.fromkeys(("K", "k", "kb"), "kB"),
+    **dict.fromkeys(("M", "mb", "Mb"), "MB"),
+    **dict.fromkeys(("G", "g", "gb", "Gb"), "GB"),
+    **dict.fromkeys(("T", "t", "tb", "Tb"), "TB"),
+    **dict.fromkeys(("Ki", "kib", "kiB"), "KiB"),
+    **dict.fromkeys(("Mi", "mib"), "MiB"),
+    **dict.fromkeys(("Gi", "gib"), "GiB"),
+    **dict.fromkeys(("Ti", "tib"), "TiB"),
+}
+
+
+def _tag(text: str) -> None:
+    if not is_tag(text):
+        raise ConfigError("not a tag")
+
+
+# What the schema does not say of a value, by its key.
+_CHECKS: dict[str, Callable[[str], object]] = {
+    "source": parse_source,
+    "targets": parse_target,
+    "tags": _tag,
+    "include": compile_pattern,
+    "exclude": compile_pattern,
+    "immutable": compile_pattern,
+    "connect": values.connect_timeout,
+    "idle": values.idle_timeout,
+    "spool-max": values.size,
+    "max-size": values.size,
+    "rate": values.rate,
+    "proxy": values.proxy,
+    "token-realms": values.host,
+    "allow-hosts": values.host,
+}
+
+
+def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
+    """Whether a text would do as the value at `path`, of which `part` of the schema tells."""
+    if value_shown(text) != f'"{text}"' or not conforms(text, part):
+        return False
+    key = next((step for step in reversed(path) if isinstance(step, str)), "")
+    try:
+        _CHECKS.get(key, str)(text)
+    except ConfigError:
+        return False
+    return True
+
+
+def text_instead(path: KeyPath, part: dict[str, Any], text: str) -> str | None:
+    """What was probably meant by the characters `text`: themselves in quotes, or with a unit."""
+    found = (one for one in (text, *_with_unit(text)) if is_accepted(path, part, one))
+    return next(found, None)
+
+
+def _with_unit(text: str) -> Iterable[str]:
+    if _NUMBER.fullmatch(text):
+        sizes = (" B", " MiB") if float(text) >= _MANY_BYTES else (" MiB", " B")
+        return [text + unit for unit in (" s", " ms", " min", " h", *sizes, "/s")]
+    amount, rate = _AMOUNT.fullmatch(text), _RATE.fullmatch(text)
+    if amount and amount[2] in _UNITS:
+        return [f"{amount[1]} {_UNITS[amount[2]]}"]
+    return [f"{rate[1]}/{rate[2]}"] if rate else []

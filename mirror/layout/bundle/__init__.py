@@ -1,0 +1,1 @@
+"""Bundles: a layout in one tar file, with an inventory first."""

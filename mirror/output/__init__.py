@@ -1,0 +1,1 @@
+"""What users and machines read: console, progress, log, report. Secrets are removed here."""

@@ -1,0 +1,178 @@
+"""The log file: ConcurrentRotatingFileHandler locks, appends and rotates; lines wait here while it cannot."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+import math
+import os
+import stat
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from concurrent_log_handler import ConcurrentRotatingFileHandler
+
+from mirror.errors import LocalError
+from mirror.util.files import local_error
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+PATIENCE = 2.0  # seconds for which another process may hold the lock before we try again later
+_MOMENT = 0.1  # seconds in which a write of another process is over
+_KEPT = 8 * 1024 * 1024  # characters of lines that wait; more are lost, and counted
+_NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class LogLocked(LocalError):
+    """Another process holds the log's lock for longer than a write takes."""
+
+    def __init__(self, path: Path, lock: str) -> None:
+        super().__init__(
+            f"cannot write the log file {path}: another process holds its lock",
+            hint="that is another run with this log, or a program that rotates it, and it is stopped or hangs: see "
+            f"which with `fuser -v {lock}`, and let it go on or end it; or give this run a `log.file` of its own",
+        )
+
+
+class LogFile(ConcurrentRotatingFileHandler):
+    """The handler, with four differences: no link or device is written to, the wait for the lock ends, a write that
+    fails leaves nothing of it in the file, and errors are raised. For one thread."""
+
+    def __init__(self, path: Path, *, max_size: int, backups: int) -> None:
+        """max_size: bytes at which the file is rotated. Raises LocalError if the file cannot be written."""
+        super().__init__(path.absolute(), maxBytes=max_size, backupCount=backups, encoding="ascii")
+        self.path = path.absolute()
+        self.patience_ends = math.inf  # by the monotonic clock; then the lock is waited for a moment only. Any thread
+        self.terminator = ""
+        self.maxLockAttempts = 1
+        self._error: BaseException | None = None
+        try:
+            os.close(_open_regular(Path(self.lockFilename), os.O_RDWR))  # the handler would follow a link
+            self.write("")
+        except OSError as error:
+            self.close()
+            raise _translated(self.path, error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, lines: str) -> None:
+        """Append whole lines, all or none of them. Raises LocalError."""
+        self._error = None
+        self.emit(logging.makeLogRecord({"msg": lines}))
+        if self._error is not None:
+            raise _translated(self.path, self._error) from self._error
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Keep the error for `write`."""
+        self._error = self._error or sys.exception()
+
+    def do_open(self, mode: str | None = None) -> io.TextIOWrapper:
+        """Open the file, for its owner only. A link or a device that took its place is refused."""
+        flags = os.O_RDWR | os.O_APPEND | (os.O_TRUNC if mode == "w" else 0)
+        file = _WholeWrites(_open_regular(self.path, flags), "a")
+        return io.TextIOWrapper(file, encoding="ascii", write_through=True)
+
+    def _lock_stream_lock(self, stream_lock: TextIO) -> None:
+        """Take the lock. The handler would wait for it without end."""
+        began, wait = time.monotonic(), 0.001
+        while True:
+            try:
+                fcntl.flock(stream_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > min(began + PATIENCE, max(began + _MOMENT, self.patience_ends)):
+                    self._error = LogLocked(self.path, self.lockFilename)
+                    raise
+            time.sleep(wait)
+            wait = min(0.05, wait * 2)
+
+
+class _WholeWrites(io.FileIO):
+    """Appends all or nothing."""
+
+    def write(self, data: ReadableBuffer) -> int:
+        size = os.fstat(self.fileno()).st_size
+        whole = bytes(data)
+        # A process that was killed while it wrote may have left half a line.
+        if whole and size and os.pread(self.fileno(), 1, size - 1) != b"\n":
+            whole = b"\n" + whole
+        rest = memoryview(whole)
+        try:
+            while rest:
+                rest = rest[os.write(self.fileno(), rest) :]
+        except OSError:
+            with suppress(OSError):
+                self.truncate(size)
+            raise
+        return memoryview(data).nbytes
+
+
+def _open_regular(path: Path, flags: int) -> int:
+    """Open or create what must be a regular file, for its owner only. Raises OSError, LocalError."""
+    descriptor = os.open(path, flags | _NEW, 0o600)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise LocalError(f"cannot write {path}: it is not a regular file", hint="choose another path for `log.file`")
+
+
+def _translated(path: Path, error: BaseException) -> LocalError:
+    if isinstance(error, LocalError):
+        return error
+    if isinstance(error, OSError):
+        return local_error("write the log file", path, error)
+    return LocalError(f"cannot write the log file {path}: {error}")
+
+
+class Backlog:
+    """Lines on their way to the file: kept while it cannot be written, up to a bound. For one thread."""
+
+    def __init__(self, file: LogFile) -> None:
+        self._file = file
+        self._lines: list[str] = []
+        self._characters = 0
+        self._retry_at = 0.0  # by the monotonic clock, after a failure
+        self.lost = 0  # lines
+        self.error: LocalError | None = None  # of the last try
+        self.cause: LocalError | None = None  # of the last try that failed
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._lines
+
+    def add(self, line: str) -> None:
+        if self._characters > _KEPT:
+            self.lost += 1
+            return
+        self._lines.append(line)
+        self._characters += len(line)
+
+    def write(self, *, now: bool = False) -> None:
+        """Write the lines that wait. After a failure (`error`) the next try is a second later, or `now`."""
+        if not self._lines or (not now and time.monotonic() < self._retry_at):
+            return
+        try:
+            self._file.write("".join(self._lines))
+        except LocalError as error:
+            self.error = self.cause = error
+            self._retry_at = time.monotonic() + 1.0
+        else:
+            self.error = None
+            self._lines.clear()
+            self._characters = 0
+
+    def limit_patience(self, seconds: float) -> None:
+        """Wait for the file's lock at most that long from now on, all writes together. Any thread."""
+        self._file.patience_ends = min(self._file.patience_ends, time.monotonic() + seconds)
+
+    def close(self) -> None:
+        """Lines that still wait are lost."""
+        self.lost += len(self._lines)
+        self._lines.clear()
+        self._file.close()

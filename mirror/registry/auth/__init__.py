@@ -1,0 +1,1 @@
+"""Authorization at registries: challenges, credentials, token services."""

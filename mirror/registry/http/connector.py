@@ -1,0 +1,246 @@
+"""Opening connections: name, TCP, proxy, TLS, and a look at who is at the other end before a byte is said.
+
+Nothing of the environment is consulted: no netrc, no proxies, no CA bundles.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from mirror.errors import AuthError, ConfigError, MirrorError, RemoteError, Unreachable
+from mirror.registry.http.connection import Connection, Pace
+from mirror.registry.http.framing import read_head
+from mirror.registry.http.headers import request_head
+from mirror.registry.http.host_settings import HostSettings
+from mirror.registry.http.url_policy import Destination, Trust
+from mirror.util.cancellation import Stop
+from mirror.util.config_key import registry_key
+from mirror.util.files import local_error
+
+if TYPE_CHECKING:
+    from mirror.registry.http.tls import Handshakes
+
+_LACKING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # nothing that the other end could mend
+_MOST_ADDRESSES = 4  # of one name that are tried; each has the whole connect timeout
+
+Resolve = Callable[[str, int], Sequence[tuple[Any, ...]]]
+"""Name and port -> what getaddrinfo gives."""
+
+
+def system_resolve(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    # As bytes: what `url` lets through is ASCII, and of a text Python would load its tables for other names.
+    return socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
+
+
+class Proxy:
+    """`http://[user:password@]host[:port]`. authorization: for the proxy, never for anybody else."""
+
+    def __init__(self, text: str, key: str) -> None:
+        parts = urlsplit(text)
+        try:
+            port = parts.port or 3128
+        except ValueError:
+            port = 0
+        if parts.scheme != "http" or not parts.hostname or not port:
+            raise ConfigError("the proxy must be http://HOST:PORT", hint=f"see {registry_key(key, 'proxy')}")
+        self.host = parts.hostname
+        self.port = port
+        self.authorization = ""
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self.authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
+
+
+class Connector:
+    """Opens connections for one registry: to itself, its token service, and hosts that it leads to. Thread-safe."""
+
+    def __init__(self, settings: HostSettings, trust: Trust, *, resolve: Resolve = system_resolve) -> None:
+        self.proxy = Proxy(settings.proxy, settings.host) if settings.proxy else None
+        self._settings = settings
+        self._trust = trust
+        self._resolve = resolve
+        self._handshakes: Handshakes | None = None  # made twice is harmless
+
+    def open(self, destination: Destination, stop: Stop) -> Connection:
+        """Raises Unreachable, NetworkError, RemoteError (tls_error), Refused (tls_error, unsafe_*), LocalError,
+        Cancelled (not while a name is looked up, which nothing can interrupt)."""
+        attempt = _Attempt(self, destination, stop)
+        with stop.calls(attempt.abort):
+            try:
+                connection = attempt.run()
+            except MirrorError:
+                stop.check()
+                raise
+            except OSError as error:
+                # All others were told: this machine lacks something.
+                raise local_error("open a connection to", destination.origin.netloc, error) from error
+            finally:
+                attempt.close()
+        if stop.requested:
+            connection.close()
+            stop.check()
+        return connection
+
+    @property
+    def settings(self) -> HostSettings:
+        return self._settings
+
+    def addresses(self, host: str, port: int) -> Sequence[tuple[Any, ...]]:
+        """Raises Unreachable."""
+        try:
+            return self._resolve(host, port)[:_MOST_ADDRESSES]
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or "not a usable name"
+            raise Unreachable(
+                f"{host}: its name cannot be resolved: {reason}", hint="check the name, and this machine's DNS"
+            ) from error
+
+    def handshakes(self) -> Handshakes:
+        """Made for the first host that is asked by https."""
+        if self._handshakes is None:
+            from mirror.registry.http.tls import Handshakes  # noqa: PLC0415 (6 ms, which plain http does without)
+
+            self._handshakes = Handshakes(self._settings.tls, self._settings.host)
+        return self._handshakes
+
+    def check(self, destination: Destination, address: str) -> None:
+        if self.proxy is None:
+            self._trust.check_peer(destination, address)
+
+
+class _Attempt:
+    """One connection in the making. `abort` may come from any thread."""
+
+    def __init__(self, connector: Connector, destination: Destination, stop: Stop) -> None:
+        self.destination = destination
+        self.name = destination.origin.netloc
+        self._connector = connector
+        self._stop = stop
+        self._timeout = connector.settings.connect_timeout
+        # A second handle on the socket: the handshake takes the first out of its object.
+        self._handle: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._peer: str | None = None
+        self._aborted = False
+
+    def abort(self) -> None:
+        with self._lock, contextlib.suppress(OSError):  # it may not be connected any more
+            self._aborted = True
+            if self._handle is not None:
+                self._handle.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._hold(None)
+
+    def _hold(self, sock: socket.socket | None) -> None:
+        with self._lock:
+            if self._handle is not None:
+                self._handle.close()
+            self._handle = sock.dup() if sock is not None else None
+            aborted = self._aborted
+        if aborted and sock is not None:
+            self._stop.check()
+
+    def run(self) -> Connection:
+        origin = self.destination.origin
+        if origin.scheme == "http":
+            return Connection(self._dial(), self.name, self._peer)
+        handshakes = self._connector.handshakes()
+        context = handshakes.context(own=self.destination.credentials)  # before anybody is connected to: it may fail
+        return handshakes.connection(self._tunnelled(), context, origin.host, subject=self.name, peer=self._peer)
+
+    def _dial(self) -> socket.socket:
+        proxy, origin = self._connector.proxy, self.destination.origin
+        return self._tcp(proxy.host, proxy.port) if proxy else self._tcp(origin.host, origin.port)
+
+    def _tunnelled(self) -> socket.socket:
+        sock = self._dial()
+        try:
+            if self._connector.proxy is not None:
+                self._tunnel(sock, self._connector.proxy)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _tcp(self, host: str, port: int) -> socket.socket:
+        """The first of the host's addresses that takes a connection. Raises Unreachable, Refused."""
+        last: OSError | None = None
+        for family, kind, protocol, _, address in self._connector.addresses(host, port):
+            self._stop.check()
+            self._connector.check(self.destination, str(address[0]))
+            sock = socket.socket(family, kind, protocol)
+            try:
+                self._connect(sock, address)
+                # Asked of the socket too: 0.0.0.0, for one, is not where a connection to it ends.
+                peer = str(sock.getpeername()[0])
+                self._connector.check(self.destination, peer)
+            except OSError as error:
+                last = error
+                sock.close()
+                if error.errno in _LACKING:
+                    raise
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                self._peer = None if self._connector.proxy else peer
+                return sock
+        raise self._unreachable(host, port, last) from last
+
+    def _connect(self, sock: socket.socket, address: Any) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.settimeout(self._timeout)
+        self._hold(sock)
+        sock.connect(address)
+
+    def _unreachable(self, host: str, port: int, error: OSError | None) -> Unreachable:
+        proxied = self._connector.proxy is not None
+        what = f"{self.name}: its proxy {host}:{port}" if proxied else self.name
+        hint = (
+            f"check {registry_key(self._connector.settings.host, 'proxy')}"
+            if proxied
+            else "check the host, port and network"
+        )
+        if isinstance(error, TimeoutError):
+            return Unreachable(
+                f"{what} does not take a connection within {self._timeout:g} s", code="timeout", hint=hint
+            )
+        reason = (error.strerror if error else None) or "it has no address"
+        return Unreachable(f"{what} cannot be reached: {reason}", hint=hint)
+
+    def _tunnel(self, sock: socket.socket, proxy: Proxy) -> None:
+        """CONNECT through the proxy. Raises NetworkError, RemoteError, AuthError."""
+        origin = self.destination.origin
+        host = f"[{origin.host}]" if ":" in origin.host else origin.host
+        fields = [("Host", f"{host}:{origin.port}")]
+        if proxy.authorization:
+            fields.append(("Proxy-Authorization", proxy.authorization))
+        subject = f"the proxy for {self.name}"
+        wire = Connection(sock, subject)
+        wire.begin(self._stop, Pace(self._timeout, monotonic() + self._timeout), subject)
+        wire.send(request_head("CONNECT", f"{host}:{origin.port}", fields))
+        head = read_head(wire)
+        sock.settimeout(self._timeout)
+        if head.status == 407:
+            raise _proxy_login(self.name, self._connector.settings.host)
+        if not 200 <= head.status < 300 or wire.buffer:
+            raise RemoteError(
+                f"{self.name}: the proxy answers CONNECT with {head.status}",
+                status=head.status,
+                retryable=head.status >= 500,
+            )
+
+
+def _proxy_login(name: str, key: str) -> AuthError:
+    hint = f"set user and password in {registry_key(key, 'proxy')}"
+    return AuthError(f"{name}: the proxy wants a login", code="auth_failed", status=407, hint=hint)

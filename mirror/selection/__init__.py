@@ -1,0 +1,1 @@
+"""Which repositories and tags are selected: locations, patterns, tag rules."""

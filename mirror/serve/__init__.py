@@ -1,0 +1,1 @@
+"""`mirror serve`: a registry server over a layout or bundle."""

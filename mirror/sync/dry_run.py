@@ -1,0 +1,214 @@
+"""What a sync would do: images, bytes after deduplication, requests that count against a quota. Reads only."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from mirror.errors import Cancelled, MirrorError, Refused
+from mirror.oci.digest import Digest
+from mirror.selection.locations import is_bundle, is_registry
+from mirror.store import Target, Version
+from mirror.sync.bundle_bases import Bases
+from mirror.sync.image_reader import resolved
+from mirror.sync.manifest_graph import Graph, Manifests
+from mirror.sync.plan_model import Entry, Finding, TargetEntry, Verdict
+from mirror.transfer.blob_locations import Place
+from mirror.transfer.manager import Manager
+from mirror.transfer.steps import Steps, settled
+from mirror.transfer.watch import Watch
+from mirror.util.structs import Struct, field
+
+
+class Change(Struct, frozen=True):
+    """An image that would be copied. old: what the target's tag names now; size: bytes of its blobs.
+
+    digest and size are None where they are known only after a transform; to_compare: so that it may be what the target
+    has already. reason: for the protocol."""
+
+    source: str
+    target: str
+    digest: Digest | None
+    old: Digest | None
+    size: int | None
+    protocol: str = "v2"
+    reason: str = ""
+    to_compare: bool = False
+
+
+class Outlook(Struct):
+    """bytes_to_send: at most, since what targets hold under other tags is not asked for. anew: bundles that would be
+    made anew, since what is there is incomplete."""
+
+    changes: list[Change] = field(default_factory=list)
+    anew: list[str] = field(default_factory=list)
+    equal: int = 0
+    failures: list[tuple[str, MirrorError]] = field(default_factory=list)
+    rejected: dict[str, dict[str, int]] = field(default_factory=dict)
+    bytes_to_read: int = 0
+    bytes_to_send: int = 0
+    manifests: int = 0
+
+
+class Preview:
+    """Implements planner.Findings: reads the manifests of what would be copied, and adds up. Thread-safe."""
+
+    def __init__(self, manager: Manager, manifests: Manifests, bases: Bases) -> None:
+        self._manager = manager
+        self._manifests = manifests
+        self._bases = bases
+        self._partial: defaultdict[str, list[Finding]] = defaultdict(list)  # by source, which needs its base
+        self._lock = threading.Lock()
+        self._looks: list[Watch[None]] = []
+        self._read: set[tuple[str, Digest]] = set()
+        self._sent: set[tuple[str, Digest]] = set()
+        self._got: set[tuple[str, Digest]] = set()
+        self._bundles: set[str] = set()  # that have images; with those that lack blobs, and for which something failed
+        self._lacking: set[str] = set()
+        self._failing: set[str] = set()
+        self.outlook = Outlook()
+
+    # ---- planner.Findings
+
+    def found(self, finding: Finding) -> None:
+        target = finding.target
+        if is_bundle(target.place.host):
+            with self._lock:
+                self._bundles.add(target.place.host)
+        if finding.error is not None:
+            self._failed(finding.name, finding.error, finding.target)
+        elif finding.verdict is Verdict.EQUAL:
+            with self._lock:
+                self.outlook.equal += 1
+            if is_bundle(target.place.host) and target.store.partial:
+                self._begin(self._look_for_blobs(finding), finding)
+        elif finding.reading.entry.source.partial and not is_bundle(finding.target.place.host):
+            with self._lock:
+                self._partial[finding.reading.entry.source.host].append(finding)
+        else:
+            self._begin(self._look(finding), finding)
+
+    def _begin(self, steps: Steps[None], finding: Finding) -> None:
+        look = self._manager.spawn(steps, name=f"look at {finding.name}")
+        with self._lock:
+            self._looks.append(look)
+
+    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+        self._failed(entry.name, error, *entry.targets)
+
+    def refused_name(self, entry: Entry, error: MirrorError) -> None:
+        self._failed(entry.name, error, *entry.targets)
+
+    def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
+        """A plan leaves no trace in the state."""
+
+    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
+        self._bases.allow(target.place for target in entry.targets)
+        if rejected:
+            with self._lock:
+                self.outlook.rejected[entry.name] = dict(rejected)
+
+    # ---- adding up
+
+    def looks(self) -> list[Watch[None]]:
+        """What has been begun; after planning has ended, all of it."""
+        with self._lock:
+            looks, aside = list(self._looks), dict(self._partial)
+        return looks + [
+            self._manager.spawn(self._with_base(source, findings), name=f"base of {source}")
+            for source, findings in aside.items()
+        ]
+
+    def _with_base(self, source: str, findings: Sequence[Finding]) -> Steps[None]:
+        """Look at what a partial source brings, unless the targets lack its base: then a sync would copy nothing."""
+        try:
+            errors = yield from self._bases.missing(findings)
+        except MirrorError as error:
+            errors = dict.fromkeys(findings, error)
+        shared = [error for error in dict.fromkeys(errors.values()) if isinstance(error, Refused)]
+        if len(errors) == len(findings) and len(shared) == 1:
+            self._failed(source, shared[0], *(one.target for one in findings))
+            return
+        for finding, reason in errors.items():
+            self._failed(finding.name, reason, finding.target)
+        yield settled(
+            [self._manager.spawn(self._look(one), name=f"look at {one.name}") for one in findings if one not in errors]
+        )
+
+    def _failed(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
+        with self._lock:
+            self.outlook.failures.append((name, error))
+            self._failing.update(target.place.host for target in targets)
+
+    def add_bundles(self, targets: Mapping[str, Target]) -> None:
+        """After all looks: note the bundles that a sync would make anew although all their images are there."""
+        for host in sorted(self._bundles - self._failing):
+            if targets[host].incomplete or host in self._lacking:
+                self.outlook.anew.append(host)
+
+    def _look_for_blobs(self, finding: Finding) -> Steps[None]:
+        """Whether a bundle that has left out blobs has them by its base, as the one that a sync would make."""
+        target = finding.target
+        try:
+            graph = yield from self._manifests.graph(target.store, target.place.path, finding.reading.tag)
+            there = yield [self._bases.has(target.place, blob) for blob in graph.blobs]
+            whole = all(there)
+        except MirrorError as error:
+            if isinstance(error, Cancelled):
+                raise
+            whole = False
+        if not whole:
+            with self._lock:
+                self._lacking.add(target.place.host)
+
+    def _look(self, finding: Finding) -> Steps[None]:
+        reading = finding.reading
+        entry = reading.entry
+        try:
+            version = reading.version
+            if not isinstance(version, Version):
+                version = yield from resolved(self._manager, reading)
+            if version.transform is not None:
+                change = Change(
+                    reading.name,
+                    finding.name,
+                    None,
+                    finding.old,
+                    None,
+                    version.protocol,
+                    version.reason,
+                    to_compare=version.unmade and finding.old is not None,
+                )
+                with self._lock:
+                    self.outlook.changes.append(change)
+                return
+            reference = version.digest or reading.reference
+            graph = yield from self._manifests.graph(entry.source, entry.repository, reference, version.manifest)
+        except MirrorError as error:
+            self._failed(finding.name, error, finding.target)
+            return
+        with self._lock:
+            self._add(finding, graph)
+
+    def _add(self, finding: Finding, graph: Graph) -> None:
+        outlook = self.outlook
+        if graph.root.digest == finding.old:
+            outlook.equal += 1
+            return
+        source, target = finding.reading.entry.source.host, finding.target.place.host
+        for blob in graph.blobs:
+            size = blob.size or 0
+            if (source, blob.digest) not in self._read:
+                self._read.add((source, blob.digest))
+                outlook.bytes_to_read += size
+            if (target, blob.digest) not in self._sent:
+                self._sent.add((target, blob.digest))
+                outlook.bytes_to_send += size
+        for manifest in graph.manifests():
+            # What is on disk has no quota.
+            if is_registry(source) and (source, manifest.digest) not in self._got:
+                self._got.add((source, manifest.digest))
+                outlook.manifests += 1
+        size = sum(blob.size or 0 for blob in graph.blobs)
+        outlook.changes.append(Change(finding.reading.name, finding.name, graph.root.digest, finding.old, size))

@@ -1,0 +1,186 @@
+"""Reading an image as a graph: its root, what the root refers to, and so on down to the blobs."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import partial
+
+from mirror.errors import Refused
+from mirror.oci.descriptor import Descriptor, once_each
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import MAX_BYTES, Manifest, too_big
+from mirror.store import Source
+from mirror.sync.manifest_bodies import Bodies
+from mirror.transfer.manager import Manager
+from mirror.transfer.scheduler import LARGE, host_permit
+from mirror.transfer.steps import Steps
+from mirror.transfer.watch import Watch
+from mirror.util.cancellation import Work
+from mirror.util.retry_policy import ONCE
+from mirror.util.structs import Struct
+
+MAX_DEPTH = 16  # indexes within indexes
+MAX_MANIFESTS = 10_000  # under one root
+CACHE_BYTES = 32 << 20
+LARGE_SIZE = 1 << 20  # bytes
+_BUILT_WRONG = "the image itself is wrong, not a copy of it: have it built and pushed again"
+
+
+class Misdescribed(Refused):
+    """An index describes a child wrongly: the image itself is broken, wherever it is."""
+
+
+def permits(host: str, size: int | None) -> tuple[str, ...]:
+    """What a job needs that reads or puts a manifest of `size` bytes: few large ones are in memory at once."""
+    return (host_permit(host), LARGE) if size is not None and size > LARGE_SIZE else (host_permit(host),)
+
+
+class Graph(Struct, frozen=True):
+    """An image; bodies of its manifests are read when they are needed.
+
+    levels: its manifests without the root, lowest first: each level refers only to lower ones.
+
+    blobs: each digest once, without foreign layers."""
+
+    root: Manifest
+    levels: tuple[tuple[Manifest, ...], ...]
+    blobs: tuple[Descriptor, ...]
+
+    def manifests(self) -> Iterator[Manifest]:
+        """Every manifest, the root last."""
+        for level in self.levels:
+            yield from level
+        yield self.root
+
+
+class Manifests:
+    """The manifests of a run, read once from each host; the last few MiB are kept. Thread-safe.
+
+    by_repository: read them once from each repository, since a repository can lack what another one of its host has.
+    bodies: has the bytes of all that are kept here, or are part of a graph that is in use. Default: only in memory."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        limit: int = CACHE_BYTES,
+        *,
+        by_repository: bool = False,
+        bodies: Bodies | None = None,
+    ) -> None:
+        self._manager = manager
+        self._limit = limit
+        self._by_repository = by_repository
+        self._bodies = bodies or Bodies(None)
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, Digest], Manifest] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, source: Source, repository: str, reference: str, size: int | None = None) -> Watch[Manifest]:
+        """Read it; joins a read of the same manifest that is in flight. By a tag: read for certain.
+
+        size: bytes, where they are known."""
+
+        def run(work: Work) -> Manifest:
+            home = self._home(source, repository)
+            kept = self._find(home, reference)
+            if kept is None:
+                kept = self._keep(home, source.manifest(repository, reference, work))
+            return kept
+
+        key = ("manifest", source.host, repository, reference)
+        return self._manager.transfer(key, run, needs=permits(source.host, size), policy=ONCE)
+
+    def graph(self, source: Source, repository: str, reference: str, known: Manifest | None = None) -> Steps[Graph]:
+        """Steps: the graph under `reference`. Raises Refused: too_deep, too_many, type_mismatch, size_mismatch."""
+        root: Manifest = yield (
+            self._noted(source, repository, known) if known else self.read(source, repository, reference)
+        )
+        found: dict[Digest, Manifest] = {root.digest: root}
+        level = [root]
+        for _ in range(MAX_DEPTH + 1):
+            wanted = {child.digest: child for parent in level for child in parent.children if child.digest not in found}
+            if not wanted:
+                return _assemble(root, found)
+            if len(found) + len(wanted) > MAX_MANIFESTS:
+                raise Refused(f"{repository}: more than {MAX_MANIFESTS} manifests under one root", code="too_many")
+            for child in wanted.values():
+                if child.size is not None and child.size > MAX_BYTES:
+                    raise too_big(f"{source.host}/{repository}@{child.digest}", child.size)
+            level = yield [self.read(source, repository, digest, one.size) for digest, one in wanted.items()]
+            for child, descriptor in zip(level, wanted.values(), strict=True):
+                _as_described(child, descriptor, f"{source.host}/{repository}")
+                found[child.digest] = child
+        raise Refused(f"{repository}: indexes nested deeper than {MAX_DEPTH}", code="too_deep")
+
+    def note(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
+        """Keep a manifest that was read elsewhere. -> the same, without its body."""
+        return self._keep(self._home(source, repository), manifest)
+
+    def _noted(self, source: Source, repository: str, manifest: Manifest) -> Watch[Manifest]:
+        """`note` as a job, since it may write a file."""
+        run = partial(self.note, source, repository, manifest)
+        return self._manager.transfer(object(), lambda work: run(), needs=(), policy=ONCE)
+
+    def _home(self, source: Source, repository: str) -> str:
+        return f"{source.host}/{repository}" if self._by_repository else source.host
+
+    def close(self) -> None:
+        """Remove the files of bodies, those that a killed run left, too."""
+        self._bodies.close()
+
+    def _find(self, home: str, reference: str) -> Manifest | None:
+        if ":" not in reference:
+            return None
+        with self._lock:
+            kept = self._kept.get((home, Digest(reference)))
+            if kept is not None:
+                self._kept.move_to_end((home, kept.digest))
+            return kept
+
+    def _keep(self, home: str, manifest: Manifest) -> Manifest:
+        with self._lock:  # what goes makes room before another body comes
+            while self._bytes + manifest.size > self._limit and self._kept:
+                _, dropped = self._kept.popitem(last=False)
+                self._bytes -= dropped.size
+        kept = self._bodies.keep(manifest)
+        with self._lock:
+            if (home, kept.digest) not in self._kept:
+                self._bytes += kept.size
+                self._kept[home, kept.digest] = kept
+        return kept
+
+
+def _as_described(child: Manifest, descriptor: Descriptor, what: str) -> None:
+    """Size and type are the parent's word; a child that is something else would be taken for two things."""
+    if descriptor.size is not None and child.size != descriptor.size:
+        raise Misdescribed(
+            f"{what}@{child.digest} is {child.size} bytes long, its index says {descriptor.size}",
+            hint=_BUILT_WRONG,
+            code="size_mismatch",
+        )
+    if descriptor.media_type and descriptor.media_type != child.media_type:
+        raise Misdescribed(
+            f"{what}@{child.digest} is a {child.media_type}, its index says {descriptor.media_type}",
+            hint=_BUILT_WRONG,
+            code="type_mismatch",
+        )
+
+
+def _assemble(root: Manifest, found: dict[Digest, Manifest]) -> Graph:
+    heights: dict[Digest, int] = {}
+
+    # Depth is bounded by MAX_DEPTH, each manifest is visited once.
+    def height(one: Manifest) -> int:
+        if one.digest not in heights:
+            heights[one.digest] = 0  # a digest cannot contain itself; a lie about it ends here
+            heights[one.digest] = 1 + max((height(found[child.digest]) for child in one.children), default=-1)
+        return heights[one.digest]
+
+    height(root)
+    below = [one for one in found.values() if one is not root]
+    tall = sorted({heights[one.digest] for one in below})
+    levels = tuple(tuple(one for one in below if heights[one.digest] == h) for h in tall)
+    blobs = once_each((blob for one in found.values() for blob in one.blobs), root.digest)
+    return Graph(root, levels, tuple(blob for blob in blobs if not blob.foreign))

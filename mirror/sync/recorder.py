@@ -1,0 +1,228 @@
+"""Records the result of each image and blob: in the report, the log, the progress, and the exit code."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Protocol
+
+from mirror.errors import FAILED, OK, Cancelled, MirrorError
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.output.log import blob_event
+from mirror.output.progress import Progress
+from mirror.output.report import Failure, ImageEntry, Report, Result
+from mirror.store import Version
+from mirror.sync.plan_model import Entry, Finding
+from mirror.transfer.blob_locations import Place
+from mirror.transfer.blob_request import Cost, Delivered, Order, Outcome
+from mirror.util.structs import Struct, field
+
+
+class Tally(Struct):
+    """What one image cost, in blobs and bytes of blobs. interrupted: called off by a signal, or since another blob of
+    the image failed. started: seconds of the monotonic clock."""
+
+    copied: int = 0
+    mounted: int = 0
+    exists: int = 0
+    failed: int = 0
+    interrupted: int = 0
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    bytes_mounted: int = 0
+    attempts: int = 1
+    started: float = field(default_factory=time.monotonic)
+    _sent: set[Digest] = field(default_factory=set)  # the blobs that `copied` and `mounted` count
+
+    def push_again(self) -> None:
+        """The image is about to be pushed a second time: count what becomes of its blobs then, each blob once."""
+        self.exists = self.failed = self.interrupted = 0
+
+    def add_interrupted(self, blob: Descriptor) -> None:
+        """Count a blob that was called off."""
+        self.interrupted += blob.digest not in self._sent
+
+    def add_failed(self, blob: Descriptor, cost: Cost) -> None:
+        """Count a delivery that failed, and what it took."""
+        self.failed += blob.digest not in self._sent
+        self.bytes_read += cost.bytes_read
+        self.bytes_sent += cost.bytes_sent
+        self.attempts = max(self.attempts, cost.attempts)
+
+    def add(self, blob: Descriptor, delivered: Delivered) -> None:
+        """Count a delivery; one that several images joined counts for the first that says so."""
+        outcome = delivered.claim()
+        if outcome is None:
+            return
+        sent_before = blob.digest in self._sent
+        if outcome is Outcome.EXISTS:
+            self.exists += not sent_before
+            return
+        self.bytes_read += delivered.bytes_read
+        self.bytes_sent += delivered.bytes_sent
+        self.attempts = max(self.attempts, delivered.attempts)
+        self._sent.add(blob.digest)
+        if outcome is Outcome.MOUNTED:
+            self.mounted += not sent_before
+            self.bytes_mounted += blob.size or 0
+        else:
+            self.copied += not sent_before
+
+
+class Results(Protocol):
+    """Takes the result of each image, once. Calls come from any thread and must not block."""
+
+    def up_to_date(self, finding: Finding, digest: Digest) -> None: ...
+    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None: ...
+    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None: ...
+    def skipped(self, finding: Finding, reason: str) -> None: ...
+    def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...
+    def selected(self, entry: Entry, count: int) -> None: ...
+    def crashed(self, finding: Finding, error: BaseException) -> None: ...
+    def trouble(self, error: MirrorError) -> None: ...
+
+
+USUAL = "v2"  # the protocol that is not mentioned
+
+_log = logging.getLogger("mirror")
+
+
+class Account:
+    """Implements Results, and hears of deliveries. Thread-safe; nothing here waits for the network or a disk."""
+
+    def __init__(self, report: Report, progress: Progress) -> None:
+        self._report = report
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._codes: set[int] = {OK}
+        self._unfinished: set[Place] = set()
+
+    @property
+    def codes(self) -> set[int]:
+        """The exit codes of what happened so far."""
+        with self._lock:
+            return set(self._codes)
+
+    @property
+    def unfinished(self) -> set[Place]:
+        """Repositories where something is left to do."""
+        with self._lock:
+            return set(self._unfinished)
+
+    def trouble(self, error: MirrorError) -> None:
+        """Something failed that is not about one image."""
+        self.note(error)
+        _log.error("trouble", extra={"code": error.code, "text": str(error)})
+
+    def bug(self, error: BaseException) -> None:
+        """Something of ours broke outside of any image."""
+        _log.error("internal_error", exc_info=error, extra={"text": f"internal error: {type(error).__name__}: {error}"})
+        with self._lock:
+            self._codes.add(FAILED)
+
+    def selected(self, entry: Entry, count: int) -> None:
+        self._progress.expect(count * len(entry.targets))
+
+    def note(self, error: MirrorError) -> None:
+        """An error that the exit code must know of."""
+        with self._lock:
+            self._codes.add(error.exit_code)
+
+    # ---- images
+
+    def up_to_date(self, finding: Finding, digest: Digest) -> None:
+        self._add(finding, "up-to-date", Tally(), digest)
+
+    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None:
+        self._add(finding, "copied", tally, digest)
+        text = f"{finding.name} is now {digest}"
+        _log.info("image_copied", extra={"source": finding.reading.name, "target": finding.name, "text": text})
+
+    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
+        if isinstance(error, Cancelled):
+            self._add(finding, "skipped", tally, finding.old, error)
+            return
+        result: Result = "conflict" if error.code == "tag_immutable" else "failed"
+        self._add(finding, result, tally, finding.old, error)
+        self.note(error)
+        self._log_failure(finding.reading.name, finding.name, error)
+
+    def skipped(self, finding: Finding, reason: str) -> None:
+        self._add(finding, "skipped", Tally(), finding.old, Cancelled(reason))
+
+    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+        target = ", ".join(str(one.place) for one in entry.targets)
+        protocol = error.protocol or USUAL
+        result: Result = "conflict" if error.code == "target_conflict" else "failed"
+        self._report.add(ImageEntry(entry.name, target, result, protocol=protocol, error=Failure.of(error)))
+        self.note(error)
+        self._log_failure(entry.name, target, error)
+
+    def crashed(self, finding: Finding, error: BaseException) -> None:
+        """A bug of ours: this image failed by it, the others go on."""
+        text = f"{finding.name}: internal error: {type(error).__name__}: {error}"
+        _log.error("internal_error", exc_info=error, extra={"target": finding.name, "text": text})
+        failure = MirrorError(text, hint="please report this, with the log at level debug", code="internal_error")
+        self._add(finding, "failed", Tally(), finding.old, failure)
+        with self._lock:
+            self._codes.add(FAILED)
+
+    def _add(
+        self, finding: Finding, result: Result, tally: Tally, digest: Digest | None, error: MirrorError | None = None
+    ) -> None:
+        version = finding.reading.version if isinstance(finding.reading.version, Version) else None
+        source_id = version.source_id if version else ""
+        self._report.add(
+            ImageEntry(
+                source=finding.reading.name,
+                target=finding.name,
+                result=result,
+                digest=digest,
+                blobs={
+                    "copied": tally.copied,
+                    "mounted": tally.mounted,
+                    "exists": tally.exists,
+                    "failed": tally.failed,
+                    "interrupted": tally.interrupted,
+                },
+                bytes={"read": tally.bytes_read, "sent": tally.bytes_sent, "mounted": tally.bytes_mounted},
+                seconds=time.monotonic() - tally.started,
+                attempts=tally.attempts,
+                error=Failure.of(error) if error is not None else None,
+                protocol=version.protocol if version else (error.protocol if error else "") or USUAL,
+                source_digest=source_id if ":" in source_id else None,
+                v1_id=source_id if source_id and ":" not in source_id else None,
+            )
+        )
+        if result in ("failed", "skipped"):
+            with self._lock:
+                self._unfinished.add(finding.target.place)
+        self._progress.image_done(failed=result in ("failed", "conflict"))
+
+    def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
+        fields = {"source": source, "target": target, "code": error.code, "status": error.status}
+        _log.error("image_failed", extra=fields | {"retryable": error.passing, "text": f"{target}: {error}"})
+
+    # ---- blobs
+
+    def blob(self, order: Order, what: Delivered | MirrorError, cost: Cost) -> None:
+        """What became of a blob or manifest in a target repository; once for each. cost: of a failure."""
+        took = what if isinstance(what, Delivered) else cost
+        delivered = what if isinstance(what, Delivered) else None
+        blob_event(
+            is_root=order.is_root,
+            source=str(order.origin),
+            target=str(order.place),
+            image=order.image,
+            digest=order.blob.digest,
+            size=order.blob.size,
+            outcome=delivered.outcome.value if delivered else "failed",
+            from_=delivered.from_ if delivered else None,
+            bytes_read=took.bytes_read,
+            bytes_sent=took.bytes_sent,
+            attempt=took.attempts,
+            seconds=took.seconds,
+            code=what.code if isinstance(what, MirrorError) else None,
+        )

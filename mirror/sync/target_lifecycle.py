@@ -1,0 +1,252 @@
+"""Stores that have to be opened before the first write and closed after the last.
+
+A store that gathers (a bundle) is told of all its images before the first byte; what arrived there counts only when
+the store has shown it. What is there is replaced only by a complete one: whatever could not be fetched, from the
+listing of a repository to the last blob, keeps it as it is. Where nothing is there, what is whole is shown, and says
+that it is incomplete.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
+from functools import partial
+
+from mirror.errors import MirrorError, NotFound, RemoteError
+from mirror.oci.digest import Digest
+from mirror.store import Coming, Target
+from mirror.sync.image_reader import Image, Reader
+from mirror.sync.plan_model import Finding, Verdict, suffix
+from mirror.sync.recorder import Tally
+from mirror.transfer.manager import Manager
+from mirror.transfer.scheduler import host_permit
+from mirror.transfer.steps import Steps
+from mirror.util.cancellation import Stop, Work
+from mirror.util.retry_policy import ONCE
+from mirror.util.structs import Struct, replace
+
+_NAMED = 4  # missing images that a message names
+
+_log = logging.getLogger("mirror.publish")
+
+
+class Held(Struct, frozen=True):
+    """A result that counts only when its target has been closed.
+
+    error: why it does not count after all; replaced: False: the target holds what it held before, which is equal."""
+
+    finding: Finding
+    digest: Digest
+    tally: Tally
+    error: MirrorError | None = None
+    replaced: bool = True
+
+
+class Publishing:
+    """Opens and closes the targets of a run. Thread-safe; only steps wait.
+
+    needs: whether a mirror of the configuration has to bring something to a repository (host, path) of a target."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        reader: Reader,
+        targets: Mapping[str, Target],
+        needs: Callable[[str, str], bool] = lambda host, path: False,
+    ) -> None:
+        self._needs = needs
+        self._manager = manager
+        self._reader = reader
+        self._targets = targets
+        self._lock = threading.Lock()
+        self._begun: set[str] = set()
+        # By host, of those that gather: what the target lacks, by its name there; the images that it will get.
+        self._lacking: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)
+        self._known: dict[str, set[str]] = {}  # what it was known to lack when it was begun
+        self._coming: defaultdict[str, dict[Finding, Coming]] = defaultdict(dict)
+        self._held: defaultdict[str, list[Held]] = defaultdict(list)
+
+    def lacks(self, host: str, name: str, error: MirrorError) -> None:
+        """A target that gathers does not get something that it was to have. name: what it would be called there."""
+        with self._lock:
+            if self._targets[host].gathers:
+                self._lacking[host].setdefault(name, error)
+
+    def lacking(self, host: str) -> dict[str, MirrorError]:
+        """What a target that gathers does not get, by its name there."""
+        with self._lock:
+            return dict(self._lacking[host])
+
+    def begin(self, host: str, images: Sequence[Coming] = ()) -> Steps[None]:
+        """Open the target once, before its first write."""
+
+        def run(work: Work) -> None:
+            if host not in self._begun:
+                missing = self.lacking(host).keys()
+                self._targets[host].begin(images, work, missing=missing)
+                with self._lock:
+                    self._known[host] = set(missing)
+                    self._begun.add(host)
+
+        if host not in self._begun:
+            yield self._manager.transfer(("open", host), run, needs=(host_permit(host),), policy=ONCE)
+
+    def gather(self, host: str, findings: Sequence[Finding]) -> Steps[dict[Finding, MirrorError]]:
+        """Tell the target of all that will come. -> those that cannot come, since they could not be read."""
+        errors: dict[Finding, MirrorError] = {}
+        coming = self._coming[host]
+        images = yield from self._reader.images([one.reading for one in findings])
+        for finding, image in zip(findings, images, strict=True):
+            error = image if isinstance(image, MirrorError) else _unsized(finding, image)
+            if error is not None:
+                errors[finding] = error
+                self.lacks(host, name_there(finding), error)
+            elif not isinstance(image, MirrorError):
+                graph = image.graph
+                coming[finding] = Coming(
+                    finding.target.place.path, finding.reading.tag, tuple(graph.manifests()), graph.blobs
+                )
+        if not self.lacking(host):
+            named = {one.target.place.path for one in findings}
+            yield self._manager.transfer(
+                object(), partial(self._miss_vanished, host, named), needs=(host_permit(host),), policy=ONCE
+            )
+        if coming:
+            yield from self.begin(host, list(coming.values()))
+        return errors
+
+    def _miss_vanished(self, host: str, named: Collection[str], work: Work) -> None:
+        """A repository that is there, that a mirror has to fill, and of which nothing is selected any more: its source
+        may have answered with an empty list, or a catalog without it."""
+        for name in _repositories(self._targets[host], work) or ():
+            if isinstance(name, str) and name not in named and self._needs(host, name):
+                what = f"it holds {name}, of which no tag is selected any more"
+                self.lacks(host, name, RemoteError(what, code="nothing_selected"))
+
+    # ---- the end
+
+    def hold(self, finding: Finding, digest: Digest, tally: Tally) -> bool:
+        """Keep a result back until its target has shown it; False: there is no need to."""
+        host = finding.target.place.host
+        if not self._targets[host].gathers:
+            return False
+        with self._lock:
+            self._held[host].append(Held(finding, digest, tally))
+        return True
+
+    def finish(self, *, incomplete: bool, believe: bool = True) -> Steps[list[Held]]:
+        """Close all that was opened. -> the results that were held back. incomplete: show also what is not complete,
+        where nothing is there yet; believe: an equal tag says that its image is there."""
+        results = []
+        for host in sorted(self._begun):
+            held = self._held.pop(host, [])
+            error = yield from self._closed(host, [one.finding for one in held], incomplete=incomplete)
+            kept = isinstance(error, NotReplaced) and believe and not self._targets[host].partial
+            for one in held:
+                equal = kept and one.finding.verdict is Verdict.EQUAL
+                results.append(replace(one, error=None if equal else error, replaced=not equal))
+            if error is not None and not self._targets[host].gathers:
+                raise error
+        return results
+
+    def _closed(self, host: str, arrived: Sequence[Finding], *, incomplete: bool) -> Steps[MirrorError | None]:
+        lacking = self.lacking(host)
+
+        def run(work: Work) -> MirrorError | None:
+            if not lacking:
+                self._targets[host].finish(whole=True, work=work)
+                return None
+            return self._shown(host, lacking, arrived if incomplete else (), work)
+
+        try:
+            error: MirrorError | None = yield self._manager.transfer(
+                object(), run, needs=(host_permit(host),), policy=ONCE
+            )
+        except MirrorError as failure:
+            return failure
+        finally:
+            with self._lock:
+                self._begun.discard(host)
+        return error
+
+    def _shown(
+        self, host: str, lacking: Mapping[str, MirrorError], arrived: Sequence[Finding], work: Work
+    ) -> MirrorError | None:
+        """Show what is whole, unless that would replace something. -> why nothing is shown."""
+        store, cause = self._targets[host], next(iter(lacking.values()))
+        names = f"{', '.join(list(lacking)[:_NAMED])}{_more(lacking)}"
+        advice = _advice(host, lacking.values())
+        if _repositories(store, work) is not None:
+            store.finish(whole=False, work=work)
+            if cause.code == "nothing_selected":  # no image failed by it that says so
+                what = f"{host} stays as it is: {cause.what}"
+                return NotReplaced(what, hint=advice, code="bundle_incomplete", retryable=cause.retryable)
+            state = "is still incomplete" if store.incomplete else "stays as it is"
+            text = f"{host} {state}: {names} could not be fetched, and only a complete one takes its place ({advice})"
+            _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(lacking), "text": text})
+            what = f"it was fetched and kept, but {host} {state}, since {next(iter(lacking))} could not be fetched"
+            return NotReplaced(what, code="bundle_incomplete", retryable=cause.retryable)
+        images = [self._coming[host][finding] for finding in arrived]
+        late = lacking.keys() - self._known[host]
+        if late or not images:
+            store.finish(whole=False, work=work)
+        if not images:
+            return RemoteError(
+                f"{host} was not made: {cause.what}", hint=advice, code="bundle_incomplete", retryable=cause.retryable
+            )
+        if late:
+            store.begin(images, work, missing=lacking.keys())
+        store.finish(whole=True, work=work)
+        text = f"{host} is incomplete: according to its own inventory, it lacks {names}"
+        _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(lacking), "text": text})
+        return None
+
+    def close(self) -> None:
+        """Close what a stop left open. Does I/O; after the manager has come to rest."""
+        for host in sorted(self._begun):
+            self._targets[host].finish(whole=False, work=Work(Stop()))
+
+
+class NotReplaced(RemoteError):
+    """A target that gathers still holds what it held before."""
+
+
+def name_there(finding: Finding) -> str:
+    """What an image is called in a store that gathers."""
+    return finding.target.place.path + suffix(finding.reading.tag)
+
+
+def _advice(host: str, causes: Iterable[MirrorError]) -> str:
+    """What to do, so that a run makes a complete bundle. A run as it was helps only if all causes may pass."""
+    causes = list(causes)
+    if causes[0].code == "nothing_selected":
+        return f"if that is right, remove {host}, or set `allow-empty: true` for that mirror; then run again"
+    if all(cause.passing for cause in causes):
+        return "what arrived is kept: run again"
+    return "what arrived is kept: push at the source what is missing there, or leave it out of the configuration"
+
+
+def _more(names: Sized) -> str:
+    return f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+
+
+def _unsized(finding: Finding, image: Image) -> MirrorError | None:
+    """Why an image cannot come into a store that has to know all sizes beforehand."""
+    if all(blob.size is not None for blob in image.graph.blobs):
+        return None
+    return RemoteError(
+        f"{finding.reading.name} is a schema 1 image, which does not say how large its layers are, as a bundle has to "
+        "know",
+        hint="set `schema1: convert` for this mirror",
+        code="manifest_invalid",
+    )
+
+
+def _repositories(store: Target, work: Work) -> list[str | MirrorError] | None:
+    """The repositories of a store; None: there is no store yet."""
+    try:
+        return list(store.repositories("", work))
+    except NotFound:
+        return None

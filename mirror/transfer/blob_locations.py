@@ -1,0 +1,250 @@
+"""Where blobs are, and which way they go: what a run knows of its targets, and whether the spool is needed."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
+
+from mirror.errors import Refused
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.store import Mount
+from mirror.util.structs import Struct
+
+MOST_CANDIDATES = 2  # repositories that one blob is tried to be mounted from
+# A host that opened sessions instead of mounting what it has, this often and never once mounted, does not mount.
+REFUSALS = 4
+
+
+class Place(Struct, frozen=True, order=True):
+    """A repository of a target host."""
+
+    host: str
+    path: str
+
+    def __str__(self) -> str:
+        return place_name(self.host, self.path)
+
+
+def place_name(host: str, path: str) -> str:
+    """A repository as references name it: `host/path`, or after a colon in what is on disk (`oci:DIR:path`).
+
+    What is on disk has a repository without a name, too, which needs no colon."""
+    if not path:
+        return host
+    return f"{host}:{path}" if "/" in host or host == "-" else f"{host}/{path}"
+
+
+class Hints(Protocol):
+    """What earlier runs learned; may be wrong in every point."""
+
+    def held(self, repository: str, digest: Digest) -> bool: ...
+    def holders(self, host: str, digest: Digest) -> list[str]: ...
+    def forget(self, repository: str) -> None: ...
+
+
+class Inventory:
+    """What the targets hold, as far as this run has asked or done it itself. Hints prove nothing: they only suggest
+    where to ask first, and from where to mount.
+
+    mountable: for each host the repositories that the configuration names there, as a source or as a target; wildcards:
+    what stands before and after the `*` of those that it names by a pattern. No others are mounted from: not everybody
+    who may read the target may be allowed to read them. `allow` adds repositories that a wildcard was found to match.
+    Thread-safe; only `ask_hints` does I/O."""
+
+    def __init__(
+        self,
+        hints: Hints,
+        mountable: Mapping[str, Collection[str]],
+        wildcards: Mapping[str, Collection[tuple[str, str]]] | None = None,
+    ) -> None:
+        self._hints = hints
+        self._wildcards = wildcards or {}
+        self._lock = threading.Lock()
+        self._mountable = defaultdict(set, {host: set(paths) for host, paths in mountable.items()})
+        self._held: defaultdict[Place, set[Digest]] = defaultdict(set)
+        self._manifests: defaultdict[Place, set[Digest]] = defaultdict(set)  # apart: a digest can be both
+        self._holders: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
+        self._suggested: defaultdict[tuple[str, Digest], dict[str, None]] = defaultdict(dict)
+        self._expected: defaultdict[Place, set[Digest]] = defaultdict(set)
+        self._distrusted: set[Place] = set()
+        self._sizes: dict[Digest, int] = {}
+        self._refused: set[tuple[Place, str]] = set()
+        self._failed: set[tuple[Place, str]] = set()
+        self._mounts: defaultdict[str, int] = defaultdict(int)
+        self._missed: defaultdict[str, int] = defaultdict(int)
+
+    def allow(self, places: Iterable[Place]) -> None:
+        """These may be mounted from as well."""
+        with self._lock:
+            for place in places:
+                self._mountable[place.host].add(place.path)
+
+    def proven(self, blob: Descriptor) -> None:
+        """Note the size of a blob whose bytes, or whose size on a target, were seen in this run. Raises Refused
+        (size_mismatch) if it was another one before: a digest has one size, so a descriptor lies."""
+        if blob.size is None:
+            return
+        with self._lock:
+            size = self._sizes.setdefault(blob.digest, blob.size)
+        if size != blob.size:
+            raise Refused(f"{blob.digest} is {size} bytes long, its descriptor says {blob.size}", code="size_mismatch")
+
+    def fits(self, blob: Descriptor) -> bool:
+        """Whether the size of a blob is known in this run. Raises Refused (size_mismatch): its descriptor lies."""
+        with self._lock:
+            size = self._sizes.get(blob.digest)
+        if size is not None:
+            self.proven(blob)
+        return size is not None or blob.size is None
+
+    def add(self, place: Place, digest: Digest) -> None:
+        """It was proven to be there, in this run."""
+        with self._lock:
+            if digest not in self._held[place]:
+                self._held[place].add(digest)
+                self._holders[place.host, digest].insert(0, place.path)
+
+    def knows(self, place: Place, digest: Digest) -> bool:
+        """Whether it was proven to be there, in this run."""
+        with self._lock:
+            return digest in self._held[place]
+
+    def add_manifest(self, place: Place, digest: Digest) -> None:
+        """This run has put it there."""
+        with self._lock:
+            self._manifests[place].add(digest)
+
+    def has_manifest(self, place: Place, digest: Digest) -> bool:
+        """Whether this run has put it there."""
+        with self._lock:
+            return digest in self._manifests[place]
+
+    def expects(self, place: Place, digest: Digest) -> bool:
+        """Whether the hints say that it is there. It proves nothing: ask before anything else is tried."""
+        with self._lock:
+            return digest in self._expected[place]
+
+    def ask_hints(self, place: Place, digests: Iterable[Digest]) -> None:
+        """Read what the hints say of these blobs: whether they are there, and where else on that host. Reads state."""
+        for digest in digests:
+            if self.knows(place, digest):
+                continue
+            expected, holders = self._hints.held(str(place), digest), self._hints.holders(place.host, digest)
+            with self._lock:
+                if expected:
+                    self._expected[place].add(digest)
+                if holders:
+                    self._suggested[place.host, digest].update(dict.fromkeys(holders))
+
+    def suggest(self, place: Place, digests: Iterable[Digest]) -> None:
+        """A manifest of that repository names these blobs, so they may be mounted from there."""
+        with self._lock:
+            for digest in digests:
+                self._suggested[place.host, digest][place.path] = None
+
+    def distrust(self, place: Place) -> None:
+        """The target lacks what was believed to be there: forget all about that repository. Writes the state."""
+        with self._lock:
+            self._distrusted.add(place)
+            self._held.pop(place, None)
+            self._manifests.pop(place, None)
+            self._expected.pop(place, None)
+            for holders in self._holders.values():
+                if place.path in holders:
+                    holders.remove(place.path)
+        self._hints.forget(str(place))
+
+    def distrusts(self, place: Place) -> bool:
+        """Whether something that was believed of it turned out to be wrong, in this run."""
+        with self._lock:
+            return place in self._distrusted
+
+    def candidates(self, place: Place, digest: Digest, also: Iterable[str] = ()) -> list[str]:
+        """Repositories of the host to mount from: those where this run proved it, then `also`, then suggestions."""
+        with self._lock:
+            sure = self._holders.get((place.host, digest), ())
+            suggested = [
+                path
+                for path in self._suggested.get((place.host, digest), ())
+                if Place(place.host, path) not in self._distrusted
+            ]
+            return [
+                path
+                for path in dict.fromkeys([*sure, *also, *suggested])
+                if path != place.path and (place, path) not in self._refused and self._may_mount_from(place.host, path)
+            ][:MOST_CANDIDATES]
+
+    def _may_mount_from(self, host: str, path: str) -> bool:
+        """Whether the configuration names it. Under the lock."""
+        return path in self._mountable[host] or any(
+            path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)
+            for before, after in self._wildcards.get(host, ())
+        )
+
+    def holder(self, place: Place, digest: Digest) -> str | None:
+        """Another repository of that host that is sure to hold it."""
+        with self._lock:
+            return next((path for path in self._holders[place.host, digest] if path != place.path), None)
+
+    def siblings(self, place: Place) -> list[Place]:
+        """The other repositories of that host that may be mounted from."""
+        with self._lock:
+            paths = self._mountable[place.host] - {place.path}
+        return [Place(place.host, path) for path in sorted(paths)]
+
+    def note_mount(self, place: Place, from_path: str, digest: Digest, outcome: Mount | None) -> None:
+        """How a mount ended; None: with an error, after all retries. Only a refusal concerns other blobs, too."""
+        pair = (place, from_path)
+        with self._lock:
+            if outcome is Mount.MOUNTED:
+                self._mounts[place.host] += 1
+                self._failed.discard(pair)
+                return
+            if outcome is Mount.REFUSED:
+                self._refused.add(pair)
+            if outcome is None:
+                self._failed.add(pair)
+            if outcome is None or from_path in self._holders[place.host, digest]:
+                self._missed[place.host] += 1
+
+    def mount_failed(self, place: Place, from_path: str) -> bool:
+        """Whether the last mount between the two ended with an error, after all retries."""
+        with self._lock:
+            return (place, from_path) in self._failed
+
+    def mounts_work(self, host: str) -> bool:
+        """Whether it is worth while to wait for a sibling's upload in order to mount it."""
+        with self._lock:
+            return bool(self._mounts[host]) or self._missed[host] < REFUSALS
+
+
+class Routes:
+    """Which blobs go through the spool. Decided from the configuration, before anything is read."""
+
+    def __init__(
+        self, pairs: Iterable[tuple[str, str]], *, mounting: Mapping[str, bool], parallel: Mapping[str, int]
+    ) -> None:
+        """pairs: (source host, target host) of every mirror; mounting: hosts that may be mounted at;
+        parallel: requests in flight for each host."""
+        self._targets: defaultdict[str, set[str]] = defaultdict(set)
+        for source, target in pairs:
+            self._targets[source].add(target)
+        self._mounting = mounting
+        self._parallel = parallel
+
+    def mounting(self, host: str) -> bool:
+        """Whether the configuration allows mounts there."""
+        return self._mounting.get(host, True)
+
+    def through_spool(self, source: str, target: str, *, mounts_work: bool) -> bool:
+        """A stream straight through serves one upload; the bytes are read once from the source all the same."""
+        if len(self._targets[source]) > 1 or not self.mounting(target) or not mounts_work:
+            return True
+        return not self.may_stream(source, target)
+
+    def may_stream(self, source: str, target: str) -> bool:
+        """Whether a stream straight through can get its slots, which it takes at both hosts together."""
+        return source != target or self._parallel.get(target, 8) >= 2

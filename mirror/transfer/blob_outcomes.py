@@ -1,0 +1,79 @@
+"""What became of each blob and manifest in each target repository: one record of it, for the log."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+from mirror.errors import Cancelled, MirrorError
+from mirror.oci.digest import Digest
+from mirror.transfer.blob_locations import Place
+from mirror.transfer.blob_request import Cost, Delivered, Order, Outcome
+
+Told: TypeAlias = Callable[[Order, "Delivered | MirrorError", Cost], None]
+
+NOTHING = Cost()
+
+
+class Outcomes:
+    """Calls `told` once for each (repository, digest): again only if a failure turns into a success, or if the bytes
+    had to be brought after all. It gets the cost of a failure too, which `spent` gives to one image. Thread-safe."""
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+        self._lock = threading.Lock()
+        self._known: dict[tuple[Place, Digest], Outcome | None] = {}  # None: failed
+        self._spent: dict[tuple[Place, Digest], Cost] = {}  # of failures that no image has counted yet
+        self._interrupted: dict[tuple[Place, Digest], tuple[Order, Cancelled]] = {}
+
+    def blob(self, order: Order, what: Delivered | MirrorError, cost: Cost = NOTHING) -> None:
+        """A delivery has ended. cost: what it took, if it failed."""
+        if not self._first(order, what, success_is_final=False):
+            if isinstance(what, Delivered):
+                what.claim()  # the record, and the count of the report, are those of the first
+            return
+        if isinstance(what, MirrorError):
+            with self._lock:
+                self._spent[order.place, order.blob.digest] = cost
+        self._told(order, what, cost)
+
+    def spent(self, order: Order) -> Cost:
+        """What a recorded failure took, for the first image that asks; nothing for the others."""
+        with self._lock:
+            return self._spent.pop((order.place, order.blob.digest), NOTHING)
+
+    def manifest(self, order: Order, what: Delivered | MirrorError) -> None:
+        """A manifest was put, was there already, or could not be put; perhaps by several references."""
+        if self._first(order, what, success_is_final=True):
+            self._told(order, what, NOTHING)
+
+    def failed_after_all(self, order: Order, error: BaseException | None) -> None:
+        """What was brought turned out not to be there, if there is an error."""
+        if isinstance(error, MirrorError):
+            self.blob(order, error)
+
+    def _first(self, order: Order, what: Delivered | MirrorError, *, success_is_final: bool) -> bool:
+        key = (order.place, order.blob.digest)
+        outcome = what.outcome if isinstance(what, Delivered) else None
+        with self._lock:
+            if isinstance(what, Cancelled):
+                if key not in self._known:
+                    self._interrupted.setdefault(key, (order, what))  # another image may still bring it
+                return False
+            self._interrupted.pop(key, None)
+            if key in self._known:
+                succeeded = self._known[key] is not None
+                if succeeded and (success_is_final or outcome is Outcome.EXISTS):
+                    return False
+                if not succeeded and outcome is None:
+                    return False
+            self._known[key] = outcome
+            return True
+
+    def close(self) -> None:
+        """Nothing will be brought any more: record what was called off."""
+        with self._lock:
+            left, self._interrupted = self._interrupted, {}
+        for order, error in left.values():
+            self._told(order, error, NOTHING)

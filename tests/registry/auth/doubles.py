@@ -1,0 +1,219 @@
+"""Doubles for tests of authentication: a registry and a token service in memory, credentials that change, a clock."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+
+from mirror.errors import MirrorError
+from mirror.registry.auth.authorization import HostAuthorizer
+from mirror.registry.auth.authorizer import Scope
+from mirror.registry.auth.credentials import Credential, CredentialSource
+from mirror.registry.http.host_settings import HostSettings
+from mirror.registry.http.url_policy import Destination, Trust
+from mirror.util.cancellation import Stop, Work
+
+HOST = "reg.example.com"
+BASIC = ['Basic realm="Registry"']
+REALM = f"https://{HOST}/token"
+BEARER = [f'Bearer realm="{REALM}",service="reg"']
+
+Scopes = tuple[Scope, ...]
+
+
+def pull(repository: str = "team/app") -> Scopes:
+    return (Scope(repository, ("pull",)),)
+
+
+def push(repository: str = "team/app") -> Scopes:
+    return (Scope(repository, ("pull", "push")),)
+
+
+def basic(user: str, word: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{word}".encode()).decode()
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.time = 5000.0
+
+    def now(self) -> float:
+        return self.time
+
+
+class Logins(CredentialSource):
+    """Credentials that a test changes; `fresh` counts how often they were asked for anew."""
+
+    def __init__(self, **by_host: Credential | MirrorError) -> None:
+        super().__init__({}, {"HOME": "/nonexistent"})
+        self.now: Credential | MirrorError | None = by_host.get("reg")
+        self.later: Credential | MirrorError | None = None  # what is found when asked afresh
+        self.fresh = 0
+        self.asked: list[tuple[str, str]] = []
+
+    def find(
+        self, host: str, repository: str = "", *, fresh: bool = False, stop: Stop | None = None
+    ) -> Credential | None:
+        self.asked.append((host, repository))
+        if fresh:
+            self.fresh += 1
+            self.now = self.later or self.now
+        if isinstance(self.now, MirrorError):
+            raise self.now
+        return self.now
+
+
+@dataclass
+class Reply:
+    status: int
+    body: bytes
+
+
+@dataclass
+class Tokens:
+    """A token service: by default every request gets a new token for the scopes it asks."""
+
+    lifetime: object = 300
+    logins: set[tuple[str, str]] | None = None  # None: anybody gets a token
+    failure: Callable[[], None] = lambda: None  # may raise, or wait
+    fixed: str = ""  # always this token
+    status: int = 200
+    calls: list[dict[str, object]] = field(default_factory=list)
+    given: dict[str, list[str]] = field(default_factory=dict)  # scopes by token
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(
+        self,
+        method: str,
+        destination: Destination,
+        *,
+        params: Sequence[tuple[str, str]] = (),
+        form: Mapping[str, str] | None = None,
+        basic: tuple[str, str] | None = None,
+        work: Work,
+    ) -> Reply:
+        scopes = [value for key, value in params if key == "scope"] or (form or {}).get("scope", "").split()
+        with self._lock:
+            self.calls.append({"method": method, "to": str(destination), "scopes": scopes, "basic": basic})
+            number = len(self.calls)
+        self.failure()
+        login = basic or (("<token>", form["refresh_token"]) if form else None)
+        if self.logins is not None and login not in self.logins:
+            return Reply(401, b"")
+        if self.status != 200:
+            return Reply(self.status, b"")
+        token = self.fixed or f"token-{number}"
+        with self._lock:
+            self.given[token] = scopes
+        return Reply(200, json.dumps({"token": token, "expires_in": self.lifetime}).encode())
+
+
+class Registry:
+    """A registry in memory, and what is sent to it: by scopes, then the header."""
+
+    def __init__(self, challenges: list[str], accepts: Callable[[Scopes, str | None], bool]) -> None:
+        self.challenges = challenges
+        self.accepts = accepts
+        self.sent: list[tuple[str, str | None]] = []
+        self._lock = threading.Lock()
+
+    def answer(self, scopes: Scopes, header: str | None) -> int:
+        with self._lock:
+            self.sent.append((" ".join(map(str, scopes)), header))
+        return 200 if self.accepts(scopes, header) else 401
+
+    @property
+    def count(self) -> int:
+        return len(self.sent)
+
+    @property
+    def headers(self) -> list[str | None]:
+        return [header for _, header in self.sent]
+
+
+@dataclass
+class World:
+    """One registry, its token service, our credentials, a clock, and requests as the session makes them."""
+
+    registry: Registry
+    logins: Logins = field(default_factory=Logins)
+    tokens: Tokens = field(default_factory=Tokens)
+    settings: HostSettings = field(default_factory=lambda: HostSettings(HOST))
+    clock: FakeClock = field(default_factory=FakeClock)
+
+    def __post_init__(self) -> None:
+        self.auth = HostAuthorizer(self.settings, self.logins, self.tokens, Trust(self.settings).realm, self.clock)
+
+    def request(self, scopes: Scopes, work: Work | None = None) -> int:
+        """-> how often it was sent. Raises what the authorizer raises; AssertionError if it goes on and on."""
+        work = work or Work(Stop())
+        for count in range(1, 6):
+            sent = self.auth.header(scopes, work)
+            if self.registry.answer(scopes, sent) != 401:
+                self.auth.accepted(scopes)
+                return count
+            self.auth.challenged(scopes, self.registry.challenges, sent, work)
+        raise AssertionError("a storm of requests")
+
+
+def open_world() -> World:
+    return World(Registry([], lambda scopes, header: True))
+
+
+def basic_world(*logins: tuple[str, str], found: Credential | MirrorError | None = None) -> World:
+    accepted = {basic(*login) for login in logins}
+    return World(Registry(BASIC, lambda scopes, header: header in accepted), Logins(reg=found) if found else Logins())
+
+
+def bearer_world(found: Credential | MirrorError | None = None, tokens: Tokens | None = None) -> World:
+    """Takes every token that was asked for just the scopes of the request, or more."""
+    service = tokens or Tokens()
+
+    def accepts(scopes: Scopes, header: str | None) -> bool:
+        asked = service.given.get((header or "").removeprefix("Bearer "), [])
+        have = {(part.rpartition(":")[0], action) for part in asked for action in part.rpartition(":")[2].split(",")}
+        return bool(asked) and {(f"repository:{s.repository}", a) for s in scopes for a in s.actions} <= have
+
+    return World(Registry(BEARER, accepts), Logins(reg=found) if found else Logins(), service)
+
+
+ACME = Credential("acme", "right", origin="env HUB_TOKEN")
+
+
+def in_threads(count: int, call: Callable[[int], object]) -> list[Future[object]]:
+    """Call from `count` threads at once, to the end of all."""
+    together = threading.Barrier(count)
+
+    def begin(number: int) -> object:
+        together.wait(60)
+        return call(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return [pool.submit(begin, number) for number in range(count)]
+
+
+def error_of(world: World, scopes: Scopes) -> MirrorError:
+    with pytest.raises(MirrorError) as caught:
+        world.request(scopes)
+    return caught.value
+
+
+class WatchedStop(Stop):
+    """Tells when somebody waits on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Event()
+
+    def _add(self, callback: Callable[[], None]) -> Callable[[], None]:
+        leave = super()._add(callback)
+        self.waits.set()
+        return leave

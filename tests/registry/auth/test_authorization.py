@@ -1,0 +1,390 @@
+"""What a registry is sent to show who we are, and how often: C-AUTH, A6, design §5.7."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mirror.errors import AuthError, Cancelled, Refused
+from mirror.registry.auth.authorization import HostAuthorizer
+from mirror.registry.auth.credentials import Credential, CredentialSource
+from mirror.registry.auth.token_issuer import ASK_AGAIN
+from mirror.registry.http.host_settings import HostSettings, Secret
+from mirror.registry.http.url_policy import Trust
+from mirror.util.cancellation import Stop, Work
+from mirror.util.single_flight import HAND_OVER
+from tests.registry.auth.doubles import (
+    ACME,
+    BASIC,
+    BEARER,
+    HOST,
+    REALM,
+    Logins,
+    Registry,
+    WatchedStop,
+    World,
+    basic,
+    basic_world,
+    bearer_world,
+    error_of,
+    in_threads,
+    open_world,
+    pull,
+    push,
+)
+
+# --- anonymous, Basic
+
+
+def test_a_host_that_asks_for_nothing_is_sent_nothing() -> None:
+    world = open_world()
+    for number in range(3):
+        assert 1 == world.request(pull(f"team/{number}"))
+    assert [None] * 3 == world.registry.headers
+    assert ([], []) == (world.logins.asked, world.tokens.calls)
+
+
+def test_basic_is_sent_after_it_was_asked_for_and_then_with_every_request() -> None:
+    world = basic_world(("acme", "right"), found=ACME)
+    assert [2, 1, 1, 1] == [world.request(scopes) for scopes in (pull(), pull(), push(), pull("other/app"))]
+    assert [None, *[basic("acme", "right")] * 4] == world.registry.headers
+
+
+def test_basic_is_encoded_as_utf_8() -> None:
+    world = basic_world(("jürgen", "pä:ss€"), found=Credential("jürgen", "pä:ss€", origin="x"))
+    assert 2 == world.request(pull())
+
+
+def test_a_wrong_password_costs_two_requests_however_many_want_something() -> None:
+    world = basic_world(("acme", "right"), found=Credential("acme", "CANARY", origin="env HUB_TOKEN"))
+    ended = in_threads(12, lambda number: [error_of(world, pull()) for _ in range(5)])
+    errors = [error for future in ended for error in future.result()]  # type: ignore[attr-defined]
+    assert 60 == len(errors)
+    assert {"auth_failed"} == {error.code for error in errors}
+    text = f"{HOST}/team/app (pull): {HOST} does not accept user acme, password from env HUB_TOKEN"
+    assert {text} == {error.what for error in errors}
+    assert [None, basic("acme", "CANARY")] == world.registry.headers
+    assert 1 == world.logins.fresh
+
+
+def test_without_credentials_the_error_says_where_they_were_looked_for(tmp_path: Path) -> None:
+    settings = HostSettings(HOST)
+    source = CredentialSource({}, {"HOME": str(tmp_path)})
+    world = World(Registry(BASIC, lambda scopes, header: False))
+    world.auth = HostAuthorizer(settings, source, world.tokens, Trust(settings).realm, world.clock)
+    error = error_of(world, pull())
+    assert f"no credentials for {HOST}: neither in the configuration nor in ~/.docker/config.json" in error.what
+    assert ("auth_failed", 401, 1) == (error.code, error.status, world.registry.count)
+
+
+def test_credentials_that_were_changed_meanwhile_are_asked_for_once_and_used() -> None:
+    world = basic_world(("acme", "new"), found=ACME)
+    world.logins.later = Credential("acme", "new", origin="env HUB_TOKEN")
+    assert 3 == world.request(pull())
+    assert [None, basic("acme", "right"), basic("acme", "new")] == world.registry.headers
+    assert 1 == world.request(pull("other/app"))
+    assert 1 == world.logins.fresh
+
+
+def test_basic_that_stops_to_work_is_renewed_by_one_look_for_all_threads() -> None:
+    good = {"word": "right"}
+    world = World(Registry(BASIC, lambda scopes, header: header == basic("acme", good["word"])), Logins(reg=ACME))
+    repositories = [pull(f"team/{number}") for number in range(8)]
+    for scopes in repositories:
+        world.request(scopes)
+    good["word"] = "rotated"
+    world.logins.later = Credential("acme", "rotated", origin="docker-credential-ecr-login")
+    assert [2] * 8 == [future.result() for future in in_threads(8, lambda n: world.request(repositories[n]))]
+    assert 1 == world.logins.fresh
+
+
+def test_an_expiry_that_comes_without_a_challenge_is_answered_with_what_was_asked_before() -> None:
+    world = basic_world(("acme", "right"), found=ACME)
+    world.request(pull())
+    world.logins.later = Credential("acme", "rotated", origin="x")
+    world.auth.challenged(pull(), [], basic("acme", "right"), Work(Stop()))
+    assert basic("acme", "rotated") == world.auth.header(pull(), Work(Stop()))
+
+
+def test_a_rejected_password_is_looked_up_again_for_another_repository_only_after_a_while() -> None:
+    world = basic_world(found=ACME)
+    for number in range(5):
+        error_of(world, pull(f"team/{number}"))
+    assert 1 == world.logins.fresh
+    world.clock.time += ASK_AGAIN
+    error_of(world, pull("team/later"))
+    assert 2 == world.logins.fresh
+
+
+def test_an_identity_token_without_a_user_is_nothing_for_basic() -> None:
+    world = basic_world(found=Credential(identity_token="CANARY", origin="docker-credential-acr"))
+    error = error_of(world, pull())
+    assert "does not accept identity token from docker-credential-acr" in error.what
+    assert [None] == world.registry.headers
+
+
+def test_a_late_401_after_the_last_word_is_told_the_last_word() -> None:
+    world = basic_world(found=ACME)
+    error = error_of(world, pull())
+    with pytest.raises(AuthError) as caught:
+        world.auth.challenged(pull(), BASIC, None, Work(Stop()))
+    assert error.what == caught.value.what
+    world.auth.accepted(pull())
+    assert error.what == error_of(world, pull()).what
+
+
+def test_credentials_that_cannot_be_read_are_an_error_and_nothing_is_sent_without() -> None:
+    error = AuthError("the helper failed")
+    world = basic_world(found=error)
+    assert [error.what] * 3 == [error_of(world, push()).what for _ in range(3)]
+    assert [None] == world.registry.headers
+
+
+def test_credentials_over_plain_http_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    world = basic_world(("acme", "right"), found=ACME)
+    world = World(world.registry, world.logins, settings=HostSettings(HOST, plain_http=True))
+    for number in range(3):
+        world.request(pull(f"team/{number}"))
+    assert [logging.WARNING] == [record.levelno for record in caplog.records]
+    assert HOST in caplog.text
+    assert "right" not in caplog.text
+
+
+# --- challenges
+
+
+@pytest.mark.parametrize(
+    ("challenges", "why"),
+    [
+        ([], "no challenge"),
+        ([""], "no challenge"),
+        (["Negotiate"], "not supported: negotiate"),
+        (["Digest realm=x", "Negotiate abc=="], "not supported: digest, negotiate"),
+        (["X\x1b-Evil realm=x"], "not supported: x"),
+        (["Bearer"], "names no realm"),
+        (['Bearer realm=""'], "names no realm"),
+        (['Bearer realm="unclosed'], "names no realm"),
+    ],
+    ids=str,
+)
+def test_a_challenge_that_cannot_be_answered_is_final(challenges: list[str], why: str) -> None:
+    world = World(Registry(challenges, lambda scopes, header: False), Logins(reg=ACME))
+    assert all(why in error_of(world, pull()).what for _ in range(3))
+    assert [None] == world.registry.headers
+    assert [] == world.tokens.calls
+
+
+@pytest.mark.parametrize(
+    "realm",
+    [
+        "https://evil.example/token", f"http://{HOST}/token", f"https://{HOST}@evil.example/", "file:///etc/passwd",
+        "https://127.0.0.1/token", f"https://{HOST}.evil.example/", "https://169.254.169.254/latest",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("found", [None, ACME, Credential(identity_token="I")], ids=["nobody", "basic", "identity"])
+def test_a_realm_that_is_refused_is_sent_nothing(realm: str, found: Credential | None) -> None:
+    world = World(Registry([f'Bearer realm="{realm}"'], lambda scopes, header: False), Logins())
+    world.logins.now = found
+    errors = [error_of(world, pull()) for _ in range(5)]
+    assert {(Refused, "unsafe_realm", 3)} == {(type(error), error.code, error.exit_code) for error in errors}
+    assert [] == world.tokens.calls
+    assert [None] == world.registry.headers
+
+
+def test_a_relative_realm_is_the_registrys_own() -> None:
+    world = bearer_world()
+    world.registry.challenges = ['Bearer realm="/auth/token?x=1",service="reg"']
+    world.request(pull())
+    assert [f"https://{HOST}/auth/token"] == [call["to"] for call in world.tokens.calls]
+
+
+def test_bearer_is_preferred_to_basic() -> None:
+    world = bearer_world(ACME)
+    world.registry.challenges = [*BASIC, *BEARER]
+    assert 2 == world.request(pull())
+    assert [None, "Bearer token-1"] == world.registry.headers
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ("", "pull"),
+        ("repository:team/app:pull", "pull"),
+        ("repository:team/app:pull,push", "pull,push"),
+        ("repository:team/app:delete", "pull,delete"),
+        ("repository:team/app:*", "pull"),
+        ("repository:team/app:pull,push,evil", "pull"),
+        ("repository:user/image:pull", "pull"),
+        ("repository:team/app/more:push", "pull"),
+        ("registry:catalog:*", "pull"),
+        (" ".join(f"repository:team/app{n}:pull" for n in range(1000)), "pull"),
+        ("repository:other:pull repository:team/app:push", "pull,push"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_challenges_scope_only_adds_actions_on_our_own_repository(scope: str, expected: str) -> None:
+    world = bearer_world()
+    world.registry.challenges = [f'Bearer realm="{REALM}",scope="{scope}"']
+    world.request(pull())
+    assert [[f"repository:team/app:{expected}"]] == [call["scopes"] for call in world.tokens.calls]
+
+
+# --- the first request goes alone
+
+
+def test_the_first_request_to_a_host_goes_alone() -> None:
+    world = bearer_world(ACME)
+    ended = in_threads(16, lambda number: world.request(pull(f"team/{number % 4}")))
+    assert 1 == sum(future.result() == 2 for future in ended)
+    assert 1 == world.registry.headers.count(None)
+    assert 4 == len(world.tokens.calls)
+
+
+def test_a_host_without_a_challenge_makes_nobody_wait_for_further_repositories() -> None:
+    world = open_world()
+    world.request(pull("first/app"))
+    work = Work(Stop())
+    headers = in_threads(2, lambda number: world.auth.header(pull("second/app"), work))
+    assert [None, None] == [future.result() for future in headers]
+
+
+def test_with_credentials_configured_each_repository_of_an_open_host_begins_alone() -> None:
+    settings = HostSettings(HOST, username="acme", password=Secret("env X", plain="right"))
+    world = World(Registry([], lambda scopes, header: True), settings=settings)
+    world.request(pull("public/app"))
+    world.auth.header(pull("secret/app"), Work(Stop()))
+    with ThreadPoolExecutor(1) as pool:
+        stop = WatchedStop()
+        second = pool.submit(world.auth.header, pull("secret/app"), Work(stop))
+        assert stop.waits.wait(60)
+        assert not second.done()
+        world.auth.accepted(pull("secret/app"))
+        assert second.result(10) is None
+
+
+def test_a_header_that_could_not_be_had_keeps_nobody_waiting() -> None:
+    world = open_world()
+    stop = Stop()
+    world.auth.header(pull(), Work(stop))
+    stop.request("a signal")
+    with pytest.raises(Cancelled):
+        world.auth.header(pull(), Work(stop))
+    with ThreadPoolExecutor(1) as pool:
+        assert 1 == pool.submit(world.request, pull()).result(HAND_OVER - 1)
+
+
+def test_an_answer_that_never_came_lets_the_next_one_go() -> None:
+    world = open_world()
+    work = Work(Stop())
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(world.auth.header, pull(), work).result(10) is None
+        waiting = WatchedStop()
+        with ThreadPoolExecutor(1) as other:
+            second = other.submit(world.auth.header, pull(), Work(waiting))
+            assert waiting.waits.wait(60)
+            assert not second.done()
+            pool.submit(world.auth.abandoned, pull()).result(10)
+            assert second.result(10) is None
+
+
+def test_who_waits_for_the_first_answer_can_be_called_off_and_is_let_in_after_a_while() -> None:
+    world = open_world()
+    world.auth.header(pull(), Work(Stop()))
+    with ThreadPoolExecutor(1) as pool:
+        stop = WatchedStop()
+        waiting = pool.submit(world.auth.header, pull(), Work(stop))
+        assert stop.waits.wait(60)
+        stop.request("a signal")
+        with pytest.raises(Cancelled):
+            waiting.result(10)
+        world.clock.time += HAND_OVER
+        assert pool.submit(world.auth.header, pull(), Work(Stop())).result(10) is None
+
+
+def test_a_leader_that_is_called_off_is_followed_by_another() -> None:
+    world = bearer_world(ACME)
+    world.request(pull("first/app"))
+    entered, stop = threading.Event(), Stop()
+
+    def fail() -> None:
+        if not entered.is_set():
+            entered.set()
+            while not stop.requested:
+                threading.Event().wait(0.01)
+            stop.check()
+
+    world.tokens.failure = fail
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(world.request, pull(), Work(stop))
+        assert entered.wait(60)
+        other = WatchedStop()
+        follower = pool.submit(world.request, pull(), Work(other))
+        assert other.waits.wait(60)
+        stop.request("not wanted any more")
+        assert isinstance(leader.exception(10), Cancelled)
+        assert 1 == follower.result(10)
+
+
+def test_a_stopped_work_gets_nothing() -> None:
+    world = open_world()
+    stop = Stop()
+    stop.request("a signal")
+    with pytest.raises(Cancelled):
+        world.auth.header(pull(), Work(stop))
+    assert 1 == world.request(pull())
+
+
+def test_answers_to_scopes_never_asked_about_are_nothing() -> None:
+    world = open_world()
+    world.auth.accepted(pull())
+    world.auth.abandoned(pull())
+    assert 1 == world.request(pull())
+
+
+# --- secrets, memory
+
+
+def test_all_secrets_are_known_and_none_is_in_a_repr(tmp_path: Path) -> None:
+    settings = HostSettings(HOST, username="acme", password=Secret("env HUB_TOKEN", plain="PASSWORD"))
+    source = CredentialSource({HOST: settings}, {"HOME": str(tmp_path)})
+    world = bearer_world()
+    world.auth = HostAuthorizer(settings, source, world.tokens, Trust(settings).realm, world.clock)
+    world.request(pull())
+    assert {"PASSWORD", "token-1"} <= world.auth.known_secrets()
+    world.registry.challenges = BASIC
+    world.registry.accepts = lambda scopes, header: header == basic("acme", "PASSWORD")
+    world.request(pull())
+    assert {"PASSWORD", "token-1", basic("acme", "PASSWORD").removeprefix("Basic ")} <= world.auth.known_secrets()
+    entries = [repr(getattr(entry, name)) for entry in world.auth._entries.values() for name in ("grant", "suspect")]
+    assert not any("PASSWORD" in text or "token-1" in text for text in entries)
+
+
+def test_tokens_that_ran_out_are_let_go() -> None:
+    world = bearer_world()
+    for number in range(600):
+        world.request(pull(f"team/{number}"))
+        world.clock.time += 10
+    kept = [entry for entry in world.auth._entries.values() if entry.grant is not None]
+    assert len(kept) < 200
+    assert 1 == world.request(pull("team/0"))
+
+
+def test_the_registry_is_shown_credentials_only_for_the_repository_asked_about() -> None:
+    world = bearer_world(ACME)
+    for scopes in (pull("a/b"), (*push("c/d"), *pull("a/b"))):
+        world.request(scopes)
+    assert {(HOST, "a/b"), (HOST, "c/d")} == set(world.logins.asked)
+
+
+def test_the_usual_case_costs_no_token_request_no_lookup_and_no_wait() -> None:
+    world = bearer_world(ACME)
+    world.request(pull())
+    before = (len(world.tokens.calls), len(world.logins.asked))
+    counts = Counter(world.request(pull()) for _ in range(1000))
+    assert {1: 1000} == counts
+    assert before == (len(world.tokens.calls), len(world.logins.asked))

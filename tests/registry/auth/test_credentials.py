@@ -1,0 +1,397 @@
+"""Where credentials are found: C-CRD."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pwd
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror.errors import AuthError, ConfigError
+from mirror.registry.auth.credentials import Credential, CredentialSource
+from mirror.registry.auth.docker_config import MAX_BYTES, bare_host, config_files, home
+from mirror.registry.http.host_settings import HostSettings, Secret
+
+HOST = "reg.example.com"
+HUB_V1 = "https://index.docker.io/v1/"
+
+
+def b64(text: str | bytes) -> str:
+    return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
+
+
+def entry(user: str, word: str = "secret") -> dict[str, str]:
+    return {"auth": b64(f"{user}:{word}")}
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Callable[..., CredentialSource]:
+    """A source whose docker configuration is what is given: a document, or the file's bytes."""
+
+    def make(document: Any = None, hosts: dict[str, HostSettings] | None = None, **environ: str) -> CredentialSource:
+        folder = tmp_path / "home" / ".docker"
+        folder.mkdir(parents=True, exist_ok=True)
+        if document is not None:
+            data = document if isinstance(document, bytes) else json.dumps(document).encode()
+            (folder / "config.json").write_bytes(data)
+        return CredentialSource(hosts or {}, {"HOME": str(tmp_path / "home"), **environ})
+
+    return make
+
+
+def user(found: Credential | None) -> str | None:
+    return found.username if found else None
+
+
+# --- which file
+
+
+def test_without_a_file_there_are_no_credentials(docker: Callable[..., CredentialSource]) -> None:
+    source = docker()
+    source.check([HOST])
+    assert source.find(HOST) is None
+    assert "~/.docker/config.json" == source.places
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe{}", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"{}" + b" " * MAX_BYTES, "larger than"),
+        (b'{"auths": []}', "auths is not an object"),
+        (b'{"credHelpers": "x"}', "credHelpers is not an object"),
+        (b'{"credsStore": 1}', "credsStore is not a string"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_file_that_cannot_be_understood_is_an_error_and_not_anonymous(
+    docker: Callable[..., CredentialSource], data: bytes, why: str
+) -> None:
+    source = docker(data)
+    with pytest.raises(ConfigError, match=rf"~/\.docker/config\.json.* {why}"):
+        source.check([HOST])
+    with pytest.raises(AuthError, match=why):
+        source.find(HOST)
+
+
+def test_a_file_that_is_a_directory_is_an_error(docker: Callable[..., CredentialSource], tmp_path: Path) -> None:
+    (tmp_path / "home/.docker/config.json").mkdir(parents=True)
+    with pytest.raises(AuthError, match="cannot be read"):
+        docker().find(HOST)
+
+
+def test_a_file_that_others_may_read_is_read(docker: Callable[..., CredentialSource], tmp_path: Path) -> None:
+    source = docker({"auths": {HOST: entry("acme")}})
+    (tmp_path / "home/.docker/config.json").chmod(0o644)
+    assert "acme" == user(source.find(HOST))
+
+
+def test_docker_config_names_another_directory(docker: Callable[..., CredentialSource], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"auths": {HOST: entry("other")}}))
+    source = docker({"auths": {HOST: entry("home")}}, DOCKER_CONFIG=str(other))
+    assert "other" == user(source.find(HOST))
+    assert str(other / "config.json") == source.places
+
+
+def test_podmans_file_is_read_only_where_its_variable_names_it_and_after_dockers(
+    docker: Callable[..., CredentialSource], tmp_path: Path
+) -> None:
+    (tmp_path / "containers").mkdir()
+    podman = tmp_path / "containers" / "auth.json"
+    podman.write_text(json.dumps({"auths": {HOST: entry("podman"), "other.example": entry("podman")}}))
+    document = {"auths": {HOST: entry("docker")}}
+    assert docker(document, XDG_RUNTIME_DIR=str(tmp_path)).find("other.example") is None
+    source = docker(document, REGISTRY_AUTH_FILE=str(podman))
+    assert ["docker", "podman"] == [user(source.find(host)) for host in (HOST, "other.example")]
+    assert f"~/.docker/config.json or {podman}" == source.places
+
+
+def test_without_home_the_user_database_has_it() -> None:
+    own = pwd.getpwuid(os.getuid()).pw_dir
+    assert Path(own) == home({}) == home({"HOME": ""}) == home({"HOME": "relative"})
+    assert [Path(own, ".docker/config.json")] == config_files({})
+
+
+def test_the_variable_docker_auth_config_is_not_read(docker: Callable[..., CredentialSource]) -> None:
+    source = docker(DOCKER_AUTH_CONFIG=json.dumps({"auths": {HOST: entry("variable")}}))
+    assert source.find(HOST) is None
+
+
+# --- which entry
+
+KEYS: list[tuple[str, list[str], str, str, str | None]] = [
+    # what is tested, keys of auths (each one's user is its number), host, repository, key that counts
+    ("the bare host", [HOST], HOST, "a/b", HOST),
+    ("with scheme and v2", [f"https://{HOST}/v2/"], HOST, "a/b", f"https://{HOST}/v2/"),
+    ("with v1", [f"{HOST}/v1/"], HOST, "a/b", f"{HOST}/v1/"),
+    ("with any path after a scheme", [f"https://{HOST}/some/path"], HOST, "a/b", f"https://{HOST}/some/path"),
+    ("in capitals", ["Reg.Example.COM"], HOST, "a/b", "Reg.Example.COM"),
+    ("the exact spelling before others", ["REG.example.com", f"https://{HOST}", HOST], HOST, "a/b", HOST),
+    ("else the first", [f"https://{HOST}", f"http://{HOST}"], HOST, "a/b", f"https://{HOST}"),
+    ("with the scheme's port", [f"{HOST}:443"], HOST, "a/b", f"{HOST}:443"),
+    ("asked for with the scheme's port", [HOST], f"{HOST}:443", "a/b", HOST),
+    ("with a port", [f"{HOST}:5000"], f"{HOST}:5000", "a/b", f"{HOST}:5000"),
+    ("not for another port", [HOST], f"{HOST}:5000", "a/b", None),
+    ("not from another port", [f"{HOST}:5000"], HOST, "a/b", None),
+    ("not for a sub-domain", [HOST], f"sub.{HOST}", "a/b", None),
+    ("not for a longer name", [HOST], f"{HOST}.evil", "a/b", None),
+    ("not for a parent", [f"sub.{HOST}"], HOST, "a/b", None),
+    ("longest path first", [HOST, f"{HOST}/a", f"{HOST}/a/b"], HOST, "a/b/c", f"{HOST}/a/b"),
+    ("the repository itself", [HOST, f"{HOST}/a/b"], HOST, "a/b", f"{HOST}/a/b"),
+    ("not a part of a name", [HOST, f"{HOST}/team"], HOST, "teams/x", HOST),
+    ("not another path", [f"{HOST}/team"], HOST, "other/x", None),
+    ("no repository", [f"{HOST}/team", HOST], HOST, "", HOST),
+    ("Hub as docker spells it", [HUB_V1], "docker.io", "a/b", HUB_V1),
+    ("Hub's own key first", ["docker.io", "index.docker.io", HUB_V1], "docker.io", "a/b", HUB_V1),
+    ("Hub's other names", ["registry-1.docker.io"], "docker.io", "a/b", "registry-1.docker.io"),
+    ("Hub's index", ["index.docker.io"], "docker.io", "a/b", "index.docker.io"),
+    ("Hub by path", [HUB_V1, "docker.io/acme"], "docker.io", "acme/x", "docker.io/acme"),
+    ("an IPv6 address", ["[::1]:5000"], "[::1]:5000", "a/b", "[::1]:5000"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "host", "repository", "expected"), [k[1:] for k in KEYS], ids=[k[0] for k in KEYS])
+def test_an_entry_counts_for_exactly_its_host_and_path(
+    docker: Callable[..., CredentialSource], keys: list[str], host: str, repository: str, expected: str | None
+) -> None:
+    source = docker({"auths": {key: entry(f"user {number}") for number, key in enumerate(keys)}})
+    found = user(source.find(host, repository))
+    assert expected == (keys[int(found.removeprefix("user "))] if found else None)
+
+
+def test_on_plain_http_port_80_is_the_one_that_need_not_be_written(docker: Callable[..., CredentialSource]) -> None:
+    document = {"auths": {f"{HOST}:80": entry("http"), f"{HOST}:443": entry("https")}}
+    source = docker(document, {HOST: HostSettings(HOST, plain_http=True)})
+    assert "http" == user(source.find(HOST))
+
+
+VALUES: list[tuple[str, dict[str, Any], Credential]] = [
+    ("a colon in the password", entry("u", "a:b:c"), Credential("u", "a:b:c")),
+    ("NULs after the password", entry("u", "p\0\0"), Credential("u", "p")),
+    ("a newline stays", entry("u", "p\n"), Credential("u", "p\n")),
+    ("UTF-8", entry("ü", "pässwörd€"), Credential("ü", "pässwörd€")),
+    ("line breaks in base64", {"auth": "dTpw\n"}, Credential("u", "p")),
+    ("no auth but its parts", {"username": "u", "password": "p"}, Credential("u", "p")),
+    ("auth before its parts", {**entry("u", "p"), "username": "x", "password": "y"}, Credential("u", "p")),
+    ("an empty password", {"auth": b64("u:")}, Credential("u")),
+    ("an identity token", {"identitytoken": "t"}, Credential(identity_token="t")),
+    ("an identity token and a user", {"auth": b64("u:"), "identitytoken": "t"}, Credential("u", identity_token="t")),
+    ("the user of identity tokens", entry("<token>", "t"), Credential(identity_token="t")),
+    ("a registry token", {"registrytoken": "r"}, Credential(registry_token="r")),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), [v[1:] for v in VALUES], ids=[v[0] for v in VALUES])
+def test_an_entry_is_read_as_docker_reads_it(
+    docker: Callable[..., CredentialSource], value: dict[str, Any], expected: Credential
+) -> None:
+    found = docker({"auths": {HOST: value}}).find(HOST)
+    assert found is not None
+    assert "~/.docker/config.json" == found.origin
+    assert (expected.username, expected.password, expected.identity_token, expected.registry_token) == (
+        found.username,
+        found.password,
+        found.identity_token,
+        found.registry_token,
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["text", {"auth": 1}, {"auth": "!!!"}, {"auth": "dXNlcg"}, {"auth": b64("no-colon")}, {"auth": b64(b"u:\xff")}],
+    ids=str,
+)
+def test_a_broken_entry_is_an_error_for_its_host_only(docker: Callable[..., CredentialSource], value: Any) -> None:
+    source = docker({"auths": {HOST: value, "other.example": entry("other")}})
+    with pytest.raises(AuthError, match=r"reg\.example\.com") as caught:
+        source.find(HOST)
+    assert "no-colon" not in str(caught.value)
+    assert "other" == user(source.find("other.example"))
+
+
+def test_entries_without_a_secret_are_passed_over(docker: Callable[..., CredentialSource]) -> None:
+    document = {"auths": {HOST: {}, f"https://{HOST}": {"email": "x@example"}, f"http://{HOST}": entry("u")}}
+    assert "u" == user(docker(document).find(HOST))
+
+
+# --- our own configuration
+
+
+def configured(secret: Secret, username: str = "acme") -> dict[str, HostSettings]:
+    return {HOST: HostSettings(HOST, username=username, password=secret)}
+
+
+def test_our_own_configuration_comes_first(docker: Callable[..., CredentialSource]) -> None:
+    source = docker({"auths": {HOST: entry("docker")}}, configured(Secret("env HUB_TOKEN", plain="p")))
+    found = source.find(HOST)
+    assert found is not None
+    assert "user acme, password from env HUB_TOKEN" == found.who
+
+
+def test_docker_is_not_asked_where_our_own_configuration_has_it(docker: Callable[..., CredentialSource]) -> None:
+    source = docker(b"broken", configured(Secret("configuration", plain="p")))
+    source.check([HOST])
+    assert "acme" == user(source.find(HOST))
+    with pytest.raises(ConfigError):
+        source.check([HOST, "other.example"])
+
+
+def test_a_password_is_read_when_first_needed_and_again_only_when_asked_afresh(
+    docker: Callable[..., CredentialSource], tmp_path: Path
+) -> None:
+    file = tmp_path / "password"
+    source = docker(None, configured(Secret(f"file {file}", file=file)))
+    file.write_text("first\n")
+    seen = [source.find(HOST)]
+    file.write_text("second\n")
+    seen += [source.find(HOST), source.find(HOST, fresh=True), source.find(HOST)]
+    assert ["first", "first", "second", "second"] == [one.password for one in seen if one]
+
+
+def test_a_password_that_is_not_there_any_more_is_an_error(
+    docker: Callable[..., CredentialSource], tmp_path: Path
+) -> None:
+    with pytest.raises(AuthError, match="missing"):
+        docker(None, configured(Secret("file", file=tmp_path / "missing"))).find(HOST)
+
+
+def test_the_docker_file_is_read_again_only_when_asked_afresh(
+    docker: Callable[..., CredentialSource], tmp_path: Path
+) -> None:
+    source = docker({"auths": {HOST: entry("u", "first")}})
+    seen = [source.find(HOST)]
+    (tmp_path / "home/.docker/config.json").write_text(json.dumps({"auths": {HOST: entry("u", "second")}}))
+    seen += [source.find(HOST), source.find(HOST, fresh=True)]
+    assert ["first", "first", "second"] == [one.password for one in seen if one]
+
+
+# --- secrets
+
+
+def test_no_secret_is_in_a_repr_and_all_are_known(docker: Callable[..., CredentialSource]) -> None:
+    told: list[tuple[str, str | None]] = []
+    document = {"auths": {"a.example": entry("u", "PW"), "b.example": {"identitytoken": "ID", "registrytoken": "RT"}}}
+    source = docker(document)
+    source = CredentialSource({}, source._environ, on_secret=lambda secret, name: told.append((secret, name)))
+    found = [source.find(host) for host in ("a.example", "b.example", "a.example")]
+    assert not [secret for secret in ("PW", "ID", "RT") if secret in repr(found)]
+    assert {"PW", "ID", "RT"} == source.known_secrets()
+    assert [("ID", None), ("PW", "u"), ("RT", None)] == sorted(told)
+
+
+# --- helpers
+
+
+@pytest.fixture
+def helper(tmp_path: Path) -> Callable[[str, str], Path]:
+    """Put a helper on a PATH of its own. -> the file that has a line for each of its runs."""
+
+    def make(name: str, script: str) -> Path:
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        runs = tmp_path / f"{name}.runs"
+        program = folder / f"docker-credential-{name}"
+        program.write_text(f'#!/bin/sh\nserver=$(cat)\necho "$1 $server" >> {runs}\n{script}\n')
+        program.chmod(0o755)
+        return runs
+
+    return make
+
+
+def path_of(tmp_path: Path) -> str:
+    return f"{tmp_path / 'bin'}:/usr/bin:/bin"
+
+
+def answer(name: str, word: str = "s") -> str:
+    return f"""echo '{{"ServerURL": "", "Username": "{name}", "Secret": "{word}"}}'"""
+
+
+def test_the_helper_of_a_host_comes_before_the_store_and_the_store_before_entries(
+    docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    helper("own", answer("own"))
+    helper(
+        "store", "case $server in store.example) " + answer("store") + ";; *) echo credentials not found; exit 1;; esac"
+    )
+    document = {
+        "credHelpers": {f"https://{HOST}": "own"},
+        "credsStore": "store",
+        "auths": {HOST: entry("file"), "store.example": entry("file"), "file.example": entry("file")},
+    }
+    source = docker(document, PATH=path_of(tmp_path))
+    hosts = (HOST, "store.example", "file.example", "nobody.example")
+    assert ["own", "store", "file", None] == [user(source.find(host)) for host in hosts]
+
+
+def test_a_helper_is_told_dockers_name_for_hub(
+    docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    runs = helper("store", answer("acme"))
+    source = docker({"credsStore": "store"}, PATH=path_of(tmp_path))
+    found = source.find("docker.io")
+    assert found is not None
+    assert "user acme, password from docker-credential-store" == found.who
+    assert f"get {HUB_V1}\n" == runs.read_text()
+
+
+def test_a_secret_of_the_user_token_is_an_identity_token(
+    docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    helper("acr", answer("<token>", "id"))
+    found = docker({"credHelpers": {HOST: "acr"}}, PATH=path_of(tmp_path)).find(HOST)
+    assert found is not None
+    assert ("id", None, None) == (found.identity_token, found.username, found.password)
+
+
+def test_a_helper_runs_once_for_many_threads_and_again_when_asked_afresh(
+    docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    runs = helper("slow", "sleep 0.2\n" + answer("u"))
+    source = docker({"credHelpers": {HOST: "slow"}}, PATH=path_of(tmp_path))
+    together = threading.Barrier(12)
+
+    def find(_: int) -> str | None:
+        together.wait(60)
+        return user(source.find(HOST))
+
+    with ThreadPoolExecutor(12) as pool:
+        assert ["u"] * 12 == list(pool.map(find, range(12)))
+    source.find(HOST)
+    assert 1 == len(runs.read_text().splitlines())
+    source.find(HOST, fresh=True)
+    assert 2 == len(runs.read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", ["failing", "missing", "../evil", "a b", "", "/bin/sh", 7], ids=str)
+def test_a_helper_that_fails_is_never_taken_for_no_credentials(
+    docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path, name: Any
+) -> None:
+    runs = helper("failing", "echo secret-on-stdout; exit 1")
+    document = {"credHelpers": {HOST: name}, "auths": {HOST: entry("file")}}
+    source = docker(document, PATH=path_of(tmp_path))
+    for _ in range(3):
+        with pytest.raises(AuthError) as caught:
+            source.find(HOST)
+        assert "secret-on-stdout" not in str(caught.value)
+    assert (1 if name == "failing" else 0) == (len(runs.read_text().splitlines()) if runs.exists() else 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(HUB_V1, "docker.io"), ("https://Reg.example.com:443/v2/", HOST), (f"{HOST}:80", f"{HOST}:80"), ("", "")],
+)
+def test_a_key_names_a_host(text: str, expected: str) -> None:
+    assert expected == bare_host(text)

@@ -1,0 +1,295 @@
+"""Tokens: for what, how often, until when, and what a refusal leads to: A1, A3 to A6, AUTH-18 to AUTH-22."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from mirror.errors import MirrorError, NetworkError, RateLimited
+from mirror.registry.auth.authorizer import Scope
+from mirror.registry.auth.credentials import Credential
+from mirror.util.cancellation import Stop, Work
+from tests.registry.auth.doubles import (
+    ACME,
+    BEARER,
+    HOST,
+    Logins,
+    Registry,
+    Tokens,
+    World,
+    bearer_world,
+    error_of,
+    in_threads,
+    pull,
+    push,
+)
+
+# --- tokens
+
+
+def test_once_the_challenge_is_known_tokens_come_before_the_first_request() -> None:
+    world = bearer_world(ACME)
+    assert [2, 1, 1, 1] == [world.request(pull(f"team/{n}")) for n in (1, 2, 3, 1)]
+    assert [("acme", "right")] * 3 == [call["basic"] for call in world.tokens.calls]
+
+
+def test_a_token_is_for_one_exact_set_of_scopes_and_no_header_grows() -> None:
+    world = bearer_world()
+    for _ in range(2):
+        for number in range(500):
+            world.request(push(f"team/{number}"))
+    assert 500 == len(world.tokens.calls)
+    assert {1} == {len(call["scopes"]) for call in world.tokens.calls}  # type: ignore[arg-type]
+    assert max(len(header or "") for header in world.registry.headers) < 100
+
+
+def test_a_token_that_allows_more_on_the_same_repository_serves_for_less() -> None:
+    world = bearer_world()
+    world.request(push())
+    assert 1 == world.request(pull())
+    assert 1 == world.request(pull("other/app"))
+    assert [["repository:team/app:pull,push"], ["repository:other/app:pull"]] == [
+        c["scopes"] for c in world.tokens.calls
+    ]
+
+
+def test_a_token_that_allows_less_does_not_serve_for_more() -> None:
+    world = bearer_world()
+    for scopes in (pull(), push()):
+        world.request(scopes)
+    assert ["repository:team/app:pull", "repository:team/app:pull,push"] == [c["scopes"][0] for c in world.tokens.calls]  # type: ignore[index]
+
+
+def test_a_lent_token_that_is_refused_is_replaced_by_one_of_its_own() -> None:
+    world = bearer_world()
+    world.request(push())
+    takes = world.registry.accepts
+    world.registry.accepts = lambda scopes, header: (
+        takes(scopes, header) and not (scopes == pull() and header == "Bearer token-1")
+    )
+    assert 2 == world.request(pull())
+    assert 1 == world.request(pull())
+    assert ["Bearer token-1", "Bearer token-2", "Bearer token-2"] == world.registry.headers[-3:]
+
+
+def test_mounts_have_tokens_of_their_own_for_both_repositories() -> None:
+    world = bearer_world()
+    mount = (*push("team/new"), *pull("team/old"))
+    for scopes in (push("team/new"), mount, mount[::-1], push("team/new")):
+        world.request(scopes)
+    assert [
+        ["repository:team/new:pull,push"],
+        ["repository:team/new:pull,push", "repository:team/old:pull"],
+    ] == [call["scopes"] for call in world.tokens.calls]
+    assert ["Bearer token-2", "Bearer token-2", "Bearer token-1"] == world.registry.headers[-3:]
+
+
+def test_a_mount_that_is_not_allowed_takes_nothing_from_the_push() -> None:
+    world = bearer_world(ACME)
+    mount = (*push("team/new"), *pull("secret/old"))
+    world.request(push("team/new"))
+    takes = world.registry.accepts
+    world.registry.accepts = lambda scopes, header: scopes != mount and takes(scopes, header)
+    assert ["auth_failed"] * 3 == [error_of(world, mount).code for _ in range(3)]
+    assert 1 == world.request(push("team/new"))
+    assert 2 == [sent for sent, _ in world.registry.sent].count(" ".join(map(str, mount)))
+
+
+def test_scopes_in_any_order_are_the_same_set() -> None:
+    world = bearer_world()
+    for actions in (("pull", "push"), ("push", "pull"), ("push", "pull", "push")):
+        world.request((Scope("team/app", actions),))
+    assert 1 == len(world.tokens.calls)
+
+
+def test_a_request_without_scopes_gets_a_token_without_scopes() -> None:
+    world = bearer_world()
+    world.registry.accepts = lambda scopes, header: header == "Bearer token-1"
+    assert 2 == world.request(())
+    assert [[]] == [call["scopes"] for call in world.tokens.calls]
+
+
+def test_a_registry_token_is_sent_as_it_is() -> None:
+    world = World(
+        Registry(BEARER, lambda scopes, header: header == "Bearer ready"),
+        Logins(reg=Credential(registry_token="ready", origin="x")),
+    )
+    assert [2, 1] == [world.request(scopes) for scopes in (pull(), push())]
+    assert [] == world.tokens.calls
+
+
+def test_an_identity_token_is_exchanged_for_a_token() -> None:
+    world = bearer_world(Credential(identity_token="I", origin="x"), Tokens(logins={("<token>", "I")}))
+    assert [2, 1] == [world.request(scopes) for scopes in (pull(), push())]
+    assert ["POST", "POST"] == [call["method"] for call in world.tokens.calls]
+
+
+def test_twenty_threads_that_need_a_token_ask_for_one() -> None:
+    world = bearer_world(ACME)
+    world.request(pull("first/app"))
+    ended = in_threads(20, lambda number: world.request(pull()))
+    assert [1] * 20 == [future.result() for future in ended]
+    assert 2 == len(world.tokens.calls)
+
+
+def test_twenty_threads_that_meet_the_expiry_ask_for_one_token() -> None:
+    world = bearer_world(ACME)
+    world.request(pull())
+    world.clock.time += 299
+    assert [1] * 20 == [future.result() for future in in_threads(20, lambda number: world.request(pull()))]
+    assert 2 == len(world.tokens.calls)
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "still_good", "renewed"),
+    [(300, 269, 271), (60, 47, 49), (None, 47, 49), (5, 47, 49), (100, 79, 81), (10**9, 3569, 3571), ("600", 569, 571)],
+)
+def test_a_token_is_renewed_a_little_before_it_runs_out(lifetime: object, still_good: float, renewed: float) -> None:
+    world = bearer_world(tokens=Tokens(lifetime=lifetime))
+    world.request(pull())
+    begun = world.clock.time
+    counts = []
+    for seconds in (still_good, renewed):
+        world.clock.time = begun + seconds
+        assert 1 == world.request(pull())
+        counts.append(len(world.tokens.calls))
+    assert [1, 2] == counts
+
+
+def test_a_token_that_dies_early_is_renewed_at_each_401_as_long_as_the_new_one_works() -> None:
+    world = bearer_world(tokens=Tokens(lifetime=5))
+    takes = world.registry.accepts
+    dead: set[str | None] = set()
+    world.registry.accepts = lambda scopes, header: header not in dead and takes(scopes, header)
+    sent = [world.request(push())]
+    for _ in range(4):
+        dead.add(world.registry.headers[-1])
+        sent.append(world.request(push()))
+    assert [2] * 5 == sent
+    assert 5 == len(world.tokens.calls)
+
+
+def test_a_token_refused_in_eight_threads_is_renewed_once() -> None:
+    world = bearer_world()
+    world.request(pull())
+    old = world.registry.headers[-1]
+    takes = world.registry.accepts
+    world.registry.accepts = lambda scopes, header: header != old and takes(scopes, header)
+    all_sent = threading.Barrier(8)
+
+    def request(_: int) -> str | None:
+        work = Work(Stop())
+        sent = world.auth.header(pull(), work)
+        all_sent.wait(60)
+        world.auth.challenged(pull(), BEARER, sent, work)
+        return world.auth.header(pull(), work)
+
+    assert ["Bearer token-2"] * 8 == [future.result() for future in in_threads(8, request)]
+    assert 2 == len(world.tokens.calls)
+
+
+def test_a_registry_that_refuses_every_token_is_asked_twice() -> None:
+    world = World(Registry(BEARER, lambda scopes, header: False), Logins(reg=ACME))
+    ended = in_threads(12, lambda number: [error_of(world, pull()).code for _ in range(5)])
+    assert {"auth_failed"} == {code for future in ended for code in future.result()}  # type: ignore[attr-defined]
+    assert [None, "Bearer token-1"] == world.registry.headers
+    assert 1 == len(world.tokens.calls)
+
+
+def test_a_token_fetched_beforehand_that_is_refused_is_renewed_once() -> None:
+    world = bearer_world(ACME)
+    world.request(pull("good/app"))
+    world.registry.accepts = lambda scopes, header: False
+    error_of(world, pull())
+    assert ["Bearer token-2", "Bearer token-3"] == world.registry.headers[2:]
+    assert 1 == world.logins.fresh
+
+
+def test_the_same_token_given_again_is_not_sent_again() -> None:
+    world = bearer_world(ACME, Tokens(fixed="static"))
+    world.request(pull("good/app"))
+    world.registry.accepts = lambda scopes, header: False
+    error = error_of(world, pull())
+    assert "does not accept user acme" in error.what
+    assert [None, "Bearer static", "Bearer static"] == world.registry.headers
+
+
+# --- refusals of the token service
+
+
+def test_a_wrong_password_at_the_token_service_costs_the_registry_one_request() -> None:
+    world = bearer_world(Credential("acme", "CANARY", origin="env HUB_TOKEN"), Tokens(logins={("acme", "right")}))
+    ended = in_threads(12, lambda number: [error_of(world, pull()) for _ in range(5)])
+    errors = [error for future in ended for error in future.result()]  # type: ignore[attr-defined]
+    assert {("auth_failed", 401)} == {(error.code, error.status) for error in errors}
+    what = f"the token service of {HOST} refused user acme, password from env HUB_TOKEN (401)"
+    assert {what} == {error.what for error in errors}
+    assert (1, 1) == (world.registry.count, len(world.tokens.calls))
+
+
+def test_a_token_service_that_wants_credentials_that_we_lack_is_told_so_clearly() -> None:
+    world = bearer_world(tokens=Tokens(logins=set()))
+    error = error_of(world, push())
+    assert f"no credentials for {HOST}: neither in the configuration nor in" in error.what
+    assert "auth_failed" == error.code
+
+
+def test_a_token_service_gets_changed_credentials_once() -> None:
+    world = bearer_world(ACME, Tokens(logins={("acme", "new")}))
+    world.logins.later = Credential("acme", "new", origin="x")
+    assert 2 == world.request(pull())
+    assert [("acme", "right"), ("acme", "new")] == [call["basic"] for call in world.tokens.calls]
+
+
+def test_a_token_service_that_is_not_there_is_final_without_another_look_for_credentials() -> None:
+    world = bearer_world(ACME)
+    world.tokens.status = 404
+    assert [404] * 3 == [error_of(world, pull()).status for _ in range(3)]
+    assert (1, 1, 0) == (world.registry.count, len(world.tokens.calls), world.logins.fresh)
+
+
+def test_a_refusal_for_one_repository_leaves_the_others_alone() -> None:
+    world = bearer_world(ACME)
+    takes = world.registry.accepts
+    world.registry.accepts = lambda scopes, header: scopes != pull("secret/app") and takes(scopes, header)
+    world.request(pull())
+    for _ in range(3):
+        error_of(world, pull("secret/app"))
+    assert [1, 1] == [world.request(scopes) for scopes in (pull(), push())]
+    assert 2 == [sent for sent, _ in world.registry.sent].count("repository:secret/app:pull")
+
+
+@pytest.mark.parametrize("error", [NetworkError("reset"), RateLimited("429")], ids=lambda error: error.code)
+def test_trouble_on_the_way_to_the_token_service_is_for_all_who_wait_and_not_remembered(error: MirrorError) -> None:
+    world = bearer_world(ACME)
+    world.request(pull("first/app"))
+
+    def fail() -> None:
+        raise error
+
+    world.tokens.failure = fail
+    ended = in_threads(10, lambda number: error_of(world, pull()))
+    assert {error.code} == {future.result().code for future in ended}  # type: ignore[attr-defined]
+    world.tokens.failure = lambda: None
+    assert 1 == world.request(pull())
+
+
+def test_while_the_old_token_lives_a_renewal_that_fails_harms_nobody() -> None:
+    world = bearer_world(ACME)
+    world.request(pull())
+
+    def fail() -> None:
+        raise NetworkError("reset")
+
+    world.tokens.failure = fail
+    world.clock.time += 275
+    assert [1, 1] == [world.request(pull()) for _ in range(2)]
+    assert 2 == len(world.tokens.calls)
+    world.clock.time += 6
+    assert 1 == world.request(pull())
+    assert 3 == len(world.tokens.calls)
+    world.clock.time += 30
+    assert "net_error" == error_of(world, pull()).code
+    world.tokens.failure = lambda: None
+    assert 1 == world.request(pull())

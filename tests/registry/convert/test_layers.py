@@ -1,0 +1,267 @@
+"""Layers in every form in which they were stored: what becomes of them, what is refused, and what it costs."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import random
+import tarfile
+import tracemalloc
+import zlib
+from collections.abc import Callable
+
+import pytest
+
+from mirror.errors import MirrorError
+from mirror.registry.convert.layers import EMPTY, USUAL, Caps, Layer, LayerWriter
+from tests.registries.v1 import gz, tar
+
+TAR = tar(
+    etc__os=b"old", bin__sh=b"#!" * 4000, link="sh", dir__WHgone=b"", big=random.Random("layer").randbytes(200_000)
+)
+
+
+def written(stored: bytes, step: int = 1000, caps: Caps = USUAL, *, sure: bool = True) -> tuple[Layer, bytes]:
+    out = io.BytesIO()
+    writer = LayerWriter(out, what="the layer", code="v1_invalid", caps=caps)
+    for at in range(0, len(stored), step):
+        writer.feed(stored[at : at + step])
+    return writer.finish(sure=sure), out.getvalue()
+
+
+def after_the_members(blob: bytes) -> bytes:
+    """What stands in a gzip file after its last member, as readers see it that read one member after the other."""
+    while blob.startswith(b"\x1f\x8b"):
+        member = zlib.decompressobj(31)
+        member.decompress(blob)
+        assert member.eof
+        blob = member.unused_data
+    return blob
+
+
+def sha256(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000, 1 << 20])
+@pytest.mark.parametrize(
+    "pack", [gz, bz2.compress, lzma.compress, bytes], ids=["gzip", "bzip2", "xz", "plain"]
+)  # fmt: skip
+def test_every_form_is_told_by_its_first_bytes(pack: Callable[[bytes], bytes], step: int) -> None:
+    data = TAR if step > 1 else tar(small=b"x")
+    stored = pack(data)
+    layer, blob = written(stored, step)
+    assert (sha256(data), sha256(blob), len(blob), sha256(stored)) == (
+        layer.diff_id, layer.digest, layer.size, layer.stored
+    )  # fmt: skip
+    assert data == gzip.decompress(blob)
+    assert (blob == stored) == (pack is gz)
+
+
+def test_what_is_packed_anew_is_the_same_every_time() -> None:
+    once, again = written(TAR, 1000)[1], written(TAR, 777)[1]
+    assert once == again
+    assert b"\x1f\x8b\x08\x00\x00\x00\x00\x00" == once[:8]  # no name, no time
+
+
+def test_a_layer_of_no_bytes_is_the_empty_layer_that_everybody_knows() -> None:
+    layer, blob = written(b"")
+    assert EMPTY == layer
+    assert "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4" == layer.digest
+    assert "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef" == layer.diff_id
+    assert bytes(1024) == gzip.decompress(blob)
+
+
+@pytest.mark.parametrize("size", [1024, 10240])
+def test_other_empty_tars_are_layers_of_their_own(size: int) -> None:
+    assert sha256(bytes(size)) == written(bytes(size))[0].diff_id
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+@pytest.mark.parametrize("pack", [gz, bz2.compress, lzma.compress], ids=["gzip", "bzip2", "xz"])
+def test_several_packed_streams_and_zeros_after_them_are_one_layer(pack: Callable[[bytes], bytes], step: int) -> None:
+    data = tar(a=b"a" * 3000)
+    stored = pack(data[:1000]) + pack(data[1000:]) + bytes(512)
+    layer, blob = written(stored, step)
+    assert sha256(data) == layer.diff_id
+    assert (pack is not gz) or stored[:-512] == blob
+    assert b"" == after_the_members(blob)
+
+
+def test_bytes_after_the_end_of_a_tar_belong_to_the_layer() -> None:
+    data = TAR + b"trailing"
+    assert sha256(data) == written(data)[0].diff_id
+
+
+def wide() -> bytes:
+    """Everything that makes the walk over headers hard: links with sizes, extended headers, sizes in base 256."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        entry = tarfile.TarInfo("é" * 120)
+        entry.size, entry.pax_headers = 700, {"SCHILY.xattr.user.x": "v" * 600}
+        archive.addfile(entry, io.BytesIO(b"x" * 700))
+        link = tarfile.TarInfo("hard")
+        link.type, link.linkname = tarfile.LNKTYPE, "é"
+        archive.addfile(link)
+    return packed.getvalue()
+
+
+def huge(size: int) -> bytes:
+    """A header whose size is in base 256, with its contents."""
+    entry = tarfile.TarInfo("huge")
+    entry.size = size
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\x80" + size.to_bytes(11)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(-(-size // 512) * 512)
+
+
+def sparse() -> bytes:
+    """An old GNU sparse file with one further header block."""
+    entry = tarfile.TarInfo("sparse")
+    entry.size, entry.type = 512, b"S"
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    header[482] = 1
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(512) + b"x" * 512
+
+
+GOOD = {"wide": wide(), "huge": huge(5000), "sparse": sparse(), "no end": tar(a=b"x")[:1024], "old": TAR}
+
+
+@pytest.mark.parametrize("data", GOOD.values(), ids=GOOD.keys())
+@pytest.mark.parametrize("step", [1, 511, 1 << 20])
+def test_odd_archives_are_whole(data: bytes, step: int) -> None:
+    assert sha256(data) == written(data, step)[0].diff_id
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_zeros_between_two_streams_of_xz_are_padding(step: int) -> None:
+    data = tar(a=b"a" * 3000)
+    streams = [lzma.compress(data[:1000]), lzma.compress(data[1000:2000]), lzma.compress(data[2000:])]
+    stored = streams[0] + bytes(8) + streams[1] + bytes(4) + streams[2] + bytes(12)
+    assert sha256(data) == written(stored, step)[0].diff_id
+
+
+@pytest.mark.parametrize("data", [GOOD["no end"], b""], ids=["no end", "nothing"])
+def test_what_has_no_end_of_its_own_is_refused_where_it_may_have_been_cut(data: bytes) -> None:
+    assert written(data)[0].size
+    with pytest.raises(MirrorError) as caught:
+        written(data, sure=False)
+    assert ("v1_invalid", 3) == (caught.value.code, caught.value.exit_code)
+
+
+@pytest.mark.parametrize("pack", [gz, bz2.compress, lzma.compress, bytes], ids=["gzip", "bzip2", "xz", "plain"])
+def test_what_shows_its_own_end_is_whole_wherever_it_came_from(pack: Callable[[bytes], bytes]) -> None:
+    assert sha256(TAR) == written(pack(TAR), sure=False)[0].diff_id
+
+
+BAD = {
+    "text": b"this is no layer at all",
+    "long text": b"this is no layer at all" * 100,
+    "packed text": gz(b"this is no layer at all"),
+    "zstd": b"\x28\xb5\x2f\xfd" + bytes(100),
+    "cut plain": TAR[:1500],
+    "cut plain header": TAR[:700],
+    "cut wide": wide()[:1100],
+    "cut sparse": sparse()[:600],
+    "cut gzip": gz(TAR)[:-1],
+    "cut gzip early": gz(TAR)[:20],
+    "cut gzip member": gz(TAR) + gz(TAR)[:15],
+    "half a magic": gz(TAR) + b"\x1f",
+    "trailing text": gz(TAR) + b"text",
+    "text after zeros": gz(TAR) + bytes(100) + b"text",
+    "cut bzip2": bz2.compress(TAR)[:-5],
+    "zeros between two members of gzip": gz(TAR[:512]) + bytes(4) + gz(TAR[512:]),
+    "zeros between two streams of bzip2": bz2.compress(TAR[:512]) + bytes(4) + bz2.compress(TAR[512:]),
+    "five zeros between two streams of xz": lzma.compress(TAR[:512]) + bytes(5) + lzma.compress(TAR[512:]),
+    "a stream of xz that ends after its first bytes": lzma.compress(TAR) + bytes(4) + b"\xfd7z",
+    "cut xz": lzma.compress(TAR)[:-5],
+    "wrong gzip": gz(TAR)[:-8] + bytes(8),
+    "wrong bzip2": b"BZh9" + bytes(100),
+    "wrong xz": b"\xfd7zXZ\x00" + bytes(100),
+    "wrong deflate": gz(TAR)[:10] + b"\xff" * 100,
+    "xz that needs a gigabyte": lzma.compress(b"x", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stored", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("step", [1, 1 << 20])
+def test_what_is_no_whole_layer_is_refused(stored: bytes, step: int) -> None:
+    with pytest.raises(MirrorError) as caught:
+        written(stored, step)
+    assert ("v1_invalid", 3) == (caught.value.code, caught.value.exit_code)
+    assert "the layer" in str(caught.value)
+
+
+# ---- bombs
+
+
+def bomb(size: int) -> bytes:
+    """A gzip of zeros, of which the first are a tar's end: zeros pack at 1000:1."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    piece = bytes(1 << 20)
+    return b"".join(packer.compress(piece) for _ in range(size >> 20)) + packer.flush()
+
+
+@pytest.mark.parametrize(("size", "refused"), [(4 << 20, False), (5 << 20, True)])
+def test_a_layer_that_unpacks_to_too_much_for_its_size_is_refused(size: int, refused: bool) -> None:
+    assert refused == _is_bomb(bomb(size), Caps(suspicious=4 << 20))
+
+
+@pytest.mark.parametrize(("size", "refused"), [(4 << 20, False), (5 << 20, True)])
+def test_a_layer_that_unpacks_to_too_much_is_refused(size: int, refused: bool) -> None:
+    assert refused == _is_bomb(gz(bytes(size), 0), Caps(unpacked=4 << 20))
+
+
+@pytest.mark.parametrize("more", [bytes(1 << 16), gzip.compress(b"") * 3000], ids=["zeros", "empty members"])
+def test_a_layer_that_goes_on_without_content_has_an_end(more: bytes) -> None:
+    assert not _is_bomb(gz(TAR) + more, Caps(stored=1 << 20))
+    assert _is_bomb(gz(TAR) + more * 20, Caps(stored=1 << 20))
+
+
+def test_the_limits_are_those_that_are_promised() -> None:
+    assert Caps(unpacked=32 << 30, suspicious=1 << 30, ratio=200, stored=33 << 30) == USUAL
+
+
+def _is_bomb(stored: bytes, caps: Caps) -> bool:
+    try:
+        written(stored, 1 << 16, caps)
+    except MirrorError as error:
+        return ("bomb", 3) == (error.code, error.exit_code)
+    return False
+
+
+class Nowhere(io.RawIOBase):
+    """Takes everything, keeps nothing."""
+
+    def write(self, data: object) -> int:
+        return len(data)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["gzip", "plain"])
+def test_memory_does_not_grow_with_a_layer(form: str) -> None:
+    piece = random.Random("memory").randbytes(1 << 20)
+    entry = tarfile.TarInfo("big")
+    entry.size = 32 << 20
+    content = [entry.tobuf(tarfile.GNU_FORMAT), *[piece] * 32, bytes(1024)]
+    stored = content
+    if form == "gzip":
+        gzipped = zlib.compressobj(0, zlib.DEFLATED, 31)
+        stored = [*(gzipped.compress(one) for one in content), gzipped.flush()]
+    writer = LayerWriter(Nowhere(), what="the layer", code="v1_invalid")  # type: ignore[arg-type]
+    tracemalloc.start()
+    try:
+        for one in stored:
+            for at in range(0, len(one), 1 << 18):
+                writer.feed(one[at : at + (1 << 18)])
+        writer.finish()
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 8 << 20

@@ -1,0 +1,258 @@
+"""What unwanted answers amount to."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, RemoteError
+from mirror.registry.http.headers import Headers
+from mirror.registry.http.status_errors import error_document, failure, retry_after, says_expired, unechoed
+
+NOON = 1_780_000_000.0  # Thu, 28 May 2026 20:26:40 GMT
+
+
+def failed(status: int, body: bytes = b"", **headers: str) -> MirrorError:
+    fields = Headers((name.replace("_", "-"), value) for name, value in headers.items())
+    return failure("GET https://h/v2/x", status, fields, body, host="h", now=lambda: NOON)
+
+
+def document(code: object, message: object = "m", **more: object) -> bytes:
+    return json.dumps({"errors": [{"code": code, "message": message, **more}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code", "retryable"),
+    [
+        (200, RemoteError, "bad_response", False),
+        (226, RemoteError, "bad_response", False),
+        (301, RemoteError, "bad_response", False),
+        (307, RemoteError, "bad_response", False),
+        (400, RemoteError, "bad_response", False),
+        (401, AuthError, "auth_failed", False),
+        (403, AuthError, "auth_denied", False),
+        (404, NotFound, "not_found", False),
+        (405, RemoteError, "bad_response", False),
+        (407, AuthError, "auth_failed", False),
+        (408, RemoteError, "bad_response", True),
+        (413, RemoteError, "bad_response", False),
+        (416, RemoteError, "bad_response", False),
+        (418, RemoteError, "bad_response", False),
+        (425, RemoteError, "bad_response", True),
+        (429, RateLimited, "rate_limited", True),
+        (500, RemoteError, "bad_response", True),
+        (501, RemoteError, "bad_response", False),
+        (502, RemoteError, "bad_response", True),
+        (503, RemoteError, "bad_response", True),
+        (504, RemoteError, "bad_response", True),
+        (507, RemoteError, "target_full", True),
+        (599, RemoteError, "bad_response", True),
+        (600, RemoteError, "bad_response", False),
+    ],
+)
+def test_a_status_has_a_kind_a_code_and_a_hope(status: int, kind: type, code: str, retryable: bool) -> None:
+    error = failed(status)
+    assert (kind, code, retryable, status, "h") == (type(error), error.code, error.retryable, error.status, error.host)
+    assert str(error).startswith(f"GET https://h/v2/x: {status}")
+
+
+def test_an_unfinished_push_is_told_from_other_requests_that_are_not_taken() -> None:
+    error = failed(400, b'{"error": "Image is being uploaded, retry later"}')
+    assert (RemoteError, "bad_response", True) == (type(error), error.code, error.retryable)
+    assert not failed(404, b"Image is being uploaded").retryable
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"404",
+        b"Not Found",
+        b"404 not found\n",
+        b"<title>404 Not Found</title><h1>Not Found</h1>",
+        b"Error 404: Not Found.",
+    ],
+)
+def test_a_status_is_not_said_twice(body: bytes) -> None:
+    assert "GET https://h/v2/x: 404 Not Found" == str(failed(404, body))
+
+
+def test_what_a_body_says_beyond_its_status_is_told() -> None:
+    assert "404 Not Found: 404 page not found" in str(failed(404, b"404 page not found"))
+
+
+def test_a_full_disk_is_told_from_other_server_errors() -> None:
+    driver = {"DriverName": "filesystem", "Enclosed": {"Op": "write", "Path": "/x/startedat", "Err": 28}}
+    for detail in ("write /x: no space left on device", driver, {"Err": 122}):
+        error = failed(500, document("UNKNOWN", "unknown error", detail=detail))
+        assert ("target_full", True, "UNKNOWN") == (error.code, error.retryable, error.registry_code)
+        assert "make room" in error.hint
+    for detail in ({"Err": 5}, {"Err": 280}, {"Err": 2}, "Err28"):
+        assert "bad_response" == failed(500, document("UNKNOWN", "unknown error", detail=detail)).code
+
+
+def test_a_quota_of_a_project_is_told_from_a_denial() -> None:
+    said = "adding 1.0 MiB of storage resource, which when updated to current usage of 9.9 MiB will exceed the "
+    assert "target_full" == failed(403, document("DENIED", said + "configured upper limit of 10.0 MiB.")).code
+    assert "auth_denied" == failed(403, document("DENIED", "requested access to the resource is denied")).code
+
+
+def test_a_full_disk_where_nothing_was_to_be_stored_is_a_server_error() -> None:
+    said = document("UNKNOWN", "unknown error", detail="write /x: no space left on device")
+    error = failure("GET https://h/v2/x", 500, Headers(), said, writes=False)
+    assert ("bad_response", True) == (error.code, error.retryable)
+    assert "no space left on device" in error.what
+
+
+def test_the_detail_of_a_server_error_is_told_whatever_it_is() -> None:
+    for detail in ({"Enclosed": {"Op": "open", "Err": 5}}, [{"why": "input/output error"}]):
+        assert json.dumps(detail) in failed(500, document("UNKNOWN", "unknown error", detail=detail)).what
+    assert "name" not in failed(404, document("NAME_UNKNOWN", "m", detail={"name": "app"})).what
+    assert len(failed(500, document("UNKNOWN", "m", detail={"long": "x" * 9000})).what) < 300
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (document("NAME_UNKNOWN", "not known"), ("NAME_UNKNOWN", "not known")),
+        (document("denied", None), ("denied", "")),
+        (document("A", "m", detail="why"), ("A", "m: why")),
+        (document("A", None, detail="why"), ("A", "why")),
+        (document("A", "m", detail="m"), ("A", "m")),
+        (document("A", "m", detail={"why": "?"}), ("A", "m")),
+        (document("two words"), ("", "m")),
+        (document(5), ("", "m")),
+        (document("x" * 65), ("", "m")),
+        (b'{"errors":[]}', ("", "")),
+        (b'{"errors":{}}', ("", "")),
+        (b'{"errors":[[]]}', ("", "")),
+        (b'{"errors":[{"code":"A"}],"errors":[]}', ("", "")),
+        (b'{"errors"', ("", "")),
+        (b"[1]", ("", "")),
+        (b"<html>", ("", "")),
+        (b"", ("", "")),
+        (b"\xff\xfe", ("", "")),
+        (b"{" * 100_000, ("", "")),
+    ],
+)
+def test_an_error_document_is_read_if_it_is_one(body: bytes, expected: tuple[str, str]) -> None:
+    assert expected == error_document(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (document("DENIED", "no\x1b[31m way"), ": DENIED: no\\x1b[31m way"),
+        (b"<html><style>x{}</style><title>Bad\n Gateway</title>&amp;</html>", ": Bad Gateway &amp;"),
+        (b"", ""),
+        (b"a" * 5000, ": " + "a" * 159 + "…"),
+        (b"\x1b]0;x\x07", ": \\x1b]0;x\\x07"),
+    ],
+)
+def test_a_servers_words_are_shortened_and_made_harmless(body: bytes, words: str) -> None:
+    assert f"GET https://h/v2/x: 502 Bad Gateway{words}" == failed(502, body).what
+
+
+@pytest.mark.parametrize(
+    ("text", "date", "seconds"),
+    [
+        ("0", "", 0.0),
+        ("120", "", 120.0),
+        (" 7 ", "", 7.0),
+        ("1000000000", "", 1e9),
+        ("9" * 400, "", 999_999_999_999.0),
+        ("-5", "", None),
+        ("1.5", "", None),
+        ("soon", "", None),
+        ("", "", None),
+        ("٣", "", None),
+        ("Thu, 28 May 2026 20:27:40 GMT", "", 60.0),
+        ("Thu, 28 May 2026 20:27:40 GMT", "Thu, 28 May 2026 20:27:30 GMT", 10.0),
+        ("Thu, 28 May 2016 20:27:40 GMT", "Thu, 28 May 2016 20:27:30 GMT", 10.0),
+        ("Thu, 28 May 2026 20:27:40 GMT", "nonsense", 60.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", "", 0.0),
+        ("Thu, 99 May 2026 20:27:40 GMT", "", None),
+    ],
+)
+def test_retry_after_has_two_forms(text: str, date: str, seconds: float | None) -> None:
+    headers = Headers([("Retry-After", text), *([("Date", date)] if date else [])])
+    assert seconds == retry_after(headers, lambda: NOON)
+
+
+def test_a_wait_of_two_minutes_is_waited_for_and_a_longer_one_is_not() -> None:
+    for status in (429, 503):
+        assert (True, 120.0) == (
+            failed(status, Retry_After="120").retryable,
+            failed(status, Retry_After="120").retry_after,
+        )
+        longer = failed(status, Retry_After="121")
+        assert (RateLimited, "rate_limited", False, 121.0) == (
+            type(longer),
+            longer.code,
+            longer.retryable,
+            longer.retry_after,
+        )
+
+
+def test_only_429_and_503_ask_for_a_wait() -> None:
+    assert None is failed(500, Retry_After="5").retry_after
+    assert (True, 5.0) == (failed(503, Retry_After="5").retryable, failed(503, Retry_After="5").retry_after)
+
+
+QUOTA = document("TOOMANYREQUESTS", "You have reached your pull rate limit. You may increase the limit by upgrading.")
+ABUSE = b"Too Many Requests (HAP429).\n"
+
+
+def test_a_used_up_quota_is_not_tried_again_in_this_run() -> None:
+    error = failed(429, QUOTA)
+    assert (RateLimited, False, "TOOMANYREQUESTS") == (type(error), error.retryable, error.registry_code)
+    assert failed(429, QUOTA, Retry_After="60").retryable
+
+
+def test_the_limit_on_abuse_is_over_soon() -> None:
+    assert failed(429, ABUSE).retryable
+
+
+def test_an_expired_login_is_told_from_a_denial() -> None:
+    said = b"Your Authorization Token has expired. Reauthenticate and try again.\n"
+    assert says_expired(403, said)
+    assert not says_expired(401, said)
+    assert not says_expired(403, b"denied")
+
+
+TOKEN = 'signature=5ab1e5ab1e,repository="team/app",access=read'
+
+
+@pytest.mark.parametrize(
+    ("header", "secrets"),
+    [
+        (("Authorization", "Bearer t0k3n-t0k3n"), ["t0k3n-t0k3n"]),
+        (("Authorization", "Basic YWNtZTpyaWdodA=="), ["YWNtZTpyaWdodA=="]),
+        (("Authorization", f"Token {TOKEN}"), [TOKEN, "5ab1e5ab1e"]),
+        (("Cookie", "session=c00k1e; other=0th3r-one"), ["c00k1e", "0th3r-one"]),
+    ],
+)
+def test_a_credential_that_a_server_repeats_is_hidden_however_it_is_quoted(
+    header: tuple[str, str], secrets: list[str]
+) -> None:
+    for secret in secrets:
+        for body in (f"bad: {secret}!", json.dumps({"error": f"bad: {secret}!"})):
+            left = unechoed(body.encode(), [("Accept", "x"), header]).decode()
+            assert "[hidden]" in left
+            assert "bad: " in left
+            assert not [one for one in secrets if one in left or json.dumps(one)[1:-1] in left]
+
+
+def test_the_signature_of_a_url_that_its_host_repeats_is_hidden() -> None:
+    target = "/blob?X-Amz-Signature=5ab1e5ab1e&X-Amz-Credential=me%2Fyou%2Fthem&digest=sha256:abc"
+    body = b"<SignatureProvided>5ab1e5ab1e</SignatureProvided> me/you/them me%2Fyou%2Fthem of sha256:abc"
+    left = unechoed(body, [], target)
+    assert b"<SignatureProvided>[hidden]</SignatureProvided> [hidden] [hidden] of sha256:abc" == left
+
+
+@pytest.mark.parametrize(
+    "header", [("Cookie", "a=1; b=on"), ("Authorization", "Basic abc"), ("X-Other", "value-of-it")]
+)
+def test_words_that_are_too_short_for_a_credential_stay(header: tuple[str, str]) -> None:
+    body = f"1 on abc {header[1]}".encode()
+    assert body == unechoed(body, [header])

@@ -1,0 +1,362 @@
+"""Who may name a host: the tables of redirects, upload locations, links and token services."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from mirror.config import values
+from mirror.errors import Refused, RemoteError
+from mirror.registry.http.host_settings import HostSettings
+from mirror.registry.http.url_policy import Destination, Origin, Trust, with_query
+
+PUBLIC = "1.1.1.1"
+ANY = "0.0.0.0"  # noqa: S104 - nothing is bound to it
+
+
+def trust_of(host: str = "reg.example.com", *, at: str = PUBLIC, **settings: object) -> Trust:
+    """The registry's rules, after it was met at an address."""
+    trust = Trust(HostSettings(host, **settings))  # type: ignore[arg-type]
+    trust.check_peer(trust.own("/v2/"), at)
+    return trust
+
+
+def base_of(trust: Trust, target: str = "/v2/a/blobs/uploads/x?_state=1") -> Destination:
+    return trust.own(target)
+
+
+@pytest.mark.parametrize(
+    ("settings", "api"),
+    [
+        (HostSettings("docker.io"), "https://registry-1.docker.io"),
+        (HostSettings("reg.example.com"), "https://reg.example.com"),
+        (HostSettings("localhost:5000", plain_http=True), "http://localhost:5000"),
+        (HostSettings("[::1]:5000", plain_http=True), "http://[::1]:5000"),
+        (HostSettings("reg.example.com:443"), "https://reg.example.com"),
+    ],
+)
+def test_a_registry_is_asked_at_its_api(settings: HostSettings, api: str) -> None:
+    trust = Trust(settings)
+    assert api == str(trust.api)
+    assert Destination(trust.api, "/v2/a?b", credentials=True) == trust.own("/v2/a?b")
+
+
+@pytest.mark.parametrize("target", ["v2/", "", "/v2/a b", "/v2/\r\nX: y", "/v2/ü", "/v2/\x7f"])
+def test_a_path_of_ours_is_clean(target: str) -> None:
+    with pytest.raises(Refused) as caught:
+        trust_of().own(target)
+    assert "unsafe_path" == caught.value.code
+
+
+def test_a_destination_is_told_without_its_query() -> None:
+    destination = trust_of().own("/v2/a?token=secret")
+    assert "https://reg.example.com/v2/a" == str(destination)
+    assert "Destination(https://reg.example.com/v2/a)" == repr(destination)
+
+
+# What an upload may go on at: (Location, where that is, with credentials).
+LOCATIONS = [
+    ("/v2/a/blobs/uploads/u?_state=x", "https://reg.example.com/v2/a/blobs/uploads/u?_state=x", True),
+    ("u", "https://reg.example.com/v2/a/blobs/uploads/u", True),
+    ("?x=1", "https://reg.example.com/v2/a/blobs/uploads/x?x=1", True),
+    ("https://reg.example.com/u", "https://reg.example.com/u", True),
+    ("https://reg.example.com:443/u", "https://reg.example.com/u", True),
+    ("https://REG.Example.COM/u", "https://reg.example.com/u", True),
+    ("https://reg.example.com./u", "https://reg.example.com/u", True),
+    ("http://reg.example.com/u", "https://reg.example.com/u", True),
+    ("http://reg.example.com:443/u", "https://reg.example.com/u", True),
+    ("https://storage.example.net/signed?s=%2F+ü#f", "https://storage.example.net/signed?s=%2F+%FC", False),
+    ("https://reg.example.com:8443/u", "https://reg.example.com:8443/u", False),
+    ("//storage.example.net/x", "https://storage.example.net/x", False),
+    ("/v2/other/blobs/uploads/u", "https://reg.example.com/v2/other/blobs/uploads/u", True),
+    ("/artifacts-uploads/u", "https://reg.example.com/artifacts-uploads/u", True),
+]
+
+
+@pytest.mark.parametrize(("location", "where", "credentials"), LOCATIONS)
+def test_an_upload_goes_on_where_it_may(location: str, where: str, credentials: bool) -> None:
+    trust = trust_of()
+    found = trust.upload_location(location, base_of(trust))
+    assert (where, credentials, not credentials) == (
+        f"{found.origin}{found.target}",
+        found.credentials,
+        found.server_named,
+    )
+
+
+UNSAFE_PLACES = [
+    "http://other.example.net/u",
+    "http://reg.example.com:8080/u",
+    "//evil.example\\x",
+    "\\\\evil\\x",
+    "https:/x",
+    "https:///x",
+    "https://evil\t/x",
+    " javascript:alert(1)",
+    "javascript:alert(1)",
+    "file:///etc/passwd",
+    "ftp://evil.example/",
+    "https://u:p@reg.example.com/",
+    "https://reg.example.com@evil.example/",
+    "https://reg.example.com\\@evil.example/",
+    "https://10.0.0.5/x",
+    "https://127.0.0.1/x",
+    "https://169.254.169.254/latest/meta-data",
+    "https://0.0.0.0/",
+    "https://[::]/",
+    "https://[::1]/",
+    "https://[::ffff:169.254.169.254]/",
+    "https://[fd00:ec2::254]/",
+    "https://2130706433/",
+    "https://0x7f.1/",
+    "https://reg.exämple.com/",
+]
+
+
+@pytest.mark.parametrize("place", UNSAFE_PLACES)
+def test_nobody_is_led_to_an_unsafe_place(place: str) -> None:
+    trust = trust_of(token_realms=frozenset({"evil.example"}))
+    base = base_of(trust)
+    told = []
+    for rule in (trust.upload_location, trust.redirect, trust.link, lambda place, _: trust.realm(place)):
+        with pytest.raises(Refused) as caught:
+            rule(place, base)
+        told.append(caught.value)
+    assert ["unsafe_location", "unsafe_redirect", "unsafe_link", "unsafe_realm"] == [error.code for error in told]
+    assert not any(error.retryable or "u:p" in str(error) for error in told)
+
+
+def test_an_http_location_of_our_host_is_read_as_https_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    trust = trust_of("reg.example.com:5000")
+    with caplog.at_level(logging.WARNING, "mirror.http"):
+        found = trust.upload_location("http://reg.example.com:5000/u?secret=1", base_of(trust))
+    assert (trust.api, "/u?secret=1", True) == (found.origin, found.target, found.credentials)
+    assert 1 == len(caplog.records)
+    assert "secret" not in caplog.text
+
+
+def test_a_redirect_of_our_host_to_http_is_refused() -> None:
+    trust = trust_of()
+    with pytest.raises(Refused):
+        trust.redirect("http://reg.example.com/x", base_of(trust))
+
+
+def test_an_upload_without_a_location_may_be_tried_again() -> None:
+    trust = trust_of()
+    with pytest.raises(RemoteError) as caught:
+        trust.upload_location("", base_of(trust))
+    assert ("bad_response", True) == (caught.value.code, caught.value.retryable)
+
+
+@pytest.mark.parametrize(
+    ("location", "credentials"),
+    [
+        ("/v2/a/x", True),
+        ("https://reg.example.com/x", True),
+        ("https://reg.example.com:444/x", False),
+        ("https://cdn.example.com/x", False),
+        ("https://reg.example.com.evil.example/x", False),
+    ],
+)
+def test_a_redirect_takes_credentials_only_within_the_origin(location: str, credentials: bool) -> None:
+    trust = trust_of()
+    assert credentials == trust.redirect(location, base_of(trust)).credentials
+
+
+def test_each_hop_is_checked_against_the_one_before() -> None:
+    trust = trust_of("reg.example.com", plain_http=True)
+    first = trust.redirect("https://cdn.example.net/x", base_of(trust))
+    with pytest.raises(Refused):
+        trust.redirect("http://other.example.net/x", first)
+    assert not trust.redirect("/y", first).credentials
+    home = trust.redirect("http://cdn.example.net/x", base_of(trust))
+    assert trust.redirect("http://reg.example.com/x", home).credentials
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("/v2/a/tags/list?last=x&n=100", "/v2/a/tags/list?last=x&n=100"),
+        ("https://reg.example.com/v2/a/tags/list?next_page=gAAA%3D%3D", "/v2/a/tags/list?next_page=gAAA%3D%3D"),
+        ("?last=b", "/v2/a/tags/list?last=b"),
+        ("list?last=b", "/v2/a/tags/list?last=b"),
+        ("/v2/%61/tags/list?last=b", "/v2/%61/tags/list?last=b"),
+        ("/artifactory/v2/a/tags/list?last=b", "/artifactory/v2/a/tags/list?last=b"),
+        ("/v2/b/tags/list?last=x", None),
+        ("/v2/a/tags/list/../../../b/tags/list", None),
+        ("/v2/_catalog", None),
+        ("https://evil.example/v2/a/tags/list", None),
+        ("https://reg.example.com:444/v2/a/tags/list", None),
+        ("http://reg.example.com/v2/a/tags/list", None),
+        ("https://u@reg.example.com/v2/a/tags/list", None),
+        ("http://169.254.169.254/v2/a/tags/list", None),
+        ("", None),
+    ],
+)
+def test_a_next_page_is_of_the_same_listing(link: str, target: str | None) -> None:
+    trust = trust_of()
+    base = trust.own("/v2/a/tags/list?n=1000")
+    if target is None:
+        with pytest.raises(Refused) as caught:
+            trust.link(link, base)
+        assert "unsafe_link" == caught.value.code
+    else:
+        assert Destination(trust.api, target, credentials=True) == trust.link(link, base)
+
+
+@pytest.mark.parametrize(
+    ("host", "realm", "where"),
+    [
+        ("docker.io", "https://auth.docker.io/token", "https://auth.docker.io/token"),
+        ("reg.example.com", "https://auth.example.com/t?service=x", "https://auth.example.com/t?service=x"),
+        ("reg.example.com", "https://example.com/t#f", "https://example.com/t"),
+        ("reg.example.com", "https://reg.example.com/token", "https://reg.example.com/token"),
+        ("reg.example.com", "/token", "https://reg.example.com/token"),
+        ("reg.example.com:5000", "https://auth.example.com/t", "https://auth.example.com/t"),
+        ("reg.example.com:5000", "https://auth.example.com:5000/t", "https://auth.example.com:5000/t"),
+        ("reg.example.com", "https://login.listed.example/t", "https://login.listed.example/t"),
+        ("reg.example.com", "https://listed.example:5001/t", "https://listed.example:5001/t"),
+        ("reg.example.co.uk", "https://auth.example.co.uk/t", "https://auth.example.co.uk/t"),
+        ("reg.example.com", "http://reg.example.com/token", None),
+        ("reg.example.com", "http://login.listed.example/t", None),
+        ("reg.example.com", "https://listed.example/t", None),
+        ("reg.example.com", "https://reg.example.com:8443/token", None),
+        ("reg.example.com", "https://auth.example.com:8443/token", None),
+        ("reg.example.com", "https://evil.example/token", None),
+        ("reg.example.com", "https://reg.example.com.evil.example/", None),
+        ("reg.example.com", "https://xn--rg-eka.example.net/", None),
+        ("a.github.io", "https://b.github.io/token", None),
+        ("reg.co.uk", "https://auth.co.uk/token", None),
+        ("registry", "https://auth/token", None),
+        ("1.1.1.1", "https://2.2.1.1/token", None),
+        ("1.1.1.1", "https://1.1.1.1:444/token", None),
+        ("reg.example.com", "https://localhost/token", None),
+        ("reg.example.com", "", None),
+    ],
+)
+def test_credentials_go_only_to_a_token_service_of_the_registry(host: str, realm: str, where: str | None) -> None:
+    trust = trust_of(host, token_realms=frozenset({"login.listed.example", "Listed.example:5001"}))
+    if where is None:
+        with pytest.raises(Refused) as caught:
+            trust.realm(realm)
+        assert "unsafe_realm" == caught.value.code
+    else:
+        found = trust.realm(realm)
+        assert (where, True) == (f"{found.origin}{found.target}", found.credentials)
+
+
+def test_a_realm_elsewhere_is_refused_with_what_to_do() -> None:
+    with pytest.raises(Refused) as caught:
+        trust_of().realm("https://login.example.net/token")
+    assert 'add "login.example.net" to registries."reg.example.com".token-realms' in caught.value.hint
+    added = trust_of(token_realms=frozenset({values.host("login.example.net")}))
+    assert "login.example.net" == added.realm("https://login.example.net/token").origin.host
+
+
+def test_a_token_service_of_the_same_domain_must_not_be_at_an_internal_address() -> None:
+    trust = trust_of()
+    with pytest.raises(Refused) as caught:
+        trust.check_peer(trust.realm("https://auth.example.com/t"), "10.0.0.1")
+    assert "unsafe_realm" == caught.value.code
+
+
+def test_a_token_service_that_the_operator_named_may_be_anywhere() -> None:
+    trust = trust_of(token_realms=frozenset({"auth.example.com"}))
+    trust.check_peer(trust.realm("https://auth.example.com/t"), "10.0.0.1")
+    assert trust.realm("https://auth.example.com/t").credentials
+
+
+def test_a_token_service_redirects_within_its_origin() -> None:
+    trust = trust_of()
+    realm = trust.realm("https://auth.example.com/t?service=x")
+    assert "/login?a" == trust.token_redirect("/login?a", realm).target
+    for place in ("https://reg.example.com/t", "http://auth.example.com/t", "https://evil.example/"):
+        with pytest.raises(Refused) as caught:
+            trust.token_redirect(place, realm)
+        assert "unsafe_realm" == caught.value.code
+
+
+# (address of the registry, address of the host that it leads to, whether that is allowed)
+PEERS = [
+    (PUBLIC, "8.8.8.8", True),
+    (PUBLIC, "10.0.0.1", False),
+    (PUBLIC, "127.0.0.1", False),
+    (PUBLIC, "169.254.169.254", False),
+    (PUBLIC, ANY, False),
+    (PUBLIC, "224.0.0.1", False),
+    (PUBLIC, "::ffff:10.0.0.1", False),
+    (PUBLIC, "not an address", False),
+    ("10.0.0.1", "8.8.8.8", True),
+    ("10.0.0.1", "10.0.0.2", True),
+    ("10.0.0.1", "127.0.0.1", False),
+    ("127.0.0.1", "192.168.1.1", False),
+    ("127.0.0.1", "::1", True),
+    ("127.0.0.1", "169.254.169.254", False),
+    ("10.0.0.1", "fd00:ec2::254", False),
+    ("10.0.0.1", ANY, False),
+    ("169.254.1.1", "169.254.169.254", True),
+    ("169.254.1.1", "10.0.0.1", False),
+]
+
+
+@pytest.mark.parametrize(("registry", "led", "allowed"), PEERS)
+def test_a_host_that_a_server_named_is_not_at_an_internal_address(registry: str, led: str, allowed: bool) -> None:
+    trust = trust_of(at=registry)
+    for destination, code in (
+        (trust.redirect("https://cdn.example.net/x", base_of(trust)), "unsafe_redirect"),
+        (trust.upload_location("https://cdn.example.net/x", base_of(trust)), "unsafe_location"),
+    ):
+        if allowed:
+            trust.check_peer(destination, led)
+            assert destination.server_named
+        else:
+            with pytest.raises(Refused) as caught:
+                trust.check_peer(destination, led)
+            assert code == caught.value.code
+
+
+def test_the_registry_itself_may_be_anywhere() -> None:
+    trust = trust_of(at="169.254.169.254")
+    assert not trust.own("/").server_named
+
+
+@pytest.mark.parametrize("entry", ["minio.internal", "minio.internal:9000", "MINIO.internal"])
+def test_allow_hosts_lifts_the_address_rule(entry: str) -> None:
+    trust = trust_of(allow_hosts=frozenset({entry, "10.0.0.9"}))
+    found = trust.redirect("https://minio.internal:9000/x", base_of(trust))
+    trust.check_peer(found, "10.0.0.1")
+    assert not found.credentials
+    assert "10.0.0.9" == trust.redirect("https://10.0.0.9:9000/x", base_of(trust)).origin.host
+    with pytest.raises(Refused) as caught:
+        trust.redirect("https://10.0.0.8:9000/x", base_of(trust))
+    assert 'add "10.0.0.8:9000" to registries."reg.example.com".allow-hosts' in caught.value.hint
+    assert "10.0.0.8:9000" == values.host("10.0.0.8:9000")
+
+
+def test_it_is_the_host_that_named_it_that_counts_not_the_first_one() -> None:
+    trust = trust_of(at="10.0.0.1")
+    outside = trust.redirect("https://cdn.example.net/x", base_of(trust))
+    trust.check_peer(outside, PUBLIC)
+    with pytest.raises(Refused):
+        trust.check_peer(trust.redirect("https://inside.example.net/x", outside), "10.0.0.2")
+
+
+def test_a_registry_at_a_literal_address_is_known_without_a_connection() -> None:
+    trust = Trust(HostSettings("127.0.0.1:5000", plain_http=True))
+    found = trust.redirect("http://127.0.0.2:5000/x", trust.own("/v2/"))
+    assert (True, False) == (found.server_named, found.credentials)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/u", "/u?digest=sha256%3Aab"),
+        ("/u?", "/u?digest=sha256%3Aab"),
+        ("/u?_state=a%2Fb+c", "/u?_state=a%2Fb+c&digest=sha256%3Aab"),
+        ("/u?digest=old&x", "/u?x&digest=sha256%3Aab"),
+        ("/u?digestive=1", "/u?digestive=1&digest=sha256%3Aab"),
+    ],
+)
+def test_the_digest_is_added_once(target: str, expected: str) -> None:
+    assert expected == with_query(Destination(Origin("https", "h", 443), target), "digest", "sha256:ab").target

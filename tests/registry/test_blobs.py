@@ -1,0 +1,99 @@
+"""Downloads that broke, at registries that do not give the rest of a blob."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from mirror.errors import NotFound, Refused
+from mirror.limits import Limits
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.registry.client import RegistryV2
+from mirror.registry.http.host_settings import HostSettings
+from mirror.registry.session import Session
+from mirror.transfer.downloads import WORTH_RESUMING, Origin, SourceBody
+from mirror.util.cancellation import Stop, Work
+from mirror.util.retry_policy import Policy
+from tests.conftest import ScriptedFactory
+from tests.registries.exchange import Reply, Request
+from tests.registries.faults import FOREVER
+from tests.registries.scripted import ScriptedRegistry
+from tests.support.images import Graph
+
+SIZE = 2 * WORTH_RESUMING + 12345
+DATA = random.Random(18).randbytes(SIZE)
+BROKEN = WORTH_RESUMING + 1000  # bytes that come before the break
+
+
+@contextmanager
+def body_at(registry: ScriptedRegistry) -> Iterator[tuple[Descriptor, SourceBody]]:
+    """A blob of a registry whose first GET breaks."""
+    graph = Graph("broken")
+    layer = graph.blob(DATA, "application/octet-stream")
+    registry.load("app", graph)
+    registry.fault("GET blob", cut_after=BROKEN)
+    blob = Descriptor(Digest.parse(layer.digest), SIZE, layer.media_type)
+    with Session(HostSettings(registry.host, plain_http=True), Limits(), policy=Policy(attempts=1)) as session:
+        yield blob, SourceBody(blob, [Origin(RegistryV2(session), "app")])
+
+
+def read_all(body: SourceBody) -> bytes:
+    out, buffer = bytearray(), memoryview(bytearray(1 << 18))
+    work = Work(Stop(), retries=False)
+    with body.open(0, work) as reader:
+        while count := reader.readinto(buffer):
+            out += buffer[:count]
+    return bytes(out)
+
+
+def ranges(registry: ScriptedRegistry) -> list[str | None]:
+    return [one.header("range") for one in registry.log if one.kind == "GET blob"]
+
+
+@pytest.mark.parametrize("status", [400, 405, 412, 416, 501])
+def test_where_a_range_is_refused_the_blob_is_read_from_its_beginning_again(
+    scripted: ScriptedFactory, status: int
+) -> None:
+    registry = scripted()
+    with body_at(registry) as (_, body):
+        registry.hook = lambda request: Reply(status) if request.header("Range") else None
+        assert DATA == read_all(body)
+    assert [None, f"bytes={BROKEN}-{SIZE - 1}", None] == ranges(registry)
+
+
+def test_where_a_range_is_ignored_the_rest_is_taken_from_the_whole(scripted: ScriptedFactory) -> None:
+    registry = scripted(ranges=False)
+    with body_at(registry) as (_, body):
+        assert DATA == read_all(body)
+    assert 2 == len(ranges(registry))
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_what_is_read_again_is_proven_with_all_that_came_before(scripted: ScriptedFactory, refused: bool) -> None:
+    """The digest is over the bytes that were passed on: those before the break, and the rest of the second answer."""
+    registry = scripted(ranges=False)
+    with body_at(registry) as (_, body):
+        registry.hook = lambda request: Reply(416) if refused and request.header("Range") else None
+        registry.fault("GET blob", nth=2, times=FOREVER, after=True, change=tail_damaged)
+        with pytest.raises(Refused) as caught:
+            read_all(body)
+    assert "digest_mismatch" == caught.value.code
+
+
+def tail_damaged(request: Request, reply: Reply) -> Reply:
+    """Another byte after the place of the break."""
+    assert BROKEN < len(reply.body) - 1
+    return Reply(reply.status, reply.headers, reply.body[:-1] + bytes([reply.body[-1] ^ 1]))
+
+
+def test_a_blob_that_vanished_meanwhile_is_missing_and_not_read_again(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    with body_at(registry) as (_, body):
+        registry.hook = lambda request: Reply(404) if request.header("Range") else None
+        with pytest.raises(NotFound, match="does not have blob"):
+            read_all(body)
+    assert 2 == len(ranges(registry))

@@ -1,0 +1,118 @@
+"""Which uploads are sent in chunks after a break, and what is done where a registry takes no chunks."""
+
+from __future__ import annotations
+
+import pytest
+
+from mirror.errors import MirrorError, NetworkError, RemoteError
+from mirror.registry import uploads
+from tests.conftest import ScriptedFactory
+from tests.registries.faults import FOREVER
+from tests.registries.scripted import ScriptedRegistry
+from tests.registry.test_uploads import DATA, uploader
+
+OTHER = DATA[1:]
+
+
+@pytest.fixture(autouse=True)
+def _small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "CHUNK_AFTER", 300_000)
+    monkeypatch.setattr(uploads, "LARGEST_CHUNK", 200_000)
+    monkeypatch.setattr(uploads, "SMALLEST_CHUNK", 50_000)
+
+
+def bodies(registry: ScriptedRegistry) -> list[tuple[str, int | None]]:
+    """The requests that carried bytes of blobs: method, and bytes that arrived."""
+    return [(one.method, one.body_length) for one in registry.log if one.kind in ("PUT upload", "PATCH upload")]
+
+
+def test_one_broken_upload_changes_nothing_for_other_blobs(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    registry.fault("PUT upload", cut_request_after=600_000)
+    with uploader(registry) as up:
+        blobs = [up.source.add("app", data) for data in (DATA, OTHER)]
+        assert [2, 1] == [up.tries(blob) for blob in blobs]
+        registry.mark()
+        up.upload(blobs[0])
+    assert [("PUT", len(DATA))] == bodies(registry), "a blob that arrived is no longer one whose upload broke"
+
+
+def test_a_break_of_the_source_is_no_break_of_the_upload(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    with uploader(registry) as up:
+        up.source.cut_after = 600_000
+        blob = up.source.add("app", DATA)
+        with pytest.raises(NetworkError):
+            up.upload(blob)
+        up.source.cut_after = None
+        registry.mark()
+        up.upload(blob)
+    assert [("PUT", len(DATA))] == bodies(registry)
+
+
+def test_an_error_of_the_source_teaches_nothing_about_the_target(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    with uploader(registry) as up:
+        blob = up.source.add("app", DATA)
+        up.source.fault = lambda verb, repository, reference: (
+            RemoteError("gone", status=404) if verb == "open" else None
+        )
+        with pytest.raises(RemoteError) as caught:
+            up.upload(blob)
+        assert not caught.value.retryable
+        up.source.fault = lambda verb, repository, reference: None
+        registry.mark()
+        up.upload(blob)
+    assert [("PUT", len(DATA))] == bodies(registry)
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 415, 416, 501])
+def test_a_registry_that_takes_no_chunks_gets_the_blob_whole_again_and_no_chunk_ever_after(
+    scripted: ScriptedFactory, status: int
+) -> None:
+    registry = scripted()
+    registry.fault("PUT upload", cut_request_after=600_000)
+    registry.fault("PATCH upload", status=status, times=FOREVER)
+    with uploader(registry) as up:
+        blobs = [up.source.add("app", data) for data in (DATA, OTHER)]
+        assert 3 == up.tries(blobs[0])
+        registry.mark()
+        registry.fault("PUT upload", cut_request_after=600_000)
+        assert 2 == up.tries(blobs[1])
+    assert 0 == registry.counts()["PATCH upload"]
+    assert [True, True] == [registry.has_blob("app", blob.digest) for blob in blobs]
+    assert [] == registry.uploads
+
+
+def test_a_chunk_that_is_refused_later_in_an_upload_does_not_speak_against_chunks(scripted: ScriptedFactory) -> None:
+    """A session that another replica does not know is such an answer."""
+    registry = scripted()
+    registry.fault("PUT upload", cut_request_after=600_000)
+    registry.fault("PATCH upload", nth=2, status=404)
+    with uploader(registry) as up:
+        blob = up.source.add("app", DATA)
+        assert 3 == up.tries(blob)
+    assert 2 + 3 == registry.counts()["PATCH upload"]
+    assert registry.has_blob("app", blob.digest)
+
+
+def test_a_first_chunk_that_breaks_or_meets_a_busy_registry_is_sent_again(scripted: ScriptedFactory) -> None:
+    registry = scripted()
+    registry.fault("PUT upload", cut_request_after=600_000)
+    registry.fault("PATCH upload", cut_request_after=100_000)
+    registry.fault("PATCH upload", status=503)
+    with uploader(registry) as up:
+        blob = up.source.add("app", DATA)
+        assert 4 == up.tries(blob)
+    assert registry.has_blob("app", blob.digest)
+
+
+def test_a_proxy_with_a_body_limit_before_a_registry_without_chunks_is_one_error_with_a_hint(
+    scripted: ScriptedFactory,
+) -> None:
+    registry = scripted(max_body=400_000, chunks=False)
+    with uploader(registry) as up, pytest.raises(MirrorError) as caught:
+        up.tries(up.source.add("app", DATA))
+    assert 413 == caught.value.status
+    assert "client_max_body_size" in caught.value.hint
+    assert 1 == registry.counts()["PATCH upload"]

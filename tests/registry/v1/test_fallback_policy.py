@@ -1,0 +1,140 @@
+"""The rule of protocols, row by row: what is observed, and what is decided in each of the four settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from mirror.errors import (
+    AuthError,
+    Cancelled,
+    LocalError,
+    MirrorError,
+    NetworkError,
+    NotFound,
+    RateLimited,
+    Refused,
+    RemoteError,
+    Unreachable,
+)
+from mirror.registry.http.host_settings import V1
+from mirror.registry.session import TooBig
+from mirror.registry.v1.fallback_policy import Failure, Observation, Operation, Verdict, decide, failure_of
+
+L, T = Operation.LISTING, Operation.TAG
+V1_, STOP, LIST, PING = Verdict.V1, Verdict.STOP, Verdict.LIST, Verdict.PING
+F = Failure
+
+
+# (operation, failure) -> what is decided where the host has not shown v2, has been asked for it in vain, has shown it.
+RULES = {
+    (L, F.UNKNOWN): (V1_, V1_, V1_),
+    (L, F.ACCESS): (V1_, V1_, V1_),
+    (L, F.CONTRADICTED): (STOP, STOP, STOP),
+    (L, F.BUSY): (STOP, STOP, STOP),
+    (L, F.JUNK): (PING, V1_, STOP),
+    (L, F.STATUS): (PING, V1_, STOP),
+    (L, F.BROKEN): (PING, V1_, STOP),
+    (L, F.NETWORK): (PING, V1_, STOP),
+    (L, F.UNREACHABLE): (STOP, STOP, STOP),
+    (L, F.TLS): (STOP, STOP, STOP),
+    (L, F.UNSAFE): (STOP, STOP, STOP),
+    (L, F.LOCAL): (STOP, STOP, STOP),
+    (T, F.UNKNOWN): (LIST, LIST, LIST),
+    (T, F.ACCESS): (LIST, LIST, LIST),
+    (T, F.CONTRADICTED): (STOP, STOP, STOP),
+    (T, F.BUSY): (STOP, STOP, STOP),
+    (T, F.JUNK): (STOP, STOP, STOP),
+    (T, F.STATUS): (STOP, STOP, STOP),
+    (T, F.BROKEN): (LIST, LIST, STOP),
+    (T, F.NETWORK): (LIST, LIST, STOP),
+    (T, F.UNREACHABLE): (STOP, STOP, STOP),
+    (T, F.TLS): (STOP, STOP, STOP),
+    (T, F.UNSAFE): (STOP, STOP, STOP),
+    (T, F.LOCAL): (STOP, STOP, STOP),
+}
+
+
+def test_every_failure_has_a_rule() -> None:
+    assert {(operation, failure) for operation in (L, T) for failure in Failure} == set(RULES)
+
+
+@pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
+def test_auto(operation: Operation, failure: Failure) -> None:
+    decided = [decide(Observation(operation, failure, V1.AUTO, speaks_v2)).verdict for speaks_v2 in (None, False, True)]
+    assert list(RULES[operation, failure]) == decided
+
+
+@pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
+def test_never_means_never(operation: Operation, failure: Failure) -> None:
+    assert STOP is decide(Observation(operation, failure, V1.NEVER, False)).verdict
+
+
+@pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
+def test_per_tag_differs_where_v2_does_not_have_a_tag(operation: Operation, failure: Failure) -> None:
+    expected = V1_ if (operation, failure) == (T, F.UNKNOWN) else RULES[operation, failure][2]
+    assert expected is decide(Observation(operation, failure, V1.PER_TAG, True)).verdict
+    after_listing = V1_ if (operation, failure) == (T, F.UNKNOWN) else STOP
+    assert after_listing is decide(Observation(operation, failure, V1.PER_TAG, True, listed=True)).verdict
+
+
+@pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
+def test_what_v2_answered_in_an_earlier_run_stays_with_v2_unless_the_setting_says_otherwise(
+    operation: Operation, failure: Failure
+) -> None:
+    def verdict(mode: V1) -> Verdict:
+        return decide(Observation(operation, failure, mode, False, answered_before=True)).verdict
+
+    assert STOP is verdict(V1.AUTO)
+    assert decide(Observation(operation, failure, V1.PER_TAG, False)).verdict is verdict(V1.PER_TAG)
+
+
+@pytest.mark.parametrize("failure", Failure, ids=str)
+def test_once_v2_has_answered_nothing_leads_to_v1(failure: Failure) -> None:
+    for operation in Operation:
+        assert STOP is decide(Observation(operation, failure, V1.AUTO, listed=True)).verdict
+    for mode in V1:
+        assert STOP is decide(Observation(Operation.LATER, failure, mode)).verdict
+        assert STOP is decide(Observation(Operation.DIGEST, failure, mode)).verdict
+
+
+ERRORS: list[tuple[MirrorError, Failure]] = [
+    (NotFound("x", registry_code="NAME_UNKNOWN", status=404), F.UNKNOWN),
+    (NotFound("x", registry_code="MANIFEST_UNKNOWN", status=404), F.UNKNOWN),
+    (NotFound("x", registry_code="NOT_FOUND", status=404), F.UNKNOWN),
+    (NotFound("x", status=404), F.UNKNOWN),
+    (NotFound("x", registry_code="NAME_INVALID", status=404), F.CONTRADICTED),
+    (NotFound("x", registry_code="UNSUPPORTED", status=404), F.CONTRADICTED),
+    (NotFound("x", registry_code="TOOMANYREQUESTS", status=404), F.BUSY),
+    (AuthError("x", status=401), F.ACCESS),
+    (AuthError("x", status=403, code="auth_denied"), F.ACCESS),
+    (AuthError("a helper failed"), F.LOCAL),
+    (AuthError("the proxy wants a login", status=407), F.LOCAL),
+    (RateLimited("x", status=429), F.BUSY),
+    (RateLimited("wait an hour", status=503, retryable=False), F.BUSY),
+    (RemoteError("x", status=400), F.STATUS),
+    (RemoteError("x", status=405), F.STATUS),
+    (RemoteError("x", status=501), F.STATUS),
+    (RemoteError("x", status=301), F.STATUS),
+    (RemoteError("x", status=500), F.BROKEN),
+    (RemoteError("x", status=503), F.BROKEN),
+    (RemoteError("not a list", status=200), F.JUNK),
+    (RemoteError("not a list"), F.JUNK),
+    (Refused("not JSON", code="bad_response"), F.JUNK),
+    (Refused("not a manifest", code="manifest_invalid"), F.JUNK),
+    (Refused("x", code="digest_mismatch"), F.UNSAFE),
+    (Refused("x", code="unsafe_realm"), F.UNSAFE),
+    (TooBig("x"), F.UNSAFE),
+    (Refused("x", code="tls_error"), F.TLS),
+    (RemoteError("x", code="tls_error"), F.TLS),
+    (NetworkError("x"), F.NETWORK),
+    (NetworkError("x", code="timeout"), F.NETWORK),
+    (Unreachable("x"), F.UNREACHABLE),
+    (LocalError("x"), F.LOCAL),
+    (Cancelled("x"), F.LOCAL),
+    (MirrorError("x"), F.UNSAFE),
+]
+
+
+@pytest.mark.parametrize(("error", "failure"), ERRORS, ids=lambda value: f"{value}")
+def test_errors_are_kinds_of_failure(error: MirrorError, failure: Failure) -> None:
+    assert failure is failure_of(error)

@@ -1,0 +1,258 @@
+"""The grammar of sources and targets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror.errors import ConfigError
+from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
+from mirror.selection.locations import (
+    BundleLocation,
+    LayoutLocation,
+    Location,
+    RegistryLocation,
+    StreamLocation,
+    expand,
+    parse_source,
+    parse_target,
+)
+
+HEX = "a" * 64
+DIGEST = Digest(f"sha256:{HEX}")
+
+
+def registry(host: str, path: str, *, wildcard: bool = False) -> RegistryLocation:
+    return RegistryLocation(Repository(host, path), wildcard=wildcard)
+
+
+SOURCES: dict[str, Location] = {
+    "alpine": registry("docker.io", "library/alpine"),
+    "reg.example.com/team/app": registry("reg.example.com", "team/app"),
+    "reg.example.com/app:v1": RegistryLocation(Repository("reg.example.com", "app"), "v1"),
+    f"reg.example.com/app@{DIGEST}": RegistryLocation(Repository("reg.example.com", "app"), None, DIGEST),
+    f"reg.example.com/app:v1@{DIGEST}": RegistryLocation(Repository("reg.example.com", "app"), "v1", DIGEST),
+    "reg.example.com/team/*": registry("reg.example.com", "team", wildcard=True),
+    "reg.example.com/*": registry("reg.example.com", "", wildcard=True),
+    "docker.io/*": registry("docker.io", "", wildcard=True),
+    "docker.io/library/*": registry("docker.io", "library", wildcard=True),
+    "acme/*": registry("docker.io", "acme", wildcard=True),
+    "redis:7": RegistryLocation(Repository("docker.io", "library/redis"), "7"),
+    "myhost/app": registry("docker.io", "myhost/app"),
+    "docker.io/library/images.tgz": registry("docker.io", "library/images.tgz"),
+    "oci:/srv/export": LayoutLocation("/srv/export"),
+    "oci:export": LayoutLocation("export"),
+    "oci:/srv/export:team/app": LayoutLocation("/srv/export", "team/app"),
+    "oci:/srv/export:app:v1": LayoutLocation("/srv/export", "app", "v1"),
+    f"oci:/srv/export:app@{DIGEST}": LayoutLocation("/srv/export", "app", None, DIGEST),
+    "oci:/srv/export:team/*": LayoutLocation("/srv/export", "team", wildcard=True),
+    "oci:/srv/export:*": LayoutLocation("/srv/export", "", wildcard=True),
+    "export.tar": BundleLocation("export.tar"),
+    "/srv/2024-01.tar:team/app": BundleLocation("/srv/2024-01.tar", "team/app"),
+    "/srv/a.tar:*": BundleLocation("/srv/a.tar", "", wildcard=True),
+    "-": StreamLocation(),
+}
+
+TARGETS: dict[str, Location] = {
+    "reg.example.com/team/app": registry("reg.example.com", "team/app"),
+    "reg.example.com/{repository}": registry("reg.example.com", "{repository}", wildcard=True),
+    "reg.example.com/copy/*": registry("reg.example.com", "copy/{repository}", wildcard=True),
+    "reg.example.com/x-{repository}-y": registry("reg.example.com", "x-{repository}-y", wildcard=True),
+    "docker.io/{repository}": registry("docker.io", "{repository}", wildcard=True),
+    "docker.io/acme/*": registry("docker.io", "acme/{repository}", wildcard=True),
+    "localhost/app": registry("localhost", "app"),
+    "a.tgz/app": registry("a.tgz", "app"),
+    "reg.example.com/images.tgz": registry("reg.example.com", "images.tgz"),
+    "oci:/srv/export": LayoutLocation("/srv/export"),
+    "oci:/srv/export:{repository}": LayoutLocation("/srv/export", "{repository}", wildcard=True),
+    "oci:/srv/export:x/*": LayoutLocation("/srv/export", "x/{repository}", wildcard=True),
+    "export.tar:{repository}": BundleLocation("export.tar", "{repository}", wildcard=True),
+    "-": StreamLocation(),
+}
+
+
+@pytest.mark.parametrize("text", SOURCES)
+def test_a_source_is_read_as_its_grammar_says(text: str) -> None:
+    assert SOURCES[text] == parse_source(text)
+
+
+@pytest.mark.parametrize("text", TARGETS)
+def test_a_target_is_read_as_its_grammar_says(text: str) -> None:
+    assert TARGETS[text] == parse_target(text)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "the repository is missing"),
+        ("*", 'the registry is missing before the `*`; write "registry.example.com/*"'),
+        ("reg.example.com/a*", "stands alone at the end"),
+        ("reg.example.com/*/app", "stands alone at the end"),
+        ("reg.example.com/app:v*", "patterns of tags go under `tags`"),
+        ("reg.example.com/{repository}", "belongs into targets"),
+        ("oci:", "want oci:DIR or oci:DIR:REPOSITORY"),
+        ("oci::app", "want oci:DIR or oci:DIR:REPOSITORY"),
+        ("oci:/srv:", "the repository is missing after the colon"),
+        ("oci:/srv:App", "lower case"),
+        ("x.tar:", "the repository is missing after the colon"),
+        ("x.tar:a/../b", "not a valid reference"),
+        ("-:*", "`-` stands alone"),
+        ("-:team/app", "`-` stands alone"),
+        (
+            "docker://reg.example.com/app",
+            'drop the `docker://`; write "reg.example.com/app"',
+        ),
+        ("docker:reg.example.com/app", 'drop the `docker:`; write "reg.example.com/app"'),
+        ("oci-archive:x.tar", '`oci-archive:` is not supported; a bundle is FILE.tar; write "x.tar"'),
+        ("dir:/srv", '`dir:` is not supported; a layout is oci:DIR; write "oci:/srv"'),
+        ("docker-daemon:app", "`docker-daemon:` is not supported; give the host/repository of a registry)"),
+        ("https://reg.example.com/app", 'without a scheme; write "reg.example.com/app"'),
+        ("reg.example.com/app:*", 'without a tag, every tag is selected; write "reg.example.com/app"'),
+    ],
+)
+def test_what_is_no_source_is_refused(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_source(text)
+    assert "ref_invalid" == caught.value.code
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("reg.example.com/app:v1", "a target has no tag or digest"),
+        (f"reg.example.com/app@{DIGEST}", "a target has no tag or digest"),
+        ("oci:/srv/x:app:v1", "a target has no tag or digest"),
+        ("reg.example.com/*/{repository}", "can stand once only"),
+        ("*.example.com/app", "(`*` can stand in the repository only"),
+        ("oci:/srv/*", "(`*` can stand in the repository only"),
+        ("{repository}.example.com/app", "({repository} can stand in the repository only"),
+        ("oci:/srv/{repository}", "can stand in the repository only"),
+        ("-:{repository}", "`-` stands alone"),
+        ("{repository}.tar", "can stand in the repository only"),
+    ],
+)
+def test_what_is_no_target_is_refused(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_target(text)
+    assert "ref_invalid" == caught.value.code
+    assert says in str(caught.value)
+
+
+DIRECTORY = "a directory is written with `oci:` before it"
+BUNDLE = "the name of a bundle ends in `.tar`, in lower case and without a slash"
+ARCHIVE = "it looks like a file, and a bundle is a plain tar"
+NO_REPOSITORY = "the repository is missing after the host"
+NO_HOST = "a target names its registry"
+# What looks like a host or a file: why it is refused, what is suggested for a target, and for a source besides.
+SLIPS: dict[str, tuple[str, list[str], list[str]]] = {
+    "images.tgz": (ARCHIVE, ["images.tar"], ["docker.io/library/images.tgz"]),
+    "out.tar.gz:app": (ARCHIVE, ["out.tar:app"], ["docker.io/library/out.tar.gz:app"]),
+    "export/images.zip": (ARCHIVE, ["export/images.tar"], ["docker.io/export/images.zip"]),
+    "images.TAR": (BUNDLE, ["images.tar"], []),
+    "images.tar/": (BUNDLE, ["images.tar"], []),
+    "images.Tar//": (BUNDLE, ["images.tar"], []),
+    "images.TAR:team/app": (BUNDLE, ["images.tar:team/app"], []),
+    "export/images.TAR": (BUNDLE, ["export/images.tar"], []),
+    "/srv/images.tar/": (BUNDLE, ["/srv/images.tar"], []),
+    "./dir": (DIRECTORY, ["oci:./dir"], []),
+    "../dir": (DIRECTORY, ["oci:../dir"], []),
+    "..": (DIRECTORY, ["oci:.."], []),
+    "/srv/export": (DIRECTORY, ["oci:/srv/export"], []),
+    "~/export": (DIRECTORY, ["oci:~/export"], []),
+    "export/": (DIRECTORY, ["oci:export"], []),
+    "/srv/*": (DIRECTORY, ["oci:/srv:*"], []),
+    "127.0.0.1:7001": (NO_REPOSITORY, ["127.0.0.1:7001/repository"], []),
+    "127.0.0.1:7001/": (NO_REPOSITORY, ["127.0.0.1:7001/repository"], []),
+    "reg.example.com": (NO_REPOSITORY, ["reg.example.com/repository"], []),
+    "localhost": (NO_REPOSITORY, ["localhost/repository"], []),
+    "localhost:5000": (NO_REPOSITORY, ["localhost:5000/repository"], []),
+    "myhost:5000": (NO_REPOSITORY, ["myhost:5000/repository"], ["docker.io/library/myhost:5000"]),
+    "[::1]:5000": (NO_REPOSITORY, ["[::1]:5000/repository"], []),
+    f"localhost:5000@{DIGEST}": (NO_REPOSITORY, [], []),
+    "oci:$HOME/x": ("variables like $HOME are not substituted", ["oci:~/x"], []),
+    "${HOME}/x.tar": ("variables like $HOME are not substituted", ["~/x.tar"], []),
+    "reg.example.com/$TEAM/app": ("variables like $HOME are not substituted", [], []),
+}
+
+
+@pytest.mark.parametrize("text", SLIPS)
+def test_what_looks_like_a_host_or_a_file_is_no_image_of_docker_hub(text: str) -> None:
+    says, for_both, for_sources = SLIPS[text]
+    for parse, meant in ((parse_target, for_both), (parse_source, for_both + for_sources)):
+        with pytest.raises(ConfigError) as caught:
+            parse(text)
+        written = f"; write {', or '.join(map(quoted, meant))})" if meant and "@" not in text else ""
+        assert says in str(caught.value)
+        assert written in str(caught.value)
+        for suggestion in meant:
+            assert parse(suggestion)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("alpine", ["registry.example.com/alpine", "oci:alpine"]),
+        ("hub", ["registry.example.com/hub", "oci:hub"]),
+        ("alpine:3.20", ["registry.example.com/alpine", "oci:alpine"]),
+        ("acme/app", ["registry.example.com/acme/app", "oci:acme/app"]),
+        ("acme/*", ["registry.example.com/acme/*"]),
+        ("{repository}/app", ["registry.example.com/{repository}/app"]),
+    ],
+)
+def test_a_target_names_its_registry(text: str, meant: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_target(text)
+    assert f"({NO_HOST}; write {', or '.join(map(quoted, meant))})" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("reg.example.com/{repo}", '{repository} is the only template; write "reg.example.com/{repository}"'),
+        ("reg.example.com/app:{tag}-x", "{tag} is not in this version"),
+        ("reg.example.com/app:v1", '; write "reg.example.com/app"'),
+        ("oci:/srv/x:app:v1", '; write "oci:/srv/x:app"'),
+        ("x.tar:app:v1", '; write "x.tar:app"'),
+    ],
+)
+def test_what_cannot_stand_in_a_target_is_refused_with_what_can(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_target(text)
+    assert says in str(caught.value)
+
+
+def quoted(text: str) -> str:
+    return f'"{text}"'
+
+
+@pytest.mark.parametrize("parse", [parse_source, parse_target])
+@pytest.mark.parametrize(
+    "text", ["joe:hunter2@reg.example.com/a*b*", "https://joe:hunter2@x/y", "oci:/x:joe:hunter2@y"]
+)
+def test_no_message_shows_what_may_be_a_password(text: str, parse: object) -> None:
+    assert callable(parse)
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_wildcard_target_takes_what_the_source_matched() -> None:
+    target = parse_target("reg.example.com/copy/*")
+    assert isinstance(target, RegistryLocation)
+    assert Repository("reg.example.com", "copy/team/app") == expand(target, "team/app")
+    with pytest.raises(ConfigError):
+        expand(target, "../etc")
+
+
+@given(st.text(max_size=40) | st.text(alphabet="ab.:/@*{}-oci[]tr", max_size=30))
+def test_any_text_is_a_location_or_a_configuration_error(text: str) -> None:
+    for parse in (parse_source, parse_target):
+        try:
+            location = parse(text)
+        except ConfigError as error:
+            assert 2 == error.exit_code
+        else:
+            assert location.kind

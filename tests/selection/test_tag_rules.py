@@ -1,0 +1,202 @@
+"""Which tags are selected, and which patterns may select them."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirror.errors import ConfigError
+from mirror.oci.digest import Digest
+from mirror.selection.patterns import compile_pattern
+from mirror.selection.tag_rules import Selection, TagRules, overlap, select
+
+DIGEST = Digest("sha256:" + "a" * 64)
+TAGS = ("v1.0.0", "v1.1.0-rc.1", "v1.1.0", "v2.0.0", "latest", "nightly")
+
+
+@pytest.mark.parametrize(
+    "rules, selected, rejected",
+    [
+        (TagRules(), TAGS, {}),
+        (TagRules(include=(r"v\d+\.\d+\.\d+",)), ("v1.0.0", "v1.1.0", "v2.0.0"), {"include": 3}),
+        (TagRules(include=("v1",)), (), {"include": 6}),  # the whole tag, not its beginning
+        (TagRules(include=("latest", "v2.*")), ("v2.0.0", "latest"), {"include": 4}),
+        (
+            TagRules(exclude=(r".*-rc\.\d+", "n.*")),
+            ("v1.0.0", "v1.1.0", "v2.0.0", "latest"),
+            {r"exclude .*-rc\.\d+": 1, "exclude n.*": 1},
+        ),
+        (TagRules(include=("v.*",), exclude=("v1.*",)), ("v2.0.0",), {"include": 2, "exclude v1.*": 3}),
+        (TagRules(exclude=(".*",)), (), {"exclude .*": 6}),
+        (TagRules(literal=("v9", "v1.0.0")), ("v9", "v1.0.0"), {}),  # asked for by name, listed or not
+        (TagRules(digest=DIGEST), (), {}),
+        (TagRules(literal=("pinned",), digest=DIGEST), ("pinned",), {}),
+    ],
+)
+def test_rules_select_tags_and_count_what_each_leaves_out(
+    rules: TagRules, selected: tuple[str, ...], rejected: dict[str, int]
+) -> None:
+    assert Selection(selected, rejected) == select(rules, TAGS)
+
+
+def test_a_tag_that_is_listed_twice_is_selected_once() -> None:
+    assert ("a", "b") == select(TagRules(), ["a", "b", "a"]).selected
+    assert ("a", "b") == select(TagRules(include=("[ab]",)), ["a", "b", "a"]).selected
+
+
+def test_only_names_and_digests_need_no_listing() -> None:
+    assert [True, True, True, False, False] == [
+        rules.is_literal
+        for rules in (
+            TagRules(literal=("a",)),
+            TagRules(digest=DIGEST),
+            TagRules(literal=("a",), digest=DIGEST),
+            TagRules(include=("a",)),
+            TagRules(),
+        )
+    ]
+
+
+@given(
+    st.lists(st.sampled_from(["v1", "v2", "v10", "rc", "v1-rc", "latest"])),
+    st.lists(st.sampled_from(["v.*", r"v\d", "rc", ".*-rc", "latest"]), max_size=3),
+    st.lists(st.sampled_from(["v.*", r"v\d", "rc", ".*-rc", "latest"]), max_size=3),
+)
+def test_selecting_agrees_with_asking_tag_by_tag(tags: list[str], include: list[str], exclude: list[str]) -> None:
+    rules = TagRules(include=tuple(include), exclude=tuple(exclude))
+    found = select(rules, tags)
+    assert tuple(dict.fromkeys(tag for tag in tags if rules.rejected_by(tag) is None)) == found.selected
+    plainly = {
+        tag
+        for tag in tags
+        if (not include or any(re.fullmatch(pattern, tag) for pattern in include))
+        and not any(re.fullmatch(pattern, tag) for pattern in exclude)
+    }
+    assert plainly == set(found.selected)
+    assert len(tags) == sum(found.rejected.values()) + sum(tag in plainly for tag in tags)
+
+
+@pytest.mark.parametrize(
+    "one, other, shared",
+    [
+        (TagRules(), TagRules(), "*"),
+        (TagRules(include=("a",)), TagRules(include=("b",)), "*"),  # patterns leave it open
+        (TagRules(literal=("a", "b")), TagRules(literal=("b", "c")), "b"),
+        (TagRules(literal=("a",)), TagRules(literal=("b",)), None),
+        (TagRules(literal=("a", "b")), TagRules(include=("b",)), "b"),
+        (TagRules(literal=("a",)), TagRules(exclude=("a",)), None),
+        (TagRules(literal=("a",)), TagRules(), "a"),
+        (TagRules(digest=DIGEST), TagRules(), None),  # it writes no tag
+        (TagRules(literal=("a",), digest=DIGEST), TagRules(), "a"),
+    ],
+)
+def test_rules_overlap_where_both_may_take_one_tag(one: TagRules, other: TagRules, shared: str | None) -> None:
+    assert (shared, shared) == (overlap(one, other), overlap(other, one))
+
+
+# ---- patterns ----
+
+# Each construct of the syntax, as Python reads it too.
+PATTERNS = (
+    ".*",
+    "v1",
+    r"v1\.2",
+    r"v\d+(\.\d+)*",
+    r"v?\d+\.\d+(?:\.\d+)?(?:-[a-z0-9]+)*",
+    r"(\d+\.)+\d+",
+    "(?:rc|beta|alpha)+",
+    "[0-9a-f]{7,40}",
+    "([0-9a-f]{2})+",
+    "(a|b)*c",
+    "a{3}|b{2,}|c{0,2}",
+    "a.*?c+?x??",
+    "(?i)ALPINE-V1",
+    r"(?i:v)\d+(\.[a-z]+)*",
+    r"sha256-[0-9a-f]{64}(\.sig|\.att)?",
+    "[^-]*(-[^-]+)*",
+    r"(?P<major>\d+)\.(?P<minor>\d+)",
+    r"(\w\.\W?)*",
+    "(a[^a]b)*",
+    "^v1$",
+    r"\Av1",
+    r"(\.\b\d)*",
+    r"\Bv1|a\B.*",
+    r"[\d.]+|[\w-]+|[]a-]+|\S+|a\s",
+    r"\x76\x31|\.\-_",
+    "(|a)b?",
+    "",
+)
+# An engine that backtracks takes exponential time for some texts.
+AMBIGUOUS = ("(a+)+", "(a*)*", "(a|a)*", "((a+)+)?", "(a?a)*", "(.*)*", r"(\w+\d?)+x", "(.|[^-])*", "((a{1,20}){1,20})")
+DRAWN_TAGS = st.text(alphabet="abcALPINEalpinev01.-_", max_size=12)
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+@given(
+    tag=DRAWN_TAGS | st.sampled_from(["v1", "v1.2", "v1.2.3-rc1", "a.b.c", "aaa", "bb", "1.2", "abc", "rcbeta", "V1.a"])
+)
+@settings(max_examples=60, deadline=None)
+def test_a_pattern_matches_what_python_would_match(text: str, tag: str) -> None:
+    assert (re.fullmatch(text, tag) is not None) == compile_pattern(text).matches(tag)
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_a_pattern_matches_its_own_words(text: str, data: st.DataObject) -> None:
+    tag = data.draw(st.from_regex(re.compile(text, re.ASCII), fullmatch=True, alphabet=st.characters(codec="ascii")))
+    assert compile_pattern(text).matches(tag)
+
+
+@pytest.mark.parametrize("text", AMBIGUOUS)
+def test_no_pattern_takes_exponential_time(text: str) -> None:
+    started = time.thread_time()
+    compile_pattern(text).matches("a" * 127 + "!")
+    assert time.thread_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("(", "missing )"),
+        ("v[", "missing ]"),
+        ("*", "no argument for repetition operator: *"),
+        ("*-alpine", "write '.*-alpine'"),
+        ("a{2,1}", "invalid repetition size: {2,1}"),
+        ("a{,2}", "{,2} is not a repetition"),
+        ("a{1001}", "repetition"),
+        ("a{n}", "{n} is not a repetition"),
+        ("x" * 1001, "pattern too long: 1001 characters, at most 1000"),
+        ("\x1b(", "\\x1b("),
+        ("\ud800", "not a text of Unicode"),
+        ("(?!latest).*", "put what a tag must match under `include` and what it must not under `exclude`"),
+        ("(?=v).*", "no look-around"),
+        (".*(?<!-rc)", "no look-around"),
+        (".*(?<=-rc)", "no look-around"),
+        (r"(a|b)\1", "no backreferences"),
+        ("(?P<n>x)(?P=n)", "no backreferences"),
+        ("(?>a+)", "linear time"),
+        ("a++", "linear time"),
+        (r"v1\Z", "a pattern must match the whole tag anyway"),
+        ("(?x) v 1", "without spaces"),
+        ("(?#one)v", "a comment in YAML"),
+    ],
+)
+def test_what_is_no_pattern_is_refused_with_the_reason(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compile_pattern(text)
+    assert says in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+@given(st.text(alphabet="ab.*+?()[]{}|\\d^$1,-", max_size=25))
+@settings(max_examples=400, deadline=None)
+def test_any_text_is_a_pattern_or_a_configuration_error(text: str) -> None:
+    try:
+        assert compile_pattern(text).text == text
+    except ConfigError as error:
+        assert 2 == error.exit_code

@@ -1,0 +1,91 @@
+"""Import the program once, and fork for each run of it. tests/support/forking.py starts `python -m forking`.
+
+Most of the processor time of a short run is the start of Python and the imports. A forked run is otherwise like a
+started one: it has a process group, an environment, standard streams and an end of its own.
+
+Descriptor 0 is a socket that preserves message boundaries. A request is JSON with `arguments`, `environment` and `cwd`,
+and comes with three descriptors: stdout, stderr, and a pipe that takes the process id and then the wait status of the
+run, one line each. The process exits when the other end of the socket is closed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from contextlib import suppress
+from importlib import import_module
+
+import sitecustomize  # type: ignore[import-not-found]  # on the path of the tool only
+
+from mirror.__main__ import entry
+
+_USED_BY_MOST_RUNS = (
+    "commands.sync",
+    "commands.plan",
+    "commands.verify",
+    "commands.disk_stores",
+    "sync.dry_run",
+    "sync.verifier",
+    "config.schema_errors",
+)
+
+_REQUEST_BYTES = 1 << 20
+
+
+def main() -> None:
+    """Fork for every request. Returns in the process that becomes the run."""
+    with socket.socket(fileno=os.dup(0)) as requests:
+        while True:
+            message, descriptors, _flags, _sender = socket.recv_fds(requests, _REQUEST_BYTES, 3)
+            if not message:
+                sys.exit(0)
+            if os.fork():
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                _reap()
+                continue
+            if _is_run(descriptors[2]):
+                break
+    _prepare(json.loads(message), *descriptors)
+
+
+def _reap() -> None:
+    """Wait for the children that have ended, so that the processor time of the runs is counted."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _is_run(status_to: int) -> bool:
+    """Fork again: True in the run; the other process waits for it, writes how it ended, and exits."""
+    run = os.fork()
+    if not run:
+        os.setsid()
+        return True
+    with open(status_to, "w") as status:
+        print(run, file=status, flush=True)
+        print(os.waitpid(run, 0)[1], file=status, flush=True)
+    os._exit(0)
+
+
+def _prepare(request: dict[str, object], out: int, err: int, status_to: int) -> None:
+    """Make this process what a started one would be."""
+    os.close(status_to)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    os.closerange(3, max(out, err, status_to, 64) + 1)
+    os.chdir(str(request["cwd"]))
+    os.environ.clear()
+    os.environ.update(request["environment"])  # type: ignore[call-overload]  # a dict of strings
+    sitecustomize.arm()
+    sys.argv = ["mirror", *request["arguments"]]  # type: ignore[misc]  # a list of strings
+
+
+if __name__ == "__main__":
+    for name in _USED_BY_MOST_RUNS:
+        import_module(f"mirror.{name}")
+    main()
+    entry()

@@ -1,0 +1,24 @@
+"""On the path of the tool when tests run it: keeps it on loopback, and notes for the test if it tried to leave."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.support import tripwire
+
+
+def arm() -> None:
+    """Install the tripwire as the environment says, and take its settings out of the environment."""
+    file = Path(os.environ.pop("MIRROR_TESTS_TRIPWIRE", os.devnull))
+    only = os.environ.pop("MIRROR_TESTS_ONLY", "").split()
+
+    def note(what: str) -> None:
+        with file.open("a") as opened:
+            opened.write(what + "\n")
+
+    tripwire.install(note, only=only)
+
+
+if "MIRROR_TESTS_FORKING" not in os.environ:
+    arm()

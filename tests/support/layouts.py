@@ -1,0 +1,102 @@
+"""Layouts made of graphs, and `mirror serve` in this process."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from mirror.layout.bundle.store import Bundle
+from mirror.layout.directory import LayoutStore
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.serve.server import Server, served
+from mirror.serve.tls import server_context
+from mirror.store import Target
+from mirror.util.cancellation import Stop, Work
+from tests.registries.certificates import Authority
+from tests.registries.client import Client
+from tests.support.bundles import Bytes, comings, manifests_of
+from tests.support.images import Graph
+
+
+class Served:
+    """Use with `with`. host: where it listens; tls: whose certificate it shows."""
+
+    def __init__(self, path: Path, *, writable: bool = False, tls: Authority | None = None) -> None:
+        self._path = path
+        self._writable = writable
+        self.tls = tls
+        self._stack = ExitStack()
+        self.name = path.name
+        self.host = ""
+
+    def __enter__(self) -> Served:
+        with ExitStack() as stack:
+            stop = Stop()
+            answer = stack.enter_context(served(self._path, stop, writable=self._writable))
+            context = server_context(*self.tls.server) if self.tls else None
+            self.host = stack.enter_context(Server(answer, "127.0.0.1", 0, stop=stop, tls=context)).address
+            self._stack = stack.pop_all()
+        return self
+
+    @property
+    def url(self) -> str:
+        return f"http{'s' if self.tls else ''}://{self.host}"
+
+    def client(self) -> Client:
+        return Client(self.host, tls=self.tls.client_context() if self.tls else None)
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def lay(path: Path, **graphs: Graph) -> Path:
+    """A layout with these graphs, by the names of their repositories; `__` stands for a slash. -> path"""
+    work = Work(Stop())
+    store = LayoutStore(path, new=True)
+    try:
+        store.begin((), work)
+        for name, graph in graphs.items():
+            bring(store, graph, name.replace("__", "/"))
+        store.finish(whole=True, work=work)
+    finally:
+        store.close()
+    return path
+
+
+def pack(path: Path, **graphs: Graph) -> Path:
+    """The same as a bundle."""
+    work = Work(Stop())
+    store = Bundle(path, str(path), spool=path.parent / "spool", new=True)
+    try:
+        coming = [
+            one
+            for name, graph in graphs.items()
+            for one in comings(graph, name.replace("__", "/"), [*graph.tags, *graph.manifests])
+        ]
+        store.begin(coming, work)
+        for name, graph in graphs.items():
+            bring(store, graph, name.replace("__", "/"))
+        store.finish(whole=True, work=work)
+    finally:
+        store.close()
+    return path
+
+
+def bring(store: Target, graph: Graph, repository: str) -> None:
+    """Blobs, manifests, tags, as sync brings them."""
+    work = Work(Stop())
+    for digest, data in graph.blobs.items():
+        blob = Descriptor(Digest(digest), len(data))
+        with store.begin_upload(repository, blob, work) as session:
+            session.send(partial(_from, data), work)
+    manifests = manifests_of(graph)
+    for digest, manifest in manifests.items():
+        store.put_manifest(repository, digest, manifest, work)
+    for tag, digest in graph.tags.items():
+        store.put_manifest(repository, tag, manifests[digest], work)
+
+
+def _from(data: bytes, offset: int) -> Bytes:
+    return Bytes(data[offset:], piece=1 << 20)

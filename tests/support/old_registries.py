@@ -1,0 +1,106 @@
+"""An old registry as the run opens it, over a scripted one, with quick retries and a scratch of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mirror.commands.registry_sources import Sources
+from mirror.errors import MirrorError
+from mirror.limits import Limits
+from mirror.oci.descriptor import Descriptor
+from mirror.registry.auth.authorization import HostAuthorizer
+from mirror.registry.auth.credentials import CredentialSource
+from mirror.registry.client import RegistryV2
+from mirror.registry.http.host_settings import V1, HostSettings, Secret, Tls
+from mirror.registry.session import Session
+from mirror.store import Source, Transform, Transformed, Version
+from mirror.util.cancellation import Stop, Work
+from mirror.util.retry_policy import Policy
+from tests.conftest import ScriptedFactory
+from tests.registries import v1
+from tests.registries.scripted import ScriptedRegistry
+
+WORK = Work(Stop())
+QUICK = Policy(attempts=3, base=0.001, cap=0.002)
+
+
+def old_registry(scripted: ScriptedFactory, speaks: v1.V1, **options: Any) -> ScriptedRegistry:
+    """It speaks v1 alone."""
+    registry = scripted(**options)
+    registry.v1, registry.hook = speaks, v1.no_v2
+    return registry
+
+
+@contextmanager
+def opened(
+    registry: ScriptedRegistry | str,
+    folder: Path,
+    *,
+    mode: V1 = V1.AUTO,
+    schema1: bool = False,
+    login: tuple[str, str] | None = None,
+    limit: int | None = None,
+    **settings: Any,
+) -> Iterator[Source]:
+    host = registry if isinstance(registry, str) else registry.host
+    if login is not None:
+        settings |= {"username": login[0], "password": Secret("the test", plain=login[1])}
+    tls = registry.tls if isinstance(registry, ScriptedRegistry) else None
+    settings = ({"tls": Tls(ca=tls.ca)} if tls else {"plain_http": True}) | settings
+    host_settings = HostSettings(host, **{"connect_timeout": 5.0, "idle_timeout": 5.0, **settings})
+    limits = Limits()
+    credentials = CredentialSource({host: host_settings}, {"HOME": str(folder)})
+    session = Session(host_settings, limits, policy=QUICK)
+    authorizer = HostAuthorizer(host_settings, credentials, session.one_off, session.trust.realm, limits.clock)
+    session.authorizer = authorizer
+    v2 = RegistryV2(session)
+    sources = Sources(credentials, limits, folder / "converted", limit, policy=QUICK)
+    try:
+        yield sources.open(v2, authorizer, host_settings, v1=mode, convert_schema1=schema1)
+    finally:
+        v2.close()
+        sources.close()
+
+
+def outcome(source: Source, repository: str, references: Sequence[str] = ()) -> list[Version | MirrorError]:
+    """What a plan would see: of all tags, or of some by name. What concerns all of them stands alone."""
+    try:
+        names = list(references)
+        refused: list[Version | MirrorError] = []
+        if not names:
+            for name in source.tags(repository, WORK):
+                if isinstance(name, str):
+                    names.append(name)
+                else:
+                    refused.append(name)
+            names.sort()
+        return [*refused, *source.resolve(repository, names, WORK)]
+    except MirrorError as error:
+        return [error]
+
+
+def transform_of(source: Source, repository: str, tag: str) -> Transform:
+    (version,) = source.resolve(repository, [tag], WORK)
+    if isinstance(version, MirrorError):
+        raise version
+    if version.transform is None:
+        raise LookupError(f"{tag} is not converted")
+    return version.transform
+
+
+def made(transform: Transform, work: Work = WORK) -> Transformed:
+    """Everything made, as a run does it, one after the other."""
+    for part in transform.parts(work):
+        transform.make(part, work)
+    return transform.finish(work)
+
+
+def blob(result: Transformed, descriptor: Descriptor, offset: int = 0) -> bytes:
+    out, buffer = bytearray(), memoryview(bytearray(1000))
+    with result.source.open_blob(result.repository, descriptor, WORK, offset=offset) as reader:
+        while count := reader.readinto(buffer):
+            out += buffer[:count]
+    return bytes(out)

@@ -1,0 +1,374 @@
+"""Planning: what is asked of whom, and what is found."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from mirror.commands.options import Only
+from mirror.errors import AuthError, MirrorError, NotFound, Refused, RemoteError, Unreachable
+from mirror.limits import Limits
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest, parse_manifest
+from mirror.oci.reference import ListedTag
+from mirror.selection.tag_rules import TagRules
+from mirror.sync.plan_model import Entry, Finding, TargetEntry, Verdict
+from mirror.sync.planner import Planner
+from mirror.transfer.blob_locations import Place
+from mirror.transfer.manager import Manager
+from mirror.util.cancellation import Stop
+from tests.support.stores import MemoryStore
+
+
+def manifest(name: str) -> Manifest:
+    body = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [],
+        "annotations": {"name": name},
+    }
+    return parse_manifest(json.dumps(body).encode())
+
+
+@dataclass
+class Seen:
+    """Implements planner.Findings."""
+
+    findings: list[Finding] = field(default_factory=list)
+    errors: list[tuple[str, MirrorError]] = field(default_factory=list)
+    tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
+    rejected: dict[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def found(self, finding: Finding) -> None:
+        self.findings.append(finding)
+
+    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+        self.errors.append((entry.name, error))
+
+    def refused_name(self, entry: Entry, error: MirrorError) -> None:
+        self.errors.append((entry.name, error))
+
+    def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
+        self.tags[str(place), tag] = digest
+
+    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
+        self.rejected[entry.name] = rejected
+
+    def verdicts(self, host: str = "target") -> dict[str, str]:
+        return {one.reading.tag: one.verdict.value for one in self.findings if one.target.place.host == host}
+
+
+@dataclass
+class Memory:
+    """What earlier runs noted."""
+
+    tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
+    marks: set[str] = field(default_factory=set)
+    sources: dict[tuple[str, str], Digest] = field(default_factory=dict)
+
+    def target_tag(self, repository: str, tag: str) -> Digest | None:
+        return self.tags.get((repository, tag))
+
+    def source_tag(self, repository: str, tag: str) -> Digest | None:
+        return self.sources.get((repository, tag))
+
+    def transformed(self, identity: str) -> Digest | None:
+        return None
+
+    def unfinished(self, repository: str) -> bool:
+        return repository in self.marks
+
+
+class World:
+    def __init__(self) -> None:
+        self.source = MemoryStore("source")
+        self.target = MemoryStore("target")
+        self.other = MemoryStore("other")
+        self.memory = Memory()
+        self.seen = Seen()
+        self.wanted = ""
+
+    def tag(self, store: MemoryStore, tag: str, name: str | None = None, repository: str = "app") -> Digest:
+        made = manifest(name or tag)
+        store.manifests[repository][tag] = store.manifests[repository][made.digest] = made
+        return made.digest
+
+    def was_equal(self, tag: str, digest: Digest) -> None:
+        """An earlier run noted so of the source and the target."""
+        self.memory.tags["target/copy", tag] = self.memory.sources["source/app target/copy", tag] = digest
+
+    def plan(self, rules: TagRules | None = None, *targets: TargetEntry, heads_first: bool = False) -> Seen:
+        entry = Entry(
+            self.source,
+            "app",
+            rules or TagRules(),
+            targets or (TargetEntry(self.target, Place("target", "copy")),),
+            heads_first=heads_first,
+        )
+        limits = Limits()
+        with Manager(limits=limits, stop=Stop()) as manager:
+            only = Only([f"*{self.wanted}*"])
+            planner = Planner(manager, self.memory, self.seen, chosen=only, parallel={"source": 4})
+            watch = manager.spawn(planner.all([entry]), name="plan")
+            assert watch.wait(30)
+            watch.result()
+        return self.seen
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_tags_that_the_target_lacks_are_not_asked_for_on_either_side(world: World) -> None:
+    world.tag(world.source, "v1")
+    world.tag(world.source, "v2")
+    assert {"v1": "copy", "v2": "copy"} == world.plan().verdicts()
+    assert [("tags", "app", "")] == world.source.asked
+    assert [("tags", "copy", "")] == world.target.asked
+    assert [False, False] == [one.may_have for one in world.seen.findings]
+    assert [None, None] == [one.reading.version for one in world.seen.findings]
+
+
+def test_equal_tags_cost_one_question_on_each_side(world: World) -> None:
+    digest = world.tag(world.source, "v1")
+    world.tag(world.target, "v1", repository="copy")
+    assert {"v1": "equal"} == world.plan().verdicts()
+    assert ["tags", "resolve"] == [verb for verb, _, _ in world.source.asked]
+    assert ["tags", "resolve"] == [verb for verb, _, _ in world.target.asked]
+    assert {("target/copy", "v1"): digest} == world.seen.tags
+
+
+def test_a_tag_that_moved_is_to_be_copied_and_tells_what_is_there(world: World) -> None:
+    world.tag(world.source, "v1", "new")
+    old = world.tag(world.target, "v1", "old", repository="copy")
+    [finding] = world.plan().findings
+    assert (Verdict.COPY, old, True) == (finding.verdict, finding.old, finding.may_have)
+
+
+def test_other_tags_of_the_target_are_left_alone(world: World) -> None:
+    world.tag(world.source, "v1")
+    world.tag(world.target, "theirs", repository="copy")
+    assert {"v1": "copy"} == world.plan().verdicts()
+    assert [] == world.target.verbs("resolve")
+    assert [True] == [one.may_have for one in world.seen.findings]
+
+
+def test_a_repository_that_a_killed_run_began_is_asked_for_blobs_though_it_has_no_tag(world: World) -> None:
+    world.tag(world.source, "v1")
+    world.memory.marks.add("target/copy")
+    assert [True] == [one.may_have for one in world.plan().findings]
+
+
+def test_the_source_is_resolved_once_for_all_targets(world: World) -> None:
+    for number in range(10):
+        world.tag(world.source, f"v{number}")
+        world.tag(world.target, f"v{number}", repository="copy")
+        world.tag(world.other, f"v{number}", "old", repository="copy")
+    world.plan(
+        None, TargetEntry(world.target, Place("target", "copy")), TargetEntry(world.other, Place("other", "copy"))
+    )
+    assert 10 == len(world.source.verbs("resolve"))
+    assert {"equal"} == set(world.seen.verdicts("target").values())
+    assert {"copy"} == set(world.seen.verdicts("other").values())
+
+
+def test_named_tags_are_asked_for_without_any_listing_of_the_source(world: World) -> None:
+    world.tag(world.source, "v1")
+    world.tag(world.target, "v1", repository="copy")
+    assert {"v1": "equal", "nope": "failed"} == world.plan(TagRules(literal=("v1", "nope"))).verdicts()
+    assert [] == world.source.verbs("tags") + world.target.verbs("tags")
+    assert [NotFound] == [type(one.error) for one in world.seen.findings if one.error]
+
+
+def test_named_tags_of_a_new_repository_cost_one_listing_that_spares_the_questions_for_blobs(world: World) -> None:
+    world.tag(world.source, "v1")
+    assert [False] == [one.may_have for one in world.plan(TagRules(literal=("v1",))).findings]
+    assert 1 == len(world.target.verbs("tags"))
+
+
+def test_a_digest_is_its_own_version_and_is_asked_for_by_digest(world: World) -> None:
+    digest = world.tag(world.source, "v1")
+    [finding] = world.plan(TagRules(digest=digest)).findings
+    assert f"target/copy@{digest}" == finding.name
+    world.tag(world.target, "v1", repository="copy")
+    world.seen.findings.clear()
+    assert ["equal"] == list(world.plan(TagRules(digest=digest)).verdicts().values())
+
+
+def test_a_digest_can_be_given_a_tag_on_the_target(world: World) -> None:
+    digest = world.tag(world.source, "v1")
+    [finding] = world.plan(TagRules(literal=("stable",), digest=digest)).findings
+    assert "target/copy:stable" == finding.name
+    assert digest == finding.reading.reference
+
+
+def test_where_gets_are_metered_digests_are_asked_for_first(world: World) -> None:
+    world.tag(world.source, "v1")
+    [finding] = world.plan(heads_first=True).findings
+    assert finding.reading.version is not None
+    assert 1 == len(world.source.verbs("resolve"))
+
+
+def test_an_exclusive_target_is_asked_nothing_about_what_is_remembered(world: World) -> None:
+    digest = world.tag(world.source, "v1")
+    world.memory.tags["target/copy", "v1"] = digest
+    world.tag(world.source, "v2")
+    seen = world.plan(None, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
+    assert {"v1": "equal", "v2": "copy"} == seen.verdicts()
+    assert [("resolve", "copy", "v2")] == world.target.asked, "an earlier run may have put it, and not have noted it"
+
+
+def test_an_exclusive_target_that_nothing_is_remembered_of_is_asked(world: World) -> None:
+    world.tag(world.source, "v1")
+    world.tag(world.target, "v1", repository="copy")
+    seen = world.plan(None, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
+    assert {"v1": "equal"} == seen.verdicts()
+
+
+def test_a_listing_that_fails_is_one_failure(world: World) -> None:
+    world.source.fault = lambda verb, repository, reference: AuthError("wrong password")
+    assert ["source/app"] == [name for name, _ in world.plan().errors]
+    assert [] == world.seen.findings
+    assert [("tags", "copy", "")] == world.target.asked
+
+
+def test_a_target_is_listed_while_the_source_is(world: World) -> None:
+    world.tag(world.source, "v1")
+    asked = threading.Event()
+    world.target.fault = lambda verb, repository, reference: asked.set()
+    world.source.fault = lambda verb, repository, reference: None if asked.wait(10) else AuthError("alone")
+    assert {"v1": "copy"} == world.plan().verdicts()
+
+
+def test_a_target_that_cannot_be_listed_fails_its_own_findings_only(world: World) -> None:
+    world.tag(world.source, "v1")
+    world.other.fault = lambda verb, repository, reference: Unreachable("refused")
+    world.plan(
+        None, TargetEntry(world.target, Place("target", "copy")), TargetEntry(world.other, Place("other", "copy"))
+    )
+    assert {"v1": "copy"} == world.seen.verdicts("target")
+    assert {"v1": "failed"} == world.seen.verdicts("other")
+
+
+def test_a_target_tag_that_answers_an_error_is_pushed_again(world: World) -> None:
+    world.tag(world.source, "v1")
+    world.tag(world.target, "v1", repository="copy")
+
+    class Broken(MemoryStore):
+        def resolve(self, repository, references, work):  # type: ignore[no-untyped-def]
+            return [RemoteError("500", status=500) for _ in references]
+
+    broken = Broken("target")
+    broken.manifests = world.target.manifests
+    assert {"v1": "copy"} == world.plan(None, TargetEntry(broken, Place("target", "copy"))).verdicts()
+
+
+def test_a_hostile_name_is_told_and_the_rest_is_planned(world: World) -> None:
+    world.tag(world.source, "v1")
+
+    class Hostile(MemoryStore):
+        def tags(self, repository, work):  # type: ignore[no-untyped-def]
+            return ["v1", Refused("a hostile name", code="ref_invalid")]
+
+    hostile = Hostile("source")
+    hostile.manifests = world.source.manifests
+    world.source = hostile
+    assert {"v1": "copy"} == world.plan().verdicts()
+    assert ["a hostile name"] == [error.what for _, error in world.seen.errors]
+
+
+def test_what_is_not_wanted_is_not_found_and_what_rules_leave_out_is_counted(world: World) -> None:
+    for tag in ("v1", "v2", "v2-rc"):
+        world.tag(world.source, tag)
+    world.wanted = "v2"
+    assert {"v2": "copy"} == world.plan(TagRules(exclude=(".*-rc",))).verdicts()
+    assert {"source/app": {"exclude .*-rc": 1}} == world.seen.rejected
+
+
+def test_a_thousand_tags_are_asked_for_in_batches(world: World) -> None:
+    for number in range(1000):
+        world.tag(world.source, f"v{number}")
+        world.tag(world.target, f"v{number}", repository="copy")
+    assert {"equal"} == set(world.plan().verdicts().values())
+    assert 1000 == len(world.seen.findings) == len(world.source.verbs("resolve")) == len(world.target.verbs("resolve"))
+
+
+IMMUTABLE = TagRules(immutable=("v.*",))
+
+
+def test_an_immutable_tag_that_was_equal_is_not_asked_for_again(world: World) -> None:
+    for tag in ("v1", "latest"):
+        world.tag(world.target, tag, repository="copy")
+        digest = world.tag(world.source, tag)
+        world.was_equal(tag, digest)
+    assert {"v1": "equal", "latest": "equal"} == world.plan(IMMUTABLE).verdicts()
+    assert [("app", "latest")] == world.source.verbs("resolve")
+    assert [("copy", "latest")] == world.target.verbs("resolve")
+
+
+def test_an_immutable_tag_that_vanished_from_the_target_is_copied_again(world: World) -> None:
+    world.was_equal("v1", world.tag(world.source, "v1"))
+    assert {"v1": "copy"} == world.plan(IMMUTABLE).verdicts()
+
+
+def test_an_immutable_tag_that_is_not_known_to_be_equal_is_compared(world: World) -> None:
+    digest = world.tag(world.source, "v1")
+    world.tag(world.target, "v1", repository="copy")
+    world.memory.tags["target/copy", "v1"] = digest
+    assert {"v1": "equal"} == world.plan(IMMUTABLE).verdicts()
+    assert 1 == len(world.source.verbs("resolve"))
+
+
+def test_an_immutable_tag_that_differs_is_a_conflict_and_stays(world: World) -> None:
+    new = world.tag(world.source, "v1", "new")
+    old = world.tag(world.target, "v1", "old", repository="copy")
+    [finding] = world.plan(IMMUTABLE).findings
+    assert finding.error is not None
+    assert ("tag_immutable", 3) == (finding.error.code, finding.error.exit_code)
+    assert old in str(finding.error)
+    assert new in str(finding.error)
+
+
+def test_what_is_immutable_is_copied_the_first_time(world: World) -> None:
+    world.tag(world.source, "v1")
+    assert {"v1": "copy"} == world.plan(IMMUTABLE).verdicts()
+
+
+def test_where_lists_say_what_tags_name_nothing_is_asked_for(world: World) -> None:
+    class Telling(MemoryStore):
+        def tags(self, repository, work):  # type: ignore[no-untyped-def]
+            return [
+                ListedTag(name, made.digest) for name, made in self.manifests[repository].items() if ":" not in name
+            ]
+
+    for store, repository in ((source := Telling("source"), "app"), (target := Telling("target"), "copy")):
+        world.tag(store, "same", repository=repository)
+        world.tag(store, "moved", repository, repository=repository)
+    world.tag(source, "new")
+    world.source = source
+    seen = world.plan(None, TargetEntry(target, Place("target", "copy")))
+    assert {"same": "equal", "moved": "copy", "new": "copy"} == seen.verdicts()
+    assert [] == source.verbs("resolve") + target.verbs("resolve")
+
+
+def test_an_exclusive_target_with_immutable_tags_costs_the_listing_and_nothing_else(world: World) -> None:
+    for number in range(300):
+        world.was_equal(f"v{number}", world.tag(world.source, f"v{number}"))
+    seen = world.plan(IMMUTABLE, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
+    assert {"equal"} == set(seen.verdicts().values())
+    assert [("tags", "app", "")] == world.source.asked
+    assert [] == world.target.asked
+
+
+def test_what_is_remembered_of_an_exclusive_target_is_told_once_for_each_tag(world: World) -> None:
+    told = []
+    world.seen.saw_target = lambda place, tag, digest: told.append(tag)  # type: ignore[method-assign]
+    for number in range(200):
+        world.memory.tags["target/copy", f"v{number}"] = world.tag(world.source, f"v{number}")
+    world.plan(None, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
+    assert 200 == len(told)

@@ -1,0 +1,585 @@
+"""What a blob costs, and who waits for whom."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mirror.errors import AuthError, LocalError, MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError
+from mirror.limits import Limits
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.store import Mount
+from mirror.transfer.blob_copier import CARRY, Deliveries
+from mirror.transfer.blob_locations import REFUSALS, Inventory, Place, Routes
+from mirror.transfer.blob_outcomes import Outcomes
+from mirror.transfer.blob_request import Delivered, Order, Outcome
+from mirror.transfer.downloads import Origin
+from mirror.transfer.manager import Manager
+from mirror.transfer.spool import Spool
+from mirror.transfer.upload_sessions import CLOSED_AT_ONCE
+from mirror.transfer.watch import Watch
+from mirror.util.cancellation import Stop
+from mirror.util.retry_policy import Policy
+from tests.support.stores import MemoryStore, blob_of
+from tests.transfer.harness import until
+
+DATA = b"a layer" * 5000
+PATHS = ("one", "two", "three")
+
+
+@dataclass
+class Hints:
+    """What earlier runs noted."""
+
+    known: set[tuple[str, Digest]] = field(default_factory=set)
+    elsewhere: dict[Digest, list[str]] = field(default_factory=dict)
+    forgotten: list[str] = field(default_factory=list)
+
+    def held(self, repository: str, digest: Digest) -> bool:
+        return (repository, digest) in self.known
+
+    def holders(self, host: str, digest: Digest) -> list[str]:
+        return self.elsewhere.get(digest, [])
+
+    def forget(self, repository: str) -> None:
+        self.forgotten.append(repository)
+
+
+class World:
+    """A source, targets, and deliveries between them."""
+
+    def __init__(self, spool: Spool, **options: int) -> None:
+        self.source = MemoryStore("source")
+        self.targets = {name: MemoryStore(name) for name in ("target", "other", "source")}
+        self.hints = Hints()
+        self.limits = Limits()
+        self.spool = spool
+        self.told: list[tuple[str, Delivered | MirrorError]] = []
+        self.marked: list[str] = []
+        self.mounting = {"target": True}
+        self.pairs = [("source", "target")]
+        self.options = options
+        self.inventory = Inventory(self.hints, dict.fromkeys(self.targets, PATHS))
+
+    @contextmanager
+    def managed(self, stop: Stop) -> Iterator[Deliveries]:
+        policy = Policy(base=0.001, cap=0.002)
+        for name in ("source", "target", "other"):
+            self.limits.configure(name, self.options.get(name, 8))
+        uploads = self.options.get("uploads", 8)
+        with Manager(limits=self.limits, stop=stop, policy=policy, uploads=uploads) as manager:
+            routes = Routes(
+                self.pairs, mounting=self.mounting, parallel={n: self.options.get(n, 8) for n in self.targets}
+            )
+            yield Deliveries(
+                manager,
+                self.inventory,
+                routes,
+                self.spool,
+                outcomes=Outcomes(lambda order, what, cost: self.told.append((str(order.place), what))),
+                moved=lambda count: None,
+                before_write=lambda place: self.marked.append(str(place)),
+            )
+
+    def run(self, orders: Callable[[Deliveries], list[Watch[Delivered]]]) -> list[Delivered]:
+        with self.managed(Stop()) as deliveries:
+            watches = orders(deliveries)
+            assert all(watch.wait(30) for watch in watches)
+            results = [watch.result() for watch in watches]
+        deliveries.close()
+        return results
+
+    def held_elsewhere(self, data: bytes) -> Descriptor:
+        """A blob of the source that another repository of the target has as well."""
+        blob = self.source.add("app", data)
+        self.targets["target"].blobs["two"][blob.digest] = data
+        self.inventory.add(Place("target", "two"), blob.digest)
+        return blob
+
+    def order(
+        self, blob: Descriptor, path: str, host: str = "target", *, may_have: bool = False, certain: bool = False
+    ) -> Order:
+        target = self.targets[host]
+        return Order(blob, target, Place(host, path), Origin(self.source, "app"), "source/app:1", may_have, certain)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    spool = Spool(tmp_path / "spool", None)
+    spool.prepare()
+    yield World(spool)
+    spool.close()
+
+
+def test_a_new_blob_is_one_read_and_one_upload_and_nothing_is_asked_first(world: World) -> None:
+    blob = world.source.add("app", DATA)
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert Outcome.COPIED is done.outcome
+    assert (len(DATA), len(DATA), 1) == (done.bytes_read, done.bytes_sent, done.attempts)
+    assert ["open"] == [verb for verb, _, _ in world.source.asked]
+    assert ["begin", "send"] == [verb for verb, _, _ in world.targets["target"].asked]
+    assert ["target/one"] == world.marked
+
+
+def test_two_who_want_the_same_blob_in_the_same_repository_share_one_delivery(world: World) -> None:
+    world.source.gate = gate = threading.Event()
+    blob = world.source.add("app", DATA)
+
+    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = [deliveries.deliver(world.order(blob, "one")) for _ in range(2)]
+        gate.set()
+        return watches
+
+    first, second = world.run(orders)
+    assert first is second
+    assert [Outcome.COPIED, None] == [first.claim(), second.claim()], "it counts once"
+    assert 1 == len(world.told)
+
+
+def test_of_three_repositories_one_leads_and_the_others_mount_from_it(world: World) -> None:
+    blob = world.source.add("app", DATA)
+    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, path)) for path in PATHS])
+    assert ["copied", "mounted", "mounted"] == sorted(one.outcome.value for one in done)
+    assert 1 == len(world.source.verbs("open"))
+    assert 1 == len(world.targets["target"].verbs("begin"))
+    assert {one.from_ for one in done if one.from_} <= {"one", "two"}
+
+
+def test_when_the_leader_fails_for_its_own_repository_a_follower_leads(world: World) -> None:
+    blob = world.source.add("app", DATA)
+    world.targets["target"].fault = lambda verb, repository, reference: (
+        NotFound("no such project") if verb == "begin" and repository == "one" else None
+    )
+
+    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = [deliveries.deliver(world.order(blob, path)) for path in PATHS]
+        assert watches[0].wait(30)
+        assert isinstance(watches[0].error, NotFound)
+        return watches[1:]
+
+    assert ["copied", "mounted"] == sorted(one.outcome.value for one in world.run(orders))
+
+
+def test_a_session_that_a_refused_mount_opened_is_used(world: World) -> None:
+    target = world.targets["target"]
+    target.mounts = None
+    blob = world.source.add("app", DATA)
+    world.inventory.add(Place("target", "two"), blob.digest)
+    target.blobs["two"][blob.digest] = DATA
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert Outcome.COPIED is done.outcome
+    assert ["mount", "open", "send"] == [verb for verb, _, _ in target.asked], "read from the sibling, no second POST"
+    assert [] == world.source.asked
+    assert [] == target.deleted
+
+
+def test_a_refused_mount_falls_back_to_an_upload_and_is_not_tried_again(world: World) -> None:
+    target = world.targets["target"]
+    target.mounts = Mount.REFUSED
+    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(3)]
+    for blob in blobs:
+        world.hints.elsewhere[blob.digest] = ["two"]
+    world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
+
+    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = []
+        for blob in blobs:
+            watches.append(deliveries.deliver(world.order(blob, "one")))
+            assert watches[-1].wait(30)
+        return watches
+
+    assert {Outcome.COPIED} == {one.outcome for one in world.run(one_after_the_other)}
+    assert 1 == len(target.verbs("mount"))
+
+
+def test_a_mount_that_fails_with_every_retry_is_an_upload_and_the_next_one_gets_one_attempt(world: World) -> None:
+    target = world.targets["target"]
+    blobs = [world.held_elsewhere(DATA + bytes([number])) for number in range(3)]
+    broken = {blob.digest for blob in blobs[:2]}
+    target.fault = lambda verb, repository, reference: (
+        RemoteError("a bad gateway", status=502, retryable=True) if verb == "mount" and reference in broken else None
+    )
+
+    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = []
+        for blob in blobs:
+            watches.append(deliveries.deliver(world.order(blob, "one")))
+            assert watches[-1].wait(30)
+        return watches
+
+    done = world.run(one_after_the_other)
+    assert ["copied", "copied", "mounted"] == [one.outcome.value for one in done]
+    assert [5, 1, 1] == [target.verbs("mount").count(("one", blob.digest)) for blob in blobs]
+
+
+def test_a_host_that_fails_every_mount_is_not_asked_for_ever(world: World) -> None:
+    target = world.targets["target"]
+    target.fault = lambda verb, repository, reference: (
+        RemoteError("an internal error", status=500, retryable=True) if verb == "mount" else None
+    )
+    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(REFUSALS + 2)]
+    for blob in blobs:
+        world.hints.elsewhere[blob.digest] = ["two"]
+    world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
+
+    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = []
+        for blob in blobs:
+            watches.append(deliveries.deliver(world.order(blob, "one")))
+            assert watches[-1].wait(30)
+        return watches
+
+    assert {Outcome.COPIED} == {one.outcome for one in world.run(one_after_the_other)}
+    assert 5 + (REFUSALS - 1) == len(target.verbs("mount"))
+
+
+def test_only_repositories_that_the_configuration_names_are_mounted_from(world: World) -> None:
+    blob = world.source.add("app", DATA)
+    world.hints.elsewhere[blob.digest] = ["secret/project"]
+    world.inventory.ask_hints(Place("target", "one"), [blob.digest])
+    world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert [] == world.targets["target"].verbs("mount")
+
+
+def test_what_a_wildcard_names_is_mounted_from_before_it_is_known_to_match(world: World) -> None:
+    target = world.targets["target"]
+    world.inventory = Inventory(world.hints, {"target": ["one"]}, {"target": [("hub/", "/x"), ("team/", "")]})
+    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(5)]
+    paths = ["hub/a/x", "team/a/b", "hub/a", "hub//x", "team/"]
+    for blob, path in zip(blobs, paths, strict=True):
+        world.hints.elsewhere[blob.digest] = [path]
+        target.blobs[path][blob.digest] = world.source.blobs["app"][blob.digest]
+    world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
+    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
+    assert ["hub/a/x", "team/a/b", None, None, None] == [one.from_ for one in done]
+    assert 2 == len(target.verbs("mount"))
+
+
+def test_a_source_of_another_mirror_on_the_host_is_mounted_from(world: World) -> None:
+    blob = world.source.add("app", DATA)
+    world.targets["target"].blobs["two"][blob.digest] = DATA
+    world.inventory.suggest(Place("target", "two"), [blob.digest])
+    world.inventory.suggest(Place("target", "secret"), [blob.digest])
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert (Outcome.MOUNTED, "two") == (done.outcome, done.from_)
+    assert [] == world.source.asked
+
+
+def test_a_repository_that_may_have_it_is_asked_and_what_is_there_is_not_sent(world: World) -> None:
+    blob = world.source.add("app", DATA)
+    world.targets["target"].blobs["one"][blob.digest] = DATA
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
+    assert Outcome.EXISTS is done.outcome
+    assert ["head"] == [verb for verb, _, _ in world.targets["target"].asked]
+    assert [] == world.source.asked
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "lost"])
+def test_what_a_hint_says_of_a_repository_is_asked_there_before_anything_else_and_once(
+    world: World, there: bool
+) -> None:
+    blob = world.source.add("app", DATA)
+    world.hints.known.add(("target/one", blob.digest))
+    world.hints.elsewhere[blob.digest] = ["two"]
+    world.targets["target"].blobs["one" if there else "two"][blob.digest] = DATA
+    world.inventory.ask_hints(Place("target", "one"), [blob.digest])
+    assert not world.inventory.knows(Place("target", "one"), blob.digest)
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
+    assert (Outcome.EXISTS if there else Outcome.MOUNTED) is done.outcome
+    assert (["head"] if there else ["head", "mount"]) == [verb for verb, _, _ in world.targets["target"].asked]
+
+
+@pytest.mark.parametrize("status", [400, 500, 503])
+def test_a_blob_that_a_target_cannot_look_up_is_uploaded_however_often_that_has_to_be_tried(
+    world: World, status: int
+) -> None:
+    blob = world.source.add("app", DATA)
+    target, failures = world.targets["target"], iter([NetworkError("reset")] * 2)
+
+    def fail(verb: str, repository: str, reference: str) -> MirrorError | None:
+        if verb == "head":
+            return RemoteError("no answer", status=status, retryable=status >= 500)
+        return next(failures, None) if verb == "send" else None
+
+    target.fault = fail
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
+    assert Outcome.COPIED is done.outcome
+    # The first look-up after a failed upload is left to the retries of the upload, if it may succeed.
+    again = ["head", "head"] if status >= 500 else ["head"]
+    steps = ["head", "begin", "send", *again, "begin", "send", "head", "begin", "send"]
+    assert steps == [verb for verb, _, _ in target.asked]
+
+
+@pytest.mark.parametrize(
+    "error", [AuthError("denied", code="auth_denied", status=403), RateLimited("too many", status=429, retryable=False)]
+)
+def test_a_look_up_that_is_refused_fails_the_blob(world: World, error: MirrorError) -> None:
+    blob = world.source.add("app", DATA)
+    world.targets["target"].fault = lambda verb, repository, reference: error if verb == "head" else None
+
+    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watch = deliveries.deliver(world.order(blob, "one", may_have=True))
+        assert watch.wait(30)
+        assert type(error) is type(watch.error)
+        return []
+
+    world.run(orders)
+    assert [] == world.targets["target"].verbs("begin")
+
+
+def test_a_distrusted_repository_is_asked_for_everything(world: World) -> None:
+    blob = world.source.add("app", DATA)
+    place = Place("target", "one")
+    world.inventory.add(place, blob.digest)
+    world.inventory.distrust(place)
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", certain=True))])
+    assert Outcome.COPIED is done.outcome
+    assert ["head", "begin", "send"] == [verb for verb, _, _ in world.targets["target"].asked]
+    assert ["target/one"] == world.hints.forgotten
+
+
+def test_a_broken_upload_is_tried_again(world: World) -> None:
+    blob = world.source.add("app", DATA)
+    failures = iter([NetworkError("reset"), NetworkError("reset")])
+    world.targets["target"].fault = lambda verb, repository, reference: next(failures, None) if verb == "send" else None
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert (Outcome.COPIED, 3) == (done.outcome, done.attempts)
+    assert 2 == len(world.targets["target"].deleted)
+    assert 2 == world.limits.retries
+
+
+def test_wrong_bytes_are_not_delivered_and_told_once(world: World) -> None:
+    blob = blob_of(DATA)
+    world.source.blobs["app"][blob.digest] = DATA[:-1] + b"?"
+    with pytest.raises(Refused):
+        world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert [("target/one", Refused)] == [(place, type(what)) for place, what in world.told]
+    assert blob.digest not in world.targets["target"].blobs["one"]
+
+
+def test_two_target_hosts_are_served_by_one_read(world: World) -> None:
+    world.pairs = [("source", "target"), ("source", "other")]
+    blob = world.source.add("app", DATA)
+    done = world.run(
+        lambda deliveries: [deliveries.deliver(world.order(blob, "one", host)) for host in ("target", "other")]
+    )
+    assert {Outcome.COPIED} == {one.outcome for one in done}
+    assert 1 == len(world.source.verbs("open"))
+    assert len(DATA) == sum(one.bytes_read for one in done)
+    assert 2 * len(DATA) == sum(one.bytes_sent for one in done)
+
+
+def test_without_mounts_the_repositories_of_a_host_are_served_by_one_read(world: World) -> None:
+    world.mounting = {"target": False}
+    blob = world.source.add("app", DATA)
+    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, path)) for path in PATHS])
+    assert {Outcome.COPIED} == {one.outcome for one in done}
+    assert 1 == len(world.source.verbs("open"))
+    assert [] == world.targets["target"].verbs("mount")
+
+
+def test_a_download_that_breaks_is_gone_on_with_and_its_uploads_begin_again(world: World) -> None:
+    world.pairs = [("source", "target"), ("source", "other")]
+    world.source.cut_after = 10_000
+    blob = world.source.add("app", DATA)
+    opens = iter(range(10))
+
+    def whole_at_last(verb: str, repository: str, reference: str) -> MirrorError | None:
+        if verb == "open" and next(opens) == 2:
+            world.source.cut_after = None
+        return None
+
+    world.source.fault = whole_at_last
+    done = world.run(
+        lambda deliveries: [deliveries.deliver(world.order(blob, "one", host)) for host in ("target", "other")]
+    )
+    assert {Outcome.COPIED} == {one.outcome for one in done}
+    assert DATA == world.targets["target"].blobs["one"][blob.digest] == world.targets["other"].blobs["one"][blob.digest]
+
+
+def test_a_download_that_fails_for_good_fails_all_who_wait_for_it(world: World) -> None:
+    world.pairs = [("source", "target"), ("source", "other")]
+    blob = blob_of(DATA)
+
+    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = [deliveries.deliver(world.order(blob, "one", host)) for host in ("target", "other")]
+        assert all(watch.wait(30) for watch in watches)
+        assert [NotFound, NotFound] == [type(watch.error) for watch in watches]
+        return []
+
+    world.run(orders)
+    assert [] == world.targets["target"].verbs("begin") + world.targets["other"].verbs("begin")
+
+
+def test_source_and_target_on_one_host_with_one_slot_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, None)
+    spool.prepare()
+    world = World(spool, source=1)
+    world.pairs = [("source", "source")]
+    world.targets["source"].mounts = Mount.REFUSED
+    blob = world.source.add("app", DATA)
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", "source"))])
+    assert Outcome.COPIED is done.outcome
+
+
+def test_on_one_host_the_source_repository_is_mounted_from(world: World) -> None:
+    world.pairs = [("source", "source")]
+    store = world.targets["source"]
+    blob = world.source.add("app", DATA)
+    store.blobs["app"][blob.digest] = DATA
+    world.inventory = Inventory(world.hints, {"source": ["app", "one"]})
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", "source"))])
+    assert (Outcome.MOUNTED, "app") == (done.outcome, done.from_)
+    assert [] == world.source.asked
+
+
+def test_a_host_that_never_mounts_what_it_has_is_not_asked_for_ever(world: World) -> None:
+    target = world.targets["target"]
+    target.mounts = None
+    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(REFUSALS + 3)]
+
+    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watches = []
+        for blob in blobs:
+            watches.append(deliveries.deliver(world.order(blob, "one")))
+            assert watches[-1].wait(30)
+        return watches
+
+    assert {Outcome.COPIED} == {one.outcome for one in world.run(one_after_the_other)}
+    assert REFUSALS == len(target.verbs("mount"))
+    assert [] == world.source.asked, "the bytes came from the target itself"
+
+
+def test_a_blob_waits_for_room_in_the_spool(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, len(DATA) + 10)
+    spool.prepare()
+    world = World(spool)
+    world.pairs = [("source", "target"), ("source", "other")]
+    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(3)]
+    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
+    assert [Outcome.COPIED] * 3 == [one.outcome for one in done]
+
+
+def test_a_delivery_that_nobody_wants_any_more_leaves_no_session_behind(world: World) -> None:
+    world.source.gate = threading.Event()
+    blob = world.source.add("app", bytes(CARRY + 1))
+    opened = threading.Event()
+
+    def note(verb: str, repository: str, reference: str) -> MirrorError | None:
+        if verb == "begin":
+            opened.set()
+        return None
+
+    world.targets["target"].fault = note
+
+    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
+        watch = deliveries.deliver(world.order(blob, "one"))
+        assert opened.wait(30)
+        watch.release()
+        return []
+
+    world.run(orders)
+    assert [blob.digest] == world.targets["target"].deleted
+
+
+def test_a_session_that_a_mount_opens_after_a_stop_is_deleted_by_who_opened_it(world: World) -> None:
+    target, stop, asked, answered = world.targets["target"], Stop(), threading.Event(), threading.Event()
+    target.mounts = None
+    blob = world.held_elsewhere(DATA)
+
+    def wait_at_the_mount(verb: str, repository: str, reference: str) -> MirrorError | None:
+        if verb == "mount":
+            asked.set()
+            assert answered.wait(30)
+        return None
+
+    target.fault = wait_at_the_mount
+    with world.managed(stop) as deliveries:
+        watch = deliveries.deliver(world.order(blob, "one"))
+        assert asked.wait(30)
+        stop.request("enough")
+        assert watch.wait(30)
+        deliveries.close()
+        assert [] == target.deleted
+        answered.set()
+    assert [blob.digest] == target.deleted
+
+
+def test_a_session_that_waits_for_its_blob_is_deleted_as_soon_as_nobody_wants_it(world: World) -> None:
+    target = world.targets["target"]
+    target.mounts, target.gate = None, threading.Event()
+    blob = world.held_elsewhere(DATA)
+    with world.managed(Stop()) as deliveries:
+        watch = deliveries.deliver(world.order(blob, "one"))
+        until(lambda: target.verbs("open"))
+        assert [] == target.deleted
+        watch.release()
+        until(lambda: [blob.digest] == target.deleted)
+
+
+def test_the_sessions_that_a_stop_leaves_open_are_closed_within_one_bound(world: World) -> None:
+    target, stop = world.targets["target"], Stop()
+    target.mounts, target.gate, target.closing = None, threading.Event(), threading.Event()
+    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(CLOSED_AT_ONCE + 3)]
+    world.options["target"] = len(blobs)
+    together = threading.Barrier(len(blobs))
+
+    def mount_all_at_once(verb: str, repository: str, reference: str) -> MirrorError | None:
+        if verb == "mount":
+            together.wait(30)
+        return None
+
+    target.fault = mount_all_at_once
+    with world.managed(stop) as deliveries:
+        watches = [deliveries.deliver(world.order(blob, "one")) for blob in blobs]
+        until(lambda: len(blobs) == world.inventory._missed["target"])
+        stop.request("enough")
+        assert all(watch.wait(30) for watch in watches)
+        with pytest.raises(LocalError, match=f"{len(blobs)} upload sessions were not closed within 0.1 s"):
+            deliveries.close(0.1)
+    target.closing.set()
+    until(lambda: not any(thread.name.startswith("close") for thread in threading.enumerate()))
+    assert CLOSED_AT_ONCE == len(target.deleted)
+
+
+def test_mounts_that_wait_for_their_turn_while_a_host_turns_out_not_to_mount_are_not_asked_for(world: World) -> None:
+    target = world.targets["target"]
+    target.mounts = None
+    world.options["target"] = 1
+    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(REFUSALS + 10)]
+    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
+    assert {Outcome.COPIED} == {one.outcome for one in done}
+    assert REFUSALS == len(target.verbs("mount"))
+    assert len(blobs) - REFUSALS == len(target.verbs("begin"))
+    assert [] == target.deleted
+
+
+@pytest.mark.parametrize("size", [0, 1, CARRY, CARRY + 1], ids=str)
+def test_small_blobs_are_read_before_they_are_sent_and_large_ones_are_streamed(world: World, size: int) -> None:
+    blob = world.source.add("app", bytes(size))
+    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert (Outcome.COPIED, size, size) == (done.outcome, done.bytes_read, done.bytes_sent)
+    assert ["open"] == [verb for verb, _, _ in world.source.asked]
+    assert ["begin", "send"] == [verb for verb, _, _ in world.targets["target"].asked]
+    assert bytes(size) == world.targets["target"].blobs["one"][blob.digest]
+
+
+def test_what_is_carried_at_once_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.transfer.blob_copier.MOST_CARRIED", len(DATA))
+    blobs = [world.source.add("app", DATA[:-1] + bytes([number])) for number in range(20)]
+    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
+    assert [Outcome.COPIED] * 20 == [one.outcome for one in done]
+
+
+def test_a_small_blob_with_wrong_bytes_opens_no_upload(world: World) -> None:
+    blob = blob_of(DATA)
+    world.source.blobs["app"][blob.digest] = DATA + b"more"
+    with pytest.raises(Refused):
+        world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    assert [] == world.targets["target"].asked

@@ -1,0 +1,151 @@
+"""Which of several sources a blob is read from, and what becomes of those who want it from one that lacks it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mirror.errors import AuthError, MirrorError, NetworkError, NotFound
+from mirror.oci.descriptor import Descriptor
+from mirror.transfer.blob_copier import CARRY, Deliveries
+from mirror.transfer.blob_request import Delivered, Order
+from mirror.transfer.downloads import Origin
+from mirror.transfer.spool import Spool
+from mirror.transfer.watch import Watch
+from mirror.util.structs import replace
+from tests.support.stores import MemoryStore, blob_of
+from tests.transfer.test_blob_copier import World
+
+SMALL, LARGE = b"a layer", b"a layer" * CARRY
+SPOOLED = [("source", "target"), ("source", "other"), ("second", "target"), ("second", "other")]
+
+
+class Sources(World):
+    """Two sources; what is wanted from the first waits until all orders are given."""
+
+    def __init__(self, spool: Spool) -> None:
+        super().__init__(spool)
+        self.second = MemoryStore("second")
+        self.given = threading.Event()
+        self.source.fault = self._wait
+
+    def _wait(self, verb: str, repository: str, reference: str) -> MirrorError | None:
+        assert self.given.wait(30)
+        return None
+
+    def order_of(self, source: MemoryStore, blob: Descriptor, path: str, host: str, repository: str = "app") -> Order:
+        return replace(self.order(blob, path, host), origin=Origin(source, repository))
+
+    def deliver(self, *orders: Order) -> list[MirrorError | str]:
+        """-> how each ended: the outcome, or the error"""
+        ends: list[MirrorError | str] = []
+
+        def given(deliveries: Deliveries) -> list[Watch[Delivered]]:
+            watches = [deliveries.deliver(order) for order in orders]
+            self.given.set()
+            for watch in watches:
+                assert watch.wait(30)
+                error = watch.error
+                assert error is None or isinstance(error, MirrorError)
+                ends.append(error or watch.result().outcome.value)
+            return []
+
+        self.run(given)
+        return ends
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Sources]:
+    spool = Spool(tmp_path / "spool", None)
+    spool.prepare()
+    yield Sources(spool)
+    spool.close()
+
+
+def lacking(world: Sources, blob: Descriptor) -> None:
+    pass
+
+
+def denied(world: Sources, blob: Descriptor) -> None:
+    world.source.fault = lambda *asked: world._wait(*asked) or AuthError("denied", code="auth_denied", status=403)
+
+
+def down(world: Sources, blob: Descriptor) -> None:
+    world.source.fault = lambda *asked: world._wait(*asked) or NetworkError("reset")
+
+
+def damaged(world: Sources, blob: Descriptor) -> None:
+    assert blob.size is not None
+    world.source.blobs["app"][blob.digest] = bytes(blob.size)
+
+
+@pytest.mark.parametrize("trouble", [lacking, denied, down, damaged])
+@pytest.mark.parametrize(
+    ("hosts", "pairs", "data"),
+    [
+        (("target", "other"), SPOOLED, SMALL),
+        (("target", "target"), SPOOLED, SMALL),
+        (("target", "target"), [], SMALL),
+        (("target", "target"), [], LARGE),
+    ],
+    ids=["two hosts", "one place by the spool", "one place, small", "one place, streamed"],
+)
+def test_what_one_source_cannot_give_comes_from_the_source_of_another_who_wants_it(
+    world: Sources,
+    hosts: tuple[str, str],
+    pairs: list[tuple[str, str]],
+    data: bytes,
+    trouble: Callable[[Sources, Descriptor], None],
+) -> None:
+    world.pairs = pairs or [("source", "target"), ("second", "target")]
+    if not pairs:
+        world.pairs = [("source", "target")]
+    blob = world.second.add("app", data)
+    trouble(world, blob)
+    ends = world.deliver(
+        world.order_of(world.source, blob, "one", hosts[0]), world.order_of(world.second, blob, "one", hosts[1])
+    )
+    assert ["copied", "copied"] == ends
+    assert {data} == {world.targets[host].blobs["one"][blob.digest] for host in hosts}
+    assert 1 == len(world.second.verbs("open"))
+
+
+def test_another_repository_of_the_same_source_is_tried_in_the_same_way(world: Sources) -> None:
+    world.pairs = SPOOLED
+    blob = world.source.add("whole", SMALL)
+    ends = world.deliver(
+        world.order_of(world.source, blob, "one", "target", "lacking"),
+        world.order_of(world.source, blob, "one", "other", "whole"),
+    )
+    assert ["copied", "copied"] == ends
+    assert ["lacking", "whole"] == [repository for repository, _ in world.source.verbs("open")]
+
+
+def test_where_no_source_has_it_each_is_told_of_its_own(world: Sources) -> None:
+    world.pairs = SPOOLED
+    blob = blob_of(SMALL)
+    first, second = world.deliver(
+        world.order_of(world.source, blob, "one", "target"), world.order_of(world.second, blob, "one", "other")
+    )
+    assert isinstance(first, NotFound)
+    assert isinstance(second, NotFound)
+    assert first.what.startswith("source/app does not have blob")
+    assert second.what.startswith("second/app does not have blob")
+
+
+def test_a_target_that_refuses_the_blob_is_not_tried_again_from_another_source(world: Sources) -> None:
+    world.pairs = SPOOLED
+    blob = world.source.add("app", SMALL)
+    world.second.add("app", SMALL)
+    world.targets["target"].fault = lambda verb, repository, reference: (
+        NotFound("no project") if verb == "begin" else None
+    )
+    first, second = world.deliver(
+        world.order_of(world.source, blob, "one", "target"), world.order_of(world.second, blob, "one", "other")
+    )
+    assert isinstance(first, NotFound)
+    assert "copied" == second
+    assert [] == world.second.verbs("open")

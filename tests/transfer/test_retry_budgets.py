@@ -1,0 +1,168 @@
+"""A blob that fails, fails once: who needs it next begins nothing anew that was tried to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mirror.errors import MirrorError, NetworkError, NotFound, Refused, RemoteError
+from mirror.oci.descriptor import Descriptor
+from mirror.transfer.blob_copier import CARRY
+from mirror.transfer.blob_request import Order, Outcome
+from mirror.transfer.downloads import Origin
+from mirror.transfer.spool import Spool
+from mirror.util.cancellation import Stop
+from mirror.util.retry_policy import Policy
+from mirror.util.structs import replace
+from tests.support.stores import blob_of
+from tests.transfer.test_blob_copier import PATHS, World
+
+SMALL, LARGE = b"small", bytes(CARRY + 1)
+BOTH = [("source", "target"), ("source", "other")]
+WAYS = pytest.mark.parametrize(
+    "data, pairs", [(SMALL, BOTH[:1]), (LARGE, BOTH[:1]), (LARGE, BOTH)], ids=["carried", "streamed", "spooled"]
+)
+Fault = Callable[[str, str, str], MirrorError | None]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    spool = Spool(tmp_path / "spool", None)
+    spool.prepare()
+    yield World(spool)
+    spool.close()
+
+
+def outcomes(world: World, *orders: Order, together: bool = True) -> list[Outcome | type[MirrorError]]:
+    """What becomes of the orders, given at once or each after the end of the one before."""
+    found: list[Outcome | type[MirrorError]] = []
+    with world.managed(Stop()) as deliveries:
+        given = [deliveries.deliver(order) for order in orders] if together else map(deliveries.deliver, orders)
+        for watch in given:
+            assert watch.wait(30)
+            found.append(type(watch.error) if isinstance(watch.error, MirrorError) else watch.result().outcome)
+    deliveries.close()
+    return found
+
+
+def failing(verb: str, error: Callable[[], MirrorError], *repositories: str, times: int = 1000) -> Fault:
+    left = iter(range(times))
+
+    def fault(asked: str, repository: str, reference: str) -> MirrorError | None:
+        hit = asked == verb and (not repositories or repository in repositories) and next(left, None) is not None
+        return error() if hit else None
+
+    return fault
+
+
+def ill() -> MirrorError:
+    return RemoteError("500", status=500, retryable=True)
+
+
+@WAYS
+def test_a_host_that_does_not_take_a_blob_is_tried_to_the_end_once_and_then_once_a_repository(
+    world: World, data: bytes, pairs: list[tuple[str, str]]
+) -> None:
+    world.pairs = pairs
+    target = world.targets["target"]
+    target.fault = failing("send", ill)
+    blob = world.source.add("app", data)
+    assert [RemoteError] * 3 == outcomes(world, *(world.order(blob, path) for path in PATHS))
+    assert Policy().attempts + 2 == len(target.verbs("send"))
+
+
+@WAYS
+def test_a_source_that_does_not_give_a_blob_is_tried_to_the_end_once_and_then_once_a_repository(
+    world: World, data: bytes, pairs: list[tuple[str, str]]
+) -> None:
+    world.pairs = pairs
+    world.source.fault = failing("open", ill)
+    blob = world.source.add("app", data)
+    assert [RemoteError] * 3 == outcomes(world, *(world.order(blob, path) for path in PATHS))
+    assert Policy().attempts + 2 == len(world.source.verbs("open"))
+
+
+@WAYS
+def test_a_host_that_is_well_again_takes_the_blob_from_the_next_who_needs_it(
+    world: World, data: bytes, pairs: list[tuple[str, str]]
+) -> None:
+    world.pairs = pairs
+    target = world.targets["target"]
+    target.fault = failing("send", ill, times=Policy().attempts)
+    blob = world.source.add("app", data)
+    done = outcomes(world, *(world.order(blob, path) for path in PATHS))
+    assert [RemoteError, Outcome.COPIED, Outcome.MOUNTED] == done
+
+
+def test_a_blob_that_arrived_in_the_end_has_all_its_retries_again(world: World) -> None:
+    world.mounting = {"target": False}
+    target = world.targets["target"]
+    attempts = Policy().attempts
+    hits = iter([*range(attempts), None, 0, 1, None])
+    target.fault = lambda verb, repository, reference: (
+        ill() if verb == "send" and next(hits, None) is not None else None
+    )
+    blob = world.source.add("app", SMALL)
+    done = outcomes(world, *(world.order(blob, path) for path in PATHS), together=False)
+    assert [RemoteError, Outcome.COPIED, Outcome.COPIED] == done
+
+
+@WAYS
+def test_a_blob_that_the_source_does_not_have_is_asked_for_once(
+    world: World, data: bytes, pairs: list[tuple[str, str]]
+) -> None:
+    world.pairs = pairs
+    blob = blob_of(data)
+    orders = [*(world.order(blob, path) for path in PATHS), world.order(blob, "one", "other")]
+    assert [NotFound] * 4 == outcomes(world, *orders, together=False)
+    assert 1 == len(world.source.verbs("open"))
+    assert [] == world.targets["target"].verbs("begin") + world.targets["other"].verbs("begin")
+
+
+@WAYS
+@pytest.mark.parametrize("change", [lambda data: data[:-1] + b"?", lambda data: data + b"?"], ids=["other", "longer"])
+def test_a_blob_that_is_damaged_at_the_source_is_read_once_whoever_needs_it(
+    world: World, data: bytes, pairs: list[tuple[str, str]], change: Callable[[bytes], bytes]
+) -> None:
+    world.pairs = pairs
+    blob = blob_of(data)
+    for repository in ("app", "web"):
+        world.source.blobs[repository][blob.digest] = change(data)
+    from_web = replace(world.order(blob, "two"), origin=Origin(world.source, "web"))
+    orders = [world.order(blob, "one"), from_web, world.order(blob, "one", "other")]
+    assert [Refused] * 3 == outcomes(world, *orders, together=False)
+    assert 1 == len(world.source.verbs("open"))
+
+
+def test_a_descriptor_that_lies_of_a_size_fails_nobody_who_has_it_right(world: World) -> None:
+    blob = world.source.add("app", LARGE)
+    wrong = Descriptor(blob.digest, len(LARGE) - 1, blob.media_type)
+    done = outcomes(world, world.order(wrong, "one"), world.order(blob, "two"), together=False)
+    assert [Refused, Outcome.COPIED] == done
+
+
+@WAYS
+def test_what_one_repository_of_the_source_lacks_another_may_have(
+    world: World, data: bytes, pairs: list[tuple[str, str]]
+) -> None:
+    world.pairs = pairs
+    blob = world.source.add("web", data)
+    from_web = replace(world.order(blob, "two"), origin=Origin(world.source, "web"))
+    orders = [world.order(blob, "one"), from_web, world.order(blob, "three")]
+    done = outcomes(world, *orders, together=False)
+    assert [NotFound, Outcome.COPIED, Outcome.MOUNTED] == done
+
+
+def test_a_repository_that_may_not_be_written_to_takes_no_retries_from_others(world: World) -> None:
+    denied = failing("begin", lambda: NotFound("no such project"), "one")
+    hits = iter(range(Policy().attempts - 1))
+    target = world.targets["target"]
+    target.fault = lambda verb, repository, reference: (
+        denied(verb, repository, reference)
+        or (NetworkError("reset") if verb == "send" and next(hits, None) is not None else None)
+    )
+    blob = world.source.add("app", SMALL)
+    done = outcomes(world, *(world.order(blob, path) for path in PATHS))
+    assert [NotFound, Outcome.COPIED, Outcome.MOUNTED] == done

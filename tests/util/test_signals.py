@@ -1,0 +1,104 @@
+"""Signals reach the main thread, whatever it does and whoever they were delivered to."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from mirror.commands.session import AT_LEAST, LEAVING, left, rest
+from mirror.errors import LocalError
+from mirror.transfer.manager import PATIENCE
+from mirror.util.signals import Signals
+from tests.registries.process import eventually
+
+
+@pytest.fixture
+def undivided() -> Iterator[None]:
+    """A thread goes on until it waits for something."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("undivided")
+def test_a_signal_that_another_thread_gets_wakes_the_main_thread() -> None:
+    """The main thread's wait is not interrupted then, as it is not by a signal that comes just before it begins."""
+    begin = threading.Event()
+
+    def signalled() -> None:
+        begin.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    with Signals() as signals:
+        other = threading.Thread(target=signalled, name="other")
+        other.start()
+        begin.set()  # the other goes on when this thread waits for the signal
+        woken = signals.wait(10)
+        other.join()
+        assert (True, signal.SIGTERM, "SIGTERM") == (woken, signals.number, signals.name)
+
+
+def test_all_that_is_waited_for_after_a_signal_shares_one_bound() -> None:
+    patience: list[float] = []
+    with Signals() as signals:
+        rest(patience.append, signals)
+        signal.raise_signal(signal.SIGTERM)
+        rest(patience.append, signals)
+        before = time.monotonic()
+        assert eventually(lambda: time.monotonic() > before, within=1)
+        rest(patience.append, signals)
+    assert PATIENCE == patience[0]
+    assert LEAVING >= patience[1] > patience[2] >= AT_LEAST
+
+
+def test_what_is_waited_for_when_a_run_is_over_fits_the_bound_of_a_signal_that_may_yet_come() -> None:
+    with Signals() as signals:
+        assert LEAVING == left(signals)
+        signal.raise_signal(signal.SIGTERM)
+        assert LEAVING >= left(signals) >= AT_LEAST
+
+
+def test_what_does_not_end_within_that_bound_is_left_behind() -> None:
+    def hang(patience: float) -> None:
+        raise LocalError(f"1 thread did not end within {patience} s")
+
+    with Signals() as signals:
+        with pytest.raises(LocalError):
+            rest(hang, signals)
+        assert not signals.hung
+        signal.raise_signal(signal.SIGTERM)
+        rest(hang, signals)
+        assert signals.hung
+
+
+def test_a_thread_that_hangs_keeps_the_process_of_no_command() -> None:
+    code = """
+import threading
+from mirror.util.signals import Signals
+signals = Signals()
+threading.Thread(target=threading.Event().wait).start()
+signals.hung = True
+signals.leave(143)
+"""
+    assert 143 == subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode
+
+
+def test_a_thread_that_ended_lets_the_process_end_as_usual() -> None:
+    assert 143 == Signals().leave(143)
+
+
+def test_what_was_before_is_there_again_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Signals() as signals:
+        assert not signals.wait(0)
+        signals.wake()
+        assert signals.wait(0)
+    assert before is signal.getsignal(signal.SIGTERM)
+    assert -1 == signal.set_wakeup_fd(-1)

@@ -1,0 +1,47 @@
+"""What is shown of values that hold secrets."""
+
+from __future__ import annotations
+
+import ast
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from mirror.util.structs import Hiding, Struct
+
+PACKAGE = Path(__file__).resolve().parents[2] / "mirror"
+SECRETS = {"password", "secret", "identity_token", "registry_token", "proxy", "header", "headers"}
+
+
+def structs() -> list[type[Struct]]:
+    """Every class of values of the program."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
+        module = import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)) if names else None
+        members = [getattr(module, name) for name in names]
+        found += [one for one in members if isinstance(one, type) and issubclass(one, Struct)]
+    return found
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in structs() if issubclass(kind, Hiding)], ids=lambda kind: kind.__name__
+)
+def test_a_value_shows_all_but_what_it_hides(kind: type[Hiding]) -> None:
+    canaries = {name: f"CANARY-{name}" for name in kind.__struct_fields__}
+    value = kind(*canaries.values())
+    words = f"{value!r} {value.__rich_repr__()!r}"
+    assert set(kind.HIDDEN) <= set(canaries)
+    assert not [name for name in kind.HIDDEN if canaries[name] in words]
+
+
+def test_what_is_called_like_a_secret_is_hidden() -> None:
+    wanting = {
+        f"{kind.__name__}.{name}"
+        for kind in structs()
+        for name in SECRETS.intersection(kind.__struct_fields__)
+        if name not in (kind.HIDDEN if issubclass(kind, Hiding) else ())
+    }
+    # A `Secret` hides itself; what a server answered, and what our own is asked, holds none of ours.
+    assert wanting == {"HostSettings.password", "Answer.headers", "Head.headers", "Response.headers", "Request.header"}
