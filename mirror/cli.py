@@ -286,19 +286,9 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 
 def _validate(parsed: argparse.Namespace) -> int:
-    from mirror import config  # noqa: PLC0415
-    from mirror.output.report.summary import count  # noqa: PLC0415
+    from mirror.commands.validate import validate  # noqa: PLC0415
 
-    loaded = config.load(parsed.config, secrets=parsed.secrets)
-    warnings = list(loaded.warnings)
-    if any(mirror.base is not None for mirror in loaded.mirrors):
-        from mirror.commands.disk_stores import check_bases  # noqa: PLC0415
-
-        warnings += check_bases(loaded, present=parsed.secrets)
-    for warning in warnings:
-        Console(sys.stderr).line(f"mirror: warning: {warning}")
-    targets = count(sum(len(mirror.targets) for mirror in loaded.mirrors), "target")
-    return tell([f"{parsed.config}: valid; {count(len(loaded.mirrors), 'mirror')}, {targets}"])
+    return validate(parsed.config, secrets=parsed.secrets)
 
 
 def _offline(parsed: argparse.Namespace) -> int:
@@ -328,6 +318,6 @@ def _help(parsed: argparse.Namespace) -> int:
 
 
 def _schema(_: argparse.Namespace) -> int:
-    from mirror import config  # noqa: PLC0415
+    from mirror.commands.validate import print_schema  # noqa: PLC0415
 
-    return tell(config.schema_text().splitlines())
+    return print_schema()
