@@ -8,10 +8,11 @@ from benchmarks.samples import Report
 _HEAD = """\
 # Figures
 
-Made by `make bench`; not edited by hand. What the columns mean, and how it was measured: [performance](performance.md).
+`make bench` generates this page; do not edit it. [performance.md](performance.md) explains the columns and the method.
 
-Measured on {date}, in turns{quick}; shown are medians. `÷ best other` is the tool's wall time over that of the fastest
-of the other tools that left equal targets; the ideal replay is not a tool, and its ratio is for orientation only.
+Measured on {date} in interleaved runs{quick}. The values are medians. `÷ best other` is the wall time of the tool
+divided by that of the fastest other tool whose targets were correct. The ideal replay is not a tool; its ratio is only
+for orientation.
 
 | machine | |
 |---|---|
@@ -29,9 +30,9 @@ def page(report: Report, chart: str | None = None) -> str:
         "\n".join(f"| {name} | {text} |" for name, text in part.items()) for part in (report.machine, report.versions)
     )
     machine, versions = rows
-    quick = ", **with counts and sizes reduced by `--quick`, so that ratios mean nothing**" if report.quick else ""
+    quick = ", **with counts and sizes reduced by `--quick`, so the ratios have no meaning**" if report.quick else ""
     head = _HEAD.format(date=report.date, quick=quick, machine=machine, versions=versions)
     picture = [f"![Wall times of all scenarios]({chart})\n"] if chart else []
     left_out = [*report.left_out, *report.tools_left_out]
-    missing = [f"Not measured this time: {', '.join(left_out)}.\n"] if left_out else []
+    missing = [f"Not measured in this run: {', '.join(left_out)}.\n"] if left_out else []
     return "\n".join([head, *missing, *picture, *(tables.markdown(outcome) for outcome in report.scenarios)])

@@ -81,12 +81,12 @@ def _remarks(outcome: Outcome) -> list[str]:
     if outcome.gigabytes >= 0.05:
         each = {tool: outcome.spread(tool, lambda sample: sample.cpu).median for tool in outcome.tools}
         told = ", ".join(f"{tool} {cpu / outcome.gigabytes:.2f}" for tool, cpu in each.items())
-        remarks.append(f"Client CPU seconds for each GB (10^9 bytes) of content: {told}.")
+        remarks.append(f"Client CPU seconds per GB (10^9 bytes) of content: {told}.")
     refused = {
         tool: max(one.source.refused + one.target.refused for one in runs) for tool, runs in outcome.tools.items()
     }
     if any(refused.values()):
-        remarks.append(f"Refused requests: {', '.join(f'{tool} {count}' for tool, count in refused.items())}.")
+        remarks.append(f"Rejected requests: {', '.join(f'{tool} {count}' for tool, count in refused.items())}.")
     remarks += [f"{tool}: {why}." for tool, why in outcome.absent.items()]
     return remarks
 

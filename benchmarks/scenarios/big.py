@@ -25,8 +25,8 @@ class Big(Scenario):
     name = "big"
     title = "One big image"
     note = (
-        "A single layer; its size can be chosen (`--size`, 1 GiB unless said). The registry refuses a blob whose "
-        "digest is wrong, so nothing is read back."
+        "A single layer of 1 GiB, or of `--size`. The registry rejects a blob with a wrong digest, so the "
+        "result is not read back."
     )
     reads_all_back = False
 

@@ -22,12 +22,12 @@ class _Distant(RealScenario):
 class DistantCold(_Distant, Cold):
     name = "distant-cold"
     runs = SLOW
-    title = "Cold, with 50 ms to either registry"
-    note = "Through a relay that holds everything back for 25 ms each way; a new connection takes a round trip more."
+    title = "Cold, with 50 ms round trip time to both registries"
+    note = "A relay delays all data by 25 ms in each direction. A new connection takes one more round trip."
     with_ideal = False
 
 
 class DistantUnchanged(_Distant, Unchanged):
     name = "distant-unchanged"
-    title = "Nothing has changed, with 50 ms to either registry"
+    title = "Nothing has changed, with 50 ms round trip time to both registries"
     note = "10 repositories × 6 tags through the same relay."

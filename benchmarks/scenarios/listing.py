@@ -16,10 +16,10 @@ _PAGE = 1000  # tags
 
 class Selected(Scenario):
     name = "selected"
-    title = "50,000 tags are listed, 10 selected"
+    title = "50,000 tags listed, 10 selected"
     note = (
-        "The source is a scripted registry with pages of 1,000 tags; the tags are chosen by a regular expression. It "
-        "shares a process with the harness, so the CPU of registries is not told."
+        "The source is a scripted registry with pages of 1,000 tags. A regular expression selects the tags. "
+        "The registry runs in the process of the harness, so the CPU time of registries is not measured."
     )
     pattern = r"v[0-9]\.0"
 

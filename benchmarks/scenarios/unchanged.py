@@ -16,7 +16,10 @@ from tests.support.seeding import push
 class Unchanged(RealScenario):
     name = "unchanged"
     title = "Nothing has changed: 10 repositories × 6 tags"
-    note = "What the cold run copies, once more. Each tool has run once before; `mirror` has its state from then."
+    note = (
+        "The content of the cold run, which is already on the target. Each tool has run once before; `mirror` keeps the "
+        "state of that run."
+    )
     fresh = False
     go_on = True
 
@@ -47,7 +50,7 @@ class UnchangedThousand(Unchanged):
 class OneChanged(UnchangedThousand):
     name = "one-changed"
     title = "One tag in 1,000 has changed"
-    note = "Before each round one tag of the source moves to a new image of two platforms."
+    note = "Before each round, one tag of the source moves to a new image of two platforms."
 
     def __init__(self, scale: Scale) -> None:
         super().__init__(scale)

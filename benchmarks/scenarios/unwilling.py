@@ -20,9 +20,9 @@ class Unwilling(Cold):
     runs = SLOW
     title = "Cold, while 2 % of all requests are answered with 429 or 503"
     note = (
-        "Every 50th request at either side, in turns 429 with `Retry-After: 1` and 503. They go through a proxy that "
-        "takes CPU of its own: compare the tools with each other only. A command that fails is not repeated, but the "
-        "tool's next one is run."
+        "Every 50th request to a registry is answered with 429 (`Retry-After: 1`) or 503, alternately. The "
+        "requests go through a proxy that uses CPU time, so compare the tools only with each other. A command "
+        "that fails is not repeated; the next command of the tool still runs."
     )
     with_ideal = False
     go_on = True
