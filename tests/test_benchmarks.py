@@ -143,7 +143,7 @@ def test_a_table_has_a_row_for_each_tool_the_fastest_first() -> None:
 
 def test_the_page_of_figures_says_when_where_and_what_was_left_out() -> None:
     page = figures.page(replace(REPORT, left_out=["big"], tools_left_out=["skopeo"]), "figures.svg")
-    wanted = ["2026-01-02T03:04+00:00", "time: big, skopeo.", "| cores | 2 |", "| mirror | 1.0 |", "(figures.svg)"]
+    wanted = ["2026-01-02T03:04+00:00", "run: big, skopeo.", "| cores | 2 |", "| mirror | 1.0 |", "(figures.svg)"]
     assert [] == [text for text in wanted if text not in page]
     assert {len(line.split(" | ")) for line in page.splitlines() if line.startswith("| hasty ")} == {11}
 
@@ -153,9 +153,9 @@ def test_every_title_of_a_quick_run_says_that_it_had_less_than_that() -> None:
     titles = [tables.plain(QUICK.scenarios[0]).splitlines()[0], *page.splitlines(), chart.svg(QUICK.scenarios)]
     told = [title for title in titles if "Cold &" in title]
     assert (3, []) == (len(told), [title for title in told if "reduced by --quick" not in title])
-    assert "ratios mean nothing" in page
+    assert "the ratios have no meaning" in page
     full = [figures.page(REPORT), tables.plain(OUTCOME), chart.svg([OUTCOME])]
-    assert [] == [text for text in full if "reduced" in text or "mean nothing" in text]
+    assert [] == [text for text in full if "reduced" in text or "have no meaning" in text]
 
 
 # ---- where it is written

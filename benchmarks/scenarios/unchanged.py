@@ -17,8 +17,8 @@ class Unchanged(RealScenario):
     name = "unchanged"
     title = "Nothing has changed: 10 repositories × 6 tags"
     note = (
-        "The content of the cold run, which is already on the target. Each tool has run once before; `mirror` keeps the "
-        "state of that run."
+        "The content of the cold run, which is already on the target. Each tool has run once before; `mirror` keeps "
+        "the state of that run."
     )
     fresh = False
     go_on = True
