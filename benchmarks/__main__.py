@@ -52,13 +52,13 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names, tools = [one.name for one in SCENARIOS], [tool.name for tool in TOOLS]
-    parser.add_argument("--scenario", action="append", choices=names, help="only this one; may be repeated")
-    parser.add_argument("--tools", nargs="+", choices=tools, help="only these")
+    parser.add_argument("--scenario", action="append", choices=names, help="run only this scenario; can be repeated")
+    parser.add_argument("--tools", nargs="+", choices=tools, help="run only these tools")
     parser.add_argument(
-        "--runs", type=_count, help="of each tool in each scenario (default: 5; 3 where a round takes minutes)"
+        "--runs", type=_count, help="runs per tool and scenario (default: 5; 3 if a round takes minutes)"
     )
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller: to see that it works, not to compare")
-    parser.add_argument("--size", type=_size, default=_size("1 GiB"), help="of the one big image (default: 1 GiB)")
+    parser.add_argument("--quick", action="store_true", help="reduce counts and sizes, to check that everything works")
+    parser.add_argument("--size", type=_size, default=_size("1 GiB"), help="size of the big image (default: 1 GiB)")
     parser.add_argument(
         "--into", type=Path, metavar="FOLDER", help=f"write {files.FIGURES}, {files.PAGE} and {files.CHART} there"
     )
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--docs",
         type=Path,
         metavar="FOLDER",
-        help="write the page and its picture there instead, if all scenarios were measured with all tools in full size",
+        help="write the page and its chart there instead after a complete run: all scenarios, all tools, full size",
     )
     return parser
 

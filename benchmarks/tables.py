@@ -38,7 +38,7 @@ def markdown(outcome: Outcome) -> str:
     remarks = "".join(f"\n{line}\n" for line in _remarks(outcome))
     kinds = "\n".join(f"| {' | '.join(row)} |" for row in _kinds(outcome))
     runs = f"{outcome.runs} runs" if outcome.runs > 1 else "One run"
-    return f"## {outcome.heading}\n\n{outcome.note} {runs} of each.\n\n{table}\n{remarks}\n{kinds}\n"
+    return f"## {outcome.heading}\n\n{outcome.note} {runs} per tool.\n\n{table}\n{remarks}\n{kinds}\n"
 
 
 def _rows(outcome: Outcome) -> Iterator[list[str]]:

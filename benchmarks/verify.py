@@ -35,7 +35,7 @@ _HASHLIB = "import hashlib, sys; hashlib.file_digest(open(sys.argv[1], 'rb'), 's
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verify", description=__doc__)
     parser.add_argument("--mebibytes", type=int, default=2048, help="size of the bundle (default: 2048)")
-    parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
+    parser.add_argument("--runs", type=int, default=5, help="runs per tool (default: 5)")
     asked = parser.parse_args(arguments)
     print("; ".join(f"{name} {text}" for name, text in surroundings.machine().items()), flush=True)
     with TemporaryDirectory(prefix="mirror-bench-") as folder:

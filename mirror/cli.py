@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from mirror.commands.options import Options, Shard
 
 EPILOG = """\
-exit codes: 0 done; 1 something failed, run again; 2 usage or configuration; 3 refused for integrity or safety,
-a person must look; 4 trouble on this machine; 10 `plan --exit-code`: there is something to do; 75 another run
-holds the lock; 130, 143 stopped by a signal
+exit codes: 0 done; 1 something failed, run again; 2 usage or configuration error; 3 rejected for integrity or
+safety, look at the cause; 4 local error; 10 `plan --exit-code`: there is something to do; 75 another run holds
+the lock; 130, 143 stopped by a signal
 """
 
 
@@ -54,7 +54,7 @@ def _parser(first: str) -> argparse.ArgumentParser:
     """first: argument. If it is a command, or needs none, the others are left out: argparse takes 0.5 ms for each."""
     parser = Parser(
         prog="mirror",
-        description="Keeps container image repositories on one set of registries equal to those on another.",
+        description="Copies container image repositories between registries and keeps the copies up to date.",
         epilog=EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -72,7 +72,7 @@ def _add(
     commands: argparse._SubParsersAction[Parser], name: str, run: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
-    command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML file that lists what to mirror")
+    command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration file")
     add_later_options(command, name)
     command.set_defaults(command=run)
     return command
@@ -85,28 +85,37 @@ def _sentence(text: str) -> str:
 def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
     sync = _add(commands, "sync", _sync, "copy every selected tag to every target")
     _add_only(sync)
-    sync.add_argument("--only-from", metavar="FILE", type=Path, help="patterns from a file, one a line (failed.txt)")
     sync.add_argument(
-        "--shard", metavar="I/N", type=_shard, help="only part I of N, counted from 0, split by source repository"
+        "--only-from", metavar="FILE", type=Path, help="read patterns from a file, one per line (failed.txt)"
+    )
+    sync.add_argument(
+        "--shard",
+        metavar="I/N",
+        type=_shard,
+        help="process only shard I of N, counted from 0, split by source repository",
     )
     loud = sync.add_mutually_exclusive_group()
-    loud.add_argument("-v", dest="verbose", action="count", default=0, help="say more; twice: debug output")
-    loud.add_argument("-q", dest="quiet", action="store_true", help="say nothing but errors")
+    loud.add_argument("-v", dest="verbose", action="count", default=0, help="print more; twice: debug output")
+    loud.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
     sync.add_argument("--dry-run", action="store_true", help="the same as `mirror plan`")
-    sync.add_argument("--fail-fast", action="store_true", help="start nothing new after the first failure")
-    sync.add_argument("--deep", action="store_true", help="believe no equal tag: look at every object of every image")
+    sync.add_argument("--fail-fast", action="store_true", help="start no new work after the first failure")
     sync.add_argument(
-        "--repair", action="store_true", help="read and hash all that is on the targets, send again what is damaged"
+        "--deep", action="store_true", help="check every object of every selected image, also under equal tags"
     )
-    sync.add_argument("--base", metavar="INVENTORY", type=Path, help="leave out of exports what this inventory lists")
-    sync.add_argument("--report", metavar="FILE", type=Path, help="write report.json there as well")
+    sync.add_argument(
+        "--repair", action="store_true", help="read and hash all objects on the targets, and send damaged ones again"
+    )
+    sync.add_argument("--base", metavar="INVENTORY", type=Path, help="leave blobs in this inventory out of exports")
+    sync.add_argument("--report", metavar="FILE", type=Path, help="write the report to this file too")
     sync.add_argument(
         "--progress",
         choices=("auto", "plain", "none"),
         default="auto",
-        help="live on a terminal, else a line every 30 s",
+        help="auto: live display on a terminal, otherwise a line every 30 s",
     )
-    sync.add_argument("--lock-wait", metavar="SECONDS", type=_seconds, default=0.0, help="wait for another run to end")
+    sync.add_argument(
+        "--lock-wait", metavar="SECONDS", type=_seconds, default=0.0, help="wait this long for another run to end"
+    )
 
 
 def _add_only(command: argparse.ArgumentParser) -> None:
@@ -115,29 +124,31 @@ def _add_only(command: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         action="append",
         default=[],
-        help="only source references that match this shell pattern: host/repo:tag or host/repo; may be repeated",
+        help="select only source references that match this shell pattern: host/repo:tag or host/repo; can be repeated",
     )
 
 
 def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
-    plan = _add(commands, "plan", _plan, "show what a sync would do, and write nothing")
-    plan.add_argument("--exit-code", action="store_true", help="exit 10 if there is something to do")
+    plan = _add(commands, "plan", _plan, "show what a sync would do, without writing")
+    plan.add_argument("--exit-code", action="store_true", help="exit with 10 if there is something to do")
 
 
 def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
     verify = _add(commands, "verify", _verify, "check that every selected image is complete on every target")
-    verify.add_argument("--deep", action="store_true", help="read and hash every blob")
+    verify.add_argument("--deep", action="store_true", help="also read and hash every blob")
     _add_only(verify)
-    verify.add_argument("-q", dest="quiet", action="store_true", help="say nothing unless something is wrong")
+    verify.add_argument("-q", dest="quiet", action="store_true", help="print only problems")
 
 
 def _add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
-    validate = _add(commands, "validate", _validate, "check a configuration, and contact no registry")
-    validate.add_argument("--secrets", action="store_true", help="a missing password, TLS file or base is an error")
+    validate = _add(commands, "validate", _validate, "check a configuration offline")
+    validate.add_argument(
+        "--secrets", action="store_true", help="treat a missing password, TLS file or base as an error"
+    )
 
 
 def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
-    text = "check or list a bundle or a layout, and contact no registry"
+    text = "check or list a bundle or a layout offline"
     bundle = commands.add_parser("bundle", help=text, description=_sentence(text), allow_abbrev=False)
     bundle.verbs = _VERBS["bundle"]
     verbs = bundle.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
@@ -150,13 +161,13 @@ def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
-    text = "print what the other side has, as the base of a differential export"
+    text = "list what the far side has, as the base of a differential export"
     inventory = commands.add_parser("inventory", help=text, description=_sentence(text), allow_abbrev=False)
     inventory.add_argument(
         "path",
         metavar="FILE-OR-DIR-OR-CONFIG",
         type=_on_disk,
-        help="a bundle, a layout, the report.json of an import, or a configuration: then its targets are asked",
+        help="a bundle, a layout, the report.json of an import, or a configuration, whose targets are read",
     )
     inventory.set_defaults(command=_offline, what="inventory")
 
@@ -166,16 +177,21 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser("serve", help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("path", metavar="FILE-OR-DIR", type=_on_disk, help="a bundle, or the directory of a layout")
     command.add_argument(
-        "--listen", metavar="HOST:PORT", default="127.0.0.1:5000", help="default 127.0.0.1:5000; port 0: a free one"
+        "--listen",
+        metavar="HOST:PORT",
+        default="127.0.0.1:5000",
+        help="address to listen on (default 127.0.0.1:5000); port 0: a free port",
     )
-    command.add_argument("--writable", action="store_true", help="take pushes into the layout; on loopback only")
-    command.add_argument("--tls-cert", metavar="FILE", type=Path, help="serve https: the certificate, with its chain")
-    command.add_argument("--tls-key", metavar="FILE", type=Path, help="and its key, not encrypted; both are PEM files")
+    command.add_argument("--writable", action="store_true", help="accept pushes into the layout; on loopback only")
+    command.add_argument(
+        "--tls-cert", metavar="FILE", type=Path, help="use https with this certificate and its chain (PEM)"
+    )
+    command.add_argument("--tls-key", metavar="FILE", type=Path, help="the unencrypted key of the certificate (PEM)")
     command.set_defaults(command=_serve)
 
 
 def _add_help(commands: argparse._SubParsersAction[Parser]) -> None:
-    text = "show how a command is called, or list the commands"
+    text = "show the usage of a command, or list the commands"
     command = commands.add_parser("help", help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("topic", metavar="COMMAND", nargs="*", help="the command, such as `sync` or `bundle verify`")
     command.set_defaults(command=_help)
@@ -190,7 +206,7 @@ def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
 # The commands below a command, with what they do.
 _VERBS = {
     "bundle": {
-        "verify": "read and hash a whole bundle or layout, and name what is damaged or missing",
+        "verify": "read and hash a whole bundle or layout, and list what is damaged or missing",
         "list": "list the references of a bundle or layout with their sizes",
     }
 }
