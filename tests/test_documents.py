@@ -1,0 +1,77 @@
+"""The pages of rules in docs/ agree with the code: the rows of the fallback tables, and the limits."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mirror.config import yaml_reader
+from mirror.layout import index, inventory
+from mirror.layout.bundle import tar_reader
+from mirror.oci import manifest, strictjson
+from mirror.registry import listings
+from mirror.registry.convert import layers
+from mirror.registry.v1 import parsing
+from mirror.selection import patterns
+from mirror.serve import server
+from mirror.sync import manifest_graph
+from tests.registry.v1.test_fallback_source import ROWS
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def cells(page: str) -> list[list[str]]:
+    """The rows of all tables of a page."""
+    lines = (DOCS / page).read_text(encoding="utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+
+
+def limit(label: str) -> int:
+    """The first number of the row with this label, in bytes where it has a unit."""
+    (value,) = [row[1] for row in cells("limits.md") if row[0] == label]
+    found = re.match(r"([\d,]+) ?(\w*)", value)
+    assert found is not None, value
+    return int(found[1].replace(",", "")) * UNITS.get(found[2], 1)
+
+
+def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None:
+    documented = {row[0].partition(",")[0] for row in cells("fallback.md")}
+    tested = {row.name.partition(",")[0] for row in ROWS}
+    assert set() == tested - documented
+    assert {f"L{number}" for number in range(1, 23)} | {f"T{number}" for number in range(1, 12)} <= documented
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        ("nesting of YAML values", yaml_reader.MAX_DEPTH),
+        ("aliases", yaml_reader.MAX_ALIASES),
+        ("values, with aliases expanded", yaml_reader.MAX_VALUES),
+        ("length of a tag pattern", patterns.LONGEST),
+        ("size of a manifest or index", manifest.MAX_BYTES),
+        ("layers of an image, children of an index", manifest.MAX_ENTRIES),
+        ("nesting of indexes", manifest_graph.MAX_DEPTH),
+        ("manifests below one root", manifest_graph.MAX_MANIFESTS),
+        ("JSON nesting", strictjson.MAX_DEPTH),
+        ("JSON values in one document", strictjson.MAX_NODES),
+        ("names in a list of tags or repositories", listings.MAX_NAMES),
+        ("pages of a list", listings.MAX_PAGES),
+        ("size of a page", listings.MAX_PAGE_BYTES),
+        ("names requested per page", listings.PAGE_SIZE),
+        ("images in an ancestry", parsing.MAX_CHAIN),
+        ("stored layer", layers.USUAL.stored),
+        ("unpacked layer", layers.USUAL.unpacked),
+        ("size of `index.json`", index.MAX_BYTES),
+        ("references in `index.json`", index.MAX_ROOTS),
+        ("size of an inventory", inventory.MAX_BYTES),
+        ("members of a bundle", tar_reader.MAX_MEMBERS),
+        ("name of a member", tar_reader.MAX_NAME),
+        ("pax header or GNU long name", tar_reader.MAX_EXTENSION),
+        ("connections", server.MOST_CONNECTIONS),
+    ],
+)
+def test_the_page_of_limits_has_the_limits_of_the_code(label: str, value: int) -> None:
+    assert value == limit(label)
