@@ -1,1 +1,1 @@
-"""`make demo`: the main job, done for real between two registries on this machine, with every claim checked."""
+"""`make demo`: three syncs between registries on this machine, with checks of the results."""

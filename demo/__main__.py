@@ -1,4 +1,4 @@
-"""What `make demo` runs. It needs no system program; skopeo and docker-registry are used where they are installed."""
+"""The entry point of `make demo`. It uses skopeo and docker-registry if they are installed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def main() -> int:
         print(f"\nThe demonstration FAILED: {wrong}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped; registries ended, temporary files removed.", file=sys.stderr)
+        print("\nInterrupted. The registries and temporary files are removed.", file=sys.stderr)
         return 130
-    print(f"\nEverything held, in {time.monotonic() - began:.0f} s. Registries ended, temporary files removed.")
+    print(f"\nAll checks passed in {time.monotonic() - began:.0f} s. The registries and temporary files are removed.")
     return 0
 
 
@@ -51,5 +51,5 @@ def _programs(release: str) -> list[Program]:
 
 if __name__ == "__main__":
     if platform.system() != "Linux":
-        sys.exit("The demonstration needs Linux: it runs programs out of the images that it copies.")
+        sys.exit("The demonstration requires Linux, because it runs programs from the images that it copies.")
     sys.exit(main())

@@ -1,14 +1,14 @@
-"""What the demonstration stops with."""
+"""Checks of the demonstration, and the error that ends it."""
 
 from __future__ import annotations
 
 
 class Wrong(Exception):
-    """Something is not as it should be: the demonstration ends, and says what."""
+    """A check failed, or a command did. The message says which."""
 
 
 def check(condition: bool, claim: str) -> None:
-    """Say that `claim` holds; raises Wrong if it does not."""
+    """Print `claim` if `condition` is true; otherwise raise Wrong."""
     if not condition:
-        raise Wrong(f"this does not hold: {claim}")
+        raise Wrong(f"check failed: {claim}")
     print(f"  ok: {claim}", flush=True)

@@ -1,6 +1,6 @@
-"""Who pushes and pulls in the story, and is not ours: skopeo, or where it is not installed a small client of the tests.
+"""Clients that push and pull in the demonstration: skopeo, or a small client of the tests if it is not installed.
 
-The client shares no code with `mirror`."""
+Neither shares code with `mirror`."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Run = Callable[..., bytes]  # Desk.run
 
 
 class Hands(Protocol):
-    """name: for people."""
+    """A client that pushes and pulls. name: for messages."""
 
     name: str
 
     def push(self, layout: Layout, tag: str, registry: Shown, repository: str) -> None:
-        """Bring what a tag of a layout leads to to a repository."""
+        """Push the image under a tag of a layout to a repository."""
         ...
 
     def raw(self, registry: Shown, repository: str, tag: str) -> bytes:
-        """The bytes of the manifest or index under a tag."""
+        """Read the bytes of the manifest or index under a tag."""
         ...
 
     def pull(self, registry: Shown, repository: str, tag: str, *, architecture: str, to: Path) -> None:
-        """The image for one architecture, into a folder: manifest.json, and each blob by the hex of its digest."""
+        """Pull the image for one architecture into a folder: manifest.json, and blobs by the hex of their digests."""
         ...
 
 
 class Skopeo:
-    """run: runs a command, and shows it."""
+    """skopeo. run: runs a command and prints it."""
 
     name = "skopeo"
 
@@ -64,15 +64,15 @@ class Skopeo:
         )
 
     def _command(self, command: str, *arguments: str, architecture: str = "") -> list[str]:
-        # A fresh machine may have no signature policy file; what these registries hold was pushed a moment ago.
+        # A fresh machine may have no signature policy file.
         chosen = [f"--override-arch={architecture}"] if architecture else []
         return ["skopeo", "--insecure-policy", *chosen, command, *arguments]
 
 
 class Plain:
-    """By the client of the tests; what it reads is hashed."""
+    """The client of the tests. It hashes what it reads."""
 
-    name = "a small client of its own"
+    name = "the client of the tests"
 
     def push(self, layout: Layout, tag: str, registry: Shown, repository: str) -> None:
         print(f"  push built/{repository}:{tag} to {registry.host}/{repository}:{tag}", flush=True)

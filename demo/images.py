@@ -1,4 +1,4 @@
-"""Multi-architecture images, made on the spot as an OCI image layout that others can push."""
+"""Builds multi-architecture images as an OCI image layout that other tools can push."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-CREATED = "2024-01-01T00:00:00Z"  # a constant: the same inputs make the same digests
+CREATED = "2024-01-01T00:00:00Z"  # constant, so that the same inputs give the same digests
 _MTIME = 1704067200
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A gzip-compressed tar: its bytes, and the digest of the tar inside."""
+    """A gzip-compressed tar: its bytes, and the digest of the uncompressed tar."""
 
     data: bytes
     diff_id: str
@@ -34,7 +34,7 @@ class Layer:
 
 
 def base_layer() -> Layer:
-    """What every image needs that has no distribution under it: users, a name, a place for temporary files."""
+    """The files that an image without a distribution needs: users, a name, a folder for temporary files."""
     files = [
         ("etc/passwd", b"root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n", 0o644),
         ("etc/group", b"root:x:0:\nnobody:x:65534:\n", 0o644),
@@ -45,7 +45,7 @@ def base_layer() -> Layer:
 
 
 def program_layer(program: Program) -> Layer:
-    """/usr/bin/NAME and the licences it comes under."""
+    """/usr/bin/NAME and its licences."""
     documents = f"usr/share/doc/{program.name}"
     files = [(f"usr/bin/{program.name}", program.binary, 0o755)]
     files += [(f"{documents}/{name}", text, 0o644) for name, text in program.licences]
@@ -68,18 +68,18 @@ def _layer(folders: Iterable[str], files: Iterable[tuple[str, bytes, int]], *, m
 
 
 class Layout:
-    """An OCI image layout that is being filled. `tag` gives a root a name; each name is one entry of index.json."""
+    """An OCI image layout under construction. `tag` names a root; each name is one entry of index.json."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._blobs = root / "blobs" / "sha256"
         self._blobs.mkdir(parents=True)
         self._entries: dict[str, Json] = {}
-        self.blobs: set[str] = set()  # digests of the configs and layers, manifests not among them
+        self.blobs: set[str] = set()  # digests of configs and layers, not of manifests
         (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
     def image(self, architecture: str, layers: Iterable[Layer], *, entrypoint: str, version: str) -> Json:
-        """A manifest for one platform; its descriptor, with the platform."""
+        """Add a manifest for one platform. -> its descriptor, with the platform"""
         layers = list(layers)
         config = {
             "created": CREATED,
@@ -100,11 +100,11 @@ class Layout:
         return self._put(_json(manifest), MANIFEST) | {"platform": platform}
 
     def index(self, images: Iterable[Json]) -> Json:
-        """An index over single images."""
+        """Add an index of images. -> its descriptor"""
         return self._put(_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": list(images)}), INDEX)
 
     def tag(self, name: str, root: Json) -> None:
-        """Name a root; a name that exists moves."""
+        """Name a root. An existing name moves to it."""
         entry = {key: root[key] for key in ("mediaType", "digest", "size")}
         self._entries[name] = entry | {"annotations": {"org.opencontainers.image.ref.name": name}}
         index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": list(self._entries.values())}

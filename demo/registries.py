@@ -1,4 +1,4 @@
-"""The registries of the story: `mirror serve` over an empty folder, and docker-registry where it is installed."""
+"""The registries of the demonstration: `mirror serve` over an empty folder, and docker-registry if it is installed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _END_WITHIN = 10.0  # seconds
 
 
 class Shown(Registry, Protocol):
-    """And what it was asked; requests of our own client do not count."""
+    """A registry that records its requests, except those of the demonstration's own client."""
 
     def mark(self) -> None:
-        """Requests before this moment no longer count."""
+        """Forget all requests before this moment."""
         ...
 
     def requests(self) -> list[Seen]: ...
@@ -31,9 +31,9 @@ class Shown(Registry, Protocol):
 
 
 class ServeRegistry:
-    """`mirror serve --writable`, over a layout that it makes. Use with `with`.
+    """`mirror serve --writable` with a new layout. Use with `with`.
 
-    Before it stands a proxy that knows nothing of it, and writes down what passes: that is the witness."""
+    A proxy in front of the server records the requests, independently of the server's code."""
 
     def __init__(self, folder: Path, name: str, environment: Mapping[str, str]) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""The steps of the story, each of them a command that a person could have typed."""
+"""The steps of the demonstration. Each step runs a command that a user could type."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _COMMAND_SECONDS = 120
 
 
 class Desk:
-    """Where the commands are run: a folder with demo.yaml, and a home of its own."""
+    """Runs commands in a folder with demo.yaml and a home directory of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._layouts: dict[str, Layout] = {}
         home = folder / "home"
         home.mkdir()
-        # The user's own settings (credentials, proxies) have no part in this.
+        # The user's settings (credentials, proxies) must not affect the demonstration.
         kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         self.environment = kept | {
             "HOME": str(home),
@@ -67,17 +67,17 @@ class Desk:
         return done.stdout
 
     def layout(self, repository: str) -> Layout:
-        """The OCI image layout that `repository` is pushed from."""
+        """The OCI image layout from which `repository` is pushed."""
         if repository not in self._layouts:
             self._layouts[repository] = Layout(self.folder / "built" / repository)
         return self._layouts[repository]
 
     def blobs(self) -> set[str]:
-        """Digests of the configs and layers of everything in the layouts."""
+        """The digests of all configs and layers in the layouts."""
         return {digest for layout in self._layouts.values() for digest in layout.blobs}
 
     def sync(self, *, copied: int, up_to_date: int) -> None:
-        """`mirror sync`, its summary, and whether the report says the same as we expect."""
+        """Run `mirror sync`, print its summary, and compare the report with the expected numbers."""
         summary = self.run([sys.executable, "-m", "mirror", "sync", "demo.yaml"], shown="mirror sync demo.yaml")
         print("".join(f"    {line}\n" for line in summary.decode().splitlines()), end="")
         report = json.loads((self.folder / "state" / "report.json").read_bytes())
@@ -90,8 +90,8 @@ class Desk:
 
 
 def compare(hands: Hands, source: Shown, target: Shown, pushed: Mapping[str, str]) -> None:
-    """Every reference on both sides, byte for byte, and everything that it leads to."""
-    print(f"  the manifests on {target.host}, read by {hands.name}:")
+    """Compare every reference on source and target byte for byte, and read everything that it refers to."""
+    print(f"  manifests on {target.host}, read with {hands.name}:")
     for reference, digest in sorted(pushed.items()):
         repository, _, tag = reference.partition(":")
         copy = repository.replace("tools/", "copies/", 1)
@@ -102,9 +102,9 @@ def compare(hands: Hands, source: Shown, target: Shown, pushed: Mapping[str, str
             raise Wrong(f"{copy}:{tag} on the target is not {reference} of the source")
         walk = walk_tag(target, copy, tag)
         if walk.problems or walk.digest != digest:
-            raise Wrong(f"{copy}:{tag} is not whole: {walk.problems}")
-    check(True, f"all {len(pushed)} references have the bytes and the digest that were pushed")
-    check(True, "every blob and manifest that they lead to is there: each was read and hashed")
+            raise Wrong(f"{copy}:{tag} is not complete: {walk.problems}")
+    check(True, f"all {len(pushed)} references have the bytes and the digest of the pushed images")
+    check(True, "every blob and manifest that they refer to exists and was read and hashed")
 
 
 def run_from_image(desk: Desk, hands: Hands, registry: Shown, reference: str, program: str, *, expected: str) -> None:
@@ -120,14 +120,14 @@ def run_from_image(desk: Desk, hands: Hands, registry: Shown, reference: str, pr
     config = json.loads((pulled / _file(manifest["config"]["digest"])).read_bytes())
     root = pulled / "root"
     found = [_unpack(pulled / _file(layer["digest"]), root) for layer in manifest["layers"]]
-    check(config["rootfs"]["diff_ids"] == found, f"the layers of {reference} unpack to what its config says")
+    check(config["rootfs"]["diff_ids"] == found, f"the unpacked layers of {reference} match its config")
     if platform.machine() not in machines:
         return
     said = desk.run(
         [str(root / "usr" / "bin" / program), "--version"], shown=f"pulled/root/usr/bin/{program} --version"
     )
     first = said.decode().splitlines()[0]
-    check(first.startswith(expected), f"the program out of the copied image runs, and says {first!r}")
+    check(first.startswith(expected), f"the program from the copied image runs and prints {first!r}")
 
 
 def _file(digest: str) -> str:
@@ -135,7 +135,7 @@ def _file(digest: str) -> str:
 
 
 def _unpack(layer: Path, root: Path) -> str:
-    """Write the files of a layer below `root`; the digest of the uncompressed tar."""
+    """Write the files of a layer below `root`. -> the digest of the uncompressed tar"""
     unpacked = gzip.decompress(layer.read_bytes())
     with tarfile.open(fileobj=io.BytesIO(unpacked)) as archive:
         for member in archive:
@@ -149,5 +149,5 @@ def _unpack(layer: Path, root: Path) -> str:
 
 
 def asked_for(requests: Iterable[Seen], kind: str, status: int) -> list[str]:
-    """The digests or tags of the requests of a kind that were answered so, in order; repeats are kept."""
+    """The digests or tags of the requests of a kind with this status, in order, including repetitions."""
     return [seen.reference for seen in requests if (seen.kind, seen.status) == (kind, status)]

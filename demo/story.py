@@ -1,7 +1,7 @@
-"""The story that `make demo` tells. Every claim is checked; the first that does not hold raises Wrong.
+"""The demonstration: registries, images, three syncs, and checks of the results. A failed check raises Wrong.
 
-The witnesses are not ours: skopeo where it is installed, a client that shares no code with `mirror`, and what was asked
-of the registries, as their access logs or a proxy before them say it.
+The checks do not use code of `mirror`. They use skopeo if it is installed, otherwise a client of the tests, and the
+requests that the registries received, from access logs or from a proxy in front of each registry.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Programs = Callable[[str], list[Program]]  # of a release: "first" or "second"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Who takes part."""
+    """The registries, tools and programs of the demonstration."""
 
     desk: Desk
     hands: Hands
@@ -41,7 +41,7 @@ class Stage:
 
 
 def tell(folder: Path, programs: Programs, *, skopeo: bool, docker_registry: bool) -> None:
-    """Tell all of it. folder: an empty one; skopeo, docker_registry: whether they take part. Raises Wrong."""
+    """Run the demonstration. folder: an empty folder; skopeo, docker_registry: whether to use them. Raises Wrong."""
     desk = Desk(folder)
     hands: Hands = Skopeo(desk.run) if skopeo else Plain()
     with ExitStack() as stack:
@@ -54,7 +54,7 @@ def tell(folder: Path, programs: Programs, *, skopeo: bool, docker_registry: boo
             targets.append(stack.enter_context(RealRegistry(folder, "second-target")))
             print(f"  target: docker-registry at {targets[1].host}, empty")
         else:
-            print("  (with docker-registry on PATH there would be a target of that kind, too)")
+            print("  (if docker-registry is installed, it is a second target)")
         stage = Stage(desk, hands, source, targets, programs)
         (folder / "demo.yaml").write_text(configuration(stage))
         first = first_sync(stage)
@@ -73,7 +73,7 @@ def configuration(stage: Stage) -> str:
 
 
 def first_sync(stage: Stage) -> dict[str, str]:
-    """-> `repository:tag` of what was pushed, and its digest"""
+    """Push the first release and sync it. -> `repository:tag` and digest of each pushed image"""
     desk, targets = stage.desk, stage.targets
     heading(f"2. Images for two architectures, pushed with {stage.hands.name}")
     first = first_release(stage)
@@ -89,13 +89,16 @@ def first_sync(stage: Stage) -> dict[str, str]:
     )
     for target in targets:
         written = target.requests()
-        check(sorted(asked_for(written, "PUT upload", 201)) == sorted(blobs), f"each was sent to {target.host} once")
+        check(
+            sorted(asked_for(written, "PUT upload", 201)) == sorted(blobs),
+            f"each blob was uploaded to {target.host} once",
+        )
         check(
             len(asked_for(written, "POST mount", 201)) == 3,
-            "the 3 layers that both repositories use were mounted in the second, not sent",
+            "the 3 layers that both repositories use were mounted in the second one, not uploaded",
         )
 
-    heading("4. Is it the same?")
+    heading("4. Compare the images")
     for target in targets:
         compare(stage.hands, stage.source, target, first)
         run_from_image(desk, stage.hands, target, "copies/shfmt:latest", "shfmt", expected="v3.14.0")
@@ -109,14 +112,16 @@ def unchanged_sync(stage: Stage, first: dict[str, str]) -> None:
     stage.desk.sync(copied=0, up_to_date=len(first) * len(stage.targets))
     read = stage.source.requests()
     for target in stage.targets:
-        check(not target.writes(), f"{target.host} got no POST, PUT, PATCH or DELETE")
+        check(not target.writes(), f"{target.host} received no POST, PUT, PATCH or DELETE")
     check(not [seen for seen in read if seen.kind == "GET blob"], "no blob was read")
-    check(not [seen for seen in read if seen.kind == "GET manifest"], "no manifest was fetched: HEAD was enough")
+    check(
+        not [seen for seen in read if seen.kind == "GET manifest"], "no manifest was read, only HEAD requests were sent"
+    )
 
 
 def release_sync(stage: Stage, first: dict[str, str]) -> None:
     desk, targets = stage.desk, stage.targets
-    heading("6. A release: 4.2.0 appears, and `latest` moves to it")
+    heading("6. The third sync: a new tag 4.2.0, and `latest` moves to it")
     blobs = desk.blobs()
     moved = second_release(stage)
     stage.mark()
@@ -124,27 +129,27 @@ def release_sync(stage: Stage, first: dict[str, str]) -> None:
     new = desk.blobs() - blobs
     check(
         sorted(asked_for(stage.source.requests(), "GET blob", 200)) == sorted(new),
-        f"the {len(new)} new blobs were read, and no others",
+        f"only the {len(new)} new blobs were read",
     )
     for target in targets:
         written = target.requests()
         check(
             sorted(asked_for(written, "PUT upload", 201)) == sorted(new),
-            f"they were sent to {target.host}, and no others",
+            f"only these blobs were uploaded to {target.host}",
         )
         tags = {name for name in asked_for(written, "PUT manifest", 201) if ":" not in name}
-        check(tags == {"4.2.0", "latest"}, "the tags `4.2.0` and `latest` were written, and no others")
+        check(tags == {"4.2.0", "latest"}, "only the tags `4.2.0` and `latest` were written")
         compare(stage.hands, stage.source, target, first | moved)
         run_from_image(desk, stage.hands, target, "copies/shfmt:latest", "shfmt", expected="v3.14.1")
 
 
 def first_release(stage: Stage) -> dict[str, str]:
-    """Build and push; `repository:tag` -> digest of what was pushed."""
+    """Build and push the images. -> `repository:tag` and digest of each"""
     found = {(program.name, program.architecture): program for program in stage.programs("first")}
     for program in found.values():
         size = len(program.binary) / 2**20
         print(
-            f"  {program.name} for {program.architecture}: static, {size:.1f} MiB, of wheel version {program.version}"
+            f"  {program.name} for {program.architecture}: static, {size:.1f} MiB, from wheel version {program.version}"
         )
     base = base_layer()
     layers = {key: program_layer(program) for key, program in found.items()}

@@ -1,9 +1,9 @@
 #!/bin/sh
-# tools/need.sh PROGRAM[:PACKAGE]... makes sure that system programs are there.
+# tools/need.sh PROGRAM[:PACKAGE]... installs missing system programs.
 #
-# Those that are missing are installed with apt-get, through sudo where we are not root. PACKAGE is given where it is
-# not named like its program; ":PACKAGE" installs a package that brings no program. Nothing is touched when every
-# program is on PATH already.
+# Missing programs are installed with apt-get, through sudo if the user is not root. PACKAGE is needed if the package
+# has another name than the program; ":PACKAGE" installs a package without a program. If every program is on PATH,
+# nothing is changed.
 set -eu
 
 say() { printf '%s\n' "$*" >&2; }
@@ -20,15 +20,15 @@ give_up() {
     exit 1
 }
 
-command -v apt-get >/dev/null 2>&1 || give_up "Programs are missing, and this machine has no apt-get to install them with."
+command -v apt-get >/dev/null 2>&1 || give_up "Programs are missing, and this machine has no apt-get to install them."
 
 as_root=
 if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null 2>&1 || give_up "Programs are missing; installing them takes root, and there is no sudo."
+    command -v sudo >/dev/null 2>&1 || give_up "Programs are missing. Installing them requires root, and there is no sudo."
     as_root=sudo
-    # Nobody can answer a question for a password where there is no terminal.
+    # Without a terminal, sudo cannot ask for a password.
     [ -t 0 ] || as_root="sudo -n"
-    $as_root true || give_up "Programs are missing; installing them takes root, and sudo refused."
+    $as_root true || give_up "Programs are missing. Installing them requires root, and sudo refused."
 fi
 
 say "Installing system packages:$packages"
@@ -38,18 +38,18 @@ install() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages >&2
 }
 
-# The package lists of a new machine are empty or old: then the first try fails, and the second has new ones.
+# On a new machine the package lists may be empty or outdated. In that case update them and try again.
 install || {
     $as_root apt-get update -q >&2 || give_up "apt-get update failed."
-    install || give_up "apt-get could not install what is missing."
+    install || give_up "apt-get could not install the missing packages."
 }
 
-# Debian's package starts a registry that listens on port 5000 of every address. Here only the program is wanted.
+# Debian's package starts a registry on port 5000 of all addresses. Only the program is needed here.
 case "$packages" in
 *docker-registry*)
     if [ -d /run/systemd/system ]; then
         $as_root systemctl disable --now docker-registry.service >/dev/null 2>&1 ||
-            say "Note: a docker-registry service may now be running on port 5000; it is not needed here."
+            say "Note: a docker-registry service may now be running on port 5000. It is not needed."
     fi
     ;;
 esac

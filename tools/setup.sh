@@ -1,6 +1,6 @@
 #!/bin/sh
-# tools/setup.sh DIR makes the virtual environment DIR and installs the project into it, editable, with what its tests
-# need. PYTHON names the interpreter; without it, the first one on PATH that is new enough is taken.
+# tools/setup.sh DIR creates the virtual environment DIR and installs the project into it, editable, with the
+# dependencies of its tests. PYTHON names the interpreter. The default is the first one on PATH that is new enough.
 set -eu
 
 venv=$1
@@ -22,22 +22,23 @@ for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11};
         break
     fi
 done
-[ -n "$python" ] || fail "Python 3.11 or later is needed (tried: ${PYTHON:-python3, python3.14 ... python3.11})." \
+[ -n "$python" ] || fail "Python 3.11 or later is required (tried: ${PYTHON:-python3, python3.14 ... python3.11})." \
     "Install one, with its venv module (on Debian and Ubuntu: python3 python3-venv), or name it: make PYTHON=/path/to/python"
 
 if ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
-    # Debian keeps the module that puts pip into a new environment in a package of its own.
+    # On Debian, the module that installs pip into a new environment has its own package.
     package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
-    tools/need.sh ":$package" || fail "$python cannot make a virtual environment without it."
+    tools/need.sh ":$package" || fail "$python cannot create a virtual environment without it."
 fi
 
 new_enough "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1 || {
-    printf 'Making the virtual environment %s\n' "$venv" >&2
+    printf 'Creating the virtual environment %s\n' "$venv" >&2
     "$python" -m venv --clear "$venv"
 }
 
 printf 'Installing the project and its Python dependencies into %s\n' "$venv" >&2
-# The mode "compat" is a line in a .pth file; the other one is a hook that costs every start of Python 20 ms.
+# The mode "compat" adds a line to a .pth file. The default mode adds an import hook, which delays each start of
+# Python by 20 ms.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat \
     --editable '.[test]' ||
-    fail "pip could not install the dependencies (see above). Is a package index reachable from here?"
+    fail "pip could not install the dependencies (see above). Check that a package index is reachable."

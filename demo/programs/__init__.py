@@ -1,7 +1,7 @@
-"""Real programs for two architectures, out of published wheels.
+"""Real programs for two architectures, from published wheels.
 
-The wheels are pinned by hash (first.txt, second.txt); no foreign architecture is added to this machine, and nothing
-of a wheel is installed: it is opened as the zip archive that it is.
+The wheels are pinned by hash (first.txt, second.txt). They are not installed, but opened as zip archives, so this
+machine needs no packages for other architectures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Program:
 
 
 def programs(release: str, cache: Path) -> list[Program]:
-    """The programs of `release` ("first" or "second"), downloaded into `cache` unless they are there already."""
+    """The programs of `release` ("first" or "second"), downloaded into `cache` if they are missing there."""
     wanted = _HERE / f"{release}.txt"
     hashes = set(re.findall(r"sha256:([0-9a-f]{64})", wanted.read_text()))
     wheels = _known(cache, hashes)
@@ -66,7 +66,7 @@ def _download(wanted: Path, cache: Path) -> None:
 def _program(wheel: Path) -> Program:
     named = _WHEEL_NAME.fullmatch(wheel.name)
     if named is None:
-        raise Wrong(f"cannot tell the architecture of {wheel.name}")
+        raise Wrong(f"cannot determine the architecture of {wheel.name}")
     architecture = next(arch for arch, (machine, _) in ARCHITECTURES.items() if machine == named["machine"])
     with zipfile.ZipFile(wheel) as archive:
         paths = [PurePosixPath(name) for name in archive.namelist()]
@@ -85,7 +85,7 @@ def _program(wheel: Path) -> Program:
 
 
 def check_static(program: Program) -> Program:
-    """The program, if its ELF headers say that it brings everything along: the images have no C library."""
+    """Check by its ELF headers that the program is statically linked, because the images contain no C library."""
     elf = program.binary
     if elf[:6] != b"\x7fELF\x02\x01":
         raise Wrong(f"{program.name} for {program.architecture} is not a 64-bit little-endian ELF file")
