@@ -52,6 +52,7 @@ TEST_FOLDERS = {"end_to_end", "registries", "support"}
 # Outside library -> the modules (or packages) of which exactly one may import it, or that may share it.
 HOMES = {
     "requests": ("mirror.registry.http.one_off",),
+    "httptools": ("mirror.registry.http.protocol",),
     "yaml": ("mirror.config",),
     "jsonschema": ("mirror.config",),
     "platformdirs": ("mirror.config",),

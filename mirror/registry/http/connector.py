@@ -20,6 +20,7 @@ from mirror.registry.http.connection import Connection, Pace
 from mirror.registry.http.framing import read_head
 from mirror.registry.http.headers import request_head
 from mirror.registry.http.host_settings import HostSettings
+from mirror.registry.http.protocol import AnswerParser
 from mirror.registry.http.url_policy import Destination, Trust
 from mirror.util.cancellation import Stop
 from mirror.util.config_key import registry_key
@@ -229,11 +230,12 @@ class _Attempt:
         wire = Connection(sock, subject)
         wire.begin(self._stop, Pace(self._timeout, monotonic() + self._timeout), subject)
         wire.send(request_head("CONNECT", f"{host}:{origin.port}", fields))
-        head = read_head(wire)
+        parser = AnswerParser("CONNECT", subject, small=False)
+        head = read_head(wire, parser)
         sock.settimeout(self._timeout)
         if head.status == 407:
             raise _proxy_login(self.name, self._connector.settings.host)
-        if not 200 <= head.status < 300 or wire.buffer:
+        if not 200 <= head.status < 300 or parser.surplus:
             raise RemoteError(
                 f"{self.name}: the proxy answers CONNECT with {head.status}",
                 status=head.status,
