@@ -14,6 +14,7 @@ from mirror.util.cancellation import Stop
 
 FLOOR = 1024  # bytes a second: a body that moves slower, over the idle time, is cut
 _READ = 16 << 10  # bytes, of one read of heads and small bodies
+SLICE = 64 << 10  # bytes, of one write: of its progress TLS tells only when all of it is done
 
 
 class Pace:
@@ -94,9 +95,14 @@ class Connection:
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """Waits for nothing."""
+        self._say_goodbye()
         with self._lock:
             self._open = False
             self._sock.close()
+
+    def _say_goodbye(self) -> None:
+        """What the protocol below HTTP says before the end: TCP says it by itself."""
 
     def stale(self) -> bool:
         """Whether an idle connection is of no use: closed by the peer, or with bytes that nobody asked for."""
@@ -115,6 +121,9 @@ class Connection:
                 count = self._sock.recv_into(view)
                 break
             except TimeoutError as error:
+                if error.errno is not None:
+                    # Not ours: the kernel gave the peer up (TCP keepalive). The next read would see an end.
+                    self._raise(error)
                 if self._pace.until is not None or self._pace.too_slow(monotonic() - begun, 0):
                     self._raise(error)
             except OSError as error:
@@ -133,9 +142,11 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Send all of a small message, as part of the pace's time."""
-        self._arm(monotonic())
+        view = memoryview(data)
         try:
-            self._sock.sendall(data)
+            while view:
+                self._arm(monotonic())  # for each part: `sendall` over TLS may give every record the whole time
+                view = view[self._sock.send(view[:SLICE]) :]
         except OSError as error:
             self._raise(error)
         if self._stop.requested:
@@ -208,7 +219,7 @@ class Connection:
         return select.POLLIN | select.POLLOUT if isinstance(error, BlockingIOError) else 0
 
     def _told(self, error: OSError) -> MirrorError:
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError) and error.errno is None:
             return self._late()
         return NetworkError(f"{self.subject}: the connection broke: {error.strerror or error}")
 

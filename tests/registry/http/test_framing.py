@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import socket
 from collections.abc import Iterator
@@ -22,6 +24,25 @@ from mirror.registry.http.framing import (
 from mirror.registry.http.headers import Head
 from mirror.registry.http.protocol import AnswerParser
 from mirror.util.cancellation import Stop
+
+
+class Dying(socket.socket):
+    """A socket whose peer the kernel has given up: TCP keepalive was not answered. Later reads see an end."""
+
+    def recv_into(self, *_: object) -> int:
+        if self.gettimeout() is None:
+            return 0
+        self.settimeout(None)
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+
+def test_a_peer_that_the_kernel_gave_up_is_no_end_of_a_body() -> None:
+    near, far = socket.socketpair()
+    with far, contextlib.closing(Connection(Dying(fileno=near.detach()), "the peer")) as connection:
+        connection.begin(Stop(), Pace(5.0), "GET it")
+        with pytest.raises(NetworkError) as caught:
+            connection.receive()
+    assert ("net_error", True) == (caught.value.code, caught.value.retryable)
 
 
 class Line:
