@@ -112,13 +112,18 @@ class Dialer:
         except Refused as error:
             self._refused = error
             return
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # this machine has no IPv6, for one
+            self._note_failure(error)
+            return
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         keep_alive(sock)
         code = sock.connect_ex(address)
         if code not in (0, errno.EINPROGRESS):
-            self._fail(sock, code)
+            sock.close()
+            self._note_failure(OSError(code, os.strerror(code)))
             return
         self._next_start = monotonic() + ATTEMPT_DELAY
         self._pending[sock.fileno()] = sock
@@ -140,22 +145,23 @@ class Dialer:
                     peer = str(sock.getpeername()[0])
                     self._check(peer)
                     return sock, peer
+                failure = OSError(code, os.strerror(code))
             except OSError as error:  # it is gone already
-                code = error.errno or errno.ECONNABORTED
+                failure = error
             except BaseException:
                 sock.close()
                 raise
-            self._fail(sock, code)
+            sock.close()
+            self._note_failure(failure)
         self._stop.check()
         return None
 
-    def _fail(self, sock: socket.socket, code: int) -> None:
-        """Note why an address failed: the next one is tried at once."""
-        sock.close()
-        self._error = OSError(code, os.strerror(code))
+    def _note_failure(self, error: OSError) -> None:
+        """An address failed: the next one is tried at once."""
+        self._error = error
         self._next_start = 0.0
-        if code in LACKING:
-            raise self._error
+        if error.errno in LACKING:
+            raise error
 
 
 def keep_alive(sock: socket.socket) -> None:

@@ -88,6 +88,14 @@ def test_an_address_that_does_not_answer_is_waited_for_when_the_others_have_fail
             dialer.connect(at(("127.0.0.1", dead), ("127.0.0.1", closed_port()))("", 0))
 
 
+def test_a_family_that_this_machine_does_not_have_is_passed_over() -> None:
+    with Peer(answers(OK)) as peer:
+        unknown = (socket.AF_APPLETALK, socket.SOCK_STREAM, 6, "", ("::1", 1))
+        dialer = Dialer(AbortableSockets(), lambda address: None, until=monotonic() + 5.0, stop=Stop())
+        sock, _ = dialer.connect([unknown, *at(("127.0.0.1", peer.port))("", 0)])
+        sock.close()
+
+
 def test_families_of_addresses_take_turns() -> None:
     """Source: RFC 8305, 4."""
     four, six = socket.AF_INET, socket.AF_INET6
