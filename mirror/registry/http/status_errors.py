@@ -195,7 +195,7 @@ def _secrets_of(name: str, value: str) -> list[str]:
 def says_v2(values: Sequence[str]) -> bool:
     """Whether Docker-Distribution-Api-Version names v2; the header may repeat and hold several words."""
     for value in values:
-        for word in value.split():
+        for word in value.split(" "):
             kind, _, version = word.partition("/")
             if version == "2.0" and kind.lower() == "registry":
                 return True
