@@ -52,6 +52,7 @@ TEST_FOLDERS = {"end_to_end", "registries", "support"}
 # Outside library -> the modules (or packages) of which exactly one may import it, or that may share it.
 HOMES = {
     "requests": ("mirror.registry.http.one_off",),
+    "httptools": ("mirror.registry.http.protocol",),
     "yaml": ("mirror.config",),
     "jsonschema": ("mirror.config",),
     "platformdirs": ("mirror.config",),
@@ -66,7 +67,7 @@ HOMES = {
 LAZY = ("requests",)
 MAY_PRINT = ("mirror.output.console",)
 # Runs other people's work: as with a future, whatever that raises is kept for who waits for it (a name is bound).
-KEEP_FAILURES = ("mirror.transfer.watch",)
+KEEP_FAILURES = ("mirror.transfer.watch", "mirror.registry.http.lookups")
 # The writing half of the seam.
 WRITERS = {"Target", "UploadSession"}
 

@@ -102,7 +102,7 @@ def _rest(
 
 
 def _range_of(stream: Stream) -> re.Match[str] | None:
-    return _CONTENT_RANGE.fullmatch((stream.headers.get("content-range") or "").strip())
+    return _CONTENT_RANGE.fullmatch(stream.headers.get("content-range") or "")
 
 
 def _is_to_the_end(match: re.Match[str]) -> bool:
@@ -160,7 +160,7 @@ def _size_by_get(
             if stream.status == 200:
                 size = _length(stream.headers)
                 return size if size is not None else _count(stream, blob)
-            total = _TOTAL.fullmatch((stream.headers.get("content-range") or "").strip())
+            total = _TOTAL.fullmatch(stream.headers.get("content-range") or "")
             if total is not None:
                 return int(total[1])
     return None

@@ -17,10 +17,11 @@ from mirror.registry.auth.authorizer import Anonymous, Authorizer, Scope
 from mirror.registry.http import one_off as oneoff
 from mirror.registry.http import status_errors
 from mirror.registry.http.client import Answer, Exchange, Request, Stream, Upload
-from mirror.registry.http.connector import Connector, Resolve, system_resolve
+from mirror.registry.http.connector import Connector
 from mirror.registry.http.framing import TooBig
 from mirror.registry.http.headers import Headers
 from mirror.registry.http.host_settings import HostSettings
+from mirror.registry.http.lookups import Resolve, system_resolve
 from mirror.registry.http.url_policy import Destination, Trust
 from mirror.registry.retries import Retries
 from mirror.util.cancellation import Work

@@ -288,7 +288,7 @@ class Upload:
     def _holds(self, answer: Answer, wanted: int, most: int | None = None) -> int:
         """How many bytes the answer's Range says there are, `wanted` where it says nothing. Raises where that is fewer
         than `wanted`, or more than `most` (none: `wanted`); a registry that swallowed bytes is found out here."""
-        match = _RANGE.fullmatch((answer.headers.get("range") or "").strip())
+        match = _RANGE.fullmatch(answer.headers.get("range") or "")
         held = int(match[1]) + 1 if match and wanted else wanted
         if not wanted <= held <= max(wanted, most or 0):
             self._lost = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from mirror.registry.http.headers import WHITE_SPACE
 from mirror.util.structs import Struct, field
 
 MAX_CHARACTERS = 64 * 1024  # of all the header fields of an answer together
@@ -97,7 +98,7 @@ def _value(text: str, at: int) -> tuple[str | None, int]:
         return (_ESCAPE.sub(r"\1", quoted.group(1)), quoted.end()) if quoted else (None, len(text))
     # Unquoted values ought to be tokens; some servers leave the quotes off a realm's URL.
     plain = _UP_TO_COMMA.match(text, at)
-    return (plain.group().strip(), plain.end()) if plain else (None, len(text))
+    return (plain.group().strip(WHITE_SPACE), plain.end()) if plain else (None, len(text))
 
 
 def _end_of_item(text: str, at: int) -> int:

@@ -12,10 +12,11 @@ from mirror.errors import MirrorError, NetworkError, Refused, RemoteError
 from mirror.limits import HostLimits, Limits
 from mirror.registry.http.connection import Connection, Pace
 from mirror.registry.http.connector import Connector
-from mirror.registry.http.framing import Body, body_of, read_beginning, read_head, read_small
+from mirror.registry.http.framing import Body, read_beginning, read_head, read_small
 from mirror.registry.http.headers import Head, Headers, request_head
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.pool import Pool
+from mirror.registry.http.protocol import AnswerParser
 from mirror.registry.http.request_body import send_body
 from mirror.registry.http.url_policy import Destination, Trust
 from mirror.util.cancellation import Work
@@ -75,7 +76,9 @@ class Stream(AbstractContextManager["Stream"]):
         exchange: Exchange,
         connection: Connection,
         registered: AbstractContextManager[None],
+        sent: bool,
     ) -> None:
+        """sent: all of the request went out before its answer came."""
         self.status = head.status
         self.headers = head.headers
         self.request = request
@@ -84,6 +87,7 @@ class Stream(AbstractContextManager["Stream"]):
         self._head = head
         self._body = body
         self._registered = registered  # so that a stop reaches the connection
+        self._sent = sent
         self._open = True
         self._beginning: bytes | None = None
 
@@ -124,7 +128,7 @@ class Stream(AbstractContextManager["Stream"]):
             return
         self._open = False
         self._registered.__exit__(None, None, None)
-        self._exchange.release(self._connection, self.request.destination, keep=self._body.reusable)
+        self._exchange.release(self._connection, self.request.destination, keep=self._sent and self._body.reusable)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -218,22 +222,25 @@ class Exchange:
         try:
             until = monotonic() + (self._idle if streamed else self._deadline)
             connection.begin(work.stop, Pace(self._idle, until), request)
-            complete = self._say(connection, request)
+            parser = AnswerParser(request.method, request, small=not streamed)
+            complete = self._say(connection, parser, request)
             self.host(request.destination).sent(f"{request.method} {request.kind}")
-            head = read_head(connection)
+            head = read_head(connection, parser)
             work.stop.check()
             if not complete and head.status < 300:
                 raise RemoteError(f"{request}: answered {head.status} before it had the body", retryable=True)
-            body = body_of(connection, request.method, head, small=not streamed, reusable=complete)
             if streamed:
                 connection.bound(Pace(self._idle))
-            return Stream(request, head, body, exchange=self, connection=connection, registered=registered)
+            body = Body(connection, parser)
+            return Stream(
+                request, head, body, exchange=self, connection=connection, registered=registered, sent=complete
+            )
         except BaseException:
             registered.__exit__(None, None, None)
             connection.close()
             raise
 
-    def _say(self, connection: Connection, request: Request) -> bool:
+    def _say(self, connection: Connection, parser: AnswerParser, request: Request) -> bool:
         """Send the request. False: the answer came before all of it was sent."""
         body = request.body
         head = self._head(request, body)
@@ -242,10 +249,10 @@ class Exchange:
                 connection.send(head + body)
                 return True
             connection.send(head)
-            return send_body(connection, (body,), len(body))
+            return send_body(connection, parser, (body,), len(body))
         connection.send(head)
         connection.bound(Pace(self._idle))
-        complete = send_body(connection, body.body, body.length)
+        complete = send_body(connection, parser, body.body, body.length)
         # A registry may move gigabytes about before it answers.
         patience = 2 * self._idle
         connection.bound(Pace(patience, monotonic() + patience))

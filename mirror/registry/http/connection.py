@@ -14,6 +14,7 @@ from mirror.util.cancellation import Stop
 
 FLOOR = 1024  # bytes a second: a body that moves slower, over the idle time, is cut
 _READ = 16 << 10  # bytes, of one read of heads and small bodies
+SLICE = 64 << 10  # bytes, of one write: of its progress TLS tells only when all of it is done
 
 
 class Pace:
@@ -63,7 +64,6 @@ class Connection:
         self.peer = peer  # the address at the other end; None behind a proxy
         self.reused = False
         self.heard = False  # a byte of the current answer has come
-        self.buffer = bytearray()  # received, not used yet
         self._sock = sock
         self._timeout: float | None = sock.gettimeout()
         self._scratch = memoryview(bytearray(_READ))
@@ -95,20 +95,25 @@ class Connection:
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """Waits for nothing."""
+        self._say_goodbye()
         with self._lock:
             self._open = False
             self._sock.close()
 
+    def _say_goodbye(self) -> None:
+        """What the protocol below HTTP says before the end: TCP says it by itself."""
+
     def stale(self) -> bool:
         """Whether an idle connection is of no use: closed by the peer, or with bytes that nobody asked for."""
-        return bool(self.buffer) or self.readable()
+        return self.readable()
 
     def readable(self) -> bool:
         """Whether bytes, or an end, wait to be read."""
         return bool(self._poll.poll(0))
 
     def receive_into(self, view: memoryview) -> int:
-        """Wait for bytes; 0: the peer has ended. The buffer is not looked at."""
+        """Wait for bytes; 0: the peer has ended."""
         while True:
             begun = monotonic()
             self._arm(begun)
@@ -116,6 +121,9 @@ class Connection:
                 count = self._sock.recv_into(view)
                 break
             except TimeoutError as error:
+                if error.errno is not None:
+                    # Not ours: the kernel gave the peer up (TCP keepalive). The next read would see an end.
+                    self._raise(error)
                 if self._pace.until is not None or self._pace.too_slow(monotonic() - begun, 0):
                     self._raise(error)
             except OSError as error:
@@ -128,25 +136,26 @@ class Connection:
                 raise self._slow()
         return count
 
-    def fill(self) -> bool:
-        """Wait for bytes and add them to the buffer. False: the peer has ended."""
-        count = self.receive_into(self._scratch)
-        if count:
-            self.buffer += self._scratch[:count]
-        return count > 0
+    def receive(self) -> memoryview:
+        """Wait for bytes; valid until the next call. Empty: the peer has ended."""
+        return self._scratch[: self.receive_into(self._scratch)]
 
     def send(self, data: bytes) -> None:
         """Send all of a small message, as part of the pace's time."""
-        self._arm(monotonic())
+        view = memoryview(data)
         try:
-            self._sock.sendall(data)
+            while view:
+                self._arm(monotonic())  # for each part: `sendall` over TLS may give every record the whole time
+                view = view[self._sock.send(view[:SLICE]) :]
         except OSError as error:
             self._raise(error)
         if self._stop.requested:
             self._stop.check()
 
     def send_some(self, view: memoryview) -> int:
-        """Send the beginning of `view` as soon as any fits; -> bytes sent, 0: something came to be read instead."""
+        """Send the beginning of `view` as soon as any fits; -> bytes sent, 0: something came to be read instead.
+
+        A readable TLS socket may only hold a session ticket: that is no answer, and goes away with `peek`."""
         self._set_timeout(0.0)
         while True:
             try:
@@ -156,25 +165,23 @@ class Connection:
                 events = self._awaited(error)
                 if not events:
                     self._raise(error)
-            if self._wait(events) & ~select.POLLOUT and events & select.POLLOUT and self.peek():
+            if self._wait(events) & ~select.POLLOUT and events & select.POLLOUT:
                 return 0
         if self._stop.requested:
             self._stop.check()
         self._pace.too_slow(0.0, count)
         return count
 
-    def peek(self) -> bool:
-        """Read without waiting what has come. True: bytes are in the buffer, or the peer has ended or is gone.
-
-        A readable TLS socket may only hold a session ticket: that is no answer."""
+    def peek(self) -> memoryview | None:
+        """What has come, valid until the next call; waits for nothing. None: nothing came. Empty: the peer ended."""
         self._set_timeout(0.0)
         try:
             count = self._sock.recv_into(self._scratch)
         except OSError as error:
-            return not self._awaited(error)  # a true error: whoever reads on will be told
-        self.buffer += self._scratch[:count]
+            # An error other than "not yet" is raised again by the next read.
+            return None if self._awaited(error) else self._scratch[:0]
         self.heard = self.heard or count > 0
-        return True
+        return self._scratch[:count]
 
     def _wait(self, events: int) -> int:
         """-> what of `events`, or what trouble, came first; 0: nothing yet, but within the pace."""
@@ -212,7 +219,7 @@ class Connection:
         return select.POLLIN | select.POLLOUT if isinstance(error, BlockingIOError) else 0
 
     def _told(self, error: OSError) -> MirrorError:
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError) and error.errno is None:
             return self._late()
         return NetworkError(f"{self.subject}: the connection broke: {error.strerror or error}")
 

@@ -1,25 +1,25 @@
 """Opening connections: name, TCP, proxy, TLS, and a look at who is at the other end before a byte is said.
 
-Nothing of the environment is consulted: no netrc, no proxies, no CA bundles.
+The connect timeout of a registry bounds all of it together. Nothing of the environment is consulted: no netrc, no
+proxies, no CA bundles.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import errno
 import socket
-import threading
-from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from mirror.errors import AuthError, ConfigError, MirrorError, RemoteError, Unreachable
 from mirror.registry.http.connection import Connection, Pace
+from mirror.registry.http.dialer import LACKING, AbortableSockets, Dialer
 from mirror.registry.http.framing import read_head
 from mirror.registry.http.headers import request_head
 from mirror.registry.http.host_settings import HostSettings
+from mirror.registry.http.lookups import Lookups, Resolve, system_resolve
+from mirror.registry.http.protocol import AnswerParser
 from mirror.registry.http.url_policy import Destination, Trust
 from mirror.util.cancellation import Stop
 from mirror.util.config_key import registry_key
@@ -28,16 +28,8 @@ from mirror.util.files import local_error
 if TYPE_CHECKING:
     from mirror.registry.http.tls import Handshakes
 
-_LACKING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # nothing that the other end could mend
-_MOST_ADDRESSES = 4  # of one name that are tried; each has the whole connect timeout
 
-Resolve = Callable[[str, int], Sequence[tuple[Any, ...]]]
-"""Name and port -> what getaddrinfo gives."""
-
-
-def system_resolve(host: str, port: int) -> Sequence[tuple[Any, ...]]:
-    # As bytes: what `url` lets through is ASCII, and of a text Python would load its tables for other names.
-    return socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
+_LEAST = 0.001  # seconds: a timeout of 0 is none
 
 
 class Proxy:
@@ -66,14 +58,14 @@ class Connector:
         self.proxy = Proxy(settings.proxy, settings.host) if settings.proxy else None
         self._settings = settings
         self._trust = trust
-        self._resolve = resolve
+        self.lookups = Lookups(resolve)
         self._handshakes: Handshakes | None = None  # made twice is harmless
 
     def open(self, destination: Destination, stop: Stop) -> Connection:
         """Raises Unreachable, NetworkError, RemoteError (tls_error), Refused (tls_error, unsafe_*), LocalError,
-        Cancelled (not while a name is looked up, which nothing can interrupt)."""
+        Cancelled."""
         attempt = _Attempt(self, destination, stop)
-        with stop.calls(attempt.abort):
+        with stop.calls(attempt.sockets.abort):
             try:
                 connection = attempt.run()
             except MirrorError:
@@ -83,7 +75,7 @@ class Connector:
                 # All others were told: this machine lacks something.
                 raise local_error("open a connection to", destination.origin.netloc, error) from error
             finally:
-                attempt.close()
+                attempt.sockets.close()
         if stop.requested:
             connection.close()
             stop.check()
@@ -92,16 +84,6 @@ class Connector:
     @property
     def settings(self) -> HostSettings:
         return self._settings
-
-    def addresses(self, host: str, port: int) -> Sequence[tuple[Any, ...]]:
-        """Raises Unreachable."""
-        try:
-            return self._resolve(host, port)[:_MOST_ADDRESSES]
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a usable name"
-            raise Unreachable(
-                f"{host}: its name cannot be resolved: {reason}", hint="check the name, and this machine's DNS"
-            ) from error
 
     def handshakes(self) -> Handshakes:
         """Made for the first host that is asked by https."""
@@ -117,37 +99,17 @@ class Connector:
 
 
 class _Attempt:
-    """One connection in the making. `abort` may come from any thread."""
+    """One connection in the making."""
 
     def __init__(self, connector: Connector, destination: Destination, stop: Stop) -> None:
         self.destination = destination
         self.name = destination.origin.netloc
+        self.sockets = AbortableSockets()
         self._connector = connector
         self._stop = stop
         self._timeout = connector.settings.connect_timeout
-        # A second handle on the socket: the handshake takes the first out of its object.
-        self._handle: socket.socket | None = None
-        self._lock = threading.Lock()
+        self._until = monotonic() + self._timeout
         self._peer: str | None = None
-        self._aborted = False
-
-    def abort(self) -> None:
-        with self._lock, contextlib.suppress(OSError):  # it may not be connected any more
-            self._aborted = True
-            if self._handle is not None:
-                self._handle.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._hold(None)
-
-    def _hold(self, sock: socket.socket | None) -> None:
-        with self._lock:
-            if self._handle is not None:
-                self._handle.close()
-            self._handle = sock.dup() if sock is not None else None
-            aborted = self._aborted
-        if aborted and sock is not None:
-            self._stop.check()
 
     def run(self) -> Connection:
         origin = self.destination.origin
@@ -172,38 +134,42 @@ class _Attempt:
         return sock
 
     def _tcp(self, host: str, port: int) -> socket.socket:
-        """The first of the host's addresses that takes a connection. Raises Unreachable, Refused."""
-        last: OSError | None = None
-        for family, kind, protocol, _, address in self._connector.addresses(host, port):
-            self._stop.check()
-            self._connector.check(self.destination, str(address[0]))
-            sock = socket.socket(family, kind, protocol)
-            try:
-                self._connect(sock, address)
-                # Asked of the socket too: 0.0.0.0, for one, is not where a connection to it ends.
-                peer = str(sock.getpeername()[0])
-                self._connector.check(self.destination, peer)
-            except OSError as error:
-                last = error
-                sock.close()
-                if error.errno in _LACKING:
-                    raise
-            except BaseException:
-                sock.close()
+        """A connection to the first of the host's addresses that takes one. Raises Unreachable, Refused."""
+        try:
+            addresses = self._connector.lookups.find(host, port, until=self._until, stop=self._stop)
+        except (OSError, UnicodeError) as error:
+            raise self._nameless(host, error) from error
+        dialer = Dialer(self.sockets, self._check, until=self._until, stop=self._stop)
+        try:
+            sock, peer = dialer.connect(addresses)
+        except OSError as error:
+            if error.errno in LACKING:
                 raise
-            else:
-                self._peer = None if self._connector.proxy else peer
-                return sock
-        raise self._unreachable(host, port, last) from last
+            raise self._unreachable(host, port, error) from error
+        self._peer = None if self._connector.proxy else peer
+        try:
+            # A second handle: the handshake takes the first out of its object.
+            self.sockets.add(sock.dup())
+            self._stop.check()  # after `add`: a stop from here on shuts it
+            sock.settimeout(max(_LEAST, self._until - monotonic()))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
-    def _connect(self, sock: socket.socket, address: Any) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.settimeout(self._timeout)
-        self._hold(sock)
-        sock.connect(address)
+    def _check(self, address: str) -> None:
+        self._connector.check(self.destination, address)
 
-    def _unreachable(self, host: str, port: int, error: OSError | None) -> Unreachable:
+    def _nameless(self, host: str, error: OSError | UnicodeError) -> Unreachable:
+        hint = "check the name, and this machine's DNS"
+        if isinstance(error, TimeoutError):
+            return Unreachable(
+                f"{host}: its name cannot be resolved within {self._timeout:g} s", code="timeout", hint=hint
+            )
+        reason = getattr(error, "strerror", None) or "not a usable name"
+        return Unreachable(f"{host}: its name cannot be resolved: {reason}", hint=hint)
+
+    def _unreachable(self, host: str, port: int, error: OSError) -> Unreachable:
         proxied = self._connector.proxy is not None
         what = f"{self.name}: its proxy {host}:{port}" if proxied else self.name
         hint = (
@@ -215,8 +181,7 @@ class _Attempt:
             return Unreachable(
                 f"{what} does not take a connection within {self._timeout:g} s", code="timeout", hint=hint
             )
-        reason = (error.strerror if error else None) or "it has no address"
-        return Unreachable(f"{what} cannot be reached: {reason}", hint=hint)
+        return Unreachable(f"{what} cannot be reached: {error.strerror}", hint=hint)
 
     def _tunnel(self, sock: socket.socket, proxy: Proxy) -> None:
         """CONNECT through the proxy. Raises NetworkError, RemoteError, AuthError."""
@@ -227,13 +192,14 @@ class _Attempt:
             fields.append(("Proxy-Authorization", proxy.authorization))
         subject = f"the proxy for {self.name}"
         wire = Connection(sock, subject)
-        wire.begin(self._stop, Pace(self._timeout, monotonic() + self._timeout), subject)
+        wire.begin(self._stop, Pace(self._timeout, self._until), subject)
         wire.send(request_head("CONNECT", f"{host}:{origin.port}", fields))
-        head = read_head(wire)
-        sock.settimeout(self._timeout)
+        parser = AnswerParser("CONNECT", subject, small=False)
+        head = read_head(wire, parser)
+        sock.settimeout(max(_LEAST, self._until - monotonic()))
         if head.status == 407:
             raise _proxy_login(self.name, self._connector.settings.host)
-        if not 200 <= head.status < 300 or wire.buffer:
+        if not 200 <= head.status < 300 or parser.surplus:
             raise RemoteError(
                 f"{self.name}: the proxy answers CONNECT with {head.status}",
                 status=head.status,

@@ -38,7 +38,7 @@ class Cookies:
     def note(self, origin: Origin, fields: Sequence[str]) -> None:
         """The Set-Cookie fields of an answer of `origin`. What is no cookie, or too big, is passed over."""
         for field in fields:
-            found = _PAIR.match(field.strip())
+            found = _PAIR.match(field)
             if found is None or len(found[0]) > MAX_BYTES:
                 continue
             with self._lock:

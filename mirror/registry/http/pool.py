@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import TypeAlias
 
 from mirror.registry.http.connection import Connection
@@ -11,11 +12,16 @@ from mirror.registry.http.url import Origin
 from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Stop
 
+# Load balancers and NAT gateways forget idle connections, often without a word: those of clouds after 60 s (AWS's load
+# balancer for applications), 240 s (Azure), 350 s (AWS's NAT); nginx closes them after 75 s. A request on a connection
+# that was forgotten waits for the whole idle timeout.
+MOST_IDLE = 50.0  # seconds
+
 Key: TypeAlias = tuple[Origin, bool]  # whether our client certificate was offered there
 
 
 class Pool:
-    """Idle connections by origin, last used first. Thread-safe.
+    """Idle connections by origin, last used first, each for at most MOST_IDLE seconds. Thread-safe.
 
     open: makes a new connection. check: told the destination and peer of a kept one before it is used again."""
 
@@ -25,12 +31,14 @@ class Pool:
         check: Callable[[Destination, str], None],
         *,
         keep: int,
+        now: Callable[[], float] = monotonic,
     ) -> None:
         self._open = open
         self._check = check
         self._keep = keep
+        self._now = now
         self._lock = threading.Lock()
-        self._idle: list[tuple[Key, Connection]] = []  # the last is the freshest
+        self._idle: list[tuple[float, Key, Connection]] = []  # with the time since when, the freshest last
         self._closed = False
 
     def take(self, destination: Destination, stop: Stop, *, fresh: bool = False) -> Connection:
@@ -53,8 +61,8 @@ class Pool:
         spare: Connection | None = connection
         with self._lock:
             if not self._closed:
-                self._idle.append(((destination.origin, destination.credentials), connection))
-                spare = self._idle.pop(0)[1] if len(self._idle) > self._keep else None
+                self._idle.append((self._now(), (destination.origin, destination.credentials), connection))
+                spare = self._idle.pop(0)[2] if len(self._idle) > self._keep else None
         if spare is not None:
             spare.close()
 
@@ -62,15 +70,23 @@ class Pool:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for _, connection in idle:
+        for _, _, connection in idle:
             connection.close()
 
     def _pop(self, key: Key) -> Connection | None:
+        """The freshest one of `key`. Closes all that are too old."""
+        found: Connection | None = None
         with self._lock:
+            oldest = self._now() - MOST_IDLE
+            fresh = next((index for index, idle in enumerate(self._idle) if idle[0] >= oldest), len(self._idle))
+            old, self._idle = self._idle[:fresh], self._idle[fresh:]
             for index in range(len(self._idle) - 1, -1, -1):
-                if self._idle[index][0] == key:
-                    return self._idle.pop(index)[1]
-        return None
+                if self._idle[index][1] == key:
+                    found = self._idle.pop(index)[2]
+                    break
+        for _, _, connection in old:
+            connection.close()
+        return found
 
     def _checked(self, destination: Destination, connection: Connection) -> None:
         try:

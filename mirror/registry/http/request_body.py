@@ -6,14 +6,20 @@ from collections.abc import Iterable
 
 from mirror.errors import NetworkError, RemoteError
 from mirror.registry.http.connection import Connection
-from mirror.registry.http.framing import answer_began
+from mirror.registry.http.framing import answer_came
+from mirror.registry.http.protocol import AnswerParser
 
 
-def send_body(connection: Connection, body: Iterable[bytes | memoryview], length: int | None) -> bool:
+def send_body(
+    connection: Connection, parser: AnswerParser, body: Iterable[bytes | memoryview], length: int | None
+) -> bool:
     """Send `body` as `length` bytes, or in chunks where that is None. False: an answer came before its end.
 
+    parser: of the answer; it is fed what comes meanwhile.
+
     What the body raises goes through; then, and for any other error, the connection is not to be used again:
-    the peer must never see a body that looks complete. Raises NetworkError, RemoteError (size_mismatch), Cancelled."""
+    the peer must never see a body that looks complete. Raises NetworkError, RemoteError
+    (size_mismatch, bad_response), Cancelled."""
     left = length
     for piece in body:
         view = memoryview(piece)
@@ -23,24 +29,24 @@ def send_body(connection: Connection, body: Iterable[bytes | memoryview], length
             left -= view.nbytes
             if left < 0:
                 raise RemoteError("more bytes to upload than were announced", code="size_mismatch")
-        if connection.readable() and connection.peek() and _answered(connection):
+        if connection.readable() and answer_came(connection, parser):
             return False
         if length is not None:
-            sent = _send_all(connection, view)
+            sent = _send_all(connection, parser, view)
         else:
             sent = (
-                _send_all(connection, memoryview(b"%x\r\n" % view.nbytes))
-                and _send_all(connection, view)
-                and _send_all(connection, memoryview(b"\r\n"))
+                _send_all(connection, parser, memoryview(b"%x\r\n" % view.nbytes))
+                and _send_all(connection, parser, view)
+                and _send_all(connection, parser, memoryview(b"\r\n"))
             )
         if not sent:
             return False
     if left:
         raise RemoteError(f"the bytes to upload ended {left} early", code="size_mismatch")
-    return length is not None or _send_all(connection, memoryview(b"0\r\n\r\n"))
+    return length is not None or _send_all(connection, parser, memoryview(b"0\r\n\r\n"))
 
 
-def _send_all(connection: Connection, view: memoryview) -> bool:
+def _send_all(connection: Connection, parser: AnswerParser, view: memoryview) -> bool:
     """False: an answer came first."""
     view = view.cast("B")
     while view.nbytes:
@@ -48,15 +54,10 @@ def _send_all(connection: Connection, view: memoryview) -> bool:
             count = connection.send_some(view)
         except NetworkError:
             # A peer that answers early and closes resets what we still send: its answer may be here.
-            if connection.peek() and connection.buffer and _answered(connection):
+            if answer_came(connection, parser) and parser.head is not None:
                 return False
             raise
-        if count == 0 and _answered(connection):
+        if count == 0 and answer_came(connection, parser):
             return False
         view = view[count:]
     return True
-
-
-def _answered(connection: Connection) -> bool:
-    """Something came: whether it is an answer, or the peer's end, and not just an interim head."""
-    return not connection.buffer or answer_began(connection)

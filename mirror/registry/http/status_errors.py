@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError, printable
 from mirror.oci import strictjson
 from mirror.output.redaction import QUERY_KEYS
-from mirror.registry.http.headers import Headers
+from mirror.registry.http.headers import WHITE_SPACE, Headers
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AGAIN = frozenset({408, 425})  # besides 5xx
@@ -127,7 +127,7 @@ def retry_after(headers: Headers, now: Callable[[], float] = time.time) -> float
     """Seconds that the other side asks to wait; None if it does not, or not in a form of RFC 9110, "Retry-After".
 
     A date counts from the answer's own Date, so that neither clock matters."""
-    text = (headers.get("retry-after") or "").strip()
+    text = (headers.get("retry-after") or "").strip(WHITE_SPACE)
     if text.isascii() and text.isdigit():
         return float(text[:12])
     until = _seconds(text)
@@ -195,7 +195,7 @@ def _secrets_of(name: str, value: str) -> list[str]:
 def says_v2(values: Sequence[str]) -> bool:
     """Whether Docker-Distribution-Api-Version names v2; the header may repeat and hold several words."""
     for value in values:
-        for word in value.split():
+        for word in value.split(" "):
             kind, _, version = word.partition("/")
             if version == "2.0" and kind.lower() == "registry":
                 return True

@@ -8,16 +8,16 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 from mirror.errors import LocalError, MirrorError, NetworkError, Refused, RemoteError, Unreachable, printable
-from mirror.registry.http.connection import Connection
+from mirror.registry.http.connection import SLICE, Connection
 from mirror.registry.http.host_settings import Tls
 from mirror.util.config_key import registry_key
 
 # Where the system's authorities are, when OpenSSL was not built for this system.
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
-_SLICE = 64 << 10  # bytes, of one write: of its progress TLS tells only when all of it is done
 _CLOCK = {9: "not valid yet", 10: "expired"}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -67,6 +67,9 @@ class Handshakes:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_COMPRESSION
         context.set_alpn_protocols(["http/1.1"])
+        context.post_handshake_auth = True  # a server may ask for the client certificate by the path of a request
+        context.hostname_checks_common_name = False  # RFC 9525, 2: only subjectAltName counts
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate in `tls.ca` is enough
         if not tls.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -138,11 +141,17 @@ class SecureConnection(Connection):
                 self._sessions[self._layer.context, self._name] = session
         super().end()
 
+    def _say_goodbye(self) -> None:
+        """Send close_notify, which tells an end from a cut (RFC 8446, 6.1). The peer's own is not waited for."""
+        with suppress(OSError, ValueError):  # the connection broke, is full, or had no handshake
+            self._set_timeout(0.0)
+            self._layer.unwrap()
+
     def readable(self) -> bool:
         return super().readable() or self._layer.pending() > 0
 
     def send_some(self, view: memoryview) -> int:
-        return super().send_some(view[:_SLICE])
+        return super().send_some(view[:SLICE])
 
     def _awaited(self, error: OSError) -> int:
         if isinstance(error, ssl.SSLWantWriteError):

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from mirror.errors import Refused, RemoteError, printable
 from mirror.oci import strictjson
 from mirror.oci.strictjson import Object, Value
-from mirror.registry.session import Answer, Headers
+from mirror.registry.http.headers import WHITE_SPACE, Headers
+from mirror.registry.session import Answer
 from mirror.util.structs import Struct
 
 MAX_CHAIN = 127  # images in an ancestry: what docker's storage drivers can stack
@@ -68,7 +69,7 @@ def ping_of(answer: Answer) -> Ping | None:
         known = answer.body.strip() == b"pong"
     if answer.status != 200 or not (named or known):
         return None
-    said = (headers.get("x-docker-registry-standalone") or "").strip().lower()
+    said = (headers.get("x-docker-registry-standalone") or "").lower()
     if said:
         return Ping(said in ("true", "1"))
     standalone = body.get("standalone") if isinstance(body, dict) else None
@@ -86,13 +87,14 @@ def is_index(answer: Answer) -> bool:
 
 def token_of(headers: Headers) -> str | None:
     """The token that was asked for. Some send it with the word that is to stand before it, most without."""
-    token = (headers.get("x-docker-token") or "").removeprefix("Token ").strip()
+    token = (headers.get("x-docker-token") or "").removeprefix("Token ").strip(WHITE_SPACE)
     return token if token and len(token) <= MAX_TOKEN and token.isascii() and token.isprintable() else None
 
 
 def endpoints_of(headers: Headers) -> list[str]:
     """Hosts, in the order in which they are to be asked."""
-    return [host.strip() for value in headers.all("x-docker-endpoints") for host in value.split(",") if host.strip()]
+    hosts = (host.strip(WHITE_SPACE) for value in headers.all("x-docker-endpoints") for host in value.split(","))
+    return [host for host in hosts if host]
 
 
 def tags_of(body: bytes, what: str) -> dict[str, Value]:
@@ -131,7 +133,7 @@ def image_of(answer: Answer, image_id: str, what: str) -> ImageJson:
     document = image_document(answer.body, what)
     if document.get("id") != image_id:
         raise invalid(what, f"it says that it is {printable(document.get('id'), 80)!r}")
-    size = (answer.headers.get("x-docker-size") or "").strip()
+    size = answer.headers.get("x-docker-size") or ""
     return ImageJson(
         image_id,
         parent_of(document, what),
@@ -167,7 +169,7 @@ def parent_of(document: Object, what: str) -> str | None:
 
 def checksums_of(headers: Headers) -> tuple[str, ...]:
     """Those of the form that covers JSON and layer as they are stored; tarsums and others are of no use here."""
-    words = [word.strip() for value in headers.all("x-docker-checksum-payload") for word in value.split(",")]
+    words = [word.strip(WHITE_SPACE) for value in headers.all("x-docker-checksum-payload") for word in value.split(",")]
     return tuple(found[1] for word in words if (found := _SHA256.fullmatch(word)))
 
 
@@ -176,5 +178,5 @@ def ranged(headers: Headers, offset: int, size: int) -> bool:
 
     docker-registry leaves out the unit."""
     values: Sequence[str] = headers.all("content-range")
-    found = _CONTENT_RANGE.fullmatch(values[0].strip()) if len(values) == 1 else None
+    found = _CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
     return found is not None and (int(found[1]), int(found[2]), int(found[3])) == (offset, size - 1, size)

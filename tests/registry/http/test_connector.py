@@ -6,16 +6,18 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
 from mirror.errors import (
     Cancelled,
+    NetworkError,
     Refused,
     Unreachable,
 )
+from mirror.registry.http.dialer import AbortableSockets, Dialer, interleave
 from mirror.registry.session import Session
 from mirror.util.cancellation import Stop, Work
 from tests.registry.http.dialling import OK, at, closed_port, get
@@ -46,18 +48,6 @@ def test_a_name_without_addresses_is_unreachable() -> None:
         get(session)
 
 
-def test_the_addresses_of_a_name_are_tried_in_turn() -> None:
-    with Peer(answers(OK)) as peer:
-        dead = closed_port()
-        resolve = at(("127.0.0.1", dead), ("127.0.0.1", peer.port))
-        with session_with(f"reg.example.com:{peer.port}", resolve=resolve) as session:
-            assert b"yes" == get(session).body
-        assert f"reg.example.com:{peer.port}" == peer.requests[0].headers["host"]
-        many = at(*[("127.0.0.1", dead)] * 4, ("127.0.0.1", peer.port))
-        with session_with("reg.example.com", resolve=many) as session, pytest.raises(Unreachable):
-            get(session)
-
-
 @contextlib.contextmanager
 def black_hole() -> Iterator[int]:
     """A port that answers no SYN: its queue of connections is full."""
@@ -70,6 +60,128 @@ def black_hole() -> Iterator[int]:
             waiting.setblocking(False)
             waiting.connect_ex(server.getsockname())
         yield server.getsockname()[1]
+
+
+def test_the_addresses_of_a_name_are_tried_in_turn() -> None:
+    with Peer(answers(OK)) as peer:
+        dead = closed_port()
+        for count in (1, 4):
+            resolve = at(*[("127.0.0.1", dead)] * count, ("127.0.0.1", peer.port))
+            with session_with(f"reg.example.com:{peer.port}", resolve=resolve) as session:
+                assert b"yes" == get(session).body
+        assert f"reg.example.com:{peer.port}" == peer.requests[0].headers["host"]
+
+
+def test_an_address_that_does_not_answer_does_not_hold_up_the_next() -> None:
+    with black_hole() as dead, Peer(answers(OK)) as peer:
+        resolve = at(*[("127.0.0.1", dead)] * 4, ("127.0.0.1", peer.port))
+        with session_with("reg.example.com", resolve=resolve, connect_timeout=60.0) as session:
+            begun = monotonic()
+            assert b"yes" == get(session).body
+            assert monotonic() - begun < 30.0  # four timeouts: 240 s
+
+
+def test_an_address_that_does_not_answer_is_waited_for_when_the_others_have_failed() -> None:
+    with black_hole() as dead:
+        dialer = Dialer(AbortableSockets(), lambda address: None, until=monotonic() + 0.5, stop=Stop())
+        with pytest.raises(TimeoutError):
+            dialer.connect(at(("127.0.0.1", dead), ("127.0.0.1", closed_port()))("", 0))
+
+
+def test_a_family_that_this_machine_does_not_have_is_passed_over() -> None:
+    with Peer(answers(OK)) as peer:
+        unknown = (socket.AF_APPLETALK, socket.SOCK_STREAM, 6, "", ("::1", 1))
+        dialer = Dialer(AbortableSockets(), lambda address: None, until=monotonic() + 5.0, stop=Stop())
+        sock, _ = dialer.connect([unknown, *at(("127.0.0.1", peer.port))("", 0)])
+        sock.close()
+
+
+def test_families_of_addresses_take_turns() -> None:
+    """Source: RFC 8305, 4."""
+    four, six = socket.AF_INET, socket.AF_INET6
+    found = [(family, socket.SOCK_STREAM, 6, "", (name, 1)) for family, name in [
+        (six, "a"), (six, "b"), (six, "c"), (six, "d"), (four, "e"), (four, "f"),
+    ]]  # fmt: skip
+    assert ["a", "e", "b", "f", "c", "d"] == [info[4][0] for info in interleave(found)]
+    assert [] == interleave([])
+
+
+def test_an_address_that_is_refused_ends_the_search_but_for_those_that_were_begun() -> None:
+    def check(address: str) -> None:
+        if address == "127.0.0.2":
+            raise Refused("not there", code="unsafe_redirect")
+
+    with black_hole() as dead, Peer(answers(OK)) as peer, Peer(answers(OK), address="127.0.0.2") as forbidden:
+        first, second, third = ("127.0.0.1", dead), ("127.0.0.2", forbidden.port), ("127.0.0.1", peer.port)
+
+        def connected(*addresses: tuple[str, int]) -> int:
+            dialer = Dialer(AbortableSockets(), check, until=monotonic() + 1.0, stop=Stop())
+            sock, _ = dialer.connect(at(*addresses)("", 0))
+            with sock:
+                return int(sock.getpeername()[1])
+
+        with pytest.raises(Refused):
+            connected(first, second, third)
+        assert peer.port == connected(third, second)
+        assert 0 == forbidden.connections
+
+
+@contextlib.contextmanager
+def hanging_lookup() -> Iterator[Any]:
+    """A resolver that hangs until the test is over."""
+    over = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
+        threads.append(threading.current_thread())
+        over.wait(60.0)
+        return []
+
+    yield resolve
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert 1 == len(threads), "one for all that wait for the same name"
+
+
+def test_a_look_up_that_hangs_ends_with_the_time_for_a_connection() -> None:
+    with (
+        hanging_lookup() as resolve,
+        session_with("reg.example.com", resolve=resolve, connect_timeout=0.1) as session,
+    ):
+        for _ in range(2):
+            with pytest.raises(Unreachable) as caught:
+                get(session)
+            assert "timeout" == caught.value.code
+            assert "DNS" in caught.value.hint
+
+
+def test_a_stop_reaches_a_look_up_that_hangs() -> None:
+    with (
+        hanging_lookup() as resolve,
+        session_with("reg.example.com", resolve=resolve, **PATIENT) as session,
+        stopped_after(0.1) as doomed,
+        pytest.raises(Cancelled),
+    ):
+        get(session, work=doomed)
+
+
+def test_one_time_is_for_all_of_a_connection() -> None:
+    """The look-up takes most of it, the handshake is not answered."""
+
+    def slow(host: str, port: int) -> Any:
+        sleep(0.3)
+        return at(("127.0.0.1", peer.port))(host, port)
+
+    with (
+        Peer(lambda talk: talk.until_gone()) as peer,
+        session_with("reg.example.com", plain_http=False, resolve=slow, connect_timeout=0.6) as session,
+    ):
+        begun = monotonic()
+        with pytest.raises(NetworkError) as caught:
+            get(session)
+        assert "timeout" == caught.value.code
+        assert monotonic() - begun < 0.85  # seconds; a time of its own for the handshake makes it 0.9
 
 
 def test_a_connect_that_is_not_answered_ends() -> None:
@@ -115,11 +227,16 @@ def test_the_socket_sends_at_once_and_watches_for_dead_peers() -> None:
         connection = session._exchange._pool.take(session.trust.own("/"), Stop())
         options = [
             connection._sock.getsockopt(*option)
-            for option in ((socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            for option in (
+                (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+                (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+            )
         ]
         connection.close()
         connection.abort()
-        assert [1, 1] == [min(1, option) for option in options]
+        assert [1, 1] == [min(1, option) for option in options[:2]]
+        assert options[2] < 60, "seconds: below what middleboxes forget"
 
 
 def redirecting(place: str) -> Any:

@@ -1,28 +1,48 @@
-"""Whole answers, or none: heads and bodies read from a socket whose other end says what it likes."""
+"""Heads and bodies read from a socket: whole, or an error."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import socket
 from collections.abc import Iterator
 from time import monotonic
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mirror.errors import MirrorError, NetworkError, RemoteError
+from mirror.errors import NetworkError, RemoteError
 from mirror.registry.http.connection import Connection, Pace
 from mirror.registry.http.framing import (
+    Body,
     TooBig,
-    answer_began,
-    body_of,
-    content_length,
+    answer_came,
     read_beginning,
     read_head,
     read_small,
 )
+from mirror.registry.http.headers import Head
+from mirror.registry.http.protocol import AnswerParser
 from mirror.util.cancellation import Stop
+
+
+class Dying(socket.socket):
+    """A socket whose peer the kernel has given up: TCP keepalive was not answered. Later reads see an end."""
+
+    def recv_into(self, *_: object) -> int:
+        if self.gettimeout() is None:
+            return 0
+        self.settimeout(None)
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+
+def test_a_peer_that_the_kernel_gave_up_is_no_end_of_a_body() -> None:
+    near, far = socket.socketpair()
+    with far, contextlib.closing(Connection(Dying(fileno=near.detach()), "the peer")) as connection:
+        connection.begin(Stop(), Pace(5.0), "GET it")
+        with pytest.raises(NetworkError) as caught:
+            connection.receive()
+    assert ("net_error", True) == (caught.value.code, caught.value.retryable)
 
 
 class Line:
@@ -51,75 +71,36 @@ def line() -> Iterator[Line]:
     line.close()
 
 
+def opened(line: Line, method: str = "GET", *, small: bool = True) -> tuple[Head, Body]:
+    parser = AnswerParser(method, "GET it", small=small)
+    return read_head(line.ours, parser), Body(line.ours, parser)
+
+
 def read_all(line: Line, method: str = "GET", *, small: bool = True, limit: int = 1000) -> tuple[int, bytes, bool]:
     """-> status, body, whether the connection may be used again."""
-    head = read_head(line.ours)
-    body = body_of(line.ours, method, head, small=small)
+    head, body = opened(line, method, small=small)
     data = read_small(body, head, limit, "GET it")
     return head.status, data, body.reusable
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
+PACKED = gzip.compress(b"abc")
 
 WHOLE = {
     "counted": (OK + b"Content-Length: 3\r\n\r\nabc", b"abc", True),
-    "counted twice alike": (OK + b"Content-Length: 3\r\nContent-Length: 3, 3\r\n\r\nabc", b"abc", True),
-    "empty": (OK + b"Content-Length: 0\r\n\r\n", b"", True),
-    "bare line feeds": (b"HTTP/1.1 200 OK\nContent-Length: 3\n\nabc", b"abc", True),
-    "bare line feeds and blank lines in the body": (
-        b"HTTP/1.1 200 OK\nContent-Length: 5\n\n\r\n\r\nx",
-        b"\r\n\r\nx",
-        True,
-    ),
-    "mixed line ends": (b"HTTP/1.1 200 OK\r\nContent-Length: 3\n\r\nabc", b"abc", True),
-    "told to close": (OK + b"Connection: close\r\nContent-Length: 3\r\n\r\nabc", b"abc", False),
-    "old": (b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nabc", b"abc", False),
-    "old, kept alive": (b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 3\r\n\r\nabc", b"abc", True),
     "surplus": (OK + b"Content-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\n", b"abc", False),
-    "until closed, old": (b"HTTP/1.0 200 OK\r\n\r\nabc", b"abc", False),
-    "until closed, announced": (OK + b"Connection: close\r\n\r\nabc", b"abc", False),
-    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", b"", True),
-    "not modified with a length": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", b"", True),
-    "no content, yet some": (b"HTTP/1.1 204 No Content\r\n\r\nxx", b"", False),
-    "chunks": (
-        OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n",
-        b"abc0123456789",
-        True,
-    ),
-    "chunks with trailers": (
-        OK + b"Transfer-Encoding: Chunked\r\n\r\n1\r\na\r\n000\r\nX: y\r\nZ: w\r\n\r\n",
-        b"a",
-        True,
-    ),
-    "chunks, bare line feeds": (OK + b"Transfer-Encoding: chunked\r\n\r\n1\na\n0\n\n", b"a", True),
-    "chunks and a length": (
-        OK + b"Transfer-Encoding: chunked\r\nContent-Length: 99\r\n\r\n1\r\na\r\n0\r\n\r\n",
-        b"a",
-        False,
-    ),
-    "interim heads first": (
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"
-        + OK
-        + b"Content-Length: 1\r\n\r\na",
-        b"a",
-        True,
-    ),
-    "gzip": (
-        OK
-        + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(gzip.compress(b"abc"))
-        + gzip.compress(b"abc"),
-        b"abc",
-        True,
-    ),
-    "identity": (OK + b"Content-Encoding: identity\r\nContent-Length: 1\r\n\r\na", b"a", True),
+    "until closed": (OK + b"Connection: close\r\n\r\nabc", b"abc", False),
+    "chunks": (OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"abc", True),
+    "gzip": (OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(PACKED) + PACKED, b"abc", True),
+    "identity": (OK + b"Content-Encoding: identity\r\nContent-Length: 3\r\n\r\nabc", b"abc", True),
 }
 
 
 @pytest.mark.parametrize("said", WHOLE.values(), ids=WHOLE)
 def test_a_whole_answer_is_read(line: Line, said: tuple[bytes, bytes, bool]) -> None:
     answer, body, reusable = said
-    line.says(answer, ends=b"close" in answer or b"1.0" in answer)
-    assert (body, reusable) == read_all(line)[1:]
+    line.says(answer, ends=b"close" in answer)
+    assert (200, body, reusable) == read_all(line)
 
 
 CUT = {
@@ -133,54 +114,26 @@ CUT = {
 
 @pytest.mark.parametrize("whole", CUT.values(), ids=CUT)
 def test_an_answer_cut_anywhere_is_truncated(whole: bytes) -> None:
-    told = []
+    codes = []
     for cut in range(len(whole)):
         line = Line()
         line.says(whole[:cut])
         with pytest.raises(NetworkError) as caught:
             read_all(line)
-        told.append((caught.value.code, caught.value.retryable))
+        codes.append((caught.value.code, caught.value.retryable))
         line.close()
-    assert {("truncated", True)} == set(told)
+    assert {("truncated", True)} == set(codes)
 
 
 REFUSED = {
     "two lengths": OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
-    "two lengths in one": OK + b"Content-Length: 3, 4\r\n\r\nabcd",
-    "negative length": OK + b"Content-Length: -3\r\n\r\n",
-    "signed length": OK + b"Content-Length: +3\r\n\r\nabc",
-    "word for a length": OK + b"Content-Length: abc\r\n\r\n",
-    "foreign digits": OK + "Content-Length: ³\r\n\r\n".encode("latin-1"),
-    "length of 2^63": OK + b"Content-Length: 9223372036854775808\r\n\r\n",
-    "length of many digits": OK + b"Content-Length: " + b"1" * 4000 + b"\r\n\r\n",
-    "no length": OK + b"\r\nabc",
-    "unknown transfer coding": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
-    "bad hex": OK + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
-    "negative chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
-    "chunk of 2^64": OK + b"Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n",
-    "chunk of 2^63": OK + b"Transfer-Encoding: chunked\r\n\r\n8000000000000000\r\n",
-    "endless first line": OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 9000 + b"\r\n",
-    "chunk without its line end": OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",
-    "long extension": OK + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"x" * 10_000 + b"\r\na\r\n0\r\n\r\n",
-    "endless extension": OK + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"x" * 100_000,
-    "many trailers": OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 101 + b"\r\n",
-    "bad trailer": OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\nnonsense\r\n\r\n",
-    "switching protocols": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n",
-    "101 headers": OK + b"A: b\r\n" * 101 + b"\r\n",
-    "a long header": OK + b"A: " + b"b" * 70_000 + b"\r\n\r\n",
-    "a long header without end": OK + b"A: " + b"b" * 140_000,
-    "a long status line": b"HTTP/1.1 200 " + b"b" * 70_000,
-    "many lines without end": OK + b"A: 0123456789\r\n" * 10_000,
+    "bad chunk": OK + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
     "brotli": OK + b"Content-Encoding: br\r\nContent-Length: 1\r\n\r\na",
     "gzip of gzip": OK + b"Content-Encoding: gzip, gzip\r\nContent-Length: 1\r\n\r\na",
     "no gzip at all": OK + b"Content-Encoding: gzip\r\nContent-Length: 30\r\n\r\n" + b"a" * 30,
     "not gzip": OK + b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\na",
     "cut gzip": OK + b"Content-Encoding: gzip\r\nContent-Length: 20\r\n\r\n" + gzip.compress(b"abcdefghijk")[:20],
-    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
-    "HTTP/2": b"HTTP/2 200\r\n\r\n",
-    "HTTP/0.9": b"<html></html>",
-    "four digits": b"HTTP/1.1 1000 OK\r\n\r\n",
-    "blank": b"\r\n\r\n",
 }
 
 
@@ -190,7 +143,7 @@ def test_a_malformed_answer_is_refused_at_once(line: Line, said: bytes) -> None:
     with pytest.raises(RemoteError) as caught:
         read_all(line)
     assert "bad_response" == caught.value.code
-    assert str(caught.value).startswith(("GET it: ", "the peer: "))
+    assert str(caught.value).startswith("GET it: ")
 
 
 def test_a_small_answer_is_bounded_however_it_is_framed() -> None:
@@ -216,24 +169,14 @@ def test_an_answer_of_exactly_the_limit_is_read(line: Line) -> None:
 
 def test_what_a_failure_says_is_read_as_far_as_it_can_be(line: Line) -> None:
     line.says(OK + b"Content-Length: 9\r\n\r\nabc")
-    head = read_head(line.ours)
-    assert b"" == read_beginning(body_of(line.ours, "GET", head, small=True), head, 10, "it")
+    head, body = opened(line)
+    assert b"" == read_beginning(body, head, 10, "it")
 
 
 def test_an_error_page_that_is_too_big_is_not_read_to_its_end(line: Line) -> None:
     line.says(OK + b"Content-Length: 99\r\n\r\n" + b"x" * 99)
-    head = read_head(line.ours)
-    assert b"" == read_beginning(body_of(line.ours, "GET", head, small=True), head, 10, "it")
-
-
-def test_an_answer_to_head_has_no_body_whatever_it_announces(line: Line) -> None:
-    line.says(OK + b"Content-Length: 1000000\r\nContent-Encoding: br\r\n\r\n", ends=False)
-    assert (200, b"", True) == read_all(line, "HEAD")
-
-
-def test_a_body_with_an_answer_to_head_costs_the_connection(line: Line) -> None:
-    line.says(OK + b"Content-Length: 3\r\n\r\nabc", ends=False)
-    assert (200, b"", False) == read_all(line, "HEAD")
+    head, body = opened(line)
+    assert b"" == read_beginning(body, head, 10, "it")
 
 
 def test_the_body_of_a_blob_may_end_with_the_connection(line: Line) -> None:
@@ -244,53 +187,31 @@ def test_the_body_of_a_blob_may_end_with_the_connection(line: Line) -> None:
 def test_a_big_body_goes_straight_into_the_readers_buffer(line: Line) -> None:
     blob = bytes(range(256)) * 4096
     line.says(OK + b"Content-Length: %d\r\n\r\n" % len(blob) + blob, ends=False)
-    body = body_of(line.ours, "GET", read_head(line.ours), small=False)
-    got, view = bytearray(), memoryview(bytearray(256 << 10))
+    _, body = opened(line, small=False)
+    got, view, most = bytearray(), memoryview(bytearray(256 << 10)), 0
     while count := body.readinto(view):
         got += view[:count]
+        most = max(most, count)
     assert (blob, True, 0) == (bytes(got), body.whole, body.readinto(view))
+    assert most > 16 << 10, "read by more than the connection holds itself"
 
 
 @pytest.mark.parametrize(
-    ("said", "began", "left"),
+    ("said", "ends", "came"),
     [
-        (b"", False, b""),
-        (b"HTTP/1.1 100 Continue\r\n\r\n", False, b""),
-        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201", True, b"HTTP/1.1 201"),
-        (b"HTTP/1.1 101 Switching\r\n\r\n", True, b"HTTP/1.1 101 Switching\r\n\r\n"),
-        (b"HTTP/1.1 413", True, b"HTTP/1.1 413"),
-        (b"junk", True, b"junk"),
+        (b"", False, False),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", False, False),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201", False, False),
+        (b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n", False, True),
+        (b"", True, True),
     ],
 )
-def test_an_interim_head_is_not_the_beginning_of_an_answer(line: Line, said: bytes, began: bool, left: bytes) -> None:
-    line.ours.buffer += said
-    line.says(b"")
-    assert (began, left) == (answer_began(line.ours), bytes(line.ours.buffer))
+def test_an_interim_head_is_not_an_answer(line: Line, said: bytes, ends: bool, came: bool) -> None:
+    line.says(said, ends=ends)
+    assert came == answer_came(line.ours, AnswerParser("PUT", "PUT it", small=True))
 
 
-def test_the_rest_of_an_interim_head_is_waited_for(line: Line) -> None:
-    line.ours.buffer += b"HTTP/1.1 1"
-    line.says(b"00 Continue\r\n\r\n", ends=False)
-    assert not answer_began(line.ours)
-
-
-def test_no_length_is_none() -> None:
-    assert None is content_length([], "it")
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.binary(max_size=200),
-    st.sampled_from([b"", OK, OK + b"Transfer-Encoding: chunked\r\n\r\n", OK + b"Content-Length: 9\r\n\r\n"]),
-)
-def test_of_any_bytes_only_our_errors_come(data: bytes, before: bytes) -> None:
-    line = Line()
-    line.says(before + data)
-    try:
-        status, body, _ = read_all(line)
-        assert 200 <= status <= 999
-        assert len(body) <= len(data)
-    except MirrorError as error:
-        assert error.code in ("bad_response", "truncated")
-    finally:
-        line.close()
+def test_an_answer_of_another_protocol_is_an_error_while_sending(line: Line) -> None:
+    line.says(b"junk", ends=False)
+    with pytest.raises(RemoteError):
+        answer_came(line.ours, AnswerParser("PUT", "PUT it", small=True))

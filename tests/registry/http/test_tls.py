@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from mirror.errors import (
     LocalError,
@@ -17,7 +25,10 @@ from mirror.errors import (
     Refused,
     RemoteError,
 )
+from mirror.registry.http.connection import Pace
 from mirror.registry.http.host_settings import Tls
+from mirror.registry.http.tls import SecureConnection
+from mirror.util.cancellation import Stop
 from tests.registry.http.dialling import OK, at, get, secure, server
 from tests.registry.http.peers import Peer, Talk, answers, whole
 from tests.registry.http.sessions import session_with, work
@@ -164,6 +175,123 @@ def test_a_client_certificate_is_not_shown_to_a_host_that_a_server_named(
             for _ in range(2):
                 get(session)
     assert [None] == [certificate or None for certificate in shown]
+
+
+def test_a_client_certificate_is_shown_when_it_is_asked_for_after_the_handshake(
+    certificates: trustme.CA, ca: Path, client: tuple[Path, Path]
+) -> None:
+    shown: list[bool] = []
+
+    def asking(talk: Talk) -> None:
+        assert isinstance(talk.sock, ssl.SSLSocket)
+        talk.request()
+        talk.sock.verify_client_post_handshake()
+        talk.say(OK)
+        talk.request()
+        shown.append(bool(talk.sock.getpeercert()))
+        talk.say(OK)
+
+    context = wants_client(certificates)
+    context.post_handshake_auth = True
+    with Peer(asking, tls=context) as peer, secure(peer, tls=Tls(ca=ca, cert=client[0], key=client[1])) as session:
+        for _ in range(2):
+            assert b"yes" == get(session).body
+    assert {True} == set(shown)
+
+
+def test_an_intermediate_authority_is_enough() -> None:
+    """Who is given only the authority that signs the registry's certificate need not find its root."""
+    intermediate = trustme.CA().create_child_ca()
+    with (
+        intermediate.cert_pem.tempfile() as only,
+        Peer(answers(OK), tls=server(intermediate)) as peer,
+        secure(peer, tls=Tls(ca=Path(only))) as session,
+    ):
+        assert b"yes" == get(session).body
+
+
+def named_in_the_old_way(host: str, folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """-> a server with a certificate that has its host only in the common name; that certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), ago(1), ago(-1))
+    file = folder / "old.pem"
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    file.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM) + pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context, file
+
+
+def test_a_host_must_be_among_the_alternative_names_of_its_certificate(tmp_path: Path) -> None:
+    """Source: RFC 9525, 2: a common name is none."""
+    context, file = named_in_the_old_way("reg.example.com", tmp_path)
+    with Peer(answers(OK), tls=context) as peer:
+        resolve = at(("127.0.0.1", peer.port))
+        host = f"reg.example.com:{peer.port}"
+        with secure(host, tls=Tls(ca=file), resolve=resolve) as session, pytest.raises(Refused) as caught:
+            get(session)
+    assert "tls_error" == caught.value.code
+
+
+def test_a_connection_is_closed_with_a_goodbye(certificates: trustme.CA, ca: Path) -> None:
+    ends: list[object] = []
+
+    def noting(talk: Talk) -> None:
+        assert isinstance(talk.sock, ssl.SSLSocket)
+        talk.sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+        talk.request()
+        talk.say(OK)
+        try:
+            ends.append(talk.sock.recv(1))
+        except OSError as error:
+            ends.append(error)
+
+    with Peer(noting, tls=server(certificates)) as peer, secure(peer, tls=Tls(ca=ca)) as session:
+        get(session)
+    assert [b""] == ends
+
+
+def test_a_goodbye_does_not_wait_for_a_peer_that_takes_nothing(certificates: trustme.CA) -> None:
+    near, far = socket.socketpair()
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    certificates.configure_trust(ours)
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(server(certificates).wrap_socket, far, server_side=True)
+        near.settimeout(30.0)
+        connection = SecureConnection(ours.wrap_socket(near, server_hostname="127.0.0.1"), "it", None, {})
+        with theirs.result():
+            connection.begin(Stop(), Pace(0.1, monotonic() + 0.1), "it")
+            with pytest.raises(NetworkError):
+                connection.send(b"x" * (16 << 20))
+            begun = monotonic()
+            connection.close()
+            assert monotonic() - begun < 5.0
+
+
+def test_a_message_has_one_bound_however_many_records_it_is(certificates: trustme.CA) -> None:
+    near, far = socket.socketpair()
+    for sock in (near, far):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    certificates.configure_trust(ours)
+
+    def slow() -> None:
+        with server(certificates).wrap_socket(far, server_side=True) as sock, suppress(OSError):
+            while sock.recv(16 << 10):
+                sleep(0.1)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(slow)
+        near.settimeout(30.0)
+        connection = SecureConnection(ours.wrap_socket(near, server_hostname="127.0.0.1"), "it", None, {})
+        begun = monotonic()
+        connection.begin(Stop(), Pace(0.3, begun + 0.3), "it")
+        with pytest.raises(NetworkError) as caught:
+            connection.send(b"x" * (1 << 20))
+        assert ("timeout", True) == (caught.value.code, monotonic() - begun < 2.0)
+        connection.close()
 
 
 @pytest.mark.parametrize("tls", [Tls(ca=Path("/nowhere/ca.pem")), Tls(verify=False, cert=Path("/nowhere/c.pem"))])
