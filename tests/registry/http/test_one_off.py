@@ -13,8 +13,8 @@ from mirror.limits import Limits
 from mirror.registry.session import TooBig
 from tests.registry.http.peers import Peer, Script, answers, peers, whole
 from tests.registry.http.sessions import hanging, session_with, stopped_soon, work
-from tests.registry.http.test_waits import HANGS
 from tests.registry.http.test_client import cut_script
+from tests.registry.http.test_waits import HANGS
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 TOKEN = whole("200 OK", b'{"token":"t"}', "Set-Cookie: session=1")
