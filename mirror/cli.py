@@ -7,15 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mirror import __version__
 from mirror.commands.arguments import HelpFormatter, Parser, add_later_options, refuse_later_command
+from mirror.commands.options import Options, Shard
 from mirror.errors import ConfigError, MirrorError, worst
 from mirror.output.console import Console, tell
-
-if TYPE_CHECKING:
-    from mirror.commands.options import Options, Shard
 
 EPILOG = """\
 exit codes: 0 done; 1 something failed, run again; 2 usage or configuration error; 3 rejected for integrity or
@@ -32,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if argv:
             refuse_later_command(argv[0])
-        parsed = _parser(argv[0] if argv else "").parse_args(argv)
+        parsed = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = parsed.command
         return command(parsed)
     except MirrorError as error:
@@ -50,8 +47,7 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
 
 
-def _parser(first: str) -> argparse.ArgumentParser:
-    """first: argument. If it is a command, or needs none, the others are left out: argparse takes 0.5 ms for each."""
+def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mirror",
         description="Copies container image repositories between registries and keeps the copies up to date.",
@@ -60,11 +56,10 @@ def _parser(first: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"mirror {__version__}")
-    if first != "--version":
-        parser.verbs = _COMMANDS
-        commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-        for add in [_COMMANDS[first]] if first in _COMMANDS else _COMMANDS.values():
-            add(commands)
+    parser.verbs = _COMMANDS
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    for add in _COMMANDS.values():
+        add(commands)
     return parser
 
 
@@ -223,7 +218,7 @@ _COMMANDS = {
 }
 
 
-# Types of arguments, and commands, import what they need when they run: `mirror --version` needs none of it.
+# Each command is imported when it is called.
 
 
 def _on_disk(text: str) -> Path:
@@ -232,7 +227,6 @@ def _on_disk(text: str) -> Path:
 
 
 def _shard(text: str) -> Shard:
-    from mirror.commands.options import Shard  # noqa: PLC0415
 
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
@@ -251,7 +245,6 @@ def _seconds(text: str) -> float:
 
 
 def _options(parsed: argparse.Namespace) -> Options:
-    from mirror.commands.options import Options  # noqa: PLC0415
 
     given = vars(parsed)
     return Options(
@@ -320,14 +313,14 @@ def _offline(parsed: argparse.Namespace) -> int:
 def _help(parsed: argparse.Namespace) -> int:
     topic: list[str] = parsed.topic
     if not topic:
-        return tell(_parser("").format_help().splitlines())
+        return tell(_parser().format_help().splitlines())
     refuse_later_command(topic[0])
     deepest = 2 if topic[0] in _VERBS else 1
     if topic[0] in _COMMANDS and len(topic) > deepest:
         command = " ".join(topic[:deepest])
         raise ConfigError(f"`mirror {command}` has no command {topic[deepest]!r}", hint=f"see `mirror help {command}`")
     try:
-        _parser(topic[0]).parse_args([*topic, "--help"])
+        _parser().parse_args([*topic, "--help"])
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0

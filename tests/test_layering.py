@@ -53,6 +53,7 @@ TEST_FOLDERS = {"end_to_end", "registries", "support"}
 HOMES = {
     "requests": ("mirror.registry.http.one_off",),
     "httptools": ("mirror.registry.http.protocol",),
+    "urllib3": ("mirror.registry.http.one_off",),
     "yaml": ("mirror.config",),
     "jsonschema": ("mirror.config",),
     "platformdirs": ("mirror.config",),
@@ -63,8 +64,6 @@ HOMES = {
     "msgspec": ("mirror.util.structs",),
     "re2": ("mirror.selection.patterns",),
 }
-# Slow to import, needed by few runs.
-LAZY = ("requests",)
 MAY_PRINT = ("mirror.output.console",)
 # Runs other people's work: as with a future, whatever that raises is kept for who waits for it (a name is bound).
 KEEP_FAILURES = ("mirror.transfer.watch", "mirror.registry.http.lookups")
@@ -256,12 +255,6 @@ def test_an_outside_library_is_imported_in_one_place(library: str, homes: tuple[
 def test_every_outside_library_has_a_home() -> None:
     known = set(sys.stdlib_module_names) | {"mirror", "_typeshed"} | set(HOMES)
     assert [] == [str(found) for found in imports() if found.module.split(".")[0] not in known]
-
-
-@pytest.mark.parametrize("library", LAZY)
-def test_a_slow_library_is_imported_when_it_is_needed(library: str) -> None:
-    used = [found for found in imports() if found.module.split(".")[0] == library and found.runtime]
-    assert [] == [str(found) for found in used if found.at_top]
 
 
 def test_a_module_is_one_idea_of_at_most_350_lines() -> None:

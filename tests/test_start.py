@@ -1,4 +1,4 @@
-"""What a run loads before it begins: nothing that it has no use for. Most runs find that nothing has changed."""
+"""The start and the end of the process: what is loaded, and what an interrupt does."""
 
 from __future__ import annotations
 
@@ -28,25 +28,8 @@ print("loaded", *sys.modules)
 sys.exit(code)
 """
 
-NOT_FOR_A_SYNC = {
-    *("requests", "urllib3", "rich", "publicsuffixlist", "multiprocessing"),
-    *("mirror.layout", "mirror.serve", "mirror.commands.disk_stores", "mirror.commands.inventory"),
-    *("mirror.sync.verifier", "mirror.sync.dry_run", "mirror.sync.repair"),
-    *(
-        "mirror.registry.convert.schema1",
-        "mirror.registry.convert.image_builder",
-        "mirror.registry.convert.layers",
-        "mirror.registry.auth.credential_helpers",
-    ),
-    *(
-        "mirror.registry.v1.client",
-        "mirror.registry.v1.host",
-        "mirror.registry.v1.image_conversion",
-        "mirror.registry.http.cookies",
-    ),
-}
-NOT_FOR_A_CHECK = NOT_FOR_A_SYNC | {"sqlite3", "mirror.commands.sync", "mirror.transfer", "mirror.registry.session"}
-NOT_FOR_A_WORD = NOT_FOR_A_CHECK | {"yaml", "json", "logging", "msgspec", "inspect", "hashlib", "threading"}
+# Heavy, and needed by few runs. The packages with all their modules.
+RARELY_NEEDED = ("requests", "urllib3", "rich", "publicsuffixlist", "mirror.serve", "mirror.registry.v1.client")
 
 
 def loaded_by(*arguments: str | Path) -> set[str]:
@@ -62,11 +45,7 @@ def loaded_by(*arguments: str | Path) -> set[str]:
     return set(done.stdout.splitlines()[-1].removeprefix("loaded ").split())
 
 
-def among(unwanted: set[str], loaded: set[str]) -> list[str]:
-    return sorted(unwanted & loaded)
-
-
-def test_a_sync_that_finds_nothing_to_do_loads_only_what_it_needs(
+def test_a_sync_that_finds_nothing_to_do_loads_nothing_heavy_that_it_does_not_need(
     registry_factory: RegistryFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = registry_factory("source"), registry_factory("target")
@@ -74,27 +53,7 @@ def test_a_sync_that_finds_nothing_to_do_loads_only_what_it_needs(
     mirrors = [{"source": f"{source.host}/team/app", "targets": [f"{target.host}/team/app"]}]
     config = mirror_run.config(mirrors, source, target)
     mirror_run.sync()
-    assert [] == among(NOT_FOR_A_SYNC, loaded_by("sync", config))
-
-
-def test_checking_a_configuration_that_is_right_loads_no_part_of_a_run(tmp_path: Path) -> None:
-    config = tmp_path / "mirror.yaml"
-    config.write_text("version: 1\nmirrors: [{source: a.example.com/b, targets: [c.example.com/d]}]\n")
-    assert [] == among(NOT_FOR_A_CHECK, loaded_by("validate", config))
-
-
-def test_the_version_is_told_without_more_than_the_command_line() -> None:
-    loaded = loaded_by("--version")
-    assert [] == among(NOT_FOR_A_WORD, loaded)
-    assert {
-        "mirror",
-        "mirror.cli",
-        "mirror.commands",
-        "mirror.commands.arguments",
-        "mirror.errors",
-        "mirror.output",
-        "mirror.output.console",
-    } == {name for name in loaded if name.split(".")[0] == "mirror"}
+    assert [] == sorted(loaded_by("sync", config) & set(RARELY_NEEDED))
 
 
 INTERRUPTED = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n"

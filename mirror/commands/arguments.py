@@ -5,6 +5,7 @@ Commands and options of later versions are refused as such, not as unknown ones.
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NoReturn
@@ -78,7 +79,6 @@ def _unknown_option(option: str, program: str, known: Iterable[str]) -> ConfigEr
 
 
 def _close(word: str, known: list[str]) -> str | None:
-    import difflib  # noqa: PLC0415 (not needed for a command line without errors)
 
     found = difflib.get_close_matches(word.lower().replace("_", "-"), known, n=1, cutoff=0.7)
     return found[0] if found else None

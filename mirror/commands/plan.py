@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from mirror.commands.options import Options
 from mirror.commands.read_only import open_for_reading, plan_and_wait
+from mirror.commands.summaries import outlook
 from mirror.errors import CHANGES, OK, worst
 from mirror.output.console import tell
+from mirror.sync.dry_run import Preview
 
 
 def plan(options: Options) -> int:
     """Print what a sync would do. -> the exit code. Writes nothing. Raises ConfigError, LocalError."""
-    from mirror.commands.summaries import outlook  # noqa: PLC0415
-    from mirror.sync.dry_run import Preview  # noqa: PLC0415 (a sync, which runs every few minutes, needs none of it)
 
     with open_for_reading(options) as (engine, state):
         engine.refuse_parts(options)

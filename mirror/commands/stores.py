@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from mirror.commands.disk_stores import Bundles, Layouts
 from mirror.commands.registry_sources import Sources
 from mirror.config import Config, MirrorConfig
 from mirror.errors import MirrorError
@@ -195,17 +196,11 @@ class Stores:
 
 
 def _on_disk(config: Config, hosts: Iterable[str], spool: Path, base: Path | None, *, repair: bool) -> list[OnDisk]:
-    """Layouts and bundles; the modules of those that a configuration does not use are not imported. Raises ConfigError.
-
-    Bundles come last: they are closed last."""
+    """Layouts and bundles. Bundles come last: they are closed last. Raises ConfigError."""
     local = [host for host in hosts if not is_registry(host)]
     found: list[OnDisk] = []
     if not all(is_bundle(host) for host in local):
-        from mirror.commands.disk_stores import Layouts  # noqa: PLC0415
-
         found.append(Layouts(config))
     if base is not None or any(is_bundle(host) for host in local):
-        from mirror.commands.disk_stores import Bundles  # noqa: PLC0415
-
         found.append(Bundles(config, spool, base, repair=repair))
     return found

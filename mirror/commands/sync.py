@@ -27,6 +27,7 @@ from mirror.sync.copy_queue import Agenda
 from mirror.sync.image_copier import Sync
 from mirror.sync.image_reader import Reader
 from mirror.sync.recorder import Account
+from mirror.sync.repair import repairing
 from mirror.sync.target_lifecycle import Publishing
 from mirror.transfer.blob_copier import Deliveries
 from mirror.transfer.blob_locations import Inventory, Place
@@ -187,8 +188,6 @@ class _Sync:
 
         targets = engine.stores.registries
         if self._options.repair:
-            from mirror.sync.repair import repairing  # noqa: PLC0415 (few runs repair)
-
             targets = repairing(targets)
         sync = Sync(
             engine.manager,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from mirror import config
+from mirror.commands.disk_stores import check_bases
 from mirror.output.console import Console, tell
 from mirror.output.report.summary import count
 
@@ -17,8 +18,6 @@ def validate(path: Path, *, secrets: bool) -> int:
     loaded = config.load(path, secrets=secrets)
     warnings = list(loaded.warnings)
     if any(mirror.base is not None for mirror in loaded.mirrors):
-        from mirror.commands.disk_stores import check_bases  # noqa: PLC0415 (layouts and bundles are rare)
-
         warnings += check_bases(loaded, present=secrets)
     for warning in warnings:
         Console(sys.stderr).line(f"mirror: warning: {warning}")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from mirror.commands.options import Options
 from mirror.commands.read_only import open_for_reading, plan_and_wait
+from mirror.commands.summaries import verified
 from mirror.errors import OK, worst
 from mirror.output.console import tell
 from mirror.sync.image_reader import Reader
+from mirror.sync.verifier import Problem, Verify
 
 
 def verify(options: Options) -> int:
     """Print what is not whole or not equal on the targets. -> the exit code. Raises ConfigError, LocalError."""
-    from mirror.commands.summaries import verified  # noqa: PLC0415
-    from mirror.sync.verifier import Problem, Verify  # noqa: PLC0415
 
     with open_for_reading(options) as (engine, state):
         reader = Reader(engine.manager, state, engine.manifests)

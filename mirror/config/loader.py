@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import platformdirs
+
 from mirror.config import cross_checks, mirrors, registries, schema_errors, values, yaml_reader
 from mirror.config.mirrors import MirrorConfig
 from mirror.config.problems import ConfigErrors
@@ -115,7 +117,6 @@ def state_directory(config: Config) -> Path:
 
 
 def _state_home() -> Path | None:
-    import platformdirs  # noqa: PLC0415 (3 ms, where the configuration does not say it)
 
     try:
         home = platformdirs.user_state_path("mirror", appauthor=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -197,7 +198,6 @@ def _pem(section: Section, name: str, file: Path, *, secrets: bool) -> bool:
 
 def _load(section: Section, ca: Path | None, cert: Path | None, key: Path | None) -> None:
     """Let OpenSSL read what looks right, so that a damaged file is found before the run."""
-    import ssl  # noqa: PLC0415 (6 ms, which configurations without files of this kind do without)
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if ca or cert else None
     try:

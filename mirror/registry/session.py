@@ -6,6 +6,7 @@ stopped, and raises only MirrorErrors. Success is a status that was expected; al
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ from mirror import __version__
 from mirror.errors import AuthError, MirrorError, Refused, RemoteError
 from mirror.limits import HostLimits, Limits
 from mirror.registry.auth.authorizer import Anonymous, Authorizer, Scope
-from mirror.registry.http import one_off as oneoff
 from mirror.registry.http import status_errors
 from mirror.registry.http.client import Answer, Exchange, Request, Stream, Upload
 from mirror.registry.http.connector import Connector
@@ -29,6 +29,7 @@ from mirror.util.retry_policy import Policy
 
 if TYPE_CHECKING:
     from mirror.registry.http.cookies import Cookies
+    from mirror.registry.http.one_off import OneOffs
 
 __all__ = ["Anonymous", "Answer", "Authorizer", "Headers", "Scope", "Session", "Stream", "TooBig"]
 
@@ -60,8 +61,13 @@ class Session:
         self.speaks_v2 = False  # an answer of the registry named the version of its API
         self._cookies = cookies
         self._policy = policy or Policy()
-        connector = Connector(settings, self.trust, resolve=resolve)
-        self._exchange = Exchange(settings, self.trust, limits, connector, user_agent=user_agent, deadline=deadline)
+        self._connector = Connector(settings, self.trust, resolve=resolve)
+        self._user_agent, self._deadline = user_agent, deadline
+        self._exchange = Exchange(
+            settings, self.trust, limits, self._connector, user_agent=user_agent, deadline=deadline
+        )
+        self._lock = threading.Lock()
+        self._other: OneOffs | None = None
         self._retries = Retries(limits, self._policy, settings.host)
 
     def __enter__(self) -> Session:
@@ -73,6 +79,10 @@ class Session:
     def close(self) -> None:
         """Close idle connections; one in use is closed by its user."""
         self._exchange.close()
+        with self._lock:
+            other, self._other = self._other, None
+        if other is not None:
+            other.close()
 
     def call(
         self,
@@ -164,16 +174,30 @@ class Session:
         retry may cure (408, 425, 429, 5xx): they are tried again as in `call`, then raised."""
         request = Request(method, kind, destination, (("Accept", "application/json"),))
 
-        def carry(prepared: Request) -> Answer:
-            stream = self._exchange.send(prepared, work)
-            if stream.status in (408, 425, 429) or stream.status >= 500:
-                raise self._failed(stream)
-            return stream.read(_SMALL)
-
         def once() -> Answer:
-            return oneoff.perform(carry, self.trust, request, params=params, form=form, basic=basic)
+            sent, answer = self._one_offs().perform(request, work, params=params, form=form, basic=basic)
+            if answer.status in (408, 425, 429) or answer.status >= 500:
+                error = self._judged(sent, answer.status, answer.headers, answer.body)
+                self._retries.heed(error, sent, self._exchange.host(sent.destination).name)
+                raise error
+            return answer
 
         return self._retries.run(once, request, work)
+
+    def _one_offs(self) -> OneOffs:
+        from mirror.registry.http.one_off import OneOffs  # noqa: PLC0415 (requests takes 0.1 s)
+
+        with self._lock:
+            if self._other is None:
+                self._other = OneOffs(
+                    self._exchange,
+                    self._connector,
+                    self.trust,
+                    user_agent=self._user_agent,
+                    idle=self.settings.idle_timeout,
+                    deadline=self._deadline,
+                )
+            return self._other
 
     def failure(self, answer: Answer, method: str, kind: str) -> MirrorError:
         """The error that an answer amounts to, where `expect` let a status through that is none after all."""

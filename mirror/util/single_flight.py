@@ -14,7 +14,7 @@ from mirror.util.retry_policy import Clock
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-PATIENCE = 300.0  # seconds that one waits for another's call; the calls themselves end sooner
+PATIENCE = 300  # seconds that one waits for another's call; the calls themselves end sooner
 HAND_OVER = 5.0  # seconds after which a gate's holder, who said nothing, is no longer waited for
 
 
@@ -42,7 +42,7 @@ class _Flight(Generic[T]):
         for wake in wakes:
             wake.set()
 
-    def wait(self, stop: Stop, seconds: float) -> bool:
+    def wait(self, stop: Stop, seconds: float | None) -> bool:
         """Until it has ended: True. False: `seconds` have passed. Raises Cancelled."""
         wake = threading.Event()
         with self._lock:
@@ -65,7 +65,8 @@ class Flights(Generic[K, T]):
     Thread-safe. An error is for all who wait, but for the cancellation of the one who makes the call: then
     another of them makes it."""
 
-    def __init__(self, what: str, patience: float = PATIENCE) -> None:
+    def __init__(self, what: str, patience: float | None = PATIENCE) -> None:
+        """patience: seconds; None: another's call is waited for without end."""
         self._what = what
         self._patience = patience
         self._lock = threading.Lock()
@@ -83,7 +84,7 @@ class Flights(Generic[K, T]):
             if leads:
                 return self._lead(key, flight, call)
             if not flight.wait(stop, self._patience):
-                raise NetworkError(f"{self._what}: no answer within {self._patience:.0f} s", code="timeout")
+                raise NetworkError(f"{self._what}: no answer within {self._patience} s", code="timeout")
             error = flight.error
             if error is None:
                 return flight.result  # type: ignore[return-value]  # set with error = None
@@ -168,51 +169,36 @@ class Gate:
         return wakes
 
 
-_LOOK_EVERY = 0.5  # seconds between two looks at a stop while another thread makes it
-
-
 class Once(Generic[T]):
-    """Thread-safe; no lock is held while it is made. A failure is kept as well, but for a stop."""
+    """A value that is made when it is first asked for, once for all callers. Any thread.
+
+    A failure is kept as well, but for a stop."""
 
     def __init__(self, make: Callable[[Work], T]) -> None:
         self._make = make
-        self._changed = threading.Condition()
-        self._making = False
+        self._flights: Flights[None, None] = Flights("a value", patience=None)
         self._made: list[T] = []
         self._error: MirrorError | None = None
 
     def get(self, work: Work) -> T:
         """Raises what making it raises, and Cancelled."""
-        while not self._claim():
-            work.stop.check()
-        if self._error is not None:
-            raise self._error
-        if self._made:
-            return self._made[0]
+        while not self._made:
+            if self._error is not None:
+                raise again(self._error)
+            self._flights.share(None, lambda: self._try(work), work.stop)
+        return self._made[0]
+
+    def peek(self) -> T | None:
+        """The value, if it was made already."""
+        return self._made[0] if self._made else None
+
+    def _try(self, work: Work) -> None:
+        if self._made or self._error is not None:
+            return
         try:
-            made = self._make(work)
+            self._made.append(self._make(work))
         except Cancelled:
             raise
         except MirrorError as error:
             self._error = error
             raise
-        else:
-            self._made.append(made)
-            return made
-        finally:
-            with self._changed:
-                self._making = False
-                self._changed.notify_all()
-
-    def _claim(self) -> bool:
-        """Whether it is made, or the caller is to make it."""
-        with self._changed:
-            if self._making:
-                self._changed.wait(_LOOK_EVERY)
-                return False
-            self._making = not self._made and self._error is None
-            return True
-
-    def peek(self) -> T | None:
-        """What is there already."""
-        return self._made[0] if self._made else None

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from mirror.errors import AuthError, Cancelled, NetworkError
-from mirror.util.cancellation import Stop
-from mirror.util.single_flight import HAND_OVER, Flights, Gate, again
+from mirror.util.cancellation import Stop, Work
+from mirror.util.single_flight import HAND_OVER, Flights, Gate, Once, again
 from tests.registry.auth.doubles import FakeClock, WatchedStop
 
 
@@ -24,9 +24,13 @@ class Call:
     def __call__(self) -> str:
         self.begun.set()
         assert self.end.wait(60)
-        if isinstance(self.result, Exception):
-            raise self.result
-        return self.result
+        return self.returned(self.result)
+
+    @staticmethod
+    def returned(result: str | Exception) -> str:
+        if isinstance(result, Exception):
+            raise result
+        return result
 
 
 def started(pool: ThreadPoolExecutor, flights: Flights[str, str], call: Call) -> Future[str]:
@@ -98,6 +102,32 @@ def test_nobody_waits_for_ever() -> None:
         assert ("timeout", True) == (caught.value.code, caught.value.retryable)
         call.end.set()
         leader.result(10)
+
+
+def test_a_value_is_made_once_for_all_who_ask() -> None:
+    call, stop = Call("made"), WatchedStop()
+    once = Once(lambda work: call())
+    assert once.peek() is None
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(once.get, Work(Stop()))
+        assert call.begun.wait(60)
+        other = pool.submit(once.get, Work(stop))
+        assert stop.waits.wait(60)
+        call.end.set()
+        assert ["made", "made"] == [leader.result(10), other.result(10)]
+    call.result = "made again"
+    assert ("made", "made") == (once.get(Work(Stop())), once.peek())
+
+
+def test_a_value_that_could_not_be_made_is_not_tried_again_unless_its_maker_was_called_off() -> None:
+    results: list[Exception | str] = [Cancelled("a signal"), AuthError("no"), "made"]
+    once = Once(lambda work: Call.returned(results.pop(0)))
+    with pytest.raises(Cancelled):
+        once.get(Work(Stop()))
+    for _ in range(2):
+        with pytest.raises(AuthError, match="no"):
+            once.get(Work(Stop()))
+    assert ["made"] == results
 
 
 def test_calls_for_different_keys_do_not_wait_for_each_other() -> None:

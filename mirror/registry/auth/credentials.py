@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mirror.errors import AuthError, ConfigError
 from mirror.oci.reference import DOCKER_HUB
+from mirror.registry.auth import credential_helpers
 from mirror.registry.auth.docker_config import HUB_KEY, DockerConfig, Login, config_files, shown
 from mirror.registry.http.host_settings import HostSettings, Secret
 from mirror.util.cancellation import Stop
@@ -188,7 +189,6 @@ class CredentialSource:
         return known
 
     def _ask(self, helper: str, server: str, port: int, stop: Stop) -> Credential | None:
-        from mirror.registry.auth import credential_helpers  # noqa: PLC0415 (running programs takes more than most runs need)
 
         try:
             said = credential_helpers.ask_helper(

@@ -13,15 +13,13 @@ from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 from mirror.errors import NotFound
+from mirror.registry.convert.layers import Layer, LayerWriter
 from mirror.util.file_reader import FileReader
 from mirror.util.files import atomic_write, local_error, private_directory
 from mirror.util.structs import Struct
-
-if TYPE_CHECKING:
-    from mirror.registry.convert.layers import Layer
 
 N = TypeVar("N")
 
@@ -172,7 +170,6 @@ class _Making(Generic[N]):
     """A layer that is being written."""
 
     def __init__(self, out: BinaryIO, *, what: str, code: str) -> None:
-        from mirror.registry.convert.layers import LayerWriter  # noqa: PLC0415 (decoders, which only a conversion needs)
 
         self._writer = LayerWriter(out, what=what, code=code)
         self.made: tuple[Layer, N] | None = None

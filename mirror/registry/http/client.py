@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from time import monotonic
 from types import TracebackType
+from typing import TypeVar
 
 from mirror.errors import MirrorError, NetworkError, Refused, RemoteError
 from mirror.limits import HostLimits, Limits
@@ -136,6 +137,9 @@ class Stream(AbstractContextManager["Stream"]):
         self.close()
 
 
+A = TypeVar("A", Answer, Stream)
+
+
 class Exchange:
     """Sends single requests for one registry's session. Thread-safe."""
 
@@ -171,6 +175,11 @@ class Exchange:
 
         A GET or HEAD that met a kept connection which the peer was just closing is sent once more on a new one.
         Raises NetworkError, RemoteError, Refused, Cancelled, and the error of a host that is down."""
+        return self.in_turn(request, work, lambda: self._on_some_connection(request, work, streamed))
+
+    def in_turn(self, request: Request, work: Work, run: Callable[[], A]) -> A:
+        """Wait until the host may be asked, call `run`, and note what came of it. Raises what `run` raises, Cancelled,
+        and the error of a host that is down."""
         destination = request.destination
         limits = self.host(destination)
         probes = limits.check(f"{request.method} {request.kind}")
@@ -181,16 +190,16 @@ class Exchange:
         work.stop.check()
         begun = monotonic()
         try:
-            stream = self._on_some_connection(request, work, streamed)
+            answer = run()
         except MirrorError as error:
             if log.isEnabledFor(logging.DEBUG):
                 self._note(request, error.code, begun)
             self.name(error, destination)
             raise
-        limits.answered(f"{request.method} {request.kind}", stream.status, probe=probes)
+        limits.answered(f"{request.method} {request.kind}", answer.status, probe=probes)
         if log.isEnabledFor(logging.DEBUG):
-            self._note(request, stream.status, begun)
-        return stream
+            self._note(request, answer.status, begun)
+        return answer
 
     def name(self, error: MirrorError, destination: Destination) -> None:
         """Note in `error` whose trouble it is."""

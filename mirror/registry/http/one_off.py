@@ -1,121 +1,308 @@
-"""Single calls to other services, token services first: forms and parameters by requests, the wire by ours.
+"""Single calls to other services by requests, token services first.
 
-requests is imported when first needed: it costs a third of a second, and many runs have no use for it.
+requests writes requests, reads answers and keeps connections. It gets them from our connector, so that addresses are
+checked, TLS is as the operator set it, and a stop or a deadline reaches every wait. Importing it takes 0.1 s: import
+this module where it is needed.
 """
 
 from __future__ import annotations
 
-import functools
 import io
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import urlsplit
+from functools import partial
+from http.cookiejar import DefaultCookiePolicy
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
-from mirror.errors import Refused, RemoteError
-from mirror.registry.http.client import Answer, Request
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool
+from urllib3.connection import HTTPConnection
+
+from mirror.errors import NetworkError, Refused, RemoteError
+from mirror.limits import HostLimits
+from mirror.registry.http.client import Answer, Exchange, Request
+from mirror.registry.http.connection import Connection, Pace
+from mirror.registry.http.connector import Connector
+from mirror.registry.http.framing import TooBig
+from mirror.registry.http.headers import Headers
 from mirror.registry.http.status_errors import REDIRECTS
-from mirror.registry.http.url_policy import Destination, Trust
+from mirror.registry.http.url_policy import Trust
+from mirror.util.cancellation import Work
 from mirror.util.structs import replace
 
 if TYPE_CHECKING:
-    import requests
+    from _typeshed import WriteableBuffer
 
-Carry: TypeAlias = Callable[[Request], Answer]
-"""Sends a request by the strict pool and reads all of its answer."""
-
+_LARGEST = 64 << 10  # bytes of an answer
+_LONGEST_HEAD = 256 << 10  # bytes
 _MOST_HOPS = 5
+_KEPT = 8  # idle connections to an origin
 
 
-def perform(
-    carry: Carry,
-    trust: Trust,
-    request: Request,
-    *,
-    params: Sequence[tuple[str, str]],
-    form: Mapping[str, str] | None,
-    basic: tuple[str, str] | None,
-) -> Answer:
-    """`request` with `params` added to its query, `form` as its body, and a login; a GET is redirected within
-    its origin. Raises what `carry` raises, RemoteError (bad_response), Refused (unsafe_realm)."""
-    if (basic or form) and not request.destination.credentials:
-        raise Refused(f"{request}: credentials do not go there", code="unsafe_realm")
-    with _requests().Session() as session:
-        session.trust_env = False  # no netrc, no proxies of the environment
-        session.headers.clear()
+class OneOffs:
+    """The calls of one registry's session. Any thread. Close it."""
+
+    def __init__(
+        self, exchange: Exchange, connector: Connector, trust: Trust, *, user_agent: str, idle: float, deadline: float
+    ) -> None:
+        """idle: seconds that one wait may last; deadline: seconds for a whole exchange."""
+        self._exchange = exchange
+        self._connector = connector
+        self._trust = trust
+        self._idle = idle
+        self._deadline = deadline
+        self._session = requests.Session()
+        self._session.trust_env = False  # no netrc, no proxies, no CA bundle of the environment
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        self._session.headers.clear()
+        self._session.headers.update({"User-Agent": user_agent, "Accept-Encoding": "identity"})
+        adapter = _Adapter()
+        for scheme in ("http", "https"):
+            self._session.mount(f"{scheme}://", adapter)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._session.close()
+
+    def perform(
+        self,
+        request: Request,
+        work: Work,
+        *,
+        params: Sequence[tuple[str, str]] = (),
+        form: Mapping[str, str] | None = None,
+        basic: tuple[str, str] | None = None,
+    ) -> tuple[Request, Answer]:
+        """Send `request` with `params` added to its query, `form` as its body, and a login. A GET is redirected within
+        its origin. -> the last request as it was sent, and its answer, whatever its status.
+
+        Raises NetworkError, RemoteError (bad_response), TooBig, Refused (unsafe_realm), Cancelled."""
+        if (basic or form) and not request.destination.credentials:
+            raise Refused(f"{request}: credentials do not go there", code="unsafe_realm")
         for _ in range(_MOST_HOPS + 1):
-            answer = _send(session, carry, request, _parts(params, form, basic))
+            prepared = self._prepared(request, params, form, basic)
+            answer = self._exchange.in_turn(request, work, partial(self._send, prepared, request, work))
             if answer.status not in REDIRECTS:
-                return answer
+                return _as_sent(request, prepared), answer
             location = answer.headers.one("location")
             if request.method != "GET" or not location:
                 raise RemoteError(f"{request}: {answer.status}: redirect not usable", status=answer.status)
-            request, params = request.to(trust.token_redirect(location, answer.destination)), ()
-    raise Refused(f"{request}: more than {_MOST_HOPS} redirects", code="unsafe_realm")
+            request, params = request.to(self._trust.token_redirect(location, answer.destination)), ()
+        raise Refused(f"{request}: more than {_MOST_HOPS} redirects", code="unsafe_realm")
+
+    def _prepared(
+        self,
+        request: Request,
+        params: Sequence[tuple[str, str]],
+        form: Mapping[str, str] | None,
+        basic: tuple[str, str] | None,
+    ) -> requests.PreparedRequest:
+        origin, proxy = request.destination.origin, self._connector.proxy
+        headers = {"Host": origin.netloc, **dict(request.headers)}
+        if proxy and proxy.authorization and origin.scheme == "http":
+            headers["Proxy-Authorization"] = proxy.authorization
+        return self._session.prepare_request(
+            requests.Request(
+                request.method,
+                f"{origin}{request.destination.target}",
+                headers=headers,
+                params=list(params),
+                data=None if form is None else dict(form),
+                # In UTF-8: requests would encode it in Latin-1.
+                auth=None if basic is None else (basic[0].encode("utf-8"), basic[1].encode("utf-8")),
+            )
+        )
+
+    def _send(self, prepared: requests.PreparedRequest, request: Request, work: Work) -> Answer:
+        pace = Pace(self._idle, monotonic() + self._deadline)
+        call = _Call(self._connector, self._exchange.host(request.destination), request, work, pace)
+        with work.stop.calls(call.abort):
+            _current.call = call
+            try:
+                with self._session.send(prepared, allow_redirects=False, stream=True) as response:
+                    return _read(response, request)
+            except requests.RequestException as error:
+                work.stop.check()
+                if call.ended:
+                    raise NetworkError(f"{request}: the answer was cut off", code="truncated") from error
+                raise RemoteError(f"{request}: the answer is malformed", retryable=True) from error
+            finally:
+                _current.call = None
 
 
-def _send(session: requests.Session, carry: Carry, request: Request, parts: dict[str, Any]) -> Answer:
-    carrier = _adapter_type()(carry, request)
-    session.mount(f"{request.destination.origin}/", carrier)
-    url = f"{request.destination.origin}{request.destination.target}"
-    prepared = session.prepare_request(_requests().Request(request.method, url, headers=dict(request.headers), **parts))
-    session.send(prepared, allow_redirects=False)
-    answer: Answer = carrier.answer
-    return answer
+def _read(response: requests.Response, request: Request) -> Answer:
+    status, raw = response.status_code, response.raw
+    headers = Headers(raw.headers.iteritems())
+    if not raw.chunked and raw.length_remaining is None and "close" not in headers.listed("connection"):
+        raise RemoteError(f"{request}: an answer does not say how long it is")
+    body = bytearray()
+    for piece in response.iter_content(_LARGEST + 1):
+        body += piece
+        if len(body) > _LARGEST:
+            if status < 400:
+                raise TooBig(f"{request}: an answer is bigger than {_LARGEST} bytes", status=status)
+            return Answer(status, headers, b"", request.destination)
+    return Answer(status, headers, bytes(body), request.destination)
 
 
-def _parts(
-    params: Sequence[tuple[str, str]], form: Mapping[str, str] | None, basic: tuple[str, str] | None
-) -> dict[str, Any]:
-    """Query, form and login as requests wants them; a login in UTF-8, which it would send in Latin-1."""
-    login = None if basic is None else tuple(part.encode("utf-8") for part in basic)
-    return {"params": list(params), "data": None if form is None else dict(form), "auth": login}
+def _as_sent(request: Request, prepared: requests.PreparedRequest) -> Request:
+    """With the query and headers that were sent: a message about the answer must hide what it repeats of them."""
+    destination = replace(request.destination, target=prepared.path_url)
+    return replace(request, destination=destination, headers=tuple(prepared.headers.items()))
 
 
-def _requests() -> Any:
-    import requests  # noqa: PLC0415 - see above
+class _Call:
+    """One call, from the request to the end of its answer. ended: the peer ended the connection."""
 
-    return requests
+    def __init__(self, connector: Connector, host: HostLimits, request: Request, work: Work, pace: Pace) -> None:
+        self.request = request
+        self.whole_url = connector.proxy is not None and request.destination.origin.scheme == "http"
+        self.ended = False
+        self._connector = connector
+        self._host = host
+        self._work = work
+        self._pace = pace
+        self._connection: Connection | None = None
+
+    def open(self) -> Connection:
+        """A new connection. Raises as `Connector.open` does."""
+        return self._connector.open(self.request.destination, self._work.stop)
+
+    def begin(self, connection: Connection) -> None:
+        """Use `connection`, new or kept. Raises Refused."""
+        destination = self.request.destination
+        if destination.server_named and connection.peer is not None:
+            self._connector.check(destination, connection.peer)
+        connection.begin(self._work.stop, self._pace, self.request)
+        self._connection = connection
+
+    def note_sent(self) -> None:
+        """Count the request."""
+        self._host.sent(f"{self.request.method} {self.request.kind}")
+
+    def abort(self) -> None:
+        """Wake the thread that waits for the answer. Any thread."""
+        if self._connection is not None:
+            self._connection.abort()
 
 
-@functools.cache
-def _adapter_type() -> Any:
-    library = _requests()
-
-    class StrictAdapter(library.adapters.BaseAdapter):  # type: ignore[misc, name-defined]
-        """Carries a prepared request over the strict pool, to the destination that was agreed on and nowhere else."""
-
-        def __init__(self, carry: Carry, request: Request) -> None:
-            super().__init__()
-            self._carry = carry
-            self._request = request
-            self.answer: Answer | None = None
-
-        def send(self, prepared: Any, **_: Any) -> Any:
-            answer = self.answer = self._carry(_as_ours(self._request, prepared))
-            response = library.Response()
-            response.status_code = answer.status
-            response.headers.update(answer.headers)
-            response.raw = io.BytesIO(answer.body)
-            response.url = str(answer.destination)
-            response.request = prepared
-            return response
-
-        def close(self) -> None:
-            """The pool outlives it."""
-
-    return StrictAdapter
+class _Current(threading.local):
+    call: _Call | None = None
 
 
-def _as_ours(request: Request, prepared: Any) -> Request:
-    """Headers, query and body as requests made them; the origin and path stay ours."""
-    query = urlsplit(prepared.url).query
-    destination: Destination = replace(
-        request.destination, target=request.destination.path + (f"?{query}" if query else "")
-    )
-    body = prepared.body or b""
-    return replace(
-        request,
-        destination=destination,
-        headers=tuple((name, value) for name, value in prepared.headers.items() if name != "Content-Length"),
-        body=body.encode("utf-8") if isinstance(body, str) else body,
-    )
+_current = _Current()
+
+
+def _calling() -> _Call:
+    call = _current.call
+    if call is None:
+        raise RuntimeError("a connection is used outside of a call")
+    return call
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self) -> None:
+        super().__init__(max_retries=0)
+        self._lock = threading.Lock()
+        self._pools: dict[object, _Pool] = {}
+
+    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
+        """The pool of the origin; kept apart where our client certificate is shown."""
+        destination = _calling().request.destination
+        key = (destination.origin, destination.credentials)
+        with self._lock:
+            if key not in self._pools:
+                self._pools[key] = _Pool(destination.origin.host, destination.origin.port, maxsize=_KEPT)
+            return self._pools[key]
+
+    def cert_verify(self, *_: Any) -> None:
+        """The connector does it."""
+
+    def request_url(self, request: requests.PreparedRequest, _: Any) -> str:
+        return str(request.url) if _calling().whole_url else request.path_url
+
+    def close(self) -> None:
+        with self._lock:
+            pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            pool.close()
+
+
+class _Connected(HTTPConnection):
+    """An HTTP connection over one that our connector opens, with TLS or without."""
+
+    sock: _Socket | None
+
+    def request(self, *arguments: Any, **options: Any) -> None:
+        call = _calling()
+        sock = self.sock = self.sock or _Socket(call.open())
+        call.begin(sock.connection)
+        super().request(*arguments, **options)
+        call.note_sent()
+
+    @property
+    def is_connected(self) -> bool:
+        sock = self.sock
+        return sock is not None and not sock.connection.stale()
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connected
+
+
+class _Socket:
+    """A connection of ours as a socket: closed when its last user, the connection or an answer, closes it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._users = 1
+
+    def sendall(self, data: bytes) -> None:
+        self.connection.send(data)
+
+    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
+        self._users += 1
+        return io.BufferedReader(_Received(self.connection, self.close))
+
+    def settimeout(self, seconds: float | None) -> None:
+        """The connection has bounds of its own."""
+
+    def close(self) -> None:
+        self._users -= 1
+        if not self._users:
+            self.connection.close()
+
+
+class _Received(io.RawIOBase):
+    """The bytes of an answer. http.client takes an end inside the head for the head's; here it is an error."""
+
+    def __init__(self, connection: Connection, close: Callable[[], None]) -> None:
+        self._connection = connection
+        self._close = close
+        self._head: bytearray | None = bytearray()  # None: it is whole
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        count = self._connection.receive_into(view)
+        if not count:
+            _calling().ended = True
+        if self._head is not None:
+            self._head += view[:count]
+            if b"\n\r\n" in self._head or b"\n\n" in self._head:
+                self._head = None
+            elif not count:
+                raise NetworkError(f"{self._connection.subject}: the connection ended inside a head", code="truncated")
+            elif len(self._head) > _LONGEST_HEAD:
+                raise RemoteError(f"{self._connection.subject}: the head of an answer is too big")
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._connection.end()
+            self._close()
+        super().close()

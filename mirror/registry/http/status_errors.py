@@ -9,6 +9,8 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from urllib.parse import unquote
 
 from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError, printable
@@ -138,7 +140,6 @@ def retry_after(headers: Headers, now: Callable[[], float] = time.time) -> float
 
 
 def _seconds(date: str) -> float | None:
-    from email.utils import parsedate_to_datetime  # noqa: PLC0415 (3 ms, for the one date that ever comes)
 
     try:
         return parsedate_to_datetime(date).timestamp() if date else None
@@ -147,7 +148,6 @@ def _seconds(date: str) -> float | None:
 
 
 def _phrase(status: int) -> str:
-    from http import HTTPStatus  # noqa: PLC0415 (1 ms, for errors)
 
     try:
         return f"{status} {HTTPStatus(status).phrase}"

@@ -1,4 +1,4 @@
-"""Token services: one call at a time, over the same strict wire."""
+"""Token services: one call at a time, by requests."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
-from mirror.errors import NetworkError, RateLimited, Refused, RemoteError
+from mirror.errors import Cancelled, NetworkError, RateLimited, Refused, RemoteError
 from mirror.limits import Limits
 from mirror.registry.session import TooBig
-from tests.registry.http.peers import Peer, answers, peers, whole
-from tests.registry.http.sessions import session_with, work
+from tests.registry.http.peers import Peer, Script, answers, peers, whole
+from tests.registry.http.sessions import hanging, session_with, stopped_soon, work
+from tests.registry.http.test_client import cut_script
+from tests.registry.http.test_waits import HANGS
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 TOKEN = whole("200 OK", b'{"token":"t"}', "Set-Cookie: session=1")
 
 
@@ -118,6 +121,50 @@ def test_an_answer_is_bounded_and_whole() -> None:
             session.one_off("GET", realm, work=work())
         with pytest.raises(NetworkError):
             session.one_off("GET", realm, work=work(retries=False))
+
+
+def test_no_cut_counts_as_an_answer() -> None:
+    script = cut_script(TOKEN, lambda talk: talk.sock.close())
+    with Peer(script) as peer, session_with(peer) as session:
+        realm = session.trust.realm("/token")
+        for _ in range(len(TOKEN)):
+            with pytest.raises(NetworkError) as caught:
+                session.one_off("GET", realm, work=work(retries=False))
+            assert "truncated" == caught.value.code
+        assert b'{"token":"t"}' == session.one_off("GET", realm, work=work()).body
+
+
+@pytest.mark.parametrize("said", [b"SSH-2.0\r\n\r\n", CHUNKED + b"zz\r\n", CHUNKED + b"-1\r\n"])
+def test_a_malformed_answer_may_be_asked_for_again(said: bytes) -> None:
+    with Peer(answers(said, TOKEN)) as peer, session_with(peer) as session:
+        assert 200 == session.one_off("GET", session.trust.realm("/token"), work=work()).status
+        assert 2 == len(peer.requests)
+
+
+@pytest.mark.parametrize(("script", "code"), HANGS.values(), ids=HANGS)
+def test_no_service_outlasts_the_deadline(script: Script, code: str) -> None:
+    with Peer(script) as peer, session_with(peer, idle_timeout=0.3, deadline=0.4) as session:
+        with pytest.raises(NetworkError) as caught:
+            session.one_off("GET", session.trust.realm("/token"), work=work(retries=False))
+        assert (code, True) == (caught.value.code, caught.value.retryable)
+
+
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nabc"])
+def test_a_stop_reaches_a_call(first: bytes) -> None:
+    with (
+        Peer(hanging(first)) as peer,
+        session_with(peer, idle_timeout=60.0) as session,
+        stopped_soon(peer, lambda: bool(peer.requests)) as doomed,
+        pytest.raises(Cancelled),
+    ):
+        session.one_off("GET", session.trust.realm("/token"), work=doomed)
+
+
+def test_a_proxy_is_asked_for_the_whole_url_with_its_login() -> None:
+    with Peer(answers(TOKEN)) as proxy, session_with("reg.example.com", proxy=f"http://me:x@{proxy.name}") as session:
+        session.one_off("GET", session.trust.realm("/token"), params=[("a", "b")], work=work())
+    assert ["GET http://reg.example.com/token?a=b"] == proxy.targets()
+    assert "Basic bWU6eA==" == proxy.requests[0].headers["proxy-authorization"]
 
 
 def test_a_token_service_elsewhere_is_counted_and_paused_under_its_own_name() -> None:
