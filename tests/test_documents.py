@@ -13,6 +13,7 @@ from mirror.layout.bundle import tar_reader
 from mirror.oci import manifest, strictjson
 from mirror.registry import listings
 from mirror.registry.convert import layers
+from mirror.registry.http import dialer, pool, protocol
 from mirror.registry.v1 import parsing
 from mirror.selection import patterns
 from mirror.serve import server
@@ -61,6 +62,10 @@ def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None
         ("pages of a list", listings.MAX_PAGES),
         ("size of a page", listings.MAX_PAGE_BYTES),
         ("names requested per page", listings.PAGE_SIZE),
+        ("head of a response", protocol.MAX_HEAD),
+        ("header lines of a response", protocol.MAX_FIELDS),
+        ("addresses of one name that are tried", dialer.MOST_ADDRESSES),
+        ("time for which an idle connection is kept", pool.MOST_IDLE),
         ("images in an ancestry", parsing.MAX_CHAIN),
         ("stored layer", layers.USUAL.stored),
         ("unpacked layer", layers.USUAL.unpacked),
@@ -73,5 +78,5 @@ def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None
         ("connections", server.MOST_CONNECTIONS),
     ],
 )
-def test_the_page_of_limits_has_the_limits_of_the_code(label: str, value: int) -> None:
+def test_the_page_of_limits_has_the_limits_of_the_code(label: str, value: float) -> None:
     assert value == limit(label)
