@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mirror import __version__
 from mirror.commands.arguments import HelpFormatter, Parser, add_later_options, refuse_later_command
-from mirror.errors import ConfigError, MirrorError, worst
+from mirror.errors import ConfigError, MirrorError, worst_exit_code
 from mirror.output.console import Console, tell
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def _offline(parsed: argparse.Namespace) -> int:
     told = run[parsed.what](parsed.path)
     for problem in told.problems:
         Console(sys.stderr).line(f"mirror: {problem}")
-    return worst({tell(told.lines), told.code})
+    return worst_exit_code({tell(told.lines), told.code})
 
 
 def _help(parsed: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mirror.commands.options import Options
 from mirror.commands.read_only import open_for_reading, plan_and_wait
-from mirror.errors import CHANGES, OK, worst
+from mirror.errors import CHANGES, OK, worst_exit_code
 from mirror.output.console import tell
 
 
@@ -25,5 +25,5 @@ def plan(options: Options) -> int:
     told = tell(outlook(found))
     if stopped is not None:
         return engine.signals.leave(stopped)
-    code = worst({told, *(error.exit_code for _, error in found.failures)})
+    code = worst_exit_code({told, *(error.exit_code for _, error in found.failures)})
     return CHANGES if code == OK and options.exit_code and (found.changes or found.anew) else code

@@ -14,7 +14,7 @@ from mirror.commands.options import Only, Options
 from mirror.commands.read_only import choose_references, log_config_warnings, new_run_id
 from mirror.commands.session import GRACE, Engine, left, makes_bundle, rest, spool_directory, started
 from mirror.config import Config, load, state_directory
-from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst
+from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
 from mirror.limits import Limits
 from mirror.output import log as logs
 from mirror.output.console import Console, tell
@@ -128,7 +128,11 @@ class _Sync:
             _log.info("run_started", extra={"config": str(config.path), "config_sha256": config.text_hash})
             code, effort = self._copy_all(report)
             logged.settle(left(self._signals))
-            code = code if code >= SIGNALLED else worst({code, logged.trouble.exit_code if logged.trouble else OK})
+            code = (
+                code
+                if code >= SIGNALLED
+                else worst_exit_code({code, logged.trouble.exit_code if logged.trouble else OK})
+            )
             report.finish(code, ended=datetime.now(UTC), effort=effort)
             _log.info("run_ended", extra={"exit": code, "seconds": round(effort.seconds, 3)})
             self._tell(report, effort, code)
@@ -150,7 +154,7 @@ class _Sync:
                     state.finished(str(place))
             if (trouble := state.trouble) is not None:
                 account.note(trouble)
-        code = worst(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
+        code = worst_exit_code(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
         return code, self._effort(engine.limits)
 
     def _drive(self, engine: Engine, state: State, account: Account, progress: Progress) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mirror.commands.options import Options
 from mirror.commands.read_only import open_for_reading, plan_and_wait
-from mirror.errors import OK, worst
+from mirror.errors import OK, worst_exit_code
 from mirror.output.console import tell
 from mirror.sync.image_reader import Reader
 
@@ -24,4 +24,4 @@ def verify(options: Options) -> int:
     told = tell(verified(walker.account, deep=options.deep)) if shown else OK
     if stopped is not None:
         return engine.signals.leave(stopped)
-    return worst({told, *(problem.error.exit_code for problem in walker.account.problems)})
+    return worst_exit_code({told, *(problem.error.exit_code for problem in walker.account.problems)})
