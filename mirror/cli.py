@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mirror import __version__
 from mirror.commands.arguments import HelpFormatter, Parser, add_later_options, refuse_later_command
 from mirror.errors import ConfigError, MirrorError, worst_exit_code
-from mirror.output.console import Console, tell
+from mirror.output.console import Console, print_lines
 
 if TYPE_CHECKING:
     from mirror.commands.options import Options, Shard
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(parsed)
     except MirrorError as error:
         for line in str(error).splitlines():
-            console.line(f"mirror: {line}")
+            console.write_line(f"mirror: {line}")
         return error.exit_code
 
 
@@ -297,14 +297,14 @@ def _offline(parsed: argparse.Namespace) -> int:
     run = {"verify": bundle.verify, "listing": bundle.listing, "inventory": inventory.inventory}
     told = run[parsed.what](parsed.path)
     for problem in told.problems:
-        Console(sys.stderr).line(f"mirror: {problem}")
-    return worst_exit_code({tell(told.lines), told.code})
+        Console(sys.stderr).write_line(f"mirror: {problem}")
+    return worst_exit_code({print_lines(told.lines), told.code})
 
 
 def _help(parsed: argparse.Namespace) -> int:
     topic: list[str] = parsed.topic
     if not topic:
-        return tell(_parser("").format_help().splitlines())
+        return print_lines(_parser("").format_help().splitlines())
     refuse_later_command(topic[0])
     deepest = 2 if topic[0] in _VERBS else 1
     if topic[0] in _COMMANDS and len(topic) > deepest:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from mirror.commands.options import Options
 from mirror.commands.read_only import open_for_reading, plan_and_wait
 from mirror.errors import CHANGES, OK, worst_exit_code
-from mirror.output.console import tell
+from mirror.output.console import print_lines
 
 
 def plan(options: Options) -> int:
     """Print what a sync would do. -> the exit code. Writes nothing. Raises ConfigError, LocalError."""
-    from mirror.commands.summaries import outlook  # noqa: PLC0415
+    from mirror.commands.summaries import outlook_lines  # noqa: PLC0415
     from mirror.sync.dry_run import Preview  # noqa: PLC0415 (a sync, which runs every few minutes, needs none of it)
 
     with open_for_reading(options) as (engine, state):
@@ -22,7 +22,7 @@ def plan(options: Options) -> int:
         if stopped is None:
             found.failures += engine.troubles("the rest can be imported")
             preview.add_bundles(engine.stores.registries)
-    told = tell(outlook(found))
+    told = print_lines(outlook_lines(found))
     if stopped is not None:
         return engine.signals.leave(stopped)
     code = worst_exit_code({told, *(error.exit_code for _, error in found.failures)})
