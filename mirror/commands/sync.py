@@ -22,7 +22,7 @@ from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
 from mirror.output.report import Report, RunCost, check_report_path, summary
 from mirror.state.hints import State
-from mirror.state.run_marks import WHOLE, joined, shards
+from mirror.state.run_marks import WHOLE, joined_partition, shards_partition
 from mirror.sync.copy_queue import Agenda
 from mirror.sync.image_copier import Sync
 from mirror.sync.image_reader import Reader
@@ -50,7 +50,9 @@ def sync(options: Options) -> int:
         try:
             with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
                 sweep(directory)
-                with joined(state_directory(config), _partition(config, options), InterruptibleSleep(signals)) as mark:
+                with joined_partition(
+                    state_directory(config), _partition(config, options), InterruptibleSleep(signals)
+                ) as mark:
                     return _Sync(config, options, only, directory, signals, mark).run()
         except Cancelled:
             return SIGNALLED + (signals.number or 0)
@@ -67,7 +69,7 @@ def _directory(config: Config, options: Options) -> Path:
 
 
 def _partition(config: Config, options: Options) -> str:
-    return shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
+    return shards_partition(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
 
 
 def _used(config: Config, options: Options) -> list[Path]:
@@ -148,8 +150,8 @@ class _Sync:
                 self._drive(engine, state, account, progress)
             if self._signals.number is None:
                 for place in self._marked - account.unfinished:
-                    state.finished(str(place))
-            if (trouble := state.trouble) is not None:
+                    state.mark_finished(str(place))
+            if (trouble := state.failure) is not None:
                 account.note(trouble)
         code = worst_exit_code(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
         return code, self._cost(engine.limits)
