@@ -1,3 +1,3 @@
-"""mirror: keeps container image repositories on one set of registries equal to those on another."""
+"""Copies container image repositories from one set of registries to another and keeps them equal."""
 
 __version__ = "0.1.0"

@@ -11,8 +11,8 @@ from pathlib import Path
 from mirror import __version__
 from mirror.commands.arguments import HelpFormatter, Parser, add_later_options, refuse_later_command
 from mirror.commands.options import Options, Shard
-from mirror.errors import ConfigError, MirrorError, worst
-from mirror.output.console import Console, tell
+from mirror.errors import ConfigError, MirrorError, worst_exit_code
+from mirror.output.console import Console, print_lines
 
 EPILOG = """\
 exit codes: 0 done; 1 something failed, run again; 2 usage or configuration error; 3 rejected for integrity or
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(parsed)
     except MirrorError as error:
         for line in str(error).splitlines():
-            console.line(f"mirror: {line}")
+            console.write_line(f"mirror: {line}")
         return error.exit_code
 
 
@@ -306,14 +306,14 @@ def _offline(parsed: argparse.Namespace) -> int:
     run = {"verify": bundle.verify, "listing": bundle.listing, "inventory": inventory.inventory}
     told = run[parsed.what](parsed.path)
     for problem in told.problems:
-        Console(sys.stderr).line(f"mirror: {problem}")
-    return worst({tell(told.lines), told.code})
+        Console(sys.stderr).write_line(f"mirror: {problem}")
+    return worst_exit_code({print_lines(told.lines), told.code})
 
 
 def _help(parsed: argparse.Namespace) -> int:
     topic: list[str] = parsed.topic
     if not topic:
-        return tell(_parser().format_help().splitlines())
+        return print_lines(_parser().format_help().splitlines())
     refuse_later_command(topic[0])
     deepest = 2 if topic[0] in _VERBS else 1
     if topic[0] in _COMMANDS and len(topic) > deepest:

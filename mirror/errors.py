@@ -1,7 +1,8 @@
-"""What can go wrong, as values that say what failed, on what, what to do next, and whether a retry can help.
+"""The hierarchy of errors, and the exit codes.
 
-Every error that may end in a report is a `MirrorError`. Its `code` is a stable word for machines, its text
-is for people. The exit code of a run is the worst of its errors' exit codes (`worst`).
+Every error that can appear in a report is a `MirrorError`. It says what failed, on what, what to do next, and whether
+a retry can help. Its `code` is a stable identifier for programs; its text is for people. The exit code of a run is the
+worst of the exit codes of its errors (`worst_exit_code`).
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ CHANGES = 10
 BUSY = 75
 SIGNALLED = 128  # plus the number of the signal
 
-# Codes of what may pass by itself until a later run, and of what does if its error says so (`MirrorError.passing`);
-# docs/operations.md, "Error codes", has the same in its column *again*.
-PASSING = frozenset(
+# Errors that may disappear by a later run without any change: those with a code of TRANSIENT always, those with a code
+# of TRANSIENT_IF_RETRYABLE if the error is retryable. docs/operations.md, "Error codes", column *again*, says the same.
+TRANSIENT = frozenset(
     {"rate_limited", "net_error", "timeout", "too_slow", "truncated", "target_full", "tag_moved", "lock_busy"}
     | {"interrupted"}
 )
-PASSING_OFTEN = frozenset({"bad_response", "bundle_incomplete"})
+TRANSIENT_IF_RETRYABLE = frozenset({"bad_response", "bundle_incomplete"})
 
 # C0 and C1 controls, DEL, bidirectional overrides and isolates, line separators, lone surrogates, BOM:
-# a server's words must not move the cursor, forge a line or reorder what a person reads.
+# text from a server must not move the cursor, forge a line of output or reorder what a person reads.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def printable(text: object, limit: int = 300) -> str:
-    """`text` on one line, without characters that act on a terminal, at most `limit` characters long."""
+    """Return `text` on one line, at most `limit` characters long, with control characters escaped."""
     raw = str(text)
     cut = raw if len(raw) <= limit else raw[: limit - 1] + "…"
     return _UNPRINTABLE.sub(_escape, cut)
@@ -45,20 +46,19 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class MirrorError(Exception):
-    """Base of all our errors.
+    """Base class of all errors of this project.
 
-    what: what failed and on what, one clause, may hold a server's words (they are escaped here).
-    hint: what a person can do about it; empty if there is nothing to say.
-    code: one of the words of docs/operations.md, "Error codes".
-    status: the HTTP status that said so, if any.
+    what: what failed and on what, one clause. It may contain text from a server; it is escaped here.
+    hint: what a person can do about it; empty if there is no advice.
+    code: one of the codes in docs/operations.md, "Error codes".
+    status: the HTTP status of the response that caused the error, if any.
     retryable: whether the same request may succeed when it is sent again in this run.
-    retry_after: seconds after which the other side asked to be tried again; None if it did not say.
-    registry_code: the `code` of the registry's own error document (`NAME_UNKNOWN`), if it sent one.
-    host: whose trouble it is, as `Limits` names hosts, where that may be another one than the registry asked.
-    protocol: by which of several a registry was asked; empty: by the usual one.
-    spent: it outlived all retries that there are for it: who needed what failed must not begin them anew.
-    names: of a tag whose manifest is damaged: the digest that the store has for the tag, if it says so.
-    """
+    retry_after: seconds that the server asked us to wait before a retry; None if it did not ask.
+    registry_code: the `code` in the registry's error document (`NAME_UNKNOWN`), if it sent one.
+    host: the host that caused the error, by its name in `Limits`, if that may be another host than the registry.
+    protocol: the protocol that was used, where the registry has several; empty for the usual one.
+    spent: all retries for this failure are used up; callers must not retry it again.
+    names: for a tag whose manifest is damaged: the digest that the store has for the tag, if it is known."""
 
     code = "error"
     exit_code = FAILED
@@ -97,15 +97,15 @@ class MirrorError(Exception):
 
     @property
     def passing(self) -> bool:
-        """Whether a later run may succeed without anybody changing anything; `retryable` is about this run."""
-        return self.code in PASSING or (self.retryable and self.code in PASSING_OFTEN)
+        """Whether a later run may succeed without any change by an operator. `retryable` is about this run."""
+        return self.code in TRANSIENT or (self.retryable and self.code in TRANSIENT_IF_RETRYABLE)
 
     def about(self, subject: str) -> MirrorError:
-        """The same error told of `subject`; for errors that several waiters share."""
+        """Return the same error with `subject` in front of its text. For errors that several callers share."""
         return self if subject in self.what else self.told(f"{subject}: {self.what}")
 
     def told(self, what: str) -> MirrorError:
-        """The same error in other words."""
+        """Return a copy of the error with another text."""
         return type(self)(
             what,
             hint=self.hint,
@@ -120,86 +120,95 @@ class MirrorError(Exception):
 
 
 class RemoteError(MirrorError):
-    """A registry did not do what was asked, for a reason that may pass or that only its owner can mend."""
+    """A registry did not do what was requested.
+
+    The cause may be temporary, or only the registry's owner can fix it."""
 
     code = "bad_response"
 
 
 class NetworkError(RemoteError):
-    """No whole answer came: refused, reset, cut short, too slow. Codes: net_error, timeout, truncated, too_slow."""
+    """No complete response was received. Codes: net_error, timeout, truncated, too_slow."""
 
     code = "net_error"
     retryable = True
 
 
 class Unreachable(NetworkError):
-    """No connection could be made at all; enough of these and the host counts as down."""
+    """No connection could be opened. After enough of these errors the host counts as down."""
 
 
 class NotFound(RemoteError):
+    """The repository, tag, manifest or blob does not exist."""
+
     code = "not_found"
 
 
 class RateLimited(RemoteError):
+    """The registry limits our requests (429)."""
+
     code = "rate_limited"
     retryable = True
 
 
 class AuthError(RemoteError):
-    """auth_failed: who we are was not accepted; auth_denied: we may not do this."""
+    """auth_failed: the registry did not accept our credentials. auth_denied: they do not allow this operation."""
 
     code = "auth_failed"
 
 
 class Refused(MirrorError):
-    """We stopped for integrity or safety: exit code 3, a person must look, a retry will not help."""
+    """We stopped for integrity or safety. A person has to look at it (exit code 3); a retry does not help."""
 
     code = "digest_mismatch"
     exit_code = REFUSED
 
 
 class LocalError(MirrorError):
-    """Trouble on this machine: disk full, permissions. Codes: local_full, local_io, state_corrupt."""
+    """A failure on this machine: disk full, permissions. Codes: local_full, local_io, state_corrupt."""
 
     code = "local_io"
     exit_code = LOCAL
 
 
 class ConfigError(MirrorError):
-    """Usage or configuration; nothing was contacted: only what a start does may raise it."""
+    """Wrong usage or configuration. It is raised only at the start, before any host is contacted."""
 
     code = "config_invalid"
     exit_code = USAGE
 
 
 class LockBusy(MirrorError):
+    """Another run holds the lock."""
+
     code = "lock_busy"
     exit_code = BUSY
 
 
 class Cancelled(MirrorError):
-    """The work was called off: a signal, fail-fast, or nobody wants its result any more.
+    """The work was cancelled: by a signal, by `--fail-fast`, or because no caller needs its result any more.
 
-    Not retryable here and now, but another run may well do it."""
+    Not retryable in this run; another run may succeed."""
 
     code = "interrupted"
 
 
-# A signal's code wins over these (sync.py); among these the first found wins.
+# The exit code of a signal takes precedence over these (commands/sync.py). The first of these that occurred counts.
 _WORST_FIRST = (LOCAL, REFUSED, FAILED, BUSY)
 
 
 def could_not_look_up(error: MirrorError) -> bool:
-    """Whether a server answered a look-up with an error such as 500: it has what was asked for, or has it not.
-    A refusal of credentials and a rate limit are about something else."""
+    """Return whether a server failed to answer a lookup, with a status such as 500: the object may exist or not.
+
+    Refused credentials and rate limits do not count: they say nothing about the object."""
     return (
         isinstance(error, RemoteError) and error.status is not None and not isinstance(error, AuthError | RateLimited)
     )
 
 
-def worst(codes: Iterable[int]) -> int:
-    """The exit code of a run that met all of `codes`.
+def worst_exit_code(codes: Iterable[int]) -> int:
+    """Return the exit code of a run whose errors have `codes`.
 
-    Never USAGE, which says that nothing was contacted: that ends a run before it begins, or is one failure of many."""
+    Never USAGE, which means that no host was contacted. During a run, such an error is one failure among others."""
     seen = {FAILED if code == USAGE else code for code in codes}
     return next((code for code in _WORST_FIRST if code in seen), OK)

@@ -1,8 +1,8 @@
-"""The seam: what a store of repositories can be asked, and told, whatever it is made of.
+"""The seam between the core and the stores: the protocols `Source` and `Target`.
 
-Registries (v2), old registries (v1, read only), OCI image layouts and bundles are stores. Planning is typed
-on `Source`, so it cannot write. All methods may be called from any thread, block until done, stop with
-`Cancelled` when `work` is stopped, and raise only `MirrorError`s.
+Registries (v2), old registries (v1, read only), OCI image layouts and bundles are stores. The planner is typed on
+`Source`, so it cannot write. Every method may be called from any thread and blocks until it is done. It raises
+`Cancelled` when `work` is stopped, and no errors other than `MirrorError`.
 """
 
 from __future__ import annotations
@@ -31,59 +31,65 @@ DAMAGED = frozenset(
         "bundle_incomplete",
     }
 )
-"""Codes of errors that say of something in a store that its bytes are not what they should be."""
+"""Codes of errors that mean: an object in a store does not have the bytes that it should have."""
 
 
-class Part(Struct, frozen=True):
-    """Something that a transform has to make first; equal keys are made once in a run. size: bytes, if known."""
+class TransformPart(Struct, frozen=True):
+    """A part of an image that a transform has to create first. Parts with equal keys are created once in a run.
+
+    size: bytes, if known."""
 
     key: Hashable
     size: int | None = None
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
 class Transformed(Struct, frozen=True):
-    """What a transform made: a root manifest, and where the blobs and children under it are read from.
+    """The result of a transform: a root manifest, and the store that its blobs and child manifests are read from.
 
-    release: called when nothing of it will be read any more, perhaps more than once."""
+    release: called when nothing of the result will be read any more. It may be called more than once."""
 
     root: Manifest
     source: Source
     repository: str
-    release: Callable[[], None] = _nothing
+    release: Callable[[], None] = _do_nothing
 
 
 class Transform(Protocol):
-    """Makes a version that no target takes as it is into one that they take. Runs when copying, never when planning.
+    """Converts a version that targets do not accept. Runs when an image is copied, never while planning.
 
-    identity: of the version and of the way it is made, the same over runs: under it the result is remembered.
-    Its calls are made in jobs that hold a slot of the source's host; `make` may be called from several at once."""
+    identity: identifies the version and the kind of conversion; the same in all runs. The state stores the digest of
+    the result under it. The calls run in jobs that hold a permit of the source's host. `make` may run on several
+    threads at once."""
 
     identity: str
 
-    def parts(self, work: Work) -> Sequence[Part]:
-        """What has to be made first, in any order."""
+    def parts(self, work: Work) -> Sequence[TransformPart]:
+        """Return the parts that have to be created first, in any order."""
         ...
 
-    def make(self, part: Part, work: Work) -> None:
-        """Fetch and make one part. May be called again after a retryable failure."""
+    def make(self, part: TransformPart, work: Work) -> None:
+        """Fetch and convert one part. May be called again after a retryable failure."""
         ...
 
     def finish(self, work: Work) -> Transformed:
-        """Put the parts together."""
+        """Build the image from the parts."""
         ...
 
 
 class Version(Struct, frozen=True):
-    """What a reference names now.
+    """The current value of a reference: what a tag or digest refers to now.
 
-    digest: of the manifest that a target gets; with a transform: what it made last time, None if that is not known.
-    manifest: where a body had to be read to know. media_type: of the manifest, where the store said it.
-    protocol: which one was used, and the reason, where there was a choice. source_id: what the source calls it, where
-    that is not the digest that a target gets: an image id, or another digest."""
+    digest: the digest of the manifest that a target gets. With a transform, the digest of its last result, or None if
+    that is not known.
+    manifest: set if the body had to be read to determine the digest.
+    media_type: the media type of the manifest, if the store returned it.
+    protocol: the registry protocol that was used; reason: why, if there was a choice.
+    source_id: the identifier at the source, if it is not the digest that a target gets: an image id, or another
+    digest."""
 
     digest: Digest | None
     manifest: Manifest | None = None
@@ -95,50 +101,54 @@ class Version(Struct, frozen=True):
 
     @property
     def unmade(self) -> bool:
-        """Whether only its transform can tell what it is: nobody remembers what that made."""
+        """Whether the digest is unknown until the transform has run: the state has no earlier result."""
         return self.transform is not None and self.digest is None
 
 
 class BlobReader(AbstractContextManager["BlobReader"], Protocol):
-    """The bytes of a blob, read once, from an offset on."""
+    """Reads the bytes of a blob once, from an offset to the end."""
 
-    size: int | None  # of the whole blob, bytes, as the store says; None where it does not
+    size: int | None  # bytes of the whole blob, as reported by the store; None if it does not report a size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of `buffer`; -> how many bytes; 0 only at the end. Raises where the blob ends early."""
+        """Fill the beginning of `buffer` and return the number of bytes; 0 only at the end.
+
+        Raises NetworkError if the blob ends early."""
         ...
 
 
 class UploadSession(AbstractContextManager["UploadSession"], Protocol):
-    """An upload in progress, for one blob of one repository. Left uncommitted, it is DELETEd.
-
-    `committed` is true once the store has said that it holds the blob; `resumable` while `send` can go on from
-    bytes that the store already has."""
+    """An upload of one blob to one repository. If it is closed without a commit, the session is deleted."""
 
     @property
-    def committed(self) -> bool: ...
+    def committed(self) -> bool:
+        """Whether the store has confirmed that it holds the blob."""
+        ...
 
     @property
-    def resumable(self) -> bool: ...
+    def resumable(self) -> bool:
+        """Whether `send` can continue after the bytes that the store already has."""
+        ...
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
-        """Upload and commit. `body(offset)` opens the bytes from `offset` on; it may be called again.
+        """Upload the blob and commit it.
 
-        A body raises, at its end, if its bytes were not the blob's; the last bytes are held back until then.
-        May be called again after a retryable failure, while the session lives."""
+        `body(offset)` opens the blob at `offset`; it may be called several times. The reader raises at its end if the
+        bytes are not those of the blob, so the last bytes are held back until then. After a retryable failure `send`
+        may be called again, as long as the session exists."""
         ...
 
 
 class Mount(Enum):
-    """Outcome of a mount that opened no session."""
+    """The outcome of a mount request that did not open an upload session."""
 
     MOUNTED = "mounted"
-    ABSENT = "absent"  # this blob cannot be mounted from there; others may be
-    REFUSED = "refused"  # nothing can be mounted from there: never a failure of the image
+    ABSENT = "absent"  # this blob cannot be mounted from that repository; other blobs may be
+    REFUSED = "refused"  # no blob can be mounted from that repository; the image does not fail because of this
 
 
 class Coming(Struct, frozen=True):
-    """An image that will be written: all its manifests, children before parents, the root last; and its blobs."""
+    """An image that will be written: its blobs, and its manifests with children before parents and the root last."""
 
     repository: str
     reference: str
@@ -147,90 +157,105 @@ class Coming(Struct, frozen=True):
 
 
 class Source(Protocol):
-    """The reading half of a store. host: whose permits its calls use, and what it is called in reports.
+    """The reading half of a store.
 
-    partial: some blobs may be left out here on purpose, since the target is expected to have them: what is missing
-    is looked for there before anything is written."""
+    host: the name of the host, whose permits the calls use and which appears in reports.
+    partial: the store may leave out blobs that the target is expected to have. Such blobs are looked for on the target
+    before anything is written."""
 
     host: str
     partial: bool
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Paths of the repositories under `prefix`, from a catalog that is read to its end; as `tags`."""
+        """Yield the paths of the repositories under `prefix`, from the complete catalog. For errors see `tags`."""
         ...
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        """Every tag, in no order, each once; a ListedTag where the list says what it names. A name that breaks the
-        grammar is a Refused in its place.
+        """Yield each tag once, in no order; a ListedTag if the list also contains what the tag refers to.
 
-        Raises NotFound: no such repository, or none with tags."""
+        A name that violates the grammar yields a Refused instead of the name.
+        Raises NotFound if the repository does not exist or has no tags."""
         ...
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
-        """What each of `references` (tags or digests) names now, in their order, as cheaply as the store can.
+        """Yield what each of `references` (tags or digests) refers to, in the same order.
 
-        An answer for one reference never keeps the others from theirs: what went wrong with one is in its place
-        (NotFound: it is not there). Raises for what concerns all of them: authentication, a host that is down."""
+        A store uses as few requests as possible. A failure for one reference is yielded in its place, NotFound for
+        example, and the others are still resolved. Raises errors that concern all of them: authentication, a host
+        that is down."""
         ...
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """What `reference` names now, with its manifest, in one go: for what will be copied in any case."""
+        """Return what `reference` refers to, together with its manifest.
+
+        For images that will be copied in any case."""
         ...
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """The exact bytes, verified against `reference` if that is a digest. Raises NotFound, Refused."""
+        """Return the exact bytes, verified against `reference` if it is a digest. Raises NotFound, Refused."""
         ...
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
-        """Open a blob; use with `with`. Not verified here: the reader's user does that. Raises NotFound."""
+        """Open a blob; use it in a `with` block. The caller verifies the bytes. Raises NotFound."""
         ...
 
     def lacks(self, blob: Descriptor) -> bool:
-        """Whether a partial source has left this blob out. Does no I/O."""
+        """Return whether a partial source leaves out this blob. Does no I/O."""
         ...
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Manifests whose subject is `digest`."""
+        """Yield the descriptors of the manifests whose subject is `digest`."""
         ...
 
 
 class Target(Source, Protocol):
-    """A store that can be written to. gathers: it has to know all that comes before the first byte (a bundle).
-    incomplete: it gathers, and what is there says itself that it lacks images that it was to have.
+    """A store that can be written to.
 
-    on_disk: its repositories have their blobs in common, and asking for one costs no request."""
+    gathers: `begin` needs the list of all images before the first byte is written (a bundle).
+    incomplete: the store gathers, and its content records that images are missing from it.
+    on_disk: the repositories share their blobs, and a lookup costs no request."""
 
     gathers: bool
     incomplete: bool
     on_disk: bool
 
     def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Before the first write of a run. images: all that will come, if the store gathers; else nothing. missing:
-        the names of what was to come and cannot be fetched. A store that gathers can begin again after `finish`."""
+        """Prepare the first write of a run.
+
+        images: all images that will be written, if the store gathers; otherwise empty.
+        missing: the references that were selected but cannot be fetched.
+        A store that gathers can begin again after `finish`."""
         ...
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """After the last write. whole: nothing failed; only then a store that gathers shows what was written."""
+        """Complete the last write of a run.
+
+        whole: no image failed. Only then does a store that gathers publish what was written."""
         ...
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Whether it is there, with the right size. Raises Refused (size_mismatch) for another size."""
+        """Return whether the blob exists with the right size.
+
+        Raises Refused (size_mismatch) if it has another size."""
         ...
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
-        """Link a blob from a sibling repository. A session: not mounted, an upload was opened: use it or close it.
+        """Mount a blob from another repository of the same host.
 
-        Raises what may succeed when it is tried again."""
+        If the registry opens an upload session instead, return it: the caller must use or close it.
+        Raises errors that a retry may resolve."""
         ...
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:
-        """Open an upload. Use with `with`."""
+        """Open an upload session; use it in a `with` block."""
         ...
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        """Store `manifest` under a tag or its digest. Raises RemoteError (blob_missing): it lacks what it names."""
+        """Store `manifest` under a tag or its digest.
+
+        Raises RemoteError (blob_missing) if a blob that it refers to is missing."""
         ...
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
-        """Take a tag or manifest away. Only prune calls it."""
+        """Delete a tag or manifest. Only `prune` calls it."""
         ...

@@ -139,8 +139,8 @@ def test_operations_explains_every_exit_code() -> None:
 
 
 def test_a_run_that_has_begun_never_ends_as_one_that_contacted_nobody() -> None:
-    assert errors.FAILED == errors.worst([errors.OK, errors.USAGE])
-    assert errors.LOCAL == errors.worst([errors.USAGE, errors.LOCAL, errors.REFUSED])
+    assert errors.FAILED == errors.worst_exit_code([errors.OK, errors.USAGE])
+    assert errors.LOCAL == errors.worst_exit_code([errors.USAGE, errors.LOCAL, errors.REFUSED])
 
 
 def test_operations_explains_every_error_code_and_no_other() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NoReturn
 
 from mirror.errors import ConfigError
-from mirror.output.console import tell
+from mirror.output.console import print_lines
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """After `--help` and `--version`: what argparse has printed is in a buffer still."""
-        sys.exit(tell(()))
+        sys.exit(print_lines(()))
 
 
 def _looks_like_an_option(text: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mirror.commands.inventory import Told, survey_on_disk
 from mirror.commands.session import attended
-from mirror.errors import OK, REFUSED, worst
+from mirror.errors import OK, REFUSED, worst_exit_code
 from mirror.layout.bundle.verify import examine
 from mirror.layout.verify import examine_folder
 
@@ -24,4 +24,4 @@ def listing(path: Path) -> Told:
         f"{name}{':' if name else ''}{tag}  {digest}  {found.size(digest)}"
         for name, tag, digest in found.inventory.references()
     ]
-    return Told(lines, worst(one.exit_code for one in found.problems), found.problems)
+    return Told(lines, worst_exit_code(one.exit_code for one in found.problems), found.problems)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mirror.commands.session import attended, spool_directory
 from mirror.commands.stores import Stores
 from mirror.config import Config, load
-from mirror.errors import OK, ConfigError, LocalError, MirrorError, Refused, worst
+from mirror.errors import OK, ConfigError, LocalError, MirrorError, Refused, worst_exit_code
 from mirror.layout.bundle.reader import open_archive
 from mirror.layout.bundle.store import Bundle
 from mirror.layout.bundle.verify import absent
@@ -40,7 +40,7 @@ def inventory(path: Path) -> Told:
     """The inventory of a bundle or layout, of a configuration's targets, or after a report. Raises as those do."""
     found = attended(lambda work: _inventory(path, work))
     lines = found.inventory.render().decode().splitlines()
-    return Told(lines, worst(one.exit_code for one in found.problems), found.problems)
+    return Told(lines, worst_exit_code(one.exit_code for one in found.problems), found.problems)
 
 
 def _inventory(path: Path, work: Work) -> Survey:

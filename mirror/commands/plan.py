@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mirror.commands.options import Options
 from mirror.commands.read_only import open_for_reading, plan_and_wait
-from mirror.commands.summaries import outlook
-from mirror.errors import CHANGES, OK, worst
-from mirror.output.console import tell
+from mirror.commands.summaries import outlook_lines
+from mirror.errors import CHANGES, OK, worst_exit_code
+from mirror.output.console import print_lines
 from mirror.sync.dry_run import Preview
 
 
@@ -22,8 +22,8 @@ def plan(options: Options) -> int:
         if stopped is None:
             found.failures += engine.troubles("the rest can be imported")
             preview.add_bundles(engine.stores.registries)
-    told = tell(outlook(found))
+    told = print_lines(outlook_lines(found))
     if stopped is not None:
         return engine.signals.leave(stopped)
-    code = worst({told, *(error.exit_code for _, error in found.failures)})
+    code = worst_exit_code({told, *(error.exit_code for _, error in found.failures)})
     return CHANGES if code == OK and options.exit_code and (found.changes or found.anew) else code

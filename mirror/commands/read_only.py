@@ -13,7 +13,7 @@ from mirror.config import Config, load, state_directory
 from mirror.output import log
 from mirror.output.console import Console
 from mirror.output.redaction import Redactor
-from mirror.output.report import read_only_from
+from mirror.output.report import read_references_file
 from mirror.state.hints import State
 from mirror.state.run_marks import current_mark
 from mirror.sync.plan_model import Entry
@@ -28,7 +28,7 @@ _log = logging.getLogger("mirror")
 def choose_references(options: Options) -> Only:
     if not options.only and options.only_from is None:
         return Only(None, options.shard)
-    given = read_only_from(options.only_from) if options.only_from is not None else ()
+    given = read_references_file(options.only_from) if options.only_from is not None else ()
     return Only([*options.only, *given], options.shard)
 
 

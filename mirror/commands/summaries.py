@@ -1,37 +1,37 @@
-"""What `plan` and `verify` found, in lines for people."""
+"""The lines that `plan` and `verify` print."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 from mirror.errors import printable
-from mirror.output.report.summary import count, size
+from mirror.output.report.summary import format_count, format_size
 from mirror.sync.dry_run import Change, Outlook
 from mirror.sync.verifier import Account
 
 
-def outlook(found: Outlook) -> list[str]:
-    """What a sync would do. One line where there is nothing to do."""
-    lines = [_change(change) for change in sorted(found.changes, key=lambda change: change.target)]
-    lines += [_failure(name, str(error)) for name, error in sorted(found.failures, key=lambda one: one[0])]
+def outlook_lines(found: Outlook) -> list[str]:
+    """Return the lines that say what a sync would do; one line if there is nothing to do."""
+    lines = [_change_line(change) for change in sorted(found.changes, key=lambda change: change.target)]
+    lines += [_failure_line(name, str(error)) for name, error in sorted(found.failures, key=lambda one: one[0])]
     for source, rules in sorted(found.rejected.items()):
         left_out = ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rules.items()))
         lines.append(f"{source}: tags left out: {left_out}")
     lines += [f"anew    {bundle}: it is incomplete" for bundle in found.anew]
     if not found.changes:
-        anew = f"; {count(len(found.anew), 'bundle')} to be made anew" if found.anew else ""
-        return [*lines, f"nothing to copy; {found.equal} up to date{anew}{_failed(len(found.failures))}"]
+        anew = f"; {format_count(len(found.anew), 'bundle')} to be made anew" if found.anew else ""
+        return [*lines, f"nothing to copy; {found.equal} up to date{anew}{_unknown_text(len(found.failures))}"]
     kinds = Counter(_kind(change) for change in found.changes)
     compare = f"; {kinds['compare']} to compare" if kinds["compare"] else ""
     converted = len({change.source for change in found.changes if change.size is None})
-    unknown = f"; plus {count(converted, 'image')} to be converted, whose size is not known before" if converted else ""
+    unknown = f"; plus {format_count(converted, 'image')} to be converted, of unknown size" if converted else ""
     return [
         *lines,
         f"to copy: {kinds['new']} new, {kinds['changed']} changed{compare}; {found.equal} up to date"
-        f"{_failed(len(found.failures))}",
-        f"at most {size(found.bytes_to_read)} to read, {size(found.bytes_to_send)} to send; "
-        f"{count(found.manifests, 'manifest request')} that count{'s' if found.manifests == 1 else ''} against a pull "
-        f"quota{unknown}",
+        f"{_unknown_text(len(found.failures))}",
+        f"at most {format_size(found.bytes_to_read)} to read, {format_size(found.bytes_to_send)} to send; "
+        f"{format_count(found.manifests, 'manifest request')} that count{'s' if found.manifests == 1 else ''} "
+        f"against a pull quota{unknown}",
     ]
 
 
@@ -41,34 +41,35 @@ def _kind(change: Change) -> str:
     return "compare" if change.to_compare else "changed"
 
 
-def _change(change: Change) -> str:
+def _change_line(change: Change) -> str:
     how = f"{_kind(change):7}"
     why = f": {change.reason}" if change.reason else ""
     converted = f"{change.protocol}, to be converted{why}"
-    what = converted if change.size is None else f"{size(change.size)}, {change.digest}"
+    what = converted if change.size is None else f"{format_size(change.size)}, {change.digest}"
     return f"{how} {change.source} -> {change.target} ({what})"
 
 
-def _failed(count: int) -> str:
+def _unknown_text(count: int) -> str:
     return f"; {count} unknown" if count else ""
 
 
-def _failure(name: str, why: str) -> str:
+def _failure_line(name: str, why: str) -> str:
     return f"failed  {name}: {why}"
 
 
-def verified(account: Account, *, deep: bool) -> list[str]:
-    """What was verified, and each problem."""
+def verification_lines(account: Account, *, deep: bool) -> list[str]:
+    """Return the lines that `verify` prints: each problem, and the sum."""
     problems = sorted(account.problems, key=lambda problem: problem.name)
     lines = [f"{problem.name}: {problem.error}" for problem in problems]
-    verdict = count(len(problems), "problem") if problems else "all whole"
+    verdict = format_count(len(problems), "problem") if problems else "all complete"
     if account.uncompared:
         many = account.uncompared != 1
-        verdict = f"{verdict if problems else 'whole'}, but {account.uncompared} not compared"
+        verdict = f"{verdict if problems else 'complete'}, but {account.uncompared} not compared"
         lines.append(
-            f"{count(account.uncompared, 'image')} could not be compared with {'their' if many else 'its'} source: "
-            f"{'they are' if many else 'it is'} converted, and nobody remembers into what "
-            "(`mirror sync CONFIG` compares, and so does `mirror verify --deep CONFIG`)"
+            f"{format_count(account.uncompared, 'image')} could not be compared with "
+            f"{'their' if many else 'its'} source: "
+            f"{'they are' if many else 'it is'} converted, and the digest of the result is not known "
+            "(run `mirror sync CONFIG` or `mirror verify --deep CONFIG` to compare)"
         )
-    how = count(account.blobs, "blob") + (f", {size(account.bytes)} hashed" if deep else "")
-    return [*lines, f"verified: {count(account.images, 'image')}, {how}; {verdict}"]
+    how = format_count(account.blobs, "blob") + (f", {format_size(account.bytes)} hashed" if deep else "")
+    return [*lines, f"verified: {format_count(account.images, 'image')}, {how}; {verdict}"]

@@ -14,15 +14,15 @@ from mirror.commands.options import Only, Options
 from mirror.commands.read_only import choose_references, log_config_warnings, new_run_id
 from mirror.commands.session import GRACE, Engine, left, makes_bundle, rest, spool_directory, started
 from mirror.config import Config, load, state_directory
-from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst
+from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
 from mirror.limits import Limits
 from mirror.output import log as logs
-from mirror.output.console import Console, tell
+from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
-from mirror.output.report import Effort, Report, check_copy, summary
+from mirror.output.report import Report, RunCost, check_report_path, summary
 from mirror.state.hints import State
-from mirror.state.run_marks import WHOLE, joined, shards
+from mirror.state.run_marks import WHOLE, joined_partition, shards_partition
 from mirror.sync.copy_queue import Agenda
 from mirror.sync.image_copier import Sync
 from mirror.sync.image_reader import Reader
@@ -45,13 +45,15 @@ def sync(options: Options) -> int:
     config = load(options.config)
     only = choose_references(options)
     if options.report is not None:
-        check_copy(options.report, state=state_directory(config), used=_used(config, options))
+        check_report_path(options.report, state=state_directory(config), used=_used(config, options))
     directory = _directory(config, options)
     with Signals() as signals:
         try:
             with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
                 sweep(directory)
-                with joined(state_directory(config), _partition(config, options), InterruptibleSleep(signals)) as mark:
+                with joined_partition(
+                    state_directory(config), _partition(config, options), InterruptibleSleep(signals)
+                ) as mark:
                     return _Sync(config, options, only, directory, signals, mark).run()
         except Cancelled:
             return SIGNALLED + (signals.number or 0)
@@ -68,7 +70,7 @@ def _directory(config: Config, options: Options) -> Path:
 
 
 def _partition(config: Config, options: Options) -> str:
-    return shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
+    return shards_partition(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
 
 
 def _used(config: Config, options: Options) -> list[Path]:
@@ -127,15 +129,16 @@ class _Sync:
                 )
             )
             _log.info("run_started", extra={"config": str(config.path), "config_sha256": config.text_hash})
-            code, effort = self._copy_all(report)
-            logged.settle(left(self._signals))
-            code = code if code >= SIGNALLED else worst({code, logged.trouble.exit_code if logged.trouble else OK})
-            report.finish(code, ended=datetime.now(UTC), effort=effort)
-            _log.info("run_ended", extra={"exit": code, "seconds": round(effort.seconds, 3)})
-            self._tell(report, effort, code)
+            code, cost = self._copy_all(report)
+            logged.finish(left(self._signals))
+            if code < SIGNALLED and logged.failure is not None:
+                code = worst_exit_code({code, logged.failure.exit_code})
+            report.finish(code, ended=datetime.now(UTC), cost=cost)
+            _log.info("run_ended", extra={"exit": code, "seconds": round(cost.seconds, 3)})
+            self._tell(report, cost, code)
         return self._signals.leave(code)
 
-    def _copy_all(self, report: Report) -> tuple[int, Effort]:
+    def _copy_all(self, report: Report) -> tuple[int, RunCost]:
         mode = "none" if self._options.verbosity < 0 else self._options.progress
         with (
             Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
@@ -148,11 +151,11 @@ class _Sync:
                 self._drive(engine, state, account, progress)
             if self._signals.number is None:
                 for place in self._marked - account.unfinished:
-                    state.finished(str(place))
-            if (trouble := state.trouble) is not None:
+                    state.mark_finished(str(place))
+            if (trouble := state.failure) is not None:
                 account.note(trouble)
-        code = worst(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
-        return code, self._effort(engine.limits)
+        code = worst_exit_code(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
+        return code, self._cost(engine.limits)
 
     def _drive(self, engine: Engine, state: State, account: Account, progress: Progress) -> None:
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
@@ -177,7 +180,7 @@ class _Sync:
             engine.stores.routes(engine.entries),
             spool,
             outcomes=outcomes,
-            moved=progress.moved,
+            moved=progress.add_bytes,
             before_write=writing,
         )
         idle = threading.Event()
@@ -243,18 +246,20 @@ class _Sync:
     def _warn_state(self, text: str) -> None:
         _log.warning("state", extra={"text": text})
 
-    def _effort(self, limits: Limits) -> Effort:
+    def _cost(self, limits: Limits) -> RunCost:
         requests = {host.name: counts for host in limits.all() if (counts := host.requests())}
         seconds = time.monotonic() - self._clock
-        return Effort(requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds)
+        return RunCost(
+            requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds
+        )
 
-    def _tell(self, report: Report, effort: Effort, code: int) -> None:
-        lines = summary(report, effort, code, config=self._config.path, parts=not makes_bundle(self._config))
+    def _tell(self, report: Report, cost: RunCost, code: int) -> None:
+        lines = summary(report, cost, code, config=self._config.path, parts=not makes_bundle(self._config))
         if self._options.verbosity >= 0:
-            tell(lines)  # the results of a sync are its report and its exit code, which are settled
+            print_lines(lines)  # the exit code stays: the results of a sync are in its report
         elif code != OK:
             for line in lines:
-                self._console.line(line)
+                self._console.write_line(line)
 
 
 def _is_bug(error: BaseException | None) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mirror import config
 from mirror.commands.disk_stores import check_bases
-from mirror.output.console import Console, tell
-from mirror.output.report.summary import count
+from mirror.output.console import Console, print_lines
+from mirror.output.report.summary import format_count
 
 
 def validate(path: Path, *, secrets: bool) -> int:
@@ -20,11 +20,11 @@ def validate(path: Path, *, secrets: bool) -> int:
     if any(mirror.base is not None for mirror in loaded.mirrors):
         warnings += check_bases(loaded, present=secrets)
     for warning in warnings:
-        Console(sys.stderr).line(f"mirror: warning: {warning}")
-    targets = count(sum(len(mirror.targets) for mirror in loaded.mirrors), "target")
-    return tell([f"{path}: valid; {count(len(loaded.mirrors), 'mirror')}, {targets}"])
+        Console(sys.stderr).write_line(f"mirror: warning: {warning}")
+    targets = format_count(sum(len(mirror.targets) for mirror in loaded.mirrors), "target")
+    return print_lines([f"{path}: valid; {format_count(len(loaded.mirrors), 'mirror')}, {targets}"])
 
 
 def print_schema() -> int:
     """Print the JSON Schema. -> the exit code."""
-    return tell(config.schema_text().splitlines())
+    return print_lines(config.schema_text().splitlines())

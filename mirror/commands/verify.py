@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mirror.commands.options import Options
 from mirror.commands.read_only import open_for_reading, plan_and_wait
-from mirror.commands.summaries import verified
-from mirror.errors import OK, worst
-from mirror.output.console import tell
+from mirror.commands.summaries import verification_lines
+from mirror.errors import OK, worst_exit_code
+from mirror.output.console import print_lines
 from mirror.sync.image_reader import Reader
 from mirror.sync.verifier import Problem, Verify
 
@@ -21,7 +21,7 @@ def verify(options: Options) -> int:
         stopped = engine.carry_out(plan_and_wait(planner, engine.entries, walker.walks))
         walker.account.problems += [Problem(*one) for one in engine.troubles()] if stopped is None else []
     shown = walker.account.problems or options.verbosity >= 0
-    told = tell(verified(walker.account, deep=options.deep)) if shown else OK
+    told = print_lines(verification_lines(walker.account, deep=options.deep)) if shown else OK
     if stopped is not None:
         return engine.signals.leave(stopped)
-    return worst({told, *(problem.error.exit_code for problem in walker.account.problems)})
+    return worst_exit_code({told, *(problem.error.exit_code for problem in walker.account.problems)})

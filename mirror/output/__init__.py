@@ -1,1 +1,1 @@
-"""What users and machines read: console, progress, log, report. Secrets are removed here."""
+"""Output for users and machines: console, progress, log, report. Secrets are removed here."""

@@ -1,4 +1,4 @@
-"""Lines for people on a stream that may be a terminal, a pipe that nobody reads, or closed."""
+"""Writes lines for people to a stream: a terminal, a pipe that may be full or broken, or a closed stream."""
 
 from __future__ import annotations
 
@@ -14,53 +14,56 @@ from typing import TextIO
 
 from mirror.errors import LOCAL, OK, printable
 
-LONGEST = 4000  # bytes of a line: with its newline less than a pipe takes at once (PIPE_BUF), so lines never mix
-_PATIENCE = 1.0  # seconds for which a full pipe is waited for, once
+LONGEST = 4000  # bytes of a line: with its newline less than PIPE_BUF, so that lines of several writers never mix
+_PATIENCE = 1.0  # seconds to wait for a full pipe, once
 
 
 class Console:
-    """Whole lines on `stream` (default: standard error). Any thread. It never raises for what is wrong with the stream:
-    a line that cannot be written within a second is dropped, as are all while the pipe stays full."""
+    """Writes complete lines to `stream`, by default standard error. Thread-safe.
+
+    Errors of the stream are not raised. A line that cannot be written within a second is dropped, and so are the
+    following lines while the pipe stays full."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream if stream is not None else sys.stderr  # None: closed before we began
-        self._descriptor = _descriptor(self._stream)
+        self._stream = stream if stream is not None else sys.stderr  # None: closed before the process started
+        self._descriptor = _file_descriptor(self._stream)
         self._printer: Callable[[str], None] | None = None
-        self._gone = self._stream is None
-        self._clogged = False
-        self._torn = False  # the last line was written in part
+        self._closed = self._stream is None
+        self._pipe_full = False
+        self._partial_line = False  # only a part of the last line was written
         self.dropped = 0  # lines
 
     @property
     def is_terminal(self) -> bool:
+        """Whether the stream is a terminal."""
         try:
             return self._stream is not None and self._stream.isatty()
         except ValueError:  # closed
             return False
 
-    def line(self, text: str) -> None:
-        """Write one line; what would act on a terminal is escaped."""
+    def write_line(self, text: str) -> None:
+        """Write one line. Characters that control a terminal are escaped."""
         shown = printable(text, LONGEST)
         printer = self._printer
         if printer is not None:
             printer(shown)
-        elif not self._gone:
+        elif not self._closed:
             self._write(shown)
 
     @contextmanager
-    def through(self, printer: Callable[[str], None]) -> Iterator[None]:
-        """While inside, lines are given to `printer`: a live display that must not be torn."""
+    def redirect_lines(self, printer: Callable[[str], None]) -> Iterator[None]:
+        """Pass lines to `printer` inside the block, so that they do not damage a live display."""
         self._printer = printer
         try:
             yield
         finally:
             self._printer = None
 
-    def raw(self, text: str) -> None:
-        """Write `text` as it is: what a live display does to the terminal."""
+    def write_raw(self, text: str) -> None:
+        """Write `text` without escaping: control sequences of a live display."""
         data = text.encode("utf-8", "backslashreplace")
         for start in range(0, len(data), LONGEST):
-            if not self._gone:
+            if not self._closed:
                 self._send(data[start : start + LONGEST])
 
     def _write(self, text: str) -> None:
@@ -68,19 +71,21 @@ class Console:
         self._send(text.encode(encoding, "backslashreplace")[:LONGEST] + b"\n")
 
     def _send(self, data: bytes) -> None:
+        """Write to the stream. If that fails, drop everything that follows."""
         try:
             if self._descriptor is not None:
-                with _unblocking(self._descriptor) as descriptor:
-                    self._push(descriptor, data)
+                with _opened_nonblocking(self._descriptor) as descriptor:
+                    self._write_all(descriptor, data)
             elif self._stream is not None:
                 self._stream.write(data.decode("utf-8", "replace"))
                 self._stream.flush()
-        except (OSError, ValueError):  # closed, or its reader has gone: nobody is there to be told
-            self._gone = True
+        except (OSError, ValueError):  # closed, or the reader of the pipe has exited
+            self._closed = True
 
-    def _push(self, descriptor: int, data: bytes) -> None:
-        deadline = time.monotonic() + (0.0 if self._clogged else _PATIENCE)
-        rest = b"\n" + data if self._torn else data
+    def _write_all(self, descriptor: int, data: bytes) -> None:
+        """Write all of `data`, or count it as dropped if the pipe stays full."""
+        deadline = time.monotonic() + (0.0 if self._pipe_full else _PATIENCE)
+        rest = b"\n" + data if self._partial_line else data
         poll = select.poll()
         poll.register(descriptor, select.POLLOUT)
         while rest:
@@ -88,17 +93,19 @@ class Console:
                 break
             try:
                 rest = rest[os.write(descriptor, rest) :]
-            except BlockingIOError:  # less room than it wants
+            except BlockingIOError:  # the pipe has less room than the write needs
                 break
-        self._clogged = bool(rest)
-        self._torn = 0 < len(rest) < len(data) or (self._torn and bool(rest))
+        self._pipe_full = bool(rest)
+        self._partial_line = 0 < len(rest) < len(data) or (self._partial_line and bool(rest))
         self.dropped += bool(rest)
 
 
 @contextmanager
-def _unblocking(descriptor: int) -> Iterator[int]:
-    """The terminal or pipe behind `descriptor`, opened for us alone: making the shared one non-blocking would change it
-    for the shell and its other programs. Others, and what cannot be opened again, as they are."""
+def _opened_nonblocking(descriptor: int) -> Iterator[int]:
+    """Open the terminal or pipe behind `descriptor` again, in non-blocking mode.
+
+    Changing the shared descriptor to non-blocking would affect the shell and its other programs. Other kinds of files,
+    and those that cannot be opened again, are returned unchanged."""
     own: int | None = None
     with suppress(OSError):
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -113,24 +120,27 @@ def _unblocking(descriptor: int) -> Iterator[int]:
             os.close(own)
 
 
-def tell(lines: Iterable[str]) -> int:
-    """Write to standard output, if it is there, with what else is in its buffer. -> OK, also where nobody reads it;
-    LOCAL if it cannot take that, which is said on standard error."""
+def print_lines(lines: Iterable[str]) -> int:
+    """Print `lines` to standard output and flush it.
+
+    Return OK, also if the reader of the pipe has exited. Return LOCAL if writing fails; the error goes to standard
+    error."""
     text = "".join(f"{line}\n" for line in lines)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
     except OSError as error:
-        # What is still in its buffer would be an error again at the end of the process.
+        # The interpreter would fail on the rest of the buffer again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return OK
-        Console().line(f"mirror: cannot write to standard output: {error.strerror}")
+        Console().write_line(f"mirror: cannot write to standard output: {error.strerror}")
         return LOCAL
     return OK
 
 
-def _descriptor(stream: TextIO | None) -> int | None:
+def _file_descriptor(stream: TextIO | None) -> int | None:
+    """Return the file descriptor of `stream`, or None if it has none."""
     try:
         return stream.fileno() if stream is not None else None
     except (OSError, ValueError, io.UnsupportedOperation):

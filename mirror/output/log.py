@@ -1,8 +1,8 @@
-"""What a run says while it runs: JSON lines in a file for machines, one-liners on standard error for people.
+"""The log of a run: JSON lines in a file for programs, short lines on standard error for people.
 
-Modules log events with fields on loggers under `mirror`: `log.warning("mount_refused", extra={"repo": …})`; a field
-`text` is the sentence for people. A record costs its caller one queue entry; one thread writes. The file may be
-shared by several processes.
+Modules log events with fields to loggers below `mirror`: `log.warning("mount_refused", extra={"repo": …})`. The field
+`text` is the sentence for people. Logging costs the calling thread one queue entry; one thread writes. Several
+processes may share the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from mirror.errors import Cancelled, LocalError
 from mirror.output.console import Console
 from mirror.output.log_file import PATIENCE, Backlog, LogFile, LogLocked
-from mirror.output.log_format import LONGEST_FIELD, Lines, People, fields_of
+from mirror.output.log_format import LONGEST_FIELD, ConsolePrinter, JsonFormatter, record_fields
 from mirror.output.redaction import Redactor
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -26,10 +26,10 @@ QUIET, NORMAL, VERBOSE, DEBUG = -1, 0, 1, 2  # verbosity: -q, nothing, -v, -vv
 MIB = 1024 * 1024
 
 _SHOWN = {QUIET: logging.ERROR, NORMAL: logging.WARNING, VERBOSE: logging.INFO, DEBUG: logging.DEBUG}
-_BATCH = 500  # records between two looks at what waits for the file
-_FLUSH = 5.0  # seconds: a write may wait for the file's lock, and what is waited for comes after it
-_MORE = 0.5  # seconds for a last try when the lock is waited for no longer
-_GATHER = 0.1  # seconds that a record waits for others: bringing one to the file costs as much as bringing fifty
+_BATCH = 500  # records between two writes to the file
+_FLUSH = 5.0  # seconds that `flush` waits: the file's lock may be held by another process
+_MORE = 0.5  # seconds for a last attempt after the wait for the lock has ended
+_GATHER = 0.1  # seconds that a record waits for others: writing one costs as much as writing fifty
 
 _log = logging.getLogger("mirror")
 _blobs = logging.getLogger("mirror.blob")
@@ -51,11 +51,12 @@ def blob_event(
     seconds: float = 0.0,
     code: str | None = None,
 ) -> None:
-    """Log what became of a blob or child manifest in a target repository: one line for each that a run dealt with.
+    """Log the result of one blob or manifest in one target repository. A run logs one such line for each.
 
-    is_root: it is the manifest that a tag names, whose event is `manifest`; source, target: repositories; image: the
-    reference that it was first needed for; outcome: copied, mounted, exists or failed; from_: the repository it was
-    mounted or read from, where not the source; code: of the error."""
+    is_root: it is the manifest that a tag refers to; the event is then `manifest`.
+    source, target: repositories. image: the reference that needed the blob first.
+    outcome: copied, mounted, exists or failed. code: of the error.
+    from_: the repository that it was mounted or read from, if that is not the source."""
     _blobs.log(
         logging.WARNING if outcome == "failed" and code != Cancelled.code else logging.INFO,
         "manifest" if is_root else "blob",
@@ -83,21 +84,23 @@ class Logs:
         self._listener = listener
 
     @property
-    def trouble(self) -> LocalError | None:
-        """Why lines of the file were lost, or nearly so: the run goes on, and ends with this error's exit code.
+    def failure(self) -> LocalError | None:
+        """The error for which lines of the file were lost or are late.
 
-        Known when the log was settled; of what is logged after that, when it was closed."""
-        return self._listener.trouble
+        The run continues, and exits with the error's code.
+
+        Complete after `finish`; for records that are logged later, after the log is closed."""
+        return self._listener.failure
 
     def flush(self) -> None:
-        """Wait until all that was logged is written, for a few seconds at most."""
+        """Wait until all records so far are written, for a few seconds at most."""
         self._listener.flush(_FLUSH)
 
-    def settle(self, within: float = _FLUSH) -> None:
-        """As `flush`, when the run is over: what was lost, or cannot be written now, is `trouble`.
+    def finish(self, within: float = _FLUSH) -> None:
+        """Write all records at the end of the run. Lines that were lost or cannot be written now set `failure`.
 
-        within: seconds for which the file's lock is waited for, from now until the log is closed."""
-        self._listener.settle(within)
+        within: seconds to wait for the file's lock, from now until the log is closed."""
+        self._listener.finish(within)
 
 
 @contextmanager
@@ -112,23 +115,26 @@ def setup(
     backups: int = 10,
     verbosity: int = NORMAL,
 ) -> Iterator[Logs]:
-    """Take what is logged under `mirror` to `file` (from `level` on) and to `console` (as `verbosity` says).
+    """Log records of `mirror` to `file` (from `level` on) and to `console` (depending on `verbosity`).
 
-    run: the id that each line carries; max_size: bytes. At the end all is written, and logging is as it was.
-    Raises LocalError, before anything else, if the file cannot be written."""
+    run: the id of the run, which every line contains. max_size: bytes.
+    At the end of the block all records are written, and the configuration of logging is restored.
+    Raises LocalError at the start if the file cannot be written."""
     backlog = Backlog(LogFile(file, max_size=max_size, backups=backups)) if file else None
     shown = _SHOWN.get(max(QUIET, min(DEBUG, verbosity)), logging.WARNING)
     lowest = min(LEVELS[level], shown) if file else shown
-    filed = file is not None and LEVELS[level] <= logging.WARNING
-    listener = _Listener(backlog, LEVELS[level], Lines(run, redact), People(console, shown, redact, filed=filed))
+    in_file = file is not None and LEVELS[level] <= logging.WARNING
+    listener = _Listener(
+        backlog, LEVELS[level], JsonFormatter(run, redact), ConsolePrinter(console, shown, redact, in_file=in_file)
+    )
     handler = _Enqueue(listener, lowest)
-    with listener, _attached(handler, lowest):
+    with listener, _handler_attached(handler, lowest):
         yield Logs(listener)
 
 
 @contextmanager
-def _attached(handler: logging.Handler, lowest: int) -> Iterator[None]:
-    """`mirror` logs to `handler` and nowhere else; what HTTP libraries log is heard at debug level only."""
+def _handler_attached(handler: logging.Handler, lowest: int) -> Iterator[None]:
+    """Send records of `mirror` only to `handler`. Records of HTTP libraries are included at debug level only."""
     changed = [_log, logging.getLogger("urllib3"), logging.getLogger("requests")]
     before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in changed]
     for logger in changed:
@@ -146,7 +152,7 @@ def _attached(handler: logging.Handler, lowest: int) -> Iterator[None]:
 
 
 class _Enqueue(logging.Handler):
-    """Puts records on a queue, made independent of the thread that logs them."""
+    """Puts records on the queue, independent of the thread that logs them."""
 
     def __init__(self, listener: _Listener, lowest: int) -> None:
         super().__init__(lowest)
@@ -156,42 +162,45 @@ class _Enqueue(logging.Handler):
         self.lock = None  # the queue needs none
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Format the record's message and exception, and put it on the queue."""
         if record.args:
             record.msg, record.args = record.getMessage(), None
         if record.exc_info:
-            record.__dict__.update(_told(record.exc_info[1]))
+            record.__dict__.update(_exception_fields(record.exc_info[1]))
             record.exc_info = None
         self._listener.put(record, soon=record.levelno >= logging.WARNING)
 
 
-def _told(error: BaseException | None) -> dict[str, object]:
-    """An exception as fields; its traceback, without local values, only where debug output is wanted."""
-    told: dict[str, object] = {"error": f"{type(error).__name__}: {error}"}
+def _exception_fields(error: BaseException | None) -> dict[str, object]:
+    """Return fields for an exception. The traceback, without local values, is included at debug level only."""
+    fields: dict[str, object] = {"error": f"{type(error).__name__}: {error}"}
     if _log.isEnabledFor(logging.DEBUG) and error is not None:
-        told["traceback"] = "".join(traceback.format_exception(error))[-LONGEST_FIELD:]
-    return told
+        fields["traceback"] = "".join(traceback.format_exception(error))[-LONGEST_FIELD:]
+    return fields
 
 
-class _Mark:
-    """Passed when all before it was taken to the file. last: what is not there then may be lost."""
+class _FlushMarker:
+    """A marker on the queue: `reached` is set when all records before it are written.
+
+    last: lines that cannot be written then may be lost."""
 
     def __init__(self, *, last: bool) -> None:
         self.last = last
-        self.passed = threading.Event()
+        self.reached = threading.Event()
 
 
 class _Listener:
-    """The thread that writes. `with`: started, and joined when all that was queued is written."""
+    """The thread that writes records. `with` starts it, and joins it after all queued records are written."""
 
-    def __init__(self, backlog: Backlog | None, level: int, lines: Lines, people: People) -> None:
-        self._queue: SimpleQueue[logging.LogRecord | _Mark | None] = SimpleQueue()
-        self._soon = threading.Event()  # something on the queue is waited for
-        self._full = False  # the last batch was: there is more
-        self.trouble: LocalError | None = None
+    def __init__(self, backlog: Backlog | None, level: int, lines: JsonFormatter, printer: ConsolePrinter) -> None:
+        self._queue: SimpleQueue[logging.LogRecord | _FlushMarker | None] = SimpleQueue()
+        self._soon = threading.Event()  # the queue has an item that should be written at once
+        self._full = False  # the last batch was full: the queue has more
+        self.failure: LocalError | None = None
         self._lines = lines
         self._backlog = backlog
         self._level = level
-        self._people = people
+        self._printer = printer
         self._thread = threading.Thread(target=self._run, name="log", daemon=False)
 
     def __enter__(self) -> _Listener:
@@ -204,49 +213,51 @@ class _Listener:
         self.put(None)
         self._thread.join()
 
-    def put(self, item: logging.LogRecord | _Mark | None, *, soon: bool = True) -> None:
-        """A record, a mark to be passed, or the end."""
+    def put(self, item: logging.LogRecord | _FlushMarker | None, *, soon: bool = True) -> None:
+        """Queue a record, a marker, or None for the end."""
         self._queue.put(item)
         if soon:
             self._soon.set()
 
     def flush(self, within: float) -> None:
-        self._wait_for(_Mark(last=False), within)
+        """Wait until all records so far are written, for `within` seconds at most."""
+        self._wait_for(_FlushMarker(last=False), within)
 
-    def settle(self, within: float) -> None:
+    def finish(self, within: float) -> None:
+        """As `flush`; also limits the waits for the file's lock until the log is closed."""
         if self._backlog:
             self._backlog.limit_patience(within)
-        self._wait_for(_Mark(last=True), within + _MORE)
+        self._wait_for(_FlushMarker(last=True), within + _MORE)
 
-    def _wait_for(self, mark: _Mark, within: float) -> None:
+    def _wait_for(self, mark: _FlushMarker, within: float) -> None:
         self.put(mark)
-        mark.passed.wait(within)
+        mark.reached.wait(within)
 
     def _run(self) -> None:
         try:
-            while self._take():
+            while self._process_queue():
                 self._write(now=False)
         finally:
             self._close()
 
-    def _take(self) -> bool:
-        """Take what is queued; wait for the first. False: that was all."""
-        behind = self._backlog is not None and not self._backlog.is_empty
-        taken = 0
+    def _process_queue(self) -> bool:
+        """Handle the queued items; wait for the first. Return False at the end of the log."""
+        waiting = self._backlog is not None and not self._backlog.is_empty
+        handled = 0
         try:
-            item = self._queue.get(timeout=1.0 if behind else None)  # `__exit__` ends it
+            item = self._queue.get(timeout=1.0 if waiting else None)  # `__exit__` ends it
             if not self._full:
                 self._soon.wait(_GATHER)
             self._soon.clear()
             self._full = False
             while item is not None:
-                if isinstance(item, _Mark):
+                if isinstance(item, _FlushMarker):
                     self._write(now=True, last=item.last)
-                    item.passed.set()
+                    item.reached.set()
                 else:
                     self._handle(item)
-                taken += 1
-                if taken == _BATCH:
+                handled += 1
+                if handled == _BATCH:
                     self._full = True
                     return True
                 item = self._queue.get_nowait()
@@ -255,22 +266,28 @@ class _Listener:
         return False
 
     def _handle(self, record: logging.LogRecord) -> None:
-        fields = fields_of(record)
+        """Encode the record for the file, and print it for people."""
+        fields = record_fields(record)
         if self._backlog and record.levelno >= self._level:
             self._backlog.add(self._lines.encode(record, fields))
-        self._people.tell(record, fields)
+        self._printer.print_record(record, fields)
 
     def _write(self, *, now: bool, last: bool = False) -> None:
-        """A lock that another process holds is trouble only if lines are lost by it, or still wait at the `last`."""
+        """Write the backlog to the file.
+
+        A lock that another process holds is a failure only if lines are lost because of it, or still wait at the
+        `last` write."""
         backlog = self._backlog
         if not backlog:
             return
         backlog.write(now=now)
         passes = isinstance(backlog.error, LogLocked) and not last
-        if self.trouble is None and (backlog.lost or (backlog.error and not passes)):
-            self.trouble = backlog.cause or LocalError("the log file could not be written as fast as lines came")
-            but = "" if last else "the run goes on, and "
-            self._people.say("error", f"{self.trouble}; {but}lines of the log may be lost")
+        if self.failure is None and (backlog.lost or (backlog.error and not passes)):
+            self.failure = backlog.cause or LocalError(
+                "the log file could not be written as fast as records were logged"
+            )
+            but = "" if last else "the run continues, and "
+            self._printer.print_line("error", f"{self.failure}; {but}lines of the log may be lost")
 
     def _close(self) -> None:
         lost = 0
@@ -278,4 +295,4 @@ class _Listener:
             self._write(now=True, last=True)
             self._backlog.close()
             lost = self._backlog.lost
-        self._people.close(lost)
+        self._printer.close(lost)

@@ -1,4 +1,7 @@
-"""The log file: ConcurrentRotatingFileHandler locks, appends and rotates; lines wait here while it cannot."""
+"""The log file: ConcurrentRotatingFileHandler locks, appends and rotates.
+
+Lines that cannot be written yet are buffered.
+"""
 
 from __future__ import annotations
 
@@ -22,32 +25,34 @@ from mirror.util.files import local_error
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-PATIENCE = 2.0  # seconds for which another process may hold the lock before we try again later
-_MOMENT = 0.1  # seconds in which a write of another process is over
-_KEPT = 8 * 1024 * 1024  # characters of lines that wait; more are lost, and counted
+PATIENCE = 2.0  # seconds that one attempt waits for the lock of another process
+_MOMENT = 0.1  # seconds that a write of another process takes at most
+_KEPT = 8 * 1024 * 1024  # characters of buffered lines; further lines are lost, and counted
 _NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class LogLocked(LocalError):
-    """Another process holds the log's lock for longer than a write takes."""
+    """Another process has held the log's lock for longer than a write takes."""
 
     def __init__(self, path: Path, lock: str) -> None:
         super().__init__(
             f"cannot write the log file {path}: another process holds its lock",
-            hint="that is another run with this log, or a program that rotates it, and it is stopped or hangs: see "
-            f"which with `fuser -v {lock}`, and let it go on or end it; or give this run a `log.file` of its own",
+            hint="another run with this log, or a program that rotates it, is stopped or hangs: find it with "
+            f"`fuser -v {lock}` and resume or end it, or give this run a `log.file` of its own",
         )
 
 
 class LogFile(ConcurrentRotatingFileHandler):
-    """The handler, with four differences: no link or device is written to, the wait for the lock ends, a write that
-    fails leaves nothing of it in the file, and errors are raised. For one thread."""
+    """The handler with four differences. For one thread.
+
+    It does not write to links or devices. The wait for the lock is limited. A failed write leaves no part of it in the
+    file. Errors are raised."""
 
     def __init__(self, path: Path, *, max_size: int, backups: int) -> None:
         """max_size: bytes at which the file is rotated. Raises LocalError if the file cannot be written."""
         super().__init__(path.absolute(), maxBytes=max_size, backupCount=backups, encoding="ascii")
         self.path = path.absolute()
-        self.patience_ends = math.inf  # by the monotonic clock; then the lock is waited for a moment only. Any thread
+        self.patience_ends = math.inf  # monotonic clock; after it, waits for the lock are short. Any thread
         self.terminator = ""
         self.maxLockAttempts = 1
         self._error: BaseException | None = None
@@ -56,30 +61,30 @@ class LogFile(ConcurrentRotatingFileHandler):
             self.write("")
         except OSError as error:
             self.close()
-            raise _translated(self.path, error) from error
+            raise _log_file_error(self.path, error) from error
         except BaseException:
             self.close()
             raise
 
     def write(self, lines: str) -> None:
-        """Append whole lines, all or none of them. Raises LocalError."""
+        """Append complete lines: all of them or none. Raises LocalError."""
         self._error = None
         self.emit(logging.makeLogRecord({"msg": lines}))
         if self._error is not None:
-            raise _translated(self.path, self._error) from self._error
+            raise _log_file_error(self.path, self._error) from self._error
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Keep the error for `write`."""
+        """Keep the error for `write` to raise."""
         self._error = self._error or sys.exception()
 
     def do_open(self, mode: str | None = None) -> io.TextIOWrapper:
-        """Open the file, for its owner only. A link or a device that took its place is refused."""
+        """Open the file with access for its owner only. Raises if a link or device has replaced it."""
         flags = os.O_RDWR | os.O_APPEND | (os.O_TRUNC if mode == "w" else 0)
         file = _WholeWrites(_open_regular(self.path, flags), "a")
         return io.TextIOWrapper(file, encoding="ascii", write_through=True)
 
     def _lock_stream_lock(self, stream_lock: TextIO) -> None:
-        """Take the lock. The handler would wait for it without end."""
+        """Take the lock within a limited time. The handler's own method would wait without limit."""
         began, wait = time.monotonic(), 0.001
         while True:
             try:
@@ -94,12 +99,13 @@ class LogFile(ConcurrentRotatingFileHandler):
 
 
 class _WholeWrites(io.FileIO):
-    """Appends all or nothing."""
+    """A file whose writes append all bytes or none."""
 
     def write(self, data: ReadableBuffer) -> int:
+        """Append `data`. Raises OSError; the file then has its old size."""
         size = os.fstat(self.fileno()).st_size
         whole = bytes(data)
-        # A process that was killed while it wrote may have left half a line.
+        # A process that was killed during a write may have left a partial line.
         if whole and size and os.pread(self.fileno(), 1, size - 1) != b"\n":
             whole = b"\n" + whole
         rest = memoryview(whole)
@@ -114,7 +120,7 @@ class _WholeWrites(io.FileIO):
 
 
 def _open_regular(path: Path, flags: int) -> int:
-    """Open or create what must be a regular file, for its owner only. Raises OSError, LocalError."""
+    """Open or create a regular file with access for its owner only. Raises OSError, LocalError."""
     descriptor = os.open(path, flags | _NEW, 0o600)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
@@ -122,7 +128,8 @@ def _open_regular(path: Path, flags: int) -> int:
     raise LocalError(f"cannot write {path}: it is not a regular file", hint="choose another path for `log.file`")
 
 
-def _translated(path: Path, error: BaseException) -> LocalError:
+def _log_file_error(path: Path, error: BaseException) -> LocalError:
+    """Return the LocalError for a failed write of the log file."""
     if isinstance(error, LocalError):
         return error
     if isinstance(error, OSError):
@@ -131,22 +138,24 @@ def _translated(path: Path, error: BaseException) -> LocalError:
 
 
 class Backlog:
-    """Lines on their way to the file: kept while it cannot be written, up to a bound. For one thread."""
+    """Lines that are not in the file yet, up to a limit. For one thread."""
 
     def __init__(self, file: LogFile) -> None:
         self._file = file
         self._lines: list[str] = []
         self._characters = 0
-        self._retry_at = 0.0  # by the monotonic clock, after a failure
+        self._retry_at = 0.0  # monotonic clock; set after a failure
         self.lost = 0  # lines
-        self.error: LocalError | None = None  # of the last try
-        self.cause: LocalError | None = None  # of the last try that failed
+        self.error: LocalError | None = None  # of the last attempt; None if it succeeded
+        self.cause: LocalError | None = None  # of the last attempt that failed
 
     @property
     def is_empty(self) -> bool:
+        """Whether no line is buffered."""
         return not self._lines
 
     def add(self, line: str) -> None:
+        """Buffer a line, or count it as lost if the buffer is full."""
         if self._characters > _KEPT:
             self.lost += 1
             return
@@ -154,7 +163,7 @@ class Backlog:
         self._characters += len(line)
 
     def write(self, *, now: bool = False) -> None:
-        """Write the lines that wait. After a failure (`error`) the next try is a second later, or `now`."""
+        """Write the buffered lines. After a failure (`error`) the next attempt is a second later, or `now`."""
         if not self._lines or (not now and time.monotonic() < self._retry_at):
             return
         try:
@@ -168,11 +177,11 @@ class Backlog:
             self._characters = 0
 
     def limit_patience(self, seconds: float) -> None:
-        """Wait for the file's lock at most that long from now on, all writes together. Any thread."""
+        """Limit the waits for the file's lock to `seconds` from now, for all writes together. Any thread."""
         self._file.patience_ends = min(self._file.patience_ends, time.monotonic() + seconds)
 
     def close(self) -> None:
-        """Lines that still wait are lost."""
+        """Close the file. Lines that are still buffered are lost."""
         self.lost += len(self._lines)
         self._lines.clear()
         self._file.close()

@@ -1,6 +1,6 @@
-"""Log records as text: a JSON object on a line, or a line for people.
+"""Formats log records: as JSON, one object a line, or as lines for people.
 
-No control character, no secret and nothing very long gets through (threats-and-faults V-60..V-62).
+Values are cut at a maximum length. Control characters are escaped, and secrets are removed.
 """
 
 from __future__ import annotations
@@ -21,33 +21,34 @@ LONGEST_FIELD = 2048  # characters
 _STANDARD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"))
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _OBJECTS = frozenset({"blob", "manifest"})
-_FOR_MACHINES = frozenset({*_OBJECTS, "image_failed", "run_ended"})  # the summary tells people
-_DIFFERENT = 200  # warnings and errors that are shown; each once
+_FOR_MACHINES = frozenset({*_OBJECTS, "image_failed", "run_ended"})  # the summary has them for people
+_DIFFERENT = 200  # different warnings and errors that are shown, each once
 
 
-def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """What the record says beyond its standard attributes, each value a plain, printable one."""
-    found = {key: _plain(value) for key, value in record.__dict__.items() if key not in _STANDARD}
+def record_fields(record: logging.LogRecord) -> dict[str, object]:
+    """Return the record's fields beyond the standard attributes, as plain printable values."""
+    found = {key: _plain_value(value) for key, value in record.__dict__.items() if key not in _STANDARD}
     if not _EVENT.fullmatch(str(record.msg)):
-        found.setdefault("text", _plain(str(record.msg)))
+        found.setdefault("text", _plain_value(str(record.msg)))
     return found
 
 
-def _plain(value: object) -> object:
+def _plain_value(value: object) -> object:
+    """Return `value` as plain JSON data, with long texts cut and control characters escaped."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
         short = len(value) <= LONGEST_FIELD and value.isascii() and value.isprintable()
         return str(value) if short else printable(value, LONGEST_FIELD)
     if isinstance(value, Mapping):
-        return {printable(key, 100): _plain(item) for key, item in list(value.items())[:100]}
+        return {printable(key, 100): _plain_value(item) for key, item in list(value.items())[:100]}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in list(value)[:100]]
+        return [_plain_value(item) for item in list(value)[:100]]
     return printable(value, LONGEST_FIELD)
 
 
-class Lines:
-    """Records as JSON, one object a line."""
+class JsonFormatter:
+    """Formats records as JSON, one object a line."""
 
     def __init__(self, run: str, redact: Redactor) -> None:
         self._run = run
@@ -55,18 +56,19 @@ class Lines:
         self._encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
     def encode(self, record: logging.LogRecord, fields: dict[str, object]) -> str:
+        """Return the line for a record, without secrets."""
         message = str(record.msg)
-        told: dict[str, object] = {
+        fields_out: dict[str, object] = {
             "ts": _timestamp(record.created),
             "level": record.levelname.lower(),
             "event": message if _EVENT.fullmatch(message) else "note",
             "run": self._run,
         }
         for key, value in fields.items():
-            told[f"field_{key}" if key in told else key] = value
-        line = self._encode(told)
-        if self._redact.suspects(line):
-            line = self._encode(_redacted(told, self._redact))
+            fields_out[f"field_{key}" if key in fields_out else key] = value
+        line = self._encode(fields_out)
+        if self._redact.may_contain_secret(line):
+            line = self._encode(_redact_value(fields_out, self._redact))
         return line + "\n"
 
 
@@ -74,28 +76,32 @@ def _timestamp(created: float) -> str:
     return datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _redacted(value: object, redact: Redactor) -> object:
+def _redact_value(value: object, redact: Redactor) -> object:
+    """Return `value` with every text in it redacted."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
-        return {redact(key): _redacted(item, redact) for key, item in value.items()}
+        return {redact(key): _redact_value(item, redact) for key, item in value.items()}
     if isinstance(value, list):
-        return [_redacted(item, redact) for item in value]
+        return [_redact_value(item, redact) for item in value]
     return value
 
 
-class People:
-    """Records as lines on the console, each different one once. filed: a log file has all warnings, too."""
+class ConsolePrinter:
+    """Prints records to the console, each different line once.
 
-    def __init__(self, console: Console, shown: int, redact: Redactor, *, filed: bool) -> None:
+    filed: the log file has all warnings, too."""
+
+    def __init__(self, console: Console, shown: int, redact: Redactor, *, in_file: bool) -> None:
         self._console = console
         self._shown = shown
         self._redact = redact
-        self._said: set[tuple[str, str]] = set()
-        self._filed = filed
-        self._folded: Counter[str] = Counter()  # by level
+        self._printed: set[tuple[str, str]] = set()
+        self._in_file = in_file
+        self._suppressed: Counter[str] = Counter()  # by level
 
-    def tell(self, record: logging.LogRecord, fields: dict[str, object]) -> None:
+    def print_record(self, record: logging.LogRecord, fields: dict[str, object]) -> None:
+        """Print a record, if its level is shown and it is not only for programs."""
         if record.levelno < self._shown or (record.msg in _FOR_MACHINES and self._shown > logging.INFO):
             return
         text = fields.get("text")
@@ -103,27 +109,33 @@ class People:
             size = fields.get("size")
             text = f"{fields.get('outcome')}: {fields.get('digest')} ({size} bytes) to {fields.get('target')}"
         elif not text:
-            told = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
-            text = f"{str(record.msg).replace('_', ' ')}: {told}" if told else str(record.msg).replace("_", " ")
-        self.say(record.levelname.lower(), str(text))
+            fields_out = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
+            text = (
+                f"{str(record.msg).replace('_', ' ')}: {fields_out}"
+                if fields_out
+                else str(record.msg).replace("_", " ")
+            )
+        self.print_line(record.levelname.lower(), str(text))
 
-    def say(self, level: str, text: str) -> None:
+    def print_line(self, level: str, text: str) -> None:
+        """Print one line. Repeated warnings and errors are counted instead."""
         line = (level, text)
         if level in ("warning", "error"):
-            if line in self._said or len(self._said) >= _DIFFERENT:
-                self._folded[level] += 1
+            if line in self._printed or len(self._printed) >= _DIFFERENT:
+                self._suppressed[level] += 1
                 return
-            self._said.add(line)
+            self._printed.add(line)
         prefix = "" if level == "info" else f"{level}: "
-        self._console.line(self._redact(f"mirror: {prefix}{text}"))
+        self._console.write_line(self._redact(f"mirror: {prefix}{text}"))
 
     def close(self, lost: int) -> None:
-        if self._folded:
-            what = " and ".join(f"{level}s" for level in ("warning", "error") if self._folded[level])
-            where = "; the log file has them" if self._filed else ""
-            self._console.line(
-                f"mirror: {self._folded.total()} more {what} that were the same as, or like, earlier ones are not "
-                f"shown{where}"
+        """Print how many lines were suppressed. lost: the number of lines that the log file lost."""
+        if self._suppressed:
+            what = " and ".join(f"{level}s" for level in ("warning", "error") if self._suppressed[level])
+            where = "; the log file has them" if self._in_file else ""
+            self._console.write_line(
+                f"mirror: {self._suppressed.total()} more {what} that repeat or resemble earlier ones "
+                f"are not shown{where}"
             )
         if lost:
-            self._console.line(f"mirror: error: {lost} lines of the log file were lost")
+            self._console.write_line(f"mirror: error: {lost} lines of the log file were lost")

@@ -1,6 +1,6 @@
-"""How far a run is, while it runs: a live display on a terminal, a line now and then elsewhere.
+"""Shows the progress of a run: a live display on a terminal, otherwise a line every 30 seconds.
 
-The only module that knows the display library, and it loads it only for a terminal.
+Only this module uses the display library, and it imports it only for a terminal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import IO, TYPE_CHECKING, Literal, cast
 
 from mirror.output.console import Console
-from mirror.output.report import duration, size
+from mirror.output.report import format_duration, format_size
 from mirror.util.structs import Struct
 
 if TYPE_CHECKING:
@@ -27,19 +27,19 @@ LIVE_EVERY = 0.25  # seconds
 
 
 class Snapshot(Struct, frozen=True):
-    """Counts at one moment; each only grows."""
+    """The counters at one moment. No counter decreases."""
 
-    images: int  # known so far
-    done: int  # of them, with whatever result
-    failed: int  # of those done
-    bytes: int  # moved: read or sent, tries that failed included
-    seconds: float  # since the beginning
+    images: int  # planned so far
+    done: int  # with any result
+    failed: int  # of `done`
+    bytes: int  # read or sent, including failed attempts
+    seconds: float  # since the start
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Counters that any thread may feed, shown until the block ends by a thread that is joined then.
+    """Counters that any thread may increase. A thread shows them until the end of the block.
 
-    `moved` fits as the `progress` of a `Work`. gauges: further numbers for each line (`active`, `waiting`)."""
+    gauges: further numbers for each line (`active`, `waiting`)."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Progress(AbstractContextManager["Progress"]):
         now: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
-        """wait: waits so many seconds and says whether that was cut short because the run has ended; for tests."""
+        """wait: waits for some seconds and returns True if the run has ended meanwhile; for tests."""
         self._console = console
         self._live = mode == "auto" and console.is_terminal
         self._silent = mode == "none"
@@ -64,21 +64,23 @@ class Progress(AbstractContextManager["Progress"]):
         self._thread: threading.Thread | None = None
 
     def expect(self, images: int) -> None:
-        """So many more images are to be done."""
+        """Add `images` to the number of planned images."""
         with self._lock:
             self._images += images
 
     def image_done(self, *, failed: bool = False) -> None:
+        """Count one image as done."""
         with self._lock:
             self._done += 1
             self._failed += failed
 
-    def moved(self, count: int) -> None:
-        """So many more bytes were read or sent."""
+    def add_bytes(self, count: int) -> None:
+        """Add bytes that were read or sent. Can be used as the `progress` of a `Work`."""
         with self._lock:
             self._bytes += count
 
     def snapshot(self) -> Snapshot:
+        """Return the current counters."""
         with self._lock:
             images, done, failed, moved = self._images, self._done, self._failed, self._bytes
         return Snapshot(max(images, done), done, failed, moved, self._now() - self._begin)
@@ -99,29 +101,29 @@ class Progress(AbstractContextManager["Progress"]):
         before = self.snapshot()
         while not self._wait(PLAIN_EVERY):
             now = self.snapshot()
-            self._console.line(f"mirror: {self._status(before, now)}")
+            self._console.write_line(f"mirror: {self._status(before, now)}")
             before = now
 
     def _status(self, before: Snapshot, now: Snapshot) -> str:
         parts = [f"{now.done} of {now.images} images"]
         if now.failed:
             parts.append(f"{now.failed} failed")
-        parts += [size(now.bytes), f"{size(_rate(before, now))}/s"]
+        parts += [format_size(now.bytes), f"{format_size(_bytes_per_second(before, now))}/s"]
         if self._gauges:
             parts += [f"{number} {name}" for name, number in self._gauges().items() if number]
-        left = _left(before, now)
+        left = _seconds_left(before, now)
         if left is not None:
-            parts.append(f"about {duration(left)} left")
+            parts.append(f"about {format_duration(left)} left")
         return ", ".join(parts)
 
     def _show_live(self) -> None:
-        # Loading it costs 100 ms, which only somebody at a terminal has to spare.
+        # The import takes 100 ms: a run without a terminal does not need it.
         from rich.console import Console as RichConsole  # noqa: PLC0415
         from rich.progress import BarColumn, TextColumn  # noqa: PLC0415
         from rich.progress import Progress as RichProgress  # noqa: PLC0415
 
         screen = RichConsole(
-            file=cast(IO[str], _Screen(self._console)), force_terminal=True, highlight=False, markup=False
+            file=cast(IO[str], _ConsoleStream(self._console)), force_terminal=True, highlight=False, markup=False
         )
         bar = RichProgress(
             BarColumn(),
@@ -132,7 +134,7 @@ class Progress(AbstractContextManager["Progress"]):
         )
         with ExitStack() as stack:
             stack.enter_context(bar)
-            stack.enter_context(self._console.through(lambda line: _print_above(screen, line)))
+            stack.enter_context(self._console.redirect_lines(lambda line: _print_above(screen, line)))
             self._draw(bar)
 
     def _draw(self, bar: RichProgress) -> None:
@@ -147,15 +149,16 @@ class Progress(AbstractContextManager["Progress"]):
                 return
 
 
-def _rate(before: Snapshot, now: Snapshot) -> float:
-    """Bytes a second."""
+def _bytes_per_second(before: Snapshot, now: Snapshot) -> float:
+    """Return the average bytes per second between two snapshots."""
     seconds = now.seconds - before.seconds
     return (now.bytes - before.bytes) / seconds if seconds > 0 else 0.0
 
 
-def _left(before: Snapshot, now: Snapshot) -> float | None:
-    """Seconds to the end if the images that are left take as long as those done; None where too few are done to say,
-    or nothing has moved meanwhile."""
+def _seconds_left(before: Snapshot, now: Snapshot) -> float | None:
+    """Return the estimated seconds to the end: the remaining images take as long as those that are done.
+
+    None if fewer than five images are done, or if nothing has changed between the snapshots."""
     if now.done < 5 or now.done >= now.images or (now.done, now.bytes) == (before.done, before.bytes):
         return None
     return now.seconds / now.done * (now.images - now.done)
@@ -165,8 +168,8 @@ def _print_above(screen: RichConsole, line: str) -> None:
     screen.print(line, soft_wrap=True)
 
 
-class _Screen(io.TextIOBase):
-    """The terminal as the display library sees it; what it cannot take at once is left out."""
+class _ConsoleStream(io.TextIOBase):
+    """The console as a stream for the display library. Output that the terminal does not accept at once is dropped."""
 
     encoding = "utf-8"
 
@@ -174,7 +177,7 @@ class _Screen(io.TextIOBase):
         self._console = console
 
     def write(self, text: str) -> int:
-        self._console.raw(text)
+        self._console.write_raw(text)
         return len(text)
 
     def isatty(self) -> bool:

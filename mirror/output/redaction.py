@@ -1,7 +1,7 @@
-"""Taking secrets out of text: those we know, by their value, and those that have the shape of one.
+"""Removes secrets from text: known secrets by their value, and others by their pattern.
 
-The last line of defence in front of every log, report and message; nothing should reach it that holds a secret.
-Rules: threats-and-faults §5.4.
+All logs, reports and messages pass through here. It is a second line of defense: callers should not pass secrets. The
+rules are in docs/trust.md, "Secrets in output".
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from mirror.errors import printable
 
 HIDDEN = "***"
 
-SHORTEST = 4  # characters of a secret that is looked for by its value: shorter ones are part of too many words
-_KEY = 12  # characters by which a secret is found, also where the rest of it was cut off
-_CUT = "…"  # what `printable` puts at the end of a text that it cuts
+SHORTEST = 4  # characters; shorter secrets are not searched for by value, since they occur in ordinary words
+_KEY = 12  # characters by which a secret is found, even if the rest of it was cut off
+_CUT = "…"  # `printable` ends a text that it cuts with this
 
 QUERY_KEYS = frozenset({"n", "last", "digest", "mount", "from", "service", "scope", "artifactType"})
 
 _NAMES = r"token|access_token|refresh_token|id_token|registrytoken|identitytoken|password|passwd|client_secret|secret"
 _HEADER = re.compile(
-    r"""((?:proxy-)?authorization|(?:set-)?cookie|x-docker-token|x-registry-auth)  # the name
+    r"""((?:proxy-)?authorization|(?:set-)?cookie|x-docker-token|x-registry-auth)  # the header's name
         ((?:\\*["']\s*,|\\*["']?\s*[:=])\s*(?:b(?=["']))?)                          # `: `, or as in the repr of a dict
-        (?: (\\*["'])(?:(?!\3).)* | [^\r\n]* )                                     # quoted, or all the rest of the line
+        (?: (\\*["'])(?:(?!\3).)* | [^\r\n]* )                                     # quoted, or the rest of the line
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -37,21 +37,23 @@ _FORM = re.compile(rf"\b({_NAMES})=(?!\*\*\*)[^\s&\"',;<>]+", re.IGNORECASE)
 _URL = re.compile(r"""([a-z][a-z0-9+.-]*://)([^\s"'<>/?#]*@)?([^\s"'<>?#]*)([?#][^\s"'<>]*)?""", re.IGNORECASE)
 _QUERY = re.compile(r"""\?(?=[\w%.~\[\]-]+=)[^\s"'<>]+""")
 
-# A line without any of these, and without a known secret, needs no closer look.
+# A text without any of these and without a known secret contains no secret.
 _SUSPICIOUS = ("://", "?", "auth", "cookie", "token", "passw", "secret", "bearer", "basic ")
 
 
 class Redactor:
-    """Call it with a text to get it without secrets. Thread-safe; reading takes no lock."""
+    """Returns a text without secrets when it is called. Thread-safe; reading takes no lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._forms: Mapping[str, tuple[str, ...]] = {}  # by their first characters
+        self._forms: Mapping[str, tuple[str, ...]] = {}  # by their first _KEY characters
 
     def add(self, secret: str, user: str | None = None) -> None:
-        """From now on, hide `secret`: as it is, percent-encoded, escaped as in JSON and by `printable`, and in base64,
-        alone or after `user:`. One that is shorter than SHORTEST is hidden in base64 after `user:` only."""
-        forms = _forms(secret, user)
+        """Hide `secret` from now on, in all encodings: plain, percent-encoded, escaped as in JSON and by `printable`,
+        HTML, and base64, alone or after `user:`.
+
+        A secret that is shorter than SHORTEST is hidden only in base64 after `user:`."""
+        forms = _encodings(secret, user)
         with self._lock:
             table = dict(self._forms)
             for form in forms:
@@ -62,22 +64,23 @@ class Redactor:
             self._forms = dict(sorted(table.items(), key=lambda item: -len(item[0])))
 
     def __call__(self, text: str) -> str:
-        """`text` without secrets. A text with nothing suspicious in it is given back as it is."""
-        return self._shapes(self._values(text)) if self.suspects(text) else text
+        """Return `text` without secrets. A text that cannot contain one is returned unchanged."""
+        return self._hide_patterns(self._hide_known_secrets(text)) if self.may_contain_secret(text) else text
 
-    def suspects(self, text: str) -> bool:
-        """Whether `text` may hold a secret: cheap, and wrong only by saying so too often."""
+    def may_contain_secret(self, text: str) -> bool:
+        """Return whether `text` may contain a secret. This is fast, and errs only towards True."""
         for key in self._forms:
             if key in text:
                 return True
         folded = text.lower()
         return any(word in folded for word in _SUSPICIOUS)
 
-    def _values(self, text: str) -> str:
+    def _hide_known_secrets(self, text: str) -> str:
+        """Replace known secrets."""
         for key, forms in self._forms.items():
             start = text.find(key)
             while start >= 0:
-                end = _end(text, start, forms)
+                end = _secret_end(text, start, forms)
                 if end > start:
                     text = text[:start] + HIDDEN + text[end:]
                     end = start + len(HIDDEN)
@@ -85,35 +88,38 @@ class Redactor:
         return text
 
     @staticmethod
-    def _shapes(text: str) -> str:
+    def _hide_patterns(text: str) -> str:
+        """Replace texts that match the pattern of a secret: headers, tokens, passwords, URLs."""
         text = _HEADER.sub(lambda found: f"{found[1]}{found[2]}{found[3] or ''}{HIDDEN}", text)
         text = _SCHEME.sub(rf"\1\2{HIDDEN}", text)
         text = _JSON.sub(lambda found: f"{found[1]}{found[2]}{found[1]}{found[3]}{found[4]}{HIDDEN}", text)
-        text = _URL.sub(_url, text)
-        text = _QUERY.sub(lambda found: _query(found[0], bare=False), text)
+        text = _URL.sub(_redact_url, text)
+        text = _QUERY.sub(lambda found: _redact_query(found[0], bare=False), text)
         return _FORM.sub(rf"\1={HIDDEN}", text)
 
 
-def _forms(secret: str, user: str | None) -> set[str]:
+def _encodings(secret: str, user: str | None) -> set[str]:
+    """Return all encodings of a secret."""
     forms = set()
     if user:
         forms |= _base64(f"{user}:{secret}")
     if len(secret) >= SHORTEST:
         forms |= {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), printable(secret, len(secret))}
         forms |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
-        forms |= _base64(secret) | _marked_up(secret)
-    # What was escaped by `printable` may then be escaped as JSON.
+        forms |= _base64(secret) | _html_encodings(secret)
+    # A text that was escaped by `printable` may be escaped again as JSON.
     return {escaped for form in forms for escaped in (form, json.dumps(form)[1:-1])}
 
 
 def _base64(text: str) -> set[str]:
+    """Return `text` in base64, standard and URL-safe, with and without padding."""
     raw = text.encode("utf-8", "surrogatepass")
     padded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
     return padded | {form.rstrip("=") for form in padded}
 
 
-def _marked_up(text: str) -> set[str]:
-    """As HTML and XML have it, by the habits of Go, Python and others, and JSON of Go, which is meant for HTML too."""
+def _html_encodings(text: str) -> set[str]:
+    """Return `text` escaped for HTML and XML, in the variants of Go, Python and others, and in Go's JSON for HTML."""
     forms = set()
     for quotes, apostrophe in (("&#34;", "&#39;"), ("&quot;", "&#x27;"), ("&quot;", "&apos;"), ("&quot;", "&#39;")):
         named = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -122,8 +128,8 @@ def _marked_up(text: str) -> set[str]:
     return forms | {plain.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")}
 
 
-def _end(text: str, start: int, forms: tuple[str, ...]) -> int:
-    """Where the secret ends that may begin at `start`; `start` if there is none."""
+def _secret_end(text: str, start: int, forms: tuple[str, ...]) -> int:
+    """Return the end of the secret that begins at `start`, or `start` if there is none."""
     for form in forms:
         if text.startswith(form, start):
             return start + len(form)
@@ -132,15 +138,16 @@ def _end(text: str, start: int, forms: tuple[str, ...]) -> int:
     return start + len(rest) if any(form.startswith(rest) for form in forms) else start
 
 
-def _url(found: re.Match[str]) -> str:
+def _redact_url(found: re.Match[str]) -> str:
+    """Return a URL without user information, and without values of unknown query keys."""
     userinfo = f"{HIDDEN}@" if found[2] else ""
-    return f"{found[1]}{userinfo}{found[3]}{_query(found[4], bare=True) if found[4] else ''}"
+    return f"{found[1]}{userinfo}{found[3]}{_redact_query(found[4], bare=True) if found[4] else ''}"
 
 
-def _query(text: str, *, bare: bool) -> str:
-    """A query, with its `?` (or a fragment, with its `#`), where only known keys keep their values.
+def _redact_query(text: str, *, bare: bool) -> str:
+    """Return a query with its `?` (or a fragment with its `#`) in which only known keys keep their values.
 
-    bare: whether a part without `=` is hidden too."""
+    bare: also hide parts without `=`."""
     parts = []
     for part in re.split("([&;#?])", text):
         key, equals, value = part.partition("=")

@@ -77,7 +77,7 @@ class Retries:
             self._limits.note_refused_wait(asked)
             limits.mark_down(error)
         elif isinstance(error, RateLimited) and not error.retryable:
-            limits.use_up(f"{request.method} {request.kind}", error)
+            limits.mark_quota_used_up(f"{request.method} {request.kind}", error)
         elif error.retryable and (asked is not None or error.status == 429):
             wait = max(asked or 0.0, PAUSE if error.status == 429 else 0.0)
             if wait and limits.pause(wait):

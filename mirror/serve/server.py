@@ -19,7 +19,7 @@ from mirror.layout.bundle.store import Bundle
 from mirror.layout.bundle.verify import absent
 from mirror.layout.directory import LayoutStore
 from mirror.oci.reference import is_path
-from mirror.output.console import Console, tell
+from mirror.output.console import Console, print_lines
 from mirror.serve.connection import Connection
 from mirror.serve.handlers import Registry
 from mirror.serve.messages import Request, Response
@@ -64,7 +64,7 @@ def serve(
         Server(answer, host, port, stop=stop, tls=tls) as server,
     ):
         what = "takes pushes" if writable else "read-only"
-        tell([f"http{'s' if tls else ''}://{server.address}/ serves {printable(path)} ({what})"])
+        print_lines([f"http{'s' if tls else ''}://{server.address}/ serves {printable(path)} ({what})"])
         while signals.number is None:
             signals.wait()
         return SIGNALLED + signals.number
@@ -150,7 +150,7 @@ def _usable(source: Source, work: Work) -> None:
         )
     lack = archive.incomplete()
     if lack is not None:
-        Console(sys.stderr).line(f"mirror: warning: {lack.what}; the rest is served")
+        Console(sys.stderr).write_line(f"mirror: warning: {lack.what}; the rest is served")
 
 
 @contextmanager

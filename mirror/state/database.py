@@ -1,6 +1,6 @@
-"""The state's schema and every SQL statement on it.
+"""The schema of the state and all SQL statements.
 
-The only module that knows SQLite; its errors leave as `Trouble`. A `Database` is one connection, for one thread
+Only this module uses sqlite3; its errors are raised as `DatabaseError`. A `Database` is one connection, for one thread
 at a time.
 """
 
@@ -21,11 +21,11 @@ SOURCE, TARGET = 0, 1
 APPLICATION_ID = 0x4D495252  # "MIRR"
 VERSION = 2
 
-# Names and digests are stored once and referred to by number; a digest is its 32 or 64 bytes. `member` says: this
-# repository held every blob that `root` leads to, `digest` among them; `root` has a row as well. The repository is a
-# target, or a source on the host of a target. `root` is there for pruning: rows whose root no tag names any more are
-# dropped. `seen` orders repositories by generation, not by a clock that may be wrong. Statements are spelled as SQLite
-# gives them back, to be compared with a file's.
+# Names and digests are stored once and referred to by number; a digest is its 32 or 64 bytes. A row of `member` means:
+# the repository contained all blobs of the image `root`, and `digest` is one of them; `root` has a row as well. The
+# repository is a target, or a source on the host of a target. `root` is needed for pruning: rows whose root has no tag
+# any more are dropped. `seen` orders repositories by a counter, since a clock may be wrong. The statements are spelled
+# as SQLite returns them, to be compared with those of a file.
 SCHEMA = {
     "repository": "CREATE TABLE repository(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen INTEGER NOT NULL)",
     "digest": "CREATE TABLE digest(id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE)",
@@ -39,13 +39,13 @@ SCHEMA = {
     "answered_by_v2": "CREATE TABLE answered_by_v2(name TEXT PRIMARY KEY) WITHOUT ROWID",
     "writers": "CREATE TABLE writers(mark TEXT PRIMARY KEY) WITHOUT ROWID",
 }
-ADDED = {1: ("answered_by_v2", "writers")}  # version -> the tables that its files lack
+ADDED = {1: ("answered_by_v2", "writers")}  # version -> tables that files of this version lack
 
 _TAG = """SELECT t.digest FROM repository r JOIN tag t ON t.repository = r.id
           WHERE r.name = ? AND t.side = ? AND t.name = ?"""
 _HELD = """SELECT 1 FROM repository r JOIN digest d JOIN member m ON m.digest = d.id AND m.repository = r.id
            WHERE r.name = ? AND d.value = ? LIMIT 1"""
-# Jumps from repository to repository in the index instead of reading each of what may be 100,000 rows of a base layer.
+# Skips from repository to repository in the index. Reading all rows would take too long: a base layer may have 100,000.
 _HOLDERS = """WITH RECURSIVE held(d, r) AS (
                 SELECT id, (SELECT max(repository) FROM member WHERE digest = id) FROM digest WHERE value = ?
                 UNION ALL
@@ -56,39 +56,41 @@ _STALE = """FROM member WHERE repository = ?1 AND root NOT IN (
               SELECT d.id FROM tag t JOIN digest d ON d.value = t.digest WHERE t.repository = ?1)"""
 
 
-class Trouble(Exception):
-    """SQLite could not do it. corrupt: the file is at fault, a new one would do; full: no space; busy: another
-    program holds it."""
+class DatabaseError(Exception):
+    """An error of SQLite.
+
+    corrupt: the file is damaged, and a new one would help. full: no space. busy: another program holds the file."""
 
     def __init__(self, error: sqlite3.Error | UnicodeError | str) -> None:
         super().__init__(printable(error))
         damage = sqlite3.SQLITE_CORRUPT if isinstance(error, str | UnicodeDecodeError) else 0
-        code = getattr(error, "sqlite_errorcode", damage) & 0xFF  # the extended codes say more than we need
+        code = getattr(error, "sqlite_errorcode", damage) & 0xFF  # the low byte is the primary code
         self.corrupt = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
         self.full = code == sqlite3.SQLITE_FULL
         self.busy = code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-# SQLite puts names from the file into its messages: of a damaged file these need not be text.
+# SQLite's messages contain names from the file, which may be invalid UTF-8 in a damaged file.
 _ERRORS = (sqlite3.Error, UnicodeError)
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _database_errors() -> Iterator[None]:
+    """Raise SQLite's errors as DatabaseError."""
     try:
         yield
     except _ERRORS as error:
-        raise Trouble(error) from error
+        raise DatabaseError(error) from error
 
 
 class Database:
     """One connection to the file."""
 
     def __init__(self, path: Path, *, write: bool) -> None:
-        """Raises Trouble, also where the file is missing."""
+        """Raises DatabaseError, also if the file is missing."""
         self._ids: dict[str, int] = {}  # of repositories, for the writer
         self._outdated: set[int] = set()  # repositories where a tag moved
-        with _translated():
+        with _database_errors():
             uri = _uri(path, "rw" if write else "ro")
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
             try:
@@ -104,47 +106,54 @@ class Database:
                 raise
 
     def close(self) -> None:
+        """Close the connection. Errors are ignored."""
         with suppress(*_ERRORS):
             self._db.close()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def tag(self, side: int, repository: str, tag: str) -> Digest | None:
+        """Return the digest that was noted for a tag. side: SOURCE or TARGET."""
         found = self._query(_TAG, (repository, side, tag))
-        return unpack(found[0][0]) if found else None
+        return digest_from_bytes(found[0][0]) if found else None
 
-    def held(self, repository: str, digest: Digest) -> bool:
-        return bool(self._query(_HELD, (repository, pack(digest))))
+    def was_held(self, repository: str, digest: Digest) -> bool:
+        """Return whether a row says that the repository contained the digest."""
+        return bool(self._query(_HELD, (repository, digest_to_bytes(digest))))
 
     def holders(self, host: str, digest: Digest, limit: int) -> list[str]:
-        """Names (`host/path`) as the file has them, unchecked; the last written repositories first."""
+        """Return names (`host/path`) of repositories, unchecked; the most recently written first."""
         prefix = f"{host}/"
-        found = self._query(_HOLDERS, (pack(digest), len(prefix), prefix, limit))
+        found = self._query(_HOLDERS, (digest_to_bytes(digest), len(prefix), prefix, limit))
         return [name for (name,) in found if isinstance(name, str)]
 
-    def transformed(self, identity: str) -> Digest | None:
+    def transform_digest(self, identity: str) -> Digest | None:
+        """Return the digest of a transform's last result."""
         found = self._query("SELECT digest FROM transform WHERE identity = ?", (identity,))
-        return unpack(found[0][0]) if found else None
+        return digest_from_bytes(found[0][0]) if found else None
 
-    def marks(self) -> set[str]:
+    def unfinished_repositories(self) -> set[str]:
+        """Return the names of repositories that are marked as unfinished."""
         return {name for (name,) in self._query("SELECT name FROM unfinished", ()) if isinstance(name, str)}
 
-    def answered_by_v2(self, repository: str) -> bool:
+    def has_v2_answered(self, repository: str) -> bool:
+        """Return whether v2 has answered for the source repository."""
         if self._lacks("answered_by_v2"):
             return False
         return bool(self._query("SELECT 1 FROM answered_by_v2 WHERE name = ?", (repository,)))
 
-    def writers(self) -> str | None:
-        """The mark that tags of targets were noted under."""
+    def writers_mark(self) -> str | None:
+        """Return the mark under which the tags of targets were noted."""
         found = [] if self._lacks("writers") else self._query("SELECT mark FROM writers", ())
         return str(found[0][0]) if found else None
 
     def _lacks(self, table: str) -> bool:
-        """Whether the file is of an earlier version that has no such table, and was opened for reading only."""
+        """Return whether the file lacks the table: it has an earlier version, and was opened for reading."""
         ((version,),) = self._query("PRAGMA user_version", ())
         return table in ADDED.get(int(version), ())
 
     def tables(self) -> dict[str, str]:
+        """Return the tables and indexes of the file with their SQL statements."""
         found = self._query("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL", ())
         return {str(name): str(sql) for name, sql in found}
 
@@ -152,13 +161,15 @@ class Database:
         try:
             return self._db.execute(statement, values).fetchall()
         except _ERRORS as error:
-            raise Trouble(error) from error
+            raise DatabaseError(error) from error
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def apply(self, actions: Iterable[Callable[[Database], None]]) -> None:
-        """All of `actions` in one transaction, on disk when this returns; none of them if it raises Trouble."""
-        with _translated():
+        """Run `actions` in one transaction.
+
+        It is on disk when this returns. Raises DatabaseError; then nothing has changed."""
+        with _database_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 for action in actions:
@@ -171,7 +182,7 @@ class Database:
                 raise
 
     def upgrade(self) -> None:
-        """Add the tables that an earlier version's file lacks. Raises Trouble."""
+        """Add the tables that a file of an earlier version lacks. Raises DatabaseError."""
         ((version,),) = self._query("PRAGMA user_version", ())
         lacking = ADDED.get(int(version), ())
 
@@ -184,9 +195,10 @@ class Database:
             self.apply([add])
 
     def note_tag(self, side: int, repository: str, tag: str, digest: Digest | None) -> None:
+        """Store the digest of a tag; None: delete it."""
         key = (self._repository(repository), side, tag)
         known = self._db.execute("SELECT digest FROM tag WHERE (repository, side, name) = (?, ?, ?)", key).fetchone()
-        value = pack(digest) if digest is not None else None
+        value = digest_to_bytes(digest) if digest is not None else None
         if known == (value,) or known is value:
             return
         if known:
@@ -197,6 +209,7 @@ class Database:
             self._db.execute("INSERT OR REPLACE INTO tag VALUES (?, ?, ?, ?)", (*key, value))
 
     def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
+        """Store that the repository contains `blobs`, which the image `root` consists of."""
         where, top = self._repository(repository), self._digest(root)
         rows = [(self._digest(digest), where, top) for digest in blobs]
         self._db.execute("DELETE FROM member WHERE repository = ? AND root = ?", (where, top))
@@ -205,43 +218,48 @@ class Database:
         self._seen += 1
 
     def forget(self, repository: str) -> None:
+        """Delete the tags of a repository and all rows about its blobs."""
         where = self._repository(repository)
         self._db.execute("DELETE FROM tag WHERE repository = ?", (where,))
         self._drop_stale(where)
 
-    def mark(self, repository: str) -> None:
+    def mark_unfinished(self, repository: str) -> None:
+        """Mark a repository as unfinished."""
         self._db.execute("INSERT OR IGNORE INTO unfinished VALUES (?)", (repository,))
 
-    def unmark(self, repository: str) -> None:
+    def remove_mark(self, repository: str) -> None:
+        """Remove the mark of a repository."""
         self._db.execute("DELETE FROM unfinished WHERE name = ?", (repository,))
 
-    def note_answered_by_v2(self, repository: str) -> None:
+    def note_v2_answer(self, repository: str) -> None:
+        """Store that v2 has answered for the source repository."""
         self._db.execute("INSERT OR IGNORE INTO answered_by_v2 VALUES (?)", (repository,))
 
-    def begin_anew(self, mark: str) -> None:
-        """Drop all tags of targets; those that are noted from now on are noted under `mark`."""
+    def reset_target_tags(self, mark: str) -> None:
+        """Delete all tags of targets. Tags are noted under `mark` from now on."""
         self._db.execute("DELETE FROM tag WHERE side = ?", (TARGET,))
         self._db.execute("DELETE FROM writers")
         self._db.execute("INSERT INTO writers VALUES (?)", (mark,))
 
     def note_transformed(self, identity: str, digest: Digest) -> None:
-        self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, pack(digest)))
+        """Store the digest of a transform's result."""
+        self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, digest_to_bytes(digest)))
 
-    def nothing(self) -> None:
-        """An action for who only waits for those before it."""
+    def do_nothing(self) -> None:
+        """Do nothing: an action for callers that wait for the actions before it."""
 
-    def check(self) -> None:
-        """Raises Trouble if the file is damaged. Reads all of it."""
+    def check_integrity(self) -> None:
+        """Check the whole file. Raises DatabaseError if it is damaged."""
         ((verdict,),) = self._query("PRAGMA quick_check(1)", ())
         if verdict != "ok":
-            raise Trouble(str(verdict))
+            raise DatabaseError(str(verdict))
 
-    def outdated(self) -> list[int]:
-        """Repositories whose roots `prune` should look at."""
+    def outdated_repositories(self) -> list[int]:
+        """Return the ids of repositories that `prune` should process."""
         return sorted(self._outdated)
 
     def prune(self, repository: int) -> None:
-        """Drop what is known of roots that no known tag names any more."""
+        """Delete the rows of roots that no tag of the repository refers to any more."""
         self._outdated.discard(repository)
         self._drop_stale(repository)
 
@@ -252,6 +270,7 @@ class Database:
         self._db.executemany(unused, orphans)
 
     def _repository(self, name: str) -> int:
+        """Return the id of a repository; insert it if it is missing."""
         known = self._ids.get(name)
         if known is None:
             self._db.execute("INSERT OR IGNORE INTO repository(name, seen) VALUES (?, 0)", (name,))
@@ -260,17 +279,18 @@ class Database:
         return int(known)
 
     def _digest(self, digest: Digest) -> int:
-        value = (pack(digest),)
+        """Return the id of a digest; insert it if it is missing."""
+        value = (digest_to_bytes(digest),)
         found = self._db.execute("SELECT id FROM digest WHERE value = ?", value).fetchone()
         if found:
             return int(found[0])
         return int(self._db.execute("INSERT INTO digest(value) VALUES (?)", value).lastrowid or 0)
 
 
-def create(path: Path) -> None:
-    """Give the empty file at `path` the schema. Raises Trouble."""
+def create_schema(path: Path) -> None:
+    """Create the schema in the empty file at `path`. Raises DatabaseError."""
     statements = [*SCHEMA.values(), f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {VERSION}"]
-    with _translated():
+    with _database_errors():
         database = sqlite3.connect(_uri(path, "rw"), uri=True, isolation_level=None)
         try:
             for statement in ["BEGIN", *statements, "COMMIT"]:
@@ -287,12 +307,13 @@ def _uri(path: Path, mode: str) -> str:
     return f"file:{quote(os.fsencode(path))}?mode={mode}"
 
 
-def pack(digest: Digest) -> bytes:
+def digest_to_bytes(digest: Digest) -> bytes:
+    """Return the bytes of a digest, as the file stores it."""
     return bytes.fromhex(digest.hex)
 
 
-def unpack(value: object) -> Digest | None:
-    """The digest, or None for what cannot be one: the file may lie."""
+def digest_from_bytes(value: object) -> Digest | None:
+    """Return the digest for bytes of the file, or None if they are not valid."""
     if not isinstance(value, bytes):
         return None
     try:

@@ -1,6 +1,6 @@
-"""The file that the state is in: found, checked, made, and set aside when it cannot be ours.
+"""The file of the state: opened, checked, created, and set aside if it is invalid.
 
-Checking only reads, so that a file which is set aside is as it was found, byte for byte.
+Checks only read, so a file that is set aside keeps its content byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mirror.errors import LocalError
-from mirror.state.database import ADDED, APPLICATION_ID, SCHEMA, VERSION, Database, Trouble, create
+from mirror.state.database import ADDED, APPLICATION_ID, SCHEMA, VERSION, Database, DatabaseError, create_schema
 from mirror.util.files import local_error
 
 _MAGIC = b"SQLite format 3\0"
@@ -23,57 +23,58 @@ _SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 def open_database(path: Path, warn: Callable[[str], None]) -> Database:
-    """For writing; a file that cannot be ours is set aside first, with a warning, a missing one made (0600), and one of
-    an earlier version brought up to this one.
+    """Open the file for writing.
 
-    Raises LocalError."""
+    An invalid file is set aside with a warning, a missing one is created (mode 0600), and one of an earlier version is
+    upgraded. Raises LocalError."""
     fault = find_fault(path)
     if fault:
-        renew(path, fault, warn)
+        replace_file(path, fault, warn)
     try:
         if not path.exists() or path.stat().st_size == 0:
             _create(path)
         database = Database(path, write=True)
         try:
             database.upgrade()
-        except Trouble:
+        except DatabaseError:
             database.close()
             raise
         return database
     except OSError as error:
         raise local_error("write", path, error) from error
-    except Trouble as error:
-        raise refusal(path, error) from error
+    except DatabaseError as error:
+        raise state_error(path, error) from error
 
 
-def renew(path: Path, fault: str, warn: Callable[[str], None]) -> None:
-    """Set the file aside, byte for byte, and begin a new one. Raises LocalError."""
+def replace_file(path: Path, fault: str, warn: Callable[[str], None]) -> None:
+    """Set the file aside and create a new one. Raises LocalError."""
     try:
         aside = _set_aside(path)
         _create(path)
     except OSError as error:
         raise local_error("set aside", path, error) from error
-    except Trouble as error:
-        raise refusal(path, error) from error
-    warn(f"the state file {path} {fault}; it was set aside as {aside.name}, and this run will ask more than usual")
+    except DatabaseError as error:
+        raise state_error(path, error) from error
+    warn(
+        f"the state file {path} {fault}; it was set aside as {aside.name}, and this run sends more requests than usual"
+    )
 
 
-def refusal(path: Path, error: Trouble) -> LocalError:
-    """`Trouble` as the error of a run."""
+def state_error(path: Path, error: DatabaseError) -> LocalError:
+    """Return the LocalError for a DatabaseError."""
     if error.full:
         return LocalError(f"cannot write {path}: {error}", hint="free some space there", code="local_full")
     if error.busy:
-        hint = "another program holds it (a backup, a browser): end that, or give this run a `state` of its own"
+        hint = "another program holds it (a backup, a browser): end it, or give this run a `state` of its own"
         return LocalError(f"cannot write {path}: {error}", hint=hint)
-    hint = "see whether this user may write to the directory and whether its disk is sound"
+    hint = "check that this user may write to the directory, and check the disk for errors"
     return LocalError(f"cannot write {path}: {error}", hint=hint)
 
 
 def find_fault(path: Path) -> str | None:
-    """Why the file is no state that this version reads, as the end of a sentence; None if it is one, or missing, or
-    empty.
+    """Return why this version cannot use the file, as the end of a sentence; None if it is valid, missing or empty.
 
-    Reads only. Raises LocalError where it cannot be read, or is a link or no file."""
+    Only reads. Raises LocalError if the file cannot be read, is a link, or is not a regular file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -102,7 +103,7 @@ def _header_fault(header: bytes) -> str | None:
         return "is another program's database"
     version = _version(header)
     known = version == VERSION or version in ADDED
-    return None if known else f"is of version {version}, and this program knows none after version {VERSION}"
+    return None if known else f"is of version {version}; this program knows versions up to {VERSION}"
 
 
 def _content_fault(path: Path, version: int) -> str | None:
@@ -110,15 +111,16 @@ def _content_fault(path: Path, version: int) -> str | None:
     try:
         database = Database(path, write=False)
         try:
-            database.marks()
-            return None if database.tables() == expected else "has other tables than ours"
+            database.unfinished_repositories()
+            return None if database.tables() == expected else "does not have the tables of a state file"
         finally:
             database.close()
-    except Trouble as error:
+    except DatabaseError as error:
         return f"cannot be read ({error})"
 
 
 def _set_aside(path: Path) -> Path:
+    """Rename the file, with SQLite's side files that have content. Return the new path. Raises OSError."""
     stamp = f"{path.name}.bad-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     names = (path.with_name(f"{stamp}{suffix}") for suffix in ("", *(f".{n}" for n in range(2, 100))))
     aside = next((name for name in names if not os.path.lexists(name)), None)
@@ -131,15 +133,15 @@ def _set_aside(path: Path) -> Path:
             if suffix != "-shm" and beside.stat().st_size:
                 beside.rename(aside.with_name(aside.name + suffix))
             else:
-                beside.unlink()  # nothing in it, or nothing that the others do not have: checking made it
+                beside.unlink()  # it has no content of its own: the check created it
     return aside
 
 
 def _create(path: Path) -> None:
-    """Made under another name, so that a file under ours always has its whole schema."""
+    """Create the file under another name and rename it, so that it always has the complete schema."""
     new = path.with_name(f".{path.name}.new")
     for leftover in (new, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)):
         leftover.unlink(missing_ok=True)
     os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    create(new)
+    create_schema(new)
     new.rename(path)

@@ -1,7 +1,8 @@
-"""What earlier runs learned, in one SQLite file: hints that change what a run costs, not its result.
+"""The state: what earlier runs learned, in one SQLite file. Hints change the cost of a run, not its result.
 
-Some rows are more than hints: the mark of a repository that was begun and not finished, that v2 answered for a source
-repository, and the tags that the operator chose to believe (docs/operations.md, "State and lock").
+Three kinds of rows are more than hints: the mark of a repository in which a run has not finished, the fact that v2
+answered for a source repository, and the tags of targets that the operator declared `exclusive` or `immutable`
+(docs/operations.md, "State and lock").
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Literal, TypeVar
 from mirror.errors import LocalError, MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_path
-from mirror.state.database import SOURCE, TARGET, Database, Trouble
-from mirror.state.file import find_fault, open_database, refusal
+from mirror.state.database import SOURCE, TARGET, Database, DatabaseError
+from mirror.state.file import find_fault, open_database, state_error
 from mirror.state.writer import Writer
 
 FILE_NAME = "state.sqlite3"
@@ -29,22 +30,23 @@ _T = TypeVar("_T")
 
 
 class State(AbstractContextManager["State"]):
-    """Hints, by repository (`host/path`). Any thread. Reading costs one or two index look-ups; noting only queues.
+    """Hints by repository (`host/path`). Thread-safe. A read costs one or two index lookups; a note is only queued.
 
-    What was noted is read back after it was written, within about a second, or after `flush`; but forgetting,
-    withdrawing and marking count at once. Threads that read have a connection to themselves meanwhile, and one thread
-    writes: no lock of ours is held across SQLite's I/O. An answer may be wrong in any way that still is a digest or a
-    path."""
+    A note can be read after it was written, within about a second or after `flush`. `forget`, `withdraw_tag` and marks
+    take effect at once. Each reading thread uses its own connection, and one thread writes, so no lock is held during
+    SQLite's I/O. The file may be wrong or damaged: callers get any digest or path, but nothing else."""
 
     @classmethod
     def open(
         cls, directory: Path, warn: Callable[[str], None], *, read_only: bool = False, writers: str | None = None
     ) -> State:
-        """The state in `directory`, made if missing; one that is corrupt, foreign or of another version is set aside,
-        byte for byte, with a warning. read_only: for commands that take no lock: what is there is read, nothing is
-        written, all notes are dropped. writers: the mark under which tags of targets are noted (`run_marks`); what was
-        noted under another one is not known. None: all is known. Raises LocalError if it cannot be written (read).
-        """
+        """Open the state in `directory`; create it if it is missing.
+
+        A file that is damaged, of another program or of an unknown version is set aside unchanged, with a warning.
+        read_only: for commands without the lock: the file is only read, and all notes are dropped.
+        writers: the mark under which tags of targets are noted (`run_marks`); tags that were noted under another mark
+        are ignored. None: all tags count.
+        Raises LocalError if the file cannot be written (read_only: read)."""
         path = directory / FILE_NAME
         if read_only:
             fault = find_fault(path)
@@ -52,16 +54,16 @@ class State(AbstractContextManager["State"]):
                 warn(f"the state file {path} {fault}; it is not used")
             usable = not fault and path.exists() and path.stat().st_size > 0
             state = cls(path, None, set(), warn, usable=usable)
-            state._knows_targets = writers in (None, state._read("", Database.writers, None))
+            state._knows_targets = writers in (None, state._read("", Database.writers_mark, None))
             return state
         database = open_database(path, warn)
         try:
-            marks = database.marks()
-            if writers not in (None, database.writers()):
-                database.apply([partial(Database.begin_anew, mark=writers)])
-        except Trouble as trouble:
+            marks = database.unfinished_repositories()
+            if writers not in (None, database.writers_mark()):
+                database.apply([partial(Database.reset_target_tags, mark=writers)])
+        except DatabaseError as failure:
             database.close()
-            raise refusal(path, trouble) from trouble
+            raise state_error(path, failure) from failure
         return cls(path, database, marks, warn)
 
     def __init__(
@@ -80,27 +82,28 @@ class State(AbstractContextManager["State"]):
         self._lock = threading.Lock()
         self._unfinished = marks
         self._forgotten: set[str] = set()
-        self._idle: deque[tuple[int, Database]] = deque()  # connections that nobody reads with, with their generation
-        self._suspected = False
+        self._idle: deque[tuple[int, Database]] = deque()  # unused connections, with their generation
+        self._reported = False
         self._writer = Writer(path, database, self._marks, warn) if database else None
 
     def _marks(self) -> list[str]:
+        """Return the repositories that are marked as unfinished."""
         with self._lock:
             return sorted(self._unfinished)
 
     @property
-    def trouble(self) -> MirrorError | None:
-        """Why hints could not be kept: the run goes on, and ends with this error's exit code."""
-        return self._writer.trouble if self._writer else None
+    def failure(self) -> MirrorError | None:
+        """The error for which hints could not be saved. The run continues, and exits with the error's code."""
+        return self._writer.failure if self._writer else None
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
-        """The digest that `tag` was last given, or seen with, on that target repository."""
+        """Return the digest that a run last wrote to, or saw at, `tag` on the target repository."""
         return self._tag("target", repository, tag) if self._knows_targets else None
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
-        """The digest that was last noted of `tag` for that source, under the name that it was noted by."""
+        """Return the digest that was last noted for `tag` of the source, under the name that it was noted by."""
         return self._tag("source", repository, tag)
 
     def _tag(self, side: Side, repository: str, tag: str) -> Digest | None:
@@ -108,15 +111,17 @@ class State(AbstractContextManager["State"]):
         return self._read(repository, lambda database: database.tag(number, repository, tag), None)
 
     def transformed(self, identity: str) -> Digest | None:
-        """The digest of what a transform made, the last time, of the version that `identity` names."""
-        return self._read(identity, lambda database: database.transformed(identity), None)
+        """Return the digest of the last result of a transform for the version that `identity` identifies."""
+        return self._read(identity, lambda database: database.transform_digest(identity), None)
 
     def held(self, repository: str, digest: Digest) -> bool:
-        """Whether that repository held `digest` when an earlier run copied an image there. It may be gone since."""
-        return self._read(repository, lambda database: database.held(repository, digest), False)
+        """Return whether `repository` contained `digest` when an earlier run copied an image there.
+
+        It may be gone since."""
+        return self._read(repository, lambda database: database.was_held(repository, digest), False)
 
     def holders(self, host: str, digest: Digest, limit: int = 4) -> list[str]:
-        """Paths of repositories on `host` that held `digest`, those written last first."""
+        """Return paths of repositories on `host` that contained `digest`, the most recently written first."""
         more = limit + len(self._forgotten)
         nothing: list[str] = []
         names = self._read("", lambda database: database.holders(host, digest, more), nothing)
@@ -124,41 +129,42 @@ class State(AbstractContextManager["State"]):
         return [path for path in paths if is_path(path)][:limit]
 
     def unfinished(self, repository: str) -> bool:
-        """Whether a run began to write there and did not end its work: blobs may be there although no tag is."""
+        """Return whether a run started to write there and did not finish: blobs may exist although there is no tag."""
         return repository in self._unfinished
 
-    def answered_by_v2(self, repository: str) -> bool:
-        """Whether v2 answered for that source repository in an earlier run. Where the file cannot be read, it did."""
-        return self._usable and self._read("", lambda database: database.answered_by_v2(repository), True)
+    def has_v2_answered(self, repository: str) -> bool:
+        """Return whether v2 answered for the source repository in an earlier run. True if the file cannot be read."""
+        return self._usable and self._read("", lambda database: database.has_v2_answered(repository), True)
 
     def _read(self, repository: str, query: Callable[[Database], _T], nothing: _T) -> _T:
+        """Run a query on an idle connection. Return `do_nothing` if the hints are unknown or cannot be read."""
         if not self._usable or repository in self._forgotten:
             return nothing
         generation = self._writer.generation if self._writer else 0
         try:
-            database = self._borrow(generation)
+            database = self._take_connection(generation)
             try:
                 return query(database)
             finally:
-                self._give_back(generation, database)
-        except Trouble as trouble:
-            self._note_trouble(trouble)
+                self._return_connection(generation, database)
+        except DatabaseError as failure:
+            self._note_trouble(failure)
             return nothing
 
-    def _borrow(self, generation: int) -> Database:
+    def _take_connection(self, generation: int) -> Database:
         while self._idle:
             try:
                 made_for, database = self._idle.pop()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread took the last one
                 break
             if made_for == generation:
                 return database
             database.close()
         return Database(self._path, write=False)
 
-    def _give_back(self, generation: int, database: Database) -> None:
+    def _return_connection(self, generation: int, database: Database) -> None:
         self._idle.append((generation, database))
-        if not self._usable:  # closed meanwhile
+        if not self._usable:  # the state was closed meanwhile
             self._close_idle()
 
     def _close_idle(self) -> None:
@@ -169,84 +175,86 @@ class State(AbstractContextManager["State"]):
                 return
             database.close()
 
-    def _note_trouble(self, trouble: Trouble) -> None:
+    def _note_trouble(self, failure: DatabaseError) -> None:
         with self._lock:
-            first, self._suspected = not self._suspected, True
+            first, self._reported = not self._reported, True
         if not first:
             return
-        if trouble.corrupt and self._writer:
-            self._writer.suspect()
+        if failure.corrupt and self._writer:
+            self._writer.check_file()
         else:
-            self._warn(f"cannot read the state file {self._path} ({trouble}); this run asks more than usual")
+            self._warn(f"cannot read the state file {self._path} ({failure}); this run sends more requests than usual")
 
     # -- noting -------------------------------------------------------------------------------------------------------
 
     def note_tag(self, side: Side, repository: str, tag: str, digest: Digest | None) -> None:
-        """`tag` has `digest` there now; None: it is not there."""
+        """Note that `tag` has `digest` in the repository now; None: that it does not exist."""
         number = _SIDES[side]
         self._submit(lambda database: database.note_tag(number, repository, tag, digest))
 
     def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
-        """Before `tag` is written on a target repository: what is known of it is off the disk when this returns.
+        """Remove the note of `tag` from the disk before the tag is written on a target repository.
 
-        noted: whether this run has noted anything of it, which may still wait to be written. Raises LocalError."""
+        noted: whether this run has noted the tag, and the note may still be queued. Raises LocalError."""
         known = self._read(repository, lambda database: database.tag(TARGET, repository, tag) is not None, True)
         if (known or noted) and self._writer:
             self._writer.call(lambda database: database.note_tag(TARGET, repository, tag, None))
 
     def note_graph(self, repository: str, root: Digest, blobs: Iterable[Digest]) -> None:
-        """Every blob under `root` was proven to be in that repository, or read from there. Manifests are not noted: no
-        hint spares putting one, since registries remove untagged ones while their tags still have the same digest."""
+        """Note that every blob under `root` was proven to be in the repository, or was read from there.
+
+        Manifests are not noted. No hint can save a PUT of a manifest, because registries delete untagged manifests
+        while their tags still have the same digest."""
         kept = tuple(blobs)
         self._submit(lambda database: database.note_graph(repository, root, kept))
 
     def note_transformed(self, identity: str, digest: Digest) -> None:
-        """A transform made a manifest with `digest` of the version that `identity` names."""
+        """Note the digest of a transform's result for the version that `identity` identifies."""
         self._submit(lambda database: database.note_transformed(identity, digest))
 
-    def note_answered_by_v2(self, repository: str) -> None:
-        """v2 answered for that source repository."""
-        self._submit(lambda database: database.note_answered_by_v2(repository))
+    def note_v2_answer(self, repository: str) -> None:
+        """Note that v2 answered for the source repository."""
+        self._submit(lambda database: database.note_v2_answer(repository))
 
     def forget(self, repository: str) -> None:
-        """Drop every hint of a repository; its mark stays, and that v2 answered for it.
+        """Drop the hints of a repository, except its mark and the note that v2 answered for it.
 
-        What this run notes of it later is for the next run."""
+        Notes of this run about the repository are for the next run."""
         with self._lock:
             self._forgotten.add(repository)
         self._submit(lambda database: database.forget(repository))
 
     def mark_unfinished(self, repository: str) -> None:
-        """Before the first write into a repository: the mark is on disk when this returns. Raises LocalError."""
+        """Mark a repository before the first write to it. The mark is on disk when this returns. Raises LocalError."""
         with self._lock:
             marked = repository in self._unfinished
         if marked:
             return
         if not self._writer:
             raise LocalError(f"cannot write {self._path}: it was opened for reading")
-        self._writer.call(lambda database: database.mark(repository))
+        self._writer.call(lambda database: database.mark_unfinished(repository))
         with self._lock:
             self._unfinished.add(repository)
 
-    def finished(self, repository: str) -> None:
-        """All that this run had to do there is done."""
+    def mark_finished(self, repository: str) -> None:
+        """Remove the mark: this run has done all its work in the repository."""
         with self._lock:
             marked = repository in self._unfinished
             self._unfinished.discard(repository)
         if marked:
-            self._submit(lambda database: database.unmark(repository))
+            self._submit(lambda database: database.remove_mark(repository))
 
     def _submit(self, action: Callable[[Database], None]) -> None:
         if self._writer:
             self._writer.submit(action)
 
     def flush(self) -> None:
-        """Write all that was noted. Raises LocalError."""
+        """Write all notes. Raises LocalError."""
         if self._writer:
-            self._writer.call(Database.nothing)
+            self._writer.call(Database.do_nothing)
 
     def close(self) -> None:
-        """Write all that was noted, drop what is of no use any more, close the file. Nothing is read any more."""
+        """Write all notes, drop hints that are of no use any more, and close the file. Later reads return nothing."""
         self._usable = False
         self._close_idle()
         if self._writer:

@@ -1,8 +1,9 @@
-"""Which runs write to the targets: a state is right about their tags only while no run with another state writes there.
+"""Detects runs with different states that write to the same targets.
 
-A run without --shard and the shards of one run each have a state of their own in one state directory. A file there
-names the partition of the last runs that wrote, and a mark of its own for each time that the partition changed. Each
-state keeps the mark under which it noted tags of targets; under another mark it knows none.
+A state knows the tags of targets only as long as no run with another state writes there. A run without --shard, and
+each shard of a run, have their own state in one state directory. A file in this directory names the partition of the
+last runs that wrote, with a new mark for each change of the partition. Each state stores the mark under which it noted
+the tags of targets, and ignores these notes under another mark.
 """
 
 from __future__ import annotations
@@ -16,36 +17,38 @@ from pathlib import Path
 from mirror.util.files import Lock, Sleeper, atomic_write, local_error
 
 WHOLE = "whole"  # the partition of runs without --shard
-_SEVERAL = "several"  # runs of several partitions at a time: no run has this partition
-_WAIT = 10.0  # seconds for others that begin at this moment
+_SEVERAL = "several"  # stands for runs of several partitions at a time
+_WAIT = 10.0  # seconds to wait for other runs that start at this moment
 
 
-def shards(count: int, config_hash: str) -> str:
-    """The partition of shards. Another configuration may lead from another source, so another shard, to a target."""
+def shards_partition(count: int, config_hash: str) -> str:
+    """Return the partition of a run with shards.
+
+    It includes the configuration: with another one, another source, and so another shard, may write to a target."""
     return f"{count} {config_hash}"
 
 
 def current_mark(directory: Path) -> str:
-    """For commands that only read. "": there is none."""
+    """Return the current mark, for commands that only read; "" if there is none."""
     return _read(directory / "writers")[0]
 
 
 @contextmanager
-def joined(directory: Path, partition: str, stop: Sleeper) -> Iterator[str]:
-    """From before the first write to a target until after the last. -> the mark for the state of this run.
+def joined_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[str]:
+    """Return the mark for the state of this run. Enter before the first write to a target, leave after the last one.
 
-    While runs of several partitions write at a time, each gets a mark that no other run gets.
-    Raises LockBusy, LocalError, and what `stop.sleep` raises."""
+    While runs of several partitions write at the same time, each of them gets a mark of its own.
+    Raises LockBusy, LocalError, and the errors of `stop.sleep`."""
     path = directory / "writers.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise local_error("lock", path, error) from error
     try:
-        # Only who holds this lock locks the other file, which all that write hold as shared.
+        # This lock protects the change of the other one, which all writing runs hold as a shared lock.
         with Lock(directory / "writers.gate").acquire(_WAIT, stop):
             try:
-                mark = _joined(directory / "writers", partition, descriptor)
+                mark = _mark_for(directory / "writers", partition, descriptor)
             except OSError as error:
                 raise local_error("lock", path, error) from error
         yield mark
@@ -53,7 +56,8 @@ def joined(directory: Path, partition: str, stop: Sleeper) -> Iterator[str]:
         os.close(descriptor)
 
 
-def _joined(path: Path, partition: str, descriptor: int) -> str:
+def _mark_for(path: Path, partition: str, descriptor: int) -> str:
+    """Return the mark of a run that starts now, and write a new one if the partition has changed."""
     alone = True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,7 +76,7 @@ def _joined(path: Path, partition: str, descriptor: int) -> str:
 
 
 def _read(path: Path) -> tuple[str, str]:
-    """The mark and the partition. Empty texts where there is no such file, or none of ours."""
+    """Return the mark and the partition in the file; empty texts if it is missing or invalid."""
     try:
         with path.open("rb") as file:
             text = file.read(1000).decode("ascii", "replace")

@@ -1,4 +1,4 @@
-"""The one thread that writes the state: it gathers what others noted and commits it in batches."""
+"""The only thread that writes the state. It collects notes and commits them in batches."""
 
 from __future__ import annotations
 
@@ -10,88 +10,88 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from mirror.errors import LocalError, MirrorError
-from mirror.state.database import Database, Trouble
-from mirror.state.file import refusal, renew
+from mirror.state.database import Database, DatabaseError
+from mirror.state.file import replace_file, state_error
 
-Action = Callable[[Database], None]
+Change = Callable[[Database], None]
 
-_GATHER = 1.0  # seconds for which hints wait for company before they are written
+_GATHER = 1.0  # seconds that a note waits for others, to be written with them
 _BATCH = 2000  # actions in one transaction
-_PRUNE = 1.0  # seconds that the end of a run may spend on tidying
-_PATIENCE = 60.0  # seconds after which a commit that does not come is an error
+_PRUNE = 1.0  # seconds for pruning at the end of a run
+_PATIENCE = 60.0  # seconds after which a commit that has not ended is an error
 
 
-class _Job:
-    """An action; if somebody waits for it, with the event that ends the wait and what went wrong."""
+class _Action:
+    """An action for the writing thread. If a caller waits for it: the event that ends the wait, and the error."""
 
     __slots__ = ("action", "done", "error")
 
-    def __init__(self, action: Action, done: threading.Event | None = None) -> None:
+    def __init__(self, action: Change, done: threading.Event | None = None) -> None:
         self.action = action
         self.done = done
         self.error: MirrorError | None = None
 
 
 class Writer:
-    """Owner of the connection that writes. `submit` and `call` from any thread; `close` once.
+    """Owns the connection that writes. `submit` and `call` are for any thread; `close` is called once.
 
-    A hint that cannot be written is lost, with one warning for the run (`trouble`); a file found corrupt is set
-    aside, a new one begun with the marks, and `generation` counted up: older connections are then of no use."""
+    A note that cannot be written is lost, with one warning for the run (`failure`). A damaged file is set aside and
+    replaced by a new one with the marks. `generation` is then incremented: older connections read the old file."""
 
     def __init__(self, path: Path, database: Database, marks: Callable[[], list[str]], warn: Callable[[str], None]):
         self.generation = 0
-        self.trouble: MirrorError | None = None
+        self.failure: MirrorError | None = None
         self._path = path
         self._database = database
         self._marks = marks
         self._warn = warn
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Action | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="state", daemon=False)
         self._thread.start()
 
-    def submit(self, action: Action) -> None:
-        """Do it soon."""
-        self._queue.put(_Job(action))
+    def submit(self, action: Change) -> None:
+        """Queue an action."""
+        self._queue.put(_Action(action))
 
-    def call(self, action: Action) -> None:
-        """Do it, and all that was submitted before; it is on disk when this returns. Raises LocalError."""
-        job = _Job(action, threading.Event())
+    def call(self, action: Change) -> None:
+        """Queue an action and wait until it and all actions before it are on disk. Raises LocalError."""
+        job = _Action(action, threading.Event())
         self._queue.put(job)
         self._await(job)
 
-    def _await(self, job: _Job) -> None:
+    def _await(self, job: _Action) -> None:
         deadline = time.monotonic() + _PATIENCE
         while job.done and not job.done.wait(0.5 if self._thread.is_alive() else 0.0):
             if not self._thread.is_alive() and not job.done.is_set():
                 raise LocalError(f"cannot write {self._path}: it is closed")
             if time.monotonic() > deadline:
-                raise LocalError(f"cannot write {self._path}: no answer from its disk in {_PATIENCE:g} s")
+                raise LocalError(f"cannot write {self._path}: the disk did not respond within {_PATIENCE:g} s")
         if job.error:
             raise job.error
 
     def close(self) -> None:
-        """Write what is left, tidy, end the thread."""
+        """Write the queued actions, prune, and end the thread."""
         self._queue.put(None)
         self._thread.join()
 
-    def suspect(self) -> None:
-        """A reader found the file corrupt: check it, and begin anew if that is so."""
-        self.submit(Database.check)
+    def check_file(self) -> None:
+        """Check the file, because a reader found it damaged, and replace it if that is so."""
+        self.submit(Database.check_integrity)
 
     def _run(self) -> None:
         try:
             last = False
             while not last:
-                jobs, last = self._gather()
+                jobs, last = self._next_jobs()
                 self._commit(jobs)
-            self._tidy()
+            self._prune()
         finally:
             self._database.close()
 
-    def _gather(self) -> tuple[list[_Job], bool]:
-        """The next jobs, in order -> them, and whether they are the last."""
-        jobs: list[_Job] = []
-        until: float | None = None  # no end to the wait for the first: `close` always comes
+    def _next_jobs(self) -> tuple[list[_Action], bool]:
+        """Return the next actions in order, and whether they are the last ones."""
+        jobs: list[_Action] = []
+        until: float | None = None  # wait for the first without limit: `close` ends the wait
         while len(jobs) < _BATCH:
             try:
                 job = self._queue.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
@@ -101,51 +101,52 @@ class Writer:
                 return jobs, True
             jobs.append(job)
             if job.done:
-                until = 0.0  # somebody waits: take along only what is there already
+                until = 0.0  # a caller waits: take only what is queued already
             elif until is None:
                 until = time.monotonic() + _GATHER
         return jobs, False
 
-    def _commit(self, jobs: list[_Job]) -> None:
+    def _commit(self, jobs: list[_Action]) -> None:
         error: MirrorError | None = None
         if jobs:
             actions = [job.action for job in jobs]
             try:
                 self._apply(actions)
-            except Trouble as trouble:
-                error = refusal(self._path, trouble)
+            except DatabaseError as failure:
+                error = state_error(self._path, failure)
             except LocalError as refused:
                 error = refused
-        if error and self.trouble is None:
-            self.trouble = error
-            self._warn(f"{error}; what this run learns is not kept, so that the next one asks more")
+        if error and self.failure is None:
+            self.failure = error
+            self._warn(f"{error}; this run's hints are not saved, so that the next run sends more requests")
         for job in jobs:
             job.error = error
             if job.done:
                 job.done.set()
 
-    def _apply(self, actions: list[Action]) -> None:
+    def _apply(self, actions: list[Change]) -> None:
         try:
             self._database.apply(actions)
-        except Trouble as trouble:
-            if not trouble.corrupt:
+        except DatabaseError as failure:
+            if not failure.corrupt:
                 raise
-            self._renew(str(trouble))
+            self._replace_file(str(failure))
             self._database.apply(actions)
 
-    def _renew(self, reason: str) -> None:
+    def _replace_file(self, reason: str) -> None:
         self._database.close()
-        renew(self._path, f"is damaged ({reason})", self._warn)
+        replace_file(self._path, f"is damaged ({reason})", self._warn)
         self._database = Database(self._path, write=True)
         self.generation += 1
-        self._database.apply(partial(Database.mark, repository=name) for name in self._marks())
+        self._database.apply(partial(Database.mark_unfinished, repository=name) for name in self._marks())
 
-    def _tidy(self) -> None:
+    def _prune(self) -> None:
+        """Prune repositories whose tags have moved."""
         deadline = time.monotonic() + _PRUNE
-        for repository in self._database.outdated():
+        for repository in self._database.outdated_repositories():
             if time.monotonic() > deadline:
-                return  # its turn comes when one of its tags moves again
+                return  # the rest is pruned when one of its tags moves again
             try:
                 self._database.apply([partial(Database.prune, repository=repository)])
-            except Trouble:
-                return  # tidying is of no importance
+            except DatabaseError:
+                return  # pruning only saves space

@@ -213,17 +213,17 @@ def test_verify_never_says_that_all_is_whole_of_what_it_could_not_compare(
         [{"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"]}], registry, target
     )
     mirror_run.sync()
-    assert "; all whole" in mirror_run("verify", config).out
+    assert "; all complete" in mirror_run("verify", config).out
     shutil.rmtree(mirror_run.state)
     registry.mark()
     ran = mirror_run("verify", config)
     assert 0 == ran.code
     assert "2 images could not be compared with their source" in ran.out
     assert "`mirror verify --deep CONFIG`" in ran.out
-    assert "; whole, but 2 not compared" in ran.out
+    assert "; complete, but 2 not compared" in ran.out
     assert "GET v1-layer" not in registry.counts()
     ran = mirror_run("verify", config, "--deep")
-    assert (0, True) == (ran.code, "; all whole" in ran.out)
+    assert (0, True) == (ran.code, "; all complete" in ran.out)
     assert 2 == registry.counts()["GET v1-layer"]
 
     with target.client() as client:
@@ -515,8 +515,8 @@ def test_schema1_is_converted_where_a_mirror_asks_for_it(
     assert {"up-to-date"} == set(mirror_run.results().values())
     assert {"GET tags": 1, "HEAD manifest": 2} == registry.counts()
     shutil.rmtree(mirror_run.state)
-    assert "; whole, but 1 not compared" in mirror_run("verify", mirror_run.config_file).out
-    assert "; all whole" in mirror_run("verify", mirror_run.config_file, "--deep").out
+    assert "; complete, but 1 not compared" in mirror_run("verify", mirror_run.config_file).out
+    assert "; all complete" in mirror_run("verify", mirror_run.config_file, "--deep").out
 
 
 def test_verify_says_why_an_image_that_the_source_refuses_is_not_there(

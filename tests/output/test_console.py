@@ -8,7 +8,7 @@ import time
 from mirror.output.console import Console
 
 
-def test_a_console_that_nobody_reads_holds_the_run_up_for_a_second_at_most() -> None:
+def test_a_full_pipe_delays_the_run_by_one_second_at_most() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, True)
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
@@ -16,10 +16,10 @@ def test_a_console_that_nobody_reads_holds_the_run_up_for_a_second_at_most() -> 
         console = Console(stream)
         begin = time.monotonic()
         for n in range(200):
-            console.line(f"line {n} " + "x" * 100)
+            console.write_line(f"line {n} " + "x" * 100)
         took = time.monotonic() - begin
         seen = os.read(reader.fileno(), 1_000_000).splitlines()
-        console.line("room again")
+        console.write_line("room again")
         last = os.read(reader.fileno(), 1_000_000)
     assert 0.9 < took < 50  # rather than one second for each line
     assert 200 == len(seen) + console.dropped
@@ -27,37 +27,37 @@ def test_a_console_that_nobody_reads_holds_the_run_up_for_a_second_at_most() -> 
     assert b"room again\n" == last
 
 
-def test_a_console_whose_reader_has_gone_is_no_error() -> None:
+def test_a_broken_pipe_is_not_an_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream:
         console = Console(stream)
-        console.line("nobody is there")
-        console.line("still nobody")
-    console.line("closed")
+        console.write_line("nobody is there")
+        console.write_line("still nobody")
+    console.write_line("closed")
     assert 0 == console.dropped
 
 
-def test_a_console_that_cannot_show_a_letter_escapes_it() -> None:
+def test_letters_that_the_encoding_of_the_stream_lacks_are_escaped() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w", encoding="ascii") as stream:
-        Console(stream).line("ünï…")
+        Console(stream).write_line("ünï…")
         assert b"\\xfcn\\xef\\u2026\n" == os.read(reader.fileno(), 100)
 
 
-def test_lines_go_through_a_live_display_while_there_is_one() -> None:
+def test_lines_are_passed_to_a_live_display() -> None:
     said, shown = io.StringIO(), list[str]()
     console = Console(said)
-    with console.through(shown.append):
-        console.line("during\x1b")
-    console.line("after")
+    with console.redirect_lines(shown.append):
+        console.write_line("during\x1b")
+    console.write_line("after")
     assert (["during\\x1b"], "after\n") == (shown, said.getvalue())
 
 
-def test_a_console_without_a_stream_is_silent() -> None:
+def test_a_console_with_a_closed_stream_writes_nothing() -> None:
     stream = io.StringIO()
     console = Console(stream)
     stream.close()
-    console.line("closed before it was used")
+    console.write_line("closed before it was used")
     assert not console.is_terminal
     assert 0 == console.dropped

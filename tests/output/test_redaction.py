@@ -27,7 +27,7 @@ def b64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def disguises(secret: str, user: str) -> dict[str, str]:
+def encodings(secret: str, user: str) -> dict[str, str]:
     return {
         "raw": secret,
         "base64": b64(secret),
@@ -54,15 +54,15 @@ def disguises(secret: str, user: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_a_known_secret_is_hidden_in_every_disguise(secret: str) -> None:
+def test_a_known_secret_is_hidden_in_every_encoding(secret: str) -> None:
     redact = Redactor()
     redact.add(secret, "bob")
-    for name, disguise in disguises(secret, "bob").items():
+    for name, disguise in encodings(secret, "bob").items():
         for text in (disguise, f"before {disguise} after", f"{disguise}{disguise}", f"x={disguise}&y=1"):
             clean = redact(text)
             assert HIDDEN in clean
             assert {} == {
-                other: hidden for other, hidden in disguises(secret, "bob").items() if hidden.rstrip("=") in clean
+                other: hidden for other, hidden in encodings(secret, "bob").items() if hidden.rstrip("=") in clean
             }, name
 
 
@@ -75,13 +75,13 @@ def test_a_known_secret_whose_end_was_cut_off_is_hidden(secret: str) -> None:
             assert secret[:12] not in redact(text)
 
 
-def test_words_that_only_begin_like_a_secret_stay() -> None:
+def test_words_that_only_begin_like_a_secret_are_kept() -> None:
     redact = Redactor()
     redact.add("registry.example.com-pw")
     assert "see registry.example.com/app" == redact("see registry.example.com/app")
 
 
-def test_a_secret_too_short_to_look_for_is_hidden_where_it_is_sent() -> None:
+def test_a_short_secret_is_hidden_in_credentials_only() -> None:
     redact = Redactor()
     redact.add("abc", "bob")
     assert f"tag abc, {HIDDEN}" == redact(f"tag abc, {b64('bob:abc')}")
@@ -128,7 +128,7 @@ def test_the_longer_of_two_secrets_is_hidden_whole() -> None:
         ("grant_type=refresh_token&refresh_token=abc", "grant_type=refresh_token&refresh_token=***"),
     ],
 )
-def test_what_has_the_shape_of_a_secret_is_hidden(text: str, clean: str) -> None:
+def test_text_that_matches_the_pattern_of_a_secret_is_hidden(text: str, clean: str) -> None:
     assert clean == Redactor()(text)
     assert clean == Redactor()(clean)
 
@@ -146,21 +146,21 @@ def test_what_has_the_shape_of_a_secret_is_hidden(text: str, clean: str) -> None
         "secret-sync/cookie-jar:v1 on authorization.example.com",
     ],
 )
-def test_ordinary_words_stay(text: str) -> None:
+def test_ordinary_text_is_kept(text: str) -> None:
     redact = Redactor()
     redact.add("something else", "bob")
     assert text == redact(text)
 
 
-def test_a_line_without_anything_suspicious_is_given_back_as_it_is() -> None:
+def test_a_text_that_cannot_contain_a_secret_is_returned_unchanged() -> None:
     redact = Redactor()
     redact.add("something else", "bob")
     line = json.dumps({"event": "blob", "digest": "sha256:" + "a" * 64, "target": "localhost:5000/team/app"})
-    assert not redact.suspects(line)
+    assert not redact.may_contain_secret(line)
     assert redact(line) is line
 
 
-def test_a_secret_counts_from_when_it_is_added_on_every_thread() -> None:
+def test_a_secret_is_hidden_on_every_thread_as_soon_as_it_is_added() -> None:
     redact = Redactor()
     secrets = [f"secret number {n:03}" for n in range(100)]
 
@@ -173,7 +173,7 @@ def test_a_secret_counts_from_when_it_is_added_on_every_thread() -> None:
     assert {f"<{HIDDEN}>"} == {redact(f"<{secret}>") for secret in secrets}
 
 
-def test_a_long_hostile_text_is_cleaned_in_bounded_time() -> None:
+def test_a_long_hostile_text_is_redacted_in_bounded_time() -> None:
     redact = Redactor()
     redact.add("a" * 40)
     for text in ("a" * 100_000, '{"token": "' + "\\" * 100_000, "://" * 50_000, "?a=" * 50_000, "Cookie: " * 10_000):

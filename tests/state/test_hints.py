@@ -17,8 +17,8 @@ import pytest
 
 from mirror.errors import LOCAL, LocalError
 from mirror.oci.digest import Digest
-from mirror.state.database import Trouble
-from mirror.state.file import refusal
+from mirror.state.database import DatabaseError
+from mirror.state.file import state_error
 from mirror.state.hints import FILE_NAME, State
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,8 +29,8 @@ def digest(name: str, algorithm: str = "sha256") -> Digest:
     return Digest.of(name.encode(), algorithm)
 
 
-def opened(directory: Path) -> State:
-    """A state that must be opened without a warning."""
+def open_state(directory: Path) -> State:
+    """Open a state that must not produce a warning."""
     return State.open(directory, pytest.fail)
 
 
@@ -40,14 +40,14 @@ def sql(directory: Path, *statements: str) -> list[list[tuple[object, ...]]]:
 
 
 def fill(directory: Path) -> None:
-    with opened(directory) as state:
+    with open_state(directory) as state:
         state.note_tag("target", APP, "v1", digest("root"))
         state.note_tag("source", "quay.io/app", "v1", digest("source root"))
         state.note_graph(APP, digest("root"), [digest("layer"), digest("config")])
         state.mark_unfinished("localhost:5000/team/other")
 
 
-def has_all(state: State) -> bool:
+def knows_all(state: State) -> bool:
     return (
         state.target_tag(APP, "v1") == digest("root")
         and state.source_tag("quay.io/app", "v1") == digest("source root")
@@ -56,7 +56,7 @@ def has_all(state: State) -> bool:
     )
 
 
-def has_none(state: State) -> bool:
+def knows_nothing(state: State) -> bool:
     return (
         state.target_tag(APP, "v1") is None
         and not state.held(APP, digest("layer"))
@@ -65,20 +65,20 @@ def has_none(state: State) -> bool:
     )
 
 
-# -- what it remembers ------------------------------------------------------------------------------------------------
+# -- what it stores --------------------------------------------------------------------------------------------------
 
 
-def test_the_next_run_knows_what_this_one_learned(tmp_path: Path) -> None:
+def test_hints_are_available_to_the_next_run(tmp_path: Path) -> None:
     fill(tmp_path)
-    with opened(tmp_path) as state:
-        assert has_all(state)
+    with open_state(tmp_path) as state:
+        assert knows_all(state)
         assert all(state.held(APP, digest(name)) for name in ("root", "layer", "config"))
 
 
-def test_it_is_one_file_that_only_we_can_read(tmp_path: Path) -> None:
+def test_the_state_is_one_file_that_only_the_owner_can_read(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        with opened(tmp_path) as state:
+        with open_state(tmp_path) as state:
             state.mark_unfinished(APP)
             assert {0o600} == {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     finally:
@@ -87,8 +87,8 @@ def test_it_is_one_file_that_only_we_can_read(tmp_path: Path) -> None:
     assert 0o600 == stat.S_IMODE((tmp_path / FILE_NAME).stat().st_mode)
 
 
-def test_a_tag_has_one_digest_on_each_side_and_the_last_one_counts(tmp_path: Path) -> None:
-    with opened(tmp_path) as state:
+def test_the_last_digest_of_a_tag_counts_separately_for_source_and_target(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
         state.note_tag("target", APP, "v1", digest("one"))
         state.note_tag("source", APP, "v1", digest("two", "sha512"))
         state.note_tag("target", APP, "v1", digest("three"))
@@ -99,8 +99,8 @@ def test_a_tag_has_one_digest_on_each_side_and_the_last_one_counts(tmp_path: Pat
         assert [None, None] == [state.target_tag(APP, "gone"), state.target_tag(APP, "never")]
 
 
-def test_a_repository_held_the_blobs_under_its_roots_and_those_roots(tmp_path: Path) -> None:
-    with opened(tmp_path) as state:
+def test_a_repository_held_its_roots_and_their_blobs(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
         state.note_graph(APP, digest("root"), [digest("layer")])
         state.note_graph("localhost:5000/team/else", digest("other"), [digest("base")])
         state.flush()
@@ -110,25 +110,25 @@ def test_a_repository_held_the_blobs_under_its_roots_and_those_roots(tmp_path: P
         assert not state.held("localhost:5000/team", digest("layer"))
 
 
-def test_a_root_noted_again_has_its_new_members(tmp_path: Path) -> None:
-    with opened(tmp_path) as state:
+def test_noting_a_root_again_replaces_its_blobs(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
         state.note_graph(APP, digest("root"), [digest("one"), digest("two")])
         state.note_graph(APP, digest("root"), [digest("two"), digest("two")])
         state.flush()
         assert [False, True, True] == [state.held(APP, digest(name)) for name in ("one", "two", "root")]
 
 
-def test_roots_of_a_source_are_dropped_as_those_of_a_target_are(tmp_path: Path) -> None:
-    with opened(tmp_path) as state:
+def test_roots_of_a_source_without_a_tag_are_pruned(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
         for name in ("old", "new"):
             state.note_graph(APP, digest(name), [digest("base"), digest(f"{name} layer")])
             state.note_tag("source", APP, "v1", digest(name))
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         assert [False, True, True] == [state.held(APP, digest(name)) for name in ("old layer", "new layer", "base")]
 
 
-def test_holders_are_repositories_of_that_host_the_last_written_first(tmp_path: Path) -> None:
-    with opened(tmp_path) as state:
+def test_holders_are_repositories_of_the_host_with_the_last_written_first(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
         for path in ("a", "b", "c", "d", "e"):
             state.note_graph(f"reg:5000/{path}", digest(path), [digest("base")])
         state.note_graph("reg:50001/x", digest("x"), [digest("base")])
@@ -140,28 +140,28 @@ def test_holders_are_repositories_of_that_host_the_last_written_first(tmp_path: 
         assert ["x"] == state.holders("reg:50001", digest("base"))
 
 
-def test_forgetting_a_repository_counts_at_once_and_for_good(tmp_path: Path) -> None:
+def test_forgetting_a_repository_takes_effect_at_once_and_in_later_runs(tmp_path: Path) -> None:
     fill(tmp_path)
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         state.note_graph("localhost:5000/team/two", digest("two"), [digest("layer")])
         state.flush()
         state.forget(APP)
         assert [None, False] == [state.target_tag(APP, "v1"), state.held(APP, digest("layer"))]
         assert not state.held(APP, digest("root"))
         assert ["team/two"] == state.holders("localhost:5000", digest("layer"))
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         assert state.target_tag(APP, "v1") is None
         assert ["team/two"] == state.holders("localhost:5000", digest("layer"))
         assert state.unfinished("localhost:5000/team/other")
 
 
-def test_roots_that_no_tag_names_any_more_are_dropped_with_what_only_they_led_to(tmp_path: Path) -> None:
-    with opened(tmp_path) as state:
+def test_roots_without_a_tag_are_pruned_with_blobs_that_only_they_refer_to(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
         for n in range(50):
             state.note_graph(APP, digest(f"root{n}"), [digest("base"), digest(f"layer{n}")])
             state.note_tag("target", APP, "latest", digest(f"root{n}"))
             state.note_tag("target", APP, f"v{n % 3}", digest(f"root{n}"))
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         known = [n for n in range(50) if state.held(APP, digest(f"root{n}"))]
         assert [47, 48, 49] == known
         assert state.held(APP, digest("base"))
@@ -172,18 +172,18 @@ def test_roots_that_no_tag_names_any_more_are_dropped_with_what_only_they_led_to
 # -- the mark ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_mark_stays_until_the_repository_is_finished(tmp_path: Path) -> None:
-    with opened(tmp_path) as state:
+def test_a_repository_stays_marked_until_it_is_finished(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
         assert not state.unfinished(APP)
         state.mark_unfinished(APP)
         state.mark_unfinished(APP)
         assert state.unfinished(APP)
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         assert state.unfinished(APP)
-        state.finished(APP)
+        state.mark_finished(APP)
         assert not state.unfinished(APP)
-        state.finished("localhost:5000/never/marked")
-    with opened(tmp_path) as state:
+        state.mark_finished("localhost:5000/never/marked")
+    with open_state(tmp_path) as state:
         assert not state.unfinished(APP)
 
 
@@ -199,43 +199,43 @@ sys.stdin.readline()
 """
 
 
-def test_a_mark_survives_a_kill_right_after_it(tmp_path: Path) -> None:
+def test_a_mark_survives_a_kill_immediately_after_it(tmp_path: Path) -> None:
     for _ in range(3):
         command = [sys.executable, "-c", MARK_AND_HANG, str(tmp_path)]
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout
             assert "marked\n" == child.stdout.readline()
             child.kill()
-        with opened(tmp_path) as state:
+        with open_state(tmp_path) as state:
             assert state.unfinished(APP)
-            state.finished(APP)
+            state.mark_finished(APP)
 
 
-def test_that_v2_answered_for_a_source_is_remembered_though_all_else_of_that_name_is_forgotten(tmp_path: Path) -> None:
-    with opened(tmp_path) as state:
-        assert not state.answered_by_v2(APP)
-        state.note_answered_by_v2(APP)
-        state.note_answered_by_v2(APP)
+def test_forgetting_a_repository_keeps_the_note_that_v2_answered(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
+        assert not state.has_v2_answered(APP)
+        state.note_v2_answer(APP)
+        state.note_v2_answer(APP)
         state.forget(APP)
         state.flush()
-        assert state.answered_by_v2(APP)
-    with opened(tmp_path) as state:
-        assert [True, False] == [state.answered_by_v2(APP), state.answered_by_v2("localhost:5000/team/other")]
+        assert state.has_v2_answered(APP)
+    with open_state(tmp_path) as state:
+        assert [True, False] == [state.has_v2_answered(APP), state.has_v2_answered("localhost:5000/team/other")]
 
 
-def test_a_file_of_the_first_version_is_brought_up_to_this_one_and_keeps_what_it_has(tmp_path: Path) -> None:
+def test_a_file_of_the_first_version_is_upgraded_and_keeps_its_content(tmp_path: Path) -> None:
     fill(tmp_path)
     sql(tmp_path, "DROP TABLE answered_by_v2", "DROP TABLE writers", "PRAGMA user_version = 1")
     with State.open(tmp_path, pytest.fail, read_only=True) as state:
         assert state.target_tag(APP, "v1") == digest("root")
-        assert not state.answered_by_v2(APP)
-    with opened(tmp_path) as state:
-        assert has_all(state)
-        assert not state.answered_by_v2(APP)
-        state.note_answered_by_v2(APP)
+        assert not state.has_v2_answered(APP)
+    with open_state(tmp_path) as state:
+        assert knows_all(state)
+        assert not state.has_v2_answered(APP)
+        state.note_v2_answer(APP)
     assert [[(2,)]] == sql(tmp_path, "PRAGMA user_version")
-    with opened(tmp_path) as state:
-        assert state.answered_by_v2(APP)
+    with open_state(tmp_path) as state:
+        assert state.has_v2_answered(APP)
 
 
 WITHDRAW_AND_HANG = """
@@ -253,39 +253,39 @@ sys.stdin.readline()
 
 
 @pytest.mark.parametrize("when", ["noted", "before"])
-def test_a_tag_that_is_withdrawn_is_off_the_disk_before_anything_else_happens(tmp_path: Path, when: str) -> None:
+def test_a_withdrawn_tag_is_removed_from_disk_before_the_call_returns(tmp_path: Path, when: str) -> None:
     fill(tmp_path)
     command = [sys.executable, "-c", WITHDRAW_AND_HANG, str(tmp_path), when]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
         assert "withdrawn\n" == child.stdout.readline()
         child.kill()
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         assert state.target_tag(APP, "v1") is None
         assert state.held(APP, digest("layer"))
 
 
-def test_withdrawing_a_tag_that_nothing_is_known_of_writes_nothing(tmp_path: Path) -> None:
-    with opened(tmp_path) as state:
+def test_withdrawing_an_unknown_tag_writes_nothing(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
         before = sql(tmp_path, "PRAGMA data_version")
         state.withdraw_tag(APP, "v1", noted=False)
         assert before == sql(tmp_path, "PRAGMA data_version")
         state.forget(APP)
         state.note_tag("target", APP, "v1", digest("root"))
         state.withdraw_tag(APP, "v1", noted=False)
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         assert state.target_tag(APP, "v1") is None
 
 
-# -- files that cannot be ours ----------------------------------------------------------------------------------------
+# -- invalid files ----------------------------------------------------------------------------------------------------
 
 
-def foreign(directory: Path) -> None:
+def write_foreign_database(directory: Path) -> None:
     with closing(sqlite3.connect(directory / FILE_NAME)) as database, database:
         database.execute("CREATE TABLE bookmarks(url TEXT)")
 
 
-def shortened(count: int) -> Callable[[Path], None]:
+def write_cut_file(count: int) -> Callable[[Path], None]:
     def shorten(directory: Path) -> None:
         fill(directory)
         path = directory / FILE_NAME
@@ -294,7 +294,7 @@ def shortened(count: int) -> Callable[[Path], None]:
     return shorten
 
 
-def changed(statement: str) -> Callable[[Path], None]:
+def write_changed_file(statement: str) -> Callable[[Path], None]:
     def change(directory: Path) -> None:
         fill(directory)
         sql(directory, statement)
@@ -302,7 +302,7 @@ def changed(statement: str) -> Callable[[Path], None]:
     return change
 
 
-def junk(content: bytes) -> Callable[[Path], None]:
+def write_junk(content: bytes) -> Callable[[Path], None]:
     def write(directory: Path) -> None:
         directory.joinpath(FILE_NAME).write_bytes(content)
 
@@ -310,40 +310,40 @@ def junk(content: bytes) -> Callable[[Path], None]:
 
 
 BAD_FILES = {
-    "junk": (junk(b"this is not a database " * 500), "is not a database"),
-    "one byte": (junk(b"S"), "is not a database"),
-    "json": (junk(b"{}"), "is not a database"),
-    "only the magic": (shortened(16), "is not a database"),
-    "only the header": (shortened(100), "cannot be read"),
-    "one page": (shortened(4096), "cannot be read"),
-    "cut in the middle": (shortened(9000), "cannot be read"),
-    "another program's": (foreign, "is another program's database"),
-    "a later version": (changed("PRAGMA user_version = 3"), "is of version 3"),
-    "no version": (changed("PRAGMA user_version = 0"), "is of version 0"),
-    "a table too few": (changed("DROP TABLE tag"), "has other tables than ours"),
-    "a table too many": (changed("CREATE TABLE more(x)"), "has other tables than ours"),
+    "junk": (write_junk(b"this is not a database " * 500), "is not a database"),
+    "one byte": (write_junk(b"S"), "is not a database"),
+    "json": (write_junk(b"{}"), "is not a database"),
+    "only the magic": (write_cut_file(16), "is not a database"),
+    "only the header": (write_cut_file(100), "cannot be read"),
+    "one page": (write_cut_file(4096), "cannot be read"),
+    "cut in the middle": (write_cut_file(9000), "cannot be read"),
+    "another program's": (write_foreign_database, "is another program's database"),
+    "a later version": (write_changed_file("PRAGMA user_version = 3"), "is of version 3"),
+    "no version": (write_changed_file("PRAGMA user_version = 0"), "is of version 0"),
+    "a table too few": (write_changed_file("DROP TABLE tag"), "tables"),
+    "a table too many": (write_changed_file("CREATE TABLE more(x)"), "tables"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_a_file_that_cannot_be_ours_is_set_aside_byte_for_byte(tmp_path: Path, case: str) -> None:
+def test_an_invalid_file_is_set_aside_unchanged(tmp_path: Path, case: str) -> None:
     make, why = BAD_FILES[case]
     make(tmp_path)
     before = (tmp_path / FILE_NAME).read_bytes()
     warnings: list[str] = []
     with State.open(tmp_path, warnings.append) as state:
-        assert has_none(state)
+        assert knows_nothing(state)
     (aside,) = tmp_path.glob(f"{FILE_NAME}.bad-*")
     assert before == aside.read_bytes()
     (warning,) = warnings
     assert why in warning
     assert aside.name in warning
     fill(tmp_path)
-    with opened(tmp_path) as state:
-        assert has_all(state)
+    with open_state(tmp_path) as state:
+        assert knows_all(state)
 
 
-def test_two_bad_files_in_one_second_are_both_kept(tmp_path: Path) -> None:
+def test_two_invalid_files_in_one_second_are_both_kept(tmp_path: Path) -> None:
     for content in (b"one", b"two"):
         (tmp_path / FILE_NAME).write_bytes(content)
         State.open(tmp_path, lambda _: None).close()
@@ -353,40 +353,40 @@ def test_two_bad_files_in_one_second_are_both_kept(tmp_path: Path) -> None:
 def test_an_empty_file_is_a_new_state(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).touch()
     fill(tmp_path)
-    with opened(tmp_path) as state:
-        assert has_all(state)
+    with open_state(tmp_path) as state:
+        assert knows_all(state)
 
 
-def test_a_log_left_beside_a_deleted_file_is_not_taken_for_its_own(tmp_path: Path) -> None:
-    state = opened(tmp_path)
+def test_the_write_ahead_log_of_a_deleted_file_is_ignored(tmp_path: Path) -> None:
+    state = open_state(tmp_path)
     state.mark_unfinished(APP)
     wal = tmp_path / f"{FILE_NAME}-wal"
     content = wal.read_bytes()
     state.close()
     (tmp_path / FILE_NAME).unlink()
     wal.write_bytes(content)
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         assert not state.unfinished(APP)
 
 
-def test_a_link_in_the_files_place_is_refused_and_not_followed(tmp_path: Path) -> None:
+def test_a_link_instead_of_the_file_is_an_error_and_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / FILE_NAME).symlink_to(victim)
     with pytest.raises(LocalError) as caught:
-        opened(tmp_path)
+        open_state(tmp_path)
     assert LOCAL == caught.value.exit_code
     assert "precious" == victim.read_text()
 
 
-def test_a_directory_that_is_not_there_is_local_trouble(tmp_path: Path) -> None:
+def test_a_missing_directory_is_a_local_error(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="nowhere"):
-        opened(tmp_path / "nowhere")
+        open_state(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_flipped_bits_change_at_most_what_is_remembered(tmp_path: Path, seed: int) -> None:
-    with opened(tmp_path) as state:
+def test_flipped_bits_change_hints_only(tmp_path: Path, seed: int) -> None:
+    with open_state(tmp_path) as state:
         for n in range(300):
             state.note_graph(APP, digest(f"root{n}"), [digest("base"), digest(f"layer{n}")])
             state.note_tag("target", APP, f"v{n}", digest(f"root{n}"))
@@ -409,7 +409,7 @@ def test_flipped_bits_change_at_most_what_is_remembered(tmp_path: Path, seed: in
         assert state.unfinished("localhost:5000/team/third")
 
 
-def test_damage_that_shows_in_mid_run_costs_the_hints_and_keeps_the_marks(tmp_path: Path) -> None:
+def test_damage_found_during_a_run_loses_hints_but_keeps_marks(tmp_path: Path) -> None:
     fill(tmp_path)
     path = tmp_path / FILE_NAME
     ((_, page),) = sql(tmp_path, "SELECT rootpage, rootpage FROM sqlite_master WHERE name = 'member'")[0]
@@ -428,13 +428,13 @@ def test_damage_that_shows_in_mid_run_costs_the_hints_and_keeps_the_marks(tmp_pa
     assert 1 == len(warnings)
     assert "is damaged" in warnings[0]
     assert content == next(tmp_path.glob(f"{FILE_NAME}.bad-*[0-9]Z")).read_bytes()
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         assert state.unfinished("localhost:5000/team/other")
 
 
-def test_values_that_are_neither_digests_nor_paths_are_passed_over(tmp_path: Path) -> None:
+def test_values_that_are_not_digests_or_paths_are_ignored(tmp_path: Path) -> None:
     fill(tmp_path)
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         state.note_graph("localhost:5000/ok", digest("ok"), [digest("layer")])
         state.note_graph("localhost:5000/bad", digest("bad"), [digest("layer")])
     sql(
@@ -443,7 +443,7 @@ def test_values_that_are_neither_digests_nor_paths_are_passed_over(tmp_path: Pat
         "UPDATE repository SET name = 'localhost:5000/../../etc' WHERE name = 'localhost:5000/bad'",
         f"UPDATE digest SET value = x'00' WHERE value = x'{digest('config').hex}'",  # noqa: S608
     )
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         assert [None, None] == [state.target_tag(APP, "v1"), state.source_tag("quay.io/app", "v1")]
         assert ["ok", "team/app"] == state.holders("localhost:5000", digest("layer"))
         assert [False, True] == [state.held(APP, digest(name)) for name in ("config", "layer")]
@@ -469,27 +469,27 @@ with State.open(directory, warnings.append) as state:
         state.mark_unfinished("h/a")
     except LocalError as error:
         print("refused", error.exit_code, state.unfinished("h/a"))
-    print(state.target_tag("h/a", "v1") == Digest.of(b"one"), state.trouble is not None)
+    print(state.target_tag("h/a", "v1") == Digest.of(b"one"), state.failure is not None)
 print(len(warnings))
 """
 
 
-def test_a_full_disk_costs_hints_and_a_warning_but_a_mark_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
+def test_a_full_disk_loses_hints_with_a_warning_but_a_mark_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert ["refused 4 False", "True True", "1"] == done.stdout.splitlines(), done.stderr
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         assert digest("one") == state.target_tag("h/a", "v1")
 
 
-def test_a_file_that_another_program_holds_says_so(tmp_path: Path) -> None:
+def test_the_error_for_a_file_held_by_another_program_says_so(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
     with closing(sqlite3.connect(path)) as other, closing(sqlite3.connect(path, timeout=0)) as ours:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(sqlite3.OperationalError) as caught:
             ours.execute("CREATE TABLE x (y)")
-    assert "another program holds it" in refusal(path, Trouble(caught.value)).hint
+    assert "another program" in state_error(path, DatabaseError(caught.value)).hint
 
 
 # -- many threads, and commands without a lock ------------------------------------------------------------------------
@@ -510,18 +510,18 @@ def test_twenty_threads_share_one_state(tmp_path: Path) -> None:
             state.held(repository, digest("base"))
             assert set(state.holders("localhost:5000", digest("base"))) <= {f"team/r{n}" for n in range(20)}
         state.flush()
-        state.finished(repository)
+        state.mark_finished(repository)
         return sum(state.target_tag(repository, f"v{n}") == digest(f"{number}/{n}") for n in range(50))
 
-    with opened(tmp_path) as state, ThreadPoolExecutor(20) as pool:
+    with open_state(tmp_path) as state, ThreadPoolExecutor(20) as pool:
         assert [50] * 20 == list(pool.map(work, range(20)))
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         assert not any(state.unfinished(f"localhost:5000/team/r{number}") for number in range(20))
         assert all(state.held(f"localhost:5000/team/r{number}", digest(f"{number}/7/layer")) for number in range(20))
 
 
-def test_a_command_without_the_lock_reads_beside_a_run_and_writes_nothing(tmp_path: Path) -> None:
-    with opened(tmp_path) as running:
+def test_a_command_without_the_lock_reads_during_a_run_and_writes_nothing(tmp_path: Path) -> None:
+    with open_state(tmp_path) as running:
         running.note_tag("target", APP, "v1", digest("root"))
         running.flush()
         with State.open(tmp_path, pytest.fail, read_only=True) as state:
@@ -535,22 +535,20 @@ def test_a_command_without_the_lock_reads_beside_a_run_and_writes_nothing(tmp_pa
 
 
 @pytest.mark.parametrize("content", [None, b"", b"junk"])
-def test_reading_where_there_is_nothing_to_read_leaves_everything_as_it_is(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_opening_a_missing_or_invalid_file_for_reading_changes_nothing(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / FILE_NAME).write_bytes(content)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     warnings: list[str] = []
     with State.open(tmp_path, warnings.append, read_only=True) as state:
-        assert has_none(state)
+        assert knows_nothing(state)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert (1 if content else 0) == len(warnings)
 
 
-def test_a_closed_state_answers_that_it_knows_nothing(tmp_path: Path) -> None:
+def test_a_closed_state_knows_nothing(tmp_path: Path) -> None:
     fill(tmp_path)
-    state = opened(tmp_path)
+    state = open_state(tmp_path)
     state.close()
     assert [None, False] == [state.target_tag(APP, "v1"), state.held(APP, digest("layer"))]
     with pytest.raises(LocalError, match="closed"):
@@ -558,7 +556,7 @@ def test_a_closed_state_answers_that_it_knows_nothing(tmp_path: Path) -> None:
 
 
 def test_a_state_of_a_hundred_thousand_rows_opens_at_once(tmp_path: Path) -> None:
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         for n in range(2_000):
             root = Digest("sha256:" + hashlib.sha256(b"%d" % n).hexdigest())
             state.note_graph(APP, root, [digest("base"), digest(f"a{n}"), digest(f"b{n}")])
@@ -568,11 +566,11 @@ def test_a_state_of_a_hundred_thousand_rows_opens_at_once(tmp_path: Path) -> Non
     assert (tmp_path / FILE_NAME).stat().st_size < 2_000 * 500  # bytes a tag, on disk
 
 
-def test_what_a_transform_made_is_remembered_by_the_identity_of_its_version(tmp_path: Path) -> None:
-    with opened(tmp_path) as state:
+def test_results_of_transforms_are_stored_by_the_identity_of_the_version(tmp_path: Path) -> None:
+    with open_state(tmp_path) as state:
         assert state.transformed("v1 old.example.com 1234") is None
         state.note_transformed("v1 old.example.com 1234", digest("first"))
         state.note_transformed("v1 old.example.com 1234", digest("made"))
-    with opened(tmp_path) as state:
+    with open_state(tmp_path) as state:
         assert digest("made") == state.transformed("v1 old.example.com 1234")
         assert state.transformed("v1 other.example.com 1234") is None

@@ -1,18 +1,18 @@
-"""What a run did: report.json for machines, failed.txt for the next run, a few lines for people (design §4.4)."""
+"""The results of a run: report.json for programs, failed.txt for the next run, a summary for people."""
 
-from mirror.output.report.files import Report, check_copy, read_only_from
-from mirror.output.report.records import Effort, Failure, ImageEntry, Result
-from mirror.output.report.summary import duration, size, summary
+from mirror.output.report.files import Report, check_report_path, read_references_file
+from mirror.output.report.records import Failure, ImageEntry, Result, RunCost
+from mirror.output.report.summary import format_duration, format_size, summary
 
 __all__ = [
-    "Effort",
     "Failure",
     "ImageEntry",
     "Report",
     "Result",
-    "check_copy",
-    "duration",
-    "read_only_from",
-    "size",
+    "RunCost",
+    "check_report_path",
+    "format_duration",
+    "format_size",
+    "read_references_file",
     "summary",
 ]

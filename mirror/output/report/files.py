@@ -1,4 +1,4 @@
-"""report.json for machines and failed.txt for the next run, written as a stream and whole or not at all."""
+"""Writes report.json for programs and failed.txt for the next run, each completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,22 +15,31 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mirror.errors import ConfigError, LocalError, printable
-from mirror.output.report.records import OUTCOMES, RESULTS, WAYS, Effort, ImageEntry, Told, Totals, as_json
+from mirror.output.report.records import (
+    BYTE_COUNTS,
+    OUTCOMES,
+    RESULTS,
+    FailedImage,
+    ImageEntry,
+    RunCost,
+    Totals,
+    entry_fields,
+)
 from mirror.util.files import atomic_write, local_error
 
 SCHEMA = 1
 REPORT_NAME = "report.json"
 FAILED_NAME = "failed.txt"
 
-_CHUNK = 64 * 1024  # bytes of entries that are collected before they go to disk
-_TOLD = 20  # failures that are kept for the summary
+_CHUNK = 64 * 1024  # bytes of entries that are collected before they are written to disk
+_LISTED = 20  # failures that the summary lists
 
 
 class Report(AbstractContextManager["Report"]):
-    """Collects one entry for each reference and target. Any thread may `add`; one calls `finish`, once.
+    """Collects one entry for each reference and target. Any thread may call `add`; one thread calls `finish`, once.
 
-    Entries go to an unnamed file in the directory of the report as they come; in memory are sums, and the references
-    of what failed."""
+    Entries are written to an unnamed file in the directory of the report. Memory holds the totals, and the references
+    of failed images."""
 
     def __init__(
         self,
@@ -41,38 +50,43 @@ class Report(AbstractContextManager["Report"]):
         copy_to: Path | None = None,
         redact: Callable[[str], str] = str,
     ) -> None:
-        """directory: the state's; copy_to: a second place for report.json. Raises LocalError if one is not writable."""
+        """directory: the state directory.
+
+        copy_to: a second path for report.json. Raises LocalError if one is not writable."""
         self.path = directory / REPORT_NAME
         self.failed_path = directory / FAILED_NAME
         self.totals = Totals()
-        self.told: list[Told] = []
+        self.failed_images: list[FailedImage] = []
         self._run = run
         self._started = started
-        self._copy_to = _checked(copy_to) if copy_to else None
+        self._copy_to = _resolve_copy_path(copy_to) if copy_to else None
         self._redact = redact
         self._lock = threading.Lock()
         self._failed: dict[str, None] = {}
-        self._chunks = _Chunks(directory)
+        self._chunks = _EntryFile(directory)
 
     def add(self, entry: ImageEntry) -> None:
-        """Take an entry. Never raises for the disk: what cannot be stored there stays in memory."""
+        """Add an entry. Errors of the disk are not raised: an entry that cannot be written stays in memory."""
         error = entry.error
         message = self._redact(printable(error.message, 600)) if error else ""
         hint = self._redact(printable(error.hint, 600)) if error else ""
-        line = json.dumps(as_json(entry, f"{message} ({hint})" if hint else message), ensure_ascii=True)
+        line = json.dumps(entry_fields(entry, f"{message} ({hint})" if hint else message), ensure_ascii=True)
         with self._lock:
             self.totals.add(entry)
             if entry.result == "failed":
                 self._failed[entry.source] = None
-            if entry.result in ("failed", "conflict") and len(self.told) < _TOLD:
-                self.told.append(Told(entry.source, entry.target, entry.result, message or "failed", hint))
+            if entry.result in ("failed", "conflict") and len(self.failed_images) < _LISTED:
+                self.failed_images.append(
+                    FailedImage(entry.source, entry.target, entry.result, message or "failed", hint)
+                )
         self._chunks.add(line.encode())
 
-    def finish(self, exit_code: int, *, ended: datetime, effort: Effort) -> None:
-        """Write report.json, its copy and failed.txt, each whole or not at all. Raises LocalError, after all three
-        were tried, if one could not be written."""
+    def finish(self, exit_code: int, *, ended: datetime, cost: RunCost) -> None:
+        """Write report.json, its copy and failed.txt, each completely or not at all.
+
+        Raises LocalError if one could not be written, after an attempt for all three."""
         with self._lock:
-            head = self._head(exit_code, ended, effort)
+            head = self._head(exit_code, ended, cost)
             failed = "".join(f"{printable(reference, 2000)}\n" for reference in self._failed)
         errors = []
         for path in (self.failed_path, self.path, self._copy_to):
@@ -86,7 +100,8 @@ class Report(AbstractContextManager["Report"]):
         if errors:
             raise errors[0]
 
-    def _head(self, exit_code: int, ended: datetime, effort: Effort) -> dict[str, object]:
+    def _head(self, exit_code: int, ended: datetime, cost: RunCost) -> dict[str, object]:
+        """Return report.json without its entries."""
         totals = self.totals
         head: dict[str, object] = {
             "schema": SCHEMA,
@@ -97,14 +112,14 @@ class Report(AbstractContextManager["Report"]):
             "totals": {
                 "images": {result: totals.images[result] for result in RESULTS},
                 "blobs": {outcome: totals.blobs[outcome] for outcome in OUTCOMES},
-                "bytes": {way: totals.bytes[way] for way in WAYS},
-                "requests": {host: dict(kinds) for host, kinds in effort.requests.items()},
-                "retries": effort.retries,
-                "waited_seconds": round(effort.waited, 3),
+                "bytes": {way: totals.bytes[way] for way in BYTE_COUNTS},
+                "requests": {host: dict(kinds) for host, kinds in cost.requests.items()},
+                "retries": cost.retries,
+                "waited_seconds": round(cost.waited, 3),
             },
         }
-        if effort.retry_after is not None:
-            head["retry_after"] = round(effort.retry_after, 3)
+        if cost.retry_after is not None:
+            head["retry_after"] = round(cost.retry_after, 3)
         return head
 
     def _write(self, path: Path, head: dict[str, object]) -> None:
@@ -118,8 +133,8 @@ class Report(AbstractContextManager["Report"]):
         self._chunks.close()
 
 
-class _Chunks:
-    """Lines, kept on disk in the order in which their chunks filled, and joined by commas when copied out."""
+class _EntryFile:
+    """Lines in a temporary file, in the order in which their chunks filled; joined by commas when they are copied."""
 
     def __init__(self, directory: Path) -> None:
         try:
@@ -129,10 +144,11 @@ class _Chunks:
         self._lock = threading.Lock()
         self._open: list[bytes] = []
         self._size = 0
-        self._end = 0  # of the part of the file that is given out
-        self._full: list[bytes | tuple[int, int]] = []  # in memory, or at an offset with a length
+        self._end = 0  # of the part of the file that is in use
+        self._full: list[bytes | tuple[int, int]] = []  # a chunk in memory, or the offset and length of one in the file
 
     def add(self, line: bytes) -> None:
+        """Append a line."""
         with self._lock:
             self._open.append(line)
             self._size += len(line)
@@ -143,24 +159,27 @@ class _Chunks:
             number, offset = len(self._full), self._end
             self._full.append(chunk)
             self._end += len(chunk)
-        if self._store(chunk, offset):
+        if self._write_chunk(chunk, offset):
             with self._lock:
                 self._full[number] = (offset, len(chunk))
 
-    def _store(self, chunk: bytes, offset: int) -> bool:
+    def _write_chunk(self, chunk: bytes, offset: int) -> bool:
+        """Write a chunk to the file. Return False if that fails."""
         rest = memoryview(chunk)
-        with suppress(OSError, ValueError):  # no space, or closed: it stays in memory
+        with suppress(OSError, ValueError):  # no space, or the file is closed: the chunk stays in memory
             while rest:
                 rest = rest[os.pwrite(self._file.fileno(), rest, offset + len(chunk) - len(rest)) :]
         return not rest
 
     def copy_to(self, out: BinaryIO) -> None:
+        """Write all lines to `out`."""
         first = True
-        for chunk in self._stored():
+        for chunk in self._read_chunks():
             out.write(chunk if first else b",\n" + chunk)
             first = False
 
-    def _stored(self) -> Iterator[bytes]:
+    def _read_chunks(self) -> Iterator[bytes]:
+        """Yield all chunks in order. Raises LocalError."""
         with self._lock:
             chunks = [*self._full, *([b",\n".join(self._open)] if self._open else [])]
         for chunk in chunks:
@@ -172,7 +191,7 @@ class _Chunks:
         except OSError as error:
             raise local_error("read back", "the report's entries", error) from error
         if len(found) != length:
-            raise LocalError("the report's entries could not be read back", hint="see whether the disk is sound")
+            raise LocalError("the report's entries could not be read back", hint="check the disk for errors")
         return found
 
     def close(self) -> None:
@@ -183,11 +202,13 @@ def _timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _checked(path: Path) -> Path:
-    """Where a symbolic link leads to; found out before the work begins whether a file can be made there."""
+def _resolve_copy_path(path: Path) -> Path:
+    """Return the path behind symbolic links. Raises LocalError if the report cannot be written there.
+
+    Called before the run, so that a long run does not lose its report."""
     real = Path(os.path.realpath(path))
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # of what /dev/stdout is, there is no other name
+        if not stat.S_ISREG(path.stat().st_mode):  # /dev/stdout, for example
             raise LocalError(f"cannot write the report to {path}: it is not a regular file", hint="name another file")
     except FileNotFoundError:
         if not real.parent.is_dir():
@@ -201,16 +222,16 @@ def _checked(path: Path) -> Path:
     return real
 
 
-def check_copy(path: Path, *, state: Path, used: Iterable[Path]) -> None:
-    """A copy of the report must not take the place of what a run reads or keeps. Raises ConfigError.
+def check_report_path(path: Path, *, state: Path, used: Iterable[Path]) -> None:
+    """Raise ConfigError if a copy of the report would replace a file that the run uses.
 
-    state: the directory, of all shards; used: files elsewhere."""
+    state: the state directory, including all shards; used: files elsewhere."""
     if str(path) == "-":
         raise ConfigError("--report - names no file", hint="standard output gets the summary; name a file")
     real = Path(os.path.realpath(path))
     if real in {Path(os.path.realpath(one)) for one in used}:
         raise ConfigError(f"--report {path} would replace a file that this run uses", hint="name another file")
-    # What is kept there has many names, but of these only the report's own ends so.
+    # Of the many files of the state directory, only the report's name ends in .json.
     if real.is_relative_to(os.path.realpath(state)) and real.suffix != ".json":
         hint = "name a file elsewhere, or one that ends in .json"
         raise ConfigError(f"--report {path} could replace a file of the state directory", hint=hint)
@@ -221,14 +242,15 @@ def _write_text(path: Path, text: str) -> None:
         out.write(text.encode())
 
 
-def read_only_from(path: Path) -> list[str]:
-    """The references or patterns of a file for `--only-from`, such as failed.txt: one a line, `#` begins a comment.
+def read_references_file(path: Path) -> list[str]:
+    """Return the references or patterns of a file for `--only-from`, such as failed.txt: one a line, with `#`
+    comments.
 
     Raises ConfigError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"cannot read {path}: {reason}", hint="want references, one a line") from error
+        raise ConfigError(f"cannot read {path}: {reason}", hint="it must contain references, one a line") from error
     stripped = (line.strip() for line in lines)
     return [line for line in stripped if line and not line.startswith("#")]

@@ -1,4 +1,4 @@
-"""What became of each image, and what the run cost: plain values, and their form in report.json."""
+"""The result of each image and the cost of a run: plain values, and their form in report.json."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from mirror.util.structs import Struct, field
 Result = Literal["copied", "up-to-date", "failed", "skipped", "conflict"]
 RESULTS: tuple[Result, ...] = ("copied", "up-to-date", "failed", "skipped", "conflict")
 OUTCOMES = ("copied", "mounted", "exists", "failed", "interrupted")  # of blobs
-WAYS = ("read", "sent", "mounted")  # of their bytes
+BYTE_COUNTS = ("read", "sent", "mounted")  # counts of bytes
 
 
 class Failure(Struct, frozen=True):
-    """Why an image failed. code: one of docs/operations.md, "Error codes"; status: of HTTP;
-    retryable: a later run may succeed without anybody changing anything."""
+    """The error of an image that failed.
+
+    code: one of docs/operations.md, "Error codes"; status: of HTTP; retryable: a later run may succeed without any
+    change."""
 
     code: str
     message: str
@@ -27,14 +29,16 @@ class Failure(Struct, frozen=True):
 
     @classmethod
     def of(cls, error: MirrorError) -> Failure:
+        """Create the record of an error."""
         return cls(error.code, error.what, error.hint, error.status, error.passing)
 
 
 class ImageEntry(Struct, frozen=True):
-    """What became of one reference on one target. Where a listing failed, source and target are repositories.
+    """The result of one reference on one target. If a listing failed, source and target are repositories.
 
-    digest: the target's; source_digest, v1_id: the source's, where that differs. blobs: counts by OUTCOMES; bytes:
-    of blobs, by WAYS. seconds: from its start to its end; attempts: of the image or, at most, of one of its blobs."""
+    digest: at the target. source_digest, v1_id: at the source, if that differs. blobs: counts by OUTCOMES.
+    bytes: of blobs, by BYTE_COUNTS. seconds: from start to end. attempts: of the image or, if more, of one of its
+    blobs."""
 
     source: str
     target: str
@@ -50,10 +54,12 @@ class ImageEntry(Struct, frozen=True):
     v1_id: str | None = None
 
 
-class Effort(Struct, frozen=True):
-    """What a run cost. requests: by host, then by method and kind. seconds: of a clock that does not jump;
-    waited: seconds before retries, summed over all that waited, at the same time too; longest_wait: the longest of
-    them; retry_after: a wait, in seconds, that a server asked for and we did not take."""
+class RunCost(Struct, frozen=True):
+    """The cost of a run.
+
+    requests: by host, then by method and kind. seconds: the duration, by a monotonic clock. waited: seconds of waits
+    before retries, summed over parallel waits; longest_wait: the longest of them. retry_after: the longest wait, in
+    seconds, that a server asked for and the run did not take."""
 
     requests: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     retries: int = 0
@@ -63,8 +69,8 @@ class Effort(Struct, frozen=True):
     seconds: float = 0.0
 
 
-class Told(Struct, frozen=True):
-    """An image of which the summary speaks."""
+class FailedImage(Struct, frozen=True):
+    """A failed image or a conflict that the summary lists."""
 
     source: str
     target: str
@@ -74,7 +80,7 @@ class Told(Struct, frozen=True):
 
 
 class Totals(Struct):
-    """Sums over the entries so far. sources: hashes of their references, to count them; hosts: of targets."""
+    """Sums over the entries so far. sources: hashes of the references, to count them; hosts: of targets."""
 
     images: Counter[str] = field(default_factory=Counter)
     blobs: Counter[str] = field(default_factory=Counter)
@@ -83,6 +89,7 @@ class Totals(Struct):
     hosts: set[str] = field(default_factory=set)
 
     def add(self, entry: ImageEntry) -> None:
+        """Add an entry to the sums."""
         self.images[entry.result] += 1
         self.blobs.update(entry.blobs)
         self.bytes.update(entry.bytes)
@@ -90,29 +97,29 @@ class Totals(Struct):
         self.hosts.add(entry.target.partition("/")[0])
 
 
-def as_json(entry: ImageEntry, message: str) -> dict[str, object]:
-    """An element of `images` (design §4.4). message: of its error."""
-    told: dict[str, object] = {
+def entry_fields(entry: ImageEntry, message: str) -> dict[str, object]:
+    """Return the element of `images` for an entry (docs/operations.md, "Report"). message: of its error."""
+    fields: dict[str, object] = {
         "source": printable(entry.source, 2000),
         "target": printable(entry.target, 2000),
         "digest": entry.digest,
         "result": entry.result,
         "protocol": entry.protocol,
         "blobs": {outcome: entry.blobs.get(outcome, 0) for outcome in OUTCOMES},
-        "bytes": {way: entry.bytes.get(way, 0) for way in WAYS},
+        "bytes": {way: entry.bytes.get(way, 0) for way in BYTE_COUNTS},
         "seconds": round(entry.seconds, 3),
         "attempts": entry.attempts,
     }
     if entry.source_digest is not None:
-        told["source_digest"] = entry.source_digest
+        fields["source_digest"] = entry.source_digest
     if entry.v1_id is not None:
-        told["v1_id"] = entry.v1_id
+        fields["v1_id"] = entry.v1_id
     if entry.error is not None:
         error = entry.error
-        told["error"] = {
+        fields["error"] = {
             "code": error.code,
             "status": error.status,
             "retryable": error.retryable,
             "message": message,
         }
-    return told
+    return fields

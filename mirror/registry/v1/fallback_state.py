@@ -59,11 +59,11 @@ class Known(Struct):
 class V2Memory(Protocol):
     """What earlier runs learned of source repositories (`host/path`)."""
 
-    def answered_by_v2(self, repository: str) -> bool:
+    def has_v2_answered(self, repository: str) -> bool:
         """Whether v2 answered for it. Does I/O."""
         ...
 
-    def note_answered_by_v2(self, repository: str) -> None:
+    def note_v2_answer(self, repository: str) -> None:
         """v2 answered for it."""
         ...
 
@@ -141,7 +141,7 @@ class Protocols:
         if not known.listed:
             known.listed = True
             if self._memory is not None:
-                self._memory.note_answered_by_v2(f"{self.host}/{repository}")
+                self._memory.note_v2_answer(f"{self.host}/{repository}")
             self._tell(repository, known, "v2", "v2 answers for it")
 
     def _tell(self, repository: str, known: Known, protocol: str, reason: str) -> None:
@@ -204,7 +204,7 @@ class Protocols:
         """What the rules say of a failure of v2. If an earlier run is the reason, `error` gets a hint that says so."""
         if known.answered_before is None:
             memory = self._memory
-            known.answered_before = memory is not None and memory.answered_by_v2(f"{self.host}/{repository}")
+            known.answered_before = memory is not None and memory.has_v2_answered(f"{self.host}/{repository}")
         speaks = self._registry.speaks_v2 or (False if pinged else None)
         seen = Observation(operation, failure_of(error), self.mode, speaks, known.listed, known.answered_before)
         decision = decide(seen)
