@@ -27,6 +27,7 @@ from mirror.registry.http.connection import Connection, Pace
 from mirror.registry.http.connector import Connector
 from mirror.registry.http.framing import TooBig
 from mirror.registry.http.headers import Headers
+from mirror.registry.http.pool import MOST_IDLE
 from mirror.registry.http.status_errors import REDIRECTS
 from mirror.registry.http.url_policy import Trust
 from mirror.util.cancellation import Work
@@ -116,8 +117,19 @@ class OneOffs:
         )
 
     def _send(self, prepared: requests.PreparedRequest, request: Request, work: Work) -> Answer:
+        """Send it. A GET on a kept connection that the peer was just closing is sent once more, on a new one."""
         pace = Pace(self._idle, monotonic() + self._deadline)
         call = _Call(self._connector, self._exchange.host(request.destination), request, work, pace)
+        try:
+            return self._send_once(prepared, call, work)
+        except NetworkError as error:
+            if request.method != "GET" or not call.met_end_of_kept or error.code not in ("net_error", "truncated"):
+                raise
+        call.keeps = False
+        return self._send_once(prepared, call, work)
+
+    def _send_once(self, prepared: requests.PreparedRequest, call: _Call, work: Work) -> Answer:
+        request = call.request
         with work.stop.calls(call.abort):
             _current.call = call
             try:
@@ -154,17 +166,21 @@ def _as_sent(request: Request, prepared: requests.PreparedRequest) -> Request:
 
 
 class _Call:
-    """One call, from the request to the end of its answer. ended: the peer ended the connection."""
+    """One call, from the request to the end of its answer.
+
+    ended: the peer ended the connection. keeps: a kept connection may be used."""
 
     def __init__(self, connector: Connector, host: HostLimits, request: Request, work: Work, pace: Pace) -> None:
         self.request = request
         self.whole_url = connector.proxy is not None and request.destination.origin.scheme == "http"
         self.ended = False
+        self.keeps = True
         self._connector = connector
         self._host = host
         self._work = work
         self._pace = pace
         self._connection: Connection | None = None
+        self._kept = False
 
     def open(self) -> Connection:
         """A new connection. Raises as `Connector.open` does."""
@@ -175,8 +191,14 @@ class _Call:
         destination = self.request.destination
         if destination.server_named and connection.peer is not None:
             self._connector.check(destination, connection.peer)
+        self._kept = connection.reused
         connection.begin(self._work.stop, self._pace, self.request)
         self._connection = connection
+
+    @property
+    def met_end_of_kept(self) -> bool:
+        """Whether a kept connection was used, and not a byte of an answer came."""
+        return self._kept and self._connection is not None and not self._connection.heard
 
     def note_sent(self) -> None:
         """Count the request."""
@@ -245,7 +267,9 @@ class _Connected(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         sock = self.sock
-        return sock is not None and not sock.connection.stale()
+        if sock is None or not _calling().keeps or monotonic() > sock.idle_since + MOST_IDLE:
+            return False
+        return not sock.connection.stale()
 
 
 class _Pool(HTTPConnectionPool):
@@ -257,6 +281,7 @@ class _Socket:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.idle_since = monotonic()
         self._users = 1
 
     def sendall(self, data: bytes) -> None:
@@ -270,6 +295,7 @@ class _Socket:
         """The connection has bounds of its own."""
 
     def close(self) -> None:
+        self.idle_since = monotonic()
         self._users -= 1
         if not self._users:
             self.connection.close()

@@ -11,7 +11,7 @@ import pytest
 from mirror.errors import Cancelled, NetworkError, RateLimited, Refused, RemoteError
 from mirror.limits import Limits
 from mirror.registry.session import TooBig
-from tests.registry.http.peers import Peer, Script, answers, peers, whole
+from tests.registry.http.peers import Peer, Script, Talk, answers, peers, whole
 from tests.registry.http.sessions import hanging, session_with, stopped_soon, work
 from tests.registry.http.test_client import cut_script
 from tests.registry.http.test_waits import HANGS
@@ -158,6 +158,21 @@ def test_a_stop_reaches_a_call(first: bytes) -> None:
         pytest.raises(Cancelled),
     ):
         session.one_off("GET", session.trust.realm("/token"), work=doomed)
+
+
+@pytest.mark.parametrize("end", [Talk.reset, lambda talk: talk.sock.close()], ids=["reset", "close"])
+def test_a_get_on_a_connection_that_the_service_was_just_closing_is_sent_once_more(end: Script) -> None:
+    def script(talk: Talk) -> None:
+        if talk.request() is not None:
+            talk.say(TOKEN)
+        if talk.request() is not None:
+            end(talk)
+
+    with Peer(script) as peer, session_with(peer) as session:
+        for asked in (1, 3):
+            session.one_off("GET", session.trust.realm("/token"), work=work(retries=False))
+            assert asked == len(peer.requests)
+        assert 2 == peer.connections
 
 
 def test_a_proxy_is_asked_for_the_whole_url_with_its_login() -> None:
