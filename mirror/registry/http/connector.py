@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import socket
 from time import monotonic
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from mirror.errors import AuthError, ConfigError, MirrorError, RemoteError, Unreachable
@@ -20,14 +19,11 @@ from mirror.registry.http.headers import request_head
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.lookups import Lookups, Resolve, system_resolve
 from mirror.registry.http.protocol import AnswerParser
+from mirror.registry.http.tls import Handshakes
 from mirror.registry.http.url_policy import Destination, Trust
 from mirror.util.cancellation import Stop
 from mirror.util.config_key import registry_key
 from mirror.util.files import local_error
-
-if TYPE_CHECKING:
-    from mirror.registry.http.tls import Handshakes
-
 
 _LEAST = 0.001  # seconds: a timeout of 0 is none
 
@@ -88,8 +84,6 @@ class Connector:
     def handshakes(self) -> Handshakes:
         """Made for the first host that is asked by https."""
         if self._handshakes is None:
-            from mirror.registry.http.tls import Handshakes  # noqa: PLC0415 (6 ms, which plain http does without)
-
             self._handshakes = Handshakes(self._settings.tls, self._settings.host)
         return self._handshakes
 

@@ -1,7 +1,4 @@
-"""TLS as the operator set it for a host: contexts, handshakes, connections, and what their failures mean.
-
-Imported when the first https host is connected to.
-"""
+"""TLS as the operator set it for a host: contexts, handshakes, connections, and what their failures mean."""
 
 from __future__ import annotations
 
