@@ -148,13 +148,13 @@ class HostAuthorizer:
         if entry is not None:
             self._leave(entry)
 
-    def showed(self, repository: str, work: Work) -> bool:
+    def has_shown_credentials(self, repository: str, work: Work) -> bool:
         """Whether a reader of `repository` was asked for credentials and has some: then they were shown."""
         entry = self._entries.get(pull(repository))
         ask = self._ask if entry is None else entry.ask or self._ask
         return ask is not None and self._credentials.find(self._host, repository, stop=work.stop) is not None
 
-    def reconsider(self, repository: str) -> None:
+    def forget_refusal(self, repository: str) -> None:
         """A reader of `repository` was refused for good; one more request may find out whether all of it is closed."""
         with self._lock:
             self._entries.pop(pull(repository), None)
