@@ -292,7 +292,7 @@ def test_a_host_with_different_images_on_each_protocol(
     assert (mode != "only") == bool(asked(registry, "v2"))
     if mode == "auto":
         (line,) = events(mirror_run, "protocol")
-        assert "tags that may exist on v1 only" in line["text"]
+        assert "per-tag" in line["text"]
 
 
 @pytest.mark.parametrize("tags", [[], ["both", "new"]], ids=["L22", "T10"])

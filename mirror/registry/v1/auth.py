@@ -87,7 +87,11 @@ class V1Authorizer:
                 return
         if sent is not None:
             credential = self._credentials.find(self._settings.host, repository, stop=work.stop)
-            who = credential.who if credential is not None and sent.startswith("Basic ") else "the token from its index"
+            who = (
+                credential.description
+                if credential is not None and sent.startswith("Basic ")
+                else "the token from its index"
+            )
             raise AuthError(f"{subject}: the registry rejected {who}", status=401)
         hint = f"give {registry_key(self._settings.host, 'username')} and password"
         if repository in self._withheld:
