@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from mirror.registry.http.headers import WHITE_SPACE
 from mirror.util.structs import Struct, field
 
 MAX_CHARACTERS = 64 * 1024  # in all fields of a response together
@@ -100,7 +101,7 @@ def _read_value(text: str, position: int) -> tuple[str | None, int]:
         return (_ESCAPE.sub(r"\1", quoted.group(1)), quoted.end()) if quoted else (None, len(text))
     # Unquoted values must be tokens, but some servers send the URL of a realm without quotes.
     plain = _UP_TO_COMMA.match(text, position)
-    return (plain.group().strip(), plain.end()) if plain else (None, len(text))
+    return (plain.group().strip(WHITE_SPACE), plain.end()) if plain else (None, len(text))
 
 
 def _item_end(text: str, position: int) -> int:

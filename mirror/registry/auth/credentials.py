@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mirror.errors import AuthError, ConfigError
 from mirror.oci.reference import DOCKER_HUB
+from mirror.registry.auth import credential_helpers
 from mirror.registry.auth.docker_config import HUB_KEY, DockerConfig, Login, config_files, display_path
 from mirror.registry.http.host_settings import HostSettings, Secret
 from mirror.util.cancellation import Stop
@@ -198,8 +199,6 @@ class CredentialSource:
 
     def _run_helper(self, helper: str, server: str, port: int, stop: Stop) -> Credential | None:
         """Run a helper and keep its result, also if that is an error."""
-        from mirror.registry.auth import credential_helpers  # noqa: PLC0415 (few runs need helpers)
-
         try:
             answer = credential_helpers.ask_helper(
                 helper, server, environ=self._environ, stop=stop, port=port, timeout=self._helper_timeout

@@ -19,7 +19,7 @@ from mirror.registry.convert.converted_source import assemble_image
 from mirror.registry.convert.image_builder import CONVERTER_VERSION, HistoryStep, build_image, history_entry
 from mirror.registry.convert.layer_cache import CachedLayer, LayerCache
 from mirror.registry.convert.layers import Layer
-from mirror.store import BlobReader, Part, Source, Transformed, Version
+from mirror.store import BlobReader, Source, Transformed, TransformPart, Version
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct
 
@@ -114,11 +114,11 @@ class Schema1Transform:
         self._manifest = manifest
         self._what = f"{source.host}/{repository}@{digest}"
 
-    def parts(self, work: Work) -> Sequence[Part]:
+    def parts(self, work: Work) -> Sequence[TransformPart]:
         layers = [entry.layer for entry in self._read_entries(work) if entry.layer is not None]
-        return [Part(self._key(digest)) for digest in dict.fromkeys(layers)]
+        return [TransformPart(self._key(digest)) for digest in dict.fromkeys(layers)]
 
-    def make(self, part: Part, work: Work) -> None:
+    def make(self, part: TransformPart, work: Work) -> None:
         self._convert_layer(part.key, work)
 
     def finish(self, work: Work) -> Transformed:

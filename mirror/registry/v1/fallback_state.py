@@ -59,11 +59,11 @@ class RepositoryState(Struct):
 class V2Memory(Protocol):
     """What earlier runs learned of source repositories (`host/path`)."""
 
-    def answered_by_v2(self, repository: str) -> bool:
+    def has_v2_answered(self, repository: str) -> bool:
         """Return whether v2 answered for the repository. Does I/O."""
         ...
 
-    def note_answered_by_v2(self, repository: str) -> None:
+    def note_v2_answer(self, repository: str) -> None:
         """Record that v2 answered for the repository."""
         ...
 
@@ -143,7 +143,7 @@ class ProtocolSelector:
         if not state.answered:
             state.answered = True
             if self._memory is not None:
-                self._memory.note_answered_by_v2(f"{self.host}/{repository}")
+                self._memory.note_v2_answer(f"{self.host}/{repository}")
             self._log_protocol(repository, state, "v2", "v2 answers for the repository")
 
     def _log_protocol(self, repository: str, state: RepositoryState, protocol: str, reason: str) -> None:
@@ -216,7 +216,7 @@ class ProtocolSelector:
         success."""
         if state.answered_before is None:
             memory = self._memory
-            state.answered_before = memory is not None and memory.answered_by_v2(f"{self.host}/{repository}")
+            state.answered_before = memory is not None and memory.has_v2_answered(f"{self.host}/{repository}")
         speaks_v2 = self._registry.speaks_v2 or (False if pinged else None)
         observation = Observation(
             operation, classify_failure(error), self.mode, speaks_v2, state.answered, state.answered_before

@@ -16,7 +16,7 @@ from mirror.registry.convert.layers import Layer
 from mirror.registry.v1 import parsing
 from mirror.registry.v1.client import V1Client
 from mirror.registry.v1.parsing import ImageJson
-from mirror.store import Part, Transformed
+from mirror.store import Transformed, TransformPart
 from mirror.util.cancellation import Work
 from mirror.util.config_key import registry_key
 from mirror.util.structs import Struct
@@ -52,10 +52,10 @@ class V1Transform:
         self._exact = exact
         self._chain: tuple[str, ...] = ()
 
-    def parts(self, work: Work) -> Sequence[Part]:
-        return [Part(self._key(image_id)) for image_id in self._ancestry(work)]
+    def parts(self, work: Work) -> Sequence[TransformPart]:
+        return [TransformPart(self._key(image_id)) for image_id in self._ancestry(work)]
 
-    def make(self, part: Part, work: Work) -> None:
+    def make(self, part: TransformPart, work: Work) -> None:
         self._convert_layer(part.key, work)
 
     def finish(self, work: Work) -> Transformed:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from mirror.errors import Refused, RemoteError, printable
 from mirror.oci import strictjson
 from mirror.oci.strictjson import Object, Value
-from mirror.registry.session import Answer, Headers
+from mirror.registry.http.headers import WHITE_SPACE, Headers
+from mirror.registry.session import Answer
 from mirror.util.structs import Struct
 
 MAX_CHAIN = 127  # images in an ancestry: what docker's storage drivers can stack
@@ -71,7 +72,7 @@ def parse_ping(answer: Answer) -> PingResponse | None:
         is_known_body = answer.body.strip() == b"pong"
     if answer.status != 200 or not (has_header or is_known_body):
         return None
-    standalone_header = (headers.get("x-docker-registry-standalone") or "").strip().lower()
+    standalone_header = (headers.get("x-docker-registry-standalone") or "").lower()
     if standalone_header:
         return PingResponse(standalone_header in ("true", "1"))
     standalone = body.get("standalone") if isinstance(body, dict) else None
@@ -89,13 +90,14 @@ def is_index(answer: Answer) -> bool:
 
 def parse_token(headers: Headers) -> str | None:
     """Return the token of an index response, or None. Some servers send it with the prefix `Token `."""
-    token = (headers.get("x-docker-token") or "").removeprefix("Token ").strip()
+    token = (headers.get("x-docker-token") or "").removeprefix("Token ").strip(WHITE_SPACE)
     return token if token and len(token) <= MAX_TOKEN and token.isascii() and token.isprintable() else None
 
 
 def parse_endpoints(headers: Headers) -> list[str]:
     """Return the hosts of a repository, in the order in which they are to be asked."""
-    return [host.strip() for value in headers.all("x-docker-endpoints") for host in value.split(",") if host.strip()]
+    hosts = (host.strip(WHITE_SPACE) for value in headers.all("x-docker-endpoints") for host in value.split(","))
+    return [host for host in hosts if host]
 
 
 def parse_tags(body: bytes, what: str) -> dict[str, Value]:
@@ -134,7 +136,7 @@ def parse_image(answer: Answer, image_id: str, what: str) -> ImageJson:
     document = parse_image_json(answer.body, what)
     if document.get("id") != image_id:
         raise invalid_error(what, f"its id is {printable(document.get('id'), 80)!r}")
-    size = (answer.headers.get("x-docker-size") or "").strip()
+    size = answer.headers.get("x-docker-size") or ""
     return ImageJson(
         image_id,
         parse_parent(document, what),
@@ -170,8 +172,8 @@ def parse_parent(document: Object, what: str) -> str | None:
 
 def parse_checksums(headers: Headers) -> tuple[str, ...]:
     """Return the sha256 checksums over the stored JSON and layer. Other kinds (tarsum) are ignored."""
-    checksums = [word.strip() for value in headers.all("x-docker-checksum-payload") for word in value.split(",")]
-    return tuple(match[1] for word in checksums if (match := _SHA256.fullmatch(word)))
+    words = [word.strip(WHITE_SPACE) for value in headers.all("x-docker-checksum-payload") for word in value.split(",")]
+    return tuple(match[1] for word in words if (match := _SHA256.fullmatch(word)))
 
 
 def is_requested_range(headers: Headers, offset: int, size: int) -> bool:
@@ -179,5 +181,5 @@ def is_requested_range(headers: Headers, offset: int, size: int) -> bool:
 
     docker-registry omits the unit."""
     values: Sequence[str] = headers.all("content-range")
-    match = _CONTENT_RANGE.fullmatch(values[0].strip()) if len(values) == 1 else None
+    match = _CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
     return match is not None and (int(match[1]), int(match[2]), int(match[3])) == (offset, size - 1, size)
