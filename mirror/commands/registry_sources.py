@@ -11,15 +11,15 @@ from mirror.oci.reference import DOCKER_HUB
 from mirror.registry.auth.authorization import HostAuthorizer
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.client import RegistryV2
-from mirror.registry.convert.layer_cache import Measure, Scratch
+from mirror.registry.convert.layer_cache import LayerCache, MeasuringCache
 from mirror.registry.http.host_settings import V1, HostSettings
 from mirror.registry.v1.fallback_source import FallbackSource
-from mirror.registry.v1.fallback_state import Protocols, V2Memory
+from mirror.registry.v1.fallback_state import ProtocolSelector, V2Memory
 from mirror.store import Source
 from mirror.util.retry_policy import Policy
 
 if TYPE_CHECKING:
-    from mirror.registry.v1.host import V1Side
+    from mirror.registry.v1.host import V1Host
     from mirror.registry.v1.image_conversion import Ancestor
 
 
@@ -43,9 +43,9 @@ class Sources:
         self._limits = limits
         self._policy = policy
         self._memory = memory
-        self._ancestors: Scratch[Ancestor] = Scratch(scratch / "v1", limit) if scratch else Measure()
-        self._layers: Scratch[None] = Scratch(scratch / "schema1", limit) if scratch else Measure()
-        self._old: dict[str, V1Side] = {}
+        self._ancestors: LayerCache[Ancestor] = LayerCache(scratch / "v1", limit) if scratch else MeasuringCache()
+        self._layers: LayerCache[None] = LayerCache(scratch / "schema1", limit) if scratch else MeasuringCache()
+        self._v1_hosts: dict[str, V1Host] = {}
         self._opened: dict[tuple[str, V1, bool], Source] = {}
 
     def open(
@@ -57,9 +57,9 @@ class Sources:
         if key not in self._opened:
             source = self._converting(registry) if convert_schema1 else registry
             if mode is not V1.NEVER:
-                old = partial(self._old_side, settings)
-                protocols = Protocols(source, registry, old, mode, authorizer, self._memory)
-                source = FallbackSource(source, protocols)
+                open_v1 = partial(self._open_v1, settings)
+                selector = ProtocolSelector(source, registry, open_v1, mode, authorizer, self._memory)
+                source = FallbackSource(source, selector)
             self._opened[key] = source
         return self._opened[key]
 
@@ -68,25 +68,25 @@ class Sources:
 
         return Schema1Source(registry, self._layers)
 
-    def _old_side(self, settings: HostSettings) -> V1Side:
+    def _open_v1(self, settings: HostSettings) -> V1Host:
         """The v1 side of a host, opened when it is first asked for. From any thread."""
-        side = self._old.get(settings.host)
-        if side is None:
-            from mirror.registry.v1.host import V1Side  # noqa: PLC0415 (v2 has to fail first)
+        host = self._v1_hosts.get(settings.host)
+        if host is None:
+            from mirror.registry.v1.host import V1Host  # noqa: PLC0415 (v2 has to fail first)
 
-            made = V1Side(settings, self._credentials, self._limits, self._ancestors, self._policy)
-            side = self._old.setdefault(settings.host, made)
-            if side is not made:
-                made.close()
-        return side
+            opened = V1Host(settings, self._credentials, self._limits, self._ancestors, self._policy)
+            host = self._v1_hosts.setdefault(settings.host, opened)
+            if host is not opened:
+                opened.close()
+        return host
 
     def sweep(self) -> None:
         """Remove what conversions of a killed run left. For who holds the lock."""
-        self._ancestors.sweep()
-        self._layers.sweep()
+        self._ancestors.remove_leftovers()
+        self._layers.remove_leftovers()
 
     def close(self) -> None:
-        for side in self._old.values():
-            side.close()
+        for host in self._v1_hosts.values():
+            host.close()
         self._ancestors.close()
         self._layers.close()

@@ -70,7 +70,7 @@ class Stores:
         self._credentials = CredentialSource(config.registries, on_secret=redactor.add)
         hosts = list(dict.fromkeys(one.host for mirror in config.mirrors for one in (mirror.source, *mirror.targets)))
         registries = [host for host in hosts if is_registry(host)]
-        self._credentials.check(registries)
+        self._credentials.check_docker_files(registries)
         self._authorizers: dict[str, HostAuthorizer] = {}
         self._v2 = {host: self._open(host) for host in registries}
         self._on_disk = _on_disk(config, hosts, spool, base, repair=repair)

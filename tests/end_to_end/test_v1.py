@@ -161,7 +161,7 @@ def test_a_plan_says_what_is_to_be_converted_and_reads_no_layer(
     ran = mirror_run("plan", config)
     assert 0 == ran.code
     place = f"{registry.host}/team/other:one -> {target.host}/moved:one"
-    assert f"new     {place} (v1, to be converted: v2 does not know it)" in ran.out
+    assert f"new     {place} (v1, to be converted: v2 does not know the repository)" in ran.out
     assert {"GET tags", "GET v1-ping", "GET v1-index", "GET v1-tags"} == set(registry.counts())
     assert not list(mirror_run.folder.rglob("converted"))
 
@@ -292,7 +292,7 @@ def test_a_host_with_different_images_on_each_protocol(
     assert (mode != "only") == bool(asked(registry, "v2"))
     if mode == "auto":
         (line,) = events(mirror_run, "protocol")
-        assert "tags that may exist on v1 only" in line["text"]
+        assert "per-tag" in line["text"]
 
 
 @pytest.mark.parametrize("tags", [[], ["both", "new"]], ids=["L22", "T10"])

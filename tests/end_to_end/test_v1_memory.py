@@ -61,7 +61,7 @@ def test_a_failure_of_v2_does_not_lead_to_v1_where_v2_answered_in_an_earlier_run
     assert 1 == mirror_run("verify", mirror_run.config_file).code
     assert {"both": digest} == target.storage.repositories["app"].tags
     assert [] == by_v1(source)
-    assert "answered by v2 in an earlier run" in ran.err + ran.out
+    assert "earlier run" in ran.err + ran.out
 
 
 def test_the_operator_may_say_that_the_repository_is_to_be_read_by_v1_now(

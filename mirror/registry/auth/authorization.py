@@ -1,13 +1,13 @@
-"""Which `Authorization` a registry gets with a request, and what is done when it wants another.
+"""The `Authorization` header of each request to a registry, and the reaction to a 401.
 
-One `HostAuthorizer` for a registry. Nothing is sent before the registry asks for it (RFC 9110, 11.6.1): the first
-request to it goes alone and bare. If it asks for Basic, every request has that from then on; if it asks for
-Bearer, a token is fetched for each exact set of scopes before the first request that needs it. The first request
-with a set of scopes goes alone until it is known that it is let in, so that a wrong password costs a request or
-two, not one for each image.
+There is one `HostAuthorizer` per registry. It sends no credentials before the registry asks for them (RFC 9110, section
+11.6.1): the first request goes alone, without a header. After a Basic challenge every request has Basic credentials.
+After a Bearer challenge a token is fetched for each exact set of scopes, before the first request that needs it. The
+first request with a set of scopes goes alone until its response is known, so a wrong password costs one or two
+requests, and not one per image.
 
-A 401 is answered once: with a token fetched anew and credentials asked for anew. The next 401 is final, for that
-set of scopes, without further requests.
+The first 401 leads to a new token and a new look-up of credentials. The next 401 is final for that set of scopes: later
+requests fail without being sent.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import threading
 from collections.abc import Callable, Sequence
 
 from mirror.errors import AuthError, Cancelled, MirrorError, printable
-from mirror.registry.auth.authorizer import Scope, pull, widened
-from mirror.registry.auth.challenge import Challenge, choose, parse_challenges
-from mirror.registry.auth.credentials import Credential, CredentialSource
+from mirror.registry.auth.authorizer import Scope, pull, widen_scopes
+from mirror.registry.auth.challenge import Challenge, choose_challenge, parse_challenges
+from mirror.registry.auth.credentials import CredentialSource
+from mirror.registry.auth.scope_state import ScopeState
 from mirror.registry.auth.token_client import OneOff
-from mirror.registry.auth.token_issuer import NOTHING, Ask, Grant, Issuer, Need
+from mirror.registry.auth.token_issuer import NO_GRANT, AuthScheme, Grant, GrantRequest, TokenIssuer
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Stop, Work
@@ -32,42 +33,16 @@ from mirror.util.structs import replace
 
 log = logging.getLogger("mirror.auth")
 
-RETRY_EARLY = 5.0  # seconds until a renewal that failed is tried again, while the old token still lives
+RENEWAL_RETRY = 5.0  # seconds after a failed renewal until the next one, while the old token is still valid
 
-_MOST_REFUSALS = 3  # 401s in a row, the one to a bare request included
-_TIDY_EVERY = 512  # grants
-
-
-class _Entry:
-    """What is known of one set of scopes. Changed under the authorizer's lock; single attributes are read without."""
-
-    __slots__ = (
-        "ask", "asked", "authorised", "by_registry", "error", "gate",
-        "grant", "refusals", "refused", "scopes", "suspect",
-    )  # fmt: skip
-
-    def __init__(self, scopes: tuple[Scope, ...], clock: Clock) -> None:
-        self.scopes = scopes
-        self.asked = tuple(dict.fromkeys(map(str, scopes)))  # of the token service
-        self.gate = Gate(clock)
-        self.ask: Ask | None = None  # of its own challenge; else the host's counts
-        self.grant: Grant | None = None
-        self.authorised = False  # a request with these scopes was answered with other than 401
-        self.refusals = 0  # 401s since then
-        self.refused: str | None = None  # the last header that was answered with 401
-        self.suspect: tuple[Credential | None] | None = None  # what that header was made of
-        self.error: MirrorError | None = None  # final
-        self.by_registry = False  # the registry refused what was sent, rather than a token service
-
-    @property
-    def repository(self) -> str:
-        return self.scopes[0].repository if self.scopes else ""
+_MAX_REFUSALS = 3  # 401s in a row, including the one to the request without a header
+_CLEANUP_EVERY = 512  # renewals between two removals of expired tokens
 
 
 class HostAuthorizer:
     """Implements the session's `Authorizer`. Thread-safe; no lock is held across requests, helpers or waits.
 
-    realm_check: tells where a realm leads, or raises Refused; then nothing is sent there."""
+    realm_check: returns the destination of a realm, or raises Refused; then no request is sent there."""
 
     def __init__(
         self,
@@ -82,267 +57,287 @@ class HostAuthorizer:
         self._realm_check = realm_check
         self._clock = clock or SystemClock()
         self._credentials = credentials
-        self._issuer = Issuer(settings.host, credentials, one_off, self._clock)
+        self._issuer = TokenIssuer(settings.host, credentials, one_off, self._clock)
         self._lock = threading.Lock()
-        self._entries: dict[tuple[Scope, ...], _Entry] = {}
-        self._by_repository: dict[str, list[_Entry]] = {}  # those of one scope
-        self._ask: Ask | None = None  # of the last challenge
-        self._open = False  # the host has answered a bare request
-        self._first = Gate(self._clock)  # while neither is known
-        self._renewals: Flights[_Entry, Grant] = Flights(f"a token for {self._host}")
-        self._renewed = 0  # how often
-        self._warned = not settings.plain_http or settings.username is not None  # then the configuration warned
+        self._states: dict[tuple[Scope, ...], ScopeState] = {}
+        self._by_repository: dict[str, list[ScopeState]] = {}  # states with a single scope
+        self._scheme: AuthScheme | None = None  # from the last challenge
+        self._is_open = False  # the host has accepted a request without a header
+        self._first_gate = Gate(self._clock)  # for the first requests, until one of the two is known
+        self._renewals: Flights[ScopeState, Grant] = Flights(f"a token for {self._host}")
+        self._renewal_count = 0
+        # With a user name in the configuration, the warning was logged when the configuration was read.
+        self._warned = not settings.plain_http or settings.username is not None
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
-        """The `Authorization` to send now with a request that needs `scopes`; None: none.
+        """Return the `Authorization` for a request that needs `scopes`, or None for no header.
 
-        May fetch a token, and may wait for other threads: for their token, or for the answer to their first
-        request. So each call is followed by `accepted`, `challenged` or `abandoned` from the same thread. Raises
-        AuthError, at once where an earlier 401 was final; Refused (unsafe_realm), NetworkError."""
-        entry = self._entries.get(scopes)
-        if entry is None:
-            entry = self._entry(scopes)
-        elif entry.authorised:
-            grant = entry.grant
+        May fetch a token, and may wait for another thread's token or first response. The same thread must then call
+        `accepted`, `challenged` or `abandoned`. Raises AuthError (at once after a final 401), Refused (unsafe_realm),
+        NetworkError."""
+        state = self._states.get(scopes)
+        if state is None:
+            state = self._get_state(scopes)
+        elif state.is_authorized:
+            grant = state.grant
             if grant is not None and self._clock.now() < grant.renew_at:
                 return grant.header
-        return self._header(entry, work)
+        return self._get_header(state, work)
 
     def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
-        """A request that was sent with `sent` was answered with 401, or in words that say so.
+        """Handle a 401 to a request that had the header `sent`, or another status that reports an expired token.
 
-        challenges: its WWW-Authenticate fields. Returns if one more try makes sense, with what `header` then gives.
-        Raises AuthError, Refused where none does; what cannot change by itself is raised again by
-        every later `header` for these scopes."""
-        entry = self._entry(scopes)
+        challenges: the WWW-Authenticate fields. Returns if the request should be sent once more, with the result of
+        `header`. Otherwise raises AuthError or Refused. An error that cannot pass is raised again by every later
+        `header` for these scopes."""
+        state = self._get_state(scopes)
         try:
-            if entry.error is not None:
-                raise again(entry.error)
-            ask = self._note(entry, parse_challenges(challenges), sent)
-            self._grant(entry, ask, work)
+            if state.error is not None:
+                raise again(state.error)
+            scheme = self._record_challenge(state, parse_challenges(challenges), sent)
+            self._get_grant(state, scheme, work)
         except MirrorError as error:
-            self._remember(entry, error)
+            self._record_error(state, error)
             raise
         finally:
-            self._leave(entry)  # one goes at a time still: this thread, or one that waited, with what is known now
+            self._leave_gates(state)  # still one request at a time: by this thread, or by one that waits
 
     def accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """A request with these scopes was answered, and not with 401."""
-        entry = self._entries.get(scopes)
-        if entry is None or (entry.authorised and not entry.refusals):
+        """Note that a request with these scopes received a response other than 401."""
+        state = self._states.get(scopes)
+        if state is None or (state.is_authorized and not state.refusals):
             return
         with self._lock:
-            if entry.error is not None:
+            if state.error is not None:
                 return
-            entry.authorised = True
-            entry.refusals, entry.refused, entry.suspect = 0, None, None
-            if self._ask is None:
-                self._open = True
-                entry.grant = entry.grant or NOTHING
-        entry.gate.open()
-        self._first.open()
+            state.is_authorized = True
+            state.refusals, state.refused_header, state.suspect_credential = 0, None, None
+            if self._scheme is None:
+                self._is_open = True
+                state.grant = state.grant or NO_GRANT
+        state.gate.open()
+        self._first_gate.open()
 
     def abandoned(self, scopes: tuple[Scope, ...]) -> None:
-        """The request for which this thread got a header has no answer: the next that waits for it may go."""
-        entry = self._entries.get(scopes)
-        if entry is not None:
-            self._leave(entry)
+        """Note that the request of this thread has no response; the next waiting request may be sent."""
+        state = self._states.get(scopes)
+        if state is not None:
+            self._leave_gates(state)
 
-    def showed(self, repository: str, work: Work) -> bool:
-        """Whether a reader of `repository` was asked for credentials and has some: then they were shown."""
-        entry = self._entries.get(pull(repository))
-        ask = self._ask if entry is None else entry.ask or self._ask
-        return ask is not None and self._credentials.find(self._host, repository, stop=work.stop) is not None
+    def has_shown_credentials(self, repository: str, work: Work) -> bool:
+        """Return whether the registry asked for credentials for `repository` and there are some; they were sent
+        then."""
+        state = self._states.get(pull(repository))
+        scheme = self._scheme if state is None else state.scheme or self._scheme
+        return scheme is not None and self._credentials.find(self._host, repository, stop=work.stop) is not None
 
-    def reconsider(self, repository: str) -> None:
-        """A reader of `repository` was refused for good; one more request may find out whether all of it is closed."""
+    def forget_refusal(self, repository: str) -> None:
+        """Forget that reading `repository` was refused for good, so that one more request can be sent."""
         with self._lock:
-            self._entries.pop(pull(repository), None)
+            self._states.pop(pull(repository), None)
 
     def allow_another(self, scopes: tuple[Scope, ...]) -> None:
-        """Send one more request with these scopes, which a registry refused; the next 401 is final at once.
+        """Allow one more request with these scopes after the registry refused one for good; the next 401 is final at
+        once.
 
-        For requests that a registry may refuse on their own. What a token service refused stays refused."""
+        For requests that a registry may refuse on their own. A refusal by the token service stays final."""
         with self._lock:
-            entry = self._entries.get(scopes)
-            if entry is not None and entry.error is not None and entry.by_registry:
-                entry.error = entry.refused = entry.suspect = None
-                entry.by_registry = False
-                entry.refusals = _MOST_REFUSALS - 1
-                entry.gate = Gate(self._clock)
+            state = self._states.get(scopes)
+            if state is not None and state.error is not None and state.refused_by_registry:
+                state.error = state.refused_header = state.suspect_credential = None
+                state.refused_by_registry = False
+                state.refusals = _MAX_REFUSALS - 1
+                state.gate = Gate(self._clock)
 
     def known_secrets(self) -> frozenset[str]:
-        """Every secret seen so far (of tokens: those that live, and the last ones that did not), as sent."""
+        """Return every secret seen so far, as sent. Of expired tokens, only the latest are included."""
         with self._lock:
-            grants = [entry.grant for entry in self._entries.values() if entry.grant is not None]
+            grants = [state.grant for state in self._states.values() if state.grant is not None]
         sent = {grant.header.partition(" ")[2] for grant in grants if grant.header is not None}
         return self._issuer.known_secrets() | sent
 
     # --- one request
 
-    def _header(self, entry: _Entry, work: Work) -> str | None:
+    def _get_header(self, state: ScopeState, work: Work) -> str | None:
+        """Return the header to send, after waiting for this request's turn."""
         try:
             while True:
                 work.stop.check()
-                if entry.error is not None:
-                    raise again(entry.error)
-                ask = entry.ask or self._ask
-                grant = self._grant(entry, ask, work)
-                if self._enter(entry, ask, work.stop) and ask == (entry.ask or self._ask) and not entry.error:
-                    self._warn(grant)
+                if state.error is not None:
+                    raise again(state.error)
+                scheme = state.scheme or self._scheme
+                grant = self._get_grant(state, scheme, work)
+                if (
+                    self._enter_gate(state, scheme, work.stop)
+                    and scheme == (state.scheme or self._scheme)
+                    and not state.error
+                ):
+                    self._warn_plain_http(grant)
                     return grant.header
         except BaseException:
-            self._leave(entry)
+            self._leave_gates(state)
             raise
 
-    def _enter(self, entry: _Entry, ask: Ask | None, stop: Stop) -> bool:
-        """Wait for this request's turn; False: something has changed meanwhile."""
-        if entry.authorised:
+    def _enter_gate(self, state: ScopeState, scheme: AuthScheme | None, stop: Stop) -> bool:
+        """Wait for this request's turn. Returns False if the state changed meanwhile."""
+        if state.is_authorized:
             return True
-        if ask is None and not self._open:
-            return self._first.enter(stop)
-        if ask is None and self._settings.username is None:
-            return True  # a host that lets everybody in, and nothing to tell it
-        return entry.gate.enter(stop)
+        if scheme is None and not self._is_open:
+            return self._first_gate.enter(stop)
+        if scheme is None and self._settings.username is None:
+            return True  # the host allows anonymous access, and there are no credentials
+        return state.gate.enter(stop)
 
-    def _leave(self, entry: _Entry) -> None:
-        entry.gate.leave()
-        self._first.leave()
+    def _leave_gates(self, state: ScopeState) -> None:
+        """Let the next request go."""
+        state.gate.leave()
+        self._first_gate.leave()
 
-    def _warn(self, grant: Grant) -> None:
+    def _warn_plain_http(self, grant: Grant) -> None:
+        """Warn once that credentials are sent without encryption."""
         if not self._warned and grant.credential is not None:
             self._warned = True
             extra = {"event": "plain_http", "host": self._host}
             log.warning("%s: credentials are sent without encryption (plain-http)", self._host, extra=extra)
 
-    def _entry(self, scopes: tuple[Scope, ...]) -> _Entry:
+    def _get_state(self, scopes: tuple[Scope, ...]) -> ScopeState:
+        """Return the state of these scopes, which is created on first use. The order of scopes and actions does not
+        matter."""
         with self._lock:
-            entry = self._entries.get(scopes)
-            if entry is None:
+            state = self._states.get(scopes)
+            if state is None:
                 key = tuple(sorted({Scope(s.repository, tuple(sorted(set(s.actions)))) for s in scopes}))
-                entry = self._entries.get(key)
-                if entry is None:
-                    entry = self._entries[key] = _Entry(scopes, self._clock)
+                state = self._states.get(key)
+                if state is None:
+                    state = self._states[key] = ScopeState(scopes, self._clock)
                     if len(key) == 1:
-                        self._by_repository.setdefault(key[0].repository, []).append(entry)
-                self._entries[scopes] = entry
-        return entry
+                        self._by_repository.setdefault(key[0].repository, []).append(state)
+                self._states[scopes] = state
+        return state
 
     # --- a 401
 
-    def _note(self, entry: _Entry, challenges: Sequence[Challenge], sent: str | None) -> Ask:
-        """Take note of a 401, of several to the same header only once. -> what the registry asks for."""
-        chosen = choose(challenges)
-        ask = self._asked_by(chosen) if chosen else entry.ask or self._ask
-        if ask is None:
-            raise self._unanswerable(entry, challenges)
+    def _record_challenge(self, state: ScopeState, challenges: Sequence[Challenge], sent: str | None) -> AuthScheme:
+        """Record a 401, and return the scheme that the registry requires. Several 401s to the same header count
+        once."""
+        chosen = choose_challenge(challenges)
+        scheme = self._scheme_of(chosen) if chosen else state.scheme or self._scheme
+        if scheme is None:
+            raise self._unsupported_error(state, challenges)
         with self._lock:
-            grant = entry.grant
-            renewing = grant is None and entry.ask is not None
+            grant = state.grant
+            renewing = grant is None and state.scheme is not None
             if renewing or sent != (grant.header if grant else None):
-                return entry.ask or ask  # another thread was told of it before
-            entry.refusals += 1
-            entry.ask = self._ask = ask
-            entry.grant = None
+                return state.scheme or scheme  # another thread has recorded it already
+            state.refusals += 1
+            state.scheme = self._scheme = scheme
+            state.grant = None
             if sent is not None:
-                entry.refused = sent
-                entry.suspect = (grant.credential if grant else None,)
+                state.refused_header = sent
+                state.suspect_credential = (grant.credential if grant else None,)
             if chosen:
-                entry.asked = widened(entry.scopes, chosen.params.get("scope", ""))
-            # Bearer: the token was new. Basic may come to a third try, with a changed password.
-            final = sent is not None and entry.refusals >= (_MOST_REFUSALS - 1 if ask.service else _MOST_REFUSALS)
-            entry.by_registry = final
-        self._first.open()
+                state.requested_scopes = widen_scopes(state.scopes, chosen.params.get("scope", ""))
+            # A rejected token was new, so that is final. Basic gets a third attempt, with a changed password.
+            final = sent is not None and state.refusals >= (_MAX_REFUSALS - 1 if scheme.service else _MAX_REFUSALS)
+            state.refused_by_registry = final
+        self._first_gate.open()
         if final:
-            raise self._refusal(entry, grant)
-        return ask
+            raise self._refusal_error(state, grant)
+        return scheme
 
-    def _asked_by(self, challenge: Challenge) -> Ask:
+    def _scheme_of(self, challenge: Challenge) -> AuthScheme:
+        """Return the scheme of a challenge. Raises Refused (unsafe_realm)."""
         if challenge.scheme == "basic":
-            return Ask()
-        return Ask(self._realm_check(challenge.params["realm"]), challenge.params.get("service", ""))
+            return AuthScheme()
+        return AuthScheme(self._realm_check(challenge.params["realm"]), challenge.params.get("service", ""))
 
-    def _unanswerable(self, entry: _Entry, challenges: Sequence[Challenge]) -> AuthError:
+    def _unsupported_error(self, state: ScopeState, challenges: Sequence[Challenge]) -> AuthError:
+        """Return the error for a 401 without a challenge that can be answered."""
         schemes = sorted({challenge.scheme for challenge in challenges})
         if "bearer" in schemes:
-            why = "asks for a bearer token but names no realm"
+            why = "requires a bearer token, but its challenge has no realm"
         elif schemes:
-            why = f"asks for authentication in a way that is not supported: {printable(', '.join(schemes), 80)}"
+            why = f"requires an unsupported authentication scheme: {printable(', '.join(schemes), 80)}"
         else:
-            why = "answers 401 with no challenge that can be read"
-        return AuthError(f"{self._subject(entry)}: {self._host} {why}", status=401)
+            why = "answers 401 without a valid challenge"
+        return AuthError(f"{self._subject(state)}: {self._host} {why}", status=401)
 
-    def _remember(self, entry: _Entry, error: MirrorError) -> None:
-        """Errors that time does not mend are the answer to everything that follows."""
+    def _record_error(self, state: ScopeState, error: MirrorError) -> None:
+        """Keep an error that cannot pass; all later requests with these scopes raise it."""
         if error.retryable or isinstance(error, Cancelled):
             return
         with self._lock:
-            entry.error = entry.error or error
-            entry.authorised = False
-            entry.grant = None
-        entry.gate.open()
+            state.error = state.error or error
+            state.is_authorized = False
+            state.grant = None
+        state.gate.open()
 
-    def _refusal(self, entry: _Entry, grant: Grant | None) -> AuthError:
-        return self._issuer.refused(self._subject(entry), grant.credential if grant else None)
+    def _refusal_error(self, state: ScopeState, grant: Grant | None) -> AuthError:
+        """Return the error for a grant that the registry refused."""
+        return self._issuer.refusal_error(self._subject(state), grant.credential if grant else None)
 
-    def _subject(self, entry: _Entry) -> str:
-        if not entry.scopes:
+    def _subject(self, state: ScopeState) -> str:
+        """Return the subject of error messages about these scopes."""
+        if not state.scopes:
             return self._host
-        return f"{self._host}/{entry.repository} ({','.join(entry.scopes[0].actions)})"
+        return f"{self._host}/{state.repository} ({','.join(state.scopes[0].actions)})"
 
-    # --- what to send
+    # --- grants
 
-    def _grant(self, entry: _Entry, ask: Ask | None, work: Work) -> Grant:
-        grant = entry.grant
+    def _get_grant(self, state: ScopeState, scheme: AuthScheme | None, work: Work) -> Grant:
+        """Return a valid grant, which is requested if there is none. Threads that need the same grant share one
+        request."""
+        grant = state.grant
         if grant is not None and self._clock.now() < grant.renew_at:
             return grant
-        if ask is None:
-            return NOTHING
-        return self._renewals.share(entry, lambda: self._renew(entry, ask, work), work.stop)
+        if scheme is None:
+            return NO_GRANT
+        return self._renewals.share(state, lambda: self._renew(state, scheme, work), work.stop)
 
-    def _renew(self, entry: _Entry, ask: Ask, work: Work) -> Grant:
-        old, now = entry.grant, self._clock.now()
+    def _renew(self, state: ScopeState, scheme: AuthScheme, work: Work) -> Grant:
+        """Request a grant from the token service, or keep the old one for a while if that fails."""
+        old, now = state.grant, self._clock.now()
         if old is not None and now < old.renew_at:
-            return old  # by a thread whose call has just ended
-        if self._borrow(entry, now) and entry.grant is not None:
-            return entry.grant
-        need = Need(self._subject(entry), entry.repository, entry.asked, entry.suspect)
+            return old  # another thread has renewed it just now
+        if self._use_wider_grant(state, now) and state.grant is not None:
+            return state.grant
+        request = GrantRequest(self._subject(state), state.repository, state.requested_scopes, state.suspect_credential)
         try:
-            grant = self._issuer.issue(ask, need, work)
-            if grant.header == entry.refused:
-                entry.by_registry = True
-                raise self._refusal(entry, grant)
+            grant = self._issuer.issue(scheme, request, work)
+            if grant.header == state.refused_header:
+                state.refused_by_registry = True
+                raise self._refusal_error(state, grant)
         except MirrorError as error:
             if not error.retryable or old is None or self._clock.now() >= old.expires_at:
-                self._remember(entry, error)
+                self._record_error(state, error)
                 raise
-            grant = replace(old, renew_at=min(old.expires_at, self._clock.now() + RETRY_EARLY))
+            grant = replace(old, renew_at=min(old.expires_at, self._clock.now() + RENEWAL_RETRY))
         with self._lock:
-            entry.grant = grant
-            self._renewed += 1
-            if self._renewed % _TIDY_EVERY == 0:
-                self._tidy()
+            state.grant = grant
+            self._renewal_count += 1
+            if self._renewal_count % _CLEANUP_EVERY == 0:
+                self._drop_expired_tokens()
         return grant
 
-    def _tidy(self) -> None:
-        """Let go of tokens that have run out; they are several KiB each, one for each repository."""
+    def _drop_expired_tokens(self) -> None:
+        """Remove expired tokens: there is one per repository, of several KiB."""
         now = self._clock.now()
-        for entry in self._entries.values():
-            if entry.grant is not None and entry.grant.expires_at < now:
-                entry.grant = None
+        for state in self._states.values():
+            if state.grant is not None and state.grant.expires_at < now:
+                state.grant = None
 
-    def _borrow(self, entry: _Entry, now: float) -> bool:
-        """Use a token of the same repository that allows more, if there is one and it was not refused."""
-        if len(entry.scopes) != 1 or entry.refusals:
+    def _use_wider_grant(self, state: ScopeState, now: float) -> bool:
+        """Use a grant for more actions on the same repository, if there is one. Return whether there is."""
+        if len(state.scopes) != 1 or state.refusals:
             return False
-        wanted = set(entry.scopes[0].actions)
+        wanted = set(state.scopes[0].actions)
         with self._lock:
-            for other in self._by_repository[entry.repository]:
+            for other in self._by_repository[state.repository]:
                 grant = other.grant
                 if grant is None or not now < grant.renew_at < math.inf:
                     continue
                 if wanted <= set(other.scopes[0].actions):
-                    entry.grant = grant
-                    entry.authorised = entry.authorised or other.authorised
+                    state.grant = grant
+                    state.is_authorized = state.is_authorized or other.is_authorized
                     return True
         return False

@@ -1,6 +1,7 @@
-"""What a session asks of the holder of credentials: an `Authorization` for the scopes of a request.
+"""The interface through which a session gets the `Authorization` for the scopes of a request.
 
-Source of scopes: the distribution token specification, "scope"."""
+Source of scopes: the distribution project's token specification, "scope".
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from mirror.util.structs import Struct
 
 
 class Scope(Struct, frozen=True, order=True):
-    """Actions on one repository: `pull`, `push`, `delete`; or on something else of a registry, such as its catalog."""
+    """Actions on one repository (`pull`, `push`, `delete`), or on another resource of a registry, such as the
+    catalog."""
 
     repository: str
     actions: tuple[str, ...]
@@ -23,66 +25,73 @@ class Scope(Struct, frozen=True, order=True):
         return f"{self.kind}:{self.repository}:{','.join(self.actions)}"
 
 
-_ADDED = {"pull", "push", "delete"}  # what a challenge may add to the actions that we ask for
+_ADDABLE_ACTIONS = {"pull", "push", "delete"}  # actions that a challenge may add to the requested ones
 
 CATALOG = Scope("catalog", ("*",), "registry")
 
 
 def pull(repository: str) -> tuple[Scope, ...]:
+    """Return the scopes for reading a repository."""
     return (Scope(repository, ("pull",)),)
 
 
 def push(repository: str) -> tuple[Scope, ...]:
+    """Return the scopes for writing to a repository."""
     return (Scope(repository, ("pull", "push")),)
 
 
-def widened(scopes: tuple[Scope, ...], challenge: str) -> tuple[str, ...]:
-    """The scopes to ask for: ours, and the actions that a challenge adds to the one repository it is about.
+def widen_scopes(scopes: tuple[Scope, ...], challenge: str) -> tuple[str, ...]:
+    """Return the scopes to request: `scopes`, plus the actions that a challenge adds on the same repository.
 
-    challenge: the value of its `scope`. Its other repositories, wildcards and kinds are left out: some servers name
-    placeholders, and refuse what is asked for beyond what is needed."""
-    asked = tuple(dict.fromkeys(map(str, scopes)))
+    challenge: the value of its `scope`. Other repositories, wildcards and kinds are ignored: some servers name
+    placeholders, and refuse requests for more than is needed."""
+    requested = tuple(dict.fromkeys(map(str, scopes)))
     if len(scopes) != 1:
-        return asked
-    ours = scopes[0]
-    prefix = f"repository:{ours.repository}:"
-    actions = list(ours.actions)
-    for word in challenge.split():
-        named = word.removeprefix(prefix).split(",") if word.startswith(prefix) else []
-        if named and set(named) <= _ADDED:
-            actions += [action for action in named if action not in actions]
-    return (str(Scope(ours.repository, tuple(actions))),)
+        return requested
+    scope = scopes[0]
+    prefix = f"repository:{scope.repository}:"
+    actions = list(scope.actions)
+    for challenge_scope in challenge.split():
+        challenge_actions = (
+            challenge_scope.removeprefix(prefix).split(",") if challenge_scope.startswith(prefix) else []
+        )
+        if challenge_actions and set(challenge_actions) <= _ADDABLE_ACTIONS:
+            actions += [action for action in challenge_actions if action not in actions]
+    return (str(Scope(scope.repository, tuple(actions))),)
 
 
 class Authorizer(Protocol):
-    """Who we are at one registry. Thread-safe."""
+    """The authorization at one registry. Thread-safe."""
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
-        """The Authorization value to send now, which may need a token fetched. Raises AuthError."""
+        """Return the `Authorization` value to send now; None for no header. May fetch a token. Raises AuthError.
+
+        Each call must be followed, in the same thread, by `challenged`, `accepted` or `abandoned`: other threads may
+        wait for it."""
         ...
 
     def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
-        """A 401 came with these WWW-Authenticate values, `sent` being what we had sent.
+        """Handle a 401 with these WWW-Authenticate values, to a request that had the header `sent`.
 
-        Returns if one more try makes sense, since `header` differs now; raises AuthError otherwise."""
+        Returns if the request should be sent once more, because `header` now returns another value. Raises AuthError
+        otherwise."""
         ...
 
     def accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """An answer other than 401 came."""
+        """Note that the response was not a 401."""
         ...
 
     def abandoned(self, scopes: tuple[Scope, ...]) -> None:
-        """No answer came, or one that does not tell whether we were let in. Each `header` is followed, in its
-        thread, by one of these three: others may wait for it."""
+        """Note that no response was received, or one that does not show whether access is allowed."""
         ...
 
     def allow_another(self, scopes: tuple[Scope, ...]) -> None:
-        """Let one more request with these scopes be sent, although the registry refused one for good."""
+        """Allow one more request with these scopes, although the registry refused one for good."""
         ...
 
 
 class Anonymous:
-    """An Authorizer without any credentials."""
+    """An Authorizer without credentials."""
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         return None
@@ -94,7 +103,7 @@ class Anonymous:
         sent: str | None,
         work: Work,
     ) -> None:
-        raise AuthError("it wants a login, and there are no credentials", code="auth_failed", status=401)
+        raise AuthError("the registry requires credentials, and none are configured", code="auth_failed", status=401)
 
     def accepted(self, scopes: tuple[Scope, ...]) -> None:
         pass

@@ -1,7 +1,7 @@
-"""Reading `WWW-Authenticate`: what a server wants to see before it answers.
+"""Parser for `WWW-Authenticate`.
 
-Grammar: RFC 9110 sections 11.2 to 11.6.1 (formerly RFC 7235). Servers break it, so what does not fit is passed
-over up to the next comma, and the rest is read. Nothing here raises for what a server sent.
+Grammar: RFC 9110, sections 11.2 to 11.6.1 (formerly RFC 7235). Servers violate it, so invalid parts are skipped up to
+the next comma. The parser raises no errors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mirror.registry.http.headers import WHITE_SPACE
 from mirror.util.structs import Struct, field
 
-MAX_CHARACTERS = 64 * 1024  # of all the header fields of an answer together
+MAX_CHARACTERS = 64 * 1024  # in all fields of a response together
 MAX_CHALLENGES = 64
 
 _SKIP = re.compile(r"[ \t,]*")
@@ -26,7 +26,8 @@ _UP_TO_COMMA = re.compile(r"[^,]*")
 
 
 class Challenge(Struct, frozen=True):
-    """scheme and the names of params in lower case; of a parameter given twice the first counts."""
+    """One challenge. The scheme and the names of parameters are in lower case; of a repeated parameter the first
+    counts."""
 
     scheme: str
     params: Mapping[str, str] = field(default_factory=dict)
@@ -34,21 +35,21 @@ class Challenge(Struct, frozen=True):
 
 
 def parse_challenges(fields: Sequence[str]) -> tuple[Challenge, ...]:
-    """The challenges of an answer's `WWW-Authenticate` fields, in their order.
+    """Return the challenges of the `WWW-Authenticate` fields, in order.
 
-    Nothing of a field beyond MAX_CHARACTERS in all is read, and no challenge beyond MAX_CHALLENGES."""
+    Fields beyond MAX_CHARACTERS in total, and challenges beyond MAX_CHALLENGES, are ignored."""
     found: list[Challenge] = []
     left = MAX_CHARACTERS
     for text in fields:
         if len(text) > left:
             break
         left -= len(text)
-        found.extend(_parse(text, MAX_CHALLENGES - len(found)))
+        found.extend(_parse_field(text, MAX_CHALLENGES - len(found)))
     return tuple(found)
 
 
-def choose(challenges: Iterable[Challenge]) -> Challenge | None:
-    """The one that we answer: Bearer with a realm before Basic; None if there is neither."""
+def choose_challenge(challenges: Iterable[Challenge]) -> Challenge | None:
+    """Return the challenge to answer: Bearer with a realm, otherwise Basic; None if there is neither."""
     basic = None
     for challenge in challenges:
         if challenge.scheme == "bearer" and challenge.params.get("realm"):
@@ -58,60 +59,63 @@ def choose(challenges: Iterable[Challenge]) -> Challenge | None:
     return basic
 
 
-def _parse(text: str, most: int) -> list[Challenge]:
+def _parse_field(text: str, limit: int) -> list[Challenge]:
+    """Return at most `limit` challenges of one field."""
     found: list[Challenge] = []
-    params: dict[str, str] | None = None  # of the last challenge; None: it takes none
-    at = _end(_SKIP, text, 0)
-    while at < len(text):
-        word = _TOKEN.match(text, at)
-        if word is None:
-            at = _end(_SKIP, text, _end_of_item(text, at))
+    params: dict[str, str] | None = None  # of the last challenge; None: there was no challenge yet
+    position = _match_end(_SKIP, text, 0)
+    while position < len(text):
+        token = _TOKEN.match(text, position)
+        if token is None:
+            position = _match_end(_SKIP, text, _item_end(text, position))
             continue
-        at = word.end()
-        equals = _EQUALS.match(text, at)
+        position = token.end()
+        equals = _EQUALS.match(text, position)
         if equals:
-            value, at = _value(text, equals.end())
+            value, position = _read_value(text, equals.end())
             if value is not None and params is not None:
-                params.setdefault(word.group().lower(), value)
-            at = _end(_SKIP, text, _end_of_item(text, at))
+                params.setdefault(token.group().lower(), value)
+            position = _match_end(_SKIP, text, _item_end(text, position))
             continue
-        if len(found) == most:
+        if len(found) == limit:
             break
-        token68, at = _token68(text, at)
+        token68, position = _read_token68(text, position)
         params = {}
-        found.append(Challenge(word.group().lower(), params, token68))
-        at = _end(_SKIP, text, at)
+        found.append(Challenge(token.group().lower(), params, token68))
+        position = _match_end(_SKIP, text, position)
     return found
 
 
-def _token68(text: str, at: int) -> tuple[str, int]:
-    """Credentials in one word after a scheme (`Negotiate a87421000492==`); not `realm=x`, not a parameter's name."""
-    gap = _end(_GAP, text, at)
-    word = _TOKEN68.match(text, gap) if gap > at else None
-    return (word.group(), word.end()) if word else ("", at)
+def _read_token68(text: str, position: int) -> tuple[str, int]:
+    """Read a single word of credentials after a scheme (`Negotiate a87421000492==`); not a parameter such as
+    `realm=x`."""
+    gap = _match_end(_GAP, text, position)
+    token = _TOKEN68.match(text, gap) if gap > position else None
+    return (token.group(), token.end()) if token else ("", position)
 
 
-def _value(text: str, at: int) -> tuple[str | None, int]:
-    """A parameter's value; None where a quote is never closed."""
-    if text.startswith('"', at):
-        quoted = _QUOTED.match(text, at)
+def _read_value(text: str, position: int) -> tuple[str | None, int]:
+    """Read the value of a parameter; None if a quote is not closed."""
+    if text.startswith('"', position):
+        quoted = _QUOTED.match(text, position)
         return (_ESCAPE.sub(r"\1", quoted.group(1)), quoted.end()) if quoted else (None, len(text))
-    # Unquoted values ought to be tokens; some servers leave the quotes off a realm's URL.
-    plain = _UP_TO_COMMA.match(text, at)
+    # Unquoted values must be tokens, but some servers send the URL of a realm without quotes.
+    plain = _UP_TO_COMMA.match(text, position)
     return (plain.group().strip(WHITE_SPACE), plain.end()) if plain else (None, len(text))
 
 
-def _end_of_item(text: str, at: int) -> int:
-    """The next comma outside of quotes, from `at` on; the end, where a quote is never closed."""
-    while at < len(text) and text[at] != ",":
-        if text[at] == '"':
-            quoted = _QUOTED.match(text, at)
-            at = quoted.end() if quoted else len(text)
+def _item_end(text: str, position: int) -> int:
+    """Return the position of the next comma outside of quotes; the end of `text` if a quote is not closed."""
+    while position < len(text) and text[position] != ",":
+        if text[position] == '"':
+            quoted = _QUOTED.match(text, position)
+            position = quoted.end() if quoted else len(text)
         else:
-            at += 1
-    return at
+            position += 1
+    return position
 
 
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    match = pattern.match(text, at)
-    return match.end() if match else at
+def _match_end(pattern: re.Pattern[str], text: str, position: int) -> int:
+    """Return the position after a match of `pattern`; `position` if it does not match."""
+    match = pattern.match(text, position)
+    return match.end() if match else position

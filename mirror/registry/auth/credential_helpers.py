@@ -1,10 +1,10 @@
-"""Running docker's credential helpers.
+"""Runs docker's credential helpers.
 
-A helper is a program `docker-credential-NAME` that reads a server's name from its standard input and writes the
-user name and the secret as JSON. Source: the protocol of the docker-credential-helpers project, `get`. It is
-another's program with the user's rights: its name, its place, its time and its output have bounds, and what it
-says on its standard error is seen by nobody (some print secrets there). Anything but an answer or a plain
-"credentials not found" is an error: work must not go on anonymously because a helper is broken.
+A helper is a program `docker-credential-NAME`. It reads the name of a server from standard input, and writes a user
+name and a secret as JSON. Source: the protocol of the docker-credential-helpers project, `get`. A helper is another
+program with the user's rights, so its name, location, run time and output are limited. Its standard error is discarded,
+because some helpers print secrets there. Any result other than an answer or "credentials not found" is an error: a
+broken helper must not lead to anonymous requests.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from contextlib import suppress
 from pathlib import Path
 
 from mirror.errors import AuthError, printable
-from mirror.registry.auth.docker_config import bare_host, home
+from mirror.registry.auth.docker_config import home_directory, normalize_host
 from mirror.util.cancellation import Stop
 from mirror.util.structs import Hiding
 
-MAX_BYTES = 64 * 1024  # of its output
+MAX_BYTES = 64 * 1024  # of a helper's output
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_FOUND = "credentials not found"
-_TICK = 0.1  # seconds between two looks at whether we were stopped
+_POLL_INTERVAL = 0.1  # seconds between two checks for a stop
 
-# What helpers are known to need: where to find programs and the user's files; how to reach a keychain (the session
-# bus, gpg, pass); who they are to a cloud (its configuration, roles and endpoints) and through which proxy. All
-# else, our own secrets above all, stays here.
-_KEPT = re.compile(
+# The variables that helpers are known to need: for programs and the user's files, for a keychain (the session bus, gpg,
+# pass), for a cloud (its configuration, roles and endpoints), and for a proxy. No other variables are passed on, since
+# they may contain secrets of ours.
+_PASSED_VARIABLES = re.compile(
     r"HOME|USER|LOGNAME|LANG|LC_[A-Z]+|TZ|TMPDIR|DOCKER_CONFIG|REGISTRY_AUTH_FILE|XDG_\w+"
     r"|DBUS_SESSION_BUS_ADDRESS|GNUPGHOME|PASSWORD_STORE_\w+"
     r"|AWS_\w+|GOOGLE_\w+|CLOUDSDK_\w+|AZURE_\w+"
@@ -45,6 +45,8 @@ _KEPT = re.compile(
 
 
 class HelperAnswer(Hiding, frozen=True):
+    """The credentials that a helper returned."""
+
     HIDDEN = ("secret",)
 
     username: str
@@ -60,39 +62,40 @@ def ask_helper(
     port: int = 443,
     timeout: float,
 ) -> HelperAnswer | None:
-    """What `docker-credential-NAME get` has for `server`; None: it says that it has nothing.
+    """Return the result of `docker-credential-NAME get` for `server`; None if the helper has no credentials for it.
 
-    port: the one that a server's name need not mention. Blocks for at most `timeout` seconds; then, and when
-    stopped, the helper and its process group are killed. Raises AuthError, Cancelled."""
+    port: the default port, which names of servers may omit. Blocks for at most `timeout` seconds; then, or at a stop,
+    the helper and its process group are killed. Raises AuthError, Cancelled."""
     if not _NAME.fullmatch(name):
-        raise AuthError(f"{printable(name, 80)!r} is not a credential helper's name", hint=_HINT)
+        raise AuthError(f"{printable(name, 80)!r} is not a valid name of a credential helper", hint=_HINT)
     if _CONTROL.search(server):
-        raise AuthError(f"a credential helper is not asked for {printable(server, 80)!r}")
+        raise AuthError(f"no credential helper is run for the invalid server name {printable(server, 80)!r}")
     program = f"docker-credential-{name}"
-    found = _find(program, environ)
-    if found is None:
+    path = _find_program(program, environ)
+    if path is None:
         raise AuthError(f"the credential helper {program} is not on PATH", hint=_PATH_HINT)
-    code, output = _run(found, server, _environment(environ), stop, timeout)
+    code, output = _run_helper(path, server, _helper_environment(environ), stop, timeout)
     if code != 0:
         if output.decode("utf-8", "replace").strip().lower().startswith(_NOT_FOUND):
             return None
         raise AuthError(f"{program} failed for {server}: exit code {code}", hint=f"run `{program} get` by hand")
-    return _parsed(program, server, output, port)
+    return _parse_answer(program, server, output, port)
 
 
-def _directories(environ: Mapping[str, str]) -> list[str]:
-    """PATH without what others could put a program into: empty, relative and world-writable entries."""
-    kept = []
+def _safe_path_entries(environ: Mapping[str, str]) -> list[str]:
+    """Return the entries of PATH, except those that are empty, relative or world-writable."""
+    passed = []
     for entry in environ.get("PATH", os.defpath).split(os.pathsep):
         if entry.startswith("/"):
             with suppress(OSError, ValueError):
                 if not Path(entry).stat().st_mode & stat.S_IWOTH:
-                    kept.append(entry)
-    return kept
+                    passed.append(entry)
+    return passed
 
 
-def _find(program: str, environ: Mapping[str, str]) -> Path | None:
-    for directory in _directories(environ):
+def _find_program(program: str, environ: Mapping[str, str]) -> Path | None:
+    """Return the path of an executable that is not world-writable; None if there is none."""
+    for directory in _safe_path_entries(environ):
         path = Path(directory, program)
         with suppress(OSError):
             mode = path.stat().st_mode
@@ -101,21 +104,24 @@ def _find(program: str, environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environ.items() if _KEPT.fullmatch(name)}
-    kept["PATH"] = os.pathsep.join(_directories(environ))
-    where = home(environ)
-    if where is not None:
-        kept["HOME"] = str(where)
-    return kept
+def _helper_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a helper: known variables only."""
+    passed = {name: value for name, value in environ.items() if _PASSED_VARIABLES.fullmatch(name)}
+    passed["PATH"] = os.pathsep.join(_safe_path_entries(environ))
+    home = home_directory(environ)
+    if home is not None:
+        passed["HOME"] = str(home)
+    return passed
 
 
-def _run(program: Path, server: str, environment: dict[str, str], stop: Stop, timeout: float) -> tuple[int, bytes]:
-    """-> exit code and output of `program get`."""
+def _run_helper(
+    program: Path, server: str, environment: dict[str, str], stop: Stop, timeout: float
+) -> tuple[int, bytes]:
+    """Run `program get` and return its exit code and output."""
     deadline = time.monotonic() + timeout
     stop.check()
     try:
-        # A session of its own is a process group of its own, which can be killed whole, and has no terminal to ask on.
+        # A new session is a new process group, which can be killed as a whole, and it has no terminal for prompts.
         process = subprocess.Popen(
             [program, "get"],
             stdin=subprocess.PIPE,
@@ -130,34 +136,34 @@ def _run(program: Path, server: str, environment: dict[str, str], stop: Stop, ti
         raise AuthError(f"{program.name} cannot be run: {printable(error.strerror)}") from error
     with process:
         try:
-            _send(process, server)
-            output = _output(process, program.name, deadline, stop)
-            code = _ended(process, program.name, deadline, stop)
+            _send_server(process, server)
+            output = _read_output(process, program.name, deadline, stop)
+            code = _wait_for_exit(process, program.name, deadline, stop)
         finally:
-            # While it is not waited for, its process group cannot be anybody else's.
+            # Until the process is waited for, its process group id cannot be reused.
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
     return code, output
 
 
-def _send(process: subprocess.Popen[bytes], server: str) -> None:
+def _send_server(process: subprocess.Popen[bytes], server: str) -> None:
     if process.stdin is not None:
-        with suppress(BrokenPipeError):  # it may answer without reading
-            process.stdin.write(server.encode())  # fits in any pipe: a name has at most some 260 bytes
+        with suppress(BrokenPipeError):  # a helper may answer without reading
+            process.stdin.write(server.encode())  # at most about 260 bytes, so the pipe does not block
         with suppress(BrokenPipeError):
             process.stdin.close()
 
 
-def _output(process: subprocess.Popen[bytes], name: str, deadline: float, stop: Stop) -> bytes:
-    """All it writes until it closes its output."""
+def _read_output(process: subprocess.Popen[bytes], name: str, deadline: float, stop: Stop) -> bytes:
+    """Read the output until the helper closes it. Raises AuthError (too long, timeout), Cancelled."""
     read = bytearray()
     if process.stdout is None:
         return b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
-            if selector.select(_tick(name, deadline, stop)):
+            if selector.select(_next_wait(name, deadline, stop)):
                 chunk = os.read(process.stdout.fileno(), MAX_BYTES)
                 if not chunk:
                     return bytes(read)
@@ -166,36 +172,38 @@ def _output(process: subprocess.Popen[bytes], name: str, deadline: float, stop: 
                     raise AuthError(f"{name} wrote more than {MAX_BYTES} bytes")
 
 
-def _ended(process: subprocess.Popen[bytes], name: str, deadline: float, stop: Stop) -> int:
+def _wait_for_exit(process: subprocess.Popen[bytes], name: str, deadline: float, stop: Stop) -> int:
+    """Return the exit code. Raises AuthError (timeout), Cancelled."""
     while True:
         with suppress(subprocess.TimeoutExpired):
-            return process.wait(_tick(name, deadline, stop))
+            return process.wait(_next_wait(name, deadline, stop))
 
 
-def _tick(name: str, deadline: float, stop: Stop) -> float:
-    """How long to wait now, seconds. Raises AuthError past the deadline; Cancelled."""
+def _next_wait(name: str, deadline: float, stop: Stop) -> float:
+    """Return the seconds to wait before the next check. Raises AuthError past the deadline; Cancelled."""
     stop.check()
     left = deadline - time.monotonic()
     if left <= 0:
-        raise AuthError(f"{name} did not end in time and was killed")
-    return min(left, _TICK)
+        raise AuthError(f"{name} did not end within its time limit and was killed")
+    return min(left, _POLL_INTERVAL)
 
 
-def _parsed(program: str, server: str, output: bytes, port: int) -> HelperAnswer:
+def _parse_answer(program: str, server: str, output: bytes, port: int) -> HelperAnswer:
+    """Parse the output of a helper. Raises AuthError, without parts of the output."""
     try:
         answer = json.loads(output.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise AuthError(f"{program} gave no usable answer for {server}: not JSON") from None
+        raise AuthError(f"the output of {program} for {server} is not JSON") from None
     fields = answer if isinstance(answer, dict) else {}
     username, secret = fields.get("Username"), fields.get("Secret")
     for key, text in (("Username", username), ("Secret", secret)):
         if not isinstance(text, str) or not text or _CONTROL.search(text):
-            raise AuthError(f"{program} gave no usable answer for {server}: {key} is missing, empty or broken")
+            raise AuthError(f"the output of {program} for {server} is invalid: {key} is missing, empty or malformed")
     other = fields.get("ServerURL") or server
-    if not isinstance(other, str) or bare_host(other, port) != bare_host(server, port):
-        raise AuthError(f"{program} answered for another server than {server}: {printable(other, 80)}")
+    if not isinstance(other, str) or normalize_host(other, port) != normalize_host(server, port):
+        raise AuthError(f"{program} returned credentials for {printable(other, 80)} instead of {server}")
     return HelperAnswer(str(username), str(secret))
 
 
-_HINT = "see credHelpers and credsStore in docker's configuration"
-_PATH_HINT = "entries of PATH that are empty, relative or writable for everybody are not searched"
+_HINT = "check credHelpers and credsStore in docker's configuration"
+_PATH_HINT = "entries of PATH that are empty, relative or world-writable are not searched"

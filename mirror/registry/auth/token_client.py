@@ -1,7 +1,7 @@
-"""Asking a token service for a bearer token.
+"""Requests bearer tokens from a token service.
 
-Source: the distribution project's token authentication specification (GET form, "scope", "expires_in") and its
-OAuth2 form (POST with an identity token). How clients read them differs; where it matters, we do as docker does.
+Source: the distribution project's token authentication specification (the GET form with `scope` and `expires_in`), and
+its OAuth2 form (POST with an identity token). Where clients interpret these differently, this module does as docker.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from mirror.util.structs import Hiding
 log = logging.getLogger("mirror.auth")
 
 CLIENT = "mirror"  # the OAuth2 client_id
-SHORTEST, LONGEST = 60.0, 3600.0  # seconds that a token is taken to live, whatever its service says
-MAX_BYTES = 64 * 1024  # of an answer, and so of a token
+SHORTEST, LONGEST = 60.0, 3600.0  # seconds; bounds of the lifetime of a token, whatever the service says
+MAX_BYTES = 64 * 1024  # of a response
 
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _DIGITS = re.compile(r"[0-9]{1,18}")
-_IDENTITY_USER = "<token>"  # docker's user name for a secret that is an identity token
+_IDENTITY_USER = "<token>"  # docker's user name for an identity token
 
 
 class Reply(Protocol):
-    """A whole answer with a small body."""
+    """A complete response with a small body."""
 
     @property
     def status(self) -> int: ...
@@ -39,8 +39,9 @@ class Reply(Protocol):
 
 
 class OneOff(Protocol):
-    """One small request outside of the registry's own API. Raises MirrorErrors for trouble on the way, which it has
-    tried again as often as sensible; every status is an answer."""
+    """Sends one small request to a token service.
+
+    Every status is a result. Raises MirrorErrors for network problems, after its own retries."""
 
     def __call__(
         self,
@@ -55,7 +56,7 @@ class OneOff(Protocol):
 
 
 class Token(Hiding, frozen=True):
-    """value: visible ASCII. lifetime: seconds from when it was asked for."""
+    """A bearer token. value: visible ASCII. lifetime: seconds from the time of the request."""
 
     HIDDEN = ("value",)
 
@@ -64,12 +65,12 @@ class Token(Hiding, frozen=True):
 
 
 class TokenClient:
-    """Fetches tokens for one registry. Any thread; remembers only which form its service understands."""
+    """Fetches tokens for one registry. Thread-safe; remembers only which form the service supports."""
 
     def __init__(self, host: str, one_off: OneOff) -> None:
         self._host = host
         self._one_off = one_off
-        self._get_only = False  # the service answered that it has no POST
+        self._get_only = False  # the service does not support POST
         self._told = False
 
     def fetch(
@@ -80,9 +81,9 @@ class TokenClient:
         credential: Credential | None,
         work: Work,
     ) -> Token:
-        """A token for `scopes` from `service`, which calls the registry `name`.
+        """Fetch a token for `scopes` from `service`; `name` is the service parameter of the challenge.
 
-        Raises AuthError: refused (with its status), or an answer that is no token; RateLimited; RemoteError."""
+        Raises AuthError (refused, with the status; or no valid token in the response), RateLimited, RemoteError."""
         if credential is not None and credential.identity_token is not None and not self._get_only:
             reply = self._post(service, name, scopes, credential.identity_token, work)
             if reply.status not in (404, 405):
@@ -94,6 +95,7 @@ class TokenClient:
         return self._token(reply, credential)
 
     def _post(self, service: Destination, name: str, scopes: Sequence[str], secret: str, work: Work) -> Reply:
+        """Request a token by the OAuth2 form, with an identity token."""
         form = {"grant_type": "refresh_token", "client_id": CLIENT, "refresh_token": secret}
         if name:
             form["service"] = name
@@ -102,6 +104,7 @@ class TokenClient:
         return self._one_off("POST", service, form=form, work=work)
 
     def _token(self, reply: Reply, credential: Credential | None) -> Token:
+        """Parse a response into a token. Raises AuthError, RateLimited, RemoteError."""
         if reply.status != 200:
             raise self._refusal(reply, credential)
         what = f"the token service of {self._host}"
@@ -112,8 +115,8 @@ class TokenClient:
         except Refused as error:
             raise AuthError(error.what) from error
         if not isinstance(answer, dict):
-            raise AuthError(f"{what} sent no token: not an object")
-        # Which of two different ones counts is left open by the specification; docker takes access_token.
+            raise AuthError(f"{what} sent no token: the response is not a JSON object")
+        # The specification does not say which one counts if both are present; docker uses access_token.
         value = answer.get("access_token") or answer.get("token")
         if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
             raise AuthError(f"{what} sent no usable token")
@@ -124,14 +127,15 @@ class TokenClient:
         return Token(value, _lifetime(answer.get("expires_in")))
 
     def _refusal(self, reply: Reply, credential: Credential | None) -> MirrorError:
-        # Its words stay out: some services repeat what they were sent.
+        """Return the error for a status other than 200."""
+        # The body is not quoted: some services repeat the credentials in it.
         what = f"the token service of {self._host}"
         status = reply.status
         if status == 429:
             return RateLimited(f"{what} answers 429", status=status)
         if status >= 500:
             return RemoteError(f"{what} answers {status}", status=status, retryable=True)
-        account = credential.who if credential else "a request without credentials"
+        account = credential.description if credential else "a request without credentials"
         return AuthError(
             f"{what} refused {account} ({status})",
             code="auth_denied" if status == 403 else "auth_failed",
@@ -140,6 +144,7 @@ class TokenClient:
 
 
 def _basic(credential: Credential | None) -> tuple[str, str] | None:
+    """Return the user name and password to send; None without a credential."""
     if credential is None:
         return None
     if credential.password:
@@ -150,7 +155,7 @@ def _basic(credential: Credential | None) -> tuple[str, str] | None:
 
 
 def _lifetime(expires_in: strictjson.Value) -> float:
-    """Seconds, within SHORTEST and LONGEST; SHORTEST where the service does not say or says no number."""
+    """Return the lifetime in seconds, between SHORTEST and LONGEST; SHORTEST if the service sends no number."""
     if isinstance(expires_in, str) and _DIGITS.fullmatch(expires_in):
         expires_in = int(expires_in)
     if isinstance(expires_in, bool) or not isinstance(expires_in, int | float):

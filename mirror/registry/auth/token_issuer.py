@@ -1,4 +1,4 @@
-"""From what a registry asks for, and who we are there, to the `Authorization` that it gets."""
+"""Creates the `Authorization` of a registry from its challenge and our credentials."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from mirror.util.retry_policy import Clock
 from mirror.util.single_flight import Flights
 from mirror.util.structs import Hiding, Struct
 
-ASK_AGAIN = 10.0  # seconds from one fresh look for credentials to the next
+RELOAD_INTERVAL = 10.0  # seconds between two fresh look-ups of credentials
 
-_REFUSALS = {400, 401, 403}  # of a token service; 400 is OAuth2's for a grant that is not valid
+_REFUSAL_STATUSES = {400, 401, 403}  # of a token service; OAuth2 uses 400 for an invalid grant
 _REMEMBERED_TOKENS = 1024
 
 
-class Ask(Struct, frozen=True):
-    """What a registry asks for: Basic (no service), or a token of `service`, which calls the registry `name`."""
+class AuthScheme(Struct, frozen=True):
+    """The authentication that a registry requires: Basic (service is None), or a bearer token.
+
+    service: the token service. name: the `service` parameter of the challenge."""
 
     service: Destination | None = None
     name: str = ""
 
 
 class Grant(Hiding, frozen=True):
-    """What is sent, and until when. Times are of the clock, in seconds."""
+    """A value of `Authorization` and its validity. Times are in seconds of the clock."""
 
     HIDDEN = ("header",)
 
@@ -42,22 +44,23 @@ class Grant(Hiding, frozen=True):
     credential: Credential | None = None
 
 
-NOTHING = Grant()
+NO_GRANT = Grant()
 
 
-class Need(Struct, frozen=True):
-    """Whom a grant is for. subject: for messages; scopes: for the token service.
+class GrantRequest(Struct, frozen=True):
+    """What a grant is needed for.
 
-    suspect: the credential, in a tuple, of which a grant was refused; it is asked for afresh."""
+    subject: for messages. scopes: for the token service. suspect_credential: the credential (in a tuple) of a grant
+    that was refused; it is looked up again."""
 
     subject: str
     repository: str
     scopes: Sequence[str]
-    suspect: tuple[Credential | None] | None = None
+    suspect_credential: tuple[Credential | None] | None = None
 
 
-class Issuer:
-    """Makes grants for one registry. Thread-safe; no lock is held across requests, helpers or waits."""
+class TokenIssuer:
+    """Issues grants for one registry. Thread-safe; no lock is held across requests, helpers or waits."""
 
     def __init__(self, host: str, credentials: CredentialSource, one_off: OneOff, clock: Clock) -> None:
         self._host = host
@@ -65,83 +68,90 @@ class Issuer:
         self._client = TokenClient(host, one_off)
         self._clock = clock
         self._lock = threading.Lock()
-        self._looks: Flights[str, None] = Flights(f"credentials for {host}")
-        self._look_again_at = -math.inf
+        self._reloads: Flights[str, None] = Flights(f"credentials for {host}")
+        self._next_reload_at = -math.inf
         self._tokens: deque[str] = deque(maxlen=_REMEMBERED_TOKENS)
 
-    def issue(self, ask: Ask, need: Need, work: Work) -> Grant:
-        """May request a token, read files and run a helper. Raises AuthError, NetworkError, Cancelled."""
-        credential = self._credential(need, work.stop)
-        if ask.service is None:
-            return self._basic(need, credential)
+    def issue(self, scheme: AuthScheme, request: GrantRequest, work: Work) -> Grant:
+        """Return a grant. May request a token, read files and run a helper. Raises AuthError, NetworkError,
+        Cancelled."""
+        credential = self._find_credential(request, work.stop)
+        if scheme.service is None:
+            return self._basic_grant(request, credential)
         try:
-            return self._token(ask.service, ask.name, need, credential, work)
+            return self._token_grant(scheme.service, scheme.name, request, credential, work)
         except AuthError as error:
-            if error.status not in _REFUSALS:
+            if error.status not in _REFUSAL_STATUSES:
                 raise
-            changed = self._looked_up_again(need, work.stop)
-            if changed == credential:
+            reloaded = self._reload_credential(request, work.stop)
+            if reloaded == credential:
                 raise
-            return self._token(ask.service, ask.name, need, changed, work)
+            return self._token_grant(scheme.service, scheme.name, request, reloaded, work)
 
-    def refused(self, subject: str, credential: Credential | None, status: int = 401) -> AuthError:
-        """The error that says that `credential`, or having none, does not do."""
+    def refusal_error(self, subject: str, credential: Credential | None, status: int = 401) -> AuthError:
+        """Return the error for a registry that refused `credential`, or that refused anonymous access (None)."""
         code = "auth_denied" if status == 403 else "auth_failed"
         if credential is None:
             return AuthError(
                 f"{subject}: no credentials for {self._host}: "
-                f"neither in the configuration nor in {self._credentials.places}",
-                hint=f"give {registry_key(self._host, 'username')} and password, or log in with docker; "
-                "some registries say this of a repository that does not exist",
+                f"neither in the configuration nor in {self._credentials.searched_files}",
+                hint=f"set {registry_key(self._host, 'username')} and password, or log in with docker; "
+                "some registries answer so for a repository that does not exist",
                 status=status,
                 code=code,
             )
         return AuthError(
-            f"{subject}: {self._host} does not accept {credential.who}",
-            hint="check the user, the secret and what the user may do there",
+            f"{subject}: {self._host} does not accept {credential.description}",
+            hint="check the user name, the secret and the user's permissions",
             status=status,
             code=code,
         )
 
     def known_secrets(self) -> frozenset[str]:
-        """Secrets and their encoded forms, and the last tokens."""
+        """Return the secrets of the credentials, also encoded, and the latest tokens."""
         with self._lock:
             return self._credentials.known_secrets() | set(self._tokens)
 
-    def _basic(self, need: Need, credential: Credential | None) -> Grant:
+    def _basic_grant(self, request: GrantRequest, credential: Credential | None) -> Grant:
+        """Return a grant for Basic. Raises AuthError if there is no user name."""
         if credential is None or credential.username is None:
-            raise self.refused(need.subject, credential)
+            raise self.refusal_error(request.subject, credential)
         text = f"{credential.username}:{credential.password or credential.identity_token or ''}"
         return Grant(f"Basic {base64.b64encode(text.encode()).decode()}", credential=credential)
 
-    def _token(self, service: Destination, name: str, need: Need, credential: Credential | None, work: Work) -> Grant:
+    def _token_grant(
+        self, service: Destination, name: str, request: GrantRequest, credential: Credential | None, work: Work
+    ) -> Grant:
+        """Return a grant with a token of the service, or with the registry token of the credential."""
         if credential is not None and credential.registry_token is not None:
             return Grant(f"Bearer {credential.registry_token}", credential=credential)
         now = self._clock.now()
         try:
-            token = self._client.fetch(service, name, need.scopes, credential, work)
+            token = self._client.fetch(service, name, request.scopes, credential, work)
         except AuthError as error:
-            if credential is None and error.status in _REFUSALS:
-                raise self.refused(need.subject, None, error.status or 401) from error
+            if credential is None and error.status in _REFUSAL_STATUSES:
+                raise self.refusal_error(request.subject, None, error.status or 401) from error
             raise
         with self._lock:
             self._tokens.append(token.value)
         early = min(30.0, 0.2 * token.lifetime)
         return Grant(f"Bearer {token.value}", now + token.lifetime - early, now + token.lifetime, credential)
 
-    def _credential(self, need: Need, stop: Stop) -> Credential | None:
-        found = self._credentials.find(self._host, need.repository, stop=stop)
-        if need.suspect is not None and need.suspect[0] == found:
-            return self._looked_up_again(need, stop)
-        return found
+    def _find_credential(self, request: GrantRequest, stop: Stop) -> Credential | None:
+        """Return the credential for a request, looked up again if it is suspect."""
+        credential = self._credentials.find(self._host, request.repository, stop=stop)
+        if request.suspect_credential is not None and request.suspect_credential[0] == credential:
+            return self._reload_credential(request, stop)
+        return credential
 
-    def _looked_up_again(self, need: Need, stop: Stop) -> Credential | None:
-        """What files and helpers say now: they may have been given new credentials while we worked."""
+    def _reload_credential(self, request: GrantRequest, stop: Stop) -> Credential | None:
+        """Look up the credential in files and helpers again, at most once per RELOAD_INTERVAL. It may have changed
+        meanwhile."""
 
-        def look() -> None:
-            if self._clock.now() >= self._look_again_at:
-                self._credentials.find(self._host, need.repository, fresh=True, stop=stop)
-                self._look_again_at = self._clock.now() + ASK_AGAIN
+        def reload() -> None:
+            if self._clock.now() >= self._next_reload_at:
+                self._credentials.find(self._host, request.repository, fresh=True, stop=stop)
+                self._next_reload_at = self._clock.now() + RELOAD_INTERVAL
 
-        self._looks.share("", look, stop)
-        return self._credentials.find(self._host, need.repository, stop=stop)
+        self._reloads.share("", reload, stop)
+        return self._credentials.find(self._host, request.repository, stop=stop)

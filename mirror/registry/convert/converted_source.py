@@ -1,4 +1,4 @@
-"""What a conversion has made, as a store: one image whose config is in memory and whose layers are in the scratch."""
+"""A converted image as a Source: the config is in memory, the layers are in the layer cache."""
 
 from __future__ import annotations
 
@@ -12,78 +12,88 @@ from mirror.errors import MirrorError, NotFound
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.registry.convert.layer_cache import Kept, Scratch
+from mirror.registry.convert.layer_cache import CachedLayer, LayerCache
 from mirror.store import BlobReader, Transformed, Version
 from mirror.util.cancellation import Work
 
 N = TypeVar("N")
 
 
-def pinned(scratch: Scratch[N], keys: Sequence[Hashable], make: Callable[[Hashable], None]) -> list[Kept[N]]:
-    """What was made of each key, pinned; what had to make room meanwhile is made again. Raises what `make` raises."""
-    found: list[Kept[N]] = []
+def pin_layers(
+    cache: LayerCache[N], keys: Sequence[Hashable], make: Callable[[Hashable], None]
+) -> list[CachedLayer[N]]:
+    """Pin the cached layer of each key, and return these layers in the order of `keys`.
+
+    A layer that is missing, or that was evicted meanwhile, is made with `make`. If `make` raises, nothing stays
+    pinned."""
+    found: list[CachedLayer[N]] = []
     try:
         for key in keys:
-            kept = scratch.pin(key)
-            while kept is None:
+            cached = cache.pin(key)
+            while cached is None:
                 make(key)
-                kept = scratch.pin(key)
-            found.append(kept)
+                cached = cache.pin(key)
+            found.append(cached)
     except BaseException:
-        scratch.unpin(keys[: len(found)])
+        cache.unpin(keys[: len(found)])
         raise
     return found
 
 
-def assembled(
+def assemble_image(
     host: str,
     repository: str,
-    scratch: Scratch[N],
+    cache: LayerCache[N],
     keys: Sequence[Hashable],
     make: Callable[[Hashable], None],
-    build: Callable[[Sequence[Kept[N]]], tuple[bytes, Manifest]],
+    build: Callable[[Sequence[CachedLayer[N]]], tuple[bytes, Manifest]],
 ) -> Transformed:
-    """The image that `build` makes (config and manifest) of the layers of all keys, which stay pinned until it is
-    released. Raises what `make` and `build` raise; then nothing is pinned."""
-    found = pinned(scratch, keys, make)
-    pins = Pins(scratch, keys)
+    """Build one image from the layers of `keys`, and return it with a Source that serves it.
+
+    `build` returns the config and the manifest for these layers. The layers stay pinned until the result is released.
+    Raises what `make` and `build` raise; then nothing stays pinned."""
+    found = pin_layers(cache, keys, make)
+    pins = LayerPins(cache, keys)
     try:
         config, root = build(found)
     except BaseException:
         pins.release()
         raise
-    layers = {kept.layer.digest: key for kept, key in zip(found, keys, strict=True)}
-    return Transformed(root, Made(host, root, config, scratch, layers), repository, pins.release)
+    layers = {cached.layer.digest: key for cached, key in zip(found, keys, strict=True)}
+    return Transformed(root, ConvertedSource(host, root, config, cache, layers), repository, pins.release)
 
 
-class Pins:
-    """Pins that are taken out once, however often that is asked for. Thread-safe."""
+class LayerPins:
+    """The pins of one image. `release` removes them once, however often it is called. Thread-safe."""
 
-    def __init__(self, scratch: Scratch[N], keys: Sequence[Hashable]) -> None:
-        self._unpin: Callable[[], None] = partial(scratch.unpin, keys)
+    def __init__(self, cache: LayerCache[N], keys: Sequence[Hashable]) -> None:
+        self._unpin: Callable[[], None] = partial(cache.unpin, keys)
         self._lock = threading.Lock()
-        self._out = False
+        self._released = False
 
     def release(self) -> None:
+        """Unpin the layers, unless that was done before."""
         with self._lock:
-            first, self._out = not self._out, True
+            first, self._released = not self._released, True
         if first:
             self._unpin()
 
 
-class Made:
-    """A Source of one converted image. host: of the registry that it comes from; layers: their keys in the scratch."""
+class ConvertedSource:
+    """A Source of one converted image.
+
+    host: the registry that the image was read from. layers: the cache key of each layer, by its digest."""
 
     partial = False
 
     def __init__(
-        self, host: str, root: Manifest, config: bytes, scratch: Scratch[N], layers: Mapping[Digest, Hashable]
+        self, host: str, root: Manifest, config: bytes, cache: LayerCache[N], layers: Mapping[Digest, Hashable]
     ) -> None:
         self.host = host
         self._root = root
         self._config = config
         self._config_digest = Digest.of(config)
-        self._open: Callable[[Hashable, int], BlobReader] = scratch.open
+        self._open: Callable[[Hashable, int], BlobReader] = cache.open
         self._layers = dict(layers)
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
@@ -94,22 +104,22 @@ class Made:
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
         for reference in references:
-            here = reference == self._root.digest
-            yield Version(self._root.digest, self._root) if here else self._lacks(repository, reference)
+            is_root = reference == self._root.digest
+            yield Version(self._root.digest, self._root) if is_root else self._not_found(repository, reference)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         return Version(self._root.digest, self.manifest(repository, reference, work))
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         if reference != self._root.digest:
-            raise self._lacks(repository, reference)
+            raise self._not_found(repository, reference)
         return self._root
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
         if blob.digest == self._config_digest:
             return _BytesReader(self._config, offset)
         if blob.digest not in self._layers:
-            raise self._lacks(repository, blob.digest)
+            raise self._not_found(repository, blob.digest)
         return self._open(self._layers[blob.digest], offset)
 
     def lacks(self, blob: Descriptor) -> bool:
@@ -118,12 +128,13 @@ class Made:
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         return ()
 
-    def _lacks(self, repository: str, reference: str) -> NotFound:
-        return NotFound(f"{reference} is not what was made of {self.host}/{repository}")
+    def _not_found(self, repository: str, reference: str) -> NotFound:
+        """Return the error for anything that is not part of this image."""
+        return NotFound(f"{reference} is not part of the image that was converted from {self.host}/{repository}")
 
 
 class _BytesReader(io.BytesIO):
-    """A BlobReader over bytes."""
+    """A BlobReader over bytes in memory."""
 
     def __init__(self, data: bytes, offset: int) -> None:
         super().__init__(data)

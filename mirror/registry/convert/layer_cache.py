@@ -1,7 +1,7 @@
-"""Layers that conversions have made, on their way to the targets: files below the spool, for one run.
+"""Converted layers on their way to the targets, in files below the spool, for one run.
 
-What an image in work needs is pinned; the rest makes room when the limit is reached, oldest first, and is made
-again if it is wanted again. Nothing in it outlives a run.
+The layers of images in progress are pinned. Other layers are evicted when the limit is reached, the oldest first, and
+converted again if they are needed again. No file outlives the run.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ from mirror.util.structs import Struct
 N = TypeVar("N")
 
 
-class Kept(Struct, Generic[N]):
-    """A layer and what was noted with it. pins: images in work that need its file; here: whether the file is there."""
+class CachedLayer(Struct, Generic[N]):
+    """A layer and the note that was stored with it.
+
+    pins: images in progress that need the file. is_present: whether the file exists; evicted layers have none."""
 
     layer: Layer
     note: N
     path: Path
     pins: int = 0
-    here: bool = True
+    is_present: bool = True
 
 
-class Scratch(Generic[N]):
-    """By key: what was made of it. Thread-safe. Contacts nobody; makes its directory when first written to.
+class LayerCache(Generic[N]):
+    """Converted layers by key. Thread-safe. Does no network I/O, and creates its directory at the first write.
 
-    limit: bytes; None: half of what is free then."""
+    limit: bytes; None: half of the free space at the first write."""
 
     def __init__(self, directory: Path, limit: int | None = None) -> None:
         self._directory = directory
@@ -46,144 +48,151 @@ class Scratch(Generic[N]):
         self._ready = False
         self._number = 0
         self._bytes = 0
-        self._kept: OrderedDict[Hashable, Kept[N]] = OrderedDict()
+        self._layers: OrderedDict[Hashable, CachedLayer[N]] = OrderedDict()
 
-    def find(self, key: Hashable) -> Kept[N] | None:
-        """What was made of `key`, if its file is there."""
+    def find(self, key: Hashable) -> CachedLayer[N] | None:
+        """Return the layer of `key`, or None if its file does not exist."""
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is None or not kept.here:
+            cached = self._layers.get(key)
+            if cached is None or not cached.is_present:
                 return None
-            self._kept.move_to_end(key)
-            return kept
+            self._layers.move_to_end(key)
+            return cached
 
-    def pin(self, key: Hashable) -> Kept[N] | None:
-        """As `find`; its file stays until `unpin`."""
+    def pin(self, key: Hashable) -> CachedLayer[N] | None:
+        """Return the layer of `key` and protect its file until `unpin`. None if its file does not exist."""
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is None or not kept.here:
+            cached = self._layers.get(key)
+            if cached is None or not cached.is_present:
                 return None
-            kept.pins += 1
-            return kept
+            cached.pins += 1
+            return cached
 
     def unpin(self, keys: Collection[Hashable]) -> None:
-        """Once for each `pin`."""
+        """Undo one `pin` of each key, and evict layers beyond the limit."""
         with self._lock:
             for key in keys:
-                self._kept[key].pins -= 1
-            gone = self._make_room()
-        for file in gone:
+                self._layers[key].pins -= 1
+            evicted = self._make_room()
+        for file in evicted:
             file.unlink(missing_ok=True)
 
     @contextmanager
-    def writing(self, key: Hashable, *, what: str, code: str) -> Iterator[_Making[N]]:
-        """Feed the stored bytes of a layer to what this gives, then `keep` it. If the block raises, nothing is kept."""
+    def write_layer(self, key: Hashable, *, what: str, code: str) -> Iterator[_PendingLayer[N]]:
+        """Write the layer of `key`: feed the stored bytes to the yielded object, then call its `keep`.
+
+        what, code: subject and code of errors. If the block raises, or does not call `keep`, no file is left."""
         if not self._ready:
-            self._prepare()
+            self._create_directory()
         with self._lock:
             self._number += 1
             path = self._directory / f"layer-{self._number}"
         with atomic_write(path) as out:
-            making: _Making[N] = _Making(out, what=what, code=code)
-            yield making
-        if making.made is None:
+            pending: _PendingLayer[N] = _PendingLayer(out, what=what, code=code)
+            yield pending
+        if pending.result is None:
             path.unlink(missing_ok=True)
             return
-        layer, note = making.made
-        gone: list[Path] = []
+        layer, note = pending.result
+        evicted: list[Path] = []
         with self._lock:
-            earlier = self._kept.get(key)
-            if earlier is not None and earlier.here:  # made twice at the same time
-                gone.append(path)
+            existing = self._layers.get(key)
+            if existing is not None and existing.is_present:  # another thread converted the same layer meanwhile
+                evicted.append(path)
             else:
-                pins = earlier.pins if earlier is not None else 0
-                self._kept[key] = Kept(layer, note, path, pins)
+                pins = existing.pins if existing is not None else 0
+                self._layers[key] = CachedLayer(layer, note, path, pins)
                 self._bytes += layer.size
-                gone += self._make_room(key)
-        for file in gone:
+                evicted += self._make_room(key)
+        for file in evicted:
             file.unlink(missing_ok=True)
 
     def open(self, key: Hashable, offset: int) -> FileReader:
-        """The blob of a layer. Raises NotFound: it had to make room."""
-        kept = self.find(key)
-        if kept is None:
-            raise _gone()
+        """Open the blob of a layer at `offset`. Raises NotFound if the layer was evicted."""
+        cached = self.find(key)
+        if cached is None:
+            raise _evicted_error()
         try:
-            descriptor = os.open(kept.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(cached.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError as error:
-            raise _gone() from error
+            raise _evicted_error() from error
         except OSError as error:
-            raise local_error("read", kept.path, error) from error
-        return FileReader(descriptor, kept.path, offset, written=kept.layer.size)
+            raise local_error("read", cached.path, error) from error
+        return FileReader(descriptor, cached.path, offset, written=cached.layer.size)
 
-    def sweep(self) -> None:
-        """Remove what a killed run left. Before the first use."""
+    def remove_leftovers(self) -> None:
+        """Remove the files of a killed run. To be called before the first use."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def close(self) -> None:
-        """Remove what is there."""
+        """Remove the directory with all layers."""
         if self._ready:
-            self.sweep()
+            self.remove_leftovers()
 
-    def _prepare(self) -> None:
-        """May be done by several threads at once."""
+    def _create_directory(self) -> None:
+        """Create the directory and determine the limit. Several threads may do this at once."""
         private_directory(self._directory)
         if self._limit is None:
             self._limit = shutil.disk_usage(self._directory).free // 2
         self._ready = True
 
-    # Under the lock:
+    def _make_room(self, kept_key: Hashable = None) -> list[Path]:
+        """Evict unpinned layers, except `kept_key`, until the limit holds. The caller holds the lock.
 
-    def _make_room(self, newest: Hashable = None) -> list[Path]:
-        gone: list[Path] = []
-        for key, kept in self._kept.items():
+        Returns the files, which the caller removes after it has released the lock."""
+        evicted: list[Path] = []
+        for key, cached in self._layers.items():
             if self._bytes <= (self._limit or 0):
                 break
-            if kept.here and not kept.pins and key != newest:
-                kept.here = False
-                self._bytes -= kept.layer.size
-                gone.append(kept.path)
-        return gone
+            if cached.is_present and not cached.pins and key != kept_key:
+                cached.is_present = False
+                self._bytes -= cached.layer.size
+                evicted.append(cached.path)
+        return evicted
 
 
-class Measure(Scratch[N]):
-    """A scratch for who wants to know what would be made, and nothing more: it has no file of it."""
+class MeasuringCache(LayerCache[N]):
+    """A cache for dry runs: it stores the sizes and digests of layers, but no bytes."""
 
     def __init__(self) -> None:
         super().__init__(Path(os.devnull) / "nothing")
 
     @contextmanager
-    def writing(self, key: Hashable, *, what: str, code: str) -> Iterator[_Making[N]]:
+    def write_layer(self, key: Hashable, *, what: str, code: str) -> Iterator[_PendingLayer[N]]:
+        """As in LayerCache, but the bytes are discarded."""
         with open(os.devnull, "wb") as out:  # noqa: PTH123 (no path of ours)
-            making: _Making[N] = _Making(out, what=what, code=code)
-            yield making
-        if making.made is not None:
+            pending: _PendingLayer[N] = _PendingLayer(out, what=what, code=code)
+            yield pending
+        if pending.result is not None:
             with self._lock:
-                self._kept.setdefault(key, Kept(*making.made, self._directory))
+                self._layers.setdefault(key, CachedLayer(*pending.result, self._directory))
 
     def open(self, key: Hashable, offset: int) -> FileReader:
-        """Raises NotFound."""
-        raise NotFound("what was converted was only measured")
+        """Raise NotFound: no bytes are stored."""
+        raise NotFound("the bytes of a converted layer are not kept in a dry run")
 
 
-class _Making(Generic[N]):
+class _PendingLayer(Generic[N]):
     """A layer that is being written."""
 
     def __init__(self, out: BinaryIO, *, what: str, code: str) -> None:
 
         self._writer = LayerWriter(out, what=what, code=code)
-        self.made: tuple[Layer, N] | None = None
+        self.result: tuple[Layer, N] | None = None
 
     def feed(self, data: bytes) -> None:
         self._writer.feed(data)
 
-    def finish(self, *, sure: bool = True) -> Layer:
-        """All came; sure: that it did. Raises Refused."""
-        return self._writer.finish(sure=sure)
+    def finish(self, *, end_known: bool = True) -> Layer:
+        """Finish the layer and return it. Raises Refused.
+
+        end_known: whether the stored bytes are known to be complete; otherwise the layer itself must show its end."""
+        return self._writer.finish(end_known=end_known)
 
     def keep(self, layer: Layer, note: N) -> None:
-        self.made = layer, note
+        """Store `layer` with `note` in the cache when the block ends."""
+        self.result = layer, note
 
 
-def _gone() -> NotFound:
-    return NotFound("a converted layer is no longer on this machine", hint="run again")
+def _evicted_error() -> NotFound:
+    return NotFound("a converted layer was removed from the spool to free space", hint="run `mirror` again")

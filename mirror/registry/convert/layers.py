@@ -1,8 +1,9 @@
-"""A layer in whatever form it is stored, made into the form that registries take, in one pass.
+"""Converts a stored layer to a gzip layer, in one pass.
 
-What is gzip stays as it is, byte for byte; everything else is packed anew, the same way each time. The digest of the
-unpacked bytes, which an image's config names, is computed on the way. Memory does not grow with the layer.
-Sources: OCI image-spec v1.1, "Layer DiffID"; docker detects compression by the first bytes, whatever it is told.
+A gzip layer keeps its bytes; other layers are compressed with gzip, always in the same way. The digest of the unpacked
+bytes, which the config of an image contains, is computed in the same pass. Memory does not grow with the size of a
+layer. Sources: OCI image-spec v1.1, "Layer DiffID"; docker detects the compression by the first bytes, and ignores the
+media type.
 """
 
 from __future__ import annotations
@@ -16,24 +17,25 @@ from typing import BinaryIO, NoReturn, Protocol
 
 from mirror.errors import Refused
 from mirror.oci.digest import Digest
-from mirror.registry.convert.tar_check import TarWalk
+from mirror.registry.convert.tar_check import TarChecker
 from mirror.util.structs import Struct
 
 XZ_MEMORY = 128 << 20  # bytes; xz's own highest level needs 65 MiB
 PIECE = 256 << 10  # bytes unpacked at a time
-LEVEL = 6  # of gzip: a change makes other digests of the same layers
+LEVEL = 6  # of gzip; another level gives other digests for the same layers
 
-# The empty layer as docker has always written it: its digest is known to every registry. Two zero blocks, packed.
+# The empty layer as docker has always written it: a compressed tar of two zero blocks, whose digest is well known.
 EMPTY_GZIP = bytes.fromhex("1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000")
 EMPTY_TAR = bytes(1024)
 
-_MAGIC = 6  # bytes that tell every form
+_MAGIC = 6  # bytes that are enough to recognize every format
 
 
-class Caps(Struct, frozen=True):
-    """What a layer may unpack to. Bytes; ratio: unpacked to stored, from `suspicious` unpacked bytes on.
+class UnpackLimits(Struct, frozen=True):
+    """Limits on a layer, in bytes; they protect against decompression bombs (code `bomb`).
 
-    stored: what it may be before: padding and empty streams, of which there may be any number, unpack to nothing."""
+    ratio: unpacked to stored size, checked once `suspicious` bytes are unpacked. stored: limits the stored bytes, since
+    padding and empty streams unpack to nothing."""
 
     unpacked: int = 32 << 30
     suspicious: int = 1 << 30
@@ -41,11 +43,14 @@ class Caps(Struct, frozen=True):
     stored: int = 33 << 30
 
 
-USUAL = Caps()
+DEFAULT_LIMITS = UnpackLimits()
 
 
 class Layer(Struct, frozen=True):
-    """diff_id: of the unpacked tar. digest, size: of the blob. stored: the digest of what was read."""
+    """The result of a conversion.
+
+    diff_id: digest of the unpacked tar. digest, size: of the gzip blob; bytes. stored: digest of the bytes that were
+    read."""
 
     diff_id: Digest
     digest: Digest
@@ -53,13 +58,14 @@ class Layer(Struct, frozen=True):
     stored: Digest
 
 
-EMPTY = Layer(Digest.of(EMPTY_TAR), Digest.of(EMPTY_GZIP), len(EMPTY_GZIP), Digest.of(b""))
+EMPTY_LAYER = Layer(Digest.of(EMPTY_TAR), Digest.of(EMPTY_GZIP), len(EMPTY_GZIP), Digest.of(b""))
 
 
 class _Unpacker(Protocol):
-    """Bytes in, unpacked pieces out; `end` raises ValueError if what came is not whole.
+    """A decompressor for a whole layer: bytes in, unpacked pieces out. `end` raises ValueError if the input is
+    incomplete.
 
-    padding: bytes that came after the end and mean nothing."""
+    padding: the number of input bytes after the end of the data that are padding."""
 
     padding: int
 
@@ -68,19 +74,20 @@ class _Unpacker(Protocol):
 
 
 class LayerWriter:
-    """Feed it the stored bytes, then `finish`: the blob has been written to `out`. Used by one thread.
+    """Converts the stored bytes of one layer and writes the blob to `out`. Used by one thread.
 
-    what, code: for errors. Raises Refused: `code` (not a whole layer of a known form), bomb."""
+    Call `feed` with all stored bytes, then `finish`. what, code: subject and code of errors. Raises Refused: `code`
+    (not a complete layer of a known format), bomb."""
 
-    def __init__(self, out: BinaryIO, *, what: str, code: str, caps: Caps = USUAL) -> None:
+    def __init__(self, out: BinaryIO, *, what: str, code: str, limits: UnpackLimits = DEFAULT_LIMITS) -> None:
         self._out = out
-        self._caps = caps
+        self._limits = limits
         self._what = what
         self._code = code
-        self._begin = b""
+        self._head = b""
         self._unpacker: _Unpacker | None = None
         self._packer: zlib._Compress | None = None
-        self._tar = TarWalk()
+        self._tar = TarChecker()
         self._unpacked = 0
         self._read = 0
         self._size = 0
@@ -89,79 +96,84 @@ class LayerWriter:
         self._stored = hashlib.sha256()
 
     def feed(self, data: bytes) -> None:
-        """More of the stored bytes."""
+        """Convert the next stored bytes."""
         self._read += len(data)
-        if self._read > self._caps.stored:
-            self._bomb(f"it is longer than {self._caps.stored} bytes")
+        if self._read > self._limits.stored:
+            self._refuse_bomb(f"the stored layer is longer than {self._limits.stored} bytes")
         self._stored.update(data)
         if self._unpacker is None:
-            self._begin += data
-            if len(self._begin) < _MAGIC:
+            self._head += data
+            if len(self._head) < _MAGIC:
                 return
-            data = self._begin
-            self._choose()
-        self._go_on(data)
+            data = self._head
+            self._choose_unpacker()
+        self._unpack(data)
 
-    def finish(self, *, sure: bool = True) -> Layer:
-        """All came. sure: else it may have been cut, and has to say itself that it is whole."""
-        if not sure and not self._read:
-            self._refuse("nothing came, and nothing says that this is all of it")
+    def finish(self, *, end_known: bool = True) -> Layer:
+        """Check that the layer is complete, and return its digests and size.
+
+        end_known: whether the stored bytes are known to be complete; otherwise the layer itself must show its end."""
+        if not end_known and not self._read:
+            self._refuse("no bytes were received, and the response does not say that the layer is empty")
         if not self._read:
             self._write(EMPTY_GZIP)
-            return EMPTY
+            return EMPTY_LAYER
         if self._unpacker is None:
-            self._choose()
-            self._go_on(self._begin)
+            self._choose_unpacker()
+            self._unpack(self._head)
         try:
             if self._unpacker is not None:
                 self._unpacker.end()
-            plain = isinstance(self._unpacker, _Plain)
+            plain = isinstance(self._unpacker, _PlainTar)
             self._tar.end(strict=plain)
-            if plain and not sure and not self._tar.ended:
-                self._refuse("nothing says that this is all of it")
+            if plain and not end_known and not self._tar.has_ended:
+                self._refuse("it may be truncated: neither the response nor the tar marks its end")
         except ValueError as error:
             self._refuse(str(error))
         if self._packer is not None:
             self._write(self._packer.flush())
         return Layer(_digest(self._diff_id), _digest(self._blob), self._size, _digest(self._stored))
 
-    def _choose(self) -> None:
-        begin = self._begin
-        if begin.startswith(b"\x1f\x8b\x08"):
-            self._unpacker = _Several(_new_gzip, b"\x1f\x8b\x08", "gzip")
+    def _choose_unpacker(self) -> None:
+        """Choose the decompressor by the first bytes, and a gzip compressor unless the layer is gzip already."""
+        head = self._head
+        if head.startswith(b"\x1f\x8b\x08"):
+            self._unpacker = _StreamSequence(_new_gzip, b"\x1f\x8b\x08", "gzip")
             return
-        if begin.startswith(b"BZh"):
-            self._unpacker = _Several(bz2.BZ2Decompressor, b"BZh", "bzip2")
-        elif begin.startswith(b"\xfd7zXZ\x00"):
-            self._unpacker = _Several(_new_xz, b"\xfd7zXZ\x00", "xz", padding=4)
-        elif begin.startswith(b"\x28\xb5\x2f\xfd"):
-            self._refuse("it is packed with zstd, which no client of that time could read")
+        if head.startswith(b"BZh"):
+            self._unpacker = _StreamSequence(bz2.BZ2Decompressor, b"BZh", "bzip2")
+        elif head.startswith(b"\xfd7zXZ\x00"):
+            self._unpacker = _StreamSequence(_new_xz, b"\xfd7zXZ\x00", "xz", padding=4)
+        elif head.startswith(b"\x28\xb5\x2f\xfd"):
+            self._refuse("it is compressed with zstd, which v1 and schema 1 images never use")
         else:
-            self._unpacker = _Plain()
+            self._unpacker = _PlainTar()
         self._packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 31)  # 31: gzip, without name and time
 
-    def _go_on(self, data: bytes) -> None:
+    def _unpack(self, data: bytes) -> None:
+        """Unpack `data`, and write it to the blob as it is if the layer is gzip already."""
         if self._unpacker is None:
             return
         padding = self._unpacker.padding
         try:
             for piece in self._unpacker.feed(data):
-                self._take(piece)
+                self._process_unpacked(piece)
         except (ValueError, OSError, zlib.error, lzma.LZMAError, EOFError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # of our own disk; bz2 raises OSErrors without a number
+                raise  # a disk error; bz2 raises OSErrors without a number
             self._refuse(str(error))
         if self._packer is None:
-            # Padding is no part of what is packed, and readers in Go refuse it ("gzip: invalid header").
+            # Padding is not copied: readers in Go reject it ("gzip: invalid header").
             self._write(data[: len(data) - (self._unpacker.padding - padding)])
 
-    def _take(self, piece: bytes) -> None:
+    def _process_unpacked(self, piece: bytes) -> None:
+        """Hash, check and compress one unpacked piece. Raises Refused (bomb)."""
         self._unpacked += len(piece)
-        caps = self._caps
-        if self._unpacked > caps.unpacked:
-            self._bomb(f"it unpacks to more than {caps.unpacked} bytes")
-        if self._unpacked > caps.suspicious and self._unpacked > caps.ratio * self._read:
-            self._bomb(f"it unpacks to more than {caps.ratio} times its size")
+        limits = self._limits
+        if self._unpacked > limits.unpacked:
+            self._refuse_bomb(f"the layer unpacks to more than {limits.unpacked} bytes")
+        if self._unpacked > limits.suspicious and self._unpacked > limits.ratio * self._read:
+            self._refuse_bomb(f"the layer unpacks to more than {limits.ratio} times its stored size")
         self._diff_id.update(piece)
         self._tar.feed(piece)
         if self._packer is not None:
@@ -174,14 +186,14 @@ class LayerWriter:
             self._out.write(data)
 
     def _refuse(self, why: str) -> NoReturn:
-        raise Refused(f"{self._what}: not a layer that can be used: {why}", code=self._code)
+        raise Refused(f"{self._what}: the layer cannot be converted: {why}", code=self._code)
 
-    def _bomb(self, why: str) -> NoReturn:
+    def _refuse_bomb(self, why: str) -> NoReturn:
         raise Refused(f"{self._what}: {why}", code="bomb")
 
 
-class _Plain:
-    """Not packed."""
+class _PlainTar:
+    """The unpacker of an uncompressed tar."""
 
     padding = 0
 
@@ -189,11 +201,11 @@ class _Plain:
         yield data
 
     def end(self) -> None:
-        """What is missing of a plain tar shows in the tar."""
+        """Do nothing: TarChecker detects a truncated tar."""
 
 
-class _Stream(Protocol):
-    """What the decompressors of bz2 and lzma have in common."""
+class _Decompressor(Protocol):
+    """The common interface of the decompressors in bz2 and lzma."""
 
     @property
     def eof(self) -> bool: ...
@@ -204,24 +216,25 @@ class _Stream(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
-class _Several:
-    """One packed stream after the other, as each of these forms allows; zeros after the last are padding.
+class _StreamSequence:
+    """Unpacks concatenated compressed streams. Zeros after the last stream are padding.
 
-    padding: zeros between two streams come in so many bytes at once; 0: there are none (xz format 1.1, §2.2)."""
+    padding: zeros between two streams must be a multiple of this many bytes; 0: none are allowed. Source: the .xz file
+    format 1.1, section 2.2."""
 
-    def __init__(self, new: Callable[[], _Stream], magic: bytes, name: str, *, padding: int = 0) -> None:
+    def __init__(self, new: Callable[[], _Decompressor], magic: bytes, name: str, *, padding: int = 0) -> None:
         self._new = new
         self._magic = magic
         self._name = name
-        self._unit = padding
-        self._stream: _Stream | None = new()
-        self._between = b""  # too short to tell what comes after a stream
+        self._padding_unit = padding
+        self._stream: _Decompressor | None = new()
+        self._pending = b""  # bytes after a stream, too few to recognize another stream
         self.padding = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._stream is None:
-                data = self._next(data)
+                data = self._find_next_stream(data)
             if self._stream is None:
                 return
             while not self._stream.eof:
@@ -234,33 +247,33 @@ class _Several:
             data = self._stream.unused_data
             self._stream = None
 
-    def _next(self, data: bytes) -> bytes:
-        """What came since the last stream, from the beginning of another on, if one has begun."""
-        between, self._between = self._between + data, b""
-        begin = between.lstrip(b"\0")
-        self.padding += len(between) - len(begin)
-        if not begin:
+    def _find_next_stream(self, data: bytes) -> bytes:
+        """Skip padding and start the next stream, if one has begun. Returns the bytes from its beginning on."""
+        pending, self._pending = self._pending + data, b""
+        head = pending.lstrip(b"\0")
+        self.padding += len(pending) - len(head)
+        if not head:
             return b""
-        may_follow = not self.padding or (self._unit > 0 and not self.padding % self._unit)
-        if not may_follow or begin[: len(self._magic)] != self._magic[: len(begin)]:
-            raise ValueError(f"there is something after the end of the {self._name} data")
-        if len(begin) < len(self._magic):
-            self._between = begin
+        may_follow = not self.padding or (self._padding_unit > 0 and not self.padding % self._padding_unit)
+        if not may_follow or head[: len(self._magic)] != self._magic[: len(head)]:
+            raise ValueError(f"unexpected bytes follow the {self._name} data")
+        if len(head) < len(self._magic):
+            self._pending = head
         else:
             self._stream = self._new()
-        return begin
+        return head
 
     def end(self) -> None:
-        if self._stream is not None or self._between:
-            raise ValueError(f"its {self._name} data is cut short")
+        if self._stream is not None or self._pending:
+            raise ValueError(f"its {self._name} data is truncated")
 
 
-class _Gzip:
-    """zlib's decompressor with the manners of the others."""
+class _GzipDecompressor:
+    """zlib's gzip decompressor with the interface of the others."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(31)
-        self._full = False  # the last piece was: there may be more of it inside
+        self._full = False  # the last piece had the maximum length, so zlib may hold more output
 
     @property
     def eof(self) -> bool:
@@ -280,11 +293,11 @@ class _Gzip:
         return piece
 
 
-def _new_gzip() -> _Stream:
-    return _Gzip()
+def _new_gzip() -> _Decompressor:
+    return _GzipDecompressor()
 
 
-def _new_xz() -> _Stream:
+def _new_xz() -> _Decompressor:
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
 
 

@@ -1,7 +1,7 @@
-"""Docker's schema 1 manifests made into schema 2 images, where a mirror asks for that (`schema1: convert`).
+"""Conversion of docker's schema 1 manifests to schema 2 images, for mirrors with `schema1: convert`.
 
-Source: docker's image manifest v2 schema 1. It has neither sizes nor the digests of unpacked layers, so every layer
-is read. What is asked for by digest is never converted: the digest would be another.
+Source: docker's image manifest v2 schema 1. Such a manifest contains neither sizes nor the digests of unpacked layers,
+so every layer is read. A reference by digest is never converted, since the result has another digest.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import SCHEMA1, SCHEMA1_SIGNED, Kind, Manifest, is_manifest_type
 from mirror.oci.strictjson import Object, Value
-from mirror.registry.convert.converted_source import assembled
-from mirror.registry.convert.image_builder import CONVERTER, Step, converted, history_of
-from mirror.registry.convert.layer_cache import Kept, Scratch
+from mirror.registry.convert.converted_source import assemble_image
+from mirror.registry.convert.image_builder import CONVERTER_VERSION, HistoryStep, build_image, history_entry
+from mirror.registry.convert.layer_cache import CachedLayer, LayerCache
 from mirror.registry.convert.layers import Layer
 from mirror.store import BlobReader, Source, Transformed, TransformPart, Version
 from mirror.util.cancellation import Work
@@ -27,180 +27,193 @@ BUFFER = 256 << 10  # bytes
 
 
 class Schema1Source:
-    """Implements Source over another one of the same host, with versions that convert what is of schema 1."""
+    """A Source around another Source of the same host. Its versions convert schema 1 manifests."""
 
-    def __init__(self, inner: Source, scratch: Scratch[None]) -> None:
-        self.host = inner.host
-        self.partial = inner.partial
-        self._inner = inner
-        self._scratch = scratch
+    def __init__(self, source: Source, cache: LayerCache[None]) -> None:
+        self.host = source.host
+        self.partial = source.partial
+        self._source = source
+        self._cache = cache
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        return self._inner.repositories(prefix, work)
+        return self._source.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:
-        """Without the digests that some registries list: those of manifests that are to be converted say nothing of
-        what a target gets, and only asking tells which they are."""
-        for tag in self._inner.tags(repository, work):
+        """List the tags, without the digests that some registries include in the list.
+
+        The digest of a schema 1 manifest is not the digest that a target gets, and the list does not show the
+        schema."""
+        for tag in self._source.tags(repository, work):
             yield str(tag) if isinstance(tag, str) else tag
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        answers = self._inner.resolve(repository, references, work)
+        answers = self._source.resolve(repository, references, work)
         for reference, answer in zip(references, answers, strict=True):
             if not isinstance(answer, Version) or ":" in reference:
                 yield answer
             elif answer.manifest is None and not is_manifest_type(answer.media_type):
-                # It names no type that says anything: only the body tells.
+                # The media type is missing or useless, so the body decides.
                 try:
-                    yield self._judged(repository, self._inner.read(repository, reference, work), keep=False)
+                    yield self._add_conversion(repository, self._source.read(repository, reference, work), keep=False)
                 except (NotFound, Refused) as error:
                     yield error
             else:
-                yield self._judged(repository, answer, keep=False)
+                yield self._add_conversion(repository, answer, keep=False)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        version = self._inner.read(repository, reference, work)
-        return version if ":" in reference else self._judged(repository, version)
+        version = self._source.read(repository, reference, work)
+        return version if ":" in reference else self._add_conversion(repository, version)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        return self._inner.manifest(repository, reference, work)
+        return self._source.manifest(repository, reference, work)
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
-        return self._inner.open_blob(repository, blob, work, offset=offset)
+        return self._source.open_blob(repository, blob, work, offset=offset)
 
     def lacks(self, blob: Descriptor) -> bool:
-        return self._inner.lacks(blob)
+        return self._source.lacks(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        return self._inner.referrers(repository, digest, work)
+        return self._source.referrers(repository, digest, work)
 
-    def _judged(self, repository: str, version: Version, *, keep: bool = True) -> Version:
-        """The same, or a version that converts it.
+    def _add_conversion(self, repository: str, version: Version, *, keep: bool = True) -> Version:
+        """Return `version`, or a version that converts it if it is a schema 1 manifest.
 
-        keep: its manifest, which is read again otherwise: many versions are resolved, and few converted."""
-        of_schema1 = (
+        keep: keep the manifest in memory; otherwise it is read again. Many versions are resolved, and few are
+        converted."""
+        is_schema1 = (
             version.manifest.kind is Kind.SCHEMA1
             if version.manifest is not None
             else version.media_type in (SCHEMA1, SCHEMA1_SIGNED)
         )
-        if version.digest is None or version.transform is not None or not of_schema1:
+        if version.digest is None or version.transform is not None or not is_schema1:
             return version
         manifest = version.manifest if keep else None
-        transform = Schema1Transform(self._inner, self._scratch, repository, version.digest, manifest)
+        transform = Schema1Transform(self._source, self._cache, repository, version.digest, manifest)
         return Version(None, source_id=version.digest, transform=transform, media_type=version.media_type)
 
 
-class _Entry(Struct, frozen=True):
-    """One entry of the history: the JSON of an image; layer: None, if it changed no file."""
+class _HistoryEntry(Struct, frozen=True):
+    """One entry of the history of a manifest: the JSON of an image. layer: None if it changed no file."""
 
     document: Object
     layer: Digest | None
 
 
 class Schema1Transform:
-    """Makes one manifest of schema 1 into an image of schema 2. Thread-safe."""
+    """Converts one schema 1 manifest to a schema 2 image. Thread-safe."""
 
     def __init__(
-        self, source: Source, scratch: Scratch[None], repository: str, digest: Digest, manifest: Manifest | None
+        self, source: Source, cache: LayerCache[None], repository: str, digest: Digest, manifest: Manifest | None
     ) -> None:
-        self.identity = f"schema1 {digest} {CONVERTER}"
+        self.identity = f"schema1 {digest} {CONVERTER_VERSION}"
         self._source = source
-        self._scratch = scratch
+        self._cache = cache
         self._repository = repository
         self._digest = digest
         self._manifest = manifest
         self._what = f"{source.host}/{repository}@{digest}"
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
-        layers = [entry.layer for entry in self._entries(work) if entry.layer is not None]
+        layers = [entry.layer for entry in self._read_entries(work) if entry.layer is not None]
         return [TransformPart(self._key(digest)) for digest in dict.fromkeys(layers)]
 
     def make(self, part: TransformPart, work: Work) -> None:
-        self._make(part.key, work)
+        self._convert_layer(part.key, work)
 
     def finish(self, work: Work) -> Transformed:
-        entries = self._entries(work)
+        entries = self._read_entries(work)
         keys = [self._key(entry.layer) for entry in entries if entry.layer is not None]
 
-        def build(found: Sequence[Kept[None]]) -> tuple[bytes, Manifest]:
-            following = iter(found)
-            steps = [Step(history_of(one.document), next(following).layer if one.layer else None) for one in entries]
-            return converted(entries[-1].document, steps, self._what)
+        def build(layers: Sequence[CachedLayer[None]]) -> tuple[bytes, Manifest]:
+            remaining = iter(layers)
+            steps = [
+                HistoryStep(history_entry(entry.document), next(remaining).layer if entry.layer else None)
+                for entry in entries
+            ]
+            return build_image(entries[-1].document, steps, self._what)
 
-        make = partial(self._make, work=work)
-        made = assembled(self._source.host, self._repository, self._scratch, keys, make, build)
+        make = partial(self._convert_layer, work=work)
+        transformed = assemble_image(self._source.host, self._repository, self._cache, keys, make, build)
         self._manifest = None
-        return made
+        return transformed
 
     def _key(self, digest: Digest) -> Hashable:
         return "schema1", digest
 
-    def _entries(self, work: Work) -> list[_Entry]:
+    def _read_entries(self, work: Work) -> list[_HistoryEntry]:
+        """Return the history of the manifest, which is read if it is not in memory."""
         manifest = self._manifest or self._source.manifest(self._repository, self._digest, work)
         self._manifest = manifest
-        return entries_of(manifest, self._what)
+        return read_history(manifest, self._what)
 
-    def _make(self, key: Hashable, work: Work) -> None:
-        """Fetch one layer and unpack it for its digest, unless that was done before."""
-        if self._scratch.find(key) is not None:
+    def _convert_layer(self, key: Hashable, work: Work) -> None:
+        """Fetch and convert the layer of `key`, unless it is in the cache."""
+        if self._cache.find(key) is not None:
             return
-        digest = next(one.layer for one in self._entries(work) if one.layer and self._key(one.layer) == key)
+        digest = next(
+            entry.layer for entry in self._read_entries(work) if entry.layer and self._key(entry.layer) == key
+        )
         what = f"{self._source.host}/{self._repository}@{digest}"
-        with self._scratch.writing(key, what=what, code="manifest_invalid") as making:
+        with self._cache.write_layer(key, what=what, code="manifest_invalid") as pending:
             buffer = memoryview(bytearray(BUFFER))
             with self._source.open_blob(self._repository, Descriptor(digest, None), work) as reader:
                 while count := reader.readinto(buffer):
-                    making.feed(bytes(buffer[:count]))
+                    pending.feed(bytes(buffer[:count]))
                     work.progress(count)
-            layer = making.finish()
-            _same(layer, digest, what)
-            making.keep(layer, None)
+            layer = pending.finish()
+            _check_digest(layer, digest, what)
+            pending.keep(layer, None)
 
 
-def _same(layer: Layer, digest: Digest, what: str) -> None:
+def _check_digest(layer: Layer, digest: Digest, what: str) -> None:
+    """Raise Refused (digest_mismatch) unless the stored bytes of `layer` have this digest."""
     if layer.stored != digest:
-        raise Refused(f"{what}: bytes came that hash to {layer.stored}", code="digest_mismatch")
+        raise Refused(f"{what}: the digest of the received bytes is {layer.stored}", code="digest_mismatch")
 
 
-def entries_of(manifest: Manifest, what: str) -> list[_Entry]:
-    """The history of a manifest, the base first; each image once. Raises Refused (manifest_invalid)."""
+def read_history(manifest: Manifest, what: str) -> list[_HistoryEntry]:
+    """Return the history of a schema 1 manifest, the base first, each image once. Raises Refused (manifest_invalid)."""
     document = strictjson.parse(manifest.body, what=what)
     if not isinstance(document, dict):
-        raise _invalid(what, "want an object")
-    entries: list[_Entry] = []
-    for layer, history in zip(_listed(document, "fsLayers"), _listed(document, "history"), strict=True):
-        image = _image(history, what)
+        raise _invalid_error(what, "the manifest is not a JSON object")
+    entries: list[_HistoryEntry] = []
+    for layer, history in zip(_list_value(document, "fsLayers"), _list_value(document, "history"), strict=True):
+        image = _parse_image(history, what)
         digest = Digest.parse(layer.get("blobSum") if isinstance(layer, dict) else None)
-        # Docker wrote some images twice in a row.
+        # Some versions of docker wrote an image twice in a row.
         if not entries or image.get("id") != entries[-1].document.get("id"):
-            entries.append(_Entry(image, None if image.get("throwaway") is True else digest))
+            entries.append(_HistoryEntry(image, None if image.get("throwaway") is True else digest))
     _check_parents(entries, what)
     return entries[::-1]
 
 
-def _check_parents(entries: Sequence[_Entry], what: str) -> None:
-    """Each entry (the top first) names the next as its parent, the last none."""
+def _check_parents(entries: Sequence[_HistoryEntry], what: str) -> None:
+    """Check that each entry names the next one as its parent, and the last entry none. entries: the top first."""
     parents: list[Value] = [entry.document.get("id") for entry in entries[1:]]
     for entry, parent in zip(entries, [*parents, None], strict=True):
-        said = entry.document.get("parent") or None
-        if said != parent:
-            raise _invalid(what, f"{printable(entry.document.get('id'), 80)} names another parent than comes next")
+        parent_id = entry.document.get("parent") or None
+        if parent_id != parent:
+            image_id = printable(entry.document.get("id"), 80)
+            raise _invalid_error(what, f"the parent of image {image_id} is not the next image of the history")
 
 
-def _listed(document: Object, key: str) -> list[Value]:
+def _list_value(document: Object, key: str) -> list[Value]:
+    """Return the list under `key`; empty if there is none."""
     value = document.get(key)
     return value if isinstance(value, list) else []
 
 
-def _image(history: Value, what: str) -> Object:
+def _parse_image(history: Value, what: str) -> Object:
+    """Return the JSON of the image in a history entry. Raises Refused (manifest_invalid)."""
     text = history.get("v1Compatibility") if isinstance(history, dict) else None
     if not isinstance(text, str):
-        raise _invalid(what, "a history entry without the JSON of an image")
+        raise _invalid_error(what, "a history entry has no v1Compatibility text")
     image = strictjson.parse(text.encode(), what=f"{what}: history", fold=False)
     if not isinstance(image, dict) or not isinstance(image.get("id"), str):
-        raise _invalid(what, "a history entry without an image id")
+        raise _invalid_error(what, "a history entry has no image id")
     return image
 
 
-def _invalid(what: str, why: str) -> Refused:
+def _invalid_error(what: str, why: str) -> Refused:
     return Refused(f"{what}: {why}", code="manifest_invalid")

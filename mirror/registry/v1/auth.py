@@ -1,7 +1,8 @@
-"""Who we are at a v1 registry: Basic at its index, which gives a token for each repository; or Basic throughout.
+"""Authorization at a v1 registry.
 
-Source: docker's registry API v1, "Authorization", and what docker 1.10 does. Tokens are of one repository: one that
-is shown for another is refused. What v2 of the same host refused is not shown here again.
+A client sends Basic credentials to the index and receives a token for one repository, or sends Basic credentials with
+every request. Sources: docker's registry API v1, "Authorization", and the behaviour of docker 1.10. A token is valid
+for one repository only. Credentials that v2 of the same host rejected are not sent (docs/trust.md).
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from mirror.util.config_key import registry_key
 
 log = logging.getLogger("mirror.auth")
 
-# What a request is about, as a scope of the session: a v1 registry knows none.
+# Kinds of scopes that tell V1Authorizer what a request is for. The v1 protocol itself has no scopes.
 INDEX, IMAGES, ENDPOINT = "v1-index", "v1-images", "v1-endpoint"
 
 
-def scopes(kind: str, repository: str) -> tuple[Scope, ...]:
+def v1_scopes(kind: str, repository: str) -> tuple[Scope, ...]:
+    """Return the scopes of a session request of this kind for `repository`."""
     return (Scope(repository, ("pull",), kind),)
 
 
 class V1Authorizer:
-    """Implements the session's `Authorizer`. Thread-safe; holds no lock while it asks for credentials.
+    """The session's Authorizer for a v1 registry. Thread-safe; no lock is held while credentials are looked up.
 
-    renew: asks the index for a token anew; set by the client. standalone: what its ping said."""
+    renew: requests a new token from the index; V1Client sets it. standalone: whether the registry has no separate
+    index."""
 
     def __init__(self, settings: HostSettings, credentials: CredentialSource) -> None:
         self._settings = settings
@@ -42,14 +45,14 @@ class V1Authorizer:
         self._withheld: set[str] = set()
         self._warned = not settings.plain_http
         self.standalone = True
-        self.renew: Callable[[str, Work], object] = _no_renewal
+        self.renew: Callable[[str, Work], object] = _do_not_renew
 
-    def withhold(self, repository: str) -> None:
-        """No credentials are shown for this repository: they were refused already."""
+    def withhold_credentials(self, repository: str) -> None:
+        """Send no credentials for this repository, because v2 rejected them."""
         self._withheld.add(repository)
 
-    def took(self, repository: str, token: str | None) -> None:
-        """What the index gave for this repository."""
+    def store_token(self, repository: str, token: str | None) -> None:
+        """Store the token that the index returned for this repository; None removes it."""
         with self._lock:
             if token is None:
                 self._tokens.pop(repository, None)
@@ -62,9 +65,9 @@ class V1Authorizer:
         kind, repository = scopes[0].kind, scopes[0].repository
         token = self._tokens.get(repository)
         if kind == INDEX:
-            return self._basic(repository, work)
+            return self._basic_header(repository, work)
         if kind == IMAGES and self.standalone and (token is None or not self._settings.plain_http):
-            basic = self._basic(repository, work)
+            basic = self._basic_header(repository, work)
             if basic is not None:
                 return basic
         return f"Token {token}" if token is not None else None
@@ -74,45 +77,49 @@ class V1Authorizer:
         subject = f"{self._settings.host}/{repository} (v1)"
         if sent is not None and sent.startswith("Token "):
             with self._lock:
-                fresh = f"Token {self._tokens.get(repository)}" != sent
-                first = repository not in self._renewed
+                is_replaced = f"Token {self._tokens.get(repository)}" != sent
+                is_first = repository not in self._renewed
                 self._renewed.add(repository)
-            if fresh:
-                return  # another thread was told of it before
-            if first:
+            if is_replaced:
+                return  # another thread has renewed the token already
+            if is_first:
                 self.renew(repository, work)
                 return
         if sent is not None:
-            found = self._credentials.find(self._settings.host, repository, stop=work.stop)
-            who = found.who if found is not None and sent.startswith("Basic ") else "the token of its index"
-            raise AuthError(f"{subject}: it does not accept {who}", status=401)
+            credential = self._credentials.find(self._settings.host, repository, stop=work.stop)
+            who = (
+                credential.description
+                if credential is not None and sent.startswith("Basic ")
+                else "the token from its index"
+            )
+            raise AuthError(f"{subject}: the registry rejected {who}", status=401)
         hint = f"give {registry_key(self._settings.host, 'username')} and password"
         if repository in self._withheld:
-            hint = "the credentials that v2 refused are not shown to v1"
-        raise AuthError(f"{subject}: it wants a login", hint=hint, status=401)
+            hint = "credentials that v2 rejected are not sent to v1"
+        raise AuthError(f"{subject}: the registry requires credentials", hint=hint, status=401)
 
     def accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Nobody waits: what is asked first of a repository, its index, is asked once."""
+        """Do nothing: no request waits for the result of another one."""
 
     def abandoned(self, scopes: tuple[Scope, ...]) -> None:
-        """As above."""
+        """Do nothing: no request waits for the result of another one."""
 
     def allow_another(self, scopes: tuple[Scope, ...]) -> None:
-        """Nothing is refused for good here."""
+        """Do nothing: no refusal is final."""
 
-    def _basic(self, repository: str, work: Work) -> str | None:
+    def _basic_header(self, repository: str, work: Work) -> str | None:
         if repository in self._withheld:
             return None
-        found: Credential | None = self._credentials.find(self._settings.host, repository, stop=work.stop)
-        if found is None or found.username is None or found.password is None:
+        credential: Credential | None = self._credentials.find(self._settings.host, repository, stop=work.stop)
+        if credential is None or credential.username is None or credential.password is None:
             return None
         if not self._warned:
             self._warned = True
             extra = {"event": "plain_http", "host": self._settings.host}
             text = "%s: credentials are sent without encryption (plain-http)"
             log.warning(text, self._settings.host, extra=extra)
-        return "Basic " + base64.b64encode(f"{found.username}:{found.password}".encode()).decode()
+        return "Basic " + base64.b64encode(f"{credential.username}:{credential.password}".encode()).decode()
 
 
-def _no_renewal(repository: str, work: Work) -> None:
+def _do_not_renew(repository: str, work: Work) -> None:
     pass

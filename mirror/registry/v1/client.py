@@ -1,7 +1,7 @@
-"""A client for registries that speak docker's old protocol, v1. It reads; nothing is ever written to one.
+"""A client for docker's v1 protocol. It only reads.
 
-Sources: docker's registry API v1 and hub-registry specification, and what docker 1.10 does. What real servers do
-otherwise is said where it matters; docs/old-registries.md has the list.
+Sources: docker's registry API v1 and hub-registry specification, and the behaviour of docker 1.10. Deviations of real
+servers are noted where they matter, and listed in docs/old-registries.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mirror.registry.blobs import NO_RANGES
 from mirror.registry.http.url_policy import Destination
 from mirror.registry.session import Answer, Session, Stream, TooBig
 from mirror.registry.v1 import parsing
-from mirror.registry.v1.auth import ENDPOINT, IMAGES, INDEX, V1Authorizer, scopes
+from mirror.registry.v1.auth import ENDPOINT, IMAGES, INDEX, V1Authorizer, v1_scopes
 from mirror.registry.v1.layer_reader import LayerReader
 from mirror.registry.v1.parsing import ImageJson
 from mirror.util.cancellation import Work
@@ -30,54 +30,58 @@ MAX_ANCESTRY_BYTES = 64 << 10
 T = TypeVar("T")
 
 
-class _Opened(Struct, frozen=True):
-    """A repository that its index was asked about. hosts: where its tags and images are, in the order to be asked."""
+class _IndexedRepository(Struct, frozen=True):
+    """The response of the index about one repository.
+
+    hosts: the hosts of its tags and images, in the order in which they are asked. is_index: whether the response was
+    that of an index."""
 
     hosts: tuple[Destination, ...]
     is_index: bool  # it answered as an index does
 
 
 class V1Client:
-    """One host. Thread-safe; closes its session when closed. Raises only MirrorErrors."""
+    """A client of one v1 registry. Thread-safe; closes its session when closed. Raises only MirrorErrors."""
 
     def __init__(self, session: Session, authorizer: V1Authorizer) -> None:
         self._session = session
         self._authorizer = authorizer
-        authorizer.renew = self._ask_index
+        authorizer.renew = self._request_index
         self.host = session.settings.host
         self._lock = threading.Lock()
-        self._spoken: bool | None = None  # whether it answered a ping; None: not asked yet
-        self._opened: dict[str, _Opened | MirrorError] = {}
+        self._answers_ping: bool | None = None  # None: no ping was sent yet
+        self._indexes: dict[str, _IndexedRepository | MirrorError] = {}
         self._pings: Flights[str, bool] = Flights(f"a ping of {self.host}")
-        self._openings: Flights[str, _Opened] = Flights(f"the index of {self.host}")
+        self._index_loads: Flights[str, _IndexedRepository] = Flights(f"the index of {self.host}")
 
     def close(self) -> None:
         self._session.close()
 
-    def withhold(self, repository: str) -> None:
-        """No credentials are shown for this repository: v2 refused them."""
-        self._authorizer.withhold(repository)
+    def withhold_credentials(self, repository: str) -> None:
+        """Send no credentials for this repository, because v2 rejected them."""
+        self._authorizer.withhold_credentials(repository)
 
-    def speaks(self, repository: str, work: Work, *, ask_index: bool = True) -> bool:
-        """Whether it is a v1 registry at all: it answers the ping of one, or, if that may be asked, its list of images.
+    def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool = True) -> bool:
+        """Return whether the host is a v1 registry.
 
-        Raises what keeps us from knowing: network trouble, 5xx."""
+        It is one if it answers the ping of v1 or, with `ask_index`, the request for the images of the repository.
+        Raises errors that leave this open: NetworkError, and RemoteError for 5xx."""
         if self._ping(work) or not ask_index:
-            return bool(self._spoken)
+            return bool(self._answers_ping)
         try:
-            return self._index(repository, work).is_index
+            return self._get_index(repository, work).is_index
         except (NotFound, Refused):
             return False
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
-        """Tag -> image id, both unchecked. Raises NotFound (none at all; some answer so for what is not there)."""
+        """Return a map from tag to image id, both unchecked. Raises NotFound, also if the repository has no tags."""
         self._ping(work)
-        hosts = self._index(repository, work).hosts
+        hosts = self._get_index(repository, work).hosts
         names = [repository] if "/" in repository else [repository, f"library/{repository}"]
         error: MirrorError | None = None
         for name in names:
             try:
-                tags = self._tags(hosts, name, repository, work)
+                tags = self._get_tags(hosts, name, repository, work)
             except NotFound as missing:
                 error = missing
                 continue
@@ -86,31 +90,33 @@ class V1Client:
         raise error or NotFound(f"{self.host}/{repository} has no tags (v1)", status=404)
 
     def ancestry(self, repository: str, image_id: str, work: Work) -> tuple[str, ...]:
-        """The image and its ancestors, the base last. Raises Refused (v1_invalid)."""
-        answer = self._image(repository, image_id, "ancestry", MAX_ANCESTRY_BYTES, work)
-        return parsing.chain_of(answer.body, image_id, self._what(image_id, "ancestry"))
+        """Return the ids of the image and its ancestors, the base last. Raises Refused (v1_invalid)."""
+        answer = self._get_image_part(repository, image_id, "ancestry", MAX_ANCESTRY_BYTES, work)
+        return parsing.parse_ancestry(answer.body, image_id, self._describe(image_id, "ancestry"))
 
     def image(self, repository: str, image_id: str, work: Work) -> ImageJson:
-        """The JSON of one image. Raises Refused (v1_invalid)."""
-        answer = self._image(repository, image_id, "json", MAX_JSON_BYTES, work)
-        return parsing.image_of(answer, image_id, self._what(image_id, "json"))
+        """Return the JSON of one image. Raises Refused (v1_invalid)."""
+        answer = self._get_image_part(repository, image_id, "json", MAX_JSON_BYTES, work)
+        return parsing.parse_image(answer, image_id, self._describe(image_id, "json"))
 
-    def layer(self, repository: str, image: ImageJson, work: Work, *, exact: bool) -> LayerReader:
-        """The stored bytes of an image's layer; use with `with`. exact: what does not fit its checksum is refused."""
-        hosts = self._index(repository, work).hosts
-        what = self._what(image.id, "layer")
+    def open_layer(self, repository: str, image: ImageJson, work: Work, *, exact: bool) -> LayerReader:
+        """Open the stored bytes of an image's layer; use with `with`.
+
+        exact: a layer that does not match its checksum is an error."""
+        hosts = self._get_index(repository, work).hosts
+        what = self._describe(image.id, "layer")
 
         def open_at(offset: int, size: int | None) -> Stream:
-            """Whole, or the rest of `size` bytes."""
-            # docker-registry gets a range without an end wrong.
+            """Open the whole layer (size is None), or the bytes from `offset` to the last of `size` bytes."""
+            # docker-registry handles a range without an end incorrectly.
             headers = () if size is None else (("Range", f"bytes={offset}-{size - 1}"),)
-            return self._on_each(
+            return self._ask_in_turn(
                 hosts,
                 lambda host: self._session.stream(
                     replace(host, target=f"/v1/images/{image.id}/layer"),
                     work,
                     kind="v1-layer",
-                    scopes=scopes(self._kind(host), repository),
+                    scopes=v1_scopes(self._scope_kind(host), repository),
                     headers=headers,
                     expect={200, 416} if size is None else {200, 206, *NO_RANGES},
                 ),
@@ -118,17 +124,19 @@ class V1Client:
 
         return LayerReader(open_at, image.size, what, checked=exact and bool(image.checksums))
 
-    # ---- is it one?
+    # ---- detection
 
     def _ping(self, work: Work) -> bool:
-        """Asked once. False: it does not answer as a v1 registry does, or wants a login even for that."""
-        if self._spoken is None:
-            self._pings.share("", lambda: self._ask_ping(work), work.stop)
-        return bool(self._spoken)
+        """Return whether the host answers the ping of v1. Sends it once.
 
-    def _ask_ping(self, work: Work) -> bool:
-        if self._spoken is not None:
-            return self._spoken
+        False also if the host requires credentials for the ping."""
+        if self._answers_ping is None:
+            self._pings.share("", lambda: self._send_ping(work), work.stop)
+        return bool(self._answers_ping)
+
+    def _send_ping(self, work: Work) -> bool:
+        if self._answers_ping is not None:
+            return self._answers_ping
         try:
             answer = self._session.call("GET", "/v1/_ping", work, kind="v1-ping", expect={200, 404, 405, 410, 501})
         except (AuthError, Refused) as error:
@@ -136,95 +144,102 @@ class V1Client:
                 raise
             ping = None
         else:
-            ping = parsing.ping_of(answer)
+            ping = parsing.parse_ping(answer)
         if ping is not None:
             self._authorizer.standalone = ping.standalone
-        self._spoken = ping is not None
-        return self._spoken
+        self._answers_ping = ping is not None
+        return self._answers_ping
 
     # ---- a repository's index
 
-    def _index(self, repository: str, work: Work) -> _Opened:
-        """Asked once for each repository. Raises what it raised then, but for what time may mend."""
-        known = self._opened.get(repository)
+    def _get_index(self, repository: str, work: Work) -> _IndexedRepository:
+        """Return the response of the index about a repository. Sends the request once.
+
+        Refusals are stored and raised again; errors that may pass are not stored."""
+        known = self._indexes.get(repository)
         if known is None:
-            return self._openings.share(repository, lambda: self._open(repository, work), work.stop)
+            return self._index_loads.share(repository, lambda: self._load_index(repository, work), work.stop)
         if isinstance(known, MirrorError):
             raise known.about(f"{self.host}/{repository}")
         return known
 
-    def _open(self, repository: str, work: Work) -> _Opened:
-        known = self._opened.get(repository)
-        if isinstance(known, _Opened):
+    def _load_index(self, repository: str, work: Work) -> _IndexedRepository:
+        known = self._indexes.get(repository)
+        if isinstance(known, _IndexedRepository):
             return known
         try:
-            opened = self._ask_index(repository, work)
+            index = self._request_index(repository, work)
         except MirrorError as error:
             if isinstance(error, AuthError | Refused):
-                self._opened[repository] = error
+                self._indexes[repository] = error
             raise
-        self._opened[repository] = opened
-        return opened
+        self._indexes[repository] = index
+        return index
 
-    def _ask_index(self, repository: str, work: Work) -> _Opened:
+    def _request_index(self, repository: str, work: Work) -> _IndexedRepository:
         answer = self._session.call(
             "GET",
             f"/v1/repositories/{repository}/images",
             work,
             kind="v1-index",
-            scopes=scopes(INDEX, repository),
+            scopes=v1_scopes(INDEX, repository),
             headers=(("X-Docker-Token", "true"),),
-            # A registry beside its index has no such route: then its tags tell.
+            # A registry with a separate index does not have this route; its tag list then decides.
             expect={200, 404, 405, 501},
             limit=MAX_LIST_BYTES,
         )
         if answer.status != 200:
-            return _Opened((self._session.trust.own("/"),), is_index=False)
-        self._authorizer.took(repository, parsing.token_of(answer.headers))
-        named = parsing.endpoints_of(answer.headers)
-        hosts = dict.fromkeys(self._session.trust.endpoint(host) for host in named)
-        return _Opened(tuple(hosts) or (self._session.trust.own("/"),), parsing.is_index(answer))
+            return _IndexedRepository((self._session.trust.own("/"),), is_index=False)
+        self._authorizer.store_token(repository, parsing.parse_token(answer.headers))
+        endpoints = parsing.parse_endpoints(answer.headers)
+        hosts = dict.fromkeys(self._session.trust.endpoint(host) for host in endpoints)
+        return _IndexedRepository(tuple(hosts) or (self._session.trust.own("/"),), parsing.is_index(answer))
 
     # ---- tags and images
 
-    def _tags(self, hosts: tuple[Destination, ...], name: str, repository: str, work: Work) -> dict[str, Value]:
+    def _get_tags(self, hosts: tuple[Destination, ...], name: str, repository: str, work: Work) -> dict[str, Value]:
         path = f"/v1/repositories/{name}/tags"
 
         def ask(host: Destination) -> dict[str, Value]:
-            about = scopes(self._kind(host), repository)
+            scopes = v1_scopes(self._scope_kind(host), repository)
             where = replace(host, target=path)
             answer = self._session.call(
-                "GET", where, work, kind="v1-tags", scopes=about, expect={200}, limit=MAX_LIST_BYTES
+                "GET", where, work, kind="v1-tags", scopes=scopes, expect={200}, limit=MAX_LIST_BYTES
             )
-            return parsing.tags_of(answer.body, f"the list at {self.host}{path}")
+            return parsing.parse_tags(answer.body, f"the list at {self.host}{path}")
 
-        return self._on_each(hosts, ask)
+        return self._ask_in_turn(hosts, ask)
 
-    def _image(self, repository: str, image_id: str, part: str, limit: int, work: Work) -> Answer:
-        what = self._what(parsing.check_id(image_id, f"{self.host}/{repository}"), part)
-        hosts = self._index(repository, work).hosts
+    def _get_image_part(self, repository: str, image_id: str, part: str, limit: int, work: Work) -> Answer:
+        """Request one part of an image (`ancestry` or `json`), of at most `limit` bytes."""
+        what = self._describe(parsing.check_id(image_id, f"{self.host}/{repository}"), part)
+        hosts = self._get_index(repository, work).hosts
 
         def ask(host: Destination) -> Answer:
             where = replace(host, target=f"/v1/images/{image_id}/{part}")
-            about = scopes(self._kind(host), repository)
-            return self._session.call("GET", where, work, kind=f"v1-{part}", scopes=about, expect={200}, limit=limit)
+            scopes = v1_scopes(self._scope_kind(host), repository)
+            return self._session.call("GET", where, work, kind=f"v1-{part}", scopes=scopes, expect={200}, limit=limit)
 
         try:
-            return self._on_each(hosts, ask)
+            return self._ask_in_turn(hosts, ask)
         except NetworkError as error:
             if not isinstance(error, Unreachable):
-                # The server in Node does so, and for an image whose parent it lacks.
-                error.hint = error.hint or "the image may not be whole there: some servers then do not answer at all"
+                # The server in Node does not answer if it lacks the parent of the image.
+                error.hint = (
+                    error.hint or "the image may be incomplete on the registry: some servers do not answer then"
+                )
             raise
         except NotFound as error:
-            raise NotFound(f"{what} is missing, although a tag leads to it: {error.what}", status=404) from error
+            raise NotFound(f"{what} is missing, although a tag refers to it: {error.what}", status=404) from error
         except RemoteError as error:
             if isinstance(error, TooBig):
-                raise parsing.invalid(what, f"more than {limit} bytes") from error
+                raise parsing.invalid_error(what, f"the response has more than {limit} bytes") from error
             raise
 
-    def _on_each(self, hosts: tuple[Destination, ...], ask: Callable[[Destination], T]) -> T:
-        """The answer of the first host that has one. What is not there, who we are, and a broken line are answers."""
+    def _ask_in_turn(self, hosts: tuple[Destination, ...], ask: Callable[[Destination], T]) -> T:
+        """Return the first usable response of `hosts`.
+
+        Not found, a refusal of credentials and a network error are final: the next host is not asked."""
         for host in hosts[:-1]:
             try:
                 return ask(host)
@@ -234,8 +249,10 @@ class V1Client:
                 continue
         return ask(hosts[-1])
 
-    def _kind(self, host: Destination) -> str:
+    def _scope_kind(self, host: Destination) -> str:
+        """Return the kind of scope for a request to `host`: the registry itself or another endpoint."""
         return IMAGES if host.origin == self._session.trust.api else ENDPOINT
 
-    def _what(self, image_id: str, part: str) -> str:
+    def _describe(self, image_id: str, part: str) -> str:
+        """Return the subject of error messages about a part of an image."""
         return f"{self.host}/v1/images/{image_id}/{part}"

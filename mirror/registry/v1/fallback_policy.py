@@ -1,9 +1,9 @@
-"""Which protocol a repository is read by: v2, or v1, which registries spoke before 2015. Decided here, without I/O.
+"""The rules that choose between v2 and v1 for a repository. This module does no I/O.
 
-v1 content proves nothing of itself, so a forged failure of v2 would be a downgrade: v1 is used only where v2 says that
-it does not know the repository or refuses access to it, or where nothing shows that the host speaks v2 at all; never
-once v2 has listed the repository in this run; and, unless the setting asks for v1, never where v2 answered for it in an
-earlier run. `_LISTING` and `_TAG` are the whole rule (docs/old-registries.md).
+v1 content cannot be verified, so a failure of v2 that an attacker forces would be a downgrade. Therefore v1 is used
+only if v2 does not know the repository or denies access to it, or if nothing shows that the host supports v2. It is
+never used after v2 has answered for the repository in this run, nor, with `v1: auto`, if v2 answered in an earlier run.
+docs/fallback.md has the tables L and T, whose row names are used here.
 """
 
 from __future__ import annotations
@@ -29,33 +29,37 @@ from mirror.util.structs import Struct
 
 
 class Operation(Enum):
-    """What v2 was asked for. LISTING: the first page of tags; LATER: a further one; TAG: a manifest by its tag."""
+    """What v2 was asked for. LISTING: the first page of tags. LATER_PAGE: a further page. TAG: a manifest by its
+    tag."""
 
     LISTING = "listing the tags"
-    LATER = "a later page of the tags"
+    LATER_PAGE = "a later page of the tags"
     TAG = "asking for the tag"
     DIGEST = "asking for the digest"
 
 
-class Failure(Enum):
-    """How v2 failed."""
+class V2Failure(Enum):
+    """How a request by v2 failed."""
 
-    UNKNOWN = "v2 does not know it"  # 404, in whatever words, but for a code that contradicts
-    ACCESS = "v2 refuses access"  # 401, 403; the token service's too
-    CONTRADICTED = "v2 knows better"  # 404 with a code that is about something else
-    BUSY = "v2 is busy"  # 429
-    JUNK = "v2 answers with something else"  # 200 and no list, no manifest
-    STATUS = "v2 does not take the request"  # 400, 405, 501 and others
-    BROKEN = "v2 is broken"  # 5xx
-    NETWORK = "the answer of v2 was lost"  # reset, cut, timed out, with a connection had
+    UNKNOWN = "v2 does not know the repository"  # 404, unless its error code contradicts
+    ACCESS = "v2 denies access"  # 401, 403; also of the token service
+    CONTRADICTED = "v2 answers 404 with a code that contradicts it"
+    BUSY = "v2 limits requests"  # 429
+    JUNK = "v2 answers 200 with an invalid body"  # not a list, not a manifest
+    STATUS = "v2 rejects the request"  # 400, 405, 501 and others
+    BROKEN = "v2 answers with a server error"  # 5xx
+    NETWORK = "the response of v2 was lost"  # reset, truncated or timed out after the connection was made
     UNREACHABLE = "the host cannot be reached"
     TLS = "TLS fails"
-    UNSAFE = "v2 was refused by us"  # for safety: a realm, a redirect, a size
-    LOCAL = "trouble of our own"  # disk, configuration, a stop
+    UNSAFE = "the response of v2 is unsafe"  # its realm, redirect or size
+    LOCAL = "a local error occurred"  # disk, configuration, cancellation
 
 
-class Verdict(Enum):
-    """LIST: the listing decides. PING: it depends on whether the host speaks v2; ask for its root."""
+class ProtocolChoice(Enum):
+    """What to do about a failure of v2.
+
+    V1: use v1. STOP: report the error of v2. LIST: request the tag list, which decides. PING: request `/v2/`, since the
+    choice depends on whether the host supports v2."""
 
     V1 = "v1"
     STOP = "stop"
@@ -64,89 +68,96 @@ class Verdict(Enum):
 
 
 class Observation(Struct, frozen=True):
-    """speaks_v2: the host has named its API's version, in any answer; None: not in those so far, and it was not asked
-    for its root. listed: v2 has answered for this repository in this run; answered_before: in an earlier one."""
+    """What is known when v2 fails.
+
+    speaks_v2: whether a response of the host named the API version; None: none so far, and `/v2/` was not requested
+    yet. answered: whether v2 answered for the repository in this run. answered_before: whether it did in an earlier
+    run."""
 
     operation: Operation
-    failure: Failure
+    failure: V2Failure
     mode: V1
     speaks_v2: bool | None = None
-    listed: bool = False
+    answered: bool = False
     answered_before: bool = False
 
 
 class Decision(Struct, frozen=True):
-    """reason: a clause for people."""
+    """A choice, and the reason as a clause for messages."""
 
-    verdict: Verdict
+    choice: ProtocolChoice
     reason: str
 
 
 ANSWERED_BEFORE = "v2 answered for this repository in an earlier run"
 _IF_NOT_V2 = "v1 unless the host speaks v2"
 
-# Table L: the first page of a listing failed, and nothing succeeded before.
-_LISTING: Mapping[Failure, Verdict | str] = {
-    Failure.UNKNOWN: Verdict.V1,  # L4, L5, L19
-    Failure.ACCESS: Verdict.V1,  # L6, L7, L8, L9
-    Failure.CONTRADICTED: Verdict.STOP,  # L5
-    Failure.BUSY: Verdict.STOP,  # L12
-    Failure.JUNK: _IF_NOT_V2,  # L3
-    Failure.STATUS: _IF_NOT_V2,  # L10, L11
-    Failure.BROKEN: _IF_NOT_V2,  # L13
-    Failure.NETWORK: _IF_NOT_V2,  # L14
-    Failure.UNREACHABLE: Verdict.STOP,  # L15: v1 is at the same place
-    Failure.TLS: Verdict.STOP,  # L16, L17
-    Failure.UNSAFE: Verdict.STOP,
-    Failure.LOCAL: Verdict.STOP,  # L21
+# Table L: the first page of a tag list failed, and v2 has not answered before.
+_LISTING_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
+    V2Failure.UNKNOWN: ProtocolChoice.V1,  # L4, L5, L19
+    V2Failure.ACCESS: ProtocolChoice.V1,  # L6, L7, L8, L9
+    V2Failure.CONTRADICTED: ProtocolChoice.STOP,  # L5
+    V2Failure.BUSY: ProtocolChoice.STOP,  # L12
+    V2Failure.JUNK: _IF_NOT_V2,  # L3
+    V2Failure.STATUS: _IF_NOT_V2,  # L10, L11
+    V2Failure.BROKEN: _IF_NOT_V2,  # L13
+    V2Failure.NETWORK: _IF_NOT_V2,  # L14
+    V2Failure.UNREACHABLE: ProtocolChoice.STOP,  # L15: v1 would use the same host and port
+    V2Failure.TLS: ProtocolChoice.STOP,  # L16, L17
+    V2Failure.UNSAFE: ProtocolChoice.STOP,
+    V2Failure.LOCAL: ProtocolChoice.STOP,  # L21
 }
 
-# Table T: one tag failed, and the listing was not asked for yet.
-_TAG: Mapping[Failure, Verdict | str] = {
-    Failure.UNKNOWN: Verdict.LIST,  # T2, T4
-    Failure.ACCESS: Verdict.LIST,  # T3, T5
-    Failure.CONTRADICTED: Verdict.STOP,  # T6
-    Failure.BUSY: Verdict.STOP,  # T6
-    Failure.JUNK: Verdict.STOP,  # T8
-    Failure.STATUS: Verdict.STOP,  # T6
-    Failure.BROKEN: _IF_NOT_V2,  # T7: then the listing fails as well, and table L decides
-    Failure.NETWORK: _IF_NOT_V2,  # T7
-    Failure.UNREACHABLE: Verdict.STOP,
-    Failure.TLS: Verdict.STOP,
-    Failure.UNSAFE: Verdict.STOP,
-    Failure.LOCAL: Verdict.STOP,
+# Table T: one tag failed, and the tag list was not requested yet.
+_TAG_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
+    V2Failure.UNKNOWN: ProtocolChoice.LIST,  # T2, T4
+    V2Failure.ACCESS: ProtocolChoice.LIST,  # T3, T5
+    V2Failure.CONTRADICTED: ProtocolChoice.STOP,  # T6
+    V2Failure.BUSY: ProtocolChoice.STOP,  # T6
+    V2Failure.JUNK: ProtocolChoice.STOP,  # T8
+    V2Failure.STATUS: ProtocolChoice.STOP,  # T6
+    V2Failure.BROKEN: _IF_NOT_V2,  # T7: the tag list will fail too, and table L decides
+    V2Failure.NETWORK: _IF_NOT_V2,  # T7
+    V2Failure.UNREACHABLE: ProtocolChoice.STOP,
+    V2Failure.TLS: ProtocolChoice.STOP,
+    V2Failure.UNSAFE: ProtocolChoice.STOP,
+    V2Failure.LOCAL: ProtocolChoice.STOP,
 }
 
 
-def decide(seen: Observation) -> Decision:  # noqa: PLR0911 - one return a rule
-    """What is done about a failure of v2."""
-    if seen.mode is V1.NEVER:
-        return Decision(Verdict.STOP, "v1 is never used for this source")
-    if seen.operation is Operation.DIGEST:
-        return Decision(Verdict.STOP, "v1 knows no digests")  # T9
-    if seen.operation is Operation.LATER:
-        return Decision(Verdict.STOP, "v2 has listed tags before it failed")  # L18
-    if seen.operation is Operation.TAG and seen.mode is V1.PER_TAG and seen.failure is Failure.UNKNOWN:
-        return Decision(Verdict.V1, "v2 does not have this tag")
-    if seen.listed:
-        return Decision(Verdict.STOP, "v2 has answered for this repository")  # L22, T10, T11
-    table = _LISTING if seen.operation is Operation.LISTING else _TAG
-    found = table[seen.failure]
-    if found is not Verdict.STOP and seen.answered_before and seen.mode is V1.AUTO:
-        return Decision(Verdict.STOP, ANSWERED_BEFORE)
-    if isinstance(found, Verdict):
-        return Decision(found, seen.failure.value)
-    if seen.speaks_v2:
-        return Decision(Verdict.STOP, f"{seen.failure.value}, and the host speaks v2")
-    if seen.operation is Operation.TAG:
-        return Decision(Verdict.LIST, seen.failure.value)
-    if seen.speaks_v2 is None:
-        return Decision(Verdict.PING, seen.failure.value)
-    return Decision(Verdict.V1, f"{seen.failure.value}, and nothing shows that the host speaks v2")
+def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return per rule
+    """Return what to do about a failure of v2. Source: docs/fallback.md."""
+    if observation.mode is V1.NEVER:
+        return Decision(ProtocolChoice.STOP, "v1 is never used for this source")
+    if observation.operation is Operation.DIGEST:
+        return Decision(ProtocolChoice.STOP, "v1 has no digests")  # T9
+    if observation.operation is Operation.LATER_PAGE:
+        return Decision(ProtocolChoice.STOP, "v2 returned tags before it failed")  # L18
+    if (
+        observation.operation is Operation.TAG
+        and observation.mode is V1.PER_TAG
+        and observation.failure is V2Failure.UNKNOWN
+    ):
+        return Decision(ProtocolChoice.V1, "v2 does not have this tag")
+    if observation.answered:
+        return Decision(ProtocolChoice.STOP, "v2 has answered for this repository")  # L22, T10, T11
+    table = _LISTING_RULES if observation.operation is Operation.LISTING else _TAG_RULES
+    rule = table[observation.failure]
+    if rule is not ProtocolChoice.STOP and observation.answered_before and observation.mode is V1.AUTO:
+        return Decision(ProtocolChoice.STOP, ANSWERED_BEFORE)
+    if isinstance(rule, ProtocolChoice):
+        return Decision(rule, observation.failure.value)
+    if observation.speaks_v2:
+        return Decision(ProtocolChoice.STOP, f"{observation.failure.value}, and the host speaks v2")
+    if observation.operation is Operation.TAG:
+        return Decision(ProtocolChoice.LIST, observation.failure.value)
+    if observation.speaks_v2 is None:
+        return Decision(ProtocolChoice.PING, observation.failure.value)
+    return Decision(ProtocolChoice.V1, f"{observation.failure.value}, and nothing shows that the host speaks v2")
 
 
-# Codes of the distribution-spec that are about something else than a repository that is unknown or closed.
-_ABOUT_SOMETHING_ELSE = frozenset(
+# Codes of the distribution-spec that contradict "the repository is unknown".
+_CONTRADICTING_CODES = frozenset(
     {
         "BLOB_UNKNOWN",
         "BLOB_UPLOAD_INVALID",
@@ -163,31 +174,32 @@ _ABOUT_SOMETHING_ELSE = frozenset(
 )
 
 
-def failure_of(error: MirrorError) -> Failure:  # noqa: PLR0911 - one return a kind
-    """What kind of failure an error of the v2 side is."""
+def classify_failure(error: MirrorError) -> V2Failure:  # noqa: PLR0911 - one return per kind
+    """Return which kind of failure an error of v2 is."""
     if isinstance(error, Cancelled | LocalError):
-        return Failure.LOCAL
+        return V2Failure.LOCAL
     if isinstance(error, RateLimited) or error.status == 429 or error.registry_code == "TOOMANYREQUESTS":
-        return Failure.BUSY
+        return V2Failure.BUSY
     if error.code == "tls_error":
-        return Failure.TLS
+        return V2Failure.TLS
     if isinstance(error, NetworkError):
-        return Failure.UNREACHABLE if isinstance(error, Unreachable) else Failure.NETWORK
+        return V2Failure.UNREACHABLE if isinstance(error, Unreachable) else V2Failure.NETWORK
     if isinstance(error, AuthError):
-        # Without a status no credential could be had; 407 is the proxy's.
-        return Failure.ACCESS if error.status in (400, 401, 403) else Failure.LOCAL
+        # Without a status, the credential could not be read; 407 comes from the proxy.
+        return V2Failure.ACCESS if error.status in (400, 401, 403) else V2Failure.LOCAL
     if isinstance(error, NotFound):
-        return Failure.CONTRADICTED if error.registry_code in _ABOUT_SOMETHING_ELSE else Failure.UNKNOWN
+        return V2Failure.CONTRADICTED if error.registry_code in _CONTRADICTING_CODES else V2Failure.UNKNOWN
     if isinstance(error, Refused):
-        return Failure.JUNK if error.code in ("bad_response", "manifest_invalid") else Failure.UNSAFE
-    return _by_status(error)
+        return V2Failure.JUNK if error.code in ("bad_response", "manifest_invalid") else V2Failure.UNSAFE
+    return _classify_status(error)
 
 
-def _by_status(error: MirrorError) -> Failure:
+def _classify_status(error: MirrorError) -> V2Failure:
+    """Classify an error by its HTTP status alone."""
     if not isinstance(error, RemoteError) or isinstance(error, TooBig):
-        return Failure.UNSAFE
+        return V2Failure.UNSAFE
     if error.status is None or error.status < 300:
-        return Failure.JUNK
+        return V2Failure.JUNK
     if error.status >= 500 and error.status not in (501, 505):
-        return Failure.BROKEN
-    return Failure.STATUS
+        return V2Failure.BROKEN
+    return V2Failure.STATUS

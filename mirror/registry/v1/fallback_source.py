@@ -1,7 +1,7 @@
-"""A source made of a v2 and a v1 one: each listing and each tag is answered by one of them.
+"""A Source that reads each tag list and each tag by v2 or by v1.
 
-The rules are in `choice`, the listings in `protocols`. Nothing behind this source can tell which protocol was used,
-but by what a version says of itself.
+The rules are in `fallback_policy`; `fallback_state` reads the tag lists. A caller can only tell from the version which
+protocol was used.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import is_tag
 from mirror.registry.http.host_settings import V1
-from mirror.registry.v1.fallback_policy import Operation, Verdict
-from mirror.registry.v1.fallback_state import PER_TAG, Known, NoV1, Protocols, both
+from mirror.registry.v1.fallback_policy import Operation, ProtocolChoice
+from mirror.registry.v1.fallback_state import PER_TAG, NotV1Registry, ProtocolSelector, RepositoryState, combined_error
 from mirror.store import BlobReader, Source, Version
 from mirror.util.cancellation import Work
 
@@ -24,76 +24,76 @@ _log = logging.getLogger("mirror.protocol")
 
 
 class FallbackSource:
-    """Implements Source. Thread-safe; no lock is held across I/O.
+    """A Source over both protocols of one host. Thread-safe; no lock is held across I/O.
 
-    v2: what answers by v2; protocols: which of the two is to be asked, and the other side."""
+    v2: the Source that uses v2. selector: chooses the protocol of each repository, and opens the v1 side."""
 
     partial = False
 
-    def __init__(self, v2: Source, protocols: Protocols) -> None:
+    def __init__(self, v2: Source, selector: ProtocolSelector) -> None:
         self.host = v2.host
         self._v2 = v2
-        self._protocols = protocols
-        self._mode = protocols.mode
+        self._selector = selector
+        self._mode = selector.mode
 
     # ---- Source
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
         if self._mode is V1.ONLY:
-            what = f"{self.host}: v1 has no list of repositories"
-            raise RemoteError(what, hint="write one mirror for each", protocol="v1")
+            what = f"{self.host}: the v1 protocol cannot list repositories"
+            raise RemoteError(what, hint="write one mirror for each repository", protocol="v1")
         return self._v2.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:
-        known = self._protocols.known(repository)
-        found: set[str] = set()
+        state = self._selector.state(repository)
+        v2_tags: set[str] = set()
         if self._mode is not V1.ONLY:
-            for name in self._protocols.listed_by_v2(repository, known, work):
+            for name in self._selector.list_by_v2(repository, state, work):
                 if isinstance(name, str):
-                    found.add(name)
+                    v2_tags.add(name)
                 yield name
-        if self._mode is V1.ONLY or known.v1:
-            yield from self._checked(repository, self._protocols.tags_of_v1(repository, known, work))
+        if self._mode is V1.ONLY or state.uses_v1:
+            yield from self._check_tag_names(repository, self._selector.get_v1_tags(repository, state, work))
         elif self._mode is V1.PER_TAG:
-            known.v2_tags = frozenset(found)
-            yield from self._further(repository, known, found, work)
-        elif not found:
+            state.v2_tags = frozenset(v2_tags)
+            yield from self._list_v1_only_tags(repository, state, v2_tags, work)
+        elif not v2_tags:
             text = f"{self.host}/{repository}: v2 lists no tags; {PER_TAG}"
             _log.info("v2_lists_no_tags", extra={"source": f"{self.host}/{repository}", "text": text})
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        known = self._protocols.known(repository)
-        by_v2 = [reference for reference in references if not self._goes_to_v1(known, reference)]
-        answers: dict[str, Version | MirrorError] = {}
-        raised: MirrorError | None = None
+        state = self._selector.state(repository)
+        v2_references = [reference for reference in references if not self._skips_v2(state, reference)]
+        results: dict[str, Version | MirrorError] = {}
+        listing_error: MirrorError | None = None
         try:
-            for reference, answer in zip(by_v2, self._v2.resolve(repository, by_v2, work), strict=True):
-                answers[reference] = answer
+            for reference, answer in zip(v2_references, self._v2.resolve(repository, v2_references, work), strict=True):
+                results[reference] = answer
                 if isinstance(answer, Version):
-                    self._protocols.answered(repository, known)
-        except MirrorError as error:  # it concerns all that are left
-            raised = error
-            answers = {reference: answers.get(reference, error) for reference in by_v2}
+                    self._selector.note_v2_answer(repository, state)
+        except MirrorError as error:  # it applies to all remaining references
+            listing_error = error
+            results = {reference: results.get(reference, error) for reference in v2_references}
         for reference in references:
             work.stop.check()
-            found = self._settled(repository, known, reference, answers.get(reference), work)
-            if found is raised and raised is not None:
-                raise raised
-            yield found
+            result = self._resolve_reference(repository, state, reference, results.get(reference), work)
+            if result is listing_error and listing_error is not None:
+                raise listing_error
+            yield result
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        known = self._protocols.known(repository)
+        state = self._selector.state(repository)
         answer: Version | MirrorError | None = None
-        if not self._goes_to_v1(known, reference):
+        if not self._skips_v2(state, reference):
             try:
                 answer = self._v2.read(repository, reference, work)
-                self._protocols.answered(repository, known)
+                self._selector.note_v2_answer(repository, state)
             except MirrorError as error:
                 answer = error
-        found = self._settled(repository, known, reference, answer, work)
-        if isinstance(found, MirrorError):
-            raise found
-        return found
+        result = self._resolve_reference(repository, state, reference, answer, work)
+        if isinstance(result, MirrorError):
+            raise result
+        return result
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         return self._v2.manifest(repository, reference, work)
@@ -109,81 +109,92 @@ class FallbackSource:
 
     # ---- one reference
 
-    def _goes_to_v1(self, known: Known, reference: str) -> bool:
-        """Whether v2 need not be asked."""
-        if ":" in reference:  # a digest, which v1 knows nothing of
+    def _skips_v2(self, state: RepositoryState, reference: str) -> bool:
+        """Return whether this reference is resolved without asking v2."""
+        if ":" in reference:  # a digest; v1 has none
             return self._mode is V1.ONLY
-        missing = known.v2_tags is not None and reference not in known.v2_tags
-        return self._mode is V1.ONLY or known.v1 or missing
+        missing = state.v2_tags is not None and reference not in state.v2_tags
+        return self._mode is V1.ONLY or state.uses_v1 or missing
 
-    def _settled(
-        self, repository: str, known: Known, reference: str, by_v2: Version | MirrorError | None, work: Work
+    def _resolve_reference(
+        self,
+        repository: str,
+        state: RepositoryState,
+        reference: str,
+        v2_result: Version | MirrorError | None,
+        work: Work,
     ) -> Version | MirrorError:
-        """What a reference names. by_v2: the answer of v2; None: it was not asked."""
-        if isinstance(by_v2, Version | Cancelled):
-            return by_v2
-        if by_v2 is not None:
-            return self._recovered(repository, known, reference, by_v2, work)
+        """Return what a reference names. v2_result: the result of v2; None if v2 was not asked."""
+        if isinstance(v2_result, Version | Cancelled):
+            return v2_result
+        if v2_result is not None:
+            return self._fall_back(repository, state, reference, v2_result, work)
         try:
-            return self._by_v1(repository, known, reference, work)
+            return self._resolve_by_v1(repository, state, reference, work)
         except (NotFound, Refused) as error:
             return error
 
-    def _recovered(
-        self, repository: str, known: Known, reference: str, by_v2: MirrorError, work: Work
+    def _fall_back(
+        self, repository: str, state: RepositoryState, reference: str, v2_result: MirrorError, work: Work
     ) -> Version | MirrorError:
-        """What becomes of a reference that v2 failed at: it is had by v1, or the error stays."""
+        """Resolve a reference by v1 after v2 failed, if the rules allow it; otherwise return the error of v2."""
         try:
-            verdict = self._verdict(repository, known, reference, by_v2, work)
-        except MirrorError as error:  # of the listing, and perhaps of v1
+            choice = self._choose_protocol(repository, state, reference, v2_result, work)
+        except MirrorError as error:  # from the tag list, possibly by v1
             return error.about(f"{self.host}/{repository}")
-        if verdict is Verdict.V1:
+        if choice is ProtocolChoice.V1:
             try:
-                return self._by_v1(repository, known, reference, work)
+                return self._resolve_by_v1(repository, state, reference, work)
             except MirrorError as error:
-                listed = known.v1 or reference in (known.v1_tags or ())  # then v2 has no say
-                return error if listed else both(by_v2, error)
-        if isinstance(by_v2, NotFound) and known.listed and self._mode is V1.AUTO and ":" not in reference:
-            by_v2.hint = by_v2.hint or PER_TAG
-        if ":" in reference and isinstance(by_v2, NotFound) and not self._protocols.speaks_v2:
-            by_v2.hint = by_v2.hint or "what is named by digest never comes from v1"
-        return by_v2
+                only_v1 = state.uses_v1 or reference in (state.v1_tags or ())  # then the error of v2 is irrelevant
+                return error if only_v1 else combined_error(v2_result, error)
+        if isinstance(v2_result, NotFound) and state.answered and self._mode is V1.AUTO and ":" not in reference:
+            v2_result.hint = v2_result.hint or PER_TAG
+        if ":" in reference and isinstance(v2_result, NotFound) and not self._selector.speaks_v2:
+            v2_result.hint = v2_result.hint or "v1 cannot provide a reference by digest"
+        return v2_result
 
-    def _verdict(self, repository: str, known: Known, reference: str, error: MirrorError, work: Work) -> Verdict:
-        """What is done about a reference that v2 failed at. Raises what the listing raised, if that was asked for."""
+    def _choose_protocol(
+        self, repository: str, state: RepositoryState, reference: str, error: MirrorError, work: Work
+    ) -> ProtocolChoice:
+        """Return what to do about a reference after v2 failed. Requests the tag list if that decides, and raises its
+        errors."""
         operation = Operation.DIGEST if ":" in reference else Operation.TAG
-        decision = self._protocols.decide(operation, repository, known, error)
-        if decision.verdict is Verdict.LIST and not known.v1:
-            self._protocols.probe(repository, known, work, refused=isinstance(error, AuthError))
-            decision = self._protocols.decide(operation, repository, known, error)
-        return Verdict.V1 if known.v1 and operation is Operation.TAG else decision.verdict
+        decision = self._selector.decide(operation, repository, state, error)
+        if decision.choice is ProtocolChoice.LIST and not state.uses_v1:
+            self._selector.probe_listing(repository, state, work, refused=isinstance(error, AuthError))
+            decision = self._selector.decide(operation, repository, state, error)
+        return ProtocolChoice.V1 if state.uses_v1 and operation is Operation.TAG else decision.choice
 
-    def _by_v1(self, repository: str, known: Known, reference: str, work: Work) -> Version:
+    def _resolve_by_v1(self, repository: str, state: RepositoryState, reference: str, work: Work) -> Version:
+        """Return the version that a tag names by v1. Raises NotFound, Refused."""
         what = f"{self.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
         if ":" in reference:
-            hint = "name a tag, or change `v1: only`"
-            raise NotFound(f"{what}: the v1 protocol knows no digests", hint=hint, protocol="v1")
-        tags = self._protocols.tags_of_v1(repository, known, work)
+            hint = "use a tag, or change `v1: only`"
+            raise NotFound(f"{what}: the v1 protocol has no digests", hint=hint, protocol="v1")
+        tags = self._selector.get_v1_tags(repository, state, work)
         if reference not in tags:
             raise NotFound(f"{what} does not exist (v1)", status=404, protocol="v1")
-        old = self._protocols.old()
+        backend = self._selector.open_v1()
         try:
-            image_id = old.image_id(tags[reference], what)
+            image_id = backend.image_id(tags[reference], what)
         except Refused as error:
             error.protocol = "v1"
             raise
-        transform = known.transforms.get(image_id)
+        transform = state.transforms.get(image_id)
         if transform is None:
-            transform = known.transforms.setdefault(image_id, old.transform(repository, image_id))
-        return Version(None, protocol="v1", source_id=image_id, transform=transform, reason=known.reason)
+            transform = state.transforms.setdefault(image_id, backend.transform(repository, image_id))
+        return Version(None, protocol="v1", source_id=image_id, transform=transform, reason=state.reason)
 
     # ---- listings
 
-    def _further(self, repository: str, known: Known, found: set[str], work: Work) -> Iterator[str | MirrorError]:
-        """The tags that only v1 has."""
+    def _list_v1_only_tags(
+        self, repository: str, state: RepositoryState, v2_tags: set[str], work: Work
+    ) -> Iterator[str | MirrorError]:
+        """Yield the tags that v1 lists and v2 does not."""
         try:
-            tags = self._protocols.tags_of_v1(repository, known, work)
-        except NoV1 as error:
+            tags = self._selector.get_v1_tags(repository, state, work)
+        except NotV1Registry as error:
             _log.warning("no_v1", extra={"source": f"{self.host}/{repository}", "text": f"{error} (`v1: per-tag`)"})
         except NotFound:
             return
@@ -192,12 +203,13 @@ class FallbackSource:
         except MirrorError as error:
             yield error.about(f"{self.host}/{repository}: the tags by v1")
         else:
-            yield from self._checked(repository, (name for name in tags if name not in found))
+            yield from self._check_tag_names(repository, (name for name in tags if name not in v2_tags))
 
-    def _checked(self, repository: str, names: Iterable[str]) -> Iterator[str | MirrorError]:
+    def _check_tag_names(self, repository: str, names: Iterable[str]) -> Iterator[str | MirrorError]:
+        """Yield each tag; an invalid name is replaced by a Refused error."""
         for name in names:
             if is_tag(name):
                 yield name
             else:
-                what = f"{self.host}/{repository} lists a tag with a hostile name (v1): {printable(name, 80)!r}"
+                what = f"{self.host}/{repository} lists a tag with an invalid name (v1): {printable(name, 80)!r}"
                 yield Refused(what, code="ref_invalid")

@@ -1,7 +1,7 @@
-"""What is known of a host's repositories by either protocol, and the listings that decide between the two.
+"""The state of a host's repositories under both protocols, and the tag lists that decide between them.
 
-The rules are in `choice`; here is the memory of what was seen, and the asking. What has been chosen for a repository
-stays for the run.
+The rules are in `fallback_policy`; this module remembers what was observed and sends the requests. The choice for a
+repository holds until the end of the run.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from mirror.registry.v1.fallback_policy import (
     Decision,
     Observation,
     Operation,
-    Verdict,
+    ProtocolChoice,
+    classify_failure,
     decide,
-    failure_of,
 )
 from mirror.store import Source, Transform
 from mirror.util.cancellation import Work
@@ -31,146 +31,155 @@ from mirror.util.structs import Struct, field
 
 _log = logging.getLogger("mirror.protocol")
 
-PER_TAG = "`v1: per-tag` would look for tags that may exist on v1 only"
+PER_TAG = "with `v1: per-tag`, tags that exist only on v1 are found too"
 
 
-class NoV1(RemoteError):
-    """The host does not answer as a v1 registry does: what it says by v1 is not believed."""
+class NotV1Registry(RemoteError):
+    """The host does not behave like a v1 registry, so its v1 responses are not used."""
 
     code = "not_found"
 
 
-class Known(Struct):
-    """What is known of one repository. Attributes are set whole, each by the leader of a flight."""
+class RepositoryState(Struct):
+    """What is known of one repository. Only the thread that makes a shared call sets attributes, each as a whole."""
 
-    v1: bool = False  # v1 was chosen for all of it
-    error: MirrorError | None = None  # what v2 said then
+    uses_v1: bool = False  # v1 was chosen for the whole repository
+    v2_error: MirrorError | None = None  # then: the error of v2
     reason: str = "only v1 has this tag"
-    listed: bool = False  # v2 has answered for it
-    answered_before: bool | None = None  # v2 answered for it in an earlier run; None: the state was not asked
-    failed: MirrorError | None = None  # neither can be had
-    v2_tags: frozenset[str] | None = None  # those that v2 lists, where v1 is asked for the others
+    answered: bool = False  # v2 has answered for it in this run
+    answered_before: bool | None = None  # v2 answered in an earlier run; None: the state was not read yet
+    probe_error: MirrorError | None = None  # neither protocol could list the tags
+    v2_tags: frozenset[str] | None = None  # the tags that v2 lists, with `v1: per-tag`
     v1_tags: dict[str, Value] | None = None
     v1_error: MirrorError | None = None
     transforms: dict[str, Transform] = field(default_factory=dict)  # by image id
-    told: str = ""  # the protocol that the log was told of
+    logged_protocol: str = ""  # the protocol in the last log line
 
 
 class V2Memory(Protocol):
     """What earlier runs learned of source repositories (`host/path`)."""
 
     def has_v2_answered(self, repository: str) -> bool:
-        """Whether v2 answered for it. Does I/O."""
+        """Return whether v2 answered for the repository. Does I/O."""
         ...
 
     def note_v2_answer(self, repository: str) -> None:
-        """v2 answered for it."""
+        """Record that v2 answered for the repository."""
         ...
 
 
-class Access(Protocol):
-    """What the v2 side knows of our credentials."""
+class V2Access(Protocol):
+    """The use of credentials by the v2 side."""
 
-    def showed(self, repository: str, work: Work) -> bool:
-        """Whether v2 was shown credentials for it."""
+    def has_shown_credentials(self, repository: str, work: Work) -> bool:
+        """Return whether credentials for the repository were sent to v2."""
         ...
 
-    def reconsider(self, repository: str) -> None:
-        """Forget that v2 refused it for good, for one more request."""
+    def forget_refusal(self, repository: str) -> None:
+        """Allow one more request to the repository, although v2 refused access for good."""
         ...
 
 
-class Old(Protocol):
+class V1Backend(Protocol):
     """The v1 side of a host."""
 
-    def speaks(self, repository: str, work: Work, *, ask_index: bool) -> bool:
-        """Whether the host answers as a v1 registry does."""
+    def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool) -> bool:
+        """Return whether the host behaves like a v1 registry."""
         ...
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
-        """Tags, and what is listed as their images, unchecked."""
+        """Return a map from tag to image id, both unchecked."""
         ...
 
-    def withhold(self, repository: str) -> None:
-        """Show no credentials for it: v2 has refused them."""
+    def withhold_credentials(self, repository: str) -> None:
+        """Send no credentials for this repository, because v2 rejected them."""
         ...
 
-    def image_id(self, listed: Value, what: str) -> str:
-        """Of a tag. Raises Refused: it is none."""
+    def image_id(self, listed_id: Value, what: str) -> str:
+        """Check the image id that is listed for a tag. Raises Refused."""
         ...
 
     def transform(self, repository: str, image_id: str) -> Transform:
-        """Makes the image new."""
+        """Return the conversion of one image."""
         ...
 
 
-class Protocols:
-    """Both protocols of one host. Thread-safe; no lock is held across I/O.
+class ProtocolSelector:
+    """Chooses the protocol of each repository of one host. Thread-safe; no lock is held across I/O.
 
-    v2: what answers by v2; registry: the client behind it, which knows what the host has shown; old: opens the other
-    side, if it is not open yet; access: who we are to v2; memory: None: nothing is known of earlier runs."""
+    v2: the Source that uses v2. registry: its client, which knows whether the host supports v2. open_v1: opens the v1
+    side on first use. access: the use of credentials by v2. memory: None if nothing is stored between runs."""
 
     def __init__(
         self,
         v2: Source,
         registry: RegistryV2,
-        old: Callable[[], Old],
+        open_v1: Callable[[], V1Backend],
         mode: V1,
-        access: Access,
+        access: V2Access,
         memory: V2Memory | None = None,
     ) -> None:
         self.host = registry.host
         self._v2 = v2
         self._registry = registry
-        self.old = old
+        self.open_v1 = open_v1
         self.mode = mode
         self._access = access
         self._memory = memory
-        self._repositories: dict[str, Known] = {}
+        self._repositories: dict[str, RepositoryState] = {}
         self._flights: Flights[tuple[str, str], None] = Flights(f"a list of tags of {self.host}")
 
     @property
     def speaks_v2(self) -> bool:
-        """Whether an answer of the host has shown it."""
+        """Whether a response of the host named the API version of v2."""
         return self._registry.speaks_v2
 
-    def known(self, repository: str) -> Known:
-        return self._repositories.setdefault(repository, Known())
+    def state(self, repository: str) -> RepositoryState:
+        """Return the state of a repository, which is created on first use."""
+        return self._repositories.setdefault(repository, RepositoryState())
 
-    def answered(self, repository: str, known: Known) -> None:
-        if not known.listed:
-            known.listed = True
+    def note_v2_answer(self, repository: str, state: RepositoryState) -> None:
+        """Record that v2 answered for the repository, in the state too."""
+        if not state.answered:
+            state.answered = True
             if self._memory is not None:
                 self._memory.note_v2_answer(f"{self.host}/{repository}")
-            self._tell(repository, known, "v2", "v2 answers for it")
+            self._log_protocol(repository, state, "v2", "v2 answers for the repository")
 
-    def _tell(self, repository: str, known: Known, protocol: str, reason: str) -> None:
-        if known.told == protocol:
+    def _log_protocol(self, repository: str, state: RepositoryState, protocol: str, reason: str) -> None:
+        """Log the protocol of a repository, once for each change."""
+        if state.logged_protocol == protocol:
             return
-        known.told = protocol
+        state.logged_protocol = protocol
         source = f"{self.host}/{repository}"
-        also = f"; {PER_TAG}" if protocol == "v2" and known.listed and self.mode is V1.AUTO else ""
+        also = f"; {PER_TAG}" if protocol == "v2" and state.answered and self.mode is V1.AUTO else ""
         fields = {"source": source, "protocol": protocol, "reason": reason}
         how = "is read by v1" if protocol == "v1" else "stays with v2"
         _log.info("protocol", extra=fields | {"text": f"{source} {how}: {reason}{also}"})
 
-    def listed_by_v2(self, repository: str, known: Known, work: Work) -> Iterator[str | MirrorError]:
-        """The tags that v2 lists; none if v1 was chosen, which `known` then says. Raises as both of them."""
-        begun = False
+    def list_by_v2(self, repository: str, state: RepositoryState, work: Work) -> Iterator[str | MirrorError]:
+        """Yield the tags that v2 lists; nothing if v1 was chosen, as `state` then shows. Raises the errors of both
+        protocols."""
+        has_names = False
         try:
             for name in self._v2.tags(repository, work):
-                begun = True
-                self.answered(repository, known)
+                has_names = True
+                self.note_v2_answer(repository, state)
                 yield name
-            self.answered(repository, known)
+            self.note_v2_answer(repository, state)
         except MirrorError as error:
-            if not self._falls_back(Operation.LATER if begun else Operation.LISTING, repository, known, error, work):
+            if not self._try_v1(
+                Operation.LATER_PAGE if has_names else Operation.LISTING, repository, state, error, work
+            ):
                 raise
 
-    def _falls_back(self, operation: Operation, repository: str, known: Known, error: MirrorError, work: Work) -> bool:
-        """After a listing by v2 that failed: choose v1, if the rules say so and it has the repository."""
-        decision = self.decide(operation, repository, known, error)
-        if decision.verdict is Verdict.PING:
+    def _try_v1(
+        self, operation: Operation, repository: str, state: RepositoryState, error: MirrorError, work: Work
+    ) -> bool:
+        """After the tag list of v2 failed: choose v1 if the rules allow it and v1 has the repository. Return whether it
+        does."""
+        decision = self.decide(operation, repository, state, error)
+        if decision.choice is ProtocolChoice.PING:
             try:
                 self._registry.ping(work.once())
             except MirrorError as silent:
@@ -179,101 +188,108 @@ class Protocols:
                 if self.mode is V1.AUTO:
                     key = registry_key(self.host, "v1")
                     error.hint = error.hint or f"if {self.host} speaks only v1, set {key} to only"
-                return False  # who does not answer cannot show anything: it may well speak v2
-            decision = self.decide(operation, repository, known, error, pinged=True)
-        if decision.verdict is not Verdict.V1:
-            self._tell(repository, known, "v2", decision.reason)
+                return False  # without a response it is unknown whether the host supports v2
+            decision = self.decide(operation, repository, state, error, pinged=True)
+        if decision.choice is not ProtocolChoice.V1:
+            self._log_protocol(repository, state, "v2", decision.reason)
             return False
-        if isinstance(error, AuthError) and self._access.showed(repository, work):
-            self.old().withhold(repository)
+        if isinstance(error, AuthError) and self._access.has_shown_credentials(repository, work):
+            self.open_v1().withhold_credentials(repository)
         try:
-            self.tags_of_v1(repository, known, work)
-        except MirrorError as trouble:
-            if isinstance(trouble, NoV1):
-                self._tell(repository, known, "v2", f"{decision.reason}, and the host does not speak v1")
+            self.get_v1_tags(repository, state, work)
+        except MirrorError as v1_error:
+            if isinstance(v1_error, NotV1Registry):
+                self._log_protocol(repository, state, "v2", f"{decision.reason}, and the host does not speak v1")
                 return False
-            raise both(error, trouble) from error
-        known.error, known.reason = error, decision.reason
-        known.v1 = True
-        self._tell(repository, known, "v1", decision.reason)
+            raise combined_error(error, v1_error) from error
+        state.v2_error, state.reason = error, decision.reason
+        state.uses_v1 = True
+        self._log_protocol(repository, state, "v1", decision.reason)
         return True
 
     def decide(
-        self, operation: Operation, repository: str, known: Known, error: MirrorError, *, pinged: bool = False
+        self, operation: Operation, repository: str, state: RepositoryState, error: MirrorError, *, pinged: bool = False
     ) -> Decision:
-        """What the rules say of a failure of v2. If an earlier run is the reason, `error` gets a hint that says so."""
-        if known.answered_before is None:
+        """Return what to do about a failure of v2.
+
+        If the reason is an earlier run, `error` gets a hint that says so. pinged: `/v2/` was requested without
+        success."""
+        if state.answered_before is None:
             memory = self._memory
-            known.answered_before = memory is not None and memory.has_v2_answered(f"{self.host}/{repository}")
-        speaks = self._registry.speaks_v2 or (False if pinged else None)
-        seen = Observation(operation, failure_of(error), self.mode, speaks, known.listed, known.answered_before)
-        decision = decide(seen)
+            state.answered_before = memory is not None and memory.has_v2_answered(f"{self.host}/{repository}")
+        speaks_v2 = self._registry.speaks_v2 or (False if pinged else None)
+        observation = Observation(
+            operation, classify_failure(error), self.mode, speaks_v2, state.answered, state.answered_before
+        )
+        decision = decide(observation)
         if decision.reason == ANSWERED_BEFORE:
             key = registry_key(self.host, "v1")
-            hint = f"it answered by v2 in an earlier run, so v1 is not used; if v1 is what you want, set {key} to only"
+            hint = f"v2 answered in an earlier run, so v1 is not used; to read the repository by v1, set {key} to only"
             error.hint = error.hint or hint
         return decision
 
-    def tags_of_v1(self, repository: str, known: Known, work: Work) -> dict[str, Value]:
-        """Asked once. Raises NoV1, and what the client raised, all of `v1`."""
-        if known.v1_tags is None:
-            if known.v1_error is not None:
-                raise again(known.v1_error)
-            self._flights.share(("v1", repository), lambda: self._ask_v1(repository, known, work), work.stop)
-        return known.v1_tags or {}
+    def get_v1_tags(self, repository: str, state: RepositoryState, work: Work) -> dict[str, Value]:
+        """Return the tags that v1 lists, which are requested once. Raises NotV1Registry and errors with the protocol
+        v1."""
+        if state.v1_tags is None:
+            if state.v1_error is not None:
+                raise again(state.v1_error)
+            self._flights.share(("v1", repository), lambda: self._load_v1_tags(repository, state, work), work.stop)
+        return state.v1_tags or {}
 
-    def _ask_v1(self, repository: str, known: Known, work: Work) -> None:
-        if known.v1_tags is not None:
+    def _load_v1_tags(self, repository: str, state: RepositoryState, work: Work) -> None:
+        if state.v1_tags is not None:
             return
         try:
-            old = self.old()
-            if not old.speaks(repository, work, ask_index=not self._registry.speaks_v2):
-                raise NoV1(f"{self.host} does not answer as a v1 registry does")
-            known.v1_tags = old.tags(repository, work)
+            backend = self.open_v1()
+            if not backend.is_v1_registry(repository, work, ask_index=not self._registry.speaks_v2):
+                raise NotV1Registry(f"{self.host} does not behave like a v1 registry")
+            state.v1_tags = backend.tags(repository, work)
         except MirrorError as error:
             error.protocol = "v1"
             if not isinstance(error, Cancelled):
-                known.v1_error = error
+                state.v1_error = error
             raise
         if self.mode is V1.ONLY:
-            known.reason = "`v1: only`"
-            self._tell(repository, known, "v1", known.reason)
+            state.reason = "`v1: only`"
+            self._log_protocol(repository, state, "v1", state.reason)
 
-    def probe(self, repository: str, known: Known, work: Work, *, refused: bool) -> None:
-        """Ask for the listing, only to see whether there is one. Then v1 was chosen, or v2 has answered.
+    def probe_listing(self, repository: str, state: RepositoryState, work: Work, *, refused: bool) -> None:
+        """Request the tag list to find out whether there is one. Afterwards v1 was chosen, or v2 has answered.
 
-        Raises what the listing raised, and what it raised the last time."""
-        if known.failed is not None:
-            raise again(known.failed)
+        refused: v2 refused access to a tag. Raises the error of the list; later calls raise the same error."""
+        if state.probe_error is not None:
+            raise again(state.probe_error)
         self._flights.share(
-            ("v2", repository), lambda: self._probe(repository, known, work, refused=refused), work.stop
+            ("v2", repository), lambda: self._probe_listing(repository, state, work, refused=refused), work.stop
         )
 
-    def _probe(self, repository: str, known: Known, work: Work, *, refused: bool) -> None:
-        if known.v1 or known.listed:
+    def _probe_listing(self, repository: str, state: RepositoryState, work: Work, *, refused: bool) -> None:
+        if state.uses_v1 or state.answered:
             return
-        if refused and self._access.showed(repository, work):
-            self.old().withhold(repository)  # whatever the list answers
+        if refused and self._access.has_shown_credentials(repository, work):
+            self.open_v1().withhold_credentials(repository)  # whatever the result of the list is
         elif refused:
-            # Whose credentials are wrong will not be let in to the list either: that costs no request.
-            self._access.reconsider(repository)
+            # Without this, the authorizer would repeat the refusal and not send the request.
+            self._access.forget_refusal(repository)
         try:
-            for _ in self.listed_by_v2(repository, known, work):
+            for _ in self.list_by_v2(repository, state, work):
                 break
         except Cancelled:
             raise
         except MirrorError as error:
-            known.failed = error
+            state.probe_error = error
             raise
 
 
-def both(by_v2: MirrorError | None, by_v1: MirrorError) -> MirrorError:
-    """One error of two, that of v2 first; a refusal for safety stays one."""
+def combined_error(by_v2: MirrorError | None, by_v1: MirrorError) -> MirrorError:
+    """Combine the errors of both protocols into one, that of v2 first. A Refused of v1 determines the code and exit
+    code."""
     if by_v2 is None or isinstance(by_v1, Cancelled | LocalError):
         return by_v1
-    if isinstance(by_v1, NoV1):
+    if isinstance(by_v1, NotV1Registry):
         return by_v2
     leading = by_v1 if isinstance(by_v1, Refused) else by_v2
     found = leading.told(f"{by_v2.what}; by v1: {by_v1.what}")
-    found.hint, found.protocol = by_v2.hint or by_v1.hint, ""  # it is of neither alone
+    found.hint, found.protocol = by_v2.hint or by_v1.hint, ""  # it belongs to both
     return found

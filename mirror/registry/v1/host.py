@@ -1,6 +1,6 @@
-"""The v1 side of a host: a client of the old protocol, and what makes its images new.
+"""The v1 side of a host: a client for v1, and the conversions of its images.
 
-Imported when v1 is first asked for anything, which most registries never give a reason for.
+Imported when v1 is first used, which is rare.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from mirror.limits import Limits
 from mirror.oci.strictjson import Value
 from mirror.registry.auth.credentials import CredentialSource
-from mirror.registry.convert.layer_cache import Scratch
+from mirror.registry.convert.layer_cache import LayerCache
 from mirror.registry.http.cookies import Cookies
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.session import Session
@@ -20,37 +20,37 @@ from mirror.util.cancellation import Work
 from mirror.util.retry_policy import Policy
 
 
-class V1Side:
-    """Implements `fallback_state.Old`. Thread-safe. Making it contacts nobody."""
+class V1Host:
+    """Implements `fallback_state.V1Backend`. Thread-safe. The constructor contacts nothing."""
 
     def __init__(
         self,
         settings: HostSettings,
         credentials: CredentialSource,
         limits: Limits,
-        scratch: Scratch[Ancestor],
+        cache: LayerCache[Ancestor],
         policy: Policy | None,
     ) -> None:
         authorizer = V1Authorizer(settings, credentials)
         session = Session(settings, limits, authorizer=authorizer, cookies=Cookies(), policy=policy)
         self._client = V1Client(session, authorizer)
-        self._scratch = scratch
+        self._cache = cache
         self._exact = settings.v1_checksums == "require"
 
-    def speaks(self, repository: str, work: Work, *, ask_index: bool) -> bool:
-        return self._client.speaks(repository, work, ask_index=ask_index)
+    def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool) -> bool:
+        return self._client.is_v1_registry(repository, work, ask_index=ask_index)
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
         return self._client.tags(repository, work)
 
-    def withhold(self, repository: str) -> None:
-        self._client.withhold(repository)
+    def withhold_credentials(self, repository: str) -> None:
+        self._client.withhold_credentials(repository)
 
-    def image_id(self, listed: Value, what: str) -> str:
-        return parsing.check_id(listed, what)
+    def image_id(self, listed_id: Value, what: str) -> str:
+        return parsing.check_id(listed_id, what)
 
     def transform(self, repository: str, image_id: str) -> V1Transform:
-        return V1Transform(self._client, self._scratch, repository, image_id, exact=self._exact)
+        return V1Transform(self._client, self._cache, repository, image_id, exact=self._exact)
 
     def close(self) -> None:
         self._client.close()

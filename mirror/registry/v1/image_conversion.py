@@ -1,4 +1,4 @@
-"""The conversion of one image of a v1 registry, as a transform: its ancestry is its parts, each made once in a run."""
+"""The conversion of one v1 image as a Transform. Its parts are the images of its ancestry, converted once per run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import partial
 
 from mirror.oci.manifest import Manifest
 from mirror.oci.strictjson import Object
-from mirror.registry.convert.converted_source import assembled
-from mirror.registry.convert.image_builder import CONVERTER, Step, converted, history_of
-from mirror.registry.convert.layer_cache import Kept, Scratch
+from mirror.registry.convert.converted_source import assemble_image
+from mirror.registry.convert.image_builder import CONVERTER_VERSION, HistoryStep, build_image, history_entry
+from mirror.registry.convert.layer_cache import CachedLayer, LayerCache
 from mirror.registry.convert.layers import Layer
 from mirror.registry.v1 import parsing
 from mirror.registry.v1.client import V1Client
@@ -22,30 +22,31 @@ from mirror.util.config_key import registry_key
 from mirror.util.structs import Struct
 
 BUFFER = 256 << 10  # bytes
-BIG = 64 << 10  # bytes of JSON
+MAX_KEPT_JSON = 64 << 10  # bytes of JSON
 
 _log = logging.getLogger("mirror.convert")
 
 
 class Ancestor(Struct, frozen=True):
-    """What is kept of an image's JSON beside its layer. raw: all of it; None: it is big, and asked for again."""
+    """The JSON of an image, as stored beside its layer. raw: None if it is larger than MAX_KEPT_JSON; it is then read
+    again."""
 
     parent: str | None
     raw: bytes | None
 
 
 class V1Transform:
-    """Makes the image `image_id` into one of schema 2. Thread-safe.
+    """Converts the v1 image `image_id` to a schema 2 image. Thread-safe.
 
-    The id is random, not of the content; but on one host it names one image, so the result is remembered by host and
-    id. exact: a checksum that does not fit is a refusal, else a warning."""
+    The id is random and says nothing of the content. But on one host it names one image, so the result is stored under
+    host and id. exact: a wrong checksum is an error; otherwise a warning."""
 
     def __init__(
-        self, client: V1Client, scratch: Scratch[Ancestor], repository: str, image_id: str, *, exact: bool
+        self, client: V1Client, cache: LayerCache[Ancestor], repository: str, image_id: str, *, exact: bool
     ) -> None:
-        self.identity = f"v1 {client.host} {image_id} {CONVERTER}"
+        self.identity = f"v1 {client.host} {image_id} {CONVERTER_VERSION}"
         self._client = client
-        self._scratch = scratch
+        self._cache = cache
         self._repository = repository
         self._id = image_id
         self._exact = exact
@@ -55,79 +56,84 @@ class V1Transform:
         return [TransformPart(self._key(image_id)) for image_id in self._ancestry(work)]
 
     def make(self, part: TransformPart, work: Work) -> None:
-        self._make(part.key, work)
+        self._convert_layer(part.key, work)
 
     def finish(self, work: Work) -> Transformed:
         chain = self._ancestry(work)
         keys = [self._key(image_id) for image_id in reversed(chain)]
 
-        def build(found: Sequence[Kept[Ancestor]]) -> tuple[bytes, Manifest]:
+        def build(layers: Sequence[CachedLayer[Ancestor]]) -> tuple[bytes, Manifest]:
             what = f"{self._client.host}/v1/images/{self._id}"
-            _check_parents(chain, [kept.note for kept in found], what)
+            _check_parents(chain, [kept.note for kept in layers], what)
             steps = []
             document: Object = {}
-            for image_id, kept in zip(reversed(chain), found, strict=True):
-                document = self._document(image_id, kept.note, work)
-                steps.append(Step(history_of(document), kept.layer))
-            return converted(document, steps, what)
+            for image_id, kept in zip(reversed(chain), layers, strict=True):
+                document = self._image_json(image_id, kept.note, work)
+                steps.append(HistoryStep(history_entry(document), kept.layer))
+            return build_image(document, steps, what)
 
-        make = partial(self._make, work=work)
-        return assembled(self._client.host, self._repository, self._scratch, keys, make, build)
+        make = partial(self._convert_layer, work=work)
+        return assemble_image(self._client.host, self._repository, self._cache, keys, make, build)
 
     def _key(self, image_id: str) -> Hashable:
-        # Ids are of one host: another's image of the same id may be another one.
+        # An id is unique on one host only.
         return "v1", self._client.host, image_id
 
     def _ancestry(self, work: Work) -> tuple[str, ...]:
+        """Return the ids of the ancestry, the top first. They are read once."""
         if not self._chain:
             self._chain = self._client.ancestry(self._repository, self._id, work)
         return self._chain
 
-    def _make(self, key: Hashable, work: Work) -> None:
-        """Fetch and convert one image's layer, unless that was done before."""
-        if self._scratch.find(key) is not None:
+    def _convert_layer(self, key: Hashable, work: Work) -> None:
+        """Fetch and convert the layer of one image, unless it is in the cache."""
+        if self._cache.find(key) is not None:
             return
         image_id = next(one for one in self._ancestry(work) if self._key(one) == key)
         image = self._client.image(self._repository, image_id, work)
         what = f"{self._client.host}/v1/images/{image_id}/layer"
-        with self._scratch.writing(key, what=what, code="v1_invalid") as making:
+        with self._cache.write_layer(key, what=what, code="v1_invalid") as pending:
             checksum = hashlib.sha256(image.raw + b"\n")
             buffer = memoryview(bytearray(BUFFER))
-            with self._client.layer(self._repository, image, work, exact=self._exact) as reader:
+            with self._client.open_layer(self._repository, image, work, exact=self._exact) as reader:
                 while count := reader.readinto(buffer):
                     data = bytes(buffer[:count])
                     if image.checksums:
                         checksum.update(data)
-                    making.feed(data)
+                    pending.feed(data)
                     work.progress(count)
             actual = checksum.hexdigest()
-            layer = making.finish(sure=reader.sure or actual in image.checksums)
-            self._verify(image, actual, what)
-            making.keep(layer, Ancestor(image.parent, image.raw if len(image.raw) <= BIG else None))
-        self._note(image, layer)
+            layer = pending.finish(end_known=reader.end_known or actual in image.checksums)
+            self._verify_checksum(image, actual, what)
+            pending.keep(layer, Ancestor(image.parent, image.raw if len(image.raw) <= MAX_KEPT_JSON else None))
+        self._log_conversion(image, layer)
 
-    def _document(self, image_id: str, ancestor: Ancestor, work: Work) -> Object:
+    def _image_json(self, image_id: str, ancestor: Ancestor, work: Work) -> Object:
+        """Return the JSON of one image, which is read again if it was too large to keep."""
         if ancestor.raw is None:
             return self._client.image(self._repository, image_id, work).document
-        return parsing.image_document(ancestor.raw, image_id)
+        return parsing.parse_image_json(ancestor.raw, image_id)
 
-    def _verify(self, image: ImageJson, actual: str, what: str) -> None:
+    def _verify_checksum(self, image: ImageJson, actual: str, what: str) -> None:
+        """Raise Refused, or log a warning, if the checksum of an image does not match."""
         if not image.checksums or actual in image.checksums:
             return
-        problem = f"its checksum is sha256:{actual}, the registry says sha256:{image.checksums[0]}"
+        problem = f"the checksum is sha256:{actual}, but the registry announces sha256:{image.checksums[0]}"
         if self._exact:
-            hint = f"if that is known to be harmless, set {registry_key(self._client.host, 'v1-checksums')} to warn"
-            raise parsing.invalid(what, problem, hint)
+            hint = f"if this is known to be harmless, set {registry_key(self._client.host, 'v1-checksums')} to warn"
+            raise parsing.invalid_error(what, problem, hint)
         _log.warning("v1_checksum", extra={"source": what, "text": f"{what}: {problem}"})
 
-    def _note(self, image: ImageJson, layer: Layer) -> None:
+    def _log_conversion(self, image: ImageJson, layer: Layer) -> None:
         fields = {"source": self._client.host, "image": image.id, "digest": layer.digest, "size": layer.size}
         _log.debug("converted", extra=fields | {"diff_id": layer.diff_id, "text": f"{image.id}: {layer.digest}"})
 
 
 def _check_parents(chain: tuple[str, ...], ancestors: Sequence[Ancestor], what: str) -> None:
-    """Each image names the next of the ancestry as its parent, the base none. ancestors: the base first."""
+    """Check that each image names the next one of the ancestry as its parent, and the base none. ancestors: the base
+    first."""
     for image_id, ancestor, parent in zip(chain, reversed(ancestors), (*chain[1:], None), strict=True):
         if ancestor.parent != parent:
-            said, listed = ancestor.parent or "no parent", parent or "none"
-            raise parsing.invalid(what, f"the JSON of {image_id} names {said}, the ancestry {listed}")
+            named_parent, listed = ancestor.parent or "no parent", parent or "none"
+            text = f"the JSON of {image_id} names {named_parent} as its parent, the ancestry {listed}"
+            raise parsing.invalid_error(what, text)

@@ -1,7 +1,7 @@
-"""What a v1 registry says: answers read and judged, without I/O.
+"""Parses and checks the responses of a v1 registry. This module does no I/O.
 
-Everything here is hostile input: ids are not content addresses, so nothing vouches for what hangs together. Sources:
-docker's registry API v1; what the last servers of it really answer is in docs/old-registries.md.
+All input is untrusted: ids are not digests, so nothing proves that responses belong together. Sources: docker's
+registry API v1; docs/old-registries.md for the responses of the last v1 servers.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ _SHA256 = re.compile(r"sha256:([0-9a-f]{64})")
 _CONTENT_RANGE = re.compile(r"(?:bytes )?(\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 
-class Ping(Struct, frozen=True):
-    """standalone: it authorises by itself; else an index gives out tokens for it."""
+class PingResponse(Struct, frozen=True):
+    """The response to a ping. standalone: the registry authorizes by itself; otherwise an index issues tokens for
+    it."""
 
     standalone: bool
 
 
 class ImageJson(Struct, frozen=True):
-    """The JSON of one image. raw: as it came. size: stored bytes of its layer, as announced; None: not announced.
+    """The JSON of one image.
 
-    checksums: in hex, of the raw JSON, a line end and the stored layer; several: one of them has to fit."""
+    raw: the received bytes. size: of the stored layer, bytes, as announced; None: not announced. checksums: sha256 in
+    hex over the raw JSON, a line feed and the stored layer; of several, one must match."""
 
     id: str
     parent: str | None
@@ -43,140 +45,141 @@ class ImageJson(Struct, frozen=True):
     checksums: tuple[str, ...]
 
 
-def invalid(what: str, why: str, hint: str = "") -> Refused:
+def invalid_error(what: str, why: str, hint: str = "") -> Refused:
+    """Return the error for a response that breaks the rules of v1 (v1_invalid)."""
     return Refused(f"{what}: {why}", code="v1_invalid", hint=hint)
 
 
 def check_id(text: object, what: str) -> str:
-    """An image id, fit for URLs and paths. Raises Refused."""
+    """Return `text` if it is an image id, safe in URLs and paths. Raises Refused."""
     if isinstance(text, str) and _ID.fullmatch(text):
         return text
-    raise invalid(what, f"not an image id: {printable(text, 80)!r}")
+    raise invalid_error(what, f"not an image id: {printable(text, 80)!r}")
 
 
-def ping_of(answer: Answer) -> Ping | None:
-    """What a ping's answer says; None: this is not what a v1 registry answers.
+def parse_ping(answer: Answer) -> PingResponse | None:
+    """Parse the response to a ping; None if a v1 registry would not send it.
 
-    The registries answer `true`, `{}`, `"pong"` or `pong`, with or without headers of their own; a web site that
-    answers everything with a page is none."""
+    v1 registries answer `true`, `{}`, `"pong"` or `pong`, with or without headers of their own. A web site that answers
+    every request with a page is not a v1 registry."""
     headers = answer.headers
-    named = "x-docker-registry-version" in headers or "x-docker-registry-standalone" in headers
+    has_header = "x-docker-registry-version" in headers or "x-docker-registry-standalone" in headers
     body: Value = None
     try:
         body = strictjson.parse(answer.body, what="a ping")
-        known = body is True or isinstance(body, str | dict)
+        is_known_body = body is True or isinstance(body, str | dict)
     except Refused:
-        known = answer.body.strip() == b"pong"
-    if answer.status != 200 or not (named or known):
+        is_known_body = answer.body.strip() == b"pong"
+    if answer.status != 200 or not (has_header or is_known_body):
         return None
-    said = (headers.get("x-docker-registry-standalone") or "").lower()
-    if said:
-        return Ping(said in ("true", "1"))
+    standalone_header = (headers.get("x-docker-registry-standalone") or "").lower()
+    if standalone_header:
+        return PingResponse(standalone_header in ("true", "1"))
     standalone = body.get("standalone") if isinstance(body, dict) else None
-    return Ping(standalone if isinstance(standalone, bool) else True)
+    return PingResponse(standalone if isinstance(standalone, bool) else True)
 
 
 def is_index(answer: Answer) -> bool:
-    """Whether an answer to the list of a repository's images is one: a JSON list of objects with ids."""
+    """Return whether this is an index's list of images: a JSON list of objects with ids."""
     try:
         images = strictjson.parse(answer.body, what="a list of images", fold=False)
     except Refused:
         return False
-    return isinstance(images, list) and all(isinstance(one, dict) and "id" in one for one in images)
+    return isinstance(images, list) and all(isinstance(item, dict) and "id" in item for item in images)
 
 
-def token_of(headers: Headers) -> str | None:
-    """The token that was asked for. Some send it with the word that is to stand before it, most without."""
+def parse_token(headers: Headers) -> str | None:
+    """Return the token of an index response, or None. Some servers send it with the prefix `Token `."""
     token = (headers.get("x-docker-token") or "").removeprefix("Token ").strip(WHITE_SPACE)
     return token if token and len(token) <= MAX_TOKEN and token.isascii() and token.isprintable() else None
 
 
-def endpoints_of(headers: Headers) -> list[str]:
-    """Hosts, in the order in which they are to be asked."""
+def parse_endpoints(headers: Headers) -> list[str]:
+    """Return the hosts of a repository, in the order in which they are to be asked."""
     hosts = (host.strip(WHITE_SPACE) for value in headers.all("x-docker-endpoints") for host in value.split(","))
     return [host for host in hosts if host]
 
 
-def tags_of(body: bytes, what: str) -> dict[str, Value]:
-    """Tag -> image id, both unchecked. Raises Refused, RemoteError (not a map of tags)."""
+def parse_tags(body: bytes, what: str) -> dict[str, Value]:
+    """Return a map from tag to image id, both unchecked. Raises Refused, RemoteError (not a map of tags)."""
     document = strictjson.parse(body, what=what, code="v1_invalid", fold=False)
     if isinstance(document, dict):
         return document
-    # The index of docker's own hub answered so, with ids cut short: those are refused one by one.
+    # The index of Docker Hub answered with a list of truncated ids. Each of them is rejected later.
     if isinstance(document, list):
-        pairs = [(one.get("name"), one.get("layer")) for one in document if isinstance(one, dict)]
+        pairs = [(item.get("name"), item.get("layer")) for item in document if isinstance(item, dict)]
         tags = {name: layer for name, layer in pairs if isinstance(name, str)}
         if len(tags) == len(document):
             return tags
         if len(pairs) == len(document):
-            raise invalid(what, "a name that is no text, or stands there twice")
-    raise RemoteError(f"{what} is no map of tags")
+            raise invalid_error(what, "a tag is not a string, or occurs twice")
+    raise RemoteError(f"{what} is not a map of tags")
 
 
-def chain_of(body: bytes, image_id: str, what: str) -> tuple[str, ...]:
-    """The ancestry of an image: itself first, the base last. Raises Refused."""
+def parse_ancestry(body: bytes, image_id: str, what: str) -> tuple[str, ...]:
+    """Return the ancestry of an image: the image first, the base last. Raises Refused."""
     document = strictjson.parse(body, what=what, code="v1_invalid")
     if not isinstance(document, list) or not document:
-        raise invalid(what, "want a list of image ids")
+        raise invalid_error(what, "the response is not a list of image ids")
     if len(document) > MAX_CHAIN:
-        raise invalid(what, f"{len(document)} images, more than {MAX_CHAIN}")
-    chain = tuple(check_id(one, what) for one in document)
+        raise invalid_error(what, f"the ancestry has {len(document)} images, more than {MAX_CHAIN}")
+    chain = tuple(check_id(item, what) for item in document)
     if chain[0] != image_id:
-        raise invalid(what, f"it begins with {chain[0]}, not with the image itself")
+        raise invalid_error(what, f"the ancestry begins with {chain[0]}, not with the image itself")
     if len(set(chain)) != len(chain):
-        raise invalid(what, "an image is its own ancestor")
+        raise invalid_error(what, "an image is its own ancestor")
     return chain
 
 
-def image_of(answer: Answer, image_id: str, what: str) -> ImageJson:
-    """The JSON of an image, its id and parent checked. Raises Refused."""
-    document = image_document(answer.body, what)
+def parse_image(answer: Answer, image_id: str, what: str) -> ImageJson:
+    """Return the JSON of an image, with id and parent checked. Raises Refused."""
+    document = parse_image_json(answer.body, what)
     if document.get("id") != image_id:
-        raise invalid(what, f"it says that it is {printable(document.get('id'), 80)!r}")
+        raise invalid_error(what, f"its id is {printable(document.get('id'), 80)!r}")
     size = answer.headers.get("x-docker-size") or ""
     return ImageJson(
         image_id,
-        parent_of(document, what),
+        parse_parent(document, what),
         answer.body,
         document,
         int(size) if size.isascii() and size.isdigit() and len(size) < 19 else None,
-        checksums_of(answer.headers),
+        parse_checksums(answer.headers),
     )
 
 
-# Keys that decide what the image is: one that differs from them by case only is read as them by some.
-_DECIDING = frozenset({"id", "parent", "rootfs", "history"})
+# Keys that identify the image. Some parsers ignore case, so a key that differs only in case is an error.
+_IDENTITY_KEYS = frozenset({"id", "parent", "rootfs", "history"})
 
 
-def image_document(raw: bytes, what: str) -> Object:
-    """The JSON of an image as an object. Raises Refused."""
+def parse_image_json(raw: bytes, what: str) -> Object:
+    """Return the JSON of an image as an object. Raises Refused."""
     document = strictjson.parse(raw, what=what, code="v1_invalid", fold=False)
     if not isinstance(document, dict):
-        raise invalid(what, "want an object")
-    strictjson.refuse_look_alikes(document, _DECIDING, where=what)
+        raise invalid_error(what, "the response is not a JSON object")
+    strictjson.refuse_look_alikes(document, _IDENTITY_KEYS, where=what)
     return document
 
 
-def parent_of(document: Object, what: str) -> str | None:
-    """None: it is a base. Raises Refused."""
+def parse_parent(document: Object, what: str) -> str | None:
+    """Return the id of the parent; None for a base image. Raises Refused."""
     parent = document.get("parent")
     if parent in (None, ""):
         return None
     if parent == document.get("id"):
-        raise invalid(what, "an image is its own parent")
+        raise invalid_error(what, "an image is its own parent")
     return check_id(parent, f"{what}: parent")
 
 
-def checksums_of(headers: Headers) -> tuple[str, ...]:
-    """Those of the form that covers JSON and layer as they are stored; tarsums and others are of no use here."""
+def parse_checksums(headers: Headers) -> tuple[str, ...]:
+    """Return the sha256 checksums over the stored JSON and layer. Other kinds (tarsum) are ignored."""
     words = [word.strip(WHITE_SPACE) for value in headers.all("x-docker-checksum-payload") for word in value.split(",")]
-    return tuple(found[1] for word in words if (found := _SHA256.fullmatch(word)))
+    return tuple(match[1] for word in words if (match := _SHA256.fullmatch(word)))
 
 
-def ranged(headers: Headers, offset: int, size: int) -> bool:
-    """Whether a 206 is what was asked for: from `offset` to the last of `size` bytes.
+def is_requested_range(headers: Headers, offset: int, size: int) -> bool:
+    """Return whether a 206 response has the requested range: from `offset` to the last of `size` bytes.
 
-    docker-registry leaves out the unit."""
+    docker-registry omits the unit."""
     values: Sequence[str] = headers.all("content-range")
-    found = _CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
-    return found is not None and (int(found[1]), int(found[2]), int(found[3])) == (offset, size - 1, size)
+    match = _CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
+    return match is not None and (int(match[1]), int(match[2]), int(match[3])) == (offset, size - 1, size)

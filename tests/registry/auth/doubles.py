@@ -1,4 +1,4 @@
-"""Doubles for tests of authentication: a registry and a token service in memory, credentials that change, a clock."""
+"""Doubles for tests of authentication: a registry and a token service in memory, changing credentials, a clock."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class FakeClock:
 
 
 class Logins(CredentialSource):
-    """Credentials that a test changes; `fresh` counts how often they were asked for anew."""
+    """Credentials that a test can change. `fresh` counts the fresh look-ups."""
 
     def __init__(self, **by_host: Credential | MirrorError) -> None:
         super().__init__({}, {"HOME": "/nonexistent"})
         self.now: Credential | MirrorError | None = by_host.get("reg")
-        self.later: Credential | MirrorError | None = None  # what is found when asked afresh
+        self.later: Credential | MirrorError | None = None  # the result of a fresh look-up
         self.fresh = 0
         self.asked: list[tuple[str, str]] = []
 
@@ -77,12 +77,12 @@ class Reply:
 
 @dataclass
 class Tokens:
-    """A token service: by default every request gets a new token for the scopes it asks."""
+    """A token service. By default each request gets a new token for the requested scopes."""
 
     lifetime: object = 300
-    logins: set[tuple[str, str]] | None = None  # None: anybody gets a token
-    failure: Callable[[], None] = lambda: None  # may raise, or wait
-    fixed: str = ""  # always this token
+    logins: set[tuple[str, str]] | None = None  # None: every request gets a token
+    failure: Callable[[], None] = lambda: None  # may raise or block
+    fixed: str = ""  # if set, the token of every response
     status: int = 200
     calls: list[dict[str, object]] = field(default_factory=list)
     given: dict[str, list[str]] = field(default_factory=dict)  # scopes by token
@@ -117,7 +117,7 @@ class Tokens:
 
 
 class Registry:
-    """A registry in memory, and what is sent to it: by scopes, then the header."""
+    """A registry in memory. `sent` has the scopes and header of each request."""
 
     def __init__(self, challenges: list[str], accepts: Callable[[Scopes, str | None], bool]) -> None:
         self.challenges = challenges
@@ -141,7 +141,7 @@ class Registry:
 
 @dataclass
 class World:
-    """One registry, its token service, our credentials, a clock, and requests as the session makes them."""
+    """A registry, its token service, credentials, a clock, and requests sent as a session does."""
 
     registry: Registry
     logins: Logins = field(default_factory=Logins)
@@ -153,7 +153,7 @@ class World:
         self.auth = HostAuthorizer(self.settings, self.logins, self.tokens, Trust(self.settings).realm, self.clock)
 
     def request(self, scopes: Scopes, work: Work | None = None) -> int:
-        """-> how often it was sent. Raises what the authorizer raises; AssertionError if it goes on and on."""
+        """Send a request until it is accepted, and return how often it was sent. Raises what the authorizer raises."""
         work = work or Work(Stop())
         for count in range(1, 6):
             sent = self.auth.header(scopes, work)
@@ -161,7 +161,7 @@ class World:
                 self.auth.accepted(scopes)
                 return count
             self.auth.challenged(scopes, self.registry.challenges, sent, work)
-        raise AssertionError("a storm of requests")
+        raise AssertionError("too many requests")
 
 
 def open_world() -> World:
@@ -174,7 +174,7 @@ def basic_world(*logins: tuple[str, str], found: Credential | MirrorError | None
 
 
 def bearer_world(found: Credential | MirrorError | None = None, tokens: Tokens | None = None) -> World:
-    """Takes every token that was asked for just the scopes of the request, or more."""
+    """Return a world whose registry accepts every token with at least the scopes of the request."""
     service = tokens or Tokens()
 
     def accepts(scopes: Scopes, header: str | None) -> bool:
@@ -189,7 +189,7 @@ ACME = Credential("acme", "right", origin="env HUB_TOKEN")
 
 
 def in_threads(count: int, call: Callable[[int], object]) -> list[Future[object]]:
-    """Call from `count` threads at once, to the end of all."""
+    """Call from `count` threads at once, and return when all calls have ended."""
     together = threading.Barrier(count)
 
     def begin(number: int) -> object:
@@ -207,7 +207,7 @@ def error_of(world: World, scopes: Scopes) -> MirrorError:
 
 
 class WatchedStop(Stop):
-    """Tells when somebody waits on it."""
+    """A stop with an event that is set when a callback is added."""
 
     def __init__(self) -> None:
         super().__init__()

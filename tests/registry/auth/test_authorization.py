@@ -1,4 +1,4 @@
-"""What a registry is sent to show who we are, and how often: C-AUTH, A6, design §5.7."""
+"""The credentials that a registry receives, and the number of requests that this costs (docs/trust.md)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from mirror.errors import AuthError, Cancelled, Refused
 from mirror.registry.auth.authorization import HostAuthorizer
 from mirror.registry.auth.credentials import Credential, CredentialSource
-from mirror.registry.auth.token_issuer import ASK_AGAIN
+from mirror.registry.auth.token_issuer import RELOAD_INTERVAL
 from mirror.registry.http.host_settings import HostSettings, Secret
 from mirror.registry.http.url_policy import Trust
 from mirror.util.cancellation import Stop, Work
@@ -41,7 +41,7 @@ from tests.registry.auth.doubles import (
 # --- anonymous, Basic
 
 
-def test_a_host_that_asks_for_nothing_is_sent_nothing() -> None:
+def test_a_host_without_a_challenge_receives_no_credentials() -> None:
     world = open_world()
     for number in range(3):
         assert 1 == world.request(pull(f"team/{number}"))
@@ -49,7 +49,7 @@ def test_a_host_that_asks_for_nothing_is_sent_nothing() -> None:
     assert ([], []) == (world.logins.asked, world.tokens.calls)
 
 
-def test_basic_is_sent_after_it_was_asked_for_and_then_with_every_request() -> None:
+def test_basic_is_sent_with_every_request_after_the_first_challenge() -> None:
     world = basic_world(("acme", "right"), found=ACME)
     assert [2, 1, 1, 1] == [world.request(scopes) for scopes in (pull(), pull(), push(), pull("other/app"))]
     assert [None, *[basic("acme", "right")] * 4] == world.registry.headers
@@ -60,7 +60,7 @@ def test_basic_is_encoded_as_utf_8() -> None:
     assert 2 == world.request(pull())
 
 
-def test_a_wrong_password_costs_two_requests_however_many_want_something() -> None:
+def test_a_wrong_password_costs_two_requests_for_any_number_of_threads() -> None:
     world = basic_world(("acme", "right"), found=Credential("acme", "CANARY", origin="env HUB_TOKEN"))
     ended = in_threads(12, lambda number: [error_of(world, pull()) for _ in range(5)])
     errors = [error for future in ended for error in future.result()]  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ def test_a_wrong_password_costs_two_requests_however_many_want_something() -> No
     assert 1 == world.logins.fresh
 
 
-def test_without_credentials_the_error_says_where_they_were_looked_for(tmp_path: Path) -> None:
+def test_without_credentials_the_error_names_the_searched_files(tmp_path: Path) -> None:
     settings = HostSettings(HOST)
     source = CredentialSource({}, {"HOME": str(tmp_path)})
     world = World(Registry(BASIC, lambda scopes, header: False))
@@ -82,7 +82,7 @@ def test_without_credentials_the_error_says_where_they_were_looked_for(tmp_path:
     assert ("auth_failed", 401, 1) == (error.code, error.status, world.registry.count)
 
 
-def test_credentials_that_were_changed_meanwhile_are_asked_for_once_and_used() -> None:
+def test_changed_credentials_are_looked_up_once_and_used() -> None:
     world = basic_world(("acme", "new"), found=ACME)
     world.logins.later = Credential("acme", "new", origin="env HUB_TOKEN")
     assert 3 == world.request(pull())
@@ -91,7 +91,7 @@ def test_credentials_that_were_changed_meanwhile_are_asked_for_once_and_used() -
     assert 1 == world.logins.fresh
 
 
-def test_basic_that_stops_to_work_is_renewed_by_one_look_for_all_threads() -> None:
+def test_expired_basic_credentials_are_looked_up_once_for_all_threads() -> None:
     good = {"word": "right"}
     world = World(Registry(BASIC, lambda scopes, header: header == basic("acme", good["word"])), Logins(reg=ACME))
     repositories = [pull(f"team/{number}") for number in range(8)]
@@ -103,7 +103,7 @@ def test_basic_that_stops_to_work_is_renewed_by_one_look_for_all_threads() -> No
     assert 1 == world.logins.fresh
 
 
-def test_an_expiry_that_comes_without_a_challenge_is_answered_with_what_was_asked_before() -> None:
+def test_an_expiry_without_a_challenge_uses_the_earlier_challenge() -> None:
     world = basic_world(("acme", "right"), found=ACME)
     world.request(pull())
     world.logins.later = Credential("acme", "rotated", origin="x")
@@ -111,24 +111,24 @@ def test_an_expiry_that_comes_without_a_challenge_is_answered_with_what_was_aske
     assert basic("acme", "rotated") == world.auth.header(pull(), Work(Stop()))
 
 
-def test_a_rejected_password_is_looked_up_again_for_another_repository_only_after_a_while() -> None:
+def test_a_rejected_password_is_looked_up_again_only_after_an_interval() -> None:
     world = basic_world(found=ACME)
     for number in range(5):
         error_of(world, pull(f"team/{number}"))
     assert 1 == world.logins.fresh
-    world.clock.time += ASK_AGAIN
+    world.clock.time += RELOAD_INTERVAL
     error_of(world, pull("team/later"))
     assert 2 == world.logins.fresh
 
 
-def test_an_identity_token_without_a_user_is_nothing_for_basic() -> None:
+def test_an_identity_token_without_a_user_cannot_be_used_for_basic() -> None:
     world = basic_world(found=Credential(identity_token="CANARY", origin="docker-credential-acr"))
     error = error_of(world, pull())
     assert "does not accept identity token from docker-credential-acr" in error.what
     assert [None] == world.registry.headers
 
 
-def test_a_late_401_after_the_last_word_is_told_the_last_word() -> None:
+def test_a_401_after_a_final_error_raises_that_error() -> None:
     world = basic_world(found=ACME)
     error = error_of(world, pull())
     with pytest.raises(AuthError) as caught:
@@ -138,14 +138,14 @@ def test_a_late_401_after_the_last_word_is_told_the_last_word() -> None:
     assert error.what == error_of(world, pull()).what
 
 
-def test_credentials_that_cannot_be_read_are_an_error_and_nothing_is_sent_without() -> None:
+def test_unreadable_credentials_are_an_error_and_no_anonymous_request_follows() -> None:
     error = AuthError("the helper failed")
     world = basic_world(found=error)
     assert [error.what] * 3 == [error_of(world, push()).what for _ in range(3)]
     assert [None] == world.registry.headers
 
 
-def test_credentials_over_plain_http_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_credentials_over_plain_http_cause_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     world = basic_world(("acme", "right"), found=ACME)
     world = World(world.registry, world.logins, settings=HostSettings(HOST, plain_http=True))
     for number in range(3):
@@ -161,14 +161,14 @@ def test_credentials_over_plain_http_are_warned_of_once(caplog: pytest.LogCaptur
 @pytest.mark.parametrize(
     ("challenges", "why"),
     [
-        ([], "no challenge"),
-        ([""], "no challenge"),
-        (["Negotiate"], "not supported: negotiate"),
-        (["Digest realm=x", "Negotiate abc=="], "not supported: digest, negotiate"),
-        (["X\x1b-Evil realm=x"], "not supported: x"),
-        (["Bearer"], "names no realm"),
-        (['Bearer realm=""'], "names no realm"),
-        (['Bearer realm="unclosed'], "names no realm"),
+        ([], "challenge"),
+        ([""], "challenge"),
+        (["Negotiate"], "scheme: negotiate"),
+        (["Digest realm=x", "Negotiate abc=="], "scheme: digest, negotiate"),
+        (["X\x1b-Evil realm=x"], "scheme: x"),
+        (["Bearer"], "realm"),
+        (['Bearer realm=""'], "realm"),
+        (['Bearer realm="unclosed'], "realm"),
     ],
     ids=str,
 )
@@ -187,7 +187,7 @@ def test_a_challenge_that_cannot_be_answered_is_final(challenges: list[str], why
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("found", [None, ACME, Credential(identity_token="I")], ids=["nobody", "basic", "identity"])
-def test_a_realm_that_is_refused_is_sent_nothing(realm: str, found: Credential | None) -> None:
+def test_no_request_is_sent_to_a_rejected_realm(realm: str, found: Credential | None) -> None:
     world = World(Registry([f'Bearer realm="{realm}"'], lambda scopes, header: False), Logins())
     world.logins.now = found
     errors = [error_of(world, pull()) for _ in range(5)]
@@ -196,7 +196,7 @@ def test_a_realm_that_is_refused_is_sent_nothing(realm: str, found: Credential |
     assert [None] == world.registry.headers
 
 
-def test_a_relative_realm_is_the_registrys_own() -> None:
+def test_a_relative_realm_is_on_the_registry_itself() -> None:
     world = bearer_world()
     world.registry.challenges = ['Bearer realm="/auth/token?x=1",service="reg"']
     world.request(pull())
@@ -227,17 +227,17 @@ def test_bearer_is_preferred_to_basic() -> None:
     ],
     ids=lambda text: text[:40],
 )
-def test_a_challenges_scope_only_adds_actions_on_our_own_repository(scope: str, expected: str) -> None:
+def test_the_scope_of_a_challenge_only_adds_actions_on_the_same_repository(scope: str, expected: str) -> None:
     world = bearer_world()
     world.registry.challenges = [f'Bearer realm="{REALM}",scope="{scope}"']
     world.request(pull())
     assert [[f"repository:team/app:{expected}"]] == [call["scopes"] for call in world.tokens.calls]
 
 
-# --- the first request goes alone
+# --- the first request is sent alone
 
 
-def test_the_first_request_to_a_host_goes_alone() -> None:
+def test_the_first_request_to_a_host_is_sent_alone() -> None:
     world = bearer_world(ACME)
     ended = in_threads(16, lambda number: world.request(pull(f"team/{number % 4}")))
     assert 1 == sum(future.result() == 2 for future in ended)
@@ -245,7 +245,7 @@ def test_the_first_request_to_a_host_goes_alone() -> None:
     assert 4 == len(world.tokens.calls)
 
 
-def test_a_host_without_a_challenge_makes_nobody_wait_for_further_repositories() -> None:
+def test_further_repositories_of_a_host_without_a_challenge_do_not_wait() -> None:
     world = open_world()
     world.request(pull("first/app"))
     work = Work(Stop())
@@ -253,7 +253,7 @@ def test_a_host_without_a_challenge_makes_nobody_wait_for_further_repositories()
     assert [None, None] == [future.result() for future in headers]
 
 
-def test_with_credentials_configured_each_repository_of_an_open_host_begins_alone() -> None:
+def test_with_configured_credentials_the_first_request_to_each_repository_is_sent_alone() -> None:
     settings = HostSettings(HOST, username="acme", password=Secret("env X", plain="right"))
     world = World(Registry([], lambda scopes, header: True), settings=settings)
     world.request(pull("public/app"))
@@ -267,7 +267,7 @@ def test_with_credentials_configured_each_repository_of_an_open_host_begins_alon
         assert second.result(10) is None
 
 
-def test_a_header_that_could_not_be_had_keeps_nobody_waiting() -> None:
+def test_a_failed_header_does_not_block_other_requests() -> None:
     world = open_world()
     stop = Stop()
     world.auth.header(pull(), Work(stop))
@@ -278,7 +278,7 @@ def test_a_header_that_could_not_be_had_keeps_nobody_waiting() -> None:
         assert 1 == pool.submit(world.request, pull()).result(HAND_OVER - 1)
 
 
-def test_an_answer_that_never_came_lets_the_next_one_go() -> None:
+def test_a_request_without_a_response_lets_the_next_one_go() -> None:
     world = open_world()
     work = Work(Stop())
     with ThreadPoolExecutor(1) as pool:
@@ -292,7 +292,7 @@ def test_an_answer_that_never_came_lets_the_next_one_go() -> None:
             assert second.result(10) is None
 
 
-def test_who_waits_for_the_first_answer_can_be_called_off_and_is_let_in_after_a_while() -> None:
+def test_a_request_that_waits_for_the_first_response_can_be_cancelled_and_has_a_time_limit() -> None:
     world = open_world()
     world.auth.header(pull(), Work(Stop()))
     with ThreadPoolExecutor(1) as pool:
@@ -306,7 +306,7 @@ def test_who_waits_for_the_first_answer_can_be_called_off_and_is_let_in_after_a_
         assert pool.submit(world.auth.header, pull(), Work(Stop())).result(10) is None
 
 
-def test_a_leader_that_is_called_off_is_followed_by_another() -> None:
+def test_a_cancelled_token_request_is_repeated_by_another_thread() -> None:
     world = bearer_world(ACME)
     world.request(pull("first/app"))
     entered, stop = threading.Event(), Stop()
@@ -330,7 +330,7 @@ def test_a_leader_that_is_called_off_is_followed_by_another() -> None:
         assert 1 == follower.result(10)
 
 
-def test_a_stopped_work_gets_nothing() -> None:
+def test_a_stopped_call_gets_no_header() -> None:
     world = open_world()
     stop = Stop()
     stop.request("a signal")
@@ -339,7 +339,7 @@ def test_a_stopped_work_gets_nothing() -> None:
     assert 1 == world.request(pull())
 
 
-def test_answers_to_scopes_never_asked_about_are_nothing() -> None:
+def test_responses_for_unknown_scopes_are_ignored() -> None:
     world = open_world()
     world.auth.accepted(pull())
     world.auth.abandoned(pull())
@@ -349,7 +349,7 @@ def test_answers_to_scopes_never_asked_about_are_nothing() -> None:
 # --- secrets, memory
 
 
-def test_all_secrets_are_known_and_none_is_in_a_repr(tmp_path: Path) -> None:
+def test_all_secrets_are_known_and_no_repr_contains_one(tmp_path: Path) -> None:
     settings = HostSettings(HOST, username="acme", password=Secret("env HUB_TOKEN", plain="PASSWORD"))
     source = CredentialSource({HOST: settings}, {"HOME": str(tmp_path)})
     world = bearer_world()
@@ -360,28 +360,30 @@ def test_all_secrets_are_known_and_none_is_in_a_repr(tmp_path: Path) -> None:
     world.registry.accepts = lambda scopes, header: header == basic("acme", "PASSWORD")
     world.request(pull())
     assert {"PASSWORD", "token-1", basic("acme", "PASSWORD").removeprefix("Basic ")} <= world.auth.known_secrets()
-    entries = [repr(getattr(entry, name)) for entry in world.auth._entries.values() for name in ("grant", "suspect")]
+    entries = [
+        repr(getattr(entry, name)) for entry in world.auth._states.values() for name in ("grant", "suspect_credential")
+    ]
     assert not any("PASSWORD" in text or "token-1" in text for text in entries)
 
 
-def test_tokens_that_ran_out_are_let_go() -> None:
+def test_expired_tokens_are_removed() -> None:
     world = bearer_world()
     for number in range(600):
         world.request(pull(f"team/{number}"))
         world.clock.time += 10
-    kept = [entry for entry in world.auth._entries.values() if entry.grant is not None]
+    kept = [entry for entry in world.auth._states.values() if entry.grant is not None]
     assert len(kept) < 200
     assert 1 == world.request(pull("team/0"))
 
 
-def test_the_registry_is_shown_credentials_only_for_the_repository_asked_about() -> None:
+def test_credentials_count_as_shown_only_for_their_repository() -> None:
     world = bearer_world(ACME)
     for scopes in (pull("a/b"), (*push("c/d"), *pull("a/b"))):
         world.request(scopes)
     assert {(HOST, "a/b"), (HOST, "c/d")} == set(world.logins.asked)
 
 
-def test_the_usual_case_costs_no_token_request_no_lookup_and_no_wait() -> None:
+def test_an_authorized_request_costs_no_token_request_no_look_up_and_no_wait() -> None:
     world = bearer_world(ACME)
     world.request(pull())
     before = (len(world.tokens.calls), len(world.logins.asked))

@@ -1,4 +1,4 @@
-"""Reading WWW-Authenticate: C-AUTH 01, 02, 09, 11 to 13."""
+"""Parsing WWW-Authenticate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirror.registry.auth.challenge import MAX_CHALLENGES, MAX_CHARACTERS, Challenge, choose, parse_challenges
+from mirror.registry.auth.challenge import MAX_CHALLENGES, MAX_CHARACTERS, Challenge, choose_challenge, parse_challenges
 
 HUB = 'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull,push"'
 HUB_PARAMS = {
@@ -50,7 +50,7 @@ CASES: list[tuple[list[str], list[tuple[str, dict[str, str], str]]]] = [
 
 
 @pytest.mark.parametrize(("fields", "expected"), CASES, ids=lambda case: repr(case)[:60])
-def test_challenges_are_read_as_the_grammar_has_them(
+def test_challenges_are_parsed_by_the_grammar(
     fields: list[str], expected: list[tuple[str, dict[str, str], str]]
 ) -> None:
     assert expected == [(one.scheme, dict(one.params), one.token68) for one in parse_challenges(fields)]
@@ -68,8 +68,8 @@ def test_challenges_are_read_as_the_grammar_has_them(
         ([], None),
     ],
 )
-def test_bearer_with_a_realm_is_preferred_then_basic(fields: list[str], expected: str | None) -> None:
-    chosen = choose(parse_challenges(fields))
+def test_bearer_with_a_realm_is_preferred_over_basic(fields: list[str], expected: str | None) -> None:
+    chosen = choose_challenge(parse_challenges(fields))
     assert expected == (chosen.scheme if chosen else None)
 
 
@@ -86,25 +86,25 @@ def test_bearer_with_a_realm_is_preferred_then_basic(fields: list[str], expected
     ],
     ids=lambda text: text[:8],
 )
-def test_a_header_made_to_take_long_takes_no_time(text: str) -> None:
+def test_a_malicious_header_is_parsed_in_linear_time(text: str) -> None:
     started = time.thread_time()
     assert MAX_CHALLENGES >= len(parse_challenges([text]))
     assert time.thread_time() - started < 1
 
 
-def test_what_is_longer_than_the_limit_is_not_read() -> None:
+def test_fields_beyond_the_limit_are_ignored() -> None:
     filler = "Basic realm=" + "x" * (MAX_CHARACTERS - 12)
     assert 1 == len(parse_challenges([filler, "Basic"]))
     assert () == parse_challenges([filler + "x"])
 
 
-def test_many_challenges_are_cut_to_the_limit() -> None:
+def test_challenges_beyond_the_limit_are_ignored() -> None:
     assert MAX_CHALLENGES == len(parse_challenges(["Basic, " * 500, "Basic"]))
 
 
 @settings(deadline=None)
 @given(st.lists(st.text(alphabet=st.characters(codec="latin-1"), max_size=200), max_size=3))
-def test_no_header_whatever_it_holds_raises(fields: list[str]) -> None:
+def test_no_header_raises_an_error(fields: list[str]) -> None:
     for challenge in parse_challenges(fields):
         assert isinstance(challenge, Challenge)
 
@@ -119,7 +119,7 @@ _text = st.text(alphabet=st.characters(codec="latin-1", exclude_characters="\r\n
         st.tuples(_token, st.dictionaries(_token.map(str.lower), _text, min_size=1, max_size=4)), min_size=1, max_size=4
     )
 )
-def test_what_is_written_by_the_grammar_is_read_back(challenges: list[tuple[str, dict[str, str]]]) -> None:
+def test_challenges_written_by_the_grammar_are_parsed_back(challenges: list[tuple[str, dict[str, str]]]) -> None:
     def quoted(text: str) -> str:
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

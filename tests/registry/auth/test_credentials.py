@@ -1,4 +1,4 @@
-"""Where credentials are found: C-CRD."""
+"""Where credentials are found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from mirror.errors import AuthError, ConfigError
 from mirror.registry.auth.credentials import Credential, CredentialSource
-from mirror.registry.auth.docker_config import MAX_BYTES, bare_host, config_files, home
+from mirror.registry.auth.docker_config import MAX_BYTES, config_files, home_directory, normalize_host
 from mirror.registry.http.host_settings import HostSettings, Secret
 
 HOST = "reg.example.com"
@@ -33,7 +33,7 @@ def entry(user: str, word: str = "secret") -> dict[str, str]:
 
 @pytest.fixture
 def docker(tmp_path: Path) -> Callable[..., CredentialSource]:
-    """A source whose docker configuration is what is given: a document, or the file's bytes."""
+    """Return a function that creates a source with this docker configuration: a document, or the bytes of the file."""
 
     def make(document: Any = None, hosts: dict[str, HostSettings] | None = None, **environ: str) -> CredentialSource:
         folder = tmp_path / "home" / ".docker"
@@ -50,14 +50,14 @@ def user(found: Credential | None) -> str | None:
     return found.username if found else None
 
 
-# --- which file
+# --- files
 
 
 def test_without_a_file_there_are_no_credentials(docker: Callable[..., CredentialSource]) -> None:
     source = docker()
-    source.check([HOST])
+    source.check_docker_files([HOST])
     assert source.find(HOST) is None
-    assert "~/.docker/config.json" == source.places
+    assert "~/.docker/config.json" == source.searched_files
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_without_a_file_there_are_no_credentials(docker: Callable[..., Credentia
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_a_file_that_cannot_be_understood_is_an_error_and_not_anonymous(
+def test_an_invalid_file_is_an_error_and_does_not_mean_anonymous(
     docker: Callable[..., CredentialSource], data: bytes, why: str
 ) -> None:
     source = docker(data)
     with pytest.raises(ConfigError, match=rf"~/\.docker/config\.json.* {why}"):
-        source.check([HOST])
+        source.check_docker_files([HOST])
     with pytest.raises(AuthError, match=why):
         source.find(HOST)
 
@@ -91,22 +91,22 @@ def test_a_file_that_is_a_directory_is_an_error(docker: Callable[..., Credential
         docker().find(HOST)
 
 
-def test_a_file_that_others_may_read_is_read(docker: Callable[..., CredentialSource], tmp_path: Path) -> None:
+def test_a_world_readable_file_is_read(docker: Callable[..., CredentialSource], tmp_path: Path) -> None:
     source = docker({"auths": {HOST: entry("acme")}})
     (tmp_path / "home/.docker/config.json").chmod(0o644)
     assert "acme" == user(source.find(HOST))
 
 
-def test_docker_config_names_another_directory(docker: Callable[..., CredentialSource], tmp_path: Path) -> None:
+def test_docker_config_selects_another_directory(docker: Callable[..., CredentialSource], tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(json.dumps({"auths": {HOST: entry("other")}}))
     source = docker({"auths": {HOST: entry("home")}}, DOCKER_CONFIG=str(other))
     assert "other" == user(source.find(HOST))
-    assert str(other / "config.json") == source.places
+    assert str(other / "config.json") == source.searched_files
 
 
-def test_podmans_file_is_read_only_where_its_variable_names_it_and_after_dockers(
+def test_the_podman_file_is_read_only_if_its_variable_is_set_and_after_the_docker_file(
     docker: Callable[..., CredentialSource], tmp_path: Path
 ) -> None:
     (tmp_path / "containers").mkdir()
@@ -116,12 +116,12 @@ def test_podmans_file_is_read_only_where_its_variable_names_it_and_after_dockers
     assert docker(document, XDG_RUNTIME_DIR=str(tmp_path)).find("other.example") is None
     source = docker(document, REGISTRY_AUTH_FILE=str(podman))
     assert ["docker", "podman"] == [user(source.find(host)) for host in (HOST, "other.example")]
-    assert f"~/.docker/config.json or {podman}" == source.places
+    assert f"~/.docker/config.json or {podman}" == source.searched_files
 
 
-def test_without_home_the_user_database_has_it() -> None:
+def test_without_home_the_user_database_is_used() -> None:
     own = pwd.getpwuid(os.getuid()).pw_dir
-    assert Path(own) == home({}) == home({"HOME": ""}) == home({"HOME": "relative"})
+    assert Path(own) == home_directory({}) == home_directory({"HOME": ""}) == home_directory({"HOME": "relative"})
     assert [Path(own, ".docker/config.json")] == config_files({})
 
 
@@ -130,10 +130,10 @@ def test_the_variable_docker_auth_config_is_not_read(docker: Callable[..., Crede
     assert source.find(HOST) is None
 
 
-# --- which entry
+# --- entries
 
 KEYS: list[tuple[str, list[str], str, str, str | None]] = [
-    # what is tested, keys of auths (each one's user is its number), host, repository, key that counts
+    # case, keys of auths (the user of each is its number), host, repository, key that applies
     ("the bare host", [HOST], HOST, "a/b", HOST),
     ("with scheme and v2", [f"https://{HOST}/v2/"], HOST, "a/b", f"https://{HOST}/v2/"),
     ("with v1", [f"{HOST}/v1/"], HOST, "a/b", f"{HOST}/v1/"),
@@ -164,7 +164,7 @@ KEYS: list[tuple[str, list[str], str, str, str | None]] = [
 
 
 @pytest.mark.parametrize(("keys", "host", "repository", "expected"), [k[1:] for k in KEYS], ids=[k[0] for k in KEYS])
-def test_an_entry_counts_for_exactly_its_host_and_path(
+def test_an_entry_applies_to_its_host_and_path_only(
     docker: Callable[..., CredentialSource], keys: list[str], host: str, repository: str, expected: str | None
 ) -> None:
     source = docker({"auths": {key: entry(f"user {number}") for number, key in enumerate(keys)}})
@@ -172,7 +172,7 @@ def test_an_entry_counts_for_exactly_its_host_and_path(
     assert expected == (keys[int(found.removeprefix("user "))] if found else None)
 
 
-def test_on_plain_http_port_80_is_the_one_that_need_not_be_written(docker: Callable[..., CredentialSource]) -> None:
+def test_with_plain_http_port_80_may_be_omitted(docker: Callable[..., CredentialSource]) -> None:
     document = {"auths": {f"{HOST}:80": entry("http"), f"{HOST}:443": entry("https")}}
     source = docker(document, {HOST: HostSettings(HOST, plain_http=True)})
     assert "http" == user(source.find(HOST))
@@ -195,7 +195,7 @@ VALUES: list[tuple[str, dict[str, Any], Credential]] = [
 
 
 @pytest.mark.parametrize(("value", "expected"), [v[1:] for v in VALUES], ids=[v[0] for v in VALUES])
-def test_an_entry_is_read_as_docker_reads_it(
+def test_an_entry_is_parsed_as_docker_does(
     docker: Callable[..., CredentialSource], value: dict[str, Any], expected: Credential
 ) -> None:
     found = docker({"auths": {HOST: value}}).find(HOST)
@@ -214,7 +214,7 @@ def test_an_entry_is_read_as_docker_reads_it(
     ["text", {"auth": 1}, {"auth": "!!!"}, {"auth": "dXNlcg"}, {"auth": b64("no-colon")}, {"auth": b64(b"u:\xff")}],
     ids=str,
 )
-def test_a_broken_entry_is_an_error_for_its_host_only(docker: Callable[..., CredentialSource], value: Any) -> None:
+def test_an_invalid_entry_is_an_error_for_its_host_only(docker: Callable[..., CredentialSource], value: Any) -> None:
     source = docker({"auths": {HOST: value, "other.example": entry("other")}})
     with pytest.raises(AuthError, match=r"reg\.example\.com") as caught:
         source.find(HOST)
@@ -222,7 +222,7 @@ def test_a_broken_entry_is_an_error_for_its_host_only(docker: Callable[..., Cred
     assert "other" == user(source.find("other.example"))
 
 
-def test_entries_without_a_secret_are_passed_over(docker: Callable[..., CredentialSource]) -> None:
+def test_entries_without_a_secret_are_skipped(docker: Callable[..., CredentialSource]) -> None:
     document = {"auths": {HOST: {}, f"https://{HOST}": {"email": "x@example"}, f"http://{HOST}": entry("u")}}
     assert "u" == user(docker(document).find(HOST))
 
@@ -234,22 +234,24 @@ def configured(secret: Secret, username: str = "acme") -> dict[str, HostSettings
     return {HOST: HostSettings(HOST, username=username, password=secret)}
 
 
-def test_our_own_configuration_comes_first(docker: Callable[..., CredentialSource]) -> None:
+def test_our_own_configuration_takes_precedence(docker: Callable[..., CredentialSource]) -> None:
     source = docker({"auths": {HOST: entry("docker")}}, configured(Secret("env HUB_TOKEN", plain="p")))
     found = source.find(HOST)
     assert found is not None
-    assert "user acme, password from env HUB_TOKEN" == found.who
+    assert "user acme, password from env HUB_TOKEN" == found.description
 
 
-def test_docker_is_not_asked_where_our_own_configuration_has_it(docker: Callable[..., CredentialSource]) -> None:
+def test_docker_files_are_not_read_if_our_own_configuration_has_credentials(
+    docker: Callable[..., CredentialSource],
+) -> None:
     source = docker(b"broken", configured(Secret("configuration", plain="p")))
-    source.check([HOST])
+    source.check_docker_files([HOST])
     assert "acme" == user(source.find(HOST))
     with pytest.raises(ConfigError):
-        source.check([HOST, "other.example"])
+        source.check_docker_files([HOST, "other.example"])
 
 
-def test_a_password_is_read_when_first_needed_and_again_only_when_asked_afresh(
+def test_a_password_is_read_on_first_use_and_again_only_on_a_fresh_look_up(
     docker: Callable[..., CredentialSource], tmp_path: Path
 ) -> None:
     file = tmp_path / "password"
@@ -261,14 +263,12 @@ def test_a_password_is_read_when_first_needed_and_again_only_when_asked_afresh(
     assert ["first", "first", "second", "second"] == [one.password for one in seen if one]
 
 
-def test_a_password_that_is_not_there_any_more_is_an_error(
-    docker: Callable[..., CredentialSource], tmp_path: Path
-) -> None:
+def test_a_password_that_no_longer_exists_is_an_error(docker: Callable[..., CredentialSource], tmp_path: Path) -> None:
     with pytest.raises(AuthError, match="missing"):
         docker(None, configured(Secret("file", file=tmp_path / "missing"))).find(HOST)
 
 
-def test_the_docker_file_is_read_again_only_when_asked_afresh(
+def test_the_docker_file_is_read_again_only_on_a_fresh_look_up(
     docker: Callable[..., CredentialSource], tmp_path: Path
 ) -> None:
     source = docker({"auths": {HOST: entry("u", "first")}})
@@ -281,7 +281,7 @@ def test_the_docker_file_is_read_again_only_when_asked_afresh(
 # --- secrets
 
 
-def test_no_secret_is_in_a_repr_and_all_are_known(docker: Callable[..., CredentialSource]) -> None:
+def test_no_repr_contains_a_secret_and_all_secrets_are_known(docker: Callable[..., CredentialSource]) -> None:
     told: list[tuple[str, str | None]] = []
     document = {"auths": {"a.example": entry("u", "PW"), "b.example": {"identitytoken": "ID", "registrytoken": "RT"}}}
     source = docker(document)
@@ -297,7 +297,7 @@ def test_no_secret_is_in_a_repr_and_all_are_known(docker: Callable[..., Credenti
 
 @pytest.fixture
 def helper(tmp_path: Path) -> Callable[[str, str], Path]:
-    """Put a helper on a PATH of its own. -> the file that has a line for each of its runs."""
+    """Return a function that adds a helper in PATH, and returns a file that gets one line for each run."""
 
     def make(name: str, script: str) -> Path:
         folder = tmp_path / "bin"
@@ -319,7 +319,7 @@ def answer(name: str, word: str = "s") -> str:
     return f"""echo '{{"ServerURL": "", "Username": "{name}", "Secret": "{word}"}}'"""
 
 
-def test_the_helper_of_a_host_comes_before_the_store_and_the_store_before_entries(
+def test_a_helper_takes_precedence_over_the_store_and_the_store_over_entries(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     helper("own", answer("own"))
@@ -336,18 +336,18 @@ def test_the_helper_of_a_host_comes_before_the_store_and_the_store_before_entrie
     assert ["own", "store", "file", None] == [user(source.find(host)) for host in hosts]
 
 
-def test_a_helper_is_told_dockers_name_for_hub(
+def test_a_helper_receives_the_docker_name_of_docker_hub(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     runs = helper("store", answer("acme"))
     source = docker({"credsStore": "store"}, PATH=path_of(tmp_path))
     found = source.find("docker.io")
     assert found is not None
-    assert "user acme, password from docker-credential-store" == found.who
+    assert "user acme, password from docker-credential-store" == found.description
     assert f"get {HUB_V1}\n" == runs.read_text()
 
 
-def test_a_secret_of_the_user_token_is_an_identity_token(
+def test_the_secret_of_the_user_token_is_an_identity_token(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     helper("acr", answer("<token>", "id"))
@@ -356,7 +356,7 @@ def test_a_secret_of_the_user_token_is_an_identity_token(
     assert ("id", None, None) == (found.identity_token, found.username, found.password)
 
 
-def test_a_helper_runs_once_for_many_threads_and_again_when_asked_afresh(
+def test_a_helper_runs_once_for_many_threads_and_again_on_a_fresh_look_up(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     runs = helper("slow", "sleep 0.2\n" + answer("u"))
@@ -376,7 +376,7 @@ def test_a_helper_runs_once_for_many_threads_and_again_when_asked_afresh(
 
 
 @pytest.mark.parametrize("name", ["failing", "missing", "../evil", "a b", "", "/bin/sh", 7], ids=str)
-def test_a_helper_that_fails_is_never_taken_for_no_credentials(
+def test_a_failed_helper_does_not_mean_no_credentials(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path, name: Any
 ) -> None:
     runs = helper("failing", "echo secret-on-stdout; exit 1")
@@ -393,5 +393,5 @@ def test_a_helper_that_fails_is_never_taken_for_no_credentials(
     ("text", "expected"),
     [(HUB_V1, "docker.io"), ("https://Reg.example.com:443/v2/", HOST), (f"{HOST}:80", f"{HOST}:80"), ("", "")],
 )
-def test_a_key_names_a_host(text: str, expected: str) -> None:
-    assert expected == bare_host(text)
+def test_a_key_is_normalized_to_a_host(text: str, expected: str) -> None:
+    assert expected == normalize_host(text)

@@ -42,7 +42,7 @@ def session(host: str, home: Path, *, login: tuple[str, str] | None = None, **op
 
 
 def ask(opened: Session, scopes: tuple[Scope, ...], tag: str = "1") -> str:
-    """-> what became of a HEAD of a manifest that is not there: `not there` means that we were let in."""
+    """Send a HEAD of a missing manifest and return the result; `not there` means that access was allowed."""
     path = f"/v2/{scopes[0].repository}/manifests/{tag}"
     try:
         opened.call("HEAD", path, Work(Stop()), kind="manifest", scopes=scopes, expect={200})
@@ -59,13 +59,13 @@ def basic_registry(tmp_path: Path) -> Iterator[RealRegistry]:
         yield registry
 
 
-def test_basic_is_taken_by_a_real_registry(basic_registry: RealRegistry, tmp_path: Path) -> None:
+def test_a_real_registry_accepts_basic(basic_registry: RealRegistry, tmp_path: Path) -> None:
     with session(basic_registry.host, tmp_path, login=("acme", USERS["acme"])) as opened:
         assert ["not there"] * 3 == [ask(opened, pull("team/app"), tag) for tag in ("1", "2", "3")]
         assert 4 == sum(opened.host.requests().values())
 
 
-def test_a_wrong_password_and_sixty_tags_are_two_requests_to_a_real_registry(
+def test_a_wrong_password_costs_a_real_registry_two_requests_for_sixty_tags(
     basic_registry: RealRegistry, tmp_path: Path
 ) -> None:
     with session(basic_registry.host, tmp_path, login=("acme", "CANARY")) as opened, ThreadPoolExecutor(8) as pool:
@@ -101,7 +101,7 @@ def test_tokens_are_fetched_once_for_each_set_of_scopes(tmp_path: Path) -> None:
         assert 42 == opened.host.requests()["HEAD manifest"]
 
 
-def test_tokens_that_die_before_their_time_are_replaced_and_nobody_notices(tmp_path: Path) -> None:
+def test_tokens_that_expire_early_are_replaced_without_an_error(tmp_path: Path) -> None:
     with (
         token_registry(tmp_path, anonymous=("pull",), life=4, says_life=False) as (registry, service, options),
         session(registry.host, tmp_path, **options) as opened,
@@ -117,8 +117,8 @@ def test_tokens_that_die_before_their_time_are_replaced_and_nobody_notices(tmp_p
 
 
 @pytest.mark.parametrize("may_delete", [True, False])
-def test_an_upload_that_is_given_up_costs_nobody_the_right_to_push(tmp_path: Path, may_delete: bool) -> None:
-    """A registry of the distribution project wants the action `delete` for the DELETE of an upload session."""
+def test_cancelling_an_upload_does_not_lose_the_right_to_push(tmp_path: Path, may_delete: bool) -> None:
+    """The distribution registry requires the action `delete` for the DELETE of an upload session."""
 
     def allow(user: str, repository: str, action: str) -> bool:
         return may_delete or action != "delete"
@@ -137,7 +137,7 @@ def test_an_upload_that_is_given_up_costs_nobody_the_right_to_push(tmp_path: Pat
         assert ([204, 204] if may_delete else [401, 401]) == deleted
 
 
-def test_what_nobody_may_do_is_told_with_where_credentials_were_looked_for(tmp_path: Path) -> None:
+def test_a_refused_request_names_the_files_searched_for_credentials(tmp_path: Path) -> None:
     with (
         token_registry(tmp_path, users=USERS, anonymous=("pull",)) as (registry, _, options),
         session(registry.host, tmp_path, **options) as opened,

@@ -1,4 +1,4 @@
-"""Token services and their answers: AUTH-10, AUTH-15 to AUTH-18, AUTH-21."""
+"""Requests to token services, and their responses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reply:
 
 
 class Service:
-    """Plays a token service: answers in turn, the last one for ever."""
+    """A token service that sends these responses in turn, and repeats the last one."""
 
     def __init__(self, *replies: tuple[int, bytes]) -> None:
         self.replies = list(replies)
@@ -61,17 +61,17 @@ def answer(**fields: Any) -> tuple[int, bytes]:
     return 200, json.dumps(fields).encode()
 
 
-# --- what is sent
+# --- requests
 
 
-def test_each_scope_is_a_parameter_of_its_own() -> None:
+def test_each_scope_is_a_separate_parameter() -> None:
     service = Service(answer(token="t"))
     TokenClient("reg", service).fetch(SERVICE, "reg", ["repository:a:pull,push", "repository:b:pull"], ACME, WORK)
     params = [("service", "reg"), ("scope", "repository:a:pull,push"), ("scope", "repository:b:pull")]
     assert [("GET", params, None, ("acme", "s€cret"))] == service.calls
 
 
-def test_without_credentials_service_or_scopes_none_are_sent() -> None:
+def test_missing_credentials_service_or_scopes_are_not_sent() -> None:
     service = Service(answer(token="t"))
     TokenClient("reg", service).fetch(SERVICE, "", [], None, WORK)
     assert [("GET", [], None, None)] == service.calls
@@ -102,7 +102,7 @@ def test_an_identity_token_is_posted() -> None:
         (Credential("acme", "p", "I"), ("acme", "p")),
     ],
 )
-def test_a_service_without_post_is_asked_by_get_and_from_then_on_only_so(
+def test_a_service_without_post_is_asked_by_get_from_then_on(
     status: int, credential: Credential, basic: tuple[str, str]
 ) -> None:
     service = Service((status, b"no"), answer(token="t"))
@@ -119,7 +119,7 @@ def test_a_refused_post_is_not_repeated_as_get() -> None:
     assert 1 == len(service.calls)
 
 
-# --- what is answered
+# --- responses
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_refused_post_is_not_repeated_as_get() -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_an_answer_without_a_usable_token_is_an_error_that_does_not_show_it(body: bytes, why: str) -> None:
+def test_a_response_without_a_valid_token_is_an_error_that_does_not_quote_it(body: bytes, why: str) -> None:
     with pytest.raises(AuthError, match=why) as caught:
         fetch((200, body))
     assert "auth_failed" == caught.value.code
@@ -167,11 +167,11 @@ def test_an_answer_without_a_usable_token_is_an_error_that_does_not_show_it(body
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_access_token_wins_over_token(fields: dict[str, Any], expected: str) -> None:
+def test_access_token_takes_precedence_over_token(fields: dict[str, Any], expected: str) -> None:
     assert expected == fetch(answer(**fields)).value
 
 
-def test_two_different_tokens_are_noted_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_two_different_tokens_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     client = TokenClient("reg", Service(answer(token="TTTT", access_token="AAAA")))
     for _ in range(3):
@@ -192,12 +192,12 @@ def test_two_different_tokens_are_noted_once(caplog: pytest.LogCaptureFixture) -
     ],
     ids=lambda value: str(value)[:12],
 )  # fmt: skip
-def test_the_lifetime_is_clamped(expires_in: object, expected: float) -> None:
+def test_the_lifetime_is_limited(expires_in: object, expected: float) -> None:
     fields = {"token": "t", "expires_in": expires_in, "issued_at": "2099-01-01T00:00:00Z"}
     assert expected == fetch(answer(**fields)).lifetime
 
 
-def test_without_expires_in_a_token_lives_a_minute() -> None:
+def test_without_expires_in_a_token_is_valid_for_a_minute() -> None:
     assert SHORTEST == fetch(answer(token="t")).lifetime
 
 
@@ -219,7 +219,7 @@ def test_other_statuses_are_errors_that_name_host_and_account(status: int, code:
     assert "cret:" not in str(error)
 
 
-def test_no_token_is_in_a_repr() -> None:
+def test_no_repr_contains_a_token() -> None:
     assert "CANARY" not in repr(fetch(answer(token="CANARY")))
 
 
@@ -237,7 +237,7 @@ _json = st.recursive(
         lambda fields: json.dumps(fields).encode()
     )
 )
-def test_whatever_is_answered_gives_a_token_that_can_be_sent_or_an_auth_error(body: bytes) -> None:
+def test_any_response_gives_a_valid_token_or_an_auth_error(body: bytes) -> None:
     try:
         token = fetch((200, body))
     except AuthError:

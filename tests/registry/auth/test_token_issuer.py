@@ -1,4 +1,4 @@
-"""Tokens: for what, how often, until when, and what a refusal leads to: A1, A3 to A6, AUTH-18 to AUTH-22."""
+"""Tokens: their scopes, the number of requests, renewal, and refusals."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.registry.auth.doubles import (
 # --- tokens
 
 
-def test_once_the_challenge_is_known_tokens_come_before_the_first_request() -> None:
+def test_after_the_first_challenge_a_token_is_fetched_before_each_request() -> None:
     world = bearer_world(ACME)
     assert [2, 1, 1, 1] == [world.request(pull(f"team/{n}")) for n in (1, 2, 3, 1)]
     assert [("acme", "right")] * 3 == [call["basic"] for call in world.tokens.calls]
 
 
-def test_a_token_is_for_one_exact_set_of_scopes_and_no_header_grows() -> None:
+def test_each_token_has_exactly_the_scopes_of_its_request() -> None:
     world = bearer_world()
     for _ in range(2):
         for number in range(500):
@@ -44,7 +44,7 @@ def test_a_token_is_for_one_exact_set_of_scopes_and_no_header_grows() -> None:
     assert max(len(header or "") for header in world.registry.headers) < 100
 
 
-def test_a_token_that_allows_more_on_the_same_repository_serves_for_less() -> None:
+def test_a_token_for_more_actions_on_the_same_repository_is_reused() -> None:
     world = bearer_world()
     world.request(push())
     assert 1 == world.request(pull())
@@ -54,14 +54,14 @@ def test_a_token_that_allows_more_on_the_same_repository_serves_for_less() -> No
     ]
 
 
-def test_a_token_that_allows_less_does_not_serve_for_more() -> None:
+def test_a_token_for_fewer_actions_is_not_reused() -> None:
     world = bearer_world()
     for scopes in (pull(), push()):
         world.request(scopes)
     assert ["repository:team/app:pull", "repository:team/app:pull,push"] == [c["scopes"][0] for c in world.tokens.calls]  # type: ignore[index]
 
 
-def test_a_lent_token_that_is_refused_is_replaced_by_one_of_its_own() -> None:
+def test_a_reused_token_that_is_refused_is_replaced() -> None:
     world = bearer_world()
     world.request(push())
     takes = world.registry.accepts
@@ -73,7 +73,7 @@ def test_a_lent_token_that_is_refused_is_replaced_by_one_of_its_own() -> None:
     assert ["Bearer token-1", "Bearer token-2", "Bearer token-2"] == world.registry.headers[-3:]
 
 
-def test_mounts_have_tokens_of_their_own_for_both_repositories() -> None:
+def test_a_mount_gets_its_own_token_for_both_repositories() -> None:
     world = bearer_world()
     mount = (*push("team/new"), *pull("team/old"))
     for scopes in (push("team/new"), mount, mount[::-1], push("team/new")):
@@ -85,7 +85,7 @@ def test_mounts_have_tokens_of_their_own_for_both_repositories() -> None:
     assert ["Bearer token-2", "Bearer token-2", "Bearer token-1"] == world.registry.headers[-3:]
 
 
-def test_a_mount_that_is_not_allowed_takes_nothing_from_the_push() -> None:
+def test_a_refused_mount_does_not_affect_the_push() -> None:
     world = bearer_world(ACME)
     mount = (*push("team/new"), *pull("secret/old"))
     world.request(push("team/new"))
@@ -110,7 +110,7 @@ def test_a_request_without_scopes_gets_a_token_without_scopes() -> None:
     assert [[]] == [call["scopes"] for call in world.tokens.calls]
 
 
-def test_a_registry_token_is_sent_as_it_is() -> None:
+def test_a_registry_token_is_sent_unchanged() -> None:
     world = World(
         Registry(BEARER, lambda scopes, header: header == "Bearer ready"),
         Logins(reg=Credential(registry_token="ready", origin="x")),
@@ -125,7 +125,7 @@ def test_an_identity_token_is_exchanged_for_a_token() -> None:
     assert ["POST", "POST"] == [call["method"] for call in world.tokens.calls]
 
 
-def test_twenty_threads_that_need_a_token_ask_for_one() -> None:
+def test_twenty_threads_share_one_token_request() -> None:
     world = bearer_world(ACME)
     world.request(pull("first/app"))
     ended = in_threads(20, lambda number: world.request(pull()))
@@ -133,7 +133,7 @@ def test_twenty_threads_that_need_a_token_ask_for_one() -> None:
     assert 2 == len(world.tokens.calls)
 
 
-def test_twenty_threads_that_meet_the_expiry_ask_for_one_token() -> None:
+def test_twenty_threads_share_one_renewal() -> None:
     world = bearer_world(ACME)
     world.request(pull())
     world.clock.time += 299
@@ -145,7 +145,7 @@ def test_twenty_threads_that_meet_the_expiry_ask_for_one_token() -> None:
     ("lifetime", "still_good", "renewed"),
     [(300, 269, 271), (60, 47, 49), (None, 47, 49), (5, 47, 49), (100, 79, 81), (10**9, 3569, 3571), ("600", 569, 571)],
 )
-def test_a_token_is_renewed_a_little_before_it_runs_out(lifetime: object, still_good: float, renewed: float) -> None:
+def test_a_token_is_renewed_shortly_before_it_expires(lifetime: object, still_good: float, renewed: float) -> None:
     world = bearer_world(tokens=Tokens(lifetime=lifetime))
     world.request(pull())
     begun = world.clock.time
@@ -157,7 +157,7 @@ def test_a_token_is_renewed_a_little_before_it_runs_out(lifetime: object, still_
     assert [1, 2] == counts
 
 
-def test_a_token_that_dies_early_is_renewed_at_each_401_as_long_as_the_new_one_works() -> None:
+def test_a_token_that_expires_early_is_renewed_at_each_401_while_the_new_one_works() -> None:
     world = bearer_world(tokens=Tokens(lifetime=5))
     takes = world.registry.accepts
     dead: set[str | None] = set()
@@ -189,7 +189,7 @@ def test_a_token_refused_in_eight_threads_is_renewed_once() -> None:
     assert 2 == len(world.tokens.calls)
 
 
-def test_a_registry_that_refuses_every_token_is_asked_twice() -> None:
+def test_a_registry_that_refuses_every_token_receives_two_requests() -> None:
     world = World(Registry(BEARER, lambda scopes, header: False), Logins(reg=ACME))
     ended = in_threads(12, lambda number: [error_of(world, pull()).code for _ in range(5)])
     assert {"auth_failed"} == {code for future in ended for code in future.result()}  # type: ignore[attr-defined]
@@ -197,7 +197,7 @@ def test_a_registry_that_refuses_every_token_is_asked_twice() -> None:
     assert 1 == len(world.tokens.calls)
 
 
-def test_a_token_fetched_beforehand_that_is_refused_is_renewed_once() -> None:
+def test_a_refused_token_that_was_fetched_in_advance_is_renewed_once() -> None:
     world = bearer_world(ACME)
     world.request(pull("good/app"))
     world.registry.accepts = lambda scopes, header: False
@@ -206,7 +206,7 @@ def test_a_token_fetched_beforehand_that_is_refused_is_renewed_once() -> None:
     assert 1 == world.logins.fresh
 
 
-def test_the_same_token_given_again_is_not_sent_again() -> None:
+def test_the_same_token_is_not_sent_twice() -> None:
     world = bearer_world(ACME, Tokens(fixed="static"))
     world.request(pull("good/app"))
     world.registry.accepts = lambda scopes, header: False
@@ -215,7 +215,7 @@ def test_the_same_token_given_again_is_not_sent_again() -> None:
     assert [None, "Bearer static", "Bearer static"] == world.registry.headers
 
 
-# --- refusals of the token service
+# --- refusals by the token service
 
 
 def test_a_wrong_password_at_the_token_service_costs_the_registry_one_request() -> None:
@@ -228,28 +228,28 @@ def test_a_wrong_password_at_the_token_service_costs_the_registry_one_request() 
     assert (1, 1) == (world.registry.count, len(world.tokens.calls))
 
 
-def test_a_token_service_that_wants_credentials_that_we_lack_is_told_so_clearly() -> None:
+def test_without_credentials_a_refusal_by_the_token_service_names_the_searched_files() -> None:
     world = bearer_world(tokens=Tokens(logins=set()))
     error = error_of(world, push())
     assert f"no credentials for {HOST}: neither in the configuration nor in" in error.what
     assert "auth_failed" == error.code
 
 
-def test_a_token_service_gets_changed_credentials_once() -> None:
+def test_changed_credentials_are_sent_to_the_token_service_once() -> None:
     world = bearer_world(ACME, Tokens(logins={("acme", "new")}))
     world.logins.later = Credential("acme", "new", origin="x")
     assert 2 == world.request(pull())
     assert [("acme", "right"), ("acme", "new")] == [call["basic"] for call in world.tokens.calls]
 
 
-def test_a_token_service_that_is_not_there_is_final_without_another_look_for_credentials() -> None:
+def test_a_missing_token_service_is_final_without_a_fresh_look_up() -> None:
     world = bearer_world(ACME)
     world.tokens.status = 404
     assert [404] * 3 == [error_of(world, pull()).status for _ in range(3)]
     assert (1, 1, 0) == (world.registry.count, len(world.tokens.calls), world.logins.fresh)
 
 
-def test_a_refusal_for_one_repository_leaves_the_others_alone() -> None:
+def test_a_refusal_for_one_repository_does_not_affect_others() -> None:
     world = bearer_world(ACME)
     takes = world.registry.accepts
     world.registry.accepts = lambda scopes, header: scopes != pull("secret/app") and takes(scopes, header)
@@ -261,7 +261,9 @@ def test_a_refusal_for_one_repository_leaves_the_others_alone() -> None:
 
 
 @pytest.mark.parametrize("error", [NetworkError("reset"), RateLimited("429")], ids=lambda error: error.code)
-def test_trouble_on_the_way_to_the_token_service_is_for_all_who_wait_and_not_remembered(error: MirrorError) -> None:
+def test_a_network_error_of_the_token_service_is_raised_for_all_threads_and_not_kept(
+    error: MirrorError,
+) -> None:
     world = bearer_world(ACME)
     world.request(pull("first/app"))
 
@@ -275,7 +277,7 @@ def test_trouble_on_the_way_to_the_token_service_is_for_all_who_wait_and_not_rem
     assert 1 == world.request(pull())
 
 
-def test_while_the_old_token_lives_a_renewal_that_fails_harms_nobody() -> None:
+def test_a_failed_renewal_has_no_effect_while_the_old_token_is_valid() -> None:
     world = bearer_world(ACME)
     world.request(pull())
 

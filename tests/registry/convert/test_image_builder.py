@@ -1,4 +1,4 @@
-"""From old images to schema 2: what the config and the manifest are made of, and that they are always the same."""
+"""Converted images: the content of config and manifest, and that conversions are reproducible."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mirror.errors import MirrorError, NotFound, Refused
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import DOCKER_MANIFEST, Kind
-from mirror.registry.convert.image_builder import CONFIG_TYPE, LAYER_TYPE, Step, converted, history_of
-from mirror.registry.convert.layers import EMPTY, LayerWriter
+from mirror.registry.convert.image_builder import CONFIG_TYPE, LAYER_TYPE, HistoryStep, build_image, history_entry
+from mirror.registry.convert.layers import EMPTY_LAYER, LayerWriter
 from mirror.store import Transformed
 from mirror.util.cancellation import Stop, Work
 from tests.conftest import ScriptedFactory
@@ -43,8 +43,10 @@ def document_of(**more: Any) -> dict[str, Any]:
 
 
 def config(**more: Any) -> dict[str, Any]:
-    """The config that the JSON of one image is made into."""
-    body, _ = converted(document_of(**more), [Step(history_of(document_of(**more)), EMPTY)], "the image")
+    """Return the config that the JSON of one image is converted to."""
+    body, _ = build_image(
+        document_of(**more), [HistoryStep(history_entry(document_of(**more)), EMPTY_LAYER)], "the image"
+    )
     made: dict[str, Any] = json.loads(body)
     return made
 
@@ -71,7 +73,7 @@ def test_a_chain_becomes_an_image(scripted: ScriptedFactory, tmp_path: Path) -> 
     assert "layers" == found["rootfs"]["type"]
     assert [diff_id(data) for data in blobs] == found["rootfs"]["diff_ids"]
     assert [len(data) for data in blobs] == [layer["size"] for layer in manifest["layers"]]
-    assert [LAYERS[0], LAYERS[3]] == [blobs[0], blobs[3]]  # what was packed stays as it was
+    assert [LAYERS[0], LAYERS[3]] == [blobs[0], blobs[3]]  # gzip layers are unchanged
     top = json.loads(speaks.images[ids[-1]].json)
     for gone in ("id", "parent", "Size"):
         assert gone not in found
@@ -83,7 +85,7 @@ def test_a_chain_becomes_an_image(scripted: ScriptedFactory, tmp_path: Path) -> 
     ] == found["history"]
 
 
-def test_a_layer_that_stands_twice_is_listed_twice(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_a_layer_that_occurs_twice_is_listed_twice(scripted: ScriptedFactory, tmp_path: Path) -> None:
     speaks = V1()
     speaks.tag("app", t=speaks.chain(LAYERS[0], LAYERS[1], LAYERS[0])[-1])
     with opened(old_registry(scripted, speaks), tmp_path) as source:
@@ -93,7 +95,7 @@ def test_a_layer_that_stands_twice_is_listed_twice(scripted: ScriptedFactory, tm
     assert 3 == len(result.root.blobs)  # with the config
 
 
-def test_the_same_image_is_the_same_bytes_every_time(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_converting_an_image_twice_gives_the_same_bytes(scripted: ScriptedFactory, tmp_path: Path) -> None:
     speaks = V1()
     speaks.tag("app", t=speaks.chain(*LAYERS)[-1])
     registry = old_registry(scripted, speaks)
@@ -102,11 +104,11 @@ def test_the_same_image_is_the_same_bytes_every_time(scripted: ScriptedFactory, 
         with opened(registry, tmp_path / folder) as source:
             roots.append(made(transform_of(source, "app", "t")).root)
     assert roots[0] == roots[1]
-    # Another digest here is another digest for every user: then CONVERTER has to change too.
+    # If this digest changes, it changes for every user, and CONVERTER_VERSION must change too.
     assert json.dumps(json.loads(roots[0].body), sort_keys=True, separators=(",", ":")).encode() == roots[0].body
 
 
-def test_layers_that_images_share_are_fetched_once(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_a_layer_shared_by_several_images_is_fetched_once(scripted: ScriptedFactory, tmp_path: Path) -> None:
     speaks = V1()
     _, middle, top = speaks.chain(*LAYERS[:3])
     other = speaks.image(LAYERS[3], middle)
@@ -121,7 +123,7 @@ def test_layers_that_images_share_are_fetched_once(scripted: ScriptedFactory, tm
     assert 3 == registry.counts()["GET v1-ancestry"]
 
 
-def test_what_had_to_make_room_is_made_again(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_an_evicted_layer_is_converted_again(scripted: ScriptedFactory, tmp_path: Path) -> None:
     speaks = V1()
     layers = [tar(**{f"f{number}": bytes([number]) * 50_000}) for number in range(4)]
     one, two = speaks.chain(*layers[:2], seed="1")[-1], speaks.chain(*layers[2:], seed="2")[-1]
@@ -129,13 +131,13 @@ def test_what_had_to_make_room_is_made_again(scripted: ScriptedFactory, tmp_path
     registry = old_registry(scripted, speaks)
     with opened(registry, tmp_path, limit=1) as source:
         result = made(transform_of(source, "app", "one"))
-        assert 2 == len(list((tmp_path / "converted/v1").iterdir()))  # in use, whatever the limit is
+        assert 2 == len(list((tmp_path / "converted/v1").iterdir()))  # pinned layers may exceed the limit
         other = made(transform_of(source, "app", "two"))
         for descriptor in (*result.root.blobs, *other.root.blobs):
             source_of = result if descriptor in result.root.blobs else other
             assert Digest.of(blob(source_of, descriptor)) == descriptor.digest
         for done in (result, result, other):
-            done.release()  # may come twice
+            done.release()  # release may be called twice
         registry.mark()
         again = made(transform_of(source, "app", "one"))
         assert result.root == again.root
@@ -143,7 +145,7 @@ def test_what_had_to_make_room_is_made_again(scripted: ScriptedFactory, tmp_path
     assert not (tmp_path / "converted/v1").exists()
 
 
-def test_nothing_is_written_before_something_is_made(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_no_file_is_written_before_a_layer_is_converted(scripted: ScriptedFactory, tmp_path: Path) -> None:
     speaks = V1()
     speaks.tag("app", t=speaks.image(LAYERS[0]))
     with opened(old_registry(scripted, speaks), tmp_path) as source:
@@ -151,7 +153,7 @@ def test_nothing_is_written_before_something_is_made(scripted: ScriptedFactory, 
         assert not (tmp_path / "converted").exists()
 
 
-def test_a_refused_layer_leaves_no_file(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_a_rejected_layer_leaves_no_file(scripted: ScriptedFactory, tmp_path: Path) -> None:
     speaks = V1()
     speaks.tag("app", t=speaks.image(b"not a layer"))
     with opened(old_registry(scripted, speaks), tmp_path) as source:
@@ -160,7 +162,7 @@ def test_a_refused_layer_leaves_no_file(scripted: ScriptedFactory, tmp_path: Pat
         assert [] == list((tmp_path / "converted/v1").iterdir())
 
 
-def test_big_json_is_not_kept_but_asked_for_again(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_large_image_json_is_not_kept_but_requested_again(scripted: ScriptedFactory, tmp_path: Path) -> None:
     speaks = V1()
     speaks.tag("app", t=speaks.image(LAYERS[0], comment="x" * 100_000))
     registry = old_registry(scripted, speaks)
@@ -169,7 +171,7 @@ def test_big_json_is_not_kept_but_asked_for_again(scripted: ScriptedFactory, tmp
     assert 2 == registry.counts()["GET v1-json"]
 
 
-def test_progress_and_a_stop_reach_the_layer(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_a_conversion_reports_progress_and_ends_at_a_stop(scripted: ScriptedFactory, tmp_path: Path) -> None:
     speaks = V1()
     speaks.tag("app", t=speaks.image(LAYERS[1]))
     registry = old_registry(scripted, speaks)
@@ -184,7 +186,7 @@ def test_progress_and_a_stop_reach_the_layer(scripted: ScriptedFactory, tmp_path
             transform_of(source, "app", "t").parts(Work(stop)) and source.read("app", "x", Work(stop))
 
 
-def test_what_was_made_is_a_source_of_that_alone(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_a_converted_source_serves_only_its_own_image(scripted: ScriptedFactory, tmp_path: Path) -> None:
     speaks = V1()
     speaks.tag("app", t=speaks.image(LAYERS[0]))
     registry: ScriptedRegistry = old_registry(scripted, speaks)
@@ -211,18 +213,18 @@ def test_what_was_made_is_a_source_of_that_alone(scripted: ScriptedFactory, tmp_
 
 
 @pytest.mark.parametrize("docker_version", [..., "1.8.2", "1.9.1"])
-def test_keys_that_nobody_knows_are_kept(docker_version: Any) -> None:
+def test_unknown_keys_of_the_config_are_kept(docker_version: Any) -> None:
     unknown = {"x": [1, {"y": None}], "n": 12345678901234567890, "f": 1.5, "Labels": {"A": "", "a": ""}}
     found = config(docker_version=docker_version, **unknown)
     assert unknown == {key: found[key] for key in unknown}
 
 
-def test_what_only_v1_keeps_in_the_json_is_left_out() -> None:
+def test_keys_of_v1_are_removed_from_the_config() -> None:
     gone = {"parent": "b" * 64, "Size": 1, "parent_id": "x", "layer_id": "y", "throwaway": True}
     assert {} == {key: value for key, value in config(**gone).items() if key in (*gone, "id")}
 
 
-def test_platform_is_there_in_any_case() -> None:
+def test_the_config_always_has_a_platform() -> None:
     for missing in (..., None, "", 5):
         found = config(os=missing, architecture=missing)
         assert ("linux", "amd64") == (found["os"], found["architecture"])
@@ -237,7 +239,7 @@ def test_platform_is_there_in_any_case() -> None:
      ("author", []), ("config", "x"),
      ("container_config", [1]), ("docker_version", {}), ("comment", True), ("container", 1)],
 )  # fmt: skip
-def test_what_has_a_wrong_type_is_left_out(key: str, value: Any) -> None:
+def test_a_key_with_a_wrong_type_is_removed(key: str, value: Any) -> None:
     assert key not in config(**{key: value})
 
 
@@ -258,30 +260,30 @@ def test_what_has_a_wrong_type_is_left_out(key: str, value: Any) -> None:
         ({"container_config": {"Cmd": ["x"]}, "throwaway": True}, {"created_by": "x"}),
     ],
 )  # fmt: skip
-def test_history(document: Any, entry: dict[str, str]) -> None:
-    assert {"created": "0001-01-01T00:00:00Z"} | entry == history_of(document)
+def test_the_history_entry_of_an_image(document: Any, entry: dict[str, str]) -> None:
+    assert {"created": "0001-01-01T00:00:00Z"} | entry == history_entry(document)
 
 
-def test_a_step_without_a_layer_is_an_empty_one_of_the_history() -> None:
-    entry = history_of({})
-    body, manifest = converted(document_of(), [Step(entry, EMPTY), Step(entry, None)], "x")
+def test_a_step_without_a_layer_is_marked_as_an_empty_layer() -> None:
+    entry = history_entry({})
+    body, manifest = build_image(document_of(), [HistoryStep(entry, EMPTY_LAYER), HistoryStep(entry, None)], "x")
     found = json.loads(body)
     assert [None, True] == [one.get("empty_layer") for one in found["history"]]
-    assert [EMPTY.diff_id] == found["rootfs"]["diff_ids"]
+    assert [EMPTY_LAYER.diff_id] == found["rootfs"]["diff_ids"]
     assert 2 == len(manifest.blobs)
 
 
-def test_a_config_that_is_too_big_is_refused() -> None:
+def test_a_config_that_is_too_large_is_rejected() -> None:
     with pytest.raises(Refused):
-        converted(document_of(x="y" * (9 << 20)), [Step(history_of({}), EMPTY)], "x")
+        build_image(document_of(x="y" * (9 << 20)), [HistoryStep(history_entry({}), EMPTY_LAYER)], "x")
 
 
-def test_what_json_cannot_say_is_refused() -> None:
+def test_a_value_that_json_cannot_represent_is_rejected() -> None:
     with pytest.raises(Refused):
-        converted(document_of(x=float("inf")), [Step(history_of({}), EMPTY)], "x")
+        build_image(document_of(x=float("inf")), [HistoryStep(history_entry({}), EMPTY_LAYER)], "x")
 
 
-def test_a_writer_needs_no_more_than_somewhere_to_write() -> None:
+def test_a_layer_writer_needs_only_an_output_stream() -> None:
     out = io.BytesIO()
     writer = LayerWriter(out, what="x", code="v1_invalid")
     writer.feed(LAYERS[0])

@@ -1,4 +1,4 @@
-"""What conversions put on the disk, and cookies: the small parts that they stand on."""
+"""The cache of converted layers, and the parts of HTTP that only v1 uses: cookies and endpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import LocalError, NotFound, Refused
-from mirror.registry.convert.layer_cache import Measure, Scratch
+from mirror.registry.convert.layer_cache import LayerCache, MeasuringCache
 from mirror.registry.http.cookies import Cookies
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.status_errors import says_v2
@@ -18,70 +18,70 @@ from tests.registries.v1 import gz, tar
 HERE, THERE = Origin.parse("https://old.example.com"), Origin.parse("http://old.example.com")
 
 
-def put(scratch: Scratch[str], key: str, data: bytes, note: str = "") -> None:
-    with scratch.writing(key, what=key, code="v1_invalid") as making:
-        making.feed(data)
-        making.keep(making.finish(), note)
+def put(cache: LayerCache[str], key: str, data: bytes, note: str = "") -> None:
+    with cache.write_layer(key, what=key, code="v1_invalid") as pending:
+        pending.feed(data)
+        pending.keep(pending.finish(), note)
 
 
-def test_what_was_made_twice_at_once_is_kept_once(tmp_path: Path) -> None:
-    scratch: Scratch[str] = Scratch(tmp_path / "scratch")
-    with scratch.writing("a", what="a", code="v1_invalid") as making:
-        put(scratch, "a", gz(tar(x=b"x")), "first")
-        making.feed(gz(tar(x=b"x")))
-        making.keep(making.finish(), "second")
-    kept = scratch.find("a")
+def test_a_layer_that_is_converted_twice_at_once_is_kept_once(tmp_path: Path) -> None:
+    cache: LayerCache[str] = LayerCache(tmp_path / "scratch")
+    with cache.write_layer("a", what="a", code="v1_invalid") as pending:
+        put(cache, "a", gz(tar(x=b"x")), "first")
+        pending.feed(gz(tar(x=b"x")))
+        pending.keep(pending.finish(), "second")
+    kept = cache.find("a")
     assert kept is not None
     assert "first" == kept.note
     assert 1 == len(list((tmp_path / "scratch").iterdir()))
-    scratch.close()
+    cache.close()
     assert not (tmp_path / "scratch").exists()
 
 
-def test_the_oldest_makes_room_and_what_is_pinned_stays(tmp_path: Path) -> None:
+def test_the_oldest_layer_is_evicted_unless_it_is_pinned(tmp_path: Path) -> None:
     data = [tar(**{name: name.encode() * 300}) for name in "abc"]
-    scratch: Scratch[str] = Scratch(tmp_path / "scratch", limit=250)
+    cache: LayerCache[str] = LayerCache(tmp_path / "scratch", limit=250)
     for name, content in zip("ab", data, strict=False):
-        put(scratch, name, content)
-    assert scratch.pin("b") is not None
-    put(scratch, "c", data[2])
-    assert [None, True, True] == [scratch.find(name) and True for name in "abc"]
+        put(cache, name, content)
+    assert cache.pin("b") is not None
+    put(cache, "c", data[2])
+    assert [None, True, True] == [cache.find(name) and True for name in "abc"]
     with pytest.raises(NotFound):
-        scratch.open("a", 0)
-    scratch.unpin(["b"])
-    put(scratch, "a", data[0])
-    assert [True, None] == [scratch.find(name) and True for name in "ab"]
+        cache.open("a", 0)
+    cache.unpin(["b"])
+    put(cache, "a", data[0])
+    assert [True, None] == [cache.find(name) and True for name in "ab"]
 
 
 def test_nothing_is_kept_of_what_was_given_up(tmp_path: Path) -> None:
-    scratch: Scratch[str] = Scratch(tmp_path / "scratch")
-    with scratch.writing("a", what="a", code="v1_invalid") as making:
-        making.feed(b"x")
-    with pytest.raises(Refused), scratch.writing("a", what="a", code="v1_invalid") as making:
-        making.feed(b"x" * 1000)
-        making.finish()
-    assert scratch.find("a") is None
+    cache: LayerCache[str] = LayerCache(tmp_path / "scratch")
+    with cache.write_layer("a", what="a", code="v1_invalid") as pending:
+        pending.feed(b"x")
+    with pytest.raises(Refused), cache.write_layer("a", what="a", code="v1_invalid") as pending:
+        pending.feed(b"x" * 1000)
+        pending.finish()
+    assert cache.find("a") is None
     assert [] == list((tmp_path / "scratch").iterdir())
 
 
-def test_a_file_that_somebody_took_or_cut_is_an_error(tmp_path: Path) -> None:
-    scratch: Scratch[str] = Scratch(tmp_path / "scratch")
-    put(scratch, "a", gz(tar(x=b"x")))
+def test_a_removed_or_truncated_file_is_an_error(tmp_path: Path) -> None:
+    cache: LayerCache[str] = LayerCache(tmp_path / "scratch")
+    put(cache, "a", gz(tar(x=b"x")))
     (file,) = (tmp_path / "scratch").iterdir()
     file.write_bytes(b"x")
-    with pytest.raises(LocalError), scratch.open("a", 1) as reader:
+    with pytest.raises(LocalError), cache.open("a", 1) as reader:
         reader.readinto(memoryview(bytearray(10)))
     file.unlink()
     with pytest.raises(NotFound):
-        scratch.open("a", 0)
+        cache.open("a", 0)
 
 
-def test_what_is_only_measured_is_known_and_written_nowhere(tmp_path: Path) -> None:
-    written, measured = Scratch[str](tmp_path / "scratch"), Measure[str]()
-    for scratch in (written, measured):
-        put(scratch, "a", tar(x=b"x"), "note")
-        with scratch.writing("b", what="b", code="v1_invalid") as making:
-            making.feed(b"given up")
+def test_a_measuring_cache_knows_its_layers_but_writes_no_file(tmp_path: Path) -> None:
+    written, measured = LayerCache[str](tmp_path / "scratch"), MeasuringCache[str]()
+    for cache in (written, measured):
+        put(cache, "a", tar(x=b"x"), "note")
+        with cache.write_layer("b", what="b", code="v1_invalid") as pending:
+            pending.feed(b"given up")
     one, other = written.pin("a"), measured.pin("a")
     assert one is not None
     assert other is not None
@@ -94,7 +94,7 @@ def test_what_is_only_measured_is_known_and_written_nowhere(tmp_path: Path) -> N
     measured.close()
 
 
-def test_cookies_are_of_one_origin() -> None:
+def test_a_cookie_is_sent_only_to_its_origin() -> None:
     jar = Cookies()
     assert jar.header(HERE) is None
     jar.note(HERE, ["session=abc; Path=/; HttpOnly", 'other="x y"', "=none", "no cookie", "big=" + "x" * 5000])
@@ -118,11 +118,11 @@ def test_cookies_are_of_one_origin() -> None:
         (["registry/2.1", "registry", "registry/2.0x", "/2.0"], False),
     ],
 )
-def test_the_version_of_the_api_is_one_word_of_several(values: list[str], says: bool) -> None:
+def test_the_api_version_may_be_one_of_several_words(values: list[str], says: bool) -> None:
     assert says == says_v2(values)
 
 
-def test_an_endpoint_is_the_index_itself_or_listed_by_the_operator() -> None:
+def test_an_endpoint_must_be_the_index_itself_or_listed_in_the_configuration() -> None:
     trust = Trust(HostSettings("old.example.com", token_realms=frozenset({"images.example.com"})))
     assert trust.api == trust.endpoint("old.example.com").origin == trust.endpoint("OLD.example.com:443").origin
     assert set() == trust.endpoints

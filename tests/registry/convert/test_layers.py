@@ -1,4 +1,4 @@
-"""Layers in every form in which they were stored: what becomes of them, what is refused, and what it costs."""
+"""Layers in every stored format: their conversion, the layers that are rejected, and the memory used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import pytest
 
 from mirror.errors import MirrorError
-from mirror.registry.convert.layers import EMPTY, USUAL, Caps, Layer, LayerWriter
+from mirror.registry.convert.layers import DEFAULT_LIMITS, EMPTY_LAYER, Layer, LayerWriter, UnpackLimits
 from tests.registries.v1 import gz, tar
 
 TAR = tar(
@@ -24,16 +24,18 @@ TAR = tar(
 )
 
 
-def written(stored: bytes, step: int = 1000, caps: Caps = USUAL, *, sure: bool = True) -> tuple[Layer, bytes]:
+def written(
+    stored: bytes, step: int = 1000, limits: UnpackLimits = DEFAULT_LIMITS, *, end_known: bool = True
+) -> tuple[Layer, bytes]:
     out = io.BytesIO()
-    writer = LayerWriter(out, what="the layer", code="v1_invalid", caps=caps)
+    writer = LayerWriter(out, what="the layer", code="v1_invalid", limits=limits)
     for at in range(0, len(stored), step):
         writer.feed(stored[at : at + step])
-    return writer.finish(sure=sure), out.getvalue()
+    return writer.finish(end_known=end_known), out.getvalue()
 
 
-def after_the_members(blob: bytes) -> bytes:
-    """What stands in a gzip file after its last member, as readers see it that read one member after the other."""
+def bytes_after_gzip_members(blob: bytes) -> bytes:
+    """Return the bytes after the last gzip member, as seen by readers that read member by member."""
     while blob.startswith(b"\x1f\x8b"):
         member = zlib.decompressobj(31)
         member.decompress(blob)
@@ -50,7 +52,7 @@ def sha256(data: bytes) -> str:
 @pytest.mark.parametrize(
     "pack", [gz, bz2.compress, lzma.compress, bytes], ids=["gzip", "bzip2", "xz", "plain"]
 )  # fmt: skip
-def test_every_form_is_told_by_its_first_bytes(pack: Callable[[bytes], bytes], step: int) -> None:
+def test_the_format_of_a_layer_is_recognized_by_its_first_bytes(pack: Callable[[bytes], bytes], step: int) -> None:
     data = TAR if step > 1 else tar(small=b"x")
     stored = pack(data)
     layer, blob = written(stored, step)
@@ -61,34 +63,34 @@ def test_every_form_is_told_by_its_first_bytes(pack: Callable[[bytes], bytes], s
     assert (blob == stored) == (pack is gz)
 
 
-def test_what_is_packed_anew_is_the_same_every_time() -> None:
+def test_compressing_a_layer_twice_gives_the_same_bytes() -> None:
     once, again = written(TAR, 1000)[1], written(TAR, 777)[1]
     assert once == again
     assert b"\x1f\x8b\x08\x00\x00\x00\x00\x00" == once[:8]  # no name, no time
 
 
-def test_a_layer_of_no_bytes_is_the_empty_layer_that_everybody_knows() -> None:
+def test_a_layer_of_zero_bytes_becomes_the_well_known_empty_layer() -> None:
     layer, blob = written(b"")
-    assert EMPTY == layer
+    assert EMPTY_LAYER == layer
     assert "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4" == layer.digest
     assert "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef" == layer.diff_id
     assert bytes(1024) == gzip.decompress(blob)
 
 
 @pytest.mark.parametrize("size", [1024, 10240])
-def test_other_empty_tars_are_layers_of_their_own(size: int) -> None:
+def test_an_empty_tar_of_another_length_keeps_its_own_digest(size: int) -> None:
     assert sha256(bytes(size)) == written(bytes(size))[0].diff_id
 
 
 @pytest.mark.parametrize("step", [1, 1000])
 @pytest.mark.parametrize("pack", [gz, bz2.compress, lzma.compress], ids=["gzip", "bzip2", "xz"])
-def test_several_packed_streams_and_zeros_after_them_are_one_layer(pack: Callable[[bytes], bytes], step: int) -> None:
+def test_concatenated_streams_with_trailing_zeros_are_one_layer(pack: Callable[[bytes], bytes], step: int) -> None:
     data = tar(a=b"a" * 3000)
     stored = pack(data[:1000]) + pack(data[1000:]) + bytes(512)
     layer, blob = written(stored, step)
     assert sha256(data) == layer.diff_id
     assert (pack is not gz) or stored[:-512] == blob
-    assert b"" == after_the_members(blob)
+    assert b"" == bytes_after_gzip_members(blob)
 
 
 def test_bytes_after_the_end_of_a_tar_belong_to_the_layer() -> None:
@@ -97,7 +99,7 @@ def test_bytes_after_the_end_of_a_tar_belong_to_the_layer() -> None:
 
 
 def wide() -> bytes:
-    """Everything that makes the walk over headers hard: links with sizes, extended headers, sizes in base 256."""
+    """Return an archive with everything that is hard to parse: links with sizes, extended headers, base-256 sizes."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
         entry = tarfile.TarInfo("é" * 120)
@@ -110,7 +112,7 @@ def wide() -> bytes:
 
 
 def huge(size: int) -> bytes:
-    """A header whose size is in base 256, with its contents."""
+    """Return a file whose header has a base-256 size, with its contents."""
     entry = tarfile.TarInfo("huge")
     entry.size = size
     header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
@@ -121,7 +123,7 @@ def huge(size: int) -> bytes:
 
 
 def sparse() -> bytes:
-    """An old GNU sparse file with one further header block."""
+    """Return an old GNU sparse file with one extension header."""
     entry = tarfile.TarInfo("sparse")
     entry.size, entry.type = 512, b"S"
     header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
@@ -136,12 +138,12 @@ GOOD = {"wide": wide(), "huge": huge(5000), "sparse": sparse(), "no end": tar(a=
 
 @pytest.mark.parametrize("data", GOOD.values(), ids=GOOD.keys())
 @pytest.mark.parametrize("step", [1, 511, 1 << 20])
-def test_odd_archives_are_whole(data: bytes, step: int) -> None:
+def test_unusual_archives_are_accepted(data: bytes, step: int) -> None:
     assert sha256(data) == written(data, step)[0].diff_id
 
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
-def test_zeros_between_two_streams_of_xz_are_padding(step: int) -> None:
+def test_zeros_between_two_xz_streams_are_padding(step: int) -> None:
     data = tar(a=b"a" * 3000)
     streams = [lzma.compress(data[:1000]), lzma.compress(data[1000:2000]), lzma.compress(data[2000:])]
     stored = streams[0] + bytes(8) + streams[1] + bytes(4) + streams[2] + bytes(12)
@@ -149,16 +151,16 @@ def test_zeros_between_two_streams_of_xz_are_padding(step: int) -> None:
 
 
 @pytest.mark.parametrize("data", [GOOD["no end"], b""], ids=["no end", "nothing"])
-def test_what_has_no_end_of_its_own_is_refused_where_it_may_have_been_cut(data: bytes) -> None:
+def test_a_layer_without_an_end_mark_is_rejected_if_it_may_be_truncated(data: bytes) -> None:
     assert written(data)[0].size
     with pytest.raises(MirrorError) as caught:
-        written(data, sure=False)
+        written(data, end_known=False)
     assert ("v1_invalid", 3) == (caught.value.code, caught.value.exit_code)
 
 
 @pytest.mark.parametrize("pack", [gz, bz2.compress, lzma.compress, bytes], ids=["gzip", "bzip2", "xz", "plain"])
-def test_what_shows_its_own_end_is_whole_wherever_it_came_from(pack: Callable[[bytes], bytes]) -> None:
-    assert sha256(TAR) == written(pack(TAR), sure=False)[0].diff_id
+def test_a_layer_with_an_end_mark_is_complete_even_if_its_length_is_unknown(pack: Callable[[bytes], bytes]) -> None:
+    assert sha256(TAR) == written(pack(TAR), end_known=False)[0].diff_id
 
 
 BAD = {
@@ -192,7 +194,7 @@ BAD = {
 
 @pytest.mark.parametrize("stored", BAD.values(), ids=BAD.keys())
 @pytest.mark.parametrize("step", [1, 1 << 20])
-def test_what_is_no_whole_layer_is_refused(stored: bytes, step: int) -> None:
+def test_an_incomplete_or_unknown_layer_is_rejected(stored: bytes, step: int) -> None:
     with pytest.raises(MirrorError) as caught:
         written(stored, step)
     assert ("v1_invalid", 3) == (caught.value.code, caught.value.exit_code)
@@ -203,49 +205,49 @@ def test_what_is_no_whole_layer_is_refused(stored: bytes, step: int) -> None:
 
 
 def bomb(size: int) -> bytes:
-    """A gzip of zeros, of which the first are a tar's end: zeros pack at 1000:1."""
+    """Return a gzip of zeros, which begin with the end of a tar. Zeros compress 1000:1."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     piece = bytes(1 << 20)
     return b"".join(packer.compress(piece) for _ in range(size >> 20)) + packer.flush()
 
 
 @pytest.mark.parametrize(("size", "refused"), [(4 << 20, False), (5 << 20, True)])
-def test_a_layer_that_unpacks_to_too_much_for_its_size_is_refused(size: int, refused: bool) -> None:
-    assert refused == _is_bomb(bomb(size), Caps(suspicious=4 << 20))
+def test_a_layer_with_an_extreme_compression_ratio_is_rejected(size: int, refused: bool) -> None:
+    assert refused == _is_bomb(bomb(size), UnpackLimits(suspicious=4 << 20))
 
 
 @pytest.mark.parametrize(("size", "refused"), [(4 << 20, False), (5 << 20, True)])
-def test_a_layer_that_unpacks_to_too_much_is_refused(size: int, refused: bool) -> None:
-    assert refused == _is_bomb(gz(bytes(size), 0), Caps(unpacked=4 << 20))
+def test_a_layer_that_unpacks_to_too_many_bytes_is_rejected(size: int, refused: bool) -> None:
+    assert refused == _is_bomb(gz(bytes(size), 0), UnpackLimits(unpacked=4 << 20))
 
 
 @pytest.mark.parametrize("more", [bytes(1 << 16), gzip.compress(b"") * 3000], ids=["zeros", "empty members"])
-def test_a_layer_that_goes_on_without_content_has_an_end(more: bytes) -> None:
-    assert not _is_bomb(gz(TAR) + more, Caps(stored=1 << 20))
-    assert _is_bomb(gz(TAR) + more * 20, Caps(stored=1 << 20))
+def test_endless_padding_or_empty_members_are_rejected(more: bytes) -> None:
+    assert not _is_bomb(gz(TAR) + more, UnpackLimits(stored=1 << 20))
+    assert _is_bomb(gz(TAR) + more * 20, UnpackLimits(stored=1 << 20))
 
 
-def test_the_limits_are_those_that_are_promised() -> None:
-    assert Caps(unpacked=32 << 30, suspicious=1 << 30, ratio=200, stored=33 << 30) == USUAL
+def test_the_default_limits_are_the_documented_ones() -> None:
+    assert UnpackLimits(unpacked=32 << 30, suspicious=1 << 30, ratio=200, stored=33 << 30) == DEFAULT_LIMITS
 
 
-def _is_bomb(stored: bytes, caps: Caps) -> bool:
+def _is_bomb(stored: bytes, limits: UnpackLimits) -> bool:
     try:
-        written(stored, 1 << 16, caps)
+        written(stored, 1 << 16, limits)
     except MirrorError as error:
         return ("bomb", 3) == (error.code, error.exit_code)
     return False
 
 
 class Nowhere(io.RawIOBase):
-    """Takes everything, keeps nothing."""
+    """An output that discards all bytes."""
 
     def write(self, data: object) -> int:
         return len(data)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", ["gzip", "plain"])
-def test_memory_does_not_grow_with_a_layer(form: str) -> None:
+def test_memory_does_not_grow_with_the_size_of_a_layer(form: str) -> None:
     piece = random.Random("memory").randbytes(1 << 20)
     entry = tarfile.TarInfo("big")
     entry.size = 32 << 20

@@ -1,4 +1,4 @@
-"""`schema1: convert`: docker's oldest manifests of v2 become images of schema 2."""
+"""`schema1: convert`: docker's schema 1 manifests become schema 2 images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mirror.errors import MirrorError, Refused
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind, Manifest
 from mirror.registry.convert.layers import EMPTY_GZIP
-from mirror.registry.convert.schema1 import entries_of
+from mirror.registry.convert.schema1 import read_history
 from mirror.registry.http.host_settings import V1
 from mirror.store import Version
 from tests.conftest import ScriptedFactory
@@ -27,7 +27,7 @@ TARS = [tar(a=b"a" * 100), tar(b=b"b" * 5000)]
 
 
 def world(scripted: ScriptedFactory, **options: Any) -> tuple[ScriptedRegistry, str]:
-    """-> a registry with `old` of schema 1 and `new` of schema 2, and the digest of the old one."""
+    """Return a registry with the tags `old` (schema 1) and `new` (schema 2), and the digest of the old manifest."""
     registry = scripted(**options)
     graph = Graph("schema1")
     digest = graph.schema1("old", layers=[graph.blob(gz(one)) for one in TARS]).digest
@@ -54,7 +54,7 @@ def test_a_schema1_image_becomes_one_of_schema2(scripted: ScriptedFactory, tmp_p
     assert "id" not in config
 
 
-def test_by_digest_nothing_is_converted(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_a_reference_by_digest_is_not_converted(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry, digest = world(scripted)
     with opened(registry, tmp_path, mode=V1.NEVER, schema1=True) as source:
         (version,) = source.resolve("app", [digest], WORK)
@@ -63,7 +63,7 @@ def test_by_digest_nothing_is_converted(scripted: ScriptedFactory, tmp_path: Pat
         assert source.read("app", digest, WORK).transform is None
 
 
-def test_reading_at_once_converts_too(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_read_converts_a_schema1_image_too(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry, _ = world(scripted)
     with opened(registry, tmp_path, mode=V1.NEVER, schema1=True) as source:
         version = source.read("app", "old", WORK)
@@ -71,10 +71,10 @@ def test_reading_at_once_converts_too(scripted: ScriptedFactory, tmp_path: Path)
         root = made(version.transform).root
         assert root == made(transform_of(source, "app", "old")).root
         assert source.read("app", "new", WORK).transform is None
-    assert 2 == registry.counts()["GET blob"]  # once, for both
+    assert 2 == registry.counts()["GET blob"]  # once for both conversions
 
 
-def test_what_names_no_type_is_read_to_know(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_a_manifest_without_a_useful_media_type_is_read(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry, _ = world(scripted)
     registry.fault("HEAD manifest", after=True, headers=[("Content-Type", "application/json")], times=FOREVER)
     with opened(registry, tmp_path, mode=V1.NEVER, schema1=True) as source:
@@ -86,7 +86,7 @@ def test_what_names_no_type_is_read_to_know(scripted: ScriptedFactory, tmp_path:
         assert new.digest is not None
 
 
-def test_a_wrong_layer_is_refused(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_a_layer_with_a_wrong_digest_is_rejected(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry, _ = world(scripted)
     registry.fault("GET blob", after=True, change=wrong_bytes, times=FOREVER)
     with opened(registry, tmp_path, mode=V1.NEVER, schema1=True) as source, pytest.raises(Refused):
@@ -104,16 +104,16 @@ def manifest(*history: dict[str, Any] | str | None, layers: int | None = None) -
     return Manifest(body, Digest.of(body), "", Kind.SCHEMA1)
 
 
-def test_history_is_read_from_the_base_up() -> None:
-    found = entries_of(
+def test_the_history_starts_with_the_base() -> None:
+    found = read_history(
         manifest({"id": "c", "parent": "b"}, {"id": "b", "parent": "a", "throwaway": True}, {"id": "a"}), "x"
     )
     assert ["a", "b", "c"] == [one.document["id"] for one in found]
     assert [False, True, False] == [one.layer is None for one in found]
 
 
-def test_an_image_that_stands_twice_in_a_row_counts_once() -> None:
-    found = entries_of(manifest({"id": "b", "parent": "a"}, {"id": "b", "parent": "a"}, {"id": "a"}), "x")
+def test_an_image_that_occurs_twice_in_a_row_counts_once() -> None:
+    found = read_history(manifest({"id": "b", "parent": "a"}, {"id": "b", "parent": "a"}, {"id": "a"}), "x")
     assert ["a", "b"] == [one.document["id"] for one in found]
 
 
@@ -137,7 +137,7 @@ def test_an_image_that_stands_twice_in_a_row_counts_once() -> None:
     ],
     ids=str,
 )
-def test_a_broken_history_is_refused(history: list[Any]) -> None:
+def test_an_invalid_history_is_rejected(history: list[Any]) -> None:
     with pytest.raises(MirrorError) as caught:
-        entries_of(manifest(*history), "x")
+        read_history(manifest(*history), "x")
     assert ("manifest_invalid", 3) == (caught.value.code, caught.value.exit_code)

@@ -1,4 +1,4 @@
-"""The rule of protocols, row by row: what is observed, and what is decided in each of the four settings."""
+"""The fallback tables of docs/fallback.md, row by row: observations, and the choice in each of the four settings."""
 
 from __future__ import annotations
 
@@ -18,14 +18,21 @@ from mirror.errors import (
 )
 from mirror.registry.http.host_settings import V1
 from mirror.registry.session import TooBig
-from mirror.registry.v1.fallback_policy import Failure, Observation, Operation, Verdict, decide, failure_of
+from mirror.registry.v1.fallback_policy import (
+    Observation,
+    Operation,
+    ProtocolChoice,
+    V2Failure,
+    classify_failure,
+    decide,
+)
 
 L, T = Operation.LISTING, Operation.TAG
-V1_, STOP, LIST, PING = Verdict.V1, Verdict.STOP, Verdict.LIST, Verdict.PING
-F = Failure
+V1_, STOP, LIST, PING = ProtocolChoice.V1, ProtocolChoice.STOP, ProtocolChoice.LIST, ProtocolChoice.PING
+F = V2Failure
 
 
-# (operation, failure) -> what is decided where the host has not shown v2, has been asked for it in vain, has shown it.
+# (operation, failure) -> the choice if v2 support is unknown, if `/v2/` did not show it, and if it was shown.
 RULES = {
     (L, F.UNKNOWN): (V1_, V1_, V1_),
     (L, F.ACCESS): (V1_, V1_, V1_),
@@ -54,50 +61,50 @@ RULES = {
 }
 
 
-def test_every_failure_has_a_rule() -> None:
-    assert {(operation, failure) for operation in (L, T) for failure in Failure} == set(RULES)
+def test_every_kind_of_failure_has_a_rule() -> None:
+    assert {(operation, failure) for operation in (L, T) for failure in V2Failure} == set(RULES)
 
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
-def test_auto(operation: Operation, failure: Failure) -> None:
-    decided = [decide(Observation(operation, failure, V1.AUTO, speaks_v2)).verdict for speaks_v2 in (None, False, True)]
+def test_auto_follows_the_tables(operation: Operation, failure: V2Failure) -> None:
+    decided = [decide(Observation(operation, failure, V1.AUTO, speaks_v2)).choice for speaks_v2 in (None, False, True)]
     assert list(RULES[operation, failure]) == decided
 
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
-def test_never_means_never(operation: Operation, failure: Failure) -> None:
-    assert STOP is decide(Observation(operation, failure, V1.NEVER, False)).verdict
+def test_never_stops_in_every_row(operation: Operation, failure: V2Failure) -> None:
+    assert STOP is decide(Observation(operation, failure, V1.NEVER, False)).choice
 
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
-def test_per_tag_differs_where_v2_does_not_have_a_tag(operation: Operation, failure: Failure) -> None:
+def test_per_tag_reads_a_tag_by_v1_if_v2_does_not_have_it(operation: Operation, failure: V2Failure) -> None:
     expected = V1_ if (operation, failure) == (T, F.UNKNOWN) else RULES[operation, failure][2]
-    assert expected is decide(Observation(operation, failure, V1.PER_TAG, True)).verdict
+    assert expected is decide(Observation(operation, failure, V1.PER_TAG, True)).choice
     after_listing = V1_ if (operation, failure) == (T, F.UNKNOWN) else STOP
-    assert after_listing is decide(Observation(operation, failure, V1.PER_TAG, True, listed=True)).verdict
+    assert after_listing is decide(Observation(operation, failure, V1.PER_TAG, True, answered=True)).choice
 
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
-def test_what_v2_answered_in_an_earlier_run_stays_with_v2_unless_the_setting_says_otherwise(
-    operation: Operation, failure: Failure
+def test_a_repository_that_v2_answered_in_an_earlier_run_stays_with_v2_under_auto(
+    operation: Operation, failure: V2Failure
 ) -> None:
-    def verdict(mode: V1) -> Verdict:
-        return decide(Observation(operation, failure, mode, False, answered_before=True)).verdict
+    def choice(mode: V1) -> ProtocolChoice:
+        return decide(Observation(operation, failure, mode, False, answered_before=True)).choice
 
-    assert STOP is verdict(V1.AUTO)
-    assert decide(Observation(operation, failure, V1.PER_TAG, False)).verdict is verdict(V1.PER_TAG)
+    assert STOP is choice(V1.AUTO)
+    assert decide(Observation(operation, failure, V1.PER_TAG, False)).choice is choice(V1.PER_TAG)
 
 
-@pytest.mark.parametrize("failure", Failure, ids=str)
-def test_once_v2_has_answered_nothing_leads_to_v1(failure: Failure) -> None:
+@pytest.mark.parametrize("failure", V2Failure, ids=str)
+def test_no_failure_leads_to_v1_after_v2_has_answered(failure: V2Failure) -> None:
     for operation in Operation:
-        assert STOP is decide(Observation(operation, failure, V1.AUTO, listed=True)).verdict
+        assert STOP is decide(Observation(operation, failure, V1.AUTO, answered=True)).choice
     for mode in V1:
-        assert STOP is decide(Observation(Operation.LATER, failure, mode)).verdict
-        assert STOP is decide(Observation(Operation.DIGEST, failure, mode)).verdict
+        assert STOP is decide(Observation(Operation.LATER_PAGE, failure, mode)).choice
+        assert STOP is decide(Observation(Operation.DIGEST, failure, mode)).choice
 
 
-ERRORS: list[tuple[MirrorError, Failure]] = [
+ERRORS: list[tuple[MirrorError, V2Failure]] = [
     (NotFound("x", registry_code="NAME_UNKNOWN", status=404), F.UNKNOWN),
     (NotFound("x", registry_code="MANIFEST_UNKNOWN", status=404), F.UNKNOWN),
     (NotFound("x", registry_code="NOT_FOUND", status=404), F.UNKNOWN),
@@ -136,5 +143,5 @@ ERRORS: list[tuple[MirrorError, Failure]] = [
 
 
 @pytest.mark.parametrize(("error", "failure"), ERRORS, ids=lambda value: f"{value}")
-def test_errors_are_kinds_of_failure(error: MirrorError, failure: Failure) -> None:
-    assert failure is failure_of(error)
+def test_each_error_is_classified(error: MirrorError, failure: V2Failure) -> None:
+    assert failure is classify_failure(error)
