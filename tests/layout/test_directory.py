@@ -18,7 +18,7 @@ import pytest
 
 from mirror.errors import Cancelled, LocalError, LockBusy, MirrorError, NotFound, Refused
 from mirror.layout.directory import LayoutStore
-from mirror.layout.files import Folder
+from mirror.layout.files import LayoutFiles
 from mirror.layout.index_file import PUBLISH_EVERY
 from mirror.layout.inventory import REF_NAME
 from mirror.oci.descriptor import Descriptor
@@ -470,7 +470,7 @@ def test_who_asks_for_referrers_while_one_comes_or_goes_does_not_hide_that(
     assert one.subject is not None
     subject = one.subject.digest
     with opened(lay(tmp_path / "layout", app=graph), new=True) as store:
-        change = store._ledger.change
+        change = store._index_file.change
 
         def asked_meanwhile(*args: Any) -> None:
             list(store.referrers("app", subject, WORK))
@@ -484,7 +484,7 @@ def test_who_asks_for_referrers_while_one_comes_or_goes_does_not_hide_that(
             store.delete("app", name, WORK)
         if doing == "delete":
             store.put_manifest("app", one.digest, one, WORK)
-        monkeypatch.setattr(store._ledger, "change", asked_meanwhile)
+        monkeypatch.setattr(store._index_file, "change", asked_meanwhile)
         if doing == "delete":
             store.delete("app", one.digest, WORK)
             assert [] == referrers()
@@ -501,7 +501,7 @@ def test_a_referrer_that_another_process_brings_is_seen_whatever_is_asked_at_tha
     lay(path, app=graph)
     about = graph.referrer(image, "sbom")
     with opened(path) as store:
-        look, left = store._ledger.look, [None]
+        look, left = store._index_file.query, [None]
 
         def changed_after(question: Any) -> Any:
             found = look(question)
@@ -511,7 +511,7 @@ def test_a_referrer_that_another_process_brings_is_seen_whatever_is_asked_at_tha
                 look(lambda index: None)  # another thread sees it at once
             return found
 
-        monkeypatch.setattr(store._ledger, "look", changed_after)
+        monkeypatch.setattr(store._index_file, "query", changed_after)
         list(store.referrers("app", Digest(image.digest), WORK))
         assert [about.digest] == [one.digest for one in store.referrers("app", Digest(image.digest), WORK)]
 
@@ -538,7 +538,7 @@ def test_a_directory_that_is_not_empty_and_no_layout_is_refused(tmp_path: Path, 
             with pytest.raises(LocalError) as caught:
                 attempt()
             assert 4 == caught.value.exit_code
-            assert "no layout" in str(caught.value)
+            assert "oci-layout" in str(caught.value)
     assert {name} == names_in(tmp_path / "mine")
 
 
@@ -700,8 +700,8 @@ def test_a_run_that_was_killed_before_the_index_is_gone_on_with(tmp_path: Path, 
 
 def test_threads_that_list_a_directory_at_the_same_time_all_see_all_of_it(layout: Path) -> None:
     """Else a target that has everything looks like one that has yet to be made."""
-    with closing(Folder(layout)) as folder, ThreadPoolExecutor(8) as pool:
-        seen = set(pool.map(lambda _: tuple(sorted(folder.names() or ())), range(2000)))
+    with closing(LayoutFiles(layout)) as folder, ThreadPoolExecutor(8) as pool:
+        seen = set(pool.map(lambda _: tuple(sorted(folder.list_names() or ())), range(2000)))
     assert {("blobs", "index.json", "oci-layout")} == seen
 
 
@@ -709,7 +709,7 @@ def test_a_blob_that_is_written_once_more_can_be_read_meanwhile(layout: Path, gr
     """The file that a reader has just opened may have lost its name to the new one: that is no second name."""
     digest, data = next(iter(graph.blobs.items()))
     blob = Descriptor(Digest.parse(digest), len(data))
-    with closing(Folder(layout)) as folder, ThreadPoolExecutor(2) as pool:
+    with closing(LayoutFiles(layout)) as folder, ThreadPoolExecutor(2) as pool:
 
         def write() -> None:
             for _ in range(300):
@@ -729,7 +729,7 @@ def test_a_reader_that_is_slow_does_not_undo_what_another_process_wrote_before_u
 ) -> None:
     path = lay(tmp_path / "layout", app=graph)
     with opened(path, new=True) as store:
-        ledger = store._ledger
+        ledger = store._index_file
         load, begin = ledger._load, ledger._begin
         loading, begun = threading.Event(), threading.Event()
 
@@ -747,7 +747,7 @@ def test_a_reader_that_is_slow_does_not_undo_what_another_process_wrote_before_u
             return done
 
         monkeypatch.setattr(ledger, "_load", slowly)
-        monkeypatch.setattr(ledger._begun, "_make", and_read)
+        monkeypatch.setattr(ledger._begin_once, "_make", and_read)
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(lambda: list(store.tags("app", WORK)))
             assert loading.wait(60)

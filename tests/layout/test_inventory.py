@@ -13,8 +13,8 @@ import pytest
 from mirror.commands.bundle import listing
 from mirror.commands.inventory import inventory
 from mirror.errors import ConfigError, Refused
-from mirror.layout.inventory import Base, Inventory, parse_inventory, read_inventory
-from mirror.layout.inventory_reader import survey
+from mirror.layout.inventory import BaseInventory, Inventory, parse_inventory, read_inventory
+from mirror.layout.inventory_reader import survey_store
 from mirror.oci.digest import Digest
 from mirror.store import Coming
 from tests.support.bundles import comings, export, opened, stock, work
@@ -22,17 +22,17 @@ from tests.support.bundles import comings, export, opened, stock, work
 SCHEMA = json.loads((Path(__file__).parents[2] / "mirror" / "inventory.schema.json").read_text(encoding="utf-8"))
 
 
-def made(*images: Coming, base: Base | None = None) -> Inventory:
+def made(*images: Coming, base: BaseInventory | None = None) -> Inventory:
     one = Inventory()
     for coming in images:
-        one.add(coming, base or Base())
-    one.settle()
+        one.add(coming, base or BaseInventory())
+    one.normalize()
     return one
 
 
 def test_an_inventory_fits_its_published_schema() -> None:
     whole = made(*comings(stock()), *comings(stock(), "team/web"))
-    less = made(*comings(stock()), base=Base(made(*comings(stock(), references=["v1"]))))
+    less = made(*comings(stock()), base=BaseInventory(made(*comings(stock(), references=["v1"]))))
     empty = made()
     for one in (whole, less, empty):
         jsonschema.validate(json.loads(one.render()), SCHEMA)
@@ -107,7 +107,7 @@ def test_a_base_that_is_not_there_is_told_with_how_to_make_one(tmp_path: Path) -
 
 
 def test_what_a_base_has_it_has_in_named_repositories() -> None:
-    base = Base(made(*comings(stock()), *comings(stock(), "team/web", ["v1"])))
+    base = BaseInventory(made(*comings(stock()), *comings(stock(), "team/web", ["v1"])))
     of_v1 = comings(stock(), references=["v1"])[0].blobs[0].digest
     of_v2 = comings(stock(), references=["v2"])[0].blobs[0].digest
     assert ("app", "team/web") == base.repositories_with(of_v1)
@@ -116,8 +116,8 @@ def test_what_a_base_has_it_has_in_named_repositories() -> None:
 
 
 def test_a_differential_bundle_on_top_of_its_base_is_a_base_with_all_of_both() -> None:
-    first = Base(made(*comings(stock(), references=["v1"])))
-    second = Base(made(*comings(stock()), base=first))
+    first = BaseInventory(made(*comings(stock(), references=["v1"])))
+    second = BaseInventory(made(*comings(stock()), base=first))
     assert all(second.repositories_with(blob.digest) for coming in comings(stock()) for blob in coming.blobs)
 
 
@@ -125,12 +125,12 @@ def test_a_store_is_surveyed_by_its_manifests(tmp_path: Path) -> None:
     graph = stock()
     export(tmp_path / "bundle.tar", graph, team_web=stock("web"))
     bundle = opened(tmp_path / "bundle.tar")
-    found = survey(bundle, ["app", "team/web", "nowhere"], work())
+    found = survey_store(bundle, ["app", "team/web", "nowhere"], work())
     assert [] == found.problems
-    assert bundle.archive(work()).inventory == found.inventory
+    assert bundle.reader(work()).inventory == found.inventory
     of_v1 = comings(graph, references=["v1"])[0]
     size = sum(one.size for one in of_v1.manifests) + sum(blob.size or 0 for blob in of_v1.blobs)
-    assert size == found.size(Digest(graph.tags["v1"]))
+    assert size == found.total_size(Digest(graph.tags["v1"]))
     bundle.close()
 
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_is_told_and_is_in_no_base(tmp_path: Path) -> None:
     body = graph.manifests[graph.tags["v2"]].data
     path.write_bytes(data.replace(body, body[:-1] + b" "))
     bundle = opened(path)
-    found = survey(bundle, ["app"], work())
+    found = survey_store(bundle, ["app"], work())
     assert ["digest_mismatch"] == [one.code for one in found.problems]
     assert set(graph.tags) - {"v2", "latest"} == set(found.inventory.repositories["app"].tags)
     bundle.close()
@@ -155,7 +155,7 @@ def test_the_inventory_of_a_bundle_is_the_one_in_it(tmp_path: Path) -> None:
     export(path, stock())
     told = inventory(path)
     bundle = opened(path)
-    assert bundle.archive(work()).rendered == "".join(f"{line}\n" for line in told.lines).encode()
+    assert bundle.reader(work()).inventory_bytes == "".join(f"{line}\n" for line in told.lines).encode()
     assert 0 == told.code
     bundle.close()
 

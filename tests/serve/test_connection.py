@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.serve.messages import Request, Response, as_json
-from mirror.serve.server import Server
+from mirror.serve.messages import ServerRequest, ServerResponse, json_response
+from mirror.serve.server import RegistryServer
 from mirror.util.cancellation import Stop
 from tests.registries.client import sha256
 from tests.registries.raw import Received, ask, connect
@@ -222,12 +222,12 @@ def test_a_client_that_goes_away_troubles_nobody(served: Served, request_bytes: 
 # ---- many connections, and the end
 
 
-def nothing(request: Request) -> Response:
-    return as_json({})
+def nothing(request: ServerRequest) -> ServerResponse:
+    return json_response({})
 
 
 def test_the_connection_that_was_silent_longest_makes_room() -> None:
-    with Server(nothing, "127.0.0.1", 0, stop=Stop(), most=3) as server, ExitStack() as stack:
+    with RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), max_connections=3) as server, ExitStack() as stack:
         made = []
         for _ in range(5):
             connection = stack.enter_context(connect(server.address))
@@ -240,7 +240,7 @@ def test_the_connection_that_was_silent_longest_makes_room() -> None:
 
 
 def test_clients_that_never_end_their_head_make_room() -> None:
-    with Server(nothing, "127.0.0.1", 0, stop=Stop(), most=3) as server, ExitStack() as stack:
+    with RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), max_connections=3) as server, ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(connect(server.address)).sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n")
         newcomer = stack.enter_context(connect(server.address))

@@ -12,7 +12,7 @@ import pytest
 
 from mirror.errors import ConfigError, LockBusy
 from mirror.layout.directory import LayoutStore
-from mirror.serve.server import address, serve
+from mirror.serve.server import parse_address, serve
 from mirror.util.cancellation import Stop, Work
 from tests.registries.client import Answer, Client, sha256
 from tests.serve.test_handlers import code_of
@@ -369,10 +369,10 @@ def test_a_writable_server_listens_on_loopback_only(layout: Path) -> None:
     ],
 )
 def test_an_address_to_listen_on_is_read(text: str, expected: tuple[str, int]) -> None:
-    assert expected == address(text)
+    assert expected == parse_address(text)
 
 
 @pytest.mark.parametrize("text", ["", "5000", "127.0.0.1", "127.0.0.1:", "host:65536", "http://host:80", "a b:1"])
 def test_what_is_no_address_is_a_usage_error(text: str) -> None:
     with pytest.raises(ConfigError):
-        address(text)
+        parse_address(text)

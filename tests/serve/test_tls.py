@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import ConfigError
-from mirror.serve.server import Server
+from mirror.serve.server import RegistryServer
 from mirror.serve.tls import server_context
 from mirror.util.cancellation import Stop
 from tests.registries.certificates import Authority
@@ -157,7 +157,7 @@ def test_a_client_that_speaks_no_tls_troubles_nobody(served: Served, words: byte
 
 def test_clients_that_are_gone_before_their_turn_trouble_nobody(authority: Authority) -> None:
     context = server_context(*authority.server)
-    with Server(nothing, "127.0.0.1", 0, stop=Stop(), most=1, tls=context) as server:
+    with RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), max_connections=1, tls=context) as server:
         with secure(server.address, authority) as busy:
             busy.sendall(PING + PING[:20])
             assert answers(busy, 1)  # and since it is amid a request, nobody takes its place
@@ -172,7 +172,10 @@ def test_clients_that_are_gone_before_their_turn_trouble_nobody(authority: Autho
 
 def test_handshakes_that_do_not_go_on_keep_nobody_out(authority: Authority) -> None:
     context = server_context(*authority.server)
-    with Server(nothing, "127.0.0.1", 0, stop=Stop(), most=3, tls=context) as server, ExitStack() as stack:
+    with (
+        RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), max_connections=3, tls=context) as server,
+        ExitStack() as stack,
+    ):
         silent = [stack.enter_context(connect(server.address)) for _ in range(5)]
         silent[-1].sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of one
         connection = stack.enter_context(secure(server.address, authority))
@@ -184,7 +187,7 @@ def test_handshakes_that_do_not_go_on_keep_nobody_out(authority: Authority) -> N
 def test_a_handshake_has_an_end(authority: Authority) -> None:
     context = server_context(*authority.server)
     with (
-        Server(nothing, "127.0.0.1", 0, stop=Stop(), tls=context, patience=0.2) as server,
+        RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), tls=context, handshake_timeout=0.2) as server,
         connect(server.address) as silent,
     ):
         assert b"" == silent.recv(1)
@@ -234,13 +237,13 @@ def encrypted(folder: Path, authority: Authority) -> tuple[Path, Path]:
 
 
 UNUSABLE: dict[str, tuple[Callable[[Path, Authority], tuple[Path | None, Path | None]], str]] = {
-    "no-key": (lambda folder, authority: (authority.server[0], None), "--tls-cert and --tls-key go together"),
-    "no-certificate": (lambda folder, authority: (None, authority.server[1]), "--tls-cert and --tls-key go together"),
+    "no-key": (lambda folder, authority: (authority.server[0], None), "--tls-cert and --tls-key"),
+    "no-certificate": (lambda folder, authority: (None, authority.server[1]), "--tls-cert and --tls-key"),
     "missing": (lambda folder, authority: (authority.server[0], folder / "absent"), "--tls-key: cannot read"),
     "folder": (lambda folder, authority: (folder, authority.server[1]), "--tls-cert: cannot read"),
-    "others": (lambda folder, authority: (authority.server[0], authority.client[1]), "do not belong together"),
-    "swapped": (lambda folder, authority: (authority.server[1], authority.server[0]), "are not usable"),
-    "encrypted": (encrypted, "are not usable"),
+    "others": (lambda folder, authority: (authority.server[0], authority.client[1]), "do not match"),
+    "swapped": (lambda folder, authority: (authority.server[1], authority.server[0]), "cannot be used"),
+    "encrypted": (encrypted, "cannot be used"),
 }
 
 

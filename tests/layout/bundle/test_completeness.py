@@ -14,10 +14,10 @@ import pytest
 
 from mirror.errors import Refused
 from mirror.layout.bundle.reader import INDEX_NAME, INVENTORY_NAME, index_json
-from mirror.layout.bundle.verify import examine
-from mirror.layout.inventory import Base, parse_inventory
+from mirror.layout.bundle.verify import verify_bundle
+from mirror.layout.inventory import BaseInventory, parse_inventory
 from mirror.oci.digest import Digest
-from mirror.serve.server import served
+from mirror.serve.server import open_handler
 from mirror.util.cancellation import Stop
 from tests.support.bundles import export, stock
 from tests.support.images import Graph
@@ -66,9 +66,9 @@ def test_verify_and_serve_agree_on_whether_a_bundle_is_whole(whole: Path, tmp_pa
     damaged.write_bytes(whole.read_bytes().replace(graph.manifests[child_of(graph)].data[-40:], b"?" * 40))
     verdicts = {}
     for name, path in made.items():
-        verified = not examine(path, Stop()).problems
+        verified = not verify_bundle(path, Stop()).problems
         try:
-            with served(path, Stop()):
+            with open_handler(path, Stop()):
                 verdicts[name] = (verified, True)
         except Refused as error:
             assert "bundle_incomplete" == error.code
@@ -80,16 +80,16 @@ def test_a_differential_bundle_is_whole_with_its_base_only_and_both_say_so(whole
     with tarfile.open(whole) as tar:
         file = tar.extractfile("mirror-inventory.json")
         assert file is not None
-        base = Base(parse_inventory(file.read(), ""))
+        base = BaseInventory(parse_inventory(file.read(), ""))
     graph = stock()
     graph.image("new", layers=[graph.layer("base"), graph.layer("new")])
     path = tmp_path / "second.tar"
     export(path, graph, base=base)
-    found = examine(path, Stop())
-    assert ([], True) == (found.problems, "whole with its base" in list(found.lines())[-1])
-    with pytest.raises(Refused) as caught, served(path, Stop()):
+    found = verify_bundle(path, Stop())
+    assert ([], True) == (found.problems, "complete with its base" in list(found.lines())[-1])
+    with pytest.raises(Refused) as caught, open_handler(path, Stop()):
         pass
-    assert "is whole only with its base" in caught.value.what
+    assert "only with its base" in caught.value.what
 
 
 def test_a_bundle_of_another_tool_is_served(whole: Path, tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_a_child_that_the_inventory_does_not_list_makes_a_bundle_incomplete(whol
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             new.addfile(entry, io.BytesIO(data))
-    (problem,) = examine(path, Stop()).problems
-    assert problem.text.startswith(f"{child} is not listed, though sha256:")
-    with pytest.raises(Refused) as caught, served(path, Stop()):
+    (problem,) = verify_bundle(path, Stop()).problems
+    assert problem.text.startswith(f"{child} is not in the inventory")
+    with pytest.raises(Refused) as caught, open_handler(path, Stop()):
         pass
     assert "bundle_incomplete" == caught.value.code

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import LocalError
-from mirror.layout.bundle.journal import Entry, Journal, recorded
+from mirror.layout.bundle.journal import Journal, JournalEntry, read_journal
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.util.structs import replace
@@ -17,8 +17,8 @@ from tests.support.bundles import bring, comings, opened, stock, work
 INVENTORY = Digest.of(b"inventory")
 
 
-def entries(count: int) -> list[Entry]:
-    return [Entry(Digest.of(b"%d" % number), number * 512, 10) for number in range(count)]
+def entries(count: int) -> list[JournalEntry]:
+    return [JournalEntry(Digest.of(b"%d" % number), number * 512, 10) for number in range(count)]
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def test_lines_are_there_at_once_and_marks_when_the_data_is_on_disk(tmp_path: Pa
     journal = Journal(path, data, INVENTORY, tuple(entries(2)))
     for entry in entries(5)[2:]:
         journal.add(entry)
-    found = recorded(path)
+    found = read_journal(path)
     assert found is not None
     assert (INVENTORY, tuple(entries(5))) == (found.inventory, found.entries)
-    assert 2 == found.synced
-    journal.settle()
-    assert 5 == getattr(recorded(path), "synced", None)
+    assert 2 == found.synced_entries
+    journal.sync()
+    assert 5 == getattr(read_journal(path), "synced_entries", None)
     journal.close()
     os.close(data)
 
@@ -44,8 +44,8 @@ def test_lines_are_there_at_once_and_marks_when_the_data_is_on_disk(tmp_path: Pa
 def test_much_data_is_synced_in_between(tmp_path: Path, data: int) -> None:
     path = tmp_path / "journal"
     journal = Journal(path, data, INVENTORY, ())
-    journal.add(Entry(Digest.of(b"large"), 0, 100 << 20))
-    assert 1 == getattr(recorded(path), "synced", None)
+    journal.add(JournalEntry(Digest.of(b"large"), 0, 100 << 20))
+    assert 1 == getattr(read_journal(path), "synced_entries", None)
     journal.close()
     os.close(data)
 
@@ -57,8 +57,8 @@ def test_a_sync_that_failed_is_never_made_good_by_another(tmp_path: Path, data: 
     os.close(data)
     for _ in range(2):
         with pytest.raises(LocalError):
-            journal.settle()
-    assert 0 == getattr(recorded(path), "synced", None)
+            journal.sync()
+    assert 0 == getattr(read_journal(path), "synced_entries", None)
     journal.close()
 
 
@@ -81,7 +81,7 @@ def test_a_torn_or_foreign_journal_is_believed_up_to_its_first_bad_line(
 ) -> None:
     path = tmp_path / "journal"
     path.write_text(text)
-    found = recorded(path)
+    found = read_journal(path)
     assert count == (None if found is None else len(found.entries))
 
 
@@ -97,9 +97,9 @@ def test_after_a_power_cut_only_what_is_right_is_kept(tmp_path: Path) -> None:
     text = journal.read_text()
     bundle.close()
     journal.write_text(text)  # without the mark that closing makes
-    noted = recorded(journal)
+    noted = read_journal(journal)
     assert noted is not None
-    assert noted.synced < len(noted.entries)
+    assert noted.synced_entries < len(noted.entries)
     lost = next(entry for entry in reversed(noted.entries) if entry.size > 3000)
     with partial.open("r+b") as file:
         file.seek(lost.offset)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import LockBusy, NetworkError, NotFound, Refused, RemoteError
-from mirror.layout.bundle.store import Bundle
-from mirror.layout.inventory import Base, Inventory, parse_inventory
+from mirror.layout.bundle.store import BundleStore
+from mirror.layout.inventory import BaseInventory, Inventory, parse_inventory
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
@@ -37,7 +37,7 @@ def listing(directory: Path) -> list[str]:
     return sorted(one.name for one in directory.iterdir())
 
 
-def read(bundle: Bundle, blob: str, repository: str = "app") -> bytes:
+def read(bundle: BundleStore, blob: str, repository: str = "app") -> bytes:
     data = b""
     with bundle.open_blob(repository, Descriptor(Digest(blob), None), work()) as reader:
         buffer = memoryview(bytearray(700))
@@ -116,7 +116,7 @@ def test_nothing_has_its_name_before_all_of_it_is_there(path: Path) -> None:
     bundle.begin(images, work())
     assert not path.exists()
     bring(bundle, images[:2], graph.blobs)
-    with pytest.raises(Refused, match="blobs have not come") as caught:
+    with pytest.raises(Refused, match="blobs are missing") as caught:
         bundle.finish(whole=True, work=work())
     assert "bundle_incomplete" == caught.value.code
     assert not path.exists()
@@ -291,8 +291,8 @@ def test_the_remains_of_another_bundle_give_what_they_have(path: Path) -> None:
 # ---- differential
 
 
-def base_of(path: Path) -> Base:
-    return Base(parse_inventory(members(path)["mirror-inventory.json"], "base"))
+def base_of(path: Path) -> BaseInventory:
+    return BaseInventory(parse_inventory(members(path)["mirror-inventory.json"], "base"))
 
 
 def test_a_differential_export_has_all_manifests_and_only_new_blobs(path: Path, tmp_path: Path) -> None:
@@ -321,8 +321,8 @@ def test_what_is_known_by_its_manifest_only_leaves_its_blobs_out(path: Path) -> 
     graph = stock()
     inventory = Inventory()
     for coming in comings(graph, references=["v1"]):
-        inventory.add(Coming("hub/app", "v1", coming.manifests[-1:], ()), Base())
-    read = export(path, graph, base=Base(inventory))
+        inventory.add(Coming("hub/app", "v1", coming.manifests[-1:], ()), BaseInventory())
+    read = export(path, graph, base=BaseInventory(inventory))
     of_v1 = {blob.digest for coming in comings(graph, references=["v1"]) for blob in coming.blobs}
     assert set(graph.blobs) - of_v1 == set(read)
 
@@ -393,7 +393,7 @@ def test_a_bundle_of_another_tool_is_read_by_its_index(path: Path, tmp_path: Pat
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = ["skopeo", "copy", "-q", "--all", "--preserve-digests", f"oci-archive:{path}:app:v1"]
     subprocess.run([*command, f"oci-archive:{foreign}:v1"], check=True, env=environment)
-    bundle = Bundle(foreign, str(foreign), spool=tmp_path, adopts=["whatever"])
+    bundle = BundleStore(foreign, str(foreign), spool=tmp_path, adopts=["whatever"])
     assert ["v1"] == list(bundle.tags("whatever", work()))
     found = bundle.manifest("whatever", "v1", work())
     assert graph.tags["v1"] == found.digest
@@ -411,7 +411,7 @@ def test_a_pipe_is_read_to_its_end_before_it_is_believed(path: Path, tmp_path: P
     for cut in (len(data), len(data) - 1):
         writer = threading.Thread(target=fifo.write_bytes, args=(data[:cut],), name="writer")
         writer.start()
-        bundle = Bundle(fifo, "pipe", spool=tmp_path / "spool")
+        bundle = BundleStore(fifo, "pipe", spool=tmp_path / "spool")
         if cut == len(data):
             assert sorted(graph.tags) == sorted(map(str, bundle.tags("app", work())))
             assert graph.blobs == {digest: read(bundle, digest) for digest in graph.blobs}

@@ -16,10 +16,10 @@ import pytest
 
 from mirror.errors import MirrorError, Refused
 from mirror.layout.bundle.input import FileInput
-from mirror.layout.bundle.tar_reader import MAX_PASSED_OVER, Member, members
-from mirror.layout.bundle.tar_writer import BLOCK, END, Arrangement, header, padding
-from mirror.layout.bundle.verify import examine
-from mirror.layout.examination import Examined
+from mirror.layout.bundle.tar_reader import MAX_IGNORED, Member, members
+from mirror.layout.bundle.tar_writer import BLOCK, END, TarMap, header, padding
+from mirror.layout.bundle.verify import verify_bundle
+from mirror.layout.examination import VerificationResult
 from mirror.util.cancellation import Stop
 from tests.support.bundles import export, opened, stock, work
 
@@ -176,7 +176,7 @@ def test_a_tar_that_is_no_good_bundle_is_refused_and_nothing_is_written(case: st
         bundle.tags("app", work())
     assert code == caught.value.code, str(caught.value)
     bundle.close()
-    assert examine(path, Stop()).problems
+    assert verify_bundle(path, Stop()).problems
     assert before == tree(tmp_path)
 
 
@@ -216,7 +216,7 @@ def test_what_other_tools_put_in_is_passed_over(case: str, tmp_path: Path) -> No
 
 def test_many_foreign_members_are_too_many(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
-        read(member("x") * (MAX_PASSED_OVER + 1) + END, tmp_path)
+        read(member("x") * (MAX_IGNORED + 1) + END, tmp_path)
     assert "too_many" == caught.value.code
 
 
@@ -241,11 +241,11 @@ def test_what_we_write_is_what_tarfile_reads_whatever_the_size_and_name() -> Non
         f"blobs/sha256/{'5' * 64}": 8 << 30,
         f"blobs/sha256/{'6' * 64}": 20 << 30,
     }
-    plan = Arrangement(sizes.items())
-    with Sparse(dict(plan.pieces({})), plan.total) as file, tarfile.open(fileobj=file) as tar:
+    plan = TarMap(sizes.items())
+    with Sparse(dict(plan.fixed_parts({})), plan.total) as file, tarfile.open(fileobj=file) as tar:
         found = {one.name: (one.size, one.offset_data) for one in tar}
-    assert {name: (size, plan.slots[name].offset) for name, size in sizes.items()} == found
-    with Sparse(dict(plan.pieces({})), plan.total) as file:
+    assert {name: (size, plan.positions[name].offset) for name, size in sizes.items()} == found
+    with Sparse(dict(plan.fixed_parts({})), plan.total) as file:
         ours = {one.name: (one.size, one.offset) for one in members(Seeking(file))}
     assert found == ours
 
@@ -253,8 +253,8 @@ def test_what_we_write_is_what_tarfile_reads_whatever_the_size_and_name() -> Non
 class Sparse(io.RawIOBase):
     """A file of zeros and a few pieces, as large as one likes."""
 
-    def __init__(self, pieces: dict[int, bytes], total: int) -> None:
-        self._pieces, self._total, self._place = pieces, total, 0
+    def __init__(self, fixed_parts: dict[int, bytes], total: int) -> None:
+        self._pieces, self._total, self._place = fixed_parts, total, 0
 
     def readable(self) -> bool:
         return True
@@ -297,7 +297,7 @@ class Seeking:
     def position(self, place: int) -> None:
         self._file.seek(place)
 
-    def take(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes:
         return self._file.read(count) or b""
 
     def skip(self, count: int) -> None:
@@ -315,24 +315,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def examined(tmp_path: Path) -> Iterator[Callable[[bytes], Examined]]:
-    def run(data: bytes) -> Examined:
+def examined(tmp_path: Path) -> Iterator[Callable[[bytes], VerificationResult]]:
+    def run(data: bytes) -> VerificationResult:
         path = tmp_path / "bundle.tar"
         path.write_bytes(data)
-        return examine(path, Stop())
+        return verify_bundle(path, Stop())
 
     yield run
 
 
-def test_a_whole_bundle_is_called_whole(whole: bytes, examined: Callable[[bytes], Examined]) -> None:
+def test_a_whole_bundle_is_called_whole(whole: bytes, examined: Callable[[bytes], VerificationResult]) -> None:
     found = examined(whole)
     assert [] == found.problems
     assert list(found.lines())[-1].endswith("bytes")
     assert found.identity in next(found.lines())
-    assert 0 == found.beside
+    assert 0 == found.unreferenced
 
 
-def test_every_flipped_byte_is_found(whole: bytes, examined: Callable[[bytes], Examined]) -> None:
+def test_every_flipped_byte_is_found(whole: bytes, examined: Callable[[bytes], VerificationResult]) -> None:
     chance = random.Random("flips")
     places = sorted(chance.sample(range(len(whole)), 200))
     unseen = []
@@ -345,7 +345,7 @@ def test_every_flipped_byte_is_found(whole: bytes, examined: Callable[[bytes], E
 
 
 def test_every_flipped_byte_of_all_that_is_no_blob_is_found(
-    whole: bytes, examined: Callable[[bytes], Examined]
+    whole: bytes, examined: Callable[[bytes], VerificationResult]
 ) -> None:
     """Headers, inventory, index, padding and the end: where no digest speaks for itself."""
     chance = random.Random("rest")
@@ -360,7 +360,7 @@ def test_every_flipped_byte_of_all_that_is_no_blob_is_found(
     assert [] == unseen
 
 
-def test_every_truncation_is_found(whole: bytes, examined: Callable[[bytes], Examined]) -> None:
+def test_every_truncation_is_found(whole: bytes, examined: Callable[[bytes], VerificationResult]) -> None:
     chance = random.Random("cuts")
     cuts = [*chance.sample(range(len(whole)), 44), 0, 511, len(whole) - 1, len(whole) - 512, len(whole) - 1024]
     cuts.append(whole.index(b"blobs/"))  # between two members
@@ -375,7 +375,7 @@ def test_what_is_missing_is_named(whole: bytes, tmp_path: Path) -> None:
         for one in old:
             if gone[7:] not in one.name:
                 new.addfile(one, old.extractfile(one))
-    found = examine(second, Stop())
+    found = verify_bundle(second, Stop())
     assert [f"{gone} is missing"] == [problem.text for problem in found.problems]
     assert "incomplete" in list(found.lines())[-1]
     assert "damaged" not in list(found.lines())[-1]
@@ -392,7 +392,7 @@ def test_a_repacked_bundle_is_as_good(whole: bytes, tmp_path: Path) -> None:
         for one in reversed(old.getmembers()):
             one.mtime, one.uname = 1_700_000_000, "somebody"
             new.addfile(one, old.extractfile(one))
-    assert [] == examine(second, Stop()).problems
+    assert [] == verify_bundle(second, Stop()).problems
     bundle = opened(second)
     assert sorted(stock().tags) == sorted(map(str, bundle.tags("app", work())))
     bundle.close()
@@ -415,7 +415,7 @@ def test_no_tar_whatever_its_bytes_raises_anything_but_a_refusal(seed: int, whol
         data[place : place + chance.randrange(4)] = chance.randbytes(chance.randrange(6))
     path = tmp_path / "fuzz.tar"
     path.write_bytes(data)
-    assert examine(path, Stop()).problems
+    assert verify_bundle(path, Stop()).problems
     bundle = opened(path)
     with pytest.raises(MirrorError):
         bundle.tags("app", work())
