@@ -590,7 +590,7 @@ def test_verify_names_what_is_damaged(gap: Gap, stocked: RealRegistry, graphs: d
     assert 3 == ran.code
     assert any(digest in line and "affects app:" in line for line in ran.out.splitlines()), ran
     assert f"{gap.bundle}: damaged; " in ran.out.splitlines()[-1]
-    assert "run `mirror sync --repair CONFIG`" in ran.out
+    assert "`mirror sync --repair CONFIG`" in ran.out
 
 
 def test_a_damaged_blob_keeps_its_image_out_and_lets_the_others_in(
