@@ -1,4 +1,4 @@
-"""Inventories: what they say, what is believed of them, and how they are made."""
+"""Inventories: their format, their validation, and how they are created."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def made(*images: Coming, base: BaseInventory | None = None) -> Inventory:
     return one
 
 
-def test_an_inventory_fits_its_published_schema() -> None:
+def test_an_inventory_matches_its_published_schema() -> None:
     whole = made(*comings(stock()), *comings(stock(), "team/web"))
     less = made(*comings(stock()), base=BaseInventory(made(*comings(stock(), references=["v1"]))))
     empty = made()
@@ -39,19 +39,19 @@ def test_an_inventory_fits_its_published_schema() -> None:
     assert less.base
 
 
-def test_what_was_written_is_read_again() -> None:
+def test_an_inventory_is_read_back_as_it_was_written() -> None:
     one = made(*comings(stock()), *comings(stock("other"), "team/web", [stock("other").tags["v2"]]))
     again = parse_inventory(one.render(), "inventory")
     assert one == again
     assert one.render() == again.render()
 
 
-def test_the_order_of_images_makes_no_difference() -> None:
+def test_the_order_of_images_does_not_change_the_bytes() -> None:
     images = [*comings(stock()), *comings(stock(), "team/web")]
     assert made(*images).render() == made(*reversed(images)).render()
 
 
-def test_twenty_thousand_tags_are_no_trouble() -> None:
+def test_an_inventory_of_twenty_thousand_tags_is_fast() -> None:
     one = made(*comings(stock()))
     root = one.repositories["app"].tags["v2"]
     one.repositories["app"].tags.update({f"tag-{number}": root for number in range(20_000)})
@@ -91,7 +91,7 @@ BROKEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_an_inventory_that_is_none_is_refused(case: str, tmp_path: Path) -> None:
+def test_an_invalid_inventory_is_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         parse_inventory(BROKEN[case], "inventory")
     assert "bundle_invalid" == caught.value.code
@@ -101,12 +101,12 @@ def test_an_inventory_that_is_none_is_refused(case: str, tmp_path: Path) -> None
         read_inventory(path)
 
 
-def test_a_base_that_is_not_there_is_told_with_how_to_make_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_base_says_how_to_create_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mirror inventory"):
         read_inventory(tmp_path / "none.json")
 
 
-def test_what_a_base_has_it_has_in_named_repositories() -> None:
+def test_a_base_names_the_repositories_that_have_a_blob() -> None:
     base = BaseInventory(made(*comings(stock()), *comings(stock(), "team/web", ["v1"])))
     of_v1 = comings(stock(), references=["v1"])[0].blobs[0].digest
     of_v2 = comings(stock(), references=["v2"])[0].blobs[0].digest
@@ -115,13 +115,13 @@ def test_what_a_base_has_it_has_in_named_repositories() -> None:
     assert () == base.repositories_with(Digest(NO))
 
 
-def test_a_differential_bundle_on_top_of_its_base_is_a_base_with_all_of_both() -> None:
+def test_the_inventory_of_a_differential_bundle_is_a_base_with_the_blobs_of_both() -> None:
     first = BaseInventory(made(*comings(stock(), references=["v1"])))
     second = BaseInventory(made(*comings(stock()), base=first))
     assert all(second.repositories_with(blob.digest) for coming in comings(stock()) for blob in coming.blobs)
 
 
-def test_a_store_is_surveyed_by_its_manifests(tmp_path: Path) -> None:
+def test_a_survey_reads_the_manifests_of_a_store(tmp_path: Path) -> None:
     graph = stock()
     export(tmp_path / "bundle.tar", graph, team_web=stock("web"))
     bundle = opened(tmp_path / "bundle.tar")
@@ -134,7 +134,7 @@ def test_a_store_is_surveyed_by_its_manifests(tmp_path: Path) -> None:
     bundle.close()
 
 
-def test_what_cannot_be_read_is_told_and_is_in_no_base(tmp_path: Path) -> None:
+def test_unreadable_manifests_are_reported_and_left_out_of_the_inventory(tmp_path: Path) -> None:
     graph = stock()
     path = tmp_path / "bundle.tar"
     export(path, graph)
@@ -150,7 +150,7 @@ def test_what_cannot_be_read_is_told_and_is_in_no_base(tmp_path: Path) -> None:
     assert (3, 1) == (told.code, len(told.problems))
 
 
-def test_the_inventory_of_a_bundle_is_the_one_in_it(tmp_path: Path) -> None:
+def test_the_inventory_of_a_bundle_is_printed_as_it_is_stored(tmp_path: Path) -> None:
     path = tmp_path / "bundle.tar"
     export(path, stock())
     told = inventory(path)
@@ -160,7 +160,7 @@ def test_the_inventory_of_a_bundle_is_the_one_in_it(tmp_path: Path) -> None:
     bundle.close()
 
 
-def test_a_report_names_what_has_arrived_and_nothing_else(tmp_path: Path) -> None:
+def test_an_inventory_made_from_a_report_lists_the_copied_images(tmp_path: Path) -> None:
     root, other = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
     images = [
         {"target": "r.example.com:5000/team/app:v1", "digest": root, "result": "copied"},

@@ -1,4 +1,4 @@
-"""Bundles that are whole, and bundles that are not: `mirror bundle verify` and `mirror serve` say the same."""
+"""Complete and incomplete bundles: `mirror bundle verify` and `mirror serve` agree."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def repacked(path: Path, into: Path, keeps: Keeps) -> Path:
-    """The members of a bundle of which `keeps` approves, by name."""
+    """Copy a bundle with the members for whose names `keeps` returns True."""
     with tarfile.open(path) as old, tarfile.open(into, "w", format=tarfile.PAX_FORMAT) as new:
         for one in old:
             if keeps(one.name):
@@ -43,7 +43,7 @@ def repacked(path: Path, into: Path, keeps: Keeps) -> Path:
 
 
 def foreign(path: Path, into: Path, keeps: Keeps = lambda name: True) -> Path:
-    """The same without an inventory, as other tools write it."""
+    """Copy a bundle without its inventory, as another tool would write it."""
     return repacked(path, into, lambda name: name != "mirror-inventory.json" and keeps(name))
 
 
@@ -55,7 +55,7 @@ def without(digest: str) -> Keeps:
     return lambda name: digest[7:] not in name
 
 
-def test_verify_and_serve_agree_on_whether_a_bundle_is_whole(whole: Path, tmp_path: Path) -> None:
+def test_verify_and_serve_agree_on_whether_a_bundle_is_complete(whole: Path, tmp_path: Path) -> None:
     graph = stock()
     gone = {"a-blob": graph.layer("base").digest, "a-child": child_of(graph), "a-root": graph.tags["v2"]}
     made = {"whole": whole, "foreign": foreign(whole, tmp_path / "foreign.tar")}
@@ -76,7 +76,7 @@ def test_verify_and_serve_agree_on_whether_a_bundle_is_whole(whole: Path, tmp_pa
     assert {name: (name in ("whole", "foreign"),) * 2 for name in made} == verdicts
 
 
-def test_a_differential_bundle_is_whole_with_its_base_only_and_both_say_so(whole: Path, tmp_path: Path) -> None:
+def test_verify_and_serve_report_that_a_differential_bundle_needs_its_base(whole: Path, tmp_path: Path) -> None:
     with tarfile.open(whole) as tar:
         file = tar.extractfile("mirror-inventory.json")
         assert file is not None
@@ -92,7 +92,7 @@ def test_a_differential_bundle_is_whole_with_its_base_only_and_both_say_so(whole
     assert "only with its base" in caught.value.what
 
 
-def test_a_bundle_of_another_tool_is_served(whole: Path, tmp_path: Path) -> None:
+def test_a_bundle_written_by_another_tool_is_served(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "foreign.tar"
     command = ["skopeo", "copy", "-q", "--all", "--preserve-digests", f"oci-archive:{whole}:app:v1"]
     subprocess.run([*command, f"oci-archive:{path}:v1"], check=True, env={**os.environ, "TMPDIR": str(tmp_path)})
@@ -100,7 +100,9 @@ def test_a_bundle_of_another_tool_is_served(whole: Path, tmp_path: Path) -> None
         assert ["v1"] == client.tags("foreign")
 
 
-def test_a_child_that_the_inventory_does_not_list_makes_a_bundle_incomplete(whole: Path, tmp_path: Path) -> None:
+def test_a_child_manifest_that_the_inventory_does_not_list_makes_a_bundle_incomplete(
+    whole: Path, tmp_path: Path
+) -> None:
     child = child_of(stock())
     with tarfile.open(whole) as old:
         files = {one.name: file.read() for one in old if (file := old.extractfile(one)) is not None}
