@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import cost, surroundings
 from benchmarks.tools import environment
-from mirror.layout.bundle.store import Bundle
+from mirror.layout.bundle.store import BundleStore
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import parse_manifest
@@ -77,7 +77,7 @@ def make(path: Path, size: int) -> Path:
     manifest = parse_manifest(
         graph.manifests[made.digest].data, made.media_type, expected=Digest(made.digest), what="the image"
     )
-    bundle = Bundle(path, str(path), spool=path.parent, new=True)
+    bundle = BundleStore(path, str(path), spool=path.parent, new=True)
     try:
         bundle.begin([Coming("app", "v1", (manifest,), manifest.blobs)], work)
         for digest, data in graph.blobs.items():

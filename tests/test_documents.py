@@ -75,7 +75,7 @@ def test_every_row_of_the_fallback_tables_that_is_tested_is_documented() -> None
         ("members of a bundle", tar_reader.MAX_MEMBERS),
         ("name of a member", tar_reader.MAX_NAME),
         ("pax header or GNU long name", tar_reader.MAX_EXTENSION),
-        ("connections", server.MOST_CONNECTIONS),
+        ("connections", server.MAX_CONNECTIONS),
     ],
 )
 def test_the_page_of_limits_has_the_limits_of_the_code(label: str, value: float) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mirror.config import Config
 from mirror.errors import ConfigError, MirrorError
-from mirror.layout.bundle.store import Bundle
+from mirror.layout.bundle.store import BundleStore
 from mirror.layout.directory import LayoutStore
-from mirror.layout.inventory import Base, read_inventory
+from mirror.layout.inventory import BaseInventory, read_inventory
 from mirror.selection.locations import STREAM, is_bundle
 
 
@@ -26,13 +26,13 @@ class Bundles:
         for mirror in config.mirrors:
             adopts[mirror.source.host] |= set() if mirror.wildcard else {mirror.source.path}
             bases |= {target.host: base or mirror.base for target in mirror.targets if is_bundle(target.host)}
-        inventories = {path: Base(read_inventory(path)) for path in set(bases.values()) if path is not None}
-        self.sources: dict[str, Bundle] = {}
-        self.targets: dict[str, Bundle] = {}
+        inventories = {path: BaseInventory(read_inventory(path)) for path in set(bases.values()) if path is not None}
+        self.sources: dict[str, BundleStore] = {}
+        self.targets: dict[str, BundleStore] = {}
         for host in sorted(name for name in {*adopts, *bases} if is_bundle(name)):
             file = Path(host) if host != STREAM else None
             left = inventories.get(bases.get(host) or Path())
-            store = Bundle(
+            store = BundleStore(
                 file, host, spool=spool, base=left, adopts=adopts.get(host, ()), new=host in bases, repair=repair
             )
             if host in bases:
@@ -40,12 +40,14 @@ class Bundles:
             if host in adopts:
                 # What is read from standard input is not what is written to standard output.
                 apart = file is None and host in bases
-                self.sources[host] = Bundle(None, host, spool=spool, adopts=adopts[host]) if apart else store
+                self.sources[host] = BundleStore(None, host, spool=spool, adopts=adopts[host]) if apart else store
         self.hosts = sorted({*self.sources, *self.targets})
 
     def incomplete(self) -> list[tuple[str, MirrorError]]:
         """Sources that were asked, and say themselves that they lack images, each with an error that says so."""
-        return [(host, error) for host, store in self.sources.items() if (error := store.lack()) is not None]
+        return [
+            (host, error) for host, store in self.sources.items() if (error := store.incomplete_error()) is not None
+        ]
 
     def close(self) -> None:
         """Raises LocalError."""

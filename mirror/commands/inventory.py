@@ -9,12 +9,12 @@ from mirror.commands.session import attended, spool_directory
 from mirror.commands.stores import Stores
 from mirror.config import Config, load
 from mirror.errors import OK, ConfigError, LocalError, MirrorError, Refused, worst_exit_code
-from mirror.layout.bundle.reader import open_archive
-from mirror.layout.bundle.store import Bundle
-from mirror.layout.bundle.verify import absent
+from mirror.layout.bundle.reader import open_bundle
+from mirror.layout.bundle.store import BundleStore
+from mirror.layout.bundle.verify import missing_path_error
 from mirror.layout.directory import LayoutStore
-from mirror.layout.inventory import MAX_BYTES, MAX_NODES, Described, Holdings, Inventory
-from mirror.layout.inventory_reader import Survey, survey
+from mirror.layout.inventory import MAX_BYTES, MAX_NODES, Inventory, ManifestInfo, RepositoryContents
+from mirror.layout.inventory_reader import StoreSurvey, survey_store
 from mirror.limits import Limits
 from mirror.oci import strictjson
 from mirror.oci.digest import Digest
@@ -43,27 +43,27 @@ def inventory(path: Path) -> Told:
     return Told(lines, worst_exit_code(one.exit_code for one in found.problems), found.problems)
 
 
-def _inventory(path: Path, work: Work) -> Survey:
+def _inventory(path: Path, work: Work) -> StoreSurvey:
     if path.is_dir():
         return survey_on_disk(path, work)
     try:
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError:
-        raise absent(path) from None
+        raise missing_path_error(path) from None
     except OSError as error:
         raise LocalError(f"cannot read {path}: {error.strerror}") from error
     if head[257:262] == b"ustar" or path.suffix == ".tar":
         return _of_bundle(path, work)
     if head.lstrip().startswith(b"{") and b'"images"' in path.read_bytes()[: MAX_BYTES + 1]:
-        return Survey(_of_report(path))
+        return StoreSurvey(_of_report(path))
     return _of_targets(load(path), work)
 
 
 # ---- on disk
 
 
-def survey_on_disk(path: Path, work: Work, *, bare: bool = False) -> Survey:
+def survey_on_disk(path: Path, work: Work, *, bare: bool = False) -> StoreSurvey:
     """By reading the manifests. bare: tags that no repository has been given are all right."""
     if path.is_dir():
         layout = LayoutStore(path)
@@ -72,42 +72,42 @@ def survey_on_disk(path: Path, work: Work, *, bare: bool = False) -> Survey:
         finally:
             layout.close()
     if not path.exists():
-        raise absent(path)
-    bundle = Bundle(path, str(path), spool=path.parent)
+        raise missing_path_error(path)
+    bundle = BundleStore(path, str(path), spool=path.parent)
     try:
         found = _surveyed(bundle, str(path), work, bare=bare)
-        lack = bundle.lack()
-        found.problems += [lack] if lack is not None else []
+        incomplete_error = bundle.incomplete_error()
+        found.problems += [incomplete_error] if incomplete_error is not None else []
         return found
     finally:
         bundle.close()
 
 
-def _surveyed(source: Source, what: str, work: Work, *, bare: bool) -> Survey:
+def _surveyed(source: Source, what: str, work: Work, *, bare: bool) -> StoreSurvey:
     names = [name for name in source.repositories("", work) if isinstance(name, str)] or [""] * bare
     if not names:
         raise Refused(f"{what} names no repository", hint="another tool made it; give one: FILE.tar:REPOSITORY")
-    return survey(source, names, work)
+    return survey_store(source, names, work)
 
 
-def _of_bundle(path: Path, work: Work) -> Survey:
+def _of_bundle(path: Path, work: Work) -> StoreSurvey:
     """As it says itself, if it does."""
-    archive = open_archive(path, str(path), path.parent, work)
+    bundle = open_bundle(path, str(path), path.parent, work)
     try:
-        missing = archive.missing()
+        missing = bundle.missing_digests()
         if missing:
             raise Refused(f"{path}: {missing[0]} is missing", code="bundle_incomplete")
-        if archive.inventory is not None:
-            return Survey(archive.inventory)
+        if bundle.inventory is not None:
+            return StoreSurvey(bundle.inventory)
     finally:
-        archive.close()
+        bundle.close()
     return survey_on_disk(path, work)
 
 
 # ---- registries
 
 
-def _of_targets(config: Config, work: Work) -> Survey:
+def _of_targets(config: Config, work: Work) -> StoreSurvey:
     """What all target hosts of a configuration have."""
     with Stores(config, Limits(), Redactor(), spool_directory(config, None)) as stores:
         wanted: dict[str, dict[str, None]] = {}
@@ -115,7 +115,7 @@ def _of_targets(config: Config, work: Work) -> Survey:
             for target in mirror.targets:
                 wanted.setdefault(target.host, {})[target.path] = None
         found = [
-            survey(stores.registries[host], _expanded(stores.registries[host], paths, work), work)
+            survey_store(stores.registries[host], _expanded(stores.registries[host], paths, work), work)
             for host, paths in wanted.items()
         ]
     first = found[0]
@@ -141,11 +141,11 @@ def _keep_common(one: Inventory, other: Inventory) -> None:
     """Leave in `one` only what `other` has as well: a base has to be everywhere."""
     one.manifests = {digest: what for digest, what in one.manifests.items() if digest in other.manifests}
     one.blobs = {digest: size for digest, size in one.blobs.items() if digest in other.blobs}
-    for holdings in one.repositories.values():
-        holdings.tags = {tag: digest for tag, digest in holdings.tags.items() if digest in one.manifests}
-        holdings.roots &= one.manifests.keys()
-        holdings.manifests &= one.manifests.keys()
-        holdings.blobs &= one.blobs.keys()
+    for contents in one.repositories.values():
+        contents.tags = {tag: digest for tag, digest in contents.tags.items() if digest in one.manifests}
+        contents.roots &= one.manifests.keys()
+        contents.manifests &= one.manifests.keys()
+        contents.blobs &= one.blobs.keys()
 
 
 # ---- reports
@@ -162,7 +162,7 @@ def _of_report(path: Path) -> Inventory:
     for image in images:
         if isinstance(image, dict) and image.get("result") in _ARRIVED and isinstance(image.get("digest"), str):
             _add_image(found, str(image.get("target")), Digest.parse(image["digest"]))
-    found.settle()
+    found.normalize()
     return found
 
 
@@ -172,10 +172,10 @@ def _add_image(found: Inventory, target: str, digest: Digest) -> None:
     repository = name.rpartition(":")[2] if on_disk else name.partition("/")[2]
     if not is_path(repository):
         return
-    holdings = found.repositories.setdefault(repository, Holdings())
-    holdings.manifests.add(digest)
-    found.manifests.setdefault(digest, Described("", None))
+    contents = found.repositories.setdefault(repository, RepositoryContents())
+    contents.manifests.add(digest)
+    found.manifests.setdefault(digest, ManifestInfo("", None))
     if is_tag(reference):
-        holdings.tags[reference] = digest
+        contents.tags[reference] = digest
     else:
-        holdings.roots.add(digest)
+        contents.roots.add(digest)

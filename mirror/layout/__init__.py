@@ -1,1 +1,1 @@
-"""Stores on disk: OCI image layouts as directories, and bundles, which are the same in one tar."""
+"""Stores on disk: OCI image layouts in directories, and bundles (a layout in one tar file)."""

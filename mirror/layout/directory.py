@@ -1,7 +1,7 @@
-"""An OCI image layout in a directory, as a Source and a Target: one for many repositories, whose blobs are common.
+"""An OCI image layout in a directory, as a Source and a Target. It holds many repositories, which share their blobs.
 
-A blob has its name only when it is whole and on disk, and index.json names only what is there. So a kill or a power
-cut at any moment leaves a layout that is whole, and all that was finished is found again.
+A blob gets its name only when it is complete and on disk, and index.json names only content that is on disk. After a
+kill or a power cut the layout is therefore consistent, and a later run reuses everything that was finished.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 
 from mirror.errors import MirrorError, NotFound, Refused, RemoteError
-from mirror.layout.files import Folder
-from mirror.layout.index import Index, Root, holders
-from mirror.layout.index_file import Ledger
-from mirror.layout.referrers import Subjects
+from mirror.layout.files import LayoutFiles
+from mirror.layout.index import Index, Root, find_repositories
+from mirror.layout.index_file import IndexFile
+from mirror.layout.referrers import Referrers
 from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -23,26 +23,26 @@ from mirror.store import BlobReader, Coming, Mount, Version
 from mirror.util.cancellation import Work
 from mirror.util.file_reader import FileReader
 
-_PIECE = 256 << 10  # bytes written at a time
-_COMPLETE = "copy the layout again, or export it again"
+_BUFFER_BYTES = 256 << 10  # size of a write buffer
+_RECOPY_HINT = "copy the layout again, or export the images again"
 
 
-class Missing(NotFound):
-    """Something that the layout names is not in it: the layout is damaged, or was meant to be completed elsewhere."""
+class ContentMissing(NotFound):
+    """The layout refers to content that it does not have: it is damaged, or it was copied incompletely."""
 
     code = "bundle_incomplete"
     exit_code = Refused.exit_code
 
 
-class InUse(RemoteError):
-    """A manifest cannot be removed: an index of the same repository refers to it."""
+class ManifestInUse(RemoteError):
+    """A manifest cannot be removed because an index of the same repository refers to it."""
 
 
 class LayoutStore:
-    """A layout. Thread-safe; close it, which gives back its lock.
+    """A layout in a directory. Thread-safe. `close` releases its lock.
 
-    adopts: repositories to which names without a repository belong (those that locations of sources give).
-    new: it is a target, so the directory need not be there, nor be a layout if it is empty."""
+    adopts: repositories that own the names without a repository (the repositories named by source locations). new: it
+    is a target, so the directory may be missing or empty."""
 
     partial = False
     gathers = False
@@ -51,26 +51,27 @@ class LayoutStore:
 
     def __init__(self, directory: Path, *, adopts: Collection[str] = (), new: bool = False) -> None:
         self.host = f"oci:{directory}"
-        self._folder = Folder(directory)
-        self._ledger = Ledger(self._folder, self.host, adopts, new=new)
-        self._subjects = Subjects(self.manifest)
+        self._files = LayoutFiles(directory)
+        self._index_file = IndexFile(self._files, self.host, adopts, new=new)
+        self._referrers = Referrers(self.manifest)
         self._new = new
 
     def close(self) -> None:
-        self._ledger.close()
-        self._folder.close()
+        """Release the lock and close all directories."""
+        self._index_file.close()
+        self._files.close()
 
     def gave_up(self, error: MirrorError) -> None:
-        """No directory is ever down."""
+        """Do nothing: a directory is never down."""
 
     # ---- reading
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        names, strays = self._ledger.look(lambda index: (index.repositories(), index.strays()))
+        names, strays = self._index_file.query(lambda index: (index.repositories(), index.unnamed_errors()))
         return [*strays, *(name for name in names if name.startswith(prefix))]
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        return self._ledger.look(lambda index: index.tags(repository))
+        return self._index_file.query(lambda index: index.tags(repository))
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
         for reference in references:
@@ -78,44 +79,45 @@ class LayoutStore:
             yield self._resolve(repository, reference)
 
     def _resolve(self, repository: str, reference: str) -> Version | MirrorError:
-        wanted = self._wanted(repository, reference)
-        if isinstance(wanted, MirrorError):
-            return wanted
+        """Return what one tag or digest refers to, or the error in its place."""
+        descriptor = self._lookup(repository, reference)
+        if isinstance(descriptor, MirrorError):
+            return descriptor
         try:
-            size = self._folder.blob_size(wanted.digest)
+            size = self._files.blob_size(descriptor.digest)
             if size is None:
-                return self._absent(repository, reference, wanted)
-            self._same_size(wanted, size)
+                return self._missing_error(repository, reference, descriptor)
+            self._check_size(descriptor, size)
         except Refused as error:
-            error.names = wanted.digest
+            error.names = descriptor.digest
             return error
-        return Version(wanted.digest, media_type=wanted.media_type)
+        return Version(descriptor.digest, media_type=descriptor.media_type)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         manifest = self.manifest(repository, reference, work)
         return Version(manifest.digest, manifest)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        wanted = self._wanted(repository, reference)
-        if isinstance(wanted, MirrorError):
-            raise wanted
-        path = self._folder.blob_path(wanted.digest)
-        size = self._folder.blob_size(wanted.digest)
+        descriptor = self._lookup(repository, reference)
+        if isinstance(descriptor, MirrorError):
+            raise descriptor
+        path = self._files.blob_path(descriptor.digest)
+        size = self._files.blob_size(descriptor.digest)
         if size is not None:
-            self._same_size(wanted, size)
+            self._check_size(descriptor, size)
             if size > manifests.MAX_BYTES:
                 raise manifests.too_big(str(path), size)
-        body = self._folder.read_blob(wanted.digest, manifests.MAX_BYTES)
+        body = self._files.read_blob(descriptor.digest, manifests.MAX_BYTES)
         if body is None:
-            raise self._absent(repository, reference, wanted)
-        return parse_manifest(body, wanted.media_type, expected=wanted.digest, what=str(path))
+            raise self._missing_error(repository, reference, descriptor)
+        return parse_manifest(body, descriptor.media_type, expected=descriptor.digest, what=str(path))
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> FileReader:
-        reader = self._folder.open_blob(blob.digest, offset)
+        reader = self._files.open_blob(blob.digest, offset)
         if reader is None:
-            raise Missing(f"{self.host} does not have blob {blob.digest}", hint=_COMPLETE)
+            raise ContentMissing(f"{self.host} does not have blob {blob.digest}", hint=_RECOPY_HINT)
         try:
-            self._same_size(blob, reader.size or 0)
+            self._check_size(blob, reader.size or 0)
         except BaseException:
             reader.__exit__(None, None, None)
             raise
@@ -125,63 +127,75 @@ class LayoutStore:
         return False
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """By reading all manifests under the roots of the repository, once for all questions."""
+        """Return the manifests whose subject is `digest`. All manifests below the repository's roots are read once, for
+        all calls."""
 
         def roots() -> list[Root]:
-            return self._ledger.look(lambda index: list(index.roots()))
+            """Return the roots of the current index."""
+            return self._index_file.query(lambda index: list(index.roots()))
 
-        self._ledger.look(lambda index: None)  # the edition is that of the last look
-        return self._subjects.of(repository, digest, self._ledger.edition, roots, work)
+        self._index_file.query(lambda index: None)  # update `revision` before it is read
+        return self._referrers.find(repository, digest, self._index_file.revision, roots, work)
 
-    def _wanted(self, repository: str, reference: str) -> Descriptor | NotFound | Refused:
-        """What a reference names; of a digest neither size nor type is known. Raises what is wrong with the layout."""
+    def _lookup(self, repository: str, reference: str) -> Descriptor | NotFound | Refused:
+        """Return the descriptor for a tag, or the error why there is none. For a digest, the descriptor has neither
+        size nor type.
+
+        Raises Refused and LocalError for problems of the whole layout."""
 
         def find(index: Index) -> Descriptor | NotFound | Refused:
+            """Look up the tag; return NotFound and Refused instead of raising them under the lock."""
             try:
                 return index.find(repository, reference).descriptor
             except (NotFound, Refused) as error:
                 return error
 
-        return Descriptor(Digest.parse(reference), None) if ":" in reference else self._ledger.look(find)
+        return Descriptor(Digest.parse(reference), None) if ":" in reference else self._index_file.query(find)
 
-    def _absent(self, repository: str, reference: str, wanted: Descriptor) -> NotFound:
+    def _missing_error(self, repository: str, reference: str, descriptor: Descriptor) -> NotFound:
+        """Return the error for a manifest that does not exist."""
         if ":" in reference:
             return NotFound(f"{self.host}:{repository}@{reference} does not exist")
-        return Missing(f"{self.host}:{repository}:{reference} is {wanted.digest}, which is missing", hint=_COMPLETE)
+        return ContentMissing(
+            f"{self.host}:{repository}:{reference} is {descriptor.digest}, which is missing", hint=_RECOPY_HINT
+        )
 
-    def _same_size(self, wanted: Descriptor, size: int) -> None:
-        if wanted.size not in (None, size):
+    def _check_size(self, descriptor: Descriptor, size: int) -> None:
+        """Raise Refused (size_mismatch) if a file does not have the size of its descriptor."""
+        if descriptor.size not in (None, size):
             raise Refused(
-                f"{self._folder.blob_path(wanted.digest)} has {size} bytes, its descriptor says {wanted.size}",
-                hint="the layout is damaged: remove that file, then export it again",
+                f"{self._files.blob_path(descriptor.digest)} has {size} bytes, expected {descriptor.size}",
+                hint="the layout is damaged: remove that file, then export the image again",
                 code="size_mismatch",
             )
 
     # ---- writing
 
     def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Make the layout if there is none, and take its lock. Raises LockBusy: another run has it; LocalError."""
-        self._ledger.begin(work)
+        """Create the layout if it does not exist, and take its lock. Raises LockBusy (another run has it),
+        LocalError."""
+        self._index_file.begin(work)
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """Have index.json name all that was put; what has come is kept, whatever else failed. Raises LocalError."""
-        self._ledger.publish()
+        """Write index.json with all manifests that were put; they are kept even if other images failed. Raises
+        LocalError."""
+        self._index_file.publish()
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        if self._new and not self._ledger.writing and not self._ledger.is_there():
+        if self._new and not self._index_file.writing and not self._index_file.exists():
             return False
-        size = self._folder.blob_size(blob.digest)
+        size = self._files.blob_size(blob.digest)
         if size is not None:
-            self._same_size(blob, size)
+            self._check_size(blob, size)
         return size is not None
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | LayoutUpload:
-        """Blobs are common to all repositories."""
+        """Return MOUNTED if the layout has the blob: all repositories share their blobs."""
         return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> LayoutUpload:
-        self._ledger.begin(work)
-        return LayoutUpload(self._folder, blob)
+        self._index_file.begin(work)
+        return LayoutUpload(self._files, blob)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
         if manifest.kind is Kind.SCHEMA1:
@@ -190,74 +204,76 @@ class LayoutStore:
                 hint="set `schema1: convert` for this mirror",
                 code="manifest_invalid",
             )
-        self._ledger.begin(work)
+        self._index_file.begin(work)
         for part in (*manifest.children, *manifest.blobs):
-            # A name never leads to what is not there.
+            # index.json must not lead to content that does not exist.
             if not part.foreign and not self.has_blob(repository, part, work):
                 raise RemoteError(
-                    f"{self.host}:{repository}:{reference} refers to {part.digest}, which is not there",
+                    f"{self.host}:{repository}:{reference} refers to {part.digest}, which the layout does not have",
                     code="blob_missing",
                 )
-        # A file of another size is damaged, and may be larger than what is read of a manifest.
-        kept = self._folder.blob_size(manifest.digest) == manifest.size
-        if not kept or self._folder.read_blob(manifest.digest, manifests.MAX_BYTES) != manifest.body:
-            with self._folder.write_blob(manifest.digest) as file:
+        # Compare the size first: a damaged file may be larger than the limit for reading a manifest.
+        kept = self._files.blob_size(manifest.digest) == manifest.size
+        if not kept or self._files.read_blob(manifest.digest, manifests.MAX_BYTES) != manifest.body:
+            with self._files.write_blob(manifest.digest) as file:
                 file.write(manifest.body)
 
         def put(index: Index) -> bool:
+            """Put the manifest into the index."""
             index.put(repository, reference, manifest)
             return True
 
         try:
-            self._ledger.change(put)
+            self._index_file.change(put)
         except BaseException:
-            self._subjects.forget()  # where index.json cannot be written it is in memory all the same
+            self._referrers.invalidate()  # if writing index.json failed, the change is still in memory
             raise
-        self._subjects.add(repository, manifest)
+        self._referrers.add(repository, manifest)
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
-        """Take a name away; blobs stay. What is not there is no error."""
-        self._ledger.begin(work)
+        """Remove a tag or a manifest's entry; blobs stay. It is no error if it does not exist."""
+        self._index_file.begin(work)
         try:
-            self._ledger.change(lambda index: index.remove(repository, reference))
+            self._index_file.change(lambda index: index.remove(repository, reference))
         finally:
-            self._subjects.forget()
+            self._referrers.invalidate()
 
     def remove_manifest(self, repository: str, digest: Digest, work: Work) -> bool:
-        """Remove a manifest from a repository, with all its tags there. -> whether its file is removed as well: it is
-        kept for other repositories that have the manifest.
+        """Remove a manifest and all its tags from a repository. Return whether its file was removed too; it is kept if
+        another repository has the manifest.
 
-        Not while a manifest is put. Raises InUse, LocalError, Cancelled."""
-        self._ledger.begin(work)
-        roots = self._ledger.look(lambda index: list(index.roots()))
-        named, below = holders(digest, roots, lambda one: self.manifest("", one, work), work)
-        if below & {repository, None, *self._ledger.unnamed(repository)}:
-            raise InUse(
-                f"an index in {repository} refers to {digest}", hint="delete the index first; its tags can be deleted"
+        Must not run while a manifest is put. Raises ManifestInUse, LocalError, Cancelled."""
+        self._index_file.begin(work)
+        roots = self._index_file.query(lambda index: list(index.roots()))
+        as_root, under_index = find_repositories(digest, roots, lambda one: self.manifest("", one, work), work)
+        if under_index & {repository, None, *self._index_file.adopted_names(repository)}:
+            raise ManifestInUse(
+                f"{digest} cannot be deleted: an index in {repository} refers to it",
+                hint="delete the index first; tags can be deleted at any time",
             )
         self.delete(repository, digest, work)
-        named -= {repository, *self._ledger.unnamed(repository)}
-        if named | below:
+        as_root -= {repository, *self._index_file.adopted_names(repository)}
+        if as_root | under_index:
             return False
-        self._ledger.publish()  # index.json names only what is there
-        self._folder.remove_blob(digest)
+        self._index_file.publish()  # index.json must not name a removed file
+        self._files.remove_blob(digest)
         return True
 
 
 class LayoutUpload:
-    """An UploadSession: one blob into the layout. What was not finished leaves nothing."""
+    """An UploadSession that writes one blob into the layout. An unfinished upload leaves nothing."""
 
     resumable = False
 
-    def __init__(self, folder: Folder, blob: Descriptor) -> None:
-        self._folder = folder
+    def __init__(self, files: LayoutFiles, blob: Descriptor) -> None:
+        self._files = files
         self._blob = blob
         self.committed = False
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
-        """Raises LocalError, and what `body` raises, which proves the bytes at their end."""
-        buffer = memoryview(bytearray(min(_PIECE, self._blob.size or _PIECE)))
-        with body(0) as reader, self._folder.write_blob(self._blob.digest) as file:
+        """Write the blob. Raises LocalError and what `body` raises; `body` verifies the digest at its end."""
+        buffer = memoryview(bytearray(min(_BUFFER_BYTES, self._blob.size or _BUFFER_BYTES)))
+        with body(0) as reader, self._files.write_blob(self._blob.digest) as file:
             while count := reader.readinto(buffer):
                 work.stop.check()
                 file.write(buffer[:count])

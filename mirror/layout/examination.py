@@ -1,4 +1,4 @@
-"""The result of verifying a layout or a bundle: counts, problems, and the references that they break."""
+"""The result of verifying a layout or bundle: counts, problems, and the images that they affect."""
 
 from __future__ import annotations
 
@@ -10,28 +10,33 @@ from mirror.layout.inventory import Inventory
 from mirror.oci.digest import Digest
 from mirror.util.structs import Struct, field
 
-_NAMED = 50  # problems that are listed; the others are counted
-_REFERENCES = 5  # references that a problem names
+_MAX_LISTED = 50  # problems that are listed; the rest is counted
+_MAX_REFERENCES = 5  # images that are named for one problem
 
-Below: TypeAlias = Callable[[Digest], Iterable[Digest]]
+References: TypeAlias = Callable[[Digest], Iterable[Digest]]
 """What the manifest with a digest refers to; nothing for a blob, and for a manifest that cannot be read."""
 
 
-class Problem(Struct, frozen=True):
-    """A line for people. damage: bytes are wrong; else something is missing. digest: what it is about."""
+class LayoutProblem(Struct, frozen=True):
+    """One problem found in a layout or bundle.
+
+    damage: True if bytes are wrong, False if content is missing. digest: the manifest or blob concerned."""
 
     text: str
     damage: bool
     digest: Digest | None = None
 
     @classmethod
-    def of(cls, error: MirrorError, digest: Digest | None = None) -> Problem:
+    def from_error(cls, error: MirrorError, digest: Digest | None = None) -> LayoutProblem:
+        """Make a problem of an error."""
         return cls(str(error), error.code != "bundle_incomplete", digest)
 
 
-class Examined(Struct):
-    """What was found. problems: empty: it is whole. concerned: the references that lead to what a problem is about.
-    beside: members that nothing lists."""
+class VerificationResult(Struct):
+    """The result of a verification; it passed if `problems` is empty.
+
+    affected: for each digest with a problem, the names of the images that need it. unreferenced: the number of members
+    that nothing refers to."""
 
     what: str
     inventory: Inventory | None = None
@@ -39,56 +44,60 @@ class Examined(Struct):
     manifests: int = 0
     blobs: int = 0
     bytes: int = 0
-    beside: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    concerned: dict[Digest, list[str]] = field(default_factory=dict)
+    unreferenced: int = 0
+    problems: list[LayoutProblem] = field(default_factory=list)
+    affected: dict[Digest, list[str]] = field(default_factory=dict)
 
-    def concern(self, roots: Iterable[tuple[str, Digest]], below: Below) -> None:
-        """Note which of the references lead to what the problems are about."""
-        about = {problem.digest for problem in self.problems if problem.digest is not None}
-        for name, root in sorted(set(roots)) if about else ():
+    def find_affected(self, roots: Iterable[tuple[str, Digest]], references: References) -> None:
+        """Record which images each problem affects. roots: names and digests of the images; references: see
+        References."""
+        digests = {problem.digest for problem in self.problems if problem.digest is not None}
+        for name, root in sorted(set(roots)) if digests else ():
             seen, todo = {root}, [root]
             while todo:
-                more = set(below(todo.pop())) - seen
+                more = set(references(todo.pop())) - seen
                 seen |= more
                 todo += more
-            for digest in seen & about:
-                self.concerned.setdefault(digest, []).append(name)
+            for digest in seen & digests:
+                self.affected.setdefault(digest, []).append(name)
 
-    def _line(self, problem: Problem) -> str:
-        names = self.concerned.get(problem.digest, []) if problem.digest is not None else []
-        more = f" and {len(names) - _REFERENCES} more" if len(names) > _REFERENCES else ""
-        concerns = f"; concerns {printable(', '.join(names[:_REFERENCES]))}{more}" if names else ""
+    def _line(self, problem: LayoutProblem) -> str:
+        """Return the line of one problem."""
+        names = self.affected.get(problem.digest, []) if problem.digest is not None else []
+        more = f" and {len(names) - _MAX_REFERENCES} more" if len(names) > _MAX_REFERENCES else ""
+        concerns = f"; affects {printable(', '.join(names[:_MAX_REFERENCES]))}{more}" if names else ""
         return f"{problem.text}{concerns}"
 
     def lines(self) -> Iterator[str]:
-        """For people; the last one says whether it is whole."""
-        yield from map(self._line, self.problems[:_NAMED])
-        if len(self.problems) > _NAMED:
-            yield f"and {len(self.problems) - _NAMED} more"
+        """Iterate over the lines for the user; the last one is the verdict."""
+        yield from map(self._line, self.problems[:_MAX_LISTED])
+        if len(self.problems) > _MAX_LISTED:
+            yield f"and {len(self.problems) - _MAX_LISTED} more"
         if self.identity:
             yield f"inventory {self.identity}"
-        counted = f"{self.manifests} manifests, {self.blobs} blobs, {self.bytes} bytes"
+        counts = f"{self.manifests} manifests, {self.blobs} blobs, {self.bytes} bytes"
         if self.problems:
             damage = any(problem.damage for problem in self.problems)
             missing = any(not problem.damage for problem in self.problems)
             state = "damaged and incomplete" if damage and missing else "damaged" if damage else "incomplete"
             yield (
-                "to repair it: copy it again; where it was made, if it is damaged there too: run `mirror sync --repair "
-                "CONFIG`"
+                "to repair it: copy it again; if the original is damaged too, run there: `mirror sync --repair CONFIG`"
                 if damage
-                else "to repair it: export again with `mirror sync CONFIG`, or copy it again if that file was cut off"
+                else "to repair it: export it again with `mirror sync CONFIG`, or copy it again if it was truncated"
             )
-            yield f"{self.what}: {state}; {counted} are right"
+            yield f"{self.what}: {state}; intact: {counts}"
             return
         base = self.inventory.base if self.inventory is not None else {}
         if base:
             size = sum(one.size for one in base.values())
             yield f"{self.what}: relies on {len(base)} blobs ({size} bytes) that its base has"
-        if self.beside:
-            yield f"{self.what}: {self.beside} further files that nothing refers to"
-        yield f"{self.what}: {'whole with its base' if base else 'whole'}; {counted}"
+        if self.unreferenced:
+            yield f"{self.what}: {self.unreferenced} files that nothing refers to"
+        yield f"{self.what}: {'complete with its base' if base else 'complete'}; {counts}"
 
 
-def damaged(digest: Digest, actual: str) -> Problem:
-    return Problem(f"{digest} is damaged: its bytes hash to {actual}", damage=True, digest=digest)
+def digest_problem(digest: Digest, actual: str) -> LayoutProblem:
+    """Return the problem of a blob whose bytes have the digest value `actual`."""
+    return LayoutProblem(
+        f"{digest} is damaged: the digest of its bytes is {digest.algorithm}:{actual}", damage=True, digest=digest
+    )

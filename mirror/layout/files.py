@@ -1,8 +1,8 @@
-"""The files of a layout in a directory, reached by open directories only.
+"""The files of a layout, accessed relative to open directories.
 
-Nothing that lies there is trusted: below the top no link is followed, and what is no plain file (a link, fifo, device,
-socket, directory, or a file with a second name) is refused, without waiting for it. Paths are made of digests, never
-of what a file says. Source: OCI image-spec v1.1, image-layout.md.
+Nothing in the directory is trusted. Below the top, symbolic links are not followed. Anything but a regular file with
+one name (a link, FIFO, device, socket, directory, or hard link) is refused, and opening it never blocks. Paths are
+built from digests, never from the content of a file. Source: OCI image-spec v1.1, image-layout.md.
 """
 
 from __future__ import annotations
@@ -23,39 +23,40 @@ from mirror.util.files import WholeFile, local_error, sweep, sync_directory, who
 VERSION_FILE = "oci-layout"
 INDEX_FILE = "index.json"
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# What opening says of a link, a socket or a device without a driver, and of what is no directory.
-_ODD = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ENOTDIR)
-_MODE = 0o644  # exports are carried to other users
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# Errors of open() for a link, a socket, a device without a driver, or a path that is not a directory.
+_NOT_PLAIN_ERRNOS = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ENOTDIR)
+_FILE_MODE = 0o644  # readable by all: exports are carried to other users
 
 
-class Folder:
-    """A layout's directory. Thread-safe; keeps the directories that it has used open until `close`."""
+class LayoutFiles:
+    """The files of one layout directory. Thread-safe. Directories stay open until `close`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._open: dict[str, int] = {}
-        self._renamed: set[str] = set()  # directories that got names since they were last synced
+        self._directories: dict[str, int] = {}
+        self._unsynced: set[str] = set()  # directories with entries that were added or removed since the last sync
 
     def close(self) -> None:
+        """Close all open directories."""
         with self._lock:
-            descriptors, self._open = list(self._open.values()), {}
+            descriptors, self._directories = list(self._directories.values()), {}
         for descriptor in descriptors:
             os.close(descriptor)
 
     # ---- reading
 
-    def names(self) -> list[str] | None:
-        """What is in the directory; None: there is none. Raises NotADirectoryError, LocalError."""
+    def list_names(self) -> list[str] | None:
+        """Return the names in the directory; None if it does not exist. Raises NotADirectoryError, LocalError."""
         try:
-            # Threads that list one open directory take entries from each other: its position is common to them.
-            own = os.open(".", _DIRECTORY, dir_fd=self._top())
+            # Open the directory once more: threads that list the same descriptor share its read position.
+            base_name = os.open(".", _DIRECTORY_FLAGS, dir_fd=self._top())
             try:
-                return os.listdir(own)  # noqa: PTH208 (of an open directory)
+                return os.listdir(base_name)  # noqa: PTH208 (of an open directory)
             finally:
-                os.close(own)
+                os.close(base_name)
         except FileNotFoundError:
             return None
         except NotADirectoryError:
@@ -64,26 +65,28 @@ class Folder:
             raise local_error("read", self.path, error) from error
 
     def read(self, name: str, limit: int) -> bytes | None:
-        """A small file at the top; None: it is not there. Raises Refused (unsafe_path, bundle_invalid), LocalError."""
-        found = self._opened(name, self._top, self.path / name)
-        return None if found is None else _all_of(found, limit, self.path / name)
+        """Read a small file at the top; None if it does not exist. limit: bytes.
+
+        Raises Refused (unsafe_path; bundle_invalid: larger than `limit`), LocalError."""
+        found = self._open_plain(name, self._top, self.path / name)
+        return None if found is None else _read_all(found, limit, self.path / name)
 
     def signature(self, name: str) -> tuple[int, ...] | None:
-        """Changes when the file at the top is another one; None: it is not there."""
+        """Return a value that changes when a file at the top is replaced; None if it does not exist."""
         try:
             found = os.stat(name, dir_fd=self._top(), follow_symlinks=False)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _told("read", self.path / name, error) from error
+            raise _translate_error("read", self.path / name, error) from error
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     def blob_path(self, digest: Digest) -> Path:
-        """For messages."""
+        """Return the path of a manifest or blob, for messages only."""
         return self.path / "blobs" / digest.algorithm / digest.hex
 
     def blob_size(self, digest: Digest) -> int | None:
-        """Bytes; None: it is not there. Raises Refused (unsafe_path), LocalError."""
+        """Return the size of a blob in bytes; None if it does not exist. Raises Refused (unsafe_path), LocalError."""
         path = self.blob_path(digest)
         try:
             directory = self._directory(f"blobs/{digest.algorithm}")
@@ -91,149 +94,163 @@ class Folder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _told("read", path, error) from error
-        _plain(found, path)
+            raise _translate_error("read", path, error) from error
+        _check_plain(found, path)
         return found.st_size
 
     def read_blob(self, digest: Digest, limit: int) -> bytes | None:
-        """A manifest's bytes, not verified. Raises Refused (unsafe_path, bundle_invalid for more), LocalError."""
-        found = self._opened_blob(digest)
-        return None if found is None else _all_of(found, limit, self.blob_path(digest))
+        """Read a blob without verifying it; None if it does not exist. limit: bytes.
+
+        Raises Refused (unsafe_path; bundle_invalid: larger than `limit`), LocalError."""
+        found = self._open_blob_file(digest)
+        return None if found is None else _read_all(found, limit, self.blob_path(digest))
 
     def open_blob(self, digest: Digest, offset: int) -> FileReader | None:
-        """The bytes from `offset` on; None: it is not there. Raises Refused (unsafe_path), LocalError."""
-        found = self._opened_blob(digest)
+        """Open a blob for reading from byte `offset`; None if it does not exist. Raises Refused (unsafe_path),
+        LocalError."""
+        found = self._open_blob_file(digest)
         return None if found is None else FileReader(found, self.blob_path(digest), offset)
 
-    def _opened_blob(self, digest: Digest) -> int | None:
-        return self._opened(digest.hex, lambda: self._directory(f"blobs/{digest.algorithm}"), self.blob_path(digest))
+    def _open_blob_file(self, digest: Digest) -> int | None:
+        """Open the file of a blob; None if it does not exist."""
+        return self._open_plain(
+            digest.hex, lambda: self._directory(f"blobs/{digest.algorithm}"), self.blob_path(digest)
+        )
 
-    def _opened(self, name: str, directory: Callable[[], int], path: Path) -> int | None:
-        """A plain file. directory: gives the open one that it is in."""
+    def _open_plain(self, name: str, directory: Callable[[], int], path: Path) -> int | None:
+        """Open a regular file and return its descriptor; None if it does not exist. directory: returns the open
+        directory of the file."""
         try:
-            descriptor = os.open(name, _READ, dir_fd=directory())
+            descriptor = os.open(name, _READ_FLAGS, dir_fd=directory())
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _told("read", path, error) from error
+            raise _translate_error("read", path, error) from error
         try:
-            _plain(os.fstat(descriptor), path)
+            _check_plain(os.fstat(descriptor), path)
         except BaseException:
             os.close(descriptor)
             raise
         return descriptor
 
     def _top(self) -> int:
-        """A link to the directory itself is the operator's, and followed."""
+        """Return the descriptor of the layout's directory. If its path is a symbolic link, that is the operator's
+        choice and it is followed."""
         with self._lock:
-            known = self._open.get("")
-        return known if known is not None else self._keep("", os.open(self.path, _DIRECTORY))
+            cached = self._directories.get("")
+        return cached if cached is not None else self._remember("", os.open(self.path, _DIRECTORY_FLAGS))
 
     def _directory(self, name: str) -> int:
-        """`blobs`, or one below it."""
+        """Return the descriptor of `blobs` or of a directory below it."""
         with self._lock:
-            known = self._open.get(name)
-        if known is not None:
-            return known
-        above, _, own = name.rpartition("/")
-        parent = self._directory(above) if above else self._top()
-        return self._keep(name, os.open(own, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent))
+            cached = self._directories.get(name)
+        if cached is not None:
+            return cached
+        parent_name, _, base_name = name.rpartition("/")
+        parent = self._directory(parent_name) if parent_name else self._top()
+        return self._remember(name, os.open(base_name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent))
 
-    def _keep(self, name: str, descriptor: int) -> int:
+    def _remember(self, name: str, descriptor: int) -> int:
+        """Keep an open directory for later use. If another thread has opened it too, close this descriptor and return
+        that one."""
         with self._lock:
-            kept = self._open.setdefault(name, descriptor)
+            kept = self._directories.setdefault(name, descriptor)
         if kept != descriptor:
             os.close(descriptor)
         return kept
 
     # ---- writing: for who holds the lock
 
-    def make(self) -> None:
-        """The directory, with those above it. Raises LocalError."""
+    def create(self) -> None:
+        """Create the directory and its parents, and sync their entries. Raises LocalError."""
         try:
             missing = [part for part in (self.path, *self.path.parents) if not part.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             for part in missing:
-                above = os.open(part.parent, _DIRECTORY)
+                parent_name = os.open(part.parent, _DIRECTORY_FLAGS)
                 try:
-                    os.fsync(above)
+                    os.fsync(parent_name)
                 finally:
-                    os.close(above)
+                    os.close(parent_name)
         except OSError as error:
             raise local_error("create the directory", self.path, error) from error
 
-    def make_for(self, algorithm: str) -> None:
-        """The directory of blobs with this digest algorithm. Raises Refused (unsafe_path), LocalError."""
+    def create_blob_directory(self, algorithm: str) -> None:
+        """Create the directory for blobs with this digest algorithm. Raises Refused (unsafe_path), LocalError."""
         for name in ("blobs", f"blobs/{algorithm}"):
-            above, _, own = name.rpartition("/")
+            parent_name, _, base_name = name.rpartition("/")
             try:
-                parent = self._directory(above) if above else self._top()
+                parent = self._directory(parent_name) if parent_name else self._top()
                 with suppress(FileExistsError):
-                    os.mkdir(own, dir_fd=parent)
+                    os.mkdir(base_name, dir_fd=parent)
                     with self._lock:
-                        self._renamed.add(above)
+                        self._unsynced.add(parent_name)
                 self._directory(name)
             except OSError as error:
-                raise _told("create the directory", self.path / name, error) from error
+                raise _translate_error("create the directory", self.path / name, error) from error
 
     @contextmanager
     def write_blob(self, digest: Digest) -> Iterator[WholeFile]:
-        """A new blob: there after the block, whole and on disk, but its name is sure only after `sync`.
+        """Write a new blob. After the block it is complete and its bytes are on disk; its name is durable only after
+        `sync`.
 
-        Raises LocalError; what the block raises, and then nothing is there."""
+        Raises LocalError and what the block raises; then no blob is left."""
         name = f"blobs/{digest.algorithm}"
         with self._lock:
-            known = name in self._open
-        if not known:
-            self.make_for(digest.algorithm)
-        # The unfinished file is at the top, where the next run finds it without looking through all the blobs.
-        with whole_file(self._top(), self.blob_path(digest), into=self._directory(name), mode=_MODE) as file:
+            cached = name in self._directories
+        if not cached:
+            self.create_blob_directory(digest.algorithm)
+        # The temporary file is at the top: the next run finds it there without listing all blobs.
+        with whole_file(self._top(), self.blob_path(digest), into=self._directory(name), mode=_FILE_MODE) as file:
             yield file
         with self._lock:
-            self._renamed.add(name)
+            self._unsynced.add(name)
 
     def remove_blob(self, digest: Digest) -> None:
-        """Remove a blob that nothing refers to; that it is not there is no error. Raises LocalError."""
+        """Remove a blob that nothing refers to. It is no error if the blob does not exist. Raises LocalError."""
         name = f"blobs/{digest.algorithm}"
         try:
             os.unlink(digest.hex, dir_fd=self._directory(name))
         except FileNotFoundError:
             return
         except OSError as error:
-            raise _told("remove", self.blob_path(digest), error) from error
+            raise _translate_error("remove", self.blob_path(digest), error) from error
         with self._lock:
-            self._renamed.add(name)
+            self._unsynced.add(name)
 
     def sync(self) -> None:
-        """What was written has its name for good. Raises LocalError."""
+        """Sync the directories that have new or removed entries, so that these survive a power cut. Raises
+        LocalError."""
         with self._lock:
-            names, self._renamed = sorted(self._renamed, reverse=True), set()
+            list_names, self._unsynced = sorted(self._unsynced, reverse=True), set()
         try:
-            for name in names:
+            for name in list_names:
                 sync_directory(self._directory(name) if name else self._top(), self.path / name)
         except BaseException:
             with self._lock:
-                self._renamed.update(names)
+                self._unsynced.update(list_names)
             raise
 
     def replace(self, name: str, data: bytes) -> None:
-        """A file at the top, whole, and on disk when this returns. Raises LocalError; then it is as it was."""
+        """Replace a file at the top atomically; it is on disk when this returns. If LocalError is raised, the file is
+        unchanged."""
         top = self._top()
-        with whole_file(top, self.path / name, mode=_MODE) as file:
+        with whole_file(top, self.path / name, mode=_FILE_MODE) as file:
             file.write(data)
         sync_directory(top, self.path)
 
-    def take_over(self) -> None:
-        """Remove what a killed run left unfinished; what it finished is counted as not synced. Raises LocalError."""
+    def recover(self) -> None:
+        """Remove temporary files of a killed run, and treat its finished blobs as not synced yet. Raises LocalError."""
         sweep(self.path)
         for algorithm in ("sha256", "sha512"):
             with suppress(FileNotFoundError, NotADirectoryError):
                 self._directory(f"blobs/{algorithm}")
         with self._lock:
-            self._renamed |= self._open.keys()
+            self._unsynced |= self._directories.keys()
 
 
-def _all_of(descriptor: int, limit: int, path: Path) -> bytes:
+def _read_all(descriptor: int, limit: int, path: Path) -> bytes:
+    """Read an open file to its end and close it. Raises Refused (bundle_invalid) if it is larger than `limit` bytes."""
     with FileReader(descriptor, path) as reader:
         if (reader.size or 0) > limit:
             raise Refused(f"{path} has {reader.size} bytes, more than {limit}", code="bundle_invalid")
@@ -245,22 +262,26 @@ def _all_of(descriptor: int, limit: int, path: Path) -> bytes:
         return bytes(data)
 
 
-def _plain(found: os.stat_result, path: Path) -> None:
+def _check_plain(found: os.stat_result, path: Path) -> None:
+    """Raise Refused (unsafe_path) unless this is a regular file with one name."""
     if not stat.S_ISREG(found.st_mode):
-        raise _unsafe(path, "it is not a regular file")
-    if found.st_nlink > 1:  # 0: another file has its name by now
-        raise _unsafe(path, "it has a second name, by which others may change it")
+        raise _unsafe_path_error(path, "it is not a regular file")
+    if found.st_nlink > 1:  # 0: another file has replaced it meanwhile
+        raise _unsafe_path_error(path, "it is a hard link, so it can be changed under its other name")
 
 
-def _told(doing: str, path: Path, error: OSError) -> Exception:
-    if error.errno in _ODD:
-        return _unsafe(path, "a link or something else that is no file or directory is in the way")
+def _translate_error(doing: str, path: Path, error: OSError) -> Exception:
+    """Turn an OSError into Refused (unsafe_path) if a special file was in the way, else into a LocalError."""
+    if error.errno in _NOT_PLAIN_ERRNOS:
+        return _unsafe_path_error(
+            path, "its path contains a link, or something else that is neither a file nor a directory"
+        )
     return local_error(doing, path, error)
 
 
-def _unsafe(path: Path, why: str) -> Refused:
+def _unsafe_path_error(path: Path, why: str) -> Refused:
     return Refused(
         f"{path} is not read: {why}",
-        hint="a layout has plain files and directories only; copy it with `cp -rL`, if you trust it",
+        hint="a layout may contain only regular files and directories; if you trust it, copy it with `cp -rL`",
         code="unsafe_path",
     )

@@ -1,9 +1,10 @@
-"""The index.json of a layout that holds many repositories: its roots, by repository and tag; and its oci-layout file.
+"""Values of the files index.json and oci-layout of a layout that holds many repositories.
 
-The name of a root, `org.opencontainers.image.ref.name`, is `REPOSITORY:TAG`. A name that is a tag only, as other tools
-write it, belongs to whatever repository is asked for it (`adopts`), and to the one called ``; if that is asked for and
-there are no such names, it is the only repository that there is. A root without a name can be reached by its digest.
-Entries that we cannot use are kept as they are. Source: OCI image-spec v1.1, image-layout.md.
+An entry (root) is named `REPOSITORY:TAG` in the annotation `org.opencontainers.image.ref.name`. Other tools write only
+a tag there. Such a name belongs to the repositories in `adopts`, and to the repository called ``. If repository `` is
+requested, no such names exist, and the index has only one repository, then that repository is used. A root without a
+name can be read by its digest. Entries that cannot be used are preserved unchanged. Source: OCI image-spec v1.1,
+image-layout.md.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from mirror.util.structs import Struct
 
 MAX_BYTES = 64 << 20
 MAX_NODES = 4_000_000
-MAX_ROOTS = 200_000  # what we write stays readable by ourselves
-OF_REPOSITORY = "mirror.repository"  # annotation of a root without a name: where it was put
+MAX_ROOTS = 200_000  # so that this program can read what it writes
+OF_REPOSITORY = "mirror.repository"  # annotation of a root without a name: its repository
 
 
 class Root(Struct, frozen=True):
-    """An entry of index.json. repository: None: of none in particular; text: as it is written."""
+    """A root manifest of a layout: an entry of index.json.
+
+    repository: None if the entry belongs to no particular repository. text: the entry as JSON."""
 
     descriptor: Descriptor
     repository: str | None
@@ -38,110 +41,124 @@ class Root(Struct, frozen=True):
 
 
 class Index:
-    """Not thread-safe, does no I/O. what: for messages; adopts: repositories that have the tags without one."""
+    """The roots of a layout by repository and tag. Not thread-safe, does no I/O.
+
+    what: the name of the file, for messages. adopts: repositories that own the tags without a repository."""
 
     def __init__(self, what: str, adopts: Collection[str] = ()) -> None:
         self._what = what
         self._adopts = frozenset(adopts)
-        self._rest: Object = {}  # other members of the document
-        self._tags: defaultdict[str, dict[str, tuple[Root, ...]]] = defaultdict(dict)  # more than one: ambiguous
+        self._other_members: Object = {}  # other members of the JSON document
+        self._tags: defaultdict[str, dict[str, tuple[Root, ...]]] = defaultdict(
+            dict
+        )  # several roots for one tag: it is ambiguous
         self._nameless: dict[tuple[str | None, Digest], Root] = {}
-        self._kept: list[str] = []
-        self._wrong: list[Refused] = []
-        self._count = 0
+        self._opaque_entries: list[str] = []
+        self._entry_errors: list[Refused] = []
+        self._entry_count = 0
 
     @classmethod
     def parse(cls, data: bytes, what: str, adopts: Collection[str] = ()) -> Index:
-        """Raises Refused (bundle_invalid). What is wrong with one entry is told when tags are listed."""
+        """Parse index.json. Raises Refused (bundle_invalid). Errors of single entries are returned by `tags`
+        instead."""
         document = strictjson.parse(data, what=what, code="bundle_invalid", nodes=MAX_NODES)
         entries = document.get("manifests") if isinstance(document, dict) else None
         if not isinstance(document, dict) or document.get("schemaVersion") != 2 or not isinstance(entries, list):
-            raise Refused(f"{what} is not the index of a layout", code="bundle_invalid")
+            raise Refused(f"{what} is not the index.json of a layout", code="bundle_invalid")
         if "layers" in document or "config" in document:
-            raise Refused(f"{what} can be read as an index and as an image", code="bundle_invalid")
+            raise Refused(
+                f"{what} is ambiguous: it has the members of both an index and an image manifest", code="bundle_invalid"
+            )
         index = cls(what, adopts)
-        index._rest = {key: value for key, value in document.items() if key != "manifests"}
+        index._other_members = {key: value for key, value in document.items() if key != "manifests"}
         for number, entry in enumerate(entries):
             index._add(entry, f"{what}: manifests[{number}]")
         return index
 
     def _add(self, entry: Value, where: str) -> None:
-        text = _written(entry)
-        self._count += 1
+        """Add one entry, or record why it cannot be used."""
+        text = _to_json(entry)
+        self._entry_count += 1
         try:
             descriptor = parse_descriptor(entry, where)
-            name, repository = _annotations(entry, where)
+            name, repository = _parse_annotations(entry, where)
             if name is None:
                 self._nameless[repository, descriptor.digest] = Root(descriptor, repository, text)
                 return
-            place = _split(name, where)
+            parsed = _split_name(name, where)
         except Refused as error:
-            self._wrong.append(error)
-            place = None
-        if place is None:
-            self._kept.append(text)
+            self._entry_errors.append(error)
+            parsed = None
+        if parsed is None:
+            self._opaque_entries.append(text)
             return
-        repository, tag = place
+        repository, tag = parsed
         tags = self._tags[repository]
         tags[tag] = (*tags.get(tag, ()), Root(descriptor, repository, text))
 
     # ---- reading
 
     def repositories(self) -> list[str]:
-        """Those that have a name."""
-        named = {name for name, tags in self._tags.items() if name and tags}
-        return sorted(named | {name for name, _ in self._nameless if name})
+        """Return the names of all repositories, sorted; without the repository ``."""
+        as_root = {name for name, tags in self._tags.items() if name and tags}
+        return sorted(as_root | {name for name, _ in self._nameless if name})
 
-    def strays(self) -> list[Refused]:
-        """Why there are images and no repository: who wants all of them would else pass over every one in silence."""
+    def unnamed_errors(self) -> list[Refused]:
+        """Return the errors that explain why the index has entries but no repository; otherwise a mirror of all
+        repositories would silently copy nothing."""
         if self.repositories() or (self._adopts and self._tags.get("")):
             return []
-        count = self._count - len(self._wrong)
+        count = self._entry_count - len(self._entry_errors)
         if not count:
-            return list(self._wrong)
-        hint = "another tool made it; give it a name, as in DIR:REPOSITORY or FILE.tar:REPOSITORY, as a source"
-        return [*self._wrong, Refused(f"{self._what} names no repository", hint=hint, code="bundle_invalid")]
+            return list(self._entry_errors)
+        hint = "another tool wrote it; name the repository in the source, as DIR:REPOSITORY or FILE.tar:REPOSITORY"
+        return [*self._entry_errors, Refused(f"{self._what} names no repository", hint=hint, code="bundle_invalid")]
 
     def tags(self, repository: str) -> list[str | MirrorError]:
-        """In order; what cannot be used is an error in its place. Raises NotFound: there is no such repository."""
-        repository = self._meant(repository)
-        own, bare = self._tags.get(repository, {}), self._bare(repository)
+        """Return the tags of a repository, sorted; an unusable entry is an error in the list.
+
+        Raises NotFound if the repository does not exist."""
+        repository = self._effective_repository(repository)
+        own, bare = self._tags.get(repository, {}), self._adopted_tags(repository)
         found: list[str | MirrorError] = []
         for tag in sorted({*own, *bare}):
             roots = own.get(tag) or bare[tag]
-            found.append(tag if len(roots) == 1 else self._ambiguous(repository, tag))
-        found += self._wrong
+            found.append(tag if len(roots) == 1 else self._ambiguous_error(repository, tag))
+        found += self._entry_errors
         if not found and not any(name == repository for name, _ in self._nameless):
-            raise self.unknown(repository)
+            raise self.repository_not_found(repository)
         return found
 
-    def _meant(self, repository: str) -> str:
+    def _effective_repository(self, repository: str) -> str:
+        """Return the repository that is meant by `repository`: the only one there is, if `` was requested."""
         if repository or "" not in self._adopts or self._tags.get(""):
             return repository
         names = self.repositories()
         return names[0] if len(names) == 1 else ""
 
-    def _bare(self, repository: str) -> dict[str, tuple[Root, ...]]:
+    def _adopted_tags(self, repository: str) -> dict[str, tuple[Root, ...]]:
+        """Return the tags without a repository, if `repository` adopts them."""
         return self._tags.get("", {}) if repository in self._adopts else {}
 
     def find(self, repository: str, tag: str) -> Root:
-        """Raises NotFound; Refused: the name is there more than once."""
-        repository = self._meant(repository)
-        roots = self._tags.get(repository, {}).get(tag) or self._bare(repository).get(tag)
+        """Return the root that a tag names. Raises NotFound; Refused if several entries have that name."""
+        repository = self._effective_repository(repository)
+        roots = self._tags.get(repository, {}).get(tag) or self._adopted_tags(repository).get(tag)
         if roots is None:
             raise NotFound(f"{self._what} does not name {repository}:{tag}")
         if len(roots) > 1:
-            raise self._ambiguous(repository, tag)
+            raise self._ambiguous_error(repository, tag)
         return roots[0]
 
     def roots(self) -> Iterator[Root]:
+        """Iterate over all roots, those without a name last."""
         for tags in self._tags.values():
             for roots in tags.values():
                 yield from roots
         yield from self._nameless.values()
 
     def references(self) -> Iterator[tuple[str, Digest]]:
-        """What each image is called here, `REPOSITORY:TAG` or `REPOSITORY@DIGEST`, and its root."""
+        """Iterate over the name of each root (`REPOSITORY:TAG` or `REPOSITORY@DIGEST`) and its digest."""
         for repository, tags in self._tags.items():
             for tag, roots in tags.items():
                 for root in roots:
@@ -149,17 +166,18 @@ class Index:
         for repository_or_none, digest in self._nameless:
             yield f"{repository_or_none or ''}@{digest}", digest
 
-    def unknown(self, repository: str) -> NotFound:
-        """The error for a repository that is not there."""
+    def repository_not_found(self, repository: str) -> NotFound:
+        """Return the error for a repository that does not exist."""
         known = self.repositories()
         hint = f"it has: {', '.join(known[:10])}{', …' if len(known) > 10 else ''}" if known else ""
         if "" in self._tags and repository not in self._adopts:
             hint += f"{'; and ' if hint else 'it has '}names without a repository"
         return NotFound(f"{self._what} has no repository {repository!r}", hint=hint)
 
-    def _ambiguous(self, repository: str, tag: str) -> Refused:
+    def _ambiguous_error(self, repository: str, tag: str) -> Refused:
+        """Return the error for a tag with several roots."""
         return Refused(
-            f"{self._what} names {repository}:{tag} more than once: which one is meant cannot be told",
+            f"{self._what} names {repository}:{tag} more than once, so it is ambiguous",
             hint="remove all but one of these entries",
             code="bundle_invalid",
         )
@@ -167,64 +185,71 @@ class Index:
     # ---- writing
 
     def put(self, repository: str, reference: str, manifest: Manifest) -> None:
-        """Make `manifest` a root, under a tag or, for a digest, without a name; what it refers to is none any more.
+        """Add `manifest` as a root under a tag or, if `reference` is a digest, without a name.
 
-        Raises Refused (too_many)."""
-        if self._count >= MAX_ROOTS:
-            raise Refused(f"{self._what} has {self._count} entries, more than fit", code="too_many")
+        Its children stop being roots without a name. Raises Refused (too_many)."""
+        if self._entry_count >= MAX_ROOTS:
+            raise Refused(f"{self._what} has {self._entry_count} entries, which is the maximum", code="too_many")
         if ":" in reference:
-            self._take_nameless(repository, manifest.digest)
-            self._nameless[repository or None, manifest.digest] = _root(manifest, repository, None)
+            self._remove_nameless(repository, manifest.digest)
+            self._nameless[repository or None, manifest.digest] = _make_root(manifest, repository, None)
         else:
             tags = self._tags[repository]
-            self._count -= len(tags.get(reference, ()))
-            tags[reference] = (_root(manifest, repository, f"{repository}:{reference}" if repository else reference),)
-            self._take_nameless(repository, manifest.digest)
-        self._count += 1
+            self._entry_count -= len(tags.get(reference, ()))
+            tags[reference] = (
+                _make_root(manifest, repository, f"{repository}:{reference}" if repository else reference),
+            )
+            self._remove_nameless(repository, manifest.digest)
+        self._entry_count += 1
         for child in manifest.children:
-            self._take_nameless(repository, child.digest)
+            self._remove_nameless(repository, child.digest)
 
-    def _take_nameless(self, repository: str, digest: Digest) -> bool:
-        gone = self._nameless.pop((repository or None, digest), None) is not None
-        self._count -= gone
-        return gone
+    def _remove_nameless(self, repository: str, digest: Digest) -> bool:
+        """Remove a root without a name. Return whether it existed."""
+        removed = self._nameless.pop((repository or None, digest), None) is not None
+        self._entry_count -= removed
+        return removed
 
     def remove(self, repository: str, reference: str) -> bool:
-        """Remove a tag, or by a digest the root without a name and all tags of it. -> whether it was there.
+        """Remove a tag; or, for a digest, the root without a name and all tags of the manifest. Return whether anything
+        was removed.
 
-        A repository that adopts the names without a repository loses those as well."""
+        If the repository adopts names without a repository, these are removed too."""
         adopted = repository in self._adopts
         removed = [self._remove(name, reference) for name in ((repository, "") if adopted else (repository,))]
         return any(removed)
 
     def _remove(self, repository: str, reference: str) -> bool:
+        """Remove a tag or digest under one repository name. Return whether anything was removed."""
         tags = self._tags.get(repository, {})
         if ":" in reference:
-            gone = [tag for tag, roots in tags.items() if any(one.descriptor.digest == reference for one in roots)]
-            nameless = self._take_nameless(repository, Digest.parse(reference))
+            removed = [tag for tag, roots in tags.items() if any(one.descriptor.digest == reference for one in roots)]
+            nameless = self._remove_nameless(repository, Digest.parse(reference))
         else:
-            gone, nameless = [reference] if reference in tags else [], False
-        for tag in gone:
-            self._count -= len(tags.pop(tag))
-        return nameless or bool(gone)
+            removed, nameless = [reference] if reference in tags else [], False
+        for tag in removed:
+            self._entry_count -= len(tags.pop(tag))
+        return nameless or bool(removed)
 
     def render(self) -> bytes:
-        """The document, each root on a line of its own, the same for the same content."""
-        named = (
+        """Return the JSON document, one root per line. Equal content gives equal bytes."""
+        as_root = (
             root.text for _, tags in sorted(self._tags.items()) for _, roots in sorted(tags.items()) for root in roots
         )
         nameless = sorted(root.text for root in self._nameless.values())
-        entries = ",\n".join([*named, *nameless, *self._kept])
-        head = {"schemaVersion": 2, "mediaType": OCI_INDEX, **self._rest}
-        before = _written(head)[:-1]
+        entries = ",\n".join([*as_root, *nameless, *self._opaque_entries])
+        head = {"schemaVersion": 2, "mediaType": OCI_INDEX, **self._other_members}
+        before = _to_json(head)[:-1]
         return f'{before},"manifests":[\n{entries}\n]}}\n'.encode()
 
 
-def _written(value: Value) -> str:
+def _to_json(value: Value) -> str:
+    """Return compact JSON."""
     return json.dumps(value, separators=(",", ":"))
 
 
-def _root(manifest: Manifest, repository: str, name: str | None) -> Root:
+def _make_root(manifest: Manifest, repository: str, name: str | None) -> Root:
+    """Make a root for `manifest`. name: the annotation ref.name, or None for a root without a name."""
     descriptor = Descriptor(manifest.digest, manifest.size, manifest.media_type)
     annotations = {REF_NAME: name} if name is not None else {OF_REPOSITORY: repository} if repository else {}
     entry: Object = {
@@ -233,11 +258,11 @@ def _root(manifest: Manifest, repository: str, name: str | None) -> Root:
         "size": manifest.size,
         "annotations": dict(annotations),
     }
-    return Root(descriptor, repository if name is not None else repository or None, _written(entry))
+    return Root(descriptor, repository if name is not None else repository or None, _to_json(entry))
 
 
-def _annotations(entry: Value, where: str) -> tuple[str | None, str | None]:
-    """-> the name, and for what has none: the repository."""
+def _parse_annotations(entry: Value, where: str) -> tuple[str | None, str | None]:
+    """Return the name of an entry, and its repository, which counts only if it has no name."""
     annotations = entry.get("annotations") if isinstance(entry, dict) else None
     if annotations is None:
         return None, None
@@ -245,36 +270,36 @@ def _annotations(entry: Value, where: str) -> tuple[str | None, str | None]:
         raise Refused(f"{where}: annotations is not an object", code="bundle_invalid")
     name, repository = annotations.get(REF_NAME), annotations.get(OF_REPOSITORY)
     if name is not None and not isinstance(name, str):
-        raise Refused(f"{where} has a name that is no text", code="bundle_invalid")
+        raise Refused(f"{where} has a name that is not a string", code="bundle_invalid")
     return name, repository if is_path(repository) and isinstance(repository, str) else None
 
 
-def _split(name: str, where: str) -> tuple[str, str] | None:
-    """Repository and tag of a name; None: it names something in a way of its own (`host:5000/app:v1`).
+def _split_name(name: str, where: str) -> tuple[str, str] | None:
+    """Return repository and tag of a name; None if it is a valid name of another form (`host:5000/app:v1`).
 
-    Raises Refused: it breaks every grammar."""
+    Raises Refused (ref_invalid) if it is not valid in any form."""
     repository, colon, tag = name.rpartition(":")
     if is_tag(tag) and (is_path(repository) if colon else True):
         return repository, tag
     try:
         Reference.parse(name)
     except ConfigError:
-        raise Refused(f"{where} has a name that is none: {printable(name, 80)!r}", code="ref_invalid") from None
+        raise Refused(f"{where} has an invalid name: {printable(name, 80)!r}", code="ref_invalid") from None
     return None
 
 
-def holders(
+def find_repositories(
     digest: Digest, roots: Iterable[Root], read: Callable[[Digest], Manifest], work: Work
 ) -> tuple[set[str | None], set[str | None]]:
-    """-> the repositories in which `digest` is a root, and those in which an index refers to it.
+    """Return the repositories in which `digest` is a root, and the repositories in which an index refers to it.
 
-    None: a root of no repository in particular. read: reads a manifest; what is missing or damaged leads nowhere.
-    Raises Cancelled, LocalError."""
+    None stands for a root of no particular repository. read: reads a manifest; missing and damaged manifests have no
+    children. Raises Cancelled, LocalError."""
     children: dict[Digest, tuple[Digest, ...]] = {}
-    named: set[str | None] = set()
-    below: set[str | None] = set()
+    as_root: set[str | None] = set()
+    under_index: set[str | None] = set()
     todo = list(dict.fromkeys((root.repository, root.descriptor.digest) for root in roots))
-    named.update(repository for repository, root in todo if root == digest)
+    as_root.update(repository for repository, root in todo if root == digest)
     seen = set(todo)
     while todo:
         work.stop.check()
@@ -283,14 +308,15 @@ def holders(
             children[parent] = _children(parent, read)
         for child in children[parent]:
             if child == digest:
-                below.add(repository)
+                under_index.add(repository)
             if (repository, child) not in seen:
                 seen.add((repository, child))
                 todo.append((repository, child))
-    return named, below
+    return as_root, under_index
 
 
 def _children(digest: Digest, read: Callable[[Digest], Manifest]) -> tuple[Digest, ...]:
+    """Return the children of a manifest; none if it is missing or damaged."""
     try:
         return tuple(child.digest for child in read(digest).children)
     except (NotFound, Refused):
@@ -298,7 +324,7 @@ def _children(digest: Digest, read: Callable[[Digest], Manifest]) -> tuple[Diges
 
 
 def check_version(data: bytes, what: str) -> None:
-    """Raises Refused (bundle_invalid) unless `data` is an oci-layout file of version 1."""
+    """Raise Refused (bundle_invalid) unless `data` is an oci-layout file of version 1."""
     document = strictjson.parse(data, what=what, code="bundle_invalid")
     version = document.get("imageLayoutVersion") if isinstance(document, dict) else None
     if not isinstance(version, str) or version.split(".")[0] != "1":

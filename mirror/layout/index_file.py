@@ -1,7 +1,8 @@
-"""The index of a layout, in memory and on disk: read when it changed, replaced when we changed it.
+"""The file index.json of a layout, in memory and on disk.
 
-index.json names only what is there: it is replaced at most once a second, at the end, and after the directories that
-it relies on were synced. While the lock is ours, what is in memory is what counts.
+index.json names only content that is on disk. It is replaced at most once a second and at the end of a run, each time
+after the directories of the content have been synced. While this process holds the lock, the index in memory is
+authoritative.
 """
 
 from __future__ import annotations
@@ -12,169 +13,181 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from mirror.errors import LocalError, Refused
-from mirror.layout.files import INDEX_FILE, VERSION_FILE, Folder
+from mirror.layout.files import INDEX_FILE, VERSION_FILE, LayoutFiles
 from mirror.layout.index import MAX_BYTES, Index, check_version
-from mirror.layout.lock import Claim
+from mirror.layout.lock import LayoutLock
 from mirror.util.cancellation import Work
 from mirror.util.single_flight import Once
 
 T = TypeVar("T")
 
-PUBLISH_EVERY = 1.0  # seconds between two replacements
-_SHARE = 20  # replacing it takes at most one part in this of the time
-_LOOK_EVERY = 1.0  # seconds between two looks whether another thread has replaced it
+PUBLISH_EVERY = 1.0  # minimum number of seconds between two replacements
+_MAX_SHARE = 20  # replacing it may take at most 1/20 of the run's time
+_LOOK_EVERY = 1.0  # seconds between two checks whether another thread has finished replacing it
 _VERSION = b'{"imageLayoutVersion":"1.0.0"}\n'
-_LARGEST_VERSION = 64 << 10  # bytes
+_MAX_VERSION_BYTES = 64 << 10  # bytes
 _LOCK_FILE = ".lock"
-# What a directory may have before it is a layout.
-_NOTHING = ("lost+found", ".DS_Store", _LOCK_FILE)
-_NO_LAYOUT = "an OCI layout has a file oci-layout and a file index.json"
+# Entries that a directory may have before it becomes a layout.
+_IGNORED_NAMES = ("lost+found", ".DS_Store", _LOCK_FILE)
+_LAYOUT_HINT = "an OCI layout has the files oci-layout and index.json"
 
 
-class Ledger:
-    """Thread-safe; `close` gives the lock back. adopts: see Index; new: there may be no layout yet."""
+class IndexFile:
+    """The index of a layout and the file that stores it. Thread-safe; `close` releases the lock.
 
-    def __init__(self, folder: Folder, what: str, adopts: Collection[str], *, new: bool) -> None:
-        self._folder = folder
+    adopts: see Index. new: the layout may not exist yet."""
+
+    def __init__(self, files: LayoutFiles, what: str, adopts: Collection[str], *, new: bool) -> None:
+        self._files = files
         self._what = what
         self._adopts = adopts
         self._new = new
-        self._claim = Claim(folder.path, _LOCK_FILE)
-        self._begun = Once(self._begin)
+        self._layout_lock = LayoutLock(files.path, _LOCK_FILE)
+        self._begin_once = Once(self._begin)
         self._writing = False
         self._state = threading.Condition()
         self._index: Index | None = None
         self._signature: tuple[int, ...] | None = None
-        self._changes = 0
-        self._published = 0  # changes that index.json has
+        self._change_count = 0
+        self._published_count = 0  # changes that are in index.json
         self._publishing = False
-        self._next = 0.0  # earliest time of the next replacement
+        self._next_publish = 0.0  # earliest time of the next replacement (monotonic clock, seconds)
 
     def close(self) -> None:
-        self._claim.release()
+        """Release the lock of the layout."""
+        self._layout_lock.release()
 
     # ---- reading
 
     @property
     def writing(self) -> bool:
-        """Whether the lock is ours."""
+        """Whether this process holds the lock."""
         return self._writing
 
     @property
-    def edition(self) -> tuple[object, ...]:
-        """Another one after another process has changed the index."""
+    def revision(self) -> tuple[object, ...]:
+        """A value that changes when another process has changed the index."""
         return self.writing, self._signature
 
-    def unnamed(self, repository: str) -> tuple[str | None, ...]:
-        """What the repository of a root is where the roots without one belong to `repository`."""
+    def adopted_names(self, repository: str) -> tuple[str | None, ...]:
+        """Return the values of `Root.repository` that also count as `repository`, because it adopts names without a
+        repository."""
         return ("", None) if repository in self._adopts else ()
 
-    def look(self, question: Callable[[Index], T]) -> T:
-        """What the index answers; `question` only computes. Raises Refused (bundle_invalid), LocalError."""
-        index = self._current()
-        with self._state:
-            return question(index)
+    def query(self, query_index: Callable[[Index], T]) -> T:
+        """Return what `query_index` computes from the current index. It runs under a lock, so it must not do I/O.
 
-    def _current(self) -> Index:
+        Raises Refused (bundle_invalid), LocalError."""
+        index = self._current_index()
         with self._state:
-            known, signature = self._index, self._signature
-        if known is not None and (self.writing or self._folder.signature(INDEX_FILE) == signature):
-            return known
-        there = self.is_there()
-        signature = self._folder.signature(INDEX_FILE) if there else None
+            return query_index(index)
+
+    def _current_index(self) -> Index:
+        """Return the index, reading index.json again if another process has replaced it."""
+        with self._state:
+            cached, signature = self._index, self._signature
+        if cached is not None and (self.writing or self._files.signature(INDEX_FILE) == signature):
+            return cached
+        exists = self.exists()
+        signature = self._files.signature(INDEX_FILE) if exists else None
         loaded = Index(self._what, self._adopts) if signature is None and self._new else self._load()
         with self._state:
             if not self.writing or self._index is None:
                 self._index, self._signature = loaded, signature
             return self._index
 
-    def is_there(self) -> bool:
-        """Whether there is a layout; False: there may be one. Raises Refused, LocalError."""
+    def exists(self) -> bool:
+        """Whether the layout exists; False only if it may be created. Raises Refused, LocalError."""
         try:
-            names = self._folder.names()
-            text = self._folder.read(VERSION_FILE, _LARGEST_VERSION) if names else None
+            names = self._files.list_names()
+            text = self._files.read(VERSION_FILE, _MAX_VERSION_BYTES) if names else None
         except NotADirectoryError:
             names, text = ["?"], None
         if text is not None:
-            check_version(text, f"{self._folder.path / VERSION_FILE}")
+            check_version(text, f"{self._files.path / VERSION_FILE}")
             return True
-        found = [name for name in names or () if name not in _NOTHING and not name.endswith(".tmp")]
+        found = [name for name in names or () if name not in _IGNORED_NAMES and not name.endswith(".tmp")]
         if not self._new:
             what = "is not a layout" if found else "is empty" if names is not None else "does not exist"
-            raise Refused(f"{self._what} {what}: no oci-layout here", hint=_NO_LAYOUT, code="bundle_invalid")
+            raise Refused(f"{self._what} {what}: no oci-layout here", hint=_LAYOUT_HINT, code="bundle_invalid")
         if found:
             raise LocalError(
-                f"{self._what} is not empty, and no layout: there is no oci-layout in it",
-                hint="name an empty or a new directory, or a layout",
+                f"{self._what} is not empty and is not a layout: no oci-layout here",
+                hint="choose a new or empty directory, or a layout",
             )
         return False
 
     def _load(self) -> Index:
-        path = self._folder.path / INDEX_FILE
-        data = self._folder.read(INDEX_FILE, MAX_BYTES)
+        """Read index.json. Raises Refused (bundle_invalid), LocalError."""
+        path = self._files.path / INDEX_FILE
+        data = self._files.read(INDEX_FILE, MAX_BYTES)
         if data is None:
-            raise Refused(f"{path} is missing", hint=_NO_LAYOUT, code="bundle_invalid")
+            raise Refused(f"{path} is missing", hint=_LAYOUT_HINT, code="bundle_invalid")
         return Index.parse(data, str(path), self._adopts)
 
     # ---- writing
 
     def begin(self, work: Work) -> None:
-        """Take the lock, and make the layout if there is none. Raises LockBusy: another run has it; LocalError."""
+        """Take the lock, and create the layout if it does not exist. Raises LockBusy (another run has the lock),
+        LocalError."""
         if not self.writing:
-            self._begun.get(work)
+            self._begin_once.get(work)
 
     def _begin(self, work: Work) -> bool:
-        self.is_there()
-        self._folder.make()
-        self._claim.take()
-        if not self.is_there():
-            self._folder.replace(VERSION_FILE, _VERSION)
-        self._folder.make_for("sha256")  # there has to be a directory of blobs, be it empty
-        self._folder.take_over()
-        if self._folder.signature(INDEX_FILE) is None:
-            self._folder.replace(INDEX_FILE, Index(self._what).render())
+        """Take the lock, clean up after a killed run, and read the index that will be changed."""
+        self.exists()
+        self._files.create()
+        self._layout_lock.acquire()
+        if not self.exists():
+            self._files.replace(VERSION_FILE, _VERSION)
+        self._files.create_blob_directory("sha256")  # the image-spec requires the directory, even if it is empty
+        self._files.recover()
+        if self._files.signature(INDEX_FILE) is None:
+            self._files.replace(INDEX_FILE, Index(self._what).render())
         loaded = self._load()
         with self._state:
-            # At once: a reader that comes in between would put back what it read before the lock was ours.
+            # Set both together: a reader in between would store the index that it read before this process had the
+            # lock.
             self._index, self._writing = loaded, True
         return True
 
     def change(self, change: Callable[[Index], bool]) -> None:
-        """Change the index in memory, and on disk if it is time. change: -> whether it did; only computes.
+        """Change the index in memory, and replace index.json if that is due.
 
-        Raises what it raises, and LocalError: then the next one, or `publish`, tries again."""
+        change: applies the change and returns whether there was one; it must not do I/O. Raises what `change` raises,
+        and LocalError; after a LocalError, the next change or `publish` writes the file."""
         with self._state:
             if self._index is None or not change(self._index):
                 return
-            self._changes += 1
-            due = not self._publishing and time.monotonic() >= self._next
+            self._change_count += 1
+            due = not self._publishing and time.monotonic() >= self._next_publish
             self._publishing = self._publishing or due
         if due:
-            self._replace()
+            self._write_index()
 
     def publish(self) -> None:
-        """After this index.json has all that was changed before. Raises LocalError."""
+        """Write all earlier changes to index.json. Raises LocalError."""
         with self._state:
             while self._publishing:
                 self._state.wait(_LOOK_EVERY)
-            due = self._publishing = self._published != self._changes
+            due = self._publishing = self._published_count != self._change_count
         if due:
-            self._replace()
+            self._write_index()
 
-    def _replace(self) -> None:
-        """By the one thread that is to do it."""
+    def _write_index(self) -> None:
+        """Sync the directories, then replace index.json. Only one thread at a time does this."""
         started = time.monotonic()
         try:
-            # All that is in memory now was renamed before: so it is synced before it is named.
+            # Every blob that this index names was renamed before, so `sync` makes its name durable first.
             with self._state:
-                data, changes = (self._index or Index(self._what)).render(), self._changes
-            self._folder.sync()
-            self._folder.replace(INDEX_FILE, data)
+                data, changes = (self._index or Index(self._what)).render(), self._change_count
+            self._files.sync()
+            self._files.replace(INDEX_FILE, data)
             with self._state:
-                self._published = changes
+                self._published_count = changes
         finally:
             now = time.monotonic()
             with self._state:
                 self._publishing = False
-                self._next = now + max(PUBLISH_EVERY, _SHARE * (now - started))
+                self._next_publish = now + max(PUBLISH_EVERY, _MAX_SHARE * (now - started))
                 self._state.notify_all()

@@ -1,4 +1,4 @@
-"""What a store has, found out by reading its manifests and nothing else."""
+"""Makes an inventory of a store by reading its manifests. Blobs are not read."""
 
 from __future__ import annotations
 
@@ -6,109 +6,122 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mirror.errors import MirrorError, NotFound
-from mirror.layout.inventory import Described, Holdings, Inventory
+from mirror.layout.inventory import Inventory, ManifestInfo, RepositoryContents
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.store import Source, Version
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct, field
 
-READERS = 8  # manifests that are read at a time
+READERS = 8  # manifests that are read in parallel
 
 
-class Survey(Struct):
-    """inventory: of what was read; problems: what could not be; below: of each manifest, all under it with sizes."""
+class StoreSurvey(Struct):
+    """An inventory made by reading manifests.
+
+    problems: tags and manifests that could not be read. parts: for each manifest, the digests that it refers to and
+    their sizes in bytes."""
 
     inventory: Inventory = field(default_factory=Inventory)
     problems: list[MirrorError] = field(default_factory=list)
-    below: dict[Digest, dict[Digest, int]] = field(default_factory=dict)
+    parts: dict[Digest, dict[Digest, int]] = field(default_factory=dict)
 
-    def size(self, root: Digest) -> int:
-        """Bytes of everything under a root, itself included, each once."""
+    def total_size(self, root: Digest) -> int:
+        """Return the size in bytes of a root and everything below it; each digest counts once."""
         found: dict[Digest, int] = {}
         todo = [root]
         while todo:
             digest = todo.pop()
-            for part, size in self.below.get(digest, {}).items():
+            for part, total_size in self.parts.get(digest, {}).items():
                 if part not in found:
-                    found[part] = size
+                    found[part] = total_size
                     todo.append(part)
         described = self.inventory.manifests.get(root)
         return sum(found.values()) + ((described.size or 0) if described is not None else 0)
 
 
-def survey(source: Source, repositories: Iterable[str], work: Work) -> Survey:
-    """Read all tags of `repositories`, and all manifests under them. Raises what concerns all of them, Cancelled."""
-    found = Survey()
+def survey_store(source: Source, repositories: Iterable[str], work: Work) -> StoreSurvey:
+    """Read all tags of `repositories` and all manifests below them.
+
+    Errors of single images are in the result. Raises errors that concern the whole store, and Cancelled."""
+    found = StoreSurvey()
     with ThreadPoolExecutor(READERS, thread_name_prefix="survey") as pool:
         for name in repositories:
-            _Repository(source, name, found, pool, work).read()
-    found.inventory.settle()
+            _RepositorySurvey(source, name, found, pool, work).read()
+    found.inventory.normalize()
     return found
 
 
-class _Repository:
-    def __init__(self, source: Source, name: str, found: Survey, pool: ThreadPoolExecutor, work: Work) -> None:
+class _RepositorySurvey:
+    """The survey of one repository; its results are added to `found`."""
+
+    def __init__(self, source: Source, name: str, found: StoreSurvey, pool: ThreadPoolExecutor, work: Work) -> None:
         self._source, self._name, self._found, self._pool, self._work = source, name, found, pool, work
-        self._holdings = Holdings()
+        self._contents = RepositoryContents()
 
     def read(self) -> None:
+        """Read the tags and manifests; nothing happens if the repository does not exist."""
         try:
             tags = list(self._tags())
         except NotFound:
             return
-        self._found.inventory.repositories[self._name] = self._holdings
+        self._found.inventory.repositories[self._name] = self._contents
         for tag, version in zip(tags, self._source.resolve(self._name, tags, self._work), strict=True):
             if isinstance(version, Version) and version.digest is not None:
-                self._holdings.tags[tag] = version.digest
+                self._contents.tags[tag] = version.digest
             elif isinstance(version, MirrorError):
                 self._found.problems.append(version)
-        roots = dict.fromkeys(self._holdings.tags.values())
-        lost = self._walk(list(roots))
-        # Who needs what a broken root lists shall not take it for being there.
-        self._holdings.tags = {tag: root for tag, root in self._holdings.tags.items() if root not in lost}
+        roots = dict.fromkeys(self._contents.tags.values())
+        unreadable = self._read_manifests(list(roots))
+        # Leave out the tags of unreadable roots, so that a differential export does not rely on their content.
+        self._contents.tags = {tag: root for tag, root in self._contents.tags.items() if root not in unreadable}
 
     def _tags(self) -> Iterator[str]:
+        """Iterate over the tags; errors in the list become problems."""
         for tag in self._source.tags(self._name, self._work):
             if isinstance(tag, str):
                 yield tag
             else:
                 self._found.problems.append(tag)
 
-    def _walk(self, level: Sequence[Digest]) -> set[Digest]:
-        """-> those of the first level that could not be read."""
-        lost: set[Digest] | None = None
+    def _read_manifests(self, level: Sequence[Digest]) -> set[Digest]:
+        """Read manifests level by level. Return the digests of the first level that could not be read."""
+        unreadable: set[Digest] | None = None
         seen: set[Digest] = set()
         while level:
             seen.update(level)
-            read = dict(zip(level, self._pool.map(self._manifest, level), strict=True))
+            read = dict(zip(level, self._pool.map(self._read_manifest, level), strict=True))
             bad = {digest for digest, one in read.items() if isinstance(one, MirrorError)}
             for one in read.values():
                 if isinstance(one, Manifest):
-                    self._add(one)
-                elif lost is None or not isinstance(one, NotFound):  # an index may leave children out
+                    self._add_manifest(one)
+                elif unreadable is None or not isinstance(
+                    one, NotFound
+                ):  # an index may refer to manifests that the repository does not have
                     self._found.problems.append(one)
-            lost = bad if lost is None else lost
-            below = dict.fromkeys(
+            unreadable = bad if unreadable is None else unreadable
+            parts = dict.fromkeys(
                 child.digest for one in read.values() if isinstance(one, Manifest) for child in one.children
             )
-            level = [digest for digest in below if digest not in seen]
-        return lost or set()
+            level = [digest for digest in parts if digest not in seen]
+        return unreadable or set()
 
-    def _manifest(self, digest: Digest) -> Manifest | MirrorError:
+    def _read_manifest(self, digest: Digest) -> Manifest | MirrorError:
+        """Read one manifest; return the error if that fails."""
         self._work.stop.check()
         try:
             return self._source.manifest(self._name, digest, self._work)
         except MirrorError as error:
             return error
 
-    def _add(self, one: Manifest) -> None:
-        inventory, holdings = self._found.inventory, self._holdings
-        inventory.manifests[one.digest] = Described(one.media_type, one.size)
-        holdings.manifests.add(one.digest)
-        parts = self._found.below.setdefault(one.digest, {})
+    def _add_manifest(self, one: Manifest) -> None:
+        """Add a manifest and its blobs to the inventory."""
+        inventory, contents = self._found.inventory, self._contents
+        inventory.manifests[one.digest] = ManifestInfo(one.media_type, one.size)
+        contents.manifests.add(one.digest)
+        parts = self._found.parts.setdefault(one.digest, {})
         parts.update({child.digest: child.size or 0 for child in one.children})
         for blob in one.blobs:
             if not blob.foreign and blob.size is not None:
                 inventory.blobs[blob.digest] = parts[blob.digest] = blob.size
-                holdings.blobs.add(blob.digest)
+                contents.blobs.add(blob.digest)

@@ -1,4 +1,4 @@
-"""Who may write to a layout: a lock on its directory, so that no further file is needed."""
+"""The writer's lock of a layout: a lock on the directory itself, so that no extra file is needed."""
 
 from __future__ import annotations
 
@@ -11,42 +11,47 @@ from pathlib import Path
 from mirror.errors import LockBusy
 from mirror.util.files import local_error
 
-# A directory cannot be opened for writing, which file systems of other machines want of what is locked.
-_NOT_DIRECTORIES = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.EISDIR)
+# These errors mean that the file system cannot lock a directory. Network file systems require a descriptor that is open
+# for writing, and a directory cannot be opened for writing.
+_DIRECTORY_LOCK_UNSUPPORTED = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.EISDIR)
 
 
-class Claim:
-    """An exclusive lock on a directory; free as soon as its holder is gone, however it went. Thread-safe.
+class LayoutLock:
+    """An exclusive lock on a directory. The kernel releases it when the process ends, however it ends. Thread-safe.
 
-    instead: a file in it that is locked where a directory cannot be."""
+    fallback_name: a file in the directory, which is locked if the file system cannot lock a directory."""
 
-    def __init__(self, directory: Path, instead: str) -> None:
+    def __init__(self, directory: Path, fallback_name: str) -> None:
         self._directory = directory
-        self._instead = instead
+        self._fallback_name = fallback_name
         self._lock = threading.Lock()
         self._descriptor: int | None = None
 
-    def take(self) -> None:
-        """Does not wait. Once. Raises LockBusy, LocalError."""
+    def acquire(self) -> None:
+        """Take the lock without waiting; call this once. Raises LockBusy (another process has it), LocalError."""
         try:
-            descriptor = self._locked()
+            descriptor = self._open_locked()
         except BlockingIOError:
-            raise LockBusy(f"another run is writing to {self._directory}", hint="wait for it to end") from None
+            raise LockBusy(
+                f"another run is writing to {self._directory}", hint="wait until that run has ended"
+            ) from None
         except OSError as error:
             raise local_error("lock", self._directory, error) from error
         with self._lock:
             self._descriptor = descriptor
 
-    def _locked(self) -> int:
+    def _open_locked(self) -> int:
+        """Open the directory, or the fallback file, and lock it. Return the descriptor."""
         try:
             return _lock(os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError as error:
-            if error.errno not in _NOT_DIRECTORIES:
+            if error.errno not in _DIRECTORY_LOCK_UNSUPPORTED:
                 raise
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        return _lock(os.open(self._directory / self._instead, flags, 0o644))
+        return _lock(os.open(self._directory / self._fallback_name, flags, 0o644))
 
     def release(self) -> None:
+        """Release the lock; nothing happens if it is not held."""
         with self._lock:
             descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
@@ -54,6 +59,7 @@ class Claim:
 
 
 def _lock(descriptor: int) -> int:
+    """Lock an open file without waiting. Raises OSError and closes the descriptor if that fails."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BaseException:

@@ -1,4 +1,5 @@
-"""Which manifests of a layout have a subject: there is no list of them, so they are found by reading."""
+"""Finds the referrers of a manifest in a layout or bundle. These have no list of referrers, so all manifests are
+read."""
 
 from __future__ import annotations
 
@@ -15,86 +16,89 @@ from mirror.util.single_flight import Once
 
 MAX_READ = 1_000_000  # manifests
 
-# (repository, or None for every one; subject) -> what refers to it
-_Found = dict[tuple[str | None, Digest], dict[Digest, Descriptor]]
-# What counts of a manifest here: itself, its subject, its children.
-_Read = tuple[Descriptor, Digest | None, tuple[Descriptor, ...]]
+# (repository, or None for any; subject) -> its referrers
+_ReferrerIndex = dict[tuple[str | None, Digest], dict[Digest, Descriptor]]
+# Parts of a manifest that are needed here: its descriptor, its subject, its children.
+_ManifestParts = tuple[Descriptor, Digest | None, tuple[Descriptor, ...]]
 
 
-class Subjects:
-    """The referrers of a store, read when they are first asked for, again when its roots are others. Thread-safe.
+class Referrers:
+    """The referrers in a store, indexed on the first call and again when its roots have changed. Thread-safe.
 
-    manifest: reads one of the store, by its digest."""
+    manifest: reads a manifest of the store by its digest."""
 
     def __init__(self, manifest: Callable[[str, str, Work], Manifest]) -> None:
         self._manifest = manifest
         self._lock = threading.Lock()
-        self._key: Hashable = None
-        self._known: Once[_Found] | None = None
+        self._revision: Hashable = None
+        self._index: Once[_ReferrerIndex] | None = None
 
-    def of(
-        self, repository: str, digest: Digest, key: Hashable, roots: Callable[[], Sequence[Root]], work: Work
+    def find(
+        self, repository: str, digest: Digest, revision: Hashable, roots: Callable[[], Sequence[Root]], work: Work
     ) -> list[Descriptor]:
-        """What refers to `digest`, in order. key: another one for other roots, taken before they are.
+        """Return the referrers of `digest`, sorted by digest.
 
-        roots: asked after what they are read for can be told of a change, so that none falls between the two.
-        Raises Cancelled, LocalError."""
+        revision: a value that differs if the roots differ. Take it before the call; `roots` is called afterwards, so
+        that no change in between is missed. Raises Cancelled, LocalError."""
         with self._lock:
-            if self._known is None or key != self._key:
-                self._key, self._known = key, Once(lambda work: self._read(roots(), work))
-            known = self._known
-        found = known.get(work)
+            if self._index is None or revision != self._revision:
+                self._revision, self._index = revision, Once(lambda work: self._build_index(roots(), work))
+            index = self._index
+        referrers = index.get(work)
         with self._lock:
-            both = {**found.get((None, digest), {}), **found.get((repository, digest), {})}
-        return [both[one] for one in sorted(both)]
+            merged = {**referrers.get((None, digest), {}), **referrers.get((repository, digest), {})}
+        return [merged[one] for one in sorted(merged)]
 
     def add(self, repository: str, manifest: Manifest) -> None:
-        """`manifest` was put: it is among the roots, or under one."""
+        """Add a manifest that was put into the store."""
         with self._lock:
-            found = self._known.peek() if self._known is not None else None
-            if found is None:
-                self._known = None
+            referrers = self._index.peek() if self._index is not None else None
+            if referrers is None:
+                self._index = None
             else:
-                _note(found, repository, *_parts(manifest)[:2])
+                _add_referrer(referrers, repository, *_parts(manifest)[:2])
 
-    def forget(self) -> None:
-        """Something was taken away: it is none of the roots any more."""
+    def invalidate(self) -> None:
+        """Discard the index, because a manifest was removed."""
         with self._lock:
-            self._known = None
+            self._index = None
 
-    def _read(self, roots: Sequence[Root], work: Work) -> _Found:
-        """What is damaged is left out here: it is told of when it is copied."""
-        found: _Found = {}
-        read: dict[Digest, _Read | None] = {}
+    def _build_index(self, roots: Sequence[Root], work: Work) -> _ReferrerIndex:
+        """Read all manifests below `roots`. Damaged ones are skipped here; copying them reports the error."""
+        referrers: _ReferrerIndex = {}
+        parts_by_digest: dict[Digest, _ManifestParts | None] = {}
         todo = list(dict.fromkeys((root.repository or None, root.descriptor.digest) for root in roots))
         seen = set(todo)
         while todo:
             work.stop.check()
             repository, digest = todo.pop()
-            if digest not in read:
-                read[digest] = self._parts_of(digest, work)
-            one = read[digest]
+            if digest not in parts_by_digest:
+                parts_by_digest[digest] = self._read_parts(digest, work)
+            one = parts_by_digest[digest]
             if one is None:
                 continue
-            _note(found, repository, *one[:2])
+            _add_referrer(referrers, repository, *one[:2])
             for child in one[2]:
                 if (repository, child.digest) not in seen and len(seen) < MAX_READ:
                     seen.add((repository, child.digest))
                     todo.append((repository, child.digest))
-        return found
+        return referrers
 
-    def _parts_of(self, digest: Digest, work: Work) -> _Read | None:
+    def _read_parts(self, digest: Digest, work: Work) -> _ManifestParts | None:
+        """Read one manifest; None if it is missing or damaged."""
         try:
             return _parts(self._manifest("", digest, work))
         except (NotFound, Refused):
             return None
 
 
-def _parts(manifest: Manifest) -> _Read:
+def _parts(manifest: Manifest) -> _ManifestParts:
+    """Return the parts of a manifest that the index needs."""
     subject = manifest.subject.digest if manifest.subject is not None else None
     return Descriptor(manifest.digest, manifest.size, manifest.media_type), subject, manifest.children
 
 
-def _note(found: _Found, repository: str | None, one: Descriptor, subject: Digest | None) -> None:
+def _add_referrer(referrers: _ReferrerIndex, repository: str | None, one: Descriptor, subject: Digest | None) -> None:
+    """Add a manifest to the referrers of its subject, if it has one."""
     if subject is not None:
-        found.setdefault((repository, subject), {})[one.digest] = one
+        referrers.setdefault((repository, subject), {})[one.digest] = one

@@ -1,4 +1,4 @@
-"""Is a layout in a directory whole? Reads and hashes everything that its index leads to."""
+"""Verifies a layout in a directory: reads and hashes everything that its index refers to."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirror.errors import MirrorError, NotFound, Refused
-from mirror.layout.examination import Examined, Problem, damaged
-from mirror.layout.files import INDEX_FILE, VERSION_FILE, Folder
+from mirror.layout.examination import LayoutProblem, VerificationResult, digest_problem
+from mirror.layout.files import INDEX_FILE, VERSION_FILE, LayoutFiles
 from mirror.layout.index import MAX_BYTES, Index, check_version
 from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
@@ -15,101 +15,112 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import is_manifest_type, parse_manifest
 from mirror.util.cancellation import Stop
 
-_SMALL = 64 << 10  # bytes of an oci-layout file
-_CHUNK = 1 << 20  # bytes read at a time
+_MAX_VERSION_BYTES = 64 << 10  # bytes of an oci-layout file
+_BUFFER_BYTES = 1 << 20  # bytes read at a time
 
 
-def examine_folder(path: Path, stop: Stop) -> Examined:
-    """Read and hash all that is named in it. Raises LocalError, Cancelled."""
-    folder = Folder(path)
+def verify_layout(path: Path, stop: Stop) -> VerificationResult:
+    """Verify the layout at `path`. Problems of its content are in the result. Raises LocalError, Cancelled."""
+    files = LayoutFiles(path)
     try:
-        return _Examination(folder, stop).run()
+        return _LayoutVerifier(files, stop).run()
     finally:
-        folder.close()
+        files.close()
 
 
-class _Examination:
-    def __init__(self, folder: Folder, stop: Stop) -> None:
-        self._folder = folder
+class _LayoutVerifier:
+    """One verification of a layout."""
+
+    def __init__(self, files: LayoutFiles, stop: Stop) -> None:
+        self._files = files
         self._stop = stop
-        self._found = Examined(str(folder.path))
-        self._below: dict[Digest, list[Digest]] = {}  # what each manifest refers to
-        self._buffer = memoryview(bytearray(_CHUNK))
+        self._result = VerificationResult(str(files.path))
+        self._references: dict[Digest, list[Digest]] = {}  # digests that each manifest refers to
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
-    def run(self) -> Examined:
+    def run(self) -> VerificationResult:
+        """Verify the layout and return the result."""
         try:
-            index = self._index()
+            index = self._read_index()
         except Refused as error:
-            self._found.problems.append(Problem.of(error))
-            return self._found
+            self._result.problems.append(LayoutProblem.from_error(error))
+            return self._result
         self._walk([root.descriptor for root in index.roots()])
-        self._found.concern(index.references(), lambda digest: self._below.get(digest, ()))
-        return self._found
+        self._result.find_affected(index.references(), lambda digest: self._references.get(digest, ()))
+        return self._result
 
-    def _index(self) -> Index:
-        """Raises Refused."""
-        what = str(self._folder.path)
-        version = self._folder.read(VERSION_FILE, _SMALL) if self._folder.names() is not None else None
+    def _read_index(self) -> Index:
+        """Read index.json, and record its unusable entries as problems. Raises Refused."""
+        what = str(self._files.path)
+        version = self._files.read(VERSION_FILE, _MAX_VERSION_BYTES) if self._files.list_names() is not None else None
         if version is None:
             raise Refused(f"{what} is not a layout: no oci-layout here", code="bundle_invalid")
         check_version(version, f"{what}: {VERSION_FILE}")
-        data = self._folder.read(INDEX_FILE, MAX_BYTES)
+        data = self._files.read(INDEX_FILE, MAX_BYTES)
         if data is None:
             raise Refused(f"{what}: {INDEX_FILE} is missing", code="bundle_invalid")
         index = Index.parse(data, f"{what}: {INDEX_FILE}")
-        self._found.problems += [Problem(text, damage=True) for text in dict.fromkeys(_unusable(index))]
+        self._result.problems += [LayoutProblem(text, damage=True) for text in dict.fromkeys(_unusable_entries(index))]
         return index
 
     def _walk(self, todo: list[Descriptor]) -> None:
+        """Verify everything that the descriptors lead to, each digest once."""
         seen: set[Digest] = set()
         while todo:
             self._stop.check()
-            one = todo.pop()
-            if one.digest not in seen and not one.foreign:
-                seen.add(one.digest)
+            descriptor = todo.pop()
+            if descriptor.digest not in seen and not descriptor.foreign:
+                seen.add(descriptor.digest)
                 try:
-                    if is_manifest_type(one.media_type):
-                        more = self._manifest(one)
-                        self._below[one.digest] = [child.digest for child in more]
+                    if is_manifest_type(descriptor.media_type):
+                        more = self._verify_manifest(descriptor)
+                        self._references[descriptor.digest] = [child.digest for child in more]
                         todo += more
                     else:
-                        self._blob(one)
+                        self._verify_blob(descriptor)
                 except MirrorError as error:
-                    self._found.problems.append(Problem.of(error, one.digest))
+                    self._result.problems.append(LayoutProblem.from_error(error, descriptor.digest))
 
-    def _manifest(self, one: Descriptor) -> list[Descriptor]:
-        body = self._folder.read_blob(one.digest, manifests.MAX_BYTES)
+    def _verify_manifest(self, descriptor: Descriptor) -> list[Descriptor]:
+        """Verify a manifest and return the descriptors that it refers to. Raises MirrorError."""
+        body = self._files.read_blob(descriptor.digest, manifests.MAX_BYTES)
         if body is None:
-            raise Refused(f"{one.digest} is missing", code="bundle_incomplete")
-        parsed = parse_manifest(body, one.media_type, expected=one.digest, what=f"{one.digest}")
-        self._same_size(one, len(body))
-        self._found.manifests += 1
-        self._found.bytes += len(body)
+            raise Refused(f"{descriptor.digest} is missing", code="bundle_incomplete")
+        parsed = parse_manifest(body, descriptor.media_type, expected=descriptor.digest, what=f"{descriptor.digest}")
+        self._check_size(descriptor, len(body))
+        self._result.manifests += 1
+        self._result.bytes += len(body)
         return [*parsed.children, *parsed.blobs]
 
-    def _blob(self, one: Descriptor) -> None:
-        reader = self._folder.open_blob(one.digest, 0)
+    def _verify_blob(self, descriptor: Descriptor) -> None:
+        """Hash a blob. Raises MirrorError if it is missing or damaged."""
+        reader = self._files.open_blob(descriptor.digest, 0)
         if reader is None:
-            raise Refused(f"{one.digest} is missing", code="bundle_incomplete")
-        hasher = one.digest.hasher()
+            raise Refused(f"{descriptor.digest} is missing", code="bundle_incomplete")
+        hasher = descriptor.digest.hasher()
         with reader:
             while count := reader.readinto(self._buffer):
                 self._stop.check()
                 hasher.update(self._buffer[:count])
-        if hasher.hexdigest() != one.digest.hex:
-            raise Refused(damaged(one.digest, hasher.hexdigest()).text)
-        self._same_size(one, reader.size or 0)
-        self._found.blobs += 1
-        self._found.bytes += reader.size or 0
+        if hasher.hexdigest() != descriptor.digest.hex:
+            raise Refused(digest_problem(descriptor.digest, hasher.hexdigest()).text)
+        self._check_size(descriptor, reader.size or 0)
+        self._result.blobs += 1
+        self._result.bytes += reader.size or 0
 
-    def _same_size(self, one: Descriptor, actual: int) -> None:
-        if one.size not in (None, actual):
-            raise Refused(f"{one.digest} has {actual} bytes, {one.size} are said", code="size_mismatch")
+    def _check_size(self, descriptor: Descriptor, actual: int) -> None:
+        """Raise Refused (size_mismatch) if the size differs from the descriptor's."""
+        if descriptor.size not in (None, actual):
+            raise Refused(
+                f"{descriptor.digest} has {actual} bytes, expected {descriptor.size}",
+                code="size_mismatch",
+            )
 
 
-def _unusable(index: Index) -> Iterator[str]:
+def _unusable_entries(index: Index) -> Iterator[str]:
+    """Return the errors of entries that cannot be used."""
     for name in ("", *index.repositories()):
         try:
             yield from (str(tag) for tag in index.tags(name) if isinstance(tag, MirrorError))
-        except NotFound:  # it has roots without a name only
+        except NotFound:  # it has only roots without a name
             continue

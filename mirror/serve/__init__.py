@@ -1,1 +1,1 @@
-"""`mirror serve`: a registry server over a layout or bundle."""
+"""`mirror serve`: a registry server for a layout or bundle."""

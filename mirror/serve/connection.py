@@ -1,4 +1,4 @@
-"""HTTP/1.1 on one connection: requests in, answers out, one after the other. Source: RFC 9112."""
+"""One HTTP/1.1 connection of the server: requests are answered one after the other. Source: RFC 9112."""
 
 from __future__ import annotations
 
@@ -14,105 +14,113 @@ from typing import Any
 
 from mirror import __version__
 from mirror.errors import Cancelled, MirrorError, NetworkError
-from mirror.serve.messages import Problem, Request, Response, Stretch
-from mirror.serve.tls import say_farewell
+from mirror.serve.messages import BlobRange, HttpError, ServerRequest, ServerResponse
+from mirror.serve.tls import send_close_notify
 from mirror.util.file_reader import FileReader
 
-IDLE = 60.0  # seconds that a connection may be silent
-_LONGEST_LINE = 64 << 10  # bytes
-_SMALL = 64 << 10  # bytes: read and sent together with the head
-_DRAINED = 256 << 10  # bytes of a body that nobody wanted, which are passed over to keep the connection
-_LINGER = 2.0  # seconds without a byte after which a body that nobody wanted is not passed over any more
-_LINGERING = 64 << 20  # bytes of it
-_PIECE = 256 << 10  # bytes
+IDLE_TIMEOUT = 60.0  # seconds without a byte after which a connection is closed
+_MAX_LINE = 64 << 10  # bytes
+_SENDFILE_MIN = 64 << 10  # bytes: larger bodies are sent with sendfile()
+_MAX_DRAINED = 256 << 10  # bytes of an unread request body that are discarded to keep the connection open
+_LINGER = 2.0  # seconds without a byte after which discarding an unread body ends
+_MAX_LINGER_BYTES = 64 << 20  # bytes of an unread body that are discarded before the connection is closed
+_BUFFER_BYTES = 256 << 10  # bytes
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
 
-class Connection(BaseHTTPRequestHandler):
-    """Handles a connection to its end, in the constructor. idle_since: while it waits for a request (monotonic)."""
+class ServerConnection(BaseHTTPRequestHandler):
+    """A connection with one client. idle_since: when it began to wait for a request (monotonic clock); None during a
+    request."""
 
     protocol_version = "HTTP/1.1"
     server_version = f"mirror/{__version__}"
     sys_version = ""
     disable_nagle_algorithm = True
-    timeout = IDLE
-    wbufsize = -1  # a head and a small body go together
+    timeout = IDLE_TIMEOUT
+    wbufsize = -1  # buffered, so that the head and a small body are sent together
 
-    def __init__(self, connection: socket.socket, address: Any, answer: Callable[[Request], Response]) -> None:
-        self._answer = answer
+    def __init__(
+        self, connection: socket.socket, address: Any, handler: Callable[[ServerRequest], ServerResponse]
+    ) -> None:
+        self._handler = handler
         self.idle_since: float | None = time.monotonic()
-        self.opened = connection
+        self.client_socket = connection
         self._address = address
 
     def run(self) -> None:
-        """Until either side ends it. Raises nothing for what is wrong with the connection."""
+        """Answer requests until either side closes the connection. Errors of the connection are not raised."""
         try:
-            if isinstance(self.opened, ssl.SSLSocket):
-                self.opened.do_handshake()
-            super().__init__(self.opened, self._address, None)  # type: ignore[arg-type]  # nothing asks for the server
-            if isinstance(self.opened, ssl.SSLSocket):
-                say_farewell(self.opened)
+            if isinstance(self.client_socket, ssl.SSLSocket):
+                self.client_socket.do_handshake()
+            super().__init__(self.client_socket, self._address, None)  # type: ignore[arg-type]  # nothing asks for the server
+            if isinstance(self.client_socket, ssl.SSLSocket):
+                send_close_notify(self.client_socket)
         except (OSError, MirrorError, Cancelled, ValueError):
-            return  # it was cut, by them, or by us where a blob cannot be read to its end: nobody is there to be told
+            return  # the connection was lost, or a blob could not be read to its end: no response can be sent
 
     def handle_one_request(self) -> None:
+        """Read one request and answer it."""
         self.idle_since = time.monotonic()
-        self.raw_requestline = self.rfile.readline(_LONGEST_LINE + 1)
+        self.raw_requestline = self.rfile.readline(_MAX_LINE + 1)
         self.close_connection = True
         if not self.raw_requestline:
             return
-        if len(self.raw_requestline) > _LONGEST_LINE:
+        if len(self.raw_requestline) > _MAX_LINE:
             self.requestline = self.request_version = self.command = ""
-            self._send(Problem(414, "UNKNOWN", "the request line is too long").response())
+            self._send(HttpError(414, "UNKNOWN", "request line too long").to_response())
             return
         if not self.parse_request():
             return
-        self.idle_since = None  # who takes long over a head is as good as silent
-        body = self._body()
-        if isinstance(body, Problem):
+        self.idle_since = None  # from here on it is not idle; waiting for the rest of a head still counts as idle
+        body = self._request_body()
+        if isinstance(body, HttpError):
             self.close_connection = True
-            self._send(body.response())
+            self._send(body.to_response())
             return
-        self._send(self._answered(body))
-        if not body.drained(_DRAINED):
+        self._send(self._handle(body))
+        if not body.drain(_MAX_DRAINED):
             self._linger(body)
 
-    def _linger(self, body: RequestBody) -> None:
-        """End our side first: a connection that is closed before all was read takes the answer along."""
+    def _linger(self, body: ConnectionBody) -> None:
+        """Close the sending side and discard the rest of the body. If unread bytes were left at close(), TCP would
+        reset the connection and the client could lose the response."""
         self.close_connection = True
-        socket.socket.shutdown(self.connection, socket.SHUT_WR)  # that of TLS would end our reading as well
+        socket.socket.shutdown(self.connection, socket.SHUT_WR)  # the method of SSLSocket would also stop reading
         self.connection.settimeout(_LINGER)
-        body.drained(_LINGERING)
+        body.drain(_MAX_LINGER_BYTES)
 
-    def _answered(self, body: RequestBody) -> Response:
+    def _handle(self, body: ConnectionBody) -> ServerResponse:
+        """Return the response to the request that was parsed."""
         if not self.path.startswith("/"):
-            return Problem(400, "UNKNOWN", "the target of a request begins with a slash").response()
+            return HttpError(400, "UNKNOWN", "the request target must begin with a slash").to_response()
         try:
-            request = Request.of(self.command, self.path, self.headers.get, body)
+            request = ServerRequest.parse(self.command, self.path, self.headers.get, body)
         except ValueError:
-            return Problem(400, "UNKNOWN", "the query has too many fields").response()
-        return self._answer(request)
+            return HttpError(400, "UNKNOWN", "too many fields in the query").to_response()
+        return self._handler(request)
 
-    def _body(self) -> RequestBody | Problem:
+    def _request_body(self) -> ConnectionBody | HttpError:
+        """Return the request's body; an error if its length is ambiguous (RFC 9112, section 6.3)."""
         codings, lengths = self.headers.get_all("Transfer-Encoding", []), self.headers.get_all("Content-Length", [])
         if codings:
             if lengths or [coding.strip().lower() for coding in codings] != ["chunked"]:
-                return Problem(400, "UNKNOWN", "the length of the body cannot be told")
-            return RequestBody(self.rfile, None)
+                return HttpError(400, "UNKNOWN", "the length of the body is ambiguous")
+            return ConnectionBody(self.rfile, None)
         if len(set(lengths)) > 1 or (lengths and not re.fullmatch(r"[0-9]{1,18}", lengths[0])):
-            return Problem(400, "UNKNOWN", "the length of the body cannot be told")
-        return RequestBody(self.rfile, int(lengths[0]) if lengths else 0)
+            return HttpError(400, "UNKNOWN", "the length of the body is ambiguous")
+        return ConnectionBody(self.rfile, int(lengths[0]) if lengths else 0)
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: ServerResponse) -> None:
+        """Send a response and close the reader of its body."""
         body = response.body
-        self.request_version = self.protocol_version  # whatever they speak: without a status line nobody understands us
+        self.request_version = self.protocol_version  # always send a status line, also to a client of HTTP/0.9
         try:
             self.send_response(response.status)
             self.send_header("Docker-Distribution-API-Version", "registry/2.0")
             for name, value in response.headers:
                 self.send_header(name, value)
             if response.status not in (204, 304):
-                length = body.length if isinstance(body, Stretch) else len(body)
+                length = body.length if isinstance(body, BlobRange) else len(body)
                 self.send_header("Content-Length", str(response.length if response.length is not None else length))
             if self.close_connection:
                 self.send_header("Connection", "close")
@@ -120,58 +128,64 @@ class Connection(BaseHTTPRequestHandler):
             if self.command != "HEAD" and response.status not in (204, 304):
                 self._send_body(body)
         finally:
-            if isinstance(body, Stretch):
+            if isinstance(body, BlobRange):
                 body.reader.__exit__(None, None, None)
         self.wfile.flush()
 
-    def _send_body(self, body: bytes | Stretch) -> None:
+    def _send_body(self, body: bytes | BlobRange) -> None:
+        """Send the body, with sendfile() for a large file without TLS."""
         if isinstance(body, bytes):
             self.wfile.write(body)
         elif (
-            isinstance(body.reader, FileReader) and body.length > _SMALL and not isinstance(self.opened, ssl.SSLSocket)
+            isinstance(body.reader, FileReader)
+            and body.length > _SENDFILE_MIN
+            and not isinstance(self.client_socket, ssl.SSLSocket)
         ):
             self.wfile.flush()
             with io.FileIO(os.dup(body.reader.fileno())) as file:
                 if self.connection.sendfile(file, body.reader.position, body.length) != body.length:
-                    raise NetworkError("the file got shorter while it was sent", code="truncated")
+                    raise NetworkError("the file was truncated while it was sent", code="truncated")
         else:
             self._send_pieces(body)
 
-    def _send_pieces(self, body: Stretch) -> None:
-        buffer, left = memoryview(bytearray(min(_PIECE, max(1, body.length)))), body.length
+    def _send_pieces(self, body: BlobRange) -> None:
+        """Send the body through a buffer."""
+        buffer, left = memoryview(bytearray(min(_BUFFER_BYTES, max(1, body.length)))), body.length
         while left:
             count = body.reader.readinto(buffer[: min(len(buffer), left)])
             if not count:
-                raise NetworkError("the blob ended early", code="truncated")
+                raise NetworkError("the blob is truncated", code="truncated")
             self.wfile.write(buffer[:count])
             left -= count
 
     def handle_expect_100(self) -> bool:
+        """Send "100 Continue"."""
         self.send_response_only(100)
         self.end_headers()
         self.wfile.flush()
         return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the parser found wrong."""
+        """Answer a request that could not be parsed, and close the connection."""
         self.close_connection = True
         self.command = self.command or ""
-        self._send(Problem(int(code), "UNKNOWN", message or "that cannot be understood").response())
+        self._send(HttpError(int(code), "UNKNOWN", message or "malformed request").to_response())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: clients tell what they were answered."""
+        """Log nothing: clients report their own errors."""
 
 
-class RequestBody:
-    """The body of a request, of a known length or in chunks. Source: RFC 9112, sections 6 and 7."""
+class ConnectionBody:
+    """The body of a request, with a length or in chunks. Source: RFC 9112, sections 6 and 7."""
 
     def __init__(self, file: io.BufferedIOBase | Any, length: int | None) -> None:
         self.length = length
         self._file = file
-        self._left = length or 0  # of the body, or of the chunk
+        self._left = length or 0  # bytes left in the body, or in the current chunk
         self._ended = length == 0
 
     def readinto(self, buffer: memoryview) -> int:
+        """Read the next bytes into `buffer`; return their number, 0 at the end. Raises NetworkError."""
         if self._ended:
             return 0
         if self.length is None and not self._left:
@@ -180,36 +194,38 @@ class RequestBody:
                 return 0
         count: int = self._file.readinto1(buffer[: min(len(buffer), self._left)])
         if not count:
-            raise NetworkError("the body of a request was cut", code="truncated")
+            raise NetworkError("the request body is truncated", code="truncated")
         self._left -= count
         if not self._left:
             if self.length is None:
-                self._line(b"")
+                self._read_line(b"")
             else:
                 self._ended = True
         return count
 
     def _next_chunk(self) -> None:
-        found = _CHUNK_SIZE.fullmatch(self._line(None))
+        """Read the size of the next chunk; after the last one, read the trailer. Raises NetworkError."""
+        found = _CHUNK_SIZE.fullmatch(self._read_line(None))
         if found is None:
-            raise NetworkError("the body of a request is not in chunks", code="bad_response")
+            raise NetworkError("malformed chunk in the request body", code="bad_response")
         self._left = int(found[1], 16)
         if not self._left:
             for _ in range(100):
-                if not self._line(None):
+                if not self._read_line(None):
                     self._ended = True
                     return
-            raise NetworkError("too many lines after the body of a request", code="bad_response")
+            raise NetworkError("too many trailer lines after the request body", code="bad_response")
 
-    def _line(self, expected: bytes | None) -> bytes:
-        line: bytes = self._file.readline(_LONGEST_LINE)
+    def _read_line(self, expected: bytes | None) -> bytes:
+        """Read a line without its end. expected: the content it must have. Raises NetworkError (truncated)."""
+        line: bytes = self._file.readline(_MAX_LINE)
         if not line.endswith(b"\n") or (expected is not None and line.strip(b"\r\n") != expected):
-            raise NetworkError("the body of a request was cut", code="truncated")
+            raise NetworkError("the request body is truncated", code="truncated")
         return line.rstrip(b"\r\n")
 
-    def drained(self, limit: int) -> bool:
-        """Pass over what nobody has read; False: it is too much."""
-        buffer = memoryview(bytearray(min(limit, _PIECE)))
+    def drain(self, limit: int) -> bool:
+        """Discard the rest of the body; return False if it has more than `limit` bytes."""
+        buffer = memoryview(bytearray(min(limit, _BUFFER_BYTES)))
         while count := self.readinto(buffer):
             limit -= count
             if limit < 0:

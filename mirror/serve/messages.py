@@ -1,4 +1,4 @@
-"""What a registry is asked and what it answers, without the connection. Source: distribution-spec v1.1.1."""
+"""Requests and responses of the registry server, independent of the connection. Source: distribution-spec v1.1.1."""
 
 from __future__ import annotations
 
@@ -19,76 +19,82 @@ _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
 _NUMBER = re.compile(r"\d{1,9}")
 
 
-class Body(Protocol):
+class IncomingBody(Protocol):
     """The body of a request."""
 
-    length: int | None  # bytes; None: not known before its end
+    length: int | None  # bytes; None if it is not known
 
     def readinto(self, buffer: memoryview) -> int:
-        """0 only at its end. Raises NetworkError: it was cut."""
+        """Read the next bytes into `buffer`; return their number, 0 only at the end. Raises NetworkError
+        (truncated)."""
         ...
 
 
-class Request(Struct, frozen=True):
-    """path: decoded; header: gives one by its name, in any case; query: every value of every key."""
+class ServerRequest(Struct, frozen=True):
+    """A request. path: percent-decoded. header: returns a header by its name in any case. query: all values of every
+    key."""
 
     method: str
     path: str
     query: Mapping[str, Sequence[str]]
     header: Callable[[str], str | None]
-    body: Body
+    body: IncomingBody
 
     @classmethod
-    def of(cls, method: str, target: str, header: Callable[[str], str | None], body: Body) -> Request:
+    def parse(cls, method: str, target: str, header: Callable[[str], str | None], body: IncomingBody) -> ServerRequest:
+        """Make a request. target: path and query as received. Raises ValueError if the query has too many fields."""
         path, _, query = target.partition("?")
         return cls(method, unquote(path), parse_qs(query, keep_blank_values=True, max_num_fields=100), header, body)
 
-    def value(self, key: str) -> str | None:
-        """The first value of a key of the query."""
+    def query_value(self, key: str) -> str | None:
+        """Return the first value of a key in the query."""
         return next(iter(self.query.get(key, ())), None)
 
 
-class Stretch(Struct, frozen=True):
-    """Part of a blob: `length` bytes from where `reader` stands. Whoever sends it closes the reader."""
+class BlobRange(Struct, frozen=True):
+    """A range of a blob: the next `length` bytes of `reader`. The sender of the response closes the reader."""
 
     reader: BlobReader
     length: int
 
 
-class Response(Struct, frozen=True):
-    """length: of the body that a GET would have, where this is the answer to a HEAD."""
+class ServerResponse(Struct, frozen=True):
+    """A response. length: for HEAD, the length in bytes of the body that GET would have."""
 
     status: int
     headers: Headers = ()
-    body: bytes | Stretch = b""
+    body: bytes | BlobRange = b""
     length: int | None = None
 
 
-@dataclass(eq=False)  # not frozen: a context manager sets the traceback of what passes it
-class Problem(Exception):
-    """An answer that is an error of the distribution-spec. code: like MANIFEST_UNKNOWN."""
+@dataclass(eq=False)  # not frozen: a context manager sets the traceback of an exception
+class HttpError(Exception):
+    """An error response of the distribution-spec. code: an error code of the spec, such as MANIFEST_UNKNOWN."""
 
     status: int
     code: str
     message: str
     headers: Headers = ()
 
-    def response(self) -> Response:
+    def to_response(self) -> ServerResponse:
+        """Return the response with the JSON error document."""
         error = {"code": self.code, "message": printable(self.message, 600), "detail": None}
-        return as_json({"errors": [error]}, status=self.status, headers=self.headers)
+        return json_response({"errors": [error]}, status=self.status, headers=self.headers)
 
 
-def as_json(
+def json_response(
     document: object, *, status: int = 200, headers: Headers = (), media_type: str = "application/json"
-) -> Response:
-    return Response(status, (("Content-Type", media_type), *headers), json.dumps(document).encode())
+) -> ServerResponse:
+    """Return a response with a JSON body."""
+    return ServerResponse(status, (("Content-Type", media_type), *headers), json.dumps(document).encode())
 
 
-def page(request: Request, names: Sequence[str]) -> tuple[list[str], Headers]:
-    """The names that `n` and `last` ask for, of a sorted list, and the Link to those that follow. Raises Problem."""
-    count, last = request.value("n"), request.value("last")
+def paginate(request: ServerRequest, names: Sequence[str]) -> tuple[list[str], Headers]:
+    """Return one page of the sorted `names`, as the query's `n` and `last` ask, and the Link header of the next page.
+    Raises HttpError."""
+    count, last = request.query_value("n"), request.query_value("last")
     if count is not None and not _NUMBER.fullmatch(count):
-        raise Problem(400, "PAGINATION_NUMBER_INVALID", f"n is no number: {printable(count, 40)!r}")
+        raise HttpError(400, "PAGINATION_NUMBER_INVALID", f"n is not a number: {printable(count, 40)!r}")
     after = list(names) if last is None else [name for name in names if name > last]
     if count is None or int(count) >= len(after):
         return after, ()
@@ -99,10 +105,11 @@ def page(request: Request, names: Sequence[str]) -> tuple[list[str], Headers]:
     return taken, (("Link", link),)
 
 
-def wanted_range(text: str | None, size: int) -> tuple[int, int] | None:
-    """The one range (first byte, bytes) of a Range header; None: the whole, as for what is not understood.
+def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
+    """Parse a Range header with one range; return (first byte, number of bytes). Return None for the whole blob, also
+    if the header is not understood.
 
-    Raises Problem (416): there is nothing there. Source: RFC 9110, section 14."""
+    Raises HttpError (416) if no byte is in the range. Source: RFC 9110, section 14."""
     found = _RANGE.fullmatch(text.strip()) if text else None
     if found is None or not (found[1] or found[2]):
         return None
@@ -113,5 +120,7 @@ def wanted_range(text: str | None, size: int) -> tuple[int, int] | None:
     else:
         first, last = max(0, size - int(found[2])), size - 1
     if first >= size or last < first:
-        raise Problem(416, "RANGE_INVALID", "nothing is there", (("Content-Range", f"bytes */{size}"),))
+        raise HttpError(
+            416, "RANGE_INVALID", "the range is beyond the end of the blob", (("Content-Range", f"bytes */{size}"),)
+        )
     return first, last - first + 1

@@ -1,4 +1,4 @@
-"""`mirror serve`: a registry over a layout or a bundle."""
+"""`mirror serve`: the command, the listening socket, and a thread for each connection."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mirror.errors import SIGNALLED, ConfigError, LocalError, Refused, printable
-from mirror.layout.bundle.completeness import gaps
-from mirror.layout.bundle.store import Bundle
-from mirror.layout.bundle.verify import absent
+from mirror.layout.bundle.completeness import find_gaps
+from mirror.layout.bundle.store import BundleStore
+from mirror.layout.bundle.verify import missing_path_error
 from mirror.layout.directory import LayoutStore
 from mirror.oci.reference import is_path
 from mirror.output.console import Console, print_lines
-from mirror.serve.connection import Connection
-from mirror.serve.handlers import Registry
-from mirror.serve.messages import Request, Response
-from mirror.serve.pushes import Pushes
-from mirror.serve.tls import HANDSHAKE, secured, server_context
+from mirror.serve.connection import ServerConnection
+from mirror.serve.handlers import RegistryHandler
+from mirror.serve.messages import ServerRequest, ServerResponse
+from mirror.serve.pushes import PushHandler
+from mirror.serve.tls import HANDSHAKE_TIMEOUT, server_context, wrap_connection
 from mirror.store import Source
 from mirror.util.cancellation import Stop, Work
 from mirror.util.signals import Signals
 
 LISTEN = "127.0.0.1:5000"
-MOST_CONNECTIONS = 200
+MAX_CONNECTIONS = 200
 _BACKLOG = 128
-_TICK = 1.0  # seconds between two looks whether something was pushed
-_LOOK_EVERY = 0.5  # seconds between two looks whether a connection has ended
-_PATIENCE = 5.0  # seconds for the connections to end
+_PUBLISH_INTERVAL = 1.0  # seconds between two writes of index.json after pushes
+_POLL_INTERVAL = 0.5  # seconds between two checks whether a connection has ended
+_SHUTDOWN_TIMEOUT = 5.0  # seconds that connections have to end
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 
@@ -47,31 +47,31 @@ def serve(
     certificate: Path | None = None,
     key: Path | None = None,
 ) -> int:
-    """Serve until a signal comes; by https with a certificate and its key (PEM files), else by http.
+    """Serve a layout or bundle until a signal arrives. With a certificate and key (PEM files) use https, else http.
 
-    -> the exit code. Raises ConfigError, LocalError, Refused, LockBusy."""
-    host, port = address(listen)
+    Return the exit code. Raises ConfigError, LocalError, Refused, LockBusy."""
+    host, port = parse_address(listen)
     tls = server_context(certificate, key)
     if writable and not _is_loopback(host):
         raise ConfigError(
-            f"--writable on {printable(listen, 80)}: everybody who reaches it could write",
-            hint="with --writable listen on a loopback address, like 127.0.0.1:5000",
+            f"--writable on {printable(listen, 80)}: everyone who can reach this address could write",
+            hint="with --writable, listen on a loopback address such as 127.0.0.1:5000",
         )
     stop = Stop()
     with (
         Signals() as signals,
-        served(path, stop, writable=writable) as answer,
-        Server(answer, host, port, stop=stop, tls=tls) as server,
+        open_handler(path, stop, writable=writable) as handler,
+        RegistryServer(handler, host, port, stop=stop, tls=tls) as server,
     ):
-        what = "takes pushes" if writable else "read-only"
-        print_lines([f"http{'s' if tls else ''}://{server.address}/ serves {printable(path)} ({what})"])
+        mode = "takes pushes" if writable else "read-only"
+        print_lines([f"http{'s' if tls else ''}://{server.address}/ serves {printable(path)} ({mode})"])
         while signals.number is None:
             signals.wait()
         return SIGNALLED + signals.number
 
 
-def address(text: str) -> tuple[str, int]:
-    """HOST:PORT of --listen; port 0: one that is free. Raises ConfigError."""
+def parse_address(text: str) -> tuple[str, int]:
+    """Parse the HOST:PORT of --listen; port 0 means any free port. Raises ConfigError."""
     found = _ADDRESS.fullmatch(text if not text.startswith(":") else f"127.0.0.1{text}")
     if found is None or int(found["port"]) > 65535:
         raise ConfigError(f"--listen: want HOST:PORT, got {printable(text, 80)!r}", hint="for example 127.0.0.1:5000")
@@ -79,6 +79,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 def _is_loopback(host: str) -> bool:
+    """Whether the host is localhost or a loopback address."""
     if host.lower() == "localhost":
         return True
     with suppress(ValueError):
@@ -87,80 +88,90 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextmanager
-def served(path: Path, stop: Stop, *, writable: bool = False) -> Iterator[Callable[[Request], Response]]:
-    """Answers for requests to the layout or bundle at `path`. Raises ConfigError, LocalError, Refused, LockBusy."""
+def open_handler(
+    path: Path, stop: Stop, *, writable: bool = False
+) -> Iterator[Callable[[ServerRequest], ServerResponse]]:
+    """Open the layout or bundle at `path`, and return the function that answers requests.
+
+    Raises ConfigError, LocalError, Refused, LockBusy."""
     work = Work(stop)
-    bare = _bare_name(path)
+    default_repository = _default_repository(path)
     with ExitStack() as stack:
         if writable:
             if path.is_file() or (path.suffix == ".tar" and not path.is_dir()):
-                raise ConfigError(f"{printable(path)} is no directory", hint="only a layout takes pushes, no bundle")
-            store = LayoutStore(path, adopts=[bare], new=True)
+                raise ConfigError(
+                    f"{printable(path)} is not a directory",
+                    hint="--writable needs a layout; a bundle does not accept pushes",
+                )
+            store = LayoutStore(path, adopts=[default_repository], new=True)
             stack.callback(store.close)
             store.begin((), work)
-            pushes = Pushes(store, work, path)
+            pushes = PushHandler(store, work, path)
             stack.callback(pushes.close)
-            stack.enter_context(_publishing(store, work))
-            yield Registry(store, work, bare=bare, pushes=pushes).answer
+            stack.enter_context(_publish_periodically(store, work))
+            yield RegistryHandler(store, work, default_repository=default_repository, pushes=pushes).handle
         else:
-            source = _source(path, bare, stack)
-            _usable(source, work)
-            yield Registry(source, work, bare=bare).answer
+            source = _open_source(path, default_repository, stack)
+            _check_source(source, work)
+            yield RegistryHandler(source, work, default_repository=default_repository).handle
 
 
-def _bare_name(path: Path) -> str:
-    """The repository to which names without one belong: nothing says which, so it is called as the file is."""
+def _default_repository(path: Path) -> str:
+    """Return the repository that owns the names without a repository: it is named after the file or directory."""
     name = path.resolve().name.removesuffix(".tar").lower()
     return name if is_path(name) else "layout"
 
 
-def _source(path: Path, bare: str, stack: ExitStack) -> Source:
+def _open_source(path: Path, default_repository: str, stack: ExitStack) -> Source:
+    """Open the layout or bundle for reading."""
     if not path.exists():
-        raise absent(path)
+        raise missing_path_error(path)
     if path.is_dir():
-        layout = LayoutStore(path, adopts=[bare])
+        layout = LayoutStore(path, adopts=[default_repository])
         stack.callback(layout.close)
         return layout
-    bundle = Bundle(path, str(path), spool=path.parent, adopts=[bare])
+    bundle = BundleStore(path, str(path), spool=path.parent, adopts=[default_repository])
     stack.callback(bundle.close)
     return bundle
 
 
-def _usable(source: Source, work: Work) -> None:
-    """What is no layout, or a bundle that does not hold all that it names, is refused at the start, not request by
-    request. Images that could not be exported are logged: the others are whole."""
+def _check_source(source: Source, work: Work) -> None:
+    """Refuse a store that is not a layout, and a bundle that lacks content, before the first request.
+
+    A warning is printed if images could not be exported: the other images are complete. Raises Refused."""
     list(source.repositories("", work))
-    if not isinstance(source, Bundle):
+    if not isinstance(source, BundleStore):
         return
-    archive = source.archive(work)
-    base = archive.inventory.base if archive.inventory is not None else {}
+    bundle = source.reader(work)
+    base = bundle.inventory.base if bundle.inventory is not None else {}
     if base:
         raise Refused(
-            f"{source.host} is whole only with its base, which has {len(base)} of its blobs",
+            f"{source.host} is complete only with its base, which has {len(base)} of its blobs",
             hint="import it into a registry that has its base, or export without `base`",
             code="bundle_incomplete",
         )
-    found = list(gaps(archive, work))
+    found = list(find_gaps(bundle, work))
     if found:
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise Refused(
             f"{source.host} is damaged or incomplete: {found[0]}{more}",
-            hint="`mirror bundle verify` names everything; bring it over again",
+            hint="`mirror bundle verify` lists everything that is wrong; copy the bundle again",
             code="bundle_incomplete",
         )
-    lack = archive.incomplete()
-    if lack is not None:
-        Console(sys.stderr).write_line(f"mirror: warning: {lack.what}; the rest is served")
+    incomplete_error = bundle.incomplete_error()
+    if incomplete_error is not None:
+        Console(sys.stderr).write_line(f"mirror: warning: {incomplete_error.what}; the rest is served")
 
 
 @contextmanager
-def _publishing(store: LayoutStore, work: Work) -> Iterator[None]:
-    """Have index.json follow what is pushed, within about a second, and at the end."""
+def _publish_periodically(store: LayoutStore, work: Work) -> Iterator[None]:
+    """Write index.json at most _PUBLISH_INTERVAL seconds after a push, and at the end. Raises LocalError at the end."""
     ended = threading.Event()
 
     def run() -> None:
-        while not ended.wait(_TICK):
-            with suppress(LocalError):  # a full disk: the next push says so, too, and the end does
+        """Write index.json until the server ends."""
+        while not ended.wait(_PUBLISH_INTERVAL):
+            with suppress(LocalError):  # e.g. the disk is full: the next push and the final write report it
                 store.finish(whole=True, work=work)
 
     thread = threading.Thread(target=run, name="serve-publish")
@@ -173,30 +184,30 @@ def _publishing(store: LayoutStore, work: Work) -> Iterator[None]:
         store.finish(whole=True, work=work)
 
 
-class Server:
-    """Accepts connections, each in a thread of its own, at most `most`. Use with `with`.
+class RegistryServer:
+    """Accepts connections and serves each on its own thread, at most `max_connections` at a time. Use with `with`.
 
-    stop: requested at the end, before anything is waited for. tls: what connections are secured with; patience: seconds
-    that a client has for its handshake.
-    A newcomer for whom there is no place gets that of the connection that was silent longest, or waits."""
+    stop: requested when the server ends, before it waits for anything. tls: the context for https. handshake_timeout:
+    seconds for a TLS handshake. If all places are taken, a new connection replaces the one that has been idle longest,
+    or waits if none is idle."""
 
     def __init__(
         self,
-        answer: Callable[[Request], Response],
+        handler: Callable[[ServerRequest], ServerResponse],
         host: str,
         port: int,
         *,
         stop: Stop,
-        most: int = MOST_CONNECTIONS,
+        max_connections: int = MAX_CONNECTIONS,
         tls: ssl.SSLContext | None = None,
-        patience: float = HANDSHAKE,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
     ) -> None:
-        self._answer = answer
-        self._tls, self._patience = tls, patience
-        self._most = most
+        self._handler = handler
+        self._tls, self._handshake_timeout = tls, handshake_timeout
+        self._max_connections = max_connections
         self._stop = stop
         self._changed = threading.Condition()
-        self._connections: dict[Connection, threading.Thread] = {}
+        self._connections: dict[ServerConnection, threading.Thread] = {}
         self._closing = False
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -204,86 +215,90 @@ class Server:
         except OSError as error:
             raise LocalError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}",
-                hint="choose another address with --listen; port 0 is one that is free",
+                hint="choose another address with --listen; port 0 means any free port",
             ) from error
         bound = self._listener.getsockname()
         self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
         self._acceptor = threading.Thread(target=self._accept, name="serve-accept")
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> RegistryServer:
         self._acceptor.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends what is in flight. Raises LocalError: a thread does not end."""
-        self._stop.request("the server ends")
+        """End all connections. Raises LocalError if a thread does not end."""
+        self._stop.request("the server is shutting down")
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        # Closing alone would not end an accept that is under way.
+        # close() alone does not interrupt a blocked accept().
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._acceptor.join(_PATIENCE)
+        self._acceptor.join(_SHUTDOWN_TIMEOUT)
         self._listener.close()
         with self._changed:
-            left = dict(self._connections)
-        for connection in left:
-            _shut(connection.opened)
-        deadline = time.monotonic() + _PATIENCE
-        for thread in left.values():
+            remaining = dict(self._connections)
+        for connection in remaining:
+            _shut_down_socket(connection.client_socket)
+        deadline = time.monotonic() + _SHUTDOWN_TIMEOUT
+        for thread in remaining.values():
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                raise LocalError("a connection does not end", hint="its disk may hang")
+                raise LocalError("a connection does not end", hint="a disk may not be responding")
 
     def _accept(self) -> None:
+        """Accept connections until the server ends."""
         while True:
             try:
-                opened, peer = self._listener.accept()
+                raw_socket, peer = self._listener.accept()
             except OSError:
                 if self._closing:
                     return
-                time.sleep(_LOOK_EVERY)  # too many open files: they get fewer
+                time.sleep(_POLL_INTERVAL)  # too many open files: wait until some connections have ended
                 continue
-            if not self._place():
-                opened.close()
+            if not self._wait_for_place():
+                raw_socket.close()
                 return
             if self._tls is not None:
                 try:
-                    opened = secured(opened, self._tls, self._patience)  # its handshake is for its own thread
+                    raw_socket = wrap_connection(
+                        raw_socket, self._tls, self._handshake_timeout
+                    )  # the connection's thread does the handshake
                 except OSError:
                     continue
-            connection = Connection(opened, peer, self._answer)
+            connection = ServerConnection(raw_socket, peer, self._handler)
             thread = threading.Thread(target=self._run, args=(connection,), name=f"serve-{peer[1]}")
             with self._changed:
                 self._connections[connection] = thread
             thread.start()
 
-    def _place(self) -> bool:
-        """Wait until there is a place for one more; False: there will be none."""
+    def _wait_for_place(self) -> bool:
+        """Wait until another connection may be served; return False if the server ends."""
         while True:
             with self._changed:
                 if self._closing:
                     return False
-                if len(self._connections) < self._most:
+                if len(self._connections) < self._max_connections:
                     return True
                 idle = [(since, one) for one in self._connections if (since := one.idle_since) is not None]
             if idle:
-                _shut(min(idle, key=lambda pair: pair[0])[1].opened)
+                _shut_down_socket(min(idle, key=lambda pair: pair[0])[1].client_socket)
             with self._changed:
-                if len(self._connections) >= self._most and not self._closing:
-                    self._changed.wait(_LOOK_EVERY)
+                if len(self._connections) >= self._max_connections and not self._closing:
+                    self._changed.wait(_POLL_INTERVAL)
 
-    def _run(self, connection: Connection) -> None:
+    def _run(self, connection: ServerConnection) -> None:
+        """Serve one connection."""
         try:
             connection.run()
         finally:
-            connection.opened.close()
+            connection.client_socket.close()
             with self._changed:
                 self._connections.pop(connection, None)
                 self._changed.notify_all()
 
 
-def _shut(connection: socket.socket) -> None:
-    """Ends what is blocked on it, too. That of TLS would only drop its own layer: the plain one is called."""
+def _shut_down_socket(connection: socket.socket) -> None:
+    """Shut down a socket, which also interrupts blocked calls. The method of SSLSocket would only end the TLS layer."""
     with suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RDWR)

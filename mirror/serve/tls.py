@@ -1,4 +1,4 @@
-"""TLS for `mirror serve`: a context made of a certificate and a key, and connections that are secured with it."""
+"""TLS of the server: the context made from a certificate and key, and the sockets of connections."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 from mirror.errors import ConfigError, printable
 
-HANDSHAKE = 10.0  # seconds that a client has for all of its handshake
+HANDSHAKE_TIMEOUT = 10.0  # seconds for a complete handshake
 
 
 def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    """What --tls-cert and --tls-key ask for; None: neither is given. Both are PEM files, and are read once.
+    """Return the TLS context for --tls-cert and --tls-key; None if neither is given. The PEM files are read once.
 
-    Raises ConfigError: only one is given, a file cannot be read or is encrypted, or the two do not belong together."""
+    Raises ConfigError if only one is given, a file is unreadable, the key is encrypted, or the two do not match."""
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
         raise ConfigError(
-            "--tls-cert and --tls-key go together, and one of them is missing",
-            hint="give the certificate with its chain, and its key",
+            "--tls-cert and --tls-key must be given together",
+            hint="give a file with the certificate and its chain, and a file with the key",
         )
     for option, path in (("--tls-cert", certificate), ("--tls-key", key)):
         try:
@@ -33,33 +33,37 @@ def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(certificate, key, password="")  # an encrypted key fails, instead of asking for one
+        context.load_cert_chain(
+            certificate, key, password=""
+        )  # an encrypted key is an error; without a password OpenSSL would prompt for one
     except ssl.SSLError as error:
         mismatch = error.reason == "KEY_VALUES_MISMATCH"
-        why = "do not belong together" if mismatch else "are not usable"
+        why = "do not match" if mismatch else "cannot be used"
         raise ConfigError(
             f"{printable(certificate)} and {printable(key)} {why}",
-            hint="give PEM files: a certificate with its chain, and its key, which must not be encrypted",
+            hint="give PEM files: a certificate with its chain, and its key without encryption",
         ) from error
     return context
 
 
-def secured(opened: socket.socket, context: ssl.SSLContext, patience: float = HANDSHAKE) -> ssl.SSLSocket:
-    """The connection, before its handshake: nothing is sent or waited for yet. patience: seconds for the handshake.
+def wrap_connection(
+    plain: socket.socket, context: ssl.SSLContext, handshake_timeout: float = HANDSHAKE_TIMEOUT
+) -> ssl.SSLSocket:
+    """Wrap a socket in TLS without starting the handshake. handshake_timeout: seconds.
 
-    Raises OSError: the client is gone, and `opened` is closed."""
+    Raises OSError if the client has disconnected; `plain` is then closed."""
     try:
-        opened.getpeername()  # of one whose client is gone, Python would make a socket and lose it
-        made = context.wrap_socket(opened, server_side=True, do_handshake_on_connect=False)
+        plain.getpeername()  # wrap_socket() would leak the descriptor if the client has disconnected
+        wrapped = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
     except BaseException:
-        opened.close()
+        plain.close()
         raise
-    made.settimeout(patience)
-    return made
+    wrapped.settimeout(handshake_timeout)
+    return wrapped
 
 
-def say_farewell(opened: ssl.SSLSocket) -> None:
-    """Tell the client that what it has got is all; do not wait for its answer."""
+def send_close_notify(plain: ssl.SSLSocket) -> None:
+    """Send close_notify, so that the client can detect truncation. Does not wait for its answer."""
     with suppress(OSError, ValueError):
-        opened.settimeout(0)
-        opened.unwrap()
+        plain.settimeout(0)
+        plain.unwrap()

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mirror.layout.bundle.journal import recorded
+from mirror.layout.bundle.journal import read_journal
 from mirror.layout.inventory import parse_inventory
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.conftest import NAMES
@@ -535,7 +535,7 @@ def test_a_stopped_export_ends_in_time_and_goes_on(gap: Gap, stocked: RealRegist
 
 def noted(media: Path) -> set[str]:
     """The blobs that the journal of an unfinished export has."""
-    found = recorded(media / ".bundle.tar.journal")
+    found = read_journal(media / ".bundle.tar.journal")
     return {str(entry.digest) for entry in found.entries} if found is not None else set()
 
 
@@ -588,9 +588,9 @@ def test_verify_names_what_is_damaged(gap: Gap, stocked: RealRegistry, graphs: d
         file.write(b"!!")
     ran = gap.tool("bundle", "verify", gap.bundle)
     assert 3 == ran.code
-    assert any(digest in line and "concerns app:" in line for line in ran.out.splitlines()), ran
+    assert any(digest in line and "affects app:" in line for line in ran.out.splitlines()), ran
     assert f"{gap.bundle}: damaged; " in ran.out.splitlines()[-1]
-    assert "run `mirror sync --repair CONFIG`" in ran.out
+    assert "`mirror sync --repair CONFIG`" in ran.out
 
 
 def test_a_damaged_blob_keeps_its_image_out_and_lets_the_others_in(

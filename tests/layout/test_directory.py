@@ -1,4 +1,4 @@
-"""Layouts in directories: what is refused when one is read, and what holds while one is written (corpus C-LAY)."""
+"""Layouts in directories: which are refused for reading, and what is guaranteed while one is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from mirror.errors import Cancelled, LocalError, LockBusy, MirrorError, NotFound, Refused
 from mirror.layout.directory import LayoutStore
-from mirror.layout.files import Folder
+from mirror.layout.files import LayoutFiles
 from mirror.layout.index_file import PUBLISH_EVERY
 from mirror.layout.inventory import REF_NAME
 from mirror.oci.descriptor import Descriptor
@@ -77,7 +77,7 @@ def file_of(layout: Path, digest: str) -> Path:
 
 
 def read_all(layout: Path, graph: Graph) -> None:
-    """Everything that is in the layout under `app`. Raises what is wrong with it."""
+    """Read everything that the layout has in the repository `app`. Raises the layout's errors."""
     with opened(layout) as store:
         for name in store.tags("app", WORK):
             if isinstance(name, MirrorError):
@@ -162,7 +162,7 @@ NO_LAYOUT: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", NO_LAYOUT)
-def test_what_is_no_layout_is_named(layout: Path, graph: Graph, case: str) -> None:
+def test_a_directory_that_is_not_a_layout_is_refused(layout: Path, graph: Graph, case: str) -> None:
     spoil, words = NO_LAYOUT[case]
     spoil(layout)
     error = refusal(layout, graph)
@@ -171,7 +171,7 @@ def test_what_is_no_layout_is_named(layout: Path, graph: Graph, case: str) -> No
 
 
 @pytest.mark.parametrize("text", ['{"imageLayoutVersion": "1.0.0", "more": []}', '{"imageLayoutVersion": "1.1.0"}'])
-def test_any_version_1_is_read(layout: Path, graph: Graph, text: str) -> None:
+def test_any_version_1_of_the_layout_is_read(layout: Path, graph: Graph, text: str) -> None:
     (layout / "oci-layout").write_text(text)
     read_all(layout, graph)
 
@@ -186,7 +186,7 @@ def _named_as(name: object) -> Callable[[list[dict[str, Any]]], object]:
 @pytest.mark.parametrize(
     "name", ["../../x", "latest\n", "a b", "", ":v1", "App:v1", "app:.v1", "a" * 5000, 7, None, "é"]
 )
-def test_a_name_that_is_none_is_refused_in_its_place(layout: Path, graph: Graph, name: object) -> None:
+def test_an_invalid_name_is_an_error_in_the_list_of_tags(layout: Path, graph: Graph, name: object) -> None:
     edit(layout, _named_as(name))
     with opened(layout) as store:
         found = list(store.tags("app", WORK))
@@ -199,7 +199,7 @@ def test_a_name_that_is_none_is_refused_in_its_place(layout: Path, graph: Graph,
         assert "\n" not in str(errors[0])
 
 
-def test_a_name_that_is_there_twice_is_ambiguous(layout: Path, graph: Graph) -> None:
+def test_a_name_that_occurs_twice_is_ambiguous(layout: Path, graph: Graph) -> None:
     def twice(entries: list[dict[str, Any]]) -> None:
         other = next(one for one in entries if one["annotations"][REF_NAME] == "app:v2")
         entries.append({**other, "annotations": {REF_NAME: "app:v1"}})
@@ -217,7 +217,7 @@ def test_a_name_that_is_there_twice_is_ambiguous(layout: Path, graph: Graph) -> 
     assert "more than once" in str(caught.value)
 
 
-def test_a_root_without_a_name_is_had_by_its_digest(layout: Path, graph: Graph) -> None:
+def test_a_root_without_a_name_is_read_by_its_digest(layout: Path, graph: Graph) -> None:
     edit(layout, lambda entries: [entry.pop("annotations") for entry in entries])
     with opened(layout) as store:
         with pytest.raises(NotFound):
@@ -226,7 +226,7 @@ def test_a_root_without_a_name_is_had_by_its_digest(layout: Path, graph: Graph) 
         assert digest == store.read("app", digest, WORK).digest
 
 
-def test_names_without_a_repository_belong_to_the_one_that_is_given(tmp_path: Path) -> None:
+def test_names_without_a_repository_belong_to_the_adopting_repository(tmp_path: Path) -> None:
     graph = Graph("bare")
     graph.image("v1")
     layout = lay(tmp_path / "layout", lib=graph)
@@ -243,7 +243,7 @@ def test_names_without_a_repository_belong_to_the_one_that_is_given(tmp_path: Pa
         assert "it has: lib; and names without a repository" == caught.value.hint
 
 
-def test_no_repository_means_the_only_one(layout: Path, graph: Graph, tmp_path: Path) -> None:
+def test_an_empty_repository_name_means_the_only_repository(layout: Path, graph: Graph, tmp_path: Path) -> None:
     with opened(layout, adopts=[""]) as store:
         assert sorted(graph.tags) == list(store.tags("", WORK))
         assert graph.tags["v1"] == store.read("", "v1", WORK).digest
@@ -254,7 +254,7 @@ def test_no_repository_means_the_only_one(layout: Path, graph: Graph, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["localhost:5000/app:v1", "docker.io/library/alpine@" + Digest.of(b""), "h.example/a"])
-def test_names_of_other_kinds_are_left_alone(layout: Path, graph: Graph, name: str) -> None:
+def test_names_of_other_forms_are_preserved(layout: Path, graph: Graph, name: str) -> None:
     edit(layout, _named_as(name))
     read_all(layout, graph)
     with opened(layout, new=True) as store:
@@ -263,7 +263,7 @@ def test_names_of_other_kinds_are_left_alone(layout: Path, graph: Graph, name: s
     assert name in named(layout), "and kept when the index is written again"
 
 
-def test_an_entry_that_is_none_does_not_hide_the_others(layout: Path, graph: Graph) -> None:
+def test_an_invalid_entry_does_not_hide_the_others(layout: Path, graph: Graph) -> None:
     bad: list[Any] = [
         7,
         {},
@@ -280,7 +280,7 @@ def test_an_entry_that_is_none_does_not_hide_the_others(layout: Path, graph: Gra
 # ---- LAY-05, LAY-06, LAY-07: blobs that are missing or wrong
 
 
-def test_a_missing_blob_is_told_as_a_damaged_layout(layout: Path, graph: Graph) -> None:
+def test_a_missing_blob_is_reported_as_a_damaged_layout(layout: Path, graph: Graph) -> None:
     digest = next(iter(graph.blobs))
     file_of(layout, digest).unlink()
     assert "bundle_incomplete" == refusal(layout, graph).code
@@ -289,7 +289,7 @@ def test_a_missing_blob_is_told_as_a_damaged_layout(layout: Path, graph: Graph) 
     assert digest in str(caught.value)
 
 
-def test_a_missing_root_is_told_as_a_damaged_layout(layout: Path, graph: Graph) -> None:
+def test_a_missing_root_is_reported_as_a_damaged_layout(layout: Path, graph: Graph) -> None:
     file_of(layout, graph.tags["v1"]).unlink()
     with opened(layout) as store:
         (found,) = store.resolve("app", ["v1"], WORK)
@@ -298,7 +298,7 @@ def test_a_missing_root_is_told_as_a_damaged_layout(layout: Path, graph: Graph) 
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"!", lambda data: b""])
-def test_a_file_of_another_size_is_named(layout: Path, graph: Graph, change: Callable[[bytes], bytes]) -> None:
+def test_a_file_of_a_wrong_size_is_named(layout: Path, graph: Graph, change: Callable[[bytes], bytes]) -> None:
     for digest in (next(iter(graph.blobs)), graph.tags["v1"]):
         kept = file_of(layout, digest).read_bytes()
         file_of(layout, digest).write_bytes(change(kept))
@@ -309,13 +309,13 @@ def test_a_file_of_another_size_is_named(layout: Path, graph: Graph, change: Cal
     read_all(layout, graph)
 
 
-def test_a_manifest_with_other_bytes_is_refused(layout: Path, graph: Graph) -> None:
+def test_a_manifest_with_wrong_bytes_is_refused(layout: Path, graph: Graph) -> None:
     file = file_of(layout, graph.tags["v1"])
     file.write_bytes(file.read_bytes().replace(b"linux", b"minix"))
     assert "digest_mismatch" == refusal(layout, graph).code
 
 
-def test_a_manifest_that_is_not_what_the_index_says_is_refused(layout: Path, graph: Graph) -> None:
+def test_a_manifest_that_differs_from_its_index_entry_is_refused(layout: Path, graph: Graph) -> None:
     edit(
         layout,
         lambda entries: [entry.update(mediaType="application/vnd.oci.image.manifest.v1+json") for entry in entries],
@@ -326,7 +326,9 @@ def test_a_manifest_that_is_not_what_the_index_says_is_refused(layout: Path, gra
 
 
 @pytest.mark.parametrize("rename", [str.upper, lambda name: name + ".gz", lambda name: name[:-1]])
-def test_a_blob_under_another_name_is_not_there(layout: Path, graph: Graph, rename: Callable[[str], str]) -> None:
+def test_a_blob_under_another_file_name_does_not_exist(
+    layout: Path, graph: Graph, rename: Callable[[str], str]
+) -> None:
     file = file_of(layout, next(iter(graph.blobs)))
     file.rename(file.with_name(rename(file.name)))
     assert "bundle_incomplete" == refusal(layout, graph).code
@@ -348,7 +350,7 @@ ODD: dict[str, Callable[[Path, Path], object]] = {
 
 
 def _bind(path: Path) -> None:
-    os.chdir(path.parent)  # a path of a socket is short
+    os.chdir(path.parent)  # the path of a socket must be short
     try:
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(path.name)
@@ -358,7 +360,7 @@ def _bind(path: Path) -> None:
 
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("name", ["blobs", "blobs/sha256", "blob", "manifest", "index.json", "oci-layout"])
-def test_what_is_no_plain_file_or_directory_is_not_read(layout: Path, graph: Graph, name: str, odd: str) -> None:
+def test_special_files_and_links_are_not_read(layout: Path, graph: Graph, name: str, odd: str) -> None:
     places = {"blob": file_of(layout, next(iter(graph.blobs))), "manifest": file_of(layout, graph.tags["v1"])}
     path = places.get(name, layout / name)
     kept = path.rename(layout / "kept")
@@ -371,7 +373,7 @@ def test_what_is_no_plain_file_or_directory_is_not_read(layout: Path, graph: Gra
     assert "unsafe_path" == caught.value.code, "nor written to"
 
 
-def test_a_link_to_the_whole_layout_is_the_operators(layout: Path, graph: Graph) -> None:
+def test_a_symbolic_link_to_the_layout_itself_is_followed(layout: Path, graph: Graph) -> None:
     link = layout.parent / "link"
     link.symlink_to(layout)
     read_all(link, graph)
@@ -380,7 +382,7 @@ def test_a_link_to_the_whole_layout_is_the_operators(layout: Path, graph: Graph)
 # ---- LAY-09 to LAY-12
 
 
-def test_a_blob_that_is_swapped_while_it_is_read_is_read_on(layout: Path, graph: Graph) -> None:
+def test_a_blob_that_is_replaced_during_a_read_is_read_to_its_end(layout: Path, graph: Graph) -> None:
     digest, data = next((digest, data) for digest, data in graph.blobs.items() if len(data) > 1000)
     with opened(layout) as store, store.open_blob("app", Descriptor(Digest(digest), len(data)), WORK) as reader:
         buffer = memoryview(bytearray(len(data)))
@@ -391,7 +393,7 @@ def test_a_blob_that_is_swapped_while_it_is_read_is_read_on(layout: Path, graph:
         assert data == buffer
 
 
-def test_a_blob_that_is_cut_while_it_is_read_is_refused(layout: Path, graph: Graph) -> None:
+def test_a_blob_that_is_truncated_during_a_read_is_refused(layout: Path, graph: Graph) -> None:
     digest, data = next((digest, data) for digest, data in graph.blobs.items() if len(data) > 1000)
     with opened(layout) as store, store.open_blob("app", Descriptor(Digest(digest), len(data)), WORK) as reader:
         buffer = memoryview(bytearray(len(data)))
@@ -402,7 +404,7 @@ def test_a_blob_that_is_cut_while_it_is_read_is_refused(layout: Path, graph: Gra
     assert "size_mismatch" == caught.value.code
 
 
-def test_what_does_not_belong_to_a_layout_is_passed_over(layout: Path, graph: Graph) -> None:
+def test_files_that_are_not_part_of_a_layout_are_ignored(layout: Path, graph: Graph) -> None:
     (layout / "manifest.json").write_text("[]")
     (layout / ".DS_Store").write_bytes(b"\0")
     (layout / "lost+found").mkdir()
@@ -412,10 +414,10 @@ def test_what_does_not_belong_to_a_layout_is_passed_over(layout: Path, graph: Gr
 
 
 @pytest.mark.parametrize("tool", ["skopeo", "umoci"])
-def test_layouts_of_other_tools_are_read(tmp_path: Path, graph: Graph, tool: str) -> None:
+def test_layouts_written_by_other_tools_are_read(tmp_path: Path, graph: Graph, tool: str) -> None:
     graph.image("single")
     ours, theirs = lay(tmp_path / "ours", app=graph), tmp_path / "theirs"
-    wanted = "single" if tool == "umoci" else "v1"  # umoci knows no indexes
+    wanted = "single" if tool == "umoci" else "v1"  # umoci does not support indexes
     skopeo("copy", "--all", f"oci:{ours}:app:{wanted}", f"oci:{theirs}:v1")
     if tool == "umoci":
         run = subprocess.run(["umoci", "tag", "--image", f"{theirs}:v1", "again"], check=False, capture_output=True)
@@ -431,26 +433,26 @@ def test_layouts_of_other_tools_are_read(tmp_path: Path, graph: Graph, tool: str
 
 
 @pytest.mark.parametrize("name", ["with spaces", "line\nend", "ümläut", os.fsdecode(b"\xff\xfe"), "a:b"])
-def test_the_path_may_be_any(tmp_path: Path, graph: Graph, name: str) -> None:
+def test_a_layout_may_have_any_path(tmp_path: Path, graph: Graph, name: str) -> None:
     read_all(lay(tmp_path / name, app=graph), graph)
 
 
 # ---- what other tools read
 
 
-def test_other_tools_read_what_we_write(layout: Path, graph: Graph, tmp_path: Path) -> None:
+def test_other_tools_read_our_layouts(layout: Path, graph: Graph, tmp_path: Path) -> None:
     skopeo("copy", "--all", f"oci:{layout}:app:v1", f"dir:{tmp_path / 'copied'}")
     assert graph.manifests[graph.tags["v1"]].data == (tmp_path / "copied" / "manifest.json").read_bytes()
     run = subprocess.run(["umoci", "list", "--layout", str(layout)], capture_output=True, text=True, check=True)
     assert {"app:v1", "app:latest"} <= set(run.stdout.split())
 
 
-def test_an_index_is_the_same_for_the_same_content(tmp_path: Path, graph: Graph) -> None:
+def test_equal_content_gives_an_equal_index(tmp_path: Path, graph: Graph) -> None:
     one, other = lay(tmp_path / "one", app=graph, lib=graph), lay(tmp_path / "other", lib=graph, app=graph)
     assert (one / "index.json").read_bytes() == (other / "index.json").read_bytes()
 
 
-def test_children_are_no_roots_and_referrers_are(tmp_path: Path) -> None:
+def test_child_manifests_are_not_roots_and_referrers_are(tmp_path: Path) -> None:
     graph = Graph("roots")
     index = graph.platforms("v1")
     about = graph.artifact(subject=index)
@@ -461,7 +463,7 @@ def test_children_are_no_roots_and_referrers_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("doing", ["put", "delete"])
-def test_who_asks_for_referrers_while_one_comes_or_goes_does_not_hide_that(
+def test_referrers_read_during_a_change_do_not_hide_the_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doing: str
 ) -> None:
     graph = Graph("raced")
@@ -470,7 +472,7 @@ def test_who_asks_for_referrers_while_one_comes_or_goes_does_not_hide_that(
     assert one.subject is not None
     subject = one.subject.digest
     with opened(lay(tmp_path / "layout", app=graph), new=True) as store:
-        change = store._ledger.change
+        change = store._index_file.change
 
         def asked_meanwhile(*args: Any) -> None:
             list(store.referrers("app", subject, WORK))
@@ -484,7 +486,7 @@ def test_who_asks_for_referrers_while_one_comes_or_goes_does_not_hide_that(
             store.delete("app", name, WORK)
         if doing == "delete":
             store.put_manifest("app", one.digest, one, WORK)
-        monkeypatch.setattr(store._ledger, "change", asked_meanwhile)
+        monkeypatch.setattr(store._index_file, "change", asked_meanwhile)
         if doing == "delete":
             store.delete("app", one.digest, WORK)
             assert [] == referrers()
@@ -493,7 +495,7 @@ def test_who_asks_for_referrers_while_one_comes_or_goes_does_not_hide_that(
             assert [one.digest] == referrers()
 
 
-def test_a_referrer_that_another_process_brings_is_seen_whatever_is_asked_at_that_moment(
+def test_a_referrer_written_by_another_process_during_a_read_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph, path = Graph("raced"), tmp_path / "layout"
@@ -501,22 +503,22 @@ def test_a_referrer_that_another_process_brings_is_seen_whatever_is_asked_at_tha
     lay(path, app=graph)
     about = graph.referrer(image, "sbom")
     with opened(path) as store:
-        look, left = store._ledger.look, [None]
+        look, left = store._index_file.query, [None]
 
         def changed_after(question: Any) -> Any:
             found = look(question)
             if left:
                 left.clear()
                 lay(path, app=graph)
-                look(lambda index: None)  # another thread sees it at once
+                look(lambda index: None)  # another thread reads the new index at once
             return found
 
-        monkeypatch.setattr(store._ledger, "look", changed_after)
+        monkeypatch.setattr(store._index_file, "query", changed_after)
         list(store.referrers("app", Digest(image.digest), WORK))
         assert [about.digest] == [one.digest for one in store.referrers("app", Digest(image.digest), WORK)]
 
 
-def test_referrers_are_those_of_their_repository(tmp_path: Path) -> None:
+def test_referrers_belong_to_their_repository(tmp_path: Path) -> None:
     graph, bare = Graph("signed"), Graph("signed")
     index = graph.platforms("v1")
     about = graph.artifact(subject=index)
@@ -530,7 +532,7 @@ def test_referrers_are_those_of_their_repository(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "index.json", "blobs"])
-def test_a_directory_that_is_not_empty_and_no_layout_is_refused(tmp_path: Path, graph: Graph, name: str) -> None:
+def test_a_target_directory_with_other_files_is_refused(tmp_path: Path, graph: Graph, name: str) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("mine")
     with opened(tmp_path / "mine", new=True) as store:
@@ -538,15 +540,15 @@ def test_a_directory_that_is_not_empty_and_no_layout_is_refused(tmp_path: Path, 
             with pytest.raises(LocalError) as caught:
                 attempt()
             assert 4 == caught.value.exit_code
-            assert "no layout" in str(caught.value)
+            assert "oci-layout" in str(caught.value)
     assert {name} == names_in(tmp_path / "mine")
 
 
-def test_a_new_layout_is_made_with_the_directories_above_it(tmp_path: Path, graph: Graph) -> None:
+def test_a_new_layout_is_created_with_its_parent_directories(tmp_path: Path, graph: Graph) -> None:
     read_all(lay(tmp_path / "a" / "b" / "c", app=graph), graph)
 
 
-def test_before_anything_is_written_a_new_layout_has_nothing(tmp_path: Path) -> None:
+def test_a_new_layout_is_empty_before_the_first_write(tmp_path: Path) -> None:
     with opened(tmp_path / "none", new=True) as store:
         with pytest.raises(NotFound):
             list(store.tags("app", WORK))
@@ -555,7 +557,7 @@ def test_before_anything_is_written_a_new_layout_has_nothing(tmp_path: Path) -> 
     assert not (tmp_path / "none").exists()
 
 
-def test_what_was_in_a_layout_stays_there(tmp_path: Path, graph: Graph) -> None:
+def test_existing_content_of_a_layout_is_preserved(tmp_path: Path, graph: Graph) -> None:
     ours, layout = lay(tmp_path / "ours", app=graph), tmp_path / "layout"
     skopeo("copy", "--all", f"oci:{ours}:app:v1", f"oci:{layout}:theirs")
     before = index_of(layout)
@@ -571,7 +573,7 @@ def test_what_was_in_a_layout_stays_there(tmp_path: Path, graph: Graph) -> None:
     assert {"theirs", "lib:v1"} == named(layout)
 
 
-def test_two_writers_at_once_are_one_too_many(layout: Path, graph: Graph) -> None:
+def test_a_second_writer_gets_lock_busy(layout: Path, graph: Graph) -> None:
     with opened(layout, new=True) as first, opened(layout, new=True) as second:
         first.begin((), WORK)
         with pytest.raises(LockBusy) as caught:
@@ -582,7 +584,7 @@ def test_two_writers_at_once_are_one_too_many(layout: Path, graph: Graph) -> Non
         third.begin((), WORK)
 
 
-def test_a_reader_sees_what_another_process_has_written(layout: Path) -> None:
+def test_a_reader_sees_the_changes_of_another_process(layout: Path) -> None:
     with opened(layout) as reader:
         assert ["latest", "v1", "v2"] == list(reader.tags("app", WORK))
         more = Graph("more")
@@ -592,7 +594,7 @@ def test_a_reader_sees_what_another_process_has_written(layout: Path) -> None:
         assert more.tags["v3"] == reader.read("app", "v3", WORK).digest
 
 
-def test_a_schema_1_image_cannot_be_kept(tmp_path: Path) -> None:
+def test_a_schema_1_image_is_refused(tmp_path: Path) -> None:
     graph = Graph("old")
     graph.schema1("v1")
     with opened(tmp_path / "layout", new=True) as store, pytest.raises(MirrorError) as caught:
@@ -600,7 +602,7 @@ def test_a_schema_1_image_cannot_be_kept(tmp_path: Path) -> None:
     assert "schema1: convert" in caught.value.hint
 
 
-def test_a_tag_is_taken_away_and_a_digest_with_all_its_tags(layout: Path, graph: Graph) -> None:
+def test_a_tag_is_deleted_and_a_digest_with_all_its_tags(layout: Path, graph: Graph) -> None:
     with opened(layout, new=True) as store:
         store.delete("app", "v2", WORK)
         store.delete("app", "v2", WORK)
@@ -645,7 +647,7 @@ def test_the_index_is_replaced_at_most_once_a_second_and_at_the_end(tmp_path: Pa
     assert {"blobs", "index.json", "oci-layout"} == names_in(layout)
 
 
-def test_many_threads_write_one_layout(tmp_path: Path) -> None:
+def test_many_threads_write_to_one_layout(tmp_path: Path) -> None:
     graphs = [Graph(f"thread {number}") for number in range(8)]
     for graph in graphs:
         graph.platforms("v1", "v2")
@@ -682,7 +684,7 @@ def test_a_stopped_upload_leaves_nothing(tmp_path: Path) -> None:
     assert set() == names_in(layout / "blobs" / "sha256")
 
 
-def test_what_a_killed_run_left_is_swept(layout: Path, graph: Graph) -> None:
+def test_temporary_files_of_a_killed_run_are_removed(layout: Path, graph: Graph) -> None:
     left = layout / f".{'a' * 64}.0123456789abcdef.tmp"
     left.write_bytes(b"half")
     with opened(layout, new=True) as store:
@@ -691,25 +693,25 @@ def test_what_a_killed_run_left_is_swept(layout: Path, graph: Graph) -> None:
     read_all(layout, graph)
 
 
-def test_a_run_that_was_killed_before_the_index_is_gone_on_with(tmp_path: Path, graph: Graph) -> None:
+def test_a_run_that_was_killed_before_writing_the_index_resumes(tmp_path: Path, graph: Graph) -> None:
     layout = tmp_path / "layout"
     layout.mkdir()
     (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     read_all(lay(layout, app=graph), graph)
 
 
-def test_threads_that_list_a_directory_at_the_same_time_all_see_all_of_it(layout: Path) -> None:
-    """Else a target that has everything looks like one that has yet to be made."""
-    with closing(Folder(layout)) as folder, ThreadPoolExecutor(8) as pool:
-        seen = set(pool.map(lambda _: tuple(sorted(folder.names() or ())), range(2000)))
+def test_concurrent_listings_of_a_directory_are_complete(layout: Path) -> None:
+    """Otherwise an existing layout would look as if it had to be created."""
+    with closing(LayoutFiles(layout)) as folder, ThreadPoolExecutor(8) as pool:
+        seen = set(pool.map(lambda _: tuple(sorted(folder.list_names() or ())), range(2000)))
     assert {("blobs", "index.json", "oci-layout")} == seen
 
 
-def test_a_blob_that_is_written_once_more_can_be_read_meanwhile(layout: Path, graph: Graph) -> None:
-    """The file that a reader has just opened may have lost its name to the new one: that is no second name."""
+def test_a_blob_can_be_read_while_it_is_written_again(layout: Path, graph: Graph) -> None:
+    """The open file of a reader may have no name any more; that is not a hard link."""
     digest, data = next(iter(graph.blobs.items()))
     blob = Descriptor(Digest.parse(digest), len(data))
-    with closing(Folder(layout)) as folder, ThreadPoolExecutor(2) as pool:
+    with closing(LayoutFiles(layout)) as folder, ThreadPoolExecutor(2) as pool:
 
         def write() -> None:
             for _ in range(300):
@@ -724,12 +726,12 @@ def test_a_blob_that_is_written_once_more_can_be_read_meanwhile(layout: Path, gr
     assert {data} == read
 
 
-def test_a_reader_that_is_slow_does_not_undo_what_another_process_wrote_before_us(
+def test_a_slow_read_does_not_hide_changes_that_another_process_made_before_the_lock_was_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Graph
 ) -> None:
     path = lay(tmp_path / "layout", app=graph)
     with opened(path, new=True) as store:
-        ledger = store._ledger
+        ledger = store._index_file
         load, begin = ledger._load, ledger._begin
         loading, begun = threading.Event(), threading.Event()
 
@@ -747,7 +749,7 @@ def test_a_reader_that_is_slow_does_not_undo_what_another_process_wrote_before_u
             return done
 
         monkeypatch.setattr(ledger, "_load", slowly)
-        monkeypatch.setattr(ledger._begun, "_make", and_read)
+        monkeypatch.setattr(ledger._begin_once, "_make", and_read)
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(lambda: list(store.tags("app", WORK)))
             assert loading.wait(60)

@@ -1,4 +1,5 @@
-"""A layout after a power cut at any moment: what it names is there and whole, and what was sure is not lost."""
+"""A layout after a power cut at any moment: everything that its index names is complete, and nothing durable is
+lost."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def export(layout: Path, made: Sequence[Graph]) -> None:
 
 
 def whole_tags(layout: Path) -> set[tuple[str, str]]:
-    """The tags of a layout, of which each leads only to what is there. Raises what is wrong."""
+    """Return the tags of a layout after checking that everything below them is complete. Raises the layout's errors."""
     store = LayoutStore(layout, new=True)
     found = set()
     try:
@@ -72,7 +73,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2, 3], ids=lambda seed: f"chance-{seed}" if seed else "only-what-is-sure")
-def test_after_a_power_cut_nothing_that_is_named_is_missing_or_short(
+def test_after_a_power_cut_everything_named_in_the_index_is_complete(
     record: Record, tmp_path: Path, seed: int | None
 ) -> None:
     seen: set[int] = set()
@@ -85,21 +86,21 @@ def test_after_a_power_cut_nothing_that_is_named_is_missing_or_short(
     assert {0, len(TAGS)} <= seen
 
 
-def test_after_the_end_nothing_is_lost(record: Record, tmp_path: Path) -> None:
+def test_a_power_cut_after_the_end_of_a_run_loses_nothing(record: Record, tmp_path: Path) -> None:
     record.crash(len(record.events), tmp_path / "after")
     assert TAGS == whole_tags(tmp_path / "after" / "layout")
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_run_after_a_power_cut_makes_it_whole(record: Record, tmp_path: Path, seed: int) -> None:
+def test_a_run_after_a_power_cut_completes_the_layout(record: Record, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     record.crash(chance.randrange(len(record.events)), tmp_path / "after", chance)
     export(tmp_path / "after" / "layout", graphs())
     assert TAGS == whole_tags(tmp_path / "after" / "layout")
 
 
-def test_the_simulation_finds_what_was_not_synced(tmp_path: Path) -> None:
-    """The same, with every sync left out: a check of the check."""
+def test_the_simulation_detects_missing_syncs(tmp_path: Path) -> None:
+    """Check the test itself: without any sync, the simulation must find missing content."""
     with recorded(tmp_path) as made:
         export(tmp_path / "layout", graphs())
     made.events = [event for event in made.events if isinstance(event, Named)]
@@ -114,7 +115,7 @@ def test_the_simulation_finds_what_was_not_synced(tmp_path: Path) -> None:
     assert 20 == damaged
 
 
-def test_index_json_is_replaced_after_what_it_names_was_synced(tmp_path: Path) -> None:
+def test_index_json_is_replaced_after_its_content_was_synced(tmp_path: Path) -> None:
     graph = Graph("order")
     graph.image("v1")
     with recorded(tmp_path) as made:

@@ -1,4 +1,4 @@
-"""Inventories: what they say, what is believed of them, and how they are made."""
+"""Inventories: their format, their validation, and how they are created."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from mirror.commands.bundle import listing
 from mirror.commands.inventory import inventory
 from mirror.errors import ConfigError, Refused
-from mirror.layout.inventory import Base, Inventory, parse_inventory, read_inventory
-from mirror.layout.inventory_reader import survey
+from mirror.layout.inventory import BaseInventory, Inventory, parse_inventory, read_inventory
+from mirror.layout.inventory_reader import survey_store
 from mirror.oci.digest import Digest
 from mirror.store import Coming
 from tests.support.bundles import comings, export, opened, stock, work
@@ -22,36 +22,36 @@ from tests.support.bundles import comings, export, opened, stock, work
 SCHEMA = json.loads((Path(__file__).parents[2] / "mirror" / "inventory.schema.json").read_text(encoding="utf-8"))
 
 
-def made(*images: Coming, base: Base | None = None) -> Inventory:
+def made(*images: Coming, base: BaseInventory | None = None) -> Inventory:
     one = Inventory()
     for coming in images:
-        one.add(coming, base or Base())
-    one.settle()
+        one.add(coming, base or BaseInventory())
+    one.normalize()
     return one
 
 
-def test_an_inventory_fits_its_published_schema() -> None:
+def test_an_inventory_matches_its_published_schema() -> None:
     whole = made(*comings(stock()), *comings(stock(), "team/web"))
-    less = made(*comings(stock()), base=Base(made(*comings(stock(), references=["v1"]))))
+    less = made(*comings(stock()), base=BaseInventory(made(*comings(stock(), references=["v1"]))))
     empty = made()
     for one in (whole, less, empty):
         jsonschema.validate(json.loads(one.render()), SCHEMA)
     assert less.base
 
 
-def test_what_was_written_is_read_again() -> None:
+def test_an_inventory_is_read_back_as_it_was_written() -> None:
     one = made(*comings(stock()), *comings(stock("other"), "team/web", [stock("other").tags["v2"]]))
     again = parse_inventory(one.render(), "inventory")
     assert one == again
     assert one.render() == again.render()
 
 
-def test_the_order_of_images_makes_no_difference() -> None:
+def test_the_order_of_images_does_not_change_the_bytes() -> None:
     images = [*comings(stock()), *comings(stock(), "team/web")]
     assert made(*images).render() == made(*reversed(images)).render()
 
 
-def test_twenty_thousand_tags_are_no_trouble() -> None:
+def test_an_inventory_of_twenty_thousand_tags_is_fast() -> None:
     one = made(*comings(stock()))
     root = one.repositories["app"].tags["v2"]
     one.repositories["app"].tags.update({f"tag-{number}": root for number in range(20_000)})
@@ -91,7 +91,7 @@ BROKEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_an_inventory_that_is_none_is_refused(case: str, tmp_path: Path) -> None:
+def test_an_invalid_inventory_is_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         parse_inventory(BROKEN[case], "inventory")
     assert "bundle_invalid" == caught.value.code
@@ -101,13 +101,13 @@ def test_an_inventory_that_is_none_is_refused(case: str, tmp_path: Path) -> None
         read_inventory(path)
 
 
-def test_a_base_that_is_not_there_is_told_with_how_to_make_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_base_says_how_to_create_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mirror inventory"):
         read_inventory(tmp_path / "none.json")
 
 
-def test_what_a_base_has_it_has_in_named_repositories() -> None:
-    base = Base(made(*comings(stock()), *comings(stock(), "team/web", ["v1"])))
+def test_a_base_names_the_repositories_that_have_a_blob() -> None:
+    base = BaseInventory(made(*comings(stock()), *comings(stock(), "team/web", ["v1"])))
     of_v1 = comings(stock(), references=["v1"])[0].blobs[0].digest
     of_v2 = comings(stock(), references=["v2"])[0].blobs[0].digest
     assert ("app", "team/web") == base.repositories_with(of_v1)
@@ -115,26 +115,26 @@ def test_what_a_base_has_it_has_in_named_repositories() -> None:
     assert () == base.repositories_with(Digest(NO))
 
 
-def test_a_differential_bundle_on_top_of_its_base_is_a_base_with_all_of_both() -> None:
-    first = Base(made(*comings(stock(), references=["v1"])))
-    second = Base(made(*comings(stock()), base=first))
+def test_the_inventory_of_a_differential_bundle_is_a_base_with_the_blobs_of_both() -> None:
+    first = BaseInventory(made(*comings(stock(), references=["v1"])))
+    second = BaseInventory(made(*comings(stock()), base=first))
     assert all(second.repositories_with(blob.digest) for coming in comings(stock()) for blob in coming.blobs)
 
 
-def test_a_store_is_surveyed_by_its_manifests(tmp_path: Path) -> None:
+def test_a_survey_reads_the_manifests_of_a_store(tmp_path: Path) -> None:
     graph = stock()
     export(tmp_path / "bundle.tar", graph, team_web=stock("web"))
     bundle = opened(tmp_path / "bundle.tar")
-    found = survey(bundle, ["app", "team/web", "nowhere"], work())
+    found = survey_store(bundle, ["app", "team/web", "nowhere"], work())
     assert [] == found.problems
-    assert bundle.archive(work()).inventory == found.inventory
+    assert bundle.reader(work()).inventory == found.inventory
     of_v1 = comings(graph, references=["v1"])[0]
     size = sum(one.size for one in of_v1.manifests) + sum(blob.size or 0 for blob in of_v1.blobs)
-    assert size == found.size(Digest(graph.tags["v1"]))
+    assert size == found.total_size(Digest(graph.tags["v1"]))
     bundle.close()
 
 
-def test_what_cannot_be_read_is_told_and_is_in_no_base(tmp_path: Path) -> None:
+def test_unreadable_manifests_are_reported_and_left_out_of_the_inventory(tmp_path: Path) -> None:
     graph = stock()
     path = tmp_path / "bundle.tar"
     export(path, graph)
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_is_told_and_is_in_no_base(tmp_path: Path) -> None:
     body = graph.manifests[graph.tags["v2"]].data
     path.write_bytes(data.replace(body, body[:-1] + b" "))
     bundle = opened(path)
-    found = survey(bundle, ["app"], work())
+    found = survey_store(bundle, ["app"], work())
     assert ["digest_mismatch"] == [one.code for one in found.problems]
     assert set(graph.tags) - {"v2", "latest"} == set(found.inventory.repositories["app"].tags)
     bundle.close()
@@ -150,17 +150,17 @@ def test_what_cannot_be_read_is_told_and_is_in_no_base(tmp_path: Path) -> None:
     assert (3, 1) == (told.code, len(told.problems))
 
 
-def test_the_inventory_of_a_bundle_is_the_one_in_it(tmp_path: Path) -> None:
+def test_the_inventory_of_a_bundle_is_printed_as_it_is_stored(tmp_path: Path) -> None:
     path = tmp_path / "bundle.tar"
     export(path, stock())
     told = inventory(path)
     bundle = opened(path)
-    assert bundle.archive(work()).rendered == "".join(f"{line}\n" for line in told.lines).encode()
+    assert bundle.reader(work()).inventory_bytes == "".join(f"{line}\n" for line in told.lines).encode()
     assert 0 == told.code
     bundle.close()
 
 
-def test_a_report_names_what_has_arrived_and_nothing_else(tmp_path: Path) -> None:
+def test_an_inventory_made_from_a_report_lists_the_copied_images(tmp_path: Path) -> None:
     root, other = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
     images = [
         {"target": "r.example.com:5000/team/app:v1", "digest": root, "result": "copied"},

@@ -1,4 +1,4 @@
-"""`mirror serve` on the wire: what HTTP/1.1 (RFC 9112) asks of it, clients that misbehave, and its end."""
+"""The connections of `mirror serve`: HTTP/1.1 (RFC 9112), misbehaving clients, and shutdown."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.serve.messages import Request, Response, as_json
-from mirror.serve.server import Server
+from mirror.serve.messages import ServerRequest, ServerResponse, json_response
+from mirror.serve.server import RegistryServer
 from mirror.util.cancellation import Stop
 from tests.registries.client import sha256
 from tests.registries.raw import Received, ask, connect
@@ -42,7 +42,7 @@ def served(layout: Path) -> Iterator[Served]:
 
 
 def answers(connection: socket.socket, count: int) -> list[bytes]:
-    """Whole answers with a Content-Length, from one connection."""
+    """Read complete responses with a Content-Length from one connection."""
     found = []
     with connection.makefile("rb") as file:
         for _ in range(count):
@@ -58,7 +58,7 @@ def answers(connection: socket.socket, count: int) -> list[bytes]:
 
 
 def raw(served: Served, request: bytes) -> Received:
-    """Send bytes, and read until the other side ends it."""
+    """Send bytes, and read until the server closes the connection."""
     received, end = bytearray(), "FIN"
     started = time.monotonic()
     with connect(served.host) as connection:
@@ -72,7 +72,7 @@ def raw(served: Served, request: bytes) -> Received:
     return Received(bytes(received), end, time.monotonic() - started)
 
 
-def test_a_connection_serves_request_after_request(served: Served) -> None:
+def test_a_connection_is_reused_for_several_requests(served: Served) -> None:
     with connect(served.host) as connection:
         for _ in range(3):
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -81,7 +81,7 @@ def test_a_connection_serves_request_after_request(served: Served) -> None:
             assert b"connection: close" not in answer.lower()
 
 
-def test_requests_that_come_all_at_once_are_answered_in_their_order(served: Served) -> None:
+def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
     paths = ("/v2/", "/v2/app/tags/list", "/v2/missing/tags/list")
     with connect(served.host) as connection:
         connection.sendall(b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths))
@@ -89,12 +89,12 @@ def test_requests_that_come_all_at_once_are_answered_in_their_order(served: Serv
 
 
 @pytest.mark.parametrize("words", ["HTTP/1.1\r\nHost: x\r\nConnection: close", "HTTP/1.0"])
-def test_a_client_that_wants_the_end_gets_it(served: Served, words: str) -> None:
+def test_the_connection_is_closed_if_the_client_asks_for_it(served: Served, words: str) -> None:
     received = raw(served, f"GET /v2/ {words}\r\n\r\n".encode())
     assert (200, "FIN") == (received.status, received.end)
 
 
-def test_a_large_blob_is_sent_whole(served: Served) -> None:
+def test_a_large_blob_is_sent_completely(served: Served) -> None:
     received = ask(served.host, "GET", f"/v2/app/blobs/{sha256(DATA)}")
     assert (200, "FIN") == (received.status, received.end)
     assert DATA == received.body
@@ -109,7 +109,7 @@ def chunked(data: bytes, *, size: int = 1000, end: bytes = b"0\r\n\r\n") -> byte
 
 
 @pytest.mark.parametrize("end", [b"0\r\n\r\n", b"000\r\nTrailer: x\r\nOther: y\r\n\r\n"])
-def test_a_body_may_come_in_chunks(served: Served, end: bytes) -> None:
+def test_a_request_body_may_be_chunked(served: Served, end: bytes) -> None:
     head = f"POST /v2/app/blobs/uploads/?digest={sha256(b'new' * 999)} HTTP/1.1\r\nHost: x\r\n"
     with connect(served.host) as connection:
         body = chunked(b"new" * 999, end=end)
@@ -132,7 +132,7 @@ def test_a_body_may_come_in_chunks(served: Served, end: bytes) -> None:
         f"Content-Length: {'9' * 30}\r\n",
     ],
 )
-def test_a_body_whose_length_cannot_be_told_is_refused(served: Served, headers: str) -> None:
+def test_a_request_body_of_ambiguous_length_is_refused(served: Served, headers: str) -> None:
     received = raw(served, f"PUT /v2/app/manifests/v2 HTTP/1.1\r\nHost: x\r\n{headers}\r\nabc".encode())
     assert 400 == received.status
     assert b"connection: close" in received.head.lower(), "what follows could be taken for a request"
@@ -151,7 +151,7 @@ def test_a_body_whose_length_cannot_be_told_is_refused(served: Served, headers: 
         b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 200,
     ],
 )
-def test_a_body_that_is_cut_changes_nothing(served: Served, body: bytes) -> None:
+def test_a_truncated_request_body_changes_nothing(served: Served, body: bytes) -> None:
     head = f"POST /v2/app/blobs/uploads/?digest={sha256(b'short')} HTTP/1.1\r\nHost: x\r\n".encode()
     received = raw(served, head + body)
     assert b"" == received.data
@@ -159,7 +159,7 @@ def test_a_body_that_is_cut_changes_nothing(served: Served, body: bytes) -> None
         assert not client.has_blob("app", sha256(b"short"))
 
 
-def test_an_upload_that_was_cut_goes_on_where_it_ended(served: Served) -> None:
+def test_an_interrupted_upload_resumes_where_it_ended(served: Served) -> None:
     with served.client() as client:
         location = client.ask("POST", "/v2/app/blobs/uploads/").headers["location"]
         cut = f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(DATA)}\r\n\r\n".encode() + DATA[:5000]
@@ -170,7 +170,7 @@ def test_an_upload_that_was_cut_goes_on_where_it_ended(served: Served) -> None:
         client.ask("PUT", f"{location}?digest={sha256(DATA)}", want=(201,))
 
 
-def test_a_client_that_asks_first_is_told_to_go_on(served: Served) -> None:
+def test_expect_100_continue_is_answered(served: Served) -> None:
     digest = sha256(b"waits")
     head = f"POST /v2/app/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
     with connect(served.host) as connection:
@@ -181,7 +181,7 @@ def test_a_client_that_asks_first_is_told_to_go_on(served: Served) -> None:
         assert answer.startswith(b"HTTP/1.1 201 ")
 
 
-def test_the_answer_arrives_although_a_large_body_was_not_wanted(layout: Path) -> None:
+def test_the_response_arrives_although_a_large_body_was_not_read(layout: Path) -> None:
     with Served(layout) as server:
         body = bytes(8 << 20)
         received = ask(server.host, "PUT", "/v2/app/manifests/v1", body=body)
@@ -206,7 +206,7 @@ def test_the_answer_arrives_although_a_large_body_was_not_wanted(layout: Path) -
         (b"BREW /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", 405),
     ],
 )
-def test_what_is_no_request_is_refused_in_json(served: Served, request_bytes: bytes, status: int) -> None:
+def test_a_malformed_request_gets_an_error_document(served: Served, request_bytes: bytes, status: int) -> None:
     received = raw(served, request_bytes)
     assert status == received.status
     assert b"application/json" in received.head
@@ -214,7 +214,7 @@ def test_what_is_no_request_is_refused_in_json(served: Served, request_bytes: by
 
 
 @pytest.mark.parametrize("request_bytes", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET /v2/ HTTP/1.1"])
-def test_a_client_that_goes_away_troubles_nobody(served: Served, request_bytes: bytes) -> None:
+def test_a_client_that_disconnects_does_not_affect_others(served: Served, request_bytes: bytes) -> None:
     raw(served, request_bytes)
     assert 200 == raw(served, b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n").status
 
@@ -222,12 +222,12 @@ def test_a_client_that_goes_away_troubles_nobody(served: Served, request_bytes: 
 # ---- many connections, and the end
 
 
-def nothing(request: Request) -> Response:
-    return as_json({})
+def nothing(request: ServerRequest) -> ServerResponse:
+    return json_response({})
 
 
-def test_the_connection_that_was_silent_longest_makes_room() -> None:
-    with Server(nothing, "127.0.0.1", 0, stop=Stop(), most=3) as server, ExitStack() as stack:
+def test_a_new_connection_replaces_the_one_that_was_idle_longest() -> None:
+    with RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), max_connections=3) as server, ExitStack() as stack:
         made = []
         for _ in range(5):
             connection = stack.enter_context(connect(server.address))
@@ -239,8 +239,8 @@ def test_the_connection_that_was_silent_longest_makes_room() -> None:
         assert answers(made[-1], 1)
 
 
-def test_clients_that_never_end_their_head_make_room() -> None:
-    with Server(nothing, "127.0.0.1", 0, stop=Stop(), most=3) as server, ExitStack() as stack:
+def test_a_new_connection_replaces_one_with_an_unfinished_head() -> None:
+    with RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), max_connections=3) as server, ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(connect(server.address)).sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n")
         newcomer = stack.enter_context(connect(server.address))
@@ -248,7 +248,7 @@ def test_clients_that_never_end_their_head_make_room() -> None:
         assert answers(newcomer, 1)
 
 
-def test_its_end_does_not_wait_for_silent_clients(served: Served) -> None:
+def test_shutdown_does_not_wait_for_silent_clients(served: Served) -> None:
     with connect(served.host) as silent, connect(served.host) as amid:
         silent.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answers(silent, 1)
@@ -260,7 +260,7 @@ def test_its_end_does_not_wait_for_silent_clients(served: Served) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_cleanly(layout: Path, number: signal.Signals, code: int) -> None:
+def test_a_signal_ends_the_server_cleanly(layout: Path, number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-m", "mirror", "serve", str(layout), "--listen", "127.0.0.1:0", "--writable"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
@@ -277,7 +277,7 @@ def test_a_signal_ends_it_cleanly(layout: Path, number: signal.Signals, code: in
     assert f"http://{host}/ serves {layout} (takes pushes)\n" == line
 
 
-def test_its_threads_have_names(served: Served) -> None:
+def test_the_threads_of_the_server_have_names(served: Served) -> None:
     with connect(served.host) as connection:
         connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answers(connection, 1)
@@ -286,7 +286,7 @@ def test_its_threads_have_names(served: Served) -> None:
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_bundle_that_is_cut_while_it_is_served_cuts_the_answer_and_nothing_else(tmp_path: Path) -> None:
+def test_truncating_a_bundle_while_it_is_served_truncates_only_the_current_response(tmp_path: Path) -> None:
     graph = Graph("cut")
     graph.artifact("v1", texts=[DATA])
     bundle = pack(tmp_path / "cut.tar", app=graph)

@@ -1,4 +1,4 @@
-"""`mirror serve`, asked as the distribution-spec (v1.1.1) says that registries are asked: pulls and listings."""
+"""`mirror serve` against the distribution-spec (v1.1.1): pulls and listings."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def client(served: Served) -> Iterator[Client]:
 
 
 def code_of(answer: Answer) -> str:
-    """The code of an error document, which must be one."""
+    """Return the code of an error document, and check its format."""
     assert "application/json" == answer.headers["content-type"]
     (error,) = answer.json()["errors"]
     assert {"code", "message", "detail"} == error.keys()
@@ -67,7 +67,7 @@ def code_of(answer: Answer) -> str:
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_it_says_that_it_is_a_registry(client: Client, method: str, path: str) -> None:
+def test_the_version_check_succeeds(client: Client, method: str, path: str) -> None:
     answer = client.ask(method, path)
     assert 200 == answer.status
     assert "registry/2.0" == answer.headers["docker-distribution-api-version"]
@@ -78,7 +78,7 @@ def test_it_says_that_it_is_a_registry(client: Client, method: str, path: str) -
 
 @pytest.mark.parametrize("repository", ["app", "team/web"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_manifest_comes_with_its_bytes_its_type_and_its_digest(
+def test_a_manifest_is_served_with_its_bytes_media_type_and_digest(
     client: Client, graph: Graph, method: str, repository: str
 ) -> None:
     for reference, digest in (*graph.tags.items(), *((digest, digest) for digest in graph.manifests)):
@@ -91,7 +91,7 @@ def test_a_manifest_comes_with_its_bytes_its_type_and_its_digest(
         assert (body.data if method == "GET" else b"") == answer.body
 
 
-def test_a_manifest_that_one_has_is_not_sent_again(client: Client, graph: Graph) -> None:
+def test_a_manifest_with_a_matching_etag_is_not_sent_again(client: Client, graph: Graph) -> None:
     digest = graph.tags["v1"]
     answer = client.ask("GET", "/v2/app/manifests/v1", headers={"If-None-Match": f'"{digest}"'})
     assert (304, b"") == (answer.status, answer.body)
@@ -124,7 +124,7 @@ def test_a_manifest_that_one_has_is_not_sent_again(client: Client, graph: Graph)
         ("/", 404, "NAME_UNKNOWN"),
     ],
 )
-def test_what_is_not_there_is_said_in_the_words_of_the_spec(client: Client, path: str, status: int, code: str) -> None:
+def test_missing_content_gets_the_error_code_of_the_spec(client: Client, path: str, status: int, code: str) -> None:
     answer = client.ask("GET", path)
     assert (status, code) == (answer.status, code_of(answer))
     head = client.ask("HEAD", path)
@@ -134,13 +134,13 @@ def test_what_is_not_there_is_said_in_the_words_of_the_spec(client: Client, path
 # ---- blobs
 
 
-def test_a_blob_is_no_manifest(client: Client, graph: Graph) -> None:
+def test_a_blob_is_not_served_as_a_manifest(client: Client, graph: Graph) -> None:
     for digest in graph.blobs:
         answer = client.ask("GET", f"/v2/app/manifests/{digest}")
         assert (404, "MANIFEST_UNKNOWN") == (answer.status, code_of(answer)), digest
 
 
-def test_a_blob_comes_whole(client: Client, graph: Graph) -> None:
+def test_a_blob_is_served_completely(client: Client, graph: Graph) -> None:
     for digest, data in graph.blobs.items():
         answer = client.ask("GET", f"/v2/app/blobs/{digest}")
         assert (200, data) == (answer.status, answer.body)
@@ -165,7 +165,7 @@ SIZE = len(DATA)
         ("bytes=100000-", (100000, SIZE)),
     ],
 )
-def test_a_part_of_a_blob_is_what_was_asked_for(client: Client, asked: str, part: tuple[int, int]) -> None:
+def test_a_range_of_a_blob_is_served(client: Client, asked: str, part: tuple[int, int]) -> None:
     first, end = part
     answer = client.ask("GET", f"/v2/app/blobs/{sha256(DATA)}", headers={"Range": asked})
     assert (206, DATA[first:end]) == (answer.status, answer.body)
@@ -173,7 +173,7 @@ def test_a_part_of_a_blob_is_what_was_asked_for(client: Client, asked: str, part
 
 
 @pytest.mark.parametrize("asked", ["bytes=0-1,5-6", "bytes=", "bytes=-", "bytes=9-5", "lines=0-1", "bytes=a-b"])
-def test_a_range_that_is_not_understood_gives_the_whole(client: Client, asked: str) -> None:
+def test_an_invalid_range_gets_the_whole_blob(client: Client, asked: str) -> None:
     answer = client.ask("GET", f"/v2/app/blobs/{sha256(DATA)}", headers={"Range": asked})
     assert (200, DATA) == (answer.status, answer.body)
 
@@ -181,7 +181,7 @@ def test_a_range_that_is_not_understood_gives_the_whole(client: Client, asked: s
 @pytest.mark.parametrize(
     ("data", "asked"), [(DATA, f"bytes={SIZE}-"), (DATA, "bytes=-0"), (b"", "bytes=0-"), (b"", "bytes=-1")]
 )
-def test_a_range_where_nothing_is_cannot_be_had(client: Client, data: bytes, asked: str) -> None:
+def test_a_range_beyond_the_end_gets_416(client: Client, data: bytes, asked: str) -> None:
     answer = client.ask("GET", f"/v2/app/blobs/{sha256(data)}", headers={"Range": asked})
     assert (416, "RANGE_INVALID") == (answer.status, code_of(answer))
     assert f"bytes */{len(data)}" == answer.headers["content-range"]
@@ -201,13 +201,13 @@ def pages(client: Client, path: str, key: str) -> list[list[str]]:
     return found
 
 
-def test_tags_are_listed_in_order(client: Client, graph: Graph) -> None:
+def test_tags_are_listed_in_lexical_order(client: Client, graph: Graph) -> None:
     answer = client.ask("GET", "/v2/team/web/tags/list")
     assert {"name": "team/web", "tags": sorted(graph.tags)} == answer.json()
     assert "link" not in answer.headers
 
 
-def test_tags_come_in_pages(client: Client, graph: Graph) -> None:
+def test_tags_are_listed_in_pages(client: Client, graph: Graph) -> None:
     tags = sorted(graph.tags)
     assert [tags[:2], tags[2:]] == pages(client, "/v2/app/tags/list?n=2", "tags")
     assert [[tag] for tag in tags] == pages(client, "/v2/app/tags/list?n=1", "tags")
@@ -218,7 +218,7 @@ def test_tags_come_in_pages(client: Client, graph: Graph) -> None:
     assert [[]] == pages(client, "/v2/app/tags/list?n=0", "tags")
 
 
-def test_the_catalog_comes_in_pages(client: Client) -> None:
+def test_the_catalog_is_listed_in_pages(client: Client) -> None:
     assert [["app", "team/web"]] == pages(client, "/v2/_catalog", "repositories")
     assert [["app"], ["team/web"]] == pages(client, "/v2/_catalog?n=1", "repositories")
 
@@ -237,7 +237,7 @@ def referrers(client: Client, digest: str, query: str = "") -> tuple[list[dict[s
     return document["manifests"], answer
 
 
-def test_what_refers_to_a_manifest_is_listed_with_its_type_and_annotations(client: Client, graph: Graph) -> None:
+def test_referrers_are_listed_with_artifact_type_and_annotations(client: Client, graph: Graph) -> None:
     found, answer = referrers(client, graph.tags["v1"])
     assert {"application/vnd.example.sbom", "application/vnd.example.signature"} == {
         one["artifactType"] for one in found
@@ -248,18 +248,18 @@ def test_what_refers_to_a_manifest_is_listed_with_its_type_and_annotations(clien
     assert "oci-filters-applied" not in answer.headers
 
 
-def test_referrers_are_filtered_by_type(client: Client, graph: Graph) -> None:
+def test_referrers_are_filtered_by_artifact_type(client: Client, graph: Graph) -> None:
     found, answer = referrers(client, graph.tags["v1"], "?artifactType=application%2Fvnd.example.sbom")
     assert ["application/vnd.example.sbom"] == [one["artifactType"] for one in found]
     assert "artifactType" == answer.headers["oci-filters-applied"]
     assert [] == referrers(client, graph.tags["v1"], "?artifactType=other")[0]
 
 
-def test_nothing_refers_to_what_is_not_there(client: Client) -> None:
+def test_a_missing_manifest_has_no_referrers(client: Client) -> None:
     assert [] == referrers(client, ABSENT)[0]
 
 
-def test_the_type_of_an_artifact_may_be_that_of_its_config(tmp_path: Path) -> None:
+def test_the_artifact_type_may_be_the_media_type_of_the_config(tmp_path: Path) -> None:
     graph = Graph("image as a referrer")
     subject = graph.image("v1")
     graph.image(subject=subject, label="about")
@@ -288,7 +288,9 @@ def test_the_type_of_an_artifact_may_be_that_of_its_config(tmp_path: Path) -> No
         ("OPTIONS", "/v2/app/tags/list"),
     ],
 )
-def test_every_write_is_refused(served: Served, client: Client, graph: Graph, method: str, path: str) -> None:
+def test_a_read_only_server_refuses_every_write(
+    served: Served, client: Client, graph: Graph, method: str, path: str
+) -> None:
     answer = client.ask(method, path, body=b"x" * 1000)
     assert (405, "UNSUPPORTED") == (answer.status, code_of(answer))
     assert not {"PUT", "POST", "PATCH", "DELETE"} & set(answer.headers["allow"].split(", "))
@@ -298,12 +300,12 @@ def test_every_write_is_refused(served: Served, client: Client, graph: Graph, me
 # ---- clients
 
 
-def test_the_oracle_finds_all_of_it_whole(served: Served, graph: Graph) -> None:
+def test_every_tag_that_is_served_is_complete(served: Served, graph: Graph) -> None:
     taken = assert_whole(served)
     assert {(name, tag) for name in ("app", "team/web") for tag in graph.tags} == set(taken.tags)
 
 
-def test_skopeo_reads_all_of_it(served: Served, graph: Graph, tmp_path: Path) -> None:
+def test_skopeo_reads_every_tag(served: Served, graph: Graph, tmp_path: Path) -> None:
     for tag in ("v1", "v2", "notes"):
         folder = skopeo_copy_to_dir(served, "app", tag, tmp_path / tag)
         assert graph.manifests[graph.tags[tag]].data == (folder / "manifest.json").read_bytes()
@@ -311,7 +313,7 @@ def test_skopeo_reads_all_of_it(served: Served, graph: Graph, tmp_path: Path) ->
     assert sorted(graph.tags) == sorted(listed["Tags"])
 
 
-def test_fifty_readers_at_once_all_get_all(served: Served) -> None:
+def test_fifty_concurrent_readers_get_complete_images(served: Served) -> None:
     def read(number: int) -> list[str]:
         return walk_tag(served, "app" if number % 2 else "team/web", "notes" if number % 3 else "v1").problems
 

@@ -1,4 +1,4 @@
-"""`mirror serve --writable`, asked as the distribution-spec (v1.1.1) says that registries are asked: pushes."""
+"""`mirror serve --writable` against the distribution-spec (v1.1.1): pushes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from mirror.errors import ConfigError, LockBusy
 from mirror.layout.directory import LayoutStore
-from mirror.serve.server import address, serve
+from mirror.serve.server import parse_address, serve
 from mirror.util.cancellation import Stop, Work
 from tests.registries.client import Answer, Client, sha256
 from tests.serve.test_handlers import code_of
@@ -73,7 +73,7 @@ def test_a_blob_is_pushed_by_one_post(client: Client) -> None:
 
 
 @pytest.mark.parametrize("last", [b"", DATA[9000:]], ids=["put-without-a-body", "last-piece-in-the-put"])
-def test_a_blob_is_pushed_in_pieces(client: Client, last: bytes) -> None:
+def test_a_blob_is_pushed_in_parts(client: Client, last: bytes) -> None:
     location = begin(client)
     end = len(DATA) - len(last)
     for start, stop in ((0, 5000), (5000, 9000), (9000, end))[: 2 if last else 3]:
@@ -86,7 +86,7 @@ def test_a_blob_is_pushed_in_pieces(client: Client, last: bytes) -> None:
     assert_there(client, DATA, client.ask("PUT", with_digest(location, sha256(DATA)), body=last))
 
 
-def test_a_piece_out_of_order_is_refused_and_the_upload_goes_on(client: Client) -> None:
+def test_a_part_out_of_order_is_refused_and_the_upload_continues(client: Client) -> None:
     location = begin(client)
     client.ask("PATCH", location, headers={"Content-Range": "0-99"}, body=DATA[:100], want=(202,))
     for text in ("200-299", "0-99", "junk"):
@@ -132,7 +132,7 @@ def test_a_blob_without_a_digest_is_refused(client: Client, digest: str) -> None
     assert (400, "DIGEST_INVALID") == (answer.status, code_of(answer))
 
 
-def test_an_upload_that_is_deleted_or_done_is_gone(client: Client) -> None:
+def test_a_deleted_or_finished_upload_session_does_not_exist(client: Client) -> None:
     done, deleted = begin(client), begin(client)
     client.ask("PUT", with_digest(done, sha256(DATA)), body=DATA, want=(201,))
     client.ask("DELETE", deleted, want=(204,))
@@ -142,7 +142,7 @@ def test_an_upload_that_is_deleted_or_done_is_gone(client: Client) -> None:
             assert (404, "BLOB_UPLOAD_UNKNOWN") == (answer.status, code_of(answer))
 
 
-def test_nothing_is_left_of_uploads_that_nobody_finished(layout: Path) -> None:
+def test_unfinished_uploads_leave_no_files(layout: Path) -> None:
     with Served(layout, writable=True) as server, server.client() as client:
         client.ask("PATCH", begin(client), body=DATA, want=(202,))
         assert ["blobs", "index.json", "oci-layout"] == sorted(path.name for path in layout.iterdir())
@@ -158,7 +158,7 @@ def test_a_blob_is_mounted_from_a_repository_that_has_it(client: Client) -> None
     assert_there(client, DATA, answer)
 
 
-def test_a_blob_is_mounted_without_saying_from_where(client: Client) -> None:
+def test_a_blob_is_mounted_without_from(client: Client) -> None:
     client.put_blob("base", DATA)
     assert_there(client, DATA, client.ask("POST", f"/v2/app/blobs/uploads/?mount={sha256(DATA)}"))
 
@@ -166,7 +166,7 @@ def test_a_blob_is_mounted_without_saying_from_where(client: Client) -> None:
 @pytest.mark.parametrize(
     "query", [f"mount={sha256(b'?')}&from=base", f"mount={sha256(DATA)}&from=nowhere", f"mount={sha256(DATA)}&from=.."]
 )
-def test_what_cannot_be_mounted_is_uploaded(client: Client, query: str) -> None:
+def test_a_mount_that_fails_opens_an_upload_session(client: Client, query: str) -> None:
     client.put_blob("base", DATA)
     answer = client.ask("POST", f"/v2/app/blobs/uploads/?{query}", want=(202,))
     assert_there(
@@ -193,7 +193,7 @@ def test_a_manifest_is_pushed_and_read_back(client: Client) -> None:
         assert body.data == client.manifest("app", reference).body
 
 
-def test_the_subject_of_a_manifest_is_understood(client: Client) -> None:
+def test_the_subject_of_a_manifest_is_confirmed(client: Client) -> None:
     graph = Graph("subject")
     subject = Graph("elsewhere").image("v1")
     made = graph.artifact(subject=subject)
@@ -209,7 +209,7 @@ def test_the_subject_of_a_manifest_is_understood(client: Client) -> None:
     assert [] == client.ask("GET", f"/v2/other/referrers/{subject.digest}").json()["manifests"]
 
 
-def test_a_manifest_that_is_not_right_is_refused(client: Client) -> None:
+def test_an_invalid_manifest_is_refused(client: Client) -> None:
     graph = Graph("wrong")
     made = graph.image("v1")
     body = graph.manifests[made.digest]
@@ -246,7 +246,7 @@ def test_a_tag_is_deleted_and_a_manifest_with_all_its_tags(layout: Path, served:
     assert (405, "UNSUPPORTED") == (answer.status, code_of(answer))
 
 
-def test_a_manifest_that_was_deleted_by_its_digest_is_not_served_any_more(layout: Path) -> None:
+def test_a_manifest_deleted_by_digest_is_no_longer_served(layout: Path) -> None:
     graph = Graph("deleted")
     image = graph.image("v1", "v2")
     with Served(layout, writable=True) as server, server.client() as client:
@@ -263,7 +263,7 @@ def test_a_manifest_that_was_deleted_by_its_digest_is_not_served_any_more(layout
         assert 200 == client.ask("GET", f"/v2/app/manifests/{image.digest}").status
 
 
-def test_a_manifest_that_another_repository_has_is_deleted_from_one_only(served: Served, client: Client) -> None:
+def test_a_manifest_in_two_repositories_is_deleted_from_one_only(served: Served, client: Client) -> None:
     graph = Graph("in both")
     index = graph.platforms("v1")
     child = next(digest for digest in graph.manifests if digest != index.digest)
@@ -282,7 +282,7 @@ def test_a_manifest_that_another_repository_has_is_deleted_from_one_only(served:
     assert index.digest == assert_whole(served).tags["app", "v1"]
 
 
-def test_a_manifest_to_which_an_index_of_its_repository_refers_is_not_deleted(served: Served, client: Client) -> None:
+def test_a_manifest_below_an_index_of_its_repository_is_not_deleted(served: Served, client: Client) -> None:
     graph = Graph("a child")
     index = graph.platforms("v1")
     child = next(digest for digest in graph.manifests if digest != index.digest)
@@ -293,7 +293,7 @@ def test_a_manifest_to_which_an_index_of_its_repository_refers_is_not_deleted(se
     assert [202, 202] == [client.delete("app", digest) for digest in (index.digest, child)]
 
 
-def test_tags_that_have_no_repository_in_the_layout_are_deleted_too(tmp_path: Path) -> None:
+def test_tags_without_a_repository_in_the_layout_are_deleted_too(tmp_path: Path) -> None:
     graph = Graph("bare")
     image, other = graph.image("v1"), graph.image("v2")
     path = tmp_path / "bare"
@@ -321,7 +321,7 @@ def test_skopeo_pushes_and_pulls(served: Served, layout: Path, tmp_path: Path) -
     assert graph.manifests[index.digest].data == raw.encode()
 
 
-def test_what_was_pushed_is_there_after_the_server_has_ended(layout: Path) -> None:
+def test_pushed_images_exist_after_the_server_has_ended(layout: Path) -> None:
     graph = Graph("kept")
     graph.platforms("v1")
     with Served(layout, writable=True) as server:
@@ -330,7 +330,7 @@ def test_what_was_pushed_is_there_after_the_server_has_ended(layout: Path) -> No
         assert set(graph.blobs) | set(graph.manifests) == {digest for _, digest in assert_whole(server).objects}
 
 
-def test_what_was_pushed_is_soon_seen_by_readers_of_the_directory(layout: Path, served: Served) -> None:
+def test_pushed_images_soon_appear_in_the_directory(layout: Path, served: Served) -> None:
     graph = Graph("seen")
     graph.image(*[f"v{number}" for number in range(20)])
     push(served, "app", graph)
@@ -346,7 +346,7 @@ def test_what_was_pushed_is_soon_seen_by_readers_of_the_directory(layout: Path, 
         reader.close()
 
 
-def test_a_second_writer_is_turned_away(layout: Path, served: Served) -> None:
+def test_a_second_writable_server_is_refused(layout: Path, served: Served) -> None:
     with pytest.raises(LockBusy) as caught:
         Served(layout, writable=True).__enter__()
     assert 75 == caught.value.exit_code
@@ -368,11 +368,11 @@ def test_a_writable_server_listens_on_loopback_only(layout: Path) -> None:
         ("localhost:65535", ("localhost", 65535)),
     ],
 )
-def test_an_address_to_listen_on_is_read(text: str, expected: tuple[str, int]) -> None:
-    assert expected == address(text)
+def test_a_listen_address_is_parsed(text: str, expected: tuple[str, int]) -> None:
+    assert expected == parse_address(text)
 
 
 @pytest.mark.parametrize("text", ["", "5000", "127.0.0.1", "127.0.0.1:", "host:65536", "http://host:80", "a b:1"])
-def test_what_is_no_address_is_a_usage_error(text: str) -> None:
+def test_an_invalid_listen_address_is_a_usage_error(text: str) -> None:
     with pytest.raises(ConfigError):
-        address(text)
+        parse_address(text)

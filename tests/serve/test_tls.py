@@ -1,4 +1,4 @@
-"""`mirror serve` by https, with a certificate and a key: every client that speaks TLS, and those that do not."""
+"""`mirror serve` over https: TLS clients, and clients that do not speak TLS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import ConfigError
-from mirror.serve.server import Server
+from mirror.serve.server import RegistryServer
 from mirror.serve.tls import server_context
 from mirror.util.cancellation import Stop
 from tests.registries.certificates import Authority
@@ -51,7 +51,7 @@ def served(request: pytest.FixtureRequest, graph: Graph, authority: Authority, t
 
 
 def secure(host: str, authority: Authority, *, suppress_ragged_eofs: bool = True) -> ssl.SSLSocket:
-    """suppress_ragged_eofs: take an end that could be anybody's for one."""
+    """Connect with TLS. suppress_ragged_eofs: accept an end without close_notify."""
     return authority.client_context().wrap_socket(
         connect(host), server_hostname="127.0.0.1", suppress_ragged_eofs=suppress_ragged_eofs
     )
@@ -60,7 +60,7 @@ def secure(host: str, authority: Authority, *, suppress_ragged_eofs: bool = True
 # ---- clients
 
 
-def test_the_tool_reads_by_https(
+def test_sync_reads_over_https(
     mirror_run: MirrorTool, served: Served, target: RealRegistry, graph: Graph, tmp_path: Path
 ) -> None:
     mirror_run.config([{"source": f"{served.host}/app", "targets": [f"{target.host}/app"]}], served, target)
@@ -69,16 +69,14 @@ def test_the_tool_reads_by_https(
     assert set(graph.tags) == {tag for _, tag in assert_whole(target).tags}
 
 
-def test_the_tool_does_not_trust_a_certificate_of_somebody_else(
-    mirror_run: MirrorTool, served: Served, target: RealRegistry
-) -> None:
+def test_sync_refuses_an_untrusted_certificate(mirror_run: MirrorTool, served: Served, target: RealRegistry) -> None:
     mirrors = [{"source": f"{served.host}/app", "targets": [f"{target.host}/app"]}]
     mirror_run.config(mirrors, target)
     mirror_run.sync(expect=3)
     assert [] == target.writes()
 
 
-def test_skopeo_reads_by_https(served: Served, authority: Authority, graph: Graph, tmp_path: Path) -> None:
+def test_skopeo_reads_over_https(served: Served, authority: Authority, graph: Graph, tmp_path: Path) -> None:
     trusted = tmp_path / "certs"
     trusted.mkdir()
     shutil.copy(authority.ca, trusted / "ca.crt")
@@ -90,7 +88,7 @@ def test_skopeo_reads_by_https(served: Served, authority: Authority, graph: Grap
     assert (tmp_path / "copy" / "manifest.json").exists()
 
 
-def test_the_tool_writes_by_https(
+def test_sync_writes_over_https(
     mirror_run: MirrorTool, source: RealRegistry, authority: Authority, tmp_path: Path
 ) -> None:
     with source.client() as client:
@@ -105,7 +103,7 @@ def test_the_tool_writes_by_https(
         assert_equal(source, "app", served)
 
 
-def test_a_large_blob_comes_whole_and_in_part(served: Served) -> None:
+def test_a_large_blob_and_a_range_of_it_are_served(served: Served) -> None:
     with served.client() as client:
         path = f"/v2/app/blobs/{sha256(DATA)}"
         assert DATA == client.ask("GET", path, want=(200,)).body
@@ -113,12 +111,12 @@ def test_a_large_blob_comes_whole_and_in_part(served: Served) -> None:
     assert DATA[70000:900001] == part.body
 
 
-def test_the_answer_arrives_although_a_large_body_was_not_wanted(served: Served) -> None:
+def test_the_response_arrives_although_a_large_body_was_not_read(served: Served) -> None:
     with served.client() as client:
         client.ask("PUT", "/v2/app/manifests/v1", body=bytes(8 << 20), want=(405,))
 
 
-def test_the_end_of_a_connection_is_told(served: Served, authority: Authority) -> None:
+def test_close_notify_is_sent_at_the_end_of_a_connection(served: Served, authority: Authority) -> None:
     with secure(served.host, authority, suppress_ragged_eofs=False) as connection:
         connection.sendall(PING.replace(b"Host", b"Connection: close\r\nHost"))
         received = b""
@@ -128,7 +126,9 @@ def test_the_end_of_a_connection_is_told(served: Served, authority: Authority) -
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_it_speaks_the_versions_of_today(served: Served, authority: Authority, version: ssl.TLSVersion) -> None:
+def test_only_current_versions_of_tls_are_accepted(
+    served: Served, authority: Authority, version: ssl.TLSVersion
+) -> None:
     context = authority.client_context()
     context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -142,11 +142,11 @@ def test_it_speaks_the_versions_of_today(served: Served, authority: Authority, v
 
 
 @pytest.mark.parametrize("words", [PING, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\0" * 5000, b""])
-def test_a_client_that_speaks_no_tls_troubles_nobody(served: Served, words: bytes) -> None:
+def test_a_client_without_tls_does_not_affect_others(served: Served, words: bytes) -> None:
     with connect(served.host) as plain:
         plain.sendall(words)
         received = b""
-        with suppress(OSError):  # it may be ended, with a reset, before we have ended our side
+        with suppress(OSError):  # the server may reset the connection before this side is closed
             plain.shutdown(socket.SHUT_WR)
             while piece := plain.recv(4096):
                 received += piece
@@ -155,42 +155,45 @@ def test_a_client_that_speaks_no_tls_troubles_nobody(served: Served, words: byte
         client.ask("GET", "/v2/", want=(200,))
 
 
-def test_clients_that_are_gone_before_their_turn_trouble_nobody(authority: Authority) -> None:
+def test_clients_that_disconnect_before_they_are_accepted_do_not_affect_others(authority: Authority) -> None:
     context = server_context(*authority.server)
-    with Server(nothing, "127.0.0.1", 0, stop=Stop(), most=1, tls=context) as server:
+    with RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), max_connections=1, tls=context) as server:
         with secure(server.address, authority) as busy:
             busy.sendall(PING + PING[:20])
-            assert answers(busy, 1)  # and since it is amid a request, nobody takes its place
+            assert answers(busy, 1)  # it is in the middle of a request, so no other connection takes its place
             for _ in range(20):
                 gone = connect(server.address)
-                gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # its end is a reset
+                gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close() sends a reset
                 gone.close()
         with secure(server.address, authority) as connection:
             connection.sendall(PING)
             assert answers(connection, 1)
 
 
-def test_handshakes_that_do_not_go_on_keep_nobody_out(authority: Authority) -> None:
+def test_stalled_handshakes_do_not_block_other_clients(authority: Authority) -> None:
     context = server_context(*authority.server)
-    with Server(nothing, "127.0.0.1", 0, stop=Stop(), most=3, tls=context) as server, ExitStack() as stack:
+    with (
+        RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), max_connections=3, tls=context) as server,
+        ExitStack() as stack,
+    ):
         silent = [stack.enter_context(connect(server.address)) for _ in range(5)]
-        silent[-1].sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of one
+        silent[-1].sendall(b"\x16\x03\x01\x02\x00\x01")  # the first bytes of a handshake
         connection = stack.enter_context(secure(server.address, authority))
         connection.sendall(PING)
         assert answers(connection, 1)
         assert b"" == silent[0].recv(1), "the one that was silent longest made room"
 
 
-def test_a_handshake_has_an_end(authority: Authority) -> None:
+def test_a_handshake_has_a_time_limit(authority: Authority) -> None:
     context = server_context(*authority.server)
     with (
-        Server(nothing, "127.0.0.1", 0, stop=Stop(), tls=context, patience=0.2) as server,
+        RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), tls=context, handshake_timeout=0.2) as server,
         connect(server.address) as silent,
     ):
         assert b"" == silent.recv(1)
 
 
-def test_its_end_waits_neither_for_handshakes_nor_for_silent_clients(served: Served, authority: Authority) -> None:
+def test_shutdown_waits_neither_for_handshakes_nor_for_silent_clients(served: Served, authority: Authority) -> None:
     with connect(served.host) as amid, secure(served.host, authority) as silent:
         silent.sendall(PING)
         assert answers(silent, 1)
@@ -209,7 +212,7 @@ def serve(layout: Path, *arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
 
 
-def test_the_command_says_that_it_is_https(graph: Graph, authority: Authority, tmp_path: Path) -> None:
+def test_the_command_prints_an_https_url(graph: Graph, authority: Authority, tmp_path: Path) -> None:
     layout = lay(tmp_path / "layout", app=graph)
     certificate, key = authority.server
     with serve(layout, "--tls-cert", certificate, "--tls-key", key) as process:
@@ -234,20 +237,18 @@ def encrypted(folder: Path, authority: Authority) -> tuple[Path, Path]:
 
 
 UNUSABLE: dict[str, tuple[Callable[[Path, Authority], tuple[Path | None, Path | None]], str]] = {
-    "no-key": (lambda folder, authority: (authority.server[0], None), "--tls-cert and --tls-key go together"),
-    "no-certificate": (lambda folder, authority: (None, authority.server[1]), "--tls-cert and --tls-key go together"),
+    "no-key": (lambda folder, authority: (authority.server[0], None), "--tls-cert and --tls-key"),
+    "no-certificate": (lambda folder, authority: (None, authority.server[1]), "--tls-cert and --tls-key"),
     "missing": (lambda folder, authority: (authority.server[0], folder / "absent"), "--tls-key: cannot read"),
     "folder": (lambda folder, authority: (folder, authority.server[1]), "--tls-cert: cannot read"),
-    "others": (lambda folder, authority: (authority.server[0], authority.client[1]), "do not belong together"),
-    "swapped": (lambda folder, authority: (authority.server[1], authority.server[0]), "are not usable"),
-    "encrypted": (encrypted, "are not usable"),
+    "others": (lambda folder, authority: (authority.server[0], authority.client[1]), "do not match"),
+    "swapped": (lambda folder, authority: (authority.server[1], authority.server[0]), "cannot be used"),
+    "encrypted": (encrypted, "cannot be used"),
 }
 
 
 @pytest.mark.parametrize("case", UNUSABLE)
-def test_what_is_wrong_with_certificate_and_key_is_said_at_the_start(
-    authority: Authority, tmp_path: Path, case: str
-) -> None:
+def test_an_unusable_certificate_or_key_is_a_config_error(authority: Authority, tmp_path: Path, case: str) -> None:
     files, says = UNUSABLE[case]
     with pytest.raises(ConfigError, match=says):
         server_context(*files(tmp_path, authority))

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from mirror.layout.bundle.store import Bundle
-from mirror.layout.inventory import Base
+from mirror.layout.bundle.store import BundleStore
+from mirror.layout.inventory import BaseInventory
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
@@ -70,7 +70,7 @@ def comings(graph: Graph, repository: str = "app", references: Iterable[str] | N
     return made
 
 
-def bring(bundle: Bundle, images: Iterable[Coming], blobs: Mapping[str, bytes]) -> list[Digest]:
+def bring(bundle: BundleStore, images: Iterable[Coming], blobs: Mapping[str, bytes]) -> list[Digest]:
     """All that is missing, in an order that is not the bundle's, then the manifests. -> the blobs that were read."""
     read: list[Digest] = []
     for coming in images:
@@ -84,7 +84,7 @@ def bring(bundle: Bundle, images: Iterable[Coming], blobs: Mapping[str, bytes]) 
     return read
 
 
-def upload(bundle: Bundle, blob: Descriptor, data: bytes, repository: str = "app") -> None:
+def upload(bundle: BundleStore, blob: Descriptor, data: bytes, repository: str = "app") -> None:
     mounted = bundle.mount_blob(repository, blob, "other", work())
     assert mounted is Mount.ABSENT
     with bundle.begin_upload(repository, blob, work()) as session:
@@ -92,12 +92,12 @@ def upload(bundle: Bundle, blob: Descriptor, data: bytes, repository: str = "app
         assert session.committed
 
 
-def export(path: Path, *graphs: Graph, base: Base | None = None, **named: Graph) -> list[Digest]:
+def export(path: Path, *graphs: Graph, base: BaseInventory | None = None, **named: Graph) -> list[Digest]:
     """Make a bundle of graphs: the first as `app`, others by name. -> the blobs that were read."""
     images = [coming for graph in graphs for coming in comings(graph)]
     images += [coming for name, graph in named.items() for coming in comings(graph, name.replace("_", "/"))]
     blobs = {digest: data for graph in (*graphs, *named.values()) for digest, data in graph.blobs.items()}
-    bundle = Bundle(path, str(path), spool=path.parent / "spool", base=base, new=True)
+    bundle = BundleStore(path, str(path), spool=path.parent / "spool", base=base, new=True)
     try:
         bundle.begin(images, work())
         read = bring(bundle, images, blobs)
@@ -107,8 +107,8 @@ def export(path: Path, *graphs: Graph, base: Base | None = None, **named: Graph)
     return read
 
 
-def opened(path: Path) -> Bundle:
-    return Bundle(path, str(path), spool=path.parent / "spool", new=True)
+def opened(path: Path) -> BundleStore:
+    return BundleStore(path, str(path), spool=path.parent / "spool", new=True)
 
 
 def stock(seed: str = "stock") -> Graph:

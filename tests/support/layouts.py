@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from mirror.layout.bundle.store import Bundle
+from mirror.layout.bundle.store import BundleStore
 from mirror.layout.directory import LayoutStore
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.serve.server import Server, served
+from mirror.serve.server import RegistryServer, open_handler
 from mirror.serve.tls import server_context
 from mirror.store import Target
 from mirror.util.cancellation import Stop, Work
@@ -34,9 +34,9 @@ class Served:
     def __enter__(self) -> Served:
         with ExitStack() as stack:
             stop = Stop()
-            answer = stack.enter_context(served(self._path, stop, writable=self._writable))
+            answer = stack.enter_context(open_handler(self._path, stop, writable=self._writable))
             context = server_context(*self.tls.server) if self.tls else None
-            self.host = stack.enter_context(Server(answer, "127.0.0.1", 0, stop=stop, tls=context)).address
+            self.host = stack.enter_context(RegistryServer(answer, "127.0.0.1", 0, stop=stop, tls=context)).address
             self._stack = stack.pop_all()
         return self
 
@@ -68,7 +68,7 @@ def lay(path: Path, **graphs: Graph) -> Path:
 def pack(path: Path, **graphs: Graph) -> Path:
     """The same as a bundle."""
     work = Work(Stop())
-    store = Bundle(path, str(path), spool=path.parent / "spool", new=True)
+    store = BundleStore(path, str(path), spool=path.parent / "spool", new=True)
     try:
         coming = [
             one

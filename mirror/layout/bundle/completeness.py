@@ -1,6 +1,6 @@
-"""Does a bundle have all that it names? By its manifests and the sizes of its members; blobs are not read.
+"""Checks whether a bundle has everything that it refers to, by its manifests and the sizes of its members.
 
-`bundle verify`, which reads everything, judges by the same rules (verify.py).
+Blobs are not read. `mirror bundle verify` (verify.py), which reads everything, applies the same rules.
 """
 
 from __future__ import annotations
@@ -8,39 +8,46 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mirror.errors import MirrorError
-from mirror.layout.bundle.reader import Archive
-from mirror.layout.inventory import Inventory, unlisted
+from mirror.layout.bundle.reader import BundleReader
+from mirror.layout.inventory import Inventory, find_unlisted
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import is_manifest_type
 from mirror.util.cancellation import Work
 
 
-def gaps(archive: Archive, work: Work) -> Iterator[str]:
-    """What is missing or not of the right size, or a manifest that is damaged: a line for each. What was left out for a
-    base is no gap. Raises LocalError, Cancelled."""
-    return _of_listed(archive, archive.inventory, work) if archive.inventory is not None else _of_named(archive, work)
+def find_gaps(bundle: BundleReader, work: Work) -> Iterator[str]:
+    """Iterate over messages about missing members, wrong sizes and damaged manifests. Blobs left out for a base are no
+    gaps.
+
+    Raises LocalError, Cancelled."""
+    return (
+        _find_gaps_by_inventory(bundle, bundle.inventory, work)
+        if bundle.inventory is not None
+        else _find_gaps_by_index(bundle, work)
+    )
 
 
-def _of_listed(archive: Archive, inventory: Inventory, work: Work) -> Iterator[str]:
+def _find_gaps_by_inventory(bundle: BundleReader, inventory: Inventory, work: Work) -> Iterator[str]:
+    """Check everything that the inventory lists."""
     sizes = {digest: one.size for digest, one in inventory.manifests.items()} | dict(inventory.blobs)
     for digest, size in sizes.items():
-        yield from _there(archive, digest, size)
+        yield from _check_member(bundle, digest, size)
     for digest in inventory.manifests:
         work.stop.check()
-        if archive.member(digest) is None:
+        if bundle.member(digest) is None:
             continue
         try:
-            manifest = archive.manifest(digest)
+            manifest = bundle.manifest(digest)
         except MirrorError as error:
             yield str(error)
             continue
-        yield from (text for _, text in unlisted(manifest, inventory))
+        yield from (text for _, text in find_unlisted(manifest, inventory))
 
 
-def _of_named(archive: Archive, work: Work) -> Iterator[str]:
-    """From the names in its index, as other tools do."""
-    todo = [root.descriptor for root in archive.roots()]
+def _find_gaps_by_index(bundle: BundleReader, work: Work) -> Iterator[str]:
+    """Check everything that index.json leads to, in a bundle without an inventory."""
+    todo = [root.descriptor for root in bundle.roots()]
     seen: set[Digest] = set()
     while todo:
         work.stop.check()
@@ -48,23 +55,25 @@ def _of_named(archive: Archive, work: Work) -> Iterator[str]:
         if one.digest in seen or one.foreign:
             continue
         seen.add(one.digest)
-        yield from _there(archive, one.digest, one.size)
+        yield from _check_member(bundle, one.digest, one.size)
         try:
-            todo += _below(archive, one)
+            todo += _referenced(bundle, one)
         except MirrorError as error:
             yield str(error)
 
 
-def _below(archive: Archive, one: Descriptor) -> list[Descriptor]:
-    if archive.member(one.digest) is None or not (is_manifest_type(one.media_type) or not one.media_type):
+def _referenced(bundle: BundleReader, one: Descriptor) -> list[Descriptor]:
+    """Return the descriptors that a manifest refers to; none for a blob."""
+    if bundle.member(one.digest) is None or not (is_manifest_type(one.media_type) or not one.media_type):
         return []
-    manifest = archive.manifest(one.digest, one.media_type)
+    manifest = bundle.manifest(one.digest, one.media_type)
     return [*manifest.children, *manifest.blobs]
 
 
-def _there(archive: Archive, digest: Digest, size: int | None) -> Iterator[str]:
-    member = archive.member(digest)
+def _check_member(bundle: BundleReader, digest: Digest, size: int | None) -> Iterator[str]:
+    """Return a message if the member is missing or has a wrong size."""
+    member = bundle.member(digest)
     if member is None:
         yield f"{digest} is missing"
     elif size not in (None, member.size):
-        yield f"{digest} has {member.size} bytes, {size} are said"
+        yield f"{digest} has {member.size} bytes, expected {size}"

@@ -1,4 +1,4 @@
-"""Bytes of a bundle for the reader of tars: from a file that can be sought in, or from a pipe that cannot."""
+"""Input of the tar reader: the bytes of a bundle, from a seekable file or from a pipe."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 import select
 
 from mirror.errors import Refused
-from mirror.layout.bundle.tar_reader import incomplete
+from mirror.layout.bundle.tar_reader import bundle_incomplete
 from mirror.util.cancellation import Stop
 
 CHUNK = 1 << 20  # bytes read at a time
-_AHEAD = 2 << 10  # bytes read with a header: the padding, and the headers of small members
-_LOOK_EVERY = 0.5  # seconds between two looks at a stop while a pipe is silent
+_READ_AHEAD = 2 << 10  # bytes read together with a header: usually the padding and the headers of small members
+_LOOK_EVERY = 0.5  # seconds between two checks for a stop while a pipe is silent
 
 
 class FileInput:
-    """A file, read where it is needed. position: of the next byte."""
+    """A seekable file, read only where it is needed. position: offset of the next byte."""
 
     def __init__(self, descriptor: int, what: str) -> None:
         self.what = what
@@ -23,44 +23,52 @@ class FileInput:
         self._descriptor = descriptor
         self._size = os.fstat(descriptor).st_size
         self._buffer = b""
-        self._at = 0  # where the buffer begins
+        self._buffer_offset = 0  # offset of the buffer in the file
 
-    def take(self, count: int) -> bytes:
-        start = self.position - self._at
+    def read(self, count: int) -> bytes:
+        """Return the next `count` bytes; fewer only at the end of the file. Raises Refused."""
+        start = self.position - self._buffer_offset
         if not 0 <= start <= len(self._buffer) - count:
-            self._buffer, self._at, start = self._read(self.position, max(count, _AHEAD)), self.position, 0
+            self._buffer, self._buffer_offset, start = (
+                self._read(self.position, max(count, _READ_AHEAD)),
+                self.position,
+                0,
+            )
         data = self._buffer[start : start + count]
         self.position += len(data)
         return data
 
-    def _read(self, place: int, count: int) -> bytes:
+    def _read(self, offset: int, count: int) -> bytes:
+        """Read `count` bytes at `offset`; fewer only at the end of the file. Raises Refused."""
         data = b""
         while len(data) < count and (
-            more := _read_at(self._descriptor, count - len(data), place + len(data), self.what)
+            more := _read_at(self._descriptor, count - len(data), offset + len(data), self.what)
         ):
             data += more
         return data
 
     def skip(self, count: int) -> None:
+        """Skip `count` bytes without reading them. Raises Refused (bundle_incomplete) if the file is shorter."""
         if self.position + count > self._size:
-            raise incomplete(self.what, f"it ends at byte {self._size}, within a member")
+            raise bundle_incomplete(self.what, f"truncated at byte {self._size}, within a member")
         self.position += count
 
 
-def _read_at(descriptor: int, count: int, place: int, what: str) -> bytes:
+def _read_at(descriptor: int, count: int, offset: int, what: str) -> bytes:
+    """Call pread(). Raises Refused."""
     try:
-        return os.pread(descriptor, count, place)
+        return os.pread(descriptor, count, offset)
     except OSError as error:
-        raise unreadable(what, error) from error
+        raise read_error(what, error) from error
 
 
-def unreadable(what: str, error: OSError) -> Refused:
-    """The medium does not give back what it holds."""
+def read_error(what: str, error: OSError) -> Refused:
+    """Return the error for a file that cannot be read."""
     return Refused(f"cannot read {what}: {error.strerror}", hint="the medium may be damaged", code="bundle_invalid")
 
 
 class StreamInput:
-    """A pipe, or a file that is read through once. A stop ends the wait for more."""
+    """A pipe, or a file read from start to end. A stop interrupts waiting for more bytes."""
 
     def __init__(self, descriptor: int, what: str, stop: Stop) -> None:
         self.what = what
@@ -70,48 +78,51 @@ class StreamInput:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN | select.POLLHUP)
 
-    def take(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes:
+        """Return the next `count` bytes; fewer only at the end. Raises Refused, Cancelled."""
         data = bytearray(count)
-        got = self.fill(memoryview(data))
-        return bytes(data[:got])
+        filled = self.fill(memoryview(data))
+        return bytes(data[:filled])
 
     def fill(self, buffer: memoryview) -> int:
-        """Read into `buffer` until it is full, or the end. -> how many bytes."""
-        got = 0
-        while got < len(buffer) and (count := self._some(buffer[got:])):
-            got += count
-        self.position += got
-        return got
+        """Fill `buffer`; return the number of bytes, which is smaller only at the end. Raises Refused, Cancelled."""
+        filled = 0
+        while filled < len(buffer) and (count := self._read_available(buffer[filled:])):
+            filled += count
+        self.position += filled
+        return filled
 
-    def _some(self, buffer: memoryview) -> int:
+    def _read_available(self, buffer: memoryview) -> int:
+        """Wait for bytes and read what is available; return the number of bytes, 0 at the end."""
         while not self._poll.poll(_LOOK_EVERY * 1000):
             self._stop.check()
         self._stop.check()
         try:
             return os.readv(self._descriptor, [buffer])
         except OSError as error:
-            raise unreadable(self.what, error) from error
+            raise read_error(self.what, error) from error
 
     def skip(self, count: int) -> None:
+        """Read and discard `count` bytes. Raises Refused (bundle_incomplete) if there are fewer."""
         buffer = memoryview(bytearray(min(count, CHUNK)))
         while count:
-            got = self.fill(buffer[: min(count, len(buffer))])
-            if not got:
-                raise incomplete(self.what, f"it ends at byte {self.position}, within a member")
-            count -= got
+            filled = self.fill(buffer[: min(count, len(buffer))])
+            if not filled:
+                raise bundle_incomplete(self.what, f"truncated at byte {self.position}, within a member")
+            count -= filled
 
 
 class CopyingInput(StreamInput):
-    """A pipe of which everything that is read is written to a file as well."""
+    """A pipe whose bytes are also written to a file as they are read."""
 
     def __init__(self, descriptor: int, what: str, stop: Stop, copy: int) -> None:
         super().__init__(descriptor, what, stop)
         self._copy = copy
 
     def fill(self, buffer: memoryview) -> int:
-        """As StreamInput. Raises OSError where the copy cannot be written."""
-        got = super().fill(buffer)
-        left = buffer[:got]
+        """Fill `buffer` as StreamInput does, and write the bytes to the copy. Raises OSError if writing fails."""
+        filled = super().fill(buffer)
+        left = buffer[:filled]
         while left:
             left = left[os.write(self._copy, left) :]
-        return got
+        return filled

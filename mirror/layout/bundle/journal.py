@@ -1,7 +1,8 @@
-"""What has arrived in a bundle that is being made, kept beside it, so that a killed export goes on.
+"""The journal beside an unfinished bundle: it lists the blobs that were written, so that a killed export can be
+resumed.
 
-A line is added when a blob is written; a mark says of how many lines the data is on disk. After a mere kill all lines
-hold; after a power cut those before the last mark do, and the others have to be proven.
+A line is added after a blob is written. A sync mark says for how many lines the data is on disk. After a kill all lines
+are valid. After a power cut only the lines before the last mark are; the others must be verified.
 """
 
 from __future__ import annotations
@@ -18,36 +19,37 @@ from mirror.oci.digest import Digest
 from mirror.util.files import atomic_write, local_error
 from mirror.util.structs import Struct
 
-SYNC_BYTES = 64 << 20  # data that is not on disk yet, at most, but for what comes in while it gets there
-SYNC_SECONDS = 1.0  # how long it is not on disk yet, while more comes in
+SYNC_BYTES = 64 << 20  # sync after this many bytes; blobs that are written during a sync are not counted
+SYNC_SECONDS = 1.0  # sync after this many seconds while blobs are written
 
 _HEAD = re.compile(r"mirror journal 1 (sha256:[0-9a-f]{64})")
 _ENTRY = re.compile(r"\+ (\S+) (\d{1,19}) (\d{1,19})")
-_MARK = re.compile(r"= (\d{1,9})")
-_LARGEST = 512 << 20  # bytes that are read
+_SYNC_MARK = re.compile(r"= (\d{1,9})")
+_MAX_BYTES = 512 << 20  # maximum size of a journal that is read, in bytes
 
 
-class Entry(Struct, frozen=True):
-    """A blob that was written: where, in bytes from the beginning of the tar."""
+class JournalEntry(Struct, frozen=True):
+    """A blob that was written. offset, size: bytes, from the start of the tar."""
 
     digest: Digest
     offset: int
     size: int
 
 
-class Recorded(Struct, frozen=True):
-    """What a journal says. inventory: of the bundle it belongs to; synced: how many entries are surely on disk."""
+class JournalContents(Struct, frozen=True):
+    """What a journal says. inventory: sha256 of the bundle's inventory. synced_entries: how many entries are certainly
+    on disk."""
 
     inventory: Digest
-    entries: tuple[Entry, ...]
-    synced: int
+    entries: tuple[JournalEntry, ...]
+    synced_entries: int
 
 
-def recorded(path: Path) -> Recorded | None:
-    """What the journal at `path` says, up to the first line that is none; None: there is no journal."""
+def read_journal(path: Path) -> JournalContents | None:
+    """Read the journal at `path` up to the first invalid line; None if there is no journal. Raises LocalError."""
     try:
         with path.open("rb") as file:
-            lines = file.read(_LARGEST).decode("ascii", "replace").split("\n")
+            lines = file.read(_MAX_BYTES).decode("ascii", "replace").split("\n")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -55,35 +57,38 @@ def recorded(path: Path) -> Recorded | None:
     head = _HEAD.fullmatch(lines[0])
     if head is None or len(lines) == 1:
         return None
-    entries: list[Entry] = []
-    synced = 0
-    for line in lines[1:-1]:  # what follows the last newline was cut
-        entry, mark = _ENTRY.fullmatch(line), _MARK.fullmatch(line)
+    entries: list[JournalEntry] = []
+    synced_entries = 0
+    for line in lines[1:-1]:  # the last line is incomplete or empty
+        entry, mark = _ENTRY.fullmatch(line), _SYNC_MARK.fullmatch(line)
         if entry is not None:
             try:
-                entries.append(Entry(Digest.parse(entry[1]), int(entry[2]), int(entry[3])))
+                entries.append(JournalEntry(Digest.parse(entry[1]), int(entry[2]), int(entry[3])))
             except Refused:
                 break
         elif mark is not None and int(mark[1]) <= len(entries):
-            synced = int(mark[1])
+            synced_entries = int(mark[1])
         else:
             break
-    return Recorded(Digest(head[1]), tuple(entries), synced)
+    return JournalContents(Digest(head[1]), tuple(entries), synced_entries)
 
 
 class Journal:
-    """The journal of a bundle that is being made. Thread-safe.
+    """The journal of a bundle that is being written. Thread-safe.
 
-    Lines are added by single writes to a file that is only appended to, so no lock is held while writing."""
+    Each line is one write() in append mode, so no lock is held while writing."""
 
-    def __init__(self, path: Path, data: int, inventory: Digest, entries: tuple[Entry, ...]) -> None:
-        """Begin it anew with what is there. data: descriptor of the tar. Raises LocalError."""
+    def __init__(self, path: Path, data: int, inventory: Digest, entries: tuple[JournalEntry, ...]) -> None:
+        """Create the journal, replacing an older one. data: descriptor of the tar; entries: blobs that are already in
+        it.
+
+        Raises LocalError."""
         self._path = path
         self._data = data
         self._lock = threading.Lock()
         self._count = len(entries)
-        self._bytes = 0  # written since the last mark was begun
-        self._since = time.monotonic()
+        self._bytes = 0  # bytes written since the last sync began
+        self._last_sync = time.monotonic()
         self._syncing = False
         self._broken: LocalError | None = None
         lines = [f"mirror journal 1 {inventory}", *(_line(entry) for entry in entries), f"= {len(entries)}", ""]
@@ -95,24 +100,25 @@ class Journal:
         except OSError as error:
             raise local_error("write", path, error) from error
 
-    def add(self, entry: Entry) -> None:
-        """The data of `entry` has been written. Now and then this waits for the disk. Raises LocalError."""
+    def add(self, entry: JournalEntry) -> None:
+        """Record a blob whose data has been written. If a sync is due, this waits for it. Raises LocalError."""
         self._write(_line(entry))
         with self._lock:
             self._count += 1
             self._bytes += entry.size
             now = time.monotonic()
-            due = not self._syncing and (self._bytes >= SYNC_BYTES or now - self._since >= SYNC_SECONDS)
+            due = not self._syncing and (self._bytes >= SYNC_BYTES or now - self._last_sync >= SYNC_SECONDS)
             if due:
-                self._syncing, self._bytes, self._since = True, 0, now
+                self._syncing, self._bytes, self._last_sync = True, 0, now
             count = self._count
         if due:
-            self._sync(count)
+            self._sync_data(count)
 
-    def _sync(self, count: int) -> None:
-        """The first `count` lines were written before this, and their data before them: after the sync all hold.
+    def _sync_data(self, count: int) -> None:
+        """Sync the data, then mark the first `count` lines as synced. Their data was written before this call.
 
-        A sync that failed is never made good by another one: the kernel may have dropped what it could not write."""
+        After a failed sync every later one fails too: the kernel may have dropped the data, so a later success would
+        prove nothing. Raises LocalError."""
         if self._broken is not None:
             raise self._broken
         try:
@@ -126,11 +132,12 @@ class Journal:
             with self._lock:
                 self._syncing = False
 
-    def settle(self) -> None:
-        """Bring all of it to the disk. When nobody adds any more. Raises LocalError."""
-        self._sync(self._count)
+    def sync(self) -> None:
+        """Sync everything. Call this when no thread adds entries any more. Raises LocalError."""
+        self._sync_data(self._count)
 
     def _write(self, line: str) -> None:
+        """Append one line. Raises LocalError."""
         data = f"{line}\n".encode()
         try:
             if os.write(self._descriptor, data) != len(data):
@@ -139,8 +146,10 @@ class Journal:
             raise local_error("write", self._path, error) from error
 
     def close(self) -> None:
+        """Close the journal file; it stays on disk."""
         os.close(self._descriptor)
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: JournalEntry) -> str:
+    """Return the line of an entry."""
     return f"+ {entry.digest} {entry.offset} {entry.size}"

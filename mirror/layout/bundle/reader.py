@@ -1,4 +1,4 @@
-"""A bundle that is there: its members, what it lists, and their bytes. Opened once, then only read."""
+"""An existing bundle: its members, its inventory or index, and their bytes. Opened once, then only read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import IO
 
 from mirror.errors import LocalError, MirrorError, NotFound, Refused
 from mirror.layout import inventory as inventories
-from mirror.layout.bundle.input import CHUNK, CopyingInput, FileInput, unreadable
-from mirror.layout.bundle.tar_reader import Member, incomplete, invalid, members
+from mirror.layout.bundle.input import CHUNK, CopyingInput, FileInput, read_error
+from mirror.layout.bundle.tar_reader import Member, bundle_incomplete, bundle_invalid, members
 from mirror.layout.bundle.tar_writer import blob_path
 from mirror.layout.index import OF_REPOSITORY, Index, Root, check_version
-from mirror.layout.inventory import REF_NAME, Described, Holdings, Inventory, parse_inventory
+from mirror.layout.inventory import REF_NAME, Inventory, RepositoryContents, parse_inventory
 from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -33,77 +33,84 @@ INVENTORY_NAME = "mirror-inventory.json"
 VERSION_NAME = "oci-layout"
 INDEX_NAME = "index.json"
 VERSION = b'{"imageLayoutVersion": "1.0.0"}\n'
-OF_INVENTORY = "mirror.inventory"  # annotation of index.json: the sha256 of the inventory beside it
+OF_INVENTORY = "mirror.inventory"  # annotation of index.json: sha256 of the inventory
 
-_TO_LAYOUT = "of an archive by `docker save` a layout is made with: skopeo copy docker-archive:FILE oci-archive:NEW.tar"
-_NAMED = 4  # missing images that a message names
-_SMALL = 64 << 10  # bytes of an oci-layout file
+_TO_LAYOUT = "convert an archive of `docker save` with: skopeo copy docker-archive:FILE oci-archive:NEW.tar"
+_MAX_NAMED = 4  # missing images that a message names
+_MAX_VERSION_BYTES = 64 << 10  # maximum size of an oci-layout file
 
 
-class Archive:
-    """Thread-safe. inventory: None in a bundle that another tool made; index: then its index.json."""
+class BundleReader:
+    """An open bundle. Thread-safe.
+
+    inventory: None if another tool wrote the bundle; then `index` has its index.json. members: by name."""
 
     def __init__(self, descriptor: int, what: str, adopts: Collection[str] = ()) -> None:
-        """Takes over `descriptor`, of a file that can be sought in. adopts: see Index. Raises Refused."""
+        """Read the headers, the inventory and the index. Takes ownership of `descriptor`, a seekable file. adopts: see
+        Index.
+
+        Raises Refused."""
         self.what = what
         self.descriptor = descriptor
         self.members: dict[str, Member] = {one.name: one for one in members(FileInput(descriptor, what))}
         for name in (VERSION_NAME, INDEX_NAME):
             if name not in self.members:
-                raise invalid(what, f"no OCI layout is in it ({name} is missing)", hint=_TO_LAYOUT)
-        check_version(self._small(VERSION_NAME, _SMALL), f"{what}: {VERSION_NAME}")
-        index = self._small(INDEX_NAME, inventories.MAX_BYTES)
-        self.rendered = b""  # the bytes of the inventory
+                raise bundle_invalid(what, f"not an OCI layout: {name} is missing", hint=_TO_LAYOUT)
+        check_version(self._read_small_member(VERSION_NAME, _MAX_VERSION_BYTES), f"{what}: {VERSION_NAME}")
+        index = self._read_small_member(INDEX_NAME, inventories.MAX_BYTES)
+        self.inventory_bytes = b""  # the inventory as it is stored
         self.inventory: Inventory | None = None
         self.index = Index(f"{what}: {INDEX_NAME}")
         if INVENTORY_NAME in self.members:
-            self.rendered = self._small(INVENTORY_NAME, inventories.MAX_BYTES)
-            self.inventory = parse_inventory(self.rendered, f"{what}: {INVENTORY_NAME}")
-            if index != index_json(self.inventory, self.rendered):
-                raise invalid(what, f"{INDEX_NAME} and {INVENTORY_NAME} do not belong together")
+            self.inventory_bytes = self._read_small_member(INVENTORY_NAME, inventories.MAX_BYTES)
+            self.inventory = parse_inventory(self.inventory_bytes, f"{what}: {INVENTORY_NAME}")
+            if index != index_json(self.inventory, self.inventory_bytes):
+                raise bundle_invalid(what, f"{INDEX_NAME} and {INVENTORY_NAME} do not belong together")
         else:
             self.index = Index.parse(index, f"{what}: {INDEX_NAME}", adopts)
 
-    def _small(self, name: str, most: int) -> bytes:
+    def _read_small_member(self, name: str, most: int) -> bytes:
+        """Read a member of at most `most` bytes. Raises Refused (bundle_invalid) if it is larger."""
         if self.members[name].size > most:
-            raise invalid(self.what, f"{name} has {self.members[name].size} bytes, more than {most}")
-        return self.bytes(self.members[name])
+            raise bundle_invalid(self.what, f"{name} has {self.members[name].size} bytes, more than {most}")
+        return self.read_member(self.members[name])
 
     # ---- what is in it
 
     @property
-    def whole(self) -> bool:
-        """Whether all that the inventory lists is there, and nothing was left out for a base."""
-        return self.inventory is not None and not self.inventory.base and not self.missing()
+    def is_self_contained(self) -> bool:
+        """Whether the bundle has everything that its inventory lists, and was not made with a base."""
+        return self.inventory is not None and not self.inventory.base and not self.missing_digests()
 
-    def incomplete(self) -> Refused | None:
-        """The error that says which images it lacks; None: it has all that it was to have, as far as it says."""
+    def incomplete_error(self) -> Refused | None:
+        """Return the error that names the images which the inventory says are missing; None if it names none."""
         names = self.inventory.missing if self.inventory is not None else ()
         if not names:
             return None
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
         return Refused(
-            f"{self.what} is incomplete: it lacks {', '.join(names[:_NAMED])}{more}",
-            hint="it could not be fetched when the bundle was made: export again for it",
+            f"{self.what} is incomplete: it lacks {', '.join(names[:_MAX_NAMED])}{more}",
+            hint="they could not be fetched when the bundle was made; export again",
             code="bundle_incomplete",
         )
 
-    def missing(self) -> list[Digest]:
-        """What the inventory lists as there, and is not."""
+    def missing_digests(self) -> list[Digest]:
+        """Return the digests that the inventory lists and the bundle does not have."""
         if self.inventory is None:
             return []
         listed = [*self.inventory.manifests, *self.inventory.blobs]
         return [digest for digest in listed if blob_path(digest) not in self.members]
 
-    def damaged(self, work: Work) -> bool:
-        """Whether any member does not have the bytes that its name says. Reads all of it. Raises Cancelled."""
+    def has_damage(self, work: Work) -> bool:
+        """Whether any member's bytes do not have the digest in its name. Reads the whole file. Raises Refused,
+        Cancelled."""
         buffer = memoryview(bytearray(CHUNK))
         for name, member in self.members.items():
             if not name.startswith("blobs/"):
                 continue
             digest = Digest(name.removeprefix("blobs/").replace("/", ":"))
             hasher = digest.hasher()
-            with Slice(self, member) as reader:
+            with MemberReader(self, member) as reader:
                 while count := reader.readinto(buffer):
                     work.stop.check()
                     hasher.update(buffer[:count])
@@ -112,26 +119,31 @@ class Archive:
         return False
 
     def repositories(self) -> list[str]:
+        """Return the names of all repositories, sorted."""
         return sorted(self.inventory.repositories) if self.inventory is not None else self.index.repositories()
 
     def tags(self, repository: str) -> list[str | MirrorError]:
-        """In order; a name that cannot be used is an error in its place. Raises NotFound: no such repository."""
+        """Return the tags of a repository, sorted; an unusable name is an error in the list.
+
+        Raises NotFound if the repository does not exist."""
         if self.inventory is None:
             return self.index.tags(repository)
-        holdings = self._holdings(repository)
-        if holdings is None:
+        contents = self._repository_contents(repository)
+        if contents is None:
             known = ", ".join(self.repositories()[:10])
             hint = f"it has: {known}" if known else ""
             raise NotFound(f"{self.what} has no repository {repository!r}", hint=hint)
-        return [ListedTag(tag, digest) for tag, digest in sorted(holdings.tags.items())]
+        return [ListedTag(tag, digest) for tag, digest in sorted(contents.tags.items())]
 
-    def _holdings(self, repository: str) -> Holdings | None:
-        """A bundle of one repository has that for whoever names none."""
+    def _repository_contents(self, repository: str) -> RepositoryContents | None:
+        """Return what the inventory lists for a repository. An empty name stands for the only repository of a
+        bundle."""
         every = self.inventory.repositories if self.inventory is not None else {}
         return next(iter(every.values())) if not repository and len(every) == 1 else every.get(repository)
 
     def find(self, repository: str, reference: str) -> tuple[Digest, str]:
-        """Digest and media type (empty: not said) of what a tag names, or of a digest that is there.
+        """Return digest and media type of a tag, or of a digest that the bundle has. The media type is empty if it is
+        not known.
 
         Raises NotFound, Refused."""
         if ":" in reference:
@@ -141,39 +153,43 @@ class Archive:
         elif self.inventory is None:
             root = self.index.find(repository, reference).descriptor
             return root.digest, root.media_type
-        elif (holdings := self._holdings(repository)) is not None and reference in holdings.tags:
-            digest = holdings.tags[reference]
+        elif (contents := self._repository_contents(repository)) is not None and reference in contents.tags:
+            digest = contents.tags[reference]
             return digest, self._media_type(digest)
         mark = "@" if ":" in reference else ":"
         raise NotFound(f"{self.what}:{repository}{mark}{reference} does not exist")
 
     def _media_type(self, digest: Digest) -> str:
+        """Return the media type that the inventory lists; empty if there is none."""
         known = self.inventory.manifests.get(digest) if self.inventory is not None else None
         return known.media_type if known is not None else ""
 
     def roots(self) -> list[Root]:
-        """Everything that has a name, and what nothing refers to."""
+        """Return all tagged manifests, and the manifests that nothing refers to."""
         if self.inventory is None:
             return list(self.index.roots())
         return [
             Root(Descriptor(digest, None), name, "")
-            for name, holdings in self.inventory.repositories.items()
-            for digest in (*holdings.tags.values(), *holdings.roots)
+            for name, contents in self.inventory.repositories.items()
+            for digest in (*contents.tags.values(), *contents.roots)
         ]
 
     def manifest(self, digest: Digest, media_type: str | None = None) -> Manifest:
-        """media_type: as `find` says, if that was asked. Raises Refused: it is missing, or something else."""
+        """Read a manifest and verify its digest. media_type: from `find`, if it was called; otherwise from the
+        inventory.
+
+        Raises Refused."""
         member = self.member(digest)
         what = f"{self.what}: manifest {digest}"
         if member is None:
-            raise incomplete(self.what, f"manifest {digest} is missing")
+            raise bundle_incomplete(self.what, f"manifest {digest} is missing")
         if member.size > manifests.MAX_BYTES:
             raise manifests.too_big(what, member.size)
-        said = self._media_type(digest) if media_type is None else media_type
-        return parse_manifest(self.bytes(member), said, expected=digest, what=what)
+        media_type_hint = self._media_type(digest) if media_type is None else media_type
+        return parse_manifest(self.read_member(member), media_type_hint, expected=digest, what=what)
 
-    def children_first(self, work: Work) -> list[Manifest]:
-        """All manifests that the inventory lists and that can be read, children before parents. Raises Cancelled."""
+    def manifests_children_first(self, work: Work) -> list[Manifest]:
+        """Return all readable manifests that the inventory lists, children before parents. Raises Cancelled."""
         read: dict[Digest, Manifest] = {}
         for digest in self.inventory.manifests if self.inventory is not None else ():
             work.stop.check()
@@ -183,51 +199,56 @@ class Archive:
         return [read[digest] for digest in TopologicalSorter(below).static_order() if digest in read]
 
     def member(self, digest: Digest) -> Member | None:
-        """Where a manifest or blob is; None: it is not there."""
+        """Return the member of a manifest or blob; None if the bundle does not have it."""
         return self.members.get(blob_path(digest))
 
     # ---- bytes
 
-    def bytes(self, member: Member) -> bytes:
+    def read_member(self, member: Member) -> bytes:
+        """Read a whole member. Raises Refused."""
         data = bytearray(member.size)
-        with Slice(self, member) as reader:
+        with MemberReader(self, member) as reader:
             got = 0
             while got < member.size:
                 got += reader.readinto(memoryview(data)[got:])
         return bytes(data)
 
-    def readinto(self, buffer: memoryview, place: int) -> int:
-        """Raises Refused where there is nothing at `place`, as in a file that was cut since it was opened."""
+    def readinto(self, buffer: memoryview, offset: int) -> int:
+        """Read bytes at `offset` into `buffer`; return their number.
+
+        Raises Refused if there are none: the file was truncated after it was opened."""
         try:
-            count = os.preadv(self.descriptor, [buffer], place)
+            count = os.preadv(self.descriptor, [buffer], offset)
         except OSError as error:
-            raise unreadable(self.what, error) from error
+            raise read_error(self.what, error) from error
         if not count:
-            raise incomplete(self.what, f"it ends at byte {place}, within a member")
+            raise bundle_incomplete(self.what, f"truncated at byte {offset}, within a member")
         return count
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self.descriptor)
 
 
-class Slice:
-    """A BlobReader over one member. size: bytes."""
+class MemberReader:
+    """A BlobReader for one member. size: bytes."""
 
-    def __init__(self, archive: Archive, member: Member, offset: int = 0) -> None:
+    def __init__(self, bundle: BundleReader, member: Member, offset: int = 0) -> None:
         self.size: int | None = member.size
-        self._archive = archive
-        self._place = member.offset + offset
+        self._bundle = bundle
+        self._offset = member.offset + offset
         self._end = member.offset + member.size
 
     def readinto(self, buffer: memoryview) -> int:
-        left = max(0, self._end - self._place)
+        """Read the next bytes into `buffer`; return their number, 0 at the end of the member. Raises Refused."""
+        left = max(0, self._end - self._offset)
         if not left or not len(buffer):
             return 0
-        count = self._archive.readinto(buffer[: min(left, len(buffer), CHUNK)], self._place)
-        self._place += count
+        count = self._bundle.readinto(buffer[: min(left, len(buffer), CHUNK)], self._offset)
+        self._offset += count
         return count
 
-    def __enter__(self) -> Slice:
+    def __enter__(self) -> MemberReader:
         return self
 
     def __exit__(
@@ -239,12 +260,12 @@ class Slice:
 # ---- opening
 
 
-def open_archive(path: Path, what: str, spool: Path, work: Work, adopts: Collection[str] = ()) -> Archive:
-    """The bundle at `path`; a pipe is first read into a file in the directory `spool`, which has no name there.
+def open_bundle(path: Path, what: str, spool: Path, work: Work, adopts: Collection[str] = ()) -> BundleReader:
+    """Open the bundle at `path`. A pipe is first copied to an unnamed file in the directory `spool`.
 
     Raises NotFound, LocalError, Refused."""
     try:
-        # A fifo without a writer must not keep us in `open`, where no stop reaches.
+        # Without O_NONBLOCK, open() of a FIFO without a writer would block, and a stop could not interrupt it.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
         raise NotFound(f"{what} does not exist") from None
@@ -254,89 +275,67 @@ def open_archive(path: Path, what: str, spool: Path, work: Work, adopts: Collect
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISFIFO(mode):
-            return read_stream(descriptor, what, spool, work, adopts)
+            return spool_stream(descriptor, what, spool, work, adopts)
         if not stat.S_ISREG(mode):
             raise Refused(f"{what} is neither a file nor a pipe", code="unsafe_path")
-        archive = Archive(descriptor, what, adopts)
+        bundle = BundleReader(descriptor, what, adopts)
         kept = True
-        return archive
+        return bundle
     finally:
         if not kept:
             os.close(descriptor)
 
 
-def open_input(what: str, spool: Path, work: Work, adopts: Collection[str] = ()) -> Archive:
-    """The bundle on standard input. Raises LocalError, Refused."""
+def open_standard_input(what: str, spool: Path, work: Work, adopts: Collection[str] = ()) -> BundleReader:
+    """Open the bundle on standard input. Raises LocalError, Refused."""
     if sys.stdin is None or sys.stdin.closed:
         raise LocalError("standard input is closed", hint="pipe a bundle into it: cat FILE.tar | mirror sync ...")
     if sys.stdin.isatty():
         raise LocalError("standard input is a terminal", hint="pipe a bundle into it: cat FILE.tar | mirror sync ...")
-    return read_stream(sys.stdin.fileno(), what, spool, work, adopts)
+    return spool_stream(sys.stdin.fileno(), what, spool, work, adopts)
 
 
-def read_stream(descriptor: int, what: str, spool: Path, work: Work, adopts: Collection[str]) -> Archive:
-    """Read a pipe to its end, into a file that goes when it is closed: nothing of a cut stream is ever used."""
+def spool_stream(descriptor: int, what: str, spool: Path, work: Work, adopts: Collection[str]) -> BundleReader:
+    """Copy a pipe to an unnamed file, then open that as a bundle. Nothing of a truncated stream is used."""
     try:
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=spool, buffering=0) as copy:
             _copy(descriptor, what, copy, work)
             kept = os.dup(copy.fileno())
     except OSError as error:
-        raise local_error("write what comes from", what, error) from error
+        raise local_error("write to the spool what is read from", what, error) from error
     try:
-        return Archive(kept, what, adopts)
+        return BundleReader(kept, what, adopts)
     except BaseException:
         os.close(kept)
         raise
 
 
 def _copy(descriptor: int, what: str, copy: IO[bytes], work: Work) -> None:
+    """Copy the pipe to the file `copy`, checking the tar headers on the way. Raises Refused, OSError, Cancelled."""
     source = CopyingInput(descriptor, what, work.stop, copy.fileno())
     for member in members(source):
         source.skip(member.size)
 
 
-def index_json(inventory: Inventory, rendered: bytes) -> bytes:
-    """The index.json beside an inventory. rendered: the bytes of that."""
+def index_json(inventory: Inventory, inventory_bytes: bytes) -> bytes:
+    """Return the index.json that belongs to an inventory. inventory_bytes: the inventory as it is stored."""
 
     def entry(digest: Digest, annotations: dict[str, str]) -> dict[str, object]:
+        """Return an entry of index.json."""
         found = inventory.manifests[digest]
         return {"mediaType": found.media_type, "digest": digest, "size": found.size, "annotations": annotations}
 
     named = [entry(digest, {REF_NAME: f"{name}:{tag}"}) for name, tag, digest in inventory.references()]
     nameless = [
         entry(digest, {OF_REPOSITORY: name})
-        for name, holdings in sorted(inventory.repositories.items())
-        for digest in sorted(holdings.roots)
+        for name, contents in sorted(inventory.repositories.items())
+        for digest in sorted(contents.roots)
     ]
     document = {
         "schemaVersion": 2,
         "mediaType": manifests.OCI_INDEX,
         "manifests": named + nameless,
-        "annotations": {OF_INVENTORY: Digest.of(rendered)},
+        "annotations": {OF_INVENTORY: Digest.of(inventory_bytes)},
     }
     return json.dumps(document, indent=1).encode() + b"\n"
-
-
-def inventory_of(archive: Archive) -> Inventory:
-    """What is in it: its own inventory, or one made by reading the manifests. Raises Refused."""
-    if archive.inventory is not None:
-        return archive.inventory
-    made = Inventory()
-    if not archive.repositories():
-        raise invalid(archive.what, "no repository is named in it", hint="name one: FILE.tar:REPOSITORY as a source")
-    for name in archive.repositories():
-        holdings = made.repositories.setdefault(name, Holdings())
-        holdings.tags.update({tag: archive.find(name, tag)[0] for tag in archive.tags(name) if isinstance(tag, str)})
-        todo = [*holdings.tags.values()]
-        while todo:
-            digest = todo.pop()
-            if digest not in holdings.manifests:
-                holdings.manifests.add(digest)
-                one = archive.manifest(digest)
-                made.manifests[digest] = Described(one.media_type, one.size)
-                todo += [child.digest for child in one.children if archive.member(child.digest) is not None]
-                there = [blob.digest for blob in one.blobs if archive.member(blob.digest) is not None]
-                holdings.blobs.update(there)
-                made.blobs.update({digest: archive.members[blob_path(digest)].size for digest in there})
-    return made

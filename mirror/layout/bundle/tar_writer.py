@@ -1,7 +1,7 @@
-"""The bytes of a bundle's tar: where each member is, and its header. Equal members give equal bytes.
+"""The tar of a bundle: headers, and the position of each member. Equal members give equal bytes.
 
-Format: POSIX.1-2001 pax. A header is a ustar block; a size of 8 GiB or more and a name that does not fit (blobs by
-sha512) stand in a pax record before it. Owner, mode and time are the same for all members.
+Format: POSIX.1-2001 pax. A header is a ustar block. A pax record before it holds a size of 8 GiB or more, or a name
+that does not fit (blobs with sha512). Owner, mode and time are the same for all members.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ END = bytes(2 * BLOCK)
 
 
 def blob_path(digest: Digest) -> str:
-    """Where a layout has a manifest or blob: OCI image-spec v1.1, image-layout.md."""
+    """Return the path of a manifest or blob in a layout. Source: OCI image-spec v1.1, image-layout.md."""
     return f"blobs/{digest.algorithm}/{digest.hex}"
 
 
 def padding(size: int) -> int:
-    """Bytes of zeros that follow a member of `size` bytes."""
+    """Return the number of zero bytes after a member of `size` bytes."""
     return -size % BLOCK
 
 
 def header(name: str, size: int) -> bytes:
-    """All blocks before the data of a regular file."""
+    """Return all header blocks of a regular file."""
     member = tarfile.TarInfo(name)  # owner 0, mode 0644, time 0
     member.size = size
     return member.tobuf(tarfile.PAX_FORMAT)
 
 
-class Slot(Struct, frozen=True):
-    """Where a member is. start: of its header; offset: of its data; in bytes from the beginning of the tar."""
+class MemberPosition(Struct, frozen=True):
+    """The position of a member. start: of its header; offset: of its data; both in bytes from the start of the tar."""
 
     name: str
     start: int
@@ -43,32 +43,33 @@ class Slot(Struct, frozen=True):
     size: int
 
 
-class Arrangement:
-    """Members one after the other. end: where the two zero blocks begin; total: bytes of the whole tar."""
+class TarMap:
+    """The positions of all members of a tar. end: offset of the two zero blocks; total: size of the tar in bytes."""
 
     def __init__(self, members: Iterable[tuple[str, int]]) -> None:
-        """members: names and sizes, in the order of the tar, each name once."""
-        self.slots: dict[str, Slot] = {}
-        place = 0
+        """members: names and sizes in bytes, in the order of the tar. Each name occurs once."""
+        self.positions: dict[str, MemberPosition] = {}
+        end = 0
         for name, size in members:
-            offset = place + len(header(name, size))
-            self.slots[name] = Slot(name, place, offset, size)
-            place = offset + size + padding(size)
-        self.end = place
-        self.total = place + len(END)
+            offset = end + len(header(name, size))
+            self.positions[name] = MemberPosition(name, end, offset, size)
+            end = offset + size + padding(size)
+        self.end = end
+        self.total = end + len(END)
 
-    def pieces(self, contents: Mapping[str, bytes]) -> Iterator[tuple[int, bytes]]:
-        """(place, bytes) of all but the blobs: headers, `contents` by name, padding, the end. In ascending order."""
-        for slot in self.slots.values():
-            data = contents.get(slot.name)
-            yield slot.start, header(slot.name, slot.size) + (data or b"")
-            if slot.size % BLOCK:
-                yield slot.offset + slot.size, bytes(padding(slot.size))
+    def fixed_parts(self, contents: Mapping[str, bytes]) -> Iterator[tuple[int, bytes]]:
+        """Iterate over (offset, bytes) of everything but the blobs: headers, `contents` by name, padding, end. Offsets
+        ascend."""
+        for position in self.positions.values():
+            data = contents.get(position.name)
+            yield position.start, header(position.name, position.size) + (data or b"")
+            if position.size % BLOCK:
+                yield position.offset + position.size, bytes(padding(position.size))
         yield self.end, END
 
 
-class Contents(Mapping[str, bytes]):
-    """The bytes of members by name; those of manifests are read when they are asked for."""
+class MemberContents(Mapping[str, bytes]):
+    """The bytes of members by name. A manifest's bytes are read on access."""
 
     def __init__(self, members: Mapping[str, bytes | Manifest]) -> None:
         self._members = members
@@ -84,4 +85,5 @@ class Contents(Mapping[str, bytes]):
         return len(self._members)
 
     def sizes(self) -> dict[str, int]:
+        """Return the sizes of all members in bytes."""
         return {name: len(one) if isinstance(one, bytes) else one.size for name, one in self._members.items()}

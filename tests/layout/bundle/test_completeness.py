@@ -1,4 +1,4 @@
-"""Bundles that are whole, and bundles that are not: `mirror bundle verify` and `mirror serve` say the same."""
+"""Complete and incomplete bundles: `mirror bundle verify` and `mirror serve` agree."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 
 from mirror.errors import Refused
 from mirror.layout.bundle.reader import INDEX_NAME, INVENTORY_NAME, index_json
-from mirror.layout.bundle.verify import examine
-from mirror.layout.inventory import Base, parse_inventory
+from mirror.layout.bundle.verify import verify_bundle
+from mirror.layout.inventory import BaseInventory, parse_inventory
 from mirror.oci.digest import Digest
-from mirror.serve.server import served
+from mirror.serve.server import open_handler
 from mirror.util.cancellation import Stop
 from tests.support.bundles import export, stock
 from tests.support.images import Graph
@@ -34,7 +34,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def repacked(path: Path, into: Path, keeps: Keeps) -> Path:
-    """The members of a bundle of which `keeps` approves, by name."""
+    """Copy a bundle with the members for whose names `keeps` returns True."""
     with tarfile.open(path) as old, tarfile.open(into, "w", format=tarfile.PAX_FORMAT) as new:
         for one in old:
             if keeps(one.name):
@@ -43,7 +43,7 @@ def repacked(path: Path, into: Path, keeps: Keeps) -> Path:
 
 
 def foreign(path: Path, into: Path, keeps: Keeps = lambda name: True) -> Path:
-    """The same without an inventory, as other tools write it."""
+    """Copy a bundle without its inventory, as another tool would write it."""
     return repacked(path, into, lambda name: name != "mirror-inventory.json" and keeps(name))
 
 
@@ -55,7 +55,7 @@ def without(digest: str) -> Keeps:
     return lambda name: digest[7:] not in name
 
 
-def test_verify_and_serve_agree_on_whether_a_bundle_is_whole(whole: Path, tmp_path: Path) -> None:
+def test_verify_and_serve_agree_on_whether_a_bundle_is_complete(whole: Path, tmp_path: Path) -> None:
     graph = stock()
     gone = {"a-blob": graph.layer("base").digest, "a-child": child_of(graph), "a-root": graph.tags["v2"]}
     made = {"whole": whole, "foreign": foreign(whole, tmp_path / "foreign.tar")}
@@ -66,9 +66,9 @@ def test_verify_and_serve_agree_on_whether_a_bundle_is_whole(whole: Path, tmp_pa
     damaged.write_bytes(whole.read_bytes().replace(graph.manifests[child_of(graph)].data[-40:], b"?" * 40))
     verdicts = {}
     for name, path in made.items():
-        verified = not examine(path, Stop()).problems
+        verified = not verify_bundle(path, Stop()).problems
         try:
-            with served(path, Stop()):
+            with open_handler(path, Stop()):
                 verdicts[name] = (verified, True)
         except Refused as error:
             assert "bundle_incomplete" == error.code
@@ -76,23 +76,23 @@ def test_verify_and_serve_agree_on_whether_a_bundle_is_whole(whole: Path, tmp_pa
     assert {name: (name in ("whole", "foreign"),) * 2 for name in made} == verdicts
 
 
-def test_a_differential_bundle_is_whole_with_its_base_only_and_both_say_so(whole: Path, tmp_path: Path) -> None:
+def test_verify_and_serve_report_that_a_differential_bundle_needs_its_base(whole: Path, tmp_path: Path) -> None:
     with tarfile.open(whole) as tar:
         file = tar.extractfile("mirror-inventory.json")
         assert file is not None
-        base = Base(parse_inventory(file.read(), ""))
+        base = BaseInventory(parse_inventory(file.read(), ""))
     graph = stock()
     graph.image("new", layers=[graph.layer("base"), graph.layer("new")])
     path = tmp_path / "second.tar"
     export(path, graph, base=base)
-    found = examine(path, Stop())
-    assert ([], True) == (found.problems, "whole with its base" in list(found.lines())[-1])
-    with pytest.raises(Refused) as caught, served(path, Stop()):
+    found = verify_bundle(path, Stop())
+    assert ([], True) == (found.problems, "complete with its base" in list(found.lines())[-1])
+    with pytest.raises(Refused) as caught, open_handler(path, Stop()):
         pass
-    assert "is whole only with its base" in caught.value.what
+    assert "only with its base" in caught.value.what
 
 
-def test_a_bundle_of_another_tool_is_served(whole: Path, tmp_path: Path) -> None:
+def test_a_bundle_written_by_another_tool_is_served(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "foreign.tar"
     command = ["skopeo", "copy", "-q", "--all", "--preserve-digests", f"oci-archive:{whole}:app:v1"]
     subprocess.run([*command, f"oci-archive:{path}:v1"], check=True, env={**os.environ, "TMPDIR": str(tmp_path)})
@@ -100,7 +100,9 @@ def test_a_bundle_of_another_tool_is_served(whole: Path, tmp_path: Path) -> None
         assert ["v1"] == client.tags("foreign")
 
 
-def test_a_child_that_the_inventory_does_not_list_makes_a_bundle_incomplete(whole: Path, tmp_path: Path) -> None:
+def test_a_child_manifest_that_the_inventory_does_not_list_makes_a_bundle_incomplete(
+    whole: Path, tmp_path: Path
+) -> None:
     child = child_of(stock())
     with tarfile.open(whole) as old:
         files = {one.name: file.read() for one in old if (file := old.extractfile(one)) is not None}
@@ -116,8 +118,8 @@ def test_a_child_that_the_inventory_does_not_list_makes_a_bundle_incomplete(whol
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             new.addfile(entry, io.BytesIO(data))
-    (problem,) = examine(path, Stop()).problems
-    assert problem.text.startswith(f"{child} is not listed, though sha256:")
-    with pytest.raises(Refused) as caught, served(path, Stop()):
+    (problem,) = verify_bundle(path, Stop()).problems
+    assert problem.text.startswith(f"{child} is not in the inventory")
+    with pytest.raises(Refused) as caught, open_handler(path, Stop()):
         pass
     assert "bundle_incomplete" == caught.value.code

@@ -1,4 +1,4 @@
-"""What is believed of an export that did not end: after a kill all that it noted, after a power cut what is right."""
+"""What is reused of an interrupted export: after a kill everything in its journal, after a power cut what is intact."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import LocalError
-from mirror.layout.bundle.journal import Entry, Journal, recorded
+from mirror.layout.bundle.journal import Journal, JournalEntry, read_journal
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.util.structs import replace
@@ -17,8 +17,8 @@ from tests.support.bundles import bring, comings, opened, stock, work
 INVENTORY = Digest.of(b"inventory")
 
 
-def entries(count: int) -> list[Entry]:
-    return [Entry(Digest.of(b"%d" % number), number * 512, 10) for number in range(count)]
+def entries(count: int) -> list[JournalEntry]:
+    return [JournalEntry(Digest.of(b"%d" % number), number * 512, 10) for number in range(count)]
 
 
 @pytest.fixture
@@ -26,39 +26,39 @@ def data(tmp_path: Path) -> int:
     return os.open(tmp_path / "data", os.O_RDWR | os.O_CREAT)
 
 
-def test_lines_are_there_at_once_and_marks_when_the_data_is_on_disk(tmp_path: Path, data: int) -> None:
+def test_an_entry_is_written_at_once_and_a_sync_mark_after_the_data_is_on_disk(tmp_path: Path, data: int) -> None:
     path = tmp_path / "journal"
     journal = Journal(path, data, INVENTORY, tuple(entries(2)))
     for entry in entries(5)[2:]:
         journal.add(entry)
-    found = recorded(path)
+    found = read_journal(path)
     assert found is not None
     assert (INVENTORY, tuple(entries(5))) == (found.inventory, found.entries)
-    assert 2 == found.synced
-    journal.settle()
-    assert 5 == getattr(recorded(path), "synced", None)
+    assert 2 == found.synced_entries
+    journal.sync()
+    assert 5 == getattr(read_journal(path), "synced_entries", None)
     journal.close()
     os.close(data)
 
 
-def test_much_data_is_synced_in_between(tmp_path: Path, data: int) -> None:
+def test_data_is_synced_after_a_number_of_bytes(tmp_path: Path, data: int) -> None:
     path = tmp_path / "journal"
     journal = Journal(path, data, INVENTORY, ())
-    journal.add(Entry(Digest.of(b"large"), 0, 100 << 20))
-    assert 1 == getattr(recorded(path), "synced", None)
+    journal.add(JournalEntry(Digest.of(b"large"), 0, 100 << 20))
+    assert 1 == getattr(read_journal(path), "synced_entries", None)
     journal.close()
     os.close(data)
 
 
-def test_a_sync_that_failed_is_never_made_good_by_another(tmp_path: Path, data: int) -> None:
+def test_after_a_failed_sync_every_later_sync_fails(tmp_path: Path, data: int) -> None:
     path = tmp_path / "journal"
     journal = Journal(path, data, INVENTORY, ())
     journal.add(entries(1)[0])
     os.close(data)
     for _ in range(2):
         with pytest.raises(LocalError):
-            journal.settle()
-    assert 0 == getattr(recorded(path), "synced", None)
+            journal.sync()
+    assert 0 == getattr(read_journal(path), "synced_entries", None)
     journal.close()
 
 
@@ -76,17 +76,15 @@ def test_a_sync_that_failed_is_never_made_good_by_another(tmp_path: Path, data: 
         (f"mirror journal 1 {INVENTORY}\n= 7\n+ {INVENTORY} 0 1\n", 0),
     ],
 )
-def test_a_torn_or_foreign_journal_is_believed_up_to_its_first_bad_line(
-    text: str, count: int | None, tmp_path: Path
-) -> None:
+def test_a_damaged_journal_is_read_up_to_its_first_invalid_line(text: str, count: int | None, tmp_path: Path) -> None:
     path = tmp_path / "journal"
     path.write_text(text)
-    found = recorded(path)
+    found = read_journal(path)
     assert count == (None if found is None else len(found.entries))
 
 
-def test_after_a_power_cut_only_what_is_right_is_kept(tmp_path: Path) -> None:
-    """The cut: the journal is there, of the data behind its last mark some never reached the disk."""
+def test_after_a_power_cut_only_intact_blobs_are_reused(tmp_path: Path) -> None:
+    """The journal is on disk, but some data after its last sync mark is not."""
     path = tmp_path / "bundle.tar"
     graph = stock()
     images = comings(graph)
@@ -96,10 +94,10 @@ def test_after_a_power_cut_only_what_is_right_is_kept(tmp_path: Path) -> None:
     journal, partial = tmp_path / ".bundle.tar.journal", tmp_path / ".bundle.tar.partial"
     text = journal.read_text()
     bundle.close()
-    journal.write_text(text)  # without the mark that closing makes
-    noted = recorded(journal)
+    journal.write_text(text)  # without the sync mark that closing writes
+    noted = read_journal(journal)
     assert noted is not None
-    assert noted.synced < len(noted.entries)
+    assert noted.synced_entries < len(noted.entries)
     lost = next(entry for entry in reversed(noted.entries) if entry.size > 3000)
     with partial.open("r+b") as file:
         file.seek(lost.offset)
@@ -111,8 +109,9 @@ def test_after_a_power_cut_only_what_is_right_is_kept(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_journal_never_speaks_of_another_file(tmp_path: Path) -> None:
-    """Killed between making the new file and its journal, and run again for the old bundle: nothing is believed."""
+def test_a_journal_never_describes_another_file(tmp_path: Path) -> None:
+    """A run is killed between creating the new file and its journal, and the next run wants the old bundle: nothing is
+    reused."""
     path = tmp_path / "bundle.tar"
     graph = stock()
     images = comings(graph)
@@ -133,7 +132,7 @@ def test_a_journal_never_speaks_of_another_file(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_link_in_the_place_of_the_unfinished_file_is_not_followed(tmp_path: Path) -> None:
+def test_a_symbolic_link_in_place_of_the_unfinished_file_is_not_followed(tmp_path: Path) -> None:
     path = tmp_path / "bundle.tar"
     (tmp_path / "precious").write_text("precious")
     (tmp_path / ".bundle.tar.partial").symlink_to(tmp_path / "precious")
@@ -144,7 +143,7 @@ def test_a_link_in_the_place_of_the_unfinished_file_is_not_followed(tmp_path: Pa
     assert "precious" == (tmp_path / "precious").read_text()
 
 
-def test_a_disk_that_is_too_small_is_found_at_the_beginning(tmp_path: Path) -> None:
+def test_a_disk_without_enough_space_is_detected_at_the_start(tmp_path: Path) -> None:
     coming = comings(stock())[0]
     huge = replace(coming, blobs=(Descriptor(Digest.of(b"huge"), 1 << 55),))
     bundle = opened(tmp_path / "bundle.tar")
@@ -155,7 +154,7 @@ def test_a_disk_that_is_too_small_is_found_at_the_beginning(tmp_path: Path) -> N
     assert [] == [one.name for one in tmp_path.iterdir() if one.stat().st_size]
 
 
-def test_a_place_that_cannot_be_written_to_is_found_at_the_beginning() -> None:
+def test_a_directory_that_is_not_writable_is_detected_at_the_start() -> None:
     with pytest.raises(LocalError) as caught:
         opened(Path("/proc/bundle.tar")).begin(comings(stock()), work())
     assert "local_io" == caught.value.code

@@ -1,4 +1,4 @@
-"""The bundle as a store, without a run."""
+"""The bundle as a Source and a Target, without a run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import LockBusy, NetworkError, NotFound, Refused, RemoteError
-from mirror.layout.bundle.store import Bundle
-from mirror.layout.inventory import Base, Inventory, parse_inventory
+from mirror.layout.bundle.store import BundleStore
+from mirror.layout.inventory import BaseInventory, Inventory, parse_inventory
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
@@ -37,7 +37,7 @@ def listing(directory: Path) -> list[str]:
     return sorted(one.name for one in directory.iterdir())
 
 
-def read(bundle: Bundle, blob: str, repository: str = "app") -> bytes:
+def read(bundle: BundleStore, blob: str, repository: str = "app") -> bytes:
     data = b""
     with bundle.open_blob(repository, Descriptor(Digest(blob), None), work()) as reader:
         buffer = memoryview(bytearray(700))
@@ -49,7 +49,7 @@ def read(bundle: Bundle, blob: str, repository: str = "app") -> bytes:
 # ---- what is written
 
 
-def test_everything_that_was_told_of_is_in_the_bundle_as_a_layout_with_its_inventory_first(path: Path) -> None:
+def test_a_bundle_is_a_layout_of_all_images_with_its_inventory_first(path: Path) -> None:
     graph = stock()
     export(path, graph)
     found = members(path)
@@ -70,7 +70,7 @@ def test_everything_that_was_told_of_is_in_the_bundle_as_a_layout_with_its_inven
     assert ["bundle.tar"] == listing(path.parent)
 
 
-def test_equal_content_gives_equal_bytes_whatever_the_order(path: Path, tmp_path: Path) -> None:
+def test_equal_content_gives_equal_bytes_in_any_order(path: Path, tmp_path: Path) -> None:
     graph, other = stock(), tmp_path / "other.tar"
     export(path, graph)
     images = list(reversed(comings(graph)))
@@ -81,7 +81,7 @@ def test_equal_content_gives_equal_bytes_whatever_the_order(path: Path, tmp_path
     assert path.read_bytes() == other.read_bytes()
 
 
-def test_gnu_tar_and_skopeo_read_it(path: Path, tmp_path: Path) -> None:
+def test_gnu_tar_and_skopeo_read_a_bundle(path: Path, tmp_path: Path) -> None:
     graph = stock()
     export(path, graph, team_web=stock("web"))
     subprocess.run(["tar", "-xf", path, "-C", tmp_path], check=True)
@@ -93,7 +93,7 @@ def test_gnu_tar_and_skopeo_read_it(path: Path, tmp_path: Path) -> None:
         assert made.manifests[made.tags["v1"]].data == ran.stdout
 
 
-def test_a_digest_and_a_child_of_nobody_are_in_the_index_without_a_name(path: Path) -> None:
+def test_an_image_by_digest_is_in_the_index_without_a_name(path: Path) -> None:
     graph = stock()
     root = graph.tags["v2"]
     bundle = opened(path)
@@ -109,20 +109,20 @@ def test_a_digest_and_a_child_of_nobody_are_in_the_index_without_a_name(path: Pa
     again.close()
 
 
-def test_nothing_has_its_name_before_all_of_it_is_there(path: Path) -> None:
+def test_the_bundle_gets_its_name_only_when_it_is_complete(path: Path) -> None:
     graph = stock()
     images = comings(graph)
     bundle = opened(path)
     bundle.begin(images, work())
     assert not path.exists()
     bring(bundle, images[:2], graph.blobs)
-    with pytest.raises(Refused, match="blobs have not come") as caught:
+    with pytest.raises(Refused, match="blobs are missing") as caught:
         bundle.finish(whole=True, work=work())
     assert "bundle_incomplete" == caught.value.code
     assert not path.exists()
 
 
-def test_a_run_with_a_failure_keeps_what_came_and_shows_nothing(path: Path) -> None:
+def test_a_failed_run_keeps_its_blobs_and_does_not_replace_the_bundle(path: Path) -> None:
     old, new = stock("old"), stock("new")
     export(path, old)
     before = path.read_bytes()
@@ -137,7 +137,7 @@ def test_a_run_with_a_failure_keeps_what_came_and_shows_nothing(path: Path) -> N
     assert ["bundle.tar"] == listing(path.parent)
 
 
-def test_a_manifest_is_not_taken_before_its_blobs(path: Path) -> None:
+def test_a_manifest_is_refused_before_its_blobs(path: Path) -> None:
     graph = stock()
     images = comings(graph)
     bundle = opened(path)
@@ -149,7 +149,7 @@ def test_a_manifest_is_not_taken_before_its_blobs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"too short", b"x" * 100_000])
-def test_bytes_of_another_length_never_count_and_never_reach_a_neighbour(path: Path, data: bytes) -> None:
+def test_a_blob_of_a_wrong_length_is_refused_and_does_not_overwrite_other_members(path: Path, data: bytes) -> None:
     graph = stock()
     images = comings(graph)
     bundle = opened(path)
@@ -165,7 +165,7 @@ def test_bytes_of_another_length_never_count_and_never_reach_a_neighbour(path: P
     assert graph.blobs == {digest: found[f"blobs/sha256/{digest[7:]}"] for digest in graph.blobs}
 
 
-def test_a_body_that_breaks_can_come_again(path: Path) -> None:
+def test_an_upload_can_be_repeated_after_its_body_failed(path: Path) -> None:
     graph = stock()
     images = comings(graph)
     bundle = opened(path)
@@ -178,7 +178,7 @@ def test_a_body_that_breaks_can_come_again(path: Path) -> None:
     assert graph.blobs[blob.digest] == members(path)[f"blobs/sha256/{blob.digest[7:]}"]
 
 
-def test_two_who_bring_the_same_blob_do_not_write_over_each_other(path: Path) -> None:
+def test_two_uploads_of_the_same_blob_do_not_overwrite_each_other(path: Path) -> None:
     graph = stock()
     images = comings(graph)
     blob = images[0].blobs[-1]
@@ -212,7 +212,7 @@ def test_two_who_bring_the_same_blob_do_not_write_over_each_other(path: Path) ->
     bundle.finish(whole=False, work=work())
 
 
-def test_another_run_that_makes_the_same_bundle_is_told_at_once(path: Path) -> None:
+def test_a_second_run_that_writes_the_same_bundle_fails_at_once(path: Path) -> None:
     images = comings(stock())
     one, two = opened(path), opened(path)
     one.begin(images, work())
@@ -225,7 +225,7 @@ def test_another_run_that_makes_the_same_bundle_is_told_at_once(path: Path) -> N
     three.close()
 
 
-def test_a_blob_whose_size_nobody_says_cannot_be_bundled(path: Path) -> None:
+def test_an_image_with_blobs_of_unknown_size_cannot_be_bundled(path: Path) -> None:
     manifest = manifests_of(stock())[stock().tags["v2"]]
     schema1 = Coming("app", "old", (manifest,), (Descriptor(Digest.of(b"layer"), None),))
     with pytest.raises(RemoteError, match="schema 1"):
@@ -244,7 +244,7 @@ def test_an_unchanged_export_writes_nothing(path: Path) -> None:
     assert (before.st_ino, before.st_mtime_ns) == (path.stat().st_ino, path.stat().st_mtime_ns)
 
 
-def test_what_the_old_bundle_has_is_not_fetched_again(path: Path) -> None:
+def test_blobs_of_the_old_bundle_are_not_fetched_again(path: Path) -> None:
     old = stock()
     export(path, old)
     new = stock()
@@ -268,7 +268,7 @@ def test_a_damaged_blob_of_the_old_bundle_is_fetched_again(path: Path) -> None:
     assert {digest} | (set(new.blobs) - set(old.blobs)) == set(export(path, new))
 
 
-def test_a_target_that_is_no_bundle_is_not_overwritten(path: Path) -> None:
+def test_a_target_that_is_not_a_bundle_is_not_overwritten(path: Path) -> None:
     path.write_bytes(b"something that somebody wants to keep" * 100)
     with pytest.raises(Refused) as caught:
         export(path, stock())
@@ -276,13 +276,13 @@ def test_a_target_that_is_no_bundle_is_not_overwritten(path: Path) -> None:
     assert path.read_bytes().startswith(b"something")
 
 
-def test_the_remains_of_another_bundle_give_what_they_have(path: Path) -> None:
+def test_blobs_of_another_unfinished_bundle_are_reused(path: Path) -> None:
     graph = stock()
     images = comings(graph)
     bundle = opened(path)
     bundle.begin(images, work())
     came = bring(bundle, images[:3], graph.blobs)
-    bundle.close()  # as a kill leaves it, but for the open files
+    bundle.close()  # the state after a kill, except for the open files
     graph.image("more")
     assert set(graph.blobs) - set(came) == set(export(path, graph))
     assert ["bundle.tar"] == listing(path.parent)
@@ -291,8 +291,8 @@ def test_the_remains_of_another_bundle_give_what_they_have(path: Path) -> None:
 # ---- differential
 
 
-def base_of(path: Path) -> Base:
-    return Base(parse_inventory(members(path)["mirror-inventory.json"], "base"))
+def base_of(path: Path) -> BaseInventory:
+    return BaseInventory(parse_inventory(members(path)["mirror-inventory.json"], "base"))
 
 
 def test_a_differential_export_has_all_manifests_and_only_new_blobs(path: Path, tmp_path: Path) -> None:
@@ -317,17 +317,17 @@ def test_a_differential_export_has_all_manifests_and_only_new_blobs(path: Path, 
     assert len(second.read_bytes()) - sum(len(new.blobs[digest]) for digest in fresh) < 64 << 10
 
 
-def test_what_is_known_by_its_manifest_only_leaves_its_blobs_out(path: Path) -> None:
+def test_a_manifest_in_the_base_implies_its_blobs(path: Path) -> None:
     graph = stock()
     inventory = Inventory()
     for coming in comings(graph, references=["v1"]):
-        inventory.add(Coming("hub/app", "v1", coming.manifests[-1:], ()), Base())
-    read = export(path, graph, base=Base(inventory))
+        inventory.add(Coming("hub/app", "v1", coming.manifests[-1:], ()), BaseInventory())
+    read = export(path, graph, base=BaseInventory(inventory))
     of_v1 = {blob.digest for coming in comings(graph, references=["v1"]) for blob in coming.blobs}
     assert set(graph.blobs) - of_v1 == set(read)
 
 
-def test_a_whole_bundle_is_not_partial(path: Path) -> None:
+def test_a_complete_bundle_is_not_partial(path: Path) -> None:
     graph = stock()
     export(path, graph)
     bundle = opened(path)
@@ -339,7 +339,7 @@ def test_a_whole_bundle_is_not_partial(path: Path) -> None:
 # ---- reading
 
 
-def test_a_bundle_answers_as_a_source(path: Path) -> None:
+def test_a_bundle_is_read_as_a_source(path: Path) -> None:
     graph = stock()
     image = next(one for one in manifests_of(graph).values() if one.digest == graph.tags["v2"])
     export(path, graph, team_web=stock("web"))
@@ -377,7 +377,7 @@ def test_referrers_are_found_by_their_subject(path: Path) -> None:
     bundle.close()
 
 
-def test_a_file_that_is_not_there_has_no_repositories(path: Path) -> None:
+def test_a_missing_file_has_no_repositories(path: Path) -> None:
     bundle = opened(path)
     with pytest.raises(NotFound):
         bundle.tags("app", work())
@@ -386,23 +386,23 @@ def test_a_file_that_is_not_there_has_no_repositories(path: Path) -> None:
     bundle.close()
 
 
-def test_a_bundle_of_another_tool_is_read_by_its_index(path: Path, tmp_path: Path) -> None:
+def test_a_bundle_written_by_another_tool_is_read_by_its_index(path: Path, tmp_path: Path) -> None:
     graph = stock()
     export(path, graph)
     foreign = tmp_path / "foreign.tar"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = ["skopeo", "copy", "-q", "--all", "--preserve-digests", f"oci-archive:{path}:app:v1"]
     subprocess.run([*command, f"oci-archive:{foreign}:v1"], check=True, env=environment)
-    bundle = Bundle(foreign, str(foreign), spool=tmp_path, adopts=["whatever"])
+    bundle = BundleStore(foreign, str(foreign), spool=tmp_path, adopts=["whatever"])
     assert ["v1"] == list(bundle.tags("whatever", work()))
     found = bundle.manifest("whatever", "v1", work())
     assert graph.tags["v1"] == found.digest
-    assert bundle.partial  # nobody says that it is whole
+    assert bundle.partial  # without an inventory it is not known to be complete
     assert not any(bundle.lacks(blob) for coming in comings(graph, references=["v1"]) for blob in coming.blobs)
     bundle.close()
 
 
-def test_a_pipe_is_read_to_its_end_before_it_is_believed(path: Path, tmp_path: Path) -> None:
+def test_a_pipe_is_read_to_its_end_before_it_is_used(path: Path, tmp_path: Path) -> None:
     graph = stock()
     export(path, graph)
     fifo = tmp_path / "pipe.tar"
@@ -411,7 +411,7 @@ def test_a_pipe_is_read_to_its_end_before_it_is_believed(path: Path, tmp_path: P
     for cut in (len(data), len(data) - 1):
         writer = threading.Thread(target=fifo.write_bytes, args=(data[:cut],), name="writer")
         writer.start()
-        bundle = Bundle(fifo, "pipe", spool=tmp_path / "spool")
+        bundle = BundleStore(fifo, "pipe", spool=tmp_path / "spool")
         if cut == len(data):
             assert sorted(graph.tags) == sorted(map(str, bundle.tags("app", work())))
             assert graph.blobs == {digest: read(bundle, digest) for digest in graph.blobs}
@@ -424,7 +424,7 @@ def test_a_pipe_is_read_to_its_end_before_it_is_believed(path: Path, tmp_path: P
     assert [] == listing(tmp_path / "spool")
 
 
-def test_a_manifest_that_is_something_else_is_refused(path: Path) -> None:
+def test_a_blob_that_is_not_a_manifest_is_refused_as_one(path: Path) -> None:
     graph = stock()
     export(path, graph)
     root = graph.tags["v2"]

@@ -1,4 +1,4 @@
-"""Hostile and broken tars: refused by their code, read by nobody, nothing written anywhere."""
+"""Hostile and broken tars are refused with the right error code, and no file is written."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 
 from mirror.errors import MirrorError, Refused
 from mirror.layout.bundle.input import FileInput
-from mirror.layout.bundle.tar_reader import MAX_PASSED_OVER, Member, members
-from mirror.layout.bundle.tar_writer import BLOCK, END, Arrangement, header, padding
-from mirror.layout.bundle.verify import examine
-from mirror.layout.examination import Examined
+from mirror.layout.bundle.tar_reader import MAX_IGNORED, Member, members
+from mirror.layout.bundle.tar_writer import BLOCK, END, TarMap, header, padding
+from mirror.layout.bundle.verify import verify_bundle
+from mirror.layout.examination import VerificationResult
 from mirror.util.cancellation import Stop
 from tests.support.bundles import export, opened, stock, work
 
@@ -34,7 +34,7 @@ def member(name: str, data: bytes = b"") -> bytes:
 
 
 def odd(name: str | bytes, kind: bytes = b"0", data: bytes = b"", **fields: bytes) -> bytes:
-    """A member with any name and type; fields replace those of the header."""
+    """Return a member with any name and type. fields: replace those of the header."""
     block = bytearray(header("name", len(data)))
     raw = name.encode() if isinstance(name, str) else name
     places = {"size": (124, 12), "link": (157, 100), "magic": (257, 8), "prefix": (345, 155), "mode": (100, 8)}
@@ -166,7 +166,7 @@ def tree(folder: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_tar_that_is_no_good_bundle_is_refused_and_nothing_is_written(case: str, tmp_path: Path) -> None:
+def test_an_invalid_bundle_is_refused_and_nothing_is_written(case: str, tmp_path: Path) -> None:
     data, code = CASES[case]
     path = tmp_path / "hostile.tar"
     path.write_bytes(data)
@@ -176,7 +176,7 @@ def test_a_tar_that_is_no_good_bundle_is_refused_and_nothing_is_written(case: st
         bundle.tags("app", work())
     assert code == caught.value.code, str(caught.value)
     bundle.close()
-    assert examine(path, Stop()).problems
+    assert verify_bundle(path, Stop()).problems
     assert before == tree(tmp_path)
 
 
@@ -187,7 +187,7 @@ def read(data: bytes, tmp_path: Path) -> list[Member]:
         return list(members(FileInput(file.fileno(), "tar")))
 
 
-def test_a_zip_is_called_one(tmp_path: Path) -> None:
+def test_the_error_for_a_zip_file_names_its_format(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bundle.tar", "w") as archive:
         archive.writestr("index.json", "x" * 2000)
     with pytest.raises(Refused, match="zip"):
@@ -207,20 +207,20 @@ HARMLESS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", HARMLESS)
-def test_what_other_tools_put_in_is_passed_over(case: str, tmp_path: Path) -> None:
+def test_members_that_other_tools_add_are_ignored(case: str, tmp_path: Path) -> None:
     data = HARMLESS[case] + HEAD + member(f"./{BLOB}", b"data") + END + bytes(8192)
     found = read(data, tmp_path)
     assert ["oci-layout", "index.json", BLOB] == [one.name for one in found]
     assert b"data" == data[found[-1].offset :][: found[-1].size]
 
 
-def test_many_foreign_members_are_too_many(tmp_path: Path) -> None:
+def test_the_number_of_ignored_members_is_limited(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
-        read(member("x") * (MAX_PASSED_OVER + 1) + END, tmp_path)
+        read(member("x") * (MAX_IGNORED + 1) + END, tmp_path)
     assert "too_many" == caught.value.code
 
 
-def test_large_headers_are_refused_before_they_are_read(tmp_path: Path) -> None:
+def test_a_large_extension_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "large.tar"
     with path.open("wb") as file:
         file.write(HEAD + odd("pax", b"x", size=b"%011o" % (1 << 30)))
@@ -231,7 +231,7 @@ def test_large_headers_are_refused_before_they_are_read(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 << 10  # KiB
 
 
-def test_what_we_write_is_what_tarfile_reads_whatever_the_size_and_name() -> None:
+def test_tarfile_reads_the_headers_of_any_size_and_name() -> None:
     sizes = {
         f"blobs/sha256/{'0' * 64}": 0,
         f"blobs/sha256/{'1' * 64}": 1,
@@ -241,20 +241,20 @@ def test_what_we_write_is_what_tarfile_reads_whatever_the_size_and_name() -> Non
         f"blobs/sha256/{'5' * 64}": 8 << 30,
         f"blobs/sha256/{'6' * 64}": 20 << 30,
     }
-    plan = Arrangement(sizes.items())
-    with Sparse(dict(plan.pieces({})), plan.total) as file, tarfile.open(fileobj=file) as tar:
+    plan = TarMap(sizes.items())
+    with Sparse(dict(plan.fixed_parts({})), plan.total) as file, tarfile.open(fileobj=file) as tar:
         found = {one.name: (one.size, one.offset_data) for one in tar}
-    assert {name: (size, plan.slots[name].offset) for name, size in sizes.items()} == found
-    with Sparse(dict(plan.pieces({})), plan.total) as file:
+    assert {name: (size, plan.positions[name].offset) for name, size in sizes.items()} == found
+    with Sparse(dict(plan.fixed_parts({})), plan.total) as file:
         ours = {one.name: (one.size, one.offset) for one in members(Seeking(file))}
     assert found == ours
 
 
 class Sparse(io.RawIOBase):
-    """A file of zeros and a few pieces, as large as one likes."""
+    """A file of zeros with a few pieces of data, of any size."""
 
-    def __init__(self, pieces: dict[int, bytes], total: int) -> None:
-        self._pieces, self._total, self._place = pieces, total, 0
+    def __init__(self, fixed_parts: dict[int, bytes], total: int) -> None:
+        self._pieces, self._total, self._place = fixed_parts, total, 0
 
     def readable(self) -> bool:
         return True
@@ -297,7 +297,7 @@ class Seeking:
     def position(self, place: int) -> None:
         self._file.seek(place)
 
-    def take(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes:
         return self._file.read(count) or b""
 
     def skip(self, count: int) -> None:
@@ -315,24 +315,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def examined(tmp_path: Path) -> Iterator[Callable[[bytes], Examined]]:
-    def run(data: bytes) -> Examined:
+def examined(tmp_path: Path) -> Iterator[Callable[[bytes], VerificationResult]]:
+    def run(data: bytes) -> VerificationResult:
         path = tmp_path / "bundle.tar"
         path.write_bytes(data)
-        return examine(path, Stop())
+        return verify_bundle(path, Stop())
 
     yield run
 
 
-def test_a_whole_bundle_is_called_whole(whole: bytes, examined: Callable[[bytes], Examined]) -> None:
+def test_a_complete_bundle_passes_verification(whole: bytes, examined: Callable[[bytes], VerificationResult]) -> None:
     found = examined(whole)
     assert [] == found.problems
     assert list(found.lines())[-1].endswith("bytes")
     assert found.identity in next(found.lines())
-    assert 0 == found.beside
+    assert 0 == found.unreferenced
 
 
-def test_every_flipped_byte_is_found(whole: bytes, examined: Callable[[bytes], Examined]) -> None:
+def test_every_changed_byte_is_detected(whole: bytes, examined: Callable[[bytes], VerificationResult]) -> None:
     chance = random.Random("flips")
     places = sorted(chance.sample(range(len(whole)), 200))
     unseen = []
@@ -344,13 +344,13 @@ def test_every_flipped_byte_is_found(whole: bytes, examined: Callable[[bytes], E
     assert [] == unseen
 
 
-def test_every_flipped_byte_of_all_that_is_no_blob_is_found(
-    whole: bytes, examined: Callable[[bytes], Examined]
+def test_every_changed_byte_outside_of_blobs_is_detected(
+    whole: bytes, examined: Callable[[bytes], VerificationResult]
 ) -> None:
-    """Headers, inventory, index, padding and the end: where no digest speaks for itself."""
+    """Headers, inventory, index, padding and the end have no digest of their own."""
     chance = random.Random("rest")
     places = [*chance.sample(range(30_000), 200), *range(len(whole) - 1024, len(whole), 37)]
-    places += range(148, 156)  # a checksum
+    places += range(148, 156)  # the checksum of a header
     unseen = []
     for place in places:
         data = bytearray(whole)
@@ -360,14 +360,14 @@ def test_every_flipped_byte_of_all_that_is_no_blob_is_found(
     assert [] == unseen
 
 
-def test_every_truncation_is_found(whole: bytes, examined: Callable[[bytes], Examined]) -> None:
+def test_every_truncation_is_detected(whole: bytes, examined: Callable[[bytes], VerificationResult]) -> None:
     chance = random.Random("cuts")
     cuts = [*chance.sample(range(len(whole)), 44), 0, 511, len(whole) - 1, len(whole) - 512, len(whole) - 1024]
     cuts.append(whole.index(b"blobs/"))  # between two members
     assert [] == [cut for cut in cuts if not examined(whole[:cut]).problems]
 
 
-def test_what_is_missing_is_named(whole: bytes, tmp_path: Path) -> None:
+def test_missing_manifests_and_blobs_are_named(whole: bytes, tmp_path: Path) -> None:
     first, second = tmp_path / "first.tar", tmp_path / "second.tar"
     first.write_bytes(whole)
     gone = max(stock().blobs, key=lambda digest: len(stock().blobs[digest]))
@@ -375,7 +375,7 @@ def test_what_is_missing_is_named(whole: bytes, tmp_path: Path) -> None:
         for one in old:
             if gone[7:] not in one.name:
                 new.addfile(one, old.extractfile(one))
-    found = examine(second, Stop())
+    found = verify_bundle(second, Stop())
     assert [f"{gone} is missing"] == [problem.text for problem in found.problems]
     assert "incomplete" in list(found.lines())[-1]
     assert "damaged" not in list(found.lines())[-1]
@@ -385,21 +385,21 @@ def test_what_is_missing_is_named(whole: bytes, tmp_path: Path) -> None:
     bundle.close()
 
 
-def test_a_repacked_bundle_is_as_good(whole: bytes, tmp_path: Path) -> None:
+def test_a_bundle_repacked_by_tar_passes_verification(whole: bytes, tmp_path: Path) -> None:
     first, second = tmp_path / "first.tar", tmp_path / "second.tar"
     first.write_bytes(whole)
     with tarfile.open(first) as old, tarfile.open(second, "w", format=tarfile.GNU_FORMAT) as new:
         for one in reversed(old.getmembers()):
             one.mtime, one.uname = 1_700_000_000, "somebody"
             new.addfile(one, old.extractfile(one))
-    assert [] == examine(second, Stop()).problems
+    assert [] == verify_bundle(second, Stop()).problems
     bundle = opened(second)
     assert sorted(stock().tags) == sorted(map(str, bundle.tags("app", work())))
     bundle.close()
 
 
-def test_a_million_empty_members_are_read_in_no_time(tmp_path: Path) -> None:
-    """In the small: the limit is 1,000,000, and 30 seconds."""
+def test_many_empty_members_are_read_quickly(tmp_path: Path) -> None:
+    """A smaller version of the limit: 1,000,000 members within 30 seconds."""
     names = b"".join(member(f"blobs/sha256/{number:064x}") for number in range(20_000))
     started = time.thread_time()
     assert 20_002 == len(read(HEAD + names + END, tmp_path))
@@ -407,7 +407,7 @@ def test_a_million_empty_members_are_read_in_no_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_no_tar_whatever_its_bytes_raises_anything_but_a_refusal(seed: int, whole: bytes, tmp_path: Path) -> None:
+def test_arbitrary_bytes_raise_only_refused(seed: int, whole: bytes, tmp_path: Path) -> None:
     chance = random.Random(seed)
     data = bytearray(whole[: 40 * BLOCK])
     for _ in range(chance.randrange(1, 40)):
@@ -415,7 +415,7 @@ def test_no_tar_whatever_its_bytes_raises_anything_but_a_refusal(seed: int, whol
         data[place : place + chance.randrange(4)] = chance.randbytes(chance.randrange(6))
     path = tmp_path / "fuzz.tar"
     path.write_bytes(data)
-    assert examine(path, Stop()).problems
+    assert verify_bundle(path, Stop()).problems
     bundle = opened(path)
     with pytest.raises(MirrorError):
         bundle.tags("app", work())

@@ -1,0 +1,57 @@
+"""Writes to the file of a bundle and to a pipe, and reads ranges of an open file."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+
+from mirror.errors import LocalError
+from mirror.util.cancellation import Stop
+from mirror.util.files import local_error
+
+CHUNK = 1 << 20  # bytes read or written at a time
+_LOOK_EVERY = 0.5  # seconds between two checks for a stop while a pipe is full
+
+
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`. Raises OSError."""
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+
+
+def write_to_pipe(descriptor: int, data: memoryview, stop: Stop) -> None:
+    """Write all of `data` to a pipe, waiting for its reader. Raises LocalError, Cancelled."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    while data:
+        while not poll.poll(_LOOK_EVERY * 1000):
+            stop.check()
+        stop.check()
+        try:
+            # A larger write could block while the pipe is full, and a stop could not interrupt it.
+            data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
+        except BrokenPipeError as error:
+            raise LocalError(
+                "the reader of standard output closed the pipe",
+                hint="check the output of the program that reads the pipe",
+            ) from error
+        except OSError as error:
+            raise local_error("write to", "standard output", error) from error
+
+
+def read_chunks(descriptor: int, offset: int, size: int, stop: Stop) -> Iterator[memoryview]:
+    """Iterate over the bytes of a range. Ends early where they cannot be read; the caller's hash then does not
+    match."""
+    buffer = memoryview(bytearray(min(CHUNK, size)))
+    while size:
+        stop.check()
+        try:
+            count = os.preadv(descriptor, [buffer[: min(size, len(buffer))]], offset)
+        except OSError:
+            return
+        if not count:
+            return
+        yield buffer[:count]
+        offset, size = offset + count, size - count
