@@ -114,7 +114,7 @@ class Stores:
         note that."""
         registry = self._v2.get(error.host) or next(iter(self._v2.values()), None)
         if error.host and registry is not None:
-            registry.gave_up(error)
+            registry.note_exhausted(error)
 
     def incomplete(self) -> list[tuple[str, MirrorError]]:
         """Sources that were asked, and say themselves that they lack images, each with an error that says so."""

@@ -1,4 +1,4 @@
-"""Reading blobs: is it there, how big is it, and its bytes from an offset on."""
+"""Reads blobs of a registry: existence, size, and the bytes from an offset on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mirror.registry.session import Headers, Session, Stream
 from mirror.util.cancellation import Work
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
-_TOTAL = re.compile(r"bytes (?:\d{1,19}-\d{1,19}|\*)/(\d{1,19})")
-NO_RANGES = frozenset({400, 405, 412, 416, 501})  # what registries answer that do not give the rest of a blob
-_DISCARD = 1 << 18  # bytes read at a time where a Range was ignored
+_RANGE_TOTAL = re.compile(r"bytes (?:\d{1,19}-\d{1,19}|\*)/(\d{1,19})")
+NO_RANGE_STATUSES = frozenset({400, 405, 412, 416, 501})  # from registries that do not support Range
+_SKIP_BUFFER = 1 << 18  # bytes
 
 
 class BlobStream:
-    """The body of a blob GET. size: of the whole blob, as the answer says; None where it does not."""
+    """The body of a blob GET. size: of the whole blob, bytes; None if the response does not have it."""
 
     def __init__(self, stream: Stream, size: int | None) -> None:
         self._stream = stream
@@ -40,27 +40,30 @@ class BlobStream:
 def open_blob(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, *, offset: int = 0
 ) -> BlobStream:
-    """The bytes of `blob` from `offset` on. Raises Refused (size_mismatch) as soon as the answer's length tells.
+    """Open `blob` at `offset`. Raises Refused (size_mismatch) if the response has another length.
 
-    Where a registry does not give the rest of a blob, all of it is read and the first `offset` bytes are dropped: the
-    caller proves the digest over what it had and what comes now."""
+    If the registry does not support Range, the whole blob is requested and the first `offset` bytes are skipped. The
+    caller verifies the digest over the bytes that it had before and those from here."""
     what = f"{session.settings.host}/{repository}@{blob.digest}"
-    stream = _rest(session, repository, blob, scopes, work, offset) if offset and blob.size is not None else None
+    stream = (
+        _request_range(session, repository, blob, scopes, work, offset) if offset and blob.size is not None else None
+    )
     if stream is None:
-        stream = _get(session, repository, blob, scopes, work)
+        stream = _request_blob(session, repository, blob, scopes, work)
     try:
-        size = _whole_size(stream)
+        size = _full_size(stream)
         if size is not None and blob.size is not None and size != blob.size:
-            raise Refused(f"{what} is {size} bytes long, its descriptor says {blob.size}", code="size_mismatch")
+            text = f"{what} has {size} bytes, but its descriptor has the size {blob.size}"
+            raise Refused(text, code="size_mismatch")
         if stream.status == 200 and offset:
-            _discard(stream, offset)
+            _skip_bytes(stream, offset)
     except BaseException:
         stream.close()
         raise
     return BlobStream(stream, size)
 
 
-def _get(
+def _request_blob(
     session: Session,
     repository: str,
     blob: Descriptor,
@@ -70,6 +73,7 @@ def _get(
     headers: Sequence[tuple[str, str]] = (),
     expect: Collection[int] = (200,),
 ) -> Stream:
+    """Send a GET for a blob."""
     return session.stream(
         f"/v2/{repository}/blobs/{blob.digest}",
         work,
@@ -80,56 +84,59 @@ def _get(
     )
 
 
-def _rest(
+def _request_range(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, offset: int
 ) -> Stream | None:
-    """The answer to a request for the bytes from `offset` on: just those (206), or all (200).
+    """Request the bytes from `offset` on. The response has those bytes (206) or the whole blob (200).
 
-    None: the request was refused, or answered with another range."""
+    None: the registry rejected the request, or sent another range."""
     last = (blob.size or 0) - 1
     headers = (("Range", f"bytes={offset}-{last}"),)
     try:
-        stream = _get(session, repository, blob, scopes, work, headers=headers, expect=(200, 206))
+        stream = _request_blob(session, repository, blob, scopes, work, headers=headers, expect=(200, 206))
     except RemoteError as error:
-        if error.status in NO_RANGES:
+        if error.status in NO_RANGE_STATUSES:
             return None
         raise
-    match = _range_of(stream) if stream.status == 206 else None
-    if stream.status == 200 or (match is not None and int(match[1]) == offset and _is_to_the_end(match)):
+    match = _content_range(stream) if stream.status == 206 else None
+    if stream.status == 200 or (match is not None and int(match[1]) == offset and _reaches_end(match)):
         return stream
     stream.close()
     return None
 
 
-def _range_of(stream: Stream) -> re.Match[str] | None:
+def _content_range(stream: Stream) -> re.Match[str] | None:
+    """Return the parsed Content-Range of a response; None if it is missing or invalid."""
     return _CONTENT_RANGE.fullmatch(stream.headers.get("content-range") or "")
 
 
-def _is_to_the_end(match: re.Match[str]) -> bool:
+def _reaches_end(match: re.Match[str]) -> bool:
+    """Return whether a range ends with the last byte of the blob."""
     return match[3] == "*" or int(match[2]) == int(match[3]) - 1
 
 
-def _whole_size(stream: Stream) -> int | None:
-    """Bytes of the whole blob, as the answer says; None where it does not."""
+def _full_size(stream: Stream) -> int | None:
+    """Return the size of the whole blob in bytes; None if the response does not have it."""
     if stream.status != 206:
-        return _length(stream.headers)
-    match = _range_of(stream)
+        return _content_length(stream.headers)
+    match = _content_range(stream)
     return int(match[3]) if match and match[3] != "*" else None
 
 
-def _discard(stream: Stream, count: int) -> None:
-    buffer = memoryview(bytearray(min(_DISCARD, count)))
+def _skip_bytes(stream: Stream, count: int) -> None:
+    """Read and discard `count` bytes. Raises NetworkError (truncated)."""
+    buffer = memoryview(bytearray(min(_SKIP_BUFFER, count)))
     while count:
-        got = stream.readinto(buffer[: min(len(buffer), count)])
-        if not got:
-            raise NetworkError("the blob ended before the place to go on from", code="truncated")
-        count -= got
+        count_read = stream.readinto(buffer[: min(len(buffer), count)])
+        if not count_read:
+            raise NetworkError("the blob ended before the offset from which to resume", code="truncated")
+        count -= count_read
 
 
 def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work) -> int | None:
-    """How many bytes the registry holds as `blob`; None: it does not hold it.
+    """Return the size of `blob` on the registry in bytes; None if the registry does not have it.
 
-    One HEAD; where its answer does not give the size, a GET as well. Raises as the session."""
+    Costs one HEAD, and a GET if the response has no size. Raises the errors of the session."""
     answer = session.call(
         "HEAD",
         f"/v2/{repository}/blobs/{blob.digest}",
@@ -142,39 +149,41 @@ def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple
         return None
     if answer.status == 403 and not answer.destination.server_named:
         raise session.failure(answer, "HEAD", "blob")
-    size = _length(answer.headers) if answer.status == 200 else None
-    # No HEAD here, one that was redirected to a URL signed for GET (moby/moby#50065), or no Content-Length.
-    return size if size is not None else _size_by_get(session, repository, blob, scopes, work)
+    size = _content_length(answer.headers) if answer.status == 200 else None
+    # HEAD is not supported, was redirected to a URL signed for GET (moby/moby#50065), or has no Content-Length.
+    return size if size is not None else _get_blob_size(session, repository, blob, scopes, work)
 
 
-def _size_by_get(
+def _get_blob_size(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work
 ) -> int | None:
-    """Ask for the first byte: Content-Range has the size of the whole. Where it has not, read the blob and count."""
+    """Determine the size by a GET of the first byte, from its Content-Range. Otherwise read the blob and count its
+    bytes."""
     first = (("Range", "bytes=0-0"),) if blob.size != 0 else ()
     for headers in dict.fromkeys((first, ())):
-        expect = (200, 206, 404, *NO_RANGES) if headers else (200, 404)
-        with _get(session, repository, blob, scopes, work, headers=headers, expect=expect) as stream:
+        expect = (200, 206, 404, *NO_RANGE_STATUSES) if headers else (200, 404)
+        with _request_blob(session, repository, blob, scopes, work, headers=headers, expect=expect) as stream:
             if stream.status == 404:
                 return None
             if stream.status == 200:
-                size = _length(stream.headers)
-                return size if size is not None else _count(stream, blob)
-            total = _TOTAL.fullmatch(stream.headers.get("content-range") or "")
+                size = _content_length(stream.headers)
+                return size if size is not None else _count_bytes(stream, blob)
+            total = _RANGE_TOTAL.fullmatch(stream.headers.get("content-range") or "")
             if total is not None:
                 return int(total[1])
     return None
 
 
-def _count(stream: Stream, blob: Descriptor) -> int:
-    """Bytes of the body; where there are more than the blob should have, at least one more than that."""
-    buffer = memoryview(bytearray(_DISCARD))
+def _count_bytes(stream: Stream, blob: Descriptor) -> int:
+    """Count the bytes of the body. Stops after the expected size is exceeded."""
+    buffer = memoryview(bytearray(_SKIP_BUFFER))
     count = 0
-    while (blob.size is None or count <= blob.size) and (got := stream.readinto(buffer)):
-        count += got
+    while (blob.size is None or count <= blob.size) and (count_read := stream.readinto(buffer)):
+        count += count_read
     return count
 
 
-def _length(headers: Headers) -> int | None:
+def _content_length(headers: Headers) -> int | None:
+    """Return the Content-Length in bytes; None if it is missing or invalid."""
     text = headers.get("content-length") or ""
     return int(text) if text.isascii() and text.isdigit() else None

@@ -1,4 +1,4 @@
-"""Retries of small requests, and what a failure says about its whole host: pauses, rate limits, silence."""
+"""Retries of small requests, and the effect of an error on its whole host: pauses, rate limits, unavailability."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mirror.util.retry_policy import Policy
 
 log = logging.getLogger("mirror.http")
 
-PAUSE = 1.0  # seconds for which a host is left alone at least after a 429
+MIN_PAUSE = 1.0  # seconds; the shortest pause of a host after a 429
 
 T = TypeVar("T")
 
@@ -23,46 +23,46 @@ class Retries:
     """The retries of one session. Thread-safe."""
 
     def __init__(self, limits: Limits, policy: Policy, host: str) -> None:
-        """host: of errors that name none."""
+        """host: the host for errors that name none."""
         self._limits = limits
         self._policy = policy
         self._host = host
 
-    def run(self, once: Callable[[], T], request: Request, work: Work) -> T:
-        """Call `once` until it succeeds, within the policy's count and time budget.
+    def run(self, attempt: Callable[[], T], request: Request, work: Work) -> T:
+        """Call `attempt` until it succeeds, within the number of attempts and the time budget of the policy.
 
-        The budget counts the time that attempts take and the waits between them; not the waits that the server asks
-        for, nor the time in which the host is paused or its rate is used up."""
+        The budget covers the time of attempts and the waits between them. It does not cover waits that the server
+        requests, nor the time while the host is paused or its rate is used up."""
         limits, clock = self._limits, self._limits.clock
-        attempt, waited = 1, 0.0
+        number, waited = 1, 0.0
         while True:
-            begun, queued = clock.now(), limits.queued()
+            started, queued = clock.now(), limits.queued()
             try:
-                return once()
+                return attempt()
             except MirrorError as error:
                 host = limits.host(error.host or self._host)
                 if not work.retries or error.spent or host.down:
                     raise
-                waited += max(0.0, clock.now() - begun - (limits.queued() - queued))
-                wait = self._policy.wait_before_next(attempt, error, waited)
+                waited += max(0.0, clock.now() - started - (limits.queued() - queued))
+                wait = self._policy.wait_before_next(number, error, waited)
                 if wait is None:
                     if error.retryable:
-                        self.gave_up(error)
+                        self.note_exhausted(error)
                     raise
                 if error.retry_after is None:
                     waited += wait
-                self._note(request, host.name, attempt, wait, error)
+                self._log_retry(request, host.name, number, wait, error)
             work.stop.sleep(wait)
-            attempt += 1
+            number += 1
 
-    def _note(self, request: Request, host: str, attempt: int, wait: float, error: MirrorError) -> None:
+    def _log_retry(self, request: Request, host: str, number: int, wait: float, error: MirrorError) -> None:
         self._limits.note_retry(wait)
-        extra = {"event": "retry", "host": host, "kind": request.kind, "attempt": attempt, "code": error.code}
-        log.info("again in %.1f s: %s", wait, error, extra=extra)
+        extra = {"event": "retry", "host": host, "kind": request.kind, "attempt": number, "code": error.code}
+        log.info("retry in %.1f s: %s", wait, error, extra=extra)
 
-    def gave_up(self, error: MirrorError) -> None:
-        """`error` outlived all retries: if its host did not answer at all, or still answers 429, nothing more is asked
-        of it."""
+    def note_exhausted(self, error: MirrorError) -> None:
+        """Note an error that remained after all retries. If the host did not respond, or still answers 429, mark it as
+        down."""
         host = self._limits.host(error.host or self._host)
         silent = isinstance(error, Unreachable) or (isinstance(error, NetworkError) and error.code == "timeout")
         limited = isinstance(error, RateLimited) and error.retryable
@@ -70,16 +70,17 @@ class Retries:
             event = "host_limited" if limited else "host_down"
             log.warning("%s", host.reason(error), extra={"event": event, "host": host.name})
 
-    def heed(self, error: MirrorError, request: Request, host: str) -> None:
-        """Do what a refusal by `host` asks of everybody: pause, or ask nothing more of it."""
-        limits, asked = self._limits.host(host), error.retry_after
-        if asked is not None and asked > self._policy.longest_asked:
-            self._limits.note_refused_wait(asked)
+    def apply_to_host(self, error: MirrorError, request: Request, host: str) -> None:
+        """Apply an error response of `host` to all requests: pause the host, mark it as down, or stop requests of this
+        kind."""
+        limits, requested_wait = self._limits.host(host), error.retry_after
+        if requested_wait is not None and requested_wait > self._policy.longest_asked:
+            self._limits.note_refused_wait(requested_wait)
             limits.mark_down(error)
         elif isinstance(error, RateLimited) and not error.retryable:
             limits.mark_quota_used_up(f"{request.method} {request.kind}", error)
-        elif error.retryable and (asked is not None or error.status == 429):
-            wait = max(asked or 0.0, PAUSE if error.status == 429 else 0.0)
+        elif error.retryable and (requested_wait is not None or error.status == 429):
+            wait = max(requested_wait or 0.0, MIN_PAUSE if error.status == 429 else 0.0)
             if wait and limits.pause(wait):
                 extra = {"event": "pause", "host": host, "status": error.status}
-                log.warning("%s is left alone for %.0f s: %s", host, wait, error, extra=extra)
+                log.warning("%s is paused for %.0f s: %s", host, wait, error, extra=extra)

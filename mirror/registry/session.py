@@ -1,7 +1,7 @@
-"""What a registry client sends its requests through: authorisation, redirects, retries, limits, exact statuses.
+"""Sends the requests of a registry client: authorization, redirects, retries, limits, exact statuses.
 
-One session for one registry, for any thread. Each method blocks until done, ends with Cancelled when the work is
-stopped, and raises only MirrorErrors. Success is a status that was expected; all else is an error.
+There is one session per registry, for any thread. Each method blocks until it is done, raises Cancelled when the work
+is stopped, and raises only MirrorErrors. A status that was not expected is an error.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Anonymous", "Answer", "Authorizer", "Headers", "Scope", "Session", "Stream", "TooBig"]
 
-MOST_HOPS = 5
-_SMALL = 64 << 10  # bytes
-_REDIRECTED = frozenset({"GET", "HEAD"})
+MAX_REDIRECTS = 5
+_MAX_SMALL_BODY = 64 << 10  # bytes; the default limit of responses
+_REDIRECTED_METHODS = frozenset({"GET", "HEAD"})
 
 
 class Session:
-    """Requests to one registry, and to the hosts that it leads to. Close it: `with`."""
+    """Sends requests to one registry, and to the hosts that it redirects to. Close it, or use `with`."""
 
     def __init__(
         self,
@@ -53,12 +53,12 @@ class Session:
         resolve: Resolve = system_resolve,
         cookies: Cookies | None = None,
     ) -> None:
-        """deadline: seconds for the whole of a small request, its answer included. cookies: None: they are ignored."""
+        """deadline: seconds for a whole small request with its response. cookies: None: they are ignored."""
         self.settings = settings
         self.trust = Trust(settings)
         self.host: HostLimits = limits.host(settings.host)
         self.authorizer: Authorizer = authorizer or Anonymous()
-        self.speaks_v2 = False  # an answer of the registry named the version of its API
+        self.speaks_v2 = False  # a response of the registry named the API version
         self._cookies = cookies
         self._policy = policy or Policy()
         self._connector = Connector(settings, self.trust, resolve=resolve)
@@ -67,7 +67,7 @@ class Session:
             settings, self.trust, limits, self._connector, user_agent=user_agent, deadline=deadline
         )
         self._lock = threading.Lock()
-        self._other: OneOffs | None = None
+        self._one_off_client: OneOffs | None = None
         self._retries = Retries(limits, self._policy, settings.host)
 
     def __enter__(self) -> Session:
@@ -77,12 +77,12 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Close idle connections; one in use is closed by its user."""
+        """Close idle connections. A connection in use is closed by its user."""
         self._exchange.close()
         with self._lock:
-            other, self._other = self._other, None
-        if other is not None:
-            other.close()
+            client, self._one_off_client = self._one_off_client, None
+        if client is not None:
+            client.close()
 
     def call(
         self,
@@ -95,18 +95,19 @@ class Session:
         headers: Sequence[tuple[str, str]] = (),
         body: bytes = b"",
         expect: Collection[int],
-        limit: int = _SMALL,
+        limit: int = _MAX_SMALL_BODY,
     ) -> Answer:
-        """A small request and its whole answer, of at most `limit` bytes; tried again if `work` says so.
+        """Send a small request and return its response of at most `limit` bytes. Retried if `work` allows it.
 
-        where: a path of the registry, or a place that `trust` agreed to. kind: the noun it is counted under.
-        GET and HEAD are redirected, and `expect` may hold 403 to learn where to. Raises TooBig."""
-        request = Request(method, kind, self._at(where), tuple(headers), body)
+        where: a path of the registry, or a destination that `trust` has accepted. kind: the noun under which the
+        request is counted. GET and HEAD follow redirects; if `expect` contains 403, the caller sees which host answered
+        it. Raises TooBig."""
+        request = Request(method, kind, self._destination(where), tuple(headers), body)
 
-        def once() -> Answer:
-            return self._followed(request, scopes, work, expect, streamed=False).read(limit)
+        def attempt() -> Answer:
+            return self._send_following_redirects(request, scopes, work, expect, streamed=False).read(limit)
 
-        return self._retries.run(once, request, work)
+        return self._retries.run(attempt, request, work)
 
     def stream(
         self,
@@ -118,13 +119,14 @@ class Session:
         headers: Sequence[tuple[str, str]] = (),
         expect: Collection[int] = (200, 206),
     ) -> Stream:
-        """GET something big; use with `with`. Not tried again here: the transfer that needs it is."""
-        request = Request("GET", kind, self._at(where), tuple(headers))
-        stream = self._followed(request, scopes, work, expect, streamed=True)
+        """Send a GET for a large body; use with `with`. Not retried here: the transfer retries it."""
+        request = Request("GET", kind, self._destination(where), tuple(headers))
+        stream = self._send_following_redirects(request, scopes, work, expect, streamed=True)
         coding = stream.headers.listed("content-encoding")
         if coding and coding != ["identity"]:
             stream.close()
-            raise RemoteError(f"{request}: its bytes are sent encoded ({', '.join(coding)})", status=stream.status)
+            text = f"{request}: the response has the content encoding {', '.join(coding)}"
+            raise RemoteError(text, status=stream.status)
         return stream
 
     def upload(
@@ -139,24 +141,24 @@ class Session:
         length: int | None,
         body: Iterable[bytes | memoryview],
         expect: Collection[int],
-        limit: int = _SMALL,
+        limit: int = _MAX_SMALL_BODY,
     ) -> Answer:
-        """Send `body`, `length` bytes of it, or in chunks if that is None; never tried again here.
+        """Send a request with `length` bytes of `body`, or in chunks if `length` is None. Never retried here.
 
-        What the body raises goes through, and the connection is cut: the registry must not see a body that looks whole.
-        An answer that comes early ends the sending. Raises AuthError, retryable, after a 401 that a new token cures."""
+        If `body` raises, the connection is closed, so that the registry does not see a complete body. An early response
+        ends the sending. Raises a retryable AuthError after a 401 that a new token solves."""
         request = Request(method, kind, destination, tuple(headers), Upload(body, length))
-        if not self._is_ours(destination):
+        if not self._is_registry(destination):
             stream = self._exchange.send(request, work)
         else:
-            stream, sent = self._introduced(request, scopes, work)
+            stream, sent = self._send_authorized(request, scopes, work)
             if stream.status == 401:
-                error = self._renewed(stream, scopes, sent, work)
+                error = self._handle_challenge(stream, scopes, sent, work)
                 error.retryable = True
                 raise error
-            self._answered(stream.status, scopes)
+            self._note_status(stream.status, scopes)
         if stream.status not in expect:
-            raise self._failed(stream)
+            raise self._read_failure(stream)
         return stream.read(limit)
 
     def one_off(
@@ -170,26 +172,27 @@ class Session:
         work: Work,
         kind: str = "token",
     ) -> Answer:
-        """Ask a service that `trust.realm` agreed to. -> its answer, whatever its status, but for those that a
-        retry may cure (408, 425, 429, 5xx): they are tried again as in `call`, then raised."""
+        """Send a request to a token service that `trust.realm` has accepted. Every status is returned, except 408, 425,
+        429 and 5xx: these are retried as in `call`, then raised."""
         request = Request(method, kind, destination, (("Accept", "application/json"),))
 
-        def once() -> Answer:
-            sent, answer = self._one_offs().perform(request, work, params=params, form=form, basic=basic)
+        def attempt() -> Answer:
+            sent, answer = self._get_one_off_client().perform(request, work, params=params, form=form, basic=basic)
             if answer.status in (408, 425, 429) or answer.status >= 500:
-                error = self._judged(sent, answer.status, answer.headers, answer.body)
-                self._retries.heed(error, sent, self._exchange.host(sent.destination).name)
+                error = self._failure_of(sent, answer.status, answer.headers, answer.body)
+                self._retries.apply_to_host(error, sent, self._exchange.host(sent.destination).name)
                 raise error
             return answer
 
-        return self._retries.run(once, request, work)
+        return self._retries.run(attempt, request, work)
 
-    def _one_offs(self) -> OneOffs:
+    def _get_one_off_client(self) -> OneOffs:
+        """Return the client for token services, which is created on first use."""
         from mirror.registry.http.one_off import OneOffs  # noqa: PLC0415 (requests takes 0.1 s)
 
         with self._lock:
-            if self._other is None:
-                self._other = OneOffs(
+            if self._one_off_client is None:
+                self._one_off_client = OneOffs(
                     self._exchange,
                     self._connector,
                     self.trust,
@@ -197,63 +200,65 @@ class Session:
                     idle=self.settings.idle_timeout,
                     deadline=self._deadline,
                 )
-            return self._other
+            return self._one_off_client
 
     def failure(self, answer: Answer, method: str, kind: str) -> MirrorError:
-        """The error that an answer amounts to, where `expect` let a status through that is none after all."""
+        """Return the error for a response whose status was expected, but which is an error after all."""
         request = Request(method, kind, answer.destination)
-        return self._judged(request, answer.status, answer.headers, answer.body)
+        return self._failure_of(request, answer.status, answer.headers, answer.body)
 
-    def gave_up(self, error: MirrorError) -> None:
-        """`error` outlived all retries of a transfer, which are not made here."""
-        self._retries.gave_up(error)
+    def note_exhausted(self, error: MirrorError) -> None:
+        """Note an error that remained after all retries of a transfer, which are not made here."""
+        self._retries.note_exhausted(error)
 
-    def _at(self, where: str | Destination) -> Destination:
+    def _destination(self, where: str | Destination) -> Destination:
+        """Return the destination of a path or an accepted destination."""
         return where if isinstance(where, Destination) else self.trust.own(where)
 
-    def _followed(
+    def _send_following_redirects(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, expect: Collection[int], *, streamed: bool
     ) -> Stream:
-        """The first answer with an expected status, after redirects. Each place is checked before it is asked."""
-        for _ in range(MOST_HOPS + 1):
-            stream = self._asked(request, scopes, work, streamed)
+        """Send a request, follow redirects, and return the first response with an expected status. Each URL is checked
+        first."""
+        for _ in range(MAX_REDIRECTS + 1):
+            stream = self._send_authenticated(request, scopes, work, streamed)
             if stream.status in expect:
                 return stream
-            if stream.status not in status_errors.REDIRECTS or request.method not in _REDIRECTED:
-                raise self._failed(stream)
+            if stream.status not in status_errors.REDIRECTS or request.method not in _REDIRECTED_METHODS:
+                raise self._read_failure(stream)
             with stream:
                 stream.beginning()
                 location = stream.headers.one("location")
                 if not location:
-                    raise RemoteError(f"{stream.request}: a redirect to nowhere", status=stream.status)
+                    raise RemoteError(f"{stream.request}: a redirect without a Location", status=stream.status)
                 request = request.to(self.trust.redirect(location, request.destination))
-        raise Refused(f"{request}: more than {MOST_HOPS} redirects", code="unsafe_redirect")
+        raise Refused(f"{request}: more than {MAX_REDIRECTS} redirects", code="unsafe_redirect")
 
-    def _asked(self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool) -> Stream:
-        """An answer that is not about who we are: one renewal is allowed, a second 401 is final."""
-        if not self._is_ours(request.destination):
+    def _send_authenticated(self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool) -> Stream:
+        """Send a request, and once more with renewed credentials after a 401. A second 401 is final."""
+        if not self._is_registry(request.destination):
             return self._exchange.send(request, work, streamed=streamed)
-        for again in (True, False):
-            stream, sent = self._introduced(request, scopes, work, streamed)
-            if stream.status != 401 and not (again and self._says_expired(stream, scopes)):
+        for may_renew in (True, False):
+            stream, sent = self._send_authorized(request, scopes, work, streamed)
+            if stream.status != 401 and not (may_renew and self._reports_expiry(stream, scopes)):
                 break
-            error = self._renewed(stream, scopes, sent, work)
-            if not again:
+            error = self._handle_challenge(stream, scopes, sent, work)
+            if not may_renew:
                 raise error
-        self._answered(stream.status, scopes)
+        self._note_status(stream.status, scopes)
         return stream
 
-    def _introduced(
+    def _send_authorized(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool = False
     ) -> tuple[Stream, str | None]:
-        """An answer to the request with who we are, and what we said of that."""
-        with _spent():
+        """Send a request with its `Authorization`. Return the response and the value of that header."""
+        with _mark_spent():
             sent = self.authorizer.header(scopes, work)
         try:
-            told = _with(request, "Authorization", sent)
+            authorized = _add_header(request, "Authorization", sent)
             if self._cookies is not None:
-                told = _with(told, "Cookie", self._cookies.header(request.destination.origin))
-            stream = self._exchange.send(told, work, streamed=streamed)
+                authorized = _add_header(authorized, "Cookie", self._cookies.header(request.destination.origin))
+            stream = self._exchange.send(authorized, work, streamed=streamed)
         except BaseException:
             self.authorizer.abandoned(scopes)
             raise
@@ -263,18 +268,20 @@ class Session:
             self._cookies.note(request.destination.origin, stream.headers.all("set-cookie"))
         return stream, sent
 
-    def _renewed(self, stream: Stream, scopes: tuple[Scope, ...], sent: str | None, work: Work) -> MirrorError:
-        """Let the authorizer see to a refusal. -> the error that it is if nothing can be done. Raises AuthError."""
+    def _handle_challenge(self, stream: Stream, scopes: tuple[Scope, ...], sent: str | None, work: Work) -> MirrorError:
+        """Let the authorizer handle a 401. Returns the error to raise if the request is not sent again. Raises
+        AuthError."""
         try:
-            error = self._failed(stream)
+            error = self._read_failure(stream)
         except BaseException:
             self.authorizer.abandoned(scopes)
             raise
-        with _spent():
+        with _mark_spent():
             self.authorizer.challenged(scopes, stream.headers.all("www-authenticate"), sent, work)
         return error
 
-    def _says_expired(self, stream: Stream, scopes: tuple[Scope, ...]) -> bool:
+    def _reports_expiry(self, stream: Stream, scopes: tuple[Scope, ...]) -> bool:
+        """Return whether a 403 reports an expired token."""
         try:
             return stream.status == 403 and status_errors.says_expired(403, stream.beginning())
         except BaseException:
@@ -282,25 +289,28 @@ class Session:
             self.authorizer.abandoned(scopes)
             raise
 
-    def _answered(self, code: int, scopes: tuple[Scope, ...]) -> None:
-        """Tell the authorizer of an answer. A gateway in front of a registry does not ask who we are."""
+    def _note_status(self, code: int, scopes: tuple[Scope, ...]) -> None:
+        """Report a status to the authorizer. A 429 or 5xx, perhaps from a gateway, does not show whether access is
+        allowed."""
         if code == 429 or code >= 500:
             self.authorizer.abandoned(scopes)
         elif code != 401:
             self.authorizer.accepted(scopes)
 
-    def _is_ours(self, destination: Destination) -> bool:
+    def _is_registry(self, destination: Destination) -> bool:
+        """Return whether a destination is the registry itself, which receives its credentials."""
         origin = destination.origin
         return destination.credentials and (origin == self.trust.api or origin in self.trust.endpoints)
 
-    def _failed(self, stream: Stream) -> MirrorError:
-        """Read what an unwanted answer says, let go of it, and act on what it asks of everybody."""
+    def _read_failure(self, stream: Stream) -> MirrorError:
+        """Read an error response, close it, and apply it to the host (pause, rate limit). Returns the error."""
         with stream:
-            error = self._judged(stream.request, stream.status, stream.headers, stream.beginning())
-        self._retries.heed(error, stream.request, self._exchange.host(stream.destination).name)
+            error = self._failure_of(stream.request, stream.status, stream.headers, stream.beginning())
+        self._retries.apply_to_host(error, stream.request, self._exchange.host(stream.destination).name)
         return error
 
-    def _judged(self, request: Request, code: int, headers: Headers, body: bytes) -> MirrorError:
+    def _failure_of(self, request: Request, code: int, headers: Headers, body: bytes) -> MirrorError:
+        """Return the error for a response."""
         error = status_errors.failure(
             str(request),
             code,
@@ -308,17 +318,17 @@ class Session:
             status_errors.unechoed(body, request.headers, request.destination.target),
             host=self._exchange.host(request.destination).name,
             longest_wait=self._policy.longest_asked,
-            writes=request.method not in _REDIRECTED and request.kind != "token",
+            writes=request.method not in _REDIRECTED_METHODS and request.kind != "token",
         )
         if request.destination.server_named and isinstance(error, AuthError):
-            # Not about us: we showed nothing. A signed URL that ran out is replaced by asking the registry again.
+            # No credentials were sent to this host. If a signed URL has expired, a retry gets a new one.
             error.code, error.retryable = "auth_denied", code == 403
         return error
 
 
 @contextmanager
-def _spent() -> Iterator[None]:
-    """A token service was asked again and again already, and by one for all who waited."""
+def _mark_spent() -> Iterator[None]:
+    """Mark errors of a token request as already retried: the session must not retry them again."""
     try:
         yield
     except MirrorError as error:
@@ -326,8 +336,8 @@ def _spent() -> Iterator[None]:
         raise
 
 
-def _with(request: Request, name: str, value: str | None) -> Request:
-    """The same with one header more, first; None: none."""
+def _add_header(request: Request, name: str, value: str | None) -> Request:
+    """Return the request with one more header, at the beginning; unchanged if `value` is None."""
     if value is None:
         return request
     headers = ((name, value), *request.headers)

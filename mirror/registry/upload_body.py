@@ -1,4 +1,6 @@
-"""The body of an upload: read from the source, counted, and its end held back until it is proven."""
+"""The body of an upload: it is read from the source and counted, and its last bytes are held back until they are
+verified.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +15,37 @@ from mirror.util.structs import Struct
 BUFFER = 256 << 10  # bytes read at a time
 
 
-class Counted(Struct):
-    """How many bytes of a body have been handed to the socket."""
+class ByteCounter(Struct):
+    """Counts the bytes of a body that were passed to the socket."""
 
     work: Work
     bytes: int = 0
 
     def add(self, count: int) -> None:
+        """Count bytes, and report them as progress."""
         self.bytes += count
         self.work.progress(count)
 
 
-class Watched:
-    """A body that keeps the error of reading it: such an error says nothing about the target."""
+class TrackedBody:
+    """A body that records the error of reading it: such an error does not concern the target."""
 
     def __init__(self, open_at: Callable[[int], BlobReader]) -> None:
         self._open_at = open_at
         self.error: MirrorError | None = None
 
-    def __call__(self, offset: int) -> WatchedReader:
+    def __call__(self, offset: int) -> TrackedReader:
         try:
-            return WatchedReader(self, self._open_at(offset))
+            return TrackedReader(self, self._open_at(offset))
         except MirrorError as error:
             self.error = error
             raise
 
 
-class WatchedReader:
-    """A BlobReader of a watched body."""
+class TrackedReader:
+    """A BlobReader of a TrackedBody."""
 
-    def __init__(self, body: Watched, reader: BlobReader) -> None:
+    def __init__(self, body: TrackedBody, reader: BlobReader) -> None:
         self._body = body
         self._reader = reader
         self.size = reader.size
@@ -54,7 +57,7 @@ class WatchedReader:
             self._body.error = error
             raise
 
-    def __enter__(self) -> WatchedReader:
+    def __enter__(self) -> TrackedReader:
         self._reader.__enter__()
         return self
 
@@ -64,26 +67,29 @@ class WatchedReader:
         self._reader.__exit__(kind, error, trace)
 
 
-def held_back(reader: BlobReader, sent: Counted, limit: int | None, *, to_the_end: bool) -> Iterator[memoryview]:
-    """The reader's bytes, at most `limit`, one buffer behind: the last one goes out only when the end is proven.
+def hold_back_end(
+    reader: BlobReader, counter: ByteCounter, limit: int | None, *, must_end: bool
+) -> Iterator[memoryview]:
+    """Yield the bytes of `reader`, at most `limit`, one buffer late: the last one only after the end was verified.
 
-    to_the_end: the reader must end just here, which is when it has checked the digest."""
+    must_end: the reader must end at `limit`; at its end it verifies the digest. Raises Refused (size_mismatch) if it is
+    longer."""
     room = BUFFER if limit is None else max(1, min(BUFFER, limit))
     buffers = [memoryview(bytearray(room)) for _ in range(2)]
-    turn, left = 0, limit
+    current, remaining = 0, limit
     held: memoryview | None = None
-    while left is None or left > 0:
-        buffer = buffers[turn]
-        count = reader.readinto(buffer if left is None else buffer[: min(room, left)])
+    while remaining is None or remaining > 0:
+        buffer = buffers[current]
+        count = reader.readinto(buffer if remaining is None else buffer[: min(room, remaining)])
         if not count:
             break
         if held is not None:
-            sent.add(len(held))
+            counter.add(len(held))
             yield held
-        held, turn = buffer[:count], 1 - turn
-        left = None if left is None else left - count
-    if to_the_end and reader.readinto(buffers[turn][:1]):
-        raise Refused("the blob is longer than its descriptor says", code="size_mismatch")
+        held, current = buffer[:count], 1 - current
+        remaining = None if remaining is None else remaining - count
+    if must_end and reader.readinto(buffers[current][:1]):
+        raise Refused("the blob is longer than the size in its descriptor", code="size_mismatch")
     if held is not None:
-        sent.add(len(held))
+        counter.add(len(held))
         yield held

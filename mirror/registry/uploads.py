@@ -1,8 +1,8 @@
-"""Uploading one blob: an upload session, and what a host has taught us about how it likes them.
+"""Uploads one blob through an upload session, and remembers which methods a host accepts.
 
-Source: distribution-spec v1.1.1, "Pushing blobs". One streamed PUT is the fewest requests; a host that refuses
-that gets a streamed PATCH and a PUT; a host that refuses large bodies gets chunks. A single blob whose upload broke
-after many bytes is sent in chunks as well, unless the host takes none.
+Source: distribution-spec v1.1.1, "Pushing blobs". A single streamed PUT costs the fewest requests. A host that rejects
+it gets a streamed PATCH and a PUT; a host that rejects large bodies gets chunks. If the upload of a blob breaks after
+many bytes, that blob is also sent in chunks, unless the host rejects chunks.
 """
 
 from __future__ import annotations
@@ -16,262 +16,269 @@ from types import TracebackType
 
 from mirror.errors import MirrorError, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
-from mirror.oci.digest import Digest
 from mirror.registry.auth.authorizer import Scope
 from mirror.registry.blobs import blob_size
 from mirror.registry.http.url_policy import Destination, with_query
 from mirror.registry.session import Answer, Session
-from mirror.registry.upload_body import Counted, Watched, held_back
+from mirror.registry.upload_body import ByteCounter, TrackedBody, hold_back_end
+from mirror.registry.upload_capabilities import UploadCapabilities
 from mirror.store import BlobReader
 from mirror.util.cancellation import Stop, Work
-from mirror.util.structs import Struct, field
 
-CHUNK_AFTER = 64 << 20  # a blob whose upload broke after this many bytes is sent again in chunks
-LARGEST_CHUNK = 32 << 20
-SMALLEST_CHUNK = 4 << 20  # the most that one large host takes in a chunk (docs/compatibility.md)
-DELETE_WITHIN = 2.0  # seconds for the DELETE of a session that is given up
-_GONE = frozenset({200, 202, 204, 404})
+CHUNK_AFTER = 64 << 20  # bytes; if an upload breaks after this many, it is repeated in chunks
+MAX_CHUNK = 32 << 20  # bytes
+MIN_CHUNK = 4 << 20  # bytes; the largest chunk that one popular host accepts (docs/compatibility.md)
+DELETE_TIMEOUT = 2.0  # seconds for the DELETE of an abandoned session
+_DELETED = frozenset({200, 202, 204, 404})
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
-# A one-request upload was not understood: these may mean that, and a streamed PATCH is worth a try.
-_NOT_IN_ONE = {400, 404, 405, 411, 415, 501}
+# Statuses that may mean that the host does not support an upload in one PUT; a streamed PATCH is tried next.
+_PUT_REJECTED = {400, 404, 405, 411, 415, 501}
 
-# A first chunk was not understood: the host takes none, or none of this size, and the blob is sent in one request.
-_NO_CHUNKS = {400, 404, 405, 415, 416, 501}
+# Statuses for a first chunk that may mean that the host does not support chunks; one request is tried next.
+_CHUNK_REJECTED = {400, 404, 405, 415, 416, 501}
 
 _log = logging.getLogger("mirror.upload")
 
 
-class UploadHabits(Struct):
-    """What one host was found to take. Thread-safe: each write is atomic, and what a host refuses stays refused."""
-
-    patch: bool = False  # a streamed PATCH and then a PUT, instead of one PUT
-    chunk: int = 0  # bytes of a chunk; 0: large bodies are not refused
-    unchunked: bool = False  # it takes no chunks
-    broken: set[Digest] = field(default_factory=set)  # blobs whose upload broke after CHUNK_AFTER bytes
-
-
-class Upload:
-    """One upload session. Use with `with`: left uncommitted, it is DELETEd. Used by one thread at a time."""
+class RegistryUpload:
+    """One upload session. Use with `with`: unless it is committed, it is deleted. Used by one thread at a time."""
 
     def __init__(
         self,
         session: Session,
-        habits: UploadHabits,
+        capabilities: UploadCapabilities,
         repository: str,
         blob: Descriptor,
         scopes: tuple[Scope, ...],
-        opened: Answer,
+        answer: Answer,
     ) -> None:
         self._session = session
-        self._habits = habits
+        self._capabilities = capabilities
         self._repository = repository
         self._blob = blob
         self._scopes = scopes
-        self._answered = 0  # bytes that the registry has said it holds
-        self._lost = False  # it cannot be gone on with
-        self._put_off = False  # the registry was too busy for the body: the session as such still stands
+        self._acknowledged = 0  # bytes that the registry has acknowledged
+        self._is_lost = False  # the session cannot be resumed
+        self._was_busy = False  # the registry rejected the body with 429 or 503; the session is still valid
         self._closed = False
-        self._least = _minimum(opened)
+        self._min_chunk = _min_chunk_length(answer)
         self.committed = False
         self._what = f"{session.settings.host}/{repository}@{blob.digest}"
-        location = opened.headers.all("location")
-        if len(location) != 1 or not location[0]:
-            raise RemoteError(f"{self._what}: an upload was opened without saying where", retryable=True)
-        self._where = session.trust.upload_location(location[0], opened.destination)
+        locations = answer.headers.all("location")
+        if len(locations) != 1 or not locations[0]:
+            raise RemoteError(f"{self._what}: the response to the POST has no Location", retryable=True)
+        self._location = session.trust.upload_location(locations[0], answer.destination)
 
     @property
     def resumable(self) -> bool:
-        """Whether `send` can go on from bytes that the registry already holds."""
-        return (self._answered > 0 or self._put_off) and not self._lost and not self.committed
+        """Whether `send` can continue after the bytes that the registry already has."""
+        return (self._acknowledged > 0 or self._was_busy) and not self._is_lost and not self.committed
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
-        watched = Watched(body)
-        if self._answered or self._in_chunks():
-            self._send_chunks(watched, work, self._blob.size or 0)
-        elif self._habits.patch:
-            self._send_patch(watched, work)
+        """Upload the blob by the method that the host accepts, and commit it."""
+        tracked = TrackedBody(body)
+        if self._acknowledged or self._uses_chunks():
+            self._send_chunks(tracked, work, self._blob.size or 0)
+        elif self._capabilities.needs_patch:
+            self._send_patch(tracked, work)
         else:
-            self._send_whole(watched, work)
+            self._send_whole(tracked, work)
         self.committed = True
-        self._habits.broken.discard(self._blob.digest)
+        self._capabilities.broken_blobs.discard(self._blob.digest)
 
-    def _in_chunks(self) -> bool:
-        habits, size = self._habits, self._blob.size
-        chunk = habits.chunk or (LARGEST_CHUNK if self._blob.digest in habits.broken else 0)
-        return not habits.unchunked and size is not None and 0 < chunk < size
+    def _uses_chunks(self) -> bool:
+        """Return whether the blob is sent in chunks."""
+        capabilities, size = self._capabilities, self._blob.size
+        chunk = capabilities.chunk_size or (MAX_CHUNK if self._blob.digest in capabilities.broken_blobs else 0)
+        return not capabilities.rejects_chunks and size is not None and 0 < chunk < size
 
     # ---- in one request
 
-    def _send_whole(self, body: Watched, work: Work) -> None:
-        where = with_query(self._where, "digest", self._blob.digest)
-        sent = Counted(work)
+    def _send_whole(self, body: TrackedBody, work: Work) -> None:
+        """Send the blob in one PUT."""
+        destination = with_query(self._location, "digest", self._blob.digest)
+        counter = ByteCounter(work)
         try:
-            answer = self._stream("PUT", where, body, sent, {200, 201, 202, 204})
+            answer = self._send_body("PUT", destination, body, counter, {200, 201, 202, 204})
         except RemoteError as error:
-            raise self._learn(error, body, sent.bytes, whole=True) from error
-        self._proven(answer, work)
+            raise self._handle_failure(error, body, counter.bytes, whole=True) from error
+        self._check_committed(answer, work)
 
-    def _learn(
-        self, error: RemoteError, body: Watched, sent: int, *, whole: bool = False, chunk: int = 0
+    def _handle_failure(
+        self, error: RemoteError, body: TrackedBody, sent: int, *, whole: bool = False, chunk: int = 0
     ) -> MirrorError:
-        """What a failed upload says about the host; -> the error, retryable where another way is left to try.
+        """Update the capabilities of the host after a failed upload. Return the error, retryable if another method is
+        left.
 
-        whole: it was sent in one request; chunk: or in chunks of so many bytes. Uploads beside this one may have
-        learned the same in the meantime, so what counts is what was tried here."""
+        sent: bytes. whole: the blob was sent in one request. chunk: the size of its chunks, bytes; 0: none. Other
+        uploads may have learned the same meanwhile, so only the method used here is considered."""
         if error is body.error:
-            self._put_off = False
+            self._was_busy = False
             return error
-        again, self._put_off = self._put_off, whole and error.status in (429, 503)
-        mixed = error.registry_code == "DIGEST_INVALID"  # so is what the session holds
-        self._lost = self._lost or mixed or error.status in (404, 416) or (again and not self._put_off)
+        was_busy, self._was_busy = self._was_busy, whole and error.status in (429, 503)
+        is_mixed = error.registry_code == "DIGEST_INVALID"  # then the content of the session is wrong too
+        self._is_lost = self._is_lost or is_mixed or error.status in (404, 416) or (was_busy and not self._was_busy)
         if error.status == 413:
-            return self._too_large(error, chunk)
+            return self._handle_too_large(error, chunk)
         if error.retryable and sent >= CHUNK_AFTER:
-            self._habits.broken.add(self._blob.digest)
-        how = ""
-        if chunk and not self._answered and error.status in _NO_CHUNKS and not mixed:
-            self._habits.unchunked = self._lost = True
-            how = "in one request"
-        elif whole and not again and error.status in _NOT_IN_ONE and not mixed:
-            self._habits.patch = True
-            how = "with a PATCH"
-        elif error.status in (404, 416) or (again and error.status == 400):
-            how = "in a new session"
-        if how:
-            return self._again(error, how)
-        if mixed:
+            self._capabilities.broken_blobs.add(self._blob.digest)
+        method = ""
+        if chunk and not self._acknowledged and error.status in _CHUNK_REJECTED and not is_mixed:
+            self._capabilities.rejects_chunks = self._is_lost = True
+            method = "in one request"
+        elif whole and not was_busy and error.status in _PUT_REJECTED and not is_mixed:
+            self._capabilities.needs_patch = True
+            method = "with a PATCH"
+        elif error.status in (404, 416) or (was_busy and error.status == 400):
+            method = "in a new session"
+        if method:
+            return self._retry_error(error, method)
+        if is_mixed:
             return Refused(
-                f"{self._what}: the target says that other bytes arrived than were sent: {error.what}",
-                hint="something between here and the target changes bytes",
+                f"{self._what}: the target received other bytes than were sent: {error.what}",
+                hint="a proxy between here and the target may change bytes",
                 retryable=True,
             )
         return error
 
-    def _too_large(self, error: RemoteError, chunk: int) -> MirrorError:
-        """The error of a body that a proxy refuses for its size; retryable if smaller chunks are worth a try."""
-        smaller = min(chunk // 2 or LARGEST_CHUNK, self._habits.chunk or LARGEST_CHUNK)
-        while smaller >= (self._blob.size or 1):
-            smaller //= 2
-        if smaller >= SMALLEST_CHUNK and not self._habits.unchunked:
-            self._habits.chunk = smaller
-            return self._again(error, f"in chunks of {smaller >> 20} MiB")
+    def _handle_too_large(self, error: RemoteError, chunk: int) -> MirrorError:
+        """Return the error for a body that a proxy rejects for its size; retryable if smaller chunks are left to
+        try."""
+        chunk_size = min(chunk // 2 or MAX_CHUNK, self._capabilities.chunk_size or MAX_CHUNK)
+        while chunk_size >= (self._blob.size or 1):
+            chunk_size //= 2
+        if chunk_size >= MIN_CHUNK and not self._capabilities.rejects_chunks:
+            self._capabilities.chunk_size = chunk_size
+            return self._retry_error(error, f"in chunks of {chunk_size >> 20} MiB")
         return RemoteError(
-            f"{self._what}: a body of this size is refused: {error.what}",
-            hint="raise the body limit of the proxy before the registry (nginx: client_max_body_size)",
+            f"{self._what}: the target rejects a body of this size: {error.what}",
+            hint="raise the body limit of the proxy in front of the registry (nginx: client_max_body_size)",
             status=413,
         )
 
-    def _again(self, error: RemoteError, how: str) -> MirrorError:
-        text = f"{self._what}: trying again {how}"
+    def _retry_error(self, error: RemoteError, method: str) -> MirrorError:
+        """Log the next method, and return a retryable copy of `error`."""
+        text = f"{self._what}: retrying {method}"
         _log.info("upload_method", extra={"digest": self._blob.digest, "code": error.code, "text": text})
         return RemoteError(error.what, hint=error.hint, code=error.code, status=error.status, retryable=True)
 
-    def _proven(self, answer: Answer, work: Work) -> None:
-        said = answer.headers.all("docker-content-digest")
-        if said and said[0] != self._blob.digest and said[0].startswith("sha256:"):
-            raise Refused(f"{self._what} was stored as {said[0]}", code="target_lied")
+    def _check_committed(self, answer: Answer, work: Work) -> None:
+        """Check that the response to the last request confirms the blob; by a HEAD if its status is not 201."""
+        reported = answer.headers.all("docker-content-digest")
+        if reported and reported[0] != self._blob.digest and reported[0].startswith("sha256:"):
+            raise Refused(f"{self._what}: the target stored {reported[0]} instead", code="target_lied")
         if answer.status != 201:
-            # Committed, some say with another word; the blob itself is the proof.
+            # Some registries confirm with another status, so check that the blob exists.
             size = blob_size(self._session, self._repository, self._blob, self._scopes, work)
             if size is None or (self._blob.size is not None and size != self._blob.size):
                 raise RemoteError(
-                    f"{self._what}: the upload ended with {answer.status} and is not there", retryable=True
+                    f"{self._what}: the upload was answered with {answer.status}, but the blob is missing",
+                    retryable=True,
                 )
 
     # ---- a streamed PATCH, then a PUT
 
-    def _send_patch(self, body: Watched, work: Work) -> None:
-        sent = Counted(work)
+    def _send_patch(self, body: TrackedBody, work: Work) -> None:
+        """Send the blob in one PATCH, and commit it with a PUT."""
+        counter = ByteCounter(work)
         try:
-            answer = self._stream("PATCH", self._where, body, sent, {201, 202, 204})
-            self._moved_to(answer)
-            self._holds(answer, sent.bytes)
+            answer = self._send_body("PATCH", self._location, body, counter, {201, 202, 204})
+            self._update_location(answer)
+            self._received_bytes(answer, counter.bytes)
             self._commit(work)
         except RemoteError as error:
-            raise self._learn(error, body, sent.bytes) from error
+            raise self._handle_failure(error, body, counter.bytes) from error
 
     def _commit(self, work: Work) -> None:
+        """Commit a blob whose bytes were all sent."""
         answer = self._session.call(
             "PUT",
-            with_query(self._where, "digest", self._blob.digest),
+            with_query(self._location, "digest", self._blob.digest),
             work.once(),
             kind="blob",
             scopes=self._scopes,
             expect={200, 201, 202, 204},
         )
-        self._proven(answer, work)
+        self._check_committed(answer, work)
 
     # ---- chunks
 
-    def _send_chunks(self, body: Watched, work: Work, size: int) -> None:
-        if self._answered:
+    def _send_chunks(self, body: TrackedBody, work: Work, size: int) -> None:
+        """Send the blob in chunks, from the first byte that is not acknowledged on."""
+        if self._acknowledged:
             self._resume(work, size)
-        chunk = max(self._habits.chunk or LARGEST_CHUNK, self._least)
+        chunk = max(self._capabilities.chunk_size or MAX_CHUNK, self._min_chunk)
         try:
-            with body(self._answered) as reader:
-                while size - self._answered > chunk:
-                    end = self._answered + chunk
-                    answer = self._send_chunk("PATCH", self._where, reader, end, work=work, last=False)
-                    self._moved_to(answer)
-                    self._holds(answer, end)
-                    self._answered = end
-                # The last chunk goes with the closing PUT: one request less, and some want no empty one.
-                where = with_query(self._where, "digest", self._blob.digest)
-                answer = self._send_chunk("PUT", where, reader, size, work=work, last=True)
-            self._proven(answer, work)
+            with body(self._acknowledged) as reader:
+                while size - self._acknowledged > chunk:
+                    end = self._acknowledged + chunk
+                    answer = self._send_chunk("PATCH", self._location, reader, end, work=work, last=False)
+                    self._update_location(answer)
+                    self._received_bytes(answer, end)
+                    self._acknowledged = end
+                # The last chunk is sent with the closing PUT: one request less, and some hosts reject an empty PUT.
+                destination = with_query(self._location, "digest", self._blob.digest)
+                answer = self._send_chunk("PUT", destination, reader, size, work=work, last=True)
+            self._check_committed(answer, work)
         except RemoteError as error:
-            raise self._learn(error, body, 0, chunk=chunk) from error
+            raise self._handle_failure(error, body, 0, chunk=chunk) from error
 
     def _send_chunk(
-        self, method: str, where: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
+        self, method: str, destination: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
     ) -> Answer:
-        length = end - self._answered
+        length = end - self._acknowledged
         return self._session.upload(
             method,
-            where,
+            destination,
             work,
             kind="blob",
             scopes=self._scopes,
-            headers=(("Content-Range", f"{self._answered}-{end - 1}"), ("Content-Type", "application/octet-stream")),
+            headers=(
+                ("Content-Range", f"{self._acknowledged}-{end - 1}"),
+                ("Content-Type", "application/octet-stream"),
+            ),
             length=length,
-            body=held_back(reader, Counted(work), length, to_the_end=last),
+            body=hold_back_end(reader, ByteCounter(work), length, must_end=last),
             expect={200, 201, 202, 204} if last else {201, 202, 204},
         )
 
     def _resume(self, work: Work, size: int) -> None:
-        """Ask how far it got, be it the middle of a chunk, and go on from there; one that does not say is dead."""
+        """Ask the registry how many bytes it has, and continue there, even within a chunk.
+
+        A session that does not respond is lost."""
         try:
             answer = self._session.call(
-                "GET", self._where, work.once(), kind="upload", scopes=self._scopes, expect={200, 204}
+                "GET", self._location, work.once(), kind="upload", scopes=self._scopes, expect={200, 204}
             )
-            self._moved_to(answer)
-            self._answered = self._holds(answer, self._answered, size - 1)
+            self._update_location(answer)
+            self._acknowledged = self._received_bytes(answer, self._acknowledged, size - 1)
         except RemoteError as error:
-            # An answer that would come again: 404, 405, or the 400 of `crane registry serve`.
-            self._lost = self._lost or not error.retryable
+            # A permanent error: 404, 405, or the 400 of `crane registry serve`.
+            self._is_lost = self._is_lost or not error.retryable
             raise RemoteError(error.what, code=error.code, status=error.status, retryable=True) from error
 
-    # ---- common to all
+    # ---- common to all methods
 
-    def _stream(
+    def _send_body(
         self,
         method: str,
-        where: Destination,
-        body: Watched,
-        sent: Counted,
+        destination: Destination,
+        body: TrackedBody,
+        counter: ByteCounter,
         expect: set[int],
     ) -> Answer:
+        """Send the whole blob as the body of one request."""
         with body(0) as reader:
             size = self._blob.size if self._blob.size is not None else reader.size
-            chunks = held_back(reader, sent, size, to_the_end=True)
+            chunks = hold_back_end(reader, counter, size, must_end=True)
             if size == 0:
-                # Nothing can be held back of nothing: prove it before the request is made.
+                # An empty body has no last bytes to hold back: verify it before the request.
                 chunks = iter(tuple(chunks))
             return self._session.upload(
                 method,
-                where,
-                sent.work,
+                destination,
+                counter.work,
                 kind="blob",
                 scopes=self._scopes,
                 headers=(("Content-Type", "application/octet-stream"),),
@@ -280,22 +287,26 @@ class Upload:
                 expect=expect,
             )
 
-    def _moved_to(self, answer: Answer) -> None:
-        location = answer.headers.all("location")
-        if location and location[0]:
-            self._where = self._session.trust.upload_location(location[0], answer.destination)
+    def _update_location(self, answer: Answer) -> None:
+        """Use the Location of a response for the next request."""
+        locations = answer.headers.all("location")
+        if locations and locations[0]:
+            self._location = self._session.trust.upload_location(locations[0], answer.destination)
 
-    def _holds(self, answer: Answer, wanted: int, most: int | None = None) -> int:
-        """How many bytes the answer's Range says there are, `wanted` where it says nothing. Raises where that is fewer
-        than `wanted`, or more than `most` (none: `wanted`); a registry that swallowed bytes is found out here."""
+    def _received_bytes(self, answer: Answer, expected: int, limit: int | None = None) -> int:
+        """Return the number of bytes that the registry has, from the Range of a response; `expected` if there is none.
+
+        Raises RemoteError if it is less than `expected`, or more than `limit` (None: `expected`): the registry lost
+        bytes."""
         match = _RANGE.fullmatch(answer.headers.get("range") or "")
-        held = int(match[1]) + 1 if match and wanted else wanted
-        if not wanted <= held <= max(wanted, most or 0):
-            self._lost = True
-            raise RemoteError(f"{self._what}: {wanted} bytes were sent, the registry has {held}", retryable=True)
-        return held
+        received = int(match[1]) + 1 if match and expected else expected
+        if not expected <= received <= max(expected, limit or 0):
+            self._is_lost = True
+            text = f"{self._what}: {expected} bytes were sent, but the registry has {received}"
+            raise RemoteError(text, retryable=True)
+        return received
 
-    def __enter__(self) -> Upload:
+    def __enter__(self) -> RegistryUpload:
         return self
 
     def __exit__(
@@ -304,31 +315,32 @@ class Upload:
         self.close()
 
     def close(self) -> None:
-        """Give it up, unless it was committed. The DELETE is sent also when the run was stopped, within a bound."""
+        """Delete the session unless it was committed; also after a stop, within DELETE_TIMEOUT."""
         if self.committed or self._closed:
             return
         self._closed = True
-        with _at_most(DELETE_WITHIN) as work:
+        with _limited_work(DELETE_TIMEOUT) as work:
             try:
-                # Some registries want the right to delete for this. Scopes of its own, so that a refusal is not
-                # taken for one of those that push.
+                # Some registries require the action `delete`. It is a separate set of scopes, so that a refusal does
+                # not affect pushes.
                 scopes = (Scope(self._repository, ("pull", "push", "delete")),)
-                self._session.call("DELETE", self._where, work, kind="upload", scopes=scopes, expect=_GONE)
+                self._session.call("DELETE", self._location, work, kind="upload", scopes=scopes, expect=_DELETED)
             except MirrorError as failure:
-                # Registries throw forgotten sessions away by themselves; there is nothing more to do.
+                # Registries remove abandoned sessions themselves.
                 _log.debug("%s: upload session not deleted: %s", self._what, failure)
 
 
-def _minimum(answer: Answer) -> int:
+def _min_chunk_length(answer: Answer) -> int:
+    """Return the minimum chunk size that the registry requires, bytes; 0: none."""
     text = answer.headers.get("oci-chunk-min-length") or ""
     return min(int(text), 1 << 30) if text.isascii() and text.isdigit() else 0
 
 
 @contextmanager
-def _at_most(seconds: float) -> Iterator[Work]:
-    """A Work of its own that is stopped after `seconds`."""
+def _limited_work(seconds: float) -> Iterator[Work]:
+    """Yield a Work that is stopped after `seconds`, independent of the run's stop."""
     stop = Stop()
-    timer = threading.Timer(seconds, stop.request, args=("too late",))
+    timer = threading.Timer(seconds, stop.request, args=("time limit",))
     timer.start()
     try:
         yield Work(stop, retries=False, urgent=True)

@@ -1,4 +1,4 @@
-"""Downloads that broke, at registries that do not give the rest of a blob."""
+"""Interrupted downloads from registries that do not support ranges."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.support.images import Graph
 
 SIZE = 2 * WORTH_RESUMING + 12345
 DATA = random.Random(18).randbytes(SIZE)
-BROKEN = WORTH_RESUMING + 1000  # bytes that come before the break
+BROKEN = WORTH_RESUMING + 1000  # bytes before the interruption
 
 
 @contextmanager
-def body_at(registry: ScriptedRegistry) -> Iterator[tuple[Descriptor, SourceBody]]:
-    """A blob of a registry whose first GET breaks."""
+def open_broken_body(registry: ScriptedRegistry) -> Iterator[tuple[Descriptor, SourceBody]]:
+    """Yield a blob of a registry, and a body whose first GET is interrupted."""
     graph = Graph("broken")
     layer = graph.blob(DATA, "application/octet-stream")
     registry.load("app", graph)
@@ -55,44 +55,46 @@ def ranges(registry: ScriptedRegistry) -> list[str | None]:
 
 
 @pytest.mark.parametrize("status", [400, 405, 412, 416, 501])
-def test_where_a_range_is_refused_the_blob_is_read_from_its_beginning_again(
+def test_if_a_range_is_rejected_the_blob_is_read_again_from_the_beginning(
     scripted: ScriptedFactory, status: int
 ) -> None:
     registry = scripted()
-    with body_at(registry) as (_, body):
+    with open_broken_body(registry) as (_, body):
         registry.hook = lambda request: Reply(status) if request.header("Range") else None
         assert DATA == read_all(body)
     assert [None, f"bytes={BROKEN}-{SIZE - 1}", None] == ranges(registry)
 
 
-def test_where_a_range_is_ignored_the_rest_is_taken_from_the_whole(scripted: ScriptedFactory) -> None:
+def test_if_a_range_is_ignored_the_rest_is_taken_from_the_whole_blob(scripted: ScriptedFactory) -> None:
     registry = scripted(ranges=False)
-    with body_at(registry) as (_, body):
+    with open_broken_body(registry) as (_, body):
         assert DATA == read_all(body)
     assert 2 == len(ranges(registry))
 
 
 @pytest.mark.parametrize("refused", [True, False])
-def test_what_is_read_again_is_proven_with_all_that_came_before(scripted: ScriptedFactory, refused: bool) -> None:
-    """The digest is over the bytes that were passed on: those before the break, and the rest of the second answer."""
+def test_a_blob_that_is_read_again_is_verified_together_with_the_earlier_bytes(
+    scripted: ScriptedFactory, refused: bool
+) -> None:
+    """The digest covers the bytes before the interruption and the rest of the second response."""
     registry = scripted(ranges=False)
-    with body_at(registry) as (_, body):
+    with open_broken_body(registry) as (_, body):
         registry.hook = lambda request: Reply(416) if refused and request.header("Range") else None
-        registry.fault("GET blob", nth=2, times=FOREVER, after=True, change=tail_damaged)
+        registry.fault("GET blob", nth=2, times=FOREVER, after=True, change=damage_tail)
         with pytest.raises(Refused) as caught:
             read_all(body)
     assert "digest_mismatch" == caught.value.code
 
 
-def tail_damaged(request: Request, reply: Reply) -> Reply:
-    """Another byte after the place of the break."""
+def damage_tail(request: Request, reply: Reply) -> Reply:
+    """Change a byte after the point of interruption."""
     assert BROKEN < len(reply.body) - 1
     return Reply(reply.status, reply.headers, reply.body[:-1] + bytes([reply.body[-1] ^ 1]))
 
 
-def test_a_blob_that_vanished_meanwhile_is_missing_and_not_read_again(scripted: ScriptedFactory) -> None:
+def test_a_blob_that_was_deleted_meanwhile_is_missing_and_not_read_again(scripted: ScriptedFactory) -> None:
     registry = scripted()
-    with body_at(registry) as (_, body):
+    with open_broken_body(registry) as (_, body):
         registry.hook = lambda request: Reply(404) if request.header("Range") else None
         with pytest.raises(NotFound, match="does not have blob"):
             read_all(body)

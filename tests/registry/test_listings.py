@@ -1,4 +1,4 @@
-"""Lists that come in pages: each registry pages in its own way, and no name is lost or given twice."""
+"""Lists in pages: registries page in different ways, and each name is returned exactly once."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def names(count: int) -> list[str]:
     return [f"t{number:04}" for number in range(count)]
 
 
-def tagged(registry: ScriptedRegistry, repository: str, count: int) -> list[str]:
-    """Put an image with `count` tags into `repository`."""
+def add_tags(registry: ScriptedRegistry, repository: str, count: int) -> list[str]:
+    """Put an image with `count` tags into `repository`, and return the tags."""
     graph = Graph(repository)
     graph.image(*names(count))
     registry.load(repository, graph)
     return names(count)
 
 
-def listed(client: RegistryV2, repository: str = "app") -> list[str]:
+def list_tags(client: RegistryV2, repository: str = "app") -> list[str]:
     return [str(name) for name in client.tags(repository, WORK)]
 
 
-def answering(registry: ScriptedRegistry, answers: Answers, kind: str = "GET tags") -> None:
-    """Let `answers` make each list of tags, given the query."""
+def answer_lists_with(registry: ScriptedRegistry, answers: Answers, kind: str = "GET tags") -> None:
+    """Let `answers` create the response to each request for a list, from its query."""
 
     def hook(request: Request) -> Reply | None:
         if request.kind != kind:
@@ -68,7 +68,7 @@ def tags(found: Sequence[str], *headers: tuple[str, str]) -> Reply:
     return json_reply(200, {"name": "app", "tags": list(found)}, *headers)
 
 
-def refused(what: str = "too many") -> Reply:
+def rejection(what: str = "too many") -> Reply:
     return json_reply(400, {"errors": [{"code": "PAGINATION_NUMBER_INVALID", "message": what}]})
 
 
@@ -77,14 +77,14 @@ def refused(what: str = "too many") -> Reply:
 
 @pytest.mark.parametrize("page", [20, 25, 50, 73])
 @pytest.mark.parametrize("pages", [1, 2, 3.5])
-def test_pages_without_a_link_are_read_to_the_end(scripted: ScriptedFactory, page: int, pages: float) -> None:
+def test_all_pages_without_a_link_are_read(scripted: ScriptedFactory, page: int, pages: float) -> None:
     registry = scripted(page=page, link=False)
-    expected = tagged(registry, "app", int(page * pages))
+    expected = add_tags(registry, "app", int(page * pages))
     with store(registry) as client:
-        assert expected == listed(client)
+        assert expected == list_tags(client)
 
 
-def test_a_catalog_without_links_is_read_to_its_end(scripted: ScriptedFactory) -> None:
+def test_all_pages_of_a_catalog_without_links_are_read(scripted: ScriptedFactory) -> None:
     registry = scripted(page=30, link=False)
     expected = [f"team/{name}" for name in names(65)]
     for name in expected:
@@ -93,14 +93,14 @@ def test_a_catalog_without_links_is_read_to_its_end(scripted: ScriptedFactory) -
         assert expected == list(client.repositories("team/", WORK))
 
 
-def test_a_host_that_does_not_page_is_asked_once_more_for_its_longest_lists_only(scripted: ScriptedFactory) -> None:
+def test_a_host_without_paging_gets_one_more_request_for_its_longest_lists_only(scripted: ScriptedFactory) -> None:
     registry = scripted()
     for count in (19, 30, 45):
-        tagged(registry, f"app-{count}", count)
+        add_tags(registry, f"app-{count}", count)
     with store(registry) as client:
         for count, requests in ((19, 1), (45, 2), (30, 1), (45, 2), (45, 2), (45, 2), (30, 1)):
             registry.mark()
-            assert count == len(listed(client, f"app-{count}"))
+            assert count == len(list_tags(client, f"app-{count}"))
             assert (count, requests) == (count, registry.counts()["GET tags"])
 
 
@@ -111,44 +111,44 @@ def test_a_complete_list_does_not_prove_that_another_is_complete(
     registry = scripted(page=40, link=False)
     with store(registry) as client:
         for number, count in enumerate(counts):
-            assert tagged(registry, f"app-{number}", count) == listed(client, f"app-{number}")
+            assert add_tags(registry, f"app-{number}", count) == list_tags(client, f"app-{number}")
 
 
-def test_a_host_that_links_its_pages_is_asked_nothing_more(scripted: ScriptedFactory) -> None:
+def test_a_host_that_links_its_pages_gets_no_additional_request(scripted: ScriptedFactory) -> None:
     registry = scripted(page=30)
-    tagged(registry, "long", 85)
-    tagged(registry, "short", 25)
+    add_tags(registry, "long", 85)
+    add_tags(registry, "short", 25)
     with store(registry) as client:
-        assert (85, 25) == (len(listed(client, "long")), len(listed(client, "short")))
+        assert (85, 25) == (len(list_tags(client, "long")), len(list_tags(client, "short")))
     assert 4 == registry.counts()["GET tags"]
 
 
-def test_a_host_that_ignores_last_is_asked_once_more_and_never_again(scripted: ScriptedFactory) -> None:
+def test_a_host_that_ignores_last_gets_one_additional_request_per_run(scripted: ScriptedFactory) -> None:
     registry = scripted()
     sizes = iter([25, 25, 90, 91])
-    answering(registry, lambda query: tags(names(next(sizes))))
+    answer_lists_with(registry, lambda query: tags(names(next(sizes))))
     with store(registry) as client:
-        assert [25, 90, 91] == [len(listed(client)) for _ in range(3)]
+        assert [25, 90, 91] == [len(list_tags(client)) for _ in range(3)]
     assert 4 == registry.counts()["GET tags"]
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 501])
-def test_a_list_is_complete_where_the_registry_takes_no_last(scripted: ScriptedFactory, status: int) -> None:
+def test_a_list_is_complete_if_the_registry_rejects_last(scripted: ScriptedFactory, status: int) -> None:
     registry = scripted()
-    answering(registry, lambda query: Reply(status) if "last" in query else tags(names(26)))
+    answer_lists_with(registry, lambda query: Reply(status) if "last" in query else tags(names(26)))
     with store(registry) as client:
-        assert names(26) == listed(client)
+        assert names(26) == list_tags(client)
         registry.mark()
-        assert names(26) == listed(client)
+        assert names(26) == list_tags(client)
     assert 1 == registry.counts()["GET tags"]
 
 
 @pytest.mark.parametrize("status", [400, 404])
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_refusal_where_nothing_follows_says_nothing_of_the_next_list(
+def test_a_rejection_at_the_end_of_a_list_does_not_affect_the_next_list(
     scripted: ScriptedFactory, status: int, turned: bool
 ) -> None:
-    """Each list is sent in pages of 30 names, and `last` is refused where no name is greater."""
+    """Each list is sent in pages of 30 names, and `last` is rejected if no name is greater."""
     registry = scripted()
     everything: list[str] = []
 
@@ -156,34 +156,34 @@ def test_a_refusal_where_nothing_follows_says_nothing_of_the_next_list(
         page = [name for name in everything if name > query.get("last", "")][:30]
         return tags(page[5:] + page[:5] if turned else page) if page else Reply(status)
 
-    answering(registry, answers)
+    answer_lists_with(registry, answers)
     with store(registry) as client:
         for count in (25, 30, 45, 60, 75):
             everything[:] = names(count)
-            assert everything == sorted(listed(client))
+            assert everything == sorted(list_tags(client))
 
 
-def test_a_refusal_of_last_is_an_error_where_a_page_was_continued_before(scripted: ScriptedFactory) -> None:
+def test_a_rejection_of_last_is_an_error_if_a_page_was_continued_before(scripted: ScriptedFactory) -> None:
     registry = scripted(page=30, link=False)
-    tagged(registry, "app", 75)
+    add_tags(registry, "app", 75)
     registry.fault("GET tags", nth=3, times=9, status=404)
     with store(registry) as client, pytest.raises(RemoteError) as caught:
-        listed(client)
+        list_tags(client)
     assert 404 == caught.value.status
 
 
 @pytest.mark.parametrize("status", [401, 403, 500, 503])
 @pytest.mark.parametrize("count", [26, 50])
-def test_a_list_whose_end_cannot_be_asked_for_is_an_error(scripted: ScriptedFactory, status: int, count: int) -> None:
+def test_a_list_whose_end_cannot_be_determined_is_an_error(scripted: ScriptedFactory, status: int, count: int) -> None:
     registry = scripted()
-    answering(registry, lambda query: Reply(status) if "last" in query else tags(names(count)))
+    answer_lists_with(registry, lambda query: Reply(status) if "last" in query else tags(names(count)))
     with store(registry) as client, pytest.raises(RemoteError) as caught:
-        listed(client)
+        list_tags(client)
     assert status == caught.value.status
 
 
-def test_pages_in_any_order_are_read_to_the_end(scripted: ScriptedFactory) -> None:
-    """Here `last` is compared with names, and a page has the next 25 of them, backwards or shuffled."""
+def test_all_pages_are_read_in_any_order_of_names(scripted: ScriptedFactory) -> None:
+    """`last` is compared with names, and a page has the next 25 of them, in reverse or random order."""
     everything = names(90)
 
     def paged(order: Callable[[list[str]], list[str]]) -> Answers:
@@ -194,22 +194,22 @@ def test_pages_in_any_order_are_read_to_the_end(scripted: ScriptedFactory) -> No
 
     for order in (lambda page: page[::-1], lambda page: page[1:] + page[:1], lambda page: page[12:] + page[:12]):
         registry = scripted()
-        answering(registry, paged(order))
+        answer_lists_with(registry, paged(order))
         with store(registry) as client:
-            found = listed(client)
+            found = list_tags(client)
         assert (everything, 90) == (sorted(found), len(found))
         assert registry.counts()["GET tags"] < 12
 
 
-def test_pages_that_overlap_or_begin_with_last_give_each_tag_once(scripted: ScriptedFactory) -> None:
+def test_pages_that_overlap_or_begin_with_last_return_each_tag_once(scripted: ScriptedFactory) -> None:
     registry = scripted()
     everything = names(90)
-    answering(registry, lambda query: tags([name for name in everything if name >= query.get("last", "")][:25]))
+    answer_lists_with(registry, lambda query: tags([name for name in everything if name >= query.get("last", "")][:25]))
     with store(registry) as client:
-        assert everything == listed(client)
+        assert everything == list_tags(client)
 
 
-def test_a_list_that_is_newest_first_is_continued_after_its_last_entry(scripted: ScriptedFactory) -> None:
+def test_a_list_with_the_newest_first_is_continued_after_its_last_entry(scripted: ScriptedFactory) -> None:
     registry = scripted()
     everything = names(70)[::-1]
 
@@ -217,22 +217,22 @@ def test_a_list_that_is_newest_first_is_continued_after_its_last_entry(scripted:
         begin = everything.index(query["last"]) + 1 if "last" in query else 0
         return tags(everything[begin : begin + 25])
 
-    answering(registry, answers)
+    answer_lists_with(registry, answers)
     with store(registry) as client:
-        assert everything == listed(client)
+        assert everything == list_tags(client)
 
 
-# ---- registries that refuse `n`
+# ---- registries that reject `n`
 
 
 @pytest.mark.parametrize(("most", "status"), [(10, 400), (20, 413), (50, 416), (100, 422), (200, 400)])
 @pytest.mark.parametrize("link", [True, False])
-def test_a_registry_that_refuses_large_pages_is_read_to_the_end(
+def test_all_pages_of_a_registry_that_rejects_large_pages_are_read(
     scripted: ScriptedFactory, most: int, status: int, link: bool
 ) -> None:
     registry = scripted(page=most, link=link)
     for count in (most - 1, most, 2 * most, 2 * most + 3):
-        tagged(registry, f"app-{count}", count)
+        add_tags(registry, f"app-{count}", count)
 
     def hook(request: Request) -> Reply | None:
         return Reply(status) if int(request.query.get("n", ["0"])[0]) > most else None
@@ -240,49 +240,49 @@ def test_a_registry_that_refuses_large_pages_is_read_to_the_end(
     registry.hook = hook
     with store(registry) as client:
         for count in (most - 1, most, 2 * most, 2 * most + 3):
-            assert names(count) == listed(client, f"app-{count}")
+            assert names(count) == list_tags(client, f"app-{count}")
     refusals = [entry.path for entry in registry.log if entry.status == status]
     assert 1 == sum("n=1000" in path for path in refusals), "the refused size is remembered"
     assert len(refusals) <= 5
 
 
-def test_a_registry_that_takes_last_only_without_n_is_read_to_the_end(scripted: ScriptedFactory) -> None:
+def test_all_pages_are_read_if_last_is_accepted_only_without_n(scripted: ScriptedFactory) -> None:
     registry = scripted(page=50, link=False)
-    tagged(registry, "app", 120)
-    registry.hook = lambda request: refused() if request.kind == "GET tags" and "n" in request.query else None
+    add_tags(registry, "app", 120)
+    registry.hook = lambda request: rejection() if request.kind == "GET tags" and "n" in request.query else None
     with store(registry) as client:
-        assert names(120) == listed(client)
+        assert names(120) == list_tags(client)
 
 
-def test_a_list_without_n_that_exceeds_what_n_may_be_is_read_to_the_end(scripted: ScriptedFactory) -> None:
+def test_all_pages_are_read_if_the_first_is_larger_than_the_allowed_n(scripted: ScriptedFactory) -> None:
     registry = scripted()
-    answering(
+    answer_lists_with(
         registry,
         lambda query: (
-            refused()
+            rejection()
             if int(query.get("n", 0)) > 60
             else tags([name for name in names(400) if name > query.get("last", "")][: int(query.get("n", 300))])
         ),
     )
     with store(registry) as client:
-        assert names(400) == listed(client)
+        assert names(400) == list_tags(client)
 
 
 @pytest.mark.parametrize("link", [True, False])
-def test_a_later_page_that_is_missing_is_not_a_missing_list(scripted: ScriptedFactory, link: bool) -> None:
+def test_a_missing_later_page_is_not_a_missing_list(scripted: ScriptedFactory, link: bool) -> None:
     registry = scripted(page=50, link=link)
-    tagged(registry, "app", 70)
+    add_tags(registry, "app", 70)
     registry.fault("GET tags", nth=2, times=9, status=404)
     with store(registry) as client, pytest.raises(RemoteError) as caught:
-        listed(client)
+        list_tags(client)
     assert (RemoteError, 404) == (type(caught.value), caught.value.status)
 
 
 def test_a_full_page_that_cannot_be_continued_is_an_error(scripted: ScriptedFactory) -> None:
     registry = scripted()
-    answering(registry, lambda query: refused("no") if query else tags(names(50)))
+    answer_lists_with(registry, lambda query: rejection("no") if query else tags(names(50)))
     with store(registry) as client, pytest.raises(RemoteError) as caught:
-        listed(client)
+        list_tags(client)
     assert 400 == caught.value.status
     assert "`tags`" in caught.value.hint
 
@@ -304,29 +304,29 @@ def test_an_empty_page_with_a_link_is_followed(scripted: ScriptedFactory) -> Non
         return answer
 
     with store(registry) as client:
-        answering(registry, answers("tags"))
-        assert ["t1", "t2"] == listed(client)
-        answering(registry, answers("repositories"), "GET catalog")
+        answer_lists_with(registry, answers("tags"))
+        assert ["t1", "t2"] == list_tags(client)
+        answer_lists_with(registry, answers("repositories"), "GET catalog")
         assert ["t1", "t2"] == list(client.repositories("", WORK))
 
 
 @pytest.mark.parametrize("repeated", [True, False])
-def test_empty_pages_end(scripted: ScriptedFactory, repeated: bool) -> None:
+def test_the_number_of_empty_pages_is_limited(scripted: ScriptedFactory, repeated: bool) -> None:
     registry = scripted()
 
     def answers(query: dict[str, str]) -> Reply:
         following = 7 if repeated else int(query.get("next", 0)) + 1
         return tags([], ("Link", f'</v2/app/tags/list?next={following}>; rel="next"'))
 
-    answering(registry, answers)
+    answer_lists_with(registry, answers)
     with store(registry) as client, pytest.raises(Refused) as caught:
-        listed(client)
+        list_tags(client)
     assert "too_many" == caught.value.code
     assert registry.counts()["GET tags"] <= (2 if repeated else MAX_EMPTY_PAGES + 1)
 
 
-def test_the_names_of_a_list_may_be_null_on_every_page(scripted: ScriptedFactory) -> None:
+def test_the_names_may_be_null_on_every_page(scripted: ScriptedFactory) -> None:
     registry = scripted()
     registry.fault("GET tags", status=200, body=json.dumps({"name": "app", "tags": None}).encode())
     with store(registry) as client:
-        assert [] == listed(client)
+        assert [] == list_tags(client)

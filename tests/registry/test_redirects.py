@@ -1,4 +1,4 @@
-"""Redirects: followed for reads only, and without credentials beyond the origin."""
+"""Redirects are followed only for reads, and without credentials outside the origin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.registry.http.sessions import (
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("status", ["301 A", "302 B", "303 C", "307 D", "308 E"])
-def test_a_redirected_read_shows_no_credentials_to_another_host(method: str, status: str) -> None:
+def test_a_redirected_read_sends_no_credentials_to_another_host(method: str, status: str) -> None:
     found: list[Peer] = []
     place = lambda: f"http://{found[1].name}/signed?X-Signature=CANARY"  # noqa: E731
     with peers(led_to(place, status), answers(whole("200 OK")), addresses=("127.0.0.2", "127.0.0.3")) as both:
@@ -47,7 +47,7 @@ def test_a_redirect_within_the_origin_keeps_the_credentials() -> None:
 
 
 @pytest.mark.parametrize("place", ["/v2/a/b/tags/list", "/other"])
-def test_a_redirect_that_goes_round_ends_after_five_hops(place: str) -> None:
+def test_a_redirect_loop_ends_after_five_redirects(place: str) -> None:
     with Peer(led_to(lambda: place)) as peer, session_with(peer) as session:
         with pytest.raises(Refused) as caught:
             get(session)
@@ -65,7 +65,7 @@ def test_an_unsafe_redirect_is_not_followed(place: str) -> None:
 
 
 @pytest.mark.parametrize("fields", [(), ("Location: /a", "Location: /b"), ("Location: ",)])
-def test_a_redirect_must_say_where(fields: tuple[str, ...]) -> None:
+def test_a_redirect_must_have_a_location(fields: tuple[str, ...]) -> None:
     with Peer(answers(whole("302 Found", b"", *fields))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError) as caught:
             get(session)
@@ -81,7 +81,7 @@ def test_a_write_is_never_redirected(method: str, status: str) -> None:
         assert ("bad_response", 1) == (caught.value.code, len(peer.requests))
 
 
-def test_another_hosts_401_is_not_answered_and_its_403_is_tried_from_the_start() -> None:
+def test_a_401_of_another_host_is_final_and_its_403_starts_again_at_the_registry() -> None:
     for status, tries in (("401 Who", 1), ("403 Signature expired", 3)):
         found: list[Peer] = []
         place = lambda found=found: f"http://{found[1].name}/signed?s"  # noqa: E731
@@ -96,7 +96,7 @@ def test_another_hosts_401_is_not_answered_and_its_403_is_tried_from_the_start()
             assert not any("authorization" in request.headers for request in both[1].requests)
 
 
-def test_a_status_that_is_expected_is_handed_back_with_where_it_came_from() -> None:
+def test_an_expected_status_is_returned_with_its_destination() -> None:
     found: list[Peer] = []
     place = lambda: f"http://{found[1].name}/signed"  # noqa: E731
     with peers(led_to(place), answers(whole("403 No")), addresses=("127.0.0.2", "127.0.0.3")) as both:

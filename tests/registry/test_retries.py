@@ -1,4 +1,4 @@
-"""Retries, pauses that hosts ask for, and hosts that are down."""
+"""Retries, pauses that hosts request, and hosts that are down."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mirror.errors import (
 )
 from mirror.limits import PROBE_EVERY, Limits, Rate
 from mirror.registry.auth.authorizer import Scope
-from mirror.registry.retries import PAUSE
+from mirror.registry.retries import MIN_PAUSE
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 from tests.registry.http.peers import Peer, Talk, answers, whole
@@ -31,7 +31,7 @@ from tests.registry.http.sessions import (
 
 
 @pytest.mark.parametrize("status", ["408 R", "425 R", "500 R", "502 R", "503 R", "504 R", "507 R"])
-def test_what_may_pass_is_tried_again(status: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_temporary_errors_are_retried(status: str, caplog: pytest.LogCaptureFixture) -> None:
     limits = Limits()
     with (
         caplog.at_level(logging.INFO, "mirror.http"),
@@ -44,7 +44,7 @@ def test_what_may_pass_is_tried_again(status: str, caplog: pytest.LogCaptureFixt
         assert [(peer.name, "tags", 1)] == [(r.host, r.kind, r.attempt) for r in retries]  # type: ignore[attr-defined]
 
 
-def test_tries_are_counted() -> None:
+def test_attempts_are_counted() -> None:
     with Peer(answers(whole("500 R"))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError):
             get(session)
@@ -53,7 +53,7 @@ def test_tries_are_counted() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["before", "after a challenge"])
-def test_a_token_service_is_asked_again_within_one_budget(known: bool) -> None:
+def test_requests_to_a_token_service_are_retried_within_one_budget(known: bool) -> None:
     class Fetching(Keys):
         def fetch(self, work: Work) -> None:
             with pytest.raises(RemoteError) as caught:
@@ -68,9 +68,9 @@ def test_a_token_service_is_asked_again_within_one_budget(known: bool) -> None:
         def challenged(self, scopes: object, challenges: object, sent: object, work: Work) -> None:
             self.fetch(work)
 
-    refused = answers(whole("401 Who", b"", "WWW-Authenticate: Bearer"))
+    rejection = answers(whole("401 Who", b"", "WWW-Authenticate: Bearer"))
     with (
-        Peer(refused) as registry,
+        Peer(rejection) as registry,
         Peer(answers(whole("500 R"))) as service,
         session_with(registry, authorizer=Fetching(), token_realms=frozenset({service.name})) as session,
     ):
@@ -79,7 +79,7 @@ def test_a_token_service_is_asked_again_within_one_budget(known: bool) -> None:
         assert (QUICK.attempts, 0 if known else 1) == (len(service.requests), len(registry.requests))
 
 
-def test_where_the_caller_retries_nothing_is_tried_again() -> None:
+def test_nothing_is_retried_if_the_caller_retries() -> None:
     with Peer(answers(whole("500 R"))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError):
             get(session, retries=False)
@@ -87,7 +87,7 @@ def test_where_the_caller_retries_nothing_is_tried_again() -> None:
 
 
 class Clock:
-    """Time that stands still."""
+    """A clock that does not advance by itself."""
 
     def __init__(self) -> None:
         self.time = 1000.0
@@ -111,7 +111,7 @@ def waits(limits: Limits, name: str) -> float:
         (lambda: "0", 0.0),
     ],
 )
-def test_a_host_that_asks_for_it_is_left_alone_by_everybody(
+def test_a_host_that_asks_for_a_pause_is_paused_for_all_requests(
     status: str, form: Callable[[], str], seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = Limits(Clock())
@@ -122,7 +122,7 @@ def test_a_host_that_asks_for_it_is_left_alone_by_everybody(
         with pytest.raises(RemoteError) as caught:
             get(session, retries=False)
         assert caught.value.retryable
-        paused = max(seconds, PAUSE) if status.startswith("429") else seconds
+        paused = max(seconds, MIN_PAUSE) if status.startswith("429") else seconds
         assert paused == pytest.approx(waits(limits, peer.name), abs=2 if seconds else 0)
         assert seconds == pytest.approx(caught.value.retry_after, abs=2)
         told = [record for record in caplog.records if getattr(record, "event", "") == "pause"]
@@ -130,7 +130,7 @@ def test_a_host_that_asks_for_it_is_left_alone_by_everybody(
 
 
 class Slept(Stop):
-    """Its sleeps take no time but that of a clock, and are written down."""
+    """A stop whose sleeps advance only the clock, and are recorded."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -145,9 +145,7 @@ class Slept(Stop):
 
 @pytest.mark.parametrize("status", ["429 Slow", "503 Busy"])
 @pytest.mark.parametrize("form", ["0", "past"])
-def test_a_retry_after_of_nothing_takes_neither_the_backoff_nor_the_limit_of_attempts_away(
-    status: str, form: str
-) -> None:
+def test_a_retry_after_of_zero_keeps_the_backoff_and_the_limit_of_attempts(status: str, form: str) -> None:
     clock = Clock()
     stop = Slept(clock)
     date = form if form == "0" else formatdate(time() - 90, usegmt=True)
@@ -162,7 +160,7 @@ def test_a_retry_after_of_nothing_takes_neither_the_backoff_nor_the_limit_of_att
         assert sum(stop.sleeps) > 0.1, "three draws from 0 to 8 s"
 
 
-def test_turns_that_a_rate_delays_are_in_no_time_budget() -> None:
+def test_delays_by_a_rate_do_not_count_against_the_time_budget() -> None:
     clock = Clock()
     limits = Limits(clock)
     with Peer(answers(whole("500 R"))) as peer:
@@ -174,7 +172,7 @@ def test_turns_that_a_rate_delays_are_in_no_time_budget() -> None:
             assert clock.time > 1200.0
 
 
-def test_a_host_that_still_answers_429_after_all_retries_is_asked_nothing_more_but_for_a_probe() -> None:
+def test_a_host_that_still_answers_429_after_all_retries_only_gets_probes() -> None:
     clock = Clock()
     limits = Limits(clock)
     said = [whole("429 Slow")] * (QUICK.attempts + 1) + [whole("200 OK")]
@@ -185,7 +183,7 @@ def test_a_host_that_still_answers_429_after_all_retries_is_asked_nothing_more_b
         assert (QUICK.attempts, True, "rate_limited") == (len(peer.requests), session.host.down, caught.value.code)
         assert f"{peer.name} limits requests: GET" in caught.value.what
         clock.time += PROBE_EVERY
-        for _ in range(2):  # the first one is a probe, which is refused
+        for _ in range(2):  # the first one is a probe, which gets a 429
             with pytest.raises(RateLimited):
                 get(session, work=Work(Slept(clock)))
         assert QUICK.attempts + 1 == len(peer.requests)
@@ -194,7 +192,7 @@ def test_a_host_that_still_answers_429_after_all_retries_is_asked_nothing_more_b
         assert not session.host.down
 
 
-def test_a_host_that_asked_for_a_long_wait_is_not_probed_before_its_end() -> None:
+def test_a_host_that_requested_a_long_wait_is_not_probed_before_its_end() -> None:
     clock = Clock()
     said = [whole("429 Slow", b"", "Retry-After: 3600"), whole("200 OK")]
     with Peer(answers(*said)) as peer, session_with(peer, limits=Limits(clock)) as session:
@@ -207,16 +205,16 @@ def test_a_host_that_asked_for_a_long_wait_is_not_probed_before_its_end() -> Non
         assert 200 == get(session, work=Work(Slept(clock))).status
 
 
-def test_an_answer_to_a_request_that_was_under_way_does_not_end_a_rate_limit() -> None:
+def test_a_response_to_an_earlier_request_does_not_end_a_rate_limit() -> None:
     limits = Limits(Clock())
     with Peer(answers(whole("200 OK"))) as peer, session_with(peer, limits=limits) as session:
         with session.stream("/x", work(), kind="blob"):
-            session.gave_up(RateLimited("429", status=429))
+            session.note_exhausted(RateLimited("429", status=429))
         session.host.answered("GET blob", 200, probe=False)
         assert session.host.down
 
 
-def test_the_wait_is_kept_and_the_request_sent_again() -> None:
+def test_a_request_is_sent_again_after_the_requested_wait() -> None:
     with (
         Peer(answers(whole("429 Slow", b"", "Retry-After: 1"), whole("200 OK"))) as peer,
         session_with(peer) as session,
@@ -226,7 +224,7 @@ def test_the_wait_is_kept_and_the_request_sent_again() -> None:
         assert 1 <= monotonic() - begun
 
 
-def test_a_wait_beyond_two_minutes_is_not_waited_for_and_the_host_is_left_for_the_run() -> None:
+def test_a_requested_wait_of_more_than_two_minutes_marks_the_host_as_down() -> None:
     limits = Limits()
     with (
         Peer(answers(whole("429 Slow", b"", "Retry-After: 3600"))) as peer,
@@ -243,7 +241,7 @@ def test_a_wait_beyond_two_minutes_is_not_waited_for_and_the_host_is_left_for_th
         assert (1, 3600.0, True) == (len(peer.requests), limits.retry_after, session.host.down)
 
 
-def test_a_429_without_a_time_is_tried_again_after_a_pause() -> None:
+def test_a_429_without_retry_after_is_retried_after_a_pause() -> None:
     limits = Limits(Clock())
     with Peer(answers(whole("429 Slow", b"Too Many Requests"))) as peer, session_with(peer, limits=limits) as session:
         with pytest.raises(RateLimited) as caught:
@@ -251,7 +249,7 @@ def test_a_429_without_a_time_is_tried_again_after_a_pause() -> None:
         assert (True, 1.0) == (caught.value.retryable, waits(limits, peer.name))
 
 
-def test_a_used_up_quota_stops_the_requests_that_count_against_it_but_not_the_host() -> None:
+def test_a_used_up_quota_stops_only_the_requests_that_count_against_it() -> None:
     body = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}'
     limits = Limits(Clock())
     with Peer(answers(whole("429 Slow", body), whole("200 OK"))) as peer, session_with(peer, limits=limits) as session:
@@ -266,7 +264,7 @@ def test_a_used_up_quota_stops_the_requests_that_count_against_it_but_not_the_ho
         assert [200, 200] == [get(session, kind="manifest").status for _ in range(2)]
 
 
-def test_a_rate_is_kept() -> None:
+def test_a_rate_limits_requests() -> None:
     limits = Limits()
     with Peer(answers(whole("200 OK"))) as peer:
         limits.configure(peer.name, 8, Rate(20, 1.0))
@@ -277,7 +275,7 @@ def test_a_rate_is_kept() -> None:
             assert 0.14 < monotonic() - begun
 
 
-def test_a_host_that_outlives_a_retry_budget_in_silence_is_down(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_host_that_does_not_respond_within_a_retry_budget_is_down(caplog: pytest.LogCaptureFixture) -> None:
     with Peer(answers(whole("200 OK"))) as peer:
         name = peer.name
     with session_with(name) as session:
@@ -289,30 +287,30 @@ def test_a_host_that_outlives_a_retry_budget_in_silence_is_down(caplog: pytest.L
         assert 1 == sum(getattr(record, "event", "") == "host_down" for record in caplog.records)
 
 
-def closes_at_once(talk: Talk) -> None:
+def close_at_once(talk: Talk) -> None:
     talk.request()
     talk.reset()
 
 
-def test_a_host_that_does_not_answer_is_down_and_one_that_answers_badly_is_not() -> None:
+def test_a_host_that_does_not_respond_is_down_but_one_with_bad_responses_is_not() -> None:
     with Peer(lambda talk: talk.until_gone()) as peer, session_with(peer, idle_timeout=0.05) as session:
         with pytest.raises(NetworkError):
             get(session)
         assert session.host.down
-    with Peer(closes_at_once) as peer, session_with(peer) as session:
+    with Peer(close_at_once) as peer, session_with(peer) as session:
         with pytest.raises(NetworkError):
             get(session)
         assert not session.host.down
 
 
-def test_the_transfer_manager_tells_when_it_gave_up_and_an_answer_brings_the_host_back() -> None:
+def test_exhausted_transfer_retries_mark_a_host_as_down_until_it_responds() -> None:
     with Peer(answers(whole("200 OK"))) as peer, session_with(peer) as session:
-        session.gave_up(RemoteError("a bad answer"))
+        session.note_exhausted(RemoteError("a bad answer"))
         assert not session.host.down
-        session.gave_up(Unreachable("nobody there", host="cdn.example.net"))
+        session.note_exhausted(Unreachable("nobody there", host="cdn.example.net"))
         assert not session.host.down
         with session.stream("/x", work(), kind="blob") as stream:
-            session.gave_up(Unreachable("nobody there"))
+            session.note_exhausted(Unreachable("nobody there"))
             assert session.host.down
             assert 0 == stream.readinto(memoryview(bytearray(1)))
         session.host.answered("GET blob", 200, probe=False)

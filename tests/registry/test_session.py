@@ -1,4 +1,4 @@
-"""A session's requests: what is sent, who says it, what counts as success, what is logged."""
+"""Requests of a session: their headers and credentials, expected statuses, logging."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.registry.http.sessions import (
 )
 
 
-def test_a_request_says_what_it_must_and_nothing_of_the_environment(
+def test_a_request_has_the_required_headers_and_nothing_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     (tmp_path / ".netrc").write_text(
@@ -53,7 +53,7 @@ def test_a_request_says_what_it_must_and_nothing_of_the_environment(
         assert 1 == peer.connections
 
 
-def test_small_bodies_are_sent_with_their_length_and_again_on_a_retry() -> None:
+def test_small_bodies_are_sent_with_their_length_and_repeated_on_a_retry() -> None:
     script = answers(whole("500 Oops"), whole("201 Created", b"", "Location: /x"))
     for body in (b"{}", b"x" * 200_000, b""):
         with Peer(script) as peer, session_with(peer) as session:
@@ -63,7 +63,7 @@ def test_small_bodies_are_sent_with_their_length_and_again_on_a_retry() -> None:
 
 
 @pytest.mark.parametrize("status", ["200 OK", "202 Accepted", "204 No Content", "299 Fine"])
-def test_success_is_the_exact_status(status: str) -> None:
+def test_only_an_expected_status_is_a_success(status: str) -> None:
     with Peer(answers(whole(status))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError) as caught:
             get(session, method="PUT", expect={201})
@@ -71,7 +71,7 @@ def test_success_is_the_exact_status(status: str) -> None:
         assert 1 == len(peer.requests)
 
 
-def test_a_failure_tells_what_the_registry_said_and_no_query() -> None:
+def test_an_error_has_the_message_of_the_registry_and_no_query() -> None:
     body = b'{"errors":[{"code":"NAME_UNKNOWN","message":"no \\u001b[2J such"}]}'
     with Peer(answers(whole("404 Not Found", body))) as peer, session_with(peer) as session:
         with pytest.raises(NotFound) as caught:
@@ -81,7 +81,7 @@ def test_a_failure_tells_what_the_registry_said_and_no_query() -> None:
         assert ("NAME_UNKNOWN", 404, peer.name) == (error.registry_code, error.status, error.host)
 
 
-def test_answers_are_bounded_and_unpacked() -> None:
+def test_responses_are_limited_and_decompressed() -> None:
     packed = gzip.compress(b"x" * 5000)
     script = answers(whole("200 OK", packed, "Content-Encoding: gzip"), whole("200 OK", b"x" * 101))
     with Peer(script) as peer, session_with(peer) as session:
@@ -90,7 +90,7 @@ def test_answers_are_bounded_and_unpacked() -> None:
             get(session, limit=100)
 
 
-def test_a_request_that_cannot_be_written_is_not_sent() -> None:
+def test_an_invalid_request_is_not_sent() -> None:
     with Peer(answers(whole("200 OK"))) as peer, session_with(peer, authorizer=Keys("Bearer a\r\nX: y")) as session:
         with pytest.raises(Refused) as caught:
             get(session)
@@ -98,7 +98,7 @@ def test_a_request_that_cannot_be_written_is_not_sent() -> None:
         assert [] == peer.requests
 
 
-def test_a_login_is_sent_and_renewed_once() -> None:
+def test_credentials_are_sent_and_renewed_once() -> None:
     script = answers(
         whole("401 No", b"", 'WWW-Authenticate: Bearer realm="x"', "WWW-Authenticate: Basic"), whole("200 OK")
     )
@@ -121,7 +121,7 @@ def test_a_second_refusal_is_final() -> None:
         assert [] == keys.accepted_scopes
 
 
-def test_without_credentials_a_challenge_is_the_end() -> None:
+def test_without_credentials_a_challenge_is_final() -> None:
     with Peer(answers(whole("401 No", b"", "WWW-Authenticate: Bearer"))) as peer:
         with session_with(peer) as session, pytest.raises(AuthError):
             get(session)
@@ -129,7 +129,7 @@ def test_without_credentials_a_challenge_is_the_end() -> None:
         assert None is Anonymous().header((), work())
 
 
-def test_an_expired_login_that_is_told_as_403_is_renewed_once() -> None:
+def test_expired_credentials_reported_by_a_403_are_renewed_once() -> None:
     expired = whole("403 Forbidden", b"Your authorization token has expired. Reauthenticate and try again.")
     keys = Keys("Basic old", "Basic new")
     with Peer(answers(expired, whole("200 OK"))) as peer, session_with(peer, authorizer=keys) as session:
@@ -142,14 +142,14 @@ def test_an_expired_login_that_is_told_as_403_is_renewed_once() -> None:
         assert ("auth_denied", 2) == (caught.value.code, len(peer.requests))
 
 
-def test_a_denial_is_not_tried_again() -> None:
+def test_denied_access_is_not_retried() -> None:
     with Peer(answers(whole("403 Forbidden"))) as peer, session_with(peer, authorizer=Keys("Basic x")) as session:
         with pytest.raises(AuthError) as caught:
             get(session)
         assert ("auth_denied", 1) == (caught.value.code, len(peer.requests))
 
 
-def test_every_header_is_followed_by_one_word_about_it() -> None:
+def test_each_header_call_is_followed_by_one_report_of_its_result() -> None:
     keys = Keys("Bearer x")
     said = [whole("200 OK"), whole("429 Slow", b"", "Retry-After: 0"), whole("502 R"), whole("404 None")]
     with Peer(answers(*said)) as peer, session_with(peer, authorizer=keys) as session:
@@ -163,7 +163,7 @@ def test_every_header_is_followed_by_one_word_about_it() -> None:
 
 
 @pytest.mark.parametrize("status", [b"401 Who", b"403 Forbidden"])
-def test_a_stop_while_a_refusal_is_read_is_told_as_well(status: bytes) -> None:
+def test_a_stop_while_an_error_response_is_read_is_reported_to_the_authorizer(status: bytes) -> None:
     keys = Keys("Bearer x")
     said = b"HTTP/1.1 " + status + b"\r\nContent-Length: 99\r\n\r\nYour auth"
     with (
@@ -176,7 +176,7 @@ def test_a_stop_while_a_refusal_is_read_is_told_as_well(status: bytes) -> None:
     assert (1, [], []) == (keys.abandonments, keys.challenges, keys.accepted_scopes)
 
 
-def test_requests_are_logged_without_what_is_secret(caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_are_logged_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
     found: list[Peer] = []
     place = lambda: f"http://{found[1].name}/signed?X-Signature=CANARY"  # noqa: E731
     with (

@@ -1,4 +1,4 @@
-"""Uploads to registries that take them in different ways, or not at all."""
+"""Uploads to registries that accept different methods."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUICK = Policy(attempts=3, base=0.001, cap=0.002)
 
 
 class Uploader:
-    """A client of a registry, and a source of bytes."""
+    """A client of a registry, and the bytes to upload."""
 
     def __init__(self, client: RegistryV2) -> None:
         self.client = client
@@ -44,13 +44,13 @@ class Uploader:
         self.moved += count
 
     def upload(self, blob: Descriptor) -> None:
-        """One attempt."""
+        """Make one attempt."""
         body = SourceBody(blob, [Origin(self.source, "app")])
         with self.client.begin_upload("app", blob, self.work()) as session:
             session.send(lambda offset: body.open(offset, self.work()), self.work())
 
     def tries(self, blob: Descriptor, count: int = 6) -> int:
-        """Attempts until one is good; what is not retryable is raised."""
+        """Make attempts until one succeeds. Raises errors that are not retryable."""
         for attempt in range(1, count + 1):
             try:
                 self.upload(blob)
@@ -77,7 +77,7 @@ def shown(registry: ScriptedRegistry) -> list[str]:
 
 
 def assert_deleted(registry: ScriptedRegistry) -> None:
-    """The upload session was deleted; a PUT that was broken off may be logged after that."""
+    """Check that the upload session was deleted. An interrupted PUT may be logged after that."""
     assert [] == registry.uploads
     assert 1 == shown(registry).count("DELETE upload")
 
@@ -95,7 +95,7 @@ def test_an_upload_is_a_post_and_a_put(scripted: ScriptedFactory, data: bytes) -
     assert [] == registry.uploads
 
 
-def test_a_blob_of_unknown_size_takes_its_size_from_the_source(scripted: ScriptedFactory) -> None:
+def test_a_blob_of_unknown_size_gets_its_size_from_the_source(scripted: ScriptedFactory) -> None:
     registry = scripted()
     with uploader(registry) as up:
         blob = Descriptor(up.source.add("app", DATA).digest, None)
@@ -107,7 +107,9 @@ def test_a_blob_of_unknown_size_takes_its_size_from_the_source(scripted: Scripte
 @pytest.mark.parametrize(
     "actual", [DATA[:-1] + b"!", DATA[:-1], DATA + b"!", b""], ids=["flipped", "short", "long", "nothing"]
 )
-def test_wrong_bytes_never_arrive_whole_and_the_session_is_deleted(scripted: ScriptedFactory, actual: bytes) -> None:
+def test_wrong_bytes_are_never_sent_completely_and_the_session_is_deleted(
+    scripted: ScriptedFactory, actual: bytes
+) -> None:
     registry = scripted()
     blob = blob_of(DATA)
     with uploader(registry) as up:
@@ -121,7 +123,7 @@ def test_wrong_bytes_never_arrive_whole_and_the_session_is_deleted(scripted: Scr
     assert_deleted(registry)
 
 
-def test_wrong_bytes_of_an_empty_blob_are_found_before_anything_is_sent(scripted: ScriptedFactory) -> None:
+def test_wrong_bytes_of_an_empty_blob_are_detected_before_the_request(scripted: ScriptedFactory) -> None:
     registry = scripted()
     blob = blob_of(b"")
     with uploader(registry) as up:
@@ -131,7 +133,7 @@ def test_wrong_bytes_of_an_empty_blob_are_found_before_anything_is_sent(scripted
     assert ["POST upload", "DELETE upload"] == shown(registry)
 
 
-def test_an_upload_that_the_source_breaks_is_deleted(scripted: ScriptedFactory) -> None:
+def test_an_upload_interrupted_by_the_source_is_deleted(scripted: ScriptedFactory) -> None:
     registry = scripted()
     with uploader(registry) as up:
         up.source.cut_after = 300_000
@@ -140,7 +142,7 @@ def test_an_upload_that_the_source_breaks_is_deleted(scripted: ScriptedFactory) 
     assert_deleted(registry)
 
 
-# ---- places
+# ---- locations
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_an_upload_that_the_source_breaks_is_deleted(scripted: ScriptedFactory) 
     ],
     ids=["absolute path", "with a query", "relative"],
 )
-def test_a_location_is_used_as_it_is_said(scripted: ScriptedFactory, form: Any) -> None:
+def test_the_location_is_used_unchanged(scripted: ScriptedFactory, form: Any) -> None:
     registry = scripted(locations=form)
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
@@ -163,9 +165,7 @@ def test_a_location_is_used_as_it_is_said(scripted: ScriptedFactory, form: Any) 
 @pytest.mark.parametrize(
     "location", [None, "", "ftp://127.0.0.1/x", "file:///etc/passwd", "http://user:pw@127.0.0.1/x"]
 )
-def test_a_location_that_is_missing_or_leads_away_is_not_followed(
-    scripted: ScriptedFactory, location: str | None
-) -> None:
+def test_a_missing_or_unsafe_location_is_an_error(scripted: ScriptedFactory, location: str | None) -> None:
     registry = scripted()
     headers = [] if location is None else [("Location", location)]
     registry.fault("POST upload", times=9, status=202, headers=headers)
@@ -175,11 +175,11 @@ def test_a_location_that_is_missing_or_leads_away_is_not_followed(
     assert ["POST upload"] == shown(registry)
 
 
-# ---- other ways
+# ---- other methods
 
 
 @pytest.mark.parametrize("status", [404, 405, 415, 501])
-def test_a_host_that_does_not_take_one_put_gets_a_patch_and_a_put_from_then_on(
+def test_a_host_that_rejects_a_single_put_gets_a_patch_and_a_put_from_then_on(
     scripted: ScriptedFactory, status: int
 ) -> None:
     registry = scripted()
@@ -195,11 +195,11 @@ def test_a_host_that_does_not_take_one_put_gets_a_patch_and_a_put_from_then_on(
     assert [] == registry.uploads
 
 
-def test_a_body_that_a_proxy_finds_too_large_is_sent_in_smaller_and_smaller_chunks(
+def test_a_body_that_a_proxy_rejects_as_too_large_is_sent_in_ever_smaller_chunks(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "LARGEST_CHUNK", 400_000)
-    monkeypatch.setattr(upload, "SMALLEST_CHUNK", 100_000)
+    monkeypatch.setattr(upload, "MAX_CHUNK", 400_000)
+    monkeypatch.setattr(upload, "MIN_CHUNK", 100_000)
     registry = scripted(max_body=210_000)
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
@@ -210,11 +210,11 @@ def test_a_body_that_a_proxy_finds_too_large_is_sent_in_smaller_and_smaller_chun
     assert registry.has_blob("app", blob.digest)
 
 
-def test_where_no_chunk_is_small_enough_the_message_names_the_proxy_setting(
+def test_if_no_chunk_is_small_enough_the_hint_names_the_proxy_setting(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "LARGEST_CHUNK", 400_000)
-    monkeypatch.setattr(upload, "SMALLEST_CHUNK", 100_000)
+    monkeypatch.setattr(upload, "MAX_CHUNK", 400_000)
+    monkeypatch.setattr(upload, "MIN_CHUNK", 100_000)
     registry = scripted(max_body=1000)
     with uploader(registry) as up, pytest.raises(RemoteError) as caught:
         up.tries(up.source.add("app", DATA))
@@ -222,18 +222,18 @@ def test_where_no_chunk_is_small_enough_the_message_names_the_proxy_setting(
     assert "client_max_body_size" in caught.value.hint
 
 
-def test_a_small_body_that_is_too_large_is_not_cut_up(scripted: ScriptedFactory) -> None:
+def test_a_small_body_that_is_too_large_is_not_sent_in_chunks(scripted: ScriptedFactory) -> None:
     registry = scripted(max_body=1000)
     with uploader(registry) as up, pytest.raises(RemoteError) as caught:
         up.tries(up.source.add("app", DATA))
     assert not caught.value.retryable
 
 
-def test_chunks_have_the_size_that_the_registry_asks_for(
+def test_chunks_have_the_minimum_size_that_the_registry_requires(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "LARGEST_CHUNK", 100_000)
-    monkeypatch.setattr(upload, "SMALLEST_CHUNK", 50_000)
+    monkeypatch.setattr(upload, "MAX_CHUNK", 100_000)
+    monkeypatch.setattr(upload, "MIN_CHUNK", 50_000)
     registry = scripted(min_chunk=300_000, max_body=350_000)
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
@@ -243,8 +243,8 @@ def test_chunks_have_the_size_that_the_registry_asks_for(
     assert registry.has_blob("app", blob.digest)
 
 
-class Kept:
-    """An upload whose session outlives its attempts."""
+class KeptUpload:
+    """An upload whose session is kept between attempts."""
 
     def __init__(self, up: Uploader, blob: Descriptor) -> None:
         self.up = up
@@ -260,15 +260,15 @@ class Kept:
 
 
 @contextmanager
-def in_chunks(registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
-    """An upload of DATA in chunks of 100,000 bytes."""
-    monkeypatch.setattr(upload, "LARGEST_CHUNK", 100_000)
+def in_chunks(registry: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeptUpload]:
+    """Yield an upload of DATA in chunks of 100,000 bytes."""
+    monkeypatch.setattr(upload, "MAX_CHUNK", 100_000)
     with uploader(registry) as up:
-        up.client._habits.chunk = 100_000
-        yield Kept(up, up.source.add("app", DATA))
+        up.client._capabilities.chunk_size = 100_000
+        yield KeptUpload(up, up.source.add("app", DATA))
 
 
-def test_chunks_go_on_from_the_last_one_that_was_answered(
+def test_chunks_are_resumed_after_the_last_acknowledged_one(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = scripted()
@@ -287,10 +287,10 @@ def test_chunks_go_on_from_the_last_one_that_was_answered(
 
 
 @pytest.mark.parametrize("chunk", ["in the middle", "at the end"])
-def test_what_came_of_a_chunk_that_was_cut_is_not_sent_again(
+def test_the_received_part_of_an_interrupted_chunk_is_not_sent_again(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch, chunk: str
 ) -> None:
-    """Where a registry keeps it, and says so: distribution 3, ociregistry."""
+    """If the registry keeps it and reports it: distribution 3, ociregistry."""
     registry = scripted(keeps_partial=True)
     with in_chunks(registry, monkeypatch) as kept:
         registry.fault("PATCH upload", nth=4, cut_request_after=60_000 if chunk == "in the middle" else 100_000)
@@ -306,9 +306,7 @@ def test_what_came_of_a_chunk_that_was_cut_is_not_sent_again(
     assert registry.has_blob("app", kept.blob.digest)
 
 
-def test_a_session_that_holds_wrong_bytes_is_given_up(
-    scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_with_wrong_bytes_is_abandoned(scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = scripted()
     with in_chunks(registry, monkeypatch) as kept:
         body = b'{"errors":[{"code":"DIGEST_INVALID"}]}'
@@ -320,7 +318,7 @@ def test_a_session_that_holds_wrong_bytes_is_given_up(
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 501])
-def test_a_session_that_cannot_say_how_far_it_is_is_not_gone_on_with(
+def test_a_session_that_does_not_report_its_progress_is_not_resumed(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     registry = scripted()
@@ -336,16 +334,14 @@ def test_a_session_that_cannot_say_how_far_it_is_is_not_gone_on_with(
         assert 1 == kept.up.tries(kept.blob)
 
 
-def test_a_registry_that_swallows_bytes_is_found_out(
-    scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upload, "LARGEST_CHUNK", 100_000)
+def test_lost_bytes_of_a_chunk_are_detected(scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "MAX_CHUNK", 100_000)
     registry = scripted()
     registry.fault("PATCH upload", nth=2, accept=50_000)
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
-        up.client._habits.chunk = 100_000
-        kept = Kept(up, blob)
+        up.client._capabilities.chunk_size = 100_000
+        kept = KeptUpload(up, blob)
         with pytest.raises(RemoteError) as caught:
             kept.send()
         assert caught.value.retryable
@@ -354,11 +350,11 @@ def test_a_registry_that_swallows_bytes_is_found_out(
     assert registry.has_blob("app", blob.digest)
 
 
-def test_a_large_body_that_broke_is_tried_again_in_chunks(
+def test_an_interrupted_large_upload_is_retried_in_chunks(
     scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload, "CHUNK_AFTER", 300_000)
-    monkeypatch.setattr(upload, "LARGEST_CHUNK", 200_000)
+    monkeypatch.setattr(upload, "MAX_CHUNK", 200_000)
     registry = scripted()
     registry.fault("PUT upload", cut_request_after=600_000)
     with uploader(registry) as up:
@@ -368,11 +364,11 @@ def test_a_large_body_that_broke_is_tried_again_in_chunks(
     assert registry.has_blob("app", blob.digest)
 
 
-# ---- ends that are not clear
+# ---- unclear results
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
-def test_another_success_than_201_counts_only_if_the_blob_is_there(scripted: ScriptedFactory, status: int) -> None:
+def test_another_success_status_than_201_counts_only_if_the_blob_exists(scripted: ScriptedFactory, status: int) -> None:
     registry = scripted()
     registry.fault("PUT upload", status=status, after=True)
     with uploader(registry) as up:
@@ -385,7 +381,7 @@ def test_another_success_than_201_counts_only_if_the_blob_is_there(scripted: Scr
     assert caught.value.retryable
 
 
-def test_a_registry_that_stores_something_else_lies(scripted: ScriptedFactory) -> None:
+def test_a_registry_that_stores_another_blob_is_an_error(scripted: ScriptedFactory) -> None:
     registry = scripted()
     registry.fault("PUT upload", status=201, headers=[("Docker-Content-Digest", str(Digest.of(b"lie")))])
     with uploader(registry) as up, pytest.raises(Refused) as caught:
@@ -393,18 +389,20 @@ def test_a_registry_that_stores_something_else_lies(scripted: ScriptedFactory) -
     assert "target_lied" == caught.value.code
 
 
-def test_a_registry_that_got_other_bytes_is_tried_again_and_then_a_person_must_look(scripted: ScriptedFactory) -> None:
+def test_an_upload_rejected_for_its_digest_is_retried_and_then_an_error_for_the_operator(
+    scripted: ScriptedFactory,
+) -> None:
     registry = scripted()
     body = b'{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match"}]}'
     registry.fault("PUT upload", times=9, status=400, body=body)
     with uploader(registry) as up, pytest.raises(Refused) as caught:
         up.upload(up.source.add("app", DATA))
     assert caught.value.retryable
-    assert "something between" in caught.value.hint
+    assert "proxy" in caught.value.hint
     assert 0 == registry.counts()["PATCH upload"]
 
 
-def test_a_401_in_an_upload_begins_again_with_a_new_token_if_one_can_be_had(scripted: ScriptedFactory) -> None:
+def test_an_upload_that_gets_a_401_starts_again_with_a_new_token(scripted: ScriptedFactory) -> None:
     registry = scripted()
     registry.fault("PUT upload", status=401)
     with uploader(registry) as up, pytest.raises(AuthError):
@@ -412,7 +410,7 @@ def test_a_401_in_an_upload_begins_again_with_a_new_token_if_one_can_be_had(scri
     assert [] == registry.uploads
 
 
-def test_a_session_is_deleted_also_when_the_work_was_stopped(scripted: ScriptedFactory) -> None:
+def test_a_session_is_deleted_even_after_a_stop(scripted: ScriptedFactory) -> None:
     registry = scripted()
     stop = Stop()
     with uploader(registry) as up:
@@ -422,7 +420,7 @@ def test_a_session_is_deleted_also_when_the_work_was_stopped(scripted: ScriptedF
     assert ["POST upload", "DELETE upload"] == shown(registry)
 
 
-def test_a_delete_that_fails_is_nobodys_failure(scripted: ScriptedFactory) -> None:
+def test_a_failed_delete_of_a_session_is_ignored(scripted: ScriptedFactory) -> None:
     registry = scripted()
     registry.fault("DELETE upload", times=9, status=405)
     with uploader(registry) as up:

@@ -1,4 +1,4 @@
-"""Which uploads are sent in chunks after a break, and what is done where a registry takes no chunks."""
+"""The uploads that are sent in chunks after an interruption, and registries that reject chunks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ OTHER = DATA[1:]
 @pytest.fixture(autouse=True)
 def _small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "CHUNK_AFTER", 300_000)
-    monkeypatch.setattr(uploads, "LARGEST_CHUNK", 200_000)
-    monkeypatch.setattr(uploads, "SMALLEST_CHUNK", 50_000)
+    monkeypatch.setattr(uploads, "MAX_CHUNK", 200_000)
+    monkeypatch.setattr(uploads, "MIN_CHUNK", 50_000)
 
 
 def bodies(registry: ScriptedRegistry) -> list[tuple[str, int | None]]:
-    """The requests that carried bytes of blobs: method, and bytes that arrived."""
+    """Return the requests that carried bytes of blobs: method and received bytes."""
     return [(one.method, one.body_length) for one in registry.log if one.kind in ("PUT upload", "PATCH upload")]
 
 
-def test_one_broken_upload_changes_nothing_for_other_blobs(scripted: ScriptedFactory) -> None:
+def test_an_interrupted_upload_does_not_affect_other_blobs(scripted: ScriptedFactory) -> None:
     registry = scripted()
     registry.fault("PUT upload", cut_request_after=600_000)
     with uploader(registry) as up:
@@ -37,7 +37,7 @@ def test_one_broken_upload_changes_nothing_for_other_blobs(scripted: ScriptedFac
     assert [("PUT", len(DATA))] == bodies(registry), "a blob that arrived is no longer one whose upload broke"
 
 
-def test_a_break_of_the_source_is_no_break_of_the_upload(scripted: ScriptedFactory) -> None:
+def test_an_interruption_of_the_source_does_not_count_as_one_of_the_upload(scripted: ScriptedFactory) -> None:
     registry = scripted()
     with uploader(registry) as up:
         up.source.cut_after = 600_000
@@ -50,7 +50,7 @@ def test_a_break_of_the_source_is_no_break_of_the_upload(scripted: ScriptedFacto
     assert [("PUT", len(DATA))] == bodies(registry)
 
 
-def test_an_error_of_the_source_teaches_nothing_about_the_target(scripted: ScriptedFactory) -> None:
+def test_an_error_of_the_source_does_not_change_the_upload_method(scripted: ScriptedFactory) -> None:
     registry = scripted()
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
@@ -67,9 +67,7 @@ def test_an_error_of_the_source_teaches_nothing_about_the_target(scripted: Scrip
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 415, 416, 501])
-def test_a_registry_that_takes_no_chunks_gets_the_blob_whole_again_and_no_chunk_ever_after(
-    scripted: ScriptedFactory, status: int
-) -> None:
+def test_a_registry_that_rejects_chunks_gets_whole_blobs_from_then_on(scripted: ScriptedFactory, status: int) -> None:
     registry = scripted()
     registry.fault("PUT upload", cut_request_after=600_000)
     registry.fault("PATCH upload", status=status, times=FOREVER)
@@ -84,8 +82,8 @@ def test_a_registry_that_takes_no_chunks_gets_the_blob_whole_again_and_no_chunk_
     assert [] == registry.uploads
 
 
-def test_a_chunk_that_is_refused_later_in_an_upload_does_not_speak_against_chunks(scripted: ScriptedFactory) -> None:
-    """A session that another replica does not know is such an answer."""
+def test_a_rejection_of_a_later_chunk_does_not_disable_chunks(scripted: ScriptedFactory) -> None:
+    """For example, another replica does not know the session."""
     registry = scripted()
     registry.fault("PUT upload", cut_request_after=600_000)
     registry.fault("PATCH upload", nth=2, status=404)
@@ -96,7 +94,7 @@ def test_a_chunk_that_is_refused_later_in_an_upload_does_not_speak_against_chunk
     assert registry.has_blob("app", blob.digest)
 
 
-def test_a_first_chunk_that_breaks_or_meets_a_busy_registry_is_sent_again(scripted: ScriptedFactory) -> None:
+def test_a_first_chunk_that_is_interrupted_or_meets_a_busy_registry_is_sent_again(scripted: ScriptedFactory) -> None:
     registry = scripted()
     registry.fault("PUT upload", cut_request_after=600_000)
     registry.fault("PATCH upload", cut_request_after=100_000)
@@ -107,7 +105,7 @@ def test_a_first_chunk_that_breaks_or_meets_a_busy_registry_is_sent_again(script
     assert registry.has_blob("app", blob.digest)
 
 
-def test_a_proxy_with_a_body_limit_before_a_registry_without_chunks_is_one_error_with_a_hint(
+def test_a_body_limit_in_front_of_a_registry_without_chunks_is_an_error_with_a_hint(
     scripted: ScriptedFactory,
 ) -> None:
     registry = scripted(max_body=400_000, chunks=False)

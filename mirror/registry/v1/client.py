@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, Refused, RemoteError, Unreachable
 from mirror.oci.strictjson import Value
-from mirror.registry.blobs import NO_RANGES
+from mirror.registry.blobs import NO_RANGE_STATUSES
 from mirror.registry.http.url_policy import Destination
 from mirror.registry.session import Answer, Session, Stream, TooBig
 from mirror.registry.v1 import parsing
@@ -118,7 +118,7 @@ class V1Client:
                     kind="v1-layer",
                     scopes=v1_scopes(self._scope_kind(host), repository),
                     headers=headers,
-                    expect={200, 416} if size is None else {200, 206, *NO_RANGES},
+                    expect={200, 416} if size is None else {200, 206, *NO_RANGE_STATUSES},
                 ),
             )
 

@@ -1,0 +1,15 @@
+"""The upload methods that a host was found to accept."""
+
+from __future__ import annotations
+
+from mirror.oci.digest import Digest
+from mirror.util.structs import Struct, field
+
+
+class UploadCapabilities(Struct):
+    """The upload methods that one host accepts. Thread-safe: each write is atomic, and a rejection is never reset."""
+
+    needs_patch: bool = False  # requires a streamed PATCH and a PUT instead of one PUT
+    chunk_size: int = 0  # bytes; 0: the host has not rejected a large body
+    rejects_chunks: bool = False
+    broken_blobs: set[Digest] = field(default_factory=set)  # blobs whose upload broke after CHUNK_AFTER bytes
