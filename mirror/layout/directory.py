@@ -27,14 +27,14 @@ _BUFFER_BYTES = 256 << 10  # size of a write buffer
 _RECOPY_HINT = "copy the layout again, or export the images again"
 
 
-class ContentMissing(NotFound):
+class MissingContentError(NotFound):
     """The layout refers to content that it does not have: it is damaged, or it was copied incompletely."""
 
     code = "bundle_incomplete"
     exit_code = Refused.exit_code
 
 
-class ManifestInUse(RemoteError):
+class ManifestInUseError(RemoteError):
     """A manifest cannot be removed because an index of the same repository refers to it."""
 
 
@@ -67,13 +67,16 @@ class LayoutStore:
     # ---- reading
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
+        """Return the repositories below `prefix`, and errors for entries without a repository."""
         names, strays = self._index_file.query(lambda index: (index.repositories(), index.unnamed_errors()))
         return [*strays, *(name for name in names if name.startswith(prefix))]
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
+        """Return the tags of a repository, sorted. Raises NotFound."""
         return self._index_file.query(lambda index: index.tags(repository))
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
+        """Yield what each tag or digest refers to, or the error in its place."""
         for reference in references:
             work.stop.check()
             yield self._resolve(repository, reference)
@@ -94,10 +97,12 @@ class LayoutStore:
         return Version(descriptor.digest, media_type=descriptor.media_type)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
+        """Return what a tag or digest refers to, with its manifest."""
         manifest = self.manifest(repository, reference, work)
         return Version(manifest.digest, manifest)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
+        """Read a manifest and verify its digest. Raises NotFound, Refused."""
         descriptor = self._lookup(repository, reference)
         if isinstance(descriptor, MirrorError):
             raise descriptor
@@ -113,9 +118,10 @@ class LayoutStore:
         return parse_manifest(body, descriptor.media_type, expected=descriptor.digest, what=str(path))
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> FileReader:
+        """Open a blob for reading from byte `offset`. Raises ContentMissing, Refused."""
         reader = self._files.open_blob(blob.digest, offset)
         if reader is None:
-            raise ContentMissing(f"{self.host} does not have blob {blob.digest}", hint=_RECOPY_HINT)
+            raise MissingContentError(f"{self.host} does not have blob {blob.digest}", hint=_RECOPY_HINT)
         try:
             self._check_size(blob, reader.size or 0)
         except BaseException:
@@ -124,11 +130,13 @@ class LayoutStore:
         return reader
 
     def lacks(self, blob: Descriptor) -> bool:
+        """Return False: a layout leaves out no blobs."""
         return False
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the manifests whose subject is `digest`. All manifests below the repository's roots are read once, for
-        all calls."""
+        """Return the manifests whose subject is `digest`.
+
+        All manifests below the repository's roots are read once, for all calls."""
 
         def roots() -> list[Root]:
             """Return the roots of the current index."""
@@ -138,10 +146,10 @@ class LayoutStore:
         return self._referrers.find(repository, digest, self._index_file.revision, roots, work)
 
     def _lookup(self, repository: str, reference: str) -> Descriptor | NotFound | Refused:
-        """Return the descriptor for a tag, or the error why there is none. For a digest, the descriptor has neither
-        size nor type.
+        """Return the descriptor for a tag, or the error why there is none.
 
-        Raises Refused and LocalError for problems of the whole layout."""
+        For a digest, the descriptor has neither size nor type. Raises Refused and LocalError for problems of the whole
+        layout."""
 
         def find(index: Index) -> Descriptor | NotFound | Refused:
             """Look up the tag; return NotFound and Refused instead of raising them under the lock."""
@@ -156,7 +164,7 @@ class LayoutStore:
         """Return the error for a manifest that does not exist."""
         if ":" in reference:
             return NotFound(f"{self.host}:{repository}@{reference} does not exist")
-        return ContentMissing(
+        return MissingContentError(
             f"{self.host}:{repository}:{reference} is {descriptor.digest}, which is missing", hint=_RECOPY_HINT
         )
 
@@ -172,17 +180,20 @@ class LayoutStore:
     # ---- writing
 
     def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Create the layout if it does not exist, and take its lock. Raises LockBusy (another run has it),
-        LocalError."""
+        """Create the layout if it does not exist, and take its lock.
+
+        Raises LockBusy (another run has it), LocalError."""
         self._index_file.begin(work)
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """Write index.json with all manifests that were put; they are kept even if other images failed. Raises
-        LocalError."""
+        """Write index.json with all manifests that were put; they are kept even if other images failed.
+
+        Raises LocalError."""
         self._index_file.publish()
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        if self._new and not self._index_file.writing and not self._index_file.exists():
+        """Whether the layout has the blob. Raises Refused (size_mismatch)."""
+        if self._new and not self._index_file.has_lock and not self._index_file.exists():
             return False
         size = self._files.blob_size(blob.digest)
         if size is not None:
@@ -194,10 +205,14 @@ class LayoutStore:
         return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> LayoutUpload:
+        """Start writing a blob."""
         self._index_file.begin(work)
         return LayoutUpload(self._files, blob)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
+        """Write a manifest and add it to the index.
+
+        Raises RemoteError (blob_missing; manifest_invalid for schema 1), LocalError."""
         if manifest.kind is Kind.SCHEMA1:
             raise RemoteError(
                 f"{self.host}:{repository}:{reference} is a schema 1 image, which an OCI layout cannot hold",
@@ -239,15 +254,15 @@ class LayoutStore:
             self._referrers.invalidate()
 
     def remove_manifest(self, repository: str, digest: Digest, work: Work) -> bool:
-        """Remove a manifest and all its tags from a repository. Return whether its file was removed too; it is kept if
-        another repository has the manifest.
+        """Remove a manifest and all its tags from a repository.
 
-        Must not run while a manifest is put. Raises ManifestInUse, LocalError, Cancelled."""
+        Return whether its file was removed too; it is kept if another repository has the manifest. Must not run while a
+        manifest is put. Raises ManifestInUse, LocalError, Cancelled."""
         self._index_file.begin(work)
         roots = self._index_file.query(lambda index: list(index.roots()))
         as_root, under_index = find_repositories(digest, roots, lambda one: self.manifest("", one, work), work)
         if under_index & {repository, None, *self._index_file.adopted_names(repository)}:
-            raise ManifestInUse(
+            raise ManifestInUseError(
                 f"{digest} cannot be deleted: an index in {repository} refers to it",
                 hint="delete the index first; tags can be deleted at any time",
             )

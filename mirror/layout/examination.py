@@ -49,8 +49,9 @@ class VerificationResult(Struct):
     affected: dict[Digest, list[str]] = field(default_factory=dict)
 
     def find_affected(self, roots: Iterable[tuple[str, Digest]], references: References) -> None:
-        """Record which images each problem affects. roots: names and digests of the images; references: see
-        References."""
+        """Record which images each problem affects.
+
+        roots: names and digests of the images; references: see References."""
         digests = {problem.digest for problem in self.problems if problem.digest is not None}
         for name, root in sorted(set(roots)) if digests else ():
             seen, todo = {root}, [root]

@@ -106,8 +106,9 @@ class LayoutFiles:
         return None if found is None else _read_all(found, limit, self.blob_path(digest))
 
     def open_blob(self, digest: Digest, offset: int) -> FileReader | None:
-        """Open a blob for reading from byte `offset`; None if it does not exist. Raises Refused (unsafe_path),
-        LocalError."""
+        """Open a blob for reading from byte `offset`; None if it does not exist.
+
+        Raises Refused (unsafe_path), LocalError."""
         found = self._open_blob_file(digest)
         return None if found is None else FileReader(found, self.blob_path(digest), offset)
 
@@ -118,8 +119,9 @@ class LayoutFiles:
         )
 
     def _open_plain(self, name: str, directory: Callable[[], int], path: Path) -> int | None:
-        """Open a regular file and return its descriptor; None if it does not exist. directory: returns the open
-        directory of the file."""
+        """Open a regular file and return its descriptor; None if it does not exist.
+
+        directory: returns the open directory of the file."""
         try:
             descriptor = os.open(name, _READ_FLAGS, dir_fd=directory())
         except FileNotFoundError:
@@ -134,8 +136,9 @@ class LayoutFiles:
         return descriptor
 
     def _top(self) -> int:
-        """Return the descriptor of the layout's directory. If its path is a symbolic link, that is the operator's
-        choice and it is followed."""
+        """Return the descriptor of the layout's directory.
+
+        If its path is a symbolic link, that is the operator's choice and it is followed."""
         with self._lock:
             cached = self._directories.get("")
         return cached if cached is not None else self._remember("", os.open(self.path, _DIRECTORY_FLAGS))
@@ -151,8 +154,9 @@ class LayoutFiles:
         return self._remember(name, os.open(base_name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent))
 
     def _remember(self, name: str, descriptor: int) -> int:
-        """Keep an open directory for later use. If another thread has opened it too, close this descriptor and return
-        that one."""
+        """Keep an open directory for later use.
+
+        If another thread has opened it too, close this descriptor and return that one."""
         with self._lock:
             kept = self._directories.setdefault(name, descriptor)
         if kept != descriptor:
@@ -191,10 +195,10 @@ class LayoutFiles:
 
     @contextmanager
     def write_blob(self, digest: Digest) -> Iterator[WholeFile]:
-        """Write a new blob. After the block it is complete and its bytes are on disk; its name is durable only after
-        `sync`.
+        """Write a new blob.
 
-        Raises LocalError and what the block raises; then no blob is left."""
+        After the block it is complete and its bytes are on disk; its name is durable only after `sync`. Raises
+        LocalError and what the block raises; then no blob is left."""
         name = f"blobs/{digest.algorithm}"
         with self._lock:
             cached = name in self._directories
@@ -219,8 +223,9 @@ class LayoutFiles:
             self._unsynced.add(name)
 
     def sync(self) -> None:
-        """Sync the directories that have new or removed entries, so that these survive a power cut. Raises
-        LocalError."""
+        """Sync the directories that have new or removed entries, so that these survive a power cut.
+
+        Raises LocalError."""
         with self._lock:
             list_names, self._unsynced = sorted(self._unsynced, reverse=True), set()
         try:
@@ -232,8 +237,9 @@ class LayoutFiles:
             raise
 
     def replace(self, name: str, data: bytes) -> None:
-        """Replace a file at the top atomically; it is on disk when this returns. If LocalError is raised, the file is
-        unchanged."""
+        """Replace a file at the top atomically; it is on disk when this returns.
+
+        If LocalError is raised, the file is unchanged."""
         top = self._top()
         with whole_file(top, self.path / name, mode=_FILE_MODE) as file:
             file.write(data)
@@ -280,6 +286,7 @@ def _translate_error(doing: str, path: Path, error: OSError) -> Exception:
 
 
 def _unsafe_path_error(path: Path, why: str) -> Refused:
+    """Return the error for a special file or link."""
     return Refused(
         f"{path} is not read: {why}",
         hint="a layout may contain only regular files and directories; if you trust it, copy it with `cp -rL`",

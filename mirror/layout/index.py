@@ -59,8 +59,9 @@ class Index:
 
     @classmethod
     def parse(cls, data: bytes, what: str, adopts: Collection[str] = ()) -> Index:
-        """Parse index.json. Raises Refused (bundle_invalid). Errors of single entries are returned by `tags`
-        instead."""
+        """Parse index.json. Raises Refused (bundle_invalid).
+
+        Errors of single entries are returned by `tags` instead."""
         document = strictjson.parse(data, what=what, code="bundle_invalid", nodes=MAX_NODES)
         entries = document.get("manifests") if isinstance(document, dict) else None
         if not isinstance(document, dict) or document.get("schemaVersion") != 2 or not isinstance(entries, list):
@@ -104,8 +105,9 @@ class Index:
         return sorted(as_root | {name for name, _ in self._nameless if name})
 
     def unnamed_errors(self) -> list[Refused]:
-        """Return the errors that explain why the index has entries but no repository; otherwise a mirror of all
-        repositories would silently copy nothing."""
+        """Return the errors that explain why the index has entries but no repository.
+
+        Without them a mirror of all repositories would silently copy nothing."""
         if self.repositories() or (self._adopts and self._tags.get("")):
             return []
         count = self._entry_count - len(self._entry_errors)
@@ -211,10 +213,10 @@ class Index:
         return removed
 
     def remove(self, repository: str, reference: str) -> bool:
-        """Remove a tag; or, for a digest, the root without a name and all tags of the manifest. Return whether anything
-        was removed.
+        """Remove a tag; or, for a digest, the root without a name and all tags of the manifest.
 
-        If the repository adopts names without a repository, these are removed too."""
+        Return whether anything was removed. If the repository adopts names without a repository, these are removed
+        too."""
         adopted = repository in self._adopts
         removed = [self._remove(name, reference) for name in ((repository, "") if adopted else (repository,))]
         return any(removed)

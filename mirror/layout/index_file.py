@@ -44,7 +44,7 @@ class IndexFile:
         self._new = new
         self._layout_lock = LayoutLock(files.path, _LOCK_FILE)
         self._begin_once = Once(self._begin)
-        self._writing = False
+        self._has_lock = False
         self._state = threading.Condition()
         self._index: Index | None = None
         self._signature: tuple[int, ...] | None = None
@@ -60,18 +60,19 @@ class IndexFile:
     # ---- reading
 
     @property
-    def writing(self) -> bool:
+    def has_lock(self) -> bool:
         """Whether this process holds the lock."""
-        return self._writing
+        return self._has_lock
 
     @property
     def revision(self) -> tuple[object, ...]:
         """A value that changes when another process has changed the index."""
-        return self.writing, self._signature
+        return self.has_lock, self._signature
 
     def adopted_names(self, repository: str) -> tuple[str | None, ...]:
-        """Return the values of `Root.repository` that also count as `repository`, because it adopts names without a
-        repository."""
+        """Return the values of `Root.repository` that also count as `repository`.
+
+        These are `` and None if it adopts names without a repository."""
         return ("", None) if repository in self._adopts else ()
 
     def query(self, query_index: Callable[[Index], T]) -> T:
@@ -86,13 +87,13 @@ class IndexFile:
         """Return the index, reading index.json again if another process has replaced it."""
         with self._state:
             cached, signature = self._index, self._signature
-        if cached is not None and (self.writing or self._files.signature(INDEX_FILE) == signature):
+        if cached is not None and (self.has_lock or self._files.signature(INDEX_FILE) == signature):
             return cached
         exists = self.exists()
         signature = self._files.signature(INDEX_FILE) if exists else None
         loaded = Index(self._what, self._adopts) if signature is None and self._new else self._load()
         with self._state:
-            if not self.writing or self._index is None:
+            if not self.has_lock or self._index is None:
                 self._index, self._signature = loaded, signature
             return self._index
 
@@ -128,9 +129,10 @@ class IndexFile:
     # ---- writing
 
     def begin(self, work: Work) -> None:
-        """Take the lock, and create the layout if it does not exist. Raises LockBusy (another run has the lock),
-        LocalError."""
-        if not self.writing:
+        """Take the lock, and create the layout if it does not exist.
+
+        Raises LockBusy (another run has the lock), LocalError."""
+        if not self.has_lock:
             self._begin_once.get(work)
 
     def _begin(self, work: Work) -> bool:
@@ -148,7 +150,7 @@ class IndexFile:
         with self._state:
             # Set both together: a reader in between would store the index that it read before this process had the
             # lock.
-            self._index, self._writing = loaded, True
+            self._index, self._has_lock = loaded, True
         return True
 
     def change(self, change: Callable[[Index], bool]) -> None:

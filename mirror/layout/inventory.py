@@ -29,8 +29,9 @@ REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class ManifestInfo(Struct, frozen=True):
-    """The media type and size of a manifest. size: bytes; None if it is not known, as in an inventory made from a
-    report."""
+    """The media type and size of a manifest.
+
+    size: bytes; None if it is not known, as in an inventory made from a report."""
 
     media_type: str
     size: int | None
@@ -46,8 +47,9 @@ class RepositoryContents(Struct):
 
 
 class BaseBlob(Struct, frozen=True):
-    """A blob that a differential bundle leaves out because its base has it. size: bytes; repositories: where the base
-    has it."""
+    """A blob that a differential bundle leaves out because its base has it.
+
+    size: bytes; repositories: where the base has it."""
 
     size: int
     repositories: tuple[str, ...]
@@ -103,8 +105,9 @@ class Inventory(Struct):
             contents.tags[image.reference] = root.digest
 
     def normalize(self) -> None:
-        """Finish the inventory after the last `add`: drop a blob from `base` if an image brings it, and tagged
-        manifests from `roots`."""
+        """Finish the inventory after the last `add`.
+
+        Drop a blob from `base` if an image brings it, and tagged manifests from `roots`."""
         for digest in self.base.keys() & self.blobs.keys():
             del self.blobs[digest]
         for contents in self.repositories.values():
@@ -157,8 +160,9 @@ def _manifest_document(one: ManifestInfo) -> dict[str, Any]:
 
 
 class BaseInventory:
-    """The inventory of the store that a differential bundle will be imported into. Without an inventory it has
-    nothing."""
+    """The inventory of the store that a differential bundle will be imported into.
+
+    Without an inventory it has nothing."""
 
     def __init__(self, inventory: Inventory | None = None) -> None:
         self._inventory = inventory or Inventory()
@@ -229,7 +233,7 @@ def read_inventory(path: Path) -> Inventory:
 
 def _parse_document(document: Value, what: str) -> Inventory:
     """Build the inventory from its JSON document. Raises Refused (bundle_invalid)."""
-    top = _parse_mapping(document, what)
+    top = _require_object(document, what)
     version = top.get("inventory")
     if type(version) is int and version > FORMAT:
         raise Refused(
@@ -242,15 +246,15 @@ def _parse_document(document: Value, what: str) -> Inventory:
     inventory = Inventory(
         manifests={
             _parse_digest(key, what): _parse_manifest_info(value, what)
-            for key, value in _parse_items(top, "manifests", what)
+            for key, value in _object_items(top, "manifests", what)
         },
-        blobs={_parse_digest(key, what): _parse_size(value, what) for key, value in _parse_items(top, "blobs", what)},
+        blobs={_parse_digest(key, what): _parse_size(value, what) for key, value in _object_items(top, "blobs", what)},
         base={
-            _parse_digest(key, what): _parse_base_blob(value, what) for key, value in _parse_items(top, "base", what)
+            _parse_digest(key, what): _parse_base_blob(value, what) for key, value in _object_items(top, "base", what)
         },
         missing=_parse_missing(top.get("missing", []), what),
     )
-    for name, value in _parse_items(top, "repositories", what):
+    for name, value in _object_items(top, "repositories", what):
         if not is_path(name):
             raise _invalid_error(what, f"not a repository: {printable(name, 80)!r}")
         inventory.repositories[name] = _parse_repository(value, inventory, what)
@@ -259,9 +263,9 @@ def _parse_document(document: Value, what: str) -> Inventory:
 
 def _parse_repository(value: Value, inventory: Inventory, what: str) -> RepositoryContents:
     """Parse a repository, and check that the inventory lists everything that it refers to."""
-    one = _parse_mapping(value, what)
+    one = _require_object(value, what)
     contents = RepositoryContents(
-        {tag: _parse_digest(digest, what) for tag, digest in _parse_items(one, "tags", what)},
+        {tag: _parse_digest(digest, what) for tag, digest in _object_items(one, "tags", what)},
         _parse_digests(one, "roots", what),
         _parse_digests(one, "manifests", what),
         _parse_digests(one, "blobs", what),
@@ -280,7 +284,7 @@ def _parse_repository(value: Value, inventory: Inventory, what: str) -> Reposito
 
 def _parse_manifest_info(value: Value, what: str) -> ManifestInfo:
     """Parse a manifest's media type and size."""
-    one = _parse_mapping(value, what)
+    one = _require_object(value, what)
     media_type = one.get("mediaType", "")
     if not isinstance(media_type, str):
         raise _invalid_error(what, "a mediaType is not a string")
@@ -289,7 +293,7 @@ def _parse_manifest_info(value: Value, what: str) -> ManifestInfo:
 
 def _parse_base_blob(value: Value, what: str) -> BaseBlob:
     """Parse an entry of `base`."""
-    one = _parse_mapping(value, what)
+    one = _require_object(value, what)
     names = one.get("repositories")
     if not isinstance(names, list) or not names:
         raise _invalid_error(what, "base: want a list of repositories")
@@ -306,16 +310,16 @@ def _parse_missing(value: Value, what: str) -> tuple[str, ...]:
     return tuple(str(name) for name in value)
 
 
-def _parse_mapping(value: Value, what: str) -> Mapping[str, Value]:
+def _require_object(value: Value, what: str) -> Mapping[str, Value]:
     """Return an object. Raises Refused (bundle_invalid) for another value."""
     if not isinstance(value, dict):
         raise _invalid_error(what, "want an object")
     return value
 
 
-def _parse_items(value: Mapping[str, Value], key: str, what: str) -> Iterable[tuple[str, Value]]:
+def _object_items(value: Mapping[str, Value], key: str, what: str) -> Iterable[tuple[str, Value]]:
     """Return the members of an object at `key`; none if the key is missing."""
-    return _parse_mapping(value.get(key, {}), f"{what}: {key}").items()
+    return _require_object(value.get(key, {}), f"{what}: {key}").items()
 
 
 def _parse_digests(value: Mapping[str, Value], key: str, what: str) -> set[Digest]:

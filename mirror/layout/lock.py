@@ -30,7 +30,7 @@ class LayoutLock:
     def acquire(self) -> None:
         """Take the lock without waiting; call this once. Raises LockBusy (another process has it), LocalError."""
         try:
-            descriptor = self._open_locked()
+            descriptor = self._open_and_lock()
         except BlockingIOError:
             raise LockBusy(
                 f"another run is writing to {self._directory}", hint="wait until that run has ended"
@@ -40,7 +40,7 @@ class LayoutLock:
         with self._lock:
             self._descriptor = descriptor
 
-    def _open_locked(self) -> int:
+    def _open_and_lock(self) -> int:
         """Open the directory, or the fallback file, and lock it. Return the descriptor."""
         try:
             return _lock(os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))

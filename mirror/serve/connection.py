@@ -29,8 +29,9 @@ _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
 
 class ServerConnection(BaseHTTPRequestHandler):
-    """A connection with one client. idle_since: when it began to wait for a request (monotonic clock); None during a
-    request."""
+    """A connection with one client.
+
+    idle_since: when it began to wait for a request (monotonic clock); None during a request."""
 
     protocol_version = "HTTP/1.1"
     server_version = f"mirror/{__version__}"
@@ -82,8 +83,9 @@ class ServerConnection(BaseHTTPRequestHandler):
             self._linger(body)
 
     def _linger(self, body: ConnectionBody) -> None:
-        """Close the sending side and discard the rest of the body. If unread bytes were left at close(), TCP would
-        reset the connection and the client could lose the response."""
+        """Close the sending side and discard the rest of the body.
+
+        If unread bytes were left at close(), TCP would reset the connection and the client could lose the response."""
         self.close_connection = True
         socket.socket.shutdown(self.connection, socket.SHUT_WR)  # the method of SSLSocket would also stop reading
         self.connection.settimeout(_LINGER)

@@ -38,8 +38,10 @@ _NOT_A_MANIFEST_CODES = (
 
 
 class _Route(Struct, frozen=True):
-    """One route. reads: handles GET and HEAD, called with the request and the groups of the pattern. writes: methods
-    that are pushes."""
+    """A route of the API.
+
+    reads: handles GET and HEAD, called with the request and the groups of the pattern. writes: methods that are
+    pushes."""
 
     pattern: re.Pattern[str]
     reads: Callable[..., ServerResponse] | None

@@ -25,14 +25,16 @@ class IncomingBody(Protocol):
     length: int | None  # bytes; None if it is not known
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read the next bytes into `buffer`; return their number, 0 only at the end. Raises NetworkError
-        (truncated)."""
+        """Read the next bytes into `buffer`; return their number, 0 only at the end.
+
+        Raises NetworkError (truncated)."""
         ...
 
 
 class ServerRequest(Struct, frozen=True):
-    """A request. path: percent-decoded. header: returns a header by its name in any case. query: all values of every
-    key."""
+    """A request to the registry.
+
+    path: percent-decoded. header: returns a header by its name in any case. query: all values of every key."""
 
     method: str
     path: str
@@ -59,7 +61,9 @@ class BlobRange(Struct, frozen=True):
 
 
 class ServerResponse(Struct, frozen=True):
-    """A response. length: for HEAD, the length in bytes of the body that GET would have."""
+    """A response of the registry.
+
+    length: for HEAD, the length in bytes of the body that GET would have."""
 
     status: int
     headers: Headers = ()
@@ -91,6 +95,7 @@ def json_response(
 
 def paginate(request: ServerRequest, names: Sequence[str]) -> tuple[list[str], Headers]:
     """Return one page of the sorted `names`, as the query's `n` and `last` ask, and the Link header of the next page.
+
     Raises HttpError."""
     count, last = request.query_value("n"), request.query_value("last")
     if count is not None and not _NUMBER.fullmatch(count):
@@ -106,10 +111,10 @@ def paginate(request: ServerRequest, names: Sequence[str]) -> tuple[list[str], H
 
 
 def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
-    """Parse a Range header with one range; return (first byte, number of bytes). Return None for the whole blob, also
-    if the header is not understood.
+    """Parse a Range header with one range; return (first byte, number of bytes).
 
-    Raises HttpError (416) if no byte is in the range. Source: RFC 9110, section 14."""
+    Return None for the whole blob, also if the header is not understood. Raises HttpError (416) if no byte is in the
+    range. Source: RFC 9110, section 14."""
     found = _RANGE.fullmatch(text.strip()) if text else None
     if found is None or not (found[1] or found[2]):
         return None

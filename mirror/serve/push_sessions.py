@@ -72,8 +72,9 @@ class VerifyingBody:
         self._hasher = digest.hasher()
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read the next bytes into `buffer`; return their number. Raises NetworkError; Refused (digest_mismatch) at the
-        end."""
+        """Read the next bytes into `buffer`; return their number.
+
+        Raises NetworkError; Refused (digest_mismatch) at the end."""
         count = self._body.readinto(buffer)
         self._hasher.update(buffer[:count])
         if not count and self._hasher.hexdigest() != self._digest.hex:

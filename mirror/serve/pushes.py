@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mirror.errors import NetworkError, Refused, RemoteError
-from mirror.layout.directory import LayoutStore, ManifestInUse
+from mirror.layout.directory import LayoutStore, ManifestInUseError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
@@ -64,8 +64,9 @@ class PushHandler:
         return (repository, digest) in self._deleted
 
     def handle(self, request: ServerRequest, repository: str, reference: str = "") -> ServerResponse:
-        """Answer a push. reference: tag, digest or name of the upload session. Raises HttpError, NetworkError, errors
-        of the store."""
+        """Answer a push. reference: tag, digest or name of the upload session.
+
+        Raises HttpError, NetworkError, errors of the store."""
         if "/manifests/" in request.path:
             return (self._put_manifest if request.method == "PUT" else self._delete_manifest)(
                 request, repository, reference
@@ -135,8 +136,9 @@ class PushHandler:
         return self.has_pushes(repository) or repository in self._store.repositories(repository, self._work)
 
     def _take_session(self, repository: str, name: str) -> PushSession:
-        """Take an upload session for one request; two requests at once would mix their bytes. Raises HttpError
-        (404)."""
+        """Take an upload session for one request; two requests at once would mix their bytes.
+
+        Raises HttpError (404)."""
         with self._lock:
             session = self._sessions.pop(name, None)
         if session is None:
@@ -150,8 +152,9 @@ class PushHandler:
                 self._sessions[name] = session
 
     def _commit(self, request: ServerRequest, repository: str, session: PushSession) -> None:
-        """Write the blob to the store after verifying its digest. Raises HttpError (DIGEST_INVALID), NetworkError,
-        LocalError."""
+        """Write the blob to the store after verifying its digest.
+
+        Raises HttpError (DIGEST_INVALID), NetworkError, LocalError."""
         digest = _requested_digest(request)
         if session.size:
             session.append(request.body)
@@ -185,7 +188,7 @@ class PushHandler:
             )
             with self._manifest_access(exclusive=False):
                 self._store.put_manifest(repository, reference, manifest, self._work)
-                self._mark_pushed(repository, manifest)
+                self._clear_deletion(repository, manifest)
         except NetworkError:
             raise  # the request is truncated
         except (Refused, RemoteError) as error:
@@ -210,13 +213,13 @@ class PushHandler:
                 return ServerResponse(202)
             try:
                 removed = self._store.remove_manifest(repository, Digest.parse(reference), self._work)
-            except ManifestInUse as error:
+            except ManifestInUseError as error:
                 raise HttpError(405, "UNSUPPORTED", str(error)) from error
             if not removed:
                 self._deleted.add((repository, reference))
         return ServerResponse(202)
 
-    def _mark_pushed(self, repository: str, manifest: Manifest) -> None:
+    def _clear_deletion(self, repository: str, manifest: Manifest) -> None:
         """Record that a manifest was pushed again. If it is an index, forget all deletions in the repository."""
         if manifest.children:
             self._deleted = {one for one in self._deleted if one[0] != repository}
@@ -224,8 +227,9 @@ class PushHandler:
 
     @contextmanager
     def _manifest_access(self, *, exclusive: bool) -> Iterator[None]:
-        """Hold the right to change manifests: shared for puts, exclusive for a delete. A put must not refer to a
-        manifest that is being removed. Raises Cancelled."""
+        """Hold the right to change manifests: shared for puts, exclusive for a delete.
+
+        A put must not refer to a manifest that is being removed. Raises Cancelled."""
         while not self._try_enter(exclusive=exclusive):
             self._work.stop.check()
         try:

@@ -1,1 +1,1 @@
-"""The whole program, as its users run it, between registries: a file for each promise."""
+"""Tests of the whole program between registries, as users run it: one file for each guarantee."""

@@ -1,4 +1,4 @@
-"""What crosses an air gap in these tests: three repositories, in memory and in a registry."""
+"""Test images for exports and imports: three repositories, in memory and in a registry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = ("app", "team/web", "team/tools")
 
 @pytest.fixture
 def graphs() -> dict[str, Graph]:
-    """Three repositories: indexes, layers that they share, a docker image, an artifact, a signature, a referrer."""
+    """Three repositories with indexes, shared layers, a docker image, an artifact, a signature and a referrer."""
     made = {name: Graph(name) for name in NAMES}
     for name, graph in made.items():
         index = graph.platforms("v1", size=20_000)

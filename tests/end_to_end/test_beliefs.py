@@ -1,4 +1,5 @@
-"""What is believed of tags without asking for them, what never is, and that one tag's trouble is its own."""
+"""Tags that are not requested because a hint or a listing gives their digest; and an error of one tag fails no
+other."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def mirrored(tool: MirrorTool, source: ScriptedRegistry, target: ScriptedRegistr
 
 
 def tagged(count: int) -> Graph:
-    """One image with the tags v0, v1 and so on."""
+    """Make one image with the tags v0, v1, and so on."""
     graph = Graph()
     image = graph.image("v0")
     for number in range(1, count):
@@ -39,14 +40,14 @@ def tagged(count: int) -> Graph:
 
 
 def lists_digests(registry: ScriptedRegistry, tags: dict[str, str]) -> None:
-    """From now on its list of tags has a map of digests, as those of GCR and Artifact Registry."""
+    """Add a map of digests to the registry's tag listing, as GCR and Artifact Registry do."""
     manifests = {digest: {"tag": [tag for tag in tags if tags[tag] == digest]} for digest in tags.values()}
     body = json.dumps({"name": "app", "tags": list(tags), "manifest": manifests}).encode()
     registry.fault("GET tags", status=200, body=body, times=FOREVER)
 
 
 @pytest.mark.parametrize("tags", [IMMUTABLE, {**IMMUTABLE, "include": ["v1"]}], ids=["listed", "named"])
-def test_an_immutable_tag_that_cannot_be_told_is_not_overwritten(
+def test_an_immutable_tag_whose_digest_is_unknown_is_not_overwritten(
     tags: dict[str, Any], scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -62,7 +63,7 @@ def test_an_immutable_tag_that_cannot_be_told_is_not_overwritten(
     assert 0 == target.counts()["PUT manifest"]
 
 
-def test_an_immutable_tag_that_state_does_not_know_is_asked_for_at_an_exclusive_target(
+def test_an_immutable_tag_without_a_hint_is_requested_from_an_exclusive_target(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -79,7 +80,7 @@ def test_an_immutable_tag_that_state_does_not_know_is_asked_for_at_an_exclusive_
     assert kept.digest == target.storage.repositories["app"].tags["v2"]
 
 
-def test_tags_that_state_does_not_know_are_asked_for_at_an_exclusive_target_not_copied(
+def test_tags_without_a_hint_are_requested_from_an_exclusive_target_before_copying(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -96,7 +97,7 @@ def test_tags_that_state_does_not_know_are_asked_for_at_an_exclusive_target_not_
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_the_digests_of_a_list_are_believed_by_a_sync_and_by_nothing_that_verifies(
+def test_sync_uses_the_digests_of_a_tag_listing_and_verify_does_not(
     side: str, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -115,7 +116,7 @@ def test_the_digests_of_a_list_are_believed_by_a_sync_and_by_nothing_that_verifi
     assert new.digest == target.storage.repositories["app"].tags["v1"]
 
 
-def test_a_tag_that_a_list_gives_two_digests_is_asked_for(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_tag_with_two_digests_in_the_listing_is_requested(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     graph = Graph()
     new, old = graph.image("v1", label="new"), graph.image(label="old")
@@ -130,7 +131,7 @@ def test_a_tag_that_a_list_gives_two_digests_is_asked_for(scripted: ScriptedFact
     assert 1 == source.counts()["HEAD manifest"]
 
 
-def test_an_image_that_moves_while_it_is_verified_is_not_called_whole(
+def test_an_image_that_moves_during_verify_is_not_reported_as_complete(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -151,7 +152,7 @@ def test_an_image_that_moves_while_it_is_verified_is_not_called_whole(
 
 
 @pytest.mark.parametrize(("side", "trouble"), [("source", "denied"), ("target", "denied"), ("target", "reset")])
-def test_a_tag_that_cannot_be_asked_for_fails_alone(
+def test_a_tag_that_cannot_be_requested_fails_alone(
     side: str, trouble: str, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -166,12 +167,12 @@ def test_a_tag_that_cannot_be_asked_for_fails_alone(
 
 
 def point(registry: ScriptedRegistry, digest: str) -> None:
-    """`app:v1` names `digest` now."""
+    """Let `app:v1` refer to `digest`."""
     registry.storage.repositories["app"].tags["v1"] = digest
 
 
 def killed_after_the_tag_was_put(tool: MirrorTool, target: ScriptedRegistry) -> None:
-    """A sync that gets SIGKILL when the target has carried out its PUT of `v1`, before the answer is sent."""
+    """Run a sync that gets SIGKILL when the target has carried out the PUT of `v1`, before the response is sent."""
     aimed = threading.Event()
 
     def kill(request: Request, reply: Reply) -> Reply:
@@ -187,13 +188,13 @@ def killed_after_the_tag_was_put(tool: MirrorTool, target: ScriptedRegistry) -> 
 
 
 def answered_by_somebody_else(tool: MirrorTool, target: ScriptedRegistry) -> None:
-    """A sync whose PUT of `v1` is carried out, while a gateway answers with the way to its login page."""
+    """Run a sync whose PUT of `v1` is carried out, while a gateway answers with a redirect to its login page."""
     target.fault("PUT manifest", reference="v1", after=True, status=302, headers=[("Location", "/login")])
     tool.sync(expect=1)
 
 
 @pytest.mark.parametrize("lose_the_answer", [killed_after_the_tag_was_put, answered_by_somebody_else])
-def test_a_tag_whose_put_was_not_answered_is_not_believed_when_the_source_rolls_back(
+def test_a_tag_whose_put_got_no_response_is_copied_again_when_the_source_rolls_back(
     lose_the_answer: Callable[[MirrorTool, ScriptedRegistry], None], scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -214,7 +215,7 @@ def test_a_tag_whose_put_was_not_answered_is_not_believed_when_the_source_rolls_
     assert {} == target.counts()
 
 
-def test_an_immutable_tag_whose_put_was_not_answered_is_not_believed_when_the_source_rolls_back(
+def test_an_immutable_tag_whose_put_got_no_response_is_checked_when_the_source_rolls_back(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -231,7 +232,7 @@ def test_an_immutable_tag_whose_put_was_not_answered_is_not_believed_when_the_so
     assert {"conflict", "up-to-date"} == set(mirror_run.results().values())
 
 
-def test_a_tag_that_the_target_keeps_immutable_is_copied_although_the_answer_to_its_put_was_lost(
+def test_an_immutable_tag_on_the_target_counts_as_copied_although_the_response_to_its_put_was_lost(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target", immutable_tags=True)
@@ -243,7 +244,7 @@ def test_a_tag_that_the_target_keeps_immutable_is_copied_although_the_answer_to_
     assert source.storage.repositories["app"].tags == target.storage.repositories["app"].tags
 
 
-def test_a_manifest_that_is_answered_with_200_or_202_is_copied_if_the_target_has_it(
+def test_a_manifest_put_with_status_200_or_202_is_copied_if_the_target_has_it(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -264,7 +265,7 @@ def test_a_manifest_that_is_answered_with_200_or_202_is_copied_if_the_target_has
 
 
 @pytest.mark.parametrize("immutable", [True, False], ids=["immutable, no answer", "202"])
-def test_a_head_that_fails_once_does_not_decide_what_became_of_a_manifest(
+def test_a_head_that_fails_once_is_retried_before_a_manifest_counts_as_missing(
     immutable: bool, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target", immutable_tags=immutable)
@@ -278,7 +279,7 @@ def test_a_head_that_fails_once_does_not_decide_what_became_of_a_manifest(
 
 
 @pytest.mark.parametrize("v1", ["auto", "never"])
-def test_schema1_is_converted_where_the_list_of_tags_itself_names_digests(
+def test_schema1_is_converted_if_the_tag_listing_has_digests(
     v1: str, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target, graph = scripted("source"), scripted("target"), Graph("schema1")

@@ -1,4 +1,4 @@
-"""Blobs of a target: what proves that one is there, and what is done where nothing does."""
+"""Blobs of a target: which hints prove that a blob exists, and what happens without a proof."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.tool import MirrorTool
 
 
 def with_base(source: ScriptedRegistry, *tags: str) -> Graph:
-    """Images that share a base layer, each with a layer of its own, put into a scripted registry."""
+    """Put images into a scripted registry that share a base layer, and have one layer of their own."""
     graph = Graph("base")
     base = graph.layer("base")
     for tag in tags:
@@ -29,7 +29,7 @@ def with_base(source: ScriptedRegistry, *tags: str) -> Graph:
 
 
 @pytest.mark.parametrize(("exclusive", "tags"), [(False, {}), (True, ["v1", "v2"])], ids=["listed", "exclusive"])
-def test_a_blob_that_the_target_lost_under_a_standing_tag_comes_with_the_next_image_that_needs_it(
+def test_a_blob_that_the_target_lost_below_a_tag_is_uploaded_with_the_next_image_that_needs_it(
     exclusive: bool, tags: Any, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target", checks_references=False)
@@ -47,7 +47,7 @@ def test_a_blob_that_the_target_lost_under_a_standing_tag_comes_with_the_next_im
     assert 1 == Counter(seen.reference for seen in target.requests() if seen.kind == "HEAD blob")[base.digest]
 
 
-def test_what_an_earlier_run_copied_is_asked_for_once_and_not_sent_or_mounted_again(
+def test_blobs_of_an_earlier_run_are_requested_once_and_not_uploaded_or_mounted_again(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -59,7 +59,7 @@ def test_what_an_earlier_run_copied_is_asked_for_once_and_not_sent_or_mounted_ag
     target.mark()
     mirror_run.sync()
     assert_synced(source, target)
-    # The base is asked for, and so are the layer and the config that are new to a repository that has tags.
+    # HEAD for the base, and for the layer and config that are new to a repository with tags.
     assert (3, 2, 0) == tuple(target.counts()[kind] for kind in ("HEAD blob", "PUT upload", "POST mount"))
     assert len(new.blobs) == len(graph.blobs) + 2
 
@@ -70,11 +70,11 @@ def test_a_blob_that_the_target_cannot_look_up_is_pushed(scripted: ScriptedFacto
     pair(mirror_run, source, target)
     mirror_run.sync()
     with_base(source, "v1", "v2")
-    # 505 is not worth a retry, which would only take time here; test_blob_copier.py has the others.
+    # 505 is not retried, which keeps this test short; test_blob_copier.py has other statuses.
     broken = target.fault("HEAD blob", reference=base.digest, status=505, times=FOREVER)
     refused = target.fault(
         "PUT upload", reference=base.digest, status=500
-    )  # the next attempt asks whether the blob has arrived
+    )  # the next attempt checks whether the blob has arrived
     target.mark()
     mirror_run.sync()
     assert "copied" == mirror_run.results()[f"{target.host}/app:v2"]
@@ -84,7 +84,7 @@ def test_a_blob_that_the_target_cannot_look_up_is_pushed(scripted: ScriptedFacto
 
 
 @pytest.mark.parametrize("one_place", [False, True], ids=["two targets", "one repository"])
-def test_a_blob_that_one_source_lacks_comes_from_the_source_of_a_concurrent_mirror(
+def test_a_blob_that_one_source_lacks_is_read_from_the_source_of_a_concurrent_mirror(
     one_place: bool, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     lacking, whole, first, second = (scripted(name) for name in ("lacking", "whole", "first", "second"))
@@ -105,7 +105,7 @@ def test_a_blob_that_one_source_lacks_comes_from_the_source_of_a_concurrent_mirr
         {"source": f"{lacking.host}/app", "targets": [f"{first.host}/app"], "tags": ["v1"]},
         {"source": f"{whole.host}/app", "targets": [f"{target.host}/app"], "tags": ["v2"]},
     ]
-    if not one_place:  # a source of two target hosts is read through the spool
+    if not one_place:  # the spool is used because two target hosts need the blobs
         for source, other in ((lacking, second), (whole, first)):
             loaded(source, repository=source.name)
             mirrors.append({"source": f"{source.host}/{source.name}", "targets": [f"{other.host}/{source.name}"]})
@@ -118,7 +118,7 @@ def test_a_blob_that_one_source_lacks_comes_from_the_source_of_a_concurrent_mirr
 
 
 @pytest.mark.parametrize("tag", ["first", "second"])
-def test_a_digest_that_is_a_blob_and_a_manifest_is_brought_as_both(
+def test_a_digest_that_is_both_blob_and_manifest_is_copied_as_both(
     tag: str, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target", checks_references=False)

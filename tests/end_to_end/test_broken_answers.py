@@ -1,4 +1,4 @@
-"""Answers that HTTP does not have: tried again like any broken answer, and never taken for one that it has."""
+"""Invalid HTTP responses: they are retried, and never taken for a valid response."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ KINDS = ["GET tags", "GET manifest", "GET blob", "POST upload", "PUT upload", "P
 
 
 @pytest.mark.parametrize("status", ["099", "999"])
-def test_a_number_that_is_no_status_is_tried_again(
-    scripted: ScriptedFactory, mirror_run: MirrorTool, status: str
-) -> None:
+def test_an_invalid_status_code_is_retried(scripted: ScriptedFactory, mirror_run: MirrorTool, status: str) -> None:
     source, target = scripted("source"), scripted("target")
     loaded(source)
     rules = [
@@ -42,9 +40,7 @@ def full(detail: object) -> bytes:
     return json.dumps({"errors": [{"code": "UNKNOWN", "message": "unknown error", "detail": detail}]}).encode()
 
 
-def test_a_target_without_room_is_told_as_such_with_what_it_said(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_a_full_target_is_reported_with_its_own_message(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, targets = scripted("source"), [scripted() for _ in range(4)]
     loaded(source, size=100)
     rules: list[tuple[str, dict[str, Any], str]] = [

@@ -1,4 +1,4 @@
-"""Across the gap in one file: export, carry, import, by the tool as its users run it."""
+"""Exports and imports in one bundle, by the tool as users run it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def media(tmp_path: Path) -> Path:
 
 
 class Gap:
-    """The two sides: each has a config, a state, and a tool that knows nothing of the other."""
+    """The two sides of a transfer. Each has its own configuration, state, and home."""
 
     def __init__(self, tool: MirrorTool, media: Path) -> None:
         self.tool, self.media = tool, media
@@ -57,7 +57,8 @@ class Gap:
         return self.tool.config(mirrors, target, file=self.media.parent / "import.yaml", state=state)
 
     def inventory(self, of: Path) -> Path:
-        """What `of` has, as a base; of: a bundle, a report, or a configuration of the far side."""
+        """Write the inventory of `of`, for use as a base. of: a bundle, a report, or a configuration of the importing
+        side."""
         ran = self.tool("inventory", of)
         assert 0 == ran.code, str(ran)
         base = self.media.parent / "far-side.json"
@@ -65,7 +66,7 @@ class Gap:
         return base
 
     def arrive(self, target: Any, *, expect: int = 0, **keys: Any) -> Ran:
-        """An import; whoever is spoken to besides the target is noticed, and not reached."""
+        """Import the bundle. A connection to any host but the target is recorded and fails."""
         ran = self.tool("sync", self.far_side(target, **keys), environment={"MIRROR_TESTS_ONLY": target.host})
         assert expect == ran.code, str(ran)
         return ran
@@ -88,7 +89,7 @@ def listing(folder: Path) -> list[str]:
 # ---- the whole way
 
 
-def test_everything_gets_across_although_the_source_is_gone(
+def test_everything_is_imported_without_the_source(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], tmp_path: Path
 ) -> None:
     gap.export(stocked)
@@ -121,7 +122,7 @@ def test_an_unchanged_export_leaves_the_bundle_as_it_is(gap: Gap, stocked: RealR
     assert 0 == stocked.counts()["GET blob"]
 
 
-def test_a_changed_export_fetches_what_is_new_and_replaces_the_bundle_at_once(
+def test_a_changed_export_fetches_only_new_content_and_replaces_the_bundle_atomically(
     gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]
 ) -> None:
     gap.export(stocked)
@@ -136,7 +137,9 @@ def test_a_changed_export_fetches_what_is_new_and_replaces_the_bundle_at_once(
     assert 0 == gap.tool("bundle", "verify", gap.bundle).code
 
 
-def test_where_an_image_fails_the_old_bundle_stays(gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]) -> None:
+def test_an_export_with_a_failed_image_keeps_the_old_bundle(
+    gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]
+) -> None:
     gap.export(stocked)
     before = gap.bundle.read_bytes()
     graphs["app"].image("broken", layers=[graphs["app"].layer("broken")])
@@ -152,7 +155,7 @@ def test_where_an_image_fails_the_old_bundle_stays(gap: Gap, stocked: RealRegist
 # ---- differential
 
 
-def test_a_differential_export_carries_what_is_new_and_needs_its_base(
+def test_a_differential_export_has_only_new_content_and_needs_its_base(
     gap: Gap,
     stocked: RealRegistry,
     target: RealRegistry,
@@ -200,7 +203,7 @@ def test_a_differential_export_carries_what_is_new_and_needs_its_base(
 
 
 @pytest.mark.parametrize("known_by", ["bundle", "report"])
-def test_verify_counts_what_the_base_has_of_a_differential_bundle(
+def test_verify_counts_the_blobs_of_the_base_of_a_differential_bundle(
     known_by: str, scripted: ScriptedFactory, mirror_run: MirrorTool, media: Path
 ) -> None:
     source, graph = scripted("source"), Graph("x")
@@ -231,7 +234,7 @@ def test_verify_counts_what_the_base_has_of_a_differential_bundle(
     ],
     ids=["right", "no inventory", "missing"],
 )
-def test_validate_says_of_a_base_what_a_run_says(
+def test_validate_reports_the_same_error_for_a_base_as_a_run(
     inventory: str | None, codes: tuple[int, ...], scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
     source, graph = scripted("source"), Graph("x")
@@ -248,7 +251,7 @@ def test_validate_says_of_a_base_what_a_run_says(
     assert ("does not exist here" in runs[0].err) == (inventory is None)
 
 
-def test_an_export_without_a_base_is_whole_although_a_differential_one_of_the_same_images_is_there(
+def test_an_export_without_a_base_is_complete_although_a_differential_one_exists(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, tmp_path: Path
 ) -> None:
     gap.export(stocked)
@@ -265,7 +268,7 @@ def test_an_export_without_a_base_is_whole_although_a_differential_one_of_the_sa
         assert_equal(stocked, name, target)
 
 
-def test_a_changed_export_without_a_base_takes_the_place_of_a_differential_one(
+def test_a_changed_export_without_a_base_replaces_a_differential_one(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], tmp_path: Path
 ) -> None:
     gap.export(stocked)
@@ -281,7 +284,7 @@ def test_a_changed_export_without_a_base_takes_the_place_of_a_differential_one(
         assert_equal(stocked, name, target)
 
 
-def test_what_repositories_share_is_sent_once_and_mounted_elsewhere(
+def test_shared_blobs_are_uploaded_once_and_mounted_in_other_repositories(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph]
 ) -> None:
     gap.export(stocked)
@@ -293,14 +296,14 @@ def test_what_repositories_share_is_sent_once_and_mounted_elsewhere(
     assert sum(len(graph.blobs) for graph in graphs.values()) - len(every) == target.counts(status=201)["POST mount"]
 
 
-def test_what_the_base_has_in_another_repository_is_mounted_from_there(
+def test_blobs_that_the_base_has_in_another_repository_are_mounted_from_it(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], tmp_path: Path
 ) -> None:
     gap.export(stocked)
     gap.arrive(target)
     base = gap.inventory(gap.far_side(target))
     moved = graphs["team/web"].blob(graphs["app"].blobs[graphs["app"].layer("app").digest])
-    graphs["team/web"].image("v3", layers=[moved])  # its layer is nowhere but in `app`
+    graphs["team/web"].image("v3", layers=[moved])  # only `app` has its layer
     push(stocked, "team/web", graphs["team/web"])
     gap.bundle = gap.media / "second.tar"
     gap.export(stocked, base=str(base))
@@ -311,7 +314,7 @@ def test_what_the_base_has_in_another_repository_is_mounted_from_there(
         assert_equal(stocked, name, target)
 
 
-def test_the_report_of_an_import_serves_as_a_base(
+def test_the_report_of_an_import_can_be_used_as_a_base(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], tmp_path: Path
 ) -> None:
     gap.export(stocked)
@@ -342,7 +345,7 @@ def piped(tool: MirrorTool, config: Path, **streams: Any) -> subprocess.Popen[by
     return subprocess.Popen(command, env=tool.environment, cwd=tool.folder, stderr=subprocess.PIPE, **streams)
 
 
-def test_a_bundle_goes_through_volumes_that_split_made(
+def test_a_bundle_split_into_volumes_is_imported(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, tmp_path: Path
 ) -> None:
     mirrors = [{"source": f"{stocked.host}/{name}", "targets": ["-"]} for name in NAMES]
@@ -366,7 +369,7 @@ def test_a_bundle_goes_through_volumes_that_split_made(
         assert_equal(stocked, name, target)
     assert [] == [one for one in tmp_path.rglob("spool/*") if one.is_file()]
 
-    # A volume short, nothing is believed.
+    # With one volume missing, nothing is imported.
     empty = gap.far_side(target, source="-")
     target.mark()
     cat = subprocess.Popen(["cat", *parts[:-1]], stdout=subprocess.PIPE, cwd=gap.media)
@@ -379,7 +382,9 @@ def test_a_bundle_goes_through_volumes_that_split_made(
     assert [] == target.writes()
 
 
-def test_two_processes_are_one_way_across(gap: Gap, stocked: RealRegistry, target: RealRegistry) -> None:
+def test_a_bundle_is_streamed_from_one_process_to_another(
+    gap: Gap, stocked: RealRegistry, target: RealRegistry
+) -> None:
     mirrors = [{"source": f"{stocked.host}/{name}", "targets": ["-"]} for name in NAMES]
     config = gap.tool.config(mirrors, stocked)
     far = gap.far_side(target, source="-")
@@ -400,7 +405,7 @@ def test_two_processes_are_one_way_across(gap: Gap, stocked: RealRegistry, targe
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When a run is killed: how far into it (0 to 1), by the clock or by the requests that it makes."""
+    """When a run is killed: how far into it (0 to 1), by time or by the requests that it makes."""
 
     number: int
     by: str
@@ -420,15 +425,15 @@ def moments(seed_of: str) -> list[Moment]:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A registry to export from, its bundle, and what undisturbed runs take."""
+    """A registry to export from, its bundle, and the duration of undisturbed runs."""
 
     source: RealRegistry
     seeded: Seeded
     bundle: Path
     blobs: int  # GETs of an export
-    seconds: float  # of an export
-    uploads: int  # of an import
-    seconds_there: float  # of an import
+    seconds: float  # seconds of an export
+    uploads: int  # requests of an import
+    seconds_there: float  # seconds of an import
 
 
 @pytest.fixture(scope="module")
@@ -447,7 +452,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
 
 
 @pytest.mark.parametrize("moment", moments("export"), ids=str)
-def test_a_killed_export_goes_on_where_it_ended(moment: Moment, setting: Setting, gap: Gap) -> None:
+def test_a_killed_export_resumes(moment: Moment, setting: Setting, gap: Gap) -> None:
     with Front(setting.source.port) as front:
         mirrors = [
             {"source": f"{front.host}/{name}", "targets": [str(gap.bundle)]} for name in setting.seeded.repositories
@@ -464,7 +469,7 @@ def test_a_killed_export_goes_on_where_it_ended(moment: Moment, setting: Setting
         front.hook = front.alter = None
         assert front.journal.wait_idle()
         kept = noted(gap.media)
-        # A kill may come after the bundle has its name, and before the process ends: then all of it is there.
+        # The process may be killed after the bundle was renamed; then the bundle is complete.
         assert gap.bundle.exists() or killed.code
         assert not gap.bundle.exists() or setting.bundle.read_bytes() == gap.bundle.read_bytes()
         if moment.by == "request":
@@ -478,9 +483,7 @@ def test_a_killed_export_goes_on_where_it_ended(moment: Moment, setting: Setting
 
 
 @pytest.mark.parametrize("moment", moments("import"), ids=str)
-def test_a_killed_import_goes_on_where_it_ended(
-    moment: Moment, setting: Setting, gap: Gap, target: RealRegistry
-) -> None:
+def test_a_killed_import_resumes(moment: Moment, setting: Setting, gap: Gap, target: RealRegistry) -> None:
     gap.bundle = setting.bundle
     with Front(target.port) as front:
         config = gap.far_side(front)
@@ -514,7 +517,7 @@ def stored(target: RealRegistry) -> set[tuple[str, str]]:
     }
 
 
-def test_a_stopped_export_ends_in_time_and_goes_on(gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]) -> None:
+def test_a_stopped_export_ends_in_time_and_resumes(gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]) -> None:
     blobs = {digest for graph in graphs.values() for digest in graph.blobs}
     with Pipe(stocked.port, rate=600_000) as pipe:
         mirrors = [{"source": f"{pipe.host}/{name}", "targets": [str(gap.bundle)]} for name in NAMES]
@@ -534,7 +537,7 @@ def test_a_stopped_export_ends_in_time_and_goes_on(gap: Gap, stocked: RealRegist
 
 
 def noted(media: Path) -> set[str]:
-    """The blobs that the journal of an unfinished export has."""
+    """Return the blobs in the journal of an unfinished export."""
     found = read_journal(media / ".bundle.tar.journal")
     return {str(entry.digest) for entry in found.entries} if found is not None else set()
 
@@ -542,7 +545,7 @@ def noted(media: Path) -> set[str]:
 # ---- the commands
 
 
-def test_plan_and_verify_know_bundles_as_targets_and_as_sources(
+def test_plan_and_verify_support_bundles_as_targets_and_sources(
     gap: Gap, stocked: RealRegistry, target: RealRegistry
 ) -> None:
     mirrors = [{"source": f"{stocked.host}/{name}", "targets": [str(gap.bundle)]} for name in NAMES]
@@ -578,7 +581,7 @@ def test_list_shows_each_reference_with_digest_and_size(
     assert len(body) + sum(part["size"] for part in parts) == int(size)
 
 
-def test_verify_names_what_is_damaged(gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]) -> None:
+def test_verify_names_the_damaged_blob(gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]) -> None:
     gap.export(stocked)
     digest = graphs["app"].layer("app").digest
     with tarfile.open(gap.bundle) as tar:
@@ -593,7 +596,7 @@ def test_verify_names_what_is_damaged(gap: Gap, stocked: RealRegistry, graphs: d
     assert "`mirror sync --repair CONFIG`" in ran.out
 
 
-def test_a_damaged_blob_keeps_its_image_out_and_lets_the_others_in(
+def test_a_damaged_blob_fails_its_image_and_the_others_are_imported(
     gap: Gap, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph]
 ) -> None:
     gap.export(stocked)
@@ -611,7 +614,7 @@ def test_a_damaged_blob_keeps_its_image_out_and_lets_the_others_in(
     assert ("team/web", "v2") in there.tags
 
 
-def test_a_bundle_that_is_not_there_is_told(gap: Gap, target: RealRegistry) -> None:
+def test_a_missing_bundle_is_reported(gap: Gap, target: RealRegistry) -> None:
     ran = gap.arrive(target, expect=2)
     assert "bundle.tar does not exist" in ran.text
     assert 0 == gap.tool("inventory", gap.far_side(target)).code, "the targets are asked, not the bundle"

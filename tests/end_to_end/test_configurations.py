@@ -1,4 +1,4 @@
-"""Bad configurations, as one meets them on the command line: refused with a place and a remedy, nobody is contacted."""
+"""Invalid configurations on the command line: refused with their position and a hint, before any host is contacted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOSTS = ("a.example.com", "b.example.com")
 
 @pytest.fixture
 def listener() -> Iterator[Listener]:
-    """A port at which nobody may knock."""
+    """A port that no connection may reach."""
 
     def serve(connection: socket.socket, number: int) -> None:
         connection.recv(1)
@@ -43,10 +43,10 @@ def _write(case: Case, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_a_bad_configuration_is_refused_at_its_place_with_a_remedy(
+def test_an_invalid_configuration_is_refused_with_its_position_and_a_hint(
     case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No request is made: the guards of all tests would see a look-up of any of these hosts."""
+    """No request is made: the guards of the test suite would detect a look-up of any of these hosts."""
     path = _write(case, tmp_path)
     if case.secrets:
         assert 0 == main(["validate", str(path)])
@@ -69,7 +69,7 @@ def test_a_bad_configuration_is_refused_at_its_place_with_a_remedy(
 
 
 @pytest.mark.parametrize("case", CASES[5 :: len(CASES) // 8], ids=lambda case: case.id)
-def test_every_command_refuses_it_before_anybody_is_asked(
+def test_every_command_refuses_an_invalid_configuration_before_any_request(
     case: Case, listener: Listener, mirror_run: MirrorTool
 ) -> None:
     text = case.text if isinstance(case.text, bytes) else case.text.encode()
@@ -86,7 +86,7 @@ def test_every_command_refuses_it_before_anybody_is_asked(
     assert not mirror_run.state.exists()
 
 
-def test_all_errors_of_a_file_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_errors_of_a_file_are_reported_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mirror.yaml"
     path.write_text(
         "version: 1\n"
@@ -139,7 +139,7 @@ def test_all_errors_of_a_file_are_told_at_once(tmp_path: Path, capsys: pytest.Ca
     ],
     ids=" ".join,
 )
-def test_a_usage_error_exits_2_in_one_line_or_few(
+def test_a_usage_error_exits_2_with_a_short_message(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], listener: Listener
 ) -> None:
     path = tmp_path / "mirror.yaml"
@@ -183,7 +183,7 @@ def test_a_usage_error_exits_2_in_one_line_or_few(
     ],
     ids=" ".join,
 )
-def test_a_command_or_option_that_has_no_effect_yet_is_named_as_such(
+def test_a_command_or_option_of_a_later_version_is_reported_as_such(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "mirror.yaml"
@@ -236,14 +236,14 @@ def test_a_command_or_option_that_has_no_effect_yet_is_named_as_such(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_usage_error_names_the_argument_that_is_wrong_and_what_was_probably_meant(
+def test_a_usage_error_names_the_argument_and_suggests_a_correction(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 2 == main(arguments)
     assert ("", f"mirror: {said}\n") == tuple(capsys.readouterr())
 
 
-def test_each_command_says_what_it_does_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_each_command_begins_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     for command in HELPED:
         assert 0 == main(["help", *command.split()])
         usage, sentence, *_ = capsys.readouterr().out.split("\n\n")
@@ -252,7 +252,7 @@ def test_each_command_says_what_it_does_in_a_sentence(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("command", ["", *HELPED])
-def test_help_shows_how_a_command_is_called(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_the_usage_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["help", *command.split()])
     said = capsys.readouterr()
     assert "" == said.err
@@ -266,7 +266,7 @@ def test_help_shows_how_a_command_is_called(command: str, capsys: pytest.Capture
 
 @pytest.mark.parametrize("name", ["none.tar", "none", "oci:none"])
 @pytest.mark.parametrize("command", ["bundle verify", "bundle list", "inventory", "serve"])
-def test_a_bundle_or_layout_that_is_not_there_is_told_in_the_same_words_by_all(
+def test_all_commands_report_a_missing_bundle_or_layout_with_the_same_message(
     command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -275,7 +275,7 @@ def test_a_bundle_or_layout_that_is_not_there_is_told_in_the_same_words_by_all(
 
 
 @pytest.mark.parametrize("kind", ["none.tar", "oci:none", "base"])
-def test_a_bundle_layout_or_base_of_a_configuration_that_is_not_there_is_a_usage_error(
+def test_a_missing_bundle_layout_or_base_of_a_configuration_is_a_usage_error(
     listener: Listener, mirror_run: MirrorTool, kind: str
 ) -> None:
     host = f"127.0.0.1:{listener.port}"
@@ -291,7 +291,7 @@ def test_a_bundle_layout_or_base_of_a_configuration_that_is_not_there_is_a_usage
     assert 0 == listener.accepted
 
 
-def test_no_layout_is_made_under_the_name_of_a_bundle(
+def test_no_layout_is_created_under_the_name_of_a_bundle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -300,7 +300,7 @@ def test_no_layout_is_made_under_the_name_of_a_bundle(
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_missing_secret_is_found_before_anybody_is_asked(listener: Listener, mirror_run: MirrorTool) -> None:
+def test_a_missing_secret_is_reported_before_any_request(listener: Listener, mirror_run: MirrorTool) -> None:
     host = f"127.0.0.1:{listener.port}"
     secret = {"plain-http": True, "username": "acme", "password": {"env": "NO_SUCH_SECRET"}}
     mirrors = [{"source": f"{host}/a", "targets": [f"{host}/b"]}]
@@ -316,7 +316,7 @@ def test_a_missing_secret_is_found_before_anybody_is_asked(listener: Listener, m
     assert 0 == listener.accepted
 
 
-def test_a_good_configuration_is_valid_and_nobody_is_asked(listener: Listener, mirror_run: MirrorTool) -> None:
+def test_validate_accepts_a_valid_configuration_without_a_request(listener: Listener, mirror_run: MirrorTool) -> None:
     host = f"127.0.0.1:{listener.port}"
     mirror_run.config([{"source": f"{host}/a", "targets": [f"{host}/b"]}], registries={host: {"plain-http": True}})
     ran = mirror_run("validate", mirror_run.config_file)

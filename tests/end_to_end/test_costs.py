@@ -1,6 +1,7 @@
-"""What a sync costs, counted by the registries: every request and every byte.
+"""The cost of a sync: every request and every byte, counted by the registries.
 
-Ten repositories of six tags, each an index over two platforms with four layers of 1 MiB, half of them shared by all.
+Ten repositories with six tags each. Every tag is an index of two platforms with four layers of 1 MiB; half of the
+layers are shared by all.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BLOB_KINDS = {"HEAD blob", "POST upload", "PUT upload", "PATCH upload", "DELETE 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One sync: what it said, and what each side was asked."""
+    """One sync: its result, and the requests to source and target."""
 
     ran: Ran
     source: list[Seen]
@@ -34,18 +35,18 @@ class Account:
 
     @property
     def asked(self) -> Counter[str]:
-        """At the source."""
+        """Requests to the source."""
         return Counter(seen.kind for seen in self.source)
 
     @property
     def told(self) -> Counter[str]:
-        """At the target."""
+        """Requests to the target."""
         return Counter(seen.kind for seen in self.target)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Two registries, and two syncs between them."""
+    """Two registries and two syncs between them."""
 
     source: RealRegistry
     target: RealRegistry
@@ -55,7 +56,7 @@ class World:
 
     @property
     def mounted(self) -> int:
-        """How many blobs are wanted in a repository although another one has them."""
+        """The number of blobs that a repository needs although another repository already has them."""
         return len(self.seeded.shared) * (REPOSITORIES - 1)
 
 
@@ -100,7 +101,7 @@ def test_the_source_sends_each_blob_and_manifest_once(world: World) -> None:
     assert sent <= 1.02 * seeded.bytes
 
 
-def test_the_source_is_asked_for_pages_manifests_and_blobs_and_nothing_else(world: World) -> None:
+def test_the_source_gets_requests_only_for_pages_manifests_and_blobs(world: World) -> None:
     expected = {
         "GET tags": REPOSITORIES,
         "GET manifest": len(world.seeded.manifests),
@@ -110,11 +111,11 @@ def test_the_source_is_asked_for_pages_manifests_and_blobs_and_nothing_else(worl
     assert 554 == world.cold.asked.total()
 
 
-def test_no_blob_is_asked_for_in_a_repository_that_is_not_there(world: World) -> None:
+def test_no_blob_is_requested_from_a_repository_that_does_not_exist(world: World) -> None:
     assert 0 == world.cold.told["HEAD blob"]
 
 
-def test_a_shared_layer_is_uploaded_once_and_mounted_elsewhere(world: World) -> None:
+def test_a_shared_layer_is_uploaded_once_and_mounted_in_other_repositories(world: World) -> None:
     uploads, mounts = _committed(world.cold.target, "PUT upload"), _committed(world.cold.target, "POST mount")
     shared = world.seeded.shared
     assert dict.fromkeys(world.seeded.blobs, 1) == uploads
@@ -124,11 +125,11 @@ def test_a_shared_layer_is_uploaded_once_and_mounted_elsewhere(world: World) -> 
 
 
 def _committed(requests: list[Seen], kind: str) -> Counter[str]:
-    """digest -> how often it was answered with 201."""
+    """Return how often each digest was answered with 201."""
     return Counter(seen.reference for seen in requests if seen.kind == kind and seen.status == 201)
 
 
-def test_the_target_is_asked_two_things_for_an_upload_and_one_for_all_else(world: World) -> None:
+def test_an_upload_costs_two_requests_and_everything_else_one(world: World) -> None:
     expected = {
         "GET tags": REPOSITORIES,
         "POST upload": len(world.seeded.blobs),
@@ -140,14 +141,14 @@ def test_the_target_is_asked_two_things_for_an_upload_and_one_for_all_else(world
     assert 954 == world.cold.told.total()
 
 
-def test_no_request_is_made_in_vain(world: World) -> None:
-    """But for the listings of repositories that are not there yet."""
+def test_no_request_fails(world: World) -> None:
+    """Except the listings of repositories that do not exist yet."""
     refused = [seen for seen in world.cold.source + world.cold.target if seen.status >= 400]
     assert {("GET tags", 404)} == {(seen.kind, seen.status) for seen in refused}
     assert REPOSITORIES == len(refused)
 
 
-def test_what_arrived_is_whole_and_nothing_but_the_source_s(world: World) -> None:
+def test_the_target_is_complete_and_has_nothing_else(world: World) -> None:
     after = assert_whole(world.target)
     assert world.seeded.tags == after.tags
     assert {*world.seeded.blobs, *world.seeded.manifests} == {digest for _, digest in after.objects}
@@ -156,15 +157,15 @@ def test_what_arrived_is_whole_and_nothing_but_the_source_s(world: World) -> Non
 # ---- once more, with nothing changed
 
 
-def test_a_rerun_asks_the_source_for_pages_and_one_head_a_tag(world: World) -> None:
+def test_a_rerun_costs_pages_and_one_head_per_tag_at_the_source(world: World) -> None:
     assert {"GET tags": REPOSITORIES, "HEAD manifest": REPOSITORIES * TAGS} == world.rerun.asked
 
 
-def test_a_rerun_asks_the_target_for_no_more_and_writes_nothing(world: World) -> None:
+def test_a_rerun_costs_no_more_at_the_target_and_writes_nothing(world: World) -> None:
     assert {"GET tags": REPOSITORIES, "HEAD manifest": REPOSITORIES * TAGS} == world.rerun.told
 
 
-def test_a_rerun_with_nothing_to_do_says_so_in_one_line(world: World) -> None:
+def test_a_rerun_without_changes_prints_one_line(world: World) -> None:
     assert 1 == len(world.rerun.ran.out.splitlines())
 
 
@@ -187,7 +188,7 @@ def test_a_moved_tag_costs_only_the_difference(
     assert wanted == Counter(seen.kind for seen in target.writes())
 
 
-def test_many_tags_of_one_image_cost_one_put_each(
+def test_each_further_tag_of_an_image_costs_one_put(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     seeded = seed(source, "app", images=1, tags=12, index=True)
@@ -197,7 +198,7 @@ def test_many_tags_of_one_image_cost_one_put_each(
     assert len(seeded.blobs) == target.counts()["PUT upload"] == source.counts()["GET blob"]
 
 
-def test_three_targets_are_served_by_one_read(
+def test_three_targets_need_one_read_of_the_source(
     source: RealRegistry, registry_factory: RegistryFactory, mirror_run: MirrorTool
 ) -> None:
     seeded = seed(source, "app", repositories=2, images=3, index=True, layer_size=100_000)
@@ -229,5 +230,5 @@ def test_skopeo_copies_every_synced_image_to_a_directory(
     mirror_run.sync()
     for repository, tag in {**seeded.tags, **docker.tags}:
         copied = skopeo_copy_to_dir(target, repository, tag, tmp_path / "copied" / repository / tag)
-        # The manifest of the index, one of each platform, and the blobs of both.
+        # The index's manifest, one manifest per platform, and the blobs of both.
         assert 3 == len(list(copied.glob("*manifest.json")))

@@ -1,7 +1,7 @@
-"""Random damage to targets: `verify` agrees with an independent walk, and what it says to do repairs everything.
+"""Random damage to targets: `verify` agrees with an independent check, and following its hints repairs everything.
 
-MIRROR_TESTS_DAMAGES says how many damages are tried (default: 30), MIRROR_TESTS_SEED the first seed. One round damages
-four targets with the same content: a docker-registry, `mirror serve`, a layout and a bundle.
+MIRROR_TESTS_DAMAGES sets the number of damages (default: 30), MIRROR_TESTS_SEED the first seed. One round damages four
+targets with the same content: a docker-registry, `mirror serve`, a layout and a bundle.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ GROUPS = 8  # each is damaged once on each target
 DAMAGES = int(os.environ.get("MIRROR_TESTS_DAMAGES", "30"))
 FIRST = int(os.environ.get("MIRROR_TESTS_SEED", "1"))
 ROUNDS = -(-DAMAGES // (GROUPS * len(KINDS)))
-MOST_REPAIRS = 4  # what is found in one image may hide more of it
+MOST_REPAIRS = 4  # runs: one problem of an image may hide others
 
-Images = dict[str, str]  # name on the target -> why it is not whole
+Images = dict[str, str]  # name on the target -> why the image is incomplete
 
 
 class World:
-    """A source, four targets, and the tool between them."""
+    """A source, four targets, and the tool."""
 
     def __init__(self, folder: Path, source: ScriptedRegistry, registry: RealRegistry, tool: MirrorTool) -> None:
         self._folder, self.source, self.registry, self.tool = folder, source, registry, tool
@@ -67,7 +67,7 @@ class World:
         return Group(graph, names)
 
     def place(self, kind: str, repository: str) -> str:
-        """A repository of a target, as a configuration and `verify` name it."""
+        """Return a repository of a target as configurations and `verify` write it."""
         places = {
             "registry": f"{self.registry.host}/{repository}",
             "serve": f"{self.served.host}/{repository}",
@@ -101,7 +101,7 @@ class World:
         return layout_view(self.layout) if kind == "layout" else bundle_view(self.bundle)
 
     def walked(self, *, hashing: bool) -> Images:
-        """What the independent walk finds."""
+        """Return the problems that the independent check finds."""
         found: Images = {}
         for kind in KINDS:
             walker = Walker(self.view(kind), hashing=hashing)
@@ -114,7 +114,7 @@ class World:
         return found
 
     def verified(self, *options: str) -> tuple[Ran, Images]:
-        """What `verify` finds."""
+        """Return the problems that `verify` finds."""
         ran = self.tool("verify", self.config(*KINDS), *options)
         names = [
             f"{self.place(kind, name)}:{tag}"
@@ -127,7 +127,7 @@ class World:
         return ran, {name: line for name in names for line in lines if line.startswith(f"{name}: ")}
 
     def repair(self, kind: str, found: Images) -> None:
-        """Do what the messages say, on one target."""
+        """Follow the hints of the messages for one target."""
         if any("remove that file" in text for text in found.values()):
             self.bundle.unlink()
         by_command: dict[str, list[str]] = {}
@@ -137,7 +137,7 @@ class World:
             by_command.setdefault((said[1] or "").strip(), []).append(name)
         for option in sorted(by_command):
             only = [part for name in by_command[option] for part in ("--only", self._source_of(kind, name))]
-            if kind == "bundle":  # it is made of everything that is selected
+            if kind == "bundle":  # a bundle is always made of all selected images
                 only = []
             ran = self.tool("sync", self.config(kind), *([option] if option else []), *only)
             kept = re.findall(r"docker/registry/v2/blobs/\w+/\w\w/\w+/data", ran.text)
@@ -154,7 +154,7 @@ class World:
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
-def test_verify_agrees_with_an_independent_walk_and_its_remedies_work(
+def test_verify_agrees_with_an_independent_check_and_its_hints_work(
     number: int,
     scripted: ScriptedFactory,
     registry_factory: RegistryFactory,

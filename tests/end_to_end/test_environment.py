@@ -1,4 +1,4 @@
-"""Where the tool runs: cron's environment, no home, a state directory that others could write to."""
+"""The environment of the tool: cron's variables, no home, a state directory that others can write to."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tests.support.oracle import assert_equal
 from tests.support.seeding import seed
 from tests.support.tool import ROOT, MirrorTool
 
-# What an installed program has by itself and one that is run from its checkout needs to be told.
+# Variables that an installation does not need and a run from the checkout does.
 BARE = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
 def ready(source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool) -> MirrorTool:
-    """A configuration with something to do."""
+    """Return a configuration that has something to copy."""
     seed(source, "app", images=1, index=True)
     mirror_run.config([{"source": f"{source.host}/app", "targets": [f"{target.host}/app"]}], source, target)
     return mirror_run
 
 
-def test_an_empty_environment_is_enough(ready: MirrorTool, source: RealRegistry, target: RealRegistry) -> None:
-    """`env -i PATH=$PATH mirror sync ...`, as cron has it."""
+def test_an_empty_environment_is_sufficient(ready: MirrorTool, source: RealRegistry, target: RealRegistry) -> None:
+    """`env -i PATH=$PATH mirror sync ...`, as under cron."""
     command = ["env", "-i", *(f"{name}={value}" for name, value in BARE.items())]
     command += [sys.executable, "-m", "mirror", "sync", str(ready.config_file)]
     ran = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
@@ -43,7 +43,9 @@ def _without_state(tool: MirrorTool) -> None:
     tool.config_file.write_text("".join(line for line in lines if not line.startswith("state:")))
 
 
-def test_without_a_home_the_user_s_own_is_taken(ready: MirrorTool, source: RealRegistry, target: RealRegistry) -> None:
+def test_without_home_the_directory_of_the_user_database_is_used(
+    ready: MirrorTool, source: RealRegistry, target: RealRegistry
+) -> None:
     _without_state(ready)
     state = ready.folder / "xdg"
     ran = ready.sync(only_environment={**BARE, "XDG_STATE_HOME": str(state)})
@@ -52,16 +54,14 @@ def test_without_a_home_the_user_s_own_is_taken(ready: MirrorTool, source: RealR
     assert 1 == len(list(state.rglob("report.json")))
 
 
-def test_a_home_that_cannot_be_used_is_local_trouble_that_names_the_key(
-    ready: MirrorTool, target: RealRegistry
-) -> None:
+def test_an_unusable_home_is_a_local_error_that_names_the_config_key(ready: MirrorTool, target: RealRegistry) -> None:
     _without_state(ready)
     ran = ready.sync(expect=4, only_environment={**BARE, "HOME": "/proc/nobody"})
     assert "`state`" in ran.err
     assert [] == target.requests()
 
 
-def test_a_state_directory_that_all_may_write_to_is_refused(ready: MirrorTool, target: RealRegistry) -> None:
+def test_a_world_writable_state_directory_is_refused(ready: MirrorTool, target: RealRegistry) -> None:
     ready.state.mkdir()
     ready.state.chmod(0o777)
     ran = ready.sync(expect=4)
@@ -69,7 +69,9 @@ def test_a_state_directory_that_all_may_write_to_is_refused(ready: MirrorTool, t
     assert [] == target.requests()
 
 
-def test_a_state_directory_that_is_a_link_is_refused(ready: MirrorTool, target: RealRegistry, tmp_path: Path) -> None:
+def test_a_state_directory_that_is_a_symbolic_link_is_refused(
+    ready: MirrorTool, target: RealRegistry, tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     ready.state.symlink_to(tmp_path / "elsewhere")
     ran = ready.sync(expect=4)
@@ -78,15 +80,13 @@ def test_a_state_directory_that_is_a_link_is_refused(ready: MirrorTool, target: 
     assert [] == list((tmp_path / "elsewhere").iterdir())
 
 
-def test_what_the_run_writes_is_for_its_user_alone(ready: MirrorTool) -> None:
+def test_files_of_a_run_are_readable_only_by_their_owner(ready: MirrorTool) -> None:
     ready.sync()
     written = [ready.state, *ready.state.rglob("*")]
     assert [] == [path.name for path in written if path.stat().st_mode & 0o077]
 
 
-def test_standard_streams_that_are_closed_harm_nobody(
-    ready: MirrorTool, source: RealRegistry, target: RealRegistry
-) -> None:
+def test_closed_standard_streams_do_no_harm(ready: MirrorTool, source: RealRegistry, target: RealRegistry) -> None:
     command = 'exec "$0" -m mirror sync "$1" <&- >&- 2>&-'
     arguments = ["sh", "-c", command, sys.executable, str(ready.config_file)]
     ran = subprocess.run(arguments, env=ready.environment, timeout=60, check=False)
@@ -94,7 +94,9 @@ def test_standard_streams_that_are_closed_harm_nobody(
     assert_equal(source, "app", target)
 
 
-def test_a_reader_who_has_gone_harms_nobody(ready: MirrorTool, source: RealRegistry, target: RealRegistry) -> None:
+def test_a_closed_pipe_on_standard_output_does_no_harm(
+    ready: MirrorTool, source: RealRegistry, target: RealRegistry
+) -> None:
     read, write = os.pipe()
     os.close(read)
     arguments = [sys.executable, "-m", "mirror", "sync", str(ready.config_file), "-v"]
@@ -106,7 +108,7 @@ def test_a_reader_who_has_gone_harms_nobody(ready: MirrorTool, source: RealRegis
 
 
 @pytest.mark.parametrize("limit", [14, 18, 22, 26])
-def test_too_few_open_files_are_trouble_of_this_machine(
+def test_a_low_limit_of_open_files_is_a_local_error(
     limit: int, source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     seed(source, "app", images=8, index=True)
@@ -132,7 +134,7 @@ def test_proxies_and_netrc_of_the_environment_are_not_used(
     assert_equal(source, "app", target)
 
 
-def test_results_that_nobody_reads_change_no_exit_code(ready: MirrorTool, source: RealRegistry) -> None:
+def test_a_closed_standard_output_does_not_change_the_exit_code(ready: MirrorTool, source: RealRegistry) -> None:
     source.stop()
     read, write = os.pipe()
     os.close(read)
@@ -146,7 +148,7 @@ ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
 @pytest.mark.parametrize("folder", [b"plain", "schräg".encode(), b"latin-1-\xe9"])
-def test_paths_are_the_bytes_of_the_configuration_whatever_the_locale(
+def test_paths_are_the_bytes_of_the_configuration_in_any_locale(
     folder: bytes, ready: MirrorTool, source: RealRegistry, target: RealRegistry, tmp_path: Path
 ) -> None:
     place = tmp_path / os.fsdecode(folder)
@@ -155,7 +157,7 @@ def test_paths_are_the_bytes_of_the_configuration_whatever_the_locale(
     moved = yaml.safe_load(ready.config_file.read_text()) | keys
     (place / "mirror.yaml").write_text(yaml.safe_dump(moved, allow_unicode=True), encoding="utf-8")
     for command in ("sync", "sync", "plan", "verify"):
-        # Not by its whole path: what cannot be told in UTF-8 must not be in the report of a test that fails.
+        # Not the whole path: bytes that are not UTF-8 must not get into the report of a failed test.
         ran = ready(command, "mirror.yaml", environment=ASCII, cwd=place)
         assert (0, "") == (ran.code, ran.err)
     assert_equal(source, "app", target)
@@ -164,7 +166,7 @@ def test_paths_are_the_bytes_of_the_configuration_whatever_the_locale(
 
 
 @pytest.mark.parametrize("name", ["oci:aussenstände", "bündel.tar"])
-def test_a_store_on_disk_whose_name_this_locale_cannot_tell_is_refused_at_its_place(
+def test_a_store_whose_name_this_locale_cannot_encode_is_refused_with_its_position(
     name: str, ready: MirrorTool, source: RealRegistry
 ) -> None:
     moved = yaml.safe_load(ready.config_file.read_text())
@@ -178,7 +180,7 @@ def test_a_store_on_disk_whose_name_this_locale_cannot_tell_is_refused_at_its_pl
     ready.sync(environment={"LC_ALL": "C.UTF-8"})
 
 
-def test_results_that_cannot_be_written_are_local_trouble(ready: MirrorTool, tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_a_local_error(ready: MirrorTool, tmp_path: Path) -> None:
     layout = tmp_path / "layout"
     written = yaml.safe_load(ready.config_file.read_text())
     written["mirrors"][0]["targets"].append(f"oci:{layout}:app")
@@ -191,7 +193,7 @@ def test_results_that_cannot_be_written_are_local_trouble(ready: MirrorTool, tmp
     said = "mirror: cannot write to standard output: No space left on device\n"
     for command in commands:
         assert (4, said) == _into("/dev/full", ready, *command), command
-    # What a sync has to say is in its report, and a reader who has gone does not want to know.
+    # The results of a sync are in its report, so a closed pipe is ignored.
     assert (0, said) == _into("/dev/full", ready, "sync", config)
     assert 0 == ready.report()["exit"]
     read, write = os.pipe()
@@ -202,7 +204,7 @@ def test_results_that_cannot_be_written_are_local_trouble(ready: MirrorTool, tmp
 
 
 def _into(stdout: str | int, tool: MirrorTool, *arguments: str) -> tuple[int, str]:
-    """-> exit code and standard error of a run with that standard output."""
+    """Run with this standard output; return the exit code and standard error."""
     with open(stdout, "wb", closefd=isinstance(stdout, str)) as out:
         ran = subprocess.run(
             [sys.executable, "-m", "mirror", *arguments],

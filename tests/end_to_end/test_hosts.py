@@ -1,4 +1,4 @@
-"""Hosts that are down, and hosts that are both sides at once."""
+"""Hosts that are down, and hosts that are both source and target."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TAGS = 100  # on two targets: 200 images
 IMPATIENT = {"timeouts": {"connect": "1 s", "idle": "1 s"}}
 
 
-def test_a_target_that_swallows_everything_holds_nobody_up(
+def test_an_unresponsive_target_does_not_delay_the_others(
     source: RealRegistry, registry_factory: RegistryFactory, mirror_run: MirrorTool
 ) -> None:
     seeded = seed(source, "app", images=10, tags=TAGS, layers=2)
@@ -42,14 +42,16 @@ def test_a_target_that_swallows_everything_holds_nobody_up(
             result: list(results.values()).count(result) for result in ("failed", "copied")
         }
         assert {"failed"} == {result for target, result in results.items() if target.startswith(pipe.host)}
-        # One retry budget, and then nobody asks again.
+        # One retry budget, and then no further requests.
         assert pipe.connections <= 8
     assert {"timeout"} == {image["error"]["code"] for image in mirror_run.report()["images"] if "error" in image}
     assert sorted(f"{source.host}/app:v{number}" for number in range(TAGS)) == sorted(mirror_run.failed())
     assert ran.seconds < 30
 
 
-def test_a_target_that_goes_silent_half_way_holds_nobody_up(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_target_that_stops_responding_does_not_delay_the_others(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
     source, well, ill = scripted("source"), scripted("well"), scripted("ill")
     graph = Graph("half-way")
     for number in range(30):
@@ -71,7 +73,7 @@ def _copied_to(registry: ScriptedRegistry, tool: MirrorTool) -> int:
     return sum(1 for name, result in tool.results().items() if name.startswith(registry.host) and result == "copied")
 
 
-def test_a_source_that_is_down_is_one_failure_for_each_repository_and_no_storm(
+def test_a_source_that_is_down_causes_one_failure_per_repository_and_few_requests(
     target: RealRegistry, mirror_run: MirrorTool, registry_factory: RegistryFactory
 ) -> None:
     other = registry_factory("other")
@@ -93,7 +95,7 @@ def test_a_source_that_is_down_is_one_failure_for_each_repository_and_no_storm(
 
 
 @pytest.mark.parametrize("mount", [True, False])
-def test_one_host_with_one_slot_is_source_and_target_without_a_deadlock(
+def test_one_host_with_one_permit_is_source_and_target_without_a_deadlock(
     source: RealRegistry, mirror_run: MirrorTool, mount: bool
 ) -> None:
     seed(source, "app", repositories=2, images=3, index=True, layer_size=300_000)
@@ -110,7 +112,7 @@ def test_one_host_with_one_slot_is_source_and_target_without_a_deadlock(
         assert_equal(source, name, source, f"copy/{name}")
 
 
-def test_two_hosts_that_copy_to_each_other_with_one_slot_each_do_not_wait_for_each_other(
+def test_two_hosts_with_one_permit_each_copy_to_each_other_without_a_deadlock(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     seed(source, "a", images=6, layer_size=300_000, name="a")
@@ -126,7 +128,7 @@ def test_two_hosts_that_copy_to_each_other_with_one_slot_each_do_not_wait_for_ea
     assert_equal(target, "b", source)
 
 
-def test_a_spool_that_holds_one_blob_serves_three_targets(
+def test_a_spool_with_space_for_one_blob_serves_three_targets(
     source: RealRegistry, registry_factory: RegistryFactory, mirror_run: MirrorTool
 ) -> None:
     seed(source, "app", images=2, layers=2, layer_size=200_000)
@@ -159,7 +161,7 @@ def test_several_sources_share_the_layers_on_one_target_host(
     assert (len(graph.blobs), len(graph.blobs)) == (done["PUT upload"], done["POST mount"])
 
 
-def test_two_mirrors_may_share_a_target_repository_with_tags_of_their_own(
+def test_two_mirrors_may_write_different_tags_of_one_target_repository(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     graph = Graph("one")
@@ -179,7 +181,7 @@ def test_two_mirrors_may_share_a_target_repository_with_tags_of_their_own(
     assert {"up-to-date"} == set(mirror_run.results().values())
 
 
-def test_a_layer_that_a_host_never_takes_costs_its_retries_once_however_many_repositories_need_it(
+def test_a_layer_that_a_host_always_refuses_is_retried_once_for_all_repositories(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -198,7 +200,7 @@ def test_a_layer_that_a_host_never_takes_costs_its_retries_once_however_many_rep
     assert len(names) == sum(1 for seen in source.requests() if seen.reference == shared.digest)
 
 
-def test_a_target_that_stands_still_with_the_spool_full_holds_no_other_target_up(
+def test_a_stalled_target_with_a_full_spool_does_not_delay_other_targets(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, frozen, well = scripted("source"), scripted("frozen"), scripted("well")

@@ -1,4 +1,4 @@
-"""Every kind of image and artifact arrives byte for byte; what cannot, is said."""
+"""Every kind of image and artifact is copied byte for byte; everything that cannot be copied is reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.seeding import push
 from tests.support.tool import MirrorTool
 
 
-def test_indexes_in_indexes_arrive_with_everything_under_them(
+def test_nested_indexes_are_copied_completely(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     graph = Graph("nested")
@@ -34,7 +34,7 @@ def test_indexes_in_indexes_arrive_with_everything_under_them(
     assert len(graph.blobs) == target.counts()["PUT upload"]
 
 
-def test_an_index_without_children_and_one_with_a_child_twice_arrive(
+def test_an_empty_index_and_an_index_with_a_duplicate_child_are_copied(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     graph = Graph("sparse")
@@ -49,7 +49,7 @@ def test_an_index_without_children_and_one_with_a_child_twice_arrive(
     assert_synced(source, target)
 
 
-def test_an_index_whose_child_is_missing_at_the_source_fails_alone(
+def test_an_index_with_a_missing_child_at_the_source_fails_alone(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source", sparse_indexes=True), scripted("target")
@@ -64,7 +64,7 @@ def test_an_index_whose_child_is_missing_at_the_source_fails_alone(
     assert ["whole"] == target.tags("app")
 
 
-def test_artifacts_signatures_and_referrers_come_along_as_the_tags_that_they_are(
+def test_artifacts_signatures_and_referrers_are_copied_under_their_tags(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     graph = Graph("artifacts")
@@ -81,7 +81,7 @@ def test_artifacts_signatures_and_referrers_come_along_as_the_tags_that_they_are
     assert sorted(graph.tags) == target.tags("app")
 
 
-def test_empty_layers_layers_listed_twice_and_unknown_platforms_arrive(
+def test_empty_layers_duplicate_layers_and_unknown_platforms_are_copied(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     graph = Graph("odd")
@@ -97,7 +97,7 @@ def test_empty_layers_layers_listed_twice_and_unknown_platforms_arrive(
     assert_synced(source, target)
 
 
-def test_foreign_layers_are_left_where_they_are(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_foreign_layers_are_not_copied(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     graph = Graph("foreign")
     for oci in (True, False):
@@ -110,7 +110,7 @@ def test_foreign_layers_are_left_where_they_are(scripted: ScriptedFactory, mirro
     assert len(graph.blobs) == target.counts()["PUT upload"]
 
 
-def test_a_layer_that_only_one_platform_calls_foreign_comes_along(
+def test_a_layer_that_is_foreign_for_only_one_platform_is_copied(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target", checks_references=False)
@@ -125,7 +125,7 @@ def test_a_layer_that_only_one_platform_calls_foreign_comes_along(
     assert_synced(source, target)
 
 
-def test_a_signed_schema_1_manifest_is_copied_with_its_own_digest_where_a_target_takes_it(
+def test_a_signed_schema_1_manifest_keeps_its_digest_if_the_target_accepts_it(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -144,7 +144,7 @@ def test_a_signed_schema_1_manifest_is_copied_with_its_own_digest_where_a_target
     assert [] == target.writes()
 
 
-def test_schema_1_is_refused_where_the_configuration_says_so(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_schema_1_is_refused_if_the_configuration_says_so(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     graph = Graph("schema1")
     graph.schema1("v1")
@@ -156,7 +156,7 @@ def test_schema_1_is_refused_where_the_configuration_says_so(scripted: ScriptedF
     assert ["v2"] == target.tags("app")
 
 
-def test_a_target_that_does_not_take_a_media_type_fails_that_image_only(
+def test_a_media_type_that_the_target_refuses_fails_only_that_image(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     docker = ("application/vnd.docker.distribution.manifest.v2+json",)
@@ -171,7 +171,7 @@ def test_a_target_that_does_not_take_a_media_type_fails_that_image_only(
     assert [f"{source.host}/app:oci"] == mirror_run.failed()
 
 
-def test_tags_that_a_target_keeps_immutable_are_a_conflict(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_tag_that_is_immutable_on_the_target_is_a_conflict(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target", immutable_tags=True)
     graph, old = Graph("new"), Graph("old")
     graph.image("v1")
@@ -187,7 +187,7 @@ def test_tags_that_a_target_keeps_immutable_are_a_conflict(scripted: ScriptedFac
     assert old.tags["v1"] == target.storage.repositories["app"].tags["v1"]
 
 
-def test_a_deep_sync_brings_back_what_the_target_lost_under_equal_tags(
+def test_a_deep_sync_restores_content_that_the_target_lost_below_equal_tags(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     graph = Graph("deep")
@@ -211,7 +211,7 @@ def test_a_deep_sync_brings_back_what_the_target_lost_under_equal_tags(
 
 
 @pytest.mark.parametrize("features", [{}, {"sparse_indexes": True}, {"checks_references": False}], ids=str)
-def test_a_child_that_a_clean_up_of_the_target_removed_comes_along_with_the_next_index_that_names_it(
+def test_a_child_manifest_removed_by_garbage_collection_is_copied_with_the_next_index(
     scripted: ScriptedFactory, mirror_run: MirrorTool, features: dict[str, bool]
 ) -> None:
     source, target = scripted("source"), scripted("target", **features)
@@ -229,9 +229,7 @@ def test_a_child_that_a_clean_up_of_the_target_removed_comes_along_with_the_next
     assert [] == walk_tag(target, "app", "v2").problems
 
 
-def test_no_state_however_it_lies_spares_an_index_its_children(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_child_manifests_are_checked_whatever_the_state_says(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target", sparse_indexes=True)
     graph = loaded(source, "v1")
     pair(mirror_run, source, target)
@@ -247,7 +245,7 @@ def test_no_state_however_it_lies_spares_an_index_its_children(
     assert_whole(target)
 
 
-def test_a_blob_of_another_size_on_the_target_is_never_taken_for_right(
+def test_a_blob_of_a_wrong_size_on_the_target_is_an_error(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     graph = Graph("short")
@@ -261,7 +259,7 @@ def test_a_blob_of_another_size_on_the_target_is_never_taken_for_right(
     assert "size_mismatch" in {image["error"]["code"] for image in mirror_run.report()["images"]}
 
 
-def test_an_unusual_but_right_form_of_json_is_kept_to_the_byte(
+def test_unusual_but_valid_json_is_copied_byte_for_byte(
     registry_factory: RegistryFactory, source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     graph = Graph("bytes")

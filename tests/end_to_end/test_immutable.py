@@ -1,4 +1,5 @@
-"""Tags that the configuration calls immutable are never overwritten, and believed once they were equal."""
+"""Tags that the configuration declares immutable are never overwritten, and are not requested again once they were
+equal."""
 
 from __future__ import annotations
 
@@ -28,19 +29,19 @@ def configure(tool: MirrorTool, source: ScriptedRegistry, *targets: ScriptedRegi
 
 
 def tagged(label: str) -> tuple[Graph, str]:
-    """One image with all the tags -> it, and its digest."""
+    """Make one image with all the tags; return it and its digest."""
     graph = Graph(label)
     image = graph.image(*TAGS, label=label)
     return graph, image.digest
 
 
 def tags_of(registry: ScriptedRegistry) -> Counter[str]:
-    """How many tags of `app` name each digest."""
+    """Return how many tags of `app` refer to each digest."""
     return Counter(registry.storage.repositories["app"].tags.values())
 
 
 def move(registry: ScriptedRegistry, digest: str) -> None:
-    """All tags name `digest` now."""
+    """Let all tags refer to `digest`."""
     registry.storage.repositories["app"].tags = dict.fromkeys(TAGS, digest)
 
 
@@ -49,7 +50,7 @@ def no_list(registry: ScriptedRegistry) -> None:
 
 
 def silent_pages(registry: ScriptedRegistry) -> None:
-    """Too few tags on a page for a client to suspect that there are more."""
+    """Make pages so short that a client does not expect more tags."""
     registry.features.page, registry.features.link = 15, False
 
 
@@ -57,7 +58,7 @@ Incomplete = pytest.mark.parametrize("incomplete", [no_list, silent_pages])
 
 
 @Incomplete
-def test_an_immutable_tag_that_the_targets_listing_lacks_is_not_overwritten(
+def test_an_immutable_tag_missing_from_the_targets_listing_is_not_overwritten(
     incomplete: Callable[[ScriptedRegistry], None], scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -72,7 +73,7 @@ def test_an_immutable_tag_that_the_targets_listing_lacks_is_not_overwritten(
     assert 0 == target.counts()["PUT manifest"]
 
 
-def test_an_immutable_tag_is_asked_for_at_the_target_before_it_is_written(
+def test_an_immutable_tag_is_requested_from_the_target_before_it_is_written(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -86,7 +87,7 @@ def test_an_immutable_tag_is_asked_for_at_the_target_before_it_is_written(
     assert 0 == source.counts()["HEAD manifest"]
 
 
-def test_an_immutable_tag_that_was_equal_is_believed_by_a_sync_and_asked_for_by_verify_and_deep(
+def test_an_equal_immutable_tag_is_skipped_by_sync_and_requested_by_verify_and_deep(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -102,7 +103,7 @@ def test_an_immutable_tag_that_was_equal_is_believed_by_a_sync_and_asked_for_by_
     mirror_run.sync()
     assert {"GET tags"} == set(source.counts()) == set(target.counts())
     assert 3 == mirror_run("verify", mirror_run.config_file).code
-    for options in (["--deep"], [], []):  # once found, a conflict is found again until it is resolved
+    for options in (["--deep"], [], []):  # a conflict is reported by every run until it is resolved
         mirror_run.sync(*options, expect=3)
         assert {"conflict": COUNT} == Counter(mirror_run.results().values())
     assert {digest: COUNT} == tags_of(target)
@@ -112,7 +113,7 @@ def test_an_immutable_tag_that_was_equal_is_believed_by_a_sync_and_asked_for_by_
 
 
 @Incomplete
-def test_an_immutable_tag_that_was_equal_stays_equal_though_the_listing_lacks_it(
+def test_an_equal_immutable_tag_stays_equal_although_the_listing_lacks_it(
     incomplete: Callable[[ScriptedRegistry], None], scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -130,7 +131,7 @@ def test_an_immutable_tag_that_was_equal_stays_equal_though_the_listing_lacks_it
     assert ({digest: COUNT}, 0) == (tags_of(target), source.counts()["HEAD manifest"])
 
 
-def test_an_immutable_tag_that_was_equal_and_is_gone_from_the_target_is_copied_again(
+def test_an_equal_immutable_tag_that_was_deleted_from_the_target_is_copied_again(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -144,7 +145,7 @@ def test_an_immutable_tag_that_was_equal_and_is_gone_from_the_target_is_copied_a
     assert {digest: COUNT} == tags_of(target)
 
 
-def test_an_immutable_tag_that_was_equal_at_one_target_is_not_believed_of_another(
+def test_an_immutable_tag_that_is_equal_on_one_target_is_requested_from_another(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target, late = scripted("source"), scripted("target"), scripted("late")

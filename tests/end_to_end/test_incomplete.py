@@ -1,4 +1,4 @@
-"""Bundles for which something could not be fetched: the old one stays, a first one says what it lacks."""
+"""Exports in which something cannot be fetched: an old bundle is kept, and a first one lists what it lacks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.walks import bundle_view
 
 
 class Export:
-    """`app` and every repository under `team/`, from a scripted registry into one bundle."""
+    """An export of `app` and all repositories below `team/` from a scripted registry to one bundle."""
 
     def __init__(self, tool: MirrorTool, source: ScriptedRegistry, folder: Path) -> None:
         self.tool, self.source, self.folder = tool, source, folder
@@ -42,7 +42,7 @@ class Export:
         )
 
     def add(self, tag: str) -> None:
-        """A new image in `app`, so that a bundle of before has to be replaced."""
+        """Add an image to `app`, so that an existing bundle must be replaced."""
         graph = self.graphs["app"]
         graph.image(tag, layers=[graph.layer(f"new {tag}")])
         self.source.load("app", graph)
@@ -80,7 +80,7 @@ def _blob(export: Export) -> None:
     export.source.fault("GET blob", reference=layer, status=404, times=FOREVER)
 
 
-# What cannot be fetched -> what the bundle lacks then; before it was ever made, and where it was.
+# what cannot be fetched -> what the bundle then lacks: without an earlier bundle, and with one
 FAULTS: dict[str, tuple[Callable[[Export], object], list[str]]] = {
     "a-tag": (
         lambda export: [
@@ -109,7 +109,7 @@ FAULTS: dict[str, tuple[Callable[[Export], object], list[str]]] = {
 def test_a_bundle_is_replaced_only_by_a_complete_one(export: Export, case: str) -> None:
     export.tool.sync()
     old = export.bundle.read_bytes()
-    if case in ("a-manifest", "a-blob"):  # what the old bundle has is not read again: something new fails
+    if case in ("a-manifest", "a-blob"):  # the old bundle's content is not read again, so something new has to fail
         graph = export.graphs["app"]
         graph.image("v2", layers=[graph.layer("app two", 5000), graph.layer("again")])
     export.add("v3")
@@ -130,7 +130,7 @@ def test_a_bundle_is_replaced_only_by_a_complete_one(export: Export, case: str) 
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_a_first_bundle_has_what_is_whole_and_says_what_it_lacks(export: Export, case: str) -> None:
+def test_a_first_bundle_has_the_complete_images_and_lists_the_missing_ones(export: Export, case: str) -> None:
     spoil, missing = FAULTS[case]
     spoil(export)
     ran = export.tool.sync(expect=1)
@@ -145,7 +145,7 @@ def test_a_first_bundle_has_what_is_whole_and_says_what_it_lacks(export: Export,
     assert ([], export.everything) == (export.missing(), export.held())
 
 
-def test_everything_that_reads_an_incomplete_bundle_says_so_and_takes_what_is_there(
+def test_every_command_reads_an_incomplete_bundle_and_reports_what_is_missing(
     export: Export, scripted: ScriptedFactory
 ) -> None:
     target = scripted("target")
@@ -171,7 +171,7 @@ def test_everything_that_reads_an_incomplete_bundle_says_so_and_takes_what_is_th
 
 
 @pytest.mark.parametrize("options", [(), ("--deep",)])
-def test_a_run_that_leaves_an_incomplete_bundle_as_it_is_says_so_once_with_an_advice_that_works(
+def test_a_run_that_keeps_an_incomplete_bundle_reports_it_once_with_a_hint_that_works(
     export: Export, options: tuple[str, ...]
 ) -> None:
     FAULTS["a-blob"][0](export)
@@ -185,7 +185,7 @@ def test_a_run_that_leaves_an_incomplete_bundle_as_it_is_says_so_once_with_an_ad
     assert "stays as it is" not in ran.text
 
 
-def test_a_bundle_that_lacks_what_is_not_selected_any_more_is_made_anew(export: Export) -> None:
+def test_a_bundle_that_lacks_only_unselected_images_is_replaced(export: Export) -> None:
     FAULTS["a-tag"][0](export)
     export.tool.sync(expect=1)
     assert ["app:v2"] == export.missing()
@@ -201,7 +201,7 @@ def test_a_bundle_that_lacks_what_is_not_selected_any_more_is_made_anew(export: 
     assert ([], {"app:v1", "team/web:v1", "team/web:v2"}) == (export.missing(), export.held())
 
 
-def test_an_incomplete_bundle_is_served_and_that_is_said(export: Export) -> None:
+def test_an_incomplete_bundle_is_served_with_a_warning(export: Export) -> None:
     FAULTS["a-tag"][0](export)
     export.tool.sync(expect=1)
     process = export.tool.start("serve", export.bundle, "--listen", "127.0.0.1:0")
@@ -212,7 +212,7 @@ def test_an_incomplete_bundle_is_served_and_that_is_said(export: Export) -> None
     assert (143, True) == (ran.code, "is incomplete: it lacks app:v2" in ran.err), str(ran)
 
 
-def test_a_stop_leaves_no_incomplete_bundle(export: Export) -> None:
+def test_a_stop_creates_no_incomplete_bundle(export: Export) -> None:
     FAULTS["a-blob"][0](export)
     layer = export.graphs["app"].layer("app one").digest
     held = export.source.fault("GET blob", reference=layer, stall_after=10)
@@ -229,7 +229,7 @@ def test_a_stop_leaves_no_incomplete_bundle(export: Export) -> None:
 
 
 @pytest.mark.parametrize("case", ["a-tag", "a-blob"])
-def test_a_run_that_stops_at_the_first_failure_makes_no_incomplete_bundle(export: Export, case: str) -> None:
+def test_fail_fast_creates_no_incomplete_bundle(export: Export, case: str) -> None:
     FAULTS[case][0](export)
     export.tool.sync("--fail-fast", expect=1)
     assert not export.bundle.exists()
@@ -250,7 +250,7 @@ def test_a_run_that_stops_at_the_first_failure_makes_no_incomplete_bundle(export
         (("--shard", "0/2"), False),
     ],
 )
-def test_a_run_for_a_part_of_a_bundle_is_a_usage_error(export: Export, arguments: tuple[str, str], dry: bool) -> None:
+def test_exporting_a_part_of_a_bundle_is_a_usage_error(export: Export, arguments: tuple[str, str], dry: bool) -> None:
     file = export.folder / "failed.txt"
     file.write_text(f"{export.source.host}/team/web:v1\n")
     filled = [one.format(host=export.source.host, file=file) for one in arguments]
@@ -261,7 +261,7 @@ def test_a_run_for_a_part_of_a_bundle_is_a_usage_error(export: Export, arguments
     assert not export.bundle.exists()
 
 
-def test_a_run_for_a_part_may_leave_a_bundle_alone(
+def test_a_partial_run_without_the_bundle_is_allowed(
     export: Export, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     target, source = scripted("target"), export.source.host
@@ -274,7 +274,7 @@ def test_a_run_for_a_part_may_leave_a_bundle_alone(
     assert (["v1"], False) == (target.tags("web"), export.bundle.exists())
 
 
-def test_runs_for_parts_of_a_layout_add_up_whatever_fails(export: Export, mirror_run: MirrorTool) -> None:
+def test_partial_runs_into_a_layout_add_up_despite_failures(export: Export, mirror_run: MirrorTool) -> None:
     layout, source = export.folder / "layout", export.source.host
     mirrors = [{"source": f"{source}/{name}", "targets": [f"oci:{layout}"]} for name in export.graphs]
 
@@ -299,7 +299,7 @@ def test_runs_for_parts_of_a_layout_add_up_whatever_fails(export: Export, mirror
     assert 0 == mirror_run("bundle", "verify", layout).code
 
 
-def test_what_is_whole_goes_through_a_pipe_and_the_other_end_says_what_is_missing(
+def test_complete_images_are_streamed_and_the_importer_reports_what_is_missing(
     export: Export, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     target = scripted("target")
@@ -318,7 +318,7 @@ def test_what_is_whole_goes_through_a_pipe_and_the_other_end_says_what_is_missin
 
 
 @pytest.mark.parametrize("how", ["empty list", "catalog without it"])
-def test_a_bundle_keeps_a_repository_of_which_nothing_is_selected_any_more(
+def test_a_bundle_is_kept_if_a_repository_in_it_has_no_selected_tags_any_more(
     how: str, scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
     source, bundle = scripted("source"), tmp_path / "images.tar"

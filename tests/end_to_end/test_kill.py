@@ -1,7 +1,7 @@
-"""A run that is killed at any moment leaves no broken tag, and the next one goes on where it ended.
+"""A run killed at any moment leaves no broken tag, and the next run resumes.
 
-Moments are drawn from a seed: some by the clock, most by what the target is being asked, just before a request is
-carried out or just after, when its answer has not yet been passed on. MIRROR_TESTS_KILLS says how many (25: all).
+Moments are drawn from a seed: some by time, most by a request to the target, just before it is carried out or just
+after, when its response has not been sent. MIRROR_TESTS_KILLS sets the number (25: all).
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from tests.support.seeding import Seeded, seed
 from tests.support.tool import MirrorTool, Ran
 
 WRITES = ("POST upload", "PUT upload", "POST mount", "PUT manifest")
-BROUGHT = ("PUT upload", "POST mount")  # ends of the ways in which a blob comes to a repository
+BROUGHT = ("PUT upload", "POST mount")  # final requests of the ways in which a blob gets into a repository
 SIZE = 60_000  # bytes of a layer
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When: `before` or `after` a request of a kind, or a `time`. place: how far into the run, from 0 to 1."""
+    """When a run is killed: `before` or `after` a request of a kind, or at a `time`. place: how far into the run, 0 to
+    1."""
 
     number: int
     when: str
@@ -47,7 +48,7 @@ class Moment:
 
 
 def moments(count: int) -> list[Moment]:
-    """Always the same. The first three are of different kinds, so that a small sample is a good one."""
+    """Return the moments, always the same. The first three are of different kinds, so that a small sample is useful."""
     chance = random.Random("kill")
     first = [
         Moment(0, "after", "PUT upload", 0.3),
@@ -63,7 +64,7 @@ def moments(count: int) -> list[Moment]:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The source of all moments, what it has, and what an undisturbed run asks the target, in how many seconds."""
+    """The source of all moments, its content, and the requests and duration of an undisturbed run."""
 
     source: RealRegistry
     seeded: Seeded
@@ -89,7 +90,8 @@ def _config(tool: MirrorTool, source: RealRegistry, host: str, seeded: Seeded) -
 
 
 class Killer:
-    """Sends SIGKILL when the n-th request of a kind comes by; `front` is what the tool takes for the target."""
+    """Sends SIGKILL when the n-th request of a kind arrives. `front` is the address that the tool uses as the
+    target."""
 
     def __init__(self, front: Front, kind: str, count: int, *, after: bool) -> None:
         self._kind, self._left = kind, count
@@ -121,7 +123,7 @@ class Killer:
             self.killed = self.killed or now
         if now and self._started.wait(10) and self._process:
             self._process.kill()
-            self._process.wait(10)  # what comes after the kill comes after the end
+            self._process.wait(10)  # no request is carried out after the kill
 
 
 def killed_after(seconds: float, process: subprocess.Popen[str]) -> None:
@@ -131,7 +133,7 @@ def killed_after(seconds: float, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("moment", moments(int(os.environ.get("MIRROR_TESTS_KILLS", "1"))), ids=str)
-def test_a_killed_run_breaks_no_tag_and_the_next_one_sends_only_what_is_missing(
+def test_a_killed_run_breaks_no_tag_and_the_next_run_sends_only_missing_content(
     moment: Moment, setting: Setting, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     before = snapshot(target)
@@ -168,12 +170,12 @@ def _judge(target: RealRegistry, before: Snapshot, seeded: Seeded) -> None:
 
 
 def _stored(requests: list[Seen], *kinds: str) -> set[tuple[str, str]]:
-    """(repository, digest) of the blobs that were uploaded (or otherwise brought there) and answered with 201."""
+    """Return (repository, digest) of the blobs that were uploaded or mounted with a 201 response."""
     wanted = kinds or ("PUT upload",)
     return {(seen.repository, seen.reference) for seen in requests if seen.kind in wanted and seen.status == 201}
 
 
-def test_a_run_killed_before_its_first_tag_is_gone_on_with_although_the_listing_answers_404(
+def test_a_run_killed_before_its_first_tag_resumes_although_the_listing_answers_404(
     setting: Setting, registry_factory: RegistryFactory, mirror_run: MirrorTool
 ) -> None:
     target = registry_factory("target")
@@ -197,7 +199,7 @@ def test_a_run_killed_before_its_first_tag_is_gone_on_with_although_the_listing_
     assert setting.seeded.tags == assert_whole(target).tags
 
 
-def test_a_run_that_lost_its_state_as_well_still_completes(
+def test_a_killed_run_completes_without_its_state(
     setting: Setting, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     with Front(target.port) as front:
@@ -211,7 +213,7 @@ def test_a_run_that_lost_its_state_as_well_still_completes(
     assert setting.seeded.tags == assert_whole(target).tags
 
 
-def test_the_spool_of_a_killed_run_is_swept(
+def test_the_spool_of_a_killed_run_is_cleaned_up(
     setting: Setting, registry_factory: RegistryFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
     targets = [registry_factory(name) for name in ("one", "two")]

@@ -1,4 +1,4 @@
-"""Across the gap in a directory, and registries that are served from one: by the tool as its users run it."""
+"""Exports and imports in a layout, and registries served from one, by the tool as users run it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def layout(tmp_path: Path) -> Path:
 
 
 class Sides:
-    """The two sides: each has a config and a state."""
+    """The two sides of a transfer. Each has its own configuration and state."""
 
     def __init__(self, tool: MirrorTool, layout: Path) -> None:
         self.tool, self.layout = tool, layout
@@ -49,7 +49,7 @@ class Sides:
         return self.tool.sync(expect=expect)
 
     def arrive(self, target: Any, *, expect: int = 0, source: str = "", **keys: Any) -> Ran:
-        """An import; whoever is spoken to besides the target is noticed, and not reached."""
+        """Import the layout. A connection to any host but the target is recorded and fails."""
         mirrors = [{"source": source or f"oci:{self.layout}:*", "targets": [f"{target.host}/{{repository}}"], **keys}]
         folder = self.tool.folder.parent
         config = self.tool.config(mirrors, target, file=folder / "import.yaml", state=str(folder / "far-state"))
@@ -73,7 +73,8 @@ def blobs_of(layout: Path) -> set[str]:
 
 
 def assert_sound(layout: Path) -> None:
-    """Each file is what its name says, and nothing that is named is missing; nothing of ours is used for this."""
+    """Check that each file has the digest in its name, and that nothing the index refers to is missing. Uses no code of
+    the tool."""
     assert {"blobs", "index.json", "oci-layout"} == {path.name for path in layout.iterdir()}
     for path in (layout / "blobs" / "sha256").iterdir():
         assert path.name == sha256(path.read_bytes())[7:]
@@ -88,7 +89,7 @@ def assert_sound(layout: Path) -> None:
 # ---- the whole way
 
 
-def test_everything_gets_across_although_the_source_is_gone(
+def test_everything_is_imported_without_the_source(
     sides: Sides, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], layout: Path
 ) -> None:
     sides.export(stocked)
@@ -120,7 +121,7 @@ def test_an_unchanged_export_writes_nothing(sides: Sides, stocked: RealRegistry,
     assert {"GET tags", "HEAD manifest"} >= set(stocked.counts())
 
 
-def test_a_changed_export_adds_what_is_new(
+def test_a_changed_export_adds_only_new_content(
     sides: Sides, stocked: RealRegistry, graphs: dict[str, Graph], layout: Path
 ) -> None:
     sides.export(stocked)
@@ -146,7 +147,7 @@ def test_a_new_state_reads_no_blob_again(sides: Sides, stocked: RealRegistry, la
     assert_sound(layout)
 
 
-def test_repositories_are_renamed_on_the_way(
+def test_repositories_are_renamed_during_export_and_import(
     sides: Sides, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], layout: Path
 ) -> None:
     mirrors = [
@@ -160,7 +161,7 @@ def test_repositories_are_renamed_on_the_way(
     assert {"web", "tools"} == {name for name, _ in assert_whole(target).tags}
 
 
-def test_what_repositories_share_is_read_once_for_a_wildcard_too(
+def test_shared_blobs_are_read_once_for_a_wildcard_too(
     sides: Sides, stocked: RealRegistry, graphs: dict[str, Graph], layout: Path
 ) -> None:
     sides.tool.config([{"source": f"{stocked.host}/team/*", "targets": [f"oci:{layout}:{{repository}}"]}], stocked)
@@ -176,7 +177,7 @@ def test_what_repositories_share_is_read_once_for_a_wildcard_too(
     assert_sound(layout)
 
 
-def test_a_layout_of_another_tool_is_imported(
+def test_a_layout_written_by_another_tool_is_imported(
     sides: Sides, stocked: RealRegistry, target: RealRegistry, graphs: dict[str, Graph], layout: Path
 ) -> None:
     layout.parent.mkdir()
@@ -189,7 +190,7 @@ def test_a_layout_of_another_tool_is_imported(
 
 @pytest.mark.parametrize("packed", [False, True], ids=["layout", "bundle"])
 @pytest.mark.parametrize("name", ["v1", "../../app:v1", "host:5000/app:v1", None])
-def test_a_layout_whose_names_no_wildcard_finds_is_not_passed_over_in_silence(
+def test_a_layout_without_repository_names_fails_a_wildcard(
     mirror_run: MirrorTool, graphs: dict[str, Graph], tmp_path: Path, name: str | None, packed: bool
 ) -> None:
     layout = lay(tmp_path / "foreign", app=graphs["app"])
@@ -207,12 +208,10 @@ def test_a_layout_whose_names_no_wildcard_finds_is_not_passed_over_in_silence(
     assert said in ran.out
 
 
-def test_verify_looks_into_a_layout(
-    sides: Sides, stocked: RealRegistry, graphs: dict[str, Graph], layout: Path
-) -> None:
+def test_verify_checks_a_layout(sides: Sides, stocked: RealRegistry, graphs: dict[str, Graph], layout: Path) -> None:
     sides.export(stocked)
     assert 0 == sides.tool("verify", sides.tool.config_file, "--deep").code
-    for named in (layout, f"oci:{layout}"):  # as a path, or as the configuration names it
+    for named in (layout, f"oci:{layout}"):  # as a path, or as configurations write it
         assert 0 == sides.tool("bundle", "verify", named).code
     digest = next(digest for digest, data in graphs["app"].blobs.items() if len(data) > 10_000)
     file = layout / "blobs" / digest.replace(":", "/")
@@ -292,7 +291,7 @@ HOSTILE: dict[str, tuple[Callable[[Path, Graph], object], str]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_what_is_wrong_with_a_layout_is_refused_and_nothing_of_it_is_tagged(
+def test_a_damaged_layout_is_refused_and_no_tag_is_written(
     sides: Sides, scripted: Any, layout: Path, case: str
 ) -> None:
     spoil, code = HOSTILE[case]
@@ -313,7 +312,7 @@ def test_what_is_wrong_with_a_layout_is_refused_and_nothing_of_it_is_tagged(
         assert ["good"] == [tag for tag in target.tags("app") if tag == "good"], "the rest is done"
 
 
-def test_what_is_missing_here_may_be_there_already(
+def test_a_blob_missing_in_the_layout_may_exist_on_the_target(
     sides: Sides, target: RealRegistry, graphs: dict[str, Graph], layout: Path
 ) -> None:
     graph = graphs["app"]
@@ -338,7 +337,7 @@ def _plain(graph: Graph, client: Any) -> tuple[bytes, str]:
 # ---- what is in the way of an export
 
 
-def test_a_directory_of_somebody_elses_is_left_alone(sides: Sides, stocked: RealRegistry, layout: Path) -> None:
+def test_a_target_directory_with_other_files_is_not_changed(sides: Sides, stocked: RealRegistry, layout: Path) -> None:
     layout.mkdir(parents=True)
     (layout / "thesis.txt").write_text("years of work")
     ran = sides.export(stocked, expect=4)
@@ -347,7 +346,7 @@ def test_a_directory_of_somebody_elses_is_left_alone(sides: Sides, stocked: Real
     assert 0 == stocked.counts()["GET blob"]
 
 
-def test_a_second_export_into_a_layout_is_turned_away(sides: Sides, stocked: RealRegistry, layout: Path) -> None:
+def test_a_second_export_into_a_layout_gets_lock_busy(sides: Sides, stocked: RealRegistry, layout: Path) -> None:
     sides.export(stocked, "app")
     descriptor = os.open(layout, os.O_RDONLY)
     try:
@@ -360,7 +359,7 @@ def test_a_second_export_into_a_layout_is_turned_away(sides: Sides, stocked: Rea
 
 
 @pytest.mark.parametrize("spelling", ["layout", "./layout", "x/../layout", "link"])
-def test_one_directory_is_one_store_however_it_is_spelt(mirror_run: MirrorTool, spelling: str) -> None:
+def test_two_spellings_of_a_directory_are_one_store(mirror_run: MirrorTool, spelling: str) -> None:
     folder = mirror_run.folder
     (folder / "layout").mkdir()
     (folder / "x").mkdir()
@@ -417,7 +416,7 @@ def moments() -> list[tuple[str, float]]:
 
 
 @pytest.mark.parametrize(("by", "place"), moments(), ids=lambda value: str(value)[:5])
-def test_a_killed_export_leaves_a_sound_layout_and_goes_on_where_it_ended(
+def test_a_killed_export_leaves_a_consistent_layout_and_resumes(
     by: str, place: float, setting: Setting, mirror_run: MirrorTool, layout: Path
 ) -> None:
     setting.source.mark()
@@ -438,7 +437,7 @@ def test_a_killed_export_leaves_a_sound_layout_and_goes_on_where_it_ended(
         assert front.journal.wait_idle()
         if (layout / "index.json").exists():
             for path in layout.glob(".*.tmp"):
-                path.unlink()  # what the next run does
+                path.unlink()  # requests of the next run
             assert_sound(layout)
         kept = blobs_of(layout)
         setting.source.mark()
@@ -453,7 +452,7 @@ def test_a_killed_export_leaves_a_sound_layout_and_goes_on_where_it_ended(
 
 
 @pytest.mark.parametrize("form", ["layout", "bundle"])
-def test_the_tool_reads_from_mirror_serve(
+def test_sync_reads_from_mirror_serve(
     mirror_run: MirrorTool,
     target: RealRegistry,
     graphs: dict[str, Graph],
@@ -476,7 +475,7 @@ def test_the_tool_reads_from_mirror_serve(
         assert_equal(stocked, name, target)
 
 
-def test_the_tool_writes_to_mirror_serve(
+def test_sync_writes_to_mirror_serve(
     mirror_run: MirrorTool, stocked: RealRegistry, graphs: dict[str, Graph], layout: Path
 ) -> None:
     with Served(layout, writable=True) as served:
@@ -490,7 +489,7 @@ def test_the_tool_writes_to_mirror_serve(
     assert_sound(layout)
 
 
-def test_a_registry_that_is_read_only_says_so_to_those_that_write(
+def test_a_read_only_server_refuses_pushes_with_a_message(
     mirror_run: MirrorTool, stocked: RealRegistry, graphs: dict[str, Graph], layout: Path
 ) -> None:
     lay(layout, app=graphs["app"])
@@ -508,7 +507,7 @@ def test_a_registry_that_is_read_only_says_so_to_those_that_write(
     assert before == sorted(path for path in layout.rglob("*"))
 
 
-def test_the_path_of_a_configuration_may_be_any(
+def test_a_layout_of_a_configuration_may_have_any_path(
     mirror_run: MirrorTool, registry_factory: RegistryFactory, tmp_path: Path
 ) -> None:
     source = registry_factory()

@@ -1,4 +1,4 @@
-"""Every tag and repository arrives, however a registry pages its lists."""
+"""Every tag and repository is copied, whatever way a registry paginates its listings."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ def tagged(registry: ScriptedRegistry, repository: str, count: int) -> list[str]
     return names
 
 
-def test_every_tag_is_mirrored_however_the_source_pages(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_every_tag_is_copied_with_any_pagination_of_the_source(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
     kinds: dict[str, dict[str, Any]] = {
         "silent-25": {"page": 25, "link": False},
         "silent-30": {"page": 30, "link": False},
-        "refuses-1000": {"page": 50, "max_n": 100},  # 100 tags: the last page is full and has no Link
+        "refuses-1000": {"page": 50, "max_n": 100},  # 100 tags: the last page is full and has no Link header
         "refuses-1000-silent": {"page": 50, "max_n": 50, "link": False},
     }
     target = scripted("target")
@@ -44,7 +46,7 @@ def test_an_empty_page_with_a_link_is_followed(scripted: ScriptedFactory, mirror
         tagged(source, name, 3)
 
     def hook(request: Request) -> Reply | None:
-        """An empty page first, as of a registry that filters after it has cut the page."""
+        """Return an empty page first, like a registry that filters a page after cutting it."""
         if request.kind not in ("GET tags", "GET catalog") or "last" in request.query:
             return None
         key = request.kind.removeprefix("GET ").replace("catalog", "repositories")
@@ -56,7 +58,7 @@ def test_an_empty_page_with_a_link_is_followed(scripted: ScriptedFactory, mirror
     assert {"app": 3, "web": 3} == {name: len(target.tags(name)) for name in ("app", "web")}
 
 
-def test_every_repository_of_a_catalog_without_links_is_mirrored(
+def test_every_repository_of_a_catalog_without_links_is_copied(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source", page=25, link=False), scripted("target")
@@ -69,7 +71,7 @@ def test_every_repository_of_a_catalog_without_links_is_mirrored(
     assert 2 == source.counts()["GET catalog"]
 
 
-def test_an_immutable_tag_beyond_a_silent_page_of_the_target_is_kept(
+def test_an_immutable_tag_beyond_an_unlinked_page_of_the_target_is_not_overwritten(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target", page=30, link=False)
@@ -86,7 +88,7 @@ def test_an_immutable_tag_beyond_a_silent_page_of_the_target_is_kept(
     assert [] == target.writes()
 
 
-def test_a_list_whose_later_page_is_missing_is_no_list(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_listing_with_a_missing_page_is_an_error(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source", page=25), scripted("target", page=25)
     tagged(source, "app", 40)
     tagged(target, "app", 40)

@@ -1,4 +1,4 @@
-"""The log's lock is held by another process from the middle of a run on: the run ends in time, and with the code 4."""
+"""Another process holds the lock of the log file: the run ends in time, with exit code 4."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WITHIN = 5.0  # seconds from the signal to the end
 
 
 def prepared(scripted: ScriptedFactory, tool: MirrorTool) -> ScriptedRegistry:
-    """-> the target of one image"""
+    """Return the target of one image."""
     source, target = scripted("source"), scripted("target")
     graph = Graph("log")
     graph.image("v1")
@@ -38,7 +38,7 @@ def held(directory: Path) -> Iterator[None]:
         yield
 
 
-def test_lines_that_a_held_lock_keeps_from_the_log_make_the_run_end_with_4(
+def test_log_lines_lost_because_of_a_held_lock_make_the_run_exit_4(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     target, go_on = prepared(scripted, mirror_run), threading.Event()
@@ -55,7 +55,7 @@ def test_lines_that_a_held_lock_keeps_from_the_log_make_the_run_end_with_4(
     assert "lines of the log file were lost" in ran.err
 
 
-def test_a_signal_ends_a_run_in_time_although_the_lock_of_its_log_is_held(
+def test_a_signal_ends_a_run_in_time_although_another_process_holds_the_log_lock(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     target = prepared(scripted, mirror_run)

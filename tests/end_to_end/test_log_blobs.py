@@ -1,4 +1,4 @@
-"""The lines of the log: one for each blob and manifest that a run dealt with in a target repository."""
+"""Log records of blobs and manifests: one for each that a run handled in a target repository."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Line = dict[str, Any]
 
 
 def lines_of_last_run(tool: MirrorTool) -> list[Line]:
-    """Its lines of blobs and manifests; each (target repository, digest) has one."""
+    """Return the log records of blobs and manifests; there is one for each (target repository, digest)."""
     log = tool.log()
     run = log[-1]["run"]
     lines = [line for line in log if line["event"] in ("blob", "manifest") and line["run"] == run]
@@ -28,7 +28,7 @@ def lines_of_last_run(tool: MirrorTool) -> list[Line]:
 
 
 def outcomes(lines: list[Line], target: str) -> dict[str, str]:
-    """digest -> outcome, in one target repository"""
+    """Return digest -> outcome for one target repository."""
     return {line["digest"]: line["outcome"] for line in lines if line["target"] == target}
 
 
@@ -43,7 +43,7 @@ def two_tags_of_one_index(source: ScriptedRegistry) -> Graph:
     return graph
 
 
-def test_blobs_children_and_roots_have_a_line_each_whether_they_came_or_were_there(
+def test_blobs_children_and_roots_have_one_record_each_whether_copied_or_existing(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -72,7 +72,7 @@ def test_blobs_children_and_roots_have_a_line_each_whether_they_came_or_were_the
     assert [] == lines_of_last_run(mirror_run), "nothing had to be looked at but tags"
 
 
-def test_what_an_image_shares_with_the_one_before_it_has_a_line_that_says_exists(
+def test_a_blob_shared_with_an_earlier_image_has_a_record_with_exists(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -89,7 +89,7 @@ def test_what_an_image_shares_with_the_one_before_it_has_a_line_that_says_exists
     assert {layer.digest: "exists", new.digest: "copied"}.items() <= found.items()
 
 
-def test_a_child_that_is_refused_and_blobs_that_fail_have_a_line_with_the_code(
+def test_a_refused_child_and_failed_blobs_have_a_record_with_the_error_code(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -108,10 +108,10 @@ def test_a_child_that_is_refused_and_blobs_that_fail_have_a_line_with_the_code(
     assert {child: "auth_denied", lost.digest: "not_found"} == {
         digest: code for digest, code in failed.items() if code != "interrupted"
     }
-    assert 2 == mirror_run.report()["totals"]["blobs"]["failed"]  # the lost one, which two images need
+    assert 2 == mirror_run.report()["totals"]["blobs"]["failed"]  # the blob that was lost, which two images need
 
 
-def test_what_a_signal_called_off_has_a_line_that_says_interrupted(
+def test_a_blob_cancelled_by_a_signal_has_a_record_with_interrupted(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")

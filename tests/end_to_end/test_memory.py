@@ -1,4 +1,4 @@
-"""The memory of a whole process, measured by the system, where manifests are large or many."""
+"""The memory of a process, measured by the operating system, with large or many manifests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.tool import MirrorTool
 MIB = 1 << 20
 
 
-# The peak of a process also counts what its parent had when it forked, so a small process starts the tool.
+# The peak of a process includes the memory of its parent at the fork, so a small process starts the tool.
 MEASURE = """
 import resource, subprocess, sys
 code = subprocess.run([sys.executable, "-m", "mirror", *sys.argv[1:]]).returncode
@@ -23,7 +23,7 @@ sys.exit(code)
 
 
 def peak(tool: MirrorTool, command: str) -> float:
-    """Run the tool, which must succeed. -> the most memory that its process had at one time, in MiB."""
+    """Run the tool successfully; return the peak memory of its process in MiB."""
     arguments = [sys.executable, "-c", MEASURE, command, str(tool.config_file)]
     ran = subprocess.run(arguments, env=tool.environment, capture_output=True, text=True, timeout=60, check=False)
     assert 0 == ran.returncode, ran
@@ -31,11 +31,11 @@ def peak(tool: MirrorTool, command: str) -> float:
 
 
 def padded(graph: Graph, name: str, size: int, *tags: str) -> Made:
-    """An image whose manifest has about `size` bytes."""
+    """Make an image whose manifest has about `size` bytes."""
     return graph.image(*tags, label=name, layers=[], annotations={"name": name, "padding": "x" * (size - 1000)})
 
 
-def test_an_index_takes_bounded_memory_however_large_its_children_are(
+def test_the_memory_for_an_index_does_not_depend_on_the_size_of_its_children(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target", max_manifest=8 * MIB)
@@ -53,7 +53,7 @@ def test_an_index_takes_bounded_memory_however_large_its_children_are(
     assert [] == list(mirror_run.state.rglob("manifests/*"))
 
 
-def test_unchanged_tags_take_no_memory_for_manifests_that_had_to_be_read_for_their_digests(
+def test_manifests_read_only_for_their_digests_take_no_memory(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source", content_digest=False), scripted("target", content_digest=False)

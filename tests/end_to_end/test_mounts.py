@@ -1,4 +1,4 @@
-"""Mounts: whatever a target answers, the blobs arrive, and the session of a refused mount is used or deleted."""
+"""Mounts: whatever a target answers, all blobs are copied, and an upload session opened instead is used or deleted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ("app-0", "app-1", "app-2", "app-3")
 
 @pytest.fixture
 def source(scripted: ScriptedFactory) -> ScriptedRegistry:
-    """Four repositories that hold the same two images, and one of their own."""
+    """Make four repositories with the same two images, and one image of their own each."""
     registry = scripted("source")
     for name in NAMES:
         graph = Graph("common")
@@ -31,7 +31,7 @@ def source(scripted: ScriptedFactory) -> ScriptedRegistry:
     return registry
 
 
-def test_a_mount_that_is_done_is_one_request(
+def test_a_successful_mount_costs_one_request(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     target = scripted("target")
@@ -44,7 +44,7 @@ def test_a_mount_that_is_done_is_one_request(
     assert 6 + 2 * len(NAMES) == asked["PUT upload"] == asked["POST upload"]
 
 
-def test_what_a_wildcard_matches_is_mounted_like_what_is_named(
+def test_repositories_of_a_wildcard_are_mounted_from_like_named_ones(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     target = scripted("target")
@@ -57,7 +57,7 @@ def test_what_a_wildcard_matches_is_mounted_like_what_is_named(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
-def test_any_refusal_of_a_mount_only_means_not_from_there(
+def test_a_refused_mount_ends_only_mounts_from_that_repository(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool, status: int
 ) -> None:
     target = scripted("target")
@@ -74,7 +74,7 @@ def test_any_refusal_of_a_mount_only_means_not_from_there(
     assert [] == target.uploads
 
 
-def test_a_host_that_opens_sessions_instead_is_found_out_and_the_sessions_are_used(
+def test_a_host_that_never_mounts_is_detected_and_its_upload_sessions_are_used(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     target = scripted("target", mounts=False)
@@ -83,12 +83,12 @@ def test_a_host_that_opens_sessions_instead_is_found_out_and_the_sessions_are_us
     assert_synced(source, target, *NAMES)
     assert [] == target.uploads
     asked = target.counts()
-    # Every session was begun by a mount or a POST, and ended by a commit.
+    # Every session was opened by a mount or a POST, and ended by a commit.
     assert asked["POST mount"] + asked["POST upload"] == asked["PUT upload"] + asked["DELETE upload"]
     assert asked["POST mount"] < 6 * (len(NAMES) - 1), "a host that never mounts is not asked for ever"
 
 
-def test_a_host_that_mounts_only_what_a_manifest_names_still_gets_everything(
+def test_a_host_that_mounts_only_blobs_of_a_manifest_gets_everything(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     target = scripted("target", mount_after_manifest=True)
@@ -101,7 +101,7 @@ def test_a_host_that_mounts_only_what_a_manifest_names_still_gets_everything(
 @pytest.mark.parametrize(
     "rule", [{"status": 500}, {"status": 502}, {"status": 503}, {"reset": True}], ids=["500", "502", "503", "reset"]
 )
-def test_a_mount_that_meets_an_error_of_the_server_is_tried_again_and_ends_no_other_mounts(
+def test_a_mount_with_a_server_error_is_retried_and_ends_no_other_mounts(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool, rule: dict[str, Any]
 ) -> None:
     target = scripted("target")
@@ -125,7 +125,7 @@ def test_a_blob_that_cannot_be_mounted_ends_no_mounts_of_others(
     assert (5, 1) == (target.counts(status=201)["POST mount"], target.counts(status=404)["POST mount"])
 
 
-def test_a_busy_host_is_waited_for_at_a_mount_too(
+def test_a_mount_waits_for_a_host_that_is_rate_limited(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     target = scripted("target")
@@ -137,7 +137,7 @@ def test_a_busy_host_is_waited_for_at_a_mount_too(
     assert 6 * (len(NAMES) - 1) == target.counts(status=201)["POST mount"]
 
 
-def test_a_mount_without_a_digest_in_its_answer_is_looked_at(
+def test_a_mount_without_a_digest_in_its_response_is_checked_by_head(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     target = scripted("target", content_digest=False)
@@ -147,10 +147,11 @@ def test_a_mount_without_a_digest_in_its_answer_is_looked_at(
     assert 6 * (len(NAMES) - 1) == target.counts()["HEAD blob"]
 
 
-def test_a_mount_that_claims_what_is_not_there_breaks_no_image(
+def test_a_false_201_for_a_mount_breaks_no_image(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
-    """201, and the blob is not there: the manifest's refusal tells, and the work is done again for certain."""
+    """The target answers 201 without having the blob. It then refuses the manifest, and the image is pushed once more
+    with a check of every blob."""
     target = scripted("target")
     lied: set[str] = set()
 
@@ -181,7 +182,7 @@ def test_an_image_is_mounted_from_its_source_on_the_same_host(
 
 
 @pytest.mark.parametrize("wildcard", [False, True], ids=["named", "wildcard"])
-def test_a_repository_that_is_new_on_the_target_gets_what_earlier_runs_brought_by_mounts(
+def test_a_new_target_repository_gets_blobs_of_earlier_runs_by_mounts(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool, wildcard: bool
 ) -> None:
     target = scripted("target")
@@ -203,10 +204,10 @@ def test_a_repository_that_is_new_on_the_target_gets_what_earlier_runs_brought_b
     assert 2 == source.counts()["GET blob"]
 
 
-def test_a_source_on_the_host_of_a_target_is_mounted_from_in_other_mirrors_too(
+def test_a_source_repository_on_the_target_host_is_mounted_from_by_other_mirrors_too(
     source: ScriptedRegistry, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
-    """`team/base` is only read, for another host, by an earlier run; `app-0` shares its blobs."""
+    """An earlier run only read `team/base`, for another host; `app-0` shares its blobs."""
     target, backup = scripted("target"), scripted("backup")
     graph = Graph("common")
     graph.platforms("v1", "v2")

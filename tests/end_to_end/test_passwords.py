@@ -1,4 +1,4 @@
-"""A wrong password is one refusal that says whose and from where, not a storm; and no secret is ever written."""
+"""A wrong password is one error that names its origin, after few requests; and no secret is ever written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _guarded(kind: str, factory: RegistryFactory, tokens: TokenService) -> RealR
 
 
 def _realm(kind: str, tokens: TokenService) -> dict[str, Any]:
-    """The token service is on a port of its own, so of another origin."""
+    """The token service listens on its own port, so it is another origin."""
     return {"token-realms": [urlsplit(tokens.realm).netloc]} if kind == "token" else {}
 
 
@@ -76,7 +76,7 @@ def test_a_wrong_password_is_refused_in_few_requests(
     _sweep(mirror_run)
 
 
-def test_no_password_at_all_is_said_to_be_missing(
+def test_missing_credentials_are_reported_as_missing(
     registry_factory: RegistryFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     guarded = registry_factory("guarded", users={USER: GOOD})
@@ -130,7 +130,7 @@ def _password_file_of_junk(tool: MirrorTool, host: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("spoil", [_broken_docker_file, _password_file_of_junk])
-def test_a_credential_that_cannot_be_read_in_the_middle_of_a_run_fails_its_own_mirror(
+def test_a_credential_that_becomes_unreadable_during_a_run_fails_only_its_mirror(
     spoil: Callable[[MirrorTool, str], dict[str, Any]], scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     guarded, good, target = scripted("guarded", users={USER: GOOD}), scripted("good"), scripted("target")
@@ -151,7 +151,7 @@ def test_a_credential_that_cannot_be_read_in_the_middle_of_a_run_fails_its_own_m
     assert 1 == mirror_run("inventory", config).code
 
 
-def test_a_password_that_a_registry_echoes_is_not_passed_on(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_password_that_a_registry_echoes_is_not_written(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source = scripted("source", users={USER: GOOD})
     graph = Graph("echo")
     graph.image("v1")

@@ -1,4 +1,4 @@
-"""Registries that answer 429, and go on doing so."""
+"""Registries that answer 429 or 503 for a long time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from tests.support.tool import MirrorTool
 TAGS = 30
 
 
-def test_a_source_that_still_answers_429_after_all_retries_is_asked_nothing_more_and_the_rest_goes_on(
+def test_a_source_that_answers_429_after_all_retries_gets_no_more_requests_and_the_rest_continues(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
-    """Its `Retry-After: 0` makes the retries no quicker, and no more. So is a host that blobs are redirected to."""
+    """`Retry-After: 0` makes the retries neither faster nor more. The same holds for a host that blobs are redirected
+    to."""
     limited, well, target = scripted("limited"), scripted("well"), scripted("target")
     redirecting, storage = scripted("redirecting"), scripted("storage")
     loaded(redirecting, repository="third")
@@ -45,10 +46,10 @@ def test_a_source_that_still_answers_429_after_all_retries_is_asked_nothing_more
     assert "longest pause" in ran.out
 
 
-def test_a_source_whose_quota_is_used_up_is_asked_for_no_further_manifest_and_still_compared(
+def test_a_source_whose_quota_is_used_up_gets_no_more_manifest_requests_and_is_still_compared(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
-    """Docker Hub counts GETs of manifests, and no HEADs: images that are up to date still are."""
+    """Docker Hub counts only GETs of manifests, not HEADs: unchanged images still count as up to date."""
     source, target = scripted("source"), scripted("target")
     names = [f"v{number}" for number in range(TAGS)]
     graph = loaded(source, *names)
@@ -70,7 +71,7 @@ def test_a_source_whose_quota_is_used_up_is_asked_for_no_further_manifest_and_st
     assert used_up.hits <= 8, "those that were under way"
 
 
-def test_a_target_that_never_stops_saying_503_gets_the_attempts_of_the_policy(
+def test_a_target_that_always_answers_503_gets_the_attempts_of_the_retry_policy(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")

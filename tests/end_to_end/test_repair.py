@@ -1,4 +1,4 @@
-"""`sync --repair`: what is damaged on a target is sent again, and nothing is believed that was not read there."""
+"""`sync --repair`: damaged content on a target is uploaded again, and nothing counts as intact unless it was read."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.support.tool import MirrorTool, Ran
 
 
 def to_delete(ran: Ran) -> list[str]:
-    """The files that the messages of a run name, below the storage of a docker-registry."""
+    """Return the files below the storage of a docker-registry that the messages of a run name."""
     return sorted(set(re.findall(r"docker/registry/v2/blobs/\w+/\w\w/\w+/data", ran.text)))
 
 
 def damaged(registry: ScriptedRegistry, digest: str, *, size: int | None = None) -> None:
-    """Another last byte, or only the first bytes."""
+    """Return damaged bytes: with another last byte, or only the first bytes."""
     data = registry.storage.bytes[digest]
     registry.storage.bytes[digest] = data[:-1] + bytes([data[-1] ^ 1]) if size is None else data[:size]
 
 
-def test_what_a_registry_does_not_replace_is_named_with_the_file_to_delete(
+def test_content_that_a_registry_does_not_replace_is_reported_with_the_file_to_delete(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     graph = Graph("repair")
@@ -57,7 +57,7 @@ def test_what_a_registry_does_not_replace_is_named_with_the_file_to_delete(
     assert [] == target.writes()
 
 
-def test_a_damaged_blob_is_sent_again_and_not_mounted(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_damaged_blob_is_uploaded_again_and_not_mounted(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     graph = Graph("shared")
     layer = graph.layer("base")
@@ -69,7 +69,7 @@ def test_a_damaged_blob_is_sent_again_and_not_mounted(scripted: ScriptedFactory,
     damaged(target, layer.digest)
     pair(mirror_run, source, target, "one", "two", "three")
     assert 3 == mirror_run("verify", mirror_run.config_file, "--deep").code
-    mirror_run.sync("--deep", expect=(0, 3))  # it does not read what is there
+    mirror_run.sync("--deep", expect=(0, 3))  # a sync without --repair does not read the target's blobs
     mirror_run.sync("--repair")
     assert graph.blobs[layer.digest] == target.storage.bytes[layer.digest]
     assert_whole(target, ["one", "two", "three"])
@@ -79,7 +79,7 @@ def test_a_damaged_blob_is_sent_again_and_not_mounted(scripted: ScriptedFactory,
     assert [] == target.writes()
 
 
-def test_sync_deep_names_the_repair_of_a_blob_of_the_wrong_size(
+def test_sync_deep_reports_how_to_repair_a_blob_of_a_wrong_size(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -94,7 +94,7 @@ def test_sync_deep_names_the_repair_of_a_blob_of_the_wrong_size(
 
 
 @pytest.mark.parametrize("what", ["blob", "child", "root"])
-def test_a_registry_that_acknowledges_what_it_does_not_do_is_not_believed(
+def test_a_registry_that_confirms_a_write_without_doing_it_is_detected(
     what: str, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -120,7 +120,7 @@ def test_a_registry_that_acknowledges_what_it_does_not_do_is_not_believed(
 
 
 @pytest.mark.parametrize(("what", "options"), [("root", ()), ("child", ("--deep",)), ("root", ("--deep",))])
-def test_a_manifest_that_is_broken_after_its_push_as_before_is_not_called_copied(
+def test_a_manifest_still_damaged_after_its_push_is_not_reported_as_copied(
     what: str, options: tuple[str, ...], source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     graph = Graph("broken")
@@ -135,7 +135,7 @@ def test_a_manifest_that_is_broken_after_its_push_as_before_is_not_called_copied
 
 
 @pytest.mark.parametrize("kind", ["layout", "bundle"])
-def test_what_is_damaged_on_disk_is_written_again(
+def test_damaged_content_of_a_layout_or_bundle_is_written_again(
     kind: str, scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
     source = scripted("source")
@@ -160,7 +160,7 @@ def test_what_is_damaged_on_disk_is_written_again(
     assert 0 == mirror_run("bundle", "verify", place).code
 
 
-def test_a_manifest_of_a_layout_that_has_become_too_large_to_read_is_written_again(
+def test_a_manifest_file_of_a_layout_that_has_grown_too_large_is_written_again(
     scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
     source = scripted("source")
@@ -174,7 +174,7 @@ def test_a_manifest_of_a_layout_that_has_become_too_large_to_read_is_written_aga
         assert manifest.data == file.read_bytes()
 
 
-def test_a_changed_bundle_fetches_what_is_damaged_in_the_old_one_though_an_earlier_run_brought_it(
+def test_a_changed_export_fetches_a_blob_again_that_is_damaged_in_the_old_bundle(
     scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
     source = scripted("source")
@@ -190,7 +190,9 @@ def test_a_changed_bundle_fetches_what_is_damaged_in_the_old_one_though_an_earli
     assert 0 == mirror_run("bundle", "verify", bundle).code
 
 
-def test_a_blob_whose_answer_always_ends_early_is_damaged(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_blob_whose_response_is_always_truncated_is_damaged(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
     source, target = scripted("source"), scripted("target")
     for registry in (source, target):
         graph = loaded(registry, "v1")
@@ -210,7 +212,7 @@ def test_a_blob_whose_answer_always_ends_early_is_damaged(scripted: ScriptedFact
     mirror_run.sync("--repair")
 
 
-def test_a_manifest_whose_answer_always_ends_early_is_damaged(
+def test_a_manifest_whose_response_is_always_truncated_is_damaged(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -224,7 +226,7 @@ def test_a_manifest_whose_answer_always_ends_early_is_damaged(
     assert 1 == len([request for request in target.writes() if request.path.endswith(child)])
 
 
-def test_a_registry_that_remembers_the_size_of_a_cut_file_is_repaired_by_the_steps_of_the_message(
+def test_a_registry_that_caches_the_size_of_a_truncated_file_is_repaired_by_following_the_hint(
     registry_factory: RegistryFactory, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     target = registry_factory("caching", settings={"storage": {"cache": {"blobdescriptor": "inmemory"}}})
@@ -244,7 +246,9 @@ def test_a_registry_that_remembers_the_size_of_a_cut_file_is_repaired_by_the_ste
     assert_whole(target)
 
 
-def test_what_a_host_did_not_replace_is_not_sent_to_it_again(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_content_that_a_host_did_not_replace_is_not_uploaded_again(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
     source, target = scripted("source"), scripted("target")
     names = [f"app-{number}" for number in range(5)]
     graph = Graph("shared")
@@ -269,7 +273,7 @@ def test_what_a_host_did_not_replace_is_not_sent_to_it_again(scripted: ScriptedF
 
 
 @pytest.mark.parametrize("kind", ["layout", "layout without state", "registry"])
-def test_an_immutable_tag_whose_manifest_is_damaged_gets_back_what_it_had_and_nothing_else(
+def test_an_immutable_tag_with_a_damaged_manifest_gets_only_its_former_image_back(
     kind: str, scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -281,7 +285,7 @@ def test_an_immutable_tag_whose_manifest_is_damaged_gets_back_what_it_had_and_no
     mirror_run.sync()
     file = layout / "blobs" / root.replace(":", "/")
     if kind == "registry":
-        # As long as nothing is pushed: the registry cannot read what it has.
+        # Before a push: the registry cannot read the manifest that it has.
         target.fault("HEAD manifest", reference="v1", status=500, times=FOREVER)
     else:
         file.write_bytes(file.read_bytes()[:100])
@@ -295,7 +299,7 @@ def test_an_immutable_tag_whose_manifest_is_damaged_gets_back_what_it_had_and_no
     assert "remove the tag on the target by hand, then run `mirror sync CONFIG`" in ran.text
     source.storage.repositories["app"].tags["v1"] = root
     if kind == "layout":
-        mirror_run.sync("--deep", expect=3)  # this forgets that the tag was equal
+        mirror_run.sync("--deep", expect=3)  # discard the hint that the tag was equal
     mirror_run.sync("--repair")
     assert {"copied"} == set(mirror_run.results().values())
     target.faults.clear()

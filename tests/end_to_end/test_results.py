@@ -1,4 +1,4 @@
-"""What a run leaves for machines and people: log lines, report, progress."""
+"""The output of a run for machines and people: log records, report, progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOB_FIELDS = {
 }
 
 
-def test_the_log_has_one_line_for_each_blob_and_manifest_of_each_repository(
+def test_the_log_has_one_record_for_each_blob_and_manifest_of_each_repository(
     source: RealRegistry, registry_factory: RegistryFactory, mirror_run: MirrorTool
 ) -> None:
     seeded = seed(source, "app", repositories=2, images=3, index=True)
@@ -51,9 +51,7 @@ def test_the_log_has_one_line_for_each_blob_and_manifest_of_each_repository(
     assert totals["bytes"]["sent"] == sum(line["bytes_sent"] for line in lines) == 2 * sum(seeded.blobs.values())
 
 
-def test_what_an_image_that_failed_has_moved_is_in_the_totals(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_bytes_copied_for_a_failed_image_are_in_the_totals(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     graph = loaded(source)
     target.fault("PUT manifest", status=400, times=FOREVER)
@@ -64,7 +62,7 @@ def test_what_an_image_that_failed_has_moved_is_in_the_totals(
     assert sum(map(len, graph.blobs.values())) == totals["bytes"]["sent"] == totals["bytes"]["read"]
 
 
-def test_blobs_that_arrived_before_another_failed_are_in_the_totals(
+def test_blobs_copied_before_another_failed_are_in_the_totals(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -81,7 +79,7 @@ def test_blobs_that_arrived_before_another_failed_are_in_the_totals(
     assert totals["bytes"]["sent"] == sum(len(data) for digest, data in graph.blobs.items() if digest != last)
 
 
-def test_plain_progress_is_lines_on_stderr_and_results_are_on_stdout(
+def test_plain_progress_is_written_to_stderr_and_results_to_stdout(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     seed(source, "app", images=2)
@@ -93,9 +91,7 @@ def test_plain_progress_is_lines_on_stderr_and_results_are_on_stdout(
     assert "copied" not in ran.err
 
 
-def test_quiet_says_nothing_when_all_is_well_and_only_errors_otherwise(
-    source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
-) -> None:
+def test_quiet_prints_only_errors(source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool) -> None:
     seed(source, "app", images=2)
     pair(mirror_run, source, target)
     assert "" == mirror_run.sync("-q").text
@@ -105,7 +101,7 @@ def test_quiet_says_nothing_when_all_is_well_and_only_errors_otherwise(
     assert ("", True) == (ran.out, source.host in ran.err)
 
 
-def test_the_report_is_also_where_it_is_wanted_and_failed_txt_drives_the_next_run(
+def test_the_report_is_also_written_to_the_given_path_and_failed_txt_selects_images_of_the_next_run(
     scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -127,7 +123,7 @@ def test_the_report_is_also_where_it_is_wanted_and_failed_txt_drives_the_next_ru
     assert_whole(target)
 
 
-def test_requests_in_the_report_are_those_that_the_registries_saw(
+def test_the_report_counts_the_requests_that_the_registries_received(
     source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     seed(source, "app", repositories=2, images=2, index=True)
@@ -140,7 +136,7 @@ def test_requests_in_the_report_are_those_that_the_registries_saw(
     assert target.counts().total() == sum(said[target.host].values())
 
 
-def test_a_report_never_takes_the_place_of_what_a_run_uses(
+def test_a_report_never_replaces_a_file_that_the_run_uses(
     scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -170,7 +166,7 @@ def test_a_report_never_takes_the_place_of_what_a_run_uses(
 
 
 @pytest.mark.parametrize("path", ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/dev/null"])
-def test_a_report_goes_into_no_pipe_or_device_and_that_is_said_before_anything_is_done(
+def test_a_report_path_that_is_a_pipe_or_device_is_refused_at_the_start(
     path: str, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -183,7 +179,7 @@ def test_a_report_goes_into_no_pipe_or_device_and_that_is_said_before_anything_i
 
 
 @pytest.mark.parametrize("rules", [{}, {"tags": ["v1"]}, {"tags": {"include": ["v1"]}}], ids=["all", "named", "some"])
-def test_a_pattern_for_which_nothing_is_found_is_a_failure_that_keeps_nothing_else_from_being_done(
+def test_an_only_pattern_without_matches_fails_and_the_others_are_copied(
     rules: dict[str, object], scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -202,7 +198,7 @@ def test_a_pattern_for_which_nothing_is_found_is_a_failure_that_keeps_nothing_el
     mirror_run.sync("--only", app)
 
 
-def test_verify_looks_at_what_only_selects_and_fails_where_that_is_nothing(
+def test_verify_checks_the_images_of_only_and_fails_if_there_are_none(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -221,7 +217,7 @@ def test_verify_looks_at_what_only_selects_and_fails_where_that_is_nothing(
 
 
 @pytest.mark.parametrize("command", ["sync", "plan", "verify"])
-def test_a_pattern_that_cannot_match_a_wildcard_is_a_usage_error(
+def test_an_only_pattern_that_cannot_match_is_a_usage_error(
     command: str, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -238,7 +234,7 @@ def test_a_pattern_that_cannot_match_a_wildcard_is_a_usage_error(
     assert [] == [*source.requests(), *target.requests()]
 
 
-def test_a_pattern_whose_repository_cannot_be_listed_is_told_by_that_alone(
+def test_an_only_pattern_whose_repository_cannot_be_listed_causes_one_error(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -257,7 +253,7 @@ def test_each_blob_of_an_image_that_is_pushed_twice_is_counted_once(
     loaded(target, "other")
     digest, data = next(iter(graph.blobs.items()))
     size = ("Content-Length", str(len(data)))
-    target.fault("HEAD blob", reference=digest, status=200, headers=(size,), body=b"")  # it is not there
+    target.fault("HEAD blob", reference=digest, status=200, headers=(size,), body=b"")  # the blob does not exist
     pair(mirror_run, source, target)
     assert "looking again" in mirror_run.sync().err
     totals = mirror_run.report()["totals"]

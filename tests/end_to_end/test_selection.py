@@ -1,4 +1,4 @@
-"""Tag rules that select nothing, and sources that list nothing: never a silent success."""
+"""Tag rules that select nothing, and sources that list nothing, are never a silent success."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def both(scripted: ScriptedFactory) -> tuple[ScriptedRegistry, ScriptedRegistry]
 def configure(
     tool: MirrorTool, source: ScriptedRegistry, target: ScriptedRegistry, what: str, tags: Any, **keys: Any
 ) -> str:
-    """One mirror of `what`, with the rules `tags`. -> its source as reports name it."""
+    """Configure one mirror of `what` with the rules `tags`; return its source as reports name it."""
     copy = f"{target.host}/{what.replace('*', '{repository}')}"
     mirror = {"source": f"{source.host}/{what}", "targets": [copy], "tags": tags}
     tool.config([mirror], source, target, **keys)
@@ -30,7 +30,8 @@ def configure(
 
 
 def assert_fails_everywhere(tool: MirrorTool, name: str, *says: str) -> None:
-    """`sync`, `sync -q`, `plan` and `verify` exit 1 and say that nothing of `name` is selected; one report entry."""
+    """Check that `sync`, `sync -q`, `plan` and `verify` exit 1 and report that no tag of `name` is selected, with one
+    report entry."""
     ran = [tool.sync(expect=1), tool.sync("-q", expect=1)]
     ran += [tool("plan", tool.config_file), tool("verify", tool.config_file)]
     for one in ran:
@@ -75,7 +76,7 @@ def test_allow_empty_makes_an_empty_selection_a_success(
     assert 0 == mirror_run("plan", mirror_run.config_file).code
     assert 0 == mirror_run("verify", mirror_run.config_file).code
     configure(mirror_run, source, target, "app", {"include": [r"v\d+"]}, defaults={"tags": {"allow-empty": True}})
-    mirror_run.sync(expect=1)  # `tags` replaces those of the defaults as a whole
+    mirror_run.sync(expect=1)  # `tags` of a mirror replaces the whole `tags` of the defaults
 
 
 def test_a_wildcard_fails_only_if_the_rules_select_no_tag_of_any_repository(
@@ -87,7 +88,7 @@ def test_a_wildcard_fails_only_if_the_rules_select_no_tag_of_any_repository(
     configure(mirror_run, source, target, "team/*", {"include": [r"v\d+"]})
     assert "" == mirror_run.sync("-q").text
     assert {f"{target.host}/team/app:v1": "copied"} == mirror_run.results()
-    # A part of the run whose repositories yield nothing is no failure while others yield a tag.
+    # A partial run without selected tags in its repositories does not fail if other repositories have one.
     for shard in ("0/2", "1/2"):
         assert 0 == mirror_run("sync", mirror_run.config_file, "-q", "--shard", shard).code
     for file in mirror_run.state.rglob("shard-*/*"):
@@ -98,18 +99,18 @@ def test_a_wildcard_fails_only_if_the_rules_select_no_tag_of_any_repository(
     mirror_run.sync()
 
 
-def test_each_shard_of_a_wildcard_that_selects_nothing_fails(
+def test_every_shard_of_a_wildcard_that_selects_nothing_fails(
     both: tuple[ScriptedRegistry, ScriptedRegistry], mirror_run: MirrorTool
 ) -> None:
     source, target = both
-    for number in range(16):  # so many that each shard has some, whatever the port of the source
+    for number in range(16):  # so many that each shard has some, whatever the port of the source is
         loaded(source, "latest", repository=f"team/app-{number}")
     configure(mirror_run, source, target, "team/*", {"include": ["v*"]})
     for shard in ("0/2", "1/2"):
         assert 1 == mirror_run("sync", mirror_run.config_file, "--shard", shard).code
 
 
-def test_a_wildcard_with_a_repository_that_cannot_be_listed_fails_by_that_alone(
+def test_a_wildcard_with_an_unlistable_repository_reports_only_that_error(
     both: tuple[ScriptedRegistry, ScriptedRegistry], mirror_run: MirrorTool
 ) -> None:
     source, target = both
@@ -171,11 +172,11 @@ def test_validate_warns_about_a_pattern_that_looks_like_a_shell_pattern(
     assert "write '.*-alpine'" in ran.text
 
 
-def test_a_pattern_that_selects_nothing_in_any_shard_is_warned_about_by_each(
+def test_every_shard_warns_about_a_pattern_that_selects_nothing(
     both: tuple[ScriptedRegistry, ScriptedRegistry], mirror_run: MirrorTool
 ) -> None:
     source, target = both
-    for number in range(16):  # so many that each shard has some, whatever the port of the source
+    for number in range(16):  # so many that each shard has some, whatever the port of the source is
         loaded(source, "v1", *(["rare"] if number == 3 else []), repository=f"team/app-{number}")
     configure(mirror_run, source, target, "team/*", {"include": [".*"]})
     patterns = [f"{source.host}/team/*:{tag}" for tag in ("nope", "rare", "v1")]

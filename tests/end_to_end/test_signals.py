@@ -1,4 +1,5 @@
-"""SIGTERM and SIGINT in the middle of a copy: a clean end within seconds, told in the report; a second one: at once."""
+"""SIGTERM and SIGINT during a copy: a clean end within seconds, with a report; a second signal ends the process at
+once."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from tests.support.seeding import seed
 from tests.support.tool import MirrorTool
 
 WITHIN = 5.0  # seconds from the signal to the end
-SLOW = 400_000.0  # bytes a second
+SLOW = 400_000.0  # bytes per second
 IMAGES = 6
 NO_ANSWER = """
 import pathlib, socket, sys, threading
@@ -46,7 +47,7 @@ entry()
 
 @dataclass(frozen=True, slots=True)
 class Copying:
-    """A sync that is in the middle of uploads through a slow pipe."""
+    """A sync in the middle of uploads through a slow pipe."""
 
     process: subprocess.Popen[str]
     pipe: Pipe
@@ -54,7 +55,7 @@ class Copying:
     tool: MirrorTool
 
     def end_by(self, *signals: signal.Signals) -> tuple[int, float]:
-        """Send them one after another. -> exit code, seconds since the last"""
+        """Send the signals; return the exit code and the seconds since the last one."""
         for number in signals[:-1]:
             self.process.send_signal(number)
             with pytest.raises(subprocess.TimeoutExpired):
@@ -86,7 +87,7 @@ def copying(scripted: ScriptedFactory, tool: MirrorTool, *, mount: bool = True) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 @pytest.mark.parametrize("mount", [True, False], ids=["straight", "through-the-spool"])
-def test_a_signal_ends_the_run_cleanly_and_soon(
+def test_a_signal_ends_the_run_cleanly_within_seconds(
     scripted: ScriptedFactory, mirror_run: MirrorTool, number: signal.Signals, mount: bool
 ) -> None:
     with copying(scripted, mirror_run, mount=mount) as run:
@@ -105,7 +106,8 @@ def test_a_signal_ends_the_run_cleanly_and_soon(
 
 
 def _begun(target: ScriptedRegistry) -> set[str]:
-    """Sessions to which bytes were sent, and that were not committed. Of others the answer may not have come yet."""
+    """Return the sessions that received bytes and were not committed. The response to other POSTs may not have arrived
+    yet."""
     return {_session(seen) for seen in target.requests() if seen.kind == "PUT upload" and seen.status != 201}
 
 
@@ -117,7 +119,9 @@ def _session(seen: Seen) -> str:
     return seen.path.partition("?")[0].rpartition("/")[2]
 
 
-def test_every_session_that_is_open_at_a_signal_is_deleted(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_every_upload_session_that_is_open_at_a_signal_is_deleted(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
     source, target = scripted("source"), scripted("target")
     graph = Graph("sessions")
     for number in range(IMAGES):
@@ -127,14 +131,14 @@ def test_every_session_that_is_open_at_a_signal_is_deleted(scripted: ScriptedFac
     mirrors = [{"source": f"{source.host}/app", "targets": [f"{target.host}/app"]}]
     mirror_run.config(mirrors, source, target, parallel={"uploads": 4})
     process = mirror_run.start("sync", mirror_run.config_file)
-    assert target.journal.wait_for("PUT upload", 3 + 4)  # as many as may be: none is being opened then
+    assert target.journal.wait_for("PUT upload", 3 + 4)  # the maximum number is open, so no session is being opened
     process.send_signal(signal.SIGTERM)
     assert 143 == mirror_run.finish(process, WITHIN).code
     assert 4 == target.counts()["DELETE upload"]
     assert [] == target.uploads
 
 
-def test_a_session_that_a_mount_opens_after_a_signal_is_deleted(
+def test_an_upload_session_that_a_mount_opens_after_a_signal_is_deleted(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target", mounts=False)
@@ -152,7 +156,7 @@ def test_a_session_that_a_mount_opens_after_a_signal_is_deleted(
     assert [] == target.uploads
 
 
-def test_a_signal_ends_the_run_soon_although_many_sessions_are_open_and_the_target_hangs(
+def test_a_signal_ends_the_run_in_time_with_many_open_sessions_and_a_hanging_target(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     blobs = 48
@@ -161,7 +165,7 @@ def test_a_signal_ends_the_run_soon_although_many_sessions_are_open_and_the_targ
     graph.image("v1", layers=[graph.layer(f"layer {number}", 100) for number in range(blobs - 1)])
     source.load("app", graph)
     listed, mount, hang = threading.Event(), threading.Event(), threading.Event()
-    target.fault("GET tags", repository="two", stall=listed)  # what comes late leads no blob
+    target.fault("GET tags", repository="two", stall=listed)  # later messages belong to no blob
     target.fault("POST mount", times=FOREVER, stall=mount)
     for kind in ("PUT upload", "DELETE upload"):
         target.fault(kind, repository="two", times=FOREVER, stall=hang)
@@ -187,7 +191,7 @@ def test_a_second_signal_ends_the_process_at_once(scripted: ScriptedFactory, mir
         assert seconds < 2.5, "rather than when the DELETEs are given up"
 
 
-def test_a_signal_ends_the_run_soon_although_the_target_hangs(
+def test_a_signal_ends_the_run_in_time_although_the_target_hangs(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     with copying(scripted, mirror_run) as run:
@@ -218,15 +222,15 @@ def test_a_rerun_after_a_signal_completes(source: RealRegistry, target: RealRegi
 
 
 def _catches(process: subprocess.Popen[str], number: signal.Signals) -> bool:
-    """Whether a process has come so far that a signal does not just end it."""
+    """Return whether the process has installed its signal handlers."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
-def test_a_signal_while_the_lock_is_waited_for_ends_the_wait(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_signal_ends_the_wait_for_the_lock(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     with copying(scripted, mirror_run) as run:
-        run.pipe.freeze()  # it does not end meanwhile
+        run.pipe.freeze()  # the first run does not end meanwhile
         waiting = mirror_run.start("sync", mirror_run.config_file, "--lock-wait", "60")
         assert eventually(lambda: _catches(waiting, signal.SIGTERM), within=60)
         waiting.send_signal(signal.SIGTERM)
@@ -238,7 +242,7 @@ def test_a_signal_while_the_lock_is_waited_for_ends_the_wait(scripted: ScriptedF
 
 
 @pytest.mark.parametrize("command", ["sync", "plan", "verify"])
-def test_a_signal_ends_a_command_soon_although_a_name_look_up_hangs(
+def test_a_signal_ends_a_command_in_time_although_a_name_lookup_hangs(
     mirror_run: MirrorTool, tmp_path: Path, command: str
 ) -> None:
     mirrors = [{"source": "registry.example.com/app", "targets": ["other.example.com/app"]}]
@@ -259,9 +263,7 @@ def test_a_signal_ends_a_command_soon_although_a_name_look_up_hangs(
 
 
 @pytest.mark.parametrize("command", ["plan", "verify"])
-def test_a_command_that_only_reads_ends_on_a_signal_too(
-    scripted: ScriptedFactory, mirror_run: MirrorTool, command: str
-) -> None:
+def test_a_signal_ends_read_only_commands_too(scripted: ScriptedFactory, mirror_run: MirrorTool, command: str) -> None:
     source = scripted("source")
     graph = Graph("reading")
     graph.image("v1")

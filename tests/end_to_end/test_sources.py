@@ -1,4 +1,5 @@
-"""Sources that answer with wrong bytes, hostile names and lies: refused and told, and the rest is done."""
+"""Sources with wrong bytes, hostile names and false responses: the image is refused and reported, the rest is
+copied."""
 
 from __future__ import annotations
 
@@ -24,11 +25,13 @@ HOSTILE = ["../../etc/passwd", "a\x1b[2Jb", "v1?x=y", "", ".hidden", "x" * 129, 
 
 
 def errors(tool: MirrorTool) -> dict[str, dict[str, Any]]:
-    """source reference -> error, of the report."""
+    """Return source reference -> error of the report."""
     return {image["source"]: image["error"] for image in tool.report()["images"] if "error" in image}
 
 
-def test_hostile_tag_names_are_refused_and_the_rest_is_done(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_hostile_tag_names_are_refused_and_the_rest_is_copied(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
     source, target = scripted("source"), scripted("target")
     loaded(source, "v1", "v2")
     source.fault("GET tags", hook=lambda _: json_reply(200, {"name": "app", "tags": ["v1", *HOSTILE, "v2"]}), times=9)
@@ -52,7 +55,7 @@ def test_hostile_tag_names_are_refused_and_the_rest_is_done(scripted: ScriptedFa
     ],
     ids=["wrong", "short", "long"],
 )
-def test_a_blob_that_is_not_what_it_is_called_is_never_passed_on(
+def test_a_blob_with_a_wrong_digest_is_never_copied(
     scripted: ScriptedFactory, mirror_run: MirrorTool, change: Change, codes: set[str]
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -69,13 +72,13 @@ def test_a_blob_that_is_not_what_it_is_called_is_never_passed_on(
     assert_equal(source, "app", target, tags=["v1", "v2"])
     assert ["v1", "v2"] == target.tags("app")
     assert not target.has_blob("app", layer)
-    # The last part of an upload is held back until the bytes are proven: no upload of wrong bytes was ever whole.
+    # The last part of an upload is held back until the digest is verified, so no upload of wrong bytes was complete.
     whole = [entry for entry in target.log if entry.kind == "PUT upload" and entry.reference == layer and entry.status]
     assert [] == whole
 
 
 @pytest.mark.parametrize("which", ["tag", "child"])
-def test_a_manifest_that_is_not_what_it_is_called_is_never_passed_on(
+def test_a_manifest_with_a_wrong_digest_is_never_copied(
     scripted: ScriptedFactory, mirror_run: MirrorTool, which: str
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -90,9 +93,7 @@ def test_a_manifest_that_is_not_what_it_is_called_is_never_passed_on(
     assert ["v2"] == target.tags("app")
 
 
-def test_a_cache_that_lied_once_about_a_manifest_is_asked_again(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_a_manifest_with_wrong_bytes_is_requested_again(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     loaded(source)
     source.fault("GET manifest", nth=2, after=True, change=wrong_bytes)
@@ -103,7 +104,7 @@ def test_a_cache_that_lied_once_about_a_manifest_is_asked_again(
 
 @pytest.mark.parametrize("kind", ["GET blob", "GET manifest", "GET tags"])
 @pytest.mark.parametrize("how", [{"cut_after": 20}, {"cut_head_after": 30}, {"reset": True}, {"status": 502}])
-def test_an_answer_that_is_not_whole_is_asked_for_again(
+def test_a_truncated_response_is_requested_again(
     scripted: ScriptedFactory, mirror_run: MirrorTool, kind: str, how: dict[str, Any]
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -115,7 +116,7 @@ def test_an_answer_that_is_not_whole_is_asked_for_again(
     assert_synced(source, target)
 
 
-def test_a_large_blob_goes_on_from_where_it_was_cut(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_an_interrupted_download_of_a_large_blob_resumes(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     graph = Graph("large")
     graph.image("v1", layers=[graph.layer("large", 6 << 20)])
@@ -130,9 +131,7 @@ def test_a_large_blob_goes_on_from_where_it_was_cut(scripted: ScriptedFactory, m
     assert mirror_run.report()["totals"]["bytes"]["read"] == sum(map(len, graph.blobs.values()))
 
 
-def test_a_blob_that_is_missing_at_the_source_fails_its_image_only(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_a_blob_missing_at_the_source_fails_only_its_image(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     lost = Graph("lost")
     lost.image("lost", layers=[lost.layer("lost")])
@@ -147,10 +146,10 @@ def test_a_blob_that_is_missing_at_the_source_fails_its_image_only(
     }
 
 
-def test_blobs_may_come_from_another_host_which_gets_no_credentials(
+def test_blobs_redirected_to_another_host_are_read_without_credentials(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
-    """That host answers 400 to any request with an Authorization header."""
+    """The other host answers 400 to any request with an Authorization header."""
     source, target = scripted("source", users={"acme": "secret-of-acme"}), scripted("target")
     loaded(source, "v1")
     with BlobHost(source.storage) as elsewhere:
@@ -164,7 +163,7 @@ def test_blobs_may_come_from_another_host_which_gets_no_credentials(
     mirror_run.sweep("secret-of-acme", "signed-for-get")
 
 
-def test_a_realm_on_a_foreign_host_is_told_nothing(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_realm_on_another_host_gets_no_credentials(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     thief = Listener(lambda connection, number: None, name="thief", address="127.0.0.3")
     try:
         source, target = scripted("source", bearer=True, users={"acme": "secret-of-acme"}), scripted("target")
@@ -190,7 +189,7 @@ def test_a_realm_on_a_foreign_host_is_told_nothing(scripted: ScriptedFactory, mi
         pytest.param(1, b"<html>login</html>", id="login-page"),
     ],
 )
-def test_a_manifest_that_is_none_is_refused_and_the_rest_is_done(
+def test_an_invalid_manifest_is_refused_and_the_rest_is_copied(
     scripted: ScriptedFactory, mirror_run: MirrorTool, code: int, body: bytes
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -205,7 +204,7 @@ def test_a_manifest_that_is_none_is_refused_and_the_rest_is_done(
     assert [f"{source.host}/app:bad"] == mirror_run.failed()
 
 
-def test_pages_that_go_round_in_circles_are_refused(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_circular_listing_is_refused(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source", page=2), scripted("target")
     loaded(source, "v1", "v2", "v3", "v4", "v5")
     source.features.link_form = lambda path: "/v2/app/tags/list?n=2&last=v2"
@@ -215,7 +214,7 @@ def test_pages_that_go_round_in_circles_are_refused(scripted: ScriptedFactory, m
     assert {"too_many"} == {error["code"] for error in errors(mirror_run).values()}
 
 
-def test_a_tag_of_the_target_that_answers_with_an_error_is_pushed_again(
+def test_a_target_tag_that_answers_with_an_error_is_pushed_again(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -231,11 +230,11 @@ def test_a_tag_of_the_target_that_answers_with_an_error_is_pushed_again(
 
 
 def _children(target: ScriptedRegistry, graph: Graph) -> int:
-    """Manifests that were put by digest."""
+    """Return the digests of manifests that were put by digest."""
     return sum(1 for seen in target.requests() if seen.kind == "PUT manifest" and seen.reference in graph.manifests)
 
 
-def test_a_manifest_that_was_refused_once_for_a_missing_blob_is_put_after_another_look(
+def test_a_manifest_refused_for_a_missing_blob_is_put_again_after_a_check(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -249,7 +248,7 @@ def test_a_manifest_that_was_refused_once_for_a_missing_blob_is_put_after_anothe
     assert_synced(source, target)
 
 
-def test_a_head_that_is_not_understood_is_replaced_by_a_get(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_an_unsupported_head_is_replaced_by_a_get(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     graph = loaded(source, "v1")
     target.load("app", graph)
@@ -277,9 +276,7 @@ def test_a_redirect_of_a_write_is_not_followed(scripted: ScriptedFactory, mirror
     assert [] == other.requests()
 
 
-def test_a_wildcard_that_matches_nothing_is_a_failure_and_not_an_empty_success(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_a_wildcard_that_matches_nothing_fails(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     loaded(source)
     mirror_run.config(
@@ -290,7 +287,7 @@ def test_a_wildcard_that_matches_nothing_is_a_failure_and_not_an_empty_success(
 
 
 @pytest.mark.parametrize("status", [416, 400, 501])
-def test_a_source_that_refuses_the_rest_of_a_blob_is_read_from_the_beginning_again(
+def test_a_source_that_refuses_a_range_is_read_from_the_beginning(
     scripted: ScriptedFactory, mirror_run: MirrorTool, status: int
 ) -> None:
     source, target = scripted("source"), scripted("target")

@@ -1,4 +1,4 @@
-"""Reading at a target: its listing is advice, and what is read there is asked for with the right to push."""
+"""Reads on a target: its listing is only a hint, and requests ask for the right to push."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def login(registry: ScriptedRegistry) -> dict[str, Any]:
 
 @pytest.mark.parametrize("tags", [None, ["v1", "v2"]], ids=["listed", "named"])
 @pytest.mark.parametrize("how", ["basic", "bearer"])
-def test_a_listing_that_fails_at_the_target_fails_no_image(
+def test_a_failed_listing_of_the_target_fails_no_image(
     how: str, tags: list[str] | None, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target", users=USERS, bearer=how == "bearer")
@@ -55,10 +55,10 @@ def _challenge(registry: ScriptedRegistry, repository: str) -> str:
 
 
 @pytest.mark.parametrize("tags", [None, ["v1", "v2"]], ids=["listed", "named"])
-def test_a_repository_that_is_new_at_a_registry_which_hides_it_from_those_who_may_only_pull(
+def test_a_new_repository_is_created_on_a_registry_that_hides_it_without_the_right_to_push(
     tags: list[str] | None, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
-    """Quay answers 401 to a token with `pull` alone while a repository does not exist, and 404 to one with `push`."""
+    """Quay: while a repository does not exist, a token with only `pull` gets 401, and one with `push` gets 404."""
     source, target = scripted("source"), scripted("target", users=USERS, bearer=True)
     loaded(source, "v1", "v2")
 
@@ -80,7 +80,7 @@ def test_a_repository_that_is_new_at_a_registry_which_hides_it_from_those_who_ma
     assert 0 == target.counts()["HEAD blob"]
 
 
-def test_a_source_is_asked_for_with_the_right_to_pull_alone(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_requests_to_a_source_ask_only_for_the_right_to_pull(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     registry = scripted("both", users=USERS, bearer=True)
     loaded(registry, "v1")
     mirror = {"source": f"{registry.host}/app", "targets": [f"{registry.host}/copy"]}
@@ -91,9 +91,7 @@ def test_a_source_is_asked_for_with_the_right_to_pull_alone(scripted: ScriptedFa
     assert {"repository:app:pull", "repository:copy:pull,push"} == scopes
 
 
-def test_a_list_of_a_target_that_goes_in_circles_fails_no_image(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_a_circular_listing_of_the_target_fails_no_image(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     loaded(source, "v1", "v2")
     pair(mirror_run, source, target)
@@ -104,7 +102,7 @@ def test_a_list_of_a_target_that_goes_in_circles_fails_no_image(
     assert ["copied", "up-to-date"] == sorted(mirror_run.results().values())
     assert 1 == ran.err.count("form a loop"), ran
     target.faults.clear()
-    # A page at another host is refused: that is no matter of advice.
+    # A page on another host is an error, although the listing is only a hint.
     elsewhere = ("Link", '<http://127.0.0.1:1/v2/app/tags/list>; rel="next"')
     target.fault("GET tags", after=True, headers=(elsewhere,), times=FOREVER)
     mirror_run.sync(expect=3)

@@ -1,4 +1,4 @@
-"""Manifests that are larger than what is read: refused, wherever they turn up, and the rest is done."""
+"""Manifests over the size limit are refused, wherever they are; the rest is copied."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HUGE = b'{"schemaVersion": 2, "annotations": {"a": "' + b"x" * MAX_BYTES + b'"}}
 
 
 def put(registry: ScriptedRegistry, tag: str, body: bytes, media_type: str = OCI_MANIFEST) -> None:
-    """Put a manifest in as it is, without a check."""
+    """Put a manifest into the registry's storage without a check."""
     home = registry.storage.repositories["app"]
     home.manifests[sha256(body)] = Body(media_type, body)
     home.tags[tag] = sha256(body)
@@ -32,7 +32,7 @@ def index_of(digest: str, size: int) -> bytes:
     return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child]}).encode()
 
 
-def test_a_manifest_of_the_source_that_is_too_big_is_refused_and_the_rest_is_done(
+def test_a_source_manifest_over_the_limit_is_refused_and_the_rest_is_copied(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -60,13 +60,13 @@ def test_a_manifest_of_the_source_that_is_too_big_is_refused_and_the_rest_is_don
     assert "sha256:" + "0" * 64 not in asked
 
 
-def test_a_manifest_of_the_target_that_is_too_big_is_refused_by_verify_and_replaced_by_sync(
+def test_a_target_manifest_over_the_limit_is_refused_by_verify_and_replaced_by_sync(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
     target.load("app", loaded(source, "v1", "v2"))
     put(target, "v1", HUGE)
-    # HEAD does not say the digest, so the manifest is read.
+    # HEAD does not return a digest, so the manifest is read.
     target.fault("HEAD manifest", times=FOREVER, change=without("Docker-Content-Digest"))
     pair(mirror_run, source, target)
     ran = mirror_run("verify", mirror_run.config_file)
@@ -78,7 +78,7 @@ def test_a_manifest_of_the_target_that_is_too_big_is_refused_by_verify_and_repla
 
 
 @pytest.mark.parametrize("said", [len(HUGE), None], ids=["said-by-the-index", "not-said"])
-def test_a_manifest_of_a_layout_that_is_too_big_is_refused(
+def test_a_layout_manifest_over_the_limit_is_refused(
     scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path, said: int | None
 ) -> None:
     target, layout, digest = scripted("target"), tmp_path / "layout", sha256(HUGE)

@@ -1,4 +1,4 @@
-"""Targets that take uploads in their own ways: all of them end with the same blobs."""
+"""Targets with different ways of uploading: all of them get the same blobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize("status", [404, 405, 411, 415, 501])
-def test_a_host_that_refuses_one_put_gets_a_patch_and_a_put(
+def test_a_host_that_refuses_a_single_put_gets_patch_and_put(
     scripted: ScriptedFactory, mirror_run: MirrorTool, status: int
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -47,7 +47,7 @@ def test_a_host_that_refuses_one_put_gets_a_patch_and_a_put(
 def test_a_proxy_with_a_body_limit_gets_chunks(
     scripted: ScriptedFactory, mirror_run: MirrorTool, limit: int, size: int, chunk: int
 ) -> None:
-    """Sizes in MiB. Several blobs meet the limit at once, and learn of it together."""
+    """Sizes in MiB. Several blobs exceed the limit at once and learn the chunk size together."""
     source, target = scripted("source"), scripted("target", max_body=limit * MIB)
     graph = Graph("large")
     layers = [graph.blob(bytes([number]) * size * MIB, OCI_LAYER) for number in range(3)]
@@ -62,9 +62,7 @@ def test_a_proxy_with_a_body_limit_gets_chunks(
     assert target.counts(status=413)["PUT upload"] <= 3
 
 
-def test_a_proxy_that_takes_almost_nothing_is_named_in_the_hint(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_the_hint_names_a_proxy_with_a_very_low_body_limit(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target", max_body=5000)
     loaded(source, size=20_000)
     pair(mirror_run, source, target)
@@ -88,10 +86,10 @@ def test_a_location_may_be_a_path_or_a_url_anywhere_on_the_host(
     assert_synced(source, target)
 
 
-def test_a_location_without_tls_behind_a_proxy_with_tls_is_asked_with_tls(
+def test_an_http_location_behind_a_tls_proxy_is_requested_over_https(
     scripted: ScriptedFactory, mirror_run: MirrorTool, authority: Authority
 ) -> None:
-    """A registry that does not know of the proxy before it says http: what is followed keeps the scheme."""
+    """A registry behind a TLS proxy may return http locations; the request keeps the scheme https."""
     source, behind = scripted("source"), scripted("behind")
     loaded(source)
     with Front(int(behind.host.rpartition(":")[2]), tls=authority, name="proxy") as front:
@@ -102,7 +100,7 @@ def test_a_location_without_tls_behind_a_proxy_with_tls_is_asked_with_tls(
     assert_synced(source, behind)
 
 
-def test_tokens_that_run_out_during_slow_uploads_are_renewed(
+def test_tokens_that_expire_during_slow_uploads_are_renewed(
     registry_factory: RegistryFactory, scripted: ScriptedFactory, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
     source = scripted("source")
@@ -122,7 +120,7 @@ def test_tokens_that_run_out_during_slow_uploads_are_renewed(
 
 
 @pytest.mark.parametrize("how", ["last_scope_only", "one_scope"])
-def test_a_token_service_that_grants_one_scope_costs_mounts_and_nothing_else(
+def test_a_token_service_that_grants_one_scope_only_prevents_mounts(
     registry_factory: RegistryFactory, scripted: ScriptedFactory, mirror_run: MirrorTool, how: str
 ) -> None:
     source = registry_factory("source")
@@ -136,7 +134,7 @@ def test_a_token_service_that_grants_one_scope_costs_mounts_and_nothing_else(
     assert_synced(source, target, *seeded.repositories)
 
 
-def test_a_commit_whose_answer_was_lost_is_not_sent_again(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_commit_whose_response_was_lost_is_not_repeated(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     graph = loaded(source)
     lost = target.fault("PUT upload", after=True, reset=True, times=3)
@@ -148,7 +146,7 @@ def test_a_commit_whose_answer_was_lost_is_not_sent_again(scripted: ScriptedFact
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
-def test_a_hiccup_in_any_step_of_an_upload_is_gone_over(
+def test_an_error_in_any_step_of_an_upload_is_retried(
     scripted: ScriptedFactory, mirror_run: MirrorTool, status: int
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -161,9 +159,7 @@ def test_a_hiccup_in_any_step_of_an_upload_is_gone_over(
     assert [1] * len(faults) == [fault.hits for fault in faults]
 
 
-def test_a_busy_target_that_says_how_long_is_left_alone_by_everybody(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_retry_after_of_a_busy_target_pauses_all_requests(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     loaded(source, *(f"v{number}" for number in range(6)))
     busy = target.fault("PUT upload", nth=5, status=429, headers=[("Retry-After", "2")])
@@ -172,13 +168,13 @@ def test_a_busy_target_that_says_how_long_is_left_alone_by_everybody(
     assert 1 == busy.hits
     assert_synced(source, target)
     told = next(entry for entry in target.log if entry.status == 429)
-    # Requests that were under way when the answer came are no matter.
+    # Requests in progress when the response arrived are ignored.
     in_pause = [entry for entry in target.log if told.ended + 0.2 < entry.time < told.ended + 1.9]
     assert [] == [entry.kind for entry in in_pause]
     assert any(entry.time > told.ended + 1.9 for entry in target.log)
 
 
-def test_a_wait_that_is_too_long_ends_the_run_and_is_reported(
+def test_a_retry_after_over_the_limit_ends_the_run_and_is_reported(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
@@ -194,7 +190,7 @@ def test_a_wait_that_is_too_long_ends_the_run_and_is_reported(
     assert target.counts(status=429).total() <= 8
 
 
-def test_headers_that_a_target_leaves_out_are_not_needed(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_headers_missing_from_a_target_are_not_needed(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source = scripted("source", content_digest=False, api_version=False)
     target = scripted("target", content_digest=False, api_version=False, fresh_locations=False)
     loaded(source)
@@ -206,9 +202,7 @@ def test_headers_that_a_target_leaves_out_are_not_needed(scripted: ScriptedFacto
     assert [] == target.writes()
 
 
-def test_a_target_that_stores_other_bytes_than_were_sent_is_found_out(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_a_target_that_stores_other_bytes_is_detected(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     loaded(source)
 
@@ -223,8 +217,10 @@ def test_a_target_that_stores_other_bytes_than_were_sent_is_found_out(
     assert {"target_lied"} == {image["error"]["code"] for image in mirror_run.report()["images"]}
 
 
-def test_an_index_that_a_target_misreads_is_put_again(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
-    """docker-registry reads a child while it is being written: a 400 that says that other bytes came."""
+def test_an_index_refused_by_a_race_in_the_registry_is_put_again(
+    scripted: ScriptedFactory, mirror_run: MirrorTool
+) -> None:
+    """docker-registry may read a child manifest while it is written, and answers 400 because the bytes differ."""
     source, target = scripted("source"), scripted("target")
     loaded(source)
     misread = error_reply(400, "DIGEST_INVALID")
@@ -235,7 +231,7 @@ def test_an_index_that_a_target_misreads_is_put_again(scripted: ScriptedFactory,
     assert 3 == sum(seen.reference == "v1" for seen in target.requests() if seen.kind == "PUT manifest")
 
 
-def test_an_upload_that_broke_ends_well_where_chunks_are_refused_and_others_are_not_sent_in_chunks(
+def test_an_interrupted_upload_succeeds_without_chunks_if_the_target_refuses_them(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target", chunks=False)

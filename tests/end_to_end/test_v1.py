@@ -1,4 +1,4 @@
-"""Moving off an old registry: what speaks v1 is mirrored like anything else."""
+"""Registries with protocol v1 as a source."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ TAGS = 40
 
 
 def old(scripted: ScriptedFactory, v1: V1, **options: Any) -> ScriptedRegistry:
-    """A registry that speaks only v1."""
+    """A registry that supports only v1."""
     registry = scripted("old", **options)
     registry.v1, registry.hook = v1, no_v2
     return registry
 
 
 def mixed(scripted: ScriptedFactory) -> tuple[ScriptedRegistry, V1]:
-    """v2 has `new` and `both`, v1 has `old` and `both`."""
+    """By v2 the registry has `new` and `both`, by v1 `old` and `both`."""
     registry, v1, graph = scripted("mixed"), V1(), Graph("mixed")
     graph.image("new")
     graph.image("both")
@@ -50,7 +50,7 @@ def mixed(scripted: ScriptedFactory) -> tuple[ScriptedRegistry, V1]:
 
 
 def one_image(scripted: ScriptedFactory, **how: Any) -> tuple[ScriptedRegistry, V1]:
-    """`team/app:t` is an image of one layer."""
+    """Let `team/app:t` be an image with one layer."""
     v1 = V1(**how)
     v1.tag("team/app", t=v1.image(gz(tar(a=b"a"))))
     return old(scripted, v1), v1
@@ -67,7 +67,7 @@ def diff_id(layer: bytes) -> str:
 
 
 def diff_ids(v1: V1, image_id: str | None) -> list[str]:
-    """Computed from what the registry holds, the base first."""
+    """Return the diff IDs, computed from the registry's layers, the base first."""
     found: list[str] = []
     while image_id:
         found.insert(0, diff_id(v1.images[image_id].layer))
@@ -92,7 +92,7 @@ def asked(registry: ScriptedRegistry, protocol: str) -> list[str]:
 
 @pytest.fixture
 def forty() -> V1:
-    """40 tags, of which two are one image, on layers that they share with each other and with another repository."""
+    """40 tags; two are the same image. They share layers with each other and with another repository."""
     v1 = V1()
     layers = [gz(tar(etc__os=b"old", bin__sh=b"#!" * 500)), tar(usr__lib=b"x" * 70_000), b"", gz(tar(etc__WHos=b""))]
     stem = v1.chain(*layers, seed="stem")
@@ -102,7 +102,7 @@ def forty() -> V1:
     return v1
 
 
-def test_an_old_registry_is_moved_off_and_a_rerun_moves_nothing(
+def test_a_v1_registry_is_copied_and_a_rerun_copies_nothing(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1, tmp_path: Path
 ) -> None:
     registry = old(scripted, forty)
@@ -151,7 +151,7 @@ def test_an_old_registry_is_moved_off_and_a_rerun_moves_nothing(
     assert not (mirror_run.state / "spool/converted/v1").exists()
 
 
-def test_a_plan_says_what_is_to_be_converted_and_reads_no_layer(
+def test_a_plan_lists_conversions_and_reads_no_layer(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
 ) -> None:
     registry = old(scripted, forty)
@@ -166,7 +166,7 @@ def test_a_plan_says_what_is_to_be_converted_and_reads_no_layer(
     assert not list(mirror_run.folder.rglob("converted"))
 
 
-def test_verify_finds_what_was_converted_whole(
+def test_verify_accepts_converted_images(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
 ) -> None:
     registry = old(scripted, forty)
@@ -178,7 +178,7 @@ def test_verify_finds_what_was_converted_whole(
     assert 0 == mirror_run("verify", config, "--deep").code
 
 
-def test_a_plan_tells_what_changes_from_what_it_cannot_compare(
+def test_a_plan_distinguishes_changed_images_from_incomparable_ones(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     registry, v1 = one_image(scripted)
@@ -189,7 +189,9 @@ def test_a_plan_tells_what_changes_from_what_it_cannot_compare(
     mirror_run.sync()
     v1.tag("team/app", v=v1.image(gz(tar(c=b"c"))), u=v1.image(gz(tar(d=b"d"))))
     ran = mirror_run("plan", config)
-    assert f"compare {registry.host}/team/app:u -> " in ran.out  # another image, and nobody knows what it becomes
+    assert (
+        f"compare {registry.host}/team/app:u -> " in ran.out
+    )  # another image, whose converted digest is not known yet
     assert "to copy: 1 new, 0 changed; 1 to compare; 1 up to date\n" in ran.out
     assert (
         "0 bytes to send; 0 manifest requests that count against a pull quota; plus 2 images to be converted" in ran.out
@@ -203,7 +205,7 @@ def test_a_plan_tells_what_changes_from_what_it_cannot_compare(
     assert "plus 3 images to be converted" in ran.out
 
 
-def test_verify_never_says_that_all_is_whole_of_what_it_could_not_compare(
+def test_verify_does_not_report_success_for_incomparable_images(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     v1 = V1()
@@ -240,7 +242,7 @@ def test_verify_never_says_that_all_is_whole_of_what_it_could_not_compare(
     assert not mirror_run.state.exists()
 
 
-def test_verify_deep_does_not_believe_what_state_says_was_made(
+def test_verify_deep_ignores_converted_digests_in_the_state(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     v1 = V1()
@@ -270,7 +272,7 @@ def test_verify_deep_does_not_believe_what_state_says_was_made(
     ],
 )
 @pytest.mark.parametrize("place", ["registry", "mirror"])
-def test_a_host_with_different_images_on_each_protocol(
+def test_a_host_with_different_images_by_each_protocol_is_copied(
     scripted: ScriptedFactory,
     target: RealRegistry,
     mirror_run: MirrorTool,
@@ -297,7 +299,7 @@ def test_a_host_with_different_images_on_each_protocol(
 
 @pytest.mark.parametrize("tags", [[], ["both", "new"]], ids=["L22", "T10"])
 @pytest.mark.parametrize("mode", ["auto", "per-tag", "never"])
-def test_a_tag_that_v2_has_is_not_had_from_v1_whatever_fails_later(
+def test_a_tag_that_v2_has_is_not_read_by_v1_after_a_later_failure(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, mode: str, tags: list[str]
 ) -> None:
     registry, _ = mixed(scripted)
@@ -316,7 +318,7 @@ def test_a_tag_that_v2_has_is_not_had_from_v1_whatever_fails_later(
 
 
 @pytest.mark.parametrize("mode", ["auto", "per-tag", "never"])
-def test_an_index_for_machines_that_nobody_knows_is_copied_whole_by_v2(  # T11
+def test_an_index_of_unknown_platforms_is_copied_completely_by_v2(  # row T11 of docs/fallback.md
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, mode: str
 ) -> None:
     registry, _ = mixed(scripted)
@@ -331,7 +333,7 @@ def test_an_index_for_machines_that_nobody_knows_is_copied_whole_by_v2(  # T11
     assert mode == "per-tag" or [] == asked(registry, "v1")
 
 
-def test_the_error_of_v2_comes_first_and_the_exit_code_is_its(
+def test_the_error_of_v2_comes_first_and_sets_the_exit_code(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     registry, v1 = mixed(scripted)
@@ -356,7 +358,7 @@ def test_the_error_of_v2_comes_first_and_the_exit_code_is_its(
         ({"source": "team/app", "tags": ["empty"]}, "v1_invalid"),
     ],
 )
-def test_the_report_says_of_a_failure_by_v1_that_it_was_by_v1(
+def test_the_report_names_the_protocol_of_a_failure_by_v1(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, mirror: dict[str, Any], error: str
 ) -> None:
     registry, v1 = one_image(scripted)
@@ -370,7 +372,7 @@ def test_the_report_says_of_a_failure_by_v1_that_it_was_by_v1(
     assert "/v2/" not in ran.text
 
 
-def test_a_registry_that_is_ill_is_not_asked_for_v1(
+def test_a_failing_registry_is_not_tried_by_v1(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     registry, _ = mixed(scripted)
@@ -402,7 +404,7 @@ def test_a_hostile_image_fails_alone(
     assert not any("etc" in path for path in asked(registry, "v1"))
 
 
-def test_a_checksum_that_does_not_fit_is_for_a_person(
+def test_a_checksum_mismatch_is_refused(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     v1 = V1()
@@ -418,7 +420,7 @@ def test_a_checksum_that_does_not_fit_is_for_a_person(
     assert events(mirror_run, "v1_checksum")
 
 
-def test_layers_that_break_off_and_an_unfinished_push_are_tried_again(
+def test_truncated_layers_and_an_unfinished_push_are_retried(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
 ) -> None:
     registry = old(scripted, forty)
@@ -434,7 +436,7 @@ def test_layers_that_break_off_and_an_unfinished_push_are_tried_again(
     assert TAGS == len(target.tags("app"))
 
 
-def test_two_targets_and_a_small_spool_need_each_layer_once(
+def test_two_targets_with_a_small_spool_read_each_layer_once(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
 ) -> None:
     registry, further = old(scripted, forty), scripted("further")
@@ -451,7 +453,7 @@ def test_two_targets_and_a_small_spool_need_each_layer_once(
     assert TAGS == len(target.tags("again"))
 
 
-def test_what_v1_has_can_be_moved_to_v2_of_the_same_host(
+def test_v1_images_can_be_copied_to_v2_of_the_same_host(
     scripted: ScriptedFactory, mirror_run: MirrorTool, forty: V1
 ) -> None:
     registry = scripted("mixed")
@@ -462,7 +464,7 @@ def test_what_v1_has_can_be_moved_to_v2_of_the_same_host(
     assert diff_ids(forty, forty.tags["team/app"]["v7"]) == config_of(registry, "moved", "v7")["rootfs"]["diff_ids"]
 
 
-def test_what_a_killed_run_left_is_swept(
+def test_temporary_files_of_a_killed_conversion_are_removed(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, forty: V1
 ) -> None:
     registry = old(scripted, forty)
@@ -493,7 +495,7 @@ def test_a_tag_that_moved_is_converted_again(
     assert_whole(target)
 
 
-def test_schema1_is_converted_where_a_mirror_asks_for_it(
+def test_schema1_is_converted_if_the_mirror_says_so(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     registry, graph = scripted(), Graph("schema1")
@@ -519,7 +521,7 @@ def test_schema1_is_converted_where_a_mirror_asks_for_it(
     assert "; all complete" in mirror_run("verify", mirror_run.config_file, "--deep").out
 
 
-def test_verify_says_why_an_image_that_the_source_refuses_is_not_there(
+def test_verify_reports_why_an_image_refused_by_the_source_is_missing(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     registry, v1 = one_image(scripted)
@@ -541,7 +543,7 @@ def test_verify_says_why_an_image_that_the_source_refuses_is_not_there(
 
 
 def kept(scripted: ScriptedFactory, target: RealRegistry, tool: MirrorTool) -> V1:
-    """The image has arrived under a tag that is never to change, and then the state was lost."""
+    """An immutable tag was copied, and then the state was lost."""
     registry, v1 = one_image(scripted)
     mirror = {"source": f"{registry.host}/team/app", "targets": [f"{target.host}/app"], "tags": {"immutable": [".*"]}}
     tool.config([mirror], registry, target)
@@ -551,7 +553,7 @@ def kept(scripted: ScriptedFactory, target: RealRegistry, tool: MirrorTool) -> V
 
 
 @pytest.mark.parametrize("command", ["sync", "verify", "plan"])
-def test_an_immutable_tag_that_is_equal_is_no_conflict_where_the_state_is_gone(
+def test_an_equal_immutable_tag_is_no_conflict_without_the_state(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, command: str
 ) -> None:
     kept(scripted, target, mirror_run)
@@ -561,7 +563,7 @@ def test_an_immutable_tag_that_is_equal_is_no_conflict_where_the_state_is_gone(
     assert [] == target.writes()
 
 
-def test_an_immutable_tag_that_differs_is_a_conflict_where_the_state_is_gone(
+def test_a_different_immutable_tag_is_a_conflict_without_the_state(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     v1 = kept(scripted, target, mirror_run)
@@ -575,7 +577,7 @@ def test_an_immutable_tag_that_differs_is_a_conflict_where_the_state_is_gone(
 # ---- what is not to be believed, and what is not to be told
 
 
-def test_other_content_under_the_same_id_is_noticed_by_a_deep_sync(
+def test_a_deep_sync_detects_changed_content_of_an_image_id(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     registry, v1 = one_image(scripted)
@@ -595,7 +597,7 @@ def test_other_content_under_the_same_id_is_noticed_by_a_deep_sync(
 
 
 @pytest.mark.parametrize("how", ["json", "plain", "cookie"])
-def test_a_token_or_cookie_that_a_server_repeats_is_in_no_output(
+def test_a_token_or_cookie_that_a_server_echoes_is_in_no_output(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, how: str
 ) -> None:
     registry, v1 = one_image(scripted)
@@ -619,7 +621,7 @@ def test_a_token_or_cookie_that_a_server_repeats_is_in_no_output(
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_ended_between_two_layers_leaves_nothing_that_the_next_one_believes(
+def test_converted_layers_of_an_interrupted_run_are_not_reused(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, which: int
 ) -> None:
     v1 = V1()
@@ -652,11 +654,11 @@ def test_a_run_that_ended_between_two_layers_leaves_nothing_that_the_next_one_be
     assert not converted.exists()
 
 
-NAMES = "abcdefghijkl"  # so many that each shard has some, whatever the port of the source
+NAMES = "abcdefghijkl"  # so many that each shard has some, whatever the port of the source is
 
 
 @pytest.mark.parametrize("apart", ["shards", "configurations"])
-def test_runs_with_one_spool_do_not_take_each_others_layers(
+def test_concurrent_runs_with_one_spool_do_not_use_each_others_layers(
     scripted: ScriptedFactory, target: RealRegistry, mirror_run: MirrorTool, apart: str
 ) -> None:
     v1 = V1()
@@ -674,7 +676,7 @@ def test_runs_with_one_spool_do_not_take_each_others_layers(
     whole: list[int] = []
 
     def meanwhile(request: Request) -> Reply | None:
-        # The other run does all of its work while this one has a layer and waits for the next.
+        # The second run does all its work while the first has one layer and waits for the next.
         if request.path.endswith("/layer") and registry.counts().get("GET v1-layer", 0) >= 2 and not whole:
             whole.append(-1)
             whole[0] = mirror_run("sync", *others).code
@@ -690,7 +692,7 @@ def test_runs_with_one_spool_do_not_take_each_others_layers(
 def test_plan_and_verify_read_v1_sources_with_a_state_of_the_first_version(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
-    """Such a state does not say which sources answered by v2, and these commands do not bring it up to date."""
+    """An old state does not record which sources answered by v2, and these commands do not migrate it."""
     source, target = one_image(scripted)[0], scripted("target")
     mirror_run.config([{"source": f"{source.host}/team/app", "targets": [f"{target.host}/app"]}], source, target)
     mirror_run.sync()

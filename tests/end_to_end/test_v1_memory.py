@@ -1,4 +1,4 @@
-"""A source repository that once answered by v2 is not read by v1 because v2 fails later."""
+"""A source repository that has answered by v2 is not read by v1 when v2 fails later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.tool import MirrorTool
 
 
 def speaks_both(scripted: ScriptedFactory) -> tuple[ScriptedRegistry, str]:
-    """`app:both` is one image by v2 and another, older one by v1 -> the registry, and the digest by v2."""
+    """Make `app:both` one image by v2 and another, older one by v1; return the registry and the digest by v2."""
     registry, graph = scripted("source"), Graph("both")
     digest = graph.image("both").digest
     registry.load("app", graph)
@@ -49,7 +49,7 @@ def v1_alone(registry: ScriptedRegistry) -> None:
 
 @pytest.mark.parametrize("tags", [{}, {"tags": ["both"]}], ids=["listed", "named"])
 @pytest.mark.parametrize("fail", [unknown, refused, v1_alone])
-def test_a_failure_of_v2_does_not_lead_to_v1_where_v2_answered_in_an_earlier_run(
+def test_a_failure_of_v2_does_not_lead_to_v1_if_v2_answered_in_an_earlier_run(
     fail: Callable[[ScriptedRegistry], None], tags: dict[str, Any], scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     (source, digest), target = speaks_both(scripted), scripted("target")
@@ -64,9 +64,7 @@ def test_a_failure_of_v2_does_not_lead_to_v1_where_v2_answered_in_an_earlier_run
     assert "earlier run" in ran.err + ran.out
 
 
-def test_the_operator_may_say_that_the_repository_is_to_be_read_by_v1_now(
-    scripted: ScriptedFactory, mirror_run: MirrorTool
-) -> None:
+def test_the_configuration_can_switch_a_repository_to_v1(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     (source, digest), target = speaks_both(scripted), scripted("target")
     configure(mirror_run, source, target)
     mirror_run.sync()
@@ -78,7 +76,7 @@ def test_the_operator_may_say_that_the_repository_is_to_be_read_by_v1_now(
         assert digest != target.storage.repositories["app"].tags["both"]
 
 
-def test_a_repository_that_only_v1_ever_answered_for_is_read_by_v1_in_every_run(
+def test_a_repository_that_only_v1_has_answered_for_is_read_by_v1_in_every_run(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     (source, _), target = speaks_both(scripted), scripted("target")

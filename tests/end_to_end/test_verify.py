@@ -1,4 +1,4 @@
-"""What `verify` finds, and what it says to do about it."""
+"""The findings of `verify`, and its hints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.tool import MirrorTool, Ran
 
 
 def broken(ran: Ran) -> list[str]:
-    """The tags of the target that a run of `verify` names as not whole, without the host."""
+    """Run `verify` and return the target tags that it reports as incomplete, without the host."""
     lines = [line for line in ran.out.splitlines() if not line.startswith(("verified: ", "note: "))]
     return sorted(line.partition("/")[2].partition(": ")[0] for line in lines)
 
@@ -62,7 +62,7 @@ def test_every_image_that_shares_a_broken_blob_is_named(
     assert 5 == ran.out.count(f"`mirror sync --{'deep' if damage == 'missing' else 'repair'} CONFIG`")
 
 
-def test_a_blob_whose_head_gives_no_size_is_there(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
+def test_a_blob_whose_head_has_no_size_exists(scripted: ScriptedFactory, mirror_run: MirrorTool) -> None:
     source, target = scripted("source"), scripted("target")
     for registry in (source, target):
         loaded(registry, "v1")
@@ -76,7 +76,7 @@ def test_a_blob_whose_head_gives_no_size_is_there(scripted: ScriptedFactory, mir
     assert (3, ["app:v1"]) == ((ran := mirror_run("verify", mirror_run.config_file)).code, broken(ran))
 
 
-def test_a_tag_that_the_list_of_the_target_lacks_is_read_and_compared(
+def test_a_tag_missing_from_the_listing_of_the_target_is_read_and_compared(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")

@@ -1,8 +1,8 @@
-"""Random worlds: sources and targets of every kind, faults, lost answers, kills, rollbacks, several runs.
+"""Random scenarios: sources and targets of every kind, faults, lost responses, kills, rollbacks, several runs.
 
-Whatever happens, no target is ever broken and nothing is lost; exit 0 means that the targets equal the sources; once
-the faults are over, one run converges and the next one writes nothing. MIRROR_TESTS_WORLDS says how many worlds are
-tried, MIRROR_TESTS_SEED which one alone.
+In every scenario no target is ever broken and nothing is lost. Exit code 0 means that the targets equal the sources.
+After the faults have ended, one run converges and the next one writes nothing. MIRROR_TESTS_WORLDS sets the number of
+scenarios, MIRROR_TESTS_SEED selects a single one.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def seeds() -> list[str]:
 
 
 @pytest.mark.parametrize("seed", seeds())
-def test_exit_0_means_equal_nothing_is_lost_and_one_quiet_run_converges(
+def test_exit_0_means_equal_and_a_run_without_faults_converges(
     seed: str, tmp_path: Path, mirror_run: MirrorTool
 ) -> None:
     with World(seed, tmp_path) as world:
         chance = random.Random(f"{seed} rounds")
         mirror_run.config([entry.document() for entry in world.entries], registries=world.settings)
         judge = Judge(world)
-        answered = False  # whether state knows that v2 answers for every source
+        answered = False  # whether the state knows that every source answers by v2
         for number in range(ROUNDS):
             if number:
                 world.change()
@@ -73,7 +73,7 @@ def _finish(tool: MirrorTool) -> int:
 
 
 def _run(world: World, tool: MirrorTool, chance: random.Random) -> int:
-    """One run: to its end, or killed or stopped at a request. -> its exit code"""
+    """Run once: to the end, or killed or stopped at a request. Return the exit code."""
     how = chance.choice(("whole", "whole", "kill", "stop"))
     options = ["--deep"] if chance.random() < 0.15 else []
     if how == "whole":
@@ -98,4 +98,4 @@ class _Striker:
             self._process.send_signal(self._number)
         if self._number == signal.SIGKILL:
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)  # what comes after the kill comes after the end
+                self._process.wait(10)  # no request is carried out after the kill

@@ -1,4 +1,4 @@
-"""Two mirrors that may write one tag of one target repository, as only the catalog of a wildcard shows."""
+"""Two mirrors that may write the same tag of one target repository, as only the catalog of a wildcard shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFLICT = ("conflict", "target_conflict")
 
 @pytest.fixture
 def both(scripted: ScriptedFactory, mirror_run: MirrorTool) -> tuple[ScriptedRegistry, ScriptedRegistry]:
-    """team/* and other/app may both write m/app; nothing else conflicts."""
+    """Make team/* and other/app both able to write m/app; nothing else conflicts."""
     source, target = scripted("source"), scripted("target")
     for name in ("team/app", "team/web", "other/app", "alone"):
         loaded(source, "v1", repository=name)
@@ -26,7 +26,7 @@ def both(scripted: ScriptedFactory, mirror_run: MirrorTool) -> tuple[ScriptedReg
 
 
 def configure(tool: MirrorTool, source: ScriptedRegistry, target: ScriptedRegistry, tags: Any = ()) -> None:
-    """tags: of the first mirrors."""
+    """Write the configuration. tags: rules of the first mirrors."""
     targets = {"team/*": "m/{repository}", "other/app": "m/app", "alone": "n/alone"}
     mirrors: list[dict[str, Any]] = [
         {"source": f"{source.host}/{name}", "targets": [f"{target.host}/{path}"]} for name, path in targets.items()
@@ -37,7 +37,7 @@ def configure(tool: MirrorTool, source: ScriptedRegistry, target: ScriptedRegist
 
 
 def outcomes(tool: MirrorTool, source: ScriptedRegistry) -> dict[str, tuple[str, str]]:
-    """Source -> result and error code, of the last run."""
+    """Return source -> result and error code of the last run."""
     images = tool.report()["images"]
     return {
         image["source"].removeprefix(f"{source.host}/"): (image["result"], image.get("error", {}).get("code", ""))
@@ -49,7 +49,7 @@ def written(target: ScriptedRegistry) -> set[str]:
     return {name for name, repository in target.storage.repositories.items() if repository.tags}
 
 
-def test_neither_of_two_mirrors_writes_what_both_would_write(
+def test_a_tag_that_two_mirrors_would_write_is_written_by_neither(
     both: tuple[ScriptedRegistry, ScriptedRegistry], mirror_run: MirrorTool
 ) -> None:
     source, target = both
@@ -71,7 +71,7 @@ def test_neither_of_two_mirrors_writes_what_both_would_write(
     assert ["v1", "v2"] == target.tags("m/app")
 
 
-def test_a_part_of_a_run_sees_the_conflict_with_what_is_not_part_of_it(
+def test_a_partial_run_detects_a_conflict_with_an_image_outside_of_it(
     both: tuple[ScriptedRegistry, ScriptedRegistry], mirror_run: MirrorTool
 ) -> None:
     source, target = both
@@ -83,7 +83,7 @@ def test_a_part_of_a_run_sees_the_conflict_with_what_is_not_part_of_it(
     assert {"m/web", "n/alone"} == written(target)
 
 
-def test_a_conflict_of_two_catalogs_does_not_depend_on_the_order_of_their_answers(
+def test_a_conflict_of_two_catalogs_does_not_depend_on_the_order_of_responses(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     one, two, target = scripted("one"), scripted("two"), scripted("target")
@@ -111,7 +111,7 @@ def test_a_wildcard_may_conflict_with_itself_and_keeps_its_other_targets(
     assert {"m/a", "m/x/x/a"} == written(target)
 
 
-def test_a_catalog_that_cannot_be_read_fails_its_own_mirror_only(
+def test_an_unreadable_catalog_fails_only_its_own_mirror(
     both: tuple[ScriptedRegistry, ScriptedRegistry], mirror_run: MirrorTool
 ) -> None:
     source, target = both

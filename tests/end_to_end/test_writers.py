@@ -1,4 +1,4 @@
-"""Tags of exclusive targets are believed only while no run with another state writes there."""
+"""Hints for tags of exclusive targets are used only if no run with another state has written to the target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.tool import MirrorTool
 
 
 def exclusive(scripted: ScriptedFactory, tool: MirrorTool) -> tuple[ScriptedRegistry, ScriptedRegistry, Graph, str]:
-    """The registries, what the source has, and what its `v1` may be moved to."""
+    """The registries, the images of the source, and the image that its `v1` may move to."""
     source, target, graph = scripted("source"), scripted("target"), Graph()
     graph.image("v1", label="old")
     new = graph.image(label="new").digest
@@ -36,7 +36,7 @@ def sync(tool: MirrorTool, shards: int) -> None:
 
 
 @pytest.mark.parametrize(("mine", "others"), [(0, 2), (1, 0), (1, 2)])
-def test_an_exclusive_tag_is_not_believed_after_a_run_with_another_number_of_shards(
+def test_a_tag_of_an_exclusive_target_is_requested_after_a_run_with_another_number_of_shards(
     mine: int, others: int, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target, graph, new = exclusive(scripted, mirror_run)
@@ -53,10 +53,10 @@ def test_an_exclusive_tag_is_not_believed_after_a_run_with_another_number_of_sha
     assert {} == target.counts(), "the tag is believed again"
 
 
-def test_an_exclusive_tag_in_a_state_of_the_first_version_is_not_believed(
+def test_a_tag_of_an_exclusive_target_in_a_state_of_version_0_1_0_is_requested(
     scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
-    """Version 0.1.0 noted a tag after it had put it: if it was killed in between, its state has the old digest."""
+    """Version 0.1.0 recorded a tag after its PUT: if it was killed in between, its state has the old digest."""
     _, target, graph, new = exclusive(scripted, mirror_run)
     mirror_run.sync()
     target.load("app", graph)

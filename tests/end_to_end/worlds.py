@@ -1,4 +1,4 @@
-"""Two registries and a tool between them: what most tests here begin with."""
+"""The common setup of these tests: two registries and the tool."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ AnyRegistry = RealRegistry | ScriptedRegistry
 
 
 def pair(tool: MirrorTool, source: AnyRegistry, target: AnyRegistry, *names: str, **keys: Any) -> None:
-    """Configure that each repository of the source is to be on the target under its own name. Default: `app`."""
+    """Configure that each repository is copied from source to target under its own name; by default `app`."""
     mirrors = [{"source": f"{source.host}/{name}", "targets": [f"{target.host}/{name}"]} for name in names or ("app",)]
     tool.config(mirrors, source, target, **keys)
 
 
 def loaded(registry: ScriptedRegistry, *tags: str, repository: str = "app", size: int = 3000) -> Graph:
-    """An index of two platforms for each tag, put into a scripted registry."""
+    """Put an index of two platforms for each tag into a scripted registry."""
     graph = Graph(f"{repository} {tags}")
     for tag in tags or ("v1",):
         graph.platforms(tag, size=size)
@@ -29,6 +29,6 @@ def loaded(registry: ScriptedRegistry, *tags: str, repository: str = "app", size
 
 
 def assert_synced(source: AnyRegistry, target: AnyRegistry, *names: str) -> None:
-    """The repositories of the source are on the target, whole and byte for byte."""
+    """Check that the target has the source's repositories, complete and byte for byte."""
     for name in names or ("app",):
         assert_equal(source, name, target)

@@ -718,11 +718,11 @@ def test_a_blob_can_be_read_while_it_is_written_again(layout: Path, graph: Graph
                 with folder.write_blob(blob.digest) as file:
                     file.write(data)
 
-        writing = pool.submit(write)
+        has_lock = pool.submit(write)
         read = {data}
-        while not writing.done():
+        while not has_lock.done():
             read.add(folder.read_blob(blob.digest, len(data)) or b"")
-        writing.result()
+        has_lock.result()
     assert {data} == read
 
 

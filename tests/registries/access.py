@@ -1,6 +1,6 @@
-"""What a request was, in the words of the report: `HEAD manifest`, `PUT upload`, `POST mount`.
+"""The kinds of requests, named as in the report: `HEAD manifest`, `PUT upload`, `POST mount`.
 
-Shared by the access logs of real registries and by the log and the fault rules of the scripted one.
+Used for the access logs of real registries, and for the log and the fault rules of the scripted one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote
 
-OWN_AGENT = "mirror-tests"  # what our own client calls itself; such requests are not the tool's and never counted
+OWN_AGENT = "mirror-tests"  # user agent of the tests' own client; its requests are never counted
 
 _PATHS = re.compile(
     r"/v2/(?P<repository>.+)/(?:"
@@ -25,7 +25,7 @@ _ALIASES = {"PUT blob": "PUT upload", "POST blob": "POST upload", "PATCH blob": 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A request target taken apart. kind: `METHOD noun`; reference: a tag, a digest, or an upload session's id."""
+    """A parsed request target. kind: `METHOD noun`; reference: a tag, a digest, or the id of an upload session."""
 
     kind: str
     repository: str = ""
@@ -34,7 +34,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One line of an access log. path: with its query. size: bytes of the answer's body."""
+    """A line of an access log. path: with its query. size: bytes of the response body."""
 
     method: str
     path: str
@@ -46,12 +46,12 @@ class Seen:
 
 
 def canonical(kind: str) -> str:
-    """The one name of a kind that has several (`PUT blob` is `PUT upload`)."""
+    """Return the main name of a kind that has several (`PUT blob` is `PUT upload`)."""
     return _ALIASES.get(kind, kind)
 
 
 def classify(method: str, target: str) -> Target:
-    """Nouns: ping, catalog, tags, manifest, blob, upload, mount, referrers, token, other;
+    """Parse a request target. Nouns: ping, catalog, tags, manifest, blob, upload, mount, referrers, token, other;
     v1-ping, v1-index, v1-tags, v1-ancestry, v1-json, v1-layer, v1.
 
     The reference of a commit (`PUT upload`) or a mount is the blob's digest."""

@@ -1,4 +1,4 @@
-"""Where registries send clients for the bytes of blobs: another host, which knows no credentials of theirs."""
+"""A host that registries redirect clients to for blobs; it accepts no credentials."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.registries.uploads import blob_reply
 
 
 class BlobHost:
-    """Serves the blobs of a `Storage` under signed-looking URLs, on another loopback address. Use with `with`.
+    """Serves the blobs of a `Storage` under URLs that look signed, on another loopback address. Use with `with`.
 
-    A request with Authorization is a 400, as two ways to authenticate are. head: what HEAD answers (403: signed
-    for GET only). seen: each request with its headers."""
+    A request with Authorization gets 400, since it would have two kinds of authentication. head: the status of HEAD
+    (403: signed for GET only). seen: each request with its headers."""
 
     def __init__(
         self, storage: Storage, *, head: int = 403, address: str = "127.0.0.2", tls: Authority | None = None
@@ -39,7 +39,7 @@ class BlobHost:
         return self._listener.host
 
     def url_of(self, digest: str) -> str:
-        """For `Features.blob_redirect`."""
+        """Return the URL of a blob, for `Features.blob_redirect`."""
         return f"{self._scheme}://{self.host}/blobs/{digest}?X-Signature=signed-for-get"
 
     def _serve(self, connection: socket.socket, number: int) -> None:

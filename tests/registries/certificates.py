@@ -1,4 +1,4 @@
-"""A private certificate authority on disk, for registries and token services that speak TLS."""
+"""A private certificate authority on disk, for registries and token services with TLS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trustme
 
 
 class Authority:
-    """Issues certificates for loopback. ca: path of what a client must trust.
+    """Issues certificates for loopback. ca: path of the certificate that clients must trust.
 
     server: paths of (certificate chain, key) for 127.0.0.1, ::1 and localhost; client: the same for a client."""
 
@@ -23,7 +23,7 @@ class Authority:
         self.client = _write(folder, "client", self._authority.issue_cert("client@example.com", common_name="client"))
 
     def server_context(self, *, client_certificates: bool = False) -> ssl.SSLContext:
-        """What a server of ours listens with."""
+        """Return the TLS context of a test server."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*map(str, self.server))
         if client_certificates:
@@ -32,7 +32,7 @@ class Authority:
         return context
 
     def client_context(self, *, certificate: bool = True) -> ssl.SSLContext:
-        """What a client of ours connects with; it trusts nothing else."""
+        """Return the TLS context of a test client; it trusts only this authority."""
         context = ssl.create_default_context(cafile=str(self.ca))
         if certificate:
             context.load_cert_chain(*map(str, self.client))

@@ -1,6 +1,6 @@
-"""A small client of v2 registries for the tests themselves: no product code, no redirects, no retries.
+"""A small client of v2 registries for the tests. It uses no product code, and does not follow redirects or retry.
 
-Its requests carry a name (`access.OWN_AGENT`) by which the registries' logs leave them out of all counts.
+The user agent of its requests (`access.OWN_AGENT`) excludes them from all counts of the registries' logs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Authorize = Callable[[tuple[str, ...]], str | None]  # repositories -> value of 
 
 
 def sha256(data: bytes) -> str:
-    """The digest of `data`."""
+    """Return the digest of `data`."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 class Registry(Protocol):
-    """What our tools need of a registry, real or scripted."""
+    """The attributes that the test tools need of a registry, real or scripted."""
 
     name: str
 
@@ -49,7 +49,7 @@ class Registry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole response. headers: names in lower case; of equal ones, the last."""
+    """A complete response. headers: names in lower case; of duplicates, the last."""
 
     status: int
     headers: Mapping[str, str]
@@ -60,11 +60,11 @@ class Answer:
 
 
 class Unexpected(AssertionError):
-    """A registry answered one of our own requests with another status than we need."""
+    """A registry answered a request of this client with an unexpected status."""
 
 
 class Client:
-    """One keep-alive connection to a registry; for one thread; use with `with`."""
+    """A keep-alive connection to a registry, for one thread. Use with `with`."""
 
     def __init__(
         self,
@@ -101,9 +101,10 @@ class Client:
         also: tuple[str, ...] = (),
         want: tuple[int, ...] = (),
     ) -> Answer:
-        """One exchange. path: from the root, or a URL on this host. repository, also: to which access is needed.
+        """Send a request and read the response. path: from the root, or a URL on this host. repository, also: the
+        repositories that access is needed to.
 
-        Raises Unexpected where `want` lacks the status."""
+        Raises Unexpected unless the status is in `want`."""
         target = path if path.startswith("/") else _origin_form(path)
         sent = {"User-Agent": self._agent, **(headers or {})}
         allowed = self._authorize((repository, *also)) if self._authorize else None
@@ -122,7 +123,7 @@ class Client:
             self._connection.close()
             if not self._used:
                 raise
-            self._used = False  # the server had closed an idle connection: once more on a new one
+            self._used = False  # the server had closed the idle connection: retry on a new one
             return self._exchange(method, target, headers, body)
         self._used = True
         data = response.read()
@@ -131,7 +132,7 @@ class Client:
     # ---- reading
 
     def tags(self, repository: str) -> list[str]:
-        """Every tag, sorted; none where the repository is unknown."""
+        """Return every tag, sorted; empty if the repository does not exist."""
         found: list[str] = []
         path = f"/v2/{repository}/tags/list"
         for answer in self._pages(path, repository):
@@ -139,7 +140,7 @@ class Client:
         return sorted(found)
 
     def repositories(self) -> list[str]:
-        """The catalog, sorted."""
+        """Return the catalog, sorted."""
         found: list[str] = []
         for answer in self._pages("/v2/_catalog?n=1000", ""):
             found += answer.json().get("repositories") or []
@@ -155,7 +156,7 @@ class Client:
             path = urljoin(self.base + path, link[1 : link.index(">")]) if link else ""
 
     def manifest(self, repository: str, reference: str) -> Answer:
-        """The exact bytes, in whatever type they are stored; status 404 where there are none."""
+        """Return the exact bytes in their stored media type; status 404 if there are none."""
         accept = {"Accept": ", ".join(MANIFEST_TYPES)}
         return self.ask("GET", f"/v2/{repository}/manifests/{reference}", headers=accept, repository=repository)
 
@@ -169,7 +170,7 @@ class Client:
     # ---- writing
 
     def put_blob(self, repository: str, data: bytes) -> str:
-        """Upload in one POST and one PUT. -> digest"""
+        """Upload a blob with one POST and one PUT. Return its digest."""
         opened = self.ask("POST", f"/v2/{repository}/blobs/uploads/", repository=repository, want=(202,))
         digest, location = sha256(data), urljoin(self.base, opened.headers["location"])
         location += f"{'&' if '?' in location else '?'}digest={digest}"
@@ -185,13 +186,13 @@ class Client:
         return answer.status == 201
 
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str:
-        """-> digest, as the registry says it"""
+        """Put a manifest. Return the digest that the registry reports."""
         path, sent = f"/v2/{repository}/manifests/{reference}", {"Content-Type": media_type}
         answer = self.ask("PUT", path, headers=sent, body=body, repository=repository, want=(201,))
         return answer.headers.get("docker-content-digest", sha256(body))
 
     def delete(self, repository: str, reference: str) -> int:
-        """Delete a manifest by digest, or a tag where that is supported. -> status"""
+        """Delete a manifest by digest, or a tag if that is supported. Return the status."""
         return self.ask("DELETE", f"/v2/{repository}/manifests/{reference}", repository=repository).status
 
 

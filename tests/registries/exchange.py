@@ -1,4 +1,4 @@
-"""A request and a reply as plain values: what hooks get and give, in scripted registries, token services, proxies."""
+"""Requests and replies as values, for the hooks of scripted registries, token services and proxies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Headers = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it came. target: with its query. body: empty where it was not read (proxies stream it)."""
+    """A received request. target: with its query. body: empty if it was not read (proxies stream it)."""
 
     method: str
     target: str
@@ -36,17 +36,17 @@ class Request:
 
     @property
     def ours(self) -> bool:
-        """Whether our own client asks."""
+        """Whether the request is from the tests' own client."""
         return (self.header("User-Agent") or "").startswith(OWN_AGENT)
 
     def header(self, name: str) -> str | None:
-        """The first of that name, in any case."""
+        """Return the first header of that name, in any case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer in the making. Content-Length is added where it is not said and `length` is true."""
+    """A reply that hooks may change. Content-Length is added if it is missing and `length` is true."""
 
     status: int = 200
     headers: Headers = ()
@@ -64,7 +64,7 @@ def json_reply(status: int, document: Any, *headers: tuple[str, str]) -> Reply:
 
 
 def error_reply(status: int, code: str, message: str = "", *headers: tuple[str, str]) -> Reply:
-    """An error as the distribution-spec has it."""
+    """Return an error document of the distribution-spec."""
     return json_reply(
         status, {"errors": [{"code": code, "message": message or code.lower(), "detail": None}]}, *headers
     )

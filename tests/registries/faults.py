@@ -1,4 +1,4 @@
-"""Fault rules: which request goes wrong, and how."""
+"""Fault rules: which requests fail, and how."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.registries.access import Target, canonical
 from tests.registries.exchange import Headers, Hook, Reply, Request
 
 FOREVER = math.inf
-CONNECT = "connect"  # the kind of a connection that was just accepted, before TLS and before any request
+CONNECT = "connect"  # kind of a connection that was just accepted, before TLS and any request
 TLS_ALERT = b"\x15\x03\x03\x00\x02\x02\x28"  # fatal: handshake failure
 
 Change = Callable[[Request, Reply], Reply]
@@ -20,9 +20,9 @@ Change = Callable[[Request, Reply], Reply]
 
 @dataclass(eq=False, slots=True)
 class Fault:
-    """One rule. It applies to the requests that match from the `nth` on, `times` of them. Counts in bytes and seconds.
+    """A rule. It applies to matching requests from the `nth` on, `times` of them. Units are bytes and seconds.
 
-    fired is set when it first applies: wait for it rather than sleep. hits: how often it did."""
+    fired: set when the rule first applies; wait for it instead of sleeping. hits: how often it has applied."""
 
     kind: str  # `PUT manifest`, a pattern such as `* blob`, or CONNECT
     repository: str | None = None
@@ -30,14 +30,14 @@ class Fault:
     nth: int = 1
     times: float = 1
 
-    # before the request is carried out
+    # before the request is carried out:
     delay: float = 0
-    stall: threading.Event | None = None  # wait until it is set (for ever if nobody does)
-    cut_request_after: int | None = None  # read so much of the body, then cut the connection
+    stall: threading.Event | None = None  # wait until it is set (forever if it never is)
+    cut_request_after: int | None = None  # read this many bytes of the body, then cut the connection
     early: bool = False  # answer without reading the body, and close
-    accept: int | None = None  # the registry sees only so much of the body
+    accept: int | None = None  # the registry receives only this many bytes of the body
 
-    # the reply: instead of the request's own; after: the request is carried out, and its reply is changed
+    # the reply: instead of the request's own; with `after`, the request is carried out and its reply is changed
     status: int | None = None
     headers: Headers = ()
     body: bytes | None = None
@@ -45,15 +45,15 @@ class Fault:
     change: Change | None = None
     hook: Hook | None = None
 
-    # how the reply is sent
-    raw: bytes | None = None  # these bytes instead, then the end
-    informational: float = 0  # so many `103 Early Hints` before it; FOREVER: nothing else
+    # how the reply is sent:
+    raw: bytes | None = None  # send these bytes instead, then close
+    informational: float = 0  # send this many `103 Early Hints` first; FOREVER: nothing else
     cut_head_after: int | None = None  # bytes of status line and headers
     cut_after: int | None = None  # bytes of the body
-    reset: bool = False  # RST instead of FIN; alone: before anything is answered
-    stall_after: int | None = None  # stand still after so much of the body
-    drip: float | None = None  # bytes a second of the body
-    drip_head: float | None = None  # bytes a second, from the status line on
+    reset: bool = False  # RST instead of FIN; alone: before any reply
+    stall_after: int | None = None  # stop after this many bytes of the body
+    drip: float | None = None  # bytes of the body per second
+    drip_head: float | None = None  # bytes per second, from the status line on
 
     seen: int = 0
     hits: int = 0
@@ -69,23 +69,23 @@ class Fault:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether the connection is reset before a byte of a reply."""
+        """Whether the connection is reset before the first byte of a reply."""
         return self.reset and self.cut_after is None and self.cut_head_after is None and self.raw is None
 
     @property
     def lingers(self) -> bool:
-        """Whether the reply goes out slowly."""
+        """Whether the reply is sent slowly."""
         return bool(self.informational or self.drip or self.drip_head) or self.stall_after is not None
 
     @property
     def carries_out(self) -> bool:
-        """Whether the registry does what was asked."""
+        """Whether the registry carries out the request."""
         if self.after:
             return True
         return self.status is None and self.raw is None and not self.says_nothing
 
     def reply(self, request: Request, own: Reply | None) -> Reply:
-        """The reply that is sent. own: that of the request, if it was carried out."""
+        """Return the reply to send. own: the reply of the request, if it was carried out."""
         if self.change and own:
             own = self.change(request, own)
         if own is None:
@@ -101,7 +101,7 @@ class Fault:
 
 
 class Faults:
-    """The rules of a registry, in order: the first that applies is taken. Thread-safe."""
+    """The rules of a registry; the first that applies is used. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -114,12 +114,12 @@ class Faults:
         return fault
 
     def clear(self) -> None:
-        """The registry is well again; what stands still goes on standing still."""
+        """Remove all rules. Replies that are stalled stay stalled."""
         with self._lock:
             self._rules.clear()
 
     def take(self, target: Target) -> Fault | None:
-        """The rule for a request; every rule that matches counts it."""
+        """Return the rule for a request. Every matching rule counts the request."""
         taken: Fault | None = None
         with self._lock:
             for rule in self._rules:
@@ -138,14 +138,14 @@ class Faults:
 
 
 def wrong_bytes(request: Request, reply: Reply) -> Reply:
-    """The same length, another byte in the middle."""
+    """Return bytes of the same length with another byte in the middle."""
     body = bytearray(reply.body)
     body[len(body) // 2] ^= 0xFF
     return replace(reply, body=bytes(body))
 
 
 def shortened(size: int) -> Change:
-    """The first `size` bytes, with a Content-Length that says so."""
+    """Send the first `size` bytes, with a Content-Length of that size."""
 
     def change(request: Request, reply: Reply) -> Reply:
         return replace(without("Content-Length")(request, reply), body=reply.body[:size])
@@ -161,7 +161,7 @@ def lengthened(more: bytes) -> Change:
 
 
 def without(*names: str) -> Change:
-    """Leave headers out."""
+    """Remove headers."""
     gone = {name.lower() for name in names}
 
     def change(request: Request, reply: Reply) -> Reply:
@@ -171,18 +171,18 @@ def without(*names: str) -> Change:
 
 
 def close_delimited(request: Request, reply: Reply) -> Reply:
-    """No length: the body ends where the connection does."""
+    """Send no length: the body ends when the connection closes."""
     kept = without("Content-Length")(request, reply).headers
     return replace(reply, headers=(*kept, ("Connection", "close")), length=False)
 
 
 def unsized(request: Request, reply: Reply) -> Reply:
-    """For HEAD: no Content-Length."""
+    """Send no Content-Length for HEAD."""
     return replace(without("Content-Length")(request, reply), length=False)
 
 
 def chunked(request: Request, reply: Reply) -> Reply:
-    """The body in chunks."""
+    """Send the body in chunks."""
     kept = without("Content-Length")(request, reply).headers
     pieces = [reply.body[at : at + 4096] for at in range(0, len(reply.body), 4096)]
     body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])

@@ -1,4 +1,4 @@
-"""Who may pass: anonymous, Basic, or Bearer with a token service, for the scripted registry."""
+"""Access control of the scripted registry: anonymous, Basic, or Bearer with a token service."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
 
 
 class Gate:
-    """Refuses a request, or lets it pass. users alone: Basic. tokens: Bearer."""
+    """Refuses or admits a request. users alone: Basic. tokens: Bearer."""
 
     def __init__(self, features: Features, users: Mapping[str, str], tokens: TokenService | None) -> None:
         self._features, self._users, self._tokens = features, users, tokens
 
     def refusal(self, request: Request) -> Reply | None:
-        """The reply to one who may not; None: pass."""
+        """Return the reply to an unauthorized request; None if it is admitted."""
         if self._tokens:
             return self._bearer(request, self._tokens)
         if self._users:
@@ -52,7 +52,7 @@ class Gate:
 
 
 def _wanted(request: Request) -> list[tuple[str, str, str]]:
-    """What a request needs: (type, name, action)."""
+    """Return the access that a request needs: (type, name, action)."""
     if request.kind.endswith(" catalog"):
         return [("registry", "catalog", "*")]
     if not request.repository:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes: reading requests from a socket, and the bytes of a reply. Nothing is added behind one's back."""
+"""HTTP/1.1 as bytes: reads requests from a socket and writes replies, without adding anything."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import BinaryIO, cast
 
 from tests.registries.exchange import Headers, Reply
 
-_LINE = 1 << 17  # bytes; longer than what clients may send
+_LINE = 1 << 17  # maximum size of a line in bytes
 _BLOCK = 1 << 16
 
 
 class BadRequest(OSError):
-    """Not HTTP, or cut short: the connection is of no more use."""
+    """The request is not HTTP, or is truncated; the connection cannot be used again."""
 
 
 class Incoming:
-    """The request at the head of a connection: its head is read, its body is read when asked for."""
+    """A request whose head has been read; the body is read on demand."""
 
     def __init__(self, reader: BinaryIO, method: str, target: str, headers: Headers) -> None:
         self.method, self.target, self.headers = method, target, headers
@@ -39,7 +39,7 @@ class Incoming:
         return "close" not in (self.header("connection") or "").lower()
 
     def body(self, limit: int | None = None) -> Iterator[bytes]:
-        """The body in pieces; at most `limit` bytes of it, the rest then stays unread. Raises BadRequest if cut."""
+        """Iterate over the body. At most `limit` bytes are read. Raises BadRequest if it is truncated."""
         pieces = self._chunks() if self._chunked else self._plain(limit)
         for piece in pieces:
             kept = piece if limit is None else piece[: limit - self.received]
@@ -68,12 +68,12 @@ class Incoming:
 
 
 def reader_of(connection: socket.socket) -> BinaryIO:
-    """A buffered reader; close it with the connection."""
+    """Return a buffered reader; close it with the connection."""
     return cast(BinaryIO, connection.makefile("rb", buffering=_BLOCK))
 
 
 def read_request(reader: BinaryIO) -> Incoming | None:
-    """The next request's head; None where the client has closed. Raises BadRequest."""
+    """Read the head of the next request; None if the client has closed. Raises BadRequest."""
     first = reader.readline(_LINE)
     if not first:
         return None
@@ -97,7 +97,7 @@ def _line(reader: BinaryIO) -> bytes:
 
 
 def head_bytes(reply: Reply) -> bytes:
-    """Status line and headers of a reply, with the empty line."""
+    """Return status line and headers of a reply, with the empty line."""
     status = reply.reason or _reason(reply.status)
     names = {name.lower() for name, _ in reply.headers}
     headers = list(reply.headers)
@@ -116,7 +116,7 @@ def _reason(status: int) -> str:
 
 
 def simple_exchanges(connection: socket.socket) -> Iterator[tuple[Incoming, bytes]]:
-    """Each request of a connection with its whole body, until the client closes."""
+    """Iterate over the requests of a connection with their bodies, until the client closes."""
     with reader_of(connection) as reader:
         while incoming := read_request(reader):
             if incoming.expects_continue:

@@ -1,4 +1,4 @@
-"""The request log of the scripted registry: everything that came, and what became of it."""
+"""The request log of the scripted registry."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from tests.registries.exchange import Headers
 
 @dataclass(eq=False, slots=True)
 class Logged:
-    """One request. status: of the reply; 0 where none was begun. body_length, size: bytes received and sent.
+    """A request. status: of the reply; 0 if none was begun. body_length, size: bytes received and sent.
 
-    connection: its number, from 1. time: `time.monotonic` at its first line. ended: just before the reply was out."""
+    connection: its number, from 1. time: `time.monotonic` at its first line. ended: just before the reply was
+    complete."""
 
     method: str
     path: str
@@ -31,7 +32,7 @@ class Logged:
     ended: float = 0
 
     def header(self, name: str) -> str | None:
-        """The first of that name, in any case."""
+        """Return the first header of that name, in any case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
     @property
@@ -40,7 +41,7 @@ class Logged:
 
 
 class Journal:
-    """Requests in the order of their first lines. Thread-safe; `wait_for` rather than sleep."""
+    """Requests in the order of their first lines. Thread-safe. Use `wait_for` instead of sleeping."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -60,8 +61,8 @@ class Journal:
         return logged
 
     def end(self, logged: Logged) -> None:
-        """No longer in flight. Said just before the last bytes go out: who has them may ask again at once, and would
-        count twice. May be called again."""
+        """Record that a request is no longer in progress. Called just before the last bytes are sent: the client may
+        send its next request at once, which must not count as concurrent. May be called again."""
         with self._changed:
             if not logged.ended:
                 logged.ended = time.monotonic()
@@ -69,25 +70,25 @@ class Journal:
                 self._changed.notify_all()
 
     def mark(self) -> None:
-        """Requests before this moment no longer count."""
+        """Exclude earlier requests from the counts."""
         with self._changed:
             self._start = len(self._all)
             self.most_in_flight = self._flying
 
     @property
     def entries(self) -> list[Logged]:
-        """The requests since `mark`, but for our own client's."""
+        """Return the requests since `mark`, without those of the tests' own client."""
         with self._changed:
             return [logged for logged in self._all[self._start :] if not logged.ours]
 
     @property
     def everything(self) -> list[Logged]:
-        """Every request there ever was."""
+        """Return all requests."""
         with self._changed:
             return list(self._all)
 
     def requests(self) -> list[Seen]:
-        """As the access log of a real registry tells it."""
+        """Return the requests as the access log of a real registry has them."""
         return [
             Seen(entry.method, entry.path, entry.status, entry.size, entry.kind, entry.repository, entry.reference)
             for entry in self.entries
@@ -100,7 +101,7 @@ class Journal:
         return [seen for seen in self.requests() if seen.method not in ("GET", "HEAD")]
 
     def wait_for(self, kind: str, count: int = 1, within: float = 60) -> bool:
-        """Until so many requests of a kind have come since `mark`. False: they did not."""
+        """Wait for this number of requests of a kind since `mark`. Return False on a timeout."""
 
         def came() -> bool:
             entries = self._all[self._start :]
@@ -110,6 +111,6 @@ class Journal:
             return self._changed.wait_for(came, within)
 
     def wait_idle(self, within: float = 60) -> bool:
-        """Until no request is in flight."""
+        """Wait until no request is in progress."""
         with self._changed:
             return self._changed.wait_for(lambda: self._flying == 0, within)

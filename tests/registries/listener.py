@@ -1,4 +1,4 @@
-"""Listening on loopback with threads that end: every connection has its own, and `stop` joins them all."""
+"""Listens on loopback. Every connection has its own thread, and `stop` joins them all."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
 
 def reset(connection: socket.socket) -> None:
-    """Close a connection with RST: what was not sent is lost."""
+    """Close a connection with RST; unsent bytes are lost."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     close(connection)
 
 
 def close(connection: socket.socket) -> None:
-    """Close at once. On TLS without a close_notify, as a process that dies does."""
+    """Close at once. On TLS without close_notify, like a process that dies."""
     with suppress(OSError):
         socket.socket.close(connection)
 
 
 def abort(connection: socket.socket) -> None:
-    """Wake whoever is blocked on this socket, also below TLS."""
+    """Interrupt a call that is blocked on this socket, also below TLS."""
     with suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 class Listener:
-    """Accepts on a port of `address` that the system chooses, and runs `serve` for each connection on its thread.
+    """Accepts connections on a free port of `address`, and runs `serve` for each on its own thread.
 
-    `serve` may raise OSError; the connection is closed after it. address: any of 127/8, to be another host.
-    greet: is shown each connection first, before TLS; False: it is closed without more."""
+    `serve` may raise OSError; afterwards the connection is closed. address: any of 127/8, to be another host. greet:
+    called for each connection first, before TLS; if it returns False, the connection is closed."""
 
     def __init__(
         self,
@@ -66,21 +66,21 @@ class Listener:
 
     @property
     def open(self) -> int:
-        """Connections that are open now."""
+        """Return the open connections."""
         with self._lock:
             return len(self._open)
 
     def abort_connections(self) -> None:
-        """Cut every open connection."""
+        """Abort every open connection."""
         with self._lock:
             connections = list(self._open.values())
         for connection in connections:
             abort(connection)
 
     def stop(self) -> None:
-        """Cut every connection, and wait for every thread. May be called again."""
+        """Abort every connection, and wait for every thread. May be called again."""
         self.stopping.set()
-        abort(self._socket)  # wakes accept()
+        abort(self._socket)  # interrupts accept()
         self._thread.join()
         self._socket.close()
         self.abort_connections()
@@ -116,7 +116,7 @@ class Listener:
             if not self.stopping.is_set():
                 self._serve(connection, number)
         except OSError:
-            pass  # the other side went away, or `stop` cut the connection
+            pass  # the peer closed the connection, or `stop` aborted it
         finally:
             close(connection)
             with self._lock:

@@ -1,6 +1,6 @@
-"""A real registry as a child process: a command line to start it, and a log to read what it was asked.
+"""A real registry as a child process: a command line to start it, and an access log.
 
-A further implementation is a subclass that says how it is configured and how a line of its log reads.
+Another implementation is a subclass that defines its configuration and the format of its log.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Self
 from tests.registries.access import OWN_AGENT, Seen, classify
 from tests.registries.client import Answer, Authorize, Client
 
-START_WITHIN = 20.0  # seconds; a busy machine
+START_WITHIN = 20.0  # seconds; enough for a busy machine
 _serial = itertools.count(1)
 
 # Apache's combined format; the last group is the user agent.
@@ -29,9 +29,9 @@ _COMBINED = re.compile(r'"([A-Z]+) (\S+) HTTP/[\d.]+" (\d+) (\d+) "[^"]*" "([^"]
 
 
 class RegistryProcess(ABC):
-    """Starts and stops on one port of 127.0.0.1, which the system chooses and a restart keeps. Use with `with`.
+    """Runs on a port of 127.0.0.1 that the system chooses and a restart keeps. Use with `with`.
 
-    All files live under `root`/`name`. Methods are for one thread at a time."""
+    All files are in `root`/`name`. Not thread-safe."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
@@ -45,10 +45,10 @@ class RegistryProcess(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """Write the configuration for `self.host` and say how to start; the access log goes to stdout."""
+        """Write the configuration for `self.host` and return the command; the access log goes to stdout."""
 
     def line(self, text: str) -> tuple[Seen, str] | None:
-        """A line of the access log and the user agent that asked. Here: Apache's combined format."""
+        """Parse a line of the access log, and return the user agent too. Here: Apache's combined format."""
         found = _COMBINED.search(text)
         if not found:
             return None
@@ -58,11 +58,11 @@ class RegistryProcess(ABC):
         return seen, agent
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """With what our own client connects; None: plain."""
+        """Return the TLS context of the tests' own client; None: no TLS."""
         return None
 
     def authorize(self) -> Authorize | None:
-        """How our own client gets in; it may do everything."""
+        """Return the Authorization of the tests' own client, which may do everything."""
         return None
 
     # ---- where it is
@@ -86,7 +86,7 @@ class RegistryProcess(ABC):
         return self._process.pid
 
     def client(self) -> Client:
-        """A fresh connection for our own requests; use with `with`."""
+        """Return a new connection of the tests' own client; use with `with`."""
         return Client(self.host, tls=self.tls_context(), authorize=self.authorize())
 
     # ---- life
@@ -102,11 +102,12 @@ class RegistryProcess(ABC):
         self.close()
 
     def close(self) -> None:
-        """End it for good."""
+        """Stop it permanently."""
         self.stop()
 
     def start(self) -> Self:
-        """Start, on the same port if there was one, and wait until it answers. Raises RuntimeError with its words."""
+        """Start on the same port as before, if any, and wait for an answer. Raises RuntimeError with the process's
+        output."""
         keep, end = self.port, time.monotonic() + START_WITHIN
         while True:
             self.port = keep or _free_port()
@@ -120,15 +121,15 @@ class RegistryProcess(ABC):
                 raise RuntimeError(f"registry {self.name} did not start: {said[:800]}")
 
     def stop(self) -> None:
-        """Ask it to end; its data stay."""
+        """Stop the process; its data remain."""
         self._end(subprocess.Popen.terminate)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the process with SIGKILL."""
         self._end(subprocess.Popen.kill)
 
     def restart(self) -> None:
-        """Kill it and start it again on its port."""
+        """Kill the process and start it again on its port."""
         self.kill()
         self.start()
 
@@ -144,48 +145,49 @@ class RegistryProcess(ABC):
             process.wait()
 
     def _answers(self, end: float) -> bool:
-        """Wait until a request of ours is in *its* log: so it is not somebody else who has the port."""
+        """Wait until a request is in the log of *this* process, so that it is not another process that has the port."""
         process = self._process
         while process and process.poll() is None and time.monotonic() < end:
             if _accepts(self.port) and self._probe(within=1.0):
                 return True
-            time.sleep(0.005)  # between two looks at a process that is starting
+            time.sleep(0.005)  # between two checks of a starting process
         return False
 
     # ---- what it was asked
 
     def mark(self) -> None:
-        """Requests before this moment no longer count."""
+        """Exclude earlier requests from the counts."""
         self.settle()
         self._offset = self.log.stat().st_size
 
     def requests(self) -> list[Seen]:
-        """Everything asked since `mark`, but for our own requests, in the order in which it was answered."""
+        """Return the requests since `mark` in the order of their responses, without those of the tests' own client."""
         self.settle()
         return self.read_log()
 
     def read_log(self) -> list[Seen]:
-        """The same, of what is in the log by now: asks nothing, so it may lack the latest."""
+        """Return the same from the log so far, without a request; the latest may be missing."""
         with self.log.open("rb") as lines:
             lines.seek(self._offset)
             read = [self.line(line.decode(errors="replace")) for line in lines]
         return [found[0] for found in read if found and not found[1].startswith(OWN_AGENT)]
 
     def counts(self, *, status: int | None = None) -> Counter[str]:
-        """How many requests of each kind since `mark`, with any status or with this one."""
+        """Return the number of requests of each kind since `mark`, with any status or with this one."""
         return Counter(seen.kind for seen in self.requests() if status in (None, seen.status))
 
     def writes(self) -> list[Seen]:
-        """The requests since `mark` that change something."""
+        """Return the requests since `mark` that change something."""
         return [seen for seen in self.requests() if seen.method not in ("GET", "HEAD")]
 
     def settle(self) -> None:
-        """Wait until whatever was answered is in the log. Twice, as a line may be written just after its answer."""
+        """Wait until everything that was answered is in the log. Done twice, because a line may be written after its
+        response."""
         if self.running and not (self._probe(5.0) and self._probe(5.0)):
             raise RuntimeError(f"the access log of {self.name} does not settle")
 
     def _probe(self, within: float) -> bool:
-        """Ask something recognisable and wait for its line."""
+        """Send a recognisable request and wait for its line in the log."""
         agent = f"{OWN_AGENT} probe-{next(_serial)}."
         position = self.log.stat().st_size
         with suppress(OSError), Client(self.host, tls=self.tls_context(), agent=agent, timeout=within) as client:
@@ -214,7 +216,7 @@ class RegistryProcess(ABC):
 
 
 def eventually(condition: Callable[[], bool], within: float, step: float = 0.002) -> bool:
-    """Look at `condition` until it is true. False: it was not within so many seconds."""
+    """Wait until `condition` is true; return False on a timeout (seconds)."""
     end = time.monotonic() + within
     while not condition():
         if time.monotonic() > end:
@@ -230,6 +232,6 @@ def _free_port() -> int:
 
 
 def _accepts(port: int) -> bool:
-    """Whether somebody listens; a socket that met itself (both ends on this port) is nobody."""
+    """Whether a process listens; a socket connected to itself (both ends on this port) does not count."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0 and probe.getsockname() != probe.getpeername()

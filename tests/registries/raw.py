@@ -1,4 +1,4 @@
-"""Requests that are not ours: they count and meet the faults. As bytes, where a client would interpret, or whole."""
+"""Requests that do not count as the tests' own, so they are logged and get faults: as raw bytes, or by a client."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from tests.registries.client import Answer, Client
 from tests.registries.scripted import ScriptedRegistry
 
-_WAIT = 10.0  # seconds until a test is told that nothing came
+_WAIT = 10.0  # seconds until a read fails
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """The bytes, how the connection ended (`FIN`, `RST`), and how long it took, in seconds."""
+    """The received bytes, how the connection ended (`FIN`, `RST`), and the duration in seconds."""
 
     data: bytes
     end: str
@@ -34,7 +34,7 @@ class Received:
 
 
 def connect(host: str) -> socket.socket:
-    """A plain connection to `host:port`."""
+    """Open a plain connection to `host:port`."""
     address, _, port = host.rpartition(":")
     return socket.create_connection((address, int(port)), _WAIT)
 
@@ -48,7 +48,7 @@ def ask(host: str, method: str, path: str, *, body: bytes = b"", headers: str = 
         with connect(host) as connection:
             received, end = _exchange(connection, head.encode() + body)
     except ConnectionResetError:
-        received, end = b"", "RST"  # on connecting already
+        received, end = b"", "RST"  # already while connecting
     return Received(received, end, time.monotonic() - started)
 
 
@@ -57,7 +57,7 @@ def _exchange(connection: socket.socket, request: bytes) -> tuple[bytes, str]:
     try:
         connection.sendall(request)
     except ConnectionError:
-        end = "RST"  # what was answered before may still be read
+        end = "RST"  # an earlier response can still be read
     try:
         while piece := connection.recv(1 << 16):
             received += piece
@@ -67,13 +67,13 @@ def _exchange(connection: socket.socket, request: bytes) -> tuple[bytes, str]:
 
 
 def stranger(registry: ScriptedRegistry) -> Client:
-    """A client without credentials that is not ours."""
+    """Return a client without credentials whose requests count."""
     context = registry.tls.client_context() if registry.tls else None
     return Client(registry.host, tls=context, agent="stranger")
 
 
 def once(registry: ScriptedRegistry, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-    """One request of a stranger on a connection of its own. headers: with `_` for `-`."""
+    """Send one request on its own connection. headers: with `_` for `-`."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     with stranger(registry) as client:
         return client.ask(method, path, body=body, headers=sent)

@@ -19,11 +19,11 @@ from tests.registries.tokens import TokenService
 
 
 class RealRegistry(Damage, RegistryProcess):
-    """A docker-registry on a loopback port, its files under `root`/`name`, what it stores in `storage` until `close`.
+    """A docker-registry on a loopback port. Its files are in `root`/`name`; its content is in `storage` until `close`.
 
-    users: name -> password, asked for by Basic authentication. tokens: the token service that it believes instead.
-    tls: whose certificate it shows; client_certificates: and wants one of its clients. schema1: takes such manifests.
-    settings: of its configuration file, merged over ours."""
+    users: name -> password, for Basic authentication. tokens: a token service instead. tls: the authority of its
+    certificate; client_certificates: require one from clients. schema1: accept such manifests. settings: merged over
+    the configuration file."""
 
     def __init__(
         self,
@@ -98,7 +98,8 @@ class RealRegistry(Damage, RegistryProcess):
 
 
 def htpasswd_line(name: str, password: str) -> str:
-    """A line of htpasswd; the cheapest cost that bcrypt knows. The password goes by stdin: nobody sees it in `ps`."""
+    """Return a line of htpasswd with the lowest cost of bcrypt. The password goes by stdin, so that it is not in
+    `ps`."""
     command = ["htpasswd", "-Bin", "-C", "4", name]
     made = subprocess.run(command, input=password, capture_output=True, text=True, check=True, timeout=30)
     return made.stdout.strip() + "\n"

@@ -1,4 +1,4 @@
-"""Folders for what registries store: in memory where there is plenty, as docker-registry waits for the disk a lot."""
+"""Directories for the storage of registries: in memory if there is enough, because docker-registry syncs often."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = "mirror-tests"
 
 
 def scratch(fallback: Path) -> TemporaryDirectory[str]:
-    """A new folder, in memory or else under `fallback`; `cleanup` removes it."""
+    """Return a new directory in memory, or else below `fallback`; `cleanup` removes it."""
     if not MEMORY.is_dir() or not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < _PLENTY:
         return TemporaryDirectory(dir=fallback, prefix="storage-")
     _remove_those_of_the_dead()
@@ -22,7 +22,7 @@ def scratch(fallback: Path) -> TemporaryDirectory[str]:
 
 
 def _remove_those_of_the_dead() -> None:
-    """A test run that was killed has left its folders, and they are memory."""
+    """Remove the directories of killed test runs, which take memory."""
     for folder in MEMORY.glob(f"{_NAME}-*-*"):
         owner = folder.name.removeprefix(f"{_NAME}-").partition("-")[0]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():

@@ -1,4 +1,4 @@
-"""A registry that does what it is told: stateful, strict, over real HTTP/1.1, with fault rules and a request log."""
+"""A configurable registry: stateful, strict, over real HTTP/1.1, with fault rules and a request log."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from tests.support.images import Graph
 class ScriptedRegistry:
     """Use with `with`. It listens on a port that the system chooses; `stop` and `start` keep port and content.
 
-    users: name -> password; alone: Basic. bearer: Bearer, with a token service of its own at /auth/token, or `tokens`:
-    another one. tls: whose certificate it shows. address: another loopback address is another host. features: keywords
-    of `Features`. Everything that our own client sends is neither counted nor faulted."""
+    users: name -> password; alone: Basic. bearer: Bearer, with its own token service at /auth/token; or `tokens`:
+    another service. tls: the authority of its certificate. address: another loopback address makes it another host.
+    features: keywords of `Features`. Requests of the tests' own client are not counted and get no faults."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ScriptedRegistry:
         self.name, self.tls, self.users = name, tls, dict(users or {})
         self.features = Features(**features)
         self.storage, self.journal, self.faults = Storage(), Journal(), Faults()
-        self.v1: V1 | None = None  # speaks that protocol too
+        self.v1: V1 | None = None  # supports v1 as well
         self.hook: Hook | None = None  # sees each request first, and may answer it
         inbuilt = bearer and tokens is None
         self.tokens = TokenService(users=users, realm="inbuilt") if inbuilt else tokens
@@ -71,7 +71,7 @@ class ScriptedRegistry:
         self.stop()
 
     def start(self) -> Self:
-        """Listen, on the same port if there was one."""
+        """Listen, on the same port as before, if any."""
         context = self.tls.server_context() if self.tls else None
         self._listener = Listener(
             self._serve, name=self.name, tls=context, address=self._address, port=self._port, greet=self._greet
@@ -80,12 +80,12 @@ class ScriptedRegistry:
         return self
 
     def stop(self) -> None:
-        """Cut all connections and listen no more; who connects is refused."""
+        """Abort all connections and stop listening; new connections are refused."""
         if self._listener:
             self._listener.stop()
 
     def cut_connections(self) -> None:
-        """Cut all open connections, and go on listening."""
+        """Abort all open connections, and keep listening."""
         self._listening.abort_connections()
 
     @property
@@ -104,27 +104,28 @@ class ScriptedRegistry:
 
     @property
     def connections(self) -> int:
-        """How many were ever accepted."""
+        """The number of connections accepted so far."""
         return self._listening.accepted
 
     # ---- telling it what to do
 
     def fault(self, kind: str, **rule: Any) -> Fault:
-        """Add a rule; the fields of `Fault` say which requests and how: `fault("GET blob", nth=2, cut_after=1024)`."""
+        """Add a rule. The fields of `Fault` define which requests and how: `fault("GET blob", nth=2,
+        cut_after=1024)`."""
         return self.faults.add(Fault(kind, **rule))
 
     def load(self, repository: str, graph: Graph) -> Repository:
-        """Put a graph in, without a request. -> what it holds now, to be changed at will"""
+        """Load a graph without a request. Return the repository's content, which may be changed at will."""
         return self.storage.load(repository, graph)
 
     def create(self, repository: str) -> Repository:
-        """An empty repository."""
+        """Create an empty repository."""
         with self.storage.lock:
             return self.storage.make(repository)
 
     @property
     def uploads(self) -> list[Upload]:
-        """Sessions that were neither committed nor cancelled."""
+        """Return the upload sessions that were neither committed nor cancelled."""
         with self.storage.lock:
             return list(self.storage.uploads.values())
 
@@ -147,7 +148,7 @@ class ScriptedRegistry:
         return self.journal.writes()
 
     def client(self, *, agent: str = OWN_AGENT) -> Client:
-        """A connection for our own requests; with another agent it counts, and meets the faults."""
+        """Return a client of the tests; with another agent, its requests count and get faults."""
         return Client(self.host, tls=self._context, authorize=self._authorize(), agent=agent)
 
     def tags(self, repository: str) -> list[str]:
@@ -182,7 +183,7 @@ class ScriptedRegistry:
             sender.hold(fault.stall)
         if fault.raw is not None:
             connection.sendall(fault.raw)
-            connection.recv(1 << 16)  # what the client began with; else the close would be a reset
+            connection.recv(1 << 16)  # read what the client began to send; else close() would reset the connection
         if fault.reset:
             reset(connection)
         return not (fault.raw is not None or fault.reset)
@@ -205,7 +206,7 @@ class ScriptedRegistry:
         return classify(incoming.method, self._path(incoming.target))
 
     def _path(self, target: str) -> str:
-        """Where sessions live under a prefix of their own: the path that they would have below /v2/."""
+        """Return the path below /v2/ of an upload session that has another prefix."""
         prefix = self.features.upload_prefix
         if not prefix or not target.startswith(prefix):
             return target
@@ -214,7 +215,7 @@ class ScriptedRegistry:
         return f"/v2/{repository}/blobs/uploads/{session}{mark}{query}"
 
     def _exchange(self, sender: Sender, incoming: Incoming, target: Target, logged: Logged) -> bool:
-        """One request. -> whether the connection can be used again."""
+        """Handle one request. Return whether the connection can be used again."""
         fault = None if logged.ours else self.faults.take(target)
         if fault and fault.early:
             return self._refuse_early(sender, incoming, target, logged, fault)
@@ -258,8 +259,8 @@ class ScriptedRegistry:
         )
 
     def _whole(self, incoming: Incoming, target: Target, connection: int, fault: Fault | None) -> Request:
-        """The request with its body, or with what a fault lets through of it. Of a PATCH that is cut, the session may
-        keep what came."""
+        """Return the request with the part of its body that a fault lets through. The session may keep the bytes of a
+        truncated PATCH."""
         request, body = self._request(incoming, target, connection), bytearray()
         limit = fault.cut_request_after if fault else None
         cut = limit is not None

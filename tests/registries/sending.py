@@ -1,4 +1,4 @@
-"""A reply on the wire, whole or as a fault wants it: cut at a byte, reset, standing still, dripping."""
+"""Sends a reply completely, or as a fault says: truncated at a byte, reset, stalled, slow."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tests.registries.faults import FOREVER, Fault
 from tests.registries.http1 import head_bytes
 from tests.registries.listener import abort, reset
 
-_TICK = 0.02  # seconds between two looks at whether the server stops, or two drips
+_TICK = 0.02  # seconds between two checks whether the server stops, or between two bytes of a slow reply
 _HINT = b"HTTP/1.1 103 Early Hints\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Sends on one connection. stopping: set when the server ends, which ends every wait."""
+    """Sends on one connection. stopping: set when the server stops, which ends every wait."""
 
     connection: socket.socket
     stopping: threading.Event
 
     def send(self, reply: Reply, *, bodiless: bool, fault: Fault | None) -> bool:
-        """-> whether the connection can be used again."""
+        """Send a reply. Return whether the connection can be used again."""
         head, body = head_bytes(reply), b"" if bodiless else reply.body
         if fault is None:
             self.connection.sendall(head + body)
@@ -41,7 +41,7 @@ class Sender:
         return self.cut(fault) if end is not None else True
 
     def cut(self, fault: Fault | None = None) -> bool:
-        """End the connection, with RST if the fault says so."""
+        """Close the connection, with RST if the fault says so."""
         if fault and fault.reset:
             reset(self.connection)
         else:
@@ -52,22 +52,22 @@ class Sender:
         self.stopping.wait(seconds)
 
     def hold(self, until: threading.Event) -> None:
-        """Stand still until the event, or the end of the server."""
+        """Wait for the event, or until the server stops."""
         while not until.wait(_TICK) and not self.stopping.is_set():
             pass
 
     def hold_before(self, fault: Fault) -> None:
-        """Stand still before the request is carried out, if the fault says so."""
+        """Stall before the request is carried out, if the fault says so."""
         if fault.stall and fault.stall_after is None and not fault.after:
             self.hold(fault.stall)
 
     def hold_after(self, fault: Fault) -> None:
-        """Or after it, before the reply."""
+        """Stall after the request was carried out, before the reply."""
         if fault.stall and fault.stall_after is None and fault.after:
             self.hold(fault.stall)
 
     def _informational(self, count: float) -> bool:
-        """False: it is all that the client gets."""
+        """Send the informational replies. Return False if the client gets nothing else."""
         sent = 0
         while sent < count and not self.stopping.is_set():
             self.connection.sendall(_HINT)
@@ -99,7 +99,7 @@ class Sender:
 
 
 def _end(fault: Fault, head: int, whole: int) -> int | None:
-    """How many bytes go out; None: all, and the connection lives."""
+    """Return how many bytes to send; None: all, and the connection stays open."""
     if fault.cut_head_after is not None:
         return min(fault.cut_head_after, head)
     if fault.cut_after is not None:

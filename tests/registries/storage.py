@@ -1,4 +1,4 @@
-"""What the scripted registry holds: plain dictionaries, shown to tests as they are."""
+"""The content of the scripted registry: dictionaries that tests may read and change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.images import Body, Graph
 
 @dataclass(slots=True)
 class Upload:
-    """A session. state: changes with each answer; only the newest Location is good."""
+    """An upload session. state: changes with each response; only the newest Location is valid."""
 
     id: str
     repository: str
@@ -25,7 +25,7 @@ class Upload:
 
 @dataclass(slots=True)
 class Repository:
-    """blobs: digests that are linked here. manifests: by digest. tags: name -> digest."""
+    """blobs: digests that are linked in the repository. manifests: by digest. tags: name -> digest."""
 
     blobs: set[str] = field(default_factory=set)
     manifests: dict[str, Body] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Repository:
 
 
 class Storage:
-    """Repositories, the bytes of blobs, and upload sessions. Hold `lock` to change more than one thing at once."""
+    """Repositories, the bytes of blobs, and upload sessions. Hold `lock` while changing more than one thing."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -43,7 +43,7 @@ class Storage:
         self._ids = itertools.count(1)
 
     def load(self, repository: str, graph: Graph) -> Repository:
-        """Put a graph in, without a request."""
+        """Add the content of a graph, without a request."""
         with self.lock:
             home = self.repositories.setdefault(repository, Repository())
             self.bytes.update(graph.blobs)
@@ -67,7 +67,7 @@ class Storage:
         self.make(repository).blobs.add(digest)
 
     def manifest(self, repository: str, reference: str) -> tuple[str, Body] | None:
-        """-> digest and manifest"""
+        """Return digest and manifest."""
         home = self.find(repository)
         if not home:
             return None
@@ -81,7 +81,7 @@ class Storage:
         return upload
 
     def referrers(self, repository: str, digest: str) -> list[dict[str, Any]]:
-        """Descriptors of the manifests whose subject is `digest`."""
+        """Return the descriptors of the manifests whose subject is `digest`."""
         found = []
         home = self.find(repository)
         for own, body in (home.manifests if home else {}).items():
@@ -95,20 +95,21 @@ class Storage:
         return found
 
     def is_referred_to(self, repository: str, blob: str) -> bool:
-        """Whether a manifest of the repository names the blob."""
+        """Whether a manifest of the repository refers to the blob."""
         home = self.find(repository)
         manifests = home.manifests.values() if home else ()
         return any(blob in named(json.loads(body.data))[1] for body in manifests)
 
     def lacking(self, repository: str, document: dict[str, Any]) -> list[str]:
-        """Digests of what a manifest names and the repository does not have; layers with urls may be elsewhere."""
+        """Return the digests that a manifest refers to and the repository does not have; layers with urls may be
+        missing."""
         home = self.make(repository)
         children, blobs = named(document)
         return [*(set(children) - set(home.manifests)), *(set(blobs) - home.blobs)]
 
 
 def named(document: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Digests of the manifests and of the blobs that a manifest names."""
+    """Return the digests of the manifests and of the blobs that a manifest refers to."""
     children = [child["digest"] for child in document.get("manifests") or []]
     blobs: Iterable[dict[str, Any]] = [
         *([document["config"]] if "config" in document else []),
@@ -119,5 +120,5 @@ def named(document: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:
-    """The digest of `data`. Raises ValueError for an algorithm that hashlib does not know."""
+    """Return the digest of `data`. Raises ValueError for an algorithm that hashlib does not know."""
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"

@@ -1,4 +1,4 @@
-"""The scripted registry can do to a connection what networks do: exactly at a byte, once, or for ever."""
+"""Fault rules of the scripted registry for connections: at an exact byte, once or forever."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATH = f"/v2/app/blobs/{BLOB}"
 
 @pytest.fixture
 def registry(scripted: ScriptedFactory) -> ScriptedRegistry:
-    """Holds the blob DATA and an image."""
+    """A registry with the blob DATA and an image."""
     made: ScriptedRegistry = scripted()
     graph = Graph("faults")
     graph.blob(DATA)
@@ -37,7 +37,7 @@ def get(registry: ScriptedRegistry, method: str = "GET", path: str = PATH) -> Re
     return ask(registry.host, method, path)
 
 
-def test_a_reply_can_be_cut_at_every_byte_of_its_head(registry: ScriptedRegistry) -> None:
+def test_a_reply_can_be_truncated_at_every_byte_of_its_head(registry: ScriptedRegistry) -> None:
     whole = get(registry, "HEAD").data
     for length in range(len(whole)):
         registry.fault("HEAD blob", cut_head_after=length)
@@ -47,7 +47,7 @@ def test_a_reply_can_be_cut_at_every_byte_of_its_head(registry: ScriptedRegistry
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("length", [0, 1, 1024, len(DATA) - 1])
-def test_a_body_can_be_cut_at_any_byte(registry: ScriptedRegistry, length: int, reset: bool) -> None:
+def test_a_reply_body_can_be_truncated_at_any_byte(registry: ScriptedRegistry, length: int, reset: bool) -> None:
     registry.fault("GET blob", cut_after=length, reset=reset)
     cut = get(registry)
     assert f"content-length: {len(DATA)}".encode() in cut.head.lower()
@@ -55,7 +55,7 @@ def test_a_body_can_be_cut_at_any_byte(registry: ScriptedRegistry, length: int, 
 
 
 @pytest.mark.parametrize(("after", "stored"), [(False, False), (True, True)])
-def test_a_reset_before_any_answer_leaves_the_request_done_or_not(
+def test_a_reset_before_the_reply_can_come_before_or_after_carrying_out_the_request(
     registry: ScriptedRegistry, after: bool, stored: bool
 ) -> None:
     registry.fault("PUT upload", reset=True, after=after)
@@ -68,7 +68,7 @@ def test_a_reset_before_any_answer_leaves_the_request_done_or_not(
 
 
 @pytest.mark.parametrize(("keeps", "kept"), [(False, 0), (True, 1000)])
-def test_a_request_body_can_be_cut(scripted: ScriptedFactory, keeps: bool, kept: int) -> None:
+def test_a_request_body_can_be_truncated(scripted: ScriptedFactory, keeps: bool, kept: int) -> None:
     registry = scripted(keeps_partial=keeps)
     with registry.client() as client:
         location = client.ask("POST", "/v2/app/blobs/uploads/").headers["location"]
@@ -80,13 +80,13 @@ def test_a_request_body_can_be_cut(scripted: ScriptedFactory, keeps: bool, kept:
     assert kept == len(registry.uploads[0].data)
 
 
-def test_a_refusal_can_come_before_the_body_is_read(registry: ScriptedRegistry) -> None:
+def test_a_reply_can_be_sent_before_the_body_is_read(registry: ScriptedRegistry) -> None:
     registry.fault("PATCH upload", early=True, status=413, body=b"too large")
     refused = ask(registry.host, "PATCH", "/v2/app/blobs/uploads/x", body=DATA)
     assert (413, b"too large", 0) == (refused.status, refused.body, registry.log[-1].body_length)
 
 
-def test_a_reply_can_stand_still_until_it_is_released(registry: ScriptedRegistry) -> None:
+def test_a_reply_can_be_stalled_until_it_is_released(registry: ScriptedRegistry) -> None:
     release = threading.Event()
     fault = registry.fault("GET blob", stall=release, stall_after=100)
     address = registry.host.split(":")
@@ -106,7 +106,7 @@ def test_a_reply_can_stand_still_until_it_is_released(registry: ScriptedRegistry
     assert DATA == received.partition(b"\r\n\r\n")[2]
 
 
-def test_a_request_can_stand_still_before_and_after_it_is_carried_out(registry: ScriptedRegistry) -> None:
+def test_a_request_can_be_stalled_before_and_after_it_is_carried_out(registry: ScriptedRegistry) -> None:
     release = threading.Event()
     registry.fault("PUT manifest", stall=release)
     registry.fault("PUT manifest", nth=2, stall=release, after=True)
@@ -131,7 +131,7 @@ def test_a_request_can_stand_still_before_and_after_it_is_carried_out(registry: 
     assert registry.journal.wait_idle()
 
 
-def test_what_stands_still_ends_with_the_registry(scripted: ScriptedFactory) -> None:
+def test_stalled_requests_end_with_the_registry(scripted: ScriptedFactory) -> None:
     registry = scripted()
     fault = registry.fault("GET ping", stall=threading.Event())
     with connect(registry.host) as connection:
@@ -142,14 +142,14 @@ def test_what_stands_still_ends_with_the_registry(scripted: ScriptedFactory) -> 
 
 
 @pytest.mark.parametrize(("drip", "seconds"), [({"drip": 102_400}, 0.09), ({"drip_head": 102_400}, 0.09)], ids=str)
-def test_a_reply_can_drip(registry: ScriptedRegistry, drip: dict[str, float], seconds: float) -> None:
+def test_a_reply_can_be_sent_slowly(registry: ScriptedRegistry, drip: dict[str, float], seconds: float) -> None:
     registry.fault("GET blob", **drip)
     dripped = get(registry)
     assert DATA == dripped.body
     assert seconds < dripped.seconds
 
 
-def test_a_flood_of_informational_replies(registry: ScriptedRegistry) -> None:
+def test_any_number_of_informational_replies_can_be_sent(registry: ScriptedRegistry) -> None:
     registry.fault("GET blob", informational=3)
     flooded = get(registry)
     assert 3 == flooded.data.count(b"HTTP/1.1 103 Early Hints\r\n\r\n")
@@ -163,7 +163,7 @@ def test_a_flood_of_informational_replies(registry: ScriptedRegistry) -> None:
     assert b" 200 " not in received
 
 
-def test_replies_without_a_length_in_chunks_or_in_any_bytes(registry: ScriptedRegistry) -> None:
+def test_replies_can_be_sent_without_a_length_in_chunks_or_as_raw_bytes(registry: ScriptedRegistry) -> None:
     registry.fault("GET blob", change=close_delimited)
     registry.fault("GET blob", nth=2, change=chunked)
     registry.fault("GET blob", nth=3, raw=b"SSH-2.0-nothing\r\n")
@@ -176,7 +176,7 @@ def test_replies_without_a_length_in_chunks_or_in_any_bytes(registry: ScriptedRe
 
 
 @pytest.mark.parametrize("status", [502, 503])
-def test_bursts_of_bad_gateways(registry: ScriptedRegistry, status: int) -> None:
+def test_a_rule_can_answer_several_requests_with_502(registry: ScriptedRegistry, status: int) -> None:
     registry.fault("* blob", times=3, status=status, body=b"<html>Bad Gateway</html>")
     assert [status] * 3 + [200] == [get(registry).status for _ in range(4)]
 
@@ -189,7 +189,7 @@ def test_a_connection_can_be_reset_before_a_request(registry: ScriptedRegistry) 
     assert DATA == get(registry).body
 
 
-def test_a_connection_can_be_half_open(registry: ScriptedRegistry) -> None:
+def test_a_connection_can_be_accepted_and_never_answered(registry: ScriptedRegistry) -> None:
     registry.fault("connect", stall=threading.Event())
     with connect(registry.host) as connection:
         connection.sendall(f"GET {PATH} HTTP/1.1\r\n\r\n".encode())
@@ -201,7 +201,7 @@ def test_a_connection_can_be_half_open(registry: ScriptedRegistry) -> None:
         assert b"" == connection.recv(1)
 
 
-def test_a_tls_handshake_can_end_in_an_alert_or_in_nothing(scripted: ScriptedFactory, authority: Authority) -> None:
+def test_a_tls_handshake_can_fail_with_an_alert_or_stall(scripted: ScriptedFactory, authority: Authority) -> None:
     registry = scripted(tls=authority)
     registry.fault("connect", raw=TLS_ALERT)
     registry.fault("connect", nth=2, raw=b"")
@@ -232,7 +232,7 @@ def test_tls_can_end_without_a_close_notify(scripted: ScriptedFactory, authority
     assert DATA[:10] == received.partition(b"\r\n\r\n")[2]
 
 
-def test_rules_apply_from_the_nth_match_so_many_times_to_what_they_name() -> None:
+def test_a_rule_applies_from_its_nth_match_for_a_number_of_times() -> None:
     faults = Faults()
     rule = faults.add(Fault("PUT blob", repository="app", nth=2, times=2))
     other = faults.add(Fault("* upload", reference="x", times=FOREVER))
@@ -249,7 +249,7 @@ def test_rules_apply_from_the_nth_match_so_many_times_to_what_they_name() -> Non
     assert (2, 3) == (rule.hits, other.hits)
 
 
-def test_our_own_requests_meet_no_fault(registry: ScriptedRegistry) -> None:
+def test_the_tests_own_requests_get_no_fault(registry: ScriptedRegistry) -> None:
     fault = registry.fault("*", times=FOREVER, status=500)
     assert ["v1"] == registry.tags("app")
     assert not fault.fired.is_set()

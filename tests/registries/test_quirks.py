@@ -1,7 +1,7 @@
-"""The scripted registry can play what real registries do: tokens, limits, blobs, listings, manifests.
+"""The scripted registry can imitate real registries: tokens, limits, blobs, listings, manifests.
 
-Each section is an item of the list of faults that a test registry must be able to play; mounts and uploads (3 to 7) are
-in test_quirks_uploads.py, connections (11) in test_faults.py."""
+Mounts and uploads are in test_quirks_uploads.py, connections in test_faults.py.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.images import OCI_INDEX, OCI_MANIFEST, Graph
 
 
 def filled(registry: ScriptedRegistry) -> tuple[str, str]:
-    """-> digests of a blob and of the manifest `v1` in the repository `app`"""
+    """Fill the repository `app`; return the digests of a blob and of the manifest `v1`."""
     graph = Graph("quirks")
     made = graph.image("v1")
     registry.load("app", graph)
@@ -41,14 +41,14 @@ def filled(registry: ScriptedRegistry) -> tuple[str, str]:
     ],
     ids=["life", "no life", "access_token"],
 )
-def test_the_answer_of_a_token_service(options: dict[str, Any], has: set[str]) -> None:
+def test_the_response_of_a_token_service(options: dict[str, Any], has: set[str]) -> None:
     with TokenService(**options) as tokens, Client(tokens.realm.split("/")[2]) as client:
         answer = client.ask("GET", "/auth/token?scope=repository:app:pull", want=(200,)).json()
     assert has == set(answer)
     assert options.get("life") in (None, answer.get("expires_in"))
 
 
-def test_a_service_that_honours_only_the_last_scope() -> None:
+def test_a_token_service_can_honour_only_the_last_scope() -> None:
     with TokenService(last_scope_only=True) as tokens, Client(tokens.realm.split("/")[2]) as client:
         path = "/auth/token?scope=repository:a:pull&scope=repository:b:pull"
         access, alive = tokens.access_of(client.ask("GET", path).json()["token"])
@@ -58,7 +58,7 @@ def test_a_service_that_honours_only_the_last_scope() -> None:
         assert 2 == len(tokens.asked)
 
 
-def test_identity_tokens_by_the_post_form() -> None:
+def test_identity_tokens_are_issued_by_post() -> None:
     with TokenService(users={"acme": "secret"}) as tokens, Client(tokens.realm.split("/")[2]) as client:
         form = b"grant_type=password&username=acme&password=secret&access_type=offline&scope=repository:a:pull"
         first = client.ask("POST", "/auth/token", body=form, want=(200,)).json()
@@ -68,7 +68,7 @@ def test_identity_tokens_by_the_post_form() -> None:
         assert [False, True] == [asked.identity for asked in tokens.asked]
 
 
-def test_challenges_say_the_scope_that_is_needed_or_a_placeholder(scripted: ScriptedFactory) -> None:
+def test_challenges_have_the_needed_scope_or_a_placeholder(scripted: ScriptedFactory) -> None:
     registry = scripted(bearer=True)
     challenge = once(registry, "POST", "/v2/app/blobs/uploads/?mount=sha256:0&from=base").headers["www-authenticate"]
     assert 'scope="repository:app:pull,push repository:base:pull"' in challenge
@@ -101,7 +101,7 @@ def test_an_expired_token_is_a_challenge_or_a_plain_403(scripted: ScriptedFactor
 
 
 @pytest.mark.parametrize("wait", ["1", "Wed, 21 Oct 2065 07:28:00 GMT", None])
-def test_429_with_any_retry_after_or_none(scripted: ScriptedFactory, wait: str | None) -> None:
+def test_429_can_have_any_retry_after_or_none(scripted: ScriptedFactory, wait: str | None) -> None:
     registry = scripted()
     filled(registry)
     headers = [("Content-Type", "text/plain"), *([("Retry-After", wait)] if wait else [])]
@@ -123,7 +123,7 @@ def test_a_quota_counts_get_but_not_head(scripted: ScriptedFactory) -> None:
 # ---- 8. blobs
 
 
-def test_blobs_on_another_host_that_wants_no_credentials(scripted: ScriptedFactory) -> None:
+def test_blobs_can_be_redirected_to_a_host_that_refuses_credentials(scripted: ScriptedFactory) -> None:
     registry = scripted()
     blob, _ = filled(registry)
     with BlobHost(registry.storage) as other, Client(other.host, agent="raw") as client:
@@ -139,7 +139,7 @@ def test_blobs_on_another_host_that_wants_no_credentials(scripted: ScriptedFacto
         assert ["GET", "GET", "HEAD", "GET"] == [request.method for request in other.seen]
 
 
-def test_bodies_that_are_wrong_short_or_whole_although_a_part_was_asked_for(scripted: ScriptedFactory) -> None:
+def test_bodies_can_be_wrong_truncated_or_complete_despite_a_range(scripted: ScriptedFactory) -> None:
     registry = scripted()
     blob, _ = filled(registry)
     path, data = f"/v2/app/blobs/{blob}", registry.storage.bytes[blob]
@@ -164,7 +164,7 @@ def test_bodies_that_are_wrong_short_or_whole_although_a_part_was_asked_for(scri
 
 
 def tagged(registry: ScriptedRegistry, count: int) -> list[str]:
-    """`count` tags for one image. -> their names"""
+    """Give one image `count` tags; return their names."""
     graph = Graph("tags")
     made = graph.image()
     names = sorted(f"v{number:05}" for number in range(count))
@@ -183,13 +183,13 @@ def test_pages_lead_to_every_tag(scripted: ScriptedFactory, features: dict[str, 
     assert features.get("opaque_link", False) == ("next_page=" in registry.log[-1].path)
 
 
-def test_fifty_thousand_tags_in_one_answer(scripted: ScriptedFactory) -> None:
+def test_a_page_can_have_fifty_thousand_tags(scripted: ScriptedFactory) -> None:
     registry = scripted()
     names = tagged(registry, 50_000)
     assert names == once(registry, "GET", "/v2/app/tags/list").json()["tags"]
 
 
-def test_pages_without_a_link_absolute_links_loops_and_too_large_a_page(scripted: ScriptedFactory) -> None:
+def test_pages_can_have_no_link_absolute_links_loops_and_size_limits(scripted: ScriptedFactory) -> None:
     registry = scripted(page=2, link=False, max_n=1000)
     tagged(registry, 3)
     answer = once(registry, "GET", "/v2/app/tags/list")
@@ -204,7 +204,7 @@ def test_pages_without_a_link_absolute_links_loops_and_too_large_a_page(scripted
     assert f'<{registry.url}/v2/app/tags/list?last=v00000&n=1>; rel="next"' == link
 
 
-def test_listings_that_are_refused_or_hold_invalid_names(scripted: ScriptedFactory) -> None:
+def test_listings_can_be_refused_or_have_invalid_names(scripted: ScriptedFactory) -> None:
     registry = scripted()
     _, manifest = filled(registry)
     registry.fault("GET tags", status=403)
@@ -217,7 +217,7 @@ def test_listings_that_are_refused_or_hold_invalid_names(scripted: ScriptedFacto
 # ---- 10. manifests
 
 
-def test_tags_that_are_written_once(scripted: ScriptedFactory) -> None:
+def test_tags_can_be_immutable(scripted: ScriptedFactory) -> None:
     registry = scripted(immutable_tags=True)
     filled(registry)
     body = registry.manifest("app", "v1").body
@@ -232,14 +232,16 @@ def test_tags_that_are_written_once(scripted: ScriptedFactory) -> None:
     [({}, 400), ({"sparse_indexes": True}, 201), ({"media_types": (OCI_MANIFEST,)}, 415), ({"max_manifest": 9}, 413)],
     ids=str,
 )
-def test_an_index_without_its_children(scripted: ScriptedFactory, features: dict[str, Any], status: int) -> None:
+def test_an_index_can_be_accepted_without_its_children(
+    scripted: ScriptedFactory, features: dict[str, Any], status: int
+) -> None:
     registry, graph = scripted(**features), Graph("childless")
     index = graph.platforms("v1")
     body = graph.manifests[index.digest].data
     assert status == once(registry, "PUT", "/v2/app/manifests/v1", body, Content_Type=OCI_INDEX).status
 
 
-def test_manifests_without_a_digest_header_or_converted_for_old_clients(scripted: ScriptedFactory) -> None:
+def test_manifests_can_lack_a_digest_header_or_be_converted_for_old_clients(scripted: ScriptedFactory) -> None:
     graph = Graph("old")
     old = graph.schema1(name="app")
     registry = scripted(schema1_for=graph.manifests[old.digest].data.decode(), content_digest=False)
@@ -250,7 +252,7 @@ def test_manifests_without_a_digest_header_or_converted_for_old_clients(scripted
     assert (old.media_type, graph.manifests[old.digest].data) == (converted.headers["content-type"], converted.body)
 
 
-def test_what_is_not_supported_or_not_created(scripted: ScriptedFactory) -> None:
+def test_methods_can_be_unsupported_and_repositories_must_be_created(scripted: ScriptedFactory) -> None:
     registry = scripted(needs_creation=True)
     _, manifest = filled(registry)
     assert 405 == once(registry, "DELETE", "/v2/app/manifests/v1").status
@@ -267,7 +269,7 @@ def test_what_is_not_supported_or_not_created(scripted: ScriptedFactory) -> None
 # ---- whatever else
 
 
-def test_hooks_answer_and_changes_alter(scripted: ScriptedFactory) -> None:
+def test_hooks_answer_requests_and_change_replies(scripted: ScriptedFactory) -> None:
     registry = scripted()
     filled(registry)
 

@@ -1,4 +1,4 @@
-"""The scripted registry can play what real registries do: mounts, chunks, Locations, commits (see test_quirks.py)."""
+"""The scripted registry can imitate real registries: mounts, chunks, Locations, commits (see test_quirks.py)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UPLOADS = "/v2/app/blobs/uploads/"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
-def test_a_mount_that_is_refused(scripted: ScriptedFactory, status: int) -> None:
+def test_a_mount_can_be_refused(scripted: ScriptedFactory, status: int) -> None:
     registry = scripted()
     blob, _ = filled(registry)
     registry.fault("POST mount", status=status)
@@ -28,7 +28,7 @@ def test_a_mount_that_is_refused(scripted: ScriptedFactory, status: int) -> None
     assert [status, 201] == [once(registry, "POST", path).status for _ in range(2)]
 
 
-def test_mounts_that_open_a_session_lie_or_need_a_manifest_first(scripted: ScriptedFactory) -> None:
+def test_mounts_can_open_a_session_falsely_succeed_or_need_a_manifest(scripted: ScriptedFactory) -> None:
     registry = scripted(mounts=False)
     blob, _ = filled(registry)
     path = f"/v2/other/blobs/uploads/?mount={blob}&from=app"
@@ -62,7 +62,7 @@ def test_mounts_that_open_a_session_lie_or_need_a_manifest_first(scripted: Scrip
     ],
     ids=str,
 )
-def test_a_chunk(
+def test_chunk_sizes_and_their_order_are_checked(
     scripted: ScriptedFactory,
     features: dict[str, Any],
     fault: dict[str, Any],
@@ -80,7 +80,7 @@ def test_a_chunk(
 
 
 @pytest.mark.parametrize(("accept", "range_said"), [(0, "0-0"), (4, "0-3")])
-def test_a_stream_of_which_less_is_taken(scripted: ScriptedFactory, accept: int, range_said: str) -> None:
+def test_only_a_part_of_a_stream_can_be_accepted(scripted: ScriptedFactory, accept: int, range_said: str) -> None:
     registry = scripted()
     registry.fault("PATCH upload", accept=accept)
     opened = once(registry, "POST", UPLOADS)
@@ -88,7 +88,7 @@ def test_a_stream_of_which_less_is_taken(scripted: ScriptedFactory, accept: int,
     assert (202, range_said, accept) == (answer.status, answer.headers["range"], len(registry.uploads[0].data))
 
 
-def test_a_replica_that_does_not_know_the_session(scripted: ScriptedFactory) -> None:
+def test_a_replica_can_lack_an_upload_session(scripted: ScriptedFactory) -> None:
     registry = scripted()
     registry.fault("PATCH upload", nth=2, status=404)
     location = once(registry, "POST", UPLOADS).headers["location"]
@@ -100,7 +100,7 @@ def test_a_replica_that_does_not_know_the_session(scripted: ScriptedFactory) -> 
     assert [202, 404, 202] == statuses
 
 
-def test_413_comes_as_html_from_a_proxy(scripted: ScriptedFactory) -> None:
+def test_413_can_be_html_from_a_proxy(scripted: ScriptedFactory) -> None:
     registry = scripted(max_body=9)
     location = once(registry, "POST", UPLOADS).headers["location"]
     answer = once(registry, "PUT", f"{location}&digest={sha256(b'0123456789')}", b"0123456789")
@@ -120,12 +120,14 @@ def test_413_comes_as_html_from_a_proxy(scripted: ScriptedFactory) -> None:
     ],
     ids=["relative", "http behind https", "other host"],
 )
-def test_locations(scripted: ScriptedFactory, authority: Authority, said: Any, pattern: str) -> None:
+def test_locations_can_have_many_forms(
+    scripted: ScriptedFactory, authority: Authority, said: Any, pattern: str
+) -> None:
     registry = scripted(tls=authority, locations=said)
     assert re.fullmatch(pattern, once(registry, "POST", UPLOADS).headers["location"])
 
 
-def test_sessions_under_another_path_whose_location_changes_with_each_answer(scripted: ScriptedFactory) -> None:
+def test_upload_sessions_can_change_their_location_with_each_response(scripted: ScriptedFactory) -> None:
     registry = scripted(upload_prefix="/artifacts-uploads/namespaces/")
     first = once(registry, "POST", UPLOADS).headers["location"]
     second = once(registry, "PATCH", first, b"abc").headers["location"]
@@ -136,7 +138,7 @@ def test_sessions_under_another_path_whose_location_changes_with_each_answer(scr
     assert ["POST upload", "PATCH upload", "PATCH upload", "PUT upload"] == [seen.kind for seen in registry.requests()]
 
 
-def test_sessions_with_cookies(scripted: ScriptedFactory) -> None:
+def test_upload_sessions_can_need_cookies(scripted: ScriptedFactory) -> None:
     registry = scripted()
     registry.fault("POST upload", after=True, headers=[("Set-Cookie", "route=replica-2; Path=/")])
     answer = once(registry, "POST", UPLOADS)
@@ -148,7 +150,7 @@ def test_sessions_with_cookies(scripted: ScriptedFactory) -> None:
 # ---- 6. the closing PUT
 
 
-def test_a_commit_whose_answer_is_lost_is_a_commit_and_then_404(scripted: ScriptedFactory) -> None:
+def test_a_commit_with_a_lost_response_is_carried_out_and_then_404(scripted: ScriptedFactory) -> None:
     registry = scripted()
     lost = registry.fault("PUT upload", after=True, reset=True)
     path = f"{once(registry, 'POST', UPLOADS).headers['location']}&digest={sha256(b'abc')}"
@@ -159,7 +161,7 @@ def test_a_commit_whose_answer_is_lost_is_a_commit_and_then_404(scripted: Script
     assert 404 == once(registry, "PUT", path, b"abc").status
 
 
-def test_a_slow_commit_and_one_that_wants_a_body(scripted: ScriptedFactory) -> None:
+def test_a_commit_can_be_slow_or_need_a_body(scripted: ScriptedFactory) -> None:
     registry = scripted(empty_commit=False)
     slow = registry.fault("PUT upload", nth=2, delay=0.15)
     location = once(registry, "PATCH", once(registry, "POST", UPLOADS).headers["location"], b"abc").headers["location"]
@@ -174,7 +176,7 @@ def test_a_slow_commit_and_one_that_wants_a_body(scripted: ScriptedFactory) -> N
 
 
 @pytest.mark.parametrize("status", [204, 400, 404, 405])
-def test_the_status_of_an_upload(scripted: ScriptedFactory, status: int) -> None:
+def test_the_status_of_an_upload_session(scripted: ScriptedFactory, status: int) -> None:
     registry = scripted(upload_status=status)
     location = once(registry, "PATCH", once(registry, "POST", UPLOADS).headers["location"], b"abc").headers["location"]
     answer = once(registry, "GET", location)

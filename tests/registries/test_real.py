@@ -1,4 +1,4 @@
-"""Real registries: they start, tell what they were asked, can be damaged, and leave nothing behind."""
+"""Real registries: they start, log requests, can be damaged, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.seeding import push, seed
 
 
 def everything(name: str = "everything") -> Graph:
-    """A graph with a bit of everything that docker-registry takes."""
+    """A graph with every kind of content that docker-registry accepts."""
     graph = Graph(name)
     index = graph.platforms("v1", "latest")
     graph.index("nested", children=[index])
@@ -35,7 +35,7 @@ def everything(name: str = "everything") -> Graph:
     return graph
 
 
-def test_whatever_is_pushed_is_there_byte_for_byte(source: RealRegistry) -> None:
+def test_pushed_content_is_stored_byte_for_byte(source: RealRegistry) -> None:
     graph = everything()
     push(source, "team/app", graph)
     found = assert_whole(source)
@@ -43,7 +43,7 @@ def test_whatever_is_pushed_is_there_byte_for_byte(source: RealRegistry) -> None
     assert graph.manifests[graph.tags["v1"]].data == source.manifest("team/app", "v1").body
 
 
-def test_a_signed_schema1_manifest_is_believed_and_signed_anew(registry_factory: RegistryFactory) -> None:
+def test_a_signed_schema1_manifest_is_accepted_and_signed_again(registry_factory: RegistryFactory) -> None:
     registry, graph = registry_factory(schema1=True), Graph("old")
     made = graph.schema1("v1", name="app")
     push(registry, "app", graph)
@@ -55,7 +55,7 @@ def test_a_signed_schema1_manifest_is_believed_and_signed_anew(registry_factory:
     assert_equal(registry, "app", registry)
 
 
-def test_the_log_tells_what_others_asked_and_leaves_our_own_requests_out(source: RealRegistry) -> None:
+def test_the_log_has_all_requests_except_those_of_the_tests_own_client(source: RealRegistry) -> None:
     push(source, "app", everything())
     assert [] == source.requests()
     with Client(source.host, agent="somebody") as client:
@@ -83,7 +83,7 @@ def test_a_restart_keeps_port_and_content(source: RealRegistry) -> None:
         client.tags("app")
 
 
-def test_one_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_a_registry_that_cannot_start_reports_why(tmp_path: Path) -> None:
     broken = RealRegistry(tmp_path, settings={"storage": {"filesystem": {"maxthreads": "many"}}})
     with pytest.raises(RuntimeError, match="maxthreads"):
         broken.start()
@@ -92,13 +92,13 @@ def test_one_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert not broken.storage.exists()
 
 
-def test_a_port_that_somebody_took_is_exchanged_for_another(registry_factory: RegistryFactory) -> None:
+def test_a_port_in_use_is_replaced_by_another(registry_factory: RegistryFactory) -> None:
     ports = {registry_factory().port for _ in range(4)}
     assert 4 == len(ports)
 
 
 @pytest.mark.parametrize("damage", ["blob", "bytes", "manifest", "truncated", "flipped"])
-def test_damage_is_seen_by_the_walker_and_can_be_mended(source: RealRegistry, damage: str) -> None:
+def test_damage_is_detected_by_the_oracle_and_can_be_repaired(source: RealRegistry, damage: str) -> None:
     graph = Graph("damage")
     index = graph.platforms("v1")
     push(source, "app", graph)
@@ -139,7 +139,7 @@ def test_open_upload_sessions_are_counted(source: RealRegistry) -> None:
     assert [] == source.uploads("app")
 
 
-def test_basic_authentication_lets_only_users_in(registry_factory: RegistryFactory) -> None:
+def test_basic_authentication_admits_only_users(registry_factory: RegistryFactory) -> None:
     registry = registry_factory(users={"acme": "correct horse"})
     push(registry, "app", everything())
     with Client(registry.host) as nobody:
@@ -149,11 +149,11 @@ def test_basic_authentication_lets_only_users_in(registry_factory: RegistryFacto
     assert "correct horse" not in (registry.folder / "users.htpasswd").read_text()
 
 
-def test_tokens_are_issued_counted_and_believed(tmp_path: Path, registry_factory: RegistryFactory) -> None:
+def test_tokens_are_issued_counted_and_accepted(tmp_path: Path, registry_factory: RegistryFactory) -> None:
     with TokenService(tmp_path, users={"acme": "secret"}) as tokens:
         registry = registry_factory(tokens=tokens)
         push(registry, "app", everything())
-        assert [] == tokens.asked  # our own requests need no service
+        assert [] == tokens.asked  # the tests' own requests do not need the token service
         skopeo("inspect", "--tls-verify=false", "--creds", "acme:secret", f"docker://{registry.host}/app:v1")
         assert {("acme", ("repository:app:pull",))} == {(asked.user, asked.scopes) for asked in tokens.asked}
         with pytest.raises(AssertionError, match=r"unauthorized|authentication|denied|401"):
@@ -161,7 +161,7 @@ def test_tokens_are_issued_counted_and_believed(tmp_path: Path, registry_factory
         assert 401 == tokens.asked[-1].status
 
 
-def test_a_token_lives_as_long_as_it_says(tmp_path: Path, registry_factory: RegistryFactory) -> None:
+def test_a_token_expires_at_its_stated_time(tmp_path: Path, registry_factory: RegistryFactory) -> None:
     with TokenService(tmp_path, life=-1) as tokens, Client(tokens.realm.split("/")[2]) as service:
         registry = registry_factory(tokens=tokens)
         push(registry, "app", everything())
@@ -192,7 +192,7 @@ def test_tls_and_client_certificates(tmp_path: Path, registry_factory: RegistryF
         nobody.tags("app")
 
 
-def test_skopeo_sees_the_same_digests_as_our_client(source: RealRegistry, tmp_path: Path) -> None:
+def test_skopeo_gets_the_same_digests_as_the_tests_own_client(source: RealRegistry, tmp_path: Path) -> None:
     graph = everything()
     push(source, "app", graph)
     for tag in ("v1", "docker", "list", "hollow"):
@@ -201,12 +201,12 @@ def test_skopeo_sees_the_same_digests_as_our_client(source: RealRegistry, tmp_pa
         assert graph.manifests[graph.tags[tag]].data == (copied / "manifest.json").read_bytes()
 
 
-def test_many_images_share_layers_over_repositories(source: RealRegistry) -> None:
+def test_many_images_share_layers_across_repositories(source: RealRegistry) -> None:
     seeded = seed(source, "team/app", repositories=3, images=2, tags=4, layers=4, shared=0.5, index=True)
     assert ["team/app-0", "team/app-1", "team/app-2"] == seeded.repositories
     assert 12 == len(seeded.tags)
     assert seeded.tags["team/app-0", "v0"] == seeded.tags["team/app-0", "v2"]
-    # Of each platform: 2 layers of all images, and 2 of its own for each; a config for each.
+    # For each platform: 2 layers shared by all images, and 2 layers and a config of each image's own.
     assert 2 * (2 + 6 * 2 + 6) == len(seeded.blobs)
     assert 4 == len(seeded.shared)
     found = assert_whole(source)

@@ -1,4 +1,4 @@
-"""The scripted registry when nothing goes wrong: strict, stateful, believed by skopeo."""
+"""The scripted registry without faults: strict, stateful, accepted by skopeo."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def filled(registry: ScriptedRegistry, name: str = "scripted") -> Graph:
     return graph
 
 
-def test_what_is_pushed_over_http_and_what_is_loaded_is_the_same(scripted: ScriptedFactory) -> None:
+def test_pushed_and_loaded_content_is_the_same(scripted: ScriptedFactory) -> None:
     one, two = scripted(), scripted()
     graph = filled(one)
     push(two, "app", graph)
@@ -43,7 +43,7 @@ def test_what_is_pushed_over_http_and_what_is_loaded_is_the_same(scripted: Scrip
     [{}, {"users": USERS}, {"users": USERS, "bearer": True}, {"fresh_locations": False}, {"mounts": False}],
     ids=str,
 )
-def test_skopeo_copies_into_it_and_out_of_it(scripted: ScriptedFactory, options: dict[str, object]) -> None:
+def test_skopeo_copies_into_and_out_of_the_registry(scripted: ScriptedFactory, options: dict[str, object]) -> None:
     source, target = scripted(**options), scripted(**options)
     filled(source)
     login = ["--src-creds", "acme:password", "--dest-creds", "acme:password"] if "users" in options else []
@@ -54,7 +54,7 @@ def test_skopeo_copies_into_it_and_out_of_it(scripted: ScriptedFactory, options:
     assert [] == target.uploads
 
 
-def test_skopeo_trusts_it_over_tls(scripted: ScriptedFactory, authority: Authority) -> None:
+def test_skopeo_copies_over_tls(scripted: ScriptedFactory, authority: Authority) -> None:
     registry = scripted(tls=authority, users=USERS, bearer=True)
     filled(registry)
     folder = authority.ca.parent / "skopeo"
@@ -71,7 +71,7 @@ def test_many_images_can_be_seeded_and_walked(scripted: ScriptedFactory) -> None
     assert seeded.tags == assert_whole(registry).tags
 
 
-def test_the_log_has_everything_about_a_request(scripted: ScriptedFactory) -> None:
+def test_the_log_has_all_properties_of_a_request(scripted: ScriptedFactory) -> None:
     registry = scripted()
     filled(registry)
     with registry.client(agent="somebody") as client:
@@ -90,7 +90,7 @@ def test_the_log_has_everything_about_a_request(scripted: ScriptedFactory) -> No
     assert [] == registry.log
 
 
-def test_a_chunked_upload_goes_from_location_to_location(scripted: ScriptedFactory) -> None:
+def test_a_chunked_upload_follows_the_locations(scripted: ScriptedFactory) -> None:
     registry = scripted()
     with registry.client() as client:
         first = client.ask("POST", "/v2/app/blobs/uploads/", want=(202,)).headers["location"]
@@ -104,7 +104,7 @@ def test_a_chunked_upload_goes_from_location_to_location(scripted: ScriptedFacto
         assert 400 == client.ask("PUT", f"{second}&digest={sha256(b'abcX')}", body=b"d").status
 
 
-def test_a_blob_in_one_post_or_in_sha512(scripted: ScriptedFactory) -> None:
+def test_a_blob_can_be_uploaded_by_one_post_and_with_sha512(scripted: ScriptedFactory) -> None:
     registry = scripted()
     digest = digest_of(b"abc", "sha512")
     with registry.client() as client:
@@ -112,7 +112,7 @@ def test_a_blob_in_one_post_or_in_sha512(scripted: ScriptedFactory) -> None:
         assert b"abc" == client.blob("app", digest).body
 
 
-def test_a_mount_links_what_is_there_and_opens_a_session_otherwise(scripted: ScriptedFactory) -> None:
+def test_a_mount_links_an_existing_blob_or_opens_a_session(scripted: ScriptedFactory) -> None:
     registry = scripted()
     blob = next(iter(filled(registry).blobs))
     with registry.client() as client:
@@ -122,7 +122,7 @@ def test_a_mount_links_what_is_there_and_opens_a_session_otherwise(scripted: Scr
     assert [] == registry.uploads  # the session was cancelled
 
 
-def test_a_manifest_must_find_what_it_names(scripted: ScriptedFactory) -> None:
+def test_everything_that_a_manifest_refers_to_must_exist(scripted: ScriptedFactory) -> None:
     registry = scripted()
     graph = Graph("lonely")
     made = graph.image("v1")
@@ -136,7 +136,7 @@ def test_a_manifest_must_find_what_it_names(scripted: ScriptedFactory) -> None:
         assert 400 == client.ask("PUT", path, headers=sent, body=b"{").status
 
 
-def test_the_referrers_api_lists_what_has_the_subject(scripted: ScriptedFactory) -> None:
+def test_the_referrers_api_lists_manifests_by_subject(scripted: ScriptedFactory) -> None:
     registry, graph = scripted(referrers=True), Graph("subject")
     subject = graph.image("v1")
     sbom = graph.referrer(subject, kind="application/vnd.example.sbom.v1")
@@ -157,7 +157,7 @@ def test_the_referrers_api_lists_what_has_the_subject(scripted: ScriptedFactory)
     assert tag_of(subject) in registry.tags("app")
 
 
-def test_deleting_a_manifest_takes_its_tags_along(scripted: ScriptedFactory) -> None:
+def test_deleting_a_manifest_deletes_its_tags(scripted: ScriptedFactory) -> None:
     registry = scripted()
     graph = filled(registry)
     with registry.client() as client:
@@ -169,7 +169,7 @@ def test_deleting_a_manifest_takes_its_tags_along(scripted: ScriptedFactory) -> 
     assert [tag for tag in sorted(graph.tags) if tag.startswith("sha256")] == registry.tags("app")
 
 
-def test_a_stopped_one_refuses_and_comes_back_on_its_port(scripted: ScriptedFactory) -> None:
+def test_a_stopped_registry_refuses_connections_and_restarts_on_its_port(scripted: ScriptedFactory) -> None:
     registry = scripted()
     filled(registry)
     host = registry.host

@@ -1,4 +1,4 @@
-"""The relay and the proxy: they carry everything, slow it down, hold it, count it, change it."""
+"""The TCP relay and the HTTP proxy: they forward, slow down, stall, count and change traffic."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def graph() -> Graph:
     return made
 
 
-def test_a_pipe_carries_everything_and_remembers_how_it_began(source: RealRegistry) -> None:
+def test_a_pipe_forwards_everything_and_records_the_first_bytes(source: RealRegistry) -> None:
     push(source, "app", graph())
     with Pipe(source.port) as pipe, Client(pipe.host) as client:
         assert source.manifest("app", "v1").body == client.manifest("app", "v1").body
@@ -38,14 +38,14 @@ def test_a_pipe_carries_everything_and_remembers_how_it_began(source: RealRegist
         assert pipe.moved > len(source.manifest("app", "v1").body)
 
 
-def test_a_pipe_is_as_slow_as_it_is_told(source: RealRegistry) -> None:
+def test_a_pipe_has_the_given_rate(source: RealRegistry) -> None:
     with Pipe(source.port, rate=500_000) as pipe, Client(pipe.host) as client:
         started = time.monotonic()
         client.put_blob("app", bytes(100_000))
         assert 0.15 < time.monotonic() - started
 
 
-def test_a_frozen_pipe_thaws(source: RealRegistry) -> None:
+def test_a_frozen_pipe_continues_after_thaw(source: RealRegistry) -> None:
     with Pipe(source.port) as pipe, connect(pipe.host) as connection:
         pipe.freeze()
         connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -57,7 +57,7 @@ def test_a_frozen_pipe_thaws(source: RealRegistry) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_a_pipe_whose_registry_is_gone_closes_and_one_that_stops_cuts(source: RealRegistry) -> None:
+def test_a_pipe_closes_if_its_registry_is_gone_and_aborts_when_it_stops(source: RealRegistry) -> None:
     with Pipe(source.port) as pipe:
         with connect(pipe.host) as idle:
             assert eventually(lambda: pipe.open == 1, 5)
@@ -78,7 +78,7 @@ def _until_end(connection: socket.socket) -> None:
         raise ConnectionResetError("reset or closed")
 
 
-def test_a_front_counts_and_measures_but_changes_nothing(source: RealRegistry, scripted: ScriptedFactory) -> None:
+def test_a_front_counts_requests_and_changes_nothing(source: RealRegistry, scripted: ScriptedFactory) -> None:
     push(source, "app", graph())
     target = scripted()
     with Front(source.port) as near, Front(int(target.host.split(":")[1])) as far:
@@ -91,7 +91,7 @@ def test_a_front_counts_and_measures_but_changes_nothing(source: RealRegistry, s
         assert {200, 201, 202, 404} >= {entry.status for entry in far.journal.entries}
 
 
-def test_a_hook_answers_instead_of_the_registry(source: RealRegistry) -> None:
+def test_a_hook_can_answer_instead_of_the_registry(source: RealRegistry) -> None:
     def refuse(request: Request) -> Reply | None:
         return json_reply(503, {}, ("Retry-After", "1")) if request.kind == "POST upload" else None
 
@@ -104,7 +104,7 @@ def test_a_hook_answers_instead_of_the_registry(source: RealRegistry) -> None:
     assert ["GET ping"] == list(source.counts())
 
 
-def test_replies_can_be_altered(source: RealRegistry) -> None:
+def test_replies_can_be_changed(source: RealRegistry) -> None:
     def lie(request: Request, reply: Reply) -> Reply:
         return replace(reply, status=404) if request.method == "HEAD" else reply
 
@@ -114,7 +114,7 @@ def test_replies_can_be_altered(source: RealRegistry) -> None:
         assert 200 == client.manifest("app", "v1").status
 
 
-def test_a_blocked_hook_shows_how_many_are_in_flight(scripted: ScriptedFactory) -> None:
+def test_a_blocked_hook_shows_how_many_requests_are_in_progress(scripted: ScriptedFactory) -> None:
     registry, release = scripted(), threading.Event()
 
     def block(request: Request) -> Reply | None:
@@ -151,7 +151,7 @@ def test_a_token_service_on_the_registrys_own_port(
         assert front.journal.counts()["GET token"] == len(tokens.asked)
 
 
-def test_a_registry_behind_a_front_that_dies_is_a_cut_connection(source: RealRegistry) -> None:
+def test_a_front_closes_the_connection_if_its_registry_dies(source: RealRegistry) -> None:
     with Front(source.port) as front:
         source.kill()
         with Client(front.host) as client, pytest.raises(ConnectionError):

@@ -1,4 +1,4 @@
-"""A bearer token service that docker-registry believes: RS256, with the certificate in the token's header."""
+"""A bearer token service that docker-registry accepts: RS256, with the certificate in the token's header."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.registries.listener import Listener
 
 ISSUER, SERVICE = "mirror-tests-issuer", "mirror-tests-registry"
 PATH = "/auth/token"
-LEEWAY = 60  # seconds that docker-registry grants; taken off, so that a token's life is what we say
+LEEWAY = 60  # seconds of leeway in docker-registry; subtracted, so that a token's lifetime is exact
 
 Access = list[dict[str, Any]]
 _ALL = ("pull", "push", "delete")
@@ -36,7 +36,7 @@ _ALL = ("pull", "push", "delete")
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """One request to the service. scopes: as asked. user: empty for nobody. identity: by a refresh token."""
+    """A request to the service. scopes: as requested. user: empty for anonymous. identity: by a refresh token."""
 
     method: str
     status: int
@@ -49,11 +49,11 @@ class TokenRequest:
 class TokenService:
     """Issues tokens on its own port, or (as a hook: call it) inside a proxy or another server. Use with `with`.
 
-    root: a folder for what a real registry must trust. users: name -> password; with any, nobody else gets more than
-    the `anonymous` actions. life: seconds.
-    allow: (user, repository, action) -> bool, a further condition. last_scope_only: of several scopes the last counts.
-    one_scope: more than one scope is a 403. field: `token` or `access_token`. says_life: has `expires_in`.
-    realm: where clients are sent; default: its own port. Everything may be changed between requests."""
+    root: a directory for the files that a real registry must trust. users: name -> password; with any, anonymous
+    requests only get the `anonymous` actions. life: seconds. allow: (user, repository, action) -> bool, an additional
+    condition. last_scope_only: only the last scope counts. one_scope: more than one scope gets 403. field: `token` or
+    `access_token`. says_life: the response has `expires_in`. realm: the URL for clients; default: its own port.
+    Everything may be changed between requests."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class TokenService:
         self.fault: Callable[[Request], Reply | None] | None = None  # may answer instead
         self.asked: list[TokenRequest] = []
         self.issued: list[str] = []
-        self._known: set[str] = set()  # those, and the ones for our own requests
+        self._known: set[str] = set()  # these, and the tokens of the tests' own requests
         self._tls, self._listener = tls, None if realm else self._listen(tls)
         if self._listener:
             self.realm = f"http{'s' if tls else ''}://{self._listener.host}{PATH}"
@@ -100,7 +100,8 @@ class TokenService:
     # ---- for a real registry, and for our own requests to it
 
     def registry_settings(self) -> dict[str, str]:
-        """The `auth.token` section of a docker-registry that trusts us. Raises RuntimeError: we have no folder."""
+        """Return the `auth.token` section of a docker-registry that trusts this service. Raises RuntimeError without
+        `root`."""
         if self._root is None:
             raise RuntimeError("a token service for a real registry needs a folder")
         self._root.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,8 @@ class TokenService:
         return {"realm": self.realm, "service": SERVICE, "issuer": ISSUER, "rootcertbundle": str(bundle)}
 
     def access_of(self, token: str) -> tuple[Access, bool]:
-        """What a token of ours allows, and whether it still lives; nothing for somebody else's."""
+        """Return the access that a token of this service allows, and whether it is still valid; nothing for other
+        tokens."""
         if token not in self._known:
             return [], False
         claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "==="))
@@ -117,7 +119,7 @@ class TokenService:
         return access, time.time() < claims["exp"] + LEEWAY
 
     def own_token(self, repositories: tuple[str, ...]) -> str:
-        """A header that may do everything there; not counted."""
+        """Return a header that allows everything in the repository; not counted."""
         expires, value = self._own.get(repositories, (0.0, ""))
         if expires < time.monotonic():
             access: Access = [
@@ -133,7 +135,7 @@ class TokenService:
     # ---- the service
 
     def __call__(self, request: Request) -> Reply | None:
-        """Answer a request for a token; None for anything else."""
+        """Answer a request for a token; return None for other requests."""
         if request.path != PATH:
             return None
         if self.fault and (reply := self.fault(request)):
@@ -149,7 +151,7 @@ class TokenService:
         return self._grant(user, scopes, form, post=request.method == "POST")
 
     def _who(self, request: Request, form: Mapping[str, list[str]]) -> tuple[str | None, bool]:
-        """-> the user ("" for nobody, None for a wrong password), and whether an identity token said so."""
+        """Return the user ("" for anonymous, None for a wrong password), and whether an identity token was used."""
         refresh = form.get("refresh_token", [""])[0]
         if refresh:
             name = refresh.removeprefix("identity-of-")
@@ -198,7 +200,7 @@ class TokenService:
 
 
 def sign(user: str, access: Iterable[Mapping[str, Any]], life: int) -> str:
-    """A token for `access` that docker-registry takes for `life` seconds."""
+    """Return a token for `access` that docker-registry accepts for `life` seconds."""
     now = int(time.time())
     header = {"typ": "JWT", "alg": "RS256", "x5c": [base64.b64encode(_signer().public_bytes(Encoding.DER)).decode()]}
     claims = {
@@ -225,7 +227,7 @@ def _key() -> rsa.RSAPrivateKey:
 
 @cache
 def _signer() -> x509.Certificate:
-    """Its own root. One for the whole test session: keys are slow to make."""
+    """A root of its own, created once for the test session because keys are slow to generate."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mirror tests token issuer")])
     now = datetime.datetime.now(datetime.UTC)
     return (

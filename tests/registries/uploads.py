@@ -1,4 +1,4 @@
-"""The v2 protocol over a `Storage`: blobs, mounts and upload sessions. Source: distribution-spec v1.1.1."""
+"""The v2 protocol for a `Storage`: blobs, mounts and upload sessions. Source: distribution-spec v1.1.1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HTML = (("Content-Type", "text/html"),)
 
 
 class Blobs:
-    """Handlers; the caller holds the storage's lock."""
+    """Request handlers; the caller holds the storage's lock."""
 
     def __init__(self, storage: Storage, features: Features) -> None:
         self._storage, self._features = storage, features
@@ -128,7 +128,7 @@ class Blobs:
         return Reply(413, _HTML, b"<html><body>413 Request Entity Too Large</body></html>\n")
 
     def _find(self, request: Request, *, any_state: bool = False) -> Upload | Reply:
-        """The session of a Location; the newest one, where they change."""
+        """Return the upload session of a Location; only the newest is valid if they change."""
         identity = request.path.rpartition("/")[2]
         upload = self._storage.uploads.get(identity)
         if upload is None or upload.repository != request.repository:
@@ -174,7 +174,7 @@ class Blobs:
 
 
 def blob_reply(request: Request, data: bytes, *, ranges: bool, digest: Headers = ()) -> Reply:
-    """A blob, or the part of it that Range asks for."""
+    """Return a blob, or the range that was requested."""
     headers = [("Content-Type", "application/octet-stream"), *digest]
     found = _RANGE.fullmatch(request.header("Range") or "") if ranges else None
     if not found or request.method != "GET":

@@ -1,7 +1,7 @@
-"""The v1 protocol for the scripted registry: a standalone registry or one with an index that gives out tokens.
+"""The v1 protocol of the scripted registry: a standalone registry, or one with an index that issues tokens.
 
-It answers as docker-registry 0.9.1 does, with its mistakes about ranges, errors and empty layers
-(docs/old-registries.md). `V1` says where other servers answer differently.
+It answers like docker-registry 0.9.1, including its errors about ranges, statuses and empty layers
+(docs/old-registries.md). `V1` has the options in which other servers differ.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ID = re.compile(r"[0-9a-f]{16}(?:[0-9a-f]{48})?")
 
 @dataclass(slots=True)
 class Image:
-    """checksum: what X-Docker-Checksum-Payload says; None: nothing. size: what X-Docker-Size says."""
+    """checksum: value of X-Docker-Checksum-Payload; None: not sent. size: value of X-Docker-Size."""
 
     json: bytes
     layer: bytes
@@ -37,30 +37,30 @@ class Image:
 
 @dataclass(slots=True)
 class V1:
-    """What it holds, and how it answers; may be changed at any time."""
+    """The content and the behaviour of the server; may be changed at any time."""
 
     images: dict[str, Image] = field(default_factory=dict)
     tags: dict[str, dict[str, Any]] = field(default_factory=dict)  # repository -> tag -> id
     standalone: bool = True
     users: dict[str, str] = field(default_factory=dict)  # name -> password
-    tokens: bool = False  # the index gives out tokens, and nothing is had without one
+    tokens: bool = False  # the index issues tokens, which every request needs
     token_word: bool = False  # they are sent with the word `Token`, as docker-registry does
     endpoints: Sequence[str] = ()  # X-Docker-Endpoints
-    cookie: str = ""  # set by the index, wanted by everything else
+    cookie: str = ""  # set by the index, required by everything else
     ping: Reply = field(default_factory=lambda: json_reply(200, {}, ("X-Docker-Registry-Version", "0.9.1")))
     index: bool = True  # has the list of images of a repository
-    unknown_is_empty: bool = False  # tags of an unknown repository: 200 {} as the Go and Node servers have it
+    unknown_is_empty: bool = False  # tags of an unknown repository: 200 {}, as the Go and Node servers answer
     library: bool = True  # `app` and `library/app` are one repository
     ranges: bool = True
-    ancestries: dict[str, Any] = field(default_factory=dict)  # id -> what is said instead of the truth
-    raw_tags: bytes | None = None  # instead of the list of tags
+    ancestries: dict[str, Any] = field(default_factory=dict)  # id -> a false value to send instead
+    raw_tags: bytes | None = None  # sent instead of the list of tags
 
     # ---- filling it
 
     def image(
         self, layer: bytes = b"", parent: str | None = None, *, seed: str = "", checksum: bool = True, **more: Any
     ) -> str:
-        """Add an image -> its id."""
+        """Add an image; return its id."""
         number = len(self.images)
         image_id = hashlib.sha256(f"{seed}/{number}/{parent}".encode()).hexdigest()
         document: dict[str, Any] = {
@@ -80,7 +80,7 @@ class V1:
         return image_id
 
     def chain(self, *layers: bytes, seed: str = "") -> list[str]:
-        """Images one on the other -> their ids, the base first."""
+        """Add images, each on top of the one before; return their ids, the base first."""
         ids: list[str] = []
         for layer in layers:
             ids.append(self.image(layer, ids[-1] if ids else None, seed=seed))
@@ -186,7 +186,7 @@ class V1:
         if self.ranges:
             headers += (("Accept-Ranges", "bytes"),)
             if not data:
-                return Reply(416, headers)  # a layer of no bytes, whatever is asked for
+                return Reply(416, headers)  # a layer of no bytes, whatever range is requested
             asked = _RANGE.fullmatch(request.header("Range") or "")
             if asked:
                 return self._ranged(data, int(asked[1]), asked[2], headers)
@@ -197,7 +197,7 @@ class V1:
         size = len(data)
         if first == size or (last and int(last) == first):
             return Reply(416, headers)
-        if not last or int(last) >= size:  # a length that is one too big, and then the end
+        if not last or int(last) >= size:  # a length that is one too large, and then the end
             end = size if not last else int(last)
             wrong = (("Content-Length", str(end - first + 1)), ("Connection", "close"))
             return Reply(206, headers + wrong + (("Content-Range", f"{first}-{end}/{size}"),), data[first:])
@@ -210,14 +210,14 @@ def _error(status: int, message: str, *headers: tuple[str, str]) -> Reply:
 
 
 def no_v2(request: Request) -> Reply | None:
-    """A hook: to a server that speaks only v1, the paths of v2 are pages that it does not have."""
+    """A hook: a server that supports only v1 has no pages below /v2/."""
     if request.path.startswith("/v2/"):
         return Reply(404, (("Content-Type", "text/html"),), b"<title>404 Not Found</title>")
     return None
 
 
 def tar(**files: bytes | str) -> bytes:
-    """A tar of files, the names with `__` for `/` and `WH` for whiteouts; a text is a link's target."""
+    """Return a tar of files. In names `__` stands for `/` and `WH` for whiteouts; a string is a link's target."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name, content in files.items():

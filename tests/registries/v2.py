@@ -1,4 +1,4 @@
-"""The v2 protocol over a `Storage`: listings, manifests, referrers. Source: distribution-spec v1.1.1."""
+"""The v2 protocol for a `Storage`: listings, manifests, referrers. Source: distribution-spec v1.1.1."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Handler = Callable[[Request], Reply]
 
 
 class Protocol:
-    """Carries a request out. Thread-safe: one request at a time."""
+    """Carries out requests, one at a time. Thread-safe."""
 
     def __init__(self, storage: Storage, features: Features) -> None:
         self._storage, self._features = storage, features

@@ -1,4 +1,4 @@
-"""Random faults: what a request meets depends on a seed, on what it asks for, and on how often that was asked."""
+"""Random faults: the fault of a request depends on a seed, on the request, and on how often it was sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.registries.faults import CONNECT, Fault, Faults
 _WRITES = ("PUT", "PATCH")
 _RULES: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
     lambda chance: {"reset": True},
-    lambda chance: {"reset": True, "after": True},  # carried out, but the answer is lost
+    lambda chance: {"reset": True, "after": True},  # carried out, but the response is lost
     lambda chance: {"status": chance.choice((500, 502, 503, 504))},
     lambda chance: {"status": 429, "headers": [("Retry-After", str(chance.choice((0, 0, 0, 1))))]},
     lambda chance: {"after": True, "cut_after": chance.randrange(2000)},
@@ -27,10 +27,9 @@ _RULES: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
 
 
 class Weather(Faults):
-    """Faults for a share of the requests of a scripted registry. lies: also listings that answer 404 wrongly.
+    """Faults for a fraction of the requests of a scripted registry. lies: listings may also get a false 404.
 
-    `calm` turns the faults off; `at` has an action carried out at the n-th request, before it or after it. Thread-safe.
-    """
+    `calm` turns the faults off; `at` runs an action before or after the n-th request. Thread-safe."""
 
     def __init__(self, seed: str, share: float, *, lies: bool = False) -> None:
         super().__init__()
@@ -45,12 +44,12 @@ class Weather(Faults):
         self.calm = False
 
     def at(self, count: int, action: Callable[[], None], *, after: bool) -> None:
-        """Call `action` once, at the request number `count` from now on; after: when it has been carried out."""
+        """Call `action` once, at the request number `count` from now on. after: when it has been carried out."""
         with self._guard:
             self._left, self._action, self._after = count, action, after
 
     def disarm(self) -> None:
-        """The action is not carried out any more."""
+        """Remove the action."""
         with self._guard:
             self._action = None
 

@@ -1,4 +1,4 @@
-"""What stands between the tool and a registry: a TCP relay, and an HTTP proxy that counts and meddles."""
+"""Relays between the tool and a registry: a TCP relay, and an HTTP proxy that counts and changes requests."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from tests.registries.listener import Listener, abort, close
 
 _BLOCK = 1 << 14
 _HOPS = {"connection", "keep-alive", "transfer-encoding", "expect", "te", "upgrade"}
-_TICK = 0.02  # seconds between two looks at whether we stop
+_TICK = 0.02  # seconds between two checks for a stop
 
 
 class Pipe:
     """A TCP relay to a port of 127.0.0.1. Use with `with`.
 
-    rate: bytes a second, of all connections and both directions together; None: as fast as it goes. first: the first
-    bytes that each connection brought; a connection that brought none has b"". tls: whose certificate the registry
-    behind shows, for config files; bytes pass as they are."""
+    rate: bytes per second, of all connections and both directions together; None: unlimited. first: the first bytes of
+    each connection; b"" if there were none. tls: the authority of the registry behind it, for config files; bytes are
+    forwarded unchanged."""
 
     def __init__(
         self, port: int, *, rate: float | None = None, address: str = "127.0.0.1", tls: Authority | None = None
     ) -> None:
         self.upstream, self.rate, self.tls = port, rate, tls
         self.first: list[bytes] = []
-        self.moved = 0  # bytes, both ways
+        self.moved = 0  # bytes, both directions
         self._lock, self._next = threading.Lock(), 0.0
         self._flowing = threading.Event()
         self._flowing.set()
@@ -59,7 +59,7 @@ class Pipe:
 
     @property
     def connections(self) -> int:
-        """How many were ever accepted."""
+        """The number of connections accepted so far."""
         return self._listener.accepted
 
     @property
@@ -67,7 +67,7 @@ class Pipe:
         return self._listener.open
 
     def freeze(self) -> None:
-        """Connections are accepted and stay open, nothing moves."""
+        """Stall: connections are accepted and stay open, but no bytes are forwarded."""
         self._flowing.clear()
 
     def thaw(self) -> None:
@@ -102,7 +102,7 @@ class Pipe:
             abort(end)
 
     def _may_move(self, size: int) -> bool:
-        """Wait for one's turn. False: we stop."""
+        """Wait for permission to forward; return False if the relay stops."""
         stopping = self._listener.stopping
         while not self._flowing.wait(_TICK):
             if stopping.is_set():
@@ -116,11 +116,11 @@ class Pipe:
 
 
 class Front:
-    """An HTTP proxy before a port of 127.0.0.1. Use with `with`.
+    """An HTTP proxy for a port of 127.0.0.1. Use with `with`.
 
-    hook: sees each request (without its body) and may answer it, or block. alter: sees the request and the registry's
-    whole reply, and says what is sent instead. journal: every request, and the most that were in flight at once.
-    upstream may be set later; tls: what clients see, the registry behind is plain."""
+    hook: gets each request (without its body) and may answer it, or block. alter: gets the request and the registry's
+    complete reply, and returns the reply to send. journal: every request, and the maximum number in progress at once.
+    upstream may be set later. tls: for clients; the registry behind it has none."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class Front:
 
     @property
     def most_in_flight(self) -> int:
-        """Requests at once since `journal.mark()`."""
+        """The maximum number of requests in progress at once since `journal.mark()`."""
         return self.journal.most_in_flight
 
     @property
@@ -180,7 +180,7 @@ class Front:
                     try:
                         again = self._exchange(client, server, incoming, entry)
                     except http.client.HTTPException:
-                        return  # the registry went away: so do we
+                        return  # the registry closed its connection, so close this one
                     finally:
                         entry.body_length = incoming.received
                         self.journal.end(entry)
@@ -192,7 +192,7 @@ class Front:
     def _exchange(
         self, client: socket.socket, server: http.client.HTTPConnection, incoming: Incoming, entry: Logged
     ) -> bool:
-        """One request. -> whether the connection can be used again"""
+        """Handle one request. Return whether the connection can be used again."""
         request = Request(
             incoming.method,
             incoming.target,
@@ -217,7 +217,7 @@ class Front:
         return self._relay(client, response, headers, entry) and incoming.keeps_alive
 
     def _answer(self, client: socket.socket, incoming: Incoming, entry: Logged, reply: Reply) -> bool:
-        """Send a reply of our own."""
+        """Send a reply of the proxy itself."""
         body = b"" if incoming.method == "HEAD" else reply.body
         entry.body_length, entry.status, entry.size = incoming.received, reply.status, len(body)
         self.journal.end(entry)
@@ -227,7 +227,7 @@ class Front:
     def _relay(
         self, client: socket.socket, response: http.client.HTTPResponse, headers: Headers, entry: Logged
     ) -> bool:
-        """Send a reply on as it comes. -> whether its end is known without closing"""
+        """Forward a reply as it arrives. Return whether its end is known without closing the connection."""
         bare = entry.method == "HEAD" or response.status in (204, 304)
         known = bare or response.getheader("Content-Length") is not None
         sent = headers if known else [*headers, ("Connection", "close")]

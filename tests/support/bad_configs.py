@@ -1,7 +1,7 @@
-"""Bad configurations: each is refused with exit code 2 before any request, at a place, with a remedy.
+"""Invalid configurations. Each is refused with exit code 2 before any request, with a position and a hint.
 
-Data only, so that the same table is run through `load` and through the command line. No host named here is
-ever contacted.
+This module has only data, so that the same table is used for `load` and for the command line. No host in it is ever
+contacted.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 
 HEAD = "version: 1\n"
 MIRROR = "mirrors:\n- source: a.example.com/app\n  targets: [b.example.com/app]\n"
-# What a message may never hold; every case that plants a secret plants this one.
+# Text that no message may contain; every case with a secret uses it.
 CANARY = "hunter2-canary"
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """at: `line:column` of the first problem; empty: of no line. says: in the message, all of them.
+    """at: `line:column` of the first problem; empty if it has no position. says: texts that the message must contain.
 
-    files: written beside the configuration before it is read. secrets: `validate` only warns, unless it gets
-    `--secrets`. fixed: what the message says to replace, and by what, where it says it in words; then the file is
-    valid."""
+    files: written beside the configuration before it is read. secrets: `validate` only warns, unless called with
+    `--secrets`. fixed: the text that the message says to replace, and the replacement; the result is valid."""
 
     id: str
     text: str | bytes
@@ -814,7 +813,7 @@ def _top(keys: str) -> str:
     return f"{HEAD}{keys}\n{MIRROR}"
 
 
-# Every key that has no effect yet, with a value of the right type and one of a wrong type. Where: `top`, `registry`,
+# Every key without an effect yet, with a value of the right type and one of a wrong type. Position: `top`, `registry`,
 # `mirror` or `tags`.
 LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("top", "notify", "[{url: 'https://x.example.com/y', on: [failed], format: slack}]", "me"),
@@ -855,7 +854,7 @@ _LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {
 
 
 def later(where: str, key: str, value: str) -> str:
-    """A configuration with this key at one of the places of `LATER_KEYS`."""
+    """Return a configuration with this key at one of the positions of `LATER_KEYS`."""
     return _LATER[where][0](f"{key}: {value}")
 
 

@@ -1,4 +1,4 @@
-"""Bundles without a run: graphs of tests.images, brought to a store as sync brings them."""
+"""Bundles without a run: image graphs (tests/support/images.py) written to a store in the order of a sync."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def work() -> Work:
 
 
 class Bytes:
-    """A BlobReader over bytes, in small pieces. after: bytes after which reading raises `error`."""
+    """A BlobReader over bytes that returns small pieces. after: number of bytes after which reading raises `error`."""
 
     def __init__(self, data: bytes, *, piece: int = 1000, error: Exception | None = None, after: int = 0) -> None:
         self.size: int | None = len(data)
@@ -53,7 +53,7 @@ def manifests_of(graph: Graph) -> dict[str, Manifest]:
 
 
 def comings(graph: Graph, repository: str = "app", references: Iterable[str] | None = None) -> list[Coming]:
-    """What a run would tell of: every tag of the graph, or `references` (tags or digests)."""
+    """Return the images that a run would pass to `begin`: every tag of the graph, or `references` (tags or digests)."""
     every = manifests_of(graph)
 
     def below(digest: str) -> dict[str, Manifest]:
@@ -71,7 +71,7 @@ def comings(graph: Graph, repository: str = "app", references: Iterable[str] | N
 
 
 def bring(bundle: BundleStore, images: Iterable[Coming], blobs: Mapping[str, bytes]) -> list[Digest]:
-    """All that is missing, in an order that is not the bundle's, then the manifests. -> the blobs that were read."""
+    """Upload all missing blobs, in an order that is not the bundle's, then the manifests. Return the uploaded blobs."""
     read: list[Digest] = []
     for coming in images:
         for blob in reversed(coming.blobs):
@@ -93,7 +93,7 @@ def upload(bundle: BundleStore, blob: Descriptor, data: bytes, repository: str =
 
 
 def export(path: Path, *graphs: Graph, base: BaseInventory | None = None, **named: Graph) -> list[Digest]:
-    """Make a bundle of graphs: the first as `app`, others by name. -> the blobs that were read."""
+    """Write a bundle of graphs: the first as `app`, the others by name. Return the blobs that were read."""
     images = [coming for graph in graphs for coming in comings(graph)]
     images += [coming for name, graph in named.items() for coming in comings(graph, name.replace("_", "/"))]
     blobs = {digest: data for graph in (*graphs, *named.values()) for digest, data in graph.blobs.items()}
@@ -112,7 +112,7 @@ def opened(path: Path) -> BundleStore:
 
 
 def stock(seed: str = "stock") -> Graph:
-    """An index, a docker image under two tags, an artifact, a signature, an empty layer."""
+    """Make a graph with an index, a docker image with two tags, an artifact, a signature and an empty layer."""
     graph = Graph(seed)
     index = graph.platforms("v1", size=5000)
     graph.image("v2", "latest", layers=[graph.layer("base"), graph.layer("two", oci=False)], oci=False)

@@ -1,7 +1,7 @@
-"""Random damage to a target, straight in its storage: what broken disks, clean-ups and careless hands leave.
+"""Random damage to the storage of a target: the effect of broken disks, garbage collections and mistakes.
 
-A `Victim` is the storage of one target. It is damaged by objects (`removed`, `cut`, `emptied`, `changed`, `swapped`),
-by links of a repository where the store has them, and by tags.
+A `Victim` is the storage of one target. Damage concerns objects (`removed`, `cut`, `emptied`, `changed`, `swapped`),
+links of a repository if the store has them, and tags.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.walks import REF_NAME
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A graph that several repositories hold; no other group has any of its bytes."""
+    """A graph that several repositories have. No other group shares any bytes with it."""
 
     graph: Graph
     repositories: tuple[str, ...]
@@ -40,16 +40,16 @@ class Victim(Protocol):
 
     def read(self, digest: str) -> bytes: ...
     def write(self, digest: str, data: bytes | None) -> None:
-        """Other bytes under that name, for all repositories; None: none."""
+        """Replace the bytes of a digest for all repositories; None: remove them."""
         ...
 
     def tag(self, repository: str, tag: str, digest: str | None) -> None:
-        """Have the tag name another manifest that is there; None: remove the tag."""
+        """Let the tag refer to another existing manifest; None: remove the tag."""
         ...
 
 
 class RealVictim:
-    """A docker-registry. One of its repositories can lose a blob or manifest that the others keep."""
+    """A docker-registry. A blob or manifest can be removed from one of its repositories only."""
 
     def __init__(self, registry: RealRegistry) -> None:
         self._registry = registry
@@ -76,7 +76,7 @@ class RealVictim:
 
 
 class LayoutVictim:
-    """A layout; client: of the registry that serves it for writing, and has its index.json in memory."""
+    """A layout. client: of the writable server for it, which has index.json in memory."""
 
     def __init__(self, folder: Path, client: Client | None = None) -> None:
         self._folder = folder
@@ -106,7 +106,7 @@ class LayoutVictim:
 
 
 class BundleVictim:
-    """A bundle, taken apart; `save` writes the tar again."""
+    """An unpacked bundle; `save` writes the tar."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -130,7 +130,7 @@ class BundleVictim:
             self._members[self._name(digest)] = data
 
     def tag(self, repository: str, tag: str, digest: str | None) -> None:
-        """As an export would have written it: inventory and index agree."""
+        """Change the inventory and the index consistently, as an export would."""
         inventory = json.loads(self._members["mirror-inventory.json"])
         tags = inventory["repositories"][repository]["tags"]
         if digest is None:
@@ -143,7 +143,7 @@ class BundleVictim:
         self._members["index.json"] = _retagged(index, repository, tag, digest)
 
     def save(self, *, share: float = 1.0) -> None:
-        """share: the part of the file that is left."""
+        """Write the tar. share: the part of the file that is kept."""
         made = BytesIO()
         with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as archive:
             for name, data in self._members.items():
@@ -155,7 +155,7 @@ class BundleVictim:
 
 
 def _retagged(index: dict[str, Any], repository: str, tag: str, digest: str | None) -> bytes:
-    """An index.json in which the tag names another root of the same index; None: nothing."""
+    """Return an index.json in which the tag refers to another root of the same index; None if there is none."""
     entries: list[dict[str, Any]] = index["manifests"]
     for entry in list(entries):
         if entry.get("annotations", {}).get(REF_NAME) == f"{repository}:{tag}":
@@ -171,7 +171,7 @@ def _retagged(index: dict[str, Any], repository: str, tag: str, digest: str | No
 
 
 def damage(victim: Victim, group: Group, chance: random.Random) -> str:
-    """Damage one thing of a group. -> what was done, for messages"""
+    """Damage one thing of a group. Return a description for messages."""
     graph = group.graph
     kinds: Mapping[str, Sequence[str]] = {
         "blob": sorted(graph.blobs),

@@ -1,4 +1,4 @@
-"""Run the tool in processes that are forked from one that has it imported (tests/support/child/forking.py)."""
+"""Runs the tool in processes forked from one that has imported it (tests/support/child/forking.py)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _DECIDED_AT_START = ("PYTHON", "LANG", "LC_", "COVERAGE")
 
 
 class Forking:
-    """The process that forks the runs of one test process, from the first run to the end of the test process."""
+    """The process that forks the runs of one test process. It exists from the first run to the end of the test
+    process."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = {
@@ -35,7 +36,8 @@ class Forking:
         self._requests: socket.socket | None = None
 
     def serves(self, environment: Mapping[str, str]) -> bool:
-        """Whether a run with this environment may be forked: what Python reads at its start is the same."""
+        """Whether a run with this environment may be forked: the variables that Python reads at its start must be
+        equal."""
         return all(
             environment.get(name) == self._environment.get(name)
             for name in {*environment, *self._environment} - {"MIRROR_TESTS_FORKING"}
@@ -45,9 +47,9 @@ class Forking:
     def run(
         self, arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, timeout: float
     ) -> tuple[int, str, str]:
-        """Run to the end: exit code (negative: the signal that ended it), standard output, standard error.
+        """Run to the end; return exit code (negative: the signal that ended it), standard output and standard error.
 
-        Raises subprocess.TimeoutExpired, after the run was killed."""
+        Raises subprocess.TimeoutExpired after killing the run."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             request = json.dumps({"arguments": arguments, "environment": dict(environment), "cwd": str(cwd)}).encode()
             reading, writing = os.pipe()
@@ -84,7 +86,7 @@ class Forking:
 def _wait(status: int, timeout: float) -> int | None:
     """Wait for a run whose process id and wait status come from a pipe.
 
-    Returns the exit code; None: the run reached its time limit (seconds) and was killed."""
+    Returns the exit code; None if the run reached its time limit (seconds) and was killed."""
     end = time.monotonic() + timeout
     seen = b""
     killed = False

@@ -1,11 +1,11 @@
-"""A pytest plugin that watches every test (tests/conftest.py installs it): what a test must not do, or leave behind.
+"""A pytest plugin, installed by tests/conftest.py, that fails a test which does or leaves behind something forbidden.
 
-* Nothing of ours is left over: no thread, child process, socket or open file. What a module's or a session's fixture
-  opens while it is set up is its own; what it opens later, it keeps with `keep`.
-* No connection and no look-up leaves loopback, in this process or in the tool's.
+* No thread, child process, socket or open file is left over. Things that a fixture of a module or session opens during
+  its setup belong to it; later ones are registered with `keep`.
+* No connection and no look-up leaves loopback, in this process and in the tool's.
 * No lock of a `mirror` module is held across input, output, logging, sleeping or waiting.
 
-Warnings are errors by setup.cfg, unraisable exceptions and those of threads among them.
+Warnings are errors by setup.cfg, including unraisable exceptions and exceptions of threads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.leftovers import Resources
 
 
 class _Watch:
-    """The state of the guards in one session."""
+    """The state of the guards in a test session."""
 
     def __init__(self) -> None:
         self.kept = Resources()
@@ -36,14 +36,14 @@ _watch = _Watch()
 
 @contextmanager
 def keep() -> Generator[None]:
-    """What is opened inside outlives the test on purpose; for fixtures of a wider scope that open things late."""
+    """Let things opened inside outlive the test; for fixtures of a wider scope that open something later."""
     before = leftovers.take()
     yield
     _watch.kept |= leftovers.take() - before
 
 
 def kept() -> Resources:
-    """Everything that outlives its test on purpose."""
+    """Return everything that may outlive its test."""
     return _watch.kept
 
 

@@ -1,8 +1,8 @@
-"""Images made of nothing, the same for the same seed: graphs in memory, and how they get into a registry.
+"""Images made from a seed, the same for the same seed: graphs in memory.
 
-A `Graph` collects blobs, manifests and tags; its methods make one thing each and return a descriptor. Graphs get into a
-registry by `seeding.push`, many at once by `seeding.seed`. Layers are real tars in gzip of level 0, manifests are
-indented as nobody indents: what re-serialises a manifest, shows.
+A `Graph` collects blobs, manifests and tags. Each of its methods makes one thing and returns its descriptor.
+`seeding.push` puts a graph into a registry, `seeding.seed` puts many. Layers are real tars in gzip of level 0.
+Manifests have an unusual indentation, so that a test detects it if one is serialised again.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ EMPTY = "application/vnd.oci.empty.v1+json"
 
 CREATED = "2020-09-13T12:26:40Z"
 PLATFORMS = ("linux/amd64", "linux/arm64")
-_POOL = 8 << 20  # bytes of random data from which layers are cut: making fresh ones would be most of the time
+_POOL = 8 << 20  # bytes of random data that layers are cut from: generating new data would take most of the time
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The descriptor of something in a graph. extra: further members, as `platform`."""
+    """The descriptor of a thing in a graph. extra: further members, such as `platform`."""
 
     media_type: str
     digest: str
@@ -51,20 +51,20 @@ class Made:
         return {"mediaType": self.media_type, "digest": self.digest, "size": self.size, **self.extra, **more}
 
     def bare(self) -> dict[str, Any]:
-        """As a subject names it."""
+        """The descriptor without the extra members, as in `subject`."""
         return {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A manifest: its bytes, and the type under which it is pushed."""
+    """A manifest: its bytes, and the media type under which it is pushed."""
 
     media_type: str
     data: bytes
 
 
 class Graph:
-    """What one repository holds. Manifests are kept in the order in which a registry takes them: children first."""
+    """The content of one repository. Manifests are in the order in which a registry accepts them: children first."""
 
     def __init__(self, seed: str = "") -> None:
         self.seed = seed
@@ -81,18 +81,18 @@ class Graph:
         return Made(media_type, digest, len(data))
 
     def layer(self, name: str = "layer", size: int = 3000, *, oci: bool = True) -> Made:
-        """A tar of one random file of `size` bytes, named after seed and name."""
+        """Make a tar of one random file of `size` bytes, whose name depends on seed and `name`."""
         data, diff_id = layer_bytes(f"{self.seed}/{name}", size)
         made = self.blob(data, OCI_LAYER if oci else DOCKER_LAYER)
         self._diff_ids[made.digest] = diff_id
         return made
 
     def empty_blob(self, *, oci: bool = True) -> Made:
-        """A layer of no bytes at all."""
+        """Make a layer of zero bytes."""
         return self.blob(b"", OCI_LAYER if oci else DOCKER_LAYER)
 
     def foreign_layer(self, *urls: str, name: str = "foreign", size: int = 3000, oci: bool = True) -> Made:
-        """A layer that is somewhere else: not among the blobs. Its bytes are `layer_bytes` of seed and name."""
+        """Make a layer that is not among the blobs. Its bytes are `layer_bytes` of seed and name."""
         data, diff_id = layer_bytes(f"{self.seed}/{name}", size)
         self._diff_ids[sha256(data)] = diff_id
         return Made(OCI_FOREIGN if oci else DOCKER_FOREIGN, sha256(data), len(data), {"urls": list(urls)})
@@ -100,7 +100,7 @@ class Graph:
     # ---- manifests
 
     def raw(self, body: bytes, media_type: str, *tags: str, **extra: Any) -> Made:
-        """Any bytes as a manifest."""
+        """Add any bytes as a manifest."""
         digest = sha256(body)
         self.manifests.setdefault(digest, Body(media_type, body))
         self.tag(digest, *tags)
@@ -121,7 +121,7 @@ class Graph:
         subject: Made | None = None,
         annotations: Mapping[str, str] | None = None,
     ) -> Made:
-        """An image of `layers` (default: two of `size` bytes, of its own). twice: its first layer is there again."""
+        """Make an image of `layers` (default: two of `size` bytes, of its own). twice: its first layer occurs twice."""
         if layers is None:
             own = f"{label}-{platform}-{'-'.join(tags)}"
             layers = [self.layer(f"{own}-{number}", size, oci=oci) for number in range(2)]
@@ -156,7 +156,7 @@ class Graph:
         subject: Made | None = None,
         annotations: Mapping[str, str] | None = None,
     ) -> Made:
-        """An OCI 1.1 artifact: an empty config, `texts` (default: one of the seed) as layers."""
+        """Make an OCI 1.1 artifact with an empty config. texts: its layers (default: one made from the seed)."""
         texts = [f"thing of {self.seed}".encode()] if texts is None else texts
         document: dict[str, Any] = {
             "schemaVersion": 2,
@@ -172,7 +172,7 @@ class Graph:
         return self.raw(oddly(document), OCI_MANIFEST, *tags, artifactType=kind)
 
     def index(self, *tags: str, children: Sequence[Made], oci: bool = True, subject: Made | None = None) -> Made:
-        """An index over `children`, which may be indexes."""
+        """Make an index over `children`, which may be indexes."""
         document: dict[str, Any] = {
             "schemaVersion": 2,
             "mediaType": OCI_INDEX if oci else DOCKER_LIST,
@@ -185,13 +185,13 @@ class Graph:
     def platforms(
         self, *tags: str, label: str = "", size: int = 3000, oci: bool = True, platforms: Sequence[str] = PLATFORMS
     ) -> Made:
-        """An index with an image of two layers for each platform."""
+        """Make an index with an image of two layers for each platform."""
         own = label or "-".join(tags)
         children = [self.image(oci=oci, platform=platform, label=own, size=size) for platform in platforms]
         return self.index(*tags, children=children, oci=oci)
 
     def schema1(self, *tags: str, name: str = "app", layers: Sequence[Made] | None = None) -> Made:
-        """A signed manifest of docker's schema 1. Its digest is that of its payload, as registries say it."""
+        """Make a signed schema 1 manifest. Its digest is that of its payload, as registries report it."""
         layers = list(layers) if layers is not None else [self.layer("schema1-0", oci=False)]
         body = schema1.signed(name, tags[0] if tags else "latest", [made.digest for made in layers], self.seed)
         digest = sha256(schema1.payload(body))
@@ -202,11 +202,11 @@ class Graph:
     # ---- what belongs to an image
 
     def signature(self, subject: Made, text: str = "signature") -> Made:
-        """What cosign leaves: an image under the tag sha256-HEX.sig."""
+        """Make a signature as cosign does: an image with the tag sha256-HEX.sig."""
         return self.image(f"{tag_of(subject)}.sig", layers=[self.layer(text, 400)], label=text)
 
     def referrer(self, subject: Made, text: str = "sbom", kind: str = "application/vnd.example.sbom.v1") -> Made:
-        """An artifact about `subject`, and the index under the tag sha256-HEX that names all of them."""
+        """Make an artifact with this `subject`, and the index with the tag sha256-HEX that lists all referrers."""
         made = self.artifact(kind=kind, texts=[text.encode()], subject=subject)
         old = self.tags.get(tag_of(subject))
         before = json.loads(self.manifests[old].data)["manifests"] if old else []
@@ -216,23 +216,25 @@ class Graph:
 
 
 def tag_of(subject: Made) -> str:
-    """Where the referrers of a manifest are without a referrers API: distribution-spec, "Referrers Tag Schema"."""
+    """Return the tag of the referrers of a manifest without a referrers API: distribution-spec, "Referrers Tag
+    Schema"."""
     return subject.digest.replace(":", "-")
 
 
 def platform_json(platform: str) -> dict[str, str]:
-    """`linux/arm/v7` as a descriptor has it."""
+    """Return a platform like `linux/arm/v7` as JSON."""
     system, architecture, *variant = platform.split("/")
     return {"architecture": architecture, "os": system, **({"variant": variant[0]} if variant else {})}
 
 
 def oddly(document: Any) -> bytes:
-    """JSON in an indentation that nobody uses, with a line end at the end."""
+    """Return JSON with an unusual indentation and a final newline."""
     return json.dumps(document, indent=3, separators=(" ,", ":  ")).encode() + b"\n"
 
 
 def layer_bytes(name: str, size: int) -> tuple[bytes, str]:
-    """A gzip of a tar of one incompressible file, and the digest of the tar: a function of `name` and `size` alone."""
+    """Return the gzip of a tar with one incompressible file, and the digest of the tar. It depends only on `name` and
+    `size`."""
     start = int.from_bytes(hashlib.sha256(f"{name} {size}".encode()).digest()[:8]) % _POOL
     content = (name.encode() + b"\n" + _pool()[start : start + size] + _pool() * (size // _POOL + 1))[:size]
     packed = io.BytesIO()

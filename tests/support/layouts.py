@@ -1,4 +1,4 @@
-"""Layouts made of graphs, and `mirror serve` in this process."""
+"""Layouts and bundles made of graphs, and `mirror serve` in this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from tests.support.images import Graph
 
 
 class Served:
-    """Use with `with`. host: where it listens; tls: whose certificate it shows."""
+    """`mirror serve` for a layout or bundle. Use with `with`. host: its address; tls: the authority of its
+    certificate."""
 
     def __init__(self, path: Path, *, writable: bool = False, tls: Authority | None = None) -> None:
         self._path = path
@@ -52,7 +53,7 @@ class Served:
 
 
 def lay(path: Path, **graphs: Graph) -> Path:
-    """A layout with these graphs, by the names of their repositories; `__` stands for a slash. -> path"""
+    """Write a layout of these graphs, named by repository; `__` stands for a slash. Return `path`."""
     work = Work(Stop())
     store = LayoutStore(path, new=True)
     try:
@@ -66,7 +67,7 @@ def lay(path: Path, **graphs: Graph) -> Path:
 
 
 def pack(path: Path, **graphs: Graph) -> Path:
-    """The same as a bundle."""
+    """Write a bundle; see `lay`."""
     work = Work(Stop())
     store = BundleStore(path, str(path), spool=path.parent / "spool", new=True)
     try:
@@ -85,7 +86,7 @@ def pack(path: Path, **graphs: Graph) -> Path:
 
 
 def bring(store: Target, graph: Graph, repository: str) -> None:
-    """Blobs, manifests, tags, as sync brings them."""
+    """Write the blobs, manifests and tags of a graph in the order of a sync."""
     work = Work(Stop())
     for digest, data in graph.blobs.items():
         blob = Descriptor(Digest(digest), len(data))

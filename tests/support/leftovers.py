@@ -1,4 +1,4 @@
-"""What a test must not leave behind: threads, child processes, sockets, open files."""
+"""Finds threads, child processes, sockets and open files that a test leaves behind."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 GRACE = 0.5  # seconds; a server's thread ends just after its client has closed
 
-# Files that the tools of the test run open when they please.
+# Files that the tools of the test run open at any time.
 _TOOLS_FILES = (".coverage", ".hypothesis", ".pytest_cache", "/dev/", "/proc/", "anon_inode:")
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What this process has at one moment. descriptors: number and what it is of."""
+    """What this process has open at one moment. descriptors: number -> description."""
 
     threads: frozenset[threading.Thread] = field(default_factory=frozenset)
     children: frozenset[int] = field(default_factory=frozenset)
@@ -34,7 +34,7 @@ class Resources:
         )
 
     def describe(self) -> list[str]:
-        """A line for each; empty: there is nothing."""
+        """Return one line for each thing; empty if there is none."""
         return [
             *(f"thread {thread.name}" for thread in self.threads if thread.is_alive()),
             *(f"process {pid}: {_command(pid)}" for pid in self.children),
@@ -43,12 +43,13 @@ class Resources:
 
 
 def take() -> Resources:
-    """What there is now."""
+    """Return what the process has open now."""
     return Resources(frozenset(threading.enumerate()), frozenset(_children()), frozenset(_descriptors()))
 
 
 def left_since(before: Resources, grace: float = GRACE) -> list[str]:
-    """What has come since `before` and does not go within `grace` seconds; garbage that closes itself is no matter."""
+    """Return what was opened since `before` and is not closed within `grace` seconds. Garbage that closes itself is
+    ignored."""
     left = (take() - before).describe()
     end = time.monotonic() + grace
     if left:
@@ -65,7 +66,7 @@ def _children() -> list[int]:
         try:
             text = Path(f"/proc/self/task/{task}/children").read_text()
         except (FileNotFoundError, ProcessLookupError):
-            continue  # that thread has ended
+            continue  # the thread has ended
         found += map(int, text.split())
     return found
 
@@ -76,7 +77,7 @@ def _descriptors() -> list[tuple[int, str]]:
         try:
             found.append((int(name), os.readlink(f"/proc/self/fd/{name}")))  # noqa: PTH115
         except FileNotFoundError:
-            continue  # the one that read the directory
+            continue  # the descriptor used for reading the directory
     return found
 
 

@@ -1,8 +1,8 @@
-"""Locks of our modules that know who holds them, and the things that must not be done meanwhile.
+"""Detects input, output and waiting while a lock of a `mirror` module is held.
 
-Modules of `mirror` get a stand-in for `threading`; its locks are ordinary ones that note the thread that holds them.
-When that thread then connects, sends, receives, opens, logs, sleeps, waits, asks SQLite or starts a process, it is
-written down with the place; the guard fails the test. Nothing else changes: no call fails because it is watched.
+The modules get a substitute for `threading` whose locks record the thread that holds them. If that thread connects,
+sends, receives, opens, logs, sleeps, waits, calls SQLite or starts a process, this is recorded with its position, and
+the guard fails the test. Nothing else changes: watching makes no call fail.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ _breaches: list[str] = []
 
 
 def breaches() -> list[str]:
-    """What was done under a lock since the last call."""
+    """Return what was done under a lock since the last call."""
     found, _breaches[:] = list(_breaches), []
     return found
 
 
 def held() -> list[Any]:
-    """The watched locks that the calling thread holds."""
+    """Return the watched locks that the calling thread holds."""
     return list(_held.locks)
 
 
 def look(doing: str, but: Any = None) -> None:
-    """Write down that `doing` happens under a lock, if the calling thread holds one (other than `but`)."""
+    """Record that `doing` happens under a lock, if the calling thread holds one other than `but`."""
     if not _held.locks or _held.noting:
         return
     locks = [lock for lock in _held.locks if lock is not but]
     if locks:
-        _held.noting = True  # what we do to find out where we are is not meant
+        _held.noting = True  # ignore what this module does to find the position
         try:
             _breaches.append(f"{doing} while holding {locks[-1]}\n{_where()}")
         finally:
@@ -69,7 +69,7 @@ def look(doing: str, but: Any = None) -> None:
 
 
 class WatchedLock:
-    """A `threading.Lock` that knows its holder. name: where it was made."""
+    """A `threading.Lock` that knows its holder. name: where it was created."""
 
     def __init__(self, name: str = "") -> None:
         self._lock, self._holder = self._make(), _held.locks
@@ -87,7 +87,7 @@ class WatchedLock:
         return got
 
     def release(self) -> None:
-        holder = self._holder  # of a plain lock this may be another thread than ours
+        holder = self._holder  # a plain lock may be released by another thread
         self._lock.release()
         with contextlib.suppress(ValueError):
             holder.remove(self)
@@ -106,7 +106,7 @@ class WatchedLock:
 
 
 class WatchedRLock(WatchedLock):
-    """A `threading.RLock` that knows its holder; a condition can wait on it."""
+    """A `threading.RLock` that knows its holder. A condition can wait on it."""
 
     @staticmethod
     def _make() -> Any:
@@ -131,7 +131,7 @@ class WatchedRLock(WatchedLock):
 
 
 class WatchedCondition(threading.Condition):
-    """A condition on a watched lock. To wait on it while holding another lock is a breach."""
+    """A condition on a watched lock. Waiting while another lock is held is a breach."""
 
     def __init__(self, lock: Any = None) -> None:
         self.watched = lock if lock is not None else WatchedRLock(_maker())
@@ -143,7 +143,7 @@ class WatchedCondition(threading.Condition):
 
 
 class WatchedEvent(threading.Event):
-    """To wait for it while holding a lock is a breach; to ask it is not."""
+    """An event. Waiting for it while a lock is held is a breach; checking it is not."""
 
     def wait(self, timeout: float | None = None) -> bool:
         if not self.is_set() and timeout != 0:
@@ -152,7 +152,7 @@ class WatchedEvent(threading.Event):
 
 
 class Threading(ModuleType):
-    """Stands in for the module `threading`."""
+    """A substitute for the module `threading`."""
 
     Lock = WatchedLock
     RLock = WatchedRLock
@@ -173,7 +173,7 @@ _NAMES = {
 
 
 def watch(module: ModuleType) -> None:
-    """From now on, this module makes watched locks. Locks that it has made stay as they are."""
+    """Let a module create watched locks from now on. Its existing locks are not changed."""
     for name, value in list(vars(module).items()):
         if value is threading:
             setattr(module, name, _stand_in)
@@ -182,20 +182,20 @@ def watch(module: ModuleType) -> None:
 
 
 def watch_package(package: str = "mirror") -> None:
-    """Watch every module of a package that is imported by now."""
+    """Watch every imported module of a package."""
     for name, module in list(sys.modules.items()):
         if name == package or name.startswith(package + "."):
             watch(module)
 
 
 def install() -> None:
-    """Look at what can be seen of input and output in this process. Once; it cannot be undone."""
+    """Observe input and output of this process. Called once; cannot be undone."""
     sys.addaudithook(_audit)
     for kind in (socket.socket, ssl.SSLSocket):
         for method in _METHODS:
             if hasattr(kind, method):
                 setattr(kind, method, _looking(getattr(kind, method), f"socket.{method}"))
-    time.sleep = _looking(time.sleep, "time.sleep")  # the audit event is younger than Python 3.11
+    time.sleep = _looking(time.sleep, "time.sleep")  # the audit event is newer than Python 3.11
     sqlite3.connect = _connect  # type: ignore[assignment]  # as it is called, not as it is typed
     logging.Logger.handle = _looking(logging.Logger.handle, "logging")  # type: ignore[method-assign]
 
@@ -217,7 +217,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
     connection: sqlite3.Connection = _sqlite_connect(*arguments, **options)
-    connection.set_trace_callback(_statement)  # on the thread that runs it
+    connection.set_trace_callback(_statement)  # called on the thread that runs the statement
     return connection
 
 
@@ -230,7 +230,7 @@ _sqlite_connect = sqlite3.connect
 
 
 def _maker() -> str:
-    """Where, outside of this file, a lock is being made."""
+    """Return the position outside of this file where a lock is created."""
     frame: FrameType | None = sys._getframe(1)
     while frame and frame.f_code.co_filename == __file__:
         frame = frame.f_back

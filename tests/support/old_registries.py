@@ -1,4 +1,4 @@
-"""An old registry as the run opens it, over a scripted one, with quick retries and a scratch of its own."""
+"""A v1 registry as a run opens it, over a scripted one, with quick retries and a layer cache of its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUICK = Policy(attempts=3, base=0.001, cap=0.002)
 
 
 def old_registry(scripted: ScriptedFactory, speaks: v1.V1, **options: Any) -> ScriptedRegistry:
-    """It speaks v1 alone."""
+    """A registry that supports only v1."""
     registry = scripted(**options)
     registry.v1, registry.hook = speaks, v1.no_v2
     return registry
@@ -66,7 +66,8 @@ def opened(
 
 
 def outcome(source: Source, repository: str, references: Sequence[str] = ()) -> list[Version | MirrorError]:
-    """What a plan would see: of all tags, or of some by name. What concerns all of them stands alone."""
+    """Return what a plan would get: versions and errors of all tags or of some. An error that concerns all tags is
+    returned alone."""
     try:
         names = list(references)
         refused: list[Version | MirrorError] = []
@@ -92,7 +93,7 @@ def transform_of(source: Source, repository: str, tag: str) -> Transform:
 
 
 def made(transform: Transform, work: Work = WORK) -> Transformed:
-    """Everything made, as a run does it, one after the other."""
+    """Convert an image as a run does, one part after the other."""
     for part in transform.parts(work):
         transform.make(part, work)
     return transform.finish(work)

@@ -1,7 +1,7 @@
-"""An independent judge: walks what a registry really holds. It shares no code with the product, believes no report.
+"""An independent check of what a registry holds. It shares no code with the product and trusts no report.
 
-Its invariants: I1 no tag leads to a missing, short or wrong object; I2 each tag is its old digest or one that the
-source had; I3 nothing that was there before is gone; I4 all bytes are the source's.
+Its invariants: I1, no tag leads to a missing, truncated or wrong object. I2, each tag has its old digest or one that
+the source had. I3, nothing that existed before is lost. I4, all bytes are the source's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tag = tuple[str, str]  # repository, tag
 
 @dataclass(slots=True)
 class Walk:
-    """Everything under one manifest. objects: digests of manifests and blobs that are there and right."""
+    """Everything below one manifest. objects: digests of the manifests and blobs that exist and are intact."""
 
     digest: str | None = None
     objects: set[str] = field(default_factory=set)
@@ -32,7 +32,7 @@ class Walk:
 
 @dataclass(slots=True)
 class Snapshot:
-    """All that a registry holds under its tags. objects: (repository, digest) of what is whole."""
+    """Everything that a registry has below its tags. objects: (repository, digest) of intact objects."""
 
     tags: dict[Tag, str] = field(default_factory=dict)
     objects: set[tuple[str, str]] = field(default_factory=set)
@@ -40,13 +40,13 @@ class Snapshot:
 
 
 def walk_tag(registry: Registry, repository: str, tag: str) -> Walk:
-    """Read and hash everything that a tag leads to. A missing tag has the digest None and one problem."""
+    """Read and hash everything below a tag. A missing tag has the digest None and one problem."""
     with registry.client() as client:
         return _Walker(client, repository).walk(tag)
 
 
 def snapshot(registry: Registry, repositories: Iterable[str] | None = None) -> Snapshot:
-    """Walk every tag of every repository (of the catalog, or those named)."""
+    """Walk every tag of every repository (of the catalog, or of those named)."""
     taken = Snapshot()
     with registry.client() as client:
         for repository in client.repositories() if repositories is None else repositories:
@@ -61,7 +61,7 @@ def snapshot(registry: Registry, repositories: Iterable[str] | None = None) -> S
 
 
 def assert_whole(registry: Registry, repositories: Iterable[str] | None = None) -> Snapshot:
-    """I1. -> the snapshot, for more questions"""
+    """Check I1. Return the snapshot."""
     taken = snapshot(registry, repositories)
     assert not taken.problems, f"{registry.name}: {taken.problems[:10]}"
     return taken
@@ -75,7 +75,8 @@ def assert_equal(
     *,
     tags: Iterable[str] | None = None,
 ) -> None:
-    """Each tag of the source (or those named) is on the target with the same bytes (I4), and whole (I1)."""
+    """Check that each tag of the source (or of those named) is on the target with the same bytes (I4) and complete
+    (I1)."""
     there = target_repository or repository
     with source.client() as ours, target.client() as theirs:
         wanted = list(ours.tags(repository) if tags is None else tags)
@@ -99,9 +100,9 @@ def assert_invariants(
     sources: Mapping[Tag, Iterable[str]] | None = None,
     source: Snapshot | None = None,
 ) -> None:
-    """I1-I4 between two snapshots of a target.
+    """Check I1 to I4 between two snapshots of a target.
 
-    sources: the digests that the source had during the run for each tag of the target; or `source`: its snapshot, where
+    sources: for each tag of the target, the digests that the source had during the run; or `source`: its snapshot, if
     the repositories have equal names. Objects that the run added must be among the source's (if `source` is given)."""
     allowed: dict[Tag, set[str]] = {tag: set(digests) for tag, digests in (sources or {}).items()}
     if source:
@@ -121,11 +122,11 @@ def assert_invariants(
 
 
 class _Walker:
-    """Walks manifests of one repository; what was once found right is not read again."""
+    """Walks manifests of one repository. What was found intact is not read again."""
 
     def __init__(self, client: Client, repository: str) -> None:
         self._client, self._repository = client, repository
-        self._right: dict[str, set[str]] = {}  # digest of a manifest -> what is under it, itself included
+        self._right: dict[str, set[str]] = {}  # digest of a manifest -> the digests below it, including itself
 
     def walk(self, reference: str) -> Walk:
         walk = Walk()
@@ -186,7 +187,7 @@ class _Walker:
 
 
 def _blobs(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a manifest names but manifests; layers that are somewhere else do not count."""
+    """Return the blobs of a manifest, without foreign layers."""
     if document.get("schemaVersion") == 1:
         return [{"digest": layer["blobSum"]} for layer in document["fsLayers"]]
     named = [document["config"]] if "config" in document else []
@@ -195,13 +196,13 @@ def _blobs(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _identity(body: bytes) -> bytes:
-    """The bytes that make a manifest what it is: docker-registry signs schema 1 anew whenever it is asked."""
+    """Return the bytes that identify a manifest: docker-registry signs schema 1 anew for every request."""
     signed = _schema1_payload(body)
     return body if signed is None else signed
 
 
 def _schema1_payload(body: bytes) -> bytes | None:
-    """The signed bytes of a schema 1 manifest, whose digest is the manifest's; None for anything else."""
+    """Return the signed bytes of a schema 1 manifest, whose digest is the manifest's; None for other manifests."""
     document = json.loads(body)
     if document.get("schemaVersion") != 1 or not document.get("signatures"):
         return None
@@ -217,7 +218,7 @@ def _decode(text: str) -> bytes:
 
 
 def skopeo(*arguments: str, timeout: float = 120) -> str:
-    """Run skopeo in an environment of its own. -> stdout. Raises AssertionError with its words."""
+    """Run skopeo in a clean environment; return its output. Raises AssertionError with its messages."""
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin", "HOME": "/nonexistent"}
     command = ["skopeo", "--insecure-policy", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
@@ -234,9 +235,10 @@ def skopeo_copy_to_dir(
     credentials: str = "",
     certificates: Path | None = None,
 ) -> Path:
-    """`skopeo copy --all` of an image to a directory: it reads and verifies all of it. credentials: `user:password`.
+    """Run `skopeo copy --all` of an image to a directory, which reads and verifies everything. credentials:
+    `user:password`.
 
-    certificates: a folder with the CA's `.crt`; without it TLS is not verified."""
+    certificates: a directory with the CA's `.crt`; without it TLS is not verified."""
     folder.mkdir(parents=True, exist_ok=True)
     options = ["--src-cert-dir", str(certificates)] if certificates else ["--src-tls-verify=false"]
     options += ["--src-creds", credentials] if credentials else []
@@ -245,6 +247,6 @@ def skopeo_copy_to_dir(
 
 
 def skopeo_digest(registry: Registry, repository: str, tag: str) -> str:
-    """The digest of the bytes that skopeo sees under a tag."""
+    """Return the digest of the bytes that skopeo gets for a tag."""
     raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{registry.host}/{repository}:{tag}")
     return sha256(raw.encode())

@@ -1,7 +1,7 @@
-"""What a disk may hold after a power cut: a record of what was done to files, and the states that it allows.
+"""The content of a disk after a power cut: a record of file operations, and the states that they allow.
 
-The model is the weakest that POSIX promises: the bytes of a file are there only as of its last fsync; a name is made,
-moved or taken away for certain only when its directory was synced after that, and may or may not be until then.
+The model is the weakest that POSIX permits. A file has the bytes of its last fsync. Creating, renaming or removing a
+name is durable only after a later fsync of the directory; before that it may or may not have happened.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A name in a directory leads to a file, to a directory, or to nothing any more."""
+    """A name in a directory refers to a file or directory, or no longer exists (inode None)."""
 
     directory: int
     name: str
@@ -30,14 +30,14 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """A file had these bytes on disk, or a directory its names."""
+    """An fsync: a file had these bytes, or a directory its names."""
 
     inode: int
     data: bytes | None = None
 
 
 class Record:
-    """What was done below `top`, in order."""
+    """The operations below `top`, in order."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
@@ -50,8 +50,8 @@ class Record:
             self.events += events
 
     def crash(self, at: int, place: Path, chance: random.Random | None = None) -> None:
-        """Make in `place` what may be there after the first `at` events. chance: which of the names that are not sure
-        are there; None: none of them."""
+        """Create in `place` a state that is possible after the first `at` operations. chance: decides which uncertain
+        names exist; None: none of them."""
         done = self.events[:at]
         last = {event.inode: number for number, event in enumerate(done) if isinstance(event, Synced)}
         data = {event.inode: event.data for event in done if isinstance(event, Synced) and event.data is not None}
@@ -79,7 +79,7 @@ class Record:
 
 @contextmanager
 def recorded(top: Path) -> Iterator[Record]:
-    """Record what this process does below `top`, which is there."""
+    """Record the operations of this process below the existing directory `top`."""
     record = Record(top)
     with pytest.MonkeyPatch.context() as patch:
         for name, wrap in (("open", _open), ("mkdir", _mkdir), ("rename", _rename), ("unlink", _unlink)):
@@ -89,7 +89,7 @@ def recorded(top: Path) -> Iterator[Record]:
 
 
 def _at(record: Record, path: Any, dir_fd: int | None) -> tuple[int, str] | None:
-    """The directory's inode and the name in it; None: it is somewhere else."""
+    """Return the directory's inode and the name in it; None for a path outside of `top`."""
     name = Path(os.fsdecode(path))
     above = Path(f"/proc/self/fd/{dir_fd}").readlink() / name if dir_fd is not None else name.absolute()
     inside = above.parent == record.top or record.top in above.parent.parents

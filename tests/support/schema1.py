@@ -1,4 +1,4 @@
-"""Signed manifests of docker's schema 1, for tests: JSON with its own signature inside (libtrust's pretty JWS)."""
+"""Signed manifests of docker's schema 1: JSON with its own signature inside (libtrust's pretty JWS)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def signed(name: str, tag: str, layers: Sequence[str], seed: str = "") -> bytes:
-    """A manifest of `layers` (digests, the base first), signed by a key made of `seed`; always the same bytes."""
+    """Return a manifest of `layers` (digests, the base first), signed with a key made from `seed`; always the same
+    bytes."""
     ids = [hashlib.sha256(f"{seed}{name}{number}{digest}".encode()).hexdigest() for number, digest in enumerate(layers)]
     history = []
     for number, image in enumerate(ids):
@@ -35,13 +36,13 @@ def signed(name: str, tag: str, layers: Sequence[str], seed: str = "") -> bytes:
 
 
 def payload(body: bytes) -> bytes:
-    """What was signed: the bytes whose digest is the manifest's."""
+    """Return the signed bytes, whose digest is the manifest's."""
     protected = json.loads(_decode(json.loads(body)["signatures"][0]["protected"]))
     return body[: protected["formatLength"]] + _decode(protected["formatTail"])
 
 
 def _sign(content: bytes, seed: str) -> bytes:
-    kept, tail = content[:-2], content[-2:]  # the signatures stand before the closing brace
+    kept, tail = content[:-2], content[-2:]  # the signatures are inserted before the closing brace
     protected = {"formatLength": len(kept), "formatTail": _encode(tail), "time": "2020-09-13T12:26:40Z"}
     head = _encode(json.dumps(protected).encode())
     number = int.from_bytes(hashlib.sha512(f"schema1 {seed}".encode()).digest()) % (_P256_ORDER - 1) + 1
@@ -64,7 +65,7 @@ def _jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
 
 
 def _key_id(key: ec.EllipticCurvePublicKey) -> str:
-    """libtrust's fingerprint: 240 bits of the SHA-256 of the key, in base 32, twelve groups of four."""
+    """Return libtrust's fingerprint: 240 bits of the SHA-256 of the key, in base 32, in twelve groups of four."""
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     der = key.public_bytes(serialization.Encoding.DER, form)
     text = base64.b32encode(hashlib.sha256(der).digest()[:30]).decode()

@@ -1,4 +1,4 @@
-"""Graphs into registries: `push` one, `seed` many."""
+"""Puts graphs into registries: `push` one, `seed` many."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, slots=True)
 class Seeded:
-    """What `seed` made. tags: (repository, tag) -> digest. shared: digests of blobs that all repositories have."""
+    """The result of `seed`. tags: (repository, tag) -> digest. shared: digests of blobs that all repositories have."""
 
     tags: dict[tuple[str, str], str] = field(default_factory=dict)
-    blobs: dict[str, int] = field(default_factory=dict)  # digest -> size, each once
+    blobs: dict[str, int] = field(default_factory=dict)  # digest -> size in bytes
     manifests: dict[str, int] = field(default_factory=dict)
     shared: set[str] = field(default_factory=set)
 
     @property
     def bytes(self) -> int:
-        """Of all unique blobs and manifests."""
+        """The size of all blobs and manifests in bytes, each counted once."""
         return sum(self.blobs.values()) + sum(self.manifests.values())
 
     @property
@@ -36,7 +36,7 @@ class Seeded:
 
 
 def push(registry: Registry, repository: str, graph: Graph, *, mounts: dict[str, str] | None = None) -> None:
-    """Bring a graph to a repository: blobs, manifests, tags last. mounts: digest -> a repository that has it."""
+    """Push a graph to a repository: blobs, manifests, tags last. mounts: digest -> a repository that has it."""
     with _clients(registry) as each, ThreadPoolExecutor(_PUSHERS, thread_name_prefix="push") as pool:
         list(pool.map(lambda digest: each(_put_blob, repository, graph, digest, mounts or {}), graph.blobs))
         each(_put_manifests, repository, graph)
@@ -58,9 +58,9 @@ def seed(
 ) -> Seeded:
     """Make and push `images` images to `repository` (with several repositories: to repository-0, -1, ...).
 
-    tags: default one an image; tag number k is `v{k}` and names image k % images. index: each tag is an index of two
-    platforms, of which each has `layers` layers. shared: the part of an image's layers that all images (of that
-    platform) have, in all repositories; they are mounted there. name: another one makes other content."""
+    tags: number of tags, by default one per image; tag number k is `v{k}` and refers to image k % images. index: each
+    tag is an index of two platforms with `layers` layers each. shared: the fraction of an image's layers that all
+    images (of a platform) have in all repositories; they are mounted. name: different names give different content."""
     seeded = Seeded()
     names = [repository] if repositories == 1 else [f"{repository}-{number}" for number in range(repositories)]
     homes: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""A store in memory, with faults on demand and an account of what it was asked."""
+"""A store in memory with configurable faults, which records its calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def blob_of(data: bytes) -> Descriptor:
 
 @dataclass(eq=False)
 class MemoryStore:
-    """blobs: repository -> digest -> bytes. asked: (verb, repository, reference) in order. fault: called with each."""
+    """blobs: repository -> digest -> bytes. asked: (verb, repository, reference) in order. fault: called with each
+    call."""
 
     host: str
     blobs: defaultdict[str, dict[str, bytes]] = field(default_factory=lambda: defaultdict(dict))
@@ -31,14 +32,14 @@ class MemoryStore:
     gathers = False
     incomplete = False
     on_disk = False
-    mounts: Mount | None = Mount.MOUNTED  # None: a session is opened instead
+    mounts: Mount | None = Mount.MOUNTED  # None: open an upload session instead
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     fault: Callable[[str, str, str], MirrorError | None] = field(default=lambda verb, repository, reference: None)
-    cut_after: int | None = None  # bytes after which each body breaks
+    cut_after: int | None = None  # bytes after which each body fails
     deleted: list[str] = field(default_factory=list)
     most_at_once: int = 0
-    gate: threading.Event | None = None  # bodies wait for it before their first byte
-    closing: threading.Event | None = None  # a session that is given up waits for it
+    gate: threading.Event | None = None  # event that bodies wait for before their first byte
+    closing: threading.Event | None = None  # event that a cancelled session waits for
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -139,7 +140,7 @@ class MemoryStore:
 
 
 class MemoryReader:
-    """Bytes of a blob; breaks after `cut_after` of them."""
+    """The bytes of a blob; fails after `cut_after` bytes."""
 
     def __init__(self, store: MemoryStore, data: bytes, offset: int, work: Work) -> None:
         self._store = store
@@ -176,7 +177,7 @@ class MemoryReader:
 
 
 class MemorySession:
-    """An upload; what is sent counts only when its body has ended well."""
+    """An upload. Its bytes count only if its body ended without an error."""
 
     resumable = False
 

@@ -1,4 +1,4 @@
-"""Each guard is tripped: by calling it, and by a test in a pytest of its own that it must fail."""
+"""Each guard is triggered: by calling it, and by a test in an inner pytest that must fail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.tool import ROOT, MirrorTool
 OUTSIDE = "192.0.2.1"  # TEST-NET-1, RFC 5737
 
 
-# Bodies of tests that must fail, and why. The last one must not.
+# Bodies of tests that must fail, and the reason. The last one must pass.
 MISBEHAVIOUR = {
     "thread": (
         "threading.Thread(target=kept.wait, args=(0.7,), name='forgotten').start()",
@@ -58,7 +58,7 @@ MISBEHAVIOUR = {
 
 @pytest.fixture(scope="session")
 def inner(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Run all of them in a pytest of its own, with our guards. -> what was said of each; empty: it passed"""
+    """Run all bodies in an inner pytest with the guards. Return what was reported for each; empty: it passed."""
     folder = tmp_path_factory.mktemp("inner")
     (folder / "conftest.py").write_text('pytest_plugins = ("tests.support.guards",)\n')
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
@@ -75,13 +75,13 @@ def inner(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", MISBEHAVIOUR)
-def test_a_test_that_misbehaves_fails_and_another_does_not(inner: dict[str, str], name: str) -> None:
+def test_a_test_that_breaks_a_rule_fails_and_another_passes(inner: dict[str, str], name: str) -> None:
     _, words = MISBEHAVIOUR[name]
     assert words in inner[name]
     assert bool(words) == bool(inner[name])
 
 
-def test_what_is_opened_inside_keep_outlives_the_test_on_purpose() -> None:
+def test_things_opened_inside_keep_may_outlive_the_test() -> None:
     before = leftovers.take()
     server = socket.create_server(("127.0.0.1", 0))
     try:
@@ -114,16 +114,16 @@ def test_what_is_opened_inside_keep_outlives_the_test_on_purpose() -> None:
     ],
     ids=str,
 )
-def test_only_loopback_is_inside(address: object, outside: bool) -> None:
+def test_only_loopback_addresses_are_allowed(address: object, outside: bool) -> None:
     assert outside == tripwire.is_outside(address)
 
 
-def test_names_that_never_exist_are_not_found_and_nobody_is_told() -> None:
+def test_names_below_invalid_are_not_found_and_not_recorded() -> None:
     with pytest.raises(socket.gaierror, match="not known"):
         socket.getaddrinfo("nowhere.invalid", 80)
 
 
-def test_the_tool_stays_on_loopback_too(mirror_run: MirrorTool) -> None:
+def test_the_tool_is_kept_on_loopback_too(mirror_run: MirrorTool) -> None:
     code = f"import socket; socket.create_connection(('{OUTSIDE}', 80), 1)"
     process = subprocess.run(
         [sys.executable, "-c", code],
@@ -138,7 +138,7 @@ def test_the_tool_stays_on_loopback_too(mirror_run: MirrorTool) -> None:
         mirror_run("--version")
 
 
-def test_a_run_may_be_kept_to_one_address(mirror_run: MirrorTool) -> None:
+def test_a_run_can_be_restricted_to_one_address(mirror_run: MirrorTool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         ports = [server.getsockname()[1] for server in (one, other)]
         code = f"import socket; [socket.create_connection(('127.0.0.1', port), 5).close() for port in {ports}]"
@@ -159,7 +159,7 @@ def test_a_run_may_be_kept_to_one_address(mirror_run: MirrorTool) -> None:
 
 
 def module_of_ours(source: str) -> Any:
-    """A module that is watched as those of `mirror` are."""
+    """A module that is watched like those of `mirror`."""
     module = ModuleType("mirror_example")
     exec(textwrap.dedent(source), vars(module))  # noqa: S102
     lock_watch.watch(module)
@@ -180,7 +180,7 @@ def module_of_ours(source: str) -> Any:
     ],
     ids=["connect", "sleep", "open", "list", "process", "log", "sqlite", "nothing"],
 )
-def test_input_and_output_under_a_lock_is_written_down(act: Callable[[socket.socket], object], doing: str) -> None:
+def test_input_and_output_under_a_lock_is_recorded(act: Callable[[socket.socket], object], doing: str) -> None:
     module = module_of_ours("import threading\nlock = None\ndef make(): return threading.Lock()")
     with socket.create_server(("127.0.0.1", 0)) as server:
         act(server)
@@ -192,7 +192,7 @@ def test_input_and_output_under_a_lock_is_written_down(act: Callable[[socket.soc
     assert all("the Lock made at <string>:3" in breach for breach in found)
 
 
-def test_sending_receiving_and_statements_under_a_lock_are_written_down() -> None:
+def test_sending_receiving_and_sql_under_a_lock_are_recorded() -> None:
     lock = lock_watch.WatchedRLock()
     one, other = socket.socketpair()
     with one, other, sqlite3.connect(":memory:", isolation_level=None) as database:
@@ -206,7 +206,7 @@ def test_sending_receiving_and_statements_under_a_lock_are_written_down() -> Non
     assert ["socket.sendall", "socket.recv", "SQLite"] == [breach.split(" ")[0] for breach in lock_watch.breaches()]
 
 
-def test_waiting_under_another_lock_is_written_down_but_not_under_the_conditions_own() -> None:
+def test_waiting_is_recorded_under_another_lock_but_not_under_the_conditions_own() -> None:
     module = module_of_ours("from threading import Condition, Event, Lock, RLock")
     condition, event, lock = module.Condition(), module.Event(), module.Lock()
     with condition:
@@ -214,7 +214,7 @@ def test_waiting_under_another_lock_is_written_down_but_not_under_the_conditions
         assert [condition.watched] == lock_watch.held()
     assert [] == lock_watch.breaches()
     with lock:
-        event.wait(0)  # only asks
+        event.wait(0)  # checking does not wait
         event.wait(0.001)
         with condition:
             condition.wait_for(lambda: False, 0.001)
@@ -224,7 +224,7 @@ def test_waiting_under_another_lock_is_written_down_but_not_under_the_conditions
 
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock"])
-def test_watched_locks_lock(kind: str) -> None:
+def test_watched_locks_are_exclusive(kind: str) -> None:
     lock = getattr(module_of_ours(f"from threading import {kind}"), kind)()
     counted = [0]
 
@@ -257,7 +257,7 @@ def test_a_lock_may_be_released_by_another_thread() -> None:
     assert not lock.locked()
 
 
-def test_conditions_wake_each_other() -> None:
+def test_watched_conditions_notify_each_other() -> None:
     condition = module_of_ours("import threading\ndef make(): return threading.Condition(threading.Lock())").make()
     come: list[int] = []
 
@@ -274,7 +274,7 @@ def test_conditions_wake_each_other() -> None:
     assert [] == lock_watch.breaches()
 
 
-def test_the_modules_of_mirror_make_watched_locks() -> None:
+def test_the_modules_of_mirror_create_watched_locks() -> None:
     from mirror.util.cancellation import Stop  # noqa: PLC0415
 
     lock_watch.watch_package()

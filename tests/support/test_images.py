@@ -1,4 +1,4 @@
-"""The images that tests are made of: the same for the same seed, and odd where re-serialising would show."""
+"""The test images: the same for the same seed, and changed if they are serialised again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def document(graph: Graph, reference: str) -> dict[str, Any]:
     return loaded
 
 
-def test_the_same_seed_makes_the_same_bytes_and_another_makes_others() -> None:
+def test_equal_seeds_give_equal_bytes_and_different_seeds_different_ones() -> None:
     one, two, other = everything("x"), everything("x"), everything("y")
     assert one.blobs == two.blobs
     assert one.manifests == two.manifests
@@ -42,7 +42,7 @@ def test_the_same_seed_makes_the_same_bytes_and_another_makes_others() -> None:
     assert not set(one.manifests) & set(other.manifests)
 
 
-def test_every_digest_is_that_of_its_bytes_and_every_reference_leads_somewhere() -> None:
+def test_every_digest_matches_its_bytes_and_every_reference_exists() -> None:
     graph = everything("x")
     for digest, data in graph.blobs.items():
         assert digest == sha256(data)
@@ -62,7 +62,7 @@ def test_children_come_before_their_parents() -> None:
         seen.add(digest)
 
 
-def test_a_manifest_shows_when_it_is_serialised_again() -> None:
+def test_a_manifest_changes_if_it_is_serialised_again() -> None:
     graph = everything("x")
     for body in graph.manifests.values():
         loaded = json.loads(body.data)
@@ -80,7 +80,7 @@ def test_a_layer_is_a_gzip_of_a_tar_of_one_file(size: int) -> None:
     assert size <= len(data) <= size + 11_000 + size // 1000
 
 
-def test_configs_know_their_layers_and_platforms() -> None:
+def test_configs_match_their_layers_and_platforms() -> None:
     graph = everything("x")
     children = document(graph, "v1")["manifests"]
     assert ["amd64", "arm64"] == [child["platform"]["architecture"] for child in children]
@@ -92,7 +92,7 @@ def test_configs_know_their_layers_and_platforms() -> None:
         assert tars == config["rootfs"]["diff_ids"]
 
 
-def test_odd_images_are_what_they_are_called() -> None:
+def test_unusual_images_have_the_property_in_their_name() -> None:
     graph = everything("x")
     twice, foreign, hollow, notes = (document(graph, tag) for tag in ("twice", "foreign", "hollow", "notes"))
     assert twice["layers"][0] == twice["layers"][2]
@@ -103,7 +103,7 @@ def test_odd_images_are_what_they_are_called() -> None:
     assert (EMPTY, sha256(b"{}")) == (notes["config"]["mediaType"], notes["config"]["digest"])
 
 
-def test_referrers_are_in_the_index_that_bears_their_subjects_name() -> None:
+def test_referrers_are_in_the_index_tagged_with_their_subject() -> None:
     graph = Graph("x")
     subject = graph.image("v1")
     made = [graph.referrer(subject, text).digest for text in ("one", "two")]
@@ -114,7 +114,7 @@ def test_referrers_are_in_the_index_that_bears_their_subjects_name() -> None:
     assert f"{tag_of(subject)}.sig" in graph.tags
 
 
-def test_a_signed_manifest_holds_what_was_signed() -> None:
+def test_a_signed_manifest_contains_its_payload() -> None:
     body = schema1.signed("app", "v1", ["sha256:base", "sha256:top"], "seed")
     loaded = json.loads(body)
     signed = json.loads(schema1.payload(body))

@@ -1,4 +1,4 @@
-"""The judge sees what is wrong, and only that. It walks scripted registries, whose content can be changed at will."""
+"""The oracle detects every error and nothing else. It walks scripted registries, whose content is changed at will."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.oracle import Snapshot, assert_equal, assert_invariants, asse
 
 
 def held(registry: ScriptedRegistry, label: str = "one", repository: str = "app") -> tuple[Graph, Made]:
-    """-> a graph that the registry now holds under the tag v1, and its root"""
+    """Put a graph with the tag v1 into the registry; return the graph and its root."""
     graph = Graph(label)
     root = graph.platforms("v1")
     graph.index("nested", children=[root])
@@ -36,7 +36,7 @@ def test_a_missing_tag_is_a_problem(scripted: ScriptedFactory) -> None:
     assert (None, ["app:v2 is 404"]) == (walk.digest, walk.problems)
 
 
-def test_missing_short_and_wrong_objects_are_problems_of_every_tag_over_them(scripted: ScriptedFactory) -> None:
+def test_missing_truncated_and_wrong_objects_are_problems_of_every_tag_above_them(scripted: ScriptedFactory) -> None:
     registry = scripted()
     graph, _ = held(registry)
     home = registry.storage.repositories["app"]
@@ -53,7 +53,7 @@ def test_missing_short_and_wrong_objects_are_problems_of_every_tag_over_them(scr
     assert f"manifest app@{child} is 404" in walk_tag(registry, "app", "v1").problems
 
 
-def test_other_bytes_or_another_digest_header_of_a_manifest_are_problems(scripted: ScriptedFactory) -> None:
+def test_wrong_bytes_or_a_wrong_digest_header_of_a_manifest_are_problems(scripted: ScriptedFactory) -> None:
     registry = scripted()
     graph, _ = held(registry)
     first, second = list(graph.manifests)[:2]
@@ -64,14 +64,14 @@ def test_other_bytes_or_another_digest_header_of_a_manifest_are_problems(scripte
     assert "is said to be" in walk_tag(registry, "app", "wrong").problems[0]
 
 
-def test_layers_that_are_elsewhere_are_not_missed(scripted: ScriptedFactory) -> None:
+def test_foreign_layers_may_be_missing(scripted: ScriptedFactory) -> None:
     registry, graph = scripted(), Graph("foreign")
     graph.image("v1", layers=[graph.foreign_layer("https://example.com/x"), graph.layer()])
     registry.load("app", graph)
     assert [] == assert_whole(registry).problems
 
 
-def test_equal_means_the_same_bytes_the_same_type_and_whole(scripted: ScriptedFactory) -> None:
+def test_equal_means_the_same_bytes_and_media_type_and_complete(scripted: ScriptedFactory) -> None:
     source, target = scripted(), scripted()
     graph, _ = held(source)
     held(target, repository="copy")
@@ -93,7 +93,7 @@ def test_equal_means_the_same_bytes_the_same_type_and_whole(scripted: ScriptedFa
 
 
 def changed(scripted: ScriptedFactory, label: str) -> tuple[Snapshot, Snapshot, Snapshot]:
-    """-> a target before and after its v1 became what `label` makes, and a source that has made it of `new`"""
+    """Return a target before and after `label` changed its v1, and a source that made the change from `new`."""
     target, source = scripted(), scripted()
     held(target, "old")
     before = snapshot(target)
@@ -102,7 +102,7 @@ def changed(scripted: ScriptedFactory, label: str) -> tuple[Snapshot, Snapshot, 
     return before, snapshot(target), snapshot(source)
 
 
-def test_a_tag_may_keep_its_old_digest_or_take_one_of_the_sources(scripted: ScriptedFactory) -> None:
+def test_a_tag_may_keep_its_old_digest_or_get_one_of_the_source(scripted: ScriptedFactory) -> None:
     before, after, source = changed(scripted, "new")
     assert_invariants(before, after, source=source)
     assert_invariants(before, before, source=source)
@@ -111,7 +111,7 @@ def test_a_tag_may_keep_its_old_digest_or_take_one_of_the_sources(scripted: Scri
     assert_invariants(before, after, {tag: [digest] for tag, digest in after.tags.items()})
 
 
-def test_strange_tags_lost_tags_broken_tags_and_strange_objects_are_told_apart(scripted: ScriptedFactory) -> None:
+def test_unknown_lost_and_broken_tags_and_unknown_objects_are_distinguished(scripted: ScriptedFactory) -> None:
     before, after, source = changed(scripted, "strange")
     with pytest.raises(AssertionError, match="I2"):
         assert_invariants(before, after, source=source)

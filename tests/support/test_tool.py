@@ -1,4 +1,4 @@
-"""The fixture that runs the tool: it says what came out, and finds secrets wherever they lie."""
+"""The fixture that runs the tool returns its output, and finds secrets anywhere in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.tool import MirrorTool, shapes
 SECRET = "Canary-7f3a91 & Wörd"
 
 
-def test_a_run_says_how_it_ended_and_what_it_said(mirror_run: MirrorTool) -> None:
+def test_a_run_returns_exit_code_and_output(mirror_run: MirrorTool) -> None:
     ran = mirror_run("--version")
     assert (0, ("--version",)) == (ran.code, ran.arguments)
     assert ran.out.startswith("mirror ")
@@ -27,18 +27,18 @@ def test_a_run_says_how_it_ended_and_what_it_said(mirror_run: MirrorTool) -> Non
 
 def test_a_wrong_exit_code_shows_the_run(mirror_run: MirrorTool) -> None:
     with pytest.raises(AssertionError, match=r"want exit \(0,\)"):
-        mirror_run.sync()  # there is no config file
+        mirror_run.sync()  # the config file does not exist
     assert 2 == mirror_run.runs[0].code
     mirror_run.sync(expect=(1, 2))
 
 
-def test_the_tool_runs_in_an_environment_of_its_own(mirror_run: MirrorTool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tool_runs_in_a_clean_environment(mirror_run: MirrorTool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example.com")
     assert "HTTP_PROXY" not in MirrorTool(mirror_run.folder / "another").environment
     assert str(mirror_run.home) == mirror_run.environment["HOME"]
 
 
-def test_a_run_that_does_not_end_is_ended(mirror_run: MirrorTool) -> None:
+def test_a_run_that_does_not_end_is_killed(mirror_run: MirrorTool) -> None:
     (mirror_run.folder / "mirror.py").write_text("import time\ntime.sleep(60)\n")
     process = mirror_run.start(environment={"PYTHONPATH": str(mirror_run.folder)})
     with pytest.raises(AssertionError, match=r"still running after 0\.3 s"):
@@ -46,20 +46,20 @@ def test_a_run_that_does_not_end_is_ended(mirror_run: MirrorTool) -> None:
     assert -9 == process.returncode
 
 
-def test_a_traceback_is_not_for_users(mirror_run: MirrorTool) -> None:
+def test_a_traceback_fails_the_test(mirror_run: MirrorTool) -> None:
     (mirror_run.folder / "mirror.py").write_text("1 / 0\n")
     with pytest.raises(AssertionError, match="not for users' eyes"):
         mirror_run(environment={"PYTHONPATH": str(mirror_run.folder)})
 
 
-def test_what_still_runs_is_killed_at_the_end(tmp_path: Path) -> None:
+def test_running_processes_are_killed_at_the_end(tmp_path: Path) -> None:
     with MirrorTool(tmp_path / "tool") as tool:
         (tool.folder / "mirror.py").write_text("import time\ntime.sleep(60)\n")
         process = tool.start(environment={"PYTHONPATH": str(tool.folder)})
     assert -9 == process.returncode
 
 
-def test_a_config_says_how_each_registry_is_reached(
+def test_a_config_has_the_settings_of_each_registry(
     mirror_run: MirrorTool, registry_factory: RegistryFactory, authority: Authority, source: RealRegistry
 ) -> None:
     secure = registry_factory(tls=authority)
@@ -103,7 +103,7 @@ def test_reports_and_logs_are_read(mirror_run: MirrorTool) -> None:
         base64.urlsafe_b64encode(f"{{'password': '{SECRET}'}}".encode()).decode(),
     ],
 )
-def test_a_secret_is_found_in_all_its_shapes(mirror_run: MirrorTool, hidden: str) -> None:
+def test_a_secret_is_found_in_every_encoding(mirror_run: MirrorTool, hidden: str) -> None:
     file = mirror_run.home / "file"
     file.write_text(f"before {hidden} after")
     with pytest.raises(AssertionError, match=r"a secret is in \['home/file'\]"):
@@ -111,14 +111,14 @@ def test_a_secret_is_found_in_all_its_shapes(mirror_run: MirrorTool, hidden: str
     mirror_run.sweep(SECRET, skip=[file])
 
 
-def test_a_secret_is_found_in_what_a_run_said(mirror_run: MirrorTool) -> None:
+def test_a_secret_is_found_in_the_output_of_a_run(mirror_run: MirrorTool) -> None:
     mirror_run("sync", SECRET)
     with pytest.raises(AssertionError, match="a secret is in"):
         mirror_run.sweep(SECRET)
     mirror_run.sweep("Another-Canary")
 
 
-def test_too_short_a_secret_is_not_looked_for(mirror_run: MirrorTool) -> None:
+def test_a_secret_that_is_too_short_is_refused(mirror_run: MirrorTool) -> None:
     with pytest.raises(AssertionError, match="too short"):
         mirror_run.sweep("abc")
     assert all(len(shape) > 6 for shape in shapes("12345678"))

@@ -1,4 +1,4 @@
-"""The walk of layouts and bundles sees what is wrong: it is what `verify` is compared with."""
+"""The walks of layouts and bundles, which `verify` is compared with, detect every error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def found(files: dict[str, bytes], want: str, *, hashing: bool = True) -> list[s
     return Walker(FilesView(files.get), hashing=hashing).problems("app", "v1", want)
 
 
-def test_what_is_whole_has_no_problems(tmp_path: Path) -> None:
+def test_a_complete_image_has_no_problems(tmp_path: Path) -> None:
     graph = Graph("walk")
     root = graph.platforms("v1")
     views = (layout_view(lay(tmp_path / "layout", app=graph)), bundle_view(pack(tmp_path / "a.tar", app=graph)))
@@ -40,7 +40,7 @@ def test_what_is_whole_has_no_problems(tmp_path: Path) -> None:
     ],
     ids=["missing", "short", "changed"],
 )
-def test_a_blob_is_judged_by_its_size_or_by_its_hash(
+def test_a_blob_is_checked_by_its_size_or_by_its_digest(
     damage: object, by_size: str | None, by_hash: str, tmp_path: Path
 ) -> None:
     graph = Graph("walk")
@@ -56,7 +56,7 @@ def test_a_blob_is_judged_by_its_size_or_by_its_hash(
         assert all(str(want) in problem for problem in problems)
 
 
-def test_a_child_with_other_bytes_and_a_root_of_another_size_are_problems(tmp_path: Path) -> None:
+def test_a_child_with_wrong_bytes_and_a_root_of_a_wrong_size_are_problems(tmp_path: Path) -> None:
     graph = Graph("walk")
     root = graph.platforms("v1")
     files = files_of(lay(tmp_path / "layout", app=graph))
@@ -70,7 +70,7 @@ def test_a_child_with_other_bytes_and_a_root_of_another_size_are_problems(tmp_pa
     assert ["app:v1 is not there"] == found({**files, "index.json": json.dumps(index).encode()}, root.digest)
 
 
-def test_a_bundle_that_was_cut_off_holds_nothing(tmp_path: Path) -> None:
+def test_a_truncated_bundle_has_no_content(tmp_path: Path) -> None:
     graph = Graph("walk")
     root = graph.image("v1")
     bundle = pack(tmp_path / "a.tar", app=graph)

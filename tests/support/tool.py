@@ -1,4 +1,4 @@
-"""Runs the tool as its users do: `python -m mirror`, in a clean environment, with a HOME and a state of its own."""
+"""Runs the tool as users do: `python -m mirror`, in a clean environment, with its own HOME and state."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _forking = Forking(_COMMON)
 
 
 class Configured(Protocol):
-    """What a config file must say how to reach: a registry, a `Front` or a `Pipe`."""
+    """The attributes that a config file needs of a registry, a `Front` or a `Pipe`."""
 
     tls: Authority | None
 
@@ -61,7 +61,8 @@ class Ran:
 
 
 class MirrorTool:
-    """One test's tool: a folder with HOME, state and config files. Use with `with`: what still runs is killed."""
+    """The tool of one test: a directory with HOME, state and config files. Use with `with`; running processes are
+    killed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.home, self.state = folder, folder / "home", folder / "state"
@@ -69,7 +70,7 @@ class MirrorTool:
         self.config_file = folder / "mirror.yaml"
         self.runs: list[Ran] = []
         self._tripwire = folder / "left-loopback"
-        self.warnings = ""  # what may stand on stderr although it looks like a Python warning
+        self.warnings = ""  # lines on stderr that look like a Python warning and are allowed
         self._running: list[tuple[subprocess.Popen[str], float]] = []
         self._configs: set[Path] = set()
         self.environment = {**_COMMON, "HOME": str(self.home), "MIRROR_TESTS_TRIPWIRE": str(self._tripwire)}
@@ -88,9 +89,9 @@ class MirrorTool:
     def config(
         self, mirrors: Sequence[Mapping[str, Any]], *registries: Configured, file: Path | None = None, **keys: Any
     ) -> Path:
-        """Write a config file. registries: reached as they are (http, or https with their CA and client certificate).
+        """Write a config file. registries: how to contact them (http, or https with their CA and client certificate).
 
-        keys: any of the file; `registries` is merged over ours by host; underscores are not changed."""
+        keys: any key of the file; `registries` is merged by host; underscores are not changed."""
         hosts: dict[str, dict[str, Any]] = {registry.host: _reached(registry) for registry in registries}
         for host, settings in keys.pop("registries", {}).items():
             hosts[host] = {**hosts.get(host, {}), **settings}
@@ -103,7 +104,7 @@ class MirrorTool:
     # ---- running
 
     def __call__(self, *arguments: str | Path, timeout: float = 60, **options: Any) -> Ran:
-        """Run to the end. options: as for `start`; without any, the run is forked rather than started."""
+        """Run to the end. options: see `start`; without any, the run is forked instead of started."""
         if options or not _forking.serves(self.environment):
             return self.finish(self.start(*arguments, **options), timeout)
         words, started = tuple(map(str, arguments)), time.monotonic()
@@ -118,14 +119,14 @@ class MirrorTool:
     def sync(
         self, *arguments: str | Path, expect: int | tuple[int, ...] = 0, timeout: float = 60, **options: Any
     ) -> Ran:
-        """`mirror sync` on the config file; the exit code must be the expected one."""
+        """Run `mirror sync` on the config file, and check its exit code."""
         ran = self("sync", self.config_file, *arguments, timeout=timeout, **options)
         wanted = expect if isinstance(expect, tuple) else (expect,)
         assert ran.code in wanted, f"want exit {wanted}\n{ran}"
         return ran
 
     def command(self, *arguments: str | Path) -> list[str]:
-        """The words that start the tool."""
+        """The command line that starts the tool."""
         return [sys.executable, "-m", "mirror", *map(str, arguments)]
 
     def start(
@@ -135,7 +136,8 @@ class MirrorTool:
         only_environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> subprocess.Popen[str]:
-        """Begin a run, in a process group of its own. environment: more variables; only_environment: just these."""
+        """Start a run in a process group of its own. environment: additional variables; only_environment: replaces
+        all."""
         process = subprocess.Popen(
             self.command(*arguments),
             stdin=subprocess.DEVNULL,
@@ -151,7 +153,7 @@ class MirrorTool:
         return process
 
     def finish(self, process: subprocess.Popen[str], timeout: float = 60) -> Ran:
-        """Wait for the end of a run. Raises AssertionError if it lasts longer, or shows a traceback or a warning."""
+        """Wait for the end of a run. Raises AssertionError on a timeout, a traceback or a warning."""
         started = next(at for running, at in self._running if running is process)
         try:
             out, err = process.communicate(timeout=timeout)
@@ -175,7 +177,7 @@ class MirrorTool:
     # ---- results
 
     def report(self) -> dict[str, Any]:
-        """The one report.json under the state directory."""
+        """Return the only report.json below the state directory."""
         found = sorted(self.state.rglob("report.json"))
         assert len(found) == 1, f"report.json: {found}"
         document: dict[str, Any] = json.loads(found[0].read_text())
@@ -183,17 +185,17 @@ class MirrorTool:
         return document
 
     def results(self) -> dict[str, str]:
-        """target reference -> result, of the report."""
+        """Return target reference -> result of the report."""
         return {image["target"]: image["result"] for image in self.report()["images"]}
 
     def failed(self) -> list[str]:
-        """The lines of failed.txt."""
+        """Return the lines of failed.txt."""
         found = sorted(self.state.rglob("failed.txt"))
         assert len(found) == 1, f"failed.txt: {found}"
         return found[0].read_text().splitlines()
 
     def log(self) -> list[dict[str, Any]]:
-        """Every line of mirror.log and of its rotated siblings, oldest file first; each must be a JSON object."""
+        """Return the records of mirror.log and its rotated files, the oldest first. Each line must be a JSON object."""
         files = [path for path in self.state.rglob("mirror.log*") if path.is_file() and ".lock" not in path.suffixes]
         lines = []
         for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
@@ -204,9 +206,9 @@ class MirrorTool:
         return lines
 
     def sweep(self, *secrets: str, skip: Sequence[Path] = ()) -> None:
-        """No secret, in any of its shapes, in any output of any run or any file that the tool wrote.
+        """Check that no secret, in any encoding, is in the output of a run or a file that the tool wrote.
 
-        Config files written by `config` and the files in `skip` may have it."""
+        Config files written by `config` and the files in `skip` may contain it."""
         short = [len(secret) for secret in secrets if len(secret) < 8]
         assert not short, "too short to be looked for"
         needles = {needle for secret in secrets for needle in shapes(secret)}
@@ -220,11 +222,11 @@ class MirrorTool:
 
 
 def shapes(secret: str) -> set[str]:
-    """The forms in which a secret could lie about; in base64 at any position of what was encoded."""
+    """Return the encodings of a secret; for base64, at any position in the encoded text."""
     data = secret.encode()
     found = {data.decode("latin-1"), quote(secret, safe=""), data.hex(), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
     for shift in range(3):
-        # Characters that mix the secret's bits with those of its neighbours are left out.
+        # Leave out characters that also encode neighbouring bytes.
         start, end = (0, 2, 3)[shift], (shift + len(data)) * 8 // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             found.add(encode(b"\0" * shift + data).decode()[start:end])

@@ -1,6 +1,7 @@
-"""No connection leaves loopback. Installed in the test process and, by child/sitecustomize.py, in the tool's.
+"""Blocks connections that leave loopback. Installed in the test process and, by child/sitecustomize.py, in the tool's.
 
-An audit hook sees what every library does and cannot be got around; nor can it be removed."""
+An audit hook sees the calls of every library. It cannot be removed.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ _NETWORK = ("socket.connect", "socket.sendto", "socket.sendmsg")
 
 
 class OutsideLoopback(OSError):
-    """Something tried to reach the world."""
+    """A connection or look-up tried to leave loopback."""
 
 
 def is_outside(address: object) -> bool:
     """Whether a socket address is an internet address other than loopback."""
     if not isinstance(address, tuple) or not address or not isinstance(address[0], str):
-        return False  # a path of a Unix socket, netlink, nothing at all
+        return False  # the path of a Unix socket, netlink, or empty
     host = address[0].partition("%")[0]
     try:
         return not ipaddress.ip_address(host).is_loopback
@@ -28,12 +29,12 @@ def is_outside(address: object) -> bool:
 
 
 def is_other(address: object, only: Collection[str]) -> bool:
-    """Whether a socket address is an internet address that is not among those listed; none are listed: it is not."""
+    """Whether a socket address is an internet address that is not in the list; False if the list is empty."""
     return bool(only) and isinstance(address, tuple) and f"{address[0]}:{address[1]}" not in only
 
 
 def is_local_name(host: object) -> bool:
-    """Whether resolving this name asks nobody."""
+    """Whether this name is resolved without a query."""
     text = host.decode("latin-1") if isinstance(host, bytes) else str(host or "localhost")
     if text.rstrip(".").lower() == "localhost":
         return True
@@ -41,14 +42,14 @@ def is_local_name(host: object) -> bool:
         ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return False
-    return True  # an address is no question; connecting to it is looked at separately
+    return True  # an address needs no query; connecting to it is checked separately
 
 
 def install(note: Callable[[str], None], *, only: Collection[str] = ()) -> None:
-    """Refuse, and tell `note` of, every connection and look-up that would leave this machine.
+    """Block every connection and look-up that would leave this machine, and report it to `note`.
 
-    only: the addresses (`127.0.0.1:5000`) that may be connected to; none: any on loopback.
-    Names under `.invalid` are not found, as the real world has it (RFC 6761), and nobody is told."""
+    only: the addresses (`127.0.0.1:5000`) that are allowed; empty: any on loopback. Names below `.invalid` are not
+    found, as RFC 6761 requires, and are not reported."""
 
     def audit(event: str, arguments: tuple[object, ...]) -> None:
         if event == "socket.getaddrinfo":

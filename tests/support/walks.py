@@ -1,7 +1,7 @@
-"""Independent walks of what a target holds: registries by HTTP, layouts by their files, bundles by `tarfile`.
+"""Independent walks of a target: registries by HTTP, layouts by their files, bundles by `tarfile`.
 
-They share no code with the product. A walk is over one tag of one repository, in that repository: manifests are read
-and hashed in any case, of blobs the sizes are compared, or their bytes hashed.
+They share no code with the product. A walk starts at one tag of one repository and stays in it. Manifests are always
+read and hashed; blobs are compared by size, or hashed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class View(Protocol):
-    """What a store holds. None: it does not have it, or cannot give it."""
+    """Access to the content of a store. None: it does not exist or cannot be read."""
 
     def tagged(self, repository: str, tag: str) -> bytes | None: ...
     def manifest(self, repository: str, digest: str) -> bytes | None: ...
@@ -47,7 +47,7 @@ class RegistryView:
 
 
 class FilesView:
-    """An OCI image layout. files: name -> bytes, None where there is no such file."""
+    """An OCI image layout. files: name -> bytes; None if the file does not exist."""
 
     def __init__(self, files: Callable[[str], bytes | None]) -> None:
         self._files = files
@@ -55,7 +55,7 @@ class FilesView:
         self._entries: list[dict[str, Any]] = json.loads(index)["manifests"] if index is not None else []
 
     def tags(self) -> dict[tuple[str, str], str]:
-        """(repository, tag) -> digest"""
+        """Return (repository, tag) -> digest."""
         names = [(entry.get("annotations", {}).get(REF_NAME, ""), entry["digest"]) for entry in self._entries]
         return {(name.rpartition(":")[0], name.rpartition(":")[2]): digest for name, digest in names if ":" in name}
 
@@ -86,7 +86,7 @@ def layout_view(folder: Path) -> FilesView:
 
 
 def bundle_view(path: Path) -> FilesView:
-    """A tar that cannot be read to its end holds nothing."""
+    """Return the view of a bundle. A tar that cannot be read to its end has no content."""
     members: dict[str, bytes] = {}
     try:
         with tarfile.open(path) as archive:
@@ -95,19 +95,19 @@ def bundle_view(path: Path) -> FilesView:
                 members[member.name] = file.read() if file is not None else b""
     except (OSError, tarfile.TarError):
         members.clear()
-    # tarfile takes an end between two members for the end of the archive, which is two blocks of zeros.
+    # tarfile accepts a truncation between two members as the end; the real end has two zero blocks.
     if not path.is_file() or path.read_bytes()[-1024:] != bytes(1024):
         members.clear()
     return FilesView(members.get)
 
 
 def disk_view(path: Path) -> FilesView:
-    """Of a layout or a bundle."""
+    """Return the view of a layout or a bundle."""
     return layout_view(path) if path.is_dir() else bundle_view(path)
 
 
 class Walker:
-    """Judges tags of one store. hashing: read the blobs and hash them; else compare their sizes."""
+    """Checks tags of one store. hashing: read and hash the blobs; otherwise compare their sizes."""
 
     def __init__(self, view: View, *, hashing: bool) -> None:
         self._view = view
@@ -115,7 +115,7 @@ class Walker:
         self._blobs: dict[tuple[str, str, int], str] = {}
 
     def problems(self, repository: str, tag: str, want: str) -> list[str]:
-        """What is wrong with the image; `want` is the digest that the tag should have. Empty: it is whole."""
+        """Return the problems of an image; empty if it is complete. want: the digest that the tag should have."""
         root = self._view.tagged(repository, tag)
         if root is None:
             return [f"{repository}:{tag} is not there"]
@@ -140,7 +140,7 @@ class Walker:
         return found
 
     def _blob(self, repository: str, digest: str, size: int) -> str:
-        """What is wrong with it; empty: nothing."""
+        """Return the problem of a blob; empty if there is none."""
         there = self._view.size(repository, digest)
         if there is None:
             return f"blob {digest} is missing"

@@ -17,10 +17,9 @@ from mirror.util.cancellation import Work
 
 
 def find_gaps(bundle: BundleReader, work: Work) -> Iterator[str]:
-    """Iterate over messages about missing members, wrong sizes and damaged manifests. Blobs left out for a base are no
-    gaps.
+    """Iterate over messages about missing members, wrong sizes and damaged manifests.
 
-    Raises LocalError, Cancelled."""
+    Blobs left out for a base are no gaps. Raises LocalError, Cancelled."""
     return (
         _find_gaps_by_inventory(bundle, bundle.inventory, work)
         if bundle.inventory is not None
@@ -57,12 +56,12 @@ def _find_gaps_by_index(bundle: BundleReader, work: Work) -> Iterator[str]:
         seen.add(one.digest)
         yield from _check_member(bundle, one.digest, one.size)
         try:
-            todo += _referenced(bundle, one)
+            todo += _references_of(bundle, one)
         except MirrorError as error:
             yield str(error)
 
 
-def _referenced(bundle: BundleReader, one: Descriptor) -> list[Descriptor]:
+def _references_of(bundle: BundleReader, one: Descriptor) -> list[Descriptor]:
     """Return the descriptors that a manifest refers to; none for a blob."""
     if bundle.member(one.digest) is None or not (is_manifest_type(one.media_type) or not one.media_type):
         return []

@@ -37,8 +37,9 @@ class JournalEntry(Struct, frozen=True):
 
 
 class JournalContents(Struct, frozen=True):
-    """What a journal says. inventory: sha256 of the bundle's inventory. synced_entries: how many entries are certainly
-    on disk."""
+    """What a journal says.
+
+    inventory: sha256 of the bundle's inventory. synced_entries: how many entries are certainly on disk."""
 
     inventory: Digest
     entries: tuple[JournalEntry, ...]
@@ -79,10 +80,9 @@ class Journal:
     Each line is one write() in append mode, so no lock is held while writing."""
 
     def __init__(self, path: Path, data: int, inventory: Digest, entries: tuple[JournalEntry, ...]) -> None:
-        """Create the journal, replacing an older one. data: descriptor of the tar; entries: blobs that are already in
-        it.
+        """Create the journal, replacing an older one.
 
-        Raises LocalError."""
+        data: descriptor of the tar. entries: blobs that are already in it. Raises LocalError."""
         self._path = path
         self._data = data
         self._lock = threading.Lock()

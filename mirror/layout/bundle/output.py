@@ -42,8 +42,9 @@ def write_to_pipe(descriptor: int, data: memoryview, stop: Stop) -> None:
 
 
 def read_chunks(descriptor: int, offset: int, size: int, stop: Stop) -> Iterator[memoryview]:
-    """Iterate over the bytes of a range. Ends early where they cannot be read; the caller's hash then does not
-    match."""
+    """Iterate over the bytes of a range.
+
+    Ends early where they cannot be read; the caller's hash then does not match."""
     buffer = memoryview(bytearray(min(CHUNK, size)))
     while size:
         stop.check()

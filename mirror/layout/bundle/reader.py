@@ -46,10 +46,9 @@ class BundleReader:
     inventory: None if another tool wrote the bundle; then `index` has its index.json. members: by name."""
 
     def __init__(self, descriptor: int, what: str, adopts: Collection[str] = ()) -> None:
-        """Read the headers, the inventory and the index. Takes ownership of `descriptor`, a seekable file. adopts: see
-        Index.
+        """Read the headers, the inventory and the index.
 
-        Raises Refused."""
+        Takes ownership of `descriptor`, a seekable file. adopts: see Index. Raises Refused."""
         self.what = what
         self.descriptor = descriptor
         self.members: dict[str, Member] = {one.name: one for one in members(FileInput(descriptor, what))}
@@ -102,8 +101,9 @@ class BundleReader:
         return [digest for digest in listed if blob_path(digest) not in self.members]
 
     def has_damage(self, work: Work) -> bool:
-        """Whether any member's bytes do not have the digest in its name. Reads the whole file. Raises Refused,
-        Cancelled."""
+        """Whether any member's bytes do not have the digest in its name. Reads the whole file.
+
+        Raises Refused, Cancelled."""
         buffer = memoryview(bytearray(CHUNK))
         for name, member in self.members.items():
             if not name.startswith("blobs/"):
@@ -136,16 +136,16 @@ class BundleReader:
         return [ListedTag(tag, digest) for tag, digest in sorted(contents.tags.items())]
 
     def _repository_contents(self, repository: str) -> RepositoryContents | None:
-        """Return what the inventory lists for a repository. An empty name stands for the only repository of a
-        bundle."""
+        """Return what the inventory lists for a repository.
+
+        An empty name stands for the only repository of a bundle."""
         every = self.inventory.repositories if self.inventory is not None else {}
         return next(iter(every.values())) if not repository and len(every) == 1 else every.get(repository)
 
     def find(self, repository: str, reference: str) -> tuple[Digest, str]:
-        """Return digest and media type of a tag, or of a digest that the bundle has. The media type is empty if it is
-        not known.
+        """Return digest and media type of a tag, or of a digest that the bundle has.
 
-        Raises NotFound, Refused."""
+        The media type is empty if it is not known. Raises NotFound, Refused."""
         if ":" in reference:
             digest = Digest.parse(reference)
             if self.member(digest) is not None and (self.inventory is None or digest in self.inventory.manifests):
@@ -175,10 +175,9 @@ class BundleReader:
         ]
 
     def manifest(self, digest: Digest, media_type: str | None = None) -> Manifest:
-        """Read a manifest and verify its digest. media_type: from `find`, if it was called; otherwise from the
-        inventory.
+        """Read a manifest and verify its digest. Raises Refused.
 
-        Raises Refused."""
+        media_type: from `find`, if it was called; otherwise from the inventory."""
         member = self.member(digest)
         what = f"{self.what}: manifest {digest}"
         if member is None:

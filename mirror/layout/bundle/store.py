@@ -47,7 +47,9 @@ class BundleStore:
         new: bool = False,
         repair: bool = False,
     ) -> None:
-        """file: None for a standard stream. host: name of the store. spool: directory for copies of pipes. base: what a
+        """Prepare the store; no file is opened.
+
+        file: None for a standard stream. host: name of the store. spool: directory for copies of pipes. base: what a
         new bundle leaves out. adopts: repositories that own the tags without a repository. new: it is a target, so it
         may not exist yet. repair: write it again if the existing one is damaged."""
         self.host = host
@@ -116,13 +118,16 @@ class BundleStore:
         return bundle.incomplete_error() if bundle is not None else None
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
+        """Return the repositories below `prefix`, and errors for entries without a repository."""
         bundle = self.reader(work)
         return [*bundle.index.unnamed_errors(), *(name for name in bundle.repositories() if name.startswith(prefix))]
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
+        """Return the tags of a repository, sorted. Raises NotFound."""
         return self.reader(work).tags(repository)
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
+        """Yield what each tag or digest refers to, or the error in its place."""
         for reference in references:
             work.stop.check()
             yield self._resolve(repository, reference, work)
@@ -136,14 +141,17 @@ class BundleStore:
         return Version(digest, media_type=media_type)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
+        """Return what a tag or digest refers to, with its manifest."""
         manifest = self.manifest(repository, reference, work)
         return Version(manifest.digest, manifest)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
+        """Read a manifest and verify its digest. Raises NotFound, Refused."""
         bundle = self.reader(work)
         return bundle.manifest(*bundle.find(repository, reference))
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> MemberReader:
+        """Open a blob for reading from byte `offset`. Raises NotFound; Refused if the inventory lists it."""
         bundle = self.reader(work)
         member = bundle.member(blob.digest)
         if member is None and bundle.inventory is not None and blob.digest in bundle.inventory.blobs:
@@ -153,20 +161,21 @@ class BundleStore:
         return MemberReader(bundle, member, offset)
 
     def lacks(self, blob: Descriptor) -> bool:
+        """Whether the opened bundle does not have the blob. Does no I/O."""
         bundle = self._reader.peek()
         return bundle is not None and bundle.member(blob.digest) is None
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
+        """Return the manifests whose subject is `digest`."""
         return self._referrers.find(repository, digest, None, self.reader(work).roots, work)
 
     # ---- writing
 
     def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Create the file at its final size with all manifests. Reuse the blobs of an interrupted run and of the
-        existing bundle.
+        """Create the file at its final size with all manifests.
 
-        Raises RemoteError (an image has blobs of unknown size), LockBusy (another run writes this bundle), LocalError,
-        Refused."""
+        Reuse the blobs of an interrupted run and of the existing bundle. Raises RemoteError (an image has blobs of
+        unknown size), LockBusy (another run writes this bundle), LocalError, Refused."""
         inventory = Inventory(missing=tuple(sorted(missing)))
         for image in images:
             inventory.add(image, self._base)
@@ -214,6 +223,7 @@ class BundleStore:
             writer.close()
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
+        """Whether the new bundle has the blob or leaves it out; before `begin`, whether the existing one does."""
         if self._writer is not None:
             return self._writer.has_blob(blob.digest)
         try:
@@ -264,6 +274,7 @@ class BundleStore:
             )
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
+        """Raise LocalError: images cannot be deleted from a bundle."""
         raise LocalError(f"{self.host}: images cannot be deleted from a bundle", hint="export it again")
 
     def _require_writer(self) -> BundleWriter:
@@ -284,8 +295,9 @@ class BundleUpload:
         self.committed = False
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
-        """Write the blob; `body` is not called if the bundle has it. Raises Refused, LocalError, and what `body`
-        raises."""
+        """Write the blob; `body` is not called if the bundle has it.
+
+        Raises Refused, LocalError, and what `body` raises."""
         self._writer.write(self._blob, body, work)
         self.committed = True
 

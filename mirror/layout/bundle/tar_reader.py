@@ -79,10 +79,10 @@ class Member(Struct, frozen=True):
 
 
 def members(source: Input) -> Iterator[Member]:
-    """Iterate over the files of the layout. After each, the caller reads or skips either all of its `size` bytes or
-    none.
+    """Iterate over the files of the layout.
 
-    Raises Refused: bundle_invalid, bundle_incomplete, unsafe_path, unsafe_link_member, too_many."""
+    After each, the caller reads or skips either all of its `size` bytes or none. Raises Refused: bundle_invalid,
+    bundle_incomplete, unsafe_path, unsafe_link_member, too_many."""
     return _TarReader(source).members()
 
 
@@ -149,18 +149,19 @@ class _TarReader:
         if len(block) < BLOCK:
             if not self._source.position:
                 raise Refused(f"{self._source.what} is empty", code="bundle_incomplete")
-            raise self._truncated()
+            raise self._truncation_error()
         return block
 
-    def _truncated(self) -> Refused:
+    def _truncation_error(self) -> Refused:
         """Return the error for a truncated tar."""
         return bundle_incomplete(
             self._source.what, f"truncated at byte {self._source.position}, before the end of the tar"
         )
 
     def _is_bundle_member(self, kind: bytes, name: str, size: int) -> bool:
-        """Whether the member is a file of the layout. Raises Refused unless it is a file or directory that can be
-        skipped safely."""
+        """Whether the member is a file of the layout.
+
+        Raises Refused unless it is a file or directory that can be skipped safely."""
         where = f"member {printable(name, 120)!r}"
         if kind in _LINKS or kind in _DEVICES or kind in _UNSUPPORTED:
             word = {**_LINKS, **_DEVICES, **_UNSUPPORTED}[kind]
@@ -170,21 +171,22 @@ class _TarReader:
                 code="unsafe_link_member",
             )
         if kind == b"5":
-            if size or not (_DIRECTORIES.fullmatch(name) or self._is_ignorable(name, where)):
+            if size or not (_DIRECTORIES.fullmatch(name) or self._check_ignorable(name, where)):
                 self._raise_invalid(f"{where} is a directory with {size} bytes of data")
             return False
         if kind not in (b"0", b"\0"):
             self._raise_invalid(f"{where} has the unknown type {printable(kind.decode('latin-1'), 8)!r}")
         if not _BUNDLE_NAMES.fullmatch(name):
-            return not self._is_ignorable(name, where)
+            return not self._check_ignorable(name, where)
         if name in self._seen:
             self._raise_invalid(f"{where} occurs twice")
         self._seen.add(name)
         return True
 
-    def _is_ignorable(self, name: str, where: str) -> bool:
-        """Return True for a file that other tools put beside a layout, such as manifest.json. Raises Refused
-        (unsafe_path, too_many)."""
+    def _check_ignorable(self, name: str, where: str) -> bool:
+        """Return True for a file that other tools put beside a layout, such as manifest.json.
+
+        Raises Refused (unsafe_path, too_many)."""
         if not _HARMLESS.fullmatch(name) or {".", ".."} & set(name.split("/")):
             raise Refused(f"{self._source.what}: {where} is outside the bundle's directory", code="unsafe_path")
         self._ignored_members += 1
@@ -195,8 +197,9 @@ class _TarReader:
         return True
 
     def _pop_name(self, block: bytes) -> str:
-        """Return the name of the member: from an extension header, or else from `block`. Raises Refused
-        (unsafe_path)."""
+        """Return the name of the member: from an extension header, or else from `block`.
+
+        Raises Refused (unsafe_path)."""
         if self._name is None:
             raw = block[:100].partition(b"\0")[0]
             prefix = block[345:500].partition(b"\0")[0] if block[257:265] == b"ustar\00000" else b""
@@ -209,8 +212,10 @@ class _TarReader:
         return name.removeprefix("./") or "."
 
     def _pop_size(self, size: int) -> int:
-        """Return the size of the member in bytes. A pax record counts only if the header's field is 0 and the size does
-        not fit into it; otherwise two readers could disagree."""
+        """Return the size of the member in bytes.
+
+        A pax record counts only if the header's field is 0 and the size does not fit into it; otherwise two readers
+        could disagree."""
         extended, self._size = self._size, None
         if extended is None or extended == size:
             return size
@@ -228,7 +233,7 @@ class _TarReader:
             self._raise_invalid("two extension headers for one member")
         data = self._source.read(size)
         if len(data) < size:
-            raise self._truncated()
+            raise self._truncation_error()
         self._read_padding(size)
         if kind == b"L":
             self._name = _decode(data.removesuffix(b"\0"))
@@ -281,7 +286,7 @@ class _TarReader:
             return
         zeros = self._source.read(count)
         if len(zeros) < count:
-            raise self._truncated()
+            raise self._truncation_error()
         if any(zeros):
             self._raise_invalid(f"data between two members, before byte {self._source.position}")
 
@@ -294,7 +299,7 @@ class _TarReader:
             if self._source.position - end > MAX_TRAILER:
                 self._raise_invalid(f"more than {MAX_TRAILER} bytes of zeros after the end of the tar at byte {end}")
         if self._source.position % BLOCK:
-            raise self._truncated()
+            raise self._truncation_error()
 
     def _raise_invalid(self, why: str) -> NoReturn:
         """Raise the error for an invalid tar."""

@@ -58,8 +58,9 @@ class TarMap:
         self.total = end + len(END)
 
     def fixed_parts(self, contents: Mapping[str, bytes]) -> Iterator[tuple[int, bytes]]:
-        """Iterate over (offset, bytes) of everything but the blobs: headers, `contents` by name, padding, end. Offsets
-        ascend."""
+        """Iterate over (offset, bytes) of everything but the blobs: headers, `contents` by name, padding, end.
+
+        Offsets ascend."""
         for position in self.positions.values():
             data = contents.get(position.name)
             yield position.start, header(position.name, position.size) + (data or b"")

@@ -73,13 +73,13 @@ class _BundleVerifier:
                 result.problems.append(LayoutProblem(f"{name} is missing", damage=False))
         if result.inventory is not None:
             self._check_inventory(result.inventory)
-            result.find_affected(_references(result.inventory), self._referenced_digests)
+            result.find_affected(_image_names(result.inventory), self._reference_digests)
         elif INDEX_NAME in self._small and self._parse_small_member(INDEX_NAME):
             self._check_index()
-            result.find_affected(self._index.references(), self._referenced_digests)
+            result.find_affected(self._index.references(), self._reference_digests)
         return result
 
-    def _referenced_digests(self, digest: Digest) -> list[Digest]:
+    def _reference_digests(self, digest: Digest) -> list[Digest]:
         """Return the digests that a manifest refers to; none if it could not be parsed."""
         one = self._parsed.get(digest)
         return [child.digest for child in (*one.children, *one.blobs)] if one is not None else []
@@ -149,8 +149,9 @@ class _BundleVerifier:
         return bytes(kept)
 
     def _parse_manifest(self, digest: Digest, body: bytes, media_type: str, *, certain: bool) -> None:
-        """Parse a manifest. certain: it is listed as a manifest, so an error is a problem; otherwise it may be any
-        JSON."""
+        """Parse a manifest and keep it.
+
+        certain: it is listed as a manifest, so an error is a problem; otherwise it may be any JSON."""
         try:
             self._parsed[digest] = parse_manifest(body, media_type, expected=digest, what=f"manifest {digest}")
         except MirrorError as error:
@@ -193,8 +194,9 @@ class _BundleVerifier:
             self._result.problems.append(LayoutProblem(text, damage=True, digest=digest))
 
     def _count_entries(self, intact: set[Digest], listed: set[Digest]) -> None:
-        """Count the intact manifests, blobs and bytes. intact: all intact digests that are listed; listed: the
-        manifests."""
+        """Count the intact manifests, blobs and bytes.
+
+        intact: all intact digests that are listed; listed: the manifests."""
         result = self._result
         result.manifests = len(intact & listed)
         result.blobs = len(intact - listed)
@@ -213,10 +215,10 @@ class _BundleVerifier:
                 continue
             seen.add(one.digest)
             self._check_entry(one.digest, one.size)
-            todo += self._referenced(one)
+            todo += self._references_of(one)
         self._count_entries(seen & self._sizes.keys(), {digest for digest in seen if digest in self._parsed})
 
-    def _referenced(self, one: Descriptor) -> list[Descriptor]:
+    def _references_of(self, one: Descriptor) -> list[Descriptor]:
         """Return the descriptors that a manifest refers to; none for a blob."""
         parsed = self._parsed.get(one.digest)
         if parsed is None or not (is_manifest_type(one.media_type) or not one.media_type):
@@ -224,7 +226,7 @@ class _BundleVerifier:
         return [*parsed.children, *parsed.blobs]
 
 
-def _references(inventory: Inventory) -> Iterator[tuple[str, Digest]]:
+def _image_names(inventory: Inventory) -> Iterator[tuple[str, Digest]]:
     """Iterate over the names of all images and their digests."""
     for name, tag, digest in inventory.references():
         yield f"{name}:{tag}", digest

@@ -33,8 +33,9 @@ _LOOK_EVERY = 0.5  # seconds between two checks for a stop while another thread 
 
 
 class BundleWriter:
-    """A bundle that is being written. Thread-safe, except `prepare`, `finish` and `close`: call each once, in this
-    order."""
+    """A bundle that is being written.
+
+    Thread-safe, except `prepare`, `finish` and `close`: call each once, in this order."""
 
     def __init__(self, path: Path, inventory: Inventory, manifests: Iterable[Manifest]) -> None:
         self._path = path
@@ -195,8 +196,9 @@ class BundleWriter:
         )
 
     def _copy_intact(self, descriptor: int, blobs: Iterable[tuple[Digest, int, int]], stop: Stop) -> None:
-        """Copy the blobs that this bundle needs and whose bytes have the right digest. blobs: (digest, offset, size in
-        bytes)."""
+        """Copy the blobs that this bundle needs and whose bytes have the right digest.
+
+        blobs: (digest, offset, size in bytes) in the open file `descriptor`."""
         for digest, start, size in blobs:
             position = self._position_of(digest)
             if position is None or position.size != size or digest in self._written:
@@ -235,8 +237,9 @@ class BundleWriter:
                 self._changed.notify_all()
 
     def _begin_write(self, digest: Digest, stop: Stop) -> bool:
-        """Reserve a blob for this thread, and wait while another thread writes it. Return False if it has been
-        written."""
+        """Reserve a blob for this thread, and wait while another thread writes it.
+
+        Return False if it has been written."""
         while True:
             stop.check()
             with self._changed:
@@ -283,8 +286,9 @@ class BundleWriter:
     # ---- the end
 
     def finish(self) -> None:
-        """Rename the complete file to its final name. Raises Refused (bundle_incomplete), LocalError; then the old
-        bundle is unchanged."""
+        """Rename the complete file to its final name.
+
+        Raises Refused (bundle_incomplete), LocalError; then the old bundle is unchanged."""
         self._require_complete()
         publish(self.partial_path, self._path)
         self._sibling_path("journal").unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""Import the program once, and fork for each run of it. tests/support/forking.py starts `python -m forking`.
+"""Imports the program once, and forks for each run. tests/support/forking.py starts `python -m forking`.
 
-Most of the processor time of a short run is the start of Python and the imports. A forked run is otherwise like a
-started one: it has a process group, an environment, standard streams and an end of its own.
+Most of the processor time of a short run is the start of Python and the imports. In other respects a forked run equals
+a started one: it has its own process group, environment, standard streams and exit status.
 
 Descriptor 0 is a socket that preserves message boundaries. A request is JSON with `arguments`, `environment` and `cwd`,
-and comes with three descriptors: stdout, stderr, and a pipe that takes the process id and then the wait status of the
-run, one line each. The process exits when the other end of the socket is closed.
+and comes with three descriptors: stdout, stderr, and a pipe that receives the process id and then the wait status of
+the run, one line each. The process exits when the other end of the socket is closed.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def main() -> None:
 
 
 def _reap() -> None:
-    """Wait for the children that have ended, so that the processor time of the runs is counted."""
+    """Wait for ended children, so that the processor time of the runs is counted."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
 
 
 def _is_run(status_to: int) -> bool:
-    """Fork again: True in the run; the other process waits for it, writes how it ended, and exits."""
+    """Fork again. Return True in the run; the other process waits for it, reports its status, and exits."""
     run = os.fork()
     if not run:
         os.setsid()
@@ -71,7 +71,7 @@ def _is_run(status_to: int) -> bool:
 
 
 def _prepare(request: dict[str, object], out: int, err: int, status_to: int) -> None:
-    """Make this process what a started one would be."""
+    """Make this process like a started one."""
     os.close(status_to)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out, 1)

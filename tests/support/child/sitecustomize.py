@@ -1,4 +1,4 @@
-"""On the path of the tool when tests run it: keeps it on loopback, and notes for the test if it tried to leave."""
+"""On the module path of the tool in tests: keeps the tool on loopback, and records attempts to leave it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support import tripwire
 
 
 def arm() -> None:
-    """Install the tripwire as the environment says, and take its settings out of the environment."""
+    """Install the tripwire as the environment says, and remove its settings from the environment."""
     file = Path(os.environ.pop("MIRROR_TESTS_TRIPWIRE", os.devnull))
     only = os.environ.pop("MIRROR_TESTS_ONLY", "").split()
 

@@ -1,4 +1,4 @@
-"""Compares what the targets of a world really hold with what its sources hold. Believes nothing that the tool says."""
+"""Compares the content of a scenario's targets with that of its sources. Trusts nothing that the tool reports."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.support.oracle import Snapshot, Tag, snapshot
 from tests.support.walks import Walker, disk_view
 from tests.support.worlds.world import Entry, SourceRepository, TargetPlace, World
 
-Where = tuple[str, str]  # kind of store and its host or path
+Where = tuple[str, str]  # kind of the store, and its host or path
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A tag that a mirror brings to a place. digest: None where a v1 image is converted; then diff_ids says what."""
+    """A tag that a mirror should copy. digest: None if a v1 image is converted; then diff_ids identifies it."""
 
     where: Where
     tag: Tag
@@ -28,7 +28,7 @@ class Wanted:
 
 
 class Judge:
-    """Knows each target as it was after the last look."""
+    """The judge; it has the state of each target at the last check."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -40,11 +40,11 @@ class Judge:
     # ---- what is wanted, what is there
 
     def wanted(self) -> list[Wanted]:
-        """All that the mirrors select at the moment."""
+        """Return all tags that the mirrors select now."""
         return [one for entry in self._world.entries for one in _wanted(entry)]
 
     def look(self) -> dict[Where, Snapshot]:
-        """Walk every target; nothing may be broken, at any time. -> what they hold"""
+        """Walk every target. No tag may be broken at any time. Return the content of the targets."""
         found: dict[Where, Snapshot] = {}
         for where, place in self._places().items():
             if place.registry is not None:
@@ -62,7 +62,7 @@ class Judge:
     # ---- verdicts
 
     def after_run(self, code: int) -> None:
-        """I1 to I3 after any end of a run; equality where it claims success."""
+        """Check I1 to I3 after a run, however it ended, and equality if it reported success."""
         before = self._seen
         after = self.look()
         wanted = self.wanted()
@@ -76,7 +76,7 @@ class Judge:
             assert [] == list(self.differences(after, wanted)), f"exit {code}, but the targets differ"
 
     def _nothing_lost(self, where: Where, old: Snapshot, new: Snapshot, wanted: list[Wanted]) -> None:
-        """I3. A bundle is made anew: tags that no mirror selects any more may be left out of it."""
+        """Check I3. A bundle is written anew, so it may lose tags that no mirror selects any more."""
         gone = set(old.tags) - set(new.tags)
         if where[0] == "bundle":
             gone &= {one.tag for one in wanted if one.where == where}
@@ -88,7 +88,7 @@ class Judge:
     def _from_the_source(
         self, before: dict[Where, Snapshot], after: dict[Where, Snapshot], wanted: list[Wanted]
     ) -> None:
-        """I2: each tag is what it was before the run, or what the source has."""
+        """Check I2: each tag is what it was before the run, or what the source has."""
         now = {(one.where, one.tag): one for one in wanted}
         for where, taken in after.items():
             for tag, digest in taken.tags.items():
@@ -99,7 +99,7 @@ class Judge:
                 assert converted, f"I2: {where} {tag} is {digest}, neither the old digest nor the source's"
 
     def differences(self, after: dict[Where, Snapshot], wanted: list[Wanted]) -> Iterator[str]:
-        """What is not equal to its source, but for immutable tags that moved there, which keep a bundle as it is."""
+        """Return the tags that differ from their source, except moved immutable tags, which keep a bundle unchanged."""
         frozen = {one.where for one in wanted if one.where[0] == "bundle" and _is_conflict(one, after)}
         for one in [one for one in wanted if one.where not in frozen]:
             digest = after[one.where].tags.get(one.tag)
@@ -112,7 +112,8 @@ class Judge:
                 yield f"{name} is {digest}, the source has {one.digest}"
 
     def _converted(self, one: Wanted, digest: str, name: str) -> Iterator[str]:
-        """A v1 image has the layers of its ancestry, and the same digest as long as it is the same image."""
+        """Check a converted image: it has the layers of its ancestry, and the same digest as long as its v1 image is
+        the same."""
         place = self._places()[one.where]
         document = _config(place, one.tag[0], digest)
         expected = one.source.diff_ids(one.tag[1])
@@ -154,7 +155,7 @@ def _wanted(entry: Entry) -> Iterator[Wanted]:
 
 
 def _config(place: TargetPlace, repository: str, digest: str) -> dict[str, Any]:
-    """The config of an image at a target."""
+    """Return the config of an image on a target."""
     if place.registry is not None:
         with place.registry.client() as client:
             manifest = json.loads(client.manifest(repository, digest).body)

@@ -1,6 +1,6 @@
-"""A small world drawn from a seed: sources and targets of every kind, mirrors between them, and what happens to them.
+"""A random scenario made from a seed: sources and targets of every kind, mirrors between them, and changes.
 
-The world knows what each source holds at any time; it never asks the tool.
+It records what each source holds at any time, and never asks the tool.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.registries.weather import Weather
 from tests.support.images import Graph, Made
 from tests.support.layouts import lay, pack
 
-SHARE = 0.06  # of the requests meet a fault
+SHARE = 0.06  # fraction of the requests that get a fault
 TAGS = ("v0", "v1", "v2", "v3", "edge", "latest")
 
 
@@ -36,11 +36,11 @@ class SourceRepository:
     path: Path | None = None
     graph: Graph = field(default_factory=Graph)
     made: int = 0
-    past: list[tuple[str, str]] = field(default_factory=list)  # (tag, what it named before)
+    past: list[tuple[str, str]] = field(default_factory=list)  # (tag, what it referred to before)
 
     @property
     def tags(self) -> dict[str, str]:
-        """tag -> digest; for v1: tag -> image id."""
+        """Return tag -> digest; for v1: tag -> image id."""
         return self.v1.tags[self.name] if self.kind == "v1" and self.v1 else self.graph.tags
 
     @property
@@ -48,7 +48,7 @@ class SourceRepository:
         return self.registry.v1 if self.registry else None
 
     def diff_ids(self, tag: str) -> list[str]:
-        """Of a v1 image, the base first."""
+        """Return the diff IDs of a v1 image, the base first."""
         assert self.v1 is not None
         image_id, found = self.tags[tag], list[str]()
         while image_id:
@@ -60,7 +60,7 @@ class SourceRepository:
 
 @dataclass(frozen=True)
 class TargetPlace:
-    """Where a mirror writes. kind: registry, layout, bundle. repository: `*` stands for what a wildcard matched."""
+    """The target of a mirror. kind: registry, layout, bundle. repository: `*` stands for what a wildcard matched."""
 
     kind: str
     repository: str
@@ -95,7 +95,7 @@ class Entry:
 
 
 class World:
-    """Use with `with`. registries: all that listen; weather: the faults of each."""
+    """The scenario. Use with `with`. registries: all that listen; weather: the faults of each."""
 
     def __init__(self, seed: str, folder: Path) -> None:
         self.chance = random.Random(seed)
@@ -120,7 +120,7 @@ class World:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether a source has other images under v1: there a listing that lies is believed until v2 has answered."""
+        """Whether a source has other images by v1; then a false 404 of a listing is accepted until v2 has answered."""
         return any(one.kind == "mixed" for one in self._repositories)
 
     # ---- building
@@ -128,7 +128,7 @@ class World:
     def _build(self) -> None:
         hosts = [self._open(f"target-{number}", target=True) for number in range(self.chance.randint(1, 2))]
         source = self._open("source")
-        disk = self.chance.choice(("", "", "layout", "bundle"))  # at most one store on disk among the targets
+        disk = self.chance.choice(("", "", "layout", "bundle"))  # at most one target is a store on disk
         for number in range(self.chance.randint(1, 3)):
             self.entries.append(self._entry(number, source, hosts, disk))
 
@@ -208,7 +208,7 @@ class World:
     # ---- what happens at the sources
 
     def change(self) -> None:
-        """New tags, moved tags, tags that go back to what they were, tags that are deleted."""
+        """Add new tags, move tags, move tags back, delete tags."""
         for one in self._repositories:
             for _ in range(self.chance.randint(0, 3)):
                 what = self.chance.choice(("tag", "tag", "again", "back", "delete"))
@@ -255,7 +255,7 @@ class World:
 
     @staticmethod
     def _publish(one: SourceRepository) -> None:
-        """Make what the graph says true of the store."""
+        """Write the graph's content to the store."""
         if one.kind in ("registry", "mixed"):
             assert one.registry is not None
             home = one.registry.load(one.name, one.graph)
