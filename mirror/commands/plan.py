@@ -24,6 +24,6 @@ def plan(options: Options) -> int:
             preview.add_bundles(engine.stores.registries)
     told = print_lines(outlook_lines(found))
     if stopped is not None:
-        return engine.signals.leave(stopped)
+        return engine.signals.exit_if_hung(stopped)
     code = worst_exit_code({told, *(error.exit_code for _, error in found.failures)})
     return CHANGES if code == OK and options.exit_code and (found.changes or found.anew) else code

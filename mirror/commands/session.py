@@ -208,7 +208,7 @@ def _check_sources(config: Config) -> None:
 
 def left(signals: Signals) -> float:
     """Seconds that may still be waited for what is done on the way out; a signal may yet come."""
-    return LEAVING if signals.number is None else max(LEAVING - signals.since(), AT_LEAST)
+    return LEAVING if signals.number is None else max(LEAVING - signals.seconds_since_signal(), AT_LEAST)
 
 
 def rest(close: Callable[[float], None], signals: Signals) -> None:
@@ -220,7 +220,7 @@ def rest(close: Callable[[float], None], signals: Signals) -> None:
         close(left(signals))
     except LocalError:
         # A thread hangs where nothing reaches it; `leave` ends the process, once all that matters is written.
-        signals.hung = True
+        signals.has_hung_threads = True
 
 
 T = TypeVar("T")

@@ -34,7 +34,7 @@ from mirror.transfer.blob_locations import Inventory, Place
 from mirror.transfer.blob_outcomes import Outcomes
 from mirror.transfer.blob_request import Cost, Delivered, Order
 from mirror.transfer.spool import Spool
-from mirror.util.files import Lock, private_directory, sweep
+from mirror.util.files import Lock, delete_leftovers, private_directory
 from mirror.util.signals import InterruptibleSleep, Signals
 
 _log = logging.getLogger("mirror")
@@ -50,7 +50,7 @@ def sync(options: Options) -> int:
     with Signals() as signals:
         try:
             with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
-                sweep(directory)
+                delete_leftovers(directory)
                 with joined_partition(
                     state_directory(config), _partition(config, options), InterruptibleSleep(signals)
                 ) as mark:
@@ -136,7 +136,7 @@ class _Sync:
             report.finish(code, ended=datetime.now(UTC), cost=cost)
             _log.info("run_ended", extra={"exit": code, "seconds": round(cost.seconds, 3)})
             self._tell(report, cost, code)
-        return self._signals.leave(code)
+        return self._signals.exit_if_hung(code)
 
     def _copy_all(self, report: Report) -> tuple[int, RunCost]:
         mode = "none" if self._options.verbosity < 0 else self._options.progress

@@ -23,5 +23,5 @@ def verify(options: Options) -> int:
     shown = walker.account.problems or options.verbosity >= 0
     told = print_lines(verification_lines(walker.account, deep=options.deep)) if shown else OK
     if stopped is not None:
-        return engine.signals.leave(stopped)
+        return engine.signals.exit_if_hung(stopped)
     return worst_exit_code({told, *(problem.error.exit_code for problem in walker.account.problems)})

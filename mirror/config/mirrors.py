@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mirror.config.problems import KeyPath, Place, dotted, value_shown
+from mirror.config.problems import KeyPath, Place, format_key_path, value_shown
 from mirror.config.registries import Hosts
 from mirror.config.section import Section
 from mirror.config.tree import Scalar
@@ -82,7 +82,7 @@ def _draft(section: Section, defaults: Section, shared: TagRules | None, hosts: 
     read = _repository(source, section, hosts)
     mirror = MirrorConfig(
         section.document.place(section.path),
-        dotted(section.path),
+        format_key_path(section.path),
         read,
         tuple(_written(target, read, section, hosts, wildcard=wildcard) for _, target in targets),
         _short(source) or own or shared or TagRules(),

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from mirror.errors import ConfigError, printable
 from mirror.oci import reference
-from mirror.util.config_key import KeyPath, dotted, key_shown
+from mirror.util.config_key import KeyPath, format_key_path, quote_key
 from mirror.util.structs import Struct
 
-__all__ = ["SECRET_KEYS", "ConfigErrors", "KeyPath", "Place", "Problem", "dotted", "key_shown", "value_shown"]
+__all__ = ["SECRET_KEYS", "ConfigErrors", "KeyPath", "Place", "Problem", "format_key_path", "quote_key", "value_shown"]
 
 MOST_SHOWN = 50
 

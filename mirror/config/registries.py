@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mirror.config import values
-from mirror.config.problems import KeyPath, dotted, key_shown
+from mirror.config.problems import KeyPath, format_key_path, quote_key
 from mirror.config.section import Section
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
@@ -48,7 +48,7 @@ def build(section: Section, *, secrets: bool) -> Hosts:
         host = _canonical(name, plain)
         if host in taken:
             first = section.document.place(section.path, key=taken[host])
-            section.problem(f"is the same registry as {key_shown(taken[host])} on line {first.line}; keep one", key=key)
+            section.problem(f"is the same registry as {quote_key(taken[host])} on line {first.line}; keep one", key=key)
             continue
         taken[host] = key
         if not _can_be_named(host):
@@ -89,7 +89,7 @@ def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: l
         password, path = hosts.settings[host].password, (*hosts.paths[host], "password")
         missing = password.present() if password and document.sound(path) else None
         if missing and warnings is not None:
-            warnings.append(f"{document.place(path)}: {dotted(path)}: {missing}; a run needs it")
+            warnings.append(f"{document.place(path)}: {format_key_path(path)}: {missing}; a run needs it")
         elif missing:
             document.add(path, f"{missing}; it is required: a mirror uses this registry")
 

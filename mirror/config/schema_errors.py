@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from mirror.config.problems import SECRET_KEYS, KeyPath, key_shown, value_shown
+from mirror.config.problems import SECRET_KEYS, KeyPath, quote_key, value_shown
 from mirror.config.schema import NOT_YET, conforms, places_of, resolved, validator
 from mirror.config.suggestions import YAML_BOOLEANS, is_accepted, text_instead
 from mirror.config.tree import Document, Scalar, read_as
@@ -51,7 +51,7 @@ def _report(document: Document, path: KeyPath, error: Any) -> None:
         guesses = {_nearest(key, part) for key in value if key not in part["properties"]}
         for key in error.validator_value:
             if key not in value and key not in guesses:
-                document.add(path, f"missing key {key_shown(key)}")
+                document.add(path, f"missing key {quote_key(key)}")
     elif keyword in ("minItems", "minProperties", "minLength"):
         document.add(path, _empty(path, part, value))
     elif keyword == "maxLength":
@@ -71,17 +71,17 @@ def _not_yet(part: dict[str, Any], value: object) -> str:
 def _unknown(key: str, part: dict[str, Any]) -> str:
     elsewhere = places_of(key)
     if elsewhere:
-        return f"unknown key {key_shown(key)} here; its place is {elsewhere[-1]}"
+        return f"unknown key {quote_key(key)} here; its place is {elsewhere[-1]}"
     if _spelt(key) in _INSECURE and "plain-http" in part.get("properties", {}):
         how = "`plain-http: true` is for http, `tls: {verify: false}` for https with a certificate that is not checked"
-        return f"unknown key {key_shown(key)}; {how}"
+        return f"unknown key {quote_key(key)}; {how}"
     nearest = _nearest(key, part)
     if nearest and part["properties"][nearest].get(NOT_YET) is True:
-        return f"unknown key {key_shown(key)}; {key_shown(nearest)} is {_LATER}; remove the key"
+        return f"unknown key {quote_key(key)}; {quote_key(nearest)} is {_LATER}; remove the key"
     if nearest:
-        return f"unknown key {key_shown(key)}; did you mean {key_shown(nearest)}?"
+        return f"unknown key {quote_key(key)}; did you mean {quote_key(nearest)}?"
     known = [name for name, below in part.get("properties", {}).items() if below.get(NOT_YET) is not True]
-    return f"unknown key {key_shown(key)}; want one of {', '.join(known)}"
+    return f"unknown key {quote_key(key)}; want one of {', '.join(known)}"
 
 
 def _nearest(key: str, part: dict[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.config.problems import KeyPath, dotted, value_shown
+from mirror.config.problems import KeyPath, format_key_path, value_shown
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
 from mirror.selection.locations import NO_VARIABLES, VARIABLE, without_home
@@ -101,7 +101,7 @@ class Section:
 
     def warn(self, message: str, *, below: str, item: int | None = None) -> None:
         path: KeyPath = (*self.path, below) if item is None else (*self.path, below, item)
-        self._warnings.append(f"{self.document.place(path)}: {dotted(path)}: {message}")
+        self._warnings.append(f"{self.document.place(path)}: {format_key_path(path)}: {message}")
 
     def _sound(self, key: str) -> object:
         return self._values.get(key) if self.document.sound((*self.path, key)) else None

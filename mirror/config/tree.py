@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from mirror.config.problems import KeyPath, Place, Problem, dotted
+from mirror.config.problems import KeyPath, Place, Problem, format_key_path
 from mirror.util.structs import Struct, field
 
 
@@ -60,7 +60,7 @@ class Document:
 
     def add(self, path: KeyPath, message: str, *, key: str | None = None) -> None:
         """Note a problem of the value at `path`, or of its key `key`."""
-        self.problems.append(Problem(self.place(path, key=key), dotted(path), message))
+        self.problems.append(Problem(self.place(path, key=key), format_key_path(path), message))
         self._unsound.update(path[:length] for length in range(len(path) + 1))
 
     def sound(self, path: KeyPath) -> bool:

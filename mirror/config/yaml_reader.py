@@ -21,8 +21,8 @@ from mirror.config.problems import (
     KeyPath,
     Place,
     Problem,
-    dotted,
-    key_shown,
+    format_key_path,
+    quote_key,
     value_shown,
 )
 from mirror.config.tree import Document, Mapping, Misread, Node, Scalar, Sequence, read_as
@@ -119,7 +119,7 @@ class _Composer:
         return self._root
 
     def fail(self, line: int, column: int, message: str) -> NoReturn:
-        problem = Problem(Place(self._document.file, line + 1, column + 1), dotted(self._path()), message)
+        problem = Problem(Place(self._document.file, line + 1, column + 1), format_key_path(self._path()), message)
         raise ConfigErrors([*self._document.problems, problem])
 
     def _fail_at(self, mark: yaml.Mark | None, message: str) -> NoReturn:
@@ -211,7 +211,7 @@ class _Composer:
         if event.tag:
             tag = event.tag
             shown = f"!!{tag.removeprefix(_STANDARD_TAGS)}" if tag.startswith(_STANDARD_TAGS) else tag
-            named = "a tag" if self._secret() else f"tag {key_shown(shown)}"
+            named = "a tag" if self._secret() else f"tag {quote_key(shown)}"
             self._note(_mark(event), f"{named} is not allowed; remove it, or put the text in quotes")
 
     def _alias(self, event: yaml.AliasEvent) -> Node:
@@ -267,20 +267,20 @@ class _Composer:
             if not all(isinstance(item, Mapping) for item in found):
                 self._note(key, "<< needs a mapping, or a list of mappings, to merge")
         elif not isinstance(key.value, str) and name != _ON:
-            what = f"unknown key {key_shown(name)}, read as {read_as(key.value)}; remove it"
+            what = f"unknown key {quote_key(name)}, read as {read_as(key.value)}; remove it"
             if [level.key.text for level in self._open if level.key is not None] == ["registries"]:
-                what = f"key read as {read_as(key.value)}; write {key_shown(name)}"
+                what = f"key read as {read_as(key.value)}; write {quote_key(name)}"
             self._note(key, what)
         elif name in mapping.keys:
             first = mapping.keys[name].line + 1
-            self._note(key, f"duplicate key {key_shown(name)}, first on line {first}; keep one of them")
+            self._note(key, f"duplicate key {quote_key(name)}, first on line {first}; keep one of them")
         else:
             mapping.items[name] = node
             mapping.keys[name] = key
 
     def _note(self, at: yaml.Mark | Scalar, message: str) -> None:
         place = Place(self._document.file, at.line + 1, at.column + 1)
-        self._document.problems.append(Problem(place, dotted(self._path()), message))
+        self._document.problems.append(Problem(place, format_key_path(self._path()), message))
 
     def _path(self) -> KeyPath:
         """Of what is being read: an entry of the innermost open sequence or mapping, or that itself between entries."""

@@ -242,7 +242,7 @@ class RegistryV2:
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | Upload:
         query = f"mount={quote(blob.digest, safe=':')}&from={quote(from_repository, safe='/')}"
         try:
-            with work.outliving(ANSWER_WITHIN) as waiting:
+            with work.with_grace_period(ANSWER_WITHIN) as waiting:
                 answer = self._session.call(
                     "POST",
                     f"/v2/{repository}/blobs/uploads/?{query}",
@@ -265,7 +265,7 @@ class RegistryV2:
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> Upload:
         try:
-            with work.outliving(ANSWER_WITHIN) as waiting:
+            with work.with_grace_period(ANSWER_WITHIN) as waiting:
                 answer = self._session.call(
                     "POST",
                     f"/v2/{repository}/blobs/uploads/",
