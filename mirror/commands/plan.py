@@ -11,7 +11,7 @@ from mirror.sync.dry_run import Preview
 
 
 def plan(options: Options) -> int:
-    """Print what a sync would do. -> the exit code. Writes nothing. Raises ConfigError, LocalError."""
+    """Print what a sync would do and return the exit code. Writes nothing. Raises ConfigError, LocalError."""
 
     with open_for_reading(options) as (engine, state):
         engine.refuse_parts(options)

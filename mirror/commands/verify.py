@@ -1,4 +1,4 @@
-"""`mirror verify`: print what is missing, damaged or different on the targets."""
+"""`mirror verify`: print missing, damaged and differing images on the targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mirror.sync.verifier import Problem, Verify
 
 
 def verify(options: Options) -> int:
-    """Print what is not whole or not equal on the targets. -> the exit code. Raises ConfigError, LocalError."""
+    """Print the problems on the targets and return the exit code. Raises ConfigError, LocalError."""
 
     with open_for_reading(options) as (engine, state):
         reader = Reader(engine.manager, state, engine.manifests)
