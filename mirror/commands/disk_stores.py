@@ -68,7 +68,7 @@ def check_bases(config: Config, *, present: bool) -> list[str]:
             continue
         if not present and not _exists(mirror.base):
             warnings.append(
-                f"{mirror.place}: {mirror.path}: the base {mirror.base} does not exist here; a run needs it"
+                f"{mirror.position}: {mirror.path}: the base {mirror.base} does not exist here; a run needs it"
             )
         else:
             read_inventory(mirror.base)

@@ -20,7 +20,7 @@ from mirror.oci import strictjson
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_path, is_tag
 from mirror.output.redaction import Redactor
-from mirror.selection.locations import MATCHED, may_be
+from mirror.selection.locations import MATCHED, can_match
 from mirror.store import Source
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct
@@ -139,7 +139,7 @@ def _expand_wildcards(source: Source, paths: Sequence[str] | dict[str, None], wo
             yield path
             continue
         for name in source.repositories(before, work):
-            if isinstance(name, str) and may_be(name, path):
+            if isinstance(name, str) and can_match(name, path):
                 yield name
 
 

@@ -18,7 +18,7 @@ from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, Cancelled, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.limits import Limits
 from mirror.output.redaction import Redactor
-from mirror.selection.locations import STREAM, is_bundle, is_registry, may_be
+from mirror.selection.locations import STREAM, can_match, is_bundle, is_registry
 from mirror.state.hints import State
 from mirror.sync.bundle_bases import Bases
 from mirror.sync.image_reader import Reader
@@ -85,7 +85,7 @@ class Engine(Struct, frozen=True):
     def needs(self, host: str, path: str) -> bool:
         """Return whether a mirror must copy something to this repository of a target."""
         return any(
-            target.place.host == host and may_be(path, target.place.path)
+            target.place.host == host and can_match(path, target.place.path)
             for entry in self.entries
             if not entry.rules.allow_empty
             for target in entry.targets
