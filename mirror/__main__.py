@@ -1,9 +1,9 @@
-"""`python -m mirror`, and the program `mirror`."""
+"""The entry point of `python -m mirror` and of the program `mirror`."""
 
 import signal
 
-# Before anything else is imported: until `Signals` takes over, and when it has handed back, there is nothing to tidy
-# up, and the kernel ends the process without a traceback. Who had it ignored for us keeps that.
+# Before all other imports: outside of `Signals` there is nothing to clean up, so the kernel should end the process
+# without a traceback. If the parent process has set SIGINT to be ignored, it stays ignored.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -15,9 +15,9 @@ from mirror.cli import main
 
 
 def entry() -> NoReturn:
-    """Run the command line, and end the process."""
+    """Run the command line and end the process."""
     code = main()
-    # The interpreter collects garbage at its end, which takes 50 ms; what is frozen is not looked at.
+    # The garbage collection at exit takes 50 ms; it skips frozen objects.
     gc.freeze()
     sys.exit(code)
 

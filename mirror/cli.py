@@ -1,4 +1,4 @@
-"""The command line: parses, calls, returns an exit code. No logic."""
+"""The command line: parses arguments, calls a command, returns its exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ the lock; 130, 143 stopped by a signal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. -> the exit code."""
+    """Run the command line and return the exit code."""
     _open_streams()
     argv = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(sys.stderr)
@@ -39,15 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Where a standard stream is closed, the next file or connection would be taken for it."""
+    """Open standard streams that are closed. Otherwise the next file or connection would get their file descriptor."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = Parser(
         prog="mirror",
         description="Copies container image repositories between registries and keeps the copies up to date.",
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"mirror {__version__}")
-    parser.verbs = _COMMANDS
+    parser.subcommands = _COMMANDS
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for add in _COMMANDS.values():
         add(commands)
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add(
     commands: argparse._SubParsersAction[Parser], name: str, run: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
+    """Add the parser of a command with a configuration. text: the help, a sentence without capital and period."""
     command = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", type=Path, help="the YAML configuration file")
     add_later_options(command, name)
@@ -74,6 +76,7 @@ def _add(
 
 
 def _sentence(text: str) -> str:
+    """Return `text` with a capital letter and a period."""
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -89,9 +92,9 @@ def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
         type=_shard,
         help="process only shard I of N, counted from 0, split by source repository",
     )
-    loud = sync.add_mutually_exclusive_group()
-    loud.add_argument("-v", dest="verbose", action="count", default=0, help="print more; twice: debug output")
-    loud.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
+    verbosity = sync.add_mutually_exclusive_group()
+    verbosity.add_argument("-v", dest="verbose", action="count", default=0, help="print more; twice: debug output")
+    verbosity.add_argument("-q", dest="quiet", action="store_true", help="print only errors")
     sync.add_argument("--dry-run", action="store_true", help="the same as `mirror plan`")
     sync.add_argument("--fail-fast", action="store_true", help="start no new work after the first failure")
     sync.add_argument(
@@ -114,6 +117,7 @@ def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_only(command: argparse.ArgumentParser) -> None:
+    """Add the option `--only`."""
     command.add_argument(
         "--only",
         metavar="PATTERN",
@@ -145,14 +149,14 @@ def _add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
     text = "check or list a bundle or a layout offline"
     bundle = commands.add_parser("bundle", help=text, description=_sentence(text), allow_abbrev=False)
-    bundle.verbs = _VERBS["bundle"]
-    verbs = bundle.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for name, text in _VERBS["bundle"].items():
-        verb = verbs.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
-        verb.add_argument(
-            "path", metavar="FILE-OR-DIR", type=_on_disk, help="a bundle (.tar) or the directory of a layout"
+    bundle.subcommands = _SUBCOMMANDS["bundle"]
+    subcommands = bundle.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, text in _SUBCOMMANDS["bundle"].items():
+        subcommand = subcommands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
+        subcommand.add_argument(
+            "path", metavar="FILE-OR-DIR", type=_disk_path, help="a bundle (.tar) or the directory of a layout"
         )
-        verb.set_defaults(command=_offline, what={"verify": "verify", "list": "listing"}[name])
+        subcommand.set_defaults(command=_run_and_print, what={"verify": "verify", "list": "listing"}[name])
 
 
 def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -161,16 +165,16 @@ def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
     inventory.add_argument(
         "path",
         metavar="FILE-OR-DIR-OR-CONFIG",
-        type=_on_disk,
+        type=_disk_path,
         help="a bundle, a layout, the report.json of an import, or a configuration, whose targets are read",
     )
-    inventory.set_defaults(command=_offline, what="inventory")
+    inventory.set_defaults(command=_run_and_print, what="inventory")
 
 
 def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
     text = "serve a layout or a bundle as a registry"
     command = commands.add_parser("serve", help=text, description=_sentence(text), allow_abbrev=False)
-    command.add_argument("path", metavar="FILE-OR-DIR", type=_on_disk, help="a bundle, or the directory of a layout")
+    command.add_argument("path", metavar="FILE-OR-DIR", type=_disk_path, help="a bundle, or the directory of a layout")
     command.add_argument(
         "--listen",
         metavar="HOST:PORT",
@@ -198,8 +202,8 @@ def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
     schema.set_defaults(command=_schema)
 
 
-# The commands below a command, with what they do.
-_VERBS = {
+# Subcommands with their help.
+_SUBCOMMANDS = {
     "bundle": {
         "verify": "read and hash a whole bundle or layout, and list what is damaged or missing",
         "list": "list the references of a bundle or layout with their sizes",
@@ -218,15 +222,16 @@ _COMMANDS = {
 }
 
 
-# Each command is imported when it is called.
+# The module of a command is imported when the command is called.
 
 
-def _on_disk(text: str) -> Path:
-    """A path, or a layout as configurations name it."""
+def _disk_path(text: str) -> Path:
+    """Return the path of an argument; a layout may have the prefix `oci:`, as in configurations."""
     return Path(text.removeprefix("oci:"))
 
 
 def _shard(text: str) -> Shard:
+    """Parse the value of `--shard`."""
 
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
@@ -235,6 +240,7 @@ def _shard(text: str) -> Shard:
 
 
 def _seconds(text: str) -> float:
+    """Parse a number of seconds."""
     try:
         seconds = float(text)
     except ValueError:
@@ -245,6 +251,7 @@ def _seconds(text: str) -> float:
 
 
 def _options(parsed: argparse.Namespace) -> Options:
+    """Return the options of a run."""
 
     given = vars(parsed)
     return Options(
@@ -300,14 +307,15 @@ def _validate(parsed: argparse.Namespace) -> int:
     return validate(parsed.config, secrets=parsed.secrets)
 
 
-def _offline(parsed: argparse.Namespace) -> int:
+def _run_and_print(parsed: argparse.Namespace) -> int:
+    """Run a command that contacts no registry or needs no lock, and print its output and problems."""
     from mirror.commands import bundle, inventory  # noqa: PLC0415
 
-    run = {"verify": bundle.verify, "listing": bundle.listing, "inventory": inventory.inventory}
-    told = run[parsed.what](parsed.path)
-    for problem in told.problems:
+    run = {"verify": bundle.verify, "listing": bundle.list_references, "inventory": inventory.make_inventory}
+    output = run[parsed.what](parsed.path)
+    for problem in output.problems:
         Console(sys.stderr).write_line(f"mirror: {problem}")
-    return worst_exit_code({print_lines(told.lines), told.code})
+    return worst_exit_code({print_lines(output.lines), output.code})
 
 
 def _help(parsed: argparse.Namespace) -> int:
@@ -315,7 +323,7 @@ def _help(parsed: argparse.Namespace) -> int:
     if not topic:
         return print_lines(_parser().format_help().splitlines())
     refuse_later_command(topic[0])
-    deepest = 2 if topic[0] in _VERBS else 1
+    deepest = 2 if topic[0] in _SUBCOMMANDS else 1
     if topic[0] in _COMMANDS and len(topic) > deepest:
         command = " ".join(topic[:deepest])
         raise ConfigError(f"`mirror {command}` has no command {topic[deepest]!r}", hint=f"see `mirror help {command}`")

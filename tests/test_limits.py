@@ -9,6 +9,8 @@ from mirror.limits import PROBE_EVERY, HostLimits, Limits, Rate
 
 
 class FakeClock:
+    """A clock that the test sets."""
+
     def __init__(self, time: float = 1000.0) -> None:
         self.time = time
 
@@ -17,7 +19,7 @@ class FakeClock:
 
 
 def host(clock: FakeClock, rate: Rate | None = None) -> tuple[HostLimits, list[float]]:
-    """A host, and the times until which it told that nothing may start."""
+    """Return the limits of a host, and the list of times before which nothing may start."""
     limits, holds = HostLimits("h:5000", rate=rate, clock=clock), list[float]()
     limits.on_hold = holds.append
     return limits, holds
@@ -26,7 +28,7 @@ def host(clock: FakeClock, rate: Rate | None = None) -> tuple[HostLimits, list[f
 # -- rates and pauses -------------------------------------------------------------------------------------------------
 
 
-def test_a_host_without_limits_is_asked_at_once() -> None:
+def test_a_host_without_limits_is_contacted_at_once() -> None:
     limits, holds = host(FakeClock())
     assert [0.0, 0.0] == [limits.take(), limits.take()]
     assert (True, []) == (limits.ready_at() <= 1000.0, holds)
@@ -39,11 +41,11 @@ def test_a_rate_spreads_requests_evenly(rate: Rate, between: float) -> None:
     assert [0.0, between, 2 * between] == pytest.approx([limits.take() for _ in range(3)])
     assert 1000.0 + 3 * between == pytest.approx(limits.ready_at())
     assert [1000.0 + n * between for n in (1, 2, 3)] == pytest.approx(holds)
-    clock.time += 100 * between  # what was not used is not saved up
+    clock.time += 100 * between  # unused requests do not accumulate
     assert [0.0, between] == pytest.approx([limits.take() for _ in range(2)])
 
 
-def test_a_paused_host_is_asked_after_the_pause_and_says_so_once() -> None:
+def test_a_paused_host_is_contacted_after_the_pause_which_is_reported_once() -> None:
     clock = FakeClock()
     limits, holds = host(clock)
     assert [True, False, False] == [limits.pause(10), limits.pause(5), limits.pause(20)]
@@ -60,7 +62,7 @@ def test_a_pause_and_a_rate_add_up() -> None:
     assert [10.0, 11.0, 12.0] == [limits.take() for _ in range(3)]
 
 
-def test_a_hold_may_be_asked_about_while_it_is_told() -> None:
+def test_a_callback_of_a_hold_may_query_the_limits() -> None:
     limits, seen = HostLimits("h", rate=Rate(1, 1), clock=FakeClock()), list[float]()
     limits.on_hold = lambda until: seen.append(limits.ready_at() - until)
     limits.take()
@@ -78,7 +80,7 @@ def test_requests_are_counted_by_kind_on_every_thread() -> None:
 # -- hosts that are down ----------------------------------------------------------------------------------------------
 
 
-def test_the_work_of_a_host_that_is_down_fails_at_once_with_its_error() -> None:
+def test_requests_to_a_host_that_is_down_fail_at_once_with_its_error() -> None:
     limits, _ = host(FakeClock())
     assert (False, False) == (limits.check(), limits.down)
     assert [True, False] == [limits.mark_down(Unreachable("connect: refused")) for _ in range(2)]
@@ -95,7 +97,7 @@ def test_the_work_of_a_host_that_is_down_fails_at_once_with_its_error() -> None:
         ("h:5000: its proxy p:1 cannot be reached", "h:5000 is down: its proxy p:1 cannot be reached"),
     ],
 )
-def test_a_host_that_is_down_is_named_once(what: str, told: str) -> None:
+def test_the_error_of_a_host_that_is_down_names_the_host_once(what: str, told: str) -> None:
     limits, _ = host(FakeClock())
     limits.mark_down(Unreachable(what))
     with pytest.raises(Unreachable) as caught:
@@ -113,13 +115,13 @@ def test_a_host_that_is_down_is_probed_once_a_minute_until_it_answers() -> None:
         try:
             probes.append((clock.time, limits.check()))
         except Unreachable:
-            limits.mark_down(Unreachable("refused again"))  # it does not put off the probe
+            limits.mark_down(Unreachable("refused again"))  # this does not postpone the probe
     assert [(1000 + n * PROBE_EVERY, True) for n in (1, 2, 3)] == probes
     limits.answered("HEAD blob", 404, probe=True)
     assert (False, False) == (limits.check(), limits.down)
 
 
-def test_one_of_many_threads_is_the_probe() -> None:
+def test_one_of_many_threads_sends_the_probe() -> None:
     clock = FakeClock()
     limits, _ = host(clock)
     limits.mark_down(Unreachable("refused"))
@@ -135,7 +137,7 @@ def test_one_of_many_threads_is_the_probe() -> None:
         assert 1 == sum(pool.map(probe, range(100)))
 
 
-def test_each_who_asks_gets_an_error_of_its_own() -> None:
+def test_each_caller_gets_its_own_error() -> None:
     limits, _ = host(FakeClock())
     limits.mark_down(NetworkError("reset"))
     errors = []
@@ -149,7 +151,7 @@ def test_each_who_asks_gets_an_error_of_its_own() -> None:
 # -- all hosts --------------------------------------------------------------------------------------------------------
 
 
-def test_a_host_has_the_same_limits_for_all_who_ask() -> None:
+def test_all_callers_get_the_same_limits_of_a_host() -> None:
     limits = Limits(FakeClock(), default_parallel=3)
     set_up = limits.configure("b:1", 16, Rate(1, 1))
     with ThreadPoolExecutor(8) as pool:
@@ -169,7 +171,7 @@ def test_retries_and_waits_add_up_over_threads() -> None:
     assert (1002, 502.0, 2.0) == (limits.retries, limits.waited, limits.longest_wait)
 
 
-def test_the_longest_wait_that_was_refused_is_kept() -> None:
+def test_the_longest_refused_wait_is_kept() -> None:
     limits = Limits()
     assert limits.retry_after is None
     for seconds in (200.0, 3600.0, 300.0):
@@ -177,7 +179,7 @@ def test_the_longest_wait_that_was_refused_is_kept() -> None:
     assert 3600.0 == limits.retry_after
 
 
-def test_a_rate_limit_can_be_what_makes_a_host_down() -> None:
+def test_a_rate_limit_can_mark_a_host_as_down() -> None:
     limits, _ = host(FakeClock())
     limits.mark_down(RateLimited("429", status=429, retry_after=3600.0))
     with pytest.raises(RateLimited) as caught:

@@ -1,6 +1,7 @@
-"""The parser of the command line: argparse, whose errors are ConfigErrors that name the wrong argument.
+"""The parser of the command line: argparse with errors as ConfigError that name the wrong argument.
 
-Commands and options of later versions are refused as such, not as unknown ones."""
+Commands and options of later versions have errors of their own.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +16,14 @@ from mirror.output.console import print_lines
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises ConfigError, and names the first argument that is wrong. verbs: the commands below it."""
+    """An ArgumentParser that raises ConfigError and names the first wrong argument.
 
-    verbs: Collection[str] = ()
+    verbs: the names of its subcommands."""
+
+    subcommands: Collection[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse arguments. Raises ConfigError."""
         self._check_names(args)
         parsed, extra = super().parse_known_args(args, namespace)
         if extra:
@@ -27,36 +31,38 @@ class Parser(argparse.ArgumentParser):
         return parsed, extra
 
     def _check_names(self, arguments: Sequence[str]) -> None:
-        """Raises ConfigError for an option or a command that does not exist, before argparse takes what follows an
-        unknown option for something else."""
+        """Raise ConfigError for an option or command that does not exist.
+
+        argparse would take the argument after an unknown option for something else."""
         known = self._option_string_actions
         for argument in arguments:
             name = argument.partition("=")[0]
             if argument == "--":
                 return
-            if self.verbs and not argument.startswith("-"):
-                if argument not in self.verbs:
-                    raise _unknown_command(argument, self.prog, self.verbs)
+            if self.subcommands and not argument.startswith("-"):
+                if argument not in self.subcommands:
+                    raise _unknown_command(argument, self.prog, self.subcommands)
                 return
             if _looks_like_an_option(name) and name not in known and (name.startswith("--") or name[:2] not in known):
                 offered = [option for option, action in known.items() if action.help != argparse.SUPPRESS]
                 raise _unknown_option(name, self.prog, offered)
 
     def error(self, message: str) -> NoReturn:
+        """Raise ConfigError."""
         raise ConfigError(message, hint=f"see `{self.prog} --help`")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """After `--help` and `--version`: what argparse has printed is in a buffer still."""
+        """Exit after `--help` or `--version`: flush the output of argparse first."""
         sys.exit(print_lines(()))
 
 
 def _looks_like_an_option(text: str) -> bool:
-    """As argparse sees it: `-`, a negative number and a text with a space are values."""
+    """Return whether argparse takes `text` for an option. `-`, negative numbers and texts with spaces are values."""
     return text.startswith("-") and " " not in text and (text.startswith("--") or text[1:2].isalpha())
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Names of commands stand on one line with what they do: argparse does not count in that they are indented."""
+    """Prints each command and its help on one line: argparse does not count the indentation of commands."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
@@ -64,21 +70,24 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def _unknown_command(command: str, program: str, known: Iterable[str]) -> ConfigError:
-    """program: `mirror`, or the command that has commands below it; known: their names."""
+    """Return the error for a command that does not exist.
+
+    program: `mirror`, or the command that has subcommands; known: their names."""
     names = list(known)
-    close = _close(command, names)
+    close = _closest(command, names)
     hint = f"did you mean `{program} {close}`?" if close else f"the commands are {', '.join(names)}"
     return ConfigError(f"`{program}` has no command {command!r}", hint=hint)
 
 
 def _unknown_option(option: str, program: str, known: Iterable[str]) -> ConfigError:
-    """program: the command that the option was given to; known: the options that it takes."""
-    close = _close(option, [name for name in known if name.startswith("--")])
+    """Return the error for an option that does not exist. program: the command; known: its options."""
+    close = _closest(option, [name for name in known if name.startswith("--")])
     meant = f"did you mean `{close}`? " if close else ""
     return ConfigError(f"`{program}` has no option {option!r}", hint=f"{meant}see `{program} --help`")
 
 
-def _close(word: str, known: list[str]) -> str | None:
+def _closest(word: str, known: list[str]) -> str | None:
+    """Return the name that is most similar to `word`, if any."""
 
     found = difflib.get_close_matches(word.lower().replace("_", "-"), known, n=1, cutoff=0.7)
     return found[0] if found else None
@@ -92,7 +101,7 @@ LATER_COMMANDS = {
     "explain": "shows which rule selects a reference or leaves it out",
     "report": "shows or merges reports",
 }
-# By command: what an option's value is called; None: it has none.
+# Options of later versions by command, with the name of their value; None for options without one.
 LATER_OPTIONS: dict[str, dict[str, str | None]] = {
     "sync": {
         "--trace-http": "FILE",
@@ -109,18 +118,20 @@ LATER_OPTIONS: dict[str, dict[str, str | None]] = {
 
 
 def refuse_later_command(command: str) -> None:
-    """Raises ConfigError for a command of a later version."""
+    """Raise ConfigError for a command of a later version."""
     if command in LATER_COMMANDS:
         raise ConfigError(f"`mirror {command}` is not in this version", hint=f"a later one {LATER_COMMANDS[command]}")
 
 
 def add_later_options(parser: argparse.ArgumentParser, command: str) -> None:
-    """Have the parser of a command refuse the options of later versions. No help lists them."""
+    """Let the parser of a command raise ConfigError for options of later versions. The help does not list them."""
     for option, value in LATER_OPTIONS.get(command, {}).items():
         nargs = 0 if value is None else None
-        parser.add_argument(option, metavar=value, nargs=nargs, action=_Refuse, help=argparse.SUPPRESS)
+        parser.add_argument(option, metavar=value, nargs=nargs, action=_RefuseOption, help=argparse.SUPPRESS)
 
 
-class _Refuse(argparse.Action):
+class _RefuseOption(argparse.Action):
+    """Raises ConfigError for an option of a later version."""
+
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         raise ConfigError(f"`{parser.prog} {self.option_strings[0]}` is not in this version", hint="leave it out")

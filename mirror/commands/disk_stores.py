@@ -13,16 +13,18 @@ from mirror.layout.inventory import BaseInventory, read_inventory
 from mirror.selection.locations import STREAM, is_bundle
 
 
-class Bundles:
-    """Opened lazily: making this reads the inventories that are a base, and no bundle. Raises ConfigError."""
+class BundleStores:
+    """The bundles of a configuration. Bundles are opened on first use; the inventories of bases are read at once.
+
+    Raises ConfigError."""
 
     def __init__(self, config: Config, spool: Path, base: Path | None, *, repair: bool = False) -> None:
-        """spool: a directory for what comes through pipes; base: instead of those of the configuration; repair: make
-        a bundle anew where what is there is damaged."""
+        """spool: a directory for data from pipes. base: an inventory that replaces those of the configuration.
+        repair: create a bundle anew if the existing one is damaged."""
         if base is not None and not any(is_bundle(target.host) for one in config.mirrors for target in one.targets):
-            raise ConfigError("--base is for exports, and no target is a bundle", hint="leave it out")
+            raise ConfigError("--base is for exports, but no target is a bundle", hint="leave it out")
         adopts: defaultdict[str, set[str]] = defaultdict(set)
-        bases: dict[str, Path | None] = {}  # of the bundles that are written; the configuration has one for each
+        bases: dict[str, Path | None] = {}  # of the bundles that are written
         for mirror in config.mirrors:
             adopts[mirror.source.host] |= set() if mirror.wildcard else {mirror.source.path}
             bases |= {target.host: base or mirror.base for target in mirror.targets if is_bundle(target.host)}
@@ -38,27 +40,27 @@ class Bundles:
             if host in bases:
                 self.targets[host] = store
             if host in adopts:
-                # What is read from standard input is not what is written to standard output.
+                # Standard input and standard output are different bundles.
                 apart = file is None and host in bases
                 self.sources[host] = BundleStore(None, host, spool=spool, adopts=adopts[host]) if apart else store
         self.hosts = sorted({*self.sources, *self.targets})
 
     def incomplete(self) -> list[tuple[str, MirrorError]]:
-        """Sources that were asked, and say themselves that they lack images, each with an error that says so."""
+        """Return sources that were read and lack images of their own inventory, with an error for each."""
         return [
             (host, error) for host, store in self.sources.items() if (error := store.incomplete_error()) is not None
         ]
 
     def close(self) -> None:
-        """Raises LocalError."""
+        """Close all bundles. Raises LocalError."""
         for store in {*self.sources.values(), *self.targets.values()}:
             store.close()
 
 
 def check_bases(config: Config, *, present: bool) -> list[str]:
-    """Read the inventories that are the base of a bundle. -> a warning for each that is not there.
+    """Read the inventories that are bases of bundles, and return a warning for each that does not exist.
 
-    present: that is an error. Raises ConfigError, also for one that is no inventory."""
+    present: raise ConfigError instead of the warning. Raises ConfigError also for an invalid inventory."""
     warnings = []
     exports = [one for one in config.mirrors if any(is_bundle(target.host) for target in one.targets)]
     for mirror in {one.base: one for one in reversed(exports)}.values():
@@ -66,7 +68,7 @@ def check_bases(config: Config, *, present: bool) -> list[str]:
             continue
         if not present and not _exists(mirror.base):
             warnings.append(
-                f"{mirror.place}: {mirror.path}: the base {mirror.base} does not exist here; a run needs it"
+                f"{mirror.position}: {mirror.path}: the base {mirror.base} does not exist here; a run needs it"
             )
         else:
             read_inventory(mirror.base)
@@ -74,20 +76,21 @@ def check_bases(config: Config, *, present: bool) -> list[str]:
 
 
 def _exists(path: Path) -> bool:
+    """Return whether the path exists."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # the error of reading it says what is wrong
+        return True  # reading it raises a better error
     return True
 
 
 PREFIX = "oci:"
 
 
-class Layouts:
-    """Opened lazily: making this touches no disk. A directory that is read and written is one store."""
+class LayoutStores:
+    """The layouts of a configuration, opened on first use. A directory that is a source and a target is one store."""
 
     def __init__(self, config: Config) -> None:
         adopts: defaultdict[str, set[str]] = defaultdict(set)
@@ -107,9 +110,10 @@ class Layouts:
         self.hosts = sorted(stores)
 
     def incomplete(self) -> list[tuple[str, MirrorError]]:
-        """A layout does not say what it was to have."""
+        """Return nothing: a layout has no list of what it should contain."""
         return []
 
     def close(self) -> None:
+        """Close all layouts."""
         for store in {*self.sources.values(), *self.targets.values()}:
             store.close()

@@ -1,4 +1,4 @@
-"""`mirror inventory` and `mirror bundle`: what a layout, a bundle, a registry has, and whether it is whole."""
+"""`mirror inventory`, and what it shares with `mirror bundle`: reads the content of layouts, bundles and targets."""
 
 from __future__ import annotations
 
@@ -20,30 +20,33 @@ from mirror.oci import strictjson
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_path, is_tag
 from mirror.output.redaction import Redactor
-from mirror.selection.locations import MATCHED, may_be
+from mirror.selection.locations import MATCHED, can_match
 from mirror.store import Source
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct
 
-_ARRIVED = ("copied", "up-to-date")  # results after which an image is there
+_PRESENT_RESULTS = ("copied", "up-to-date")  # results after which the target has the image
 
 
-class Told(Struct, frozen=True):
-    """For the command line. problems: what could not be read, for standard error."""
+class CommandOutput(Struct, frozen=True):
+    """The output of a command. problems: errors for standard error."""
 
     lines: Sequence[str]
     code: int = OK
     problems: Sequence[MirrorError] = ()
 
 
-def inventory(path: Path) -> Told:
-    """The inventory of a bundle or layout, of a configuration's targets, or after a report. Raises as those do."""
-    found = attended(lambda work: _inventory(path, work))
+def make_inventory(path: Path) -> CommandOutput:
+    """Return the inventory of a bundle, of a layout, of the targets of a configuration, or of the images of a report.
+
+    Raises ConfigError, LocalError, Refused, Cancelled."""
+    found = attended(lambda work: _survey_path(path, work))
     lines = found.inventory.render().decode().splitlines()
-    return Told(lines, worst_exit_code(one.exit_code for one in found.problems), found.problems)
+    return CommandOutput(lines, worst_exit_code(one.exit_code for one in found.problems), found.problems)
 
 
-def _inventory(path: Path, work: Work) -> StoreSurvey:
+def _survey_path(path: Path, work: Work) -> StoreSurvey:
+    """Read the content of `path`, depending on its kind."""
     if path.is_dir():
         return survey_on_disk(path, work)
     try:
@@ -54,28 +57,30 @@ def _inventory(path: Path, work: Work) -> StoreSurvey:
     except OSError as error:
         raise LocalError(f"cannot read {path}: {error.strerror}") from error
     if head[257:262] == b"ustar" or path.suffix == ".tar":
-        return _of_bundle(path, work)
+        return _survey_bundle(path, work)
     if head.lstrip().startswith(b"{") and b'"images"' in path.read_bytes()[: MAX_BYTES + 1]:
-        return StoreSurvey(_of_report(path))
-    return _of_targets(load(path), work)
+        return StoreSurvey(_inventory_from_report(path))
+    return _survey_targets(load(path), work)
 
 
 # ---- on disk
 
 
 def survey_on_disk(path: Path, work: Work, *, bare: bool = False) -> StoreSurvey:
-    """By reading the manifests. bare: tags that no repository has been given are all right."""
+    """Read all manifests of a layout or bundle.
+
+    bare: accept tags without a repository."""
     if path.is_dir():
         layout = LayoutStore(path)
         try:
-            return _surveyed(layout, str(path), work, bare=bare)
+            return _survey_store(layout, str(path), work, bare=bare)
         finally:
             layout.close()
     if not path.exists():
         raise missing_path_error(path)
     bundle = BundleStore(path, str(path), spool=path.parent)
     try:
-        found = _surveyed(bundle, str(path), work, bare=bare)
+        found = _survey_store(bundle, str(path), work, bare=bare)
         incomplete_error = bundle.incomplete_error()
         found.problems += [incomplete_error] if incomplete_error is not None else []
         return found
@@ -83,15 +88,16 @@ def survey_on_disk(path: Path, work: Work, *, bare: bool = False) -> StoreSurvey
         bundle.close()
 
 
-def _surveyed(source: Source, what: str, work: Work, *, bare: bool) -> StoreSurvey:
+def _survey_store(source: Source, what: str, work: Work, *, bare: bool) -> StoreSurvey:
+    """Read all repositories of a store."""
     names = [name for name in source.repositories("", work) if isinstance(name, str)] or [""] * bare
     if not names:
-        raise Refused(f"{what} names no repository", hint="another tool made it; give one: FILE.tar:REPOSITORY")
+        raise Refused(f"{what} has no repository names", hint="another tool created it; name one: FILE.tar:REPOSITORY")
     return survey_store(source, names, work)
 
 
-def _of_bundle(path: Path, work: Work) -> StoreSurvey:
-    """As it says itself, if it does."""
+def _survey_bundle(path: Path, work: Work) -> StoreSurvey:
+    """Return the inventory that the bundle contains, or one made by reading its manifests."""
     bundle = open_bundle(path, str(path), path.parent, work)
     try:
         missing = bundle.missing_digests()
@@ -107,15 +113,15 @@ def _of_bundle(path: Path, work: Work) -> StoreSurvey:
 # ---- registries
 
 
-def _of_targets(config: Config, work: Work) -> StoreSurvey:
-    """What all target hosts of a configuration have."""
+def _survey_targets(config: Config, work: Work) -> StoreSurvey:
+    """Return what all target hosts of a configuration have in common."""
     with Stores(config, Limits(), Redactor(), spool_directory(config, None)) as stores:
         wanted: dict[str, dict[str, None]] = {}
         for mirror in config.mirrors:
             for target in mirror.targets:
                 wanted.setdefault(target.host, {})[target.path] = None
         found = [
-            survey_store(stores.registries[host], _expanded(stores.registries[host], paths, work), work)
+            survey_store(stores.registries[host], _expand_wildcards(stores.registries[host], paths, work), work)
             for host, paths in wanted.items()
         ]
     first = found[0]
@@ -125,20 +131,20 @@ def _of_targets(config: Config, work: Work) -> StoreSurvey:
     return first
 
 
-def _expanded(source: Source, paths: Sequence[str] | dict[str, None], work: Work) -> Iterator[str]:
-    """The repositories that there are, for those that a wildcard stands for."""
+def _expand_wildcards(source: Source, paths: Sequence[str] | dict[str, None], work: Work) -> Iterator[str]:
+    """Yield the repositories, with those that exist in place of wildcards."""
     for path in paths:
         before, matched, _ = path.partition(MATCHED)
         if not matched:
             yield path
             continue
         for name in source.repositories(before, work):
-            if isinstance(name, str) and may_be(name, path):
+            if isinstance(name, str) and can_match(name, path):
                 yield name
 
 
 def _keep_common(one: Inventory, other: Inventory) -> None:
-    """Leave in `one` only what `other` has as well: a base has to be everywhere."""
+    """Remove from `one` what `other` does not have: a base must be on all targets."""
     one.manifests = {digest: what for digest, what in one.manifests.items() if digest in other.manifests}
     one.blobs = {digest: size for digest, size in one.blobs.items() if digest in other.blobs}
     for contents in one.repositories.values():
@@ -151,22 +157,25 @@ def _keep_common(one: Inventory, other: Inventory) -> None:
 # ---- reports
 
 
-def _of_report(path: Path) -> Inventory:
-    """The images that a run brought to its targets: by their roots alone, which stand for all that belongs to them."""
+def _inventory_from_report(path: Path) -> Inventory:
+    """Return the images that a run copied to its targets, by their root manifests.
+
+    A root in an inventory stands for everything that it refers to."""
     data = path.read_bytes()
     document = strictjson.parse(data, what=str(path), code="bundle_invalid", fold=False, nodes=MAX_NODES)
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(document, dict) or document.get("schema") != 1 or not isinstance(images, list):
-        raise ConfigError(f"{path} is no report of mirror")
+        raise ConfigError(f"{path} is not a report of mirror")
     found = Inventory()
     for image in images:
-        if isinstance(image, dict) and image.get("result") in _ARRIVED and isinstance(image.get("digest"), str):
+        if isinstance(image, dict) and image.get("result") in _PRESENT_RESULTS and isinstance(image.get("digest"), str):
             _add_image(found, str(image.get("target")), Digest.parse(image["digest"]))
     found.normalize()
     return found
 
 
 def _add_image(found: Inventory, target: str, digest: Digest) -> None:
+    """Add the image of a report's entry."""
     name, reference = target.rsplit("@", 1) if "@" in target else target.rsplit(":", 1)
     on_disk = name.startswith(("/", "oci:", "-:"))
     repository = name.rpartition(":")[2] if on_disk else name.partition("/")[2]

@@ -1,4 +1,4 @@
-"""What a run is told on the command line."""
+"""The options of a run, and the filters `--only` and `--shard`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _NAMES = _DIGESTS + "/@"
 
 
 class Shard(Struct, frozen=True):
-    """Part `index`, from 0, of `count` parts. A source repository belongs to the same one every time."""
+    """Part `index` (from 0) of `count` parts. A source repository is always in the same part."""
 
     index: int
     count: int
 
-    def has(self, repository: str) -> bool:
-        """repository: `host/path` of a source."""
+    def contains(self, repository: str) -> bool:
+        """Return whether the repository (`host/path` of a source) is in this part."""
         return int.from_bytes(hashlib.sha256(repository.encode()).digest()[:8]) % self.count == self.index
 
     def __str__(self) -> str:
@@ -31,9 +31,10 @@ class Shard(Struct, frozen=True):
 
 
 class Options(Struct, frozen=True):
-    """verbosity: -1 quiet, 0, 1, 2 debug; lock_wait: seconds; base: an inventory, for all exports.
+    """The options of a command.
 
-    repair: then `deep` is true as well."""
+    verbosity: -1 quiet, 0 normal, 1 verbose, 2 debug. lock_wait: seconds. base: an inventory for all exports.
+    repair: implies `deep`."""
 
     config: Path
     only: tuple[str, ...] = ()
@@ -51,77 +52,78 @@ class Options(Struct, frozen=True):
 
 
 class Only:
-    """What takes part in a run: of one shard, what the shell patterns of --only match, which are over `host/repo:tag`
-    (`@digest`) or `host/repo`. None given: all of it. Thread-safe."""
+    """Selects references by shell patterns (`--only`) and repositories by shard. Thread-safe.
+
+    Patterns match `host/repo:tag` (or `@digest`) or `host/repo`. None: everything is selected."""
 
     def __init__(self, patterns: Sequence[str] | None, shard: Shard | None = None) -> None:
         self._patterns = patterns
         self._shard = shard
-        self._idle = set(patterns or ())  # those that have matched nothing yet, although all was there to be seen
-        self._here: set[str] = set()  # those that reach a repository of this shard
-        self._elsewhere: set[str] = set()  # those that reach a repository of another shard
+        self._unmatched = set(patterns or ())  # patterns that have matched nothing yet, although all tags were listed
+        self._in_this_shard: set[str] = set()  # patterns that can match in a repository of this shard
+        self._in_other_shards: set[str] = set()  # patterns that can match in a repository of another shard
 
     def wants(self, reference: str) -> bool:
-        """Whether this reference of a source takes part."""
+        """Return whether a reference of a source is selected."""
         if self._patterns is None:
             return True
         name, digest, _ = reference.partition("@")
         repository = name if digest else name.rpartition(":")[0]
         matching = [one for one in self._patterns if _matches(one, reference) or _matches(one, repository)]
-        self._idle.difference_update(matching)
+        self._unmatched.difference_update(matching)
         return bool(matching)
 
     def takes(self, repository: str) -> bool:
-        """Whether any reference of `host/repo` could take part: if not, it need not even be listed."""
-        if self._shard is not None and not self._shard.has(repository):
-            self._elsewhere.update([one for one in self._patterns or () if self._reaches(one, repository)])
+        """Return whether any reference of `host/repo` could be selected. If not, its tags need not be listed."""
+        if self._shard is not None and not self._shard.contains(repository):
+            self._in_other_shards.update([one for one in self._patterns or () if self._can_match(one, repository)])
             return False
         if self._patterns is None:
             return True
-        reaching = [one for one in self._patterns if self._reaches(one, repository)]
-        self._here.update(reaching)
-        self._idle.difference_update([one for one in reaching if _matches(one, repository)])
+        reaching = [one for one in self._patterns if self._can_match(one, repository)]
+        self._in_this_shard.update(reaching)
+        self._unmatched.difference_update([one for one in reaching if _matches(one, repository)])
         return bool(reaching)
 
     def reaches(self, repository: str) -> bool:
-        """Whether patterns could match something in `host/repo`, or under `host/prefix/*`. Changes nothing."""
-        return any(self._reaches(one, repository) for one in self._patterns or ())
+        """Return whether patterns could match a reference of `host/repo` or `host/prefix/*`. Changes nothing."""
+        return any(self._can_match(one, repository) for one in self._patterns or ())
 
     def not_seen(self, repository: str) -> None:
-        """The references of `host/repo`, or the repositories of `host/prefix/*`, could not be told."""
-        unsure = [one for one in self._idle if repository.endswith("*") or self._reaches(one, repository)]
-        self._idle.difference_update(unsure)
+        """Record that the tags of `host/repo`, or the repositories of `host/prefix/*`, could not be listed."""
+        unsure = [one for one in self._unmatched if repository.endswith("*") or self._can_match(one, repository)]
+        self._unmatched.difference_update(unsure)
 
     def idle(self) -> list[str]:
-        """Patterns for which nothing was found, once all was looked at."""
-        idle = sorted(self._idle - self._elsewhere)
-        return [one for one in idle if self._shard is None or self._shard.has(repository_of(one))]
+        """Return the patterns that matched nothing, after all sources were listed."""
+        idle = sorted(self._unmatched - self._in_other_shards)
+        return [one for one in idle if self._shard is None or self._shard.contains(repository_of(one))]
 
     def idle_here(self) -> list[str]:
-        """Patterns for which nothing was found in this shard, and which may select something in another one."""
-        return sorted(self._idle & self._elsewhere & self._here)
+        """Return the patterns that matched nothing in this shard, but may match in another one."""
+        return sorted(self._unmatched & self._in_other_shards & self._in_this_shard)
 
     def unmatched(self, repositories: Iterable[str]) -> list[str]:
-        """Patterns that cannot match any reference of `repositories`, of which `host/prefix/*` is a wildcard."""
+        """Return the patterns that cannot match any reference of `repositories` (names or `host/prefix/*`)."""
         names = list(repositories)
-        return [one for one in self._patterns or () if not any(self._reaches(one, name) for name in names)]
+        return [one for one in self._patterns or () if not any(self._can_match(one, name) for name in names)]
 
     @staticmethod
-    def _reaches(pattern: str, repository: str) -> bool:
-        """Whether a pattern can match `host/repo`, a reference of it, or one of a repository of `host/prefix/*`."""
+    def _can_match(pattern: str, repository: str) -> bool:
+        """Return whether a pattern can match a reference of `host/repo`, or of a repository under `host/prefix/*`."""
         wildcard = repository.endswith("*")
         beginnings = {repository[:-1]: _NAMES} if wildcard else {f"{repository}:": _TAGS, f"{repository}@": _DIGESTS}
         if pattern.startswith(tuple(beginnings)) or (pattern == repository and not wildcard):
             return True
-        literal = _literal(pattern)
+        literal = _literal_prefix(pattern)
         if literal == pattern or not any(literal.startswith(one) or one.startswith(literal) for one in beginnings):
             return False
-        return fnmatchcase(repository, pattern) or any(_can_begin_with(pattern, *one) for one in beginnings.items())
+        return fnmatchcase(repository, pattern) or any(_can_match_prefix(pattern, *one) for one in beginnings.items())
 
 
-def _can_begin_with(pattern: str, beginning: str, alphabet: str) -> bool:
-    """Whether a shell pattern can match a text that begins so and goes on with letters of an alphabet."""
-    parts = _parts(pattern)
+def _can_match_prefix(pattern: str, beginning: str, alphabet: str) -> bool:
+    """Return whether a shell pattern can match a text that consists of `beginning` and letters of `alphabet`."""
+    parts = _split_pattern(pattern)
     states = _after_stars(parts, {0})
     for character in beginning:
         staying = {at for at in states if parts[at : at + 1] == ("*",)}
@@ -134,7 +136,7 @@ def _can_begin_with(pattern: str, beginning: str, alphabet: str) -> bool:
 
 
 def _after_stars(parts: tuple[str, ...], states: set[int]) -> set[int]:
-    """The states, and those behind a `*` that matches nothing."""
+    """Return the states, and those after a `*` that matches nothing."""
     found = set(states)
     for at, part in enumerate(parts):
         if part == "*" and at in found:
@@ -143,8 +145,8 @@ def _after_stars(parts: tuple[str, ...], states: set[int]) -> set[int]:
 
 
 @lru_cache(maxsize=1000)
-def _parts(pattern: str) -> tuple[str, ...]:
-    """A shell pattern as `fnmatch` reads it: `*`, and patterns of one character each."""
+def _split_pattern(pattern: str) -> tuple[str, ...]:
+    """Split a shell pattern as `fnmatch` does: into `*` and patterns of one character."""
     parts, at = [], 0
     while at < len(pattern):
         end = at + 1
@@ -157,8 +159,8 @@ def _parts(pattern: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _literal(pattern: str) -> str:
-    """What stands before the first character that is none of the name itself."""
+def _literal_prefix(pattern: str) -> str:
+    """Return the part of the pattern before the first special character."""
     return pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
 
 
@@ -167,7 +169,7 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def repository_of(reference: str) -> str:
-    """`host/repo` of `host/repo:tag` or `host/repo@digest`."""
+    """Return the `host/repo` of `host/repo:tag` or `host/repo@digest`."""
     name = reference.partition("@")[0]
     head, slash, last = name.rpartition("/")
     return head + slash + last.partition(":")[0]

@@ -11,7 +11,7 @@ from mirror.sync.dry_run import Preview
 
 
 def plan(options: Options) -> int:
-    """Print what a sync would do. -> the exit code. Writes nothing. Raises ConfigError, LocalError."""
+    """Print what a sync would do and return the exit code. Writes nothing. Raises ConfigError, LocalError."""
 
     with open_for_reading(options) as (engine, state):
         engine.refuse_parts(options)
@@ -24,6 +24,6 @@ def plan(options: Options) -> int:
             preview.add_bundles(engine.stores.registries)
     told = print_lines(outlook_lines(found))
     if stopped is not None:
-        return engine.signals.leave(stopped)
+        return engine.signals.exit_if_hung(stopped)
     code = worst_exit_code({told, *(error.exit_code for _, error in found.failures)})
     return CHANGES if code == OK and options.exit_code and (found.changes or found.anew) else code

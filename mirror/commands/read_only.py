@@ -1,4 +1,4 @@
-"""What `plan` and `verify` do without: no lock, no log file, nothing written. And what they share with `sync`."""
+"""What `plan` and `verify` have in common: they take no lock and write nothing."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ _log = logging.getLogger("mirror")
 
 
 def choose_references(options: Options) -> Only:
+    """Return the filter for the options `--only`, `--only-from` and `--shard`. Raises ConfigError."""
     if not options.only and options.only_from is None:
         return Only(None, options.shard)
     given = read_references_file(options.only_from) if options.only_from is not None else ()
@@ -33,17 +34,19 @@ def choose_references(options: Options) -> Only:
 
 
 def log_config_warnings(config: Config) -> None:
+    """Log the warnings of the configuration."""
     for warning in config.warnings:
         _log.warning("config", extra={"text": warning})
 
 
 def new_run_id() -> str:
+    """Return a random id for a run."""
     return os.urandom(6).hex()
 
 
 @contextmanager
 def open_for_reading(options: Options) -> Iterator[tuple[Engine, State]]:
-    """For commands that only read: no lock, no log file, nothing written to the state."""
+    """Open the parts of a run for a command that only reads: no lock, no log file, a read-only state."""
     config = load(options.config)
     only, redactor, console = choose_references(options), Redactor(), Console()
     with (

@@ -1,4 +1,4 @@
-"""Registry hosts as sources: v2 as it is, or with what old registries and old images need around it."""
+"""Opens registry hosts as sources: v2, with fallback to v1 and conversion of schema 1 where configured."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from mirror.registry.v1.image_conversion import Ancestor
 
 
-class Sources:
-    """Opens sources, each once for the same wishes; closes what it opened. Opening contacts nobody.
+class RegistrySources:
+    """Opens sources, each once per combination of settings, and closes them. Opening sends no requests.
 
-    scratch: where conversions put what they made, below the spool; None: it is only measured. limit: of its bytes;
-    policy: of retries, by v1; memory: of earlier runs. Not thread-safe, but for what it opened."""
+    scratch: a directory below the spool for results of conversions; None: conversions are only measured.
+    limit: the maximum of its bytes. policy: of retries, for v1. memory: what earlier runs learned about v2.
+    Only the opened sources are thread-safe."""
 
     def __init__(
         self,
@@ -51,11 +52,11 @@ class Sources:
     def open(
         self, registry: RegistryV2, authorizer: HostAuthorizer, settings: HostSettings, *, v1: V1, convert_schema1: bool
     ) -> Source:
-        """The registry as a source. v1: for this use of it; Docker Hub has none, whatever is wished."""
+        """Return the registry as a source. v1: the mode for this use; Docker Hub is always `never`."""
         mode = V1.NEVER if settings.host == DOCKER_HUB else v1
         key = (settings.host, mode, convert_schema1)
         if key not in self._opened:
-            source = self._converting(registry) if convert_schema1 else registry
+            source = self._schema1_source(registry) if convert_schema1 else registry
             if mode is not V1.NEVER:
                 open_v1 = partial(self._open_v1, settings)
                 selector = ProtocolSelector(source, registry, open_v1, mode, authorizer, self._memory)
@@ -63,16 +64,16 @@ class Sources:
             self._opened[key] = source
         return self._opened[key]
 
-    def _converting(self, registry: RegistryV2) -> Source:
-        from mirror.registry.convert.schema1 import Schema1Source  # noqa: PLC0415 (few ask for it)
+    def _schema1_source(self, registry: RegistryV2) -> Source:
+        from mirror.registry.convert.schema1 import Schema1Source  # noqa: PLC0415 (rarely needed)
 
         return Schema1Source(registry, self._layers)
 
     def _open_v1(self, settings: HostSettings) -> V1Host:
-        """The v1 side of a host, opened when it is first asked for. From any thread."""
+        """Return the v1 client of a host, opened on first use. Any thread."""
         host = self._v1_hosts.get(settings.host)
         if host is None:
-            from mirror.registry.v1.host import V1Host  # noqa: PLC0415 (v2 has to fail first)
+            from mirror.registry.v1.host import V1Host  # noqa: PLC0415 (rarely needed: v2 has to fail first)
 
             opened = V1Host(settings, self._credentials, self._limits, self._ancestors, self._policy)
             host = self._v1_hosts.setdefault(settings.host, opened)
@@ -80,12 +81,13 @@ class Sources:
                 opened.close()
         return host
 
-    def sweep(self) -> None:
-        """Remove what conversions of a killed run left. For who holds the lock."""
+    def delete_leftovers(self) -> None:
+        """Delete what conversions of a killed run left. The caller must hold the lock."""
         self._ancestors.remove_leftovers()
         self._layers.remove_leftovers()
 
     def close(self) -> None:
+        """Close the v1 clients, and delete results of conversions."""
         for host in self._v1_hosts.values():
             host.close()
         self._ancestors.close()

@@ -1,4 +1,4 @@
-"""What every command that contacts registries needs: limits, clients, the transfer manager, and an orderly end."""
+"""The parts that every command with registries needs: limits, clients, the transfer manager, and an orderly end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, Cancelled, ConfigError, LocalError, MirrorError, NotFound, printable
 from mirror.limits import Limits
 from mirror.output.redaction import Redactor
-from mirror.selection.locations import STREAM, is_bundle, is_registry, may_be
+from mirror.selection.locations import STREAM, can_match, is_bundle, is_registry
 from mirror.state.hints import State
 from mirror.sync.bundle_bases import Bases
 from mirror.sync.image_reader import Reader
@@ -34,9 +34,9 @@ from mirror.util.cancellation import Stop, Work
 from mirror.util.signals import Signals
 from mirror.util.structs import Struct
 
-# After a signal the process is gone within 5 seconds. All that is done on the way out shares one bound: an answer that
-# may open an upload session is waited for, the session is DELETEd (both have bounds of their own, which fit in here).
-# Then threads are given up: one may hang in a name look-up, which nothing can interrupt.
+# After a signal the process ends within 5 seconds. All cleanup shares this limit: a response that may open an upload
+# session is awaited, and the session is deleted (both have their own limits, which fit in here). Then threads that
+# hang are left behind: a name lookup, for example, cannot be interrupted.
 LEAVING = 3.5  # seconds from the signal
 GRACE = 1.5  # of these, for tasks to end
 AT_LEAST = 0.2  # seconds for threads that have nothing left to do
@@ -45,7 +45,7 @@ _log = logging.getLogger("mirror")
 
 
 class Engine(Struct, frozen=True):
-    """The parts of a run; use inside of `started`."""
+    """The parts of a run; valid inside the block of `started`."""
 
     limits: Limits
     stop: Stop
@@ -59,6 +59,7 @@ class Engine(Struct, frozen=True):
     def planner(
         self, state: State, findings: Findings, *, believe: bool = True, remake: bool = False, repair: bool = False
     ) -> Planner:
+        """Create the planner of the run."""
         return Planner(
             self.manager,
             state,
@@ -72,6 +73,7 @@ class Engine(Struct, frozen=True):
         )
 
     def bases(self, state: State) -> Bases:
+        """Create the check for blobs that differential bundles leave out."""
         reader = Reader(self.manager, state, self.manifests)
         return Bases(
             self.manager,
@@ -81,17 +83,19 @@ class Engine(Struct, frozen=True):
         )
 
     def needs(self, host: str, path: str) -> bool:
-        """Whether a mirror has to bring something to this repository of a target."""
+        """Return whether a mirror must copy something to this repository of a target."""
         return any(
-            target.place.host == host and may_be(path, target.place.path)
+            target.place.host == host and can_match(path, target.place.path)
             for entry in self.entries
             if not entry.rules.allow_empty
             for target in entry.targets
         )
 
     def troubles(self, rest: str = "") -> list[tuple[str, MirrorError]]:
-        """What planning has shown to be wrong with the run as a whole, by name: patterns of --only that select nothing,
-        and sources that say that they are incomplete. rest: what to say of the images that these have."""
+        """Return problems of the whole run, by name, after planning.
+
+        These are patterns of --only that matched nothing, and sources that are incomplete. rest: what to say about the
+        images that an incomplete source has."""
         hint = "no source has such a tag or repository, or the configuration leaves it out"
         for one in self.only.idle_here():
             text = f"--only {printable(one, 80)} selects nothing in this shard; look at the others, too"
@@ -103,20 +107,20 @@ class Engine(Struct, frozen=True):
         return [*idle, *incomplete]
 
     def refuse_parts(self, options: Options) -> None:
-        """Raises ConfigError if a part is asked for of what a bundle is to hold: it would be without the rest."""
+        """Raise ConfigError if `--only` or `--shard` selects a part of a bundle, which would then lack the rest."""
         for entry in self.entries:
             bundle = next((one.place.host for one in entry.targets if is_bundle(one.place.host)), None)
             if bundle is None or not (options.shard is not None or self.only.reaches(entry.name)):
                 continue
             option = "--shard" if options.shard is not None else "--only" if options.only else "--only-from"
             raise ConfigError(
-                f"{option}: {bundle} is a bundle, which holds all that the configuration selects, or is not replaced",
-                hint="leave it out: what an earlier run has fetched is not fetched again. For a part write a "
-                "configuration with a bundle of its own, or export to a layout (oci:DIR), which keeps what it has",
+                f"{option}: {bundle} is a bundle, which always contains all images that the configuration selects",
+                hint="leave it out: blobs that an earlier run has fetched are not fetched again. For a part, write a "
+                "configuration with its own bundle, or export to a layout (oci:DIR), which keeps its other images",
             )
 
     def carry_out(self, steps: Steps[None]) -> int | None:
-        """Run a task to its end, or to a signal. -> the exit code of the signal, if one came."""
+        """Run a task to its end, or to a signal. Return the exit code for the signal, if one came."""
         done = threading.Event()
 
         def wake(_: Watch[None]) -> None:
@@ -135,19 +139,22 @@ class Engine(Struct, frozen=True):
         return None
 
     def wait_for(self, done: threading.Event) -> None:
-        """Until it is done, or a signal came."""
+        """Wait until `done` is set or a signal comes."""
         while not done.is_set() and self.signals.number is None:
             self.signals.wait()
 
 
 def makes_bundle(config: Config) -> bool:
+    """Return whether a target is a bundle."""
     return any(is_bundle(target.host) for mirror in config.mirrors for target in mirror.targets)
 
 
 def spool_directory(config: Config, shard: Shard | None) -> Path:
-    """Where blobs are on their way to several targets, and what was made of sources. Raises LocalError.
+    """Return the directory for blobs on their way to several targets and for results of conversions.
 
-    Each lock has one of its own, since it is swept when a run begins: whoever names the same `spool`."""
+    Raises LocalError.
+
+    Each lock has its own directory, even if configurations share `spool`, because it is cleaned when a run begins."""
     state = state_directory(config)
     part = str(shard) if shard is not None else ""
     if config.spool is None:
@@ -159,9 +166,11 @@ def spool_directory(config: Config, shard: Shard | None) -> Path:
 def started(
     config: Config, options: Options, only: Only, redactor: Redactor, signals: Signals, state: State, *, copies: bool
 ) -> Iterator[Engine]:
-    """Open the stores and start a manager. At the end all threads are joined, but those that hang after a signal.
+    """Open the stores and start a transfer manager.
 
-    copies: else nothing is written."""
+    At the end all threads are joined, except those that hang after a signal.
+
+    copies: False: nothing will be written."""
     limits, stop = Limits(), Stop()
     spool = spool_directory(config, options.shard)
     with Stores(
@@ -181,7 +190,7 @@ def started(
 
 
 def _check(only: Only, entries: list[Entry], config: Config) -> None:
-    """A pattern that can match nothing is a slip of the hand, not a run with nothing to do. Raises ConfigError."""
+    """Raise ConfigError if a pattern cannot match any source: it is probably a typing mistake."""
     unmatched = only.unmatched(entry.name for entry in entries)
     if unmatched:
         like = f", like {entries[0].name}" if entries else ""
@@ -192,7 +201,7 @@ def _check(only: Only, entries: list[Entry], config: Config) -> None:
 
 
 def _check_sources(config: Config) -> None:
-    """A bundle or layout as a source has to be there, unless this configuration writes it. Raises ConfigError."""
+    """Raise ConfigError if a source bundle or layout does not exist, unless this configuration writes it."""
     written = {target.host for mirror in config.mirrors for target in mirror.targets}
     for host in dict.fromkeys(mirror.source.host for mirror in config.mirrors):
         if is_registry(host) or host == STREAM or host in written:
@@ -200,34 +209,36 @@ def _check_sources(config: Config) -> None:
         try:
             Path(host.removeprefix("oci:")).stat()
         except (FileNotFoundError, NotADirectoryError):
-            hint = f"it is a source of {config.path}: bring it here first, or correct its path"
+            hint = f"it is a source of {config.path}: copy it to this machine, or correct its path"
             raise ConfigError(f"{host} does not exist", hint=hint) from None
         except OSError:
-            continue  # opening it reports what is wrong with it
+            continue  # opening it raises a better error
 
 
 def left(signals: Signals) -> float:
-    """Seconds that may still be waited for what is done on the way out; a signal may yet come."""
-    return LEAVING if signals.number is None else max(LEAVING - signals.since(), AT_LEAST)
+    """Return the seconds that cleanup may still take, also if a signal comes later."""
+    return LEAVING if signals.number is None else max(LEAVING - signals.seconds_since_signal(), AT_LEAST)
 
 
 def rest(close: Callable[[float], None], signals: Signals) -> None:
-    """Have `close` join threads, with the patience that there is. After a signal those that hang are left behind."""
+    """Let `close` join threads within the time that is left. After a signal, threads that hang are left behind."""
     if signals.number is None:
         close(PATIENCE)
         return
     try:
         close(left(signals))
     except LocalError:
-        # A thread hangs where nothing reaches it; `leave` ends the process, once all that matters is written.
-        signals.hung = True
+        # A thread hangs and cannot be interrupted. The process ends after the report and the log are written.
+        signals.has_hung_threads = True
 
 
 T = TypeVar("T")
 
 
 def attended(run: Callable[[Work], T]) -> T:
-    """What `run` returns. Raises what it raises; after a signal Cancelled, with the exit code of that signal."""
+    """Return the result of `run`, which runs on a thread.
+
+    Raises its errors; after a signal Cancelled, with that exit code."""
     stop = Stop()
     with Signals() as signals, ThreadPoolExecutor(1, thread_name_prefix="command") as pool:
         future = pool.submit(run, Work(stop))

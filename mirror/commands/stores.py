@@ -1,4 +1,4 @@
-"""The stores of a run: one client for each registry host that the configuration uses, and what it uses on disk."""
+"""The stores of a run: a client for each registry host of the configuration, and the layouts and bundles."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from mirror.commands.disk_stores import Bundles, Layouts
-from mirror.commands.registry_sources import Sources
+from mirror.commands.disk_stores import BundleStores, LayoutStores
+from mirror.commands.registry_sources import RegistrySources
 from mirror.config import Config, MirrorConfig
 from mirror.errors import MirrorError
 from mirror.limits import Limits
@@ -25,11 +25,11 @@ from mirror.store import Source, Target
 from mirror.sync.plan_model import Entry, TargetEntry
 from mirror.transfer.blob_locations import Place, Routes
 
-DEFAULT_PARALLEL = 8  # requests in flight at a host
+DEFAULT_PARALLEL = 8  # parallel requests to a host
 
 
-class OnDisk(Protocol):
-    """The stores of one kind on disk, by what they are called. A host is among the sources, the targets, or both."""
+class DiskStores(Protocol):
+    """The stores of one kind on disk, by host name. A host is a source, a target, or both."""
 
     hosts: list[str]
 
@@ -38,20 +38,22 @@ class OnDisk(Protocol):
     @property
     def targets(self) -> Mapping[str, Target]: ...
     def incomplete(self) -> list[tuple[str, MirrorError]]:
-        """Sources that were asked, and say themselves that they lack images: what they are called, and the error."""
+        """Return sources that were read and lack images of their own inventory, with an error for each."""
         ...
 
     def close(self) -> None:
-        """Raises LocalError."""
+        """Close the stores. Raises LocalError."""
         ...
 
 
 class Stores:
-    """Use with `with`: closes what it opened. Opening contacts nobody; a broken docker configuration is found here.
+    """The stores of a run. The end of the `with` block closes them.
 
-    spool: what is made of sources, or comes through pipes, goes below it; base: an inventory, instead of those that
-    the configuration names; copies: else what is made of sources is only measured; repair: damaged bundles are made
-    anew; memory: of earlier runs. registries: the targets, by what they are called. Raises ConfigError."""
+    Opening sends no requests, but reports a broken docker configuration. Raises ConfigError.
+    registries: the target stores by host name.
+    spool: the directory for data from conversions and pipes. base: an inventory that replaces those of the
+    configuration.
+    copies: False: conversions are only measured. repair: damaged bundles are created anew. memory: of earlier runs."""
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class Stores:
         self._credentials.check_docker_files(registries)
         self._authorizers: dict[str, HostAuthorizer] = {}
         self._v2 = {host: self._open(host) for host in registries}
-        self._on_disk = _on_disk(config, hosts, spool, base, repair=repair)
+        self._on_disk = _open_disk_stores(config, hosts, spool, base, repair=repair)
         self.registries: dict[str, Target] = {host: one.as_target() for host, one in self._v2.items()}
         self._local: dict[str, Source] = {}
         for stores in self._on_disk:
@@ -82,7 +84,7 @@ class Stores:
             for host in stores.hosts:
                 limits.configure(host, DEFAULT_PARALLEL)
         scratch = spool / "converted" if copies else None
-        self._sources = Sources(self._credentials, limits, scratch, config.spool_max, memory=memory)
+        self._sources = RegistrySources(self._credentials, limits, scratch, config.spool_max, memory=memory)
 
     def _open(self, host: str) -> RegistryV2:
         settings = self._config.settings_for(host)
@@ -106,29 +108,30 @@ class Stores:
             stores.close()
 
     def sweep(self) -> None:
-        """Remove what a killed run left. For who holds the lock."""
-        self._sources.sweep()
+        """Delete what a killed run left. The caller must hold the lock."""
+        self._sources.delete_leftovers()
 
     def gave_up(self, error: MirrorError) -> None:
-        """`error` outlived all retries of a transfer. Its host may be one that a registry redirected to: any client can
-        note that."""
+        """Mark the host of `error`, which persisted through all retries of a transfer, as down.
+
+        The host may be one that a registry redirected to; any client can mark it."""
         registry = self._v2.get(error.host) or next(iter(self._v2.values()), None)
         if error.host and registry is not None:
             registry.note_exhausted(error)
 
     def incomplete(self) -> list[tuple[str, MirrorError]]:
-        """Sources that were asked, and say themselves that they lack images, each with an error that says so."""
+        """Return sources that were read and lack images of their own inventory, with an error for each."""
         return [one for stores in self._on_disk for one in stores.incomplete()]
 
     def entries(self) -> list[Entry]:
-        """The mirrors of the configuration, for a planner."""
+        """Return the mirrors of the configuration as entries for the planner."""
         return [
             Entry(
                 source=self._source(mirror),
                 repository=mirror.source.path,
                 rules=mirror.tags,
                 targets=tuple(self._target(target) for target in mirror.targets),
-                # Docker Hub's quota counts manifest GETs, and no HEADs.
+                # Docker Hub's quota counts GETs of manifests, but not HEADs.
                 heads_first=mirror.source.host == DOCKER_HUB,
                 schema1=mirror.schema1 != "fail",
                 wildcard=mirror.wildcard,
@@ -156,7 +159,7 @@ class Stores:
         )
 
     def mountable(self) -> dict[str, set[str]]:
-        """The repositories of each host that the configuration names, without those that only a wildcard matches."""
+        """Return the repositories that the configuration names, by host. Matches of wildcards are not included."""
         named: defaultdict[str, set[str]] = defaultdict(set)
         for mirror in self._config.mirrors:
             if not mirror.wildcard:
@@ -165,7 +168,7 @@ class Stores:
         return dict(named)
 
     def wildcards(self) -> dict[str, list[tuple[str, str]]]:
-        """What stands before and after the `*` where the configuration names repositories by a pattern, by host."""
+        """Return the texts before and after each `*` in repositories of the configuration, by host."""
         named: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         for mirror in self._config.mirrors:
             if mirror.wildcard:
@@ -177,7 +180,9 @@ class Stores:
         return dict(named)
 
     def routes(self, entries: Iterable[Entry]) -> Routes:
-        """Which blobs go through the spool: not those of stores on disk, which can be read as often as one likes."""
+        """Return the rules for the use of the spool.
+
+        Blobs of stores on disk do not use it, since they can be read repeatedly."""
         hosts = self.registries
         return Routes(
             (
@@ -191,16 +196,20 @@ class Stores:
         )
 
     def parallel(self) -> dict[str, int]:
-        """Requests in flight, by host."""
+        """Return the number of parallel requests by host."""
         return {host: self._limits.host(host).parallel for host in (*self.registries, *self._local)}
 
 
-def _on_disk(config: Config, hosts: Iterable[str], spool: Path, base: Path | None, *, repair: bool) -> list[OnDisk]:
-    """Layouts and bundles. Bundles come last: they are closed last. Raises ConfigError."""
+def _open_disk_stores(
+    config: Config, hosts: Iterable[str], spool: Path, base: Path | None, *, repair: bool
+) -> list[DiskStores]:
+    """Open the layouts and bundles of the configuration. Raises ConfigError.
+
+    Modules of kinds that are not used are not imported. Bundles come last, since they must be closed last."""
     local = [host for host in hosts if not is_registry(host)]
-    found: list[OnDisk] = []
+    found: list[DiskStores] = []
     if not all(is_bundle(host) for host in local):
-        found.append(Layouts(config))
+        found.append(LayoutStores(config))
     if base is not None or any(is_bundle(host) for host in local):
-        found.append(Bundles(config, spool, base, repair=repair))
+        found.append(BundleStores(config, spool, base, repair=repair))
     return found

@@ -1,4 +1,4 @@
-"""One run: lock, state, logging, signals, opened stores, exit code."""
+"""`mirror sync`: lock, state, log, signals, stores, report, exit code."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ from mirror.transfer.blob_locations import Inventory, Place
 from mirror.transfer.blob_outcomes import Outcomes
 from mirror.transfer.blob_request import Cost, Delivered, Order
 from mirror.transfer.spool import Spool
-from mirror.util.files import Lock, private_directory, sweep
+from mirror.util.files import Lock, delete_leftovers, private_directory
 from mirror.util.signals import InterruptibleSleep, Signals
 
 _log = logging.getLogger("mirror")
 
 
 def sync(options: Options) -> int:
-    """Bring every selected reference to every target. -> the exit code. Raises ConfigError, LocalError, LockBusy."""
+    """Copy every selected reference to every target and return the exit code.
+
+    Raises ConfigError, LocalError, LockBusy."""
     config = load(options.config)
     only = choose_references(options)
     if options.report is not None:
@@ -50,31 +52,33 @@ def sync(options: Options) -> int:
     with Signals() as signals:
         try:
             with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
-                sweep(directory)
+                delete_leftovers(directory)
                 with joined_partition(
                     state_directory(config), _partition(config, options), InterruptibleSleep(signals)
                 ) as mark:
-                    return _Sync(config, options, only, directory, signals, mark).run()
+                    return _SyncRun(config, options, only, directory, signals, mark).run()
         except Cancelled:
             return SIGNALLED + (signals.number or 0)
 
 
 def _directory(config: Config, options: Options) -> Path:
+    """Return the state directory of the run. Raises LocalError."""
     try:
         directory = private_directory(state_directory(config))
     except LocalError as error:
         if config.state is None:
-            error.hint = "set the key `state` to a directory of your own"  # nobody chose this one
+            error.hint = "set the key `state` to a directory of your own"  # the operator did not choose this one
         raise
     return private_directory(directory / str(options.shard)) if options.shard is not None else directory
 
 
 def _partition(config: Config, options: Options) -> str:
+    """Return the partition of the run (`state/run_marks.py`)."""
     return shards_partition(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
 
 
 def _used(config: Config, options: Options) -> list[Path]:
-    """The files that a run reads, or keeps elsewhere than in its state directory."""
+    """Return the files that a run reads, or writes outside its state directory."""
     files = [config.path, config.log.file, options.only_from, options.base]
     for host in config.registries.values():
         files += [host.tls.ca, host.tls.cert, host.tls.key, host.password.file if host.password else None]
@@ -84,8 +88,8 @@ def _used(config: Config, options: Options) -> list[Path]:
 # ---- sync
 
 
-class _Sync:
-    """One sync, from the lock to the report."""
+class _SyncRun:
+    """One run, from the lock to the report."""
 
     def __init__(
         self, config: Config, options: Options, only: Only, directory: Path, signals: Signals, writers: str
@@ -103,6 +107,7 @@ class _Sync:
         self._marked: set[Place] = set()
 
     def run(self) -> int:
+        """Run, and return the exit code."""
         config, log = self._config, self._config.log
         run = new_run_id()
         with ExitStack() as stack:
@@ -136,9 +141,10 @@ class _Sync:
             report.finish(code, ended=datetime.now(UTC), cost=cost)
             _log.info("run_ended", extra={"exit": code, "seconds": round(cost.seconds, 3)})
             self._tell(report, cost, code)
-        return self._signals.leave(code)
+        return self._signals.exit_if_hung(code)
 
     def _copy_all(self, report: Report) -> tuple[int, RunCost]:
+        """Open state and stores, and copy. Return the exit code and the cost."""
         mode = "none" if self._options.verbosity < 0 else self._options.progress
         with (
             Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
@@ -158,10 +164,11 @@ class _Sync:
         return code, self._cost(engine.limits)
 
     def _drive(self, engine: Engine, state: State, account: Account, progress: Progress) -> None:
+        """Plan and copy until all is done or a signal comes, then end in order."""
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
         engine.stores.sweep()
-        engine.manifests.close()  # of a run that was killed
+        engine.manifests.close()  # delete files of a killed run
         inventory = Inventory(state, engine.stores.mountable(), engine.stores.wildcards())
 
         def writing(place: Place) -> None:
@@ -232,11 +239,11 @@ class _Sync:
             engine.stop.request(reason)
             idle.wait(GRACE)
             agenda.give_up(reason)
-        engine.stop.request("the run is over")  # nothing opens an upload session any more without closing it
+        engine.stop.request("the run is over")  # from now on, no upload session is opened
         try:
             rest(deliveries.close, self._signals)
             rest(engine.manager.close, self._signals)
-        finally:  # nobody is left who writes there
+        finally:  # no thread writes to them any more
             agenda.close()
             spool.close()
             outcomes.close()

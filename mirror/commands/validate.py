@@ -1,4 +1,4 @@
-"""`mirror validate` and `mirror schema`: the configuration alone; no host is contacted."""
+"""`mirror validate` and `mirror schema`: they check the configuration without contacting any host."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mirror.output.report.summary import format_count
 
 
 def validate(path: Path, *, secrets: bool) -> int:
-    """Check a configuration, and print what it has. -> the exit code.
+    """Check a configuration, print its numbers of mirrors and targets, and return the exit code.
 
-    secrets: passwords and files that are missing are errors. Raises ConfigError, LocalError."""
+    secrets: missing passwords and files are errors. Raises ConfigError, LocalError."""
     loaded = config.load(path, secrets=secrets)
     warnings = list(loaded.warnings)
     if any(mirror.base is not None for mirror in loaded.mirrors):
@@ -26,5 +26,5 @@ def validate(path: Path, *, secrets: bool) -> int:
 
 
 def print_schema() -> int:
-    """Print the JSON Schema. -> the exit code."""
+    """Print the JSON Schema and return the exit code."""
     return print_lines(config.schema_text().splitlines())

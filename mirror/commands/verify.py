@@ -1,4 +1,4 @@
-"""`mirror verify`: print what is missing, damaged or different on the targets."""
+"""`mirror verify`: print missing, damaged and differing images on the targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mirror.sync.verifier import Problem, Verify
 
 
 def verify(options: Options) -> int:
-    """Print what is not whole or not equal on the targets. -> the exit code. Raises ConfigError, LocalError."""
+    """Print the problems on the targets and return the exit code. Raises ConfigError, LocalError."""
 
     with open_for_reading(options) as (engine, state):
         reader = Reader(engine.manager, state, engine.manifests)
@@ -23,5 +23,5 @@ def verify(options: Options) -> int:
     shown = walker.account.problems or options.verbosity >= 0
     told = print_lines(verification_lines(walker.account, deep=options.deep)) if shown else OK
     if stopped is not None:
-        return engine.signals.leave(stopped)
+        return engine.signals.exit_if_hung(stopped)
     return worst_exit_code({told, *(problem.error.exit_code for problem in walker.account.problems)})

@@ -1,18 +1,18 @@
-"""The configuration: YAML to immutable values, every error with file:line:column and the key's path."""
+"""The configuration: YAML to frozen values. Every error has file:line:column and the path of the key."""
 
 from mirror.config.loader import Config, LogConfig, Parallel, load, state_directory
 from mirror.config.mirrors import MirrorConfig
-from mirror.config.problems import ConfigErrors, Place, Problem
+from mirror.config.problems import ConfigErrors, ConfigProblem, Position
 from mirror.config.schema import schema_text
 
 __all__ = [
     "Config",
     "ConfigErrors",
+    "ConfigProblem",
     "LogConfig",
     "MirrorConfig",
     "Parallel",
-    "Place",
-    "Problem",
+    "Position",
     "load",
     "schema_text",
     "state_directory",

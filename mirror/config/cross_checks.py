@@ -1,4 +1,7 @@
-"""What no single mirror shows: mirrors onto themselves, two writers of one tag, circles (cycles.py: of wildcards)."""
+"""Checks across mirrors: the same target twice, a source that is its own target, two writers of a tag, cycles.
+
+Cycles with wildcards are checked in cycles.py.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +21,29 @@ from mirror.selection.tag_rules import overlap
 
 
 def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
-    """Note problems in `document`, and what is only odd in `warnings`."""
-    _itself_or_twice(document, drafts)
-    _bundles_both_ways(document, drafts)
-    _different_bases(document, drafts)
-    sure = [draft for draft in drafts if draft.sure]
-    _two_writers(document, sure)
-    _circles(document, sure, warnings)
+    """Add problems to `document`, and suspicious settings to `warnings`."""
+    _check_targets(document, drafts)
+    _check_bundles(document, drafts)
+    _check_bases(document, drafts)
+    with_valid_tags = [draft for draft in drafts if draft.has_valid_tags]
+    _check_writers(document, with_valid_tags)
+    _check_cycles(document, with_valid_tags, warnings)
 
 
-def _itself_or_twice(document: Document, drafts: Sequence[Draft]) -> None:
+def _check_targets(document: Document, drafts: Sequence[Draft]) -> None:
+    """Check that no target is the source, or given twice."""
     for draft in drafts:
         seen: set[Repository] = set()
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
             if target == draft.mirror.source:
-                document.add(path, f"would mirror onto itself: {target} is the source, too; give another repository")
+                document.add(path, f"would mirror onto itself: {target} is also the source; use another repository")
             elif target in seen:
-                document.add(path, f"{target} is given twice; remove one")
+                document.add(path, f"{target} is listed twice; remove one")
             seen.add(target)
 
 
-def _bundles_both_ways(document: Document, drafts: Sequence[Draft]) -> None:
-    """A bundle that is written is replaced as a whole: what this configuration reads from it would be lost."""
+def _check_bundles(document: Document, drafts: Sequence[Draft]) -> None:
+    """Check that no bundle is both read and written: it is replaced as a whole, so its old content would be lost."""
     readers = {
         draft.mirror.source.host: draft.mirror for draft in reversed(drafts) if is_bundle(draft.mirror.source.host)
     }
@@ -52,29 +56,35 @@ def _bundles_both_ways(document: Document, drafts: Sequence[Draft]) -> None:
                 document.add(path, f"{printable(target.host)} {what} {reader.path} reads from it; {remedy}")
 
 
-def _different_bases(document: Document, drafts: Sequence[Draft]) -> None:
+def _check_bases(document: Document, drafts: Sequence[Draft]) -> None:
+    """Check that all mirrors with the same bundle have the same base."""
     first: dict[str, Draft] = {}
     for draft in drafts:
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
             earlier = first.setdefault(target.host, draft) if is_bundle(target.host) else draft
-            if _real(earlier.mirror.base) != _real(draft.mirror.base):
-                document.add(path, f"{earlier.mirror.path} writes this bundle with another `base`; give both the same")
+            if _real_path(earlier.mirror.base) != _real_path(draft.mirror.base):
+                document.add(
+                    path, f"{earlier.mirror.path} writes this bundle with another `base`; use the same for both"
+                )
 
 
-def _real(path: Path | None) -> str | None:
+def _real_path(path: Path | None) -> str | None:
+    """Return the path without links."""
     return None if path is None else os.path.realpath(path)
 
 
-def _two_writers(document: Document, drafts: Sequence[Draft]) -> None:
+def _check_writers(document: Document, drafts: Sequence[Draft]) -> None:
+    """Check that no two mirrors may write the same tag of a repository."""
     writers: dict[Repository, list[tuple[Draft, KeyPath]]] = defaultdict(list)
     for draft in drafts:
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
             writers[target].append((draft, path))
     for target, found in writers.items():
-        _one_writer_a_tag(document, target, found)
+        _check_writers_of_repository(document, target, found)
 
 
-def _one_writer_a_tag(document: Document, target: Repository, found: list[tuple[Draft, KeyPath]]) -> None:
+def _check_writers_of_repository(document: Document, target: Repository, found: list[tuple[Draft, KeyPath]]) -> None:
+    """Check the mirrors that write to one repository."""
     named: dict[str, Draft] = {}
     open_ended: list[Draft] = []
     for draft, path in found:
@@ -91,8 +101,8 @@ def _one_writer_a_tag(document: Document, target: Repository, found: list[tuple[
             what = f"tag {tag}" if tag != "*" else "the same tags"
             document.add(
                 path,
-                f"{draft.mirror.path} and {earlier.mirror.path} (line {earlier.mirror.place.line}) may both write "
-                f"{what} of {target}; give each its own repository, or lists of different tags",
+                f"{draft.mirror.path} and {earlier.mirror.path} (line {earlier.mirror.position.line}) may both write "
+                f"{what} of {target}; use different repositories, or lists of different tags",
             )
         elif rules.is_literal:
             named.update(dict.fromkeys(tags, draft))
@@ -100,7 +110,8 @@ def _one_writer_a_tag(document: Document, target: Repository, found: list[tuple[
             open_ended.append(draft)
 
 
-def _circles(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
+def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
+    """Check for cycles of mirrors, and warn of mirrors that read what others write."""
     readers = Readers(drafts)
     feeds: dict[KeyPath, list[Draft]] = {}
     for draft in drafts:
@@ -115,38 +126,36 @@ def _circles(document: Document, drafts: Sequence[Draft], warnings: list[str]) -
     between_literal = {
         draft.path: [reader for reader in feeds[draft.path] if not reader.mirror.wildcard] for draft in literal
     }
-    in_circle = _report_circles(document, literal, between_literal) | check_growth(document, drafts)
+    in_cycle = _report_cycles(document, literal, between_literal) | check_growth(document, drafts)
     for draft in drafts:
         warnings.extend(
-            f"{reader.mirror.place}: {reader.mirror.path}: reads what {draft.mirror.path} writes: "
-            "it may be one run behind"
+            f"{reader.mirror.position}: {reader.mirror.path}: reads what {draft.mirror.path} writes, "
+            "and may be one run behind"
             for reader in feeds[draft.path]
-            if not {draft.path, reader.path} <= in_circle
+            if not {draft.path, reader.path} <= in_cycle
         )
 
 
-def _report_circles(document: Document, drafts: Sequence[Draft], feeds: dict[KeyPath, list[Draft]]) -> set[KeyPath]:
-    """Depth first, without recursion; each circle is reported once. -> the mirrors that are part of one."""
-    in_circle: set[KeyPath] = set()
+def _report_cycles(document: Document, drafts: Sequence[Draft], feeds: dict[KeyPath, list[Draft]]) -> set[KeyPath]:
+    """Report each cycle once, and return the paths of the mirrors that are part of one. A depth-first search."""
+    in_cycle: set[KeyPath] = set()
     done: set[KeyPath] = set()
     for start in drafts:
         if start.path in done:
             continue
-        way: dict[KeyPath, Draft] = {start.path: start}
+        chain: dict[KeyPath, Draft] = {start.path: start}
         left = [iter(feeds[start.path])]
-        while way:
+        while chain:
             following = next(left[-1], None)
             if following is None:
-                done.add(way.popitem()[0])
+                done.add(chain.popitem()[0])
                 left.pop()
-            elif following.path in way:
-                circle = list(way)[list(way).index(following.path) :]
-                in_circle.update(circle)
-                names = " → ".join(way[path].mirror.path for path in [*circle, following.path])
-                document.add(
-                    (*following.path, "source"), f"mirrors write in a circle: {names}; break it at one of them"
-                )
+            elif following.path in chain:
+                cycle = list(chain)[list(chain).index(following.path) :]
+                in_cycle.update(cycle)
+                names = " → ".join(chain[path].mirror.path for path in [*cycle, following.path])
+                document.add((*following.path, "source"), f"mirrors form a cycle: {names}; remove one of them")
             elif following.path not in done:
-                way[following.path] = following
+                chain[following.path] = following
                 left.append(iter(feeds[following.path]))
-    return in_circle
+    return in_cycle

@@ -1,4 +1,4 @@
-"""Mirrors that read what mirrors write, wildcards included: circles, and wildcards that would grow with each run."""
+"""Cycles of mirrors that include wildcards: they would create more repositories with each run."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from mirror.selection.locations import MATCHED
 from mirror.selection.tag_rules import overlap
 from mirror.util.structs import Struct
 
-_MOST_STEPS = 1000  # names that are followed from one target
+_MOST_STEPS = 1000  # names that are checked from one target
 
 
-class _Written(Struct, frozen=True):
-    """A repository that a mirror writes. after: None: `before` is its whole path; else the path is `before`, what a
-    `*` matched, `after`."""
+class _WrittenPath(Struct, frozen=True):
+    """A repository that a mirror writes.
+
+    after: None: `before` is the whole path. Otherwise the path is `before`, the match of a `*`, and `after`."""
 
     host: str
     before: str
     after: str | None = None
 
     @classmethod
-    def of(cls, target: Repository) -> _Written:
+    def of(cls, target: Repository) -> _WrittenPath:
+        """Return the path of a target."""
         before, matched, after = target.path.partition(MATCHED)
         return cls(target.host, before, after if matched else None)
 
 
 class Readers:
-    """Which mirrors read a repository."""
+    """The mirrors by the repositories that they read."""
 
     def __init__(self, drafts: Iterable[Draft]) -> None:
         self._literal: defaultdict[Repository, list[Draft]] = defaultdict(list)
@@ -43,89 +45,94 @@ class Readers:
                 self._literal[draft.mirror.source].append(draft)
 
     def of(self, target: Repository) -> list[Draft]:
-        """The mirrors that surely read a target."""
-        return list(self.of_written(_Written.of(target)))
+        """Return the mirrors that certainly read a target."""
+        return list(self.readers_of_path(_WrittenPath.of(target)))
 
-    def of_written(self, written: _Written) -> Iterator[Draft]:
+    def readers_of_path(self, written: _WrittenPath) -> Iterator[Draft]:
+        """Yield the mirrors that read a written path."""
         if written.after is None:
             yield from self._literal.get(Repository(written.host, written.before), ())
-        yield from (draft for draft in self.wildcards.get(written.host, ()) if _reads(draft, written))
+        yield from (draft for draft in self.wildcards.get(written.host, ()) if _can_read(draft, written))
 
 
 def check_growth(document: Document, drafts: Sequence[Draft]) -> set[KeyPath]:
-    """Note wildcards whose target lies in their own source, and circles with wildcards in them: with each run there
-    would be more. -> the mirrors that are part of a circle."""
+    """Report wildcards whose target is inside their own source, and cycles that include a wildcard.
+
+    Return the paths of the mirrors that are part of such a cycle."""
     readers = Readers(drafts)
     if not readers.wildcards:
         return set()
     reported: set[frozenset[KeyPath]] = set()
     for draft in drafts:
         for target, path in zip(draft.mirror.targets, draft.target_paths, strict=True):
-            circle = _way_back(draft, target, readers)
-            members = frozenset(one.path for one in circle)
-            if not circle or members in reported or not any(one.mirror.wildcard for one in circle):
+            cycle = _find_cycle(draft, target, readers)
+            members = frozenset(one.path for one in cycle)
+            if not cycle or members in reported or not any(one.mirror.wildcard for one in cycle):
                 continue
-            if len(circle) == 1:
-                document.add(path, _own_source(draft, target))
+            if len(cycle) == 1:
+                document.add(path, _own_source_message(draft, target))
                 continue
             reported.add(members)
-            names = " → ".join(one.mirror.path for one in [*circle, draft])
-            document.add((*draft.path, "source"), f"mirrors write in a circle: {names}; break it at one of them")
+            names = " → ".join(one.mirror.path for one in [*cycle, draft])
+            document.add((*draft.path, "source"), f"mirrors form a cycle: {names}; remove one of them")
     return {path for members in reported for path in members}
 
 
-def _way_back(start: Draft, target: Repository, readers: Readers) -> list[Draft]:
-    """The mirrors over which what `start` writes to `target` comes to be read by `start` again; empty: by none."""
-    first = _Written.of(target)
+def _find_cycle(start: Draft, target: Repository, readers: Readers) -> list[Draft]:
+    """Return the mirrors that lead from what `start` writes to `target` back to the source of `start`; empty if
+    none do."""
+    first = _WrittenPath.of(target)
     if (start.mirror.wildcard) != (first.after is not None):
-        return []  # which is another problem
+        return []  # a problem that is reported elsewhere
     todo = deque([(first, [start])])
     seen = {first}
     while todo:
-        written, way = todo.popleft()
-        for reader in readers.of_written(written):
-            if overlap(way[-1].mirror.tags, reader.mirror.tags) is None:
+        written, chain = todo.popleft()
+        for reader in readers.readers_of_path(written):
+            if overlap(chain[-1].mirror.tags, reader.mirror.tags) is None:
                 continue
             if reader is start:
-                return way
-            for following in _rewritten(reader, written):
-                if following not in seen and len(seen) < _MOST_STEPS and reader not in way:
+                return chain
+            for following in _copied_paths(reader, written):
+                if following not in seen and len(seen) < _MOST_STEPS and reader not in chain:
                     seen.add(following)
-                    todo.append((following, [*way, reader]))
+                    todo.append((following, [*chain, reader]))
     return []
 
 
 def _prefix(draft: Draft) -> str:
-    """What the path of every repository begins with that a wildcard reads."""
+    """Return the prefix of the paths that a wildcard reads."""
     path = draft.mirror.source.path
     return f"{path}/" if path else ""
 
 
-def _reads(wildcard: Draft, written: _Written) -> bool:
+def _can_read(wildcard: Draft, written: _WrittenPath) -> bool:
+    """Return whether a wildcard source reads a written path."""
     prefix = _prefix(wildcard)
     return written.before.startswith(prefix) and (written.after is not None or written.before != prefix)
 
 
-def _rewritten(reader: Draft, written: _Written) -> Iterator[_Written]:
-    """Where a reader of `written` brings it."""
-    for target in map(_Written.of, reader.mirror.targets):
+def _copied_paths(reader: Draft, written: _WrittenPath) -> Iterator[_WrittenPath]:
+    """Yield the paths to which a reader copies a written path."""
+    for target in map(_WrittenPath.of, reader.mirror.targets):
         if not reader.mirror.wildcard and target.after is None:
             yield target
         elif reader.mirror.wildcard and target.after is not None:
             matched = written.before.removeprefix(_prefix(reader))
             if written.after is None:
-                yield _Written(target.host, target.before + matched + target.after)
+                yield _WrittenPath(target.host, target.before + matched + target.after)
             else:
-                yield _Written(target.host, target.before + matched, written.after + target.after)
+                yield _WrittenPath(target.host, target.before + matched, written.after + target.after)
 
 
-def _own_source(draft: Draft, target: Repository) -> str:
+def _own_source_message(draft: Draft, target: Repository) -> str:
+    """Return the message for a target inside its own source."""
     source = draft.mirror.source
     whole = Repository(source.host, f"{_prefix(draft)}*")
     if target.path == f"{_prefix(draft)}{MATCHED}":
-        return f"would mirror onto itself: {target} is the source, too; give another repository"
+        return f"would mirror onto itself: {target} is also the source; use another repository"
     elsewhere = "another registry" if not source.path else f"a target that is not below {source}/"
     return (
-        f"lies within its own source {whole}: each run would copy what the last one wrote, one level deeper; "
-        f"give {elsewhere}"
+        f"is inside its own source {whole}: each run would copy what the last one wrote, one level deeper; "
+        f"use {elsewhere}"
     )

@@ -1,4 +1,4 @@
-"""The bytes of a configuration file, as text: a regular file of at most 1 MiB in UTF-8 without control characters."""
+"""Reads a configuration file as text: a regular file of at most 1 MiB in UTF-8 without control characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import NoReturn
 
-from mirror.config.problems import ConfigErrors, Place, Problem
+from mirror.config.problems import ConfigErrors, ConfigProblem, Position
 from mirror.errors import ConfigError, LocalError, printable
 
 MAX_BYTES = 1 << 20
@@ -18,29 +18,30 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff
 
 
 def read(path: Path) -> bytes:
-    """Never blocks, whatever is at `path`. Raises ConfigError, LocalError, ConfigErrors (too big)."""
+    """Return the bytes of the file. Never blocks. Raises ConfigError, LocalError, ConfigErrors (too big)."""
     try:
-        # O_NONBLOCK: opening a fifo must not wait for a writer.
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _read_error(path, error) from error
     try:
         mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-            raise ConfigError(f"config is not a regular file: {path} is {kind}", hint="give a YAML file")
+            raise ConfigError(f"config is not a regular file: {path} is {kind}", hint="use a YAML file")
         with open(handle, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _read_error(path, error) from error
     finally:
         os.close(handle)
     if len(data) > MAX_BYTES:
-        raise ConfigErrors([Problem(Place(printable(path), 1, 1), "", "too big: a config has at most 1 MiB")])
+        raise ConfigErrors([ConfigProblem(Position(printable(path), 1, 1), "", "too big: a config has at most 1 MiB")])
     return data
 
 
-def _unreadable(path: Path, error: OSError) -> ConfigError | LocalError:
+def _read_error(path: Path, error: OSError) -> ConfigError | LocalError:
+    """Return the error for a file that cannot be opened or read."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return ConfigError(f"config not found: {path}")
     reason = (error.strerror or str(error)).lower()
@@ -50,12 +51,12 @@ def _unreadable(path: Path, error: OSError) -> ConfigError | LocalError:
 
 
 def decode(data: bytes, file: str) -> str:
-    """A byte order mark is dropped. Raises ConfigErrors that name `file`."""
+    """Return the text without a byte order mark. Raises ConfigErrors that name `file`."""
 
     def fail(end: int, message: str) -> NoReturn:
         before = data[:end].decode("utf-8", "replace").removeprefix("\ufeff")
         line, column = before.count("\n"), len(before) - (before.rfind("\n") + 1)
-        raise ConfigErrors([Problem(Place(file, line + 1, column + 1), "", message)])
+        raise ConfigErrors([ConfigProblem(Position(file, line + 1, column + 1), "", message)])
 
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")

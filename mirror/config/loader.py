@@ -1,4 +1,4 @@
-"""From a file to frozen values, or to everything that is wrong with it."""
+"""Loads a configuration: from a file to a Config, or to all problems of the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mirror.config import cross_checks, mirrors, registries, schema_errors, valu
 from mirror.config.mirrors import MirrorConfig
 from mirror.config.problems import ConfigErrors
 from mirror.config.section import Section
-from mirror.config.tree import plain
+from mirror.config.tree import to_plain
 from mirror.errors import LocalError, printable
 from mirror.registry.http.host_settings import HostSettings
 from mirror.selection.locations import is_registry
@@ -25,7 +25,7 @@ _MIB = 1 << 20
 
 
 class LogConfig(Struct, frozen=True):
-    """file: None: mirror.log in the state directory. max_size: bytes."""
+    """The section `log`. file: None stands for mirror.log in the state directory. max_size: bytes."""
 
     file: Path | None = None
     level: str = "info"
@@ -34,7 +34,7 @@ class LogConfig(Struct, frozen=True):
 
 
 class Parallel(Struct, frozen=True):
-    """images: in work for each target host; downloads, uploads: blobs of the whole run."""
+    """The section `parallel`. images: for each target host; downloads, uploads: blobs of the whole run."""
 
     images: int = 4
     downloads: int = 6
@@ -42,8 +42,10 @@ class Parallel(Struct, frozen=True):
 
 
 class Config(Struct, frozen=True):
-    """A valid configuration. Paths are absolute. registries: those that the file lists; hosts are spelt as in
-    `mirrors`: without a port that is the default anyway. text_hash: sha256 of the file, hex."""
+    """A valid configuration.
+
+    Paths are absolute. registries: those in the file; host names have the same spelling as in `mirrors`, without a
+    default port. text_hash: sha256 of the file, hex."""
 
     path: Path
     state: Path | None
@@ -57,40 +59,40 @@ class Config(Struct, frozen=True):
     text_hash: str
 
     def settings_for(self, host: str) -> HostSettings:
+        """Return the settings of a registry, with defaults if it is not configured."""
         return self.registries.get(host) or HostSettings(host)
 
 
 def load(path: Path, *, secrets: bool = True) -> Config:
-    """Read and check the file, and nothing else: no host is contacted.
+    """Read and check the file. No host is contacted.
 
-    secrets: whether the passwords and TLS files of the registries must be there; else a missing one is a warning.
-    Raises ConfigErrors with everything that is wrong with it, ConfigError if there is no such file, LocalError if
-    this machine does not let us read it."""
+    secrets: missing passwords and TLS files of the registries in use are errors, otherwise warnings.
+    Raises ConfigErrors with all problems, ConfigError if the file does not exist, LocalError if it cannot be read."""
     document = yaml_reader.read(path)
-    data = plain(document.root)
+    data = to_plain(document.root)
     schema_errors.check(document, data)
-    warnings = _warnings_of_file(path)
+    warnings = _file_warnings(path)
     top = Section(document, data, (), path.absolute().parent, warnings)
     hosts = registries.build(top.section("registries"), secrets=secrets)
     drafts = mirrors.build(top, hosts)
     cross_checks.check(document, drafts, warnings)
-    registries.check_presence(hosts, _used(drafts), document, None if secrets else warnings)
+    registries.check_presence(hosts, _used_registries(drafts), document, None if secrets else warnings)
     log, parallel = top.section("log"), top.section("parallel")
     config = Config(
         path=path,
         state=top.file("state"),
         spool=top.file("spool"),
-        spool_max=top.parsed("spool-max", values.size),
+        spool_max=top.parse("spool-max", values.size),
         log=LogConfig(
             log.file("file"),
             log.text("level") or "info",
-            log.parsed("max-size", values.size) or 50 * _MIB,
-            _or(log.number("backups"), 10),
+            log.parse("max-size", values.size) or 50 * _MIB,
+            _or_default(log.number("backups"), 10),
         ),
         parallel=Parallel(
-            _or(parallel.number("images"), 4),
-            _or(parallel.number("downloads"), 6),
-            _or(parallel.number("uploads"), 8),
+            _or_default(parallel.number("images"), 4),
+            _or_default(parallel.number("downloads"), 6),
+            _or_default(parallel.number("uploads"), 8),
         ),
         registries=MappingProxyType(dict(hosts.settings)),
         mirrors=tuple(draft.mirror for draft in drafts),
@@ -103,14 +105,16 @@ def load(path: Path, *, secrets: bool = True) -> Config:
 
 
 def state_directory(config: Config) -> Path:
-    """Where runs of this configuration keep their state. Raises LocalError where there is no home for a default."""
+    """Return the state directory of this configuration.
+
+    Raises LocalError if there is no home directory for the default."""
     if config.state is not None:
         return config.state
     home = _state_home()
     if home is None:
         raise LocalError(
             "there is no home directory for the state of this configuration",
-            hint="set the key `state` to a directory, or the variable HOME",
+            hint="set the key `state` to a directory, or set the variable HOME",
         )
     real = os.fsencode(config.path.resolve())
     return home / f"{config.path.stem}-{hashlib.sha256(real).hexdigest()[:12]}"
@@ -120,22 +124,23 @@ def _state_home() -> Path | None:
 
     try:
         home = platformdirs.user_state_path("mirror", appauthor=False)
-    except RuntimeError:  # newer versions say so; older ones give the path with its ~
+    except RuntimeError:  # newer versions raise this; older ones return the path with its ~
         return None
     return home if home.is_absolute() else None
 
 
-def _used(drafts: list[mirrors.Draft]) -> set[str]:
-    """The registries."""
+def _used_registries(drafts: list[mirrors.Draft]) -> set[str]:
+    """Return the hosts of the registries that mirrors use."""
     hosts = {repository.host for draft in drafts for repository in (draft.mirror.source, *draft.mirror.targets)}
     return {host for host in hosts if is_registry(host)}
 
 
-def _or(number: int | None, default: int) -> int:
+def _or_default(number: int | None, default: int) -> int:
     return default if number is None else number
 
 
-def _warnings_of_file(path: Path) -> list[str]:
+def _file_warnings(path: Path) -> list[str]:
+    """Return a warning if other users can write a file that root runs."""
     if os.geteuid() == 0 and path.stat().st_mode & _WRITABLE_BY_OTHERS:
-        return [f"{printable(path)}: can be written by others than root, who runs it; chmod 644 it"]
+        return [f"{printable(path)}: other users than root can write to it, but root runs it; chmod 644 it"]
     return []

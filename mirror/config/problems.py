@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: a place, the path of a key, one sentence. All of a file at once."""
+"""Problems of a configuration: position, path of the key, message. One error has all problems of a file."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ from collections.abc import Iterable
 
 from mirror.errors import ConfigError, printable
 from mirror.oci import reference
-from mirror.util.config_key import KeyPath, dotted, key_shown
+from mirror.util.config_key import KeyPath, format_key_path, quote_key
 from mirror.util.structs import Struct
 
-__all__ = ["SECRET_KEYS", "ConfigErrors", "KeyPath", "Place", "Problem", "dotted", "key_shown", "value_shown"]
+__all__ = [
+    "SECRET_KEYS",
+    "ConfigErrors",
+    "ConfigProblem",
+    "KeyPath",
+    "Position",
+    "format_key_path",
+    "quote_key",
+    "quote_value",
+]
 
 MOST_SHOWN = 50
 
-# Keys whose values no message shows.
+# Keys whose values are not shown in messages.
 SECRET_KEYS = frozenset({"password", "proxy", "env"})
 
 
-class Place(Struct, frozen=True, order=True):
-    """Where something stands in a file; line and column count from 1."""
+class Position(Struct, frozen=True, order=True):
+    """A position in a file; line and column count from 1."""
 
     file: str
     line: int
@@ -28,41 +37,46 @@ class Place(Struct, frozen=True, order=True):
         return f"{self.file}:{self.line}:{self.column}"
 
 
-class Problem(Struct, frozen=True, order=True):
-    """path: of the key, like `mirrors[2].tags`, empty for the file as a whole. message: with a remedy, no secrets."""
+class ConfigProblem(Struct, frozen=True, order=True):
+    """One problem of a configuration.
 
-    place: Place
+    path: of the key, such as `mirrors[2].tags`; empty for the file as a whole. message: with a remedy, without
+    secrets."""
+
+    position: Position
     path: str
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.path}: {self.message}" if self.path else f"{self.place}: {self.message}"
+        return f"{self.position}: {self.path}: {self.message}" if self.path else f"{self.position}: {self.message}"
 
 
 class ConfigErrors(ConfigError):
-    """All that is wrong with one file, in order of position. str(): one line each, at most 50, then `and N more`;
-    then the warnings in the same way."""
+    """All problems of a file, ordered by position.
 
-    def __init__(self, problems: Iterable[Problem], warnings: Iterable[str] = ()) -> None:
+    As text: one line for each, at most 50, then `and N more`; then the warnings in the same way."""
+
+    def __init__(self, problems: Iterable[ConfigProblem], warnings: Iterable[str] = ()) -> None:
         self.problems = tuple(sorted(set(problems)))
         self.warnings = tuple(warnings)
         super().__init__(str(self.problems[0]) if self.problems else "invalid configuration")
 
     def __str__(self) -> str:
-        lines = _first([printable(problem, 1000) for problem in self.problems])
-        lines += _first([printable(f"warning: {warning}", 1000) for warning in self.warnings])
+        lines = _limit_lines([printable(problem, 1000) for problem in self.problems])
+        lines += _limit_lines([printable(f"warning: {warning}", 1000) for warning in self.warnings])
         return "\n".join(lines)
 
     def about(self, subject: str) -> ConfigErrors:
-        """The same: each line says what it is about."""
+        """Return the error unchanged: each line names its subject."""
         return self
 
 
-def _first(lines: list[str]) -> list[str]:
+def _limit_lines(lines: list[str]) -> list[str]:
+    """Return the first lines, and a line with the number of the others."""
     more = len(lines) - MOST_SHOWN
     return [*lines[:MOST_SHOWN], f"and {more} more"] if more > 0 else lines
 
 
-def value_shown(value: object) -> str:
-    """A scalar in quotes, escaped, cut to 80 characters, without what may be the user information of a URL."""
-    return f'"{reference.shown(str(value))}"'
+def quote_value(value: object) -> str:
+    """Return a scalar in quotes, escaped and cut to 80 characters. Possible user information of a URL is hidden."""
+    return f'"{reference.printable_reference(str(value))}"'

@@ -1,4 +1,4 @@
-"""The `registries` section: what is said of each host, as the plain settings that a registry client takes."""
+"""The section `registries`: the settings of each host, as plain values for a registry client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mirror.config import values
-from mirror.config.problems import KeyPath, dotted, key_shown
+from mirror.config.problems import KeyPath, format_key_path, quote_key
 from mirror.config.section import Section
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
@@ -22,52 +22,60 @@ _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$[A-Z_][A-Z0-9_
 
 
 class Hosts(Struct, frozen=True):
-    """settings: by host, in the one spelling that `canonical` gives. paths: where each stands in the file."""
+    """The settings of all hosts in the file.
+
+    settings: by canonical host name. paths: of their keys. plain: the hosts with `plain-http`."""
 
     settings: Mapping[str, HostSettings]
     paths: Mapping[str, KeyPath]
     plain: frozenset[str]
 
     def canonical(self, host: str) -> str:
-        """`host` without a port that is the default anyway, so that one registry has one name in a run."""
+        """Return the host without a default port, so that each registry has one name in a run."""
         return _canonical(host, self.plain)
 
 
 def build(section: Section, *, secrets: bool) -> Hosts:
-    """Raises nothing; problems are noted in the section's document. secrets: a TLS file that is missing is one."""
+    """Build the settings.
+
+    Problems are added to the document; nothing is raised. secrets: a missing TLS file is a problem."""
     names: dict[str, str] = {}
-    for key in section.names():
+    for key in section.keys():  # noqa: SIM118 (a Section is not a dict)
         try:
             names[key] = values.host(key)
         except ConfigError as error:
-            section.problem(str(error), key=key)
+            section.add_problem(str(error), key=key)
     plain = frozenset(host for key, host in names.items() if section.section(key).flag("plain-http", False))
     settings: dict[str, HostSettings] = {}
-    taken: dict[str, str] = {}
+    keys_by_host: dict[str, str] = {}
     for key, name in names.items():
         host = _canonical(name, plain)
-        if host in taken:
-            first = section.document.place(section.path, key=taken[host])
-            section.problem(f"is the same registry as {key_shown(taken[host])} on line {first.line}; keep one", key=key)
+        if host in keys_by_host:
+            first = section.document.position(section.path, key=keys_by_host[host])
+            section.add_problem(
+                f"is the same registry as {quote_key(keys_by_host[host])} on line {first.line}; keep one", key=key
+            )
             continue
-        taken[host] = key
-        if not _can_be_named(host):
-            section.problem(
-                f"a reference cannot name this host without a port: {host}/app means docker.io/{host}/app; "
+        keys_by_host[host] = key
+        if not _can_start_reference(host):
+            section.add_problem(
+                f"in references this host needs a port: {host}/app means docker.io/{host}/app; "
                 f'write "{host}:443", or another port',
                 key=key,
             )
         settings[host] = _settings(host, section.section(key), secrets=secrets)
-    return Hosts(settings, {host: (*section.path, key) for host, key in taken.items()}, plain)
+    return Hosts(settings, {host: (*section.path, key) for host, key in keys_by_host.items()}, plain)
 
 
-def _can_be_named(host: str) -> bool:
+def _can_start_reference(host: str) -> bool:
+    """Return whether a reference can begin with this host."""
     return host == "localhost" or any(mark in host for mark in ".:")
 
 
 def _canonical(host: str, plain: frozenset[str]) -> str:
+    """Return the host without a default port."""
     base, colon, port = host.rpartition(":")
-    if not colon or not _can_be_named(base) or (":" in base and not base.endswith("]")):
+    if not colon or not _can_start_reference(base) or (":" in base and not base.endswith("]")):
         return host
     if port == "443" and not plain & {host, base}:
         return base
@@ -75,7 +83,7 @@ def _canonical(host: str, plain: frozenset[str]) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether `host[:port]` is this machine, by its name or by an address."""
+    """Return whether `host[:port]` is this machine, by name or by address."""
     name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -84,29 +92,30 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: list[str] | None) -> None:
-    """Note the passwords of the registries in use that are not there. warnings: where given, they are noted in it."""
+    """Report missing passwords of registries in use: as warnings if `warnings` is given, otherwise as problems."""
     for host in sorted(used & hosts.settings.keys()):
         password, path = hosts.settings[host].password, (*hosts.paths[host], "password")
-        missing = password.present() if password and document.sound(path) else None
+        missing = password.present() if password and document.is_valid(path) else None
         if missing and warnings is not None:
-            warnings.append(f"{document.place(path)}: {dotted(path)}: {missing}; a run needs it")
+            warnings.append(f"{document.position(path)}: {format_key_path(path)}: {missing}; a run needs it")
         elif missing:
             document.add(path, f"{missing}; it is required: a mirror uses this registry")
 
 
 def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
+    """Build the settings of one host."""
     username, password = section.text("username"), _password(section)
     plain_http = section.flag("plain-http", False)
-    if section.has("username") != section.has("password"):
-        given, other = ("username", "password") if section.has("username") else ("password", "username")
-        section.problem(f"{given} without {other}; give both or none", below=given)
-    if plain_http and section.has("tls"):
-        section.problem("tls has no effect with `plain-http: true`; remove one of them", below="tls")
-    if plain_http and section.has("password") and not _is_loopback(host):
-        what = "credentials and images go over the network unprotected; remove `plain-http` to use https"
-        section.warn(what, below="plain-http")
+    if section.has_key("username") != section.has_key("password"):
+        given, other = ("username", "password") if section.has_key("username") else ("password", "username")
+        section.add_problem(f"{given} without {other}; set both or none", below=given)
+    if plain_http and section.has_key("tls"):
+        section.add_problem("tls has no effect with `plain-http: true`; remove one of them", below="tls")
+    if plain_http and section.has_key("password") and not _is_loopback(host):
+        what = "credentials and images are sent unencrypted; remove `plain-http` to use https"
+        section.add_warning(what, below="plain-http")
     if _VARIABLE.fullmatch(username or ""):
-        section.problem("variables are not substituted; give the user's name itself", below="username")
+        section.add_problem("variables are not expanded; write the user name", below="username")
     timeouts = section.section("timeouts")
     v1 = section.text("v1")
     return HostSettings(
@@ -116,12 +125,12 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         password=password,
         tls=_tls(section.section("tls"), secrets=secrets),
         parallel=section.number("parallel"),
-        rate=section.parsed("rate", values.rate),
-        proxy=section.parsed("proxy", values.proxy),
-        connect_timeout=timeouts.parsed("connect", values.connect_timeout) or 10.0,
-        idle_timeout=timeouts.parsed("idle", values.idle_timeout) or 60.0,
-        token_realms=_hosts(section, "token-realms"),
-        allow_hosts=_hosts(section, "allow-hosts"),
+        rate=section.parse("rate", values.rate),
+        proxy=section.parse("proxy", values.proxy),
+        connect_timeout=timeouts.parse("connect", values.connect_timeout) or 10.0,
+        idle_timeout=timeouts.parse("idle", values.idle_timeout) or 60.0,
+        token_realms=_host_set(section, "token-realms"),
+        allow_hosts=_host_set(section, "allow-hosts"),
         mount=section.flag("mount", True),
         exclusive=section.flag("exclusive", False),
         v1=V1(v1) if v1 else V1.AUTO,
@@ -129,19 +138,23 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
     )
 
 
-def _hosts(section: Section, key: str) -> frozenset[str]:
-    return frozenset(_canonical(host, frozenset()) for _, host in section.parsed_list(key, values.host))
+def _host_set(section: Section, key: str) -> frozenset[str]:
+    """Return the valid hosts of a list."""
+    return frozenset(_canonical(host, frozenset()) for _, host in section.parse_list(key, values.host))
 
 
 def _password(section: Section) -> Secret | None:
+    """Return the secret for the password. It is read when it is first needed."""
     plain = section.text("password")
     variable = _VARIABLE.fullmatch(plain) if plain is not None else None
     if variable and variable["name"]:
-        section.problem(f"variables are not substituted; write {{env: {variable['name']}}}", below="password")
-    elif variable:  # without braces it may be a password, which no message shows
-        section.problem("variables are not substituted; write {env: NAME}, with the variable's name", below="password")
+        section.add_problem(f"variables are not expanded; write {{env: {variable['name']}}}", below="password")
+    elif variable:  # without braces it may be a password, so the message does not show it
+        section.add_problem(
+            "variables are not expanded; write {env: NAME} with the name of the variable", below="password"
+        )
     elif plain is not None:
-        section.warn("a password in the file itself; {env: NAME} or {file: PATH} keep it out", below="password")
+        section.add_warning("the password is in the file; use {env: NAME} or {file: PATH} instead", below="password")
     if plain is not None:
         return Secret("the configuration", plain=plain)
     where = section.section("password")
@@ -153,67 +166,67 @@ def _password(section: Section) -> Secret | None:
     try:
         mode = file.stat().st_mode
     except OSError:
-        return Secret(f"file {file}", file=file)  # check_presence says so, if the registry is in use
+        return Secret(f"file {file}", file=file)  # check_presence reports it if the registry is in use
     if not stat.S_ISREG(mode):
-        kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-        where.problem(f"{file} is {kind}; name the file that holds the password", below="file")
+        kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        where.add_problem(f"{file} is {kind}; name the file with the password", below="file")
     elif mode & _READABLE_BY_ALL:
-        section.warn(f"{file} can be read by everybody; chmod 600 it", below="password")
+        section.add_warning(f"all users can read {file}; chmod 600 it", below="password")
     return Secret(f"file {file}", file=file)
 
 
 def _tls(section: Section, *, secrets: bool) -> Tls:
+    """Build the TLS settings, and check the files."""
     ca, cert, key = section.file("ca"), section.file("cert"), section.file("key")
     verify = section.flag("verify", True)
     if (cert is None) != (key is None):
-        section.problem("a client certificate needs both cert and key", below="cert" if cert else "key")
+        section.add_problem("a client certificate needs both cert and key", below="cert" if cert else "key")
     if not verify:
-        section.warn(
-            "its certificate is not checked: anybody in between can read and change everything", below="verify"
+        section.add_warning(
+            "the certificate is not verified: anyone on the network path can read and change all data", below="verify"
         )
     files = (("ca", ca), ("cert", cert), ("key", key))
-    good = [_pem(section, name, file, secrets=secrets) for name, file in files if file]
+    good = [_check_pem(section, name, file, secrets=secrets) for name, file in files if file]
     if good and all(good):
-        _load(section, ca, cert, key)
+        _check_with_openssl(section, ca, cert, key)
     return Tls(ca, cert, key, verify)
 
 
-def _pem(section: Section, name: str, file: Path, *, secrets: bool) -> bool:
-    """Whether the file is there, and looks right."""
+def _check_pem(section: Section, name: str, file: Path, *, secrets: bool) -> bool:
+    """Return whether the file exists and has the expected kind of PEM block."""
     try:
-        warning = values.pem(file, "PRIVATE KEY" if name == "key" else "CERTIFICATE")
-    except values.AbsentError as error:
+        warning = values.check_pem(file, "PRIVATE KEY" if name == "key" else "CERTIFICATE")
+    except values.MissingFileError as error:
         if secrets:
-            section.problem(f"{error}; provide it", below=name)
+            section.add_problem(f"{error}; provide it", below=name)
         else:
-            section.warn(f"{error}; a run needs it", below=name)
+            section.add_warning(f"{error}; a run needs it", below=name)
         return False
     except ConfigError as error:
-        section.problem(str(error), below=name)
+        section.add_problem(str(error), below=name)
         return False
     if warning:
-        section.warn(warning, below=name)
+        section.add_warning(warning, below=name)
     return True
 
 
-def _load(section: Section, ca: Path | None, cert: Path | None, key: Path | None) -> None:
-    """Let OpenSSL read what looks right, so that a damaged file is found before the run."""
+def _check_with_openssl(section: Section, ca: Path | None, cert: Path | None, key: Path | None) -> None:
+    """Load the files with OpenSSL, so that damaged files are found before the run."""
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if ca or cert else None
     try:
         if context and ca:
             context.load_verify_locations(ca)
     except (ssl.SSLError, OSError):
-        section.problem(
-            f"{ca} has no certificate that can be read; get it again from whoever runs the registry", below="ca"
-        )
+        section.add_problem(f"{ca} has no valid certificate; get it again from the registry's operator", below="ca")
     try:
         if context and cert and key:
             context.load_cert_chain(cert, key, password=_no_passphrase)
     except ssl.SSLError as error:
-        why = "do not belong together" if error.reason == "KEY_VALUES_MISMATCH" else "cannot be read by OpenSSL"
-        section.problem(f"{cert} and {key} {why}; give a certificate and its key", below="cert")
+        why = "do not belong together" if error.reason == "KEY_VALUES_MISMATCH" else "cannot be loaded by OpenSSL"
+        section.add_problem(f"{cert} and {key} {why}; use a certificate and its key", below="cert")
 
 
 def _no_passphrase() -> str:
+    """Return an empty passphrase, so that OpenSSL does not ask for one on the terminal."""
     return ""

@@ -1,4 +1,4 @@
-"""The JSON Schema is the one list of keys, types and ranges."""
+"""The JSON Schema: the only list of keys, types and ranges."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import jsonschema
 from jsonschema.protocols import Validator
 
 NOT_YET = "x-not-yet"
-"""A keyword of ours: true for a key that has no effect in this version, or a list of such values."""
+"""A keyword of this schema: true for a key that has no effect in this version, or a list of such values."""
 
 _extend: Callable[..., Callable[[Any], Validator]] = jsonschema.validators.extend
 
 
 def schema_text() -> str:
-    """The schema as it is published."""
+    """Return the schema as it is published."""
     data = pkgutil.get_data("mirror", "config.schema.json")
     if data is None:
         raise FileNotFoundError("config.schema.json")
@@ -27,39 +27,43 @@ def schema_text() -> str:
 
 @cache
 def schema() -> dict[str, Any]:
+    """Return the parsed schema."""
     return cast("dict[str, Any]", json.loads(schema_text()))
 
 
 @cache
 def validator() -> Validator:
-    """Of a whole configuration as plain values. Reports each use of what is not in this version, under `NOT_YET`."""
-    return _extend(jsonschema.Draft202012Validator, {NOT_YET: _not_yet})(schema())
+    """Return the validator for a whole configuration as plain values.
+
+    Uses of keys and values that are not in this version are errors with the keyword `NOT_YET`."""
+    return _extend(jsonschema.Draft202012Validator, {NOT_YET: _report_not_yet})(schema())
 
 
 def conforms(value: Any, part: dict[str, Any]) -> bool:
-    """Whether a part of the schema allows `value`, and it has an effect in this version."""
+    """Return whether a part of the schema allows `value`, and the value has an effect in this version."""
     return validator().evolve(schema=part).is_valid(value)
 
 
-def _not_yet(_: object, later: Any, value: object, __: object) -> Iterator[jsonschema.ValidationError]:
+def _report_not_yet(_: object, later: Any, value: object, __: object) -> Iterator[jsonschema.ValidationError]:
+    """Yield an error for a key or value that is not in this version."""
     if later is True or value in later:
         yield jsonschema.ValidationError("not in this version")
 
 
 def parts() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every key of the language with what the schema says of its value."""
+    """Yield every key of the language with its part of the schema."""
     return _parts(schema(), "")
 
 
 @cache
 def key_paths() -> tuple[str, ...]:
-    """Every key of the language, like `mirrors[].tags.include`."""
+    """Return the path of every key of the language, such as `mirrors[].tags.include`."""
     return tuple(where for where, _ in parts())
 
 
 @cache
-def places_of(key: str) -> tuple[str, ...]:
-    """The paths at which a key has an effect in this version."""
+def paths_of(key: str) -> tuple[str, ...]:
+    """Return the paths at which a key has an effect in this version."""
     found = [where for where in key_paths() if where.rpartition(".")[2] == key]
     later = tuple(where for where, part in parts() if part.get(NOT_YET) is True)
     return tuple(where for where in found if not any(_is_part_of(where, one) for one in later))
@@ -69,8 +73,8 @@ def _is_part_of(where: str, whole: str) -> bool:
     return where == whole or where.startswith((f"{whole}.", f"{whole}[]"))
 
 
-def resolved(part: dict[str, Any]) -> dict[str, Any]:
-    """A part of the schema, with what its reference leads to."""
+def resolve_reference(part: dict[str, Any]) -> dict[str, Any]:
+    """Return a part of the schema with its reference resolved."""
     reference = part.get("$ref")
     if not isinstance(reference, str):
         return part
@@ -80,9 +84,9 @@ def resolved(part: dict[str, Any]) -> dict[str, Any]:
 def _parts(part: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for key, below in part.get("properties", {}).items():
         where = f"{path}.{key}" if path else key
-        yield where, resolved(below)
-        yield from _parts(resolved(below), where)
+        yield where, resolve_reference(below)
+        yield from _parts(resolve_reference(below), where)
     if isinstance(part.get("additionalProperties"), dict):
-        yield from _parts(resolved(part["additionalProperties"]), f"{path}.{part.get('x-key', 'KEY')}")
+        yield from _parts(resolve_reference(part["additionalProperties"]), f"{path}.{part.get('x-key', 'KEY')}")
     if isinstance(part.get("items"), dict):
-        yield from _parts(resolved(part["items"]), f"{path}[]")
+        yield from _parts(resolve_reference(part["items"]), f"{path}[]")

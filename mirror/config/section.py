@@ -1,4 +1,4 @@
-"""A mapping of the checked tree, read into typed values; what is unsound is passed over: it has its problem already."""
+"""Typed access to one mapping of the tree. Invalid values, which have a problem already, are treated as missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.config.problems import KeyPath, dotted, value_shown
+from mirror.config.problems import KeyPath, format_key_path, quote_value
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
 from mirror.selection.locations import NO_VARIABLES, VARIABLE, without_home
@@ -16,7 +16,9 @@ T = TypeVar("T")
 
 
 class Section:
-    """A mapping at `path`. base: directory that relative paths belong to; warnings: grows."""
+    """The mapping at `path`.
+
+    base: the directory that relative paths refer to. warnings: a list that new warnings are added to."""
 
     def __init__(self, document: Document, value: object, path: KeyPath, base: Path, warnings: list[str]) -> None:
         self.document = document
@@ -25,19 +27,20 @@ class Section:
         self._warnings = warnings
         self._values: dict[str, object] = value if isinstance(value, dict) else {}
 
-    def names(self) -> Iterable[str]:
-        """The keys."""
+    def keys(self) -> Iterable[str]:
+        """Return the keys."""
         return self._values
 
-    def has(self, key: str) -> bool:
+    def has_key(self, key: str) -> bool:
+        """Return whether the key is present."""
         return key in self._values
 
     def section(self, key: str) -> Section:
-        """The mapping under `key`; an empty one where there is none."""
+        """Return the mapping under `key`, or an empty one."""
         return Section(self.document, self._values.get(key), (*self.path, key), self._base, self._warnings)
 
     def sections(self, key: str) -> list[Section]:
-        """The mappings in the list under `key`."""
+        """Return the mappings in the list under `key`."""
         found = self._values.get(key)
         items = found if isinstance(found, list) else []
         return [
@@ -46,65 +49,72 @@ class Section:
         ]
 
     def text(self, key: str) -> str | None:
-        value = self._sound(key)
+        """Return the string under `key`."""
+        value = self._valid_value(key)
         return value if isinstance(value, str) else None
 
     def number(self, key: str) -> int | None:
-        value = self._sound(key)
+        """Return the integer under `key`."""
+        value = self._valid_value(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def flag(self, key: str, default: bool) -> bool:
-        value = self._sound(key)
+        """Return the boolean under `key`."""
+        value = self._valid_value(key)
         return value if isinstance(value, bool) else default
 
     def file(self, key: str) -> Path | None:
-        """A path, absolute; `~` at its beginning is the home directory."""
+        """Return the absolute path under `key`; `~` at its beginning is the home directory."""
         text = self.text(key)
         if text is None:
             return None
-        return self._parse(text, self.resolved, (*self.path, key))
+        return self._parse(text, self.resolve_path, (*self.path, key))
 
-    def resolved(self, text: str) -> Path:
-        """A path, absolute: of the bytes that stand in the file, whatever the locale takes names to be encoded in.
-        Raises ConfigError."""
+    def resolve_path(self, text: str) -> Path:
+        """Return an absolute path.
+
+        Its bytes are those in the file, whatever the encoding of the locale. Raises ConfigError."""
         if VARIABLE.search(text):
             home = without_home(text)
-            meant = f"; write {value_shown(home)}" if home.startswith("~") and "$" not in home else ""
+            meant = f"; write {quote_value(home)}" if home.startswith("~") and "$" not in home else ""
             raise ConfigError(f"{NO_VARIABLES}{meant}")
         if "\0" in text:
-            raise ConfigError("a path cannot have the character \\0 in it; remove it")
+            raise ConfigError("a path cannot contain the character \\0; remove it")
         try:
             return self._base / Path(os.fsdecode(text.encode("utf-8"))).expanduser()
         except RuntimeError:
-            raise ConfigError("there is no home directory for `~`; give the whole path") from None
+            raise ConfigError("there is no home directory for `~`; use an absolute path") from None
 
-    def parsed(self, key: str, parse: Callable[[str], T]) -> T | None:
-        """The text under `key`, parsed; None where there is none, or a problem, which is noted."""
+    def parse(self, key: str, parse: Callable[[str], T]) -> T | None:
+        """Return the parsed string under `key`; None if it is missing or invalid.
+
+        A problem is added for an error of `parse`."""
         text = self.text(key)
         return None if text is None else self._parse(text, parse, (*self.path, key))
 
-    def parsed_list(self, key: str, parse: Callable[[str], T]) -> list[tuple[int, T]]:
-        """The sound texts of a list, parsed, each with its index."""
+    def parse_list(self, key: str, parse: Callable[[str], T]) -> list[tuple[int, T]]:
+        """Return the valid strings of a list, parsed, each with its index."""
         found = self._values.get(key)
         parsed: list[tuple[int, T]] = []
         for number, item in enumerate(found if isinstance(found, list) else []):
             path = (*self.path, key, number)
-            if isinstance(item, str) and self.document.sound(path):
+            if isinstance(item, str) and self.document.is_valid(path):
                 value = self._parse(item, parse, path)
                 if value is not None:
                     parsed.append((number, value))
         return parsed
 
-    def problem(self, message: str, *, key: str | None = None, below: str | None = None) -> None:
-        """Note one of this section, of the name of its `key`, or of the value `below` it."""
+    def add_problem(self, message: str, *, key: str | None = None, below: str | None = None) -> None:
+        """Add a problem of this section, of the name of its `key`, or of the value `below` it."""
         self.document.add(self.path if below is None else (*self.path, below), message, key=key)
 
-    def warn(self, message: str, *, below: str, item: int | None = None) -> None:
+    def add_warning(self, message: str, *, below: str, item: int | None = None) -> None:
+        """Add a warning about the value `below`, or about an `item` of it."""
         path: KeyPath = (*self.path, below) if item is None else (*self.path, below, item)
-        self._warnings.append(f"{self.document.place(path)}: {dotted(path)}: {message}")
+        self._warnings.append(f"{self.document.position(path)}: {format_key_path(path)}: {message}")
 
-    def _sound(self, key: str) -> object:
-        return self._values.get(key) if self.document.sound((*self.path, key)) else None
+    def _valid_value(self, key: str) -> object:
+        return self._values.get(key) if self.document.is_valid((*self.path, key)) else None
 
     def _parse(self, text: str, parse: Callable[[str], T], path: KeyPath) -> T | None:
         try:

@@ -1,4 +1,4 @@
-"""What a message suggests to write instead of a wrong value: only what would be accepted in its place."""
+"""Suggests values for messages. Only values that would be accepted are suggested."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mirror.config import values
-from mirror.config.problems import KeyPath, value_shown
+from mirror.config.problems import KeyPath, quote_value
 from mirror.config.schema import conforms
 from mirror.errors import ConfigError
 from mirror.oci.reference import is_tag
@@ -19,8 +19,8 @@ YAML_BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off"})
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
 _RATE = re.compile(r"([0-9]+) ?(?:/|per) ?(s|m|h)[a-z]*")
-_MANY_BYTES = 100_000  # a bare number from here on is one of bytes
-# What other tools call our units.
+_MANY_BYTES = 100_000  # larger numbers without a unit are probably bytes
+# Units of other tools, and the units that have the same meaning here.
 _UNITS = {
     **dict.fromkeys(("sec", "secs", "second", "seconds", "S"), "s"),
     **dict.fromkeys(("m", "mins", "minute", "minutes"), "min"),
@@ -37,16 +37,17 @@ _UNITS = {
 }
 
 
-def _tag(text: str) -> None:
+def _check_tag(text: str) -> None:
+    """Raise ConfigError if the text is not a tag."""
     if not is_tag(text):
         raise ConfigError("not a tag")
 
 
-# What the schema does not say of a value, by its key.
+# Checks of values beyond the schema, by key.
 _CHECKS: dict[str, Callable[[str], object]] = {
     "source": parse_source,
     "targets": parse_target,
-    "tags": _tag,
+    "tags": _check_tag,
     "include": compile_pattern,
     "exclude": compile_pattern,
     "immutable": compile_pattern,
@@ -62,8 +63,8 @@ _CHECKS: dict[str, Callable[[str], object]] = {
 
 
 def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
-    """Whether a text would do as the value at `path`, of which `part` of the schema tells."""
-    if value_shown(text) != f'"{text}"' or not conforms(text, part):
+    """Return whether a string is valid as the value at `path`. part: the schema of this value."""
+    if quote_value(text) != f'"{text}"' or not conforms(text, part):
         return False
     key = next((step for step in reversed(path) if isinstance(step, str)), "")
     try:
@@ -73,13 +74,14 @@ def is_accepted(path: KeyPath, part: dict[str, Any], text: str) -> bool:
     return True
 
 
-def text_instead(path: KeyPath, part: dict[str, Any], text: str) -> str | None:
-    """What was probably meant by the characters `text`: themselves in quotes, or with a unit."""
-    found = (one for one in (text, *_with_unit(text)) if is_accepted(path, part, one))
+def suggest_text(path: KeyPath, part: dict[str, Any], text: str) -> str | None:
+    """Return the string that was probably meant: `text` in quotes, or with a unit."""
+    found = (one for one in (text, *_add_units(text)) if is_accepted(path, part, one))
     return next(found, None)
 
 
-def _with_unit(text: str) -> Iterable[str]:
+def _add_units(text: str) -> Iterable[str]:
+    """Return `text` with units that may be meant."""
     if _NUMBER.fullmatch(text):
         sizes = (" B", " MiB") if float(text) >= _MANY_BYTES else (" MiB", " B")
         return [text + unit for unit in (" s", " ms", " min", " h", *sizes, "/s")]

@@ -1,21 +1,23 @@
-"""A configuration as a tree that knows where each value stands, and what is wrong with it."""
+"""The tree of a configuration: values with their positions, and the problems found so far."""
 
 from __future__ import annotations
 
 from typing import TypeAlias
 
-from mirror.config.problems import KeyPath, Place, Problem, dotted
+from mirror.config.problems import ConfigProblem, KeyPath, Position, format_key_path
 from mirror.util.structs import Struct, field
 
 
-class Misread(Struct, frozen=True):
-    """What YAML made of an unquoted scalar that no key of ours can take. shown: like `the number 1.1`."""
+class MisreadScalar(Struct, frozen=True):
+    """The value of a scalar without quotes that YAML reads as a type without use here.
+
+    shown: such as `the number 1.1`."""
 
     shown: str
 
 
 class Scalar(Struct):
-    """line, column: from 0. value: str, bool, int, None or Misread; text: as it was written."""
+    """A scalar. line, column: from 0. value: str, bool, int, None or Misread; text: as written."""
 
     line: int
     column: int
@@ -26,6 +28,8 @@ class Scalar(Struct):
 
 
 class Sequence(Struct):
+    """A list. line, column: from 0."""
+
     line: int
     column: int
     items: list[Node] = field(default_factory=list)
@@ -34,7 +38,7 @@ class Sequence(Struct):
 
 
 class Mapping(Struct):
-    """keys: the scalars that are the keys of `items`."""
+    """A mapping. line, column: from 0. keys: the scalars of its keys."""
 
     line: int
     column: int
@@ -49,26 +53,26 @@ Node: TypeAlias = Scalar | Sequence | Mapping
 
 
 class Document:
-    """A file, its tree and what is wrong with it so far. file: its name in messages; text_hash: sha256, hex."""
+    """A file: its tree and its problems so far. file: the name in messages; text_hash: sha256, hex."""
 
     def __init__(self, file: str, root: Mapping, text_hash: str) -> None:
         self.file = file
         self.root = root
         self.text_hash = text_hash
-        self.problems: list[Problem] = []
-        self._unsound: set[KeyPath] = set()
+        self.problems: list[ConfigProblem] = []
+        self._invalid: set[KeyPath] = set()
 
     def add(self, path: KeyPath, message: str, *, key: str | None = None) -> None:
-        """Note a problem of the value at `path`, or of its key `key`."""
-        self.problems.append(Problem(self.place(path, key=key), dotted(path), message))
-        self._unsound.update(path[:length] for length in range(len(path) + 1))
+        """Add a problem of the value at `path`, or of its key `key`."""
+        self.problems.append(ConfigProblem(self.position(path, key=key), format_key_path(path), message))
+        self._invalid.update(path[:length] for length in range(len(path) + 1))
 
-    def sound(self, path: KeyPath) -> bool:
-        """Whether nothing is wrong with the value at `path`, or within it."""
-        return path not in self._unsound
+    def is_valid(self, path: KeyPath) -> bool:
+        """Return whether no problem was found in the value at `path` or inside it."""
+        return path not in self._invalid
 
     def node(self, path: KeyPath) -> Node:
-        """The value at `path`, or the innermost one that holds it."""
+        """Return the value at `path`, or the innermost one that contains it."""
         node: Node = self.root
         for part in path:
             below = node.items.get(str(part)) if isinstance(node, Mapping) else None
@@ -79,25 +83,26 @@ class Document:
             node = below
         return node
 
-    def place(self, path: KeyPath, *, key: str | None = None) -> Place:
+    def position(self, path: KeyPath, *, key: str | None = None) -> Position:
+        """Return the position of the value at `path`, or of its key `key`."""
         node = self.node(path)
         if key is not None and isinstance(node, Mapping) and key in node.keys:
             node = node.keys[key]
-        return Place(self.file, node.line + 1, node.column + 1)
+        return Position(self.file, node.line + 1, node.column + 1)
 
 
-def plain(node: Node) -> object:
-    """The tree as dicts, lists and scalars."""
+def to_plain(node: Node) -> object:
+    """Return the tree as dicts, lists and scalars."""
     if isinstance(node, Mapping):
-        return {key: plain(value) for key, value in node.items.items()}
+        return {key: to_plain(value) for key, value in node.items.items()}
     if isinstance(node, Sequence):
-        return [plain(item) for item in node.items]
+        return [to_plain(item) for item in node.items]
     return node.value
 
 
-def read_as(value: object) -> str:
-    """What YAML took an unquoted scalar for."""
-    if isinstance(value, Misread):
+def describe_read_value(value: object) -> str:
+    """Describe the value that YAML read for a scalar without quotes."""
+    if isinstance(value, MisreadScalar):
         return value.shown
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -1,6 +1,6 @@
-"""Values that are written as texts: durations, sizes, rates, hosts, URLs, PEM files. Plain functions of one value.
+"""Parses values that are written as strings: durations, sizes, rates, hosts, URLs, PEM files.
 
-They raise ConfigError; its text is the sentence that follows the place and the path of the key.
+All functions raise ConfigError. Its text is the sentence after the position and the path of the key.
 """
 
 from __future__ import annotations
@@ -24,28 +24,30 @@ _LARGEST_PEM = 4 << 20
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 
 
-class AbsentError(ConfigError):
-    """A file is not there, or this user may not read it."""
+class MissingFileError(ConfigError):
+    """The file does not exist, or this user may not read it."""
 
 
 def connect_timeout(text: str) -> float:
+    """Parse the timeout of a connection. Returns seconds."""
     return duration(text, 0.1, 600.0)
 
 
 def idle_timeout(text: str) -> float:
+    """Parse the timeout of an idle connection. Returns seconds."""
     return duration(text, 0.1, 3600.0)
 
 
 def duration(text: str, least: float, most: float) -> float:
-    """Seconds, from `least` to `most`."""
+    """Parse a duration between `least` and `most` seconds. Returns seconds."""
     seconds = _amount(text, _SECONDS)
     if not least <= seconds <= most:
-        raise ConfigError(f"want {_seconds(least)}..{_seconds(most)}, got {printable(text, 80)}")
+        raise ConfigError(f"want {_format_seconds(least)}..{_format_seconds(most)}, got {printable(text, 80)}")
     return seconds
 
 
 def size(text: str) -> int:
-    """Bytes, more than none."""
+    """Parse a size of at least one byte. Returns bytes."""
     count = _amount(text, _BYTES)
     if not 1 <= count < 1 << 63:
         raise ConfigError(f"want more than 0 bytes and less than 8 EiB, got {printable(text, 80)}")
@@ -59,7 +61,7 @@ def _amount(text: str, units: dict[str, float] | dict[str, int]) -> float:
     return float(found[1]) * units[found[2]]
 
 
-def _seconds(value: float) -> str:
+def _format_seconds(value: float) -> str:
     for unit in ("h", "min", "s"):
         if value >= _SECONDS[unit]:
             return f"{value / _SECONDS[unit]:g} {unit}"
@@ -67,6 +69,7 @@ def _seconds(value: float) -> str:
 
 
 def rate(text: str) -> Rate:
+    """Parse a rate such as `5/s`."""
     found = _RATE.fullmatch(text)
     if not found:
         raise ConfigError(f'want a rate like "5/s", got "{printable(text, 80)}"')
@@ -74,12 +77,12 @@ def rate(text: str) -> Rate:
 
 
 def host(text: str) -> str:
-    """`host[:port]` as `parse_host` gives it."""
+    """Parse `host[:port]`. Returns the canonical form of `parse_host`."""
     if "/" in text:
-        plain = "; say `plain-http: true` for http" if text.lower().startswith("http://") else ""
-        raise ConfigError(f"give host[:port] without scheme or path{plain}")
+        plain = "; use `plain-http: true` for http" if text.lower().startswith("http://") else ""
+        raise ConfigError(f"want host[:port] without scheme or path{plain}")
     if "*" in text:
-        raise ConfigError("a host cannot have wildcards; list each host")
+        raise ConfigError("a host cannot contain wildcards; list each host")
     return parse_host(text)
 
 
@@ -101,8 +104,10 @@ def proxy(text: str) -> str:
     return text
 
 
-def pem(file: Path, wanted: str) -> str | None:
-    """Check that a PEM file holds a `wanted` (`CERTIFICATE`, `PRIVATE KEY`); -> a warning, if there is one.
+def check_pem(file: Path, wanted: str) -> str | None:
+    """Check that a PEM file contains a `wanted` block (`CERTIFICATE`, `PRIVATE KEY`).
+
+    Return a warning, if there is one.
 
     Raises AbsentError, ConfigError."""
     try:
@@ -110,20 +115,20 @@ def pem(file: Path, wanted: str) -> str | None:
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{file} is not a regular file")
         if status.st_size > _LARGEST_PEM:
-            raise ConfigError(f"{file} has {status.st_size} bytes, more than {_LARGEST_PEM}: not a PEM file of ours")
+            raise ConfigError(f"{file} has {status.st_size} bytes, more than the {_LARGEST_PEM} of a PEM file")
         data = file.read_bytes()
     except OSError as error:
-        raise AbsentError(f"{file}: {(error.strerror or str(error)).lower()}") from error
+        raise MissingFileError(f"{file}: {(error.strerror or str(error)).lower()}") from error
     found = [label.decode("ascii") for label in _PEM.findall(data)]
     if not data.strip():
         raise ConfigError(f"{file} is empty; want a PEM {wanted.lower()}")
     if not found:
-        raise ConfigError(f"{file} is not PEM; convert it, it must have a line -----BEGIN {wanted}-----")
+        raise ConfigError(f"{file} is not PEM; convert it; it must have a line -----BEGIN {wanted}-----")
     if not any(label.endswith(wanted) for label in found):
         raise ConfigError(f"{file} holds a {found[0].lower()}, want a {wanted.lower()}")
     if wanted == "PRIVATE KEY":
         if "ENCRYPTED" in " ".join(found) or b"Proc-Type: 4,ENCRYPTED" in data:
             raise ConfigError(f"{file} is encrypted; store the key without a passphrase")
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
-            return f"{file} can be used by others than its owner and group; chmod 600 it"
+            return f"other users than the owner and group can use {file}; chmod 600 it"
     return None

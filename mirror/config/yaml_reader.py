@@ -1,8 +1,8 @@
-"""YAML to a tree, within limits (docs/configuration.md, "The file").
+"""Reads YAML to a tree, within limits (docs/configuration.md, "The file").
 
-A scalar that YAML 1.1 or 1.2 takes for a number, a date or nothing is kept with its text, so that a tag that was
-written as 1.10 is refused by name rather than copied as 1.1. Problems that hide nothing else (duplicate keys,
-explicit tags) are collected; the others end the reading.
+Scalars that YAML 1.1 or 1.2 reads as a number, a date or null keep their text, so that the tag 1.10 is an error instead
+of the tag 1.1. Problems that hide no others (duplicate keys, explicit tags) are collected; the others end the
+reading.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from mirror.config import file
 from mirror.config.problems import (
     SECRET_KEYS,
     ConfigErrors,
+    ConfigProblem,
     KeyPath,
-    Place,
-    Problem,
-    dotted,
-    key_shown,
-    value_shown,
+    Position,
+    format_key_path,
+    quote_key,
+    quote_value,
 )
-from mirror.config.tree import Document, Mapping, Misread, Node, Scalar, Sequence, read_as
+from mirror.config.tree import Document, Mapping, MisreadScalar, Node, Scalar, Sequence, describe_read_value
 from mirror.errors import printable
 from mirror.selection.locations import NO_VARIABLES, without_home
 from mirror.util.structs import Struct
 
 MAX_DEPTH = 32
 MAX_ALIASES = 100
-MAX_VALUES = 100_000  # aliases expanded
+MAX_VALUES = 100_000  # with aliases expanded
 
 _PLAIN_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _LONGEST_NUMBER = 40
@@ -43,11 +43,11 @@ _BRACES = re.compile(r"[^\s,\[\]{}\"']*\{[\w-]+\}[^\s,\[\]{}\"']*")
 _TOO_DEEP = f"too deep: at most {MAX_DEPTH} levels"
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 _TRUE = {"true", "yes", "on"}
-_ON = "on"  # a key of the language (`notify`), for which YAML 1.1 reads true
+_ON = "on"  # a key of this configuration (`notify`), which YAML 1.1 reads as true
 
 
 def read(path: Path) -> Document:
-    """The file at `path`. Raises ConfigErrors; LocalError where this machine does not let us read it."""
+    """Read the file at `path`. Raises ConfigErrors; LocalError if the file cannot be read."""
     data = file.read(path)
     name = printable(path)
     text = file.decode(data, name)
@@ -61,7 +61,7 @@ def read(path: Path) -> Document:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's parser where there is one
-    """PyYAML's parser and resolver; what YAML 1.2 alone takes for a number is no text either."""
+    """PyYAML's parser and resolver, which also recognizes the numbers of YAML 1.2."""
 
 
 _Loader.add_implicit_resolver(
@@ -73,7 +73,7 @@ _Loader.add_implicit_resolver(f"{_STANDARD_TAGS}int", re.compile(r"0o[0-7]+\Z"),
 
 
 class _Open(Struct):
-    """A sequence or mapping whose end has not come yet."""
+    """A sequence or mapping that has not ended yet."""
 
     node: Sequence | Mapping
     anchor: str | None
@@ -81,7 +81,7 @@ class _Open(Struct):
 
 
 class _Composer:
-    """Builds the tree from the parser's events; iterative, so that depth costs no stack."""
+    """Builds the tree from the parser's events. Iterative, so the depth is not limited by the stack."""
 
     def __init__(self, text: str, document: Document) -> None:
         self._lines = text.split("\n")
@@ -94,6 +94,7 @@ class _Composer:
         self._root: Node | None = None
 
     def compose(self) -> Node:
+        """Build the tree. Raises ConfigErrors."""
         loader = _Loader(self._text)
         try:
             documents = 0
@@ -104,14 +105,16 @@ class _Composer:
                 if isinstance(event, yaml.DocumentStartEvent):
                     documents += 1
                     if documents > 1:
-                        self._fail_at(_mark(event), "one document expected, a second begins here; remove the `---`")
+                        self._fail_at(
+                            _start_mark(event), "one document expected, a second begins here; remove the `---`"
+                        )
                 else:
-                    self._take(event, loader)
+                    self._handle_event(event, loader)
         except yaml.MarkedYAMLError as error:
             if "maximum nesting depth" in (error.problem or ""):
                 self._fail_too_deep()
             mark = error.problem_mark or error.context_mark
-            self._fail_at(mark, self._explained(error, mark))
+            self._fail_at(mark, self._explain(error, mark))
         finally:
             loader.dispose()
         if self._root is None or (isinstance(self._root, Scalar) and self._root.value is None):
@@ -119,21 +122,27 @@ class _Composer:
         return self._root
 
     def fail(self, line: int, column: int, message: str) -> NoReturn:
-        problem = Problem(Place(self._document.file, line + 1, column + 1), dotted(self._path()), message)
+        """Raise ConfigErrors with all problems so far and this one. line, column: from 0."""
+        problem = ConfigProblem(
+            Position(self._document.file, line + 1, column + 1), format_key_path(self._current_path()), message
+        )
         raise ConfigErrors([*self._document.problems, problem])
 
     def _fail_at(self, mark: yaml.Mark | None, message: str) -> NoReturn:
         self.fail(mark.line if mark else 0, mark.column if mark else 0, message)
 
     def _fail_too_deep(self) -> None:
-        """libyaml looks ahead and gives up by itself, at its own limit, before we have seen where ours was passed."""
+        """Raise the error for the first position beyond MAX_DEPTH.
+
+        libyaml stops at its own limit before that event is seen."""
         depth = 0
         for event in yaml.parse(self._text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
-                self._fail_at(_mark(event), _TOO_DEEP)
+                self._fail_at(_start_mark(event), _TOO_DEEP)
 
-    def _explained(self, error: yaml.MarkedYAMLError, mark: yaml.Mark | None) -> str:
+    def _explain(self, error: yaml.MarkedYAMLError, mark: yaml.Mark | None) -> str:
+        """Return the message for a syntax error."""
         line = self._lines[mark.line] if mark and mark.line < len(self._lines) else ""
         if "\t" in line[: len(line) - len(line.lstrip())]:
             return "tabs cannot indent YAML; use spaces"
@@ -141,98 +150,102 @@ class _Composer:
             self._fail_unquoted(mark, line)
         problem = printable(error.problem or "it cannot be parsed", 120)
         context = f" {printable(error.context, 80)}" if error.context else ""
-        patterns = "unknown escape" in problem or self._key_being_read() in _PATTERNS
+        patterns = "unknown escape" in problem or self._current_key() in _PATTERNS
         hint = "; put patterns in single quotes" if patterns else ""
         return f"not YAML: {problem}{context}{hint}"
 
     def _fail_unquoted(self, mark: yaml.Mark, line: str) -> None:
-        """For a text that YAML cannot read without quotes: it begins with `*`, or has `{` in it in a list."""
+        """Raise the error for a string that needs quotes: it begins with `*`, or contains `{` inside a flow list."""
         found = _STAR.match(line, mark.column) or _STAR.match(line, max(mark.column - 1, 0))
         if found:
-            text, why = self._meant(found.group()), "a text that begins with * goes in quotes"
+            text, why = self._suggest(found.group()), "a string that begins with * must be in quotes"
         else:
             around = (one for one in _BRACES.finditer(line) if one.start() <= mark.column <= one.end())
             found = next(around, None)
             if found is None or not self._open:
                 return
-            text, why = found.group(), "a text with { or } goes in quotes here"
+            text, why = found.group(), "a string with { or } must be in quotes here"
         innermost = self._open[-1].node if self._open else None
         if isinstance(innermost, Sequence) and found.start() < mark.column:
-            del innermost.items[-1:]  # what comes before the `{` was taken for the whole text
+            del innermost.items[-1:]  # the text before the `{` was taken for the whole string
         elif isinstance(innermost, Mapping) and found.start() < mark.column:
             self._open[-1].key = innermost.keys.get(self._last_key)
         self._fail_variable(mark, found.start(), text)
-        if self._secret() or self._last_key in SECRET_KEYS:
-            meant = "; an environment variable is named by {env: NAME}"
+        if self._is_in_secret() or self._last_key in SECRET_KEYS:
+            meant = "; write {env: NAME} for an environment variable"
         else:
-            meant = f"; write {value_shown(text)}"
+            meant = f"; write {quote_value(text)}"
         self.fail(mark.line, found.start(), f"not YAML: {why}{meant}")
 
     def _fail_variable(self, mark: yaml.Mark, column: int, text: str) -> None:
-        """For a variable of a shell, which would be refused with quotes too."""
+        """Raise the error for a shell variable, which would be invalid in quotes, too."""
         variable = _VARIABLE.fullmatch(text)
-        if self._secret() or self._last_key in SECRET_KEYS:
+        if self._is_in_secret() or self._last_key in SECRET_KEYS:
             if variable:
-                self.fail(mark.line, column, f"an environment variable is named by {{env: {variable['name']}}}")
+                self.fail(mark.line, column, f"write {{env: {variable['name']}}} for an environment variable")
         elif _VARIABLE.search(text) and self._last_key not in _PATTERNS:
             home = without_home(text)
-            meant = "" if _VARIABLE.search(home) else f"; write {value_shown(home)}"
+            meant = "" if _VARIABLE.search(home) else f"; write {quote_value(home)}"
             self.fail(mark.line, column, f"{NO_VARIABLES}{meant}")
 
-    def _key_being_read(self) -> str:
+    def _current_key(self) -> str:
         return next((level.key.text for level in reversed(self._open) if level.key is not None), "")
 
-    def _meant(self, text: str) -> str:
-        """What a text that begins with `*` was to say, by the key that it stands under."""
-        key = self._key_being_read()
+    def _suggest(self, text: str) -> str:
+        """Return what a string that begins with `*` was probably meant to be, depending on its key."""
+        key = self._current_key()
         before = {"source": "registry.example.com/", "targets": "registry.example.com/"} | dict.fromkeys(_PATTERNS, ".")
         return before.get(key, "") + text
 
-    def _take(self, event: yaml.Event, loader: _Loader) -> None:
+    def _handle_event(self, event: yaml.Event, loader: _Loader) -> None:
+        """Add the node of an event to the tree."""
         if isinstance(event, yaml.AliasEvent):
-            self._add(self._alias(event), _mark(event), None)
+            self._add(self._resolve_alias(event), _start_mark(event), None)
         elif isinstance(event, yaml.ScalarEvent):
-            self._tagless(event)
-            self._add(_scalar(event, loader), _mark(event), event.anchor)
+            self._refuse_tag(event)
+            self._add(_make_scalar(event, loader), _start_mark(event), event.anchor)
         elif isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
-            self._tagless(event)
+            self._refuse_tag(event)
             if len(self._open) >= MAX_DEPTH:
-                self._fail_at(_mark(event), _TOO_DEEP)
-            mark = _mark(event)
+                self._fail_at(_start_mark(event), _TOO_DEEP)
+            mark = _start_mark(event)
             kind = Sequence if isinstance(event, yaml.SequenceStartEvent) else Mapping
             self._open.append(_Open(kind(mark.line, mark.column), event.anchor))
         elif isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent):
             ended = self._open.pop()
             if isinstance(ended.node, Mapping):
                 _merge(ended.node)
-            self._add(ended.node, _mark(event), ended.anchor)
+            self._add(ended.node, _start_mark(event), ended.anchor)
 
-    def _tagless(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
+    def _refuse_tag(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
+        """Add a problem if the event has an explicit YAML tag."""
         if event.tag:
             tag = event.tag
             shown = f"!!{tag.removeprefix(_STANDARD_TAGS)}" if tag.startswith(_STANDARD_TAGS) else tag
-            named = "a tag" if self._secret() else f"tag {key_shown(shown)}"
-            self._note(_mark(event), f"{named} is not allowed; remove it, or put the text in quotes")
+            named = "a tag" if self._is_in_secret() else f"tag {quote_key(shown)}"
+            self._add_problem(_start_mark(event), f"{named} is not allowed; remove it, or put the string in quotes")
 
-    def _alias(self, event: yaml.AliasEvent) -> Node:
+    def _resolve_alias(self, event: yaml.AliasEvent) -> Node:
+        """Return the node that an alias refers to."""
         self._aliases += 1
         if self._aliases > MAX_ALIASES:
-            self._fail_at(_mark(event), f"too many aliases: at most {MAX_ALIASES}")
+            self._fail_at(_start_mark(event), f"too many aliases: at most {MAX_ALIASES}")
         if any(level.anchor == event.anchor for level in self._open):
-            self._fail_at(_mark(event), f"recursive alias *{printable(event.anchor, 80)}")
+            self._fail_at(_start_mark(event), f"recursive alias *{printable(event.anchor, 80)}")
         if event.anchor not in self._anchors:
-            why = "has no anchor before it; a text that begins with * goes in quotes"
-            if self._secret():
-                self._fail_at(_mark(event), f"an alias {why}")
-            meant = value_shown(self._meant(f"*{event.anchor}"))
-            self._fail_at(_mark(event), f"alias *{printable(event.anchor, 80)} {why}; write {meant}")
+            why = "has no anchor before it; a string that begins with * must be in quotes"
+            if self._is_in_secret():
+                self._fail_at(_start_mark(event), f"an alias {why}")
+            meant = quote_value(self._suggest(f"*{event.anchor}"))
+            self._fail_at(_start_mark(event), f"alias *{printable(event.anchor, 80)} {why}; write {meant}")
         return self._anchors[event.anchor]
 
-    def _secret(self) -> bool:
-        """Whether a password is being read, which may look like a tag or an alias."""
+    def _is_in_secret(self) -> bool:
+        """Return whether the current value is a password, which may look like a tag or an alias."""
         return any(level.key is not None and level.key.text in SECRET_KEYS for level in self._open)
 
     def _add(self, node: Node, mark: yaml.Mark, anchor: str | None) -> None:
+        """Add a node to the innermost open collection."""
         if anchor:
             self._anchors[anchor] = node
         if not self._open:
@@ -249,41 +262,43 @@ class _Composer:
         if isinstance(level.node, Sequence):
             level.node.items.append(node)
         elif level.key is None:
-            level.key = self._key(node)
+            level.key = self._check_key(node)
         else:
             key, level.key = level.key, None
-            self._entry(level.node, key, node)
+            self._add_entry(level.node, key, node)
 
-    def _key(self, node: Node) -> Scalar:
+    def _check_key(self, node: Node) -> Scalar:
         if not isinstance(node, Scalar):
-            self.fail(node.line, node.column, "a key must be a text, not a list or a mapping; remove it")
+            self.fail(node.line, node.column, "a key must be a string, not a list or a mapping; remove it")
         return node
 
-    def _entry(self, mapping: Mapping, key: Scalar, node: Node) -> None:
+    def _add_entry(self, mapping: Mapping, key: Scalar, node: Node) -> None:
+        """Add a key and its value to a mapping."""
         name = self._last_key = key.text
         if name == "<<" and key.value == "<<":
             found = node.items if isinstance(node, Sequence) else [node]
             mapping.merged.extend(item for item in found if isinstance(item, Mapping))
             if not all(isinstance(item, Mapping) for item in found):
-                self._note(key, "<< needs a mapping, or a list of mappings, to merge")
+                self._add_problem(key, "<< needs a mapping, or a list of mappings, to merge")
         elif not isinstance(key.value, str) and name != _ON:
-            what = f"unknown key {key_shown(name)}, read as {read_as(key.value)}; remove it"
+            what = f"unknown key {quote_key(name)}, read as {describe_read_value(key.value)}; remove it"
             if [level.key.text for level in self._open if level.key is not None] == ["registries"]:
-                what = f"key read as {read_as(key.value)}; write {key_shown(name)}"
-            self._note(key, what)
+                what = f"key read as {describe_read_value(key.value)}; write {quote_key(name)}"
+            self._add_problem(key, what)
         elif name in mapping.keys:
             first = mapping.keys[name].line + 1
-            self._note(key, f"duplicate key {key_shown(name)}, first on line {first}; keep one of them")
+            self._add_problem(key, f"duplicate key {quote_key(name)}, first on line {first}; keep one of them")
         else:
             mapping.items[name] = node
             mapping.keys[name] = key
 
-    def _note(self, at: yaml.Mark | Scalar, message: str) -> None:
-        place = Place(self._document.file, at.line + 1, at.column + 1)
-        self._document.problems.append(Problem(place, dotted(self._path()), message))
+    def _add_problem(self, at: yaml.Mark | Scalar, message: str) -> None:
+        """Add a problem and continue."""
+        position = Position(self._document.file, at.line + 1, at.column + 1)
+        self._document.problems.append(ConfigProblem(position, format_key_path(self._current_path()), message))
 
-    def _path(self) -> KeyPath:
-        """Of what is being read: an entry of the innermost open sequence or mapping, or that itself between entries."""
+    def _current_path(self) -> KeyPath:
+        """Return the path of the current entry, or of the innermost collection between entries."""
         path: list[str | int] = []
         for level in self._open:
             if isinstance(level.node, Sequence):
@@ -293,12 +308,13 @@ class _Composer:
         return tuple(path)
 
 
-def _mark(event: yaml.Event) -> yaml.Mark:
-    """Where it begins: libyaml's marks and PyYAML's own are alike."""
+def _start_mark(event: yaml.Event) -> yaml.Mark:
+    """Return the start of an event. The marks of libyaml and PyYAML have the same attributes."""
     return cast(yaml.Mark, event.start_mark)
 
 
 def _merge(mapping: Mapping) -> None:
+    """Add the merged mappings (`<<`) to a mapping; its own keys take precedence."""
     for other in mapping.merged:
         for name, node in other.items.items():
             if name not in mapping.items:
@@ -306,30 +322,33 @@ def _merge(mapping: Mapping) -> None:
                 mapping.keys[name] = other.keys[name]
 
 
-def _scalar(event: yaml.ScalarEvent, loader: _Loader) -> Scalar:
-    mark, text = _mark(event), event.value
+def _make_scalar(event: yaml.ScalarEvent, loader: _Loader) -> Scalar:
+    """Return the node of a scalar event."""
+    mark, text = _start_mark(event), event.value
     line, column = mark.line, mark.column
     if event.style or event.tag:  # quoted or block
         return Scalar(line, column, text, text)
     tag = loader.resolve(yaml.ScalarNode, text, (True, False)).removeprefix(_STANDARD_TAGS)
-    return Scalar(line, column, text, _value(tag, text, loader))
+    return Scalar(line, column, text, _scalar_value(tag, text, loader))
 
 
-def _value(tag: str, text: str, loader: _Loader) -> object:
+def _scalar_value(tag: str, text: str, loader: _Loader) -> object:
+    """Return the value that YAML reads for a scalar without quotes."""
     if tag == "null":
         return None
     if tag == "bool":
         return text.lower() in _TRUE
     if tag == "timestamp":
-        return Misread("a date")
+        return MisreadScalar("a date")
     if tag == "int" and _PLAIN_INTEGER.fullmatch(text):
         return int(text)
     if tag in ("int", "float"):
-        return Misread(_number(tag, text, loader))
+        return MisreadScalar(_describe_number(tag, text, loader))
     return text
 
 
-def _number(tag: str, text: str, loader: _Loader) -> str:
+def _describe_number(tag: str, text: str, loader: _Loader) -> str:
+    """Describe a number that has no exact text of its own."""
     if len(text) > _LONGEST_NUMBER:
         return "a number"
     if text.startswith("0o"):

@@ -18,7 +18,7 @@ from pathlib import Path
 from mirror.errors import Refused
 from mirror.oci.digest import Digest
 from mirror.util.file_reader import FileReader
-from mirror.util.files import WholeFile, local_error, sweep, sync_directory, whole_file
+from mirror.util.files import NewFile, delete_leftovers, local_error, new_file, sync_directory
 
 VERSION_FILE = "oci-layout"
 INDEX_FILE = "index.json"
@@ -194,7 +194,7 @@ class LayoutFiles:
                 raise _translate_error("create the directory", self.path / name, error) from error
 
     @contextmanager
-    def write_blob(self, digest: Digest) -> Iterator[WholeFile]:
+    def write_blob(self, digest: Digest) -> Iterator[NewFile]:
         """Write a new blob.
 
         After the block it is complete and its bytes are on disk; its name is durable only after `sync`. Raises
@@ -205,7 +205,7 @@ class LayoutFiles:
         if not cached:
             self.create_blob_directory(digest.algorithm)
         # The temporary file is at the top: the next run finds it there without listing all blobs.
-        with whole_file(self._top(), self.blob_path(digest), into=self._directory(name), mode=_FILE_MODE) as file:
+        with new_file(self._top(), self.blob_path(digest), into=self._directory(name), mode=_FILE_MODE) as file:
             yield file
         with self._lock:
             self._unsynced.add(name)
@@ -241,13 +241,13 @@ class LayoutFiles:
 
         If LocalError is raised, the file is unchanged."""
         top = self._top()
-        with whole_file(top, self.path / name, mode=_FILE_MODE) as file:
+        with new_file(top, self.path / name, mode=_FILE_MODE) as file:
             file.write(data)
         sync_directory(top, self.path)
 
     def recover(self) -> None:
         """Remove temporary files of a killed run, and treat its finished blobs as not synced yet. Raises LocalError."""
-        sweep(self.path)
+        delete_leftovers(self.path)
         for algorithm in ("sha256", "sha512"):
             with suppress(FileNotFoundError, NotADirectoryError):
                 self._directory(f"blobs/{algorithm}")

@@ -17,7 +17,7 @@ from mirror.layout.files import INDEX_FILE, VERSION_FILE, LayoutFiles
 from mirror.layout.index import MAX_BYTES, Index, check_version
 from mirror.layout.lock import LayoutLock
 from mirror.util.cancellation import Work
-from mirror.util.single_flight import Once
+from mirror.util.single_flight import LazyValue
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class IndexFile:
         self._adopts = adopts
         self._new = new
         self._layout_lock = LayoutLock(files.path, _LOCK_FILE)
-        self._begin_once = Once(self._begin)
+        self._begin_once = LazyValue(self._begin)
         self._has_lock = False
         self._state = threading.Condition()
         self._index: Index | None = None

@@ -12,7 +12,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.util.cancellation import Work
-from mirror.util.single_flight import Once
+from mirror.util.single_flight import LazyValue
 
 MAX_READ = 1_000_000  # manifests
 
@@ -31,7 +31,7 @@ class Referrers:
         self._manifest = manifest
         self._lock = threading.Lock()
         self._revision: Hashable = None
-        self._index: Once[_ReferrerIndex] | None = None
+        self._index: LazyValue[_ReferrerIndex] | None = None
 
     def find(
         self, repository: str, digest: Digest, revision: Hashable, roots: Callable[[], Sequence[Root]], work: Work
@@ -42,7 +42,7 @@ class Referrers:
         that no change in between is missed. Raises Cancelled, LocalError."""
         with self._lock:
             if self._index is None or revision != self._revision:
-                self._revision, self._index = revision, Once(lambda work: self._build_index(roots(), work))
+                self._revision, self._index = revision, LazyValue(lambda work: self._build_index(roots(), work))
             index = self._index
         referrers = index.get(work)
         with self._lock:
@@ -52,7 +52,7 @@ class Referrers:
     def add(self, repository: str, manifest: Manifest) -> None:
         """Add a manifest that was put into the store."""
         with self._lock:
-            referrers = self._index.peek() if self._index is not None else None
+            referrers = self._index.value_if_created() if self._index is not None else None
             if referrers is None:
                 self._index = None
             else:

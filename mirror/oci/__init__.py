@@ -1,1 +1,1 @@
-"""Values of the OCI world: references, digests, descriptors, manifests. No I/O."""
+"""Values of the OCI specifications: references, digests, descriptors, manifests. No I/O."""

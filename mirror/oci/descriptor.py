@@ -1,4 +1,4 @@
-"""Descriptors: what one object calls another by. Source: OCI image-spec v1.1, descriptor.md."""
+"""Descriptors: references between objects by digest and size. Source: OCI image-spec v1.1, descriptor.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mirror.util.structs import Struct
 
 _LARGEST = 1 << 63
 _MOST_URLS = 100
-_MOST_DATA = 64 * 1024  # bytes of base64 that are looked at
+_MOST_DATA = 64 * 1024  # characters of base64 that are verified at most
 _KEYS = frozenset({"mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform"})
 _EMPTY = Digest.of(b"")
 _FOREIGN = (
@@ -22,7 +22,7 @@ _FOREIGN = (
 
 
 class Platform(Struct, frozen=True):
-    """os, architecture and variant as an index gives them; unknown or odd values are kept as text."""
+    """The platform of a child manifest, as the index names it. Unknown values are kept as text."""
 
     os: str = ""
     architecture: str = ""
@@ -33,7 +33,7 @@ class Platform(Struct, frozen=True):
 
 
 class Descriptor(Struct, frozen=True):
-    """digest and size (bytes) of an object; size is None only in schema1, which has none."""
+    """A descriptor: digest, size (bytes), media type. size is None only in schema 1, which has no sizes."""
 
     digest: Digest
     size: int | None
@@ -43,26 +43,28 @@ class Descriptor(Struct, frozen=True):
 
     @property
     def foreign(self) -> bool:
-        """A non-distributable layer that is to be had elsewhere: not uploaded, not expected on a target."""
+        """Whether it is a non-distributable layer with a URL.
+
+        Such layers are not uploaded, and not expected on targets."""
         return bool(self.urls) and self.media_type.startswith(_FOREIGN)
 
 
 def once_each(descriptors: Iterable[Descriptor], what: str) -> tuple[Descriptor, ...]:
-    """The first descriptor of each digest; but one that makes a layer foreign counts only where no other is.
+    """Return the first descriptor of each digest. A descriptor that is not foreign takes precedence.
 
-    Raises Refused (manifest_invalid): a digest is given two sizes."""
+    Raises Refused (manifest_invalid) if a digest has two sizes."""
     found: dict[Digest, Descriptor] = {}
     for descriptor in descriptors:
         known = found.setdefault(descriptor.digest, descriptor)
         if known.size != descriptor.size and None not in (known.size, descriptor.size):
-            raise Refused(f"{what}: {descriptor.digest} is given two sizes", code="manifest_invalid")
+            raise Refused(f"{what}: {descriptor.digest} appears with two sizes", code="manifest_invalid")
         if known.foreign:
             found[descriptor.digest] = descriptor
     return tuple(found.values())
 
 
 def parse_descriptor(value: Value, where: str) -> Descriptor:
-    """The descriptor at `where` in a document. Raises Refused (manifest_invalid, manifest_ambiguous)."""
+    """Parse the descriptor at `where` in a document. Raises Refused (manifest_invalid, manifest_ambiguous)."""
     if not isinstance(value, dict):
         raise _invalid(where, "is not a descriptor")
     if not value.keys() <= _KEYS:
@@ -75,16 +77,17 @@ def parse_descriptor(value: Value, where: str) -> Descriptor:
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < _LARGEST:
         raise _invalid(f"{where}.size", f"want a number of bytes, got {printable(size, 80)!r}")
     if size == 0 and digest.algorithm == _EMPTY.algorithm and digest != _EMPTY:
-        raise _invalid(f"{where}.size", f"no bytes, but not the digest of nothing: {digest}")
+        raise _invalid(f"{where}.size", f"size is 0, but the digest is not that of empty content: {digest}")
     _check_data(value.get("data"), digest, size, where)
     media_type = value.get("mediaType", "")
     if not isinstance(media_type, str):
-        raise _invalid(f"{where}.mediaType", "want a text")
+        raise _invalid(f"{where}.mediaType", "want a string")
     return Descriptor(digest, size, media_type, _platform(value), _urls(value, where))
 
 
 def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:
-    # We use no embedded content, but what we copy is used by those who trust it.
+    """Raise Refused if embedded content does not match the descriptor."""
+    # This program does not use embedded content, but clients of the copied manifest may trust it.
     if data is None or (isinstance(data, str) and len(data) > _MOST_DATA):
         return
     try:
@@ -94,7 +97,7 @@ def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:
     if content is None:
         raise _invalid(f"{where}.data", "is not base64")
     if len(content) != size or Digest.of(content, digest.algorithm) != digest:
-        raise _invalid(f"{where}.data", "is not the content that the digest names")
+        raise _invalid(f"{where}.data", "does not match the digest and size")
 
 
 def _platform(value: Object) -> Platform | None:
@@ -114,7 +117,7 @@ def _urls(value: Object, where: str) -> tuple[str, ...]:
     if urls is None:
         return ()
     if not isinstance(urls, list) or len(urls) > _MOST_URLS:
-        raise _invalid(f"{where}.urls", f"want a list of at most {_MOST_URLS} texts")
+        raise _invalid(f"{where}.urls", f"want a list of at most {_MOST_URLS} strings")
     return tuple(url for url in urls if isinstance(url, str))
 
 

@@ -1,4 +1,4 @@
-"""Digests: `algorithm:hex`, checked against the grammar before they go anywhere near a URL or a path.
+"""Digests: `algorithm:hex`, validated before they are used in URLs or paths.
 
 Grammar and registered algorithms: OCI image-spec v1.1, descriptor.md, "Digests".
 """
@@ -17,27 +17,37 @@ _GRAMMAR = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]+")
 
 
 class Hasher(Protocol):
-    """The part of hashlib's objects that we use."""
+    """The methods of hashlib's objects that are used here."""
 
-    def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
-    def hexdigest(self) -> str: ...
-    def copy(self) -> Hasher: ...
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Add data."""
+        ...
+
+    def hexdigest(self) -> str:
+        """Return the digest of the data so far."""
+        ...
+
+    def copy(self) -> Hasher:
+        """Return a copy with the same state."""
+        ...
 
 
 class Digest(str):
-    """A digest that we can verify; made only by `parse` and `of`. Compares and hashes as its text."""
+    """A digest with a supported algorithm. Created only by `parse` and `of`. Compares and hashes as its text."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, text: object) -> Digest:
-        """Raises Refused (ref_invalid) for anything but sha256 or sha512 in lower-case hex of the right length."""
+        """Parse a digest.
+
+        Raises Refused (ref_invalid) unless it is sha256 or sha512 in lower-case hex of the right length."""
         if isinstance(text, str) and _KNOWN.fullmatch(text):
             return cls(text)
         if isinstance(text, str) and _GRAMMAR.fullmatch(text) and text.split(":")[0] not in _HEX_LENGTH:
             raise Refused(
-                f"cannot verify the algorithm of digest '{printable(text, 80)}'",
-                hint="sha256 and sha512 can be verified",
+                f"unsupported digest algorithm: '{printable(text, 80)}'",
+                hint="sha256 and sha512 are supported",
                 code="ref_invalid",
             )
         raise Refused(
@@ -48,20 +58,23 @@ class Digest(str):
 
     @classmethod
     def of(cls, data: bytes, algorithm: str = "sha256") -> Digest:
+        """Return the digest of `data`."""
         return cls(f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}")
 
     @property
     def algorithm(self) -> str:
+        """The part before the colon."""
         return self.partition(":")[0]
 
     @property
     def hex(self) -> str:
+        """The part after the colon."""
         return self.partition(":")[2]
 
     def hasher(self) -> Hasher:
-        """A fresh hash object of this digest's algorithm."""
+        """Return a new hash object of this digest's algorithm."""
         return hashlib.new(self.algorithm)
 
     def short(self) -> str:
-        """For people: enough of the hex to find it again."""
+        """Return the first 12 characters of the hex part, for messages."""
         return self.hex[:12]

@@ -1,7 +1,7 @@
-"""Manifests and indexes: their exact bytes, and what they refer to.
+"""Manifests and indexes: their exact bytes, and the objects that they refer to.
 
-A manifest is never re-serialised: `body` is what came and what goes. Sources: OCI image-spec v1.1
-(manifest.md, image-index.md), docker's manifest v2 schema 1 and 2.
+A manifest is never serialized again: `body` has the bytes that were received. Sources: OCI image-spec v1.1
+(manifest.md, image-index.md), docker's manifest v2 schema 1 and schema 2.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 SCHEMA1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+json"
 
-MAX_BYTES = 8 << 20  # what we read; registries refuse more than 4 MiB, some less
+MAX_BYTES = 8 << 20  # registries accept 4 MiB at most, some less
 MAX_ENTRIES = 10_000  # layers of an image, children of an index
 
 
 class Kind(Enum):
-    """What a manifest is, which decides where its references are found."""
+    """The kind of a manifest, which determines the keys with references to other objects."""
 
     IMAGE = "image"
     INDEX = "index"
@@ -50,7 +50,7 @@ _KINDS = {
     SCHEMA1: Kind.SCHEMA1,
 }
 
-# In the order of preference; old registries compare whole header lines, so each is sent as a line of its own.
+# In order of preference. Each is sent in a header line of its own, because old registries compare whole lines.
 ACCEPTED = tuple(_KINDS)
 
 _KEYS = {
@@ -59,31 +59,34 @@ _KEYS = {
     Kind.ARTIFACT: {"blobs"},
     Kind.SCHEMA1: {"fsLayers", "history"},
 }
-# A key of another kind makes a document that two readers could take for different things
-# (CVE-2021-41190); "blobs" is new enough that older kinds may carry it as an extension.
-_TELLING = {"config", "layers", "manifests", "fsLayers", "history"}
+# With a key of another kind, two readers could take a document for different kinds (CVE-2021-41190). "blobs" is not
+# included: other kinds may have it as an extension.
+_EXCLUSIVE_KEYS = {"config", "layers", "manifests", "fsLayers", "history"}
 _DOCUMENT_KEYS = frozenset(
     {"schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations"}
     | {"blobs", "fsLayers", "history", "signatures"}
 )
-_SAYS_NOTHING = {"", "application/json", "application/octet-stream", "text/plain", "binary/octet-stream"}
+_GENERIC_TYPES = {"", "application/json", "application/octet-stream", "text/plain", "binary/octet-stream"}
 
 
 class Stored(Protocol):
-    """Where the bytes of a manifest are that are not in memory."""
+    """The bytes of a manifest that are not in memory."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The number of bytes."""
+        ...
+
     def read(self) -> bytes:
-        """May do I/O. Raises LocalError."""
+        """Return the bytes. May do I/O. Raises LocalError."""
         ...
 
 
 class Manifest(Struct, frozen=True):
-    """A manifest or index whose bytes hash to `digest`.
+    """A manifest or index whose bytes match `digest`.
 
-    content: these bytes, or where they are; children: descriptors of manifests, in the document's order; blobs: config
-    first, then layers, each digest once; foreign layers are among them (`Descriptor.foreign`)."""
+    content: the bytes, or where they are stored. children: descriptors of child manifests, in the document's order.
+    blobs: config first, then layers, each digest once, including foreign layers (`Descriptor.foreign`)."""
 
     content: bytes | Stored
     digest: Digest
@@ -100,34 +103,35 @@ class Manifest(Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The number of bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.size
 
 
 def is_manifest_type(media_type: str) -> bool:
+    """Return whether the media type is one of a manifest or index that can be copied."""
     return media_type in _KINDS
 
 
 def too_big(what: str, size: int | None = None) -> Refused:
-    """The refusal of a manifest that is larger than we read. size: bytes, where known."""
+    """Return the error for a manifest that is larger than MAX_BYTES. size: bytes, if known."""
     has = f"has {size} bytes, more" if size is not None else "is larger"
-    hint = "have a smaller one pushed (an index can be split), or `exclude` the tag"
+    hint = "push a smaller one (an index can be split), or exclude the tag with `tags.exclude`"
     return Refused(
         f"{what} {has} than the {MAX_BYTES} bytes that a manifest may have", hint=hint, code="manifest_too_big"
     )
 
 
 def plain_type(content_type: str) -> str:
-    """A Content-Type without its parameters."""
+    """Return a Content-Type without its parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 
 def parse_manifest(
     body: bytes, content_type: str = "", *, expected: Digest | None = None, what: str = "manifest"
 ) -> Manifest:
-    """The manifest in `body`.
+    """Parse the manifest in `body`.
 
-    content_type: as the answer gave it; expected: the digest it was asked by, if it was.
+    content_type: of the response. expected: the digest that was requested, if any.
     Raises RemoteError (bad_response) for HTML; Refused: manifest_too_big, digest_mismatch, manifest_invalid,
     manifest_ambiguous, type_mismatch, too_many."""
     declared = plain_type(content_type)
@@ -135,32 +139,32 @@ def parse_manifest(
         raise too_big(what, len(body))
     if declared == "text/html" or body[:100].lstrip().startswith(b"<"):
         raise RemoteError(
-            f"{what} is a page of HTML, not a manifest", hint="a proxy or login page answers for the registry"
+            f"{what} is an HTML page, not a manifest", hint="a proxy or login page answers for the registry"
         )
-    proven = False
+    verified = False
     if expected is not None and not _may_be_schema1(declared, body):
-        # Bytes that are not the ones asked for are not even looked into; schema1's digest is not its bytes'.
-        _same(Digest.of(body, expected.algorithm), expected, body, what)
-        proven = True
+        # Verify before parsing. A schema 1 manifest must be parsed first, since its digest excludes the signatures.
+        _check_digest(Digest.of(body, expected.algorithm), expected, body, what)
+        verified = True
     document = strictjson.parse(body, what=what)
     if not isinstance(document, dict):
         raise Refused(f"{what} is not a JSON object", code="manifest_invalid")
     media_type = _media_type(document, declared, what)
     kind = _KINDS[media_type]
-    foreign_keys = sorted(_TELLING.intersection(document) - _KEYS[kind])
+    foreign_keys = sorted(_EXCLUSIVE_KEYS.intersection(document) - _KEYS[kind])
     if foreign_keys:
         raise Refused(
-            f"{what} can be read as two things: {media_type} with {', '.join(foreign_keys)}",
+            f"{what} is ambiguous: {media_type} with {', '.join(foreign_keys)}",
             code="manifest_ambiguous",
         )
     strictjson.refuse_look_alikes(document, _DOCUMENT_KEYS, where=what)
-    if proven and expected is not None and kind is not Kind.SCHEMA1:
+    if verified and expected is not None and kind is not Kind.SCHEMA1:
         digest = expected
     else:
         algorithm = expected.algorithm if expected else "sha256"
         digest = schema1_digest(body, document, what) if kind is Kind.SCHEMA1 else Digest.of(body, algorithm)
         if expected is not None:
-            _same(digest, expected, body, what)
+            _check_digest(digest, expected, body, what)
     _check_version(document, kind, what)
     return Manifest(
         body,
@@ -174,43 +178,49 @@ def parse_manifest(
 
 
 def _may_be_schema1(declared: str, body: bytes) -> bool:
+    """Return whether the body may be a schema 1 manifest."""
     # Registries before distribution 2.3 send schema1 as application/json.
-    return declared in (SCHEMA1, SCHEMA1_SIGNED) or (declared in _SAYS_NOTHING and b'"fsLayers"' in body)
+    return declared in (SCHEMA1, SCHEMA1_SIGNED) or (declared in _GENERIC_TYPES and b'"fsLayers"' in body)
 
 
-def _same(actual: Digest, expected: Digest, body: bytes, what: str) -> None:
+def _check_digest(actual: Digest, expected: Digest, body: bytes, what: str) -> None:
+    """Raise Refused (digest_mismatch) unless both digests are equal."""
     if actual != expected:
         raise Refused(
-            f"{what}: {len(body)} bytes with the digest {actual}, not {expected}",
-            hint="the server or something before it changed or mixed up the bytes",
+            f"{what}: received {len(body)} bytes, but their digest is {actual}, not {expected}",
+            hint="the server, or a proxy before it, changed the bytes or sent another object",
             code="digest_mismatch",
         )
 
 
 def _media_type(document: Object, declared: str, what: str) -> str:
+    """Return the media type of the document.
+
+    Raises Refused if it is unknown, or if it contradicts the Content-Type."""
     named = document.get("mediaType", "")
     if not isinstance(named, str):
-        raise Refused(f"{what}: mediaType is not a text", code="manifest_invalid")
-    silent = declared in _SAYS_NOTHING
-    if named and not silent and named != declared:
+        raise Refused(f"{what}: mediaType is not a string", code="manifest_invalid")
+    is_generic = declared in _GENERIC_TYPES
+    if named and not is_generic and named != declared:
         raise Refused(
-            f"{what}: the answer's Content-Type is {printable(declared, 80)}, its mediaType {printable(named, 80)}",
+            f"{what}: Content-Type is {printable(declared, 80)}, but mediaType is {printable(named, 80)}",
             code="type_mismatch",
         )
-    media_type = named or ("" if silent else declared)
+    media_type = named or ("" if is_generic else declared)
     if not media_type:
         return _type_from_shape(document, what)
     if media_type not in _KINDS:
         raise Refused(
-            f"{what} is of a type we cannot copy whole: {printable(media_type, 80)}",
-            hint="only manifests whose references we know can be mirrored",
+            f"{what} has an unsupported media type: {printable(media_type, 80)}",
+            hint="only manifests with a known format can be copied",
             code="manifest_invalid",
         )
     return media_type
 
 
 def _type_from_shape(document: Object, what: str) -> str:
-    # OCI 1.0 allows to leave mediaType out; then the shape must be beyond doubt.
+    """Return the media type that the keys of the document imply. Raises Refused if they are not conclusive."""
+    # mediaType is optional in OCI 1.0.
     if "fsLayers" in document and document.get("schemaVersion") == 1:
         return SCHEMA1_SIGNED if "signatures" in document else SCHEMA1
     if "manifests" in document:
@@ -221,6 +231,7 @@ def _type_from_shape(document: Object, what: str) -> str:
 
 
 def _check_version(document: Object, kind: Kind, what: str) -> None:
+    """Raise Refused unless schemaVersion is the one of this kind."""
     version = document.get("schemaVersion")
     if kind is Kind.ARTIFACT and version is None:
         return
@@ -230,6 +241,7 @@ def _check_version(document: Object, kind: Kind, what: str) -> None:
 
 
 def _entries(document: Object, key: str, what: str) -> list[Value]:
+    """Return the list at `key`. Raises Refused if it is not a list, or too long."""
     entries = document.get(key)
     if not isinstance(entries, list):
         raise Refused(f"{what}: {key} is not a list", code="manifest_invalid")
@@ -239,21 +251,24 @@ def _entries(document: Object, key: str, what: str) -> list[Value]:
 
 
 def _children(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
+    """Yield the child manifests of an index."""
     if kind is Kind.INDEX:
-        for descriptor in _listed(document, what):
+        for descriptor in _index_entries(document, what):
             if is_manifest_type(descriptor.media_type) or not descriptor.media_type:
                 yield descriptor
 
 
-def _listed(document: Object, what: str) -> Iterator[Descriptor]:
+def _index_entries(document: Object, what: str) -> Iterator[Descriptor]:
+    """Yield all descriptors of an index."""
     for number, entry in enumerate(_entries(document, "manifests", what)):
         yield parse_descriptor(entry, f"{what}: manifests[{number}]")
 
 
 def _blobs(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
+    """Yield the blobs, with repetitions."""
     if kind is Kind.INDEX:
-        # Build caches are indexes that list layers; what is no manifest is fetched as a blob.
-        for descriptor in _listed(document, what):
+        # Build caches are indexes that list layers. Entries that are not manifests are copied as blobs.
+        for descriptor in _index_entries(document, what):
             if descriptor.media_type and not is_manifest_type(descriptor.media_type):
                 yield descriptor
     elif kind is Kind.IMAGE:
@@ -269,6 +284,7 @@ def _blobs(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
 
 
 def _schema1_layers(document: Object, what: str) -> Iterator[Descriptor]:
+    """Yield the layers of a schema 1 manifest, which have no sizes."""
     layers, history = _entries(document, "fsLayers", what), _entries(document, "history", what)
     if not layers or len(layers) != len(history):
         raise Refused(f"{what}: {len(layers)} fsLayers and {len(history)} history entries", code="manifest_invalid")
@@ -280,15 +296,17 @@ def _schema1_layers(document: Object, what: str) -> Iterator[Descriptor]:
 
 
 def _subject(document: Object, kind: Kind, what: str) -> Descriptor | None:
+    """Return the descriptor of the subject, if there is one."""
     if kind is Kind.SCHEMA1 or document.get("subject") is None:
         return None
     return parse_descriptor(document["subject"], f"{what}: subject")
 
 
 def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
-    """sha256 of the signed payload: the body without its signatures, as each signature's `protected` says.
+    """Return the sha256 of the signed payload: the body without its signatures.
 
-    Source: docker's manifest v2 schema 1, "Signed manifests" (JSON web signature, pretty form)."""
+    Each signature's `protected` describes the payload. Source: docker's manifest v2 schema 1, "Signed manifests" (JSON
+    web signature, pretty form)."""
     signatures = document.get("signatures")
     if signatures is None:
         return Digest.of(body)
@@ -296,25 +314,27 @@ def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
         raise Refused(f"{what}: signatures is not a list of signatures", code="manifest_invalid")
     payloads = {_payload(body, signature, what) for signature in signatures}
     if len(payloads) != 1:
-        raise Refused(f"{what}: its signatures are over different payloads", code="manifest_invalid")
+        raise Refused(f"{what}: its signatures cover different payloads", code="manifest_invalid")
     return Digest.of(payloads.pop())
 
 
 def _payload(body: bytes, signature: Value, what: str) -> bytes:
+    """Return the payload that a signature covers. Raises Refused."""
     protected = signature.get("protected") if isinstance(signature, dict) else None
     head = strictjson.parse(_base64url(protected, what), what=f"{what}: signatures[].protected")
     length = head.get("formatLength") if isinstance(head, dict) else None
     tail = _base64url(head.get("formatTail") if isinstance(head, dict) else None, what)
     if isinstance(length, bool) or not isinstance(length, int) or not 0 < length < len(body):
-        raise Refused(f"{what}: formatLength does not fit", code="manifest_invalid")
+        raise Refused(f"{what}: invalid formatLength", code="manifest_invalid")
     rest = body[length:].lstrip()
     if not rest.startswith(b",") or not rest[1:].lstrip().startswith(b'"signatures"'):
-        # Anything else between the payload and the signatures would be content that no digest covers.
+        # Other data between the payload and the signatures would not be covered by the digest.
         raise Refused(f"{what}: data outside of the signed payload", code="manifest_invalid")
     return body[:length] + tail
 
 
 def _base64url(text: Value, what: str) -> bytes:
+    """Decode base64url without padding. Raises Refused."""
     if not isinstance(text, str) or not text.isascii():
         raise Refused(f"{what}: a signature is not base64url", code="manifest_invalid")
     try:

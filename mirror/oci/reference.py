@@ -1,7 +1,7 @@
-"""References: `host[:port]/repository[:tag][@digest]`, as docker reads them.
+"""References: `host[:port]/repository[:tag][@digest]`, with docker's defaults.
 
-Grammar: distribution-spec v1.1.1, "Pulling manifests" (names, tags); docker's reference package for the
-implied host `docker.io` and namespace `library/`. A reference is never normalised by path: `a/../b` is refused.
+Grammar: distribution-spec v1.1.1, "Pulling manifests" (names, tags); docker's reference package for the implied host
+`docker.io` and namespace `library/`. Paths are not normalized: `a/../b` is an error.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_LONGEST_NAME = 255  # host and path together, the limit of docker's reference package
+_LONGEST_NAME = 255  # characters of host and path together, the limit of docker's reference package
 _LONGEST_TEXT = 1024
 
 
 class ListedTag(str):
-    """A tag from a list that also says what it names."""
+    """A tag from a list that also contains the digest that the tag refers to."""
 
     __slots__ = ("digest",)
     digest: Digest
@@ -37,24 +37,26 @@ class ListedTag(str):
 
 
 def is_tag(text: object) -> bool:
+    """Return whether `text` is a valid tag."""
     return isinstance(text, str) and _TAG.fullmatch(text) is not None
 
 
 def is_path(text: object) -> bool:
+    """Return whether `text` is a valid repository path, without a host."""
     return isinstance(text, str) and len(text) <= _LONGEST_NAME and _PATH.fullmatch(text) is not None
 
 
 def parse_host(text: str) -> str:
-    """`host[:port]` in its one spelling: lower case, no trailing dot, docker.io for its other names.
+    """Return `host[:port]` in its canonical form: lower case, no trailing dot, docker.io for its other names.
 
     Raises ConfigError (ref_invalid)."""
     if "@" in text:
-        raise _invalid(text, "credentials do not belong in a reference")
-    if not text.isascii():  # before lower(), which makes an ASCII k of the Kelvin sign
+        raise _invalid(text, "a reference must not contain credentials")
+    if not text.isascii():  # before lower(), which turns the Kelvin sign into an ASCII k
         raise _invalid(text, "write an international host name as punycode (xn--…)")
     if len(text) > _LONGEST_NAME:
         raise _invalid(text, f"longer than {_LONGEST_NAME} characters")
-    host, colon, port = _bracketed(text) if text.startswith("[") else _named(text)
+    host, colon, port = _split_ipv6(text) if text.startswith("[") else _split_name(text)
     if colon and not port:
         raise _invalid(text, "the port is missing after the colon")
     if port and not (port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
@@ -65,15 +67,16 @@ def parse_host(text: str) -> str:
     return f"{host}:{port}" if port else host
 
 
-def _bracketed(text: str) -> tuple[str, str, str]:
-    """IPv6 host in its shortest form, colon, port."""
+def _split_ipv6(text: str) -> tuple[str, str, str]:
+    """Split an IPv6 host: address in its shortest form, colon, port."""
     inner, bracket, rest = text[1:].partition("]")
     if not bracket or (rest and not rest.startswith(":")) or not _is_ipv6(inner):
         raise _invalid(text, "want an IPv6 address in brackets, like [::1]:5000")
     return f"[{ipaddress.IPv6Address(inner).compressed}]", rest[:1], rest[1:]
 
 
-def _named(text: str) -> tuple[str, str, str]:
+def _split_name(text: str) -> tuple[str, str, str]:
+    """Split a host name: name, colon, port."""
     host, colon, port = text.lower().partition(":")
     if ":" in port:
         raise _invalid(text, "an IPv6 address needs brackets, like [::1]:5000")
@@ -94,19 +97,19 @@ def _is_ipv6(text: str) -> bool:
 
 
 class Repository(Struct, frozen=True, order=True):
-    """A repository of a registry. host: as `parse_host` gives it; path: without the host, `library/` explicit.
+    """A repository of a registry. host: as `parse_host` returns it; path: without the host, `library/` explicit.
 
-    Of a store on disk: host is the path of it, or `-`."""
+    For stores on disk, host is a path or `-`."""
 
     host: str
     path: str
 
     @classmethod
     def parse(cls, text: str) -> Repository:
-        """Raises ConfigError (ref_invalid), also where `text` has a tag or a digest."""
+        """Parse a repository. Raises ConfigError (ref_invalid), also if `text` has a tag or digest."""
         reference = Reference.parse(text)
         if reference.tag or reference.digest:
-            raise _invalid(text, "a repository, without tag or digest, is wanted here")
+            raise _invalid(text, "want a repository without tag or digest")
         return reference.repository
 
     def __str__(self) -> str:
@@ -116,7 +119,7 @@ class Repository(Struct, frozen=True, order=True):
 
 
 class Reference(Struct, frozen=True, order=True):
-    """A repository with a tag, a digest, both or neither. With both, the digest decides."""
+    """A repository with a tag, a digest, both or neither. With both, the digest counts."""
 
     repository: Repository
     tag: str | None = None
@@ -124,8 +127,9 @@ class Reference(Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """`ubuntu` is docker.io/library/ubuntu; the first part is a host if it has a dot or a colon, begins
-        with a bracket or is `localhost`. Raises ConfigError (ref_invalid)."""
+        """Parse a reference: `ubuntu` is docker.io/library/ubuntu. Raises ConfigError (ref_invalid).
+
+        The first part is a host if it contains a dot or a colon, begins with a bracket or is `localhost`."""
         if len(text) > _LONGEST_TEXT:
             raise _invalid(text, f"longer than {_LONGEST_TEXT} characters")
         if "://" in text:
@@ -134,14 +138,14 @@ class Reference(Struct, frozen=True, order=True):
         digest = None
         if at:
             if ":" not in digest_text or "/" in digest_text or "@" in digest_text:
-                raise _invalid(text, "credentials do not belong in a reference; a digest is written as @sha256:…")
+                raise _invalid(text, "a reference must not contain credentials; a digest is written as @sha256:…")
             try:
                 digest = Digest.parse(digest_text)
             except Refused as error:
                 raise _invalid(text, str(error)) from None
         host, path = _split_host(rest)
         if not ("." in host or ":" in host or host == "localhost"):
-            raise _invalid(text, "a host has a dot in it or a port, or is localhost")  # `app.` lost its dot
+            raise _invalid(text, "a host contains a dot or a port, or is localhost")  # `app.` has lost its dot
         path, colon, tag = path.partition(":")
         if colon and not is_tag(tag):
             raise _invalid(text, tag_hint(tag))
@@ -155,7 +159,7 @@ class Reference(Struct, frozen=True, order=True):
 
     @property
     def name(self) -> str:
-        """What a registry is asked for: the digest if there is one, else the tag."""
+        """The reference in a request: the digest if there is one, otherwise the tag."""
         return self.digest or self.tag or ""
 
     def __str__(self) -> str:
@@ -165,6 +169,7 @@ class Reference(Struct, frozen=True, order=True):
 
 
 def _split_host(text: str) -> tuple[str, str]:
+    """Return the host, or Docker Hub, and the rest."""
     first, slash, rest = text.partition("/")
     if slash and names_host(first):
         return parse_host(first), rest
@@ -172,34 +177,35 @@ def _split_host(text: str) -> tuple[str, str]:
 
 
 def names_host(first: str) -> bool:
-    """Whether the part before the first slash is a host, and not part of a repository of Docker Hub."""
+    """Return whether the part before the first slash is a host, not a part of a repository of Docker Hub."""
     return "." in first or ":" in first or first == "localhost" or first.startswith("[")
 
 
 def tag_hint(tag: str) -> str:
-    """What is wrong with a text that is no tag."""
+    """Return why a text is not a valid tag."""
     if not tag:
         return "the tag is missing after the colon"
     if len(tag) > 128:
         return "a tag has at most 128 characters"
     if "+" in tag and is_tag(tag.replace("+", "_")):
-        return f"a tag cannot have '+': use {tag.replace('+', '_')!r}"
-    return "a tag has letters, digits, '_', '.' and '-', and does not begin with '.' or '-'"
+        return f"a tag cannot contain '+': use {tag.replace('+', '_')!r}"
+    return "a tag consists of letters, digits, '_', '.' and '-', and does not begin with '.' or '-'"
 
 
 def _path_hint(path: str) -> str:
+    """Return why a text is not a valid repository path."""
     if not path or path == "library/":
         return "the repository is missing"
     if _PATH.fullmatch(path.lower()):
-        return f"a repository is in lower case: {path.lower()!r}"
-    return "a repository has lower-case letters and digits, joined by '/', '.', '_', '__' or '-'"
+        return f"a repository must be in lower case: {path.lower()!r}"
+    return "a repository consists of lower-case letters and digits, joined by '/', '.', '_', '__' or '-'"
 
 
 def _invalid(text: str, hint: str) -> ConfigError:
-    return ConfigError(f"not a valid reference: '{shown(text)}'", hint=hint, code="ref_invalid")
+    return ConfigError(f"not a valid reference: '{printable_reference(text)}'", hint=hint, code="ref_invalid")
 
 
-def shown(text: str) -> str:
-    """A text that was to be a reference, for a message: what stands before an `@` may be a password."""
+def printable_reference(text: str) -> str:
+    """Return an invalid reference for a message. The text before an `@` is hidden: it may be a password."""
     _, at, after = text.rpartition("@")
     return printable(f"***@{after}" if at else text, 80)

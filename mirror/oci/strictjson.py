@@ -1,7 +1,7 @@
-"""JSON as registries must read it, so that no two readers can see different things in one document.
+"""A strict JSON parser: it rejects documents that two parsers could read differently.
 
-Python's json takes the last of two equal keys, NaN, UTF-16 and a BOM; Go's decoder matches keys whatever their
-case. A document on which readers could differ is refused, before anything is believed (docs/decisions.md).
+Python's json accepts duplicate keys (the last one counts), NaN, UTF-16 and a byte order mark; Go's decoder matches keys
+regardless of case. Such documents are rejected before their content is used (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ MAX_NODES = 1_000_000
 def parse(
     data: bytes, *, what: str, code: str = "manifest_invalid", fold: bool = True, nodes: int = MAX_NODES
 ) -> Value:
-    """The document in `data`. Raises Refused (`code`) that names `what`.
+    """Parse a document. Raises Refused with `code` and `what`.
 
-    fold: whether keys that differ by case only are taken for equal; not so where keys are names, as of tags.
-    nodes: how many values and keys it may have."""
+    fold: treat keys that differ only in case as duplicates; False for objects whose keys are names, such as tags.
+    nodes: the maximum number of values and keys."""
 
     def refuse(why: str) -> NoReturn:
-        raise Refused(f"{what} is not usable JSON: {why}", code=code)
+        raise Refused(f"{what} is not valid JSON: {why}", code=code)
 
     def pairs(items: list[tuple[str, Value]]) -> Object:
         found = dict(items)
@@ -53,21 +53,22 @@ def parse(
         refuse(f"nested deeper than {MAX_DEPTH}")
     except ValueError as error:
         refuse(printable(error, 120))
-    _bounded(value, refuse, nodes)
+    _check_limits(value, refuse, nodes)
     return value
 
 
 def refuse_look_alikes(value: Object, known: frozenset[str], *, where: str) -> None:
-    """Refuse a key that only a reader who does not mind letters' case takes for one of `known`."""
+    """Raise Refused for a key that differs from one of `known` only in case."""
     for key in value.keys() - known:
         if key.casefold() in {name.casefold() for name in known}:
             raise Refused(
-                f"{where} can be read as two things: key {printable(key, 80)!r} differs from a known one by case only",
+                f"{where} is ambiguous: the key {printable(key, 80)!r} differs from a known key only in case",
                 code="manifest_ambiguous",
             )
 
 
-def _bounded(value: Value, refuse: Callable[[str], NoReturn], most: int) -> None:
+def _check_limits(value: Value, refuse: Callable[[str], NoReturn], most: int) -> None:
+    """Raise Refused if the document is too deep or too large, or contains lone surrogates."""
     level: list[Value] = [value]
     nodes = depth = 0
     while level:

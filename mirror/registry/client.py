@@ -243,7 +243,7 @@ class RegistryV2:
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | RegistryUpload:
         query = f"mount={quote(blob.digest, safe=':')}&from={quote(from_repository, safe='/')}"
         try:
-            with work.outliving(ANSWER_TIMEOUT) as waiting:
+            with work.with_grace_period(ANSWER_TIMEOUT) as waiting:
                 answer = self._session.call(
                     "POST",
                     f"/v2/{repository}/blobs/uploads/?{query}",
@@ -266,7 +266,7 @@ class RegistryV2:
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> RegistryUpload:
         try:
-            with work.outliving(ANSWER_TIMEOUT) as waiting:
+            with work.with_grace_period(ANSWER_TIMEOUT) as waiting:
                 answer = self._session.call(
                     "POST",
                     f"/v2/{repository}/blobs/uploads/",

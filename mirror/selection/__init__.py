@@ -1,1 +1,1 @@
-"""Which repositories and tags are selected: locations, patterns, tag rules."""
+"""Selects repositories and tags: locations, patterns, tag rules."""

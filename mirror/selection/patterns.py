@@ -1,4 +1,4 @@
-"""Patterns that select tags: regular expressions of RE2, which match in time linear in the length of the tag."""
+"""Patterns that select tags: regular expressions of RE2, which match in linear time."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mirror.errors import ConfigError, printable
 
 LONGEST = 1000  # characters
 
-# Only what shell patterns are made of, and a `*` that does not repeat a `.` as it does in `.*`.
+# Only characters of shell patterns, with a `*` that does not follow a `.` (`.*` is a regular expression).
 _SHELL_PATTERN = re.compile(r"(?=[A-Za-z0-9_.*?-]+\Z)(?:.*[^.])?\*.*")
 _ESCAPED = re.compile(r"\\(?:[pPx]\{[^}]*\}|.)", re.DOTALL)
-# RE2 takes the braces for themselves where they are no repetition; no tag has one.
+# RE2 treats braces that are not a repetition as literal characters, but no tag contains one.
 _STRAY_BRACE = re.compile(r"\{(?!\d+(?:,\d*)?\})[^}]*\}?")
 _HINTS = {
     **dict.fromkeys(
         ("(?!", "(?=", "(?<!", "(?<="),
         "patterns have no look-around: put what a tag must match under `include` and what it must not under `exclude`",
     ),
-    **dict.fromkeys(("(?P", r"\1", r"\2", r"\3"), "patterns have no backreferences: write out what may stand there"),
+    **dict.fromkeys(("(?P", r"\1", r"\2", r"\3"), "patterns have no backreferences: write out the alternatives"),
     **dict.fromkeys(("(?>", "*+", "++", "?+"), "leave out the `+` or `?>`: matching takes linear time without it"),
     r"\Z": "leave it out: a pattern must match the whole tag anyway",
     "(?x": "write the pattern without spaces, comments and the flag `x`",
@@ -30,7 +30,7 @@ _HINTS = {
 
 
 class Pattern:
-    """A compiled pattern. Any thread."""
+    """A compiled pattern. Thread-safe."""
 
     def __init__(self, text: str) -> None:
         """Raises re2.error, UnicodeError."""
@@ -41,40 +41,41 @@ class Pattern:
         self._fullmatch = re2.compile(text, options).fullmatch
 
     def matches(self, tag: str) -> bool:
-        """Whether the pattern matches the whole of `tag`."""
+        """Return whether the pattern matches the whole tag."""
         return self._fullmatch(tag) is not None
 
 
 @lru_cache(maxsize=10_000)
 def compile_pattern(text: str) -> Pattern:
-    """Raises ConfigError with the reason, and with what to write instead where that is known.
+    """Compile a pattern. Raises ConfigError with the reason and, if known, with the correct form.
 
-    The syntax: https://github.com/google/re2/wiki/Syntax."""
+    Syntax: https://github.com/google/re2/wiki/Syntax."""
     if len(text) > LONGEST:
         raise ConfigError(f"pattern too long: {len(text)} characters, at most {LONGEST}")
     brace = _STRAY_BRACE.search(_ESCAPED.sub("", text))
     if brace is not None:
         hint = "a repetition is {2}, {2,} or {0,2}"
-        raise _not_a_pattern(text, f"{printable(brace.group(), 20)} is not a repetition", hint)
+        raise _invalid_pattern(text, f"{printable(brace.group(), 20)} is not a repetition", hint)
     try:
         return Pattern(text)
     except UnicodeError:
-        raise _not_a_pattern(text, "not a text of Unicode", "") from None
+        raise _invalid_pattern(text, "not valid Unicode", "") from None
     except re2.error as error:
-        # "invalid perl operator: (?!"
+        # For example "invalid perl operator: (?!".
         reason = error.args[0].decode("utf-8", "replace") if error.args else ""
         instead = regex_for_shell_pattern(text)
         what = reason.partition(": ")[2]
         hint = _HINTS.get(what, "") if instead is None else f"it looks like a shell pattern; write '{instead}'"
-        raise _not_a_pattern(text, reason.replace("perl operator", "operator"), hint) from None
+        raise _invalid_pattern(text, reason.replace("perl operator", "operator"), hint) from None
 
 
 def regex_for_shell_pattern(text: str) -> str | None:
-    """The regular expression for `text`, if that looks like a shell pattern (`v*`, `*-alpine`); None: it does not."""
+    """Return the regular expression for a text that looks like a shell pattern (`v*`, `*-alpine`); otherwise None."""
     if not _SHELL_PATTERN.match(text):
         return None
     return re.sub(r"[.*?]", lambda match: {".": r"\.", "*": ".*", "?": "."}[match.group()], text)
 
 
-def _not_a_pattern(text: str, reason: str, hint: str) -> ConfigError:
+def _invalid_pattern(text: str, reason: str, hint: str) -> ConfigError:
+    """Return the error for an invalid pattern."""
     return ConfigError(f'not a regular expression: {printable(reason, 80)}, in "{printable(text, 80)}"', hint=hint)

@@ -1,4 +1,4 @@
-"""Which tags of a source are selected. Every code path uses these rules, so that a plan says what a sync does."""
+"""Rules that select tags of a source. `plan`, `sync` and `verify` all use them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from mirror.util.structs import Struct
 
 
 class TagRules(Struct, frozen=True):
-    """What a mirror takes from its source.
+    """The tags that a mirror selects.
 
-    literal: these tags and no listing; digest: this manifest, named on the target by the literal tag if there is
-    one; otherwise the tags that match one of `include` (none: every tag) and none of `exclude`. immutable: tags that
-    are never overwritten. allow_empty: rejecting every tag is no error. Patterns are regular expressions that match
-    whole tags and have been compiled once (`compile_pattern`)."""
+    literal: only these tags, without a listing. digest: only this manifest; the literal tag, if any, names it on
+    targets.
+    include, exclude: tags that match one of `include` (empty: every tag) and none of `exclude`.
+    immutable: tags that are never overwritten. allow_empty: it is not an error if no tag is selected.
+    Patterns are regular expressions that match whole tags; `compile_pattern` has checked them."""
 
     literal: tuple[str, ...] | None = None
     digest: Digest | None = None
@@ -26,16 +27,16 @@ class TagRules(Struct, frozen=True):
     allow_empty: bool = False
 
     def is_immutable(self, tag: str) -> bool:
-        """Whether `tag`, once it is on a target, stays what it is."""
+        """Return whether `tag` is never overwritten on a target."""
         return any(compile_pattern(text).matches(tag) for text in self.immutable)
 
     @property
     def is_literal(self) -> bool:
-        """Whether all is known without a listing."""
+        """Whether the selection needs no listing."""
         return self.literal is not None or self.digest is not None
 
     def rejected_by(self, tag: str) -> str | None:
-        """The rule that leaves `tag` out, in the words of the configuration; None: it is selected."""
+        """Return the rule that excludes `tag`, as the configuration names it; None if the tag is selected."""
         if self.is_literal:
             return None if tag in (self.literal or ()) else "tags"
         if self.include and not any(compile_pattern(text).matches(tag) for text in self.include):
@@ -44,15 +45,18 @@ class TagRules(Struct, frozen=True):
 
 
 class Selection(Struct, frozen=True):
-    """selected: in the order in which they came, each once. rejected: how many tags each rule left out."""
+    """The result of `select`.
+
+    selected: in the order of the list, each tag once. rejected: the number of tags that each rule excluded."""
 
     selected: tuple[str, ...]
     rejected: Mapping[str, int]
 
 
 def select(rules: TagRules, tags: Iterable[str]) -> Selection:
-    """Those of `tags` that `rules` take. Literal rules take what they name, listed or not: whether it is there
-    shows when it is asked for."""
+    """Select tags from a list. Literal rules select the tags that they name, even if they are not listed.
+
+    Whether such a tag exists is found out when it is resolved."""
     if rules.is_literal:
         return Selection(rules.literal or (), {})
     rejected: Counter[str] = Counter()
@@ -74,7 +78,7 @@ def select(rules: TagRules, tags: Iterable[str]) -> Selection:
 
 
 def overlap(one: TagRules, other: TagRules) -> str | None:
-    """A tag that both may take, or `*` where patterns leave it open; None: they surely share none."""
+    """Return a tag that both rules may select, or `*` if that depends on the tags; None if they cannot share a tag."""
     if not (_names_tags(one) and _names_tags(other)):
         return None
     if not one.is_literal and not other.is_literal:

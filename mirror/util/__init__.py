@@ -1,1 +1,1 @@
-"""Small modules that know nothing of registries: files, cancellation, retries, single-flight, signals."""
+"""Small modules that do not know about registries: files, cancellation, retries, single-flight, signals."""

@@ -1,4 +1,4 @@
-"""Cancellation: a stop that reaches blocked calls, and what a call carries along: its stop, progress, retries."""
+"""Cancellation that reaches blocked calls, and the context of a call: its stop, its progress, its retries."""
 
 from __future__ import annotations
 
@@ -9,35 +9,38 @@ from contextlib import contextmanager
 from mirror.errors import Cancelled
 from mirror.util.structs import Struct
 
-_LONGEST_CALL = 2.0  # seconds that leaving waits for the callbacks of a stop
+_LONGEST_CALL = 2.0  # seconds that the end of a `calls` block waits for running callbacks
 
 
 class Stop:
-    """A cancellation that reaches blocked sockets. Any thread may request it; it is never taken back.
+    """A cancellation that also reaches blocked sockets. Any thread may request it; it cannot be withdrawn.
 
-    A child is stopped with its parent. Callbacks run once, on the requesting thread, outside of any lock; they are
-    short and do not raise. Not for a signal handler, which may have interrupted a holder of the lock."""
+    A stop of the parent stops its children. Callbacks run once, on the requesting thread, without a lock; they are
+    short and do not raise. Do not call `request` in a signal handler: it may have interrupted a thread that holds
+    the lock."""
 
     def __init__(self, parent: Stop | None = None) -> None:
         self._lock = threading.Lock()
         self._requested = False
-        self._wakes: threading.Event | None = None  # made for the first who sleeps: there are as many stops as requests
+        self._wakes: threading.Event | None = None  # created by the first `sleep`: there is a Stop for every request
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next = 0
-        self._called: threading.Event | None = None  # once stopped: whether all callbacks have returned
+        self._called: threading.Event | None = None  # after a stop: set when all callbacks have returned
         self._caller = 0  # the thread that calls them
         self.reason = ""
-        self._leave: Callable[[], None] = parent._add(self._from(parent)) if parent else _nothing
+        self._leave: Callable[[], None] = parent._add(self._parent_callback(parent)) if parent else _do_nothing
 
-    def _from(self, parent: Stop) -> Callable[[], None]:
+    def _parent_callback(self, parent: Stop) -> Callable[[], None]:
+        """Return a callback that passes a stop of the parent on."""
         return lambda: self.request(parent.reason)
 
     @property
     def requested(self) -> bool:
+        """Whether a stop was requested."""
         return self._requested
 
     def request(self, reason: str) -> None:
-        """Stop. The first reason stays."""
+        """Request the stop. The reason of the first request counts."""
         with self._lock:
             if self._requested:
                 return
@@ -55,12 +58,12 @@ class Stop:
             called.set()
 
     def check(self) -> None:
-        """Raises Cancelled if stopped."""
+        """Raise Cancelled if a stop was requested."""
         if self._requested:
             raise Cancelled(self.reason or "cancelled")
 
     def sleep(self, seconds: float) -> None:
-        """Wait, or raise Cancelled as soon as stopped."""
+        """Sleep for `seconds`. Raises Cancelled as soon as a stop is requested."""
         with self._lock:
             if self._wakes is None:
                 self._wakes = threading.Event()
@@ -71,7 +74,9 @@ class Stop:
 
     @contextmanager
     def calls(self, callback: Callable[[], None]) -> Iterator[None]:
-        """While inside, and not after, a stop calls `callback` (at once if already stopped)."""
+        """Register `callback` for a stop inside the block. It is called at once if the stop was already requested.
+
+        The callback does not run after the block."""
         leave = self._add(callback)
         try:
             yield
@@ -87,24 +92,24 @@ class Stop:
                 self._callbacks[number] = callback
         if stopped:
             callback()
-            return _nothing
+            return _do_nothing
 
         def leave() -> None:
             with self._lock:
-                taken = self._callbacks.pop(number, None) is None
-            # A stop that has taken the callback may be about to call it: whoever gives back what it acts on (a socket,
-            # to a pool) must not be faster.
-            if taken and self._called and self._caller != threading.get_ident():
+                called_by_stop = self._callbacks.pop(number, None) is None
+            # The stop may be about to call the callback. Wait for it, so that it cannot shut a socket that the caller
+            # has returned to a pool meanwhile.
+            if called_by_stop and self._called and self._caller != threading.get_ident():
                 self._called.wait(_LONGEST_CALL)
 
         return leave
 
     def close(self) -> None:
-        """Forget the parent; a closed child is no longer stopped by it."""
+        """Detach from the parent: a stop of the parent no longer reaches this one."""
         self._leave()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
@@ -113,17 +118,18 @@ def _no_progress(count: int) -> None:
 
 
 class Work(Struct, frozen=True):
-    """What a call carries along: who may stop it, where its progress goes, whether small requests may be
-    tried again inside the call (in a transfer they may not: the transfer as a whole is, without a slot)."""
+    """The context of a call: who may cancel it, where its progress is counted, and whether it may retry requests.
+
+    retries: False in a transfer, which is retried as a whole, without a permit during the wait."""
 
     stop: Stop
     progress: Callable[[int], None] = _no_progress  # bytes moved since the last call
     retries: bool = True
-    urgent: bool = False  # does not wait for the turn of its host: a last word before the end
+    urgent: bool = False  # does not wait for the host's rate limit; for cleanup before the end of the process
 
     @contextmanager
-    def outliving(self, seconds: float) -> Iterator[Work]:
-        """A Work that is stopped `seconds` after this one: for an answer that is better waited for than lost.
+    def with_grace_period(self, seconds: float) -> Iterator[Work]:
+        """Yield a Work that is stopped `seconds` after this one, to receive a response that should not be lost.
 
         Raises Cancelled if this one is stopped already."""
         self.stop.check()
@@ -144,5 +150,5 @@ class Work(Struct, frozen=True):
                 timer.join()
 
     def once(self) -> Work:
-        """The same, but the first failure of a request is the caller's."""
+        """Return the same context without retries of requests."""
         return Work(self.stop, self.progress, False, self.urgent)

@@ -1,4 +1,4 @@
-"""How messages name a key of the configuration: `mirrors[2].tags`, `registries."localhost:5000".rate`."""
+"""Formats paths of configuration keys for messages: `mirrors[2].tags`, `registries."localhost:5000".rate`."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ _WORD = re.compile(r"[A-Za-z_*][A-Za-z0-9_*-]*")
 _USERINFO = re.compile(r"[^/]*@")
 
 
-def dotted(path: KeyPath) -> str:
-    """The path of a key."""
+def format_key_path(path: KeyPath) -> str:
+    """Return the path of a key as text."""
     text = ""
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            shown = part if _WORD.fullmatch(part) else key_shown(part)
+            shown = part if _WORD.fullmatch(part) else quote_key(part)
             text += f".{shown}" if text else shown
     return text
 
 
 def registry_key(host: str, *keys: str) -> str:
-    """A key of what the configuration says of a registry."""
-    return dotted(("registries", host, *keys))
+    """Return the path of a key below the registry `host`."""
+    return format_key_path(("registries", host, *keys))
 
 
-def key_shown(key: str) -> str:
-    """A key in quotes; letters that only look like ASCII are escaped, user information of a URL is left out."""
+def quote_key(key: str) -> str:
+    """Return a key in quotes, cut at 80 characters.
+
+    Non-ASCII letters are escaped, user information in URLs is hidden."""
     safe = _USERINFO.sub("***@", key)
     return json.dumps(safe if len(safe) <= 80 else safe[:79] + "…", ensure_ascii=True)

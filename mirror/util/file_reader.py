@@ -1,4 +1,4 @@
-"""A blob that is read from a plain file."""
+"""Reads a blob from a regular file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from types import TracebackType
 from mirror.errors import LocalError, Refused
 from mirror.util.files import local_error
 
-_PIECE = 1 << 20  # bytes
+_PIECE = 1 << 20  # bytes of one read at most
 
 
 class FileReader:
-    """A BlobReader over a plain file from an offset on. size: of the whole file, bytes.
+    """A BlobReader for a regular file, from an offset to the end. size: of the whole file, bytes.
 
-    It may be sent by the kernel instead of being read: `fileno`, `position`. Used by one thread."""
+    Used by one thread. `fileno` and `position` allow the kernel to send the file without reading it (sendfile)."""
 
     def __init__(self, descriptor: int, path: Path, offset: int = 0, *, written: int | None = None) -> None:
-        """Takes over `descriptor`. written: bytes that this run wrote to the file; None: somebody else wrote it."""
+        """Take ownership of `descriptor`.
+
+        written: the bytes that this run wrote to the file; None if the file is from somewhere else."""
         self._descriptor = descriptor
         self._path = path
         self.position = offset
@@ -26,10 +28,11 @@ class FileReader:
         self.size: int | None = os.fstat(descriptor).st_size if written is None else written
 
     def fileno(self) -> int:
+        """Return the file descriptor."""
         return self._descriptor
 
     def readinto(self, buffer: memoryview) -> int:
-        """Raises LocalError; Refused (size_mismatch) where the file of somebody else got shorter."""
+        """Fill `buffer`. Raises LocalError, or Refused (size_mismatch) if a foreign file has become shorter."""
         left = (self.size or 0) - self.position
         if left <= 0 or not len(buffer):
             return 0
@@ -38,9 +41,9 @@ class FileReader:
         except OSError as error:
             raise local_error("read", self._path, error) from error
         if not count and self._written is not None:
-            raise LocalError(f"{self._path} is shorter than what was written to it")
+            raise LocalError(f"{self._path} has lost bytes that were written to it", hint="check the disk for errors")
         if not count:
-            raise Refused(f"{self._path} got shorter while it was read", code="size_mismatch")
+            raise Refused(f"{self._path} became shorter while it was read", code="size_mismatch")
         self.position += count
         return count
 

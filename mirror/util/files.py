@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all, directories that are ours alone, and the lock of a run.
+"""Files that appear complete or not at all, directories that only we can write to, and the lock of a run.
 
-Every file that must survive is written here: nothing else renames into place (threats-and-faults §5.3).
+Files that must survive a crash are written with these functions; no other module renames files into place
+(docs/trust.md, "Files").
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ if TYPE_CHECKING:
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BUFFER = 256 * 1024  # bytes collected before a write
-_POLL = 0.2  # seconds between two tries for a busy lock
+_POLL = 0.2  # seconds between two attempts to take a busy lock
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _HOLDER = re.compile(rb"pid ([1-9][0-9]{0,9}) since (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)\n")
 
 
 def local_error(doing: str, path: Path | str, error: OSError) -> LocalError:
-    """Trouble with a file of this machine, told for a person: what failed, where, what to do.
+    """Return the LocalError for a failed file operation: what failed, on which path, what to do.
 
-    doing: `write`, `create the directory` and the like. Code local_full where space or quota ran out, else local_io."""
+    doing: the operation, such as `write` or `create the directory`. The code is local_full if space or quota is used
+    up, otherwise local_io."""
     reason = error.strerror or type(error).__name__
     what = f"cannot {doing} {path}: {reason}"
     if error.errno in _FULL:
@@ -41,28 +43,28 @@ def local_error(doing: str, path: Path | str, error: OSError) -> LocalError:
     blocker = _not_a_directory(Path(path)) if error.errno in (errno.ENOTDIR, errno.EEXIST) else None
     if blocker is not None:
         return LocalError(f"cannot {doing} {path}: {blocker} is not a directory", hint="choose another path")
-    hint = _HINTS.get(error.errno or 0, "see the system's log for this file system")
+    hint = _HINTS.get(error.errno or 0, "check the system log for errors of this file system")
     if doing == "read":
-        hint = hint.replace("the right to write there", "the right to read it")
+        hint = hint.replace("permission to write there", "permission to read it")
     return LocalError(what, hint=hint)
 
 
 _HINTS = {
-    errno.EACCES: "give this user the right to write there, or choose another path",
-    errno.EPERM: "give this user the right to write there, or choose another path",
+    errno.EACCES: "give this user permission to write there, or choose another path",
+    errno.EPERM: "give this user permission to write there, or choose another path",
     errno.EROFS: "the file system is read-only: remount it, or choose another path",
     errno.ENOENT: "create the directory first",
     errno.EISDIR: "a directory is in the way: move it, or choose another path",
     errno.ELOOP: "a symbolic link is in the way: remove it, or choose another path",
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "this machine has too many open files",
+    errno.ENFILE: "raise the system's limit of open files (fs.file-max)",
     errno.ENOLCK: "the file system cannot lock files: choose a local directory for `state`",
 }
 
 
 def _not_a_directory(path: Path) -> Path | None:
-    """The part of `path` that should be a directory and is something else."""
+    """Return the part of `path` that exists but is not a directory."""
     for part in (*reversed(path.parents), path):
         with suppress(OSError):
             if not stat.S_ISDIR(part.stat().st_mode):
@@ -70,16 +72,17 @@ def _not_a_directory(path: Path) -> Path | None:
     return None
 
 
-class WholeFile(io.FileIO):
-    """A new file whose own write errors, and only these, become LocalErrors that name the final path.
+class NewFile(io.FileIO):
+    """A new file whose write errors are raised as LocalErrors that name the final path.
 
-    `write` takes all or raises."""
+    `write` writes all bytes or raises."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         super().__init__(descriptor, "wb")
         self._path = path
 
     def write(self, data: ReadableBuffer, /) -> int:
+        """Write all of `data`. Raises LocalError."""
         left = memoryview(data).cast("B")
         total = len(left)
         try:
@@ -92,24 +95,25 @@ class WholeFile(io.FileIO):
 
 @contextmanager
 def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """A file for `path`'s new content: after the block the path has all of it, on disk; if the block raises, the old.
+    """Open a file for the new content of `path`. After the block the path has all of it, on disk.
 
-    The umask can only take permissions away. Raises LocalError (local_full, local_io). A symbolic link at `path`
-    is replaced, not followed; anything else there that is not a file is refused."""
+    If the block raises, the old content stays. The umask can only reduce `mode`. A symbolic link at `path` is
+    replaced, not followed; anything else that is not a regular file is an error. Raises LocalError (local_full,
+    local_io)."""
     path = Path(path)
     try:
-        _refuse_what_is_no_file(path)
+        _check_replaceable(path)
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise local_error("write", path, error) from error
     try:
-        with whole_file(directory, path, mode=mode) as raw:
+        with new_file(directory, path, mode=mode) as raw:
             out = io.BufferedWriter(raw, _BUFFER)
             try:
                 yield out
                 out.flush()
             except BaseException:
-                # Detaching flushes what a failed write left in the buffer: the file is going, so is the interest in it.
+                # `detach` flushes what a failed write left in the buffer; the file is deleted anyway.
                 with suppress(OSError, LocalError, ValueError):
                     out.detach()
                 raise
@@ -120,11 +124,12 @@ def atomic_write(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def whole_file(directory: int, path: Path, *, into: int | None = None, mode: int = 0o600) -> Iterator[WholeFile]:
-    """A file for `path`, made under another name in an open directory: after the block it has its name there, or in the
-    open directory `into` of the same file system, and all its bytes are on disk; if the block raises, it is gone.
+def new_file(directory: int, path: Path, *, into: int | None = None, mode: int = 0o600) -> Iterator[NewFile]:
+    """Open a new file under a temporary name in an open directory; after the block, rename it to the name of `path`.
 
-    What must not be lost needs a `sync_directory` after that, which many files may share. Raises LocalError."""
+    The new name is in the same directory, or in the open directory `into` of the same file system. All bytes are on
+    disk then. If the block raises, the file is deleted. The caller calls `sync_directory` to make the name durable;
+    several files may share one call. Raises LocalError."""
     temporary = f".{path.name}.{os.urandom(8).hex()}.tmp"
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -132,9 +137,9 @@ def whole_file(directory: int, path: Path, *, into: int | None = None, mode: int
     except OSError as error:
         raise local_error("write", path, error) from error
     try:
-        with WholeFile(descriptor, path) as raw:
+        with NewFile(descriptor, path) as raw:
             yield raw
-            # An fsync that failed is not tried again: the kernel may have dropped the pages (the caller writes anew).
+            # A failed fsync must not be repeated: the kernel may have dropped the pages. The caller writes a new file.
             try:
                 os.fsync(descriptor)
                 os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory if into is None else into)
@@ -147,19 +152,19 @@ def whole_file(directory: int, path: Path, *, into: int | None = None, mode: int
 
 
 def sync_directory(directory: int, path: Path) -> None:
-    """What was renamed into the open directory stays there, whatever happens. Raises LocalError."""
+    """Make renames into the open directory durable. Raises LocalError."""
     try:
         os.fsync(directory)
     except OSError as error:
         raise local_error("write", path, error) from error
 
 
-def publish(temporary: Path, path: Path) -> None:
-    """Give `temporary`, a finished file beside `path`, its name; after this the path has all of it, on disk.
+def rename_into_place(temporary: Path, path: Path) -> None:
+    """Rename `temporary`, a complete file beside `path`, to `path`. The content and the name are on disk then.
 
-    Raises LocalError; then the path has what it had."""
+    Raises LocalError; then `path` is unchanged."""
     try:
-        _refuse_what_is_no_file(path)
+        _check_replaceable(path)
         file = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.fsync(file)
@@ -175,21 +180,24 @@ def publish(temporary: Path, path: Path) -> None:
         raise local_error("write", path, error) from error
 
 
-def sweep(directory: Path) -> int:
-    """Remove what killed `atomic_write`s left in `directory` -> how many. Only for who holds the directory's lock."""
-    swept = 0
+def delete_leftovers(directory: Path) -> int:
+    """Delete files that killed `atomic_write` calls left in `directory`, and return their number.
+
+    The caller must hold the directory's lock."""
+    deleted = 0
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
                 if _LEFTOVER.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                     Path(entry.path).unlink()
-                    swept += 1
+                    deleted += 1
     except OSError as error:
-        raise local_error("tidy up", directory, error) from error
-    return swept
+        raise local_error("clean up", directory, error) from error
+    return deleted
 
 
-def _refuse_what_is_no_file(path: Path) -> None:
+def _check_replaceable(path: Path) -> None:
+    """Raise if `path` exists and is not a regular file or a link."""
     with suppress(FileNotFoundError):
         found = path.lstat().st_mode
         if stat.S_ISDIR(found):
@@ -199,34 +207,35 @@ def _refuse_what_is_no_file(path: Path) -> None:
 
 
 def private_directory(path: Path) -> Path:
-    """`path` as an existing directory that only this user can write to; made 0700, parents too, whatever the umask.
+    """Return `path` as an existing directory that only this user can write to.
 
-    Raises LocalError for a symbolic link, another owner, a group- or world-writable directory, or something
-    else in the way. A symbolic link further up is the operator's."""
+    Missing directories are created with mode 0700, whatever the umask. Raises LocalError for a symbolic link, another
+    owner, a directory that others can write to, or another kind of file. Links in parent directories are followed."""
     path = Path(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps `..`)
     try:
-        _make(path)
+        _create_directories(path)
         found = path.lstat()
     except OSError as error:
         raise local_error("create the directory", path, error) from error
     if stat.S_ISLNK(found.st_mode):
-        raise LocalError(f"{path} is a symbolic link", hint="name the directory that it leads to")
+        raise LocalError(f"{path} is a symbolic link", hint="name the directory that it points to")
     if not stat.S_ISDIR(found.st_mode):
         raise LocalError(f"{path} is not a directory", hint="move it away, or choose another path")
     if found.st_uid != os.geteuid():
         raise LocalError(
-            f"{path} belongs to another user (uid {found.st_uid}; we are {os.geteuid()})",
+            f"{path} belongs to another user (uid {found.st_uid}, not {os.geteuid()})",
             hint=f"run as that user, or: chown -R {os.geteuid()} {path}",
         )
     if found.st_mode & 0o022:
         raise LocalError(
             f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o})",
-            hint=f"chmod go-w {path}, after a look at what is in it",
+            hint=f"check its content, then run: chmod go-w {path}",
         )
     return path
 
 
-def _make(path: Path) -> None:
+def _create_directories(path: Path) -> None:
+    """Create the directory and its missing parents."""
     missing = []
     for part in (path, *path.parents):
         if os.path.lexists(part):
@@ -235,63 +244,68 @@ def _make(path: Path) -> None:
     for part in reversed(missing):
         try:
             part.mkdir(0o700)
-        except FileExistsError:  # another run was faster
+        except FileExistsError:  # another run created it
             continue
-        if stat.S_IMODE(part.lstat().st_mode) & 0o700 != 0o700:  # a umask that takes from the owner
+        if stat.S_IMODE(part.lstat().st_mode) & 0o700 != 0o700:  # the umask removed permissions of the owner
             part.chmod(0o700)
 
 
 class Sleeper(Protocol):
-    """Something that waits, and raises to end the wait early (`util.cancellation.Stop`)."""
+    """An object that sleeps, and raises to end the sleep early (`util.cancellation.Stop`)."""
 
-    def sleep(self, seconds: float) -> None: ...
+    def sleep(self, seconds: float) -> None:
+        """Sleep for `seconds`."""
+        ...
 
 
 class Lock(AbstractContextManager["Lock"]):
-    """An exclusive lock on a file that is there for nothing else; free as soon as its holder is gone, however it went.
+    """An exclusive lock on a file that serves no other purpose. It is released when its holder ends, even by a kill.
 
-    Not reentrant; one thread acquires and leaves. What the file says of the holder is for people only."""
+    Not reentrant; one thread acquires and releases it. The content of the file is only for messages."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
 
     def acquire(self, wait: float, stop: Sleeper) -> Lock:
-        """Take the lock, trying for `wait` seconds. Raises LockBusy, LocalError, and what `stop.sleep` raises."""
+        """Take the lock, with attempts for `wait` seconds.
+
+        Raises LockBusy, LocalError, and the errors of `stop.sleep`."""
         deadline = time.monotonic() + wait
-        while not self._try():
+        while not self._try_acquire():
             left = deadline - time.monotonic()
             if left <= 0:
-                raise LockBusy(f"another run holds {self.path}{self._holder()}", hint=_busy_hint(wait))
+                raise LockBusy(f"another run holds {self.path}{self._read_holder()}", hint=_busy_hint(wait))
             stop.sleep(min(_POLL, left))
         return self
 
-    def _try(self) -> bool:
+    def _try_acquire(self) -> bool:
+        """Try to take the lock once. Return whether that succeeded. Raises LocalError."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(self.path, flags, 0o600)
         except OSError as error:
             raise local_error("lock", self.path, error) from error
-        taken = False
+        acquired = False
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            taken = self._is_still(descriptor)
+            acquired = self._is_current_file(descriptor)
         except OSError as error:
             raise local_error("lock", self.path, error) from error
         finally:
-            if not taken:
+            if not acquired:
                 os.close(descriptor)
-        if not taken:
-            return self._try()
-        self._sign(descriptor)
+        if not acquired:
+            return self._try_acquire()
+        self._write_holder(descriptor)
         self._descriptor = descriptor
         return True
 
-    def _is_still(self, descriptor: int) -> bool:
-        """Whether the path still names the file that we locked: the directory may have been removed meanwhile."""
+    def _is_current_file(self, descriptor: int) -> bool:
+        """Return whether the path still refers to the locked file: the directory may have been deleted meanwhile."""
         ours = os.fstat(descriptor)
         if not stat.S_ISREG(ours.st_mode):
             raise LocalError(f"cannot lock {self.path}: it is not a regular file", hint="move it away")
@@ -302,13 +316,14 @@ class Lock(AbstractContextManager["Lock"]):
         return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
     @staticmethod
-    def _sign(descriptor: int) -> None:
-        # A full disk does not keep us from holding the lock; only the name of its holder is lost then.
+    def _write_holder(descriptor: int) -> None:
+        # The lock works on a full disk, too; only the holder's name is missing from messages then.
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"pid {os.getpid()} since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n".encode(), 0)
 
-    def _holder(self) -> str:
+    def _read_holder(self) -> str:
+        """Return the process that holds the lock as text, or nothing if it is unknown."""
         with suppress(OSError):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
@@ -320,7 +335,7 @@ class Lock(AbstractContextManager["Lock"]):
         return ""
 
     def release(self) -> None:
-        """Give the lock back; the file stays (removing it would let two runs hold two files of one name)."""
+        """Release the lock. The file stays: if it were deleted, two runs could lock two files of the same name."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)

@@ -1,7 +1,7 @@
-"""When to try again: an immutable policy, full jitter, a count and a time budget.
+"""The retry policy: attempts, backoff with full jitter, and a time budget.
 
-Full jitter: the wait before attempt n+1 is uniform between 0 and min(cap, base * 2**(n-1)), which spreads
-clients that failed together (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+Full jitter: the wait before attempt n+1 is uniform between 0 and min(cap, base * 2**(n-1)). It spreads clients that
+failed at the same time (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 """
 
 from __future__ import annotations
@@ -16,21 +16,27 @@ from mirror.util.structs import Struct
 
 
 class Clock(Protocol):
-    """Monotonic time in seconds. Tests put a fake one here."""
+    """A monotonic clock, in seconds. Tests pass a fake one."""
 
-    def now(self) -> float: ...
+    def now(self) -> float:
+        """Return the time in seconds."""
+        ...
 
 
 class SystemClock:
-    """The machine's monotonic clock."""
+    """The system's monotonic clock."""
 
     def now(self) -> float:
+        """Return the time in seconds."""
         return time.monotonic()
 
 
 class Policy(Struct, frozen=True):
-    """attempts: how many in all. budget: seconds of waiting after which no further attempt begins; what counts as
-    waiting is the caller's to measure. longest_asked: the longest `Retry-After`, in seconds, that is waited for."""
+    """The limits of retries.
+
+    attempts: how many in all. budget: seconds of waits after which no further attempt starts; the caller measures
+    them.
+    longest_asked: the longest `Retry-After` that is honored, seconds."""
 
     attempts: int = 5
     base: float = 0.5  # seconds
@@ -45,11 +51,11 @@ class Policy(Struct, frozen=True):
         waited: float,
         draw: Callable[[], float] = random.random,
     ) -> float | None:
-        """Seconds to wait after attempt number `attempt` (from 1) failed with `error`; None: make no further attempt.
+        """Return the seconds to wait after attempt number `attempt` (from 1), which failed with `error`.
 
-        waited: seconds of waiting so far. A wait that the server asked for is kept: it lengthens the backoff and never
-        shortens it (`Retry-After: 0`, a date in the past). It does not count against the time budget, since the number
-        of attempts bounds it."""
+        None: make no further attempt. waited: seconds of waits so far. A `Retry-After` lengthens the backoff and never
+        shortens it (`Retry-After: 0`, a date in the past). It does not count against the budget, since the number of
+        attempts limits it."""
         if not error.retryable or attempt >= self.attempts:
             return None
         wait = draw() * min(self.cap, self.base * 2.0 ** (attempt - 1))

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks the run to end cleanly, the second ends the process at once."""
+"""SIGINT and SIGTERM: the first one ends the run in order, the second one ends the process at once."""
 
 from __future__ import annotations
 
@@ -15,74 +15,79 @@ _CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """Use with `with`, in the main thread. `wait` returns when a signal came or `wake` was called.
+    """Catches signals inside a `with` block, in the main thread. `wait` returns after a signal or a `wake`.
 
-    A pipe wakes the main thread: a handler that took a lock could wait for the very code that it interrupted. The
-    interpreter writes to it as well, at once: it runs handlers only when the main thread is awake, and that is not
-    woken by a signal that another thread was given, or that came just before it went to sleep."""
+    A pipe wakes the main thread. A handler that took a lock could deadlock with the code that it interrupted. The
+    interpreter writes to the pipe, too (`set_wakeup_fd`). It runs handlers only when the main thread is awake, and a
+    signal does not wake that thread if another thread received it, or if it came just before the thread started to
+    wait."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._came = 0.0  # when, by the monotonic clock
-        self.hung = False  # threads had to be left behind: the process can only be ended hard
+        self._signal_time = 0.0  # time of the signal, monotonic clock
+        self.has_hung_threads = False  # threads hang: only `os._exit` can end the process
 
     def __enter__(self) -> Signals:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._woken = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, self._handle) for number in _CAUGHT}
+        self._previous_wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._previous_handlers = {number: signal.signal(number, self._handle) for number in _CAUGHT}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(self._woken)
+        signal.set_wakeup_fd(self._previous_wakeup)
         os.close(self._read)
         os.close(self._write)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Record the first signal; end the process at the second one."""
         if self.number is not None:
             os._exit(SIGNALLED + number)
-        self._came = time.monotonic()
+        self._signal_time = time.monotonic()
         self.number = number
         self.wake()
 
     def wake(self) -> None:
-        """Make `wait` return. From any thread."""
-        with suppress(BlockingIOError):  # the pipe is full of reasons to wake up
+        """Make `wait` return. Any thread."""
+        with suppress(BlockingIOError):  # the pipe is full, so the main thread wakes anyway
             os.write(self._write, b"!")
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for a signal or a `wake`; False: neither came within `seconds`. Main thread only."""
+        """Wait for a signal or a `wake`. Return False if neither came within `seconds`. Main thread only."""
         ready, _, _ = select.select([self._read], [], [], seconds)
         if ready:
             os.read(self._read, 4096)
         return bool(ready)
 
-    def leave(self, code: int) -> int:
-        """-> `code`, to exit with. Ends the process here if threads hang: the interpreter would wait for them."""
-        if self.hung:
+    def exit_if_hung(self, code: int) -> int:
+        """Return `code` to exit with.
+
+        If threads hang, end the process here, since the interpreter would wait for them."""
+        if self.has_hung_threads:
             os._exit(code)
         return code
 
-    def since(self) -> float:
-        """Seconds since the signal came."""
-        return time.monotonic() - self._came
+    def seconds_since_signal(self) -> float:
+        """Return the seconds since the signal."""
+        return time.monotonic() - self._signal_time
 
     @property
     def name(self) -> str:
+        """The name of the signal, or an empty text."""
         return signal.Signals(self.number).name if self.number is not None else ""
 
 
 class InterruptibleSleep:
-    """Sleeps, for a wait for a lock, but not past a signal."""
+    """A sleep that a signal ends; for waiting for a lock."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
 
     def sleep(self, seconds: float) -> None:
-        """Raises Cancelled if there was a signal."""
+        """Sleep for `seconds`. Raises Cancelled after a signal."""
         self._signals.wait(seconds)
         if self._signals.number is not None:
             raise Cancelled(f"stopped by {self._signals.name}")

@@ -1,4 +1,4 @@
-"""Single-flight: one call or value shared by all callers that need it, and a gate for one request at a time."""
+"""Single-flight: all callers share one call and its result. Also a gate for one request at a time."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from mirror.util.retry_policy import Clock
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-PATIENCE = 300  # seconds that one waits for another's call; the calls themselves end sooner
-HAND_OVER = 5.0  # seconds after which a gate's holder, who said nothing, is no longer waited for
+PATIENCE = 300  # seconds that a caller waits for the call of another; the calls themselves end sooner
+HAND_OVER = 5.0  # seconds after which the next thread may pass a gate although its holder has not left
 
 
-def again(error: MirrorError) -> MirrorError:
-    """The same error for another thread: an exception that is raised in two of them mixes their tracebacks."""
+def copy_error(error: MirrorError) -> MirrorError:
+    """Return a copy of the error for another thread.
+
+    Raising one exception in two threads would mix their tracebacks."""
     twin = copy.copy(error)
     twin.__cause__ = error
     return twin
 
 
-class _Flight(Generic[T]):
-    """One call in progress, and who waits for it."""
+class _SharedCall(Generic[T]):
+    """A call in progress and the threads that wait for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wakes: set[threading.Event] = set()
         self._ended = False
         self.result: T | None = None
-        self.error: MirrorError | None = Cancelled("the call was given up")  # until it ends otherwise
+        self.error: MirrorError | None = Cancelled("the call was cancelled")  # replaced when the call ends
 
     def end(self) -> None:
+        """Wake all threads that wait."""
         with self._lock:
             self._ended = True
             wakes, self._wakes = self._wakes, set()
@@ -43,7 +46,7 @@ class _Flight(Generic[T]):
             wake.set()
 
     def wait(self, stop: Stop, seconds: float | None) -> bool:
-        """Until it has ended: True. False: `seconds` have passed. Raises Cancelled."""
+        """Return True when the call has ended, False after `seconds`. Raises Cancelled."""
         wake = threading.Event()
         with self._lock:
             if self._ended:
@@ -59,57 +62,58 @@ class _Flight(Generic[T]):
         return False
 
 
-class Flights(Generic[K, T]):
-    """Calls by key: while one is in progress, who asks for the same key waits for it and gets what it got.
+class SingleFlight(Generic[K, T]):
+    """Shares calls by key: callers with the same key wait for the call in progress and get its result.
 
-    Thread-safe. An error is for all who wait, but for the cancellation of the one who makes the call: then
-    another of them makes it."""
+    Thread-safe. All waiting callers get the error of the call, except Cancelled: then one of them makes the call
+    again."""
 
     def __init__(self, what: str, patience: float | None = PATIENCE) -> None:
-        """patience: seconds; None: another's call is waited for without end."""
+        """patience: seconds to wait for the call of another thread; None: no limit."""
         self._what = what
         self._patience = patience
         self._lock = threading.Lock()
-        self._flights: dict[K, _Flight[T]] = {}
+        self._calls: dict[K, _SharedCall[T]] = {}
 
     def share(self, key: K, call: Callable[[], T], stop: Stop) -> T:
-        """The result of `call`, made here or by another thread. Raises what it raises; Cancelled; NetworkError
-        (timeout) if another's call does not end."""
+        """Return the result of `call`, which this thread or another one makes.
+
+        Raises the error of the call; Cancelled; NetworkError (timeout) if the call of another thread does not end."""
         while True:
             with self._lock:
-                flight = self._flights.get(key)
-                leads = flight is None
-                if flight is None:
-                    flight = self._flights[key] = _Flight()
+                shared = self._calls.get(key)
+                leads = shared is None
+                if shared is None:
+                    shared = self._calls[key] = _SharedCall()
             if leads:
-                return self._lead(key, flight, call)
-            if not flight.wait(stop, self._patience):
-                raise NetworkError(f"{self._what}: no answer within {self._patience} s", code="timeout")
-            error = flight.error
+                return self._lead(key, shared, call)
+            if not shared.wait(stop, self._patience):
+                raise NetworkError(f"{self._what}: no result within {self._patience} s", code="timeout")
+            error = shared.error
             if error is None:
-                return flight.result  # type: ignore[return-value]  # set with error = None
+                return shared.result  # type: ignore[return-value]  # set with error = None
             if not isinstance(error, Cancelled):
-                raise again(error)
+                raise copy_error(error)
 
-    def _lead(self, key: K, flight: _Flight[T], call: Callable[[], T]) -> T:
+    def _lead(self, key: K, shared: _SharedCall[T], call: Callable[[], T]) -> T:
         try:
-            result = flight.result = call()
-            flight.error = None
+            result = shared.result = call()
+            shared.error = None
         except MirrorError as error:
-            flight.error = error
+            shared.error = error
             raise
         finally:
             with self._lock:
-                del self._flights[key]
-            flight.end()
+                del self._calls[key]
+            shared.end()
         return result
 
 
 class Gate:
-    """Lets one thread through, and the others wait, until it is opened for good.
+    """Lets one thread pass while the others wait, until it is opened for good.
 
-    Who was let through may enter again. One that says nothing for HAND_OVER seconds of `clock` is followed by
-    the next, so that a holder which is itself made to wait can lock nobody out. Thread-safe."""
+    The holder may enter again. If it does not leave or enter within HAND_OVER seconds of `clock`, the next thread may
+    pass; so a holder that is blocked cannot block the others. Thread-safe."""
 
     __slots__ = ("_clock", "_holder", "_lock", "_opened", "_since", "_wakes")
 
@@ -117,16 +121,16 @@ class Gate:
         self._clock = clock
         self._lock = threading.Lock()
         self._opened = False
-        self._holder: int | None = None  # ident of the thread that was let through
-        self._since = 0.0  # when it was
+        self._holder: int | None = None  # ident of the thread that passed
+        self._since = 0.0  # when it passed
         self._wakes: set[threading.Event] = set()
 
-    @property
-    def opened(self) -> bool:
-        return self._opened
-
     def enter(self, stop: Stop) -> bool:
-        """True: go on. False, after a wait: something has changed; look at it, then enter again. Raises Cancelled."""
+        """Return True if the thread may pass.
+
+        Return False after a wait: something has changed, so check it and enter again.
+
+        Raises Cancelled."""
         me = threading.get_ident()
         with self._lock:
             now = self._clock.now()
@@ -146,57 +150,59 @@ class Gate:
         return False
 
     def leave(self) -> None:
-        """If this thread holds it: the next may go."""
+        """Let the next thread pass, if this thread is the holder."""
         with self._lock:
             if self._holder != threading.get_ident():
                 return
             self._holder = None
-            wakes = self._emptied()
+            wakes = self._take_waiters()
         for wake in wakes:
             wake.set()
 
     def open(self) -> None:
-        """Nobody waits here any more."""
+        """Let all threads pass from now on."""
         with self._lock:
             self._opened = True
             self._holder = None
-            wakes = self._emptied()
+            wakes = self._take_waiters()
         for wake in wakes:
             wake.set()
 
-    def _emptied(self) -> set[threading.Event]:
+    def _take_waiters(self) -> set[threading.Event]:
+        """Return the events of the waiting threads, and forget them."""
         wakes, self._wakes = self._wakes, set()
         return wakes
 
 
-class Once(Generic[T]):
-    """A value that is made when it is first asked for, once for all callers. Any thread.
+class LazyValue(Generic[T]):
+    """A value that is created on first use. Thread-safe; no lock is held during the creation.
 
-    A failure is kept as well, but for a stop."""
+    An error is kept as well, except Cancelled."""
 
-    def __init__(self, make: Callable[[Work], T]) -> None:
-        self._make = make
-        self._flights: Flights[None, None] = Flights("a value", patience=None)
-        self._made: list[T] = []
+    def __init__(self, factory: Callable[[Work], T]) -> None:
+        self._factory = factory
+        self._calls: SingleFlight[None, None] = SingleFlight("a value", patience=None)
+        self._created: list[T] = []
         self._error: MirrorError | None = None
 
     def get(self, work: Work) -> T:
-        """Raises what making it raises, and Cancelled."""
-        while not self._made:
+        """Return the value; create it if it does not exist. Raises the error of its creation, and Cancelled."""
+        while not self._created:
             if self._error is not None:
-                raise again(self._error)
-            self._flights.share(None, lambda: self._try(work), work.stop)
-        return self._made[0]
+                raise copy_error(self._error)
+            self._calls.share(None, lambda: self._create(work), work.stop)
+        return self._created[0]
 
-    def peek(self) -> T | None:
-        """The value, if it was made already."""
-        return self._made[0] if self._made else None
+    def value_if_created(self) -> T | None:
+        """Return the value if it exists."""
+        return self._created[0] if self._created else None
 
-    def _try(self, work: Work) -> None:
-        if self._made or self._error is not None:
+    def _create(self, work: Work) -> None:
+        """Create the value unless it exists or its creation has failed. Raises Cancelled."""
+        if self._created or self._error is not None:
             return
         try:
-            self._made.append(self._make(work))
+            self._created.append(self._factory(work))
         except Cancelled:
             raise
         except MirrorError as error:

@@ -1,7 +1,7 @@
-"""Plain values: classes that are made of their fields alone.
+"""The base class of values: classes that consist of their fields.
 
-The only module that imports msgspec. To define such a class costs a twentieth of what a data class does, and a run that
-has nothing to do consists of little else; to make one, compare it or hash it costs less as well (decision 25).
+Only this module imports msgspec. Defining such a class takes a twentieth of the time of a dataclass, which matters
+for a run without work. Creating, comparing and hashing values is faster, too (docs/decisions.md, decision 25).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Hiding", "Struct", "field", "replace"]
 
 
 class Hiding(Struct, frozen=True):
-    """What is shown of it leaves out the fields named in HIDDEN: a secret must not reach a log or a traceback."""
+    """A value whose representation omits the fields in HIDDEN, so that secrets do not appear in logs or tracebacks."""
 
     HIDDEN: ClassVar[tuple[str, ...]] = ()
 

@@ -1,4 +1,4 @@
-"""What the command line selects."""
+"""References, repositories and shards that the command line selects."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from mirror.commands.options import Only, Shard, repository_of
         (["oci:/dir:app"], "oci:/dir:app@sha256:abc", True),
     ],
 )
-def test_a_reference_takes_part_if_a_pattern_matches_it_or_its_repository(
+def test_a_reference_is_selected_if_a_pattern_matches_it_or_its_repository(
     patterns: list[str] | None, reference: str, wanted: bool
 ) -> None:
     only = Only(patterns)
     assert wanted == only.wants(reference)
     repository = reference.partition("@")[0] if "@" in reference else reference.rpartition(":")[0]
-    assert not wanted or only.takes(repository), "what is wanted must be looked for"
+    assert not wanted or only.takes(repository), "a repository with a selected reference must be listed"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_reference_takes_part_if_a_pattern_matches_it_or_its_repository(
         ("host/app:v*", "host/application", False),
     ],
 )
-def test_a_repository_that_no_pattern_reaches_is_not_even_listed(pattern: str, repository: str, needed: bool) -> None:
+def test_a_repository_that_no_pattern_can_match_is_not_listed(pattern: str, repository: str, needed: bool) -> None:
     assert needed == Only([pattern]).takes(repository)
 
 
@@ -69,12 +69,12 @@ def test_the_repository_of_a_reference(reference: str, repository: str) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_shards_split_repositories_without_gap_or_overlap_the_same_way_every_time(count: int) -> None:
+def test_shards_split_repositories_completely_and_deterministically(count: int) -> None:
     names = [f"host/team/app-{number}" for number in range(200)]
-    owners = [[shard for shard in range(count) if Shard(shard, count).has(name)] for name in names]
+    owners = [[shard for shard in range(count) if Shard(shard, count).contains(name)] for name in names]
     assert all(1 == len(owner) for owner in owners)
     assert set(range(count)) == {owner[0] for owner in owners}
-    assert [False, True, False] == [Shard(index, 3).has("quay.io/prometheus/prometheus") for index in range(3)]
+    assert [False, True, False] == [Shard(index, 3).contains("quay.io/prometheus/prometheus") for index in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -112,19 +112,23 @@ def test_shards_split_repositories_without_gap_or_overlap_the_same_way_every_tim
         ("[::1]:5000/team/app", "[::1]:5000/team/*", True),
     ],
 )
-def test_whether_a_pattern_can_match_something_of_a_source(pattern: str, name: str, can: bool) -> None:
+def test_patterns_that_cannot_match_a_source_are_reported(pattern: str, name: str, can: bool) -> None:
     assert ([] if can else [pattern]) == Only([pattern]).unmatched([name])
 
 
-def test_a_pattern_is_idle_until_something_matches_it() -> None:
+def test_a_pattern_is_unused_until_it_matches() -> None:
     only = Only(["host/app", "host/app:v1", "host/app:v9", "host/*:v2"])
     assert only.takes("host/app")
-    assert ["host/*:v2", "host/app:v1", "host/app:v9"] == only.idle()  # of a repository all there may be is nothing
+    assert [
+        "host/*:v2",
+        "host/app:v1",
+        "host/app:v9",
+    ] == only.idle()  # the repository was selected, but may have no tags
     assert all(only.wants(f"host/app:{tag}") for tag in ("v1", "v2"))
     assert ["host/app:v9"] == only.idle()
 
 
-def test_a_pattern_is_not_idle_where_what_it_reaches_was_not_seen() -> None:
+def test_a_pattern_is_not_reported_as_unused_if_its_repository_could_not_be_listed() -> None:
     patterns = ["host/app:v1", "host/team/web:v1", "other/app:v1"]
     only = Only(patterns)
     only.not_seen("host/app")
@@ -133,13 +137,13 @@ def test_a_pattern_is_not_idle_where_what_it_reaches_was_not_seen() -> None:
     assert [] == only.idle()
 
 
-def test_of_several_shards_the_one_that_has_the_repository_tells_of_an_idle_pattern() -> None:
+def test_the_shard_with_the_repository_reports_an_unused_pattern() -> None:
     names = [f"host/team/app-{number}" for number in range(20)]
     patterns = sorted(f"{name}:v9" for name in names)
-    told = []
+    output = []
     for shard in range(3):
         only = Only(patterns, Shard(shard, 3))
         mine = [name for name in names if only.takes(name)]
-        assert mine == [name for name in names if Shard(shard, 3).has(name)]
-        told += only.idle()
-    assert patterns == sorted(told)
+        assert mine == [name for name in names if Shard(shard, 3).contains(name)]
+        output += only.idle()
+    assert patterns == sorted(output)

@@ -22,17 +22,17 @@ from hypothesis import strategies as st
 from mirror.config import (
     Config,
     ConfigErrors,
+    ConfigProblem,
     LogConfig,
     Parallel,
-    Place,
-    Problem,
+    Position,
     load,
     schema,
     schema_text,
     state_directory,
     yaml_reader,
 )
-from mirror.config.tree import plain
+from mirror.config.tree import to_plain
 from mirror.errors import ConfigError, LocalError, MirrorError
 from mirror.limits import Rate
 from mirror.oci.digest import Digest
@@ -106,9 +106,10 @@ def test_all_problems_of_a_file_are_told_in_order_of_position(tmp_path: Path) ->
         "- source: a.example.com/App\n  targets: b.example.com/app\n  tags: [1.10]\n",
     )
     error = refused(path)
-    assert [2, 3, 5, 6, 7] == [problem.place.line for problem in error.problems]
+    assert [2, 3, 5, 6, 7] == [problem.position.line for problem in error.problems]
     assert (
-        Problem(Place(str(path), 3, 1), "", 'unknown key "registrys"; did you mean "registries"?') == error.problems[1]
+        ConfigProblem(Position(str(path), 3, 1), "", 'unknown key "registrys"; did you mean "registries"?')
+        == error.problems[1]
     )
     assert 5 == len(str(error).splitlines())
 
@@ -186,7 +187,7 @@ def test_a_small_file_has_the_documented_defaults(tmp_path: Path) -> None:
     assert {} == dict(config.registries)
     assert HostSettings("a.example.com") == config.settings_for("a.example.com")
     (mirror,) = config.mirrors
-    assert Place(str(path), 3, 3) == mirror.place
+    assert Position(str(path), 3, 3) == mirror.position
     assert "mirrors[0]" == mirror.path
     assert Repository("a.example.com", "app") == mirror.source
     assert (Repository("b.example.com", "app"),) == mirror.targets
@@ -458,18 +459,21 @@ def test_repositories_that_only_v1_has_are_not_found_by_a_wildcard(
     text = f"{HEAD}{registries}mirrors:\n- source: {source}\n  targets: ['{target}']\n  {mirror}\n"
     warnings = loaded(tmp_path, text).warnings
     assert warned == bool(warnings)
-    assert not warned or "mirrors[0].source: repositories that only v1 has are not found" in warnings[0]
+    assert not warned or "mirrors[0].source: a wildcard does not find repositories that only v1 has" in warnings[0]
 
 
 @pytest.mark.parametrize(
     "settings, says",
     [
-        (f"username: joe, password: {CANARY}", ':3:44: registries."b.example.com".password: a password in the file'),
-        ("username: joe, password: {file: open}", "open can be read by everybody"),
-        ("tls: {verify: false}", ".tls.verify: its certificate is not checked"),
+        (
+            f"username: joe, password: {CANARY}",
+            ':3:44: registries."b.example.com".password: the password is in the file',
+        ),
+        ("username: joe, password: {file: open}", "all users can read"),
+        ("tls: {verify: false}", ".tls.verify: the certificate is not verified"),
         (
             "plain-http: true, username: joe, password: {env: PATH}",
-            '"b.example.com".plain-http: credentials and images go over the network unprotected; remove `plain-http`',
+            '"b.example.com".plain-http: credentials and images are sent unencrypted; remove `plain-http`',
         ),
     ],
 )
@@ -507,13 +511,13 @@ def test_a_chain_of_mirrors_is_warned_about(tmp_path: Path) -> None:
 def test_a_tag_given_twice_is_warned_about_and_taken_once(tmp_path: Path) -> None:
     config = loaded(tmp_path, f"{HEAD}{MIRROR}  tags: [v1, v2, v1]\n")
     assert ("v1", "v2") == config.mirrors[0].tags.literal
-    assert '"v1" stands twice' in config.warnings[0]
+    assert '"v1" is listed twice' in config.warnings[0]
 
 
 def test_a_file_that_others_can_write_is_warned_about_when_root_runs_it(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + MIRROR)
     path.chmod(0o666)
-    assert (os.geteuid() == 0) == any("written by others" in warning for warning in load(path).warnings)
+    assert (os.geteuid() == 0) == any("other users than root can write" in warning for warning in load(path).warnings)
 
 
 def test_a_private_key_that_others_can_read_is_warned_about(tmp_path: Path) -> None:
@@ -522,7 +526,7 @@ def test_a_private_key_that_others_can_read_is_warned_about(tmp_path: Path) -> N
     issued.private_key_pem.write_to_path(tmp_path / "k.pem")
     text = f"{HEAD}registries:\n  b.example.com: {{tls: {{cert: c.pem, key: k.pem}}}}\n{MIRROR}"
     (tmp_path / "k.pem").chmod(0o644)
-    assert "k.pem can be used by others" in loaded(tmp_path, text).warnings[0]
+    assert "k.pem; chmod 600 it" in loaded(tmp_path, text).warnings[0]
     (tmp_path / "k.pem").chmod(0o600)
     assert () == loaded(tmp_path, text).warnings
 
@@ -630,8 +634,8 @@ def test_the_examples_of_the_manual_are_valid(block: str, tmp_path: Path, monkey
 def test_what_pyyaml_and_jsonschema_accept_is_what_we_accept(tmp_path: Path) -> None:
     for path in (ROOT / "configs").glob("*.yaml"):
         document = yaml_reader.read(path)
-        assert yaml.safe_load(path.read_bytes()) == plain(document.root)
-        jsonschema.validate(plain(document.root), json.loads(schema_text()))
+        assert yaml.safe_load(path.read_bytes()) == to_plain(document.root)
+        jsonschema.validate(to_plain(document.root), json.loads(schema_text()))
 
 
 def test_a_password_file_is_checked_but_not_read(tmp_path: Path) -> None:

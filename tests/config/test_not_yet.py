@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.config import ConfigErrors, Problem, load, schema
+from mirror.config import ConfigErrors, ConfigProblem, load, schema
 from tests.support.bad_configs import LATER_KEYS, later
 
 # What the language has from the start.
@@ -56,11 +56,11 @@ def test_a_key_that_has_no_effect_yet_has_one_message_whatever_its_value_is(
 def test_no_message_about_an_unknown_key_points_to_a_key_that_has_no_effect_yet() -> None:
     flagged = [where for where, part in schema.parts() if part.get("x-not-yet") is True]
     for key in {where.rpartition(".")[2] for where in schema.key_paths()}:
-        for place in schema.places_of(key):
-            assert not any(place == one or place.startswith((f"{one}.", f"{one}[")) for one in flagged), place
+        for position in schema.paths_of(key):
+            assert not any(position == one or position.startswith((f"{one}.", f"{one}[")) for one in flagged), position
 
 
-def _problems(text: str, folder: Path) -> tuple[Problem, ...]:
+def _problems(text: str, folder: Path) -> tuple[ConfigProblem, ...]:
     path = folder / "mirror.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigErrors) as caught:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.config import ConfigErrors, Problem, load
+from mirror.config import ConfigErrors, ConfigProblem, load
 from tests.support.bad_configs import CASES, Case
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
@@ -23,7 +23,7 @@ _SUGGESTS = re.compile(r"; write |did you mean")
 _WRITTEN = re.compile(rf"{_QUOTED}|'[^']*'|[^\s,\[\]]*\{{\w+\}}[^\s,\[\]]*|\[[^\]]*\]|[^,\]}}\n]*")
 
 
-def problems(path: Path) -> tuple[Problem, ...]:
+def problems(path: Path) -> tuple[ConfigProblem, ...]:
     try:
         load(path, secrets=False)
     except ConfigErrors as error:
@@ -31,10 +31,10 @@ def problems(path: Path) -> tuple[Problem, ...]:
     return ()
 
 
-def corrected(text: str, problem: Problem) -> str | None:
+def corrected(text: str, problem: ConfigProblem) -> str | None:
     """The file with what the message says to write; None: it says nothing that could be put there as it is."""
     lines = text.split("\n")
-    line, at = lines[problem.place.line - 1], problem.place.column - 1
+    line, at = lines[problem.position.line - 1], problem.position.column - 1
     key, value = _KEY.search(problem.message), _VALUE.search(problem.message)
     if key is not None:
         end = _end(re.compile(rf"{_QUOTED}|[^\s:]+(?::\d+)?"), line, at)
@@ -48,7 +48,7 @@ def corrected(text: str, problem: Problem) -> str | None:
         new = line[:start] + line[_end_of_flow(line, at) :]
     else:
         return None
-    lines[problem.place.line - 1] = new
+    lines[problem.position.line - 1] = new
     return "\n".join(lines)
 
 

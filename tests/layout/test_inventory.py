@@ -10,8 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from mirror.commands.bundle import listing
-from mirror.commands.inventory import inventory
+from mirror.commands.bundle import list_references
+from mirror.commands.inventory import make_inventory
 from mirror.errors import ConfigError, Refused
 from mirror.layout.inventory import BaseInventory, Inventory, parse_inventory, read_inventory
 from mirror.layout.inventory_reader import survey_store
@@ -146,14 +146,14 @@ def test_unreadable_manifests_are_reported_and_left_out_of_the_inventory(tmp_pat
     assert ["digest_mismatch"] == [one.code for one in found.problems]
     assert set(graph.tags) - {"v2", "latest"} == set(found.inventory.repositories["app"].tags)
     bundle.close()
-    told = listing(path)
+    told = list_references(path)
     assert (3, 1) == (told.code, len(told.problems))
 
 
 def test_the_inventory_of_a_bundle_is_printed_as_it_is_stored(tmp_path: Path) -> None:
     path = tmp_path / "bundle.tar"
     export(path, stock())
-    told = inventory(path)
+    told = make_inventory(path)
     bundle = opened(path)
     assert bundle.reader(work()).inventory_bytes == "".join(f"{line}\n" for line in told.lines).encode()
     assert 0 == told.code
@@ -173,7 +173,7 @@ def test_an_inventory_made_from_a_report_lists_the_copied_images(tmp_path: Path)
     ]
     path = tmp_path / "report.json"
     path.write_text(json.dumps({"schema": 1, "run": "x", "images": images}))
-    found = parse_inventory("\n".join(inventory(path).lines).encode(), "inventory")
+    found = parse_inventory("\n".join(make_inventory(path).lines).encode(), "inventory")
     tags = {name: one.tags for name, one in found.repositories.items()}
     one = {"v1": root}
     assert {"team/app": {"v1": root, "v2": root}, "web": {}, "lay/out": one, "bun/dle": one} == tags

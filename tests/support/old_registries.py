@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mirror.commands.registry_sources import Sources
+from mirror.commands.registry_sources import RegistrySources
 from mirror.errors import MirrorError
 from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
@@ -57,7 +57,7 @@ def opened(
     authorizer = HostAuthorizer(host_settings, credentials, session.one_off, session.trust.realm, limits.clock)
     session.authorizer = authorizer
     v2 = RegistryV2(session)
-    sources = Sources(credentials, limits, folder / "converted", limit, policy=QUICK)
+    sources = RegistrySources(credentials, limits, folder / "converted", limit, policy=QUICK)
     try:
         yield sources.open(v2, authorizer, host_settings, v1=mode, convert_schema1=schema1)
     finally:

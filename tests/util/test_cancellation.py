@@ -1,4 +1,4 @@
-"""A stop reaches all that listens to it; what a call carries along."""
+"""A stop reaches its children and callbacks; contexts of calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mirror.errors import Cancelled
 from mirror.util.cancellation import Stop, Work
 
 
-def test_a_stop_is_for_good_and_keeps_its_first_reason() -> None:
+def test_a_stop_cannot_be_withdrawn_and_keeps_its_first_reason() -> None:
     stop = Stop()
     stop.check()
     assert not stop.requested
@@ -24,7 +24,7 @@ def test_a_stop_is_for_good_and_keeps_its_first_reason() -> None:
     assert ("interrupted", False) == (caught.value.code, caught.value.retryable)
 
 
-def test_a_sleep_ends_when_its_time_is_over_or_at_once_when_stopped() -> None:
+def test_a_sleep_ends_after_its_time_or_at_once_on_a_stop() -> None:
     stop = Stop()
     stop.sleep(0)
     stop.sleep(-1)
@@ -37,7 +37,7 @@ def test_a_sleep_ends_when_its_time_is_over_or_at_once_when_stopped() -> None:
         stop.sleep(0)
 
 
-def test_a_callback_is_called_once_by_a_stop_while_inside() -> None:
+def test_a_stop_calls_a_callback_once_inside_its_block() -> None:
     stop, calls = Stop(), list[str]()
     with stop.calls(lambda: calls.append("before")):
         pass
@@ -47,7 +47,7 @@ def test_a_callback_is_called_once_by_a_stop_while_inside() -> None:
         assert ["inside", "nested"] == calls
 
 
-def test_a_callback_that_comes_too_late_is_called_at_once() -> None:
+def test_a_callback_registered_after_the_stop_is_called_at_once() -> None:
     stop, calls = Stop(), list[str]()
     stop.request("now")
     with stop.calls(lambda: calls.append("late")):
@@ -70,8 +70,8 @@ def test_a_callback_may_use_the_stop() -> None:
     assert ["inner", True] == calls
 
 
-def test_who_leaves_while_it_is_being_stopped_waits_for_the_callback() -> None:
-    """A socket that was given back to its pool must not be shut by a stop of who had it before."""
+def test_leaving_the_block_during_a_stop_waits_for_the_callback() -> None:
+    """A stop must not shut a socket that its former user has returned to the pool."""
     stop, inside, leaving, left = Stop(), threading.Event(), threading.Event(), threading.Event()
     seen = list[bool]()
 
@@ -95,7 +95,7 @@ def test_who_leaves_while_it_is_being_stopped_waits_for_the_callback() -> None:
     assert ([False], True) == (seen, left.is_set())
 
 
-def test_a_child_is_stopped_with_its_parent_and_not_the_other_way_round() -> None:
+def test_a_stop_of_the_parent_stops_its_children_but_not_vice_versa() -> None:
     parent = Stop()
     child, other, closed = Stop(parent), Stop(parent), Stop(parent)
     grandchild = Stop(child)
@@ -108,14 +108,14 @@ def test_a_child_is_stopped_with_its_parent_and_not_the_other_way_round() -> Non
     assert "all" == Stop(parent).reason
 
 
-def test_a_closed_child_is_forgotten_by_its_parent() -> None:
+def test_a_parent_does_not_keep_closed_children() -> None:
     parent = Stop()
     for _ in range(100):
         Stop(parent).close()
     assert {} == parent._callbacks
 
 
-def test_work_done_once_has_the_same_stop_and_progress() -> None:
+def test_work_without_retries_has_the_same_stop_and_progress() -> None:
     moved = list[int]()
     work = Work(Stop(), moved.append)
     work.once().progress(3)
@@ -123,20 +123,20 @@ def test_work_done_once_has_the_same_stop_and_progress() -> None:
     Work(Stop()).progress(1)
 
 
-def test_a_work_that_outlives_another_is_stopped_a_while_after_it() -> None:
+def test_work_with_a_grace_period_is_stopped_after_it() -> None:
     stop = Stop()
-    with Work(stop).outliving(0.01) as late:
+    with Work(stop).with_grace_period(0.01) as late:
         assert not late.stop.requested
         stop.request("a signal")
         with pytest.raises(Cancelled, match="a signal"):
             late.stop.sleep(30)
 
 
-def test_a_work_that_outlives_another_is_not_stopped_without_it_and_leaves_no_thread() -> None:
+def test_work_with_a_grace_period_is_not_stopped_without_a_request_and_leaves_no_thread() -> None:
     stop = Stop()
-    with Work(stop).outliving(0.0) as late:
+    with Work(stop).with_grace_period(0.0) as late:
         pass
     stop.request("later")
     assert not late.stop.requested
-    with pytest.raises(Cancelled), Work(stop).outliving(1.0):
+    with pytest.raises(Cancelled), Work(stop).with_grace_period(1.0):
         raise AssertionError

@@ -14,7 +14,7 @@ import pytest
 
 from mirror.errors import BUSY, LOCAL, LocalError, LockBusy
 from mirror.util.cancellation import Stop
-from mirror.util.files import Lock, atomic_write, local_error, private_directory, sweep
+from mirror.util.files import Lock, atomic_write, delete_leftovers, local_error, private_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +49,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_has_its_new_content_after_the_block_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_a_file_has_its_new_content_after_the_block_and_no_temporary_file_is_left(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_bytes(b"old")
     with atomic_write(path) as out:
@@ -71,7 +71,7 @@ def test_a_block_that_raises_leaves_the_old_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
-def test_a_file_is_ours_alone_whatever_the_umask(tmp_path: Path, mask: int) -> None:
+def test_only_the_owner_can_access_a_file_whatever_the_umask(tmp_path: Path, mask: int) -> None:
     path = tmp_path / "file"
     with umask(mask), atomic_write(path):
         (temporary,) = tmp_path.iterdir()
@@ -79,14 +79,14 @@ def test_a_file_is_ours_alone_whatever_the_umask(tmp_path: Path, mask: int) -> N
     assert 0o600 == mode(path)
 
 
-def test_a_wider_mode_is_given_only_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_file_has_the_requested_mode(tmp_path: Path) -> None:
     path = tmp_path / "bundle.tar"
     with umask(0), atomic_write(path, mode=0o640):
         pass
     assert 0o640 == mode(path)
 
 
-def test_a_link_in_the_files_place_is_replaced_and_not_followed(tmp_path: Path) -> None:
+def test_a_link_at_the_path_is_replaced_and_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "authorized_keys"
     victim.write_bytes(b"keys")
     path = tmp_path / "report.json"
@@ -97,7 +97,7 @@ def test_a_link_in_the_files_place_is_replaced_and_not_followed(tmp_path: Path) 
     assert not path.is_symlink()
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_writing_to_a_pipe_or_directory_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "directory").mkdir()
     for name in ("pipe", "directory"):
@@ -114,7 +114,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         ("x" * 300, "choose a shorter path"),
     ],
 )
-def test_a_file_that_cannot_be_made_is_local_trouble_that_names_its_path(tmp_path: Path, where: str, told: str) -> None:
+def test_the_error_for_a_file_that_cannot_be_created_names_its_path(tmp_path: Path, where: str, told: str) -> None:
     (tmp_path / "afile").touch()
     with pytest.raises(LocalError) as caught, atomic_write(tmp_path / where):
         pass
@@ -139,8 +139,8 @@ except LocalError as error:
 """
 
 
-@pytest.mark.parametrize("size", [7_000, 300_000])  # below and above what is collected before a write
-def test_a_full_disk_leaves_the_old_content_and_says_so(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [7_000, 300_000])  # below and above the size of the write buffer
+def test_a_full_disk_leaves_the_old_content_and_is_reported(tmp_path: Path, size: int) -> None:
     path = tmp_path / "report.json"
     path.write_bytes(b"old")
     out, err = python(FULL, path, size).communicate(timeout=20)
@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_the_old_content_and_says_so(tmp_path: Path, size: in
     assert ["report.json"] == names(tmp_path)
 
 
-def test_an_error_of_the_block_is_not_taken_for_one_of_the_file(tmp_path: Path) -> None:
+def test_an_error_of_the_block_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(ConnectionResetError), atomic_write(tmp_path / "file"):
         raise ConnectionResetError
     assert [] == names(tmp_path)
@@ -169,12 +169,12 @@ for letter in cycle("ab"):
 """
 
 
-def test_a_writer_that_is_killed_leaves_the_old_or_the_new_content(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_old_or_the_new_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for round_ in range(6):
         with python(WRITE_FOREVER, path) as writer:
             assert writer.stdout
-            for _ in range(2 + round_):  # it is in the middle of the next one by then
+            for _ in range(2 + round_):  # then the process is in the middle of the next write
                 writer.stdout.readline()
             writer.kill()
         content = path.read_bytes()
@@ -182,7 +182,7 @@ def test_a_writer_that_is_killed_leaves_the_old_or_the_new_content(tmp_path: Pat
     left = len(names(tmp_path)) - 1
     (tmp_path / ".file.tmp").touch()
     (tmp_path / ".file.0123456789abcdef.tmp").symlink_to("file")
-    assert left == sweep(tmp_path)
+    assert left == delete_leftovers(tmp_path)
     assert [".file.0123456789abcdef.tmp", ".file.tmp", "file"] == names(tmp_path)
 
 
@@ -190,7 +190,7 @@ def test_a_writer_that_is_killed_leaves_the_old_or_the_new_content(tmp_path: Pat
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
-def test_a_private_directory_and_its_missing_parents_are_made_for_us_alone(tmp_path: Path, mask: int) -> None:
+def test_a_private_directory_and_its_missing_parents_are_created_for_the_owner_only(tmp_path: Path, mask: int) -> None:
     with umask(mask):
         made = private_directory(tmp_path / "a" / "b" / "state")
     assert tmp_path / "a" / "b" / "state" == made
@@ -199,7 +199,7 @@ def test_a_private_directory_and_its_missing_parents_are_made_for_us_alone(tmp_p
 
 
 @pytest.mark.parametrize("bits", [0o720, 0o702, 0o777])
-def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path, bits: int) -> None:
+def test_a_directory_that_others_can_write_to_is_an_error(tmp_path: Path, bits: int) -> None:
     state = tmp_path / "state"
     state.mkdir()
     state.chmod(bits)
@@ -209,14 +209,14 @@ def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path, bits: i
     assert f"chmod go-w {state}" in caught.value.hint
 
 
-def test_a_directory_that_others_can_only_read_will_do(tmp_path: Path) -> None:
+def test_a_directory_that_others_can_only_read_is_accepted(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     state.chmod(0o755)
     assert state == private_directory(state)
 
 
-def test_a_link_to_a_directory_is_refused_but_not_one_further_up(tmp_path: Path) -> None:
+def test_a_link_to_a_directory_is_an_error_but_a_linked_parent_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "real" / "state").mkdir(parents=True)
     (tmp_path / "up").symlink_to("real")
     (tmp_path / "link").symlink_to("real/state")
@@ -225,14 +225,14 @@ def test_a_link_to_a_directory_is_refused_but_not_one_further_up(tmp_path: Path)
     assert tmp_path / "up" / "state" == private_directory(tmp_path / "up" / "state")
 
 
-def test_a_link_that_leads_nowhere_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
+def test_a_dangling_link_is_an_error_and_nothing_is_created(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(LocalError, match="is a symbolic link"):
         private_directory(tmp_path / "link")
     assert ["link"] == names(tmp_path)
 
 
-def test_another_users_directory_is_refused_with_the_way_to_mend_it(tmp_path: Path) -> None:
+def test_the_error_for_a_directory_of_another_user_has_a_remedy(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
     if os.geteuid() == 0:
@@ -244,7 +244,7 @@ def test_another_users_directory_is_refused_with_the_way_to_mend_it(tmp_path: Pa
     assert f"chown -R {os.geteuid()} {state}" in caught.value.hint
 
 
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_file_that_is_not_a_directory(tmp_path: Path) -> None:
     blocker = tmp_path / "afile"
     blocker.touch()
     for path in (blocker, blocker / "state", blocker / "deep" / "state"):
@@ -267,7 +267,7 @@ with Lock(Path(sys.argv[1])).acquire(0, Stop()):
 """
 
 
-def holder(path: Path) -> subprocess.Popen[str]:
+def start_holder(path: Path) -> subprocess.Popen[str]:
     child = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -276,9 +276,9 @@ def holder(path: Path) -> subprocess.Popen[str]:
     return child
 
 
-def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:
+def test_the_error_for_a_busy_lock_names_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with holder(path) as child:
+    with start_holder(path) as child:
         with pytest.raises(LockBusy) as caught:
             Lock(path).acquire(0, Stop())
         assert BUSY == caught.value.exit_code
@@ -289,7 +289,7 @@ def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:
         assert 0o600 == mode(path)
 
 
-def test_waiting_for_a_lock_ends(tmp_path: Path) -> None:
+def test_the_wait_for_a_lock_is_limited(tmp_path: Path) -> None:
     with Lock(tmp_path / "lock").acquire(0, Stop()):
         begin = time.monotonic()
         with pytest.raises(LockBusy, match="another run"):
@@ -298,7 +298,7 @@ def test_waiting_for_a_lock_ends(tmp_path: Path) -> None:
 
 
 class ReleaseAfter:
-    """Sleeps that take no time; the lock is given back in the third. The lengths are kept."""
+    """Sleeps that take no time; the third one releases the lock. The durations are recorded."""
 
     def __init__(self, lock: Lock) -> None:
         self.lock = lock
@@ -310,14 +310,14 @@ class ReleaseAfter:
             self.lock.release()
 
 
-def test_who_waits_gets_the_lock_when_it_is_given_back(tmp_path: Path) -> None:
+def test_a_waiting_run_gets_the_lock_when_it_is_released(tmp_path: Path) -> None:
     first = Lock(tmp_path / "lock").acquire(0, Stop())
     stop = ReleaseAfter(first)
     with Lock(tmp_path / "lock").acquire(60, stop):
         assert [0.2] * 3 == stop.slept
 
 
-def test_waiting_for_a_lock_is_cut_short_by_a_stop(tmp_path: Path) -> None:
+def test_a_stop_ends_the_wait_for_a_lock(tmp_path: Path) -> None:
     stop = Stop()
     stop.request("SIGTERM")
     with Lock(tmp_path / "lock").acquire(0, Stop()), pytest.raises(Exception, match="SIGTERM"):
@@ -326,14 +326,14 @@ def test_waiting_for_a_lock_is_cut_short_by_a_stop(tmp_path: Path) -> None:
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with holder(path) as child:
+    with start_holder(path) as child:
         child.kill()
         child.wait()
         with Lock(path).acquire(0, Stop()):
             assert str(os.getpid()) in path.read_text()
 
 
-def test_a_lock_file_that_was_removed_meanwhile_is_not_mistaken_for_the_lock(tmp_path: Path) -> None:
+def test_a_deleted_lock_file_is_not_mistaken_for_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with Lock(path).acquire(0, Stop()):
         path.unlink()
@@ -341,7 +341,7 @@ def test_a_lock_file_that_was_removed_meanwhile_is_not_mistaken_for_the_lock(tmp
             Lock(path).acquire(0, Stop())
 
 
-def test_a_link_as_lock_file_is_refused_and_what_it_leads_to_is_kept(tmp_path: Path) -> None:
+def test_a_link_as_lock_file_is_an_error_and_its_target_is_kept(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "lock").symlink_to(victim)
@@ -351,7 +351,7 @@ def test_a_link_as_lock_file_is_refused_and_what_it_leads_to_is_kept(tmp_path: P
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 50, b"pid 0 since now\n", b"pid 12\x1b[31m since\n", b"x" * 5000])
-def test_a_lock_file_with_other_content_locks_all_the_same(tmp_path: Path, content: bytes) -> None:
+def test_the_content_of_a_lock_file_does_not_matter(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "lock"
     with Lock(path).acquire(0, Stop()):
         path.write_bytes(content)
@@ -360,7 +360,7 @@ def test_a_lock_file_with_other_content_locks_all_the_same(tmp_path: Path, conte
     assert f"another run holds {path}" == caught.value.what
 
 
-def test_who_may_not_read_is_told_of_reading(tmp_path: Path) -> None:
+def test_hints_about_permissions_name_the_operation(tmp_path: Path) -> None:
     refused = PermissionError(errno.EACCES, "Permission denied")
-    assert "the right to read it" in local_error("read", tmp_path, refused).hint
-    assert "the right to write there" in local_error("write", tmp_path, refused).hint
+    assert "permission to read" in local_error("read", tmp_path, refused).hint
+    assert "permission to write" in local_error("write", tmp_path, refused).hint

@@ -25,7 +25,7 @@ def test_the_longest_wait_doubles_up_to_the_cap_and_the_last_attempt_is_the_last
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.25, 0.999])
-def test_a_wait_is_drawn_between_nothing_and_the_longest(draw: float) -> None:
+def test_a_wait_is_drawn_between_zero_and_the_longest(draw: float) -> None:
     assert draw * 2.0 == POLICY.wait_before_next(3, LOST, 0.0, draw=lambda: draw)
 
 
@@ -34,34 +34,34 @@ def test_clients_that_failed_together_wait_for_different_times() -> None:
 
 
 @pytest.mark.parametrize("error", [NotFound("no"), AuthError("no"), Refused("no"), NetworkError("no", retryable=False)])
-def test_what_a_retry_cannot_help_is_not_tried_again(error: MirrorError) -> None:
+def test_errors_that_are_not_retryable_are_not_retried(error: MirrorError) -> None:
     assert longest(1, error) is None
 
 
-def test_no_attempt_begins_after_the_time_budget() -> None:
+def test_no_attempt_starts_after_the_time_budget() -> None:
     assert [0.5, None, None] == [longest(1, waited=waited) for waited in (89.4, 89.5, 1000.0)]
 
 
 @pytest.mark.parametrize(("asked", "wait"), [(3.0, 3.0), (120.0, 120.0), (120.1, None), (1e9, None)])
-def test_a_wait_that_the_server_asks_for_is_kept_or_ends_the_attempts(asked: float, wait: float | None) -> None:
+def test_a_retry_after_is_honored_or_ends_the_attempts(asked: float, wait: float | None) -> None:
     error = RateLimited("429", retry_after=asked)
     assert wait == longest(1, error)
     assert wait == longest(1, error, waited=1000.0), "only the policy's own waits count against its time budget"
 
 
 @pytest.mark.parametrize("asked", [0.0, 0.3, 1.9])
-def test_a_wait_is_never_shorter_than_the_backoff_whatever_the_server_asks_for(asked: float) -> None:
+def test_a_retry_after_never_shortens_the_backoff(asked: float) -> None:
     error = RateLimited("429", retry_after=asked)
     assert 2.0 == longest(3, error)
     assert max(asked, 0.5) == POLICY.wait_before_next(3, error, 0.0, draw=lambda: 0.25)
 
 
-def test_a_server_that_asks_for_waits_gets_no_more_attempts_than_others() -> None:
+def test_a_retry_after_does_not_add_attempts() -> None:
     error = RateLimited("429", retry_after=3.0)
     assert [3.0, 3.0, 3.0, 4.0, None, None] == [longest(attempt, error) for attempt in range(1, 7)]
 
 
-def test_once_means_once() -> None:
+def test_the_policy_once_allows_no_retry() -> None:
     assert longest(1, policy=ONCE) is None
     assert longest(1, RateLimited("429", retry_after=0.0), policy=ONCE) is None
 
@@ -74,7 +74,7 @@ def test_once_means_once() -> None:
     draw=st.floats(0, 1, exclude_max=True),
     asked=st.none() | st.floats(0, 1e9),
 )
-def test_every_sequence_of_waits_ends_in_bounded_time(
+def test_every_sequence_of_waits_is_bounded(
     attempts: int, base: float, cap: float, budget: float, draw: float, asked: float | None
 ) -> None:
     policy = Policy(attempts=attempts, base=base, cap=cap, budget=budget)
@@ -93,7 +93,7 @@ def test_every_sequence_of_waits_ends_in_bounded_time(
     assert asked is not None or sum(waits) < budget or not waits
 
 
-def test_the_clock_of_the_machine_never_goes_back() -> None:
+def test_the_system_clock_never_goes_back() -> None:
     clock: Any = SystemClock()
     before = time.monotonic()
     times = [clock.now() for _ in range(1000)]

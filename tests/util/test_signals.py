@@ -1,4 +1,4 @@
-"""Signals reach the main thread, whatever it does and whoever they were delivered to."""
+"""Signals reach the main thread, whatever it does and whichever thread receives them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.registries.process import eventually
 
 
 @pytest.fixture
-def undivided() -> Iterator[None]:
-    """A thread goes on until it waits for something."""
+def long_switch_interval() -> Iterator[None]:
+    """A thread runs until it waits for something."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1000)
     yield
     sys.setswitchinterval(before)
 
 
-@pytest.mark.usefixtures("undivided")
-def test_a_signal_that_another_thread_gets_wakes_the_main_thread() -> None:
-    """The main thread's wait is not interrupted then, as it is not by a signal that comes just before it begins."""
+@pytest.mark.usefixtures("long_switch_interval")
+def test_a_signal_delivered_to_another_thread_wakes_the_main_thread() -> None:
+    """Such a signal does not interrupt the wait of the main thread, nor does one that comes just before the wait."""
     begin = threading.Event()
 
     def signalled() -> None:
@@ -39,13 +39,13 @@ def test_a_signal_that_another_thread_gets_wakes_the_main_thread() -> None:
     with Signals() as signals:
         other = threading.Thread(target=signalled, name="other")
         other.start()
-        begin.set()  # the other goes on when this thread waits for the signal
+        begin.set()  # the other thread continues when this thread waits for the signal
         woken = signals.wait(10)
         other.join()
         assert (True, signal.SIGTERM, "SIGTERM") == (woken, signals.number, signals.name)
 
 
-def test_all_that_is_waited_for_after_a_signal_shares_one_bound() -> None:
+def test_all_waits_after_a_signal_share_one_limit() -> None:
     patience: list[float] = []
     with Signals() as signals:
         rest(patience.append, signals)
@@ -58,43 +58,43 @@ def test_all_that_is_waited_for_after_a_signal_shares_one_bound() -> None:
     assert LEAVING >= patience[1] > patience[2] >= AT_LEAST
 
 
-def test_what_is_waited_for_when_a_run_is_over_fits_the_bound_of_a_signal_that_may_yet_come() -> None:
+def test_waits_at_the_end_of_a_run_fit_the_limit_of_a_later_signal() -> None:
     with Signals() as signals:
         assert LEAVING == left(signals)
         signal.raise_signal(signal.SIGTERM)
         assert LEAVING >= left(signals) >= AT_LEAST
 
 
-def test_what_does_not_end_within_that_bound_is_left_behind() -> None:
+def test_threads_that_do_not_end_within_the_limit_are_left_behind() -> None:
     def hang(patience: float) -> None:
         raise LocalError(f"1 thread did not end within {patience} s")
 
     with Signals() as signals:
         with pytest.raises(LocalError):
             rest(hang, signals)
-        assert not signals.hung
+        assert not signals.has_hung_threads
         signal.raise_signal(signal.SIGTERM)
         rest(hang, signals)
-        assert signals.hung
+        assert signals.has_hung_threads
 
 
-def test_a_thread_that_hangs_keeps_the_process_of_no_command() -> None:
+def test_a_hanging_thread_does_not_keep_the_process_alive() -> None:
     code = """
 import threading
 from mirror.util.signals import Signals
 signals = Signals()
 threading.Thread(target=threading.Event().wait).start()
-signals.hung = True
-signals.leave(143)
+signals.has_hung_threads = True
+signals.exit_if_hung(143)
 """
     assert 143 == subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode
 
 
-def test_a_thread_that_ended_lets_the_process_end_as_usual() -> None:
-    assert 143 == Signals().leave(143)
+def test_a_process_without_hanging_threads_exits_normally() -> None:
+    assert 143 == Signals().exit_if_hung(143)
 
 
-def test_what_was_before_is_there_again_afterwards() -> None:
+def test_the_previous_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Signals() as signals:
         assert not signals.wait(0)

@@ -1,4 +1,4 @@
-"""One call for many, one request alone: waiting that always ends."""
+"""Callers share one call; a gate lets one thread pass at a time; every wait ends."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from mirror.errors import AuthError, Cancelled, NetworkError
 from mirror.util.cancellation import Stop, Work
-from mirror.util.single_flight import HAND_OVER, Flights, Gate, Once, again
+from mirror.util.single_flight import HAND_OVER, Gate, LazyValue, SingleFlight, copy_error
 from tests.registry.auth.doubles import FakeClock, WatchedStop
 
 
 class Call:
-    """A call that ends when told to."""
+    """A call that ends when the test says so."""
 
     def __init__(self, result: str | Exception) -> None:
         self.result = result
@@ -33,17 +33,17 @@ class Call:
         return result
 
 
-def started(pool: ThreadPoolExecutor, flights: Flights[str, str], call: Call) -> Future[str]:
+def start_call(pool: ThreadPoolExecutor, flights: SingleFlight[str, str], call: Call) -> Future[str]:
     future = pool.submit(flights.share, "key", call, Stop())
     assert call.begun.wait(60)
     return future
 
 
-def test_who_asks_while_a_call_is_made_gets_its_result() -> None:
-    flights: Flights[str, str] = Flights("x")
+def test_callers_during_a_call_get_its_result() -> None:
+    flights: SingleFlight[str, str] = SingleFlight("x")
     call, stops = Call("first"), [WatchedStop() for _ in range(5)]
     with ThreadPoolExecutor(6) as pool:
-        leader = started(pool, flights, call)
+        leader = start_call(pool, flights, call)
         others = [pool.submit(flights.share, "key", lambda: "other", stop) for stop in stops]
         assert all(stop.waits.wait(60) for stop in stops)
         call.end.set()
@@ -51,11 +51,11 @@ def test_who_asks_while_a_call_is_made_gets_its_result() -> None:
     assert "second" == flights.share("key", lambda: "second", Stop())
 
 
-def test_an_error_is_for_all_who_wait_each_with_its_own_copy() -> None:
-    flights: Flights[str, str] = Flights("x")
+def test_all_waiting_callers_get_a_copy_of_the_error() -> None:
+    flights: SingleFlight[str, str] = SingleFlight("x")
     call, stop = Call(AuthError("no", hint="h", status=401)), WatchedStop()
     with ThreadPoolExecutor(2) as pool:
-        leader = started(pool, flights, call)
+        leader = start_call(pool, flights, call)
         other = pool.submit(flights.share, "key", lambda: "other", stop)
         assert stop.waits.wait(60)
         call.end.set()
@@ -66,11 +66,11 @@ def test_an_error_is_for_all_who_wait_each_with_its_own_copy() -> None:
 
 
 @pytest.mark.parametrize("failure", [Cancelled("only this one"), ValueError("a bug")])
-def test_when_the_one_who_calls_is_called_off_another_calls(failure: Exception) -> None:
-    flights: Flights[str, str] = Flights("x")
+def test_if_the_calling_thread_is_cancelled_another_caller_makes_the_call(failure: Exception) -> None:
+    flights: SingleFlight[str, str] = SingleFlight("x")
     call, stop = Call(failure), WatchedStop()
     with ThreadPoolExecutor(2) as pool:
-        leader = started(pool, flights, call)
+        leader = start_call(pool, flights, call)
         other = pool.submit(flights.share, "key", lambda: "other", stop)
         assert stop.waits.wait(60)
         call.end.set()
@@ -78,11 +78,11 @@ def test_when_the_one_who_calls_is_called_off_another_calls(failure: Exception) 
         assert failure is leader.exception(10)
 
 
-def test_who_waits_can_be_called_off() -> None:
-    flights: Flights[str, str] = Flights("x")
+def test_a_waiting_caller_can_be_cancelled() -> None:
+    flights: SingleFlight[str, str] = SingleFlight("x")
     call, stop = Call("late"), WatchedStop()
     with ThreadPoolExecutor(2) as pool:
-        leader = started(pool, flights, call)
+        leader = start_call(pool, flights, call)
         other = pool.submit(flights.share, "key", lambda: "other", stop)
         assert stop.waits.wait(60)
         stop.request("a signal")
@@ -92,22 +92,22 @@ def test_who_waits_can_be_called_off() -> None:
         assert "late" == leader.result(10)
 
 
-def test_nobody_waits_for_ever() -> None:
-    flights: Flights[str, str] = Flights("a token", patience=0.05)
+def test_the_wait_for_a_shared_call_is_limited() -> None:
+    flights: SingleFlight[str, str] = SingleFlight("a token", patience=0.05)
     call = Call("late")
     with ThreadPoolExecutor(1) as pool:
-        leader = started(pool, flights, call)
-        with pytest.raises(NetworkError, match="a token: no answer") as caught:
+        leader = start_call(pool, flights, call)
+        with pytest.raises(NetworkError, match="a token: no result") as caught:
             flights.share("key", lambda: "other", Stop())
         assert ("timeout", True) == (caught.value.code, caught.value.retryable)
         call.end.set()
         leader.result(10)
 
 
-def test_a_value_is_made_once_for_all_who_ask() -> None:
+def test_a_value_is_created_once_for_all_callers() -> None:
     call, stop = Call("made"), WatchedStop()
-    once = Once(lambda work: call())
-    assert once.peek() is None
+    once = LazyValue(lambda work: call())
+    assert once.value_if_created() is None
     with ThreadPoolExecutor(2) as pool:
         leader = pool.submit(once.get, Work(Stop()))
         assert call.begun.wait(60)
@@ -116,12 +116,12 @@ def test_a_value_is_made_once_for_all_who_ask() -> None:
         call.end.set()
         assert ["made", "made"] == [leader.result(10), other.result(10)]
     call.result = "made again"
-    assert ("made", "made") == (once.get(Work(Stop())), once.peek())
+    assert ("made", "made") == (once.get(Work(Stop())), once.value_if_created())
 
 
-def test_a_value_that_could_not_be_made_is_not_tried_again_unless_its_maker_was_called_off() -> None:
+def test_a_failed_creation_is_not_repeated_unless_it_was_cancelled() -> None:
     results: list[Exception | str] = [Cancelled("a signal"), AuthError("no"), "made"]
-    once = Once(lambda work: Call.returned(results.pop(0)))
+    once = LazyValue(lambda work: Call.returned(results.pop(0)))
     with pytest.raises(Cancelled):
         once.get(Work(Stop()))
     for _ in range(2):
@@ -131,18 +131,18 @@ def test_a_value_that_could_not_be_made_is_not_tried_again_unless_its_maker_was_
 
 
 def test_calls_for_different_keys_do_not_wait_for_each_other() -> None:
-    flights: Flights[str, str] = Flights("x")
+    flights: SingleFlight[str, str] = SingleFlight("x")
     call = Call("a")
     with ThreadPoolExecutor(1) as pool:
-        leader = started(pool, flights, call)
+        leader = start_call(pool, flights, call)
         assert "b" == flights.share("other", lambda: "b", Stop())
         call.end.set()
         assert "a" == leader.result(10)
 
 
-def test_an_error_told_again_is_the_same_but_for_its_traceback() -> None:
+def test_a_copy_of_an_error_differs_only_in_its_traceback() -> None:
     first = AuthError("what", hint="hint", code="auth_denied", status=403, retryable=True, retry_after=2)
-    second = again(first)
+    second = copy_error(first)
     assert vars(first) == vars(second)
     assert (AuthError, "what (hint)", first) == (type(second), str(second), second.__cause__)
 
@@ -150,37 +150,37 @@ def test_an_error_told_again_is_the_same_but_for_its_traceback() -> None:
 # --- the gate
 
 
-def inside(gate: Gate, stop: Stop) -> bool:
-    """Enter as users do: until it says yes."""
+def enter_gate(gate: Gate, stop: Stop) -> bool:
+    """Enter the gate, with new attempts until the thread may pass."""
     while not gate.enter(stop):
         pass
     return True
 
 
-def waiting(pool: ThreadPoolExecutor, gate: Gate, count: int) -> tuple[list[Future[bool]], list[WatchedStop]]:
+def start_waiters(pool: ThreadPoolExecutor, gate: Gate, count: int) -> tuple[list[Future[bool]], list[WatchedStop]]:
     stops = [WatchedStop() for _ in range(count)]
-    futures = [pool.submit(inside, gate, stop) for stop in stops]
+    futures = [pool.submit(enter_gate, gate, stop) for stop in stops]
     assert all(stop.waits.wait(60) for stop in stops)
     return futures, stops
 
 
-def test_a_gate_lets_one_through_again_and_again_and_all_once_it_is_open() -> None:
+def test_a_gate_lets_its_holder_pass_repeatedly_and_all_threads_once_it_is_open() -> None:
     gate = Gate(FakeClock())
     assert gate.enter(Stop())
     assert gate.enter(Stop())
     with ThreadPoolExecutor(4) as pool:
-        futures, _ = waiting(pool, gate, 4)
+        futures, _ = start_waiters(pool, gate, 4)
         assert not any(future.done() for future in futures)
         gate.open()
         assert [True] * 4 == [future.result(10) for future in futures]
-    assert gate.opened
+    assert gate.enter(Stop())
 
 
-def test_who_leaves_lets_the_next_one_in_and_only_that() -> None:
+def test_leaving_a_gate_lets_exactly_one_thread_pass() -> None:
     gate = Gate(FakeClock())
     gate.enter(Stop())
     with ThreadPoolExecutor(2) as pool:
-        futures, stops = waiting(pool, gate, 2)
+        futures, stops = start_waiters(pool, gate, 2)
         gate.leave()
         gate.leave()
         while not any(future.done() for future in futures):
@@ -191,28 +191,28 @@ def test_who_leaves_lets_the_next_one_in_and_only_that() -> None:
     assert 1 == sum(future.exception() is not None for future in futures)
 
 
-def test_only_its_holder_can_leave() -> None:
+def test_only_the_holder_can_leave_a_gate() -> None:
     gate = Gate(FakeClock())
     gate.enter(Stop())
     with ThreadPoolExecutor(2) as pool:
         pool.submit(gate.leave).result(10)
-        futures, stops = waiting(pool, gate, 1)
+        futures, stops = start_waiters(pool, gate, 1)
         assert not futures[0].done()
         stops[0].request("enough")
         with pytest.raises(Cancelled):
             futures[0].result(10)
 
 
-def test_a_holder_that_says_nothing_is_followed_by_the_next() -> None:
+def test_the_next_thread_passes_a_gate_whose_holder_does_not_respond() -> None:
     clock = FakeClock()
     gate = Gate(clock)
     gate.enter(Stop())
     clock.time += HAND_OVER - 0.05
     with ThreadPoolExecutor(1) as pool:
-        futures, _ = waiting(pool, gate, 1)
+        futures, _ = start_waiters(pool, gate, 1)
         clock.time += 0.05
         assert futures[0].result(10)
     stop = Stop()
     stop.request("enough")
-    with pytest.raises(Cancelled):  # and that one holds it now
+    with pytest.raises(Cancelled):  # the other thread holds it now
         gate.enter(stop)

@@ -1,4 +1,4 @@
-"""What is shown of values that hold secrets."""
+"""Representations of values do not contain secrets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECRETS = {"password", "secret", "identity_token", "registry_token", "proxy", "h
 
 
 def structs() -> list[type[Struct]]:
-    """Every class of values of the program."""
+    """Return every Struct class of the package."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
@@ -28,7 +28,7 @@ def structs() -> list[type[Struct]]:
 @pytest.mark.parametrize(
     "kind", [kind for kind in structs() if issubclass(kind, Hiding)], ids=lambda kind: kind.__name__
 )
-def test_a_value_shows_all_but_what_it_hides(kind: type[Hiding]) -> None:
+def test_the_representation_of_a_value_omits_hidden_fields(kind: type[Hiding]) -> None:
     canaries = {name: f"CANARY-{name}" for name in kind.__struct_fields__}
     value = kind(*canaries.values())
     words = f"{value!r} {value.__rich_repr__()!r}"
@@ -36,12 +36,12 @@ def test_a_value_shows_all_but_what_it_hides(kind: type[Hiding]) -> None:
     assert not [name for name in kind.HIDDEN if canaries[name] in words]
 
 
-def test_what_is_called_like_a_secret_is_hidden() -> None:
+def test_fields_with_the_name_of_a_secret_are_hidden() -> None:
     wanting = {
         f"{kind.__name__}.{name}"
         for kind in structs()
         for name in SECRETS.intersection(kind.__struct_fields__)
         if name not in (kind.HIDDEN if issubclass(kind, Hiding) else ())
     }
-    # A `Secret` hides itself; what a server answered, and what our own is asked, holds none of ours.
+    # A `Secret` has a representation of its own. Headers of responses, and of requests to `mirror serve`, are not ours.
     assert wanting == {"HostSettings.password", "Answer.headers", "Head.headers", "Response.headers", "Request.header"}

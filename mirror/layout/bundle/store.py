@@ -24,7 +24,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.store import DAMAGED, BlobReader, Coming, Mount, Version
 from mirror.util.cancellation import Work
-from mirror.util.single_flight import Once
+from mirror.util.single_flight import LazyValue
 
 
 class BundleStore:
@@ -62,8 +62,8 @@ class BundleStore:
         self._new = new
         self._repair = repair
         self._output_fd: int | None = None
-        self._reader = Once(self._open)
-        self._left_out = Once(self._find_left_out)
+        self._reader = LazyValue(self._open)
+        self._left_out = LazyValue(self._find_left_out)
         self._referrers = Referrers(self.manifest)
         self._writer: BundleWriter | None = None
         self._resumes = False  # `finish` was called for an incomplete bundle and kept what was written
@@ -97,7 +97,7 @@ class BundleStore:
         """Close everything; an unfinished bundle is kept for the next run. Call this last. Raises LocalError."""
         writer, self._writer = self._writer, None
         output, self._output_fd = self._output_fd, None
-        bundle = self._reader.peek()
+        bundle = self._reader.value_if_created()
         with ExitStack() as stack:
             if output is not None:
                 stack.callback(os.close, output)
@@ -114,7 +114,7 @@ class BundleStore:
 
     def incomplete_error(self) -> Refused | None:
         """Return the error of a bundle that lacks images; None if it lacks none or has not been opened. Does no I/O."""
-        bundle = self._reader.peek()
+        bundle = self._reader.value_if_created()
         return bundle.incomplete_error() if bundle is not None else None
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
@@ -162,7 +162,7 @@ class BundleStore:
 
     def lacks(self, blob: Descriptor) -> bool:
         """Whether the opened bundle does not have the blob. Does no I/O."""
-        bundle = self._reader.peek()
+        bundle = self._reader.value_if_created()
         return bundle is not None and bundle.member(blob.digest) is None
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:

@@ -25,7 +25,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.store import BlobReader
 from mirror.util.cancellation import Stop, Work
-from mirror.util.files import Lock, local_error, publish
+from mirror.util.files import Lock, local_error, rename_into_place
 
 # Errors of posix_fallocate() on a file system that cannot allocate space in advance.
 _ALLOCATION_UNSUPPORTED = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
@@ -290,7 +290,7 @@ class BundleWriter:
 
         Raises Refused (bundle_incomplete), LocalError; then the old bundle is unchanged."""
         self._require_complete()
-        publish(self.partial_path, self._path)
+        rename_into_place(self.partial_path, self._path)
         self._sibling_path("journal").unlink(missing_ok=True)
 
     def write_to_pipe(self, descriptor: int, work: Work) -> None:

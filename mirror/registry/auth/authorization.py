@@ -28,7 +28,7 @@ from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Clock, SystemClock
-from mirror.util.single_flight import Flights, Gate, again
+from mirror.util.single_flight import Gate, SingleFlight, copy_error
 from mirror.util.structs import replace
 
 log = logging.getLogger("mirror.auth")
@@ -64,7 +64,7 @@ class HostAuthorizer:
         self._scheme: AuthScheme | None = None  # from the last challenge
         self._is_open = False  # the host has accepted a request without a header
         self._first_gate = Gate(self._clock)  # for the first requests, until one of the two is known
-        self._renewals: Flights[ScopeState, Grant] = Flights(f"a token for {self._host}")
+        self._renewals: SingleFlight[ScopeState, Grant] = SingleFlight(f"a token for {self._host}")
         self._renewal_count = 0
         # With a user name in the configuration, the warning was logged when the configuration was read.
         self._warned = not settings.plain_http or settings.username is not None
@@ -93,7 +93,7 @@ class HostAuthorizer:
         state = self._get_state(scopes)
         try:
             if state.error is not None:
-                raise again(state.error)
+                raise copy_error(state.error)
             scheme = self._record_challenge(state, parse_challenges(challenges), sent)
             self._get_grant(state, scheme, work)
         except MirrorError as error:
@@ -164,7 +164,7 @@ class HostAuthorizer:
             while True:
                 work.stop.check()
                 if state.error is not None:
-                    raise again(state.error)
+                    raise copy_error(state.error)
                 scheme = state.scheme or self._scheme
                 grant = self._get_grant(state, scheme, work)
                 if (

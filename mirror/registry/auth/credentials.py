@@ -16,7 +16,7 @@ from mirror.registry.auth import credential_helpers
 from mirror.registry.auth.docker_config import HUB_KEY, DockerConfig, Login, config_files, display_path
 from mirror.registry.http.host_settings import HostSettings, Secret
 from mirror.util.cancellation import Stop
-from mirror.util.single_flight import Flights, again
+from mirror.util.single_flight import SingleFlight, copy_error
 from mirror.util.structs import Hiding
 
 HELPER_TIMEOUT = 30.0  # seconds for one run of a helper
@@ -85,7 +85,7 @@ class CredentialSource:
         self._docker_configs: dict[Path, DockerConfig | None] = {}
         # By helper and server. Needs no lock: entries are only set, each as a whole.
         self._helper_answers: dict[tuple[str, str], Credential | AuthError | None] = {}
-        self._helper_calls: Flights[tuple[str, str, bool], Credential | None] = Flights("a credential helper")
+        self._helper_calls: SingleFlight[tuple[str, str, bool], Credential | None] = SingleFlight("a credential helper")
         self._secrets: set[str] = set()
 
     @property
@@ -194,7 +194,7 @@ class CredentialSource:
         """Return, or raise, the kept result of a helper."""
         known = self._helper_answers[helper, server]
         if isinstance(known, AuthError):
-            raise again(known)
+            raise copy_error(known)
         return known
 
     def _run_helper(self, helper: str, server: str, port: int, stop: Stop) -> Credential | None:

@@ -15,7 +15,7 @@ from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Stop, Work
 from mirror.util.config_key import registry_key
 from mirror.util.retry_policy import Clock
-from mirror.util.single_flight import Flights
+from mirror.util.single_flight import SingleFlight
 from mirror.util.structs import Hiding, Struct
 
 RELOAD_INTERVAL = 10.0  # seconds between two fresh look-ups of credentials
@@ -68,7 +68,7 @@ class TokenIssuer:
         self._client = TokenClient(host, one_off)
         self._clock = clock
         self._lock = threading.Lock()
-        self._reloads: Flights[str, None] = Flights(f"credentials for {host}")
+        self._reloads: SingleFlight[str, None] = SingleFlight(f"credentials for {host}")
         self._next_reload_at = -math.inf
         self._tokens: deque[str] = deque(maxlen=_REMEMBERED_TOKENS)
 

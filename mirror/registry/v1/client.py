@@ -20,7 +20,7 @@ from mirror.registry.v1.auth import ENDPOINT, IMAGES, INDEX, V1Authorizer, v1_sc
 from mirror.registry.v1.layer_reader import LayerReader
 from mirror.registry.v1.parsing import ImageJson
 from mirror.util.cancellation import Work
-from mirror.util.single_flight import Flights
+from mirror.util.single_flight import SingleFlight
 from mirror.util.structs import Struct, replace
 
 MAX_LIST_BYTES = 16 << 20  # tags, or images, of a repository
@@ -51,8 +51,8 @@ class V1Client:
         self._lock = threading.Lock()
         self._answers_ping: bool | None = None  # None: no ping was sent yet
         self._indexes: dict[str, _IndexedRepository | MirrorError] = {}
-        self._pings: Flights[str, bool] = Flights(f"a ping of {self.host}")
-        self._index_loads: Flights[str, _IndexedRepository] = Flights(f"the index of {self.host}")
+        self._pings: SingleFlight[str, bool] = SingleFlight(f"a ping of {self.host}")
+        self._index_loads: SingleFlight[str, _IndexedRepository] = SingleFlight(f"the index of {self.host}")
 
     def close(self) -> None:
         self._session.close()

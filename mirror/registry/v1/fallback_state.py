@@ -26,7 +26,7 @@ from mirror.registry.v1.fallback_policy import (
 from mirror.store import Source, Transform
 from mirror.util.cancellation import Work
 from mirror.util.config_key import registry_key
-from mirror.util.single_flight import Flights, again
+from mirror.util.single_flight import SingleFlight, copy_error
 from mirror.util.structs import Struct, field
 
 _log = logging.getLogger("mirror.protocol")
@@ -127,7 +127,7 @@ class ProtocolSelector:
         self._access = access
         self._memory = memory
         self._repositories: dict[str, RepositoryState] = {}
-        self._flights: Flights[tuple[str, str], None] = Flights(f"a list of tags of {self.host}")
+        self._flights: SingleFlight[tuple[str, str], None] = SingleFlight(f"a list of tags of {self.host}")
 
     @property
     def speaks_v2(self) -> bool:
@@ -233,7 +233,7 @@ class ProtocolSelector:
         v1."""
         if state.v1_tags is None:
             if state.v1_error is not None:
-                raise again(state.v1_error)
+                raise copy_error(state.v1_error)
             self._flights.share(("v1", repository), lambda: self._load_v1_tags(repository, state, work), work.stop)
         return state.v1_tags or {}
 
@@ -259,7 +259,7 @@ class ProtocolSelector:
 
         refused: v2 refused access to a tag. Raises the error of the list; later calls raise the same error."""
         if state.probe_error is not None:
-            raise again(state.probe_error)
+            raise copy_error(state.probe_error)
         self._flights.share(
             ("v2", repository), lambda: self._probe_listing(repository, state, work, refused=refused), work.stop
         )

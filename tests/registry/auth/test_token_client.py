@@ -125,8 +125,8 @@ def test_a_refused_post_is_not_repeated_as_get() -> None:
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (b"", "not usable JSON"),
-        (b"<html>CANARY</html>", "not usable JSON"),
+        (b"", "not valid JSON"),
+        (b"<html>CANARY</html>", "not valid JSON"),
         (b"{}", "no usable token"),
         (b"[]", "no token"),
         (b'"CANARY"', "no token"),
@@ -144,7 +144,7 @@ def test_a_refused_post_is_not_repeated_as_get() -> None:
         (b'{"access_token":7,"token":"CANARY"}', "no usable token"),
         (b'{"token":"CANARY","token":"CANARY2"}', "duplicate key"),
         (b'{"token":"' + b"C" * MAX_BYTES + b'"}', "more than"),
-        (b'{"token":' * 5000, "not usable JSON"),
+        (b'{"token":' * 5000, "not valid JSON"),
     ],
     ids=lambda value: repr(value)[:40],
 )

@@ -119,7 +119,7 @@ def bad(code: str, exit_code: int = 1) -> list[str]:
 ROWS = [
     Row("L1", nothing, V2, False, UNION),
     Row("L2", empty, [], False, OLD),
-    Row("L3, v2 shown", answers("GET tags", HTML), bad("bad_response", 1), False, says="usable JSON"),
+    Row("L3, v2 shown", answers("GET tags", HTML), bad("bad_response", 1), False, says="valid JSON"),
     Row("L3", answers("GET tags", HTML, api=False), OLD, True),
     Row("L3, no list", answers("GET tags", json_reply(200, []), api=False), OLD, True),
     Row("L4", unknown, OLD, True),
