@@ -107,6 +107,8 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         section.warn(what, below="plain-http")
     if _VARIABLE.fullmatch(username or ""):
         section.problem("variables are not substituted; give the user's name itself", below="username")
+    if section.has("no-proxy") and not section.has("proxy"):
+        section.problem("no-proxy has no effect without `proxy`; remove it", below="no-proxy")
     timeouts = section.section("timeouts")
     v1 = section.text("v1")
     return HostSettings(
@@ -118,6 +120,7 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         parallel=section.number("parallel"),
         rate=section.parsed("rate", values.rate),
         proxy=section.parsed("proxy", values.proxy),
+        no_proxy=frozenset(host for _, host in section.parsed_list("no-proxy", values.host)),
         connect_timeout=timeouts.parsed("connect", values.connect_timeout) or 10.0,
         idle_timeout=timeouts.parsed("idle", values.idle_timeout) or 60.0,
         token_realms=_hosts(section, "token-realms"),
