@@ -53,7 +53,7 @@ TEST_FOLDERS = {"end_to_end", "registries", "support"}
 HOMES = {
     "requests": ("mirror.registry.http.one_off",),
     "httptools": ("mirror.registry.http.protocol",),
-    "urllib3": ("mirror.registry.http.one_off",),
+    "urllib3": ("mirror.registry.http.one_off", "mirror.registry.http.tls"),
     "yaml": ("mirror.config",),
     "jsonschema": ("mirror.config",),
     "platformdirs": ("mirror.config",),
@@ -62,6 +62,7 @@ HOMES = {
     "publicsuffixlist": ("mirror.registry.http.url_policy",),
     "rich": ("mirror.output.progress",),
     "msgspec": ("mirror.util.structs",),
+    "socks": ("mirror.registry.http.proxy",),
     "re2": ("mirror.selection.patterns",),
 }
 MAY_PRINT = ("mirror.output.console",)

@@ -116,6 +116,8 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         section.add_warning(what, below="plain-http")
     if _VARIABLE.fullmatch(username or ""):
         section.add_problem("variables are not expanded; write the user name", below="username")
+    if section.has_key("no-proxy") and not section.has_key("proxy"):
+        section.add_problem("no-proxy has no effect without `proxy`; remove it", below="no-proxy")
     timeouts = section.section("timeouts")
     v1 = section.text("v1")
     return HostSettings(
@@ -127,6 +129,7 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         parallel=section.number("parallel"),
         rate=section.parse("rate", values.rate),
         proxy=section.parse("proxy", values.proxy),
+        no_proxy=frozenset(host for _, host in section.parse_list("no-proxy", values.host)),
         connect_timeout=timeouts.parse("connect", values.connect_timeout) or 10.0,
         idle_timeout=timeouts.parse("idle", values.idle_timeout) or 60.0,
         token_realms=_host_set(section, "token-realms"),

@@ -58,6 +58,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
     "rate": values.rate,
     "proxy": values.proxy,
     "token-realms": values.host,
+    "no-proxy": values.host,
     "allow-hosts": values.host,
 }
 

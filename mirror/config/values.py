@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import stat
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -87,16 +88,16 @@ def host(text: str) -> str:
 
 
 def proxy(text: str) -> str:
-    """URL of an HTTP proxy. No message shows any of it: it may hold a password."""
+    """URL of a proxy. No message shows any of it: it may hold a password."""
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
         raise ConfigError("not a proxy's URL; want one like http://proxy.example.com:3128") from None
-    if parts.scheme == "socks5h":
-        raise ConfigError("a proxy that speaks socks5h is not in this version; want one that speaks http or https")
-    if parts.scheme not in ("http", "https"):
-        raise ConfigError("want a proxy that speaks http or https, like http://proxy.example.com:3128")
+    if parts.scheme not in ("http", "https", "socks5h"):
+        raise ConfigError("want a proxy that speaks http, https or socks5h, like http://proxy.example.com:3128")
+    if parts.scheme == "socks5h" and find_spec("socks") is None:
+        raise ConfigError("a SOCKS proxy needs the extra `socks`: pip install 'mirror[socks]'")
     if not parts.hostname or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ConfigError("not a proxy's URL; want one like http://proxy.example.com:3128, without a path")
     if re.search(r"[\s\\]", text) or not text.isascii():

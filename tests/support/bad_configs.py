@@ -429,7 +429,14 @@ REGISTRIES = (
         "3:42",
         ("tls has no effect", "remove one"),
     ),
-    Case("proxy-socks", _registry(f'proxy: "socks5://joe:{CANARY}@p.example.com"'), "3:26", ("http or https",)),
+    Case(
+        "proxy-socks", _registry(f'proxy: "socks5://joe:{CANARY}@p.example.com"'), "3:26", ("http, https or socks5h",)
+    ),
+    Case("no-proxy-alone", _registry("no-proxy: [c.example.com]"), "3:29", ("no effect without `proxy`",)),
+    Case(
+        "no-proxy-text", _registry("proxy: 'http://p:1', no-proxy: c.example.com"), "3:50", ('write ["c.example.com"]',)
+    ),
+    Case("no-proxy-wildcard", _registry("proxy: 'http://p:1', no-proxy: ['*.example.com']"), "3:51", ("wildcards",)),
     Case("proxy-port", _registry(f'proxy: "http://joe:{CANARY}@p.example.com:99999"'), "3:26", ("not a proxy's URL",)),
     Case("proxy-path", _registry(f'proxy: "http://joe:{CANARY}@p.example.com/x"'), "3:26", ("without a path",)),
     Case("proxy-space", _registry(f'proxy: "http://joe:{CANARY} @p.example.com"'), "3:26", ("percent-encode",)),
@@ -821,7 +828,6 @@ def _top(keys: str) -> str:
 LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("top", "notify", "[{url: 'https://x.example.com/y', on: [failed], format: slack}]", "me"),
     ("top", "metrics", "{textfile: mirror.prom}", "[x]"),
-    ("registry", "no-proxy", "[c.example.com]", "c.example.com"),
     ("registry", "paths", "{team: {username: joe, password: {env: PATH}}}", "[team]"),
     ("registry", "create", "ecr", "acr"),
     ("registry", "create", "{type: harbor, public: false}", "{public: false}"),
@@ -845,7 +851,6 @@ LATER_KEYS: tuple[tuple[str, str, str, str], ...] = (
 )
 LATER_VALUES: tuple[tuple[str, str, str], ...] = (
     ("top", "report", "changes"),
-    ("registry", "proxy", "'socks5h://p.example.com:1080'"),
     ("mirror", "foreign-layers", "copy"),
 )
 _LATER: dict[str, tuple[Callable[[str], str], int, int, str]] = {

@@ -158,7 +158,7 @@ class Exchange:
         self._limits = limits
         self._idle = settings.idle_timeout
         self._deadline = deadline
-        self._proxy = connector.proxy
+        self._proxies = connector.proxies
         self._common = (("User-Agent", user_agent), ("Accept-Encoding", "identity"))
         self._pool = Pool(connector.open, connector.check, keep=settings.parallel or 8)
 
@@ -275,10 +275,11 @@ class Exchange:
             fields.append(("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length)))
         elif body or request.method in _WITH_BODY:
             fields.append(("Content-Length", str(len(body))))
-        if self._proxy and origin.scheme == "http":
+        proxy = self._proxies.forwarder_for(origin)
+        if proxy is not None:
             target = f"{origin}{target}"
-            if self._proxy.authorization:
-                fields.append(("Proxy-Authorization", self._proxy.authorization))
+            if proxy.authorization:
+                fields.append(("Proxy-Authorization", proxy.authorization))
         try:
             return request_head(request.method, target, fields)
         except ValueError as error:

@@ -205,6 +205,10 @@ class Connection:
         if timeout is None or not patience * 0.95 <= timeout <= patience * 1.02:
             self._set_timeout(patience)
 
+    def set_timeout(self, seconds: float) -> None:
+        """For who uses the socket without the connection."""
+        self._set_timeout(seconds)
+
     def _set_timeout(self, seconds: float) -> None:
         if seconds != self._timeout:
             self._sock.settimeout(seconds)

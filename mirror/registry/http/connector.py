@@ -6,19 +6,20 @@ proxies, no CA bundles.
 
 from __future__ import annotations
 
-import base64
 import socket
+import ssl
+from collections.abc import Sequence
 from time import monotonic
-from urllib.parse import unquote, urlsplit
 
-from mirror.errors import AuthError, ConfigError, MirrorError, RemoteError, Unreachable
+from mirror.errors import MirrorError, RemoteError, Unreachable
 from mirror.registry.http.connection import Connection, Pace
 from mirror.registry.http.dialer import LACKING, AbortableSockets, Dialer
 from mirror.registry.http.framing import read_head
 from mirror.registry.http.headers import request_head
 from mirror.registry.http.host_settings import HostSettings
-from mirror.registry.http.lookups import Lookups, Resolve, system_resolve
+from mirror.registry.http.lookups import AddressInfo, Lookups, Resolve, system_resolve
 from mirror.registry.http.protocol import AnswerParser
+from mirror.registry.http.proxy import Proxies, Proxy
 from mirror.registry.http.tls import Handshakes
 from mirror.registry.http.url_policy import Destination, Trust
 from mirror.util.cancellation import Stop
@@ -28,30 +29,11 @@ from mirror.util.files import local_error
 _LEAST = 0.001  # seconds: a timeout of 0 is none
 
 
-class Proxy:
-    """`http://[user:password@]host[:port]`. authorization: for the proxy, never for anybody else."""
-
-    def __init__(self, text: str, key: str) -> None:
-        parts = urlsplit(text)
-        try:
-            port = parts.port or 3128
-        except ValueError:
-            port = 0
-        if parts.scheme != "http" or not parts.hostname or not port:
-            raise ConfigError("the proxy must be http://HOST:PORT", hint=f"see {registry_key(key, 'proxy')}")
-        self.host = parts.hostname
-        self.port = port
-        self.authorization = ""
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self.authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
-
-
 class Connector:
     """Opens connections for one registry: to itself, its token service, and hosts that it leads to. Thread-safe."""
 
     def __init__(self, settings: HostSettings, trust: Trust, *, resolve: Resolve = system_resolve) -> None:
-        self.proxy = Proxy(settings.proxy, settings.host) if settings.proxy else None
+        self.proxies = Proxies(settings)
         self._settings = settings
         self._trust = trust
         self.lookups = Lookups(resolve)
@@ -88,7 +70,8 @@ class Connector:
         return self._handshakes
 
     def check(self, destination: Destination, address: str) -> None:
-        if self.proxy is None:
+        """Raises Refused if `destination` may not be at `address`. The address of a proxy may be any."""
+        if self.proxies.proxy_for(destination.origin) is None:
             self._trust.check_peer(destination, address)
 
 
@@ -104,35 +87,58 @@ class _Attempt:
         self._timeout = connector.settings.connect_timeout
         self._until = monotonic() + self._timeout
         self._peer: str | None = None
+        self._proxy = connector.proxies.proxy_for(self.destination.origin)
 
     def run(self) -> Connection:
-        origin = self.destination.origin
-        if origin.scheme == "http":
-            return Connection(self._dial(), self.name, self._peer)
+        origin, proxy = self.destination.origin, self._proxy
+        secure = origin.scheme == "https"
+        # Before anybody is connected to: it may fail.
+        context = self._connector.handshakes().context(own=self.destination.credentials) if secure else None
+        if proxy is None:
+            sock = self._tcp(origin.host, origin.port)
+        elif proxy.is_socks:
+            sock = self._through_socks(proxy)
+        elif proxy.is_tls:
+            return self._through_tls(proxy, context)
+        else:
+            sock = self._tcp(proxy.host, proxy.port)
+            if secure:
+                self._tunnel(Connection(sock, self._proxy_name), proxy)
+        if context is None:
+            return Connection(sock, self.name, self._peer)
+        return self._connector.handshakes().connection(sock, context, origin.host, subject=self.name, peer=self._peer)
+
+    @property
+    def _proxy_name(self) -> str:
+        return f"the proxy for {self.name}"
+
+    def _through_tls(self, proxy: Proxy, context: ssl.SSLContext | None) -> Connection:
+        """context: of the host; None: it is contacted by http, and the proxy forwards requests."""
         handshakes = self._connector.handshakes()
-        context = handshakes.context(own=self.destination.credentials)  # before anybody is connected to: it may fail
-        return handshakes.connection(self._tunnelled(), context, origin.host, subject=self.name, peer=self._peer)
+        sock = self._tcp(proxy.host, proxy.port)
+        outer = handshakes.connection(
+            sock, handshakes.context(own=False), proxy.host, subject=self._proxy_name, peer=None
+        )
+        if context is None:
+            return outer
+        self._tunnel(outer, proxy)
+        return handshakes.connection_inside(outer, context, self.destination.origin.host, subject=self.name)
 
-    def _dial(self) -> socket.socket:
-        proxy, origin = self._connector.proxy, self.destination.origin
-        return self._tcp(proxy.host, proxy.port) if proxy else self._tcp(origin.host, origin.port)
-
-    def _tunnelled(self) -> socket.socket:
-        sock = self._dial()
-        try:
-            if self._connector.proxy is not None:
-                self._tunnel(sock, self._connector.proxy)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+    def _through_socks(self, proxy: Proxy) -> socket.socket:
+        last: OSError = ConnectionError(0, "it has no address")
+        for family, _, _, _, address in self._addresses(proxy.host, proxy.port):
+            try:
+                sock = proxy.socks_socket(address, family, self.destination.origin, self._left())
+            except OSError as error:
+                last = error
+                self._stop.check()
+            else:
+                return self._abortable(sock)
+        raise self._unreachable(proxy.host, proxy.port, last) from last
 
     def _tcp(self, host: str, port: int) -> socket.socket:
         """A connection to the first of the host's addresses that takes one. Raises Unreachable, Refused."""
-        try:
-            addresses = self._connector.lookups.find(host, port, until=self._until, stop=self._stop)
-        except (OSError, UnicodeError) as error:
-            raise self._nameless(host, error) from error
+        addresses = self._addresses(host, port)
         dialer = Dialer(self.sockets, self._check, until=self._until, stop=self._stop)
         try:
             sock, peer = dialer.connect(addresses)
@@ -140,12 +146,26 @@ class _Attempt:
             if error.errno in LACKING:
                 raise
             raise self._unreachable(host, port, error) from error
-        self._peer = None if self._connector.proxy else peer
+        self._peer = None if self._proxy else peer
+        return self._abortable(sock)
+
+    def _addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
+        try:
+            return self._connector.lookups.find(host, port, until=self._until, stop=self._stop)
+        except (OSError, UnicodeError) as error:
+            raise self._nameless(host, error) from error
+
+    def _left(self) -> float:
+        """Seconds of the connect timeout that are left."""
+        return max(_LEAST, self._until - monotonic())
+
+    def _abortable(self, sock: socket.socket) -> socket.socket:
+        """A connected socket, from here on within reach of a stop."""
         try:
             # A second handle: the handshake takes the first out of its object.
             self.sockets.add(sock.dup())
             self._stop.check()  # after `add`: a stop from here on shuts it
-            sock.settimeout(max(_LEAST, self._until - monotonic()))
+            sock.settimeout(self._left())
         except BaseException:
             sock.close()
             raise
@@ -164,7 +184,7 @@ class _Attempt:
         return Unreachable(f"{host}: its name cannot be resolved: {reason}", hint=hint)
 
     def _unreachable(self, host: str, port: int, error: OSError) -> Unreachable:
-        proxied = self._connector.proxy is not None
+        proxied = self._proxy is not None
         what = f"{self.name}: its proxy {host}:{port}" if proxied else self.name
         hint = (
             f"check {registry_key(self._connector.settings.host, 'proxy')}"
@@ -177,30 +197,32 @@ class _Attempt:
             )
         return Unreachable(f"{what} cannot be reached: {error.strerror}", hint=hint)
 
-    def _tunnel(self, sock: socket.socket, proxy: Proxy) -> None:
-        """CONNECT through the proxy. Raises NetworkError, RemoteError, AuthError."""
+    def _tunnel(self, wire: Connection, proxy: Proxy) -> None:
+        """CONNECT through the proxy, which `wire` leads to; closed on errors. Raises NetworkError, RemoteError,
+        AuthError."""
+        try:
+            self._connect_through(wire, proxy)
+        except BaseException:
+            wire.close()
+            raise
+
+    def _connect_through(self, wire: Connection, proxy: Proxy) -> None:
         origin = self.destination.origin
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
         fields = [("Host", f"{host}:{origin.port}")]
         if proxy.authorization:
             fields.append(("Proxy-Authorization", proxy.authorization))
-        subject = f"the proxy for {self.name}"
-        wire = Connection(sock, subject)
+        subject = self._proxy_name
         wire.begin(self._stop, Pace(self._timeout, self._until), subject)
         wire.send(request_head("CONNECT", f"{host}:{origin.port}", fields))
         parser = AnswerParser("CONNECT", subject, small=False)
         head = read_head(wire, parser)
-        sock.settimeout(max(_LEAST, self._until - monotonic()))
+        wire.set_timeout(self._left())
         if head.status == 407:
-            raise _proxy_login(self.name, self._connector.settings.host)
+            raise proxy.login_refused(self.name)
         if not 200 <= head.status < 300 or parser.surplus:
             raise RemoteError(
                 f"{self.name}: the proxy answers CONNECT with {head.status}",
                 status=head.status,
                 retryable=head.status >= 500,
             )
-
-
-def _proxy_login(name: str, key: str) -> AuthError:
-    hint = f"set user and password in {registry_key(key, 'proxy')}"
-    return AuthError(f"{name}: the proxy wants a login", code="auth_failed", status=407, hint=hint)

@@ -87,6 +87,7 @@ class HostSettings(Hiding, frozen=True):
     parallel: int | None = None  # requests in flight; None: 8
     rate: Rate | None = None
     proxy: str | None = None  # URL; may hold a password
+    no_proxy: frozenset[str] = frozenset()  # hosts that are contacted without the proxy, and those below them
     connect_timeout: float = 10.0  # seconds
     idle_timeout: float = 60.0  # seconds
     token_realms: frozenset[str] = frozenset()

@@ -100,9 +100,10 @@ class OneOffs:
         form: Mapping[str, str] | None,
         basic: tuple[str, str] | None,
     ) -> requests.PreparedRequest:
-        origin, proxy = request.destination.origin, self._connector.proxy
+        origin = request.destination.origin
+        proxy = self._connector.proxies.forwarder_for(origin)
         headers = {"Host": origin.netloc, **dict(request.headers)}
-        if proxy and proxy.authorization and origin.scheme == "http":
+        if proxy is not None and proxy.authorization:
             headers["Proxy-Authorization"] = proxy.authorization
         return self._session.prepare_request(
             requests.Request(
@@ -172,7 +173,7 @@ class _Call:
 
     def __init__(self, connector: Connector, host: HostLimits, request: Request, work: Work, pace: Pace) -> None:
         self.request = request
-        self.whole_url = connector.proxy is not None and request.destination.origin.scheme == "http"
+        self.whole_url = connector.proxies.forwarder_for(request.destination.origin) is not None
         self.ended = False
         self.keeps = True
         self._connector = connector

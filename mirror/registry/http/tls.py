@@ -7,6 +7,8 @@ import socket
 import ssl
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 from mirror.errors import LocalError, MirrorError, NetworkError, Refused, RemoteError, Unreachable, printable
 from mirror.registry.http.connection import SLICE, Connection
@@ -56,6 +58,22 @@ class Handshakes:
                 raise _handshake_failure(error, subject, self._key) from error
             except ValueError as error:  # a name that IDNA does not know
                 raise Unreachable(f"{subject}: no connection: {printable(error)}") from error
+
+    def connection_inside(
+        self, outer: SecureConnection, context: ssl.SSLContext, host: str, *, subject: str
+    ) -> SecureConnection:
+        """Shake hands with `host` through `outer`, which leads to a proxy. Closes it on errors. Raises as above."""
+        from urllib3.util.ssltransport import SSLTransport  # noqa: PLC0415 (urllib3 takes 0.1 s)
+
+        try:
+            layer = SSLTransport(outer.layer, context, server_hostname=host, suppress_ragged_eofs=False)
+        except OSError as error:
+            outer.close()
+            raise _handshake_failure(error, subject, self._key) from error
+        except ValueError as error:
+            outer.close()
+            raise Unreachable(f"{subject}: no connection: {printable(error)}") from error
+        return _InnerConnection(layer, outer.layer, subject)
 
     def _new_context(self, *, own: bool) -> ssl.SSLContext:
         tls = self._tls
@@ -144,6 +162,10 @@ class SecureConnection(Connection):
             self._set_timeout(0.0)
             self._layer.unwrap()
 
+    @property
+    def layer(self) -> ssl.SSLSocket:
+        return self._layer
+
     def readable(self) -> bool:
         return super().readable() or self._layer.pending() > 0
 
@@ -171,6 +193,40 @@ class SecureConnection(Connection):
         except OSError:
             return None
         return None
+
+
+class _InnerConnection(SecureConnection):
+    """A connection in TLS within the TLS of a proxy. Its layer is no socket, but has the methods of one."""
+
+    def __init__(self, layer: Any, outer: ssl.SSLSocket, subject: str) -> None:
+        super().__init__(layer, subject, None, {})
+        self._inner = layer
+        self._outer = outer
+
+    def end(self) -> None:
+        Connection.end(self)  # no session is kept
+
+    def abort(self) -> None:
+        with self._lock, suppress(OSError):
+            if self._open:
+                socket.socket.shutdown(self._outer, socket.SHUT_RDWR)
+
+    def readable(self) -> bool:
+        held = self._inner.sslobj.pending() or self._inner.incoming.pending or self._outer.pending()
+        return held > 0 or Connection.readable(self)
+
+    def send_some(self, view: memoryview) -> int:
+        """Waits until it is sent: what the layer could not pass on at once would be lost."""
+        begun = monotonic()
+        self._arm(begun)
+        try:
+            count: int = self._inner.send(view[:SLICE])
+        except OSError as error:
+            self._raise(error)
+        self._stop.check()
+        if self._pace.too_slow(monotonic() - begun, count):
+            raise self._slow()
+        return count
 
 
 def _broken(subject: object, error: ssl.SSLError) -> MirrorError:

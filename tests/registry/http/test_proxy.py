@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
-import threading
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import trustme
 
 from mirror.errors import (
     AuthError,
+    Cancelled,
     ConfigError,
     MirrorError,
     NetworkError,
@@ -20,10 +24,14 @@ from mirror.errors import (
     RemoteError,
     Unreachable,
 )
-from mirror.registry.http.host_settings import Tls
+from mirror.registry.http.host_settings import HostSettings, Tls
+from mirror.registry.http.proxy import Proxies
+from mirror.registry.http.url import Origin
+from mirror.registry.session import Session
 from tests.registry.http.dialling import OK, at, closed_port, get, secure, server
 from tests.registry.http.peers import Peer, Talk, answers, whole
-from tests.registry.http.sessions import session_with
+from tests.registry.http.sessions import PATIENT, hanging, read_all, session_with, stopped_soon
+from tests.registry.http.test_request_body import BLOB, CREATED, NEVER, endless, pieces, put
 
 
 class Proxy:
@@ -48,19 +56,53 @@ class Proxy:
 
     @staticmethod
     def relay(client: socket.socket, port: int) -> None:
-        with socket.create_connection(("127.0.0.1", port)) as origin:
-            back = threading.Thread(target=_pump, args=(origin, client))
-            back.start()
-            _pump(client, origin)
-            back.join()
+        """Pass on what either end says, until one has ended."""
+        with socket.create_connection(("127.0.0.1", port)) as origin, contextlib.suppress(OSError):
+            while True:
+                held = isinstance(client, ssl.SSLSocket) and client.pending() > 0
+                ready = [client] if held else select.select([client, origin], [], [])[0]
+                for sock in ready:
+                    data = sock.recv(65536)
+                    if not data:
+                        return
+                    (origin if sock is client else client).sendall(data)
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_RDWR)
+class Socks:
+    """The script of a SOCKS5 proxy (RFC 1928, 1929) that knows `ports` by name. login: what it wants, if anything."""
+
+    def __init__(self, ports: dict[str, int], *, login: tuple[bytes, bytes] | None = None, reply: int = 0) -> None:
+        self.ports = ports
+        self.asked: list[str] = []
+        self._login = login
+        self._reply = reply
+
+    def __call__(self, talk: Talk) -> None:
+        sock = talk.sock
+        version, count = self._take(sock, 2)
+        methods = self._take(sock, count)
+        sock.sendall(bytes([version, 2 if self._login else 0]))
+        if self._login:
+            assert 2 in methods
+            user = self._take(sock, self._take(sock, 2)[1])
+            password = self._take(sock, self._take(sock, 1)[0])
+            sock.sendall(bytes([1, (user, password) != self._login]))
+            if (user, password) != self._login:
+                return
+        kind = self._take(sock, 4)[3]
+        assert kind == 3, "a name, for the proxy to resolve"
+        name = self._take(sock, self._take(sock, 1)[0]).decode()
+        self.asked.append(f"{name}:{int.from_bytes(self._take(sock, 2))}")
+        sock.sendall(bytes([5, self._reply, 0, 1, 0, 0, 0, 0, 0, 0]))
+        if not self._reply:
+            Proxy.relay(sock, self.ports[self.asked[-1]])
+
+    @staticmethod
+    def _take(sock: socket.socket, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            data += sock.recv(count - len(data)) or b"\0" * count
+        return data
 
 
 def refuses(host: str, port: int) -> list[tuple[Any, ...]]:
@@ -141,7 +183,187 @@ def test_behind_a_proxy_only_literal_addresses_can_be_judged() -> None:
         assert "GET http://cdn.internal/x" == proxy.targets()[2]
 
 
-@pytest.mark.parametrize("proxy", ["https://p:1", "socks5://p", "http://", "http://p:99999", "p:3128"])
+@dataclass
+class Way:
+    """A registry, reg.example.com, behind a proxy."""
+
+    proxy: Peer
+    session: Session
+
+
+@contextlib.contextmanager
+def way(kind: str, origin: Peer, certificates: trustme.CA, ca: Path, **options: Any) -> Iterator[Way]:
+    """kind: the scheme of the proxy's URL."""
+    ports = {"reg.example.com:443": origin.port}
+    script = Socks(ports, login=(b"me", b"pa ss")) if kind == "socks5h" else Proxy(ports)
+    with Peer(script, tls=server(certificates) if kind == "https" else None) as proxy:
+        options = {"proxy": f"{kind}://me:pa%20ss@{proxy.name}", "tls": Tls(ca=ca), "resolve": refuses, **options}
+        with secure("reg.example.com", **options) as session:
+            yield Way(proxy, session)
+
+
+KINDS = ("http", "https", "socks5h")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_registry_is_used_through_a_proxy_of_any_kind(kind: str, certificates: trustme.CA, ca: Path) -> None:
+    said = answers(CREATED, whole("200 OK", BLOB), OK)
+    with (
+        Peer(said, tls=server(certificates, "reg.example.com")) as origin,
+        way(kind, origin, certificates, ca) as through,
+    ):
+        assert 201 == put(through.session, pieces()).status
+        assert BLOB == read_all(through.session)
+        assert b"yes" == get(through.session).body
+        assert BLOB == origin.requests[0].body
+        assert (1, 1) == (through.proxy.connections, origin.connections), "the connection is kept"
+        assert not any("proxy-authorization" in request.headers for request in origin.requests)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refusal_that_comes_before_the_body_was_sent_is_read_through_a_proxy(
+    kind: str, certificates: trustme.CA, ca: Path
+) -> None:
+    def refuse(talk: Talk) -> None:
+        talk.head()
+        talk.answer("403 No")
+        talk.until_gone()
+
+    with (
+        Peer(refuse, tls=server(certificates, "reg.example.com")) as origin,
+        way(kind, origin, certificates, ca) as through,
+        pytest.raises(AuthError) as caught,
+    ):
+        put(through.session, endless(), length=NEVER)
+    assert 403 == caught.value.status
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nabc"])
+def test_a_stop_reaches_a_read_through_a_proxy(kind: str, first: bytes, certificates: trustme.CA, ca: Path) -> None:
+    with (
+        Peer(hanging(first), tls=server(certificates, "reg.example.com")) as origin,
+        way(kind, origin, certificates, ca, **PATIENT) as through,
+        stopped_soon(origin, lambda: bool(origin.requests)) as doomed,
+        pytest.raises(Cancelled),
+    ):
+        read_all(through.session, work=doomed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_end_without_a_tls_goodbye_is_a_cut_through_a_proxy(kind: str, certificates: trustme.CA, ca: Path) -> None:
+    def cut(talk: Talk) -> None:
+        talk.request()
+        talk.say(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc")  # which an end would complete
+        talk.sock.close()
+
+    with (
+        Peer(cut, tls=server(certificates, "reg.example.com")) as origin,
+        way(kind, origin, certificates, ca) as through,
+        pytest.raises(NetworkError) as caught,
+    ):
+        read_all(through.session)
+    assert "truncated" == caught.value.code
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_certificate_behind_a_proxy_is_verified(kind: str, certificates: trustme.CA, ca: Path) -> None:
+    with (
+        Peer(answers(OK), tls=server(certificates, "other.example.com")) as origin,
+        way(kind, origin, certificates, ca) as through,
+        pytest.raises(Refused) as caught,
+    ):
+        get(through.session)
+    assert "tls_error" == caught.value.code
+
+
+def test_the_certificate_of_a_proxy_is_verified(certificates: trustme.CA, ca: Path) -> None:
+    with Peer(Proxy({}), tls=server(certificates, "other.example.com")) as proxy:
+        options = {"proxy": f"https://{proxy.name}", "tls": Tls(ca=ca)}
+        with secure("reg.example.com", **options) as session, pytest.raises(Refused) as caught:
+            get(session)
+    assert "tls_error" == caught.value.code
+    assert "proxy" in str(caught.value)
+
+
+def test_http_goes_to_a_proxy_in_tls_whole_and_through_socks_as_it_is(certificates: trustme.CA, ca: Path) -> None:
+    with Peer(answers(OK), tls=server(certificates)) as proxy:
+        options: dict[str, Any] = {"proxy": f"https://me:x@{proxy.name}", "tls": Tls(ca=ca), "resolve": refuses}
+        with session_with("reg.example.com:5000", **options) as session:
+            assert b"yes" == get(session).body
+        assert ["GET http://reg.example.com:5000/v2/"] == proxy.targets()
+        assert "Basic bWU6eA==" == proxy.requests[0].headers["proxy-authorization"]
+    with Peer(answers(OK)) as origin:
+        script = Socks({"reg.example.com:5000": origin.port})
+        with Peer(script) as proxy:
+            options = {"proxy": f"socks5h://{proxy.name}", "resolve": refuses}
+            with session_with("reg.example.com:5000", **options) as session:
+                assert b"yes" == get(session).body
+        assert ["reg.example.com:5000"] == script.asked
+        assert ["GET /v2/"] == origin.targets()
+        assert "proxy-authorization" not in origin.requests[0].headers
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "code"),
+    [
+        (Socks({}, login=(b"me", b"other")), AuthError, "auth_failed"),
+        (Socks({}, reply=5), Unreachable, "net_error"),
+        (lambda talk: talk.until_gone(), Unreachable, "timeout"),
+        (lambda talk: talk.say(b"HTTP/1.1 400 Bad\r\n\r\n"), Unreachable, "net_error"),
+    ],
+    ids=["wrong login", "refused", "hangs", "no socks"],
+)
+def test_a_socks_proxy_that_does_not_connect_says_why(script: Any, kind: type[MirrorError], code: str) -> None:
+    with (
+        Peer(script) as proxy,
+        secure("reg.example.com", proxy=f"socks5h://me:x@{proxy.name}", connect_timeout=0.5) as session,
+        pytest.raises(kind) as caught,
+    ):
+        get(session)
+    assert code == caught.value.code
+    assert "proxy" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "direct"),
+    [
+        ("reg.example.com", True),
+        ("reg.example.com:5000", True),
+        ("cdn.reg.example.com", True),
+        ("myreg.example.com", False),
+        ("example.com", False),
+        ("other.example.com:5000", True),
+        ("other.example.com:5001", False),
+        ("127.0.0.1:5000", True),
+        ("[::1]:5000", True),
+        ("127.0.0.2", False),
+    ],
+)
+def test_hosts_of_no_proxy_and_those_below_them_are_contacted_directly(host: str, direct: bool) -> None:
+    hosts = frozenset({"reg.example.com", "other.example.com:5000", "127.0.0.1", "[::1]:5000"})
+    proxies = Proxies(HostSettings("x", proxy="http://p:1", no_proxy=hosts))
+    assert direct == (proxies.proxy_for(Origin.parse(f"http://{host}")) is None)
+
+
+def test_a_host_that_is_contacted_without_the_proxy_must_not_be_at_a_private_address() -> None:
+    """Behind the proxy that is the proxy's business."""
+    said = [whole("307 T", b"", "Location: http://cdn.example.com/x"), OK]
+    with Peer(answers(*said)) as proxy:
+        options: dict[str, Any] = {"proxy": f"http://{proxy.name}", "resolve": at(("127.0.0.1", proxy.port))}
+        with session_with("reg.example.com", **options) as session:
+            assert b"yes" == get(session).body
+        with (
+            session_with("reg.example.com", **options, no_proxy=frozenset({"cdn.example.com"})) as session,
+            pytest.raises(Refused) as caught,
+        ):
+            proxy.requests.clear()
+            get(session)
+    assert "unsafe_redirect" == caught.value.code
+    assert 1 == len(proxy.requests)
+
+
+@pytest.mark.parametrize("proxy", ["ftp://p:1", "socks5://p", "http://", "http://p:99999", "p:3128"])
 def test_a_proxy_of_another_kind_is_refused(proxy: str) -> None:
     with pytest.raises(ConfigError) as caught:
         session_with("reg.example.com", proxy=proxy)
