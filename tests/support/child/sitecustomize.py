@@ -1,11 +1,13 @@
-"""On the path of the tool when tests run it: keeps it on loopback, and notes for the test if it tried to leave."""
+"""On the path of the tool when tests run it: keeps it on loopback, and notes for the test if it tried to leave.
+
+It also watches the event loop, in debug mode, if the test wants that."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from tests.support import tripwire
+from tests.support import loop_watch, tripwire
 
 
 def arm() -> None:
@@ -17,7 +19,9 @@ def arm() -> None:
         with file.open("a") as opened:
             opened.write(what + "\n")
 
-    tripwire.install(note, only=only)
+    tripwire.install(lambda what: note(f"left loopback: {what}"), only=only)
+    if os.environ.pop("MIRROR_TESTS_WATCH_LOOP", ""):
+        loop_watch.install(note)
 
 
 if "MIRROR_TESTS_FORKING" not in os.environ:
