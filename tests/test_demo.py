@@ -91,5 +91,5 @@ def test_the_story_holds_without_programs_of_the_system(tmp_path: Path, capsys: 
 
 def test_a_server_that_does_not_start_ends_the_story(tmp_path: Path) -> None:
     (tmp_path / "source").write_text("a file is no layout")
-    with pytest.raises(Wrong, match="is no directory"), ServeRegistry(tmp_path, "source", Desk(tmp_path).environment):
+    with pytest.raises(Wrong, match="is not a directory"), ServeRegistry(tmp_path, "source", Desk(tmp_path).environment):
         pass
