@@ -1,4 +1,4 @@
-"""docs/architecture.md names every package and module, and nothing that does not exist."""
+"""docs/architecture.md names every package and module, and no others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATH = re.compile(r"`((?:tests/|mirror/)?[a-z_0-9]+/[a-z_0-9/]+\.(?:py|json))`"
 
 
 def tree() -> dict[str, str]:
-    """Path below mirror/ -> what the document says of it, for each line of the tree."""
+    """Return the text of each line of the tree, by path below mirror/."""
     block = re.search(r"```text\nmirror/\n(.*?)```", TEXT, re.DOTALL)
     assert block is not None
     found: dict[str, str] = {}
@@ -34,7 +34,7 @@ def tree() -> dict[str, str]:
 
 @cache
 def names_in(path: Path) -> frozenset[str]:
-    """Classes, functions, and `Class.method`."""
+    """Return the classes, functions and methods (`Class.method`) of a module."""
     found = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -52,11 +52,11 @@ def test_the_tree_has_every_package_and_module_and_no_other() -> None:
     assert (modules - nested) | packages == set(tree())
 
 
-def test_every_line_of_the_tree_says_what_is_there() -> None:
+def test_every_line_of_the_tree_has_a_description() -> None:
     assert [] == [path for path, text in tree().items() if not text]
 
 
-def test_every_name_that_the_document_gives_is_in_its_file() -> None:
+def test_every_name_in_the_document_is_in_its_file() -> None:
     named = _NAMED.findall(TEXT)
     assert len(named) > 50
     missing = [
@@ -67,6 +67,6 @@ def test_every_name_that_the_document_gives_is_in_its_file() -> None:
     assert [] == missing
 
 
-def test_every_path_that_the_document_gives_exists() -> None:
+def test_every_path_in_the_document_exists() -> None:
     missing = [path for path in _PATH.findall(TEXT) if not (ROOT / path).exists() and not (PACKAGE / path).exists()]
     assert [] == missing

@@ -1,4 +1,4 @@
-"""How the benchmark counts, and how its figures are shown; tests_real/test_benchmarks.py runs it."""
+"""Counts and presentation of the benchmark; tests_real/test_benchmarks.py runs it."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ JOB = Job("127.0.0.1:1", ["127.0.0.1:2", "127.0.0.1:3"], {"team/app": ["v1", "v2
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
-def test_a_tool_is_told_all_targets_and_what_to_select(tool: Mirror, tmp_path: Path) -> None:
+def test_the_command_of_a_tool_has_all_targets_and_the_selection(tool: Mirror, tmp_path: Path) -> None:
     told = _words(tool.commands(replace(JOB, pattern="v[12]"), tmp_path), tmp_path)
     assert [] == [word for word in (JOB.source, *JOB.targets, "team/app") if word not in told]
     assert "v[12]" in told or {"v1", "v2"} <= {word.rpartition(":")[2] for word in told.split()}
 
 
 def _words(commands: Sequence[Sequence[str]], folder: Path) -> str:
-    """Command lines, and the files that they name."""
+    """Return command lines, and the content of the files that they name."""
     lines = [" ".join(command) for command in commands]
     return "\n".join([*lines, *(path.read_text() for path in folder.iterdir())])
 
 
-def test_scenarios_have_names_of_their_own_and_say_what_they_are() -> None:
+def test_scenarios_have_unique_names_and_descriptions() -> None:
     assert len(SCENARIOS) == len({one.name for one in SCENARIOS}) == len({one.title for one in SCENARIOS})
     assert [] == [one.name for one in SCENARIOS if not one.note]
 
@@ -52,7 +52,7 @@ def test_scenarios_have_names_of_their_own_and_say_what_they_are() -> None:
 # ---- what is measured
 
 
-def test_a_command_is_charged_for_its_own_memory_and_for_its_children_s_time(tmp_path: Path) -> None:
+def test_measurements_include_the_memory_of_the_command_and_the_time_of_its_children(tmp_path: Path) -> None:
     ballast = bytes(64 << 20)
     burn = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))'])"
     commands = [[sys.executable, "-c", burn], ["false"], ["never-run"]]
@@ -67,7 +67,7 @@ def test_a_command_that_hangs_is_killed(tmp_path: Path) -> None:
     assert (-9, 0.2) == (spent.code, spent.wall)
 
 
-def test_traffic_counts_answers_and_what_was_taken() -> None:
+def test_traffic_counts_responses_and_received_bytes() -> None:
     content = Content({("app", "v1"): "sha256:m"}, {"sha256:m": 10, "sha256:b": 100})
     seen = [
         Seen("GET", "/", 200, 7, "GET tags", "app", ""),
@@ -82,7 +82,7 @@ def test_traffic_counts_answers_and_what_was_taken() -> None:
     ) == replace(found, kinds=dict(found.kinds))
 
 
-def test_the_delaying_proxy_holds_everything_back_and_loses_nothing() -> None:
+def test_the_delaying_proxy_delays_all_data_and_loses_none() -> None:
     def echo(connection: socket.socket, number: int) -> None:
         while data := connection.recv(1 << 16):
             connection.sendall(data)
@@ -93,7 +93,7 @@ def test_the_delaying_proxy_holds_everything_back_and_loses_nothing() -> None:
             began = time.monotonic()
             end.sendall(b"first")
             assert b"first" == end.recv(16)
-            assert time.monotonic() - began >= 0.1  # the handshake that it stands for, and a round trip
+            assert time.monotonic() - began >= 0.1  # a simulated handshake, and a round trip
             sent = bytes(range(256)) * 1024
             end.sendall(sent)
             end.shutdown(socket.SHUT_WR)
@@ -127,13 +127,13 @@ REPORT = Report("2026-01-02T03:04+00:00", False, {"cores": "2"}, {"mirror": "1.0
 QUICK = replace(REPORT, quick=True, scenarios=[replace(OUTCOME, reduced=True)])
 
 
-def test_a_ratio_is_to_the_best_other_tool_that_did_the_work() -> None:
+def test_ratios_are_relative_to_the_best_other_tool_that_succeeded() -> None:
     assert 0.5 == OUTCOME.ratio("mirror")
     assert 2.0 == OUTCOME.ratio("steady")
     assert (True, False) == (OUTCOME.correct("mirror"), OUTCOME.correct("hasty"))
 
 
-def test_a_table_has_a_row_for_each_tool_the_fastest_first() -> None:
+def test_a_table_has_a_row_for_each_tool_ordered_by_time() -> None:
     lines = tables.plain(OUTCOME).splitlines()
     assert ["hasty", IDEAL, "mirror", "steady"] == [line[2:].partition("  ")[0] for line in lines[2:6]]
     assert "2.00 (1.00–3.00)" in lines[4]
@@ -141,14 +141,14 @@ def test_a_table_has_a_row_for_each_tool_the_fastest_first() -> None:
     assert "  oras: not installed." in lines
 
 
-def test_the_page_of_figures_says_when_where_and_what_was_left_out() -> None:
+def test_the_page_of_figures_has_date_machine_and_omissions() -> None:
     page = figures.page(replace(REPORT, left_out=["big"], tools_left_out=["skopeo"]), "figures.svg")
     wanted = ["2026-01-02T03:04+00:00", "run: big, skopeo.", "| cores | 2 |", "| mirror | 1.0 |", "(figures.svg)"]
     assert [] == [text for text in wanted if text not in page]
     assert {len(line.split(" | ")) for line in page.splitlines() if line.startswith("| hasty ")} == {11}
 
 
-def test_every_title_of_a_quick_run_says_that_it_had_less_than_that() -> None:
+def test_titles_of_a_quick_run_state_the_reduced_size() -> None:
     page = figures.page(QUICK)
     titles = [tables.plain(QUICK.scenarios[0]).splitlines()[0], *page.splitlines(), chart.svg(QUICK.scenarios)]
     told = [title for title in titles if "Cold &" in title]
@@ -166,7 +166,7 @@ def test_every_title_of_a_quick_run_says_that_it_had_less_than_that() -> None:
     [QUICK, replace(REPORT, left_out=["big"]), replace(REPORT, tools_left_out=["skopeo"])],
     ids=["quick", "some scenarios", "some tools"],
 )
-def test_the_page_of_the_docs_is_left_alone_by_a_run_of_less_than_everything(tmp_path: Path, report: Report) -> None:
+def test_a_partial_run_does_not_change_the_page_in_docs(tmp_path: Path, report: Report) -> None:
     docs, bench = tmp_path / "docs", tmp_path / "bench"
     docs.mkdir()
     (docs / files.PAGE).write_text("of everything")
@@ -178,7 +178,7 @@ def test_the_page_of_the_docs_is_left_alone_by_a_run_of_less_than_everything(tmp
     assert f"{docs / files.PAGE} stays as it was" in said
 
 
-def test_a_run_of_everything_writes_the_page_of_the_docs(tmp_path: Path) -> None:
+def test_a_complete_run_writes_the_page_in_docs(tmp_path: Path) -> None:
     docs, bench = tmp_path / "docs", tmp_path / "bench"
     said = files.write(REPORT, bench, docs)
     assert figures.page(REPORT, files.CHART) == (docs / files.PAGE).read_text()
@@ -192,7 +192,7 @@ def test_a_run_that_finished_no_scenario_writes_no_page(tmp_path: Path) -> None:
     assert [files.FIGURES] == [path.name for path in tmp_path.iterdir()]
 
 
-def test_make_bench_leaves_it_to_the_run_whether_the_docs_are_written() -> None:
+def test_make_bench_lets_the_run_decide_whether_docs_are_written() -> None:
     recipe = (ROOT / "Makefile").read_text().partition("\nbench: ")[2].partition("\n\n")[0]
     assert "--into .bench --docs docs $(BENCH_ARGS)" in recipe
     assert files.PAGE not in recipe
@@ -211,14 +211,14 @@ def test_the_report_is_json_with_every_sample_and_the_ratios() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--runs", "0"], ["--size", "8"], ["--scenario", "unknown"]])
-def test_a_wrong_argument_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_argument_is_an_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert 2 == stopped.value.code
     assert arguments[0] in capsys.readouterr().err
 
 
-def test_verifying_a_bundle_is_timed_beside_other_ways_to_hash_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verifying_a_bundle_is_compared_with_other_hashing_tools(capsys: pytest.CaptureFixture[str]) -> None:
     assert verify.main(["--mebibytes", "2", "--runs", "1"]) in (0, 1)
     lines = capsys.readouterr().out.splitlines()[1:]
     assert ["sha256sum", "hashlib", "mirror bundle verify"] == [line[:22].rstrip() for line in lines]

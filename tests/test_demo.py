@@ -1,4 +1,4 @@
-"""What the demonstration makes is real: static programs only, layouts that another tool reads."""
+"""The demonstration creates static programs, and layouts that another tool can read."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ LOAD, INTERPRETER = 1, 3  # kinds of segments
 
 
 def elf(*segments: int, machine: int = AMD64) -> bytes:
-    """A header and a segment table, as a linker writes them."""
+    """Return a header and a segment table, as a linker writes them."""
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     header += struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
     return header + b"".join(struct.pack("<I", kind).ljust(56, b"\0") for kind in segments)
 
 
-def program(binary: bytes, architecture: str = "amd64") -> Program:
+def make_program(binary: bytes, architecture: str = "amd64") -> Program:
     return Program("tool", "1.0", architecture, binary, (("LICENCE", b"free"),))
 
 
-def test_a_static_program_of_its_architecture_is_taken() -> None:
+def test_a_static_program_of_its_architecture_is_accepted() -> None:
     for architecture, machine in (("amd64", AMD64), ("arm64", ARM64)):
-        taken = program(elf(LOAD, machine=machine), architecture)
+        taken = make_program(elf(LOAD, machine=machine), architecture)
         assert taken == check_static(taken)
 
 
@@ -45,19 +45,19 @@ def test_a_static_program_of_its_architecture_is_taken() -> None:
         (b"#!/bin/sh\n".ljust(200), "not a 64-bit little-endian ELF file"),
     ],
 )
-def test_anything_else_is_refused(binary: bytes, says: str) -> None:
+def test_other_files_are_an_error(binary: bytes, says: str) -> None:
     with pytest.raises(Wrong, match=says):
-        check_static(program(binary))
+        check_static(make_program(binary))
 
 
 def test_the_same_files_make_the_same_layer() -> None:
-    tool = program(elf(LOAD))
+    tool = make_program(elf(LOAD))
     assert (base_layer(), program_layer(tool)) == (base_layer(), program_layer(tool))
 
 
 def test_skopeo_reads_the_layout_and_a_tag_that_moved(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
-    layers = [base_layer(), program_layer(program(elf(LOAD)))]
+    layers = [base_layer(), program_layer(make_program(elf(LOAD)))]
     indexes = [
         layout.index(
             layout.image(arch, layers, entrypoint="/usr/bin/tool", version=version) for arch in ("amd64", "arm64")
@@ -72,7 +72,7 @@ def test_skopeo_reads_the_layout_and_a_tag_that_moved(tmp_path: Path) -> None:
 
 
 def scripts(release: str) -> list[Program]:
-    """Programs that run on every machine: what the real ones say of themselves, as scripts."""
+    """Return scripts that run on every machine and print the same as the real programs."""
     says = {"first": {"shfmt": "v3.14.0", "rg": "ripgrep 15.2.0"}, "second": {"shfmt": "v3.14.1"}}[release]
     return [
         Program(name, "1", architecture, f"#!/bin/sh\necho '{text}' # {architecture}\n".encode(), ())
@@ -81,7 +81,9 @@ def scripts(release: str) -> list[Program]:
     ]
 
 
-def test_the_story_holds_without_programs_of_the_system(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demonstration_runs_without_programs_of_the_system(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tell(tmp_path, scripts, skopeo=False, docker_registry=False)
     told = capsys.readouterr().out
     assert "$ skopeo copy" not in told
@@ -89,7 +91,7 @@ def test_the_story_holds_without_programs_of_the_system(tmp_path: Path, capsys: 
     assert "each of the 9 blobs was read from the source once" in told
 
 
-def test_a_server_that_does_not_start_ends_the_story(tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_ends_the_demonstration(tmp_path: Path) -> None:
     (tmp_path / "source").write_text("a file is no layout")
-    with pytest.raises(Wrong, match="is not a directory"), ServeRegistry(tmp_path, "source", Desk(tmp_path).environment):
+    with pytest.raises(Wrong, match="directory"), ServeRegistry(tmp_path, "source", Desk(tmp_path).environment):
         pass

@@ -1,4 +1,4 @@
-"""The pages of rules in docs/ agree with the code: the rows of the fallback tables, and the limits."""
+"""The reference pages in docs/ agree with the code: the rows of the fallback tables, and the limits."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def cells(page: str) -> list[list[str]]:
-    """The rows of all tables of a page."""
+    """Return the rows of all tables of a page."""
     lines = (DOCS / page).read_text(encoding="utf-8").splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
 
 
 def limit(label: str) -> int:
-    """The first number of the row with this label, in bytes where it has a unit."""
+    """Return the first number of the row with this label, in bytes if it has a unit."""
     (value,) = [row[1] for row in cells("limits.md") if row[0] == label]
     found = re.match(r"([\d,]+) ?(\w*)", value)
     assert found is not None, value

@@ -1,4 +1,4 @@
-"""The structure of the program, read from its import statements: the order of packages, and the home of libraries."""
+"""The structure of the program, read from its import statements: the order of packages, the home of each library."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mirror"
 MAX_LINES = 350
 
-# Every package has a place of its own, the lowest first, and so has every module that is in no package. A module
-# belongs to the longest name that it begins with. It imports from its own place and from places before it.
+# The order of packages and of modules outside of packages, the lowest first. A module belongs to the longest name that
+# it begins with. It may import from its own place and from places before it.
 ORDER = (
     "errors",
     "util",
@@ -42,14 +42,14 @@ ORDER = (
     "cli",
     "__main__",
 )
-# These do not know each other: they meet in `sync` and `commands`, by way of the protocols in mirror/store.py.
+# These do not import each other: `sync` and `commands` connect them through the protocols in mirror/store.py.
 SIBLINGS = ("registry", "layout", "transfer", "state")
-# Modules in no package, `__init__` and `__main__` among them.
+# The maximum of modules outside of packages, including `__init__` and `__main__`.
 MOST_LOOSE = 8
-# Folders of tests that are beside those of the packages.
+# Folders of tests in addition to those of the packages.
 TEST_FOLDERS = {"end_to_end", "registries", "support"}
 
-# Outside library -> the modules (or packages) of which exactly one may import it, or that may share it.
+# External library -> the module or package that may import it, or several that may share it.
 HOMES = {
     "requests": ("mirror.registry.http.one_off",),
     "httptools": ("mirror.registry.http.protocol",),
@@ -66,15 +66,15 @@ HOMES = {
     "re2": ("mirror.selection.patterns",),
 }
 MAY_PRINT = ("mirror.output.console",)
-# Runs other people's work: as with a future, whatever that raises is kept for who waits for it (a name is bound).
+# Runs callables of others: like a future, it keeps any exception for the caller that waits (a name is bound).
 KEEP_FAILURES = ("mirror.transfer.tasks", "mirror.registry.http.lookups")
-# The writing half of the seam.
+# The methods of the seam that write.
 WRITERS = {"Target", "UploadSession"}
 
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One imported module. name: what was taken from it, if anything; runtime: not only for the type checker."""
+    """An imported module. name: the name imported from it, if any; runtime: not only for the type checker."""
 
     importer: str
     module: str
@@ -89,7 +89,7 @@ class Import:
 
 @cache
 def modules() -> dict[str, Path]:
-    """Dotted name -> file, of every module of the program."""
+    """Return the files of all modules of the program, by dotted name."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -114,7 +114,7 @@ def _imports_of(importer: str, node: ast.AST, at_top: bool, runtime: bool) -> It
                 yield Import(importer, alias.name, "", child.lineno, at_top, runtime)
         elif isinstance(child, ast.ImportFrom):
             for alias in child.names:
-                module, name = _resolved(importer, child, alias.name)
+                module, name = _resolve_import(importer, child, alias.name)
                 yield Import(importer, module, name, child.lineno, at_top, runtime)
         else:
             inside = at_top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
@@ -122,8 +122,8 @@ def _imports_of(importer: str, node: ast.AST, at_top: bool, runtime: bool) -> It
             yield from _imports_of(importer, child, inside, runtime and not types_only)
 
 
-def _resolved(importer: str, node: ast.ImportFrom, name: str) -> tuple[str, str]:
-    """`from mirror.oci import digest` imports the module mirror.oci.digest, not a name."""
+def _resolve_import(importer: str, node: ast.ImportFrom, name: str) -> tuple[str, str]:
+    """Return the module and name of an import: `from mirror.oci import digest` imports a module, not a name."""
     module = node.module or ""
     if node.level:
         package = importer.split(".") if modules()[importer].name == "__init__.py" else importer.split(".")[:-1]
@@ -134,23 +134,23 @@ def _resolved(importer: str, node: ast.ImportFrom, name: str) -> tuple[str, str]
 
 
 def place_of(module: str) -> str:
-    """`mirror.registry.http.tls` -> `registry.http`; the package `mirror` itself is ``."""
+    """Return the package of a module: `mirror.registry.http.tls` -> `registry.http`; for `mirror` itself ""."""
     name = module.partition(".")[2]
-    return max((place for place in ORDER if within(name, (place,))), key=len, default="")
+    return max((place for place in ORDER if is_within(name, (place,))), key=len, default="")
 
 
 def sibling_of(module: str) -> str:
-    return next((one for one in SIBLINGS if within(module, (f"mirror.{one}",))), "")
+    return next((one for one in SIBLINGS if is_within(module, (f"mirror.{one}",))), "")
 
 
 def packages(folder: Path) -> set[str]:
-    """The packages below a folder: `registry.http`."""
+    """Return the packages below a folder, such as `registry.http`."""
     return {
         ".".join(path.parent.relative_to(folder).parts) for path in folder.rglob("__init__.py") if path.parent != folder
     }
 
 
-def within(module: str, homes: tuple[str, ...]) -> bool:
+def is_within(module: str, homes: tuple[str, ...]) -> bool:
     return any(module == home or module.startswith(home + ".") for home in homes)
 
 
@@ -158,7 +158,7 @@ def our_imports() -> list[Import]:
     return [found for found in imports() if found.importer != "mirror" and found.module.startswith("mirror.")]
 
 
-def test_every_package_and_every_loose_module_has_a_place() -> None:
+def test_every_package_and_every_module_outside_of_packages_has_a_place() -> None:
     loose = {module.removeprefix("mirror.") for module in modules() if module.count(".") == 1}
     assert set(ORDER) == packages(PACKAGE) | loose
 
@@ -171,12 +171,12 @@ def test_imports_go_one_way() -> None:
     ]
 
 
-def test_registries_layouts_transfers_and_state_do_not_know_each_other() -> None:
+def test_registries_layouts_transfers_and_state_do_not_import_each_other() -> None:
     among = [found for found in our_imports() if sibling_of(found.importer) and sibling_of(found.module)]
     assert [] == [str(found) for found in among if sibling_of(found.importer) != sibling_of(found.module)]
 
 
-def test_few_modules_are_in_no_package() -> None:
+def test_few_modules_are_outside_of_packages() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= MOST_LOOSE
 
 
@@ -185,13 +185,13 @@ def test_tests_mirror_the_tree_of_the_program() -> None:
     assert packages(PACKAGE) == packages(ROOT / "tests") - beside
 
 
-def test_the_transfer_manager_knows_neither_registries_nor_layouts_nor_http() -> None:
+def test_the_transfer_manager_does_not_import_registries_layouts_or_http() -> None:
     unknown = ("mirror.registry", "mirror.layout", "http", "urllib", "urllib3", "requests", "ssl", "socket")
-    mine = [found for found in imports() if within(found.importer, ("mirror.transfer",))]
-    assert [] == [str(found) for found in mine if within(found.module, unknown)]
+    mine = [found for found in imports() if is_within(found.importer, ("mirror.transfer",))]
+    assert [] == [str(found) for found in mine if is_within(found.module, unknown)]
 
 
-def test_values_do_no_input_or_output() -> None:
+def test_modules_of_values_do_no_io() -> None:
     outside = (
         "socket",
         "ssl",
@@ -207,14 +207,14 @@ def test_values_do_no_input_or_output() -> None:
     mine = [
         found
         for found in imports()
-        if within(found.importer, ("mirror.oci", "mirror.errors", "mirror.selection.patterns"))
+        if is_within(found.importer, ("mirror.oci", "mirror.errors", "mirror.selection.patterns"))
     ]
-    assert [] == [str(found) for found in mine if within(found.module, outside)]
+    assert [] == [str(found) for found in mine if is_within(found.module, outside)]
 
 
 def test_planning_is_typed_on_the_reading_half_of_a_store() -> None:
     mine = [
-        found for found in imports() if within(found.importer, ("mirror.sync.planner", "mirror.selection.tag_rules"))
+        found for found in imports() if is_within(found.importer, ("mirror.sync.planner", "mirror.selection.tag_rules"))
     ]
     assert [] == [str(found) for found in mine if found.name in WRITERS]
 
@@ -229,17 +229,17 @@ def test_planning_is_typed_on_the_reading_half_of_a_store() -> None:
         "mirror.sync.manifest_graph",
     ],
 )
-def test_nothing_behind_the_seam_knows_that_there_is_an_old_protocol(module: str) -> None:
+def test_modules_above_the_seam_do_not_mention_v1(module: str) -> None:
     text = modules()[module].read_text(encoding="utf-8").lower()
     assert [] == [word for word in ("v1", "fallback", "convert") if word in text]
     mine = [found for found in imports() if found.importer == module]
-    assert [] == [str(found) for found in mine if within(found.module, ("mirror.registry",))]
+    assert [] == [str(found) for found in mine if is_within(found.module, ("mirror.registry",))]
 
 
-def test_no_module_takes_part_in_a_circle_of_imports() -> None:
+def test_no_module_is_part_of_an_import_cycle() -> None:
     after = {module: set[str]() for module in modules()}
     for found in imports():
-        # A package's own first lines run before its modules: that arrow is Python's, not ours.
+        # A package is imported before its modules; that dependency is Python's own.
         if found.runtime and found.at_top and found.module in after and found.module != found.importer:
             after[found.importer].add(found.module)
     while done := {module for module, needs in after.items() if not needs}:
@@ -248,28 +248,28 @@ def test_no_module_takes_part_in_a_circle_of_imports() -> None:
 
 
 @pytest.mark.parametrize(("library", "homes"), HOMES.items())
-def test_an_outside_library_is_imported_in_one_place(library: str, homes: tuple[str, ...]) -> None:
+def test_an_external_library_is_imported_in_one_place(library: str, homes: tuple[str, ...]) -> None:
     importers = {found.importer for found in imports() if found.module.split(".")[0] == library}
-    assert [] == sorted(importer for importer in importers if not within(importer, homes))
+    assert [] == sorted(importer for importer in importers if not is_within(importer, homes))
 
 
-def test_every_outside_library_has_a_home() -> None:
+def test_every_external_library_has_a_home() -> None:
     known = set(sys.stdlib_module_names) | {"mirror", "_typeshed"} | set(HOMES)
     assert [] == [str(found) for found in imports() if found.module.split(".")[0] not in known]
 
 
-def test_a_module_is_one_idea_of_at_most_350_lines() -> None:
+def test_a_module_has_at_most_350_lines() -> None:
     lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in modules().items()}
     assert {} == {module: lines for module, lines in lengths.items() if lines > MAX_LINES}
 
 
-def test_there_is_no_module_for_leftovers() -> None:
-    """The package `util` is none: each of its modules has one idea."""
+def test_no_module_has_a_catch_all_name() -> None:
+    """`util` is a package: each of its modules has one purpose."""
     leftovers = {"utils", "util", "common", "misc"}
     assert {"mirror.util"} == {module for module in modules() if module.split(".")[-1] in leftovers}
 
 
-def test_nothing_catches_everything() -> None:
+def test_no_code_swallows_all_exceptions() -> None:
     assert [] == [place for module in modules() for place in _catches_everything(module)]
 
 
@@ -278,9 +278,9 @@ def _catches_everything(module: str) -> Iterator[str]:
         if isinstance(node, ast.ExceptHandler):
             caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
             names = {ast.unparse(kind) if kind else "" for kind in caught}
-            # What is raised again after cleaning up was not swallowed, so BaseException may be caught for that.
+            # BaseException may be caught for cleanup if it is raised again.
             raises = any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node))
-            kept = node.name is not None and within(module, KEEP_FAILURES)
+            kept = node.name is not None and is_within(module, KEEP_FAILURES)
             if names & {"", "Exception"} or ("BaseException" in names and not raises and not kept):
                 yield f"{module}:{node.lineno}"
 
@@ -289,7 +289,7 @@ def test_only_the_command_line_and_the_report_print() -> None:
     printing = [
         f"{module}:{node.lineno}"
         for module in modules()
-        if not within(module, MAY_PRINT)
+        if not is_within(module, MAY_PRINT)
         for node in ast.walk(tree(module))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]

@@ -1,4 +1,4 @@
-"""What the project says of itself is true: README, documents, change log, build targets."""
+"""Statements of the project about itself are true: README, documents, change log, build targets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mirror.output.report.records import Failure
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 OPERATIONS = ROOT / "docs" / "operations.md"
-# What is written by hand; everything else in the folder is made.
+# Files that are written by hand; all others are generated.
 WRITTEN = (
     "mirror",
     "tests",
@@ -47,7 +47,7 @@ def read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def written() -> Iterator[Path]:
+def written_files() -> Iterator[Path]:
     for pattern in WRITTEN:
         for path in ROOT.glob(pattern):
             yield from (file for file in ([path] if path.is_file() else path.rglob("*")) if _is_text(file))
@@ -59,7 +59,7 @@ def _is_text(path: Path) -> bool:
 
 @cache
 def help_of(*command: str) -> str:
-    """What `mirror COMMAND --help` prints."""
+    """Return the output of `mirror COMMAND --help`."""
     environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "mirror", *command, "--help"],
@@ -74,7 +74,7 @@ def help_of(*command: str) -> str:
 
 
 def commands() -> list[str]:
-    """The commands that `mirror --help` offers."""
+    """Return the commands in `mirror --help`."""
     listed = help_of().partition("\ncommands:\n")[2].partition("\n\n")[0]
     found = re.findall(r"^    ([a-z]+)  ", listed, re.MULTILINE)
     assert found, "mirror --help lists no commands"
@@ -88,22 +88,22 @@ def section(document: Path, title: str) -> str:
 
 
 def first_column(table: str) -> set[str]:
-    """The first cell of each row, without code marks."""
+    """Return the first cell of each row, without code marks."""
     rows = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
     return {row.strip().strip("`") for row in rows} - {""}
 
 
-def test_the_readme_fits_one_screen_and_names_the_two_commands() -> None:
+def test_the_readme_fits_one_screen_and_has_the_two_commands() -> None:
     readme = read(ROOT / "README.md")
     assert {"make demo", "make test"} == {command for command in ("make demo", "make test") if command in readme}
     assert 80 >= len(readme.splitlines())
 
 
-def test_the_change_log_tells_of_this_version() -> None:
+def test_the_change_log_has_this_version() -> None:
     assert mirror.__version__ in re.findall(r"^## (\S+)", read(ROOT / "CHANGELOG.md"), re.MULTILINE)
 
 
-def test_every_make_target_that_a_document_names_exists() -> None:
+def test_every_make_target_in_a_document_exists() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", read(ROOT / "Makefile"), re.MULTILINE))
     texts = [*DOCUMENTS, ROOT / ".ci" / "run"]
     named = {name for path in texts for name in re.findall(r"(?:^ *|`)make ([a-z][a-z-]*)", read(path), re.MULTILINE)}
@@ -115,18 +115,18 @@ def test_ci_runs_the_linters_then_the_tests_then_the_campaigns() -> None:
     assert ["make lint", "make test", "make test-long"] == lines
 
 
-def test_operations_has_every_command_and_no_other() -> None:
+def test_operations_documents_exactly_the_existing_commands() -> None:
     table, options = section(OPERATIONS, "Commands").split("| option |")
     assert set(commands()) == first_column(table) - {"command"}
     assert options
 
 
-def test_the_readme_has_every_command_that_does_something() -> None:
+def test_the_readme_has_every_command_with_an_effect() -> None:
     readme = read(ROOT / "README.md")
     assert [] == [command for command in commands() if f"`mirror {command}" not in readme]
 
 
-def test_operations_has_every_option_and_no_other() -> None:
+def test_operations_documents_exactly_the_existing_options() -> None:
     offered = {option for command in commands() for option in _OPTION.findall(help_of(command))}
     documented = set(_OPTION.findall(section(OPERATIONS, "Commands")))
     assert offered - {"--help"} == documented - {"--version"}
@@ -138,23 +138,23 @@ def test_operations_explains_every_exit_code() -> None:
     assert {str(code) for code in known} == first_column(section(OPERATIONS, "Exit codes")) - {"code"}
 
 
-def test_a_run_that_has_begun_never_ends_as_one_that_contacted_nobody() -> None:
+def test_a_run_never_exits_with_the_code_for_usage_after_its_start() -> None:
     assert errors.FAILED == errors.worst_exit_code([errors.OK, errors.USAGE])
     assert errors.LOCAL == errors.worst_exit_code([errors.USAGE, errors.LOCAL, errors.REFUSED])
 
 
-def test_operations_explains_every_error_code_and_no_other() -> None:
+def test_operations_explains_exactly_the_existing_error_codes() -> None:
     trees = [ast.parse(read(path)) for path in sorted((ROOT / "mirror").rglob("*.py"))]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    # `error` is the code of the base class, which is never raised as it is.
+    # `error` is the code of the base class, which is never raised itself.
     codes = {code for node in nodes for code in _error_codes(node)} - {"error"}
     explained = first_column(section(OPERATIONS, "Error codes")) - {"code"}
     assert set() == codes - explained
     assert set() == explained - texts
 
 
-def test_operations_says_of_every_error_code_whether_it_is_retryable_as_the_report_does() -> None:
+def test_operations_marks_the_same_error_codes_as_retryable_as_the_report() -> None:
     rows = re.findall(r"^\| `(\w+)` \|.*?\| [\d, ]+ \| (\w+) \|", section(OPERATIONS, "Error codes"), re.MULTILINE)
     assert len(rows) > 30
     for code, documented in rows:
@@ -163,7 +163,7 @@ def test_operations_says_of_every_error_code_whether_it_is_retryable_as_the_repo
 
 
 def _error_codes(node: ast.AST) -> Iterator[str]:
-    """Texts that are given as `code=`, or are the `code` of a class."""
+    """Yield the values of `code=` arguments and of `code` attributes of classes."""
     match node:
         case ast.keyword(arg="code", value=value) | ast.Assign(targets=[ast.Name(id="code")], value=value):
             yield from _texts(value)
@@ -177,7 +177,7 @@ def _texts(value: ast.expr) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_between_documents_lead_somewhere(document: Path) -> None:
+def test_links_between_documents_have_a_target(document: Path) -> None:
     broken = []
     for link in _LINK.findall(_FENCED.sub("", read(document))):
         name, _, anchor = link.partition("#")
@@ -228,18 +228,18 @@ def test_every_dependency_is_explained() -> None:
     assert [] == [name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", explained)]
 
 
-def test_nothing_is_left_unfinished() -> None:
+def test_no_file_has_a_mark_of_unfinished_work() -> None:
     words = ("TO" + "DO", "FIX" + "ME", "X" * 3, "NotImplemented" + "Error")
     pattern = re.compile(rf"\b(?:{'|'.join(words)})\b")
     assert [] == [
-        f"{path.relative_to(ROOT)}: {found[0]}" for path in written() for found in pattern.finditer(read(path))
+        f"{path.relative_to(ROOT)}: {found[0]}" for path in written_files() for found in pattern.finditer(read(path))
     ]
 
 
-def test_no_file_names_a_path_of_one_machine() -> None:
+def test_no_file_contains_a_path_of_one_machine() -> None:
     pattern = re.compile(rf"(?<![\w.~-])/(?:{'|'.join(('work', 'farm', 'root'))})/")
     assert [] == [
-        f"{path.relative_to(ROOT)}: {found[0]}" for path in written() for found in pattern.finditer(read(path))
+        f"{path.relative_to(ROOT)}: {found[0]}" for path in written_files() for found in pattern.finditer(read(path))
     ]
 
 

@@ -1,4 +1,4 @@
-"""The start and the end of the process: what is loaded, and what an interrupt does."""
+"""The start and the end of the process: which modules are loaded, and the effect of an interrupt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.tool import MirrorTool
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Runs the command line, then tells which modules are there.
+# Runs the command line, then prints the loaded modules.
 LOADED = """
 import sys
 from mirror.cli import main
@@ -28,12 +28,12 @@ print("loaded", *sys.modules)
 sys.exit(code)
 """
 
-# Heavy, and needed by few runs. The packages with all their modules.
+# Slow to import, and needed by few runs. Packages include all their modules.
 RARELY_NEEDED = ("requests", "urllib3", "rich", "publicsuffixlist", "mirror.serve", "mirror.registry.v1.client")
 
 
 def loaded_by(*arguments: str | Path) -> set[str]:
-    """The modules that a command has loaded when it is done."""
+    """Return the modules that a command has loaded when it ends."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED, *map(str, arguments)],
         cwd=ROOT,
@@ -45,7 +45,7 @@ def loaded_by(*arguments: str | Path) -> set[str]:
     return set(done.stdout.splitlines()[-1].removeprefix("loaded ").split())
 
 
-def test_a_sync_that_finds_nothing_to_do_loads_nothing_heavy_that_it_does_not_need(
+def test_a_sync_without_work_does_not_load_slow_modules_that_it_does_not_need(
     registry_factory: RegistryFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = registry_factory("source"), registry_factory("target")
@@ -63,28 +63,28 @@ INTERRUPTED_LATER = "import atexit, os, signal\natexit.register(os.kill, os.getp
 @pytest.mark.parametrize(
     ("module", "text", "said"),
     [
-        ("argparse", INTERRUPTED, ""),  # the first that the command line imports
+        ("argparse", INTERRUPTED, ""),  # the first module that the command line imports
         ("sitecustomize", INTERRUPTED_LATER, "mirror: none.tar does not exist\n"),
     ],
     ids=["at its start", "at its end"],
 )
-def test_an_interrupt_when_there_is_nothing_to_tidy_up_ends_the_process_without_a_word(
+def test_an_interrupt_without_cleanup_to_do_ends_the_process_silently(
     module: str, text: str, said: str, tmp_path: Path
 ) -> None:
-    """By the kernel: a shell shows 130."""
+    """The kernel ends the process: a shell shows 130."""
     (tmp_path / f"{module}.py").write_text(text)
-    # Who runs the tests in the background may have it ignored for all of them.
+    # SIGINT may be ignored if the tests run in the background.
     assert (-signal.SIGINT, "", said) == _run_beside(tmp_path, "env", "--default-signal=INT")
 
 
-def test_an_interrupt_that_is_ignored_for_the_program_stays_ignored_at_its_start(tmp_path: Path) -> None:
-    """As for the background jobs of a script."""
+def test_an_interrupt_that_the_parent_ignores_stays_ignored_at_the_start(tmp_path: Path) -> None:
+    """Shells do this for background jobs of scripts."""
     (tmp_path / "argparse.py").write_text(INTERRUPTED)
     assert (7, "", "") == _run_beside(tmp_path, "sh", "-c", "trap '' INT; exec \"$@\"", "sh")
 
 
 def _run_beside(modules: Path, *before: str) -> tuple[int, str, str]:
-    """-> exit code, stdout and stderr of a command that minds signals, with `modules` before all others."""
+    """Return exit code, stdout and stderr of a command. `modules` comes before all others in the path."""
     done = subprocess.run(
         [*before, sys.executable, "-m", "mirror", "bundle", "verify", "none.tar"],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{modules}:{ROOT}"},

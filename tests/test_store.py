@@ -35,10 +35,10 @@ KINDS = ("docker-registry", "scripted registry", "repair of a registry", "mirror
 
 @dataclass
 class World:
-    """A store, and a way to see it as another process would."""
+    """A store, and a way to open it again as another process would."""
 
     store: Target
-    again: Callable[[], Target]
+    reopen: Callable[[], Target]
 
     def blob(self, data: bytes, repository: str = "app") -> Descriptor:
         blob = Descriptor(Digest.of(data), len(data))
@@ -47,7 +47,7 @@ class World:
             assert session.committed
         return blob
 
-    def bring(self, graph: Graph, repository: str = "app") -> dict[str, Manifest]:
+    def upload_graph(self, graph: Graph, repository: str = "app") -> dict[str, Manifest]:
         for data in graph.blobs.values():
             self.blob(data, repository)
         manifests = manifests_of(graph)
@@ -86,11 +86,11 @@ def world(
             written = layout(new=True)
             written.begin((), WORK)
 
-            def again() -> Target:
+            def reopen() -> Target:
                 written.finish(whole=True, work=WORK)
                 return layout()
 
-            yield World(written, again)
+            yield World(written, reopen)
             return
         first: Target
         if request.param == "mirror serve":
@@ -103,61 +103,63 @@ def world(
         yield World(first, lambda: client(host))
 
 
-def names(found: object) -> list[str]:
+def sorted_names(found: object) -> list[str]:
     return sorted(str(name) for name in found)  # type: ignore[attr-defined]  # an iterable of names
 
 
-# ---- what was put is there
+# ---- writing and reading
 
 
-def test_what_was_put_is_read_by_others_byte_for_byte(world: World) -> None:
+def test_written_objects_are_read_by_another_process_byte_for_byte(world: World) -> None:
     graph = Graph("contract")
     graph.platforms("v1", "latest")
     graph.image("docker", oci=False)
     graph.artifact("thing")
-    manifests = world.bring(graph)
+    manifests = world.upload_graph(graph)
     world.store.finish(whole=True, work=WORK)
-    other = world.again()
-    assert sorted(graph.tags) == names(other.tags("app", WORK))
+    other = world.reopen()
+    assert sorted(graph.tags) == sorted_names(other.tags("app", WORK))
     for tag, digest in graph.tags.items():
         assert graph.manifests[digest].data == other.manifest("app", tag, WORK).body
         assert manifests[digest] == other.read("app", tag, WORK).manifest
     for digest, body in graph.manifests.items():
         assert body.data == other.manifest("app", digest, WORK).body
     for digest, data in graph.blobs.items():
-        assert data == World(other, world.again).read(Descriptor(Digest(digest), len(data)))
+        assert data == World(other, world.reopen).read(Descriptor(Digest(digest), len(data)))
 
 
-def test_a_tag_that_is_put_again_names_the_new_manifest(world: World) -> None:
+def test_a_tag_that_is_written_again_refers_to_the_new_manifest(world: World) -> None:
     graph = Graph("moved")
     first, second = graph.image("v1"), graph.image("v2")
-    manifests = world.bring(graph)
+    manifests = world.upload_graph(graph)
     world.store.put_manifest("app", "v1", manifests[second.digest], WORK)
     assert [second.digest] == [
         version.digest for version in world.store.resolve("app", ["v1"], WORK) if isinstance(version, Version)
     ]
-    assert manifests[first.digest] == world.store.manifest("app", first.digest, WORK), "the old one can still be read"
+    assert manifests[first.digest] == world.store.manifest("app", first.digest, WORK), (
+        "the old manifest can still be read"
+    )
 
 
-def test_one_tag_in_two_repositories_is_two_tags(world: World) -> None:
+def test_equal_tags_in_two_repositories_are_independent(world: World) -> None:
     ours, theirs = Graph("ours"), Graph("theirs")
     ours.image("v1")
     theirs.image("v1")
-    world.bring(ours, "team/app")
-    world.bring(theirs, "team/lib")
+    world.upload_graph(ours, "team/app")
+    world.upload_graph(theirs, "team/lib")
     found = [world.store.read(name, "v1", WORK).digest for name in ("team/app", "team/lib")]
     assert [ours.tags["v1"], theirs.tags["v1"]] == found
-    assert ["team/app", "team/lib"] == names(world.store.repositories("team/", WORK))
-    assert [] == names(world.store.repositories("other/", WORK))
+    assert ["team/app", "team/lib"] == sorted_names(world.store.repositories("team/", WORK))
+    assert [] == sorted_names(world.store.repositories("other/", WORK))
 
 
-# ---- what is not there
+# ---- missing objects
 
 
-def test_what_is_not_there_is_not_found(world: World) -> None:
+def test_missing_objects_are_not_found(world: World) -> None:
     graph = Graph("one")
     graph.image("v1")
-    world.bring(graph)
+    world.upload_graph(graph)
     with pytest.raises(NotFound):
         list(world.store.tags("missing", WORK))
     with pytest.raises(NotFound):
@@ -169,10 +171,10 @@ def test_what_is_not_there_is_not_found(world: World) -> None:
     assert not world.store.has_blob("app", ABSENT, WORK)
 
 
-def test_what_is_wrong_with_one_reference_is_told_in_its_place(world: World) -> None:
+def test_an_error_for_one_reference_is_yielded_in_its_place(world: World) -> None:
     graph = Graph("places")
     graph.image("v1")
-    world.bring(graph)
+    world.upload_graph(graph)
     first, missing, last = world.store.resolve("app", ["v1", "missing", "v1"], WORK)
     assert isinstance(first, Version)
     assert isinstance(missing, NotFound)
@@ -183,7 +185,7 @@ def test_what_is_wrong_with_one_reference_is_told_in_its_place(world: World) -> 
 def test_a_digest_resolves_to_itself(world: World) -> None:
     graph = Graph("digest")
     made = graph.image("v1")
-    world.bring(graph)
+    world.upload_graph(graph)
     found, missing = world.store.resolve("app", [made.digest, ABSENT.digest], WORK)
     assert isinstance(found, Version)
     assert made.digest == found.digest
@@ -194,12 +196,12 @@ def test_a_digest_resolves_to_itself(world: World) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"x", DATA], ids=["empty", "one-byte", "many"])
-def test_a_blob_is_there_with_its_size(world: World, data: bytes) -> None:
+def test_a_blob_exists_with_its_size(world: World, data: bytes) -> None:
     blob = world.blob(data)
     assert world.store.has_blob("app", blob, WORK)
     assert data == world.read(blob)
     longer = Descriptor(blob.digest, len(data) + 1)
-    if isinstance(world.store, RepairTarget):  # it is to be sent again
+    if isinstance(world.store, RepairTarget):  # it sends every blob again
         assert not world.store.has_blob("app", longer, WORK)
         return
     with pytest.raises(Refused) as caught:
@@ -219,27 +221,27 @@ def test_a_body_that_fails_at_its_end_leaves_no_blob(world: World) -> None:
         session.send(lambda offset: Bytes(DATA[offset:], error=wrong, after=len(DATA)), WORK)
     assert not session.committed
     assert not world.store.has_blob("app", blob, WORK)
-    assert blob == world.blob(DATA), "and it can be uploaded after that"
+    assert blob == world.blob(DATA), "it can be uploaded after that"
 
 
-def test_a_session_that_is_left_leaves_no_blob(world: World) -> None:
+def test_a_session_that_is_closed_without_commit_leaves_no_blob(world: World) -> None:
     blob = Descriptor(Digest.of(DATA), len(DATA))
     with world.store.begin_upload("app", blob, WORK) as session:
         assert not session.committed
     assert not world.store.has_blob("app", blob, WORK)
 
 
-def test_a_blob_of_a_sibling_is_mounted(world: World) -> None:
+def test_a_blob_of_another_repository_is_mounted(world: World) -> None:
     graph = Graph("mount")
     graph.image("v1")
-    world.bring(graph, "base")
+    world.upload_graph(graph, "base")
     for digest, data in graph.blobs.items():
         blob = Descriptor(Digest(digest), len(data))
         assert Mount.MOUNTED is world.store.mount_blob("app", blob, "base", WORK)
         assert world.store.has_blob("app", blob, WORK)
 
 
-def test_what_no_sibling_has_is_not_mounted(world: World) -> None:
+def test_a_blob_that_no_other_repository_has_is_not_mounted(world: World) -> None:
     outcome = world.store.mount_blob("app", ABSENT, "base", WORK)
     assert outcome is not Mount.MOUNTED
     if not isinstance(outcome, Mount):
@@ -252,11 +254,11 @@ def test_what_no_sibling_has_is_not_mounted(world: World) -> None:
 # ---- manifests
 
 
-def test_a_manifest_whose_parts_are_missing_is_refused(world: World) -> None:
+def test_a_manifest_with_missing_blobs_is_an_error(world: World) -> None:
     graph = Graph("incomplete")
     index = graph.platforms("v1")
     every = manifests_of(graph)
-    world.blob(DATA)  # there is a repository
+    world.blob(DATA)  # creates the repository
     for digest in (*(child.digest for child in every[index.digest].children), index.digest):
         with pytest.raises(RemoteError) as caught:
             world.store.put_manifest("app", "v1", every[digest], WORK)
@@ -265,15 +267,15 @@ def test_a_manifest_whose_parts_are_missing_is_refused(world: World) -> None:
     assert isinstance(missing, NotFound)
 
 
-def test_a_manifest_whose_subject_is_missing_is_taken(world: World) -> None:
+def test_a_manifest_with_a_missing_subject_is_accepted(world: World) -> None:
     graph = Graph("subject")
     subject = Graph("elsewhere").image("v1")
     made = graph.artifact("about", subject=subject)
-    world.bring(graph)
+    world.upload_graph(graph)
     assert made.digest == world.store.read("app", "about", WORK).digest
 
 
-def test_a_manifest_without_a_media_type_is_taken_as_what_it_is(world: World) -> None:
+def test_the_media_type_of_a_manifest_without_one_is_determined_from_its_content(world: World) -> None:
     graph = Graph("plain")
     made = graph.image("v1")
     body = graph.manifests[made.digest].data.replace(
@@ -281,13 +283,13 @@ def test_a_manifest_without_a_media_type_is_taken_as_what_it_is(world: World) ->
     )
     plain = parse_manifest(body, made.media_type)
     assert made.digest != plain.digest
-    world.bring(graph)
+    world.upload_graph(graph)
     world.store.put_manifest("app", "plain", plain, WORK)
     assert body == world.store.manifest("app", "plain", WORK).body
     assert body == world.store.manifest("app", plain.digest, WORK).body
 
 
-# ---- calling off
+# ---- cancellation
 
 
 def test_a_stop_ends_a_call(world: World) -> None:
@@ -297,7 +299,7 @@ def test_a_stop_ends_a_call(world: World) -> None:
         list(world.store.resolve("app", ["v1"], Work(stop)))
 
 
-def test_progress_is_told_of_what_is_sent(world: World) -> None:
+def test_progress_counts_sent_bytes(world: World) -> None:
     sent: list[int] = []
     blob = Descriptor(Digest.of(DATA), len(DATA))
     with world.store.begin_upload("app", blob, WORK) as session:

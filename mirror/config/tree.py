@@ -17,7 +17,7 @@ class MisreadScalar(Struct, frozen=True):
 
 
 class Scalar(Struct):
-    """A scalar. line, column: from 0. value: str, bool, int, None or Misread; text: as written."""
+    """A scalar. line, column: from 0. value: str, bool, int, None or MisreadScalar; text: as written."""
 
     line: int
     column: int

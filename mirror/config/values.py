@@ -110,7 +110,7 @@ def check_pem(file: Path, wanted: str) -> str | None:
 
     Return a warning, if there is one.
 
-    Raises AbsentError, ConfigError."""
+    Raises MissingFileError, ConfigError."""
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):

@@ -1,8 +1,7 @@
 """Reads YAML to a tree, within limits (docs/configuration.md, "The file").
 
-Scalars that YAML 1.1 or 1.2 reads as a number, a date or null keep their text, so that the tag 1.10 is an error instead
-of the tag 1.1. Problems that hide no others (duplicate keys, explicit tags) are collected; the others end the
-reading.
+Scalars that YAML 1.1 or 1.2 reads as a number, a date or null keep their text: the tag 1.10 is an error, not the tag
+1.1. Problems that hide no others (duplicate keys, explicit tags) are collected; the others end the reading.
 """
 
 from __future__ import annotations
@@ -49,10 +48,8 @@ _ON = "on"  # a key of this configuration (`notify`), which YAML 1.1 reads as tr
 def read(path: Path) -> Document:
     """Read the file at `path`. Raises ConfigErrors; LocalError if the file cannot be read."""
     data = file.read(path)
-    name = printable(path)
-    text = file.decode(data, name)
-    document = Document(name, Mapping(0, 0), hashlib.sha256(data).hexdigest())
-    composer = _Composer(text, document)
+    document = Document(printable(path), Mapping(0, 0), hashlib.sha256(data).hexdigest())
+    composer = _Composer(file.decode(data, document.file), document)
     root = composer.compose()
     if not isinstance(root, Mapping):
         composer.fail(root.line, root.column, "expected a mapping at the top, with `version: 1` and `mirrors:`")
@@ -105,9 +102,7 @@ class _Composer:
                 if isinstance(event, yaml.DocumentStartEvent):
                     documents += 1
                     if documents > 1:
-                        self._fail_at(
-                            _start_mark(event), "one document expected, a second begins here; remove the `---`"
-                        )
+                        self._fail_at(_mark(event), "one document expected, a second begins here; remove the `---`")
                 else:
                     self._handle_event(event, loader)
         except yaml.MarkedYAMLError as error:
@@ -123,23 +118,20 @@ class _Composer:
 
     def fail(self, line: int, column: int, message: str) -> NoReturn:
         """Raise ConfigErrors with all problems so far and this one. line, column: from 0."""
-        problem = ConfigProblem(
-            Position(self._document.file, line + 1, column + 1), format_key_path(self._current_path()), message
-        )
+        position = Position(self._document.file, line + 1, column + 1)
+        problem = ConfigProblem(position, format_key_path(self._key_path()), message)
         raise ConfigErrors([*self._document.problems, problem])
 
     def _fail_at(self, mark: yaml.Mark | None, message: str) -> NoReturn:
         self.fail(mark.line if mark else 0, mark.column if mark else 0, message)
 
     def _fail_too_deep(self) -> None:
-        """Raise the error for the first position beyond MAX_DEPTH.
-
-        libyaml stops at its own limit before that event is seen."""
+        """Raise the error at the first position beyond MAX_DEPTH: libyaml has failed at its own limit before."""
         depth = 0
         for event in yaml.parse(self._text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
-                self._fail_at(_start_mark(event), _TOO_DEEP)
+                self._fail_at(_mark(event), _TOO_DEEP)
 
     def _explain(self, error: yaml.MarkedYAMLError, mark: yaml.Mark | None) -> str:
         """Return the message for a syntax error."""
@@ -200,22 +192,22 @@ class _Composer:
     def _handle_event(self, event: yaml.Event, loader: _Loader) -> None:
         """Add the node of an event to the tree."""
         if isinstance(event, yaml.AliasEvent):
-            self._add(self._resolve_alias(event), _start_mark(event), None)
+            self._add(self._resolve_alias(event), _mark(event), None)
         elif isinstance(event, yaml.ScalarEvent):
             self._refuse_tag(event)
-            self._add(_make_scalar(event, loader), _start_mark(event), event.anchor)
+            self._add(_make_scalar(event, loader), _mark(event), event.anchor)
         elif isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
             self._refuse_tag(event)
             if len(self._open) >= MAX_DEPTH:
-                self._fail_at(_start_mark(event), _TOO_DEEP)
-            mark = _start_mark(event)
+                self._fail_at(_mark(event), _TOO_DEEP)
+            mark = _mark(event)
             kind = Sequence if isinstance(event, yaml.SequenceStartEvent) else Mapping
             self._open.append(_Open(kind(mark.line, mark.column), event.anchor))
         elif isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent):
             ended = self._open.pop()
             if isinstance(ended.node, Mapping):
                 _merge(ended.node)
-            self._add(ended.node, _start_mark(event), ended.anchor)
+            self._add(ended.node, _mark(event), ended.anchor)
 
     def _refuse_tag(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
         """Add a problem if the event has an explicit YAML tag."""
@@ -223,21 +215,21 @@ class _Composer:
             tag = event.tag
             shown = f"!!{tag.removeprefix(_STANDARD_TAGS)}" if tag.startswith(_STANDARD_TAGS) else tag
             named = "a tag" if self._is_in_secret() else f"tag {quote_key(shown)}"
-            self._add_problem(_start_mark(event), f"{named} is not allowed; remove it, or put the string in quotes")
+            self._add_problem(_mark(event), f"{named} is not allowed; remove it, or put the string in quotes")
 
     def _resolve_alias(self, event: yaml.AliasEvent) -> Node:
         """Return the node that an alias refers to."""
         self._aliases += 1
         if self._aliases > MAX_ALIASES:
-            self._fail_at(_start_mark(event), f"too many aliases: at most {MAX_ALIASES}")
+            self._fail_at(_mark(event), f"too many aliases: at most {MAX_ALIASES}")
         if any(level.anchor == event.anchor for level in self._open):
-            self._fail_at(_start_mark(event), f"recursive alias *{printable(event.anchor, 80)}")
+            self._fail_at(_mark(event), f"recursive alias *{printable(event.anchor, 80)}")
         if event.anchor not in self._anchors:
             why = "has no anchor before it; a string that begins with * must be in quotes"
             if self._is_in_secret():
-                self._fail_at(_start_mark(event), f"an alias {why}")
+                self._fail_at(_mark(event), f"an alias {why}")
             meant = quote_value(self._suggest(f"*{event.anchor}"))
-            self._fail_at(_start_mark(event), f"alias *{printable(event.anchor, 80)} {why}; write {meant}")
+            self._fail_at(_mark(event), f"alias *{printable(event.anchor, 80)} {why}; write {meant}")
         return self._anchors[event.anchor]
 
     def _is_in_secret(self) -> bool:
@@ -295,9 +287,9 @@ class _Composer:
     def _add_problem(self, at: yaml.Mark | Scalar, message: str) -> None:
         """Add a problem and continue."""
         position = Position(self._document.file, at.line + 1, at.column + 1)
-        self._document.problems.append(ConfigProblem(position, format_key_path(self._current_path()), message))
+        self._document.problems.append(ConfigProblem(position, format_key_path(self._key_path()), message))
 
-    def _current_path(self) -> KeyPath:
+    def _key_path(self) -> KeyPath:
         """Return the path of the current entry, or of the innermost collection between entries."""
         path: list[str | int] = []
         for level in self._open:
@@ -308,7 +300,7 @@ class _Composer:
         return tuple(path)
 
 
-def _start_mark(event: yaml.Event) -> yaml.Mark:
+def _mark(event: yaml.Event) -> yaml.Mark:
     """Return the start of an event. The marks of libyaml and PyYAML have the same attributes."""
     return cast(yaml.Mark, event.start_mark)
 
@@ -324,12 +316,11 @@ def _merge(mapping: Mapping) -> None:
 
 def _make_scalar(event: yaml.ScalarEvent, loader: _Loader) -> Scalar:
     """Return the node of a scalar event."""
-    mark, text = _start_mark(event), event.value
-    line, column = mark.line, mark.column
+    mark, text = _mark(event), event.value
     if event.style or event.tag:  # quoted or block
-        return Scalar(line, column, text, text)
+        return Scalar(mark.line, mark.column, text, text)
     tag = loader.resolve(yaml.ScalarNode, text, (True, False)).removeprefix(_STANDARD_TAGS)
-    return Scalar(line, column, text, _scalar_value(tag, text, loader))
+    return Scalar(mark.line, mark.column, text, _scalar_value(tag, text, loader))
 
 
 def _scalar_value(tag: str, text: str, loader: _Loader) -> object:

@@ -101,7 +101,7 @@ def is_bundle(host: str) -> bool:
     return not is_registry(host) and not host.startswith("oci:")
 
 
-class _InvalidLocation(Exception):
+class _Invalid(Exception):
     """A text that is not a valid location.
 
     hint: why; candidates: texts that were probably meant, not validated yet."""
@@ -126,7 +126,7 @@ def _parse_or_suggest(text: str, parse: Callable[[str], Location]) -> Location:
     """Call `parse`; raise its error with the valid candidates as suggestions."""
     try:
         return parse(text)
-    except _InvalidLocation as error:
+    except _Invalid as error:
         meant = [
             f'"{one}"' for one in dict.fromkeys(error.candidates) if one != text and _is_valid_suggestion(one, parse)
         ]
@@ -142,7 +142,7 @@ def _is_valid_suggestion(text: str, parse: Callable[[str], Location]) -> bool:
         return False
     try:
         parse(text)
-    except (_InvalidLocation, ConfigError):
+    except (_Invalid, ConfigError):
         return False
     return True
 
@@ -151,20 +151,16 @@ def _parse_source_text(text: str) -> Location:
     _check_foreign_syntax(text)
     if _TEMPLATE.search(text):
         hint = f"in a source, `*` is written at the end; {MATCHED} is for targets"
-        raise _InvalidLocation(hint, _TEMPLATE.sub("*", text), _TEMPLATE.split(text)[0].rstrip(":/"))
+        raise _Invalid(hint, _TEMPLATE.sub("*", text), _TEMPLATE.split(text)[0].rstrip(":/"))
     wildcard = text.endswith(("/*", ":*"))
     stem = text.removesuffix("*") if wildcard else text
     if text == "*":
-        raise _InvalidLocation("the registry is missing before the `*`", f"{_EXAMPLE_HOST}/*")
+        raise _Invalid("the registry is missing before the `*`", f"{_EXAMPLE_HOST}/*")
     if "*" in stem:
         candidate = f"{stem.partition('*')[0].rpartition('/')[0]}/*"
-        raise _InvalidLocation(
-            "`*` must be at the end, after a slash; patterns of tags are written under `tags`", candidate
-        )
+        raise _Invalid("`*` must be at the end, after a slash; patterns of tags are written under `tags`", candidate)
     if text.endswith(":*") and not _is_on_disk(text):
-        raise _InvalidLocation(
-            "`*` stands for repositories; without a tag, every tag is selected", text.removesuffix(":*")
-        )
+        raise _Invalid("`*` stands for repositories; without a tag, every tag is selected", text.removesuffix(":*"))
     _check_registry(text, hub=True)
     if not wildcard:
         return _parse(text)
@@ -184,13 +180,13 @@ def _parse_target_text(text: str) -> Location:
     _check_foreign_syntax(text)
     template = text.replace("*", MATCHED)
     if template.count(MATCHED) > 1:
-        raise _InvalidLocation(f"`*` or {MATCHED} is allowed only once")
+        raise _Invalid(f"`*` or {MATCHED} is allowed only once")
     unknown = next((found for found in _TEMPLATE.findall(template) if found != MATCHED), None)
     if unknown == "{tag}":
-        raise _InvalidLocation("{tag} is not in this version: images keep the tags of the source", _without_tag(text))
+        raise _Invalid("{tag} is not in this version: images keep the tags of the source", _without_tag(text))
     if unknown is not None:
         candidate = template.replace(unknown, MATCHED)
-        raise _InvalidLocation(f"unknown template {printable_reference(unknown)}: only {MATCHED} exists", candidate)
+        raise _Invalid(f"unknown template {printable_reference(unknown)}: only {MATCHED} exists", candidate)
     _check_registry(text, hub=False)
     _check_host(text)
     found = _parse(template.replace(MATCHED, _ANY_NAME))
@@ -198,7 +194,7 @@ def _parse_target_text(text: str) -> Location:
         return found
     if found.tag or found.digest:
         hint = "a target has no tag or digest: images keep the tags of the source"
-        raise _InvalidLocation(hint, _without_tag(text))
+        raise _Invalid(hint, _without_tag(text))
     if MATCHED not in template:
         return found
     if isinstance(found, RegistryLocation):
@@ -210,7 +206,7 @@ def _parse_target_text(text: str) -> Location:
         path = found.repository.replace(_ANY_NAME, MATCHED)
         parsed = replace(found, repository=path, wildcard=True)
     if MATCHED not in path:
-        raise _InvalidLocation(f"{template_in(text)} is allowed in the repository only")
+        raise _Invalid(f"{template_in(text)} is allowed in the repository only")
     return parsed
 
 
@@ -230,11 +226,11 @@ def _parse(text: str) -> Location:
     if text == STREAM:
         return StreamLocation()
     if text.startswith(f"{STREAM}:"):
-        raise _InvalidLocation("`-` has no repository: it stands for the whole stream", STREAM)
+        raise _Invalid("`-` has no repository: it stands for the whole stream", STREAM)
     if text.startswith("oci:"):
         directory, colon, rest = text.removeprefix("oci:").partition(":")
         if not directory:
-            raise _InvalidLocation("want oci:DIR or oci:DIR:REPOSITORY")
+            raise _Invalid("want oci:DIR or oci:DIR:REPOSITORY")
         return LayoutLocation(directory, *_split_inner(rest if colon else None))
     bundle = _BUNDLE.fullmatch(text)
     if bundle and "://" not in text:
@@ -248,7 +244,7 @@ def _split_inner(text: str | None) -> tuple[str, str | None, Digest | None]:
     if text is None:
         return "", None, None
     if not text:
-        raise _InvalidLocation("the repository is missing after the colon")
+        raise _Invalid("the repository is missing after the colon")
     reference = Reference.parse(f"{_NO_HOST}/{text}")
     return reference.repository.path, reference.tag, reference.digest
 
@@ -257,19 +253,19 @@ def _split_inner(text: str | None) -> tuple[str, str | None, Digest | None]:
 
 
 def _check_foreign_syntax(text: str) -> None:
-    """Raise _Slip for the syntax of other tools and for shell variables."""
+    """Raise _Invalid for the syntax of other tools and for shell variables."""
     transport, _, rest = text.partition(":")
     if transport == "docker" and (rest.startswith("//") or not is_tag(rest)):
         name = rest.removeprefix("//")
-        raise _InvalidLocation(f"drop the `{text.removesuffix(name)}`", name)
+        raise _Invalid(f"drop the `{text.removesuffix(name)}`", name)
     if transport in _TRANSPORTS:
         form, prefix = _TRANSPORTS[transport]
         candidates = [] if prefix is None else [prefix + rest.removeprefix("//")]
-        raise _InvalidLocation(f"`{transport}:` is not supported; {form}", *candidates)
+        raise _Invalid(f"`{transport}:` is not supported; {form}", *candidates)
     if "://" in text:
-        raise _InvalidLocation("want host/repository without a scheme", text.partition("://")[2])
+        raise _Invalid("want host/repository without a scheme", text.partition("://")[2])
     if VARIABLE.search(text):
-        raise _InvalidLocation(NO_VARIABLES, without_home(text))
+        raise _Invalid(NO_VARIABLES, without_home(text))
 
 
 def without_home(text: str) -> str:
@@ -278,7 +274,7 @@ def without_home(text: str) -> str:
 
 
 def _check_registry(text: str, *, hub: bool) -> None:
-    """Raise _Slip for a directory, an archive, or a host without a repository.
+    """Raise _Invalid for a directory, an archive, or a host without a repository.
 
     hub: a repository of Docker Hub may be meant, too."""
     name = text.partition("@sha")[0]
@@ -290,31 +286,29 @@ def _check_registry(text: str, *, hub: bool) -> None:
     _, colon, port = first.partition(":")
     if nearly and ("/" not in name.rstrip("/") or not named or (colon and not port.isdecimal())):
         plain = f"{nearly['stem']}.tar{nearly['rest'] or ''}"
-        raise _InvalidLocation("the name of a bundle ends in `.tar`, in lower case and without a slash", plain)
+        raise _Invalid("the name of a bundle ends in `.tar`, in lower case and without a slash", plain)
     if name.startswith(("/", "./", "../", "~")) or name in (".", "..") or (name.endswith("/") and not named):
         directory = name.rstrip("/") or "/"
         rooted = f"oci:{directory[:-2]}:*" if directory.endswith("/*") else f"oci:{directory}"
-        raise _InvalidLocation("a directory needs the prefix `oci:`", rooted)
+        raise _Invalid("a directory needs the prefix `oci:`", rooted)
     of_the_hub = [f"{DOCKER_HUB}/{text}" if "/" in text else f"{DOCKER_HUB}/library/{text}"] if hub else []
     archive = _ARCHIVE.fullmatch(name)
     if archive and ("/" not in name or not named):
         plain = f"{archive['stem']}.tar{archive['rest'] or ''}"
-        raise _InvalidLocation("it looks like a file, but a bundle is an uncompressed tar", plain, *of_the_hub)
+        raise _Invalid("it looks like a file, but a bundle is an uncompressed tar", plain, *of_the_hub)
     if named and name in (first, f"{first}/"):
         # `mono:6000` may be an image with a tag. A host with a dot, `localhost` and `[::1]` are not images.
         meant = [] if _is_host(first.partition(":")[0], alone=True) else of_the_hub
-        raise _InvalidLocation(
-            "the repository is missing after the host", f"{first.partition('@')[0]}/repository", *meant
-        )
+        raise _Invalid("the repository is missing after the host", f"{first.partition('@')[0]}/repository", *meant)
 
 
 def _check_host(text: str) -> None:
-    """Raise _Slip for a target without a registry."""
+    """Raise _Invalid for a target without a registry."""
     first, slash, _ = text.partition("/")
     if _is_on_disk(text) or "@" in text or not text or (slash and names_host(first)):
         return
     name = _without_tag(text)
-    raise _InvalidLocation("a target needs a registry", f"{_EXAMPLE_HOST}/{name}", f"oci:{name}")
+    raise _Invalid("a target needs a registry", f"{_EXAMPLE_HOST}/{name}", f"oci:{name}")
 
 
 def _is_on_disk(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The configuration: what is refused, where and how; and what a valid file means."""
+"""Configurations: which files are errors, where and why; and the values of valid files."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def write(tmp_path: Path, text: str | bytes, name: str = "mirror.yaml") -> Path:
     return path
 
 
-def loaded(tmp_path: Path, text: str) -> Config:
+def load_text(tmp_path: Path, text: str) -> Config:
     return load(write(tmp_path, text))
 
 
-def refused(path: Path) -> ConfigErrors:
+def load_errors(path: Path) -> ConfigErrors:
     with pytest.raises(ConfigErrors) as caught:
         load(path)
     return caught.value
@@ -64,7 +64,7 @@ def refused(path: Path) -> ConfigErrors:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Without root's right to read everything."""
+    """Drop root's permission to read all files."""
     if os.geteuid() != 0:
         yield
         return
@@ -79,12 +79,12 @@ def as_nobody() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
-def test_a_bad_file_is_refused_with_place_reason_and_remedy(case: Case, tmp_path: Path) -> None:
+def test_an_invalid_file_is_an_error_with_position_reason_and_remedy(case: Case, tmp_path: Path) -> None:
     path = write(tmp_path, case.text)
     for name, content in case.files.items():
         write(tmp_path, content, name)
     started = time.thread_time()
-    error = refused(path)
+    error = load_errors(path)
     assert 2 == error.exit_code
     assert "config_invalid" == error.code
     text = str(error)
@@ -99,13 +99,13 @@ def test_the_corpus_has_more_than_fifty_cases_of_different_names() -> None:
     assert len({case.id for case in CASES}) == len(CASES) > 50
 
 
-def test_all_problems_of_a_file_are_told_in_order_of_position(tmp_path: Path) -> None:
+def test_all_problems_of_a_file_are_listed_by_position(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         "version: 1\nparallel: {images: 0}\nregistrys: {}\nmirrors:\n"
         "- source: a.example.com/App\n  targets: b.example.com/app\n  tags: [1.10]\n",
     )
-    error = refused(path)
+    error = load_errors(path)
     assert [2, 3, 5, 6, 7] == [problem.position.line for problem in error.problems]
     assert (
         ConfigProblem(Position(str(path), 3, 1), "", 'unknown key "registrys"; did you mean "registries"?')
@@ -114,26 +114,26 @@ def test_all_problems_of_a_file_are_told_in_order_of_position(tmp_path: Path) ->
     assert 5 == len(str(error).splitlines())
 
 
-def test_of_very_many_problems_fifty_are_told_and_the_others_counted(tmp_path: Path) -> None:
+def test_fifty_problems_are_listed_and_the_others_counted(tmp_path: Path) -> None:
     entries = "".join(f"- source: a.example.com/app-{i}\n  target: [b.example.com/app-{i}]\n" for i in range(2_000))
-    lines = str(refused(write(tmp_path, f"{HEAD}mirrors:\n{entries}"))).splitlines()
+    lines = str(load_errors(write(tmp_path, f"{HEAD}mirrors:\n{entries}"))).splitlines()
     assert 51 == len(lines)
     assert "and 1950 more" == lines[-1]
 
 
 def test_a_bad_entry_at_the_end_of_ten_thousand_is_found(tmp_path: Path) -> None:
     entries = "".join(f"- source: a.example.com/app-{i}\n  targets: [b.example.com/app-{i}]\n" for i in range(10_000))
-    error = refused(write(tmp_path, f"{HEAD}mirrors:\n{entries}- source: x\n"))
+    error = load_errors(write(tmp_path, f"{HEAD}mirrors:\n{entries}- source: x\n"))
     assert ["mirrors[10000]"] == [problem.path for problem in error.problems]
 
 
-def test_one_mistake_in_tags_is_not_told_a_second_time_as_a_conflict(tmp_path: Path) -> None:
+def test_an_invalid_tag_is_not_reported_again_as_a_conflict(tmp_path: Path) -> None:
     text = f"{HEAD}{MIRROR}  tags: [1.10]\n- source: c.example.com/app:v1\n  targets: [b.example.com/app]\n"
-    assert ["mirrors[0].tags[0]"] == [problem.path for problem in refused(write(tmp_path, text)).problems]
+    assert ["mirrors[0].tags[0]"] == [problem.path for problem in load_errors(write(tmp_path, text)).problems]
 
 
-def test_an_error_told_about_a_subject_is_still_all_of_it(tmp_path: Path) -> None:
-    error = refused(write(tmp_path, HEAD))
+def test_errors_of_a_file_stay_complete_with_a_subject(tmp_path: Path) -> None:
+    error = load_errors(write(tmp_path, HEAD))
     assert error is error.about("anything")
 
 
@@ -144,21 +144,21 @@ def test_an_absent_file_is_a_usage_error(tmp_path: Path) -> None:
         load(write(tmp_path, HEAD) / "below-a-file")
 
 
-def test_what_is_no_regular_file_is_refused_without_blocking(tmp_path: Path) -> None:
+def test_a_pipe_or_directory_is_an_error_and_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
         with pytest.raises(ConfigError, match="not a regular file"):
             load(name)
 
 
-def test_a_loop_of_links_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_loop_of_links_names_it(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(ConfigError, match="too many levels of symbolic links"):
         load(tmp_path / "a")
 
 
-def test_a_file_that_we_may_not_read_is_local_trouble(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_a_local_error(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + MIRROR)
     path.chmod(0)
     with as_nobody(), pytest.raises(LocalError, match="permission denied") as caught:
@@ -168,7 +168,7 @@ def test_a_file_that_we_may_not_read_is_local_trouble(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=200) | st.text(alphabet="[]{}:,-#&*!|>'\"%@` \nab01.~<", max_size=80).map(str.encode))
 @settings(max_examples=300, deadline=None)
-def test_no_input_makes_reading_fail_in_another_way(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_arbitrary_input_raises_only_our_errors(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = write(tmp_path_factory.getbasetemp(), data, f"any-{os.getpid()}.yaml")
     with pytest.raises(MirrorError) as caught:  # none of these is a whole configuration
         load(path)
@@ -197,9 +197,9 @@ def test_a_small_file_has_the_documented_defaults(tmp_path: Path) -> None:
     assert Digest.of(path.read_bytes()).hex == config.text_hash
 
 
-def test_every_key_that_works_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_key_with_an_effect_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HUB_TOKEN", "secret")
-    config = loaded(
+    config = load_text(
         tmp_path,
         """\
 version: 1
@@ -282,8 +282,8 @@ mirrors:
     assert [V1.NEVER, V1.NEVER, V1.PER_TAG, V1.NEVER, V1.NEVER] == [mirror.v1 for mirror in config.mirrors]
 
 
-def test_one_registry_has_one_name_whatever_spelling_a_file_uses(tmp_path: Path) -> None:
-    config = loaded(
+def test_all_spellings_of_a_registry_have_one_name(tmp_path: Path) -> None:
+    config = load_text(
         tmp_path,
         f"""{HEAD}registries:
   A.example.com.:443: {{parallel: 1}}
@@ -313,7 +313,7 @@ mirrors:
 
 
 @pytest.mark.parametrize("spelling", ["x/../o.tar", "linked-directory/o.tar", "linked-file.tar", "./o.tar"])
-def test_one_bundle_file_is_one_store_under_all_its_names(tmp_path: Path, spelling: str) -> None:
+def test_all_paths_of_a_bundle_file_are_one_store(tmp_path: Path, spelling: str) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d/linked-directory").symlink_to(tmp_path / "d")
     (tmp_path / "d/linked-file.tar").symlink_to("o.tar")
@@ -321,13 +321,13 @@ def test_one_bundle_file_is_one_store_under_all_its_names(tmp_path: Path, spelli
     mirrors = [
         f"- {{source: a.example.com/{name}, targets: [{file}]}}\n" for name, file in (("a", spelling), ("b", "o.tar"))
     ]
-    config = loaded(tmp_path / "d", f"{HEAD}mirrors:\n{''.join(mirrors)}")
+    config = load_text(tmp_path / "d", f"{HEAD}mirrors:\n{''.join(mirrors)}")
     assert {str(tmp_path.resolve() / "d/o.tar")} == {target.host for one in config.mirrors for target in one.targets}
 
 
-def test_a_loop_of_links_as_a_bundle_is_no_crash(tmp_path: Path) -> None:
+def test_a_loop_of_links_as_a_bundle_is_not_a_crash(tmp_path: Path) -> None:
     (tmp_path / "o.tar").symlink_to("o.tar")
-    config = loaded(tmp_path, f"{HEAD}mirrors:\n- {{source: a.example.com/a, targets: [o.tar, 'oci:o.tar']}}\n")
+    config = load_text(tmp_path, f"{HEAD}mirrors:\n- {{source: a.example.com/a, targets: [o.tar, 'oci:o.tar']}}\n")
     assert 2 == len(config.mirrors[0].targets)
 
 
@@ -336,8 +336,8 @@ def test_byte_order_mark_and_carriage_returns_are_accepted(tmp_path: Path) -> No
     assert 1 == len(load(write(tmp_path, text.encode())).mirrors)
 
 
-def test_anchors_and_merges_are_accepted_and_own_keys_win(tmp_path: Path) -> None:
-    config = loaded(
+def test_anchors_and_merges_are_accepted_and_own_keys_take_precedence(tmp_path: Path) -> None:
+    config = load_text(
         tmp_path,
         f"""{HEAD}registries:
   a.example.com: &quick {{parallel: 2, rate: 1/s}}
@@ -351,7 +351,7 @@ mirrors:
     assert config.mirrors[0].tags == config.mirrors[1].tags == TagRules(("v1",))
 
 
-def test_a_linked_file_is_read_and_paths_belong_to_the_directory_of_the_link(tmp_path: Path) -> None:
+def test_paths_in_a_linked_file_are_relative_to_the_directory_of_the_link(tmp_path: Path) -> None:
     (tmp_path / "..data").mkdir()
     write(tmp_path / "..data", f"{HEAD}state: state\n{MIRROR}")
     (tmp_path / "mirror.yaml").symlink_to("..data/mirror.yaml")
@@ -360,14 +360,14 @@ def test_a_linked_file_is_read_and_paths_belong_to_the_directory_of_the_link(tmp
 
 def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/joe")
-    assert Path("/home/joe/state") == loaded(tmp_path, f"{HEAD}state: ~/state\n{MIRROR}").state
+    assert Path("/home/joe/state") == load_text(tmp_path, f"{HEAD}state: ~/state\n{MIRROR}").state
     path = write(tmp_path, f"{HEAD}state: ~no-such-user/state\n{MIRROR}")
-    assert "state: there is no home directory" in str(refused(path))
+    assert "state: there is no home directory" in str(load_errors(path))
 
 
-def test_dollar_signs_that_name_no_variable_are_kept_as_they_are(tmp_path: Path) -> None:
+def test_dollar_signs_without_a_variable_name_are_kept(tmp_path: Path) -> None:
     settings = "username: $joe, password: 'pa$$word$X'"
-    config = loaded(tmp_path, f"{HEAD}state: a$/$1\nregistries:\n  b.example.com: {{{settings}}}\n{MIRROR}")
+    config = load_text(tmp_path, f"{HEAD}state: a$/$1\nregistries:\n  b.example.com: {{{settings}}}\n{MIRROR}")
     assert tmp_path / "a$" / "$1" == config.state
     host = config.settings_for("b.example.com")
     assert host.password is not None
@@ -375,7 +375,7 @@ def test_dollar_signs_that_name_no_variable_are_kept_as_they_are(tmp_path: Path)
 
 
 def test_lists_of_different_tags_may_share_a_repository(tmp_path: Path) -> None:
-    config = loaded(
+    config = load_text(
         tmp_path,
         f"{HEAD}{MIRROR}  tags: [v1]\n- source: c.example.com/app\n  targets: [b.example.com/app]\n  tags: [v2]\n"
         f"- source: d.example.com/app@sha256:{'a' * 64}\n  targets: [b.example.com/app]\n"
@@ -396,11 +396,11 @@ def test_lists_of_different_tags_may_share_a_repository(tmp_path: Path) -> None:
         ([("a.example.com/team/app", "b.example.com/x"), ("b.example.com/*", "a.example.com/team/*")], True),
     ],
 )
-def test_wildcards_that_do_not_read_what_comes_of_them_are_valid(
+def test_wildcards_that_do_not_read_their_own_targets_are_valid(
     mirrors: list[tuple[str, str]], warned: bool, tmp_path: Path
 ) -> None:
     entries = "".join(f"- source: '{source}'\n  targets: ['{target}']\n" for source, target in mirrors)
-    config = loaded(tmp_path, f"{HEAD}mirrors:\n{entries}")
+    config = load_text(tmp_path, f"{HEAD}mirrors:\n{entries}")
     assert warned == any("reads what mirrors[0] writes" in warning for warning in config.warnings)
 
 
@@ -409,24 +409,24 @@ def test_wildcards_that_swap_different_tags_are_valid(tmp_path: Path) -> None:
         f"{HEAD}mirrors:\n- source: a.example.com/*\n  targets: ['b.example.com/*']\n  tags: [v1]\n"
         "- source: b.example.com/*\n  targets: ['a.example.com/*']\n  tags: [v2]\n"
     )
-    assert () == loaded(tmp_path, text).warnings
+    assert () == load_text(tmp_path, text).warnings
 
 
 def test_two_repositories_may_swap_different_tags(tmp_path: Path) -> None:
-    config = loaded(
+    config = load_text(
         tmp_path,
         f"{HEAD}{MIRROR}  tags: [v1]\n- source: b.example.com/app:v2\n  targets: [a.example.com/app]\n",
     )
     assert () == config.warnings
 
 
-def test_passwords_and_files_of_registries_that_nobody_uses_are_not_asked_for(tmp_path: Path) -> None:
+def test_passwords_and_files_of_unused_registries_are_not_required(tmp_path: Path) -> None:
     text = f"{HEAD}registries:\n  z.example.com: {{username: joe, password: {{env: MIRROR_NOPE}}}}\n{MIRROR}"
-    config = loaded(tmp_path, text)
+    config = load_text(tmp_path, text)
     assert "joe" == config.settings_for("z.example.com").username
 
 
-def test_a_file_is_checked_where_its_secrets_are_not(tmp_path: Path) -> None:
+def test_a_file_can_be_checked_without_its_secrets(tmp_path: Path) -> None:
     settings = "username: joe, password: {env: MIRROR_NOPE}, tls: {ca: nope.pem, cert: nope.crt, key: nope.key}"
     path = write(tmp_path, f"{HEAD}registries:\n  b.example.com: {{{settings}}}\n{MIRROR}")
     missing = ("tls.ca", "tls.cert", "tls.key", "password")
@@ -434,7 +434,7 @@ def test_a_file_is_checked_where_its_secrets_are_not(tmp_path: Path) -> None:
         f'registries."b.example.com".{key}: ' in warning and "; a run needs it" in warning
         for key, warning in zip(missing, load(path, secrets=False).warnings, strict=True)
     ]
-    assert 4 == len(refused(path).problems)
+    assert 4 == len(load_errors(path).problems)
 
 
 # ---- warnings ----
@@ -457,7 +457,7 @@ def test_repositories_that_only_v1_has_are_not_found_by_a_wildcard(
     target = "b.example.com/*" if source.endswith("*") else "b.example.com/app"
     registries = f"registries:\n  a.example.com: {{{host}}}\n"
     text = f"{HEAD}{registries}mirrors:\n- source: {source}\n  targets: ['{target}']\n  {mirror}\n"
-    warnings = loaded(tmp_path, text).warnings
+    warnings = load_text(tmp_path, text).warnings
     assert warned == bool(warnings)
     assert not warned or "mirrors[0].source: a wildcard does not find repositories that only v1 has" in warnings[0]
 
@@ -477,24 +477,24 @@ def test_repositories_that_only_v1_has_are_not_found_by_a_wildcard(
         ),
     ],
 )
-def test_what_is_allowed_but_unwise_is_warned_about(settings: str, says: str, tmp_path: Path) -> None:
+def test_unsafe_settings_produce_a_warning(settings: str, says: str, tmp_path: Path) -> None:
     write(tmp_path, "secret\n", "open")
-    config = loaded(tmp_path, f"{HEAD}registries:\n  b.example.com: {{{settings}}}\n{MIRROR}")
+    config = load_text(tmp_path, f"{HEAD}registries:\n  b.example.com: {{{settings}}}\n{MIRROR}")
     (warning,) = config.warnings
     assert says in warning
     assert CANARY not in warning + repr(config)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7102", "localhost", "localhost:7102", "[::1]:7102", "127.3.2.1"])
-def test_plain_http_to_this_machine_is_not_warned_about(host: str, tmp_path: Path) -> None:
+def test_plain_http_to_this_machine_produces_no_warning(host: str, tmp_path: Path) -> None:
     settings = "plain-http: true, username: joe, password: {env: PATH}"
-    assert () == loaded(tmp_path, f"{HEAD}registries:\n  '{host}': {{{settings}}}\n{MIRROR}").warnings
+    assert () == load_text(tmp_path, f"{HEAD}registries:\n  '{host}': {{{settings}}}\n{MIRROR}").warnings
 
 
-def test_a_file_with_errors_shows_its_warnings_too(tmp_path: Path) -> None:
+def test_the_error_of_a_file_includes_its_warnings(tmp_path: Path) -> None:
     settings = f"registries:\n  b.example.com: {{username: joe, password: {CANARY}}}\n"
     path = write(tmp_path, f"{HEAD}state: ''\n{settings}{MIRROR}  tags: {{include: ['v*']}}\n")
-    problem, *warnings = str(refused(path)).splitlines()
+    problem, *warnings = str(load_errors(path)).splitlines()
     assert problem.startswith(f"{path}:2:8: state: ")
     assert [f"warning: {path}:4:44: ", f"warning: {path}:8:20: "] == [
         line[: line.index(": ", 9) + 2] for line in warnings
@@ -502,33 +502,33 @@ def test_a_file_with_errors_shows_its_warnings_too(tmp_path: Path) -> None:
     assert "looks like a shell pattern" in warnings[1]
 
 
-def test_a_chain_of_mirrors_is_warned_about(tmp_path: Path) -> None:
-    config = loaded(tmp_path, f"{HEAD}{MIRROR}- source: b.example.com/app\n  targets: [c.example.com/app]\n")
+def test_a_chain_of_mirrors_produces_a_warning(tmp_path: Path) -> None:
+    config = load_text(tmp_path, f"{HEAD}{MIRROR}- source: b.example.com/app\n  targets: [c.example.com/app]\n")
     (warning,) = config.warnings
     assert "mirrors[1]: reads what mirrors[0] writes" in warning
 
 
-def test_a_tag_given_twice_is_warned_about_and_taken_once(tmp_path: Path) -> None:
-    config = loaded(tmp_path, f"{HEAD}{MIRROR}  tags: [v1, v2, v1]\n")
+def test_a_tag_listed_twice_produces_a_warning_and_is_used_once(tmp_path: Path) -> None:
+    config = load_text(tmp_path, f"{HEAD}{MIRROR}  tags: [v1, v2, v1]\n")
     assert ("v1", "v2") == config.mirrors[0].tags.literal
     assert '"v1" is listed twice' in config.warnings[0]
 
 
-def test_a_file_that_others_can_write_is_warned_about_when_root_runs_it(tmp_path: Path) -> None:
+def test_a_file_that_others_can_write_produces_a_warning_for_root(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + MIRROR)
     path.chmod(0o666)
     assert (os.geteuid() == 0) == any("other users than root can write" in warning for warning in load(path).warnings)
 
 
-def test_a_private_key_that_others_can_read_is_warned_about(tmp_path: Path) -> None:
+def test_a_private_key_that_others_can_read_produces_a_warning(tmp_path: Path) -> None:
     issued = trustme.CA().issue_cert("client.example.com")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "c.pem")
     issued.private_key_pem.write_to_path(tmp_path / "k.pem")
     text = f"{HEAD}registries:\n  b.example.com: {{tls: {{cert: c.pem, key: k.pem}}}}\n{MIRROR}"
     (tmp_path / "k.pem").chmod(0o644)
-    assert "k.pem; chmod 600 it" in loaded(tmp_path, text).warnings[0]
+    assert "k.pem; chmod 600 it" in load_text(tmp_path, text).warnings[0]
     (tmp_path / "k.pem").chmod(0o600)
-    assert () == loaded(tmp_path, text).warnings
+    assert () == load_text(tmp_path, text).warnings
 
 
 # ---- TLS files ----
@@ -542,7 +542,7 @@ def test_a_real_authority_and_client_certificate_are_accepted(tmp_path: Path) ->
     issued.private_key_pem.write_to_path(tmp_path / "k.pem")
     (tmp_path / "k.pem").chmod(0o600)
     text = f"{HEAD}registries:\n  b.example.com: {{tls: {{ca: ca.pem, cert: c.pem, key: k.pem}}}}\n{MIRROR}"
-    tls = loaded(tmp_path, text).settings_for("b.example.com").tls
+    tls = load_text(tmp_path, text).settings_for("b.example.com").tls
     assert (tmp_path / "ca.pem", tmp_path / "c.pem", tmp_path / "k.pem", True) == (
         tls.ca,
         tls.cert,
@@ -551,22 +551,22 @@ def test_a_real_authority_and_client_certificate_are_accepted(tmp_path: Path) ->
     )
 
 
-def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
+def test_a_key_of_another_certificate_is_an_error(tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.issue_cert("a.example.com").cert_chain_pems[0].write_to_path(tmp_path / "c.pem")
     authority.issue_cert("b.example.com").private_key_pem.write_to_path(tmp_path / "k.pem")
     text = f"{HEAD}registries:\n  b.example.com: {{tls: {{cert: c.pem, key: k.pem}}}}\n{MIRROR}"
-    error = refused(write(tmp_path, text))
+    error = load_errors(write(tmp_path, text))
     assert "do not belong together" in str(error)
 
 
 # ---- the state directory ----
 
 
-def test_the_default_state_directory_is_one_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_file_has_its_own_default_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
-    one = state_directory(loaded(tmp_path, HEAD + MIRROR))
+    one = state_directory(load_text(tmp_path, HEAD + MIRROR))
     assert tmp_path / ".local/state/mirror" == one.parent
     assert re.fullmatch(r"mirror-[0-9a-f]{12}", one.name)
     (tmp_path / "link.yaml").symlink_to("mirror.yaml")
@@ -575,22 +575,24 @@ def test_the_default_state_directory_is_one_for_each_file(tmp_path: Path, monkey
     assert one != state_directory(load(write(tmp_path / "sub", HEAD + MIRROR)))
 
 
-def test_without_any_home_the_key_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_a_home_directory_names_the_key_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 3_999_999_999)  # nobody that the system knows
-    config = loaded(tmp_path, HEAD + MIRROR)
+    config = load_text(tmp_path, HEAD + MIRROR)
     with pytest.raises(LocalError, match="`state`") as caught:
         state_directory(config)
     assert 4 == caught.value.exit_code
-    given = loaded(tmp_path, f"{HEAD}state: here\n{MIRROR}")
+    given = load_text(tmp_path, f"{HEAD}state: here\n{MIRROR}")
     assert tmp_path / "here" == state_directory(given)
 
 
 # ---- the schema, the examples, the manual ----
 
 
-def test_the_schema_is_a_valid_one_and_published_as_it_is() -> None:
+def test_the_schema_is_valid_and_published_unchanged() -> None:
     published = json.loads(schema_text())
     jsonschema.Draft202012Validator.check_schema(published)
     assert (ROOT / "mirror/config.schema.json").read_text(encoding="utf-8") == schema_text()
@@ -615,7 +617,7 @@ def test_the_examples_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert load(path).mirrors
 
 
-def test_the_manual_has_every_key_and_says_which_are_for_later() -> None:
+def test_the_manual_has_every_key_and_marks_those_of_later_versions() -> None:
     missing = [key for key in schema.key_paths() if f"`{key.rpartition('.')[2].removesuffix('[]')}`" not in MANUAL]
     assert [] == missing
     later = MANUAL[MANUAL.index("## Not in this version") :]
@@ -628,10 +630,10 @@ def test_the_manual_has_every_key_and_says_which_are_for_later() -> None:
 )
 def test_the_examples_of_the_manual_are_valid(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HUB_TOKEN", "x")
-    assert loaded(tmp_path, block).mirrors
+    assert load_text(tmp_path, block).mirrors
 
 
-def test_what_pyyaml_and_jsonschema_accept_is_what_we_accept(tmp_path: Path) -> None:
+def test_we_accept_what_pyyaml_and_jsonschema_accept(tmp_path: Path) -> None:
     for path in (ROOT / "configs").glob("*.yaml"):
         document = yaml_reader.read(path)
         assert yaml.safe_load(path.read_bytes()) == to_plain(document.root)
@@ -642,7 +644,7 @@ def test_a_password_file_is_checked_but_not_read(tmp_path: Path) -> None:
     secret = write(tmp_path, CANARY, "secret")
     secret.chmod(stat.S_IRUSR)
     text = f"{HEAD}registries:\n  b.example.com: {{username: joe, password: {{file: secret}}}}\n{MIRROR}"
-    config = loaded(tmp_path, text)
+    config = load_text(tmp_path, text)
     password = config.settings_for("b.example.com").password
     assert password is not None
     write(tmp_path, "rotated\n", "secret")

@@ -1,4 +1,4 @@
-"""Keys that have no effect yet: each is known, and refused with its place in one message."""
+"""Keys that have no effect in this version: each is an error with its position, in one message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from mirror.config import ConfigErrors, ConfigProblem, load, schema
 from tests.support.bad_configs import LATER_KEYS, later
 
-# What the language has from the start.
+# All keys of the configuration, including those of later versions.
 TOP = "version state spool spool-max log parallel registries report notify metrics defaults mirrors"
 REGISTRY = """username password tls plain-http parallel rate proxy no-proxy timeouts token-realms allow-hosts v1
 v1-checksums mount exclusive paths create login reserve bandwidth"""
@@ -38,13 +38,13 @@ def test_the_schema_has_every_key_of_the_language() -> None:
     assert set() == wanted - set(schema.key_paths())
 
 
-def test_every_key_that_has_no_effect_yet_is_in_the_corpus() -> None:
+def test_every_key_without_an_effect_is_in_the_corpus() -> None:
     flagged = {where.rpartition(".")[2] for where, part in schema.parts() if part.get("x-not-yet") is True}
     assert flagged == {key for _, key, _, _ in LATER_KEYS}
 
 
 @pytest.mark.parametrize(("where", "key", "right", "wrong"), LATER_KEYS, ids=lambda value: value[:20])
-def test_a_key_that_has_no_effect_yet_has_one_message_whatever_its_value_is(
+def test_a_key_without_an_effect_has_one_message_regardless_of_its_value(
     where: str, key: str, right: str, wrong: str, tmp_path: Path
 ) -> None:
     for value in (right, wrong):
@@ -53,7 +53,7 @@ def test_a_key_that_has_no_effect_yet_has_one_message_whatever_its_value_is(
         assert only.path.endswith(f".{key}" if where != "top" else key)
 
 
-def test_no_message_about_an_unknown_key_points_to_a_key_that_has_no_effect_yet() -> None:
+def test_messages_about_unknown_keys_do_not_suggest_keys_without_an_effect() -> None:
     flagged = [where for where, part in schema.parts() if part.get("x-not-yet") is True]
     for key in {where.rpartition(".")[2] for where in schema.key_paths()}:
         for position in schema.paths_of(key):

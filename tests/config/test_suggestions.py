@@ -1,4 +1,4 @@
-"""What a message about a configuration says to write is accepted when it is written."""
+"""The values that messages about a configuration suggest are accepted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.bad_configs import CASES, Case
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _KEY = re.compile(
-    rf"did you mean ({_QUOTED})\?|cannot name this host .*; write ({_QUOTED}), or|key read as .*; write ({_QUOTED})$"
+    rf"did you mean ({_QUOTED})\?|this host needs a port: .*; write ({_QUOTED}), or|key read as .*; write ({_QUOTED})$"
 )
 _VALUE = re.compile(
     rf"; write (\[?{_QUOTED}\]?)|; write (\w+), without quotes|; write (\w+), or remove the key"
@@ -32,7 +32,7 @@ def problems(path: Path) -> tuple[ConfigProblem, ...]:
 
 
 def corrected(text: str, problem: ConfigProblem) -> str | None:
-    """The file with what the message says to write; None: it says nothing that could be put there as it is."""
+    """Return the file with the suggestion of the message applied; None if the message has no literal suggestion."""
     lines = text.split("\n")
     line, at = lines[problem.position.line - 1], problem.position.column - 1
     key, value = _KEY.search(problem.message), _VALUE.search(problem.message)
@@ -59,7 +59,7 @@ def _end(pattern: re.Pattern[str], line: str, at: int) -> int:
 
 
 def _end_of_flow(line: str, at: int) -> int:
-    """The end of a value in a flow mapping."""
+    """Return the end of a value in a flow mapping."""
     depth = 0
     for end in range(at, len(line)):
         depth += (line[end] in "{[") - (line[end] in "}]")
@@ -73,7 +73,7 @@ def _suggesting() -> list[Case]:
 
 
 @pytest.mark.parametrize("case", _suggesting(), ids=lambda case: case.id)
-def test_a_remedy_is_accepted(case: Case, tmp_path: Path) -> None:
+def test_a_suggested_value_is_accepted(case: Case, tmp_path: Path) -> None:
     path = tmp_path / "mirror.yaml"
     for name, content in case.files.items():
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -104,7 +104,7 @@ def test_a_remedy_is_accepted(case: Case, tmp_path: Path) -> None:
     assert [] == [problem for problem in first if problem.path in remedied], text
 
 
-def test_most_remedies_are_tried() -> None:
+def test_most_cases_have_a_suggestion_that_is_tried() -> None:
     words = ("write ", "did you mean", "remove the key")
     told = [case for case in CASES if any(word in says for word in words for says in case.says)]
     assert len(told) > 100

@@ -749,7 +749,7 @@ def test_a_slow_read_does_not_hide_changes_that_another_process_made_before_the_
             return done
 
         monkeypatch.setattr(ledger, "_load", slowly)
-        monkeypatch.setattr(ledger._begin_once, "_make", and_read)
+        monkeypatch.setattr(ledger._begin_once, "_factory", and_read)
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(lambda: list(store.tags("app", WORK)))
             assert loading.wait(60)

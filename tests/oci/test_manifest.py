@@ -1,4 +1,4 @@
-"""Manifests and indexes as they come from servers: what is taken, what is refused and under which code."""
+"""Manifests and indexes from servers: which documents are accepted, and which are errors with which code."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[bytes | dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_bad_document_is_refused_under_its_code(name: str) -> None:
+def test_an_invalid_document_is_an_error_with_its_code(name: str) -> None:
     document, code = REFUSED[name]
     started = time.thread_time()
     assert code == code_of(lambda: parse(document))
@@ -170,12 +170,12 @@ BAD_SIZES: tuple[Any, ...] = (None, "12", 12.0, True, -1, 1 << 63, [], {}, 1e3, 
 
 
 @pytest.mark.parametrize("size", BAD_SIZES, ids=repr)
-def test_a_size_that_is_no_number_of_bytes_is_refused(size: object) -> None:
+def test_a_size_that_is_not_a_number_of_bytes_is_an_error(size: object) -> None:
     descriptor = {key: value for key, value in layer(1, size).items() if value is not ...}
     assert "manifest_invalid" == code_of(lambda: parse(image(layers=[descriptor])))
 
 
-def test_a_huge_size_is_only_a_number() -> None:
+def test_a_huge_size_is_accepted() -> None:
     (_, blob) = parse(image(layers=[layer(1, 1 << 62)])).blobs
     assert 1 << 62 == blob.size
 
@@ -198,13 +198,13 @@ def test_a_huge_size_is_only_a_number() -> None:
     ids=ascii,
 )
 @pytest.mark.parametrize("where", ["config", "layers", "subject", "manifests"])
-def test_a_bad_digest_is_refused_wherever_it_stands(digest: object, where: str) -> None:
+def test_an_invalid_digest_is_an_error_in_every_position(digest: object, where: str) -> None:
     bad = {"mediaType": OCI_MANIFEST, "digest": digest, "size": 1}
     document = index(bad) if where == "manifests" else image(**{where: [bad] if where == "layers" else bad})
     assert "manifest_invalid" == code_of(lambda: parse(document))
 
 
-def test_no_bytes_have_one_digest_only() -> None:
+def test_a_descriptor_of_size_zero_must_have_the_empty_digest() -> None:
     (_, blob) = parse(image(layers=[{**layer(size=0), "digest": EMPTY}])).blobs
     assert (0, EMPTY) == (blob.size, blob.digest)
     assert "manifest_invalid" == code_of(lambda: parse(image(layers=[layer(size=0)])))
@@ -213,7 +213,7 @@ def test_no_bytes_have_one_digest_only() -> None:
 # ---- what is taken ----
 
 
-def test_an_image_names_its_config_first_and_each_layer_once() -> None:
+def test_blobs_of_an_image_are_the_config_first_and_each_layer_once() -> None:
     document = image(layers=[layer(1), layer(2), *[layer(1)] * 200], subject=child(3))
     manifest = parse(document)
     assert (OCI_MANIFEST, Kind.IMAGE) == (manifest.media_type, manifest.kind)
@@ -224,37 +224,37 @@ def test_an_image_names_its_config_first_and_each_layer_once() -> None:
     assert len(body(document)) == manifest.size
 
 
-def test_two_types_of_one_digest_are_no_contradiction() -> None:
+def test_one_digest_may_have_two_media_types() -> None:
     manifest = parse(image(layers=[layer(1), {**layer(1), "mediaType": "application/x"}]))
     assert [OCI_LAYER] == [blob.media_type for blob in manifest.blobs[1:]]
 
 
 @pytest.mark.parametrize("media_type", [OCI_MANIFEST, DOCKER_MANIFEST])
-def test_the_type_may_come_from_the_answer_alone(media_type: str) -> None:
+def test_the_media_type_may_be_in_the_content_type_only(media_type: str) -> None:
     assert media_type == parse(image(mediaType=...), f"{media_type}; charset=utf-8").media_type
     assert media_type == parse(image(mediaType=media_type), "application/octet-stream").media_type
 
 
 @pytest.mark.parametrize("content_type", ["", "application/json", "text/plain; charset=utf-8"])
-def test_without_any_type_the_shape_decides(content_type: str) -> None:
+def test_without_a_media_type_the_keys_determine_it(content_type: str) -> None:
     assert OCI_MANIFEST == parse(image(mediaType=...), content_type).media_type
     assert OCI_INDEX == parse(index(mediaType=...), content_type).media_type
 
 
-def test_an_answer_that_contradicts_its_document_is_refused() -> None:
+def test_a_content_type_that_contradicts_the_document_is_an_error() -> None:
     assert "type_mismatch" == code_of(lambda: parse(image(), OCI_INDEX))
     assert "type_mismatch" == code_of(lambda: parse(image(), "application/vnd.acme+json"))
     assert "manifest_ambiguous" == code_of(lambda: parse(image(mediaType=...), OCI_INDEX))
 
 
-def test_a_page_of_html_is_no_verdict_on_the_image() -> None:
+def test_an_html_page_is_a_bad_response() -> None:
     for page, content_type in ((b"\n <html></html>", OCI_MANIFEST), (b"Sign in", "text/html; charset=utf-8")):
         with pytest.raises(RemoteError, match="HTML") as caught:
             parse(page, content_type, expected=Digest.of(page))
         assert ("bad_response", 1) == (caught.value.code, caught.value.exit_code)
 
 
-def test_no_layers_and_many_layers_are_fine() -> None:
+def test_an_image_may_have_no_layers_or_many() -> None:
     assert 1 == len(parse(image(layers=[])).blobs)
     many = [{**layer(), "digest": Digest.of(str(number).encode())} for number in range(1000)]
     assert 1001 == len(parse(image(layers=many)).blobs)
@@ -278,7 +278,7 @@ def test_an_artifact_manifest_has_blobs() -> None:
     assert () == parse({"mediaType": OCI_ARTIFACT, "artifactType": "x"}).blobs
 
 
-def test_the_accept_header_offers_every_type_that_can_be_read() -> None:
+def test_the_accept_header_has_every_supported_type() -> None:
     assert {OCI_MANIFEST, OCI_INDEX, OCI_ARTIFACT, DOCKER_MANIFEST, DOCKER_LIST, SCHEMA1, SCHEMA1_SIGNED} == set(
         ACCEPTED
     )
@@ -300,17 +300,17 @@ def test_urls_are_kept_and_bounded() -> None:
 
 
 @pytest.mark.parametrize("data", ["%%%", 12, "", base64.b64encode(b"other").decode(), "aGk=\n", "\u00e9"], ids=ascii)
-def test_embedded_content_that_is_not_what_the_digest_names_is_refused(data: Any) -> None:
+def test_embedded_content_that_does_not_match_the_digest_is_an_error(data: Any) -> None:
     good: dict[str, Any] = {"digest": str(Digest.of(b"hello")), "size": 5, "data": base64.b64encode(b"hello").decode()}
     assert 5 == parse_descriptor(good, "x").size
     assert "manifest_invalid" == code_of(lambda: parse_descriptor({**good, "data": data}, "x"))
 
 
-def test_long_embedded_content_is_left_alone() -> None:
+def test_long_embedded_content_is_not_checked() -> None:
     assert 20 == parse_descriptor(layer(data="x" * (1 << 20)), "x").size
 
 
-def test_a_child_keeps_what_can_be_read_of_its_platform() -> None:
+def test_valid_parts_of_a_childs_platform_are_kept() -> None:
     platforms = [
         ({"os": "linux", "architecture": "arm", "variant": "v7"}, "linux/arm/v7"),
         ({"os": "linux", "architecture": 12}, "linux"),
@@ -331,7 +331,7 @@ def test_a_child_keeps_what_can_be_read_of_its_platform() -> None:
 # ---- indexes ----
 
 
-def test_an_index_names_each_child_once_and_keeps_children_of_one_platform() -> None:
+def test_an_index_has_each_child_once_and_several_children_of_one_platform() -> None:
     amd64 = {"os": "linux", "architecture": "amd64"}
     manifest = parse(index(child(1, platform=amd64), child(2, platform=amd64), *[child(3, OCI_INDEX)] * 500))
     assert [D[1], D[2], D[3]] == [found.digest for found in manifest.children]
@@ -339,7 +339,7 @@ def test_an_index_names_each_child_once_and_keeps_children_of_one_platform() -> 
     assert () == parse(index()).children
 
 
-def test_what_an_index_lists_and_is_no_manifest_is_a_blob() -> None:
+def test_entries_of_an_index_that_are_not_manifests_are_blobs() -> None:
     manifest = parse(index(child(1), child(2, "application/vnd.buildkit.cacheconfig.v0"), {"digest": D[3], "size": 1}))
     assert ([D[1], D[3]], [D[2]]) == (
         [found.digest for found in manifest.children],
@@ -350,13 +350,13 @@ def test_what_an_index_lists_and_is_no_manifest_is_a_blob() -> None:
 # ---- digests ----
 
 
-def test_bytes_that_were_not_asked_for_are_not_even_read() -> None:
+def test_bytes_with_a_wrong_digest_are_not_parsed() -> None:
     wanted = Digest.of(b"other")
     assert "digest_mismatch" == code_of(lambda: parse(image(), OCI_MANIFEST, expected=wanted))
     assert "digest_mismatch" == code_of(lambda: parse(b"[[[", expected=wanted))
 
 
-def test_a_manifest_keeps_the_algorithm_that_it_was_asked_by() -> None:
+def test_a_manifest_has_the_digest_algorithm_of_the_request() -> None:
     document = body(image())
     for algorithm in ("sha256", "sha512"):
         digest = Digest.of(document, algorithm)
@@ -380,7 +380,9 @@ def schema1(**changes: object) -> dict[str, Any]:
 
 
 def signed(document: dict[str, Any], *, times: int = 1, extra: str = "", **protected: object) -> tuple[bytes, Digest]:
-    """A signed manifest as docker writes it, and the digest of what is signed. The signature itself is not checked."""
+    """Return a signed manifest in docker's format, and the digest of its payload.
+
+    The signature itself is not checked."""
     payload = json.dumps(document, indent=3)
     head = payload.rstrip()[:-1].rstrip()
     claim = {
@@ -411,13 +413,13 @@ def test_an_unsigned_schema1_has_the_digest_of_its_bytes() -> None:
     assert SCHEMA1 == parse(text).media_type
 
 
-def test_a_schema1_that_was_not_asked_for_is_refused() -> None:
+def test_a_schema1_manifest_with_a_wrong_digest_is_an_error() -> None:
     text, _ = signed(schema1())
     for content_type in (SCHEMA1_SIGNED, "application/json", ""):
         assert "digest_mismatch" == code_of(partial(parse, text, content_type, expected=Digest.of(b"other")))
 
 
-def test_saying_fslayers_somewhere_buys_no_way_around_the_digest() -> None:
+def test_the_text_fslayers_does_not_bypass_the_digest_check() -> None:
     document = image(annotations={"x": "fsLayers"})
     text = body(document)
     assert b'"fsLayers"' in text
@@ -448,11 +450,11 @@ def test_saying_fslayers_somewhere_buys_no_way_around_the_digest() -> None:
     ],
     ids=range(17),
 )
-def test_a_schema1_that_does_not_hold_together_is_refused(text: bytes) -> None:
+def test_an_inconsistent_schema1_manifest_is_an_error(text: bytes) -> None:
     assert "manifest_invalid" == code_of(lambda: parse(text, SCHEMA1_SIGNED))
 
 
-def test_signatures_over_different_payloads_are_refused() -> None:
+def test_signatures_over_different_payloads_are_an_error() -> None:
     text, _ = signed(schema1())
     other = json.loads(signed(schema1(), formatTail="fQ")[0])["signatures"][0]
     both = text.replace(b"}]\n}", f"}}, {json.dumps(other)}]\n}}".encode())
@@ -464,13 +466,13 @@ def test_signatures_over_different_payloads_are_refused() -> None:
 # ---- strict JSON ----
 
 
-def test_the_deepest_document_that_is_read_has_sixty_four_levels() -> None:
+def test_documents_may_have_sixty_four_levels() -> None:
     assert strictjson.parse(nested(64), what="x")
     assert "manifest_invalid" == code_of(lambda: strictjson.parse(nested(65), what="x"))
     assert strictjson.parse(b"[" * 64 + b"1" + b"]" * 64, what="x")
 
 
-def test_very_many_values_and_keys_are_bounded_and_quick() -> None:
+def test_the_number_of_values_and_keys_is_limited_and_checked_quickly() -> None:
     started = time.thread_time()
     keys = b"{" + b",".join(b'"%d": 1' % number for number in range(200_000)) + b"}"
     assert strictjson.parse(keys, what="x")
@@ -490,7 +492,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_what_every_reader_reads_alike_is_read(value: Any) -> None:
+def test_unambiguous_json_is_parsed(value: Any) -> None:
     try:
         assert value == strictjson.parse(json.dumps(value, ensure_ascii=False).encode(), what="x")
     except Refused as error:  # casefold is no fixed point for a few letters
@@ -499,7 +501,7 @@ def test_what_every_reader_reads_alike_is_read(value: Any) -> None:
 
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
 @settings(max_examples=150)
-def test_any_bytes_are_a_manifest_or_refused(data: bytes) -> None:
+def test_arbitrary_bytes_are_a_manifest_or_an_error(data: bytes) -> None:
     for content_type in ("", OCI_MANIFEST, OCI_INDEX, SCHEMA1_SIGNED):
         with pytest.raises(MirrorError):
             parse_manifest(data, content_type)
@@ -530,7 +532,7 @@ descriptors = st.fixed_dictionaries(
     )
 )
 @settings(max_examples=200)
-def test_whatever_is_taken_is_whole(document: dict[str, Any]) -> None:
+def test_accepted_documents_are_complete(document: dict[str, Any]) -> None:
     text = body(document)
     try:
         manifest = parse_manifest(text)

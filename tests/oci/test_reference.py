@@ -1,4 +1,4 @@
-"""References: what is one, what is not, and that every spelling of a repository is one value."""
+"""References: which texts are valid, and that all spellings of a repository are one value."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ INVALID["user:hunter2@host:5000"] = "digest algorithm"
 
 
 @pytest.mark.parametrize("text", VALID)
-def test_a_valid_reference_is_read_in_its_one_spelling(text: str) -> None:
+def test_a_valid_reference_has_one_canonical_form(text: str) -> None:
     host, path, tag, digest = VALID[text]
     reference = Reference.parse(text)
     assert Reference(Repository(host, path), tag, Digest(digest) if digest else None) == reference
@@ -144,7 +144,7 @@ def test_a_valid_reference_is_read_in_its_one_spelling(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", INVALID, ids=lambda text: ascii(text)[:40])
-def test_what_is_no_reference_is_refused_with_what_would_be_right(text: str) -> None:
+def test_the_error_for_an_invalid_reference_has_a_hint(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Reference.parse(text)
     error = caught.value
@@ -155,14 +155,14 @@ def test_what_is_no_reference_is_refused_with_what_would_be_right(text: str) -> 
     assert "hunter2" not in str(error)
 
 
-def test_where_a_repository_is_wanted_a_tag_is_refused() -> None:
+def test_a_repository_with_a_tag_or_digest_is_an_error() -> None:
     assert Repository("docker.io", "library/x") == Repository.parse("x")
     for text in ("x:v1", f"x@{SHA256}"):
         with pytest.raises(ConfigError, match="without tag or digest"):
             Repository.parse(text)
 
 
-def test_a_host_stands_alone_too() -> None:
+def test_a_host_can_be_parsed_alone() -> None:
     assert ["docker.io", "docker.io", "[2001:db8::1]:443", "a.b:80"] == [
         parse_host(text) for text in ("Registry-1.Docker.io", "docker.io.", "[2001:DB8:0::1]:443", "A.b.:080")
     ]
@@ -192,19 +192,19 @@ references = st.builds(
 
 
 @given(references)
-def test_what_is_written_is_read_back(reference: Reference) -> None:
+def test_the_text_of_a_reference_parses_to_the_same_reference(reference: Reference) -> None:
     assert reference == Reference.parse(str(reference))
     assert is_path(reference.repository.path)
     assert reference.tag is None or is_tag(reference.tag)
 
 
-def test_a_host_is_no_host_without_its_dot() -> None:
+def test_a_host_needs_a_dot_or_port() -> None:
     with pytest.raises(ConfigError, match="a dot or a port"):
         Reference.parse("app./web")
 
 
 @given(st.text(max_size=60) | st.text(alphabet="aZ0.:/@-_[]%\\ ", max_size=40))
-def test_any_text_is_a_safe_reference_or_refused(text: str) -> None:
+def test_arbitrary_text_is_a_safe_reference_or_an_error(text: str) -> None:
     try:
         reference = Reference.parse(text)
     except ConfigError:
@@ -219,7 +219,7 @@ def test_any_text_is_a_safe_reference_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [SHA256, SHA512])
-def test_a_digest_that_we_can_verify_is_taken(text: str) -> None:
+def test_a_supported_digest_is_accepted(text: str) -> None:
     digest = Digest.parse(text)
     assert text == digest == f"{digest.algorithm}:{digest.hex}"
     assert digest.hex[:12] == digest.short()
@@ -257,13 +257,13 @@ BAD_DIGESTS: tuple[object, ...] = (
 
 
 @pytest.mark.parametrize("value", BAD_DIGESTS, ids=lambda value: ascii(value)[:40])
-def test_what_is_no_digest_is_refused(value: object) -> None:
+def test_an_invalid_digest_is_an_error(value: object) -> None:
     with pytest.raises(Refused) as caught:
         Digest.parse(value)
     assert ("ref_invalid", 3) == (caught.value.code, caught.value.exit_code)
 
 
 @given(st.text(max_size=100))
-def test_no_text_gets_through_that_is_not_hex(text: str) -> None:
+def test_digests_contain_only_hex_digits(text: str) -> None:
     with pytest.raises(Refused):
         Digest.parse(f"sha256:{text}" if len(text) != 64 else text)

@@ -74,12 +74,12 @@ TARGETS: dict[str, Location] = {
 
 
 @pytest.mark.parametrize("text", SOURCES)
-def test_a_source_is_read_as_its_grammar_says(text: str) -> None:
+def test_a_valid_source_is_parsed(text: str) -> None:
     assert SOURCES[text] == parse_source(text)
 
 
 @pytest.mark.parametrize("text", TARGETS)
-def test_a_target_is_read_as_its_grammar_says(text: str) -> None:
+def test_a_valid_target_is_parsed(text: str) -> None:
     assert TARGETS[text] == parse_target(text)
 
 
@@ -112,7 +112,7 @@ def test_a_target_is_read_as_its_grammar_says(text: str) -> None:
         ("reg.example.com/app:*", 'without a tag, every tag is selected; write "reg.example.com/app"'),
     ],
 )
-def test_what_is_no_source_is_refused(text: str, says: str) -> None:
+def test_an_invalid_source_is_an_error(text: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_source(text)
     assert "ref_invalid" == caught.value.code
@@ -134,7 +134,7 @@ def test_what_is_no_source_is_refused(text: str, says: str) -> None:
         ("{repository}.tar", "in the repository only"),
     ],
 )
-def test_what_is_no_target_is_refused(text: str, says: str) -> None:
+def test_an_invalid_target_is_an_error(text: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_target(text)
     assert "ref_invalid" == caught.value.code
@@ -179,7 +179,7 @@ SLIPS: dict[str, tuple[str, list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("text", SLIPS)
-def test_what_looks_like_a_host_or_a_file_is_no_image_of_docker_hub(text: str) -> None:
+def test_text_like_a_host_or_file_is_not_an_image_of_docker_hub(text: str) -> None:
     says, for_both, for_sources = SLIPS[text]
     for parse, meant in ((parse_target, for_both), (parse_source, for_both + for_sources)):
         with pytest.raises(ConfigError) as caught:
@@ -202,7 +202,7 @@ def test_what_looks_like_a_host_or_a_file_is_no_image_of_docker_hub(text: str) -
         ("{repository}/app", ["registry.example.com/{repository}/app"]),
     ],
 )
-def test_a_target_names_its_registry(text: str, meant: list[str]) -> None:
+def test_a_target_without_a_registry_is_an_error_with_suggestions(text: str, meant: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_target(text)
     assert f"({NO_HOST}; write {', or '.join(map(quoted, meant))})" in str(caught.value)
@@ -218,7 +218,7 @@ def test_a_target_names_its_registry(text: str, meant: list[str]) -> None:
         ("x.tar:app:v1", '; write "x.tar:app"'),
     ],
 )
-def test_what_cannot_stand_in_a_target_is_refused_with_what_can(text: str, says: str) -> None:
+def test_an_invalid_template_is_an_error_with_a_suggestion(text: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_target(text)
     assert says in str(caught.value)
@@ -232,14 +232,14 @@ def quoted(text: str) -> str:
 @pytest.mark.parametrize(
     "text", ["joe:hunter2@reg.example.com/a*b*", "https://joe:hunter2@x/y", "oci:/x:joe:hunter2@y"]
 )
-def test_no_message_shows_what_may_be_a_password(text: str, parse: object) -> None:
+def test_messages_do_not_show_possible_passwords(text: str, parse: object) -> None:
     assert callable(parse)
     with pytest.raises(ConfigError) as caught:
         parse(text)
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_wildcard_target_takes_what_the_source_matched() -> None:
+def test_a_wildcard_target_is_expanded_with_the_match_of_the_source() -> None:
     target = parse_target("reg.example.com/copy/*")
     assert isinstance(target, RegistryLocation)
     assert Repository("reg.example.com", "copy/team/app") == expand(target, "team/app")
@@ -248,7 +248,7 @@ def test_a_wildcard_target_takes_what_the_source_matched() -> None:
 
 
 @given(st.text(max_size=40) | st.text(alphabet="ab.:/@*{}-oci[]tr", max_size=30))
-def test_any_text_is_a_location_or_a_configuration_error(text: str) -> None:
+def test_arbitrary_text_is_a_location_or_a_configuration_error(text: str) -> None:
     for parse in (parse_source, parse_target):
         try:
             location = parse(text)

@@ -1,4 +1,4 @@
-"""Which tags are selected, and which patterns may select them."""
+"""Which tags are selected, and which patterns are valid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TAGS = ("v1.0.0", "v1.1.0-rc.1", "v1.1.0", "v2.0.0", "latest", "nightly")
         (TagRules(literal=("pinned",), digest=DIGEST), ("pinned",), {}),
     ],
 )
-def test_rules_select_tags_and_count_what_each_leaves_out(
+def test_rules_select_tags_and_count_excluded_ones(
     rules: TagRules, selected: tuple[str, ...], rejected: dict[str, int]
 ) -> None:
     assert Selection(selected, rejected) == select(rules, TAGS)
@@ -48,7 +48,7 @@ def test_a_tag_that_is_listed_twice_is_selected_once() -> None:
     assert ("a", "b") == select(TagRules(include=("[ab]",)), ["a", "b", "a"]).selected
 
 
-def test_only_names_and_digests_need_no_listing() -> None:
+def test_rules_with_literal_tags_or_a_digest_need_no_listing() -> None:
     assert [True, True, True, False, False] == [
         rules.is_literal
         for rules in (
@@ -66,7 +66,7 @@ def test_only_names_and_digests_need_no_listing() -> None:
     st.lists(st.sampled_from(["v.*", r"v\d", "rc", ".*-rc", "latest"]), max_size=3),
     st.lists(st.sampled_from(["v.*", r"v\d", "rc", ".*-rc", "latest"]), max_size=3),
 )
-def test_selecting_agrees_with_asking_tag_by_tag(tags: list[str], include: list[str], exclude: list[str]) -> None:
+def test_select_agrees_with_rejected_by(tags: list[str], include: list[str], exclude: list[str]) -> None:
     rules = TagRules(include=tuple(include), exclude=tuple(exclude))
     found = select(rules, tags)
     assert tuple(dict.fromkeys(tag for tag in tags if rules.rejected_by(tag) is None)) == found.selected
@@ -94,13 +94,13 @@ def test_selecting_agrees_with_asking_tag_by_tag(tags: list[str], include: list[
         (TagRules(literal=("a",), digest=DIGEST), TagRules(), "a"),
     ],
 )
-def test_rules_overlap_where_both_may_take_one_tag(one: TagRules, other: TagRules, shared: str | None) -> None:
+def test_rules_overlap_if_both_may_select_one_tag(one: TagRules, other: TagRules, shared: str | None) -> None:
     assert (shared, shared) == (overlap(one, other), overlap(other, one))
 
 
 # ---- patterns ----
 
-# Each construct of the syntax, as Python reads it too.
+# Each construct of the syntax that Python's re reads in the same way.
 PATTERNS = (
     ".*",
     "v1",
@@ -140,20 +140,20 @@ DRAWN_TAGS = st.text(alphabet="abcALPINEalpinev01.-_", max_size=12)
     tag=DRAWN_TAGS | st.sampled_from(["v1", "v1.2", "v1.2.3-rc1", "a.b.c", "aaa", "bb", "1.2", "abc", "rcbeta", "V1.a"])
 )
 @settings(max_examples=60, deadline=None)
-def test_a_pattern_matches_what_python_would_match(text: str, tag: str) -> None:
+def test_patterns_match_like_pythons_re(text: str, tag: str) -> None:
     assert (re.fullmatch(text, tag) is not None) == compile_pattern(text).matches(tag)
 
 
 @pytest.mark.parametrize("text", PATTERNS)
 @given(data=st.data())
 @settings(max_examples=20, deadline=None)
-def test_a_pattern_matches_its_own_words(text: str, data: st.DataObject) -> None:
+def test_patterns_match_generated_examples(text: str, data: st.DataObject) -> None:
     tag = data.draw(st.from_regex(re.compile(text, re.ASCII), fullmatch=True, alphabet=st.characters(codec="ascii")))
     assert compile_pattern(text).matches(tag)
 
 
 @pytest.mark.parametrize("text", AMBIGUOUS)
-def test_no_pattern_takes_exponential_time(text: str) -> None:
+def test_patterns_match_in_linear_time(text: str) -> None:
     started = time.thread_time()
     compile_pattern(text).matches("a" * 127 + "!")
     assert time.thread_time() - started < 1
@@ -186,7 +186,7 @@ def test_no_pattern_takes_exponential_time(text: str) -> None:
         ("(?#one)v", "a comment in YAML"),
     ],
 )
-def test_what_is_no_pattern_is_refused_with_the_reason(text: str, says: str) -> None:
+def test_an_invalid_pattern_is_an_error_with_a_reason(text: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compile_pattern(text)
     assert says in str(caught.value)
@@ -195,7 +195,7 @@ def test_what_is_no_pattern_is_refused_with_the_reason(text: str, says: str) -> 
 
 @given(st.text(alphabet="ab.*+?()[]{}|\\d^$1,-", max_size=25))
 @settings(max_examples=400, deadline=None)
-def test_any_text_is_a_pattern_or_a_configuration_error(text: str) -> None:
+def test_arbitrary_text_is_a_pattern_or_a_configuration_error(text: str) -> None:
     try:
         assert compile_pattern(text).text == text
     except ConfigError as error:
