@@ -228,8 +228,8 @@ class LayoutStore:
                     code="blob_missing",
                 )
         # Compare the size first: a damaged file may be larger than the limit for reading a manifest.
-        kept = self._files.blob_size(manifest.digest) == manifest.size
-        if not kept or self._files.read_blob(manifest.digest, manifests.MAX_BYTES) != manifest.body:
+        same_size = self._files.blob_size(manifest.digest) == manifest.size
+        if not same_size or self._files.read_blob(manifest.digest, manifests.MAX_BYTES) != manifest.body:
             with self._files.write_blob(manifest.digest) as file:
                 file.write(manifest.body)
 

@@ -158,12 +158,12 @@ class LayoutFiles:
 
         If another thread has opened it too, close this descriptor and return that one."""
         with self._lock:
-            kept = self._directories.setdefault(name, descriptor)
-        if kept != descriptor:
+            stored = self._directories.setdefault(name, descriptor)
+        if stored != descriptor:
             os.close(descriptor)
-        return kept
+        return stored
 
-    # ---- writing: for who holds the lock
+    # ---- writing (the caller holds the lock)
 
     def create(self) -> None:
         """Create the directory and its parents, and sync their entries. Raises LocalError."""

@@ -121,10 +121,10 @@ class Index:
 
         Raises NotFound if the repository does not exist."""
         repository = self._effective_repository(repository)
-        own, bare = self._tags.get(repository, {}), self._adopted_tags(repository)
+        own, adopted = self._tags.get(repository, {}), self._adopted_tags(repository)
         found: list[str | MirrorError] = []
-        for tag in sorted({*own, *bare}):
-            roots = own.get(tag) or bare[tag]
+        for tag in sorted({*own, *adopted}):
+            roots = own.get(tag) or adopted[tag]
             found.append(tag if len(roots) == 1 else self._ambiguous_error(repository, tag))
         found += self._entry_errors
         if not found and not any(name == repository for name, _ in self._nameless):

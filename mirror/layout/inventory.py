@@ -82,11 +82,11 @@ class Inventory(Struct):
             )
         contents = self.repositories.setdefault(image.repository, RepositoryContents())
         self._add_manifests(contents, image)
-        there = base.find_blobs(image.manifests)
+        implied = base.find_blobs(image.manifests)
         for blob in image.blobs:
             size = blob.size or 0
             contents.blobs.add(blob.digest)
-            found = base.repositories_with(blob.digest) or there.get(blob.digest)
+            found = base.repositories_with(blob.digest) or implied.get(blob.digest)
             if found:
                 self.base[blob.digest] = BaseBlob(size, found)
             else:
@@ -181,11 +181,11 @@ class BaseInventory:
 
         An inventory made from a report lists only root manifests. manifests: children before parents."""
         found: dict[Digest, tuple[str, ...]] = {}
-        whole: dict[Digest, tuple[str, ...]] = {}
+        implied: dict[Digest, tuple[str, ...]] = {}
         for one in reversed(list(manifests)):
-            repositories = whole.get(one.digest) or self._repositories_with_manifest(one.digest)
+            repositories = implied.get(one.digest) or self._repositories_with_manifest(one.digest)
             if repositories:
-                whole.update({child.digest: repositories for child in one.children})
+                implied.update({child.digest: repositories for child in one.children})
                 found.update({blob.digest: repositories for blob in one.blobs})
         return found
 
@@ -200,9 +200,9 @@ class BaseInventory:
 def find_unlisted(manifest: Manifest, inventory: Inventory) -> Iterator[tuple[Digest, str]]:
     """Return the digests that `manifest` refers to and the inventory does not list, each with a message."""
     blobs = (one.digest for one in manifest.blobs if not one.foreign)
-    lost = [one.digest for one in manifest.children if one.digest not in inventory.manifests]
-    lost += [digest for digest in blobs if digest not in inventory.blobs and digest not in inventory.base]
-    for digest in lost:
+    unlisted = [one.digest for one in manifest.children if one.digest not in inventory.manifests]
+    unlisted += [digest for digest in blobs if digest not in inventory.blobs and digest not in inventory.base]
+    for digest in unlisted:
         yield digest, f"{digest} is not in the inventory, but {manifest.digest} refers to it"
 
 
@@ -273,12 +273,12 @@ def _parse_repository(value: Value, inventory: Inventory, what: str) -> Reposito
     for tag in contents.tags:
         if not is_tag(tag):
             raise _invalid_error(what, f"not a tag: {printable(tag, 80)!r}")
-    lost = ({*contents.tags.values(), *contents.roots} - contents.manifests) | (
+    unlisted = ({*contents.tags.values(), *contents.roots} - contents.manifests) | (
         contents.manifests - inventory.manifests.keys()
     )
-    lost |= contents.blobs - inventory.blobs.keys() - inventory.base.keys()
-    if lost:
-        raise _invalid_error(what, f"it refers to {sorted(lost)[0]}, which it does not list")
+    unlisted |= contents.blobs - inventory.blobs.keys() - inventory.base.keys()
+    if unlisted:
+        raise _invalid_error(what, f"it refers to {sorted(unlisted)[0]}, which it does not list")
     return contents
 
 

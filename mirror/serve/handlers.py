@@ -101,12 +101,12 @@ class RegistryHandler:
 
     def _method_error(self, route: _Route) -> HttpError:
         """Return the error for a method that the route does not have."""
-        able = (
+        allowed = (
             *(_READ_METHODS if route.reads is not None else ()),
             *(route.writes if self._pushes is not None else ()),
         )
         why = "method not supported" if self._pushes is not None else "this registry is read-only"
-        return HttpError(405, "UNSUPPORTED", why, (("Allow", ", ".join(able)),))
+        return HttpError(405, "UNSUPPORTED", why, (("Allow", ", ".join(allowed)),))
 
     # ---- pulls
 

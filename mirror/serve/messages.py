@@ -103,11 +103,11 @@ def paginate(request: ServerRequest, names: Sequence[str]) -> tuple[list[str], H
     after = list(names) if last is None else [name for name in names if name > last]
     if count is None or int(count) >= len(after):
         return after, ()
-    taken = after[: int(count)]
-    if not taken:
+    page_names = after[: int(count)]
+    if not page_names:
         return [], ()
-    link = f'<{quote(request.path)}?n={count}&last={quote(taken[-1], safe="")}>; rel="next"'
-    return taken, (("Link", link),)
+    link = f'<{quote(request.path)}?n={count}&last={quote(page_names[-1], safe="")}>; rel="next"'
+    return page_names, (("Link", link),)
 
 
 def parse_range(text: str | None, size: int) -> tuple[int, int] | None:

@@ -64,7 +64,7 @@ class BundleReader:
             self.inventory_bytes = self._read_small_member(INVENTORY_NAME, inventories.MAX_BYTES)
             self.inventory = parse_inventory(self.inventory_bytes, f"{what}: {INVENTORY_NAME}")
             if index != index_json(self.inventory, self.inventory_bytes):
-                raise bundle_invalid(what, f"{INDEX_NAME} and {INVENTORY_NAME} do not belong together")
+                raise bundle_invalid(what, f"{INDEX_NAME} does not match {INVENTORY_NAME}")
         else:
             self.index = Index.parse(index, f"{what}: {INDEX_NAME}", adopts)
 
@@ -74,7 +74,7 @@ class BundleReader:
             raise bundle_invalid(self.what, f"{name} has {self.members[name].size} bytes, more than {most}")
         return self.read_member(self.members[name])
 
-    # ---- what is in it
+    # ---- content
 
     @property
     def is_self_contained(self) -> bool:
@@ -270,7 +270,7 @@ def open_bundle(path: Path, what: str, spool: Path, work: Work, adopts: Collecti
         raise NotFound(f"{what} does not exist") from None
     except OSError as error:
         raise local_error("read", path, error) from error
-    kept = False
+    owned = False  # whether `bundle` closes the descriptor
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISFIFO(mode):
@@ -278,10 +278,10 @@ def open_bundle(path: Path, what: str, spool: Path, work: Work, adopts: Collecti
         if not stat.S_ISREG(mode):
             raise Refused(f"{what} is neither a file nor a pipe", code="unsafe_path")
         bundle = BundleReader(descriptor, what, adopts)
-        kept = True
+        owned = True
         return bundle
     finally:
-        if not kept:
+        if not owned:
             os.close(descriptor)
 
 
@@ -300,13 +300,13 @@ def spool_stream(descriptor: int, what: str, spool: Path, work: Work, adopts: Co
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=spool, buffering=0) as copy:
             _copy(descriptor, what, copy, work)
-            kept = os.dup(copy.fileno())
+            duplicate = os.dup(copy.fileno())
     except OSError as error:
         raise local_error("write to the spool what is read from", what, error) from error
     try:
-        return BundleReader(kept, what, adopts)
+        return BundleReader(duplicate, what, adopts)
     except BaseException:
-        os.close(kept)
+        os.close(duplicate)
         raise
 
 
@@ -325,8 +325,8 @@ def index_json(inventory: Inventory, inventory_bytes: bytes) -> bytes:
         found = inventory.manifests[digest]
         return {"mediaType": found.media_type, "digest": digest, "size": found.size, "annotations": annotations}
 
-    named = [entry(digest, {REF_NAME: f"{name}:{tag}"}) for name, tag, digest in inventory.references()]
-    nameless = [
+    tagged = [entry(digest, {REF_NAME: f"{name}:{tag}"}) for name, tag, digest in inventory.references()]
+    untagged = [
         entry(digest, {OF_REPOSITORY: name})
         for name, contents in sorted(inventory.repositories.items())
         for digest in sorted(contents.roots)
@@ -334,7 +334,7 @@ def index_json(inventory: Inventory, inventory_bytes: bytes) -> bytes:
     document = {
         "schemaVersion": 2,
         "mediaType": manifests.OCI_INDEX,
-        "manifests": named + nameless,
+        "manifests": tagged + untagged,
         "annotations": {OF_INVENTORY: Digest.of(inventory_bytes)},
     }
     return json.dumps(document, indent=1).encode() + b"\n"

@@ -195,7 +195,7 @@ class BundleStore:
         if self._file is not None:
             return self._file
         if self._output_fd is None:
-            self._output_fd = _output_fd()
+            self._output_fd = _take_standard_output()
         self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._spool / "standard-output.tar"
 
@@ -266,10 +266,10 @@ class BundleStore:
         if self._unchanged:
             return
         writer = self._require_writer()
-        lacking = [blob.digest for blob in manifest.blobs if not blob.foreign and not writer.has_blob(blob.digest)]
-        if lacking:
+        missing = [blob.digest for blob in manifest.blobs if not blob.foreign and not writer.has_blob(blob.digest)]
+        if missing:
             raise RemoteError(
-                f"{self.host}:{repository}: {manifest.digest} refers to {lacking[0]}, which the bundle does not have",
+                f"{self.host}:{repository}: {manifest.digest} refers to {missing[0]}, which the bundle does not have",
                 code="blob_missing",
             )
 
@@ -310,7 +310,7 @@ class BundleUpload:
         pass
 
 
-def _output_fd() -> int:
+def _take_standard_output() -> int:
     """Return a private descriptor of standard output; other writes to standard output then go to standard error.
 
     Raises LocalError if it is a terminal."""

@@ -223,7 +223,7 @@ class _TarReader:
             self._raise_invalid(f"a member has two different sizes, {size} and {extended} bytes")
         return extended
 
-    # ---- headers that say something of the next one
+    # ---- extension headers
 
     def _read_extension(self, kind: bytes, size: int) -> None:
         """Read an extension header: a pax header (x, g) or a GNU long name (L)."""
@@ -270,12 +270,12 @@ class _TarReader:
             yield key, data[found.end() : length - 1]
             data = data[length:]
 
-    # ---- what is between members, and at the end
+    # ---- padding and the end
 
     def _finish_member(self, member: Member) -> None:
         """Skip the data of a member unless the caller has read it, and the padding."""
-        taken = self._source.position - member.offset
-        if taken == 0:
+        consumed = self._source.position - member.offset
+        if consumed == 0:
             self._source.skip(member.size)
         self._read_padding(member.size)
 

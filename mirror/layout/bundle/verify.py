@@ -95,12 +95,12 @@ class _BundleVerifier:
         listed = self._result.inventory
         known = listed.manifests.get(digest) if listed is not None else None
         wanted = known is not None or (listed is None and member.size <= manifests.MAX_BYTES)
-        kept = self._hash_member(member, digest, keep=wanted)
-        if kept is None:
+        data = self._hash_member(member, digest, keep=wanted)
+        if data is None:
             return
         self._sizes[digest] = member.size
-        if wanted and (known is not None or kept.lstrip()[:1] == b"{"):
-            self._parse_manifest(digest, kept, known.media_type if known is not None else "", certain=known is not None)
+        if wanted and (known is not None or data.lstrip()[:1] == b"{"):
+            self._parse_manifest(digest, data, known.media_type if known is not None else "", certain=known is not None)
 
     def _read_small_member(self, member: Member) -> None:
         """Read the inventory, index.json or oci-layout."""
@@ -133,20 +133,20 @@ class _BundleVerifier:
 
     def _hash_member(self, member: Member, digest: Digest, *, keep: bool) -> bytes | None:
         """Hash a member. Return its bytes if `keep` is set, else b""; None if the digest does not match its name."""
-        hasher, left, kept = digest.hasher(), member.size, bytearray()
+        hasher, left, data = digest.hasher(), member.size, bytearray()
         while left:
             count = self._input.fill(self._buffer[: min(left, CHUNK)])
             if not count:
                 raise bundle_incomplete(self._result.what, f"truncated in {digest}")
             hasher.update(self._buffer[:count])
             if keep:
-                kept += self._buffer[:count]
+                data += self._buffer[:count]
             left -= count
         if hasher.hexdigest() != digest.hex:
             self._damaged.add(digest)
             self._result.problems.append(digest_problem(digest, hasher.hexdigest()))
             return None
-        return bytes(kept)
+        return bytes(data)
 
     def _parse_manifest(self, digest: Digest, body: bytes, media_type: str, *, certain: bool) -> None:
         """Parse a manifest and keep it.
@@ -165,9 +165,7 @@ class _BundleVerifier:
         result = self._result
         index = self._small.get(INDEX_NAME)
         if index is not None and index != index_json(inventory, self._small[INVENTORY_NAME]):
-            result.problems.append(
-                LayoutProblem(f"{INDEX_NAME} and {INVENTORY_NAME} do not belong together", damage=True)
-            )
+            result.problems.append(LayoutProblem(f"{INDEX_NAME} does not match {INVENTORY_NAME}", damage=True))
         sizes = {digest: one.size for digest, one in inventory.manifests.items()} | dict(inventory.blobs)
         for digest, size in sizes.items():
             self._check_entry(digest, size)
@@ -203,7 +201,7 @@ class _BundleVerifier:
         result.bytes = sum(self._sizes[digest] for digest in intact)
         result.unreferenced = len(self._sizes.keys() - intact)
 
-    # ---- without one
+    # ---- without an inventory
 
     def _check_index(self) -> None:
         """Check everything that index.json leads to, in a bundle without an inventory."""

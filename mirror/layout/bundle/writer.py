@@ -74,7 +74,7 @@ class BundleWriter:
         """The path of the file while it is being written."""
         return self._sibling_path("partial")
 
-    # ---- the beginning
+    # ---- creation
 
     def prepare(self, previous_bundle: BundleReader | None, work: Work, *, keep: bool = False) -> None:
         """Create the file and reuse blobs that are already on disk.
@@ -105,7 +105,7 @@ class BundleWriter:
                     self.partial_path.unlink()
                 self._create()
             except OSError as error:
-                raise local_error(f"make room for {self.tar_map.total} bytes in", self.partial_path, error) from error
+                raise local_error(f"allocate {self.tar_map.total} bytes for", self.partial_path, error) from error
             entries = (
                 self._resumable_entries(earlier_journal, work.stop) if earlier_journal is not None and resumed else []
             )
@@ -126,9 +126,9 @@ class BundleWriter:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise local_error("look at", self.partial_path, error) from error
+            raise local_error("read the status of", self.partial_path, error) from error
         if not self.partial_path.is_file() or self.partial_path.is_symlink():
-            raise LocalError(f"{self.partial_path} is not a regular file", hint="move it away")
+            raise LocalError(f"{self.partial_path} is not a regular file", hint="remove or rename it")
         return partial_size.st_size
 
     def _create(self) -> None:
@@ -154,14 +154,14 @@ class BundleWriter:
         disk = os.statvfs(self._path.parent)
         if count > disk.f_bavail * disk.f_frsize:
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            raise local_error(f"make room for {self.tar_map.total} bytes in", self.partial_path, error) from error
+            raise local_error(f"allocate {self.tar_map.total} bytes for", self.partial_path, error) from error
 
     def _position_of(self, digest: Digest) -> MemberPosition | None:
         """Return the position of a blob; None if it is not part of the bundle."""
         path = self._blobs.get(digest)
         return self.tar_map.positions[path] if path is not None else None
 
-    # ---- what is there already
+    # ---- reuse of existing blobs
 
     def _resumable_entries(self, earlier_journal: JournalContents, stop: Stop) -> list[JournalEntry]:
         """Return the journal's entries whose data is in the file. Entries that were not synced are hashed first."""
@@ -188,10 +188,10 @@ class BundleWriter:
 
     def _copy_from_bundle(self, previous_bundle: BundleReader, stop: Stop) -> None:
         """Copy blobs from an open bundle."""
-        there = ((digest, previous_bundle.member(digest)) for digest in self._blobs)
+        members = ((digest, previous_bundle.member(digest)) for digest in self._blobs)
         self._copy_intact(
             previous_bundle.descriptor,
-            ((digest, one.offset, one.size) for digest, one in there if one is not None),
+            ((digest, one.offset, one.size) for digest, one in members if one is not None),
             stop,
         )
 
@@ -283,7 +283,7 @@ class BundleWriter:
         with self._changed:
             return sorted(self._blobs.keys() - self._written)
 
-    # ---- the end
+    # ---- completion
 
     def finish(self) -> None:
         """Rename the complete file to its final name.

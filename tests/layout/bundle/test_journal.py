@@ -147,7 +147,7 @@ def test_a_disk_without_enough_space_is_detected_at_the_start(tmp_path: Path) ->
     coming = comings(stock())[0]
     huge = replace(coming, blobs=(Descriptor(Digest.of(b"huge"), 1 << 55),))
     bundle = opened(tmp_path / "bundle.tar")
-    with pytest.raises(LocalError, match="make room for") as caught:
+    with pytest.raises(LocalError, match="bytes for") as caught:
         bundle.begin([huge], work())
     bundle.close()
     assert "local_full" == caught.value.code
