@@ -1,10 +1,10 @@
-"""Tools that copy images, side by side, on real registries. `python -m benchmarks --help`; docs/performance.md.
+"""Compares tools that copy images, on real registries. See `python -m benchmarks --help` and docs/performance.md.
 
-*A scenario* (`scenarios`) says what the registries hold, what is to be copied, and what lies between. *A tool*
-(`tools`) says how it is told to do that. The *harness* starts the registries, runs the tools in turns (A B C A B C ...)
-and asks witnesses, none of which is the tool: the kernel for the cost of the processes (`launch`, `cost`), the access
-logs of the registries for requests and bytes (`traffic`), the registries themselves for the outcome (`outcome`). *What
-came out* is in `samples`, and is shown by `tables`, `figures` (Markdown), `chart` (SVG) and as JSON.
+A *scenario* (`scenarios`) defines the content of the registries, the images to copy, and the network in between. A
+*tool* (`tools`) knows its command lines for that. The *harness* starts the registries and runs the tools in turns (A B
+C A B C ...). It measures independently of the tools: the kernel reports the cost of processes (`launch`, `cost`), the
+access logs of the registries show requests and bytes (`traffic`), and the registries show the outcome (`outcome`). The
+results are in `samples`; `tables`, `figures` (Markdown) and `chart` (SVG) present them, and they are written as JSON.
 
-`ideal` and `replay` are no tool but a yardstick: the fewest requests and the least work that could be enough.
+`ideal` and `replay` are not a tool but a baseline: the fewest requests and the least work that could suffice.
 """

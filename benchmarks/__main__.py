@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures tools side by side. See docs/performance.md."""
+"""`python -m benchmarks`: compares tools that copy images. See docs/performance.md."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    asked = _parser().parse_args(arguments)
-    scenarios = [one for one in SCENARIOS if not asked.scenario or one.name in asked.scenario]
-    tools = [tool for tool in TOOLS if not asked.tools or tool.name in asked.tools]
-    scale = Scale(quick=asked.quick, big=asked.size)
+    options = _parser().parse_args(arguments)
+    scenarios = [scenario for scenario in SCENARIOS if not options.scenario or scenario.name in options.scenario]
+    tools = [tool for tool in TOOLS if not options.tools or tool.name in options.tools]
+    scale = Scale(quick=options.quick, big=options.size)
     machine, versions = surroundings.machine(), surroundings.versions(tools)
     print("; ".join(f"{name} {text}" for name, text in {**machine, **versions}.items()), flush=True)
     outcomes: list[Outcome] = []
     try:
         for scenario in scenarios:
-            outcomes.append(measure(scenario(scale), tools, runs=asked.runs or scenario.runs, say=_say))
+            outcomes.append(measure(scenario(scale), tools, runs=options.runs or scenario.runs, say=_say))
             print(f"\n{tables.plain(outcomes[-1])}", flush=True)
     except KeyboardInterrupt:
-        print("stopped; what was finished is written", file=sys.stderr)
+        print("stopped; the results so far are written", file=sys.stderr)
         return 130
     finally:
         date = datetime.now(UTC).isoformat(timespec="minutes")
-        left_out = [one.name for one in SCENARIOS if one.name not in {outcome.name for outcome in outcomes}]
+        measured = {outcome.name for outcome in outcomes}
+        left_out = [scenario.name for scenario in SCENARIOS if scenario.name not in measured]
         tools_left_out = [tool.name for tool in TOOLS if tool not in tools]
-        report = Report(date, asked.quick, machine, versions, outcomes, left_out, tools_left_out)
-        if asked.into:
-            print(files.write(report, asked.into, asked.docs), flush=True)
-    wrong = [f"{one.name}: mirror" for one in outcomes if "mirror" in one.tools and not one.correct("mirror")]
-    for text in wrong:
-        print(f"NOT EQUAL: {text}", file=sys.stderr)
-    return 1 if wrong else 0
+        report = Report(date, options.quick, machine, versions, outcomes, left_out, tools_left_out)
+        if options.into:
+            print(files.write(report, options.into, options.docs), flush=True)
+    incorrect = [one.name for one in outcomes if "mirror" in one.tools and not one.correct("mirror")]
+    for name in incorrect:
+        print(f"NOT EQUAL: {name}: mirror", file=sys.stderr)
+    return 1 if incorrect else 0
 
 
 def _say(text: str) -> None:
@@ -51,7 +52,7 @@ def _say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names, tools = [one.name for one in SCENARIOS], [tool.name for tool in TOOLS]
+    names, tools = [scenario.name for scenario in SCENARIOS], [tool.name for tool in TOOLS]
     parser.add_argument("--scenario", action="append", choices=names, help="run only this scenario; can be repeated")
     parser.add_argument("--tools", nargs="+", choices=tools, help="run only these tools")
     parser.add_argument(
@@ -73,15 +74,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError("want a number from 1 on")
+        raise argparse.ArgumentTypeError("expected a number of at least 1")
     return int(text)
 
 
 def _size(text: str) -> int:
-    """`8 GiB` -> bytes"""
+    """Parse a size such as `8 GiB`; returns bytes."""
     number, unit = text[:-3].strip(), text[-3:]
     if unit not in _UNITS or not number.isdigit():
-        raise argparse.ArgumentTypeError(f"want a size like `8 GiB`, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a size such as `8 GiB`, got {text!r}")
     return int(number) * _UNITS[unit]
 
 

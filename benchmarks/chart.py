@@ -1,4 +1,4 @@
-"""A bar chart of wall times in SVG, made by hand: a group of bars for each scenario, the slowest as long as it goes."""
+"""A bar chart of wall times in SVG, with a group of bars for each scenario."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MIRROR = "mirror"
 
 
 def svg(outcomes: Sequence[Outcome]) -> str:
-    """The whole file. Bars of one scenario are to one scale, scenarios are not."""
+    """Return the SVG file. Each scenario has its own scale."""
     parts, y = [], 10
     for outcome in outcomes:
         lines = list(_group(outcome, y))
@@ -33,6 +33,7 @@ def svg(outcomes: Sequence[Outcome]) -> str:
 
 
 def _group(outcome: Outcome, top: int) -> Iterator[str]:
+    """Yield the elements of one scenario."""
     yield f'<text x="10" y="{top + 14}" font-weight="bold" fill="#222">{escape(outcome.heading)}</text>'
     walls = {tool: outcome.wall(tool) for tool in outcome.tools}
     scale = (_WIDTH - _LEFT - _RIGHT) / max(spread.high for spread in walls.values())
@@ -44,7 +45,7 @@ def _group(outcome: Outcome, top: int) -> Iterator[str]:
         yield f'<rect x="{_LEFT}" y="{y}" width="{length:.1f}" height="{_BAR}" fill="{_colour(outcome, tool)}"/>'
         low, high = (_LEFT + edge * scale for edge in (wall.low, wall.high))
         yield f'<path d="M{low:.1f} {middle} H{high:.1f}" stroke="#444" stroke-width="1"/>'
-        yield f'<text x="{high + 8:.1f}" y="{text}" fill="#222">{_said(outcome, tool)}</text>'
+        yield f'<text x="{high + 8:.1f}" y="{text}" fill="#222">{_label(outcome, tool)}</text>'
         y += _BAR + _GAP
 
 
@@ -54,7 +55,8 @@ def _colour(outcome: Outcome, tool: str) -> str:
     return {_MIRROR: _OURS, IDEAL: _IDEAL}.get(tool, _OTHERS)
 
 
-def _said(outcome: Outcome, tool: str) -> str:
+def _label(outcome: Outcome, tool: str) -> str:
+    """Return the text after the bar of a tool."""
     ratio = outcome.ratio(tool) if tool == _MIRROR else None
     best = "" if ratio is None else f" ({ratio:.2f} × best other)"
     return f"{outcome.wall(tool).median:.2f} s{best}"

@@ -1,4 +1,4 @@
-"""What processes cost: command lines that are run for the measurement, and servers that run beside it."""
+"""The cost of processes: of measured command lines, and of servers that run meanwhile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """wall, cpu: seconds, of all commands together. memory: peak of the largest process, bytes. code: the last one."""
+    """The cost of all commands together.
+
+    wall, cpu: seconds. memory: peak of the largest process, bytes. code: the first exit code that is not 0, or 0."""
 
     wall: float
     cpu: float
@@ -33,12 +35,14 @@ def run(
     environment: Mapping[str, str],
     out: Path,
     timeout: float,
-    go_on: bool = False,
+    continue_on_error: bool = False,
 ) -> Cost:
-    """Run command lines one after the other, up to the first that fails, or all (`go_on`).
+    """Run command lines one after another, up to the first that fails unless `continue_on_error` is set.
 
-    out: what they say is appended there. timeout: seconds for all; then they are killed, and the code is -SIGKILL."""
-    order = json.dumps({"commands": [list(command) for command in commands], "out": str(out), "go_on": go_on})
+    out: a file to which their output is appended. timeout: seconds for all commands; then they are killed, and the code
+    is -SIGKILL."""
+    lines = [list(command) for command in commands]
+    order = json.dumps({"commands": lines, "out": str(out), "continue_on_error": continue_on_error})
     with subprocess.Popen(
         [sys.executable, "-I", "-S", str(_LAUNCH)],
         stdin=subprocess.PIPE,
@@ -57,20 +61,21 @@ def run(
             _kill(launcher)
             raise
     if launcher.returncode:
-        raise RuntimeError(f"not started: {commands[0][0]}")
+        raise RuntimeError(f"{commands[0][0]} could not be started")
     found = json.loads(said)
     code = next((code for code in found["codes"] if code), 0)
     return Cost(found["wall"], found["cpu"], found["memory"], code)
 
 
 def _kill(launcher: subprocess.Popen[str]) -> None:
-    """The launcher and all that it started are one process group."""
+    """Kill the launcher and all processes that it started; they are one process group."""
     with suppress(ProcessLookupError):
         os.killpg(launcher.pid, signal.SIGKILL)
     launcher.communicate()
 
 
 def cpu_of(pid: int) -> float:
-    """CPU seconds that a running process has used, all its threads together: proc(5), /proc/PID/stat, 14 and 15."""
+    """Return the CPU seconds of a running process with all its threads. Source: proc(5), /proc/PID/stat, fields 14 and
+    15."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS

@@ -1,4 +1,4 @@
-"""Distance: a TCP relay to a port of 127.0.0.1 through which everything takes its time, but no bandwidth is lost."""
+"""A TCP relay to a port of 127.0.0.1 that adds a delay but does not limit the bandwidth."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from contextlib import suppress
 from typing import Self
 
 _BLOCK = 1 << 16
-_WINDOW = 256  # blocks that are under way in one direction of one connection: 16 MiB, more than any of them sends
+_WINDOW = 256  # blocks in transit in one direction of a connection: 16 MiB, more than any of them sends
 
 
 class DelayProxy:
-    """Use with `with`. seconds: a round trip; half of it is added each way. A new connection takes one more, as its
-    handshake would: on loopback that costs nothing, so what the client sends first is held back for as long."""
+    """A relay; use with `with`. seconds: the round-trip time, half of which is added in each direction.
+
+    A new connection is delayed by one more round trip, as by its TCP handshake: the first bytes of the client are held
+    back."""
 
     def __init__(self, port: int, seconds: float) -> None:
         self._upstream, self._seconds = port, seconds
@@ -31,7 +33,7 @@ class DelayProxy:
     def __enter__(self) -> Self:
         self._thread.start()
         if not self._ready.wait(10):
-            raise RuntimeError("the delaying proxy does not listen")
+            raise RuntimeError("the delay proxy did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,14 +65,14 @@ class DelayProxy:
                 self._carry(answers, writer),
             )
         except (OSError, asyncio.CancelledError):
-            pass  # either end went away, or we end: so does the connection
+            pass  # an end closed the connection, or the relay ends
         finally:
             for end in (writer, back):
                 if end:
                     end.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, handshake: float = 0) -> None:
-        """One direction, to its end."""
+        """Relay one direction until its end."""
         clock = asyncio.get_running_loop().time
         underway: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_WINDOW)
 

@@ -1,4 +1,4 @@
-"""The page of figures, in Markdown; it is made as a whole and never edited."""
+"""The page of figures, in Markdown. It is generated as a whole and never edited."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ for orientation.
 
 
 def page(report: Report, chart: str | None = None) -> str:
-    """chart: how the page refers to the picture, if there is one."""
+    """Return the page. chart: the path of the chart as seen from the page, if there is one."""
     rows = (
         "\n".join(f"| {name} | {text} |" for name, text in part.items()) for part in (report.machine, report.versions)
     )

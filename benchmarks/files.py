@@ -1,4 +1,4 @@
-"""Where the figures are written: the page of the docs is only for a run of everything."""
+"""Writes the figures. The page in docs/ is replaced only after a complete run."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ FIGURES, PAGE, CHART = "figures.json", "performance-figures.md", "performance.sv
 
 
 def write(report: Report, into: Path, docs: Path | None) -> str:
-    """Every sample goes into `into`; the page and its picture into `docs`, if all was measured, else into `into` too.
+    """Write all samples into `into`, and the page with its chart into `docs` after a complete run, otherwise into
+    `into`.
 
-    -> where the page is, for people."""
+    Returns a message that says where the page is."""
     _put(into / FIGURES, json.dumps(report.document(), indent=1))
     if not report.scenarios:
-        return "no page of figures: no scenario was finished"
-    folder = docs if docs is not None and report.of_everything else into
+        return "no page of figures was written: no scenario was finished"
+    folder = docs if docs is not None and report.is_complete else into
     _put(folder / CHART, chart.svg(report.scenarios))
     _put(folder / PAGE, figures.page(report, CHART))
     said = f"the page of figures: {folder / PAGE}"
     if docs is None or folder == docs:
         return said
-    return f"{said}; {docs / PAGE} stays as it was, since this was no run of everything"
+    return f"{said}; {docs / PAGE} was not changed, because this run was not complete"
 
 
 def _put(path: Path, text: str) -> None:

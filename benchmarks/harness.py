@@ -1,4 +1,4 @@
-"""Starts what a scenario needs, and runs the tools in turns."""
+"""Starts the registries of a scenario and runs the tools in turns."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ Say = Callable[[str], None]
 def measure(
     scenario: Scenario, tools: Sequence[Tool], *, runs: int, say: Say = lambda _: None, timeout: float = TIMEOUT
 ) -> Outcome:
-    """Run each tool `runs` times, in turns: all once, all a second time, and so on. Everything is removed afterwards.
+    """Run each tool `runs` times, in turns, and return the outcome. All files are removed afterwards.
 
-    say: is told of each run. timeout: seconds for one run. Raises RuntimeError if a registry does not start."""
-    absent = {tool.name: "not installed" for tool in tools if tool.program() is None} | scenario.without
+    say: called with a line for each run. timeout: seconds for one run. Raises RuntimeError if a registry does not
+    start."""
+    absent = {tool.name: "not installed" for tool in tools if tool.program() is None} | scenario.excluded
     present = [tool for tool in tools if tool.name not in absent]
     turn: list[Tool | None] = [*present, None] if scenario.with_ideal else [*present]
     with TemporaryDirectory(prefix="mirror-bench-") as folder, ExitStack() as stack:
@@ -57,11 +58,11 @@ class _Targets:
     """The targets of one tool, and the folder in which it runs."""
 
     folder: Path
-    reached: list[Access]
+    accesses: list[Access]
 
 
 class _Stage:
-    """A scenario that has begun."""
+    """A scenario with its running source."""
 
     def __init__(self, scenario: Scenario, folder: Path, stack: ExitStack, timeout: float) -> None:
         self._scenario, self._folder, self._stack, self._timeout = scenario, folder, stack, timeout
@@ -69,52 +70,52 @@ class _Stage:
         self.source = scenario.open_source(folder, stack)
 
     def run(self, tool: Tool | None, number: int) -> Sample:
-        """Once. tool: None: the ideal replay. number: of the round; 0 does not count."""
+        """Run a tool once. tool: None for the ideal replay. number: of the round; round 0 is not counted."""
         name = tool.name if tool else "ideal"
         with self._targets(name, number) as targets:
             commands = self._commands(tool, targets)
-            everyone = [self.source, *targets.reached]
-            for access in everyone:
+            registries = [self.source, *targets.accesses]
+            for access in registries:
                 access.witness.mark()
-            before = _cpu(everyone)
-            spent = cost.run(
+            before = _cpu(registries)
+            cost_of_run = cost.run(
                 commands,
                 folder=targets.folder,
                 environment=environment(targets.folder),
                 out=targets.folder / "output.txt",
                 timeout=self._timeout,
-                go_on=self._scenario.go_on,
+                continue_on_error=self._scenario.continue_on_error,
             )
-            after = _cpu(everyone)
-            asked = self.source.witness.requests()
-            told: list[Seen] = [seen for access in targets.reached for seen in access.witness.requests()]
+            after = _cpu(registries)
+            source_requests = self.source.witness.requests()
+            target_requests: list[Seen] = [seen for access in targets.accesses for seen in access.witness.requests()]
             equal = self._equal(targets, whole=number == 1)
-            if spent.code or not equal:
-                _show(name, spent.code, targets.folder / "output.txt")
+            if cost_of_run.code or not equal:
+                _print_output(name, cost_of_run.code, targets.folder / "output.txt")
         content = self._scenario.content
         used = None if before is None or after is None else after - before
         return Sample(
-            spent.wall,
-            spent.cpu,
+            cost_of_run.wall,
+            cost_of_run.cpu,
             used,
-            spent.memory,
-            spent.code,
+            cost_of_run.memory,
+            cost_of_run.code,
             equal,
-            traffic(asked, content),
-            traffic(told, content),
+            traffic(source_requests, content),
+            traffic(target_requests, content),
         )
 
     def _commands(self, tool: Tool | None, targets: _Targets) -> list[list[str]]:
-        job = self._scenario.job(self.source, targets.reached)
+        job = self._scenario.job(self.source, targets.accesses)
         if tool is None:
             return ideal.commands(job, self.source.registry, targets.folder)
         if self._scenario.fresh:
-            tool.forget(targets.folder)
+            tool.remove_state(targets.folder)
         return tool.commands(job, targets.folder)
 
     @contextmanager
     def _targets(self, name: str, number: int) -> Iterator[_Targets]:
-        """New ones that end with the run, or the tool's own, which end with the scenario."""
+        """Yield new targets that end with the run, or the tool's own targets, which end with the scenario."""
         if not self._scenario.fresh:
             if name not in self._kept:
                 self._kept[name] = self._open(name, self._stack)
@@ -128,15 +129,15 @@ class _Stage:
     def _open(self, name: str, stack: ExitStack) -> _Targets:
         folder = self._folder / name
         folder.mkdir()
-        reached = []
+        accesses = []
         for number in range(self._scenario.target_count):
             registry = stack.enter_context(self._scenario.target(folder, f"target-{number}"))
-            reached.append(self._scenario.reach(registry, stack))
-        return _Targets(folder, reached)
+            accesses.append(self._scenario.reach(registry, stack))
+        return _Targets(folder, accesses)
 
     def _equal(self, targets: _Targets, *, whole: bool) -> bool:
-        scenario, registries = self._scenario, [access.registry for access in targets.reached]
-        ask = outcome.whole if whole and scenario.reads_all_back else outcome.names_equal
+        scenario, registries = self._scenario, [access.registry for access in targets.accesses]
+        ask = outcome.content_equal if whole and scenario.reads_all_back else outcome.tags_equal
         return ask(scenario.content, scenario.wanted, registries)
 
 
@@ -145,7 +146,7 @@ def _cpu(registries: Sequence[Access]) -> float | None:
     return None if None in pids else sum(cost.cpu_of(pid) for pid in pids if pid is not None)
 
 
-def _show(name: str, code: int, output: Path) -> None:
-    """The last words of a tool that failed."""
+def _print_output(name: str, code: int, output: Path) -> None:
+    """Print the end of the output of a tool that failed."""
     said = output.read_text(encoding="utf-8", errors="replace")[-800:] if output.exists() else ""
     print(f"--- {name}: exit {code}\n{said}", file=sys.stderr)

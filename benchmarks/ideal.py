@@ -1,7 +1,7 @@
-"""A yardstick, not a tool: the fewest requests and the least work with which a cold copy could be done at all.
+"""A baseline, not a tool: the fewest requests and the least work for a cold copy.
 
-It is told beforehand what the source holds, so it decides nothing, checks nothing and hashes nothing; it moves blobs
-from socket to socket inside the kernel. `replay` does the work, in a process of its own.
+It knows the content of the source in advance, so it decides, checks and hashes nothing. It moves blobs from socket to
+socket inside the kernel. `replay` does this in a separate process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _REPLAY = Path(__file__).with_name("replay.py")
 
 
 def commands(job: Job, source: Registry, folder: Path) -> list[list[str]]:
-    """The command line that does a job with one target; the plan for it is written to `folder`."""
+    """Return the command line for a job with one target, after writing its plan to `folder`."""
     plan = folder / "plan.json"
     with source.client() as client:
         document = {"source": job.source, "target": job.targets[0], **_plan(client, job)}
@@ -28,8 +28,10 @@ def commands(job: Job, source: Registry, folder: Path) -> list[list[str]]:
 
 
 def _plan(client: Client, job: Job) -> dict[str, Any]:
-    """manifests: [repository, digest, type, references to put it under], children first. blobs: [digest, size,
-    repositories], those that are in the most repositories first, then the largest."""
+    """Return the plan of a job.
+
+    manifests: [repository, digest, type, references to put it under], children first. blobs: [digest, size,
+    repositories], those in the most repositories first, then the largest."""
     manifests: dict[tuple[str, str], tuple[str, list[str]]] = {}
     blobs: dict[str, tuple[int, list[str]]] = {}
     for repository, tags in job.images.items():
@@ -51,6 +53,7 @@ def _walk(
     manifests: dict[tuple[str, str], tuple[str, list[str]]],
     blobs: dict[str, tuple[int, list[str]]],
 ) -> None:
+    """Add a manifest, its children and its blobs to the plan."""
     answer = client.manifest(repository, reference)
     digest, document = answer.headers["docker-content-digest"], answer.json()
     if (repository, digest) not in manifests:

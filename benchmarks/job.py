@@ -1,4 +1,4 @@
-"""What a tool is asked to do, in no tool's words."""
+"""The job of a tool, independent of the tool."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Bring repositories from one registry to others, under their own names.
+    """Copy repositories from one registry to others, under the same names.
 
-    source, targets: `host:port`, plain http on loopback. images: repository -> tags that are wanted. pattern: "": these
-    are all the tags there are; else the regular expression that selects them, out of many more: a tool that can select
-    is told just that, and has to read the listing."""
+    source, targets: `host:port`, plain http on loopback. images: the wanted tags by repository. pattern: a regular
+    expression that selects them; a tool that supports selection gets only this, and must read the tag list. Empty: the
+    wanted tags are all tags."""
 
     source: str
     targets: Sequence[str]

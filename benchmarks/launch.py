@@ -1,8 +1,11 @@
-"""Runs command lines one after the other and says what they cost. A small program of its own, which needs nothing else:
-what the kernel calls a process's peak memory begins with that of the process that started it.
+"""Runs command lines one after another and prints their cost.
 
-stdin: {"commands": [[...], ...], "out": FILE, "go_on": BOOL}. stdout: {"wall", "cpu", "memory", "codes"}: seconds,
-seconds, bytes (the largest process) and exit codes, up to the first that is not 0 unless `go_on`.
+A separate program without further imports, because the kernel counts the memory of the starting process as part of the
+peak of the started one.
+
+stdin: {"commands": [[...], ...], "out": FILE, "continue_on_error": BOOL}. stdout: {"wall", "cpu", "memory", "codes"} in
+seconds, seconds and bytes (of the largest process), and the exit codes, up to the first that is not 0 unless
+`continue_on_error` is set.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ def main() -> None:
         cpu += usage.ru_utime + usage.ru_stime
         memory = max(memory, usage.ru_maxrss * 1024)
         codes.append(os.waitstatus_to_exitcode(status))
-        if codes[-1] and not order["go_on"]:
+        if codes[-1] and not order["continue_on_error"]:
             break
     wall = time.monotonic() - began
     json.dump({"wall": wall, "cpu": cpu, "memory": memory, "codes": codes}, sys.stdout)

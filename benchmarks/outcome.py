@@ -1,4 +1,4 @@
-"""Whether targets hold what they should: the registries are asked, never the tool."""
+"""Checks the content of targets, by requests to the registries and not by the tools."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from tests.support.oracle import snapshot
 Wanted = Iterable[tuple[str, str]]  # repository, tag
 
 
-def names_equal(content: Content, wanted: Wanted, targets: Iterable[Registry]) -> bool:
-    """Every wanted tag names on each target the digest that it has at the source. A registry takes a manifest only if
-    all it refers to is there, and a blob only if its digest is right; so this is nearly all there is to ask."""
-    return all(_names_equal(content, wanted, target) for target in targets)
+def tags_equal(content: Content, wanted: Wanted, targets: Iterable[Registry]) -> bool:
+    """Return whether every wanted tag has on each target the same digest as at the source.
+
+    A registry accepts a manifest only with everything that it refers to, and a blob only with the right digest, so this
+    nearly proves that the content is equal."""
+    return all(_tags_equal_on(content, wanted, target) for target in targets)
 
 
-def _names_equal(content: Content, wanted: Wanted, target: Registry) -> bool:
+def _tags_equal_on(content: Content, wanted: Wanted, target: Registry) -> bool:
     with target.client() as client:
         return all(_digest(client, repository, tag) == content.tags[repository, tag] for repository, tag in wanted)
 
@@ -28,10 +30,10 @@ def _digest(client: Client, repository: str, tag: str) -> str | None:
     return answer.headers.get("docker-content-digest") if answer.status == 200 else None
 
 
-def whole(content: Content, wanted: Wanted, targets: Iterable[Registry]) -> bool:
-    """The same, and everything below is read and hashed."""
+def content_equal(content: Content, wanted: Wanted, targets: Iterable[Registry]) -> bool:
+    """Return whether the tags are equal and every manifest and blob below them can be read and has the right digest."""
     for target in targets:
-        taken = snapshot(target, sorted({repository for repository, _ in wanted}))
-        if taken.problems or any(taken.tags.get(name) != content.tags[name] for name in wanted):
+        found = snapshot(target, sorted({repository for repository, _ in wanted}))
+        if found.problems or any(found.tags.get(name) != content.tags[name] for name in wanted):
             return False
     return True

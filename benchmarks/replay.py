@@ -1,7 +1,8 @@
-"""Replays a plan of `ideal`: bare sockets, a fixed list of requests, blobs spliced by the kernel, nothing checked but
-the statuses. A program of its own without any import of the project: its start is part of what it is measured for.
+"""Replays a plan of `ideal`: bare sockets, a fixed list of requests, blobs spliced by the kernel, only statuses
+checked.
 
-Threads share a list of work, each with one connection to either side; the list is done in four steps.
+A separate program that imports nothing of the project, because its start is part of the measurement. Threads share a
+list of requests, each with one connection to either registry. The list has four steps.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import Any
 
 _WORKERS = 6
 _PIPE = 1 << 20  # bytes
-_SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, which has a name in `fcntl` where the C library has one
+_SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, which is not defined in every build of `fcntl`
 
 Item = list[Any]
 
 
 class Connection:
-    """One kept connection; requests go out and answers come in, in order."""
+    """A persistent connection. Responses come in the order of the requests."""
 
     def __init__(self, host: str) -> None:
         name, _, port = host.rpartition(":")
@@ -39,10 +40,10 @@ class Connection:
         self.socket.sendall("\r\n".join(lines).encode() + (body or b""))
 
     def head(self, *statuses: int) -> dict[str, str]:
-        """The head of the next answer. -> its headers"""
+        """Read the head of the next response and return its headers."""
         data = self._rest
         while b"\r\n\r\n" not in data:
-            data += self._more()
+            data += self._receive()
         head, _, self._rest = data.partition(b"\r\n\r\n")
         first, *lines = head.decode().split("\r\n")
         if int(first.split()[1]) not in statuses:
@@ -52,12 +53,12 @@ class Connection:
     def body(self, size: int) -> bytes:
         data = self._rest
         while len(data) < size:
-            data += self._more()
+            data += self._receive()
         self._rest = data[size:]
         return data[:size]
 
     def answer(self, *statuses: int) -> bytes:
-        """The next answer, whole. -> its body"""
+        """Read the next response and return its body."""
         headers = self.head(*statuses)
         if "chunked" in headers.get("transfer-encoding", ""):
             parts = []
@@ -69,18 +70,18 @@ class Connection:
 
     def _line(self) -> bytes:
         while b"\r\n" not in self._rest:
-            self._rest += self._more()
+            self._rest += self._receive()
         line, _, self._rest = self._rest.partition(b"\r\n")
         return line
 
-    def _more(self) -> bytes:
+    def _receive(self) -> bytes:
         data = self.socket.recv(1 << 16)
         if not data:
             raise RuntimeError(f"{self.host} closed the connection")
         return data
 
-    def hand_over(self, size: int, other: Connection, pipe: tuple[int, int]) -> None:
-        """The next `size` bytes go out at another connection without being looked at."""
+    def splice_to(self, size: int, other: Connection, pipe: tuple[int, int]) -> None:
+        """Send the next `size` bytes on another connection, without reading them into memory."""
         first = self._rest[:size]
         self._rest = self._rest[size:]
         other.socket.sendall(first)
@@ -92,8 +93,8 @@ class Connection:
                 moved -= os.splice(pipe[0], other.socket.fileno(), moved)
 
 
-class Hands:
-    """What one thread works with. Closed by the end of the process."""
+class ThreadConnections:
+    """The connections and the pipe of one thread. Closed by the end of the process."""
 
     def __init__(self, source: str, target: str) -> None:
         self.source, self.target = Connection(source), Connection(target)
@@ -102,7 +103,7 @@ class Hands:
 
 
 class Replay:
-    """The plan, and what was read of it."""
+    """A plan, and the data read so far."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan
@@ -114,7 +115,7 @@ class Replay:
         mounts = [[digest, home, homes[0]] for digest, _, homes in blobs for home in homes[1:]]
         children = [item for item in manifests if item[3][0] == item[1]]
         roots = [item for item in manifests if item[3][0] != item[1]]
-        with ThreadPoolExecutor(_WORKERS, initializer=self._begin) as pool:
+        with ThreadPoolExecutor(_WORKERS, initializer=self._open_connections) as pool:
             for step, items in (
                 (self._list, self._plan["listings"]),
                 (self._read_manifest, manifests),
@@ -126,46 +127,46 @@ class Replay:
                 for _ in pool.map(step, items):
                     pass
 
-    def _begin(self) -> None:
-        self._own.hands = Hands(self._plan["source"], self._plan["target"])
+    def _open_connections(self) -> None:
+        self._own.connections = ThreadConnections(self._plan["source"], self._plan["target"])
 
     @property
-    def _hands(self) -> Hands:
-        hands: Hands = self._own.hands
-        return hands
+    def _connections(self) -> ThreadConnections:
+        connections: ThreadConnections = self._own.connections
+        return connections
 
     def _list(self, repository: str) -> None:
-        source = self._hands.source
+        source = self._connections.source
         source.send("GET", f"/v2/{repository}/tags/list")
         source.answer(200)
 
     def _read_manifest(self, item: Item) -> None:
         repository, digest, media_type, _ = item
-        source = self._hands.source
+        source = self._connections.source
         source.send("GET", f"/v2/{repository}/manifests/{digest}", f"Accept: {media_type}")
         self._bodies[repository, digest] = source.answer(200)
 
     def _copy_blob(self, item: Item) -> None:
         digest, size, homes = item
-        source, target = self._hands.source, self._hands.target
+        source, target = self._connections.source, self._connections.target
         target.send("POST", f"/v2/{homes[0]}/blobs/uploads/", "Content-Length: 0")
         source.send("GET", f"/v2/{homes[0]}/blobs/{digest}")
         location = target.head(202)["location"].removeprefix(f"http://{target.host}")
         source.head(200)
         kind = ("Content-Type: application/octet-stream", f"Content-Length: {size}")
         target.send("PUT", f"{location}&digest={digest}", *kind)
-        source.hand_over(size, target, self._hands.pipe)
+        source.splice_to(size, target, self._connections.pipe)
         target.answer(201)
 
     def _mount(self, item: Item) -> None:
         digest, repository, home = item
-        target = self._hands.target
+        target = self._connections.target
         target.send("POST", f"/v2/{repository}/blobs/uploads/?mount={digest}&from={home}", "Content-Length: 0")
         target.answer(201)
 
     def _put_manifest(self, item: Item) -> None:
         repository, digest, media_type, references = item
-        target = self._hands.target
+        target = self._connections.target
         for reference in references:
             path = f"/v2/{repository}/manifests/{reference}"
             target.send("PUT", path, f"Content-Type: {media_type}", body=self._bodies[repository, digest])

@@ -1,4 +1,4 @@
-"""What came out: single runs, and what many of them say together. Plain values, which become JSON as they are."""
+"""Results: single runs, and the outcome of a scenario. Plain values, which are written as JSON."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 from benchmarks.traffic import Traffic
 
-IDEAL = "ideal replay"  # a yardstick, never "another tool"
+IDEAL = "ideal replay"  # a baseline, never counted as a tool
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run of one tool. wall, cpu, registry_cpu: seconds (registry_cpu: None where a registry is no process of its
-    own). memory: bytes. code: exit code. equal: whether everything wanted is on every target."""
+    """One run of one tool.
+
+    wall, cpu, registry_cpu: seconds (registry_cpu: None if a registry is not a separate process). memory: bytes. code:
+    exit code. equal: whether every wanted tag is on every target."""
 
     wall: float
     cpu: float
@@ -29,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of a figure over the runs."""
+    """The median and the range of a figure over the runs."""
 
     median: float
     low: float
@@ -42,8 +44,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One scenario. tools: name -> its runs. gigabytes: 10^9 bytes that each run brings over. absent: tool -> why it
-    was not run. reduced: there was less than title and note say."""
+    """The results of one scenario.
+
+    tools: the runs by tool. gigabytes: 10^9 bytes that each run copies. absent: the reason why a tool was not run, by
+    tool. reduced: counts and sizes were smaller than title and note say."""
 
     name: str
     title: str
@@ -55,12 +59,12 @@ class Outcome:
 
     @property
     def heading(self) -> str:
-        """The title, and whether it holds."""
+        """The title, with a note if the counts were reduced."""
         return f"{self.title} (reduced by --quick: fewer and smaller than this says)" if self.reduced else self.title
 
     @property
     def runs(self) -> int:
-        """Of each tool."""
+        """The number of runs of each tool."""
         return max(map(len, self.tools.values()), default=0)
 
     def spread(self, tool: str, figure: Callable[[Sample], float]) -> Spread:
@@ -70,20 +74,22 @@ class Outcome:
         return self.spread(tool, lambda sample: sample.wall)
 
     def correct(self, tool: str) -> bool:
-        """Whether every run ended well and left equal targets."""
+        """Return whether every run of a tool succeeded and left equal targets."""
         return all(sample.equal and sample.code == 0 for sample in self.tools[tool])
 
     def ratio(self, tool: str) -> float | None:
-        """Median wall time over that of the best other tool that did the work; None if there is none."""
+        """Return the median wall time divided by that of the fastest other tool with correct targets; None if there is
+        none."""
         others = [self.wall(name).median for name in self.tools if name not in (tool, IDEAL) and self.correct(name)]
         return self.wall(tool).median / min(others) if others else None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that one call of the harness found. machine, versions: name -> text. date: ISO 8601. quick: sizes reduced.
+    """The results of one call of the harness.
 
-    left_out, tools_left_out: names of scenarios that were not measured, of tools that were not asked for."""
+    machine, versions: descriptions by name. date: ISO 8601. quick: sizes were reduced. left_out, tools_left_out: names
+    of scenarios and tools that were not measured."""
 
     date: str
     quick: bool
@@ -94,12 +100,12 @@ class Report:
     tools_left_out: Sequence[str] = ()
 
     @property
-    def of_everything(self) -> bool:
-        """All scenarios with all tools, in full size."""
+    def is_complete(self) -> bool:
+        """Whether all scenarios were measured with all tools, in full size."""
         return not (self.quick or self.left_out or self.tools_left_out)
 
     def document(self) -> dict[str, Any]:
-        """For JSON: every sample, and the medians with the ratios."""
+        """Return the report for JSON: every sample, and the medians with the ratios."""
         return {"schema": 1, **asdict(self), "summary": {one.name: _summary(one) for one in self.scenarios}}
 
 

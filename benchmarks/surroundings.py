@@ -1,4 +1,4 @@
-"""On what all this was measured."""
+"""The machine and the versions of the software that was measured."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from benchmarks.tools import Tool
 
 
 def machine() -> Mapping[str, str]:
-    """name -> text"""
+    """Return descriptions of the machine by name."""
     return {
-        "processor": _after("/proc/cpuinfo", "model name") or platform.machine(),
+        "processor": _proc_value("/proc/cpuinfo", "model name") or platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
-        "memory": f"{int((_after('/proc/meminfo', 'MemTotal') or '0').split()[0]) / 2**20:.0f} GiB",
+        "memory": f"{int((_proc_value('/proc/meminfo', 'MemTotal') or '0').split()[0]) / 2**20:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "load before": f"{os.getloadavg()[0]:.1f}",
     }
 
 
 def versions(tools: Iterable[Tool]) -> Mapping[str, str]:
-    """name -> version, of the tools that are installed, the interpreter and the registry."""
+    """Return the versions of the installed tools, the interpreter and the registry."""
     found = {tool.name: tool.version() for tool in tools if tool.program()}
     said = subprocess.run(["docker-registry", "--version"], capture_output=True, text=True, check=True, timeout=30)
     return {**found, "python": platform.python_version(), "docker-registry": said.stdout.split()[-1]}
 
 
-def _after(file: str, name: str) -> str:
-    """The value of a line `name : value` of a file in /proc."""
+def _proc_value(file: str, name: str) -> str:
+    """Return the value of a line `name : value` in a file of /proc."""
     found = re.search(rf"^{name}\s*:\s*(.+)$", Path(file).read_text(encoding="utf-8"), re.MULTILINE)
     return found[1] if found else ""

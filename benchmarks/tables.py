@@ -1,4 +1,4 @@
-"""What came out, for people: one table a scenario, on a terminal or in Markdown."""
+"""Presents outcomes: one table per scenario, for a terminal or in Markdown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HEADINGS = (
 
 
 def plain(outcome: Outcome) -> str:
-    """Columns for a terminal."""
+    """Return a table for a terminal."""
     rows = [list(_HEADINGS), *_rows(outcome)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -32,7 +32,7 @@ def plain(outcome: Outcome) -> str:
 
 
 def markdown(outcome: Outcome) -> str:
-    """A section with a table and the requests by kind."""
+    """Return a section with a table and the requests by kind."""
     rows = [list(_HEADINGS), ["---", *["--:"] * (len(_HEADINGS) - 1)], *_rows(outcome)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     remarks = "".join(f"\n{line}\n" for line in _remarks(outcome))
@@ -54,7 +54,7 @@ def _rows(outcome: Outcome) -> Iterator[list[str]]:
             _median(outcome, tool, lambda sample: sample.source.requests, "{:,.0f}"),
             _median(outcome, tool, lambda sample: sample.target.requests, "{:,.0f}"),
             _median(outcome, tool, lambda sample: sample.source.sent / 1e6, "{:,.1f}"),
-            _median(outcome, tool, lambda sample: sample.target.taken / 1e6, "{:,.1f}"),
+            _median(outcome, tool, lambda sample: sample.target.accepted / 1e6, "{:,.1f}"),
             _verdict(outcome.tools[tool]),
         ]
 
@@ -69,7 +69,8 @@ def _median(outcome: Outcome, tool: str, figure: Callable[[Sample], float | None
 
 
 def _verdict(samples: Sequence[Sample]) -> str:
-    """`yes`, or in how many runs not; a tool that fails although the targets are equal is told with its code."""
+    """Return `yes`, or the number of runs that were not equal, or the exit code of a tool that failed with equal
+    targets."""
     unequal = sum(not sample.equal for sample in samples)
     codes = sorted({sample.code for sample in samples} - {0})
     words = [f"no ({unequal} of {len(samples)})" if unequal else "yes"]
@@ -92,7 +93,7 @@ def _remarks(outcome: Outcome) -> list[str]:
 
 
 def _kinds(outcome: Outcome) -> Iterator[list[str]]:
-    """Requests by kind, of the last run; a column for each tool."""
+    """Return the requests of the last run by kind, with a column for each tool."""
     last = {tool: samples[-1] for tool, samples in outcome.tools.items()}
     yield ["request", *last]
     yield ["---", *["--:"] * len(last)]

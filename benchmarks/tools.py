@@ -1,8 +1,7 @@
-"""The tools that are compared: where they are found, which version they are, and how they are told to do a job.
+"""The compared tools: their programs, versions and command lines.
 
-Each gets four images at a time where it can be told so, which is what `mirror` does by default, and no other tuning. A
-tool that copies only one image or one repository at a time is called once for each, one after the other, as a shell
-script would do it.
+Each tool copies four images at a time if that can be set, which is the default of `mirror`. Nothing else is tuned. A
+tool that copies only one image or repository per call is called for each of them in turn, as a shell script would.
 """
 
 from __future__ import annotations
@@ -20,56 +19,64 @@ from pathlib import Path
 from benchmarks.job import Job
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACES = (ROOT / ".bench" / "bin", Path.home() / "go" / "bin")  # where `make bench-tools` and `go install` put programs
-AT_ONCE = 4  # images
+PROGRAM_FOLDERS = (
+    ROOT / ".bench" / "bin",
+    Path.home() / "go" / "bin",
+)  # where `make bench-tools` and `go install` put programs
+PARALLEL_IMAGES = 4
 _VERSION = re.compile(r"v?\d+\.\d+\.\d+[\w.+-]*")
 
 
 def find(program: str) -> str | None:
-    """A program on PATH, or where Go installs them. -> its path"""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, PLACES)])
+    """Return the path of a program on PATH, or where Go installs programs; None if it is missing."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, PROGRAM_FOLDERS)])
     return shutil.which(program, path=path)
 
 
 class Tool(ABC):
-    """name: of the tool and of its program. asks_version: what makes the program say its version."""
+    """A tool. name: of the tool and its program. version_arguments: the arguments that print the version."""
 
     name: str
-    asks_version: Sequence[str] = ("version",)
+    version_arguments: Sequence[str] = ("version",)
 
     @abstractmethod
     def commands(self, job: Job, folder: Path) -> list[list[str]]:
-        """The command lines for a job, to be run in `folder`, which is this tool's own and stays as it was left."""
+        """Return the command lines for a job, to be run in `folder`. Only this tool uses the folder; its files are
+        kept."""
 
     def program(self) -> str | None:
-        """Where it is; None: not installed."""
+        """Return the path of the program; None if it is not installed."""
         return find(self.name)
 
-    def forget(self, folder: Path) -> None:
-        """Remove what earlier runs have learned. Most tools learn nothing."""
+    def remove_state(self, folder: Path) -> None:
+        """Remove what earlier runs have stored. Most tools store nothing."""
         return
 
     def version(self) -> str:
         said = subprocess.run(
-            [self.program() or self.name, *self.asks_version], capture_output=True, text=True, timeout=30, check=True
+            [self.program() or self.name, *self.version_arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
         )
         found = _VERSION.search(said.stdout + said.stderr)
         return found[0] if found else "unknown"
 
 
 def environment(folder: Path) -> Mapping[str, str]:
-    """What every tool runs in: a HOME of its own, nothing else but PATH and the places of this project."""
+    """Return the environment of every tool: its own HOME, PATH, and the paths of this project."""
     return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), "PYTHONPATH": str(ROOT)}
 
 
 class Mirror(Tool):
     name = "mirror"
-    asks_version = ("-m", "mirror", "--version")
+    version_arguments = ("-m", "mirror", "--version")
 
     def program(self) -> str:
         return sys.executable
 
-    def forget(self, folder: Path) -> None:
+    def remove_state(self, folder: Path) -> None:
         shutil.rmtree(folder / "state", ignore_errors=True)
 
     def commands(self, job: Job, folder: Path) -> list[list[str]]:
@@ -98,7 +105,7 @@ class Regsync(Tool):
         config = {
             "version": 1,
             "creds": [{"registry": host, "tls": "disabled"} for host in (job.source, *job.targets)],
-            "defaults": {"parallel": AT_ONCE},
+            "defaults": {"parallel": PARALLEL_IMAGES},
             "sync": [
                 {
                     "source": f"{job.source}/{repository}",
@@ -115,17 +122,18 @@ class Regsync(Tool):
 
 class Skopeo(Tool):
     name = "skopeo"
-    asks_version = ("--version",)
+    version_arguments = ("--version",)
 
     def commands(self, job: Job, folder: Path) -> list[list[str]]:
-        """`skopeo sync` names what it writes after the last part of a repository: one call for each parent folder."""
+        """One call per parent folder, because `skopeo sync` uses only the last part of a repository as the target
+        name."""
         groups: dict[str, list[str]] = {}
         for repository in job.images:
             groups.setdefault(repository.rpartition("/")[0], []).append(repository)
         made = []
         for number, (parent, repositories) in enumerate(sorted(groups.items())):
             key = "images-by-tag-regex" if job.pattern else "images"
-            every: str | list[str] = job.pattern or []  # an empty list is every tag
+            every: str | list[str] = job.pattern or []  # an empty list selects every tag
             wanted = dict.fromkeys(repositories, every)
             config = {job.source: {key: wanted, "tls-verify": False}}
             listed = _written(folder / f"skopeo-{number}.yaml", config)
@@ -146,7 +154,7 @@ class Crane(Tool):
             source = f"{job.source}/{repository}"
             for target in (f"{target}/{repository}" for target in job.targets):
                 if not job.pattern:
-                    made.append([*crane, "copy", "--all-tags", "--jobs", str(AT_ONCE), source, target])
+                    made.append([*crane, "copy", "--all-tags", "--jobs", str(PARALLEL_IMAGES), source, target])
                     continue
                 made.append([*crane, "ls", source])
                 made += [[*crane, "copy", f"{source}:{tag}", f"{target}:{tag}"] for tag in tags]
@@ -154,13 +162,13 @@ class Crane(Tool):
 
 
 class Oras(Tool):
-    """Copies one image a call; somebody lists the tags first."""
+    """Copies one image per call. The script lists the tags first."""
 
     name = "oras"
 
     def commands(self, job: Job, folder: Path) -> list[list[str]]:
         oras = self.program() or self.name
-        options = ["--from-plain-http", "--to-plain-http", "--no-tty", "--concurrency", str(AT_ONCE)]
+        options = ["--from-plain-http", "--to-plain-http", "--no-tty", "--concurrency", str(PARALLEL_IMAGES)]
         made = []
         for repository, tags in job.images.items():
             source = f"{job.source}/{repository}"

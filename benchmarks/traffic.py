@@ -1,4 +1,4 @@
-"""What the registries were asked, and how many bytes went which way: from their access logs."""
+"""The requests and bytes of registries, from their access logs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ _COMMITS = ("PUT upload", "PUT manifest")
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """One side of one run. kinds: `HEAD manifest` -> how many. refused: answers of 429 and 503, which are among them.
+    """The traffic of one side in one run.
 
-    sent: bytes of the bodies of the registries' answers. taken: bytes of what they accepted, blobs and manifests; what
-    was sent in vain (an upload that broke, or that somebody else had finished) is not in their logs."""
+    kinds: the number of requests by kind (`HEAD manifest`). refused: responses 429 and 503, included in `kinds`. sent:
+    bytes of response bodies. accepted: bytes of accepted blobs and manifests; their logs do not show bytes sent in
+    vain, such as those of interrupted uploads."""
 
     kinds: Mapping[str, int] = field(default_factory=dict)
     refused: int = 0
     sent: int = 0
-    taken: int = 0
+    accepted: int = 0
 
     @property
     def requests(self) -> int:
@@ -30,7 +31,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a source holds. tags: (repository, tag) -> digest. sizes: digest of a blob or manifest -> bytes."""
+    """The content of a source. tags: (repository, tag) -> digest. sizes: digest of a blob or manifest -> bytes."""
 
     tags: Mapping[tuple[str, str], str]
     sizes: Mapping[str, int]
@@ -41,14 +42,14 @@ class Content:
 
 
 def traffic(requests: Iterable[Seen], content: Content) -> Traffic:
-    """Add up what one or several registries were asked."""
+    """Return the traffic of the requests that one or several registries received."""
     kinds: Counter[str] = Counter()
-    refused = sent = taken = 0
+    refused = sent = accepted = 0
     for seen in requests:
         kinds[seen.kind] += 1
         refused += seen.status in (429, 503)
         sent += seen.size if seen.method != "HEAD" else 0
         if seen.kind in _COMMITS and seen.status == 201:
             digest = content.tags.get((seen.repository, seen.reference), seen.reference)
-            taken += content.sizes.get(digest, 0)
-    return Traffic(dict(sorted(kinds.items())), refused, sent, taken)
+            accepted += content.sizes.get(digest, 0)
+    return Traffic(dict(sorted(kinds.items())), refused, sent, accepted)

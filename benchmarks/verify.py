@@ -1,7 +1,7 @@
-"""`python -m benchmarks.verify`: does `mirror bundle verify` run at the speed of sha256? Exit code 1: it does not.
+"""`python -m benchmarks.verify`: compares `mirror bundle verify` with sha256sum. Exit code 1: it is too slow.
 
-A bundle is verified, and the same file hashed with sha256sum and by the library that `mirror` hashes with (OpenSSL,
-through hashlib), in turns. The file is in memory if that is large enough: what is compared is work, not the disk.
+Verifies a bundle, and hashes the same file with sha256sum and with OpenSSL through hashlib (which `mirror` uses), in
+turns. The file is in memory if there is room, because the disk is not to be measured.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mirror.util.cancellation import Stop, Work
 from tests.support.bundles import Bytes
 from tests.support.images import Graph
 
-MOST = 1.3  # times what sha256sum takes
+MAX_RATIO = 1.3  # of the time of sha256sum
 _BLOB = 256 << 20  # bytes
 _HASHLIB = "import hashlib, sys; hashlib.file_digest(open(sys.argv[1], 'rb'), 'sha256')"
 
@@ -36,21 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verify", description=__doc__)
     parser.add_argument("--mebibytes", type=int, default=2048, help="size of the bundle (default: 2048)")
     parser.add_argument("--runs", type=int, default=5, help="runs per tool (default: 5)")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     print("; ".join(f"{name} {text}" for name, text in surroundings.machine().items()), flush=True)
     with TemporaryDirectory(prefix="mirror-bench-") as folder:
-        bundle = make(Path(folder) / "bundle.tar", asked.mebibytes << 20)
-        walls = measure(bundle, Path(folder), asked.runs)
+        bundle = make_bundle(Path(folder) / "bundle.tar", options.mebibytes << 20)
+        walls = measure(bundle, Path(folder), options.runs)
     base = statistics.median(walls["sha256sum"])
     for name, seconds in walls.items():
         middle = statistics.median(seconds)
         spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
         print(f"{name:22} {middle:6.2f} s ({spread}), {middle / base:.2f} times sha256sum")
-    return 0 if statistics.median(walls["mirror bundle verify"]) <= MOST * base else 1
+    return 0 if statistics.median(walls["mirror bundle verify"]) <= MAX_RATIO * base else 1
 
 
 def measure(bundle: Path, folder: Path, runs: int) -> dict[str, list[float]]:
-    """Seconds of wall time by command. Raises RuntimeError: one failed."""
+    """Return the wall times in seconds by command. Raises RuntimeError if one fails."""
     commands = {
         "sha256sum": ["sha256sum", str(bundle)],
         "hashlib": [sys.executable, "-c", _HASHLIB, str(bundle)],
@@ -67,8 +67,8 @@ def measure(bundle: Path, folder: Path, runs: int) -> dict[str, list[float]]:
     return dict(walls)
 
 
-def make(path: Path, size: int) -> Path:
-    """A bundle of one image, whose layers have `size` bytes together. -> path"""
+def make_bundle(path: Path, size: int) -> Path:
+    """Write a bundle of one image whose layers have `size` bytes together, and return its path."""
     piece, graph, work = os.urandom(1 << 20), Graph("verify"), Work(Stop())
     blob = min(size, _BLOB)
     rest = piece[8:] + piece * ((blob >> 20) - 1)
@@ -82,7 +82,7 @@ def make(path: Path, size: int) -> Path:
         bundle.begin([Coming("app", "v1", (manifest,), manifest.blobs)], work)
         for digest, data in graph.blobs.items():
             with bundle.begin_upload("app", Descriptor(Digest(digest), len(data)), work) as session:
-                session.send(partial(_from, data), work)
+                session.send(partial(_open_at, data), work)
         bundle.put_manifest("app", "v1", manifest, work)
         bundle.finish(whole=True, work=work)
     finally:
@@ -90,7 +90,7 @@ def make(path: Path, size: int) -> Path:
     return path
 
 
-def _from(data: bytes, offset: int) -> Bytes:
+def _open_at(data: bytes, offset: int) -> Bytes:
     return Bytes(data[offset:], piece=1 << 20)
 
 

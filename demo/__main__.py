@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from demo.checks import Wrong
+from demo.checks import CheckFailed
 from demo.programs import Program, programs
-from demo.story import tell
+from demo.story import run_demonstration
 
 CACHE = Path(".demo")
 
@@ -24,13 +24,13 @@ def main() -> int:
     began = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="mirror-demo-") as folder:
-            tell(
+            run_demonstration(
                 Path(folder),
                 _programs,
                 skopeo=shutil.which("skopeo") is not None,
                 docker_registry=shutil.which("docker-registry") is not None,
             )
-    except (Wrong, RuntimeError) as wrong:  # RuntimeError: a registry does not start
+    except (CheckFailed, RuntimeError) as wrong:  # RuntimeError: a registry does not start
         print(f"\nThe demonstration FAILED: {wrong}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

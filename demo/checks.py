@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 
-class Wrong(Exception):
-    """A check failed, or a command did. The message says which."""
+class CheckFailed(Exception):
+    """A check or a command of the demonstration failed. The message says which."""
 
 
 def check(condition: bool, claim: str) -> None:
     """Print `claim` if `condition` is true; otherwise raise Wrong."""
     if not condition:
-        raise Wrong(f"check failed: {claim}")
+        raise CheckFailed(f"check failed: {claim}")
     print(f"  ok: {claim}", flush=True)

@@ -79,7 +79,7 @@ class Layout:
         (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
     def image(self, architecture: str, layers: Iterable[Layer], *, entrypoint: str, version: str) -> Json:
-        """Add a manifest for one platform. -> its descriptor, with the platform"""
+        """Add a manifest for one platform, and return its descriptor with the platform."""
         layers = list(layers)
         config = {
             "created": CREATED,
@@ -100,7 +100,7 @@ class Layout:
         return self._put(_json(manifest), MANIFEST) | {"platform": platform}
 
     def index(self, images: Iterable[Json]) -> Json:
-        """Add an index of images. -> its descriptor"""
+        """Add an index of images, and return its descriptor."""
         return self._put(_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": list(images)}), INDEX)
 
     def tag(self, name: str, root: Json) -> None:
@@ -111,7 +111,7 @@ class Layout:
         (self.root / "index.json").write_bytes(_json(index))
 
     def read(self, digest: str) -> bytes:
-        """The bytes of a blob or manifest."""
+        """Return the bytes of a blob or manifest."""
         return (self._blobs / digest.removeprefix("sha256:")).read_bytes()
 
     def _put(self, data: bytes, media_type: str) -> Json:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from demo.checks import Wrong
+from demo.checks import CheckFailed
 from tests.registries.access import Seen
 from tests.registries.client import Client, Registry
 from tests.registries.wires import Front
@@ -18,7 +18,7 @@ from tests.registries.wires import Front
 _END_WITHIN = 10.0  # seconds
 
 
-class Shown(Registry, Protocol):
+class RecordingRegistry(Registry, Protocol):
     """A registry that records its requests, except those of the demonstration's own client."""
 
     def mark(self) -> None:
@@ -51,7 +51,7 @@ class ServeRegistry:
             found = re.match(r"http://127\.0\.0\.1:(\d+)/ serves ", process.stdout.readline() if process.stdout else "")
             if found is None:
                 process.kill()
-                raise Wrong(f"`mirror serve` does not start: {process.communicate()[1]}")
+                raise CheckFailed(f"`mirror serve` does not start: {process.communicate()[1]}")
             self._front.upstream = int(found[1])
         except BaseException:
             self.__exit__()

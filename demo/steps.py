@@ -14,11 +14,11 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from demo.checks import Wrong, check
-from demo.hands import Hands
+from demo.checks import CheckFailed, check
+from demo.clients import DemoClient
 from demo.images import Layout
 from demo.programs import ARCHITECTURES
-from demo.registries import Shown
+from demo.registries import RecordingRegistry
 from tests.registries.access import Seen
 from tests.registries.client import sha256
 from tests.support.oracle import walk_tag
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _COMMAND_SECONDS = 120
 
 
-class Desk:
+class CommandRunner:
     """Runs commands in a folder with demo.yaml and a home directory of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -60,20 +60,20 @@ class Desk:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise Wrong(f"`{shown or ' '.join(command)}` did not end within {_COMMAND_SECONDS} s") from error
+            raise CheckFailed(f"`{shown or ' '.join(command)}` did not end within {_COMMAND_SECONDS} s") from error
         if done.returncode not in ok:
             said = (done.stdout + done.stderr).decode(errors="replace").strip()
-            raise Wrong(f"`{shown or ' '.join(command)}` ended with exit code {done.returncode}:\n{said}")
+            raise CheckFailed(f"`{shown or ' '.join(command)}` ended with exit code {done.returncode}:\n{said}")
         return done.stdout
 
     def layout(self, repository: str) -> Layout:
-        """The OCI image layout from which `repository` is pushed."""
+        """Return the OCI image layout from which `repository` is pushed."""
         if repository not in self._layouts:
             self._layouts[repository] = Layout(self.folder / "built" / repository)
         return self._layouts[repository]
 
     def blobs(self) -> set[str]:
-        """The digests of all configs and layers in the layouts."""
+        """Return the digests of all configs and layers in the layouts."""
         return {digest for layout in self._layouts.values() for digest in layout.blobs}
 
     def sync(self, *, copied: int, up_to_date: int) -> None:
@@ -89,33 +89,43 @@ class Desk:
         )
 
 
-def compare(hands: Hands, source: Shown, target: Shown, pushed: Mapping[str, str]) -> None:
+def compare(
+    client: DemoClient, source: RecordingRegistry, target: RecordingRegistry, pushed: Mapping[str, str]
+) -> None:
     """Compare every reference on source and target byte for byte, and read everything that it refers to."""
-    print(f"  manifests on {target.host}, read with {hands.name}:")
+    print(f"  manifests on {target.host}, read with {client.name}:")
     for reference, digest in sorted(pushed.items()):
         repository, _, tag = reference.partition(":")
         copy = repository.replace("tools/", "copies/", 1)
-        there, here = hands.raw(source, repository, tag), hands.raw(target, copy, tag)
+        there, here = client.raw(source, repository, tag), client.raw(target, copy, tag)
         equal = there == here and sha256(here) == digest
         print(f"    {f'{copy}:{tag}':24} {sha256(here)[:27]}...  {'equal' if equal else 'DIFFERENT'}")
         if not equal:
-            raise Wrong(f"{copy}:{tag} on the target is not {reference} of the source")
+            raise CheckFailed(f"{copy}:{tag} on the target is not {reference} of the source")
         walk = walk_tag(target, copy, tag)
         if walk.problems or walk.digest != digest:
-            raise Wrong(f"{copy}:{tag} is not complete: {walk.problems}")
+            raise CheckFailed(f"{copy}:{tag} is not complete: {walk.problems}")
     check(True, f"all {len(pushed)} references have the bytes and the digest of the pushed images")
     check(True, "every blob and manifest that they refer to exists and was read and hashed")
 
 
-def run_from_image(desk: Desk, hands: Hands, registry: Shown, reference: str, program: str, *, expected: str) -> None:
+def run_from_image(
+    runner: CommandRunner,
+    client: DemoClient,
+    registry: RecordingRegistry,
+    reference: str,
+    program: str,
+    *,
+    expected: str,
+) -> None:
     """Pull an image for this machine's architecture, unpack its layers, and run the program in it."""
     machines = {machine: architecture for architecture, (machine, _) in ARCHITECTURES.items()}
     architecture = machines.get(platform.machine(), "amd64")
     name = f"{registry.host} {reference} {expected}"
-    pulled = desk.folder / "pulled" / hashlib.sha256(name.encode()).hexdigest()[:12]
+    pulled = runner.folder / "pulled" / hashlib.sha256(name.encode()).hexdigest()[:12]
     pulled.mkdir(parents=True)
     repository, _, tag = reference.partition(":")
-    hands.pull(registry, repository, tag, architecture=architecture, to=pulled)
+    client.pull(registry, repository, tag, architecture=architecture, to=pulled)
     manifest = json.loads((pulled / "manifest.json").read_bytes())
     config = json.loads((pulled / _file(manifest["config"]["digest"])).read_bytes())
     root = pulled / "root"
@@ -123,7 +133,7 @@ def run_from_image(desk: Desk, hands: Hands, registry: Shown, reference: str, pr
     check(config["rootfs"]["diff_ids"] == found, f"the unpacked layers of {reference} match its config")
     if platform.machine() not in machines:
         return
-    said = desk.run(
+    said = runner.run(
         [str(root / "usr" / "bin" / program), "--version"], shown=f"pulled/root/usr/bin/{program} --version"
     )
     first = said.decode().splitlines()[0]
@@ -135,7 +145,7 @@ def _file(digest: str) -> str:
 
 
 def _unpack(layer: Path, root: Path) -> str:
-    """Write the files of a layer below `root`. -> the digest of the uncompressed tar"""
+    """Write the files of a layer below `root`, and return the digest of the uncompressed tar."""
     unpacked = gzip.decompress(layer.read_bytes())
     with tarfile.open(fileobj=io.BytesIO(unpacked)) as archive:
         for member in archive:
@@ -148,6 +158,6 @@ def _unpack(layer: Path, root: Path) -> str:
     return sha256(unpacked)
 
 
-def asked_for(requests: Iterable[Seen], kind: str, status: int) -> list[str]:
-    """The digests or tags of the requests of a kind with this status, in order, including repetitions."""
+def list_requested(requests: Iterable[Seen], kind: str, status: int) -> list[str]:
+    """Return the digests or tags of the requests of a kind with this status, in order, including repetitions."""
     return [seen.reference for seen in requests if (seen.kind, seen.status) == (kind, status)]

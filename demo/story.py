@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.checks import check
-from demo.hands import Hands, Plain, Skopeo
+from demo.clients import DemoClient, PlainClient, SkopeoClient
 from demo.images import Json, Layout, base_layer, program_layer
 from demo.programs import ARCHITECTURES, Program
-from demo.registries import ServeRegistry, Shown
-from demo.steps import Desk, asked_for, compare, run_from_image
+from demo.registries import RecordingRegistry, ServeRegistry
+from demo.steps import CommandRunner, compare, list_requested, run_from_image
 from tests.registries.real import RealRegistry
 
 SHFMT, TOOLBOX = "tools/shfmt", "tools/toolbox"
@@ -29,10 +29,10 @@ Programs = Callable[[str], list[Program]]  # of a release: "first" or "second"
 class Stage:
     """The registries, tools and programs of the demonstration."""
 
-    desk: Desk
-    hands: Hands
-    source: Shown
-    targets: Sequence[Shown]
+    runner: CommandRunner
+    client: DemoClient
+    source: RecordingRegistry
+    targets: Sequence[RecordingRegistry]
     programs: Programs
 
     def mark(self) -> None:
@@ -40,22 +40,22 @@ class Stage:
             registry.mark()
 
 
-def tell(folder: Path, programs: Programs, *, skopeo: bool, docker_registry: bool) -> None:
+def run_demonstration(folder: Path, programs: Programs, *, skopeo: bool, docker_registry: bool) -> None:
     """Run the demonstration. folder: an empty folder; skopeo, docker_registry: whether to use them. Raises Wrong."""
-    desk = Desk(folder)
-    hands: Hands = Skopeo(desk.run) if skopeo else Plain()
+    runner = CommandRunner(folder)
+    client: DemoClient = SkopeoClient(runner.run) if skopeo else PlainClient()
     with ExitStack() as stack:
         heading("1. Registries")
-        source = stack.enter_context(ServeRegistry(folder, "source", desk.environment))
+        source = stack.enter_context(ServeRegistry(folder, "source", runner.environment))
         print(f"  source: `mirror serve --writable` at {source.host}, empty")
-        targets: list[Shown] = [stack.enter_context(ServeRegistry(folder, "target", desk.environment))]
+        targets: list[RecordingRegistry] = [stack.enter_context(ServeRegistry(folder, "target", runner.environment))]
         print(f"  target: `mirror serve --writable` at {targets[0].host}, empty")
         if docker_registry:
             targets.append(stack.enter_context(RealRegistry(folder, "second-target")))
             print(f"  target: docker-registry at {targets[1].host}, empty")
         else:
             print("  (if docker-registry is installed, it is a second target)")
-        stage = Stage(desk, hands, source, targets, programs)
+        stage = Stage(runner, client, source, targets, programs)
         (folder / "demo.yaml").write_text(configuration(stage))
         first = first_sync(stage)
         unchanged_sync(stage, first)
@@ -73,43 +73,43 @@ def configuration(stage: Stage) -> str:
 
 
 def first_sync(stage: Stage) -> dict[str, str]:
-    """Push the first release and sync it. -> `repository:tag` and digest of each pushed image"""
-    desk, targets = stage.desk, stage.targets
-    heading(f"2. Images for two architectures, pushed with {stage.hands.name}")
+    """Push the first release and sync it. Returns the digest of each pushed image by `repository:tag`."""
+    runner, targets = stage.runner, stage.targets
+    heading(f"2. Images for two architectures, pushed with {stage.client.name}")
     first = first_release(stage)
 
     heading("3. The first sync")
     stage.mark()
-    print("".join(f"    {line}\n" for line in (desk.folder / "demo.yaml").read_text().splitlines()), end="")
-    desk.sync(copied=len(first) * len(targets), up_to_date=0)
-    blobs = desk.blobs()
+    print("".join(f"    {line}\n" for line in (runner.folder / "demo.yaml").read_text().splitlines()), end="")
+    runner.sync(copied=len(first) * len(targets), up_to_date=0)
+    blobs = runner.blobs()
     check(
-        sorted(asked_for(stage.source.requests(), "GET blob", 200)) == sorted(blobs),
+        sorted(list_requested(stage.source.requests(), "GET blob", 200)) == sorted(blobs),
         f"each of the {len(blobs)} blobs was read from the source once",
     )
     for target in targets:
         written = target.requests()
         check(
-            sorted(asked_for(written, "PUT upload", 201)) == sorted(blobs),
+            sorted(list_requested(written, "PUT upload", 201)) == sorted(blobs),
             f"each blob was uploaded to {target.host} once",
         )
         check(
-            len(asked_for(written, "POST mount", 201)) == 3,
+            len(list_requested(written, "POST mount", 201)) == 3,
             "the 3 layers that both repositories use were mounted in the second one, not uploaded",
         )
 
     heading("4. Compare the images")
     for target in targets:
-        compare(stage.hands, stage.source, target, first)
-        run_from_image(desk, stage.hands, target, "copies/shfmt:latest", "shfmt", expected="v3.14.0")
-        run_from_image(desk, stage.hands, target, "copies/toolbox:1.0", "rg", expected="ripgrep 15.2.0")
+        compare(stage.client, stage.source, target, first)
+        run_from_image(runner, stage.client, target, "copies/shfmt:latest", "shfmt", expected="v3.14.0")
+        run_from_image(runner, stage.client, target, "copies/toolbox:1.0", "rg", expected="ripgrep 15.2.0")
     return first
 
 
 def unchanged_sync(stage: Stage, first: dict[str, str]) -> None:
     heading("5. The second sync: nothing has changed")
     stage.mark()
-    stage.desk.sync(copied=0, up_to_date=len(first) * len(stage.targets))
+    stage.runner.sync(copied=0, up_to_date=len(first) * len(stage.targets))
     read = stage.source.requests()
     for target in stage.targets:
         check(not target.writes(), f"{target.host} received no POST, PUT, PATCH or DELETE")
@@ -120,31 +120,31 @@ def unchanged_sync(stage: Stage, first: dict[str, str]) -> None:
 
 
 def release_sync(stage: Stage, first: dict[str, str]) -> None:
-    desk, targets = stage.desk, stage.targets
+    runner, targets = stage.runner, stage.targets
     heading("6. The third sync: a new tag 4.2.0, and `latest` moves to it")
-    blobs = desk.blobs()
+    blobs = runner.blobs()
     moved = second_release(stage)
     stage.mark()
-    desk.sync(copied=len(moved) * len(targets), up_to_date=(len(first) + 1 - len(moved)) * len(targets))
-    new = desk.blobs() - blobs
+    runner.sync(copied=len(moved) * len(targets), up_to_date=(len(first) + 1 - len(moved)) * len(targets))
+    new = runner.blobs() - blobs
     check(
-        sorted(asked_for(stage.source.requests(), "GET blob", 200)) == sorted(new),
+        sorted(list_requested(stage.source.requests(), "GET blob", 200)) == sorted(new),
         f"only the {len(new)} new blobs were read",
     )
     for target in targets:
         written = target.requests()
         check(
-            sorted(asked_for(written, "PUT upload", 201)) == sorted(new),
+            sorted(list_requested(written, "PUT upload", 201)) == sorted(new),
             f"only these blobs were uploaded to {target.host}",
         )
-        tags = {name for name in asked_for(written, "PUT manifest", 201) if ":" not in name}
+        tags = {name for name in list_requested(written, "PUT manifest", 201) if ":" not in name}
         check(tags == {"4.2.0", "latest"}, "only the tags `4.2.0` and `latest` were written")
-        compare(stage.hands, stage.source, target, first | moved)
-        run_from_image(desk, stage.hands, target, "copies/shfmt:latest", "shfmt", expected="v3.14.1")
+        compare(stage.client, stage.source, target, first | moved)
+        run_from_image(runner, stage.client, target, "copies/shfmt:latest", "shfmt", expected="v3.14.1")
 
 
 def first_release(stage: Stage) -> dict[str, str]:
-    """Build and push the images. -> `repository:tag` and digest of each"""
+    """Build and push the images. Returns the digest of each by `repository:tag`."""
     found = {(program.name, program.architecture): program for program in stage.programs("first")}
     for program in found.values():
         size = len(program.binary) / 2**20
@@ -154,7 +154,7 @@ def first_release(stage: Stage) -> dict[str, str]:
     base = base_layer()
     layers = {key: program_layer(program) for key, program in found.items()}
 
-    shfmt = stage.desk.layout(SHFMT)
+    shfmt = stage.runner.layout(SHFMT)
     images = {
         arch: shfmt.image(arch, [base, layers["shfmt", arch]], entrypoint="/usr/bin/shfmt", version="4.1.0")
         for arch in ARCHITECTURES
@@ -164,7 +164,7 @@ def first_release(stage: Stage) -> dict[str, str]:
     single = shfmt.image("amd64", [base, layers["shfmt", "amd64"]], entrypoint="/usr/bin/shfmt", version="4.1.0-amd64")
     pushed |= _push(stage, SHFMT, shfmt, {"4.1.0-amd64": single})
 
-    toolbox = stage.desk.layout(TOOLBOX)
+    toolbox = stage.runner.layout(TOOLBOX)
     index = toolbox.index(
         toolbox.image(arch, [base, layers["shfmt", arch], layers["rg", arch]], entrypoint="/usr/bin/rg", version="1.0")
         for arch in ARCHITECTURES
@@ -173,7 +173,7 @@ def first_release(stage: Stage) -> dict[str, str]:
 
 
 def second_release(stage: Stage) -> dict[str, str]:
-    layout, base = stage.desk.layout(SHFMT), base_layer()
+    layout, base = stage.runner.layout(SHFMT), base_layer()
     found = stage.programs("second")
     index = layout.index(
         layout.image(program.architecture, [base, program_layer(program)], entrypoint="/usr/bin/shfmt", version="4.2.0")
@@ -185,7 +185,7 @@ def second_release(stage: Stage) -> dict[str, str]:
 def _push(stage: Stage, repository: str, layout: Layout, roots: dict[str, Json]) -> dict[str, str]:
     for tag, root in roots.items():
         layout.tag(tag, root)
-        stage.hands.push(layout, tag, stage.source, repository)
+        stage.client.push(layout, tag, stage.source, repository)
     return {f"{repository}:{tag}": str(root["digest"]) for tag, root in roots.items()}
 
 

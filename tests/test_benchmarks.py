@@ -32,7 +32,7 @@ JOB = Job("127.0.0.1:1", ["127.0.0.1:2", "127.0.0.1:3"], {"team/app": ["v1", "v2
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
-def test_the_command_of_a_tool_has_all_targets_and_the_selection(tool: Mirror, tmp_path: Path) -> None:
+def test_a_tool_gets_all_targets_and_the_selection(tool: Mirror, tmp_path: Path) -> None:
     told = _words(tool.commands(replace(JOB, pattern="v[12]"), tmp_path), tmp_path)
     assert [] == [word for word in (JOB.source, *JOB.targets, "team/app") if word not in told]
     assert "v[12]" in told or {"v1", "v2"} <= {word.rpartition(":")[2] for word in told.split()}
@@ -44,7 +44,7 @@ def _words(commands: Sequence[Sequence[str]], folder: Path) -> str:
     return "\n".join([*lines, *(path.read_text() for path in folder.iterdir())])
 
 
-def test_scenarios_have_unique_names_and_descriptions() -> None:
+def test_each_scenario_has_a_unique_name_and_a_description() -> None:
     assert len(SCENARIOS) == len({one.name for one in SCENARIOS}) == len({one.title for one in SCENARIOS})
     assert [] == [one.name for one in SCENARIOS if not one.note]
 
@@ -52,7 +52,7 @@ def test_scenarios_have_unique_names_and_descriptions() -> None:
 # ---- what is measured
 
 
-def test_measurements_include_the_memory_of_the_command_and_the_time_of_its_children(tmp_path: Path) -> None:
+def test_the_cost_of_a_command_includes_its_own_memory_and_the_time_of_its_children(tmp_path: Path) -> None:
     ballast = bytes(64 << 20)
     burn = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))'])"
     commands = [[sys.executable, "-c", burn], ["false"], ["never-run"]]
@@ -62,12 +62,12 @@ def test_measurements_include_the_memory_of_the_command_and_the_time_of_its_chil
     assert spent.memory < len(ballast)
 
 
-def test_a_command_that_hangs_is_killed(tmp_path: Path) -> None:
+def test_a_hanging_command_is_killed(tmp_path: Path) -> None:
     spent = cost.run([["sleep", "60"]], folder=tmp_path, environment={}, out=tmp_path / "out", timeout=0.2)
     assert (-9, 0.2) == (spent.code, spent.wall)
 
 
-def test_traffic_counts_responses_and_received_bytes() -> None:
+def test_traffic_counts_responses_and_accepted_bytes() -> None:
     content = Content({("app", "v1"): "sha256:m"}, {"sha256:m": 10, "sha256:b": 100})
     seen = [
         Seen("GET", "/", 200, 7, "GET tags", "app", ""),
@@ -78,11 +78,11 @@ def test_traffic_counts_responses_and_received_bytes() -> None:
     ]
     found = traffic(seen, content)
     assert Traffic(
-        {"GET tags": 1, "HEAD manifest": 1, "PUT manifest": 1, "PUT upload": 2}, refused=1, sent=10, taken=110
+        {"GET tags": 1, "HEAD manifest": 1, "PUT manifest": 1, "PUT upload": 2}, refused=1, sent=10, accepted=110
     ) == replace(found, kinds=dict(found.kinds))
 
 
-def test_the_delaying_proxy_delays_all_data_and_loses_none() -> None:
+def test_the_delay_proxy_delays_all_bytes_and_loses_none() -> None:
     def echo(connection: socket.socket, number: int) -> None:
         while data := connection.recv(1 << 16):
             connection.sendall(data)
@@ -106,7 +106,7 @@ def test_the_delaying_proxy_delays_all_data_and_loses_none() -> None:
 
 
 def _sample(wall: float, *, equal: bool = True, code: int = 0) -> Sample:
-    side = Traffic({"GET tags": 1}, sent=1_000_000, taken=2_000_000)
+    side = Traffic({"GET tags": 1}, sent=1_000_000, accepted=2_000_000)
     return Sample(wall, wall / 2, None, 50 << 20, code, equal, side, side)
 
 
@@ -127,13 +127,13 @@ REPORT = Report("2026-01-02T03:04+00:00", False, {"cores": "2"}, {"mirror": "1.0
 QUICK = replace(REPORT, quick=True, scenarios=[replace(OUTCOME, reduced=True)])
 
 
-def test_ratios_are_relative_to_the_best_other_tool_that_succeeded() -> None:
+def test_a_ratio_compares_with_the_fastest_other_tool_with_correct_targets() -> None:
     assert 0.5 == OUTCOME.ratio("mirror")
     assert 2.0 == OUTCOME.ratio("steady")
     assert (True, False) == (OUTCOME.correct("mirror"), OUTCOME.correct("hasty"))
 
 
-def test_a_table_has_a_row_for_each_tool_ordered_by_time() -> None:
+def test_a_table_has_a_row_for_each_tool_with_the_fastest_first() -> None:
     lines = tables.plain(OUTCOME).splitlines()
     assert ["hasty", IDEAL, "mirror", "steady"] == [line[2:].partition("  ")[0] for line in lines[2:6]]
     assert "2.00 (1.00–3.00)" in lines[4]
@@ -141,14 +141,14 @@ def test_a_table_has_a_row_for_each_tool_ordered_by_time() -> None:
     assert "  oras: not installed." in lines
 
 
-def test_the_page_of_figures_has_date_machine_and_omissions() -> None:
+def test_the_page_of_figures_names_the_date_the_machine_and_the_omissions() -> None:
     page = figures.page(replace(REPORT, left_out=["big"], tools_left_out=["skopeo"]), "figures.svg")
     wanted = ["2026-01-02T03:04+00:00", "run: big, skopeo.", "| cores | 2 |", "| mirror | 1.0 |", "(figures.svg)"]
     assert [] == [text for text in wanted if text not in page]
     assert {len(line.split(" | ")) for line in page.splitlines() if line.startswith("| hasty ")} == {11}
 
 
-def test_titles_of_a_quick_run_state_the_reduced_size() -> None:
+def test_every_title_of_a_quick_run_says_that_counts_were_reduced() -> None:
     page = figures.page(QUICK)
     titles = [tables.plain(QUICK.scenarios[0]).splitlines()[0], *page.splitlines(), chart.svg(QUICK.scenarios)]
     told = [title for title in titles if "Cold &" in title]
@@ -166,7 +166,7 @@ def test_titles_of_a_quick_run_state_the_reduced_size() -> None:
     [QUICK, replace(REPORT, left_out=["big"]), replace(REPORT, tools_left_out=["skopeo"])],
     ids=["quick", "some scenarios", "some tools"],
 )
-def test_a_partial_run_does_not_change_the_page_in_docs(tmp_path: Path, report: Report) -> None:
+def test_an_incomplete_run_does_not_change_the_page_in_docs(tmp_path: Path, report: Report) -> None:
     docs, bench = tmp_path / "docs", tmp_path / "bench"
     docs.mkdir()
     (docs / files.PAGE).write_text("of everything")
@@ -175,7 +175,7 @@ def test_a_partial_run_does_not_change_the_page_in_docs(tmp_path: Path, report: 
     assert [files.PAGE] == [path.name for path in docs.iterdir()]
     assert {files.PAGE, files.CHART, files.FIGURES} == {path.name for path in bench.iterdir()}
     assert str(bench / files.PAGE) in said
-    assert f"{docs / files.PAGE} stays as it was" in said
+    assert str(docs / files.PAGE) in said
 
 
 def test_a_complete_run_writes_the_page_in_docs(tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_a_complete_run_writes_the_page_in_docs(tmp_path: Path) -> None:
     assert f"the page of figures: {docs / files.PAGE}" == said
 
 
-def test_a_run_that_finished_no_scenario_writes_no_page(tmp_path: Path) -> None:
-    assert "no page of figures: no scenario was finished" == files.write(replace(REPORT, scenarios=[]), tmp_path, None)
+def test_a_run_without_a_finished_scenario_writes_no_page(tmp_path: Path) -> None:
+    assert "no scenario" in files.write(replace(REPORT, scenarios=[]), tmp_path, None)
     assert [files.FIGURES] == [path.name for path in tmp_path.iterdir()]
 
 
@@ -211,14 +211,14 @@ def test_the_report_is_json_with_every_sample_and_the_ratios() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--runs", "0"], ["--size", "8"], ["--scenario", "unknown"]])
-def test_a_wrong_argument_is_an_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_argument_is_an_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert 2 == stopped.value.code
     assert arguments[0] in capsys.readouterr().err
 
 
-def test_verifying_a_bundle_is_compared_with_other_hashing_tools(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verifying_a_bundle_is_compared_with_hashing_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert verify.main(["--mebibytes", "2", "--runs", "1"]) in (0, 1)
     lines = capsys.readouterr().out.splitlines()[1:]
     assert ["sha256sum", "hashlib", "mirror bundle verify"] == [line[:22].rstrip() for line in lines]

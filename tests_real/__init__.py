@@ -1,1 +1,1 @@
-"""Tests against servers that not every machine has, and with layers that take their time: `make test-old`."""
+"""Tests with servers that not every machine has, and with large layers: `make test-old` and others."""

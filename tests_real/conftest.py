@@ -1,4 +1,4 @@
-"""The fixtures of the other tests, and those of registries that `make registries` installs; no time limits."""
+"""The fixtures of the other tests, and fixtures for the registries of `make registries`. No time limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pytest_report_header() -> list[str]:
 
 
 class Starter:
-    """Starts installed registries, which end with the test."""
+    """Starts installed registries, which are stopped at the end of the test."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._folder, self._stack = folder, stack
@@ -45,6 +45,6 @@ def maker(request: pytest.FixtureRequest) -> type[InstalledRegistry]:
 
 
 @pytest.fixture
-def taker(maker: type[InstalledRegistry], start: Starter) -> InstalledRegistry:
-    """One of each maker in turn, as a target."""
+def target_registry(maker: type[InstalledRegistry], start: Starter) -> InstalledRegistry:
+    """A target, in turn from each maker."""
     return start(maker, "taker")

@@ -1,6 +1,7 @@
-"""Registries that `make registries` installs, as processes; the tool reaches them through a proxy that counts.
+"""The registries that `make registries` installs, as processes. The tool reaches them through a proxy that counts
+requests.
 
-A further one is a subclass that says how it is started; MAKERS is what the tests are run against.
+To add a registry, add a subclass with its command line. The tests run with each of MAKERS.
 """
 
 from __future__ import annotations
@@ -29,25 +30,26 @@ FOLDER = Path(os.environ.get("MIRROR_REGISTRIES", Path(__file__).parent.parent /
 
 
 def program(name: str) -> str:
-    """The path of an installed program. Raises AssertionError where it is missing."""
+    """Return the path of an installed program. Raises AssertionError if it is missing."""
     path = FOLDER / name
     assert os.access(path, os.X_OK), f"{path} is missing: `make registries` installs it, with Go"
     return str(path)
 
 
 class InstalledRegistry(ABC):
-    """A registry on loopback, on a port that the system chooses; what it holds goes with it. Use with `with`.
+    """A registry on loopback, on a port chosen by the system. Its content is removed at the end. Use with `with`.
 
-    `host` is that of the proxy, whose `journal` has every request of the tool; our own client goes past it."""
+    `host` is the address of the proxy, whose `journal` has every request of the tool. Our own client bypasses the
+    proxy."""
 
-    maker: ClassVar[str]  # as docs/compatibility.md names it
-    file: ClassVar[str]  # its program
-    mounts: ClassVar[bool] = True  # blobs of another repository
-    separate: ClassVar[bool] = True  # a repository has only the blobs that were brought to it
+    maker: ClassVar[str]  # the name in docs/compatibility.md
+    file: ClassVar[str]  # the program
+    mounts: ClassVar[bool] = True  # supports cross-repository mounts
+    separate: ClassVar[bool] = True  # a repository has only the blobs that were pushed to it
     referrers_api: ClassVar[bool] = False
-    forgets_uploads: ClassVar[bool] = False  # a DELETE or GET of an upload session is answered with an error
+    forgets_uploads: ClassVar[bool] = False  # answers a DELETE or GET of an upload session with an error
     asked_for_version: ClassVar[tuple[str, ...]] = ("--version",)
-    listening: ClassVar[str] = r"listening on (?:\S+:)(\d+)"  # what it says when it is ready, and where
+    listening: ClassVar[str] = r"listening on (?:\S+:)(\d+)"  # the output when it is ready, with the port
 
     tls: Authority | None = None
 
@@ -63,11 +65,11 @@ class InstalledRegistry(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """How to start it on a free port of 127.0.0.1."""
+        """Return the command that starts it on a free port of 127.0.0.1."""
 
     @classmethod
     def version(cls) -> str:
-        """What the program says its version is; for people."""
+        """Return the version that the program prints, for messages."""
         try:
             command = [program(cls.file), *cls.asked_for_version]
         except AssertionError as missing:
@@ -87,7 +89,7 @@ class InstalledRegistry(ABC):
         return self.front.journal
 
     def client(self) -> Client:
-        """Past the proxy; use with `with`."""
+        """Return a client that bypasses the proxy; use with `with`."""
         return Client(f"127.0.0.1:{self._port}", authorize=self._authorize())
 
     def _authorize(self) -> Authorize | None:
@@ -120,7 +122,7 @@ class InstalledRegistry(ABC):
             )
 
     def _wait(self) -> None:
-        """Until it listens: only then it says on which port."""
+        """Wait until it listens, and read its port from the output."""
         end = time.monotonic() + START_WITHIN
         if not eventually(lambda: self._ended() or self._listens(), within=START_WITHIN) or self._ended():
             raise RuntimeError(f"{self.name} did not start: {self._said.read_text(errors='replace')[:800]}")
@@ -138,7 +140,7 @@ class InstalledRegistry(ABC):
 
 
 class Distribution(InstalledRegistry):
-    """The registry of the distribution project. settings: further ones of its configuration file."""
+    """The registry of the distribution project. settings: additions to its configuration file."""
 
     maker = "distribution"
     file = "registry"
@@ -174,7 +176,7 @@ class Distribution(InstalledRegistry):
 
 
 class Crane(InstalledRegistry):
-    """`crane registry serve`, of go-containerregistry."""
+    """`crane registry serve` of go-containerregistry."""
 
     maker = "crane registry serve"
     file = "crane"
@@ -189,7 +191,7 @@ class Crane(InstalledRegistry):
 
 
 class OciRegistry(InstalledRegistry):
-    """The registry in memory of cuelabs.dev/go/oci/ociregistry. flags: of tests_real/ociregistry/main.go."""
+    """The in-memory registry of cuelabs.dev/go/oci/ociregistry. flags: of tests_real/ociregistry/main.go."""
 
     maker = "ociregistry"
     file = "ociregistry"

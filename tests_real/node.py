@@ -1,4 +1,4 @@
-"""The Node server as a process, and how images get into it."""
+"""Starts the v1 server written in Node, and pushes images to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = Path(os.environ.get("MIRROR_NODE_PATH", Path(__file__).parent.parent 
 
 
 class NodeRegistry:
-    """A standalone v1 registry. Use with `with`; it listens on a port that the system chooses."""
+    """A standalone v1 registry on a port chosen by the system. Use with `with`."""
 
     tls: Authority | None = None
 

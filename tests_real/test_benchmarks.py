@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: its smallest scenario, for real."""
+"""Runs the smallest scenario of the benchmark with real registries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.scenarios.cold import Cold
 from benchmarks.tools import TOOLS, Mirror
 
 
-def test_the_smallest_scenario_gives_sane_figures() -> None:
+def test_the_smallest_scenario_gives_plausible_figures() -> None:
     scenario = Cold(Scale(quick=True))
     outcome = measure(scenario, [Mirror()], runs=1)
     content = scenario.content
@@ -28,17 +28,17 @@ def test_the_smallest_scenario_gives_sane_figures() -> None:
         assert sample.registry_cpu is not None
         assert 0 < sample.registry_cpu < 60
         assert 4 << 20 < sample.memory < 1 << 30
-        assert sum(content.sizes.values()) == sample.target.taken
-        assert 1.05 * sample.target.taken > sample.source.sent >= sample.target.taken
+        assert sum(content.sizes.values()) == sample.target.accepted
+        assert 1.05 * sample.target.accepted > sample.source.sent >= sample.target.accepted
         assert len(content.sizes) == sample.source.kinds["GET blob"] + sample.source.kinds["GET manifest"]
     ours, ideal = outcome.tools["mirror"][0], outcome.tools[IDEAL][0]
     assert ideal.source.kinds == ours.source.kinds
-    # The ideal replay knows that the target is empty; whoever does not know has to look.
+    # The ideal replay knows that the target is empty; the tools have to check.
     assert ideal.target.kinds == {kind: count for kind, count in ours.target.kinds.items() if kind != "GET tags"}
-    assert outcome.ratio("mirror") is None  # there is nobody to compare with
+    assert outcome.ratio("mirror") is None  # there is no tool to compare with
 
 
-def test_a_quick_run_of_one_tool_in_one_scenario_says_where_its_page_is(
+def test_a_quick_run_of_one_tool_and_scenario_names_its_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     docs, bench = tmp_path / "docs", tmp_path / "bench"

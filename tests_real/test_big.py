@@ -1,4 +1,4 @@
-"""A layer of 2 GiB, and one that would unpack to far more than it is."""
+"""A layer of 2 GiB, and one that would unpack to far more than its size."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def head(size: int) -> bytes:
     return entry.tobuf(tarfile.GNU_FORMAT)
 
 
-def packed() -> Iterator[bytes]:
-    """2 GiB that do not pack, as gzip."""
+def gzip_layer() -> Iterator[bytes]:
+    """Yield a gzip of 2 GiB of incompressible data."""
     piece = Random("big").randbytes(PIECE)
     packer = zlib.compressobj(0, zlib.DEFLATED, 31)
     yield packer.compress(head(SIZE))
@@ -48,8 +48,8 @@ def packed() -> Iterator[bytes]:
     yield packer.compress(bytes(1024)) + packer.flush()
 
 
-def plain() -> Iterator[bytes]:
-    """2 GiB as they are."""
+def tar_layer() -> Iterator[bytes]:
+    """Yield a tar of 2 GiB."""
     piece = Random("big").randbytes(PIECE)
     yield head(SIZE)
     for _ in range(SIZE // PIECE):
@@ -58,7 +58,7 @@ def plain() -> Iterator[bytes]:
 
 
 def bomb() -> Iterator[bytes]:
-    """Zeros without end, which pack at 1000:1."""
+    """Yield a gzip of endless zeros, which compress 1000:1."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     yield packer.compress(head(64 << 30))
     piece = bytes(PIECE)
@@ -67,7 +67,7 @@ def bomb() -> Iterator[bytes]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A v1 registry of one image, whose layer is made while it is sent."""
+    """A v1 registry with one image, whose layer is generated while it is sent."""
 
     protocol_version = "HTTP/1.1"
     layer: Any
@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server:
-    """Use with `with`."""
+    """A server of Handler; use with `with`."""
 
     tls: Authority | None = None
 
@@ -124,8 +124,8 @@ class Server:
         self._thread.join()
 
 
-def most_memory(tool: MirrorTool) -> tuple[int, int, str]:
-    """Run a sync -> its exit code, the most resident memory that it ever had in MiB, and what it said."""
+def peak_memory(tool: MirrorTool) -> tuple[int, int, str]:
+    """Run a sync; returns the exit code, the peak resident memory in MiB, and the output."""
     process = tool.start("sync", tool.config_file)
     most = 0
     while process.poll() is None:
@@ -137,21 +137,21 @@ def most_memory(tool: MirrorTool) -> tuple[int, int, str]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("layer", [packed, plain])
+@pytest.mark.parametrize("layer", [gzip_layer, tar_layer])
 def test_two_gibibytes_take_less_than_100_mebibytes(layer: Any, target: RealRegistry, mirror_run: MirrorTool) -> None:
     with Server(layer) as server:
         mirror_run.config([{"source": f"{server.host}/big/app", "targets": [f"{target.host}/big"]}], server, target)
-        code, most, text = most_memory(mirror_run)
+        code, most, text = peak_memory(mirror_run)
     assert 0 == code, text
     print(f"{layer.__name__}: {most} MiB")
     assert 10 < most < 100
 
 
 @pytest.mark.timeout(300)
-def test_a_bomb_is_refused(target: RealRegistry, mirror_run: MirrorTool) -> None:
+def test_a_decompression_bomb_is_rejected(target: RealRegistry, mirror_run: MirrorTool) -> None:
     with Server(bomb) as server:
         mirror_run.config([{"source": f"{server.host}/big/app", "targets": [f"{target.host}/big"]}], server, target)
-        code, most, text = most_memory(mirror_run)
+        code, most, text = peak_memory(mirror_run)
     assert 3 == code
     assert "200 times its size" in text
     assert most < 100

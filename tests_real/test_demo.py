@@ -1,4 +1,4 @@
-"""The demonstration with the programs that the system may have."""
+"""The demonstration with the programs that are installed on the system."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from demo.story import tell
+from demo.story import run_demonstration
 from tests.test_demo import scripts
 
 
-def test_the_story_holds_with_programs_of_the_system(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tell(tmp_path, scripts, skopeo=True, docker_registry=True)
+def test_the_demonstration_runs_with_programs_of_the_system(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_demonstration(tmp_path, scripts, skopeo=True, docker_registry=True)
     told = capsys.readouterr().out
     assert "$ skopeo copy" in told
     assert "target: docker-registry at" in told

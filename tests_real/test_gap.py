@@ -1,4 +1,4 @@
-"""Across an air gap at full size: 10 GiB in one bundle, 20,000 tags in one layout."""
+"""Air-gap transfers in full size: 10 GiB in one bundle, 20,000 tags in one layout."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tests.registries.real import RealRegistry
 from tests.support.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from tests.support.tool import MirrorTool
 
-LAYERS, LAYER = 20, 512 << 20  # how many, and bytes of each: 10 GiB
+LAYERS, LAYER = 20, 512 << 20  # number, and bytes of each: 10 GiB
 REPOSITORIES = ("os", "data/sets", "tools")
 MOST_MEMORY = 150 << 20  # bytes
 MOST_FOR_A_TAG = 10 << 10  # bytes of memory
-MOST_DISK = 1 << 30  # bytes besides the bundle
+MOST_DISK = 1 << 30  # bytes, without the bundle
 TIMEOUT = 900  # seconds for one run
 
 
 @pytest.fixture
 def room() -> Iterator[Path]:
-    """A folder on a disk; not pytest's, which keeps those of the last three runs."""
+    """A folder on a disk. pytest's folders are not used, because they are kept for three runs."""
     with TemporaryDirectory(prefix="mirror-gap-") as folder:
         yield Path(folder)
 
@@ -45,7 +45,7 @@ def tool(room: Path) -> Iterator[MirrorTool]:
 
 
 def run(tool: MirrorTool, *arguments: str | Path) -> Cost:
-    """Run it to the end; it must succeed."""
+    """Run a command to its end; it must succeed."""
     out = tool.folder / "said.txt"
     command = [sys.executable, "-m", "mirror", *map(str, arguments)]
     spent = cost.run([command], folder=tool.folder, environment=tool.environment, out=out, timeout=TIMEOUT)
@@ -53,18 +53,18 @@ def run(tool: MirrorTool, *arguments: str | Path) -> Cost:
     return spent
 
 
-def shown(spent: Cost) -> str:
+def report_numbers(spent: Cost) -> str:
     return f"{spent.memory >> 20} MiB, {spent.cpu:.1f} s of processor, {spent.wall:.1f} s"
 
 
 def registry(room: Path, name: str) -> RealRegistry:
-    """A docker-registry that stores on the disk: what it gets here does not fit into memory."""
+    """A docker-registry that stores on disk, because the content does not fit into memory."""
     settings = {"storage": {"filesystem": {"rootdirectory": str(room / name / "storage")}}}
     return RealRegistry(room, name, settings=settings)
 
 
 class Watch:
-    """The most bytes that folders had on the disk while it ran, some files apart. Use with `with`."""
+    """Records the peak disk usage of folders, without some files. Use with `with`."""
 
     def __init__(self, *folders: Path, but: tuple[Path, ...]) -> None:
         self._folders, self._but = folders, but
@@ -92,8 +92,9 @@ class Watch:
         return total
 
 
-def stock(source: RealRegistry) -> tuple[dict[str, set[str]], int]:
-    """Three repositories of ten images each, whose layers overlap. -> blobs by repository, bytes of all layers"""
+def fill_source(source: RealRegistry) -> tuple[dict[str, set[str]], int]:
+    """Push three repositories of ten images with shared layers. Returns the blobs by repository, and the bytes of all
+    layers."""
     piece = os.urandom(1 << 20)
     blobs: dict[str, set[str]] = {name: set() for name in REPOSITORIES}
     layers = []
@@ -115,7 +116,7 @@ def stock(source: RealRegistry) -> tuple[dict[str, set[str]], int]:
 
 
 def push_image(client: Client, name: str, tag: str, layers: list[dict[str, Any]]) -> str:
-    """-> the digest of its config"""
+    """Push an image and return the digest of its config."""
     config = config_of(f"{name}:{tag}")
     client.put_blob(name, config)
     client.put_manifest(name, tag, manifest(config, layers), OCI_MANIFEST)
@@ -133,19 +134,19 @@ def manifest(config: bytes, layers: list[dict[str, Any]]) -> bytes:
 
 
 @pytest.mark.timeout(1800)
-def test_ten_gibibytes_cross_in_little_memory_and_on_little_disk(room: Path, tool: MirrorTool) -> None:
+def test_ten_gibibytes_are_exported_and_imported_with_little_memory_and_disk(room: Path, tool: MirrorTool) -> None:
     media = room / "media"
     media.mkdir()
     bundle = media / "bundle.tar"
     beside = (bundle, media / ".bundle.tar.partial")
     with registry(room, "source") as source:
-        blobs, size = stock(source)
+        blobs, size = fill_source(source)
         every = set().union(*blobs.values())
         source.mark()
         tool.config([{"source": f"{source.host}/{name}", "targets": [str(bundle)]} for name in REPOSITORIES], source)
         with Watch(tool.folder, media, but=beside) as disk:
             took = run(tool, "sync", tool.config_file)
-        print(f"export: {shown(took)}; {disk.most >> 20} MiB on disk besides the bundle")
+        print(f"export: {report_numbers(took)}; {disk.most >> 20} MiB on disk besides the bundle")
         read = Counter(seen.reference for seen in source.requests() if seen.kind == "GET blob")
         assert dict.fromkeys(every, 1) == read, "each blob is read once"
         assert MOST_MEMORY >= took.memory
@@ -153,7 +154,7 @@ def test_ten_gibibytes_cross_in_little_memory_and_on_little_disk(room: Path, too
         assert size < bundle.stat().st_size < size + (2 << 20)
 
     took = run(tool, "bundle", "verify", bundle)
-    print(f"verify: {shown(took)}")
+    print(f"verify: {report_numbers(took)}")
     assert MOST_MEMORY >= took.memory
 
     with registry(room, "target") as target:
@@ -161,7 +162,7 @@ def test_ten_gibibytes_cross_in_little_memory_and_on_little_disk(room: Path, too
         config = tool.config(mirrors, target, file=room / "import.yaml", state=str(room / "far-state"))
         with Watch(tool.folder, media, room / "far-state", but=beside) as disk:
             took = run(tool, "sync", config)
-        print(f"import: {shown(took)}; {disk.most >> 20} MiB on disk besides the bundle")
+        print(f"import: {report_numbers(took)}; {disk.most >> 20} MiB on disk besides the bundle")
         assert MOST_MEMORY >= took.memory
         assert MOST_DISK >= disk.most
         sent = Counter(seen.reference for seen in target.requests() if (seen.kind, seen.status) == ("PUT upload", 201))
@@ -171,7 +172,7 @@ def test_ten_gibibytes_cross_in_little_memory_and_on_little_disk(room: Path, too
 
 
 def many_tags(layout: Path, count: int) -> None:
-    """A layout of so many images under one repository; each has a config of its own, and all have one layer."""
+    """Write a layout with many images in one repository. Each has its own config, and all share one layer."""
     files, entries = layout / "blobs" / "sha256", []
     files.mkdir(parents=True)
     layer = b"layer"
@@ -188,7 +189,7 @@ def many_tags(layout: Path, count: int) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_the_time_for_tags_in_a_layout_grows_linearly(room: Path, tool: MirrorTool) -> None:
+def test_the_time_for_a_layout_grows_linearly_with_its_tags(room: Path, tool: MirrorTool) -> None:
     took: dict[int, Cost] = {}
     for count in (5_000, 20_000):
         many_tags(room / f"from-{count}", count)
@@ -196,9 +197,9 @@ def test_the_time_for_tags_in_a_layout_grows_linearly(room: Path, tool: MirrorTo
         state = str(room / f"state-{count}")
         tool.config([{"source": f"oci:{room}/from-{count}:many", "targets": [f"oci:{to}:many"]}], state=state)
         took[count] = run(tool, "sync", tool.config_file)
-        print(f"{count} tags: {shown(took[count])}")
+        print(f"{count} tags: {report_numbers(took[count])}")
         again = run(tool, "sync", tool.config_file)
-        print(f"{count} tags, nothing new: {shown(again)}")
+        print(f"{count} tags, nothing new: {report_numbers(again)}")
         assert count == len(json.loads((to / "index.json").read_text())["manifests"])
     assert 4 * 1.5 > took[20_000].cpu / took[5_000].cpu
     assert MOST_FOR_A_TAG * 15_000 > took[20_000].memory - took[5_000].memory

@@ -1,4 +1,4 @@
-"""Moving off a real v1 server that others wrote; the result is read with tools that others wrote."""
+"""Migration from a real v1 server of another project, verified with tools of other projects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def image_id(name: str) -> str:
 
 
 class Seeded:
-    """40 tags on a stem of layers: replaced files, whiteouts, an empty layer; two of the tags are one image."""
+    """40 tags on common layers, with replaced files, whiteouts and an empty layer. Two tags are the same image."""
 
     def __init__(self, server: NodeRegistry) -> None:
         self.server = server
@@ -39,7 +39,7 @@ class Seeded:
             gz(tar(etc__os=b"old", bin__sh=b"#!/bin/sh\n", gone__file=b"gone")),
             tar(etc__os=b"new", gone__WHfile=b""),
             b"",
-            gz(tar(srv__data=b"x" * 100_000)) + bytes(512),  # umoci reads no gzip with zeros after its end
+            gz(tar(srv__data=b"x" * 100_000)) + bytes(512),  # umoci rejects a gzip with zeros after its end
         ]
         parent: str | None = None
         for number, layer in enumerate(stem):
@@ -86,7 +86,7 @@ def skopeo(*arguments: str) -> str:
     return subprocess.run(["skopeo", *arguments], capture_output=True, check=True, text=True).stdout
 
 
-def test_forty_tags_of_a_real_v1_server(
+def test_forty_tags_of_a_real_v1_server_are_converted(
     server: NodeRegistry, target: RealRegistry, mirror_run: MirrorTool, tmp_path: Path
 ) -> None:
     seeded = Seeded(server)
@@ -123,7 +123,7 @@ def test_forty_tags_of_a_real_v1_server(
     assert digests == {image["source"]: image["digest"] for image in mirror_run.report()["images"]}
 
 
-def test_a_server_that_wants_a_login(target: RealRegistry, mirror_run: MirrorTool, tmp_path: Path) -> None:
+def test_a_server_that_requires_credentials(target: RealRegistry, mirror_run: MirrorTool, tmp_path: Path) -> None:
     with NodeRegistry(tmp_path / "node", "acme:open-sesame") as server:
         Seeded(server)
         mirrors = [{"source": f"{server.host}/team/other", "targets": [f"{target.host}/moved"]}]
@@ -135,6 +135,8 @@ def test_a_server_that_wants_a_login(target: RealRegistry, mirror_run: MirrorToo
         mirror_run.sweep("open-sesame", "wrong-password")
 
 
-def test_a_repository_that_is_not_there(server: NodeRegistry, target: RealRegistry, mirror_run: MirrorTool) -> None:
+def test_a_missing_repository_of_a_real_v1_server(
+    server: NodeRegistry, target: RealRegistry, mirror_run: MirrorTool
+) -> None:
     mirror_run.config([{"source": f"{server.host}/no/such", "targets": [f"{target.host}/moved"]}], server, target)
     assert "; by v1: " in mirror_run.sync(expect=1).text

@@ -1,4 +1,4 @@
-"""oras as a client: it reads what we make, and from what we serve. `make bench-tools` installs it."""
+"""oras as a client: it reads what `mirror` writes and serves. `make bench-tools` installs it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def program() -> str:
 
 
 class Oras:
-    """Runs oras in a folder and a home of its own."""
+    """Runs oras in a folder and with a home of its own."""
 
     def __init__(self, program: str, folder: Path) -> None:
         self._program, self.folder = program, folder
@@ -56,7 +56,7 @@ def oras(program: str, tmp_path: Path) -> Oras:
 
 @pytest.fixture
 def graph() -> Graph:
-    """An index, a docker image, an artifact of two files, and what refers to it."""
+    """An index, a docker image, an artifact of two files, and a referrer."""
     made = Graph("oras")
     made.platforms("v1", size=20_000)
     made.image("v2", oci=False)
@@ -73,7 +73,7 @@ def path(request: pytest.FixtureRequest, graph: Graph, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("tag", ["v1", "v2", "notes"])
-def test_it_copies_from_a_layout_and_from_a_bundle(
+def test_oras_copies_from_a_layout_and_a_bundle(
     oras: Oras, path: Path, graph: Graph, target: RealRegistry, tag: str
 ) -> None:
     for name in ("app", "team/web"):
@@ -83,26 +83,26 @@ def test_it_copies_from_a_layout_and_from_a_bundle(
 
 
 @pytest.mark.parametrize("tag", ["v1", "v2", "notes"])
-def test_it_copies_from_mirror_serve(oras: Oras, path: Path, target: RealRegistry, tag: str) -> None:
+def test_oras_copies_from_mirror_serve(oras: Oras, path: Path, target: RealRegistry, tag: str) -> None:
     with Served(path) as served:
         source, to = f"{served.host}/team/web:{tag}", f"{target.host}/team/web:{tag}"
         oras("copy", "--recursive", "--from-plain-http", "--to-plain-http", source, to)
         assert_equal(served, "team/web", target, tags=[tag])
 
 
-def test_it_pulls_the_files_of_an_artifact_by_https(
+def test_oras_pulls_the_files_of_an_artifact_over_https(
     oras: Oras, graph: Graph, authority: Authority, tmp_path: Path
 ) -> None:
     bundle = pack(tmp_path / "out.tar", app=graph)
     with Served(bundle, tls=authority) as served:
         oras("copy", "--from-ca-file", str(authority.ca), "--to-oci-layout", f"{served.host}/app:notes", "copy:notes")
         oras("pull", "--ca-file", str(authority.ca), "--output", "pulled", f"{served.host}/app:notes")
-        oras("pull", "--output", "pulled", f"{served.host}/app:notes", expect=1)  # it trusts nobody else
+        oras("pull", "--output", "pulled", f"{served.host}/app:notes", expect=1)  # oras does not trust the certificate
     copied = {path.read_bytes() for path in (oras.folder / "copy" / "blobs" / "sha256").iterdir()}
     assert set(TEXTS) <= copied
 
 
-def test_it_lists_tags_and_what_refers_to_an_image(oras: Oras, path: Path, graph: Graph) -> None:
+def test_oras_lists_tags_and_referrers(oras: Oras, path: Path, graph: Graph) -> None:
     with Served(path) as served:
         listed = oras("repo", "tags", "--plain-http", f"{served.host}/app").split()
         assert sorted(graph.tags) == listed
@@ -111,7 +111,7 @@ def test_it_lists_tags_and_what_refers_to_an_image(oras: Oras, path: Path, graph
         assert 1 == len(json.loads(found)["referrers"])
 
 
-def test_it_pushes_to_mirror_serve(oras: Oras, tmp_path: Path) -> None:
+def test_oras_pushes_to_mirror_serve(oras: Oras, tmp_path: Path) -> None:
     (oras.folder / "notes.txt").write_text("by oras")
     with Served(tmp_path / "layout", writable=True) as served:
         reference = f"{served.host}/notes:v1"

@@ -1,6 +1,6 @@
-"""Registries of other makers as sources and as targets: `make test-registries`. `make registries` installs them.
+"""Registries of other makers as sources and targets: `make test-registries`. `make registries` installs them.
 
-Targets are judged by the walker of the other tests and by skopeo; requests are counted by a proxy of ours.
+Targets are verified by the walker of the other tests and by skopeo. A proxy counts the requests.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ NAMES = ("team/app", "team/web")
 
 
 def content(name: str) -> Graph:
-    """Indexes of both kinds, one in another, one with children of the other kind; images, artifacts, odd forms."""
+    """Return indexes of both kinds, one nested, one with children of the other kind; images, artifacts, unusual
+    forms."""
     graph = Graph(name)
     index = graph.platforms("v1", "latest", label="shared")
     graph.index("nested", children=[index])
@@ -60,15 +61,15 @@ def plan(tool: MirrorTool) -> Ran:
 def pair(
     request: pytest.FixtureRequest, maker: type[InstalledRegistry], start: Starter, source: RealRegistry
 ) -> tuple[Side, Side]:
-    """A source that has `content` in two repositories, and an empty target; one of them or both of a maker."""
+    """A source with `content` in two repositories, and an empty target; one or both are of this maker."""
     giver = source if request.param == "to" else start(maker, "giver")
-    taker = request.getfixturevalue("target") if request.param == "from" else start(maker, "taker")
+    target_registry = request.getfixturevalue("target") if request.param == "from" else start(maker, "taker")
     for name in NAMES:
         push(giver, name, content("common"))
-    return giver, taker
+    return giver, target_registry
 
 
-def test_everything_arrives_byte_for_byte(pair: tuple[Side, Side], mirror_run: MirrorTool, tmp_path: Path) -> None:
+def test_all_content_is_copied_byte_for_byte(pair: tuple[Side, Side], mirror_run: MirrorTool, tmp_path: Path) -> None:
     source, target = pair
     configure(mirror_run, source, target)
     ran = plan(mirror_run)
@@ -85,7 +86,7 @@ def test_everything_arrives_byte_for_byte(pair: tuple[Side, Side], mirror_run: M
         skopeo_copy_to_dir(target, NAMES[1], tag, tmp_path / tag)
 
 
-def test_a_run_with_nothing_to_do_writes_nothing(pair: tuple[Side, Side], mirror_run: MirrorTool) -> None:
+def test_an_unchanged_run_writes_nothing(pair: tuple[Side, Side], mirror_run: MirrorTool) -> None:
     source, target = pair
     configure(mirror_run, source, target)
     mirror_run.sync()
@@ -103,27 +104,25 @@ def test_a_run_with_nothing_to_do_writes_nothing(pair: tuple[Side, Side], mirror
     assert (0, True) == (ran.code, "all whole" in ran.out), ran
 
 
-def test_a_blob_that_another_repository_has_is_mounted_where_that_is_possible(
-    taker: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool
+def test_a_blob_of_another_repository_is_mounted_if_the_registry_supports_it(
+    target_registry: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     for name in NAMES:
         push(source, name, content("common"))
-    configure(mirror_run, source, taker)
+    configure(mirror_run, source, target_registry)
     mirror_run.sync()
     blobs = len(content("common").blobs)
-    asked = taker.journal.counts()
-    if taker.mounts:
-        assert blobs == taker.journal.counts(status=201)["POST mount"]
+    asked = target_registry.journal.counts()
+    if target_registry.mounts:
+        assert blobs == target_registry.journal.counts(status=201)["POST mount"]
         assert blobs == asked["PUT upload"]
     else:
-        assert 0 == taker.journal.counts(status=201)["POST mount"]
+        assert 0 == target_registry.journal.counts(status=201)["POST mount"]
         assert 2 * blobs == asked["PUT upload"] == asked["POST mount"] + asked["POST upload"], "sessions are used"
         assert asked["POST mount"] < blobs, "what never mounts is not asked for ever"
 
 
-def test_a_tag_that_moved_is_moved_and_only_what_is_new_is_sent(
-    pair: tuple[Side, Side], mirror_run: MirrorTool
-) -> None:
+def test_a_moved_tag_is_updated_and_only_new_blobs_are_sent(pair: tuple[Side, Side], mirror_run: MirrorTool) -> None:
     source, target = pair
     configure(mirror_run, source, target)
     mirror_run.sync()
@@ -144,21 +143,21 @@ def test_a_tag_that_moved_is_moved_and_only_what_is_new_is_sent(
 
 
 def target_manifest(target: Side, repository: str, reference: str) -> int:
-    """-> the status of a GET"""
+    """Return the status of a GET of a manifest."""
     with target.client() as client:
         return client.manifest(repository, reference).status
 
 
-def test_what_a_target_lost_is_told_and_brought_back(
-    taker: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool
+def test_lost_content_of_a_target_is_reported_and_restored(
+    target_registry: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     graph = content("common")
     push(source, "app", graph)
-    configure(mirror_run, source, taker, "app")
+    configure(mirror_run, source, target_registry, "app")
     mirror_run.sync()
     child = json.loads(graph.manifests[graph.tags["list"]].data)["manifests"][0]["digest"]
     layer = json.loads(graph.manifests[graph.tags["docker"]].data)["layers"][0]["digest"]
-    with taker.client() as client:
+    with target_registry.client() as client:
         client.ask("DELETE", f"/v2/app/blobs/{layer}", want=(202,))
         client.ask("DELETE", f"/v2/app/manifests/{child}", want=(202,))
     ran = mirror_run("verify", mirror_run.config_file)
@@ -167,10 +166,10 @@ def test_what_a_target_lost_is_told_and_brought_back(
     assert layer in ran.text
     mirror_run.sync("--deep")
     assert 0 == mirror_run("verify", mirror_run.config_file, "--deep").code
-    assert_equal(source, "app", taker)
+    assert_equal(source, "app", target_registry)
 
 
-def test_what_is_named_by_digest_alone_arrives_without_a_tag(pair: tuple[Side, Side], mirror_run: MirrorTool) -> None:
+def test_a_reference_by_digest_is_copied_without_a_tag(pair: tuple[Side, Side], mirror_run: MirrorTool) -> None:
     source, target = pair
     graph = Graph("digests")
     index = graph.platforms()
@@ -194,14 +193,14 @@ def test_what_is_named_by_digest_alone_arrives_without_a_tag(pair: tuple[Side, S
     [
         (Distribution, {}, 1203, {200: 2}),
         (Distribution, {"settings": {"tags": {"maxtags": 7}}}, 60, {200: 9}),
-        (Crane, {}, 1203, {200: 3}),  # no Link: the last one proves that nothing follows
+        (Crane, {}, 1203, {200: 3}),  # no Link: the last request proves that nothing follows
         (OciRegistry, {}, 1203, {200: 2}),
         (OciRegistry, {"flags": ("-links=false",)}, 1203, {200: 3}),
         (OciRegistry, {"flags": ("-pages", "100")}, 150, {400: 1, 200: 2}),
     ],
     ids=["distribution", "distribution-7", "crane", "ociregistry", "without-links", "no-large-pages"],
 )
-def test_long_lists_of_tags_are_read_to_their_end(
+def test_long_tag_lists_are_read_completely(
     start: Starter,
     mirror_run: MirrorTool,
     maker: type[InstalledRegistry],
@@ -221,7 +220,7 @@ def test_long_lists_of_tags_are_read_to_their_end(
     assert pages == {code: found for code in (200, 400) if (found := target.journal.counts(status=code)["GET tags"])}
 
 
-def test_a_wildcard_takes_what_the_catalog_lists(
+def test_a_wildcard_selects_the_repositories_of_the_catalog(
     maker: type[InstalledRegistry], start: Starter, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     source = start(maker, "giver")
@@ -234,40 +233,40 @@ def test_a_wildcard_takes_what_the_catalog_lists(
     assert {(name.replace("team/", "copy/"), tag): digest for (name, tag), digest in seeded.tags.items()} == found.tags
 
 
-def test_signatures_and_referrers_come_along_as_tags(
-    taker: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool
+def test_signatures_and_referrers_are_copied_as_tags(
+    target_registry: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool
 ) -> None:
-    """And where a target has the referrers API, it finds by itself what refers to an image."""
+    """If a target has the referrers API, it finds the referrers of an image itself."""
     graph = content("common")
     push(source, "app", graph)
-    configure(mirror_run, source, taker, "app")
+    configure(mirror_run, source, target_registry, "app")
     mirror_run.sync()
     subject = graph.tags["v1"]
     tag = subject.replace(":", "-")
     named = json.loads(graph.manifests[graph.tags[tag]].data)["manifests"]
-    with taker.client() as client:
+    with target_registry.client() as client:
         assert {tag, f"{tag}.sig"} <= set(client.tags("app"))
         answer = client.ask("GET", f"/v2/app/referrers/{subject}")
-    if taker.referrers_api:
+    if target_registry.referrers_api:
         assert {child["digest"] for child in named} == {child["digest"] for child in answer.json()["manifests"]}
     else:
         assert 404 == answer.status
 
 
-def test_a_repository_that_is_not_there_is_told_clearly(
+def test_a_missing_repository_has_a_clear_error(
     maker: type[InstalledRegistry], start: Starter, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     source = start(maker, "giver")
     configure(mirror_run, source, target, "no/such")
     ran = mirror_run.sync(expect=1)
-    assert f"{source.host}/no/such has no list of tags" in ran.text
+    assert f"{source.host}/no/such" in ran.text
     assert "404 Not Found: NAME_UNKNOWN" in ran.text
     assert [f"{source.host}/no/such"] == mirror_run.failed()
     assert [] == target.writes()
 
 
-class Ender:
-    """Sends a signal to a process when the n-th blob was taken, before that is answered."""
+class SignalSender:
+    """Sends a signal to a process when the n-th blob was accepted, before the response is sent."""
 
     def __init__(self, target: InstalledRegistry, count: int, number: signal.Signals) -> None:
         self._left, self._number = count, number
@@ -290,24 +289,26 @@ class Ender:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_run_that_was_ended_is_gone_on_with(
-    taker: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool, number: signal.Signals
+def test_a_run_that_was_ended_by_a_signal_resumes(
+    target_registry: InstalledRegistry, source: RealRegistry, mirror_run: MirrorTool, number: signal.Signals
 ) -> None:
     seeded = seed(source, "team/app", repositories=3, images=4, layer_size=100_000, index=True)
-    configure(mirror_run, source, taker, *seeded.repositories)
-    ran = Ender(taker, 12, number).run(mirror_run)
+    configure(mirror_run, source, target_registry, *seeded.repositories)
+    ran = SignalSender(target_registry, 12, number).run(mirror_run)
     assert {signal.SIGTERM: 143, signal.SIGKILL: -9}[number] == ran.code, ran
-    assert_whole(taker, seeded.repositories)
-    taker.front.alter = None
+    assert_whole(target_registry, seeded.repositories)
+    target_registry.front.alter = None
     brought = {
         (entry.repository, entry.reference)
-        for entry in taker.journal.entries
+        for entry in target_registry.journal.entries
         if entry.kind in ("PUT upload", "POST mount") and entry.status == 201
     }
     assert 12 <= len(brought) < len(seeded.blobs) * len(seeded.repositories)
-    taker.journal.mark()
+    target_registry.journal.mark()
     mirror_run.sync()
     for name in seeded.repositories:
-        assert_equal(source, name, taker)
-    again = {(entry.repository, entry.reference) for entry in taker.journal.entries if entry.kind == "PUT upload"}
+        assert_equal(source, name, target_registry)
+    again = {
+        (entry.repository, entry.reference) for entry in target_registry.journal.entries if entry.kind == "PUT upload"
+    }
     assert set() == again & brought

@@ -1,4 +1,4 @@
-"""What is measured: each scenario is a class that says what is where, and what changes between runs."""
+"""The scenarios: each is a class with the content of the registries and the changes between runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every scenario has: registries, content, a job, and the moments at which it may change something."""
+"""The base of all scenarios: registries, content, a job, and hooks for changes."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ from tests.support.seeding import Seeded
 
 MIB = 1 << 20
 RUNS = 5
-SLOW = 3  # runs, where each takes minutes for all tools
+SLOW = 3  # runs, if a round of all tools takes minutes
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """quick: fewer and smaller, to see that it works, not to compare. big: bytes of the one big image."""
+    """The size of a benchmark. quick: fewer and smaller images, only to check that it works. big: bytes of the one big
+    image."""
 
     quick: bool = False
     big: int = 1 << 30
 
     def count(self, full: int) -> int:
-        """So many, or so big, or a tenth of that, but at least 2."""
+        """Return `number`, or a tenth of it with `quick`, but at least 2."""
         return max(2, full // 10) if self.quick else full
 
 
 class Witness(Protocol):
-    """Who saw all requests."""
+    """Records the requests to a registry."""
 
     def mark(self) -> None: ...
     def requests(self) -> list[Seen]: ...
 
 
 class Source(Registry, Protocol):
-    """A registry that can be asked what it was asked."""
+    """A registry with the requests that it received."""
 
     def mark(self) -> None: ...
     def requests(self) -> list[Seen]: ...
@@ -52,9 +53,9 @@ class Source(Registry, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A registry as a tool reaches it. host: maybe of something in between, which then is the witness too.
+    """A registry as a tool reaches it. host: possibly of a relay, which is then the witness too.
 
-    pid: of the registry's process, if it has one of its own."""
+    pid: of the registry's process, if it is a separate process."""
 
     registry: Source
     host: str
@@ -63,7 +64,7 @@ class Access:
 
 
 class StoredRegistry(RealRegistry):
-    """A registry whose files are a copy of another's, or on the disk rather than in memory."""
+    """A registry whose files are a copy of another's, or on the disk instead of in memory."""
 
     def __init__(self, root: Path, name: str, *, like: Path | None = None, on_disk: bool = False) -> None:
         super().__init__(root, name)
@@ -76,11 +77,11 @@ class StoredRegistry(RealRegistry):
 
 
 class Scenario(ABC):
-    """One scenario, used once: `open`, then for each round `change`, and for each tool `access` in between.
+    """One scenario, used once: `open_source`, then `change` before each round.
 
-    name, title, note: for people. fresh: targets are new, and the tool knows nothing, in each run; else each tool keeps
-    its targets, which were equal at the beginning, and has run once before. target_count: registries to copy to.
-    without: tool -> why it is not run. runs: of each tool, unless it is told otherwise."""
+    name, title, note: for messages and tables. fresh: each run has new targets and a tool without state; otherwise each
+    tool keeps its targets, which were equal at the beginning, and has run once before. target_count: registries to copy
+    to. excluded: the reason why a tool is not run, by tool. runs: the default number of runs per tool."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -91,42 +92,43 @@ class Scenario(ABC):
     with_ideal: ClassVar[bool] = False
     pattern: ClassVar[str] = ""
     reads_all_back: ClassVar[bool] = True  # after the first round everything on the targets is read and hashed
-    go_on: ClassVar[bool] = False  # a command that fails does not keep a tool from its next one
-    without: ClassVar[dict[str, str]] = {}
+    continue_on_error: ClassVar[bool] = False  # run the next command of a tool although one failed
+    excluded: ClassVar[dict[str, str]] = {}
 
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
         self.content = Content({}, {})
 
-    # ---- what a scenario may say
+    # ---- to be defined by scenarios
 
     @abstractmethod
     def open_source(self, folder: Path, stack: ExitStack) -> Access:
         """Start the source and fill it; sets `content`."""
 
     def reach(self, registry: RealRegistry, stack: ExitStack) -> Access:
-        """How tools get at a registry: straight."""
+        """Return how tools reach a registry: directly."""
         return Access(registry, registry.host, registry, registry.pid)
 
     def target(self, folder: Path, name: str) -> RealRegistry:
-        """A target that is not started yet; a scenario that is not `fresh` gives one equal to the source."""
+        """Return a target that is not started yet. A scenario that is not `fresh` returns one that equals the
+        source."""
         return RealRegistry(folder, name)
 
     def change(self, source: Source) -> None:
-        """Before each round. Nothing changes unless a scenario says so."""
+        """Change the source before a round. By default nothing changes."""
         return
 
     @property
     def wanted(self) -> list[tuple[str, str]]:
-        """Every (repository, tag) that is to be on the targets."""
+        """Every (repository, tag) to copy."""
         return sorted(self.content.tags)
 
     @property
     def bytes(self) -> int:
-        """What a run has to bring to one target, at least."""
+        """The least bytes that a run must copy to one target."""
         return sum(self.content.sizes.values()) if self.fresh else 0
 
-    # ---- the same for all
+    # ---- common to all
 
     def job(self, source: Access, targets: list[Access]) -> Job:
         images: defaultdict[str, list[str]] = defaultdict(list)
@@ -136,7 +138,7 @@ class Scenario(ABC):
 
 
 class RealScenario(Scenario):
-    """Its source is a real registry that is filled by pushing."""
+    """A scenario whose source is a real registry, filled by pushing."""
 
     def open_source(self, folder: Path, stack: ExitStack) -> Access:
         registry = stack.enter_context(RealRegistry(folder, "source"))

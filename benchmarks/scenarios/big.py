@@ -1,4 +1,4 @@
-"""One image so big that only streaming counts."""
+"""One image so large that only streaming matters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.images import OCI_LAYER, Graph, Made
 from tests.support.seeding import push
 
 _REPOSITORY = "team/big"
-_SPARE = 4 << 30  # bytes of memory that are left alone
+_SPARE = 4 << 30  # bytes of memory that must stay free
 _QUICK = 64 * MIB
 
 
@@ -36,7 +36,7 @@ class Big(Scenario):
 
     @property
     def _on_disk(self) -> bool:
-        """Source and target have it in memory if there is room for both."""
+        """Whether the registries store on disk; they use memory if there is room for both."""
         if not MEMORY.is_dir():
             return True
         room = os.statvfs(MEMORY)
@@ -67,9 +67,9 @@ class Big(Scenario):
 
 
 def _store(storage: Path, size: int) -> tuple[str, int]:
-    """Put random bytes straight where docker-registry's filesystem driver keeps a blob. -> digest, size
+    """Write random bytes where docker-registry's filesystem driver stores a blob, and return digest and size.
 
-    They are a gzip that compresses nothing: what is not compressed, some tools compress on their way."""
+    They are a valid gzip without compression, because some tools compress uncompressed layers on the way."""
     pool = random.Random("big").randbytes(8 * MIB)
     root = storage / "docker" / "registry" / "v2"
     root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Everything is new: the first run into an empty registry."""
+"""The first run into an empty registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both registries are far away: every round trip takes 50 ms."""
+"""Both registries are distant: every round trip takes 50 ms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens every 15 minutes: nothing has changed, or nearly nothing."""
+"""The run of a cron job: nothing has changed, or nearly nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Unchanged(RealScenario):
         "the state of that run."
     )
     fresh = False
-    go_on = True
+    continue_on_error = True
 
     def __init__(self, scale: Scale) -> None:
         super().__init__(scale)

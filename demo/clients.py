@@ -9,52 +9,52 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from demo.checks import Wrong
+from demo.checks import CheckFailed
 from demo.images import Layout
-from demo.registries import Shown
+from demo.registries import RecordingRegistry
 from tests.registries.client import sha256
 
-Run = Callable[..., bytes]  # Desk.run
+Run = Callable[..., bytes]  # CommandRunner.run
 
 
-class Hands(Protocol):
+class DemoClient(Protocol):
     """A client that pushes and pulls. name: for messages."""
 
     name: str
 
-    def push(self, layout: Layout, tag: str, registry: Shown, repository: str) -> None:
+    def push(self, layout: Layout, tag: str, registry: RecordingRegistry, repository: str) -> None:
         """Push the image under a tag of a layout to a repository."""
         ...
 
-    def raw(self, registry: Shown, repository: str, tag: str) -> bytes:
+    def raw(self, registry: RecordingRegistry, repository: str, tag: str) -> bytes:
         """Read the bytes of the manifest or index under a tag."""
         ...
 
-    def pull(self, registry: Shown, repository: str, tag: str, *, architecture: str, to: Path) -> None:
+    def pull(self, registry: RecordingRegistry, repository: str, tag: str, *, architecture: str, to: Path) -> None:
         """Pull the image for one architecture into a folder: manifest.json, and blobs by the hex of their digests."""
         ...
 
 
-class Skopeo:
-    """skopeo. run: runs a command and prints it."""
+class SkopeoClient:
+    """Runs skopeo. run: runs a command and prints it."""
 
     name = "skopeo"
 
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def push(self, layout: Layout, tag: str, registry: Shown, repository: str) -> None:
+    def push(self, layout: Layout, tag: str, registry: RecordingRegistry, repository: str) -> None:
         goal = f"docker://{registry.host}/{repository}:{tag}"
         self._run(
             self._command("copy", "--quiet", "--all", "--dest-tls-verify=false", f"oci:{layout.root}:{tag}", goal),
             shown=f"skopeo copy --all --dest-tls-verify=false oci:built/{repository}:{tag} {goal}",
         )
 
-    def raw(self, registry: Shown, repository: str, tag: str) -> bytes:
+    def raw(self, registry: RecordingRegistry, repository: str, tag: str) -> bytes:
         reference = f"docker://{registry.host}/{repository}:{tag}"
         return self._run(self._command("inspect", "--raw", "--tls-verify=false", reference))
 
-    def pull(self, registry: Shown, repository: str, tag: str, *, architecture: str, to: Path) -> None:
+    def pull(self, registry: RecordingRegistry, repository: str, tag: str, *, architecture: str, to: Path) -> None:
         reference = f"docker://{registry.host}/{repository}:{tag}"
         self._run(
             self._command(
@@ -69,12 +69,12 @@ class Skopeo:
         return ["skopeo", "--insecure-policy", *chosen, command, *arguments]
 
 
-class Plain:
-    """The client of the tests. It hashes what it reads."""
+class PlainClient:
+    """The client of the tests. It verifies the digests of everything that it reads."""
 
     name = "the client of the tests"
 
-    def push(self, layout: Layout, tag: str, registry: Shown, repository: str) -> None:
+    def push(self, layout: Layout, tag: str, registry: RecordingRegistry, repository: str) -> None:
         print(f"  push built/{repository}:{tag} to {registry.host}/{repository}:{tag}", flush=True)
         index = json.loads((layout.root / "index.json").read_bytes())
         root = next(
@@ -93,14 +93,14 @@ class Plain:
                 client.put_blob(repository, layout.read(blob["digest"]))
         client.put_manifest(repository, reference, body, descriptor["mediaType"])
 
-    def raw(self, registry: Shown, repository: str, tag: str) -> bytes:
+    def raw(self, registry: RecordingRegistry, repository: str, tag: str) -> bytes:
         with registry.client() as client:
             answer = client.manifest(repository, tag)
         if answer.status != 200:
-            raise Wrong(f"{registry.host}/{repository}:{tag} is {answer.status}")
+            raise CheckFailed(f"{registry.host}/{repository}:{tag} is {answer.status}")
         return answer.body
 
-    def pull(self, registry: Shown, repository: str, tag: str, *, architecture: str, to: Path) -> None:
+    def pull(self, registry: RecordingRegistry, repository: str, tag: str, *, architecture: str, to: Path) -> None:
         print(f"  pull {registry.host}/{repository}:{tag} for {architecture}", flush=True)
         index = json.loads(self.raw(registry, repository, tag))
         children = [one["digest"] for one in index["manifests"] if one["platform"]["architecture"] == architecture]
@@ -111,5 +111,5 @@ class Plain:
             for blob in (manifest["config"], *manifest["layers"]):
                 data = client.blob(repository, blob["digest"]).body
                 if sha256(data) != blob["digest"]:
-                    raise Wrong(f"{blob['digest']} of {repository} has other bytes")
+                    raise CheckFailed(f"{blob['digest']} of {repository} has other bytes")
                 (to / blob["digest"].removeprefix("sha256:")).write_bytes(data)
