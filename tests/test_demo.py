@@ -47,11 +47,11 @@ def test_a_static_program_of_its_architecture_is_accepted() -> None:
 )
 def test_any_other_program_is_rejected(binary: bytes, says: str) -> None:
     with pytest.raises(CheckFailed, match=says):
-        check_static(program(binary))
+        check_static(make_program(binary))
 
 
 def test_the_same_files_give_the_same_layer() -> None:
-    tool = program(elf(LOAD))
+    tool = make_program(elf(LOAD))
     assert (base_layer(), program_layer(tool)) == (base_layer(), program_layer(tool))
 
 
