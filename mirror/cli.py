@@ -81,6 +81,7 @@ def _sentence(text: str) -> str:
 
 
 def _add_sync(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser of `sync`."""
     sync = _add(commands, "sync", _sync, "copy every selected tag to every target")
     _add_only(sync)
     sync.add_argument(
@@ -128,11 +129,13 @@ def _add_only(command: argparse.ArgumentParser) -> None:
 
 
 def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser of `plan`."""
     plan = _add(commands, "plan", _plan, "show what a sync would do, without writing")
     plan.add_argument("--exit-code", action="store_true", help="exit with 10 if there is something to do")
 
 
 def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser of `verify`."""
     verify = _add(commands, "verify", _verify, "check that every selected image is complete on every target")
     verify.add_argument("--deep", action="store_true", help="also read and hash every blob")
     _add_only(verify)
@@ -140,6 +143,7 @@ def _add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser of `validate`."""
     validate = _add(commands, "validate", _validate, "check a configuration offline")
     validate.add_argument(
         "--secrets", action="store_true", help="treat a missing password, TLS file or base as an error"
@@ -147,6 +151,7 @@ def _add_validate(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser of `bundle` and its subcommands."""
     text = "check or list a bundle or a layout offline"
     bundle = commands.add_parser("bundle", help=text, description=_sentence(text), allow_abbrev=False)
     bundle.subcommands = _SUBCOMMANDS["bundle"]
@@ -160,6 +165,7 @@ def _add_bundle(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser of `inventory`."""
     text = "list what the far side has, as the base of a differential export"
     inventory = commands.add_parser("inventory", help=text, description=_sentence(text), allow_abbrev=False)
     inventory.add_argument(
@@ -172,6 +178,7 @@ def _add_inventory(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser of `serve`."""
     text = "serve a layout or a bundle as a registry"
     command = commands.add_parser("serve", help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("path", metavar="FILE-OR-DIR", type=_disk_path, help="a bundle, or the directory of a layout")
@@ -190,6 +197,7 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_help(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser of `help`."""
     text = "show the usage of a command, or list the commands"
     command = commands.add_parser("help", help=text, description=_sentence(text), allow_abbrev=False)
     command.add_argument("topic", metavar="COMMAND", nargs="*", help="the command, such as `sync` or `bundle verify`")
@@ -197,6 +205,7 @@ def _add_help(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _add_schema(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add the parser of `schema`."""
     text = "print the JSON Schema of the configuration"
     schema = commands.add_parser("schema", help=text, description=_sentence(text), allow_abbrev=False)
     schema.set_defaults(command=_schema)
@@ -319,6 +328,7 @@ def _run_and_print(parsed: argparse.Namespace) -> int:
 
 
 def _help(parsed: argparse.Namespace) -> int:
+    """Print the help of a command."""
     topic: list[str] = parsed.topic
     if not topic:
         return print_lines(_parser().format_help().splitlines())

@@ -41,6 +41,7 @@ def printable(text: object, limit: int = 300) -> str:
 
 
 def _escape(match: re.Match[str]) -> str:
+    """Return the escape sequence for a character."""
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 

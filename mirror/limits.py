@@ -57,6 +57,7 @@ class Availability:
             self._exhausted.setdefault(kind, _Outage(error, self._probe_at(error)))
 
     def _probe_at(self, error: MirrorError) -> float:
+        """Return the time of the next probe after `error`."""
         return self._clock.now() + max(PROBE_EVERY, error.retry_after or 0.0)
 
     def answered(self, kind: str, status: int, *, probe: bool) -> None:
@@ -107,6 +108,8 @@ class Rate(Struct, frozen=True):
 
 
 class _HostState(Struct):
+    """The times of the pause and the rate of a host, and its counted requests."""
+
     paused_until: float = 0.0
     next_free: float = 0.0  # when the rate allows the next request
     requests: Counter[str] = field(default_factory=Counter)

@@ -91,18 +91,18 @@ def test_requests_to_a_host_that_is_down_fail_at_once_with_its_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "shown"),
     [
         ("h:5000 cannot be reached: refused", "h:5000 is down: cannot be reached: refused"),
         ("h:5000: its proxy p:1 cannot be reached", "h:5000 is down: its proxy p:1 cannot be reached"),
     ],
 )
-def test_the_error_of_a_host_that_is_down_names_the_host_once(what: str, told: str) -> None:
+def test_the_error_of_a_host_that_is_down_names_the_host_once(what: str, shown: str) -> None:
     limits, _ = host(FakeClock())
     limits.mark_down(Unreachable(what))
     with pytest.raises(Unreachable) as caught:
         limits.check()
-    assert told == caught.value.what
+    assert shown == caught.value.what
 
 
 def test_a_host_that_is_down_is_probed_once_a_minute_until_it_answers() -> None:

@@ -165,6 +165,7 @@ def _literal_prefix(pattern: str) -> str:
 
 
 def _matches(pattern: str, name: str) -> bool:
+    """Return whether a pattern equals the name or matches it as a shell pattern."""
     return pattern == name or fnmatchcase(name, pattern)
 
 

@@ -65,6 +65,7 @@ class RegistrySources:
         return self._opened[key]
 
     def _schema1_source(self, registry: RegistryV2) -> Source:
+        """Return the registry as a source that converts schema 1."""
         from mirror.registry.convert.schema1 import Schema1Source  # noqa: PLC0415 (rarely needed)
 
         return Schema1Source(registry, self._layers)

@@ -34,9 +34,15 @@ class DiskStores(Protocol):
     hosts: list[str]
 
     @property
-    def sources(self) -> Mapping[str, Source]: ...
+    def sources(self) -> Mapping[str, Source]:
+        """The sources by host name."""
+        ...
+
     @property
-    def targets(self) -> Mapping[str, Target]: ...
+    def targets(self) -> Mapping[str, Target]:
+        """The targets by host name."""
+        ...
+
     def incomplete(self) -> list[tuple[str, MirrorError]]:
         """Return sources that were read and lack images of their own inventory, with an error for each."""
         ...
@@ -87,6 +93,7 @@ class Stores:
         self._sources = RegistrySources(self._credentials, limits, scratch, config.spool_max, memory=memory)
 
     def _open(self, host: str) -> RegistryV2:
+        """Create the client of a registry host."""
         settings = self._config.settings_for(host)
         self._limits.configure(host, settings.parallel or DEFAULT_PARALLEL, settings.rate)
         session = Session(settings, self._limits)
@@ -140,6 +147,7 @@ class Stores:
         ]
 
     def _source(self, mirror: MirrorConfig) -> Source:
+        """Return the source of a mirror."""
         host = mirror.source.host
         if not is_registry(host):
             return self._local[host]
@@ -153,6 +161,7 @@ class Stores:
         )
 
     def _target(self, repository: Repository) -> TargetEntry:
+        """Return a target of a mirror for the planner."""
         settings = self._config.settings_for(repository.host)
         return TargetEntry(
             self.registries[repository.host], Place(repository.host, repository.path), settings.exclusive

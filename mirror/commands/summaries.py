@@ -36,12 +36,14 @@ def outlook_lines(found: Outlook) -> list[str]:
 
 
 def _kind(change: Change) -> str:
+    """Return the kind of a planned change: new, changed or compare."""
     if change.old is None:
         return "new"
     return "compare" if change.to_compare else "changed"
 
 
 def _change_line(change: Change) -> str:
+    """Return the line about one planned change."""
     how = f"{_kind(change):7}"
     why = f": {change.reason}" if change.reason else ""
     converted = f"{change.protocol}, to be converted{why}"
@@ -50,10 +52,12 @@ def _change_line(change: Change) -> str:
 
 
 def _unknown_text(count: int) -> str:
+    """Return the part of a line about images whose state is unknown."""
     return f"; {count} unknown" if count else ""
 
 
 def _failure_line(name: str, why: str) -> str:
+    """Return the line about a failure."""
     return f"failed  {name}: {why}"
 
 

@@ -139,7 +139,7 @@ class _SyncRun:
                 code = worst_exit_code({code, logged.failure.exit_code})
             report.finish(code, ended=datetime.now(UTC), cost=cost)
             _log.info("run_ended", extra={"exit": code, "seconds": round(cost.seconds, 3)})
-            self._tell(report, cost, code)
+            self._print_summary(report, cost, code)
         return self._signals.exit_if_hung(code)
 
     def _copy_all(self, report: Report) -> tuple[int, RunCost]:
@@ -147,7 +147,7 @@ class _SyncRun:
         mode = "none" if self._options.verbosity < 0 else self._options.progress
         with (
             Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
-            State.open(self._directory, self._warn_state, writers=self._writers) as state,
+            State.open(self._directory, self._log_state_warning, writers=self._writers) as state,
         ):
             account = Account(report, progress)
             known = (self._options, self.choose_references, self._redactor, self._signals, state)
@@ -230,17 +230,20 @@ class _SyncRun:
                 for _, error in engine.troubles("the rest was imported" if account.codes == {OK} else ""):
                     account.trouble(error)
 
-    def _warn_state(self, text: str) -> None:
+    def _log_state_warning(self, text: str) -> None:
+        """Log a warning about the state."""
         _log.warning("state", extra={"text": text})
 
     def _cost(self, limits: Limits) -> RunCost:
+        """Return the cost of the run so far."""
         requests = {host.name: counts for host in limits.all() if (counts := host.requests())}
         seconds = time.monotonic() - self._clock
         return RunCost(
             requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds
         )
 
-    def _tell(self, report: Report, cost: RunCost, code: int) -> None:
+    def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:
+        """Print the summary."""
         lines = summary(report, cost, code, config=self._config.path, parts=not makes_bundle(self._config))
         if self._options.verbosity >= 0:
             print_lines(lines)  # the exit code stays: the results of a sync are in its report

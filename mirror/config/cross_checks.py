@@ -118,7 +118,7 @@ def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[st
         found = [
             reader
             for target in draft.mirror.targets
-            for reader in readers.of(target)
+            for reader in readers.readers_of(target)
             if reader is not draft and overlap(draft.mirror.tags, reader.mirror.tags) is not None
         ]
         feeds[draft.path] = list({reader.path: reader for reader in found}.values())

@@ -26,7 +26,7 @@ class _WrittenPath(Struct, frozen=True):
     after: str | None = None
 
     @classmethod
-    def of(cls, target: Repository) -> _WrittenPath:
+    def from_target(cls, target: Repository) -> _WrittenPath:
         """Return the path of a target."""
         before, matched, after = target.path.partition(MATCHED)
         return cls(target.host, before, after if matched else None)
@@ -44,9 +44,9 @@ class Readers:
             else:
                 self._literal[draft.mirror.source].append(draft)
 
-    def of(self, target: Repository) -> list[Draft]:
+    def readers_of(self, target: Repository) -> list[Draft]:
         """Return the mirrors that certainly read a target."""
-        return list(self.readers_of_path(_WrittenPath.of(target)))
+        return list(self.readers_of_path(_WrittenPath.from_target(target)))
 
     def readers_of_path(self, written: _WrittenPath) -> Iterator[Draft]:
         """Yield the mirrors that read a written path."""
@@ -79,9 +79,8 @@ def check_growth(document: Document, drafts: Sequence[Draft]) -> set[KeyPath]:
 
 
 def _find_cycle(start: Draft, target: Repository, readers: Readers) -> list[Draft]:
-    """Return the mirrors that lead from what `start` writes to `target` back to the source of `start`; empty if
-    none do."""
-    first = _WrittenPath.of(target)
+    """Return the mirrors through which `start` reads again what it writes to `target`; empty if there is none."""
+    first = _WrittenPath.from_target(target)
     if (start.mirror.wildcard) != (first.after is not None):
         return []  # a problem that is reported elsewhere
     todo = deque([(first, [start])])
@@ -114,7 +113,7 @@ def _can_read(wildcard: Draft, written: _WrittenPath) -> bool:
 
 def _copied_paths(reader: Draft, written: _WrittenPath) -> Iterator[_WrittenPath]:
     """Yield the paths to which a reader copies a written path."""
-    for target in map(_WrittenPath.of, reader.mirror.targets):
+    for target in map(_WrittenPath.from_target, reader.mirror.targets):
         if not reader.mirror.wildcard and target.after is None:
             yield target
         elif reader.mirror.wildcard and target.after is not None:

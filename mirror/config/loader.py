@@ -121,6 +121,7 @@ def state_directory(config: Config) -> Path:
 
 
 def _state_home() -> Path | None:
+    """Return the user's directory for state, or None if there is no home directory."""
 
     try:
         home = platformdirs.user_state_path("mirror", appauthor=False)
@@ -136,6 +137,7 @@ def _used_registries(drafts: list[mirrors.Draft]) -> set[str]:
 
 
 def _or_default(number: int | None, default: int) -> int:
+    """Return `number`, or `default` if it is None."""
     return default if number is None else number
 
 

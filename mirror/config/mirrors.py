@@ -72,6 +72,7 @@ def build(top: Section, hosts: Hosts) -> list[Draft]:
 
 
 def _build_draft(section: Section, defaults: Section, shared: TagRules | None, hosts: Hosts) -> Draft | None:
+    """Build one mirror; None if its source is not valid."""
     own = _tag_rules(section)
     source = section.parse("source", lambda text: _check_encodable(parse_source(text), section))
     targets = section.parse_list("targets", lambda text: _check_encodable(parse_target(text), section))
@@ -105,9 +106,9 @@ def _build_draft(section: Section, defaults: Section, shared: TagRules | None, h
 
 
 def _check_encodable(location: Location, section: Section) -> Location:
-    """Return the location.
+    """Return the location after a check of its path.
 
-    Raises ConfigError if the path of a store on disk cannot be encoded, as the state requires."""
+    Raises ConfigError if the path of a store on disk cannot be encoded as UTF-8, which the state requires."""
     if isinstance(location, LayoutLocation | BundleLocation):
         name = location.directory if isinstance(location, LayoutLocation) else location.file
         try:

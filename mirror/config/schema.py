@@ -70,6 +70,7 @@ def paths_of(key: str) -> tuple[str, ...]:
 
 
 def _is_part_of(where: str, whole: str) -> bool:
+    """Return whether a key path is `whole` or below it."""
     return where == whole or where.startswith((f"{whole}.", f"{whole}[]"))
 
 
@@ -82,6 +83,7 @@ def resolve_reference(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(part: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the keys below `path`, recursively."""
     for key, below in part.get("properties", {}).items():
         where = f"{path}.{key}" if path else key
         yield where, resolve_reference(below)

@@ -42,6 +42,7 @@ def check(document: Document, data: Any) -> None:
 
 
 def _report(document: Document, path: KeyPath, error: Any) -> None:
+    """Add the problem for one error of jsonschema."""
     keyword, part, value = error.validator, resolve_reference(error.schema), error.instance
     if keyword == NOT_YET:
         document.add(path, _not_yet_message(part, value))
@@ -65,6 +66,7 @@ def _report(document: Document, path: KeyPath, error: Any) -> None:
 
 
 def _not_yet_message(part: dict[str, Any], value: object) -> str:
+    """Return the message for a key or value that is not in this version."""
     if part[NOT_YET] is True:
         return f"{_LATER}; remove the key"
     return f"{quote_value(value)} is {_LATER}; write {' or '.join(_available_values(part))}, or remove the key"

@@ -71,9 +71,9 @@ class Section:
         return self._parse(text, self.resolve_path, (*self.path, key))
 
     def resolve_path(self, text: str) -> Path:
-        """Return an absolute path.
+        """Return the absolute path for a text, relative to the directory of the file. Raises ConfigError.
 
-        Its bytes are those in the file, whatever the encoding of the locale. Raises ConfigError."""
+        The bytes of the path are those in the file, whatever the encoding of the locale."""
         if VARIABLE.search(text):
             home = without_home(text)
             meant = f"; write {quote_value(home)}" if home.startswith("~") and "$" not in home else ""
@@ -114,9 +114,11 @@ class Section:
         self._warnings.append(f"{self.document.position(path)}: {format_key_path(path)}: {message}")
 
     def _valid_value(self, key: str) -> object:
+        """Return the value under `key`; None if it is missing or invalid."""
         return self._values.get(key) if self.document.is_valid((*self.path, key)) else None
 
     def _parse(self, text: str, parse: Callable[[str], T], path: KeyPath) -> T | None:
+        """Return the parsed text; None after an error, which is added as a problem."""
         try:
             return parse(text)
         except ConfigError as error:

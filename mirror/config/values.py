@@ -56,6 +56,7 @@ def size(text: str) -> int:
 
 
 def _amount(text: str, units: dict[str, float] | dict[str, int]) -> float:
+    """Parse a number with a unit."""
     found = _AMOUNT.fullmatch(text)
     if not found or found[2] not in units:
         raise ConfigError(f'want a number and one of {", ".join(units)}, got "{printable(text, 80)}"')
@@ -63,6 +64,7 @@ def _amount(text: str, units: dict[str, float] | dict[str, int]) -> float:
 
 
 def _format_seconds(value: float) -> str:
+    """Return seconds in the largest fitting unit."""
     for unit in ("h", "min", "s"):
         if value >= _SECONDS[unit]:
             return f"{value / _SECONDS[unit]:g} {unit}"
@@ -88,20 +90,20 @@ def host(text: str) -> str:
 
 
 def proxy(text: str) -> str:
-    """URL of a proxy. No message shows any of it: it may hold a password."""
+    """Parse the URL of a proxy. Messages do not show it, because it may contain a password."""
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ConfigError("not a proxy's URL; want one like http://proxy.example.com:3128") from None
+        raise ConfigError("not the URL of a proxy; want one like http://proxy.example.com:3128") from None
     if parts.scheme not in ("http", "https", "socks5h"):
-        raise ConfigError("want a proxy that speaks http, https or socks5h, like http://proxy.example.com:3128")
+        raise ConfigError("want the URL of an http, https or socks5h proxy, like http://proxy.example.com:3128")
     if parts.scheme == "socks5h" and find_spec("socks") is None:
         raise ConfigError("a SOCKS proxy needs the extra `socks`: pip install 'mirror[socks]'")
     if not parts.hostname or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigError("not a proxy's URL; want one like http://proxy.example.com:3128, without a path")
+        raise ConfigError("not the URL of a proxy; want one like http://proxy.example.com:3128, without a path")
     if re.search(r"[\s\\]", text) or not text.isascii():
-        raise ConfigError("a proxy's URL has no spaces, backslashes or letters beyond ASCII; percent-encode them")
+        raise ConfigError("the URL of a proxy cannot contain spaces, backslashes or non-ASCII letters; encode them")
     return text
 
 

@@ -180,7 +180,7 @@ class _Composer:
             meant = "" if _VARIABLE.search(home) else f"; write {quote_value(home)}"
             self.fail(mark.line, column, f"{NO_VARIABLES}{meant}")
 
-    def _current_key(self) -> str:
+    def _current_key(self) -> str:  # the innermost key whose value is being read
         return next((level.key.text for level in reversed(self._open) if level.key is not None), "")
 
     def _suggest(self, text: str) -> str:

@@ -101,6 +101,7 @@ def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:
 
 
 def _platform(value: Object) -> Platform | None:
+    """Return the platform of a descriptor, if it has one."""
     platform = value.get("platform")
     if not isinstance(platform, dict):
         return None
@@ -113,6 +114,7 @@ def _platform(value: Object) -> Platform | None:
 
 
 def _urls(value: Object, where: str) -> tuple[str, ...]:
+    """Return the URLs of a descriptor. Raises Refused."""
     urls = value.get("urls")
     if urls is None:
         return ()
@@ -122,4 +124,5 @@ def _urls(value: Object, where: str) -> tuple[str, ...]:
 
 
 def _invalid(where: str, why: str) -> Refused:
+    """Return the error for an invalid descriptor."""
     return Refused(f"{where}: {why}", code="manifest_invalid")

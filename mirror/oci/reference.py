@@ -87,6 +87,7 @@ def _split_name(text: str) -> tuple[str, str, str]:
 
 
 def _is_ipv6(text: str) -> bool:
+    """Return whether the text is an IPv6 address without a zone."""
     if "%" in text:
         return False
     try:
@@ -202,6 +203,7 @@ def _path_hint(path: str) -> str:
 
 
 def _invalid(text: str, hint: str) -> ConfigError:
+    """Return the error for an invalid reference."""
     return ConfigError(f"not a valid reference: '{printable_reference(text)}'", hint=hint, code="ref_invalid")
 
 

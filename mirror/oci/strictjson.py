@@ -94,4 +94,5 @@ def _check_limits(value: Value, refuse: Callable[[str], NoReturn], most: int) ->
 
 
 def _has_surrogate(text: str) -> bool:
+    """Return whether the text contains a lone surrogate."""
     return any("\ud800" <= character <= "\udfff" for character in text)

@@ -67,6 +67,7 @@ class Console:
                 self._send(data[start : start + LONGEST])
 
     def _write(self, text: str) -> None:
+        """Encode a line and send it."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._send(text.encode(encoding, "backslashreplace")[:LONGEST] + b"\n")
 

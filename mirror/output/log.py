@@ -159,7 +159,8 @@ class _Enqueue(logging.Handler):
         self._listener = listener
 
     def createLock(self) -> None:  # noqa: N802 (logging's name)
-        self.lock = None  # the queue needs none
+        """Create no lock: the queue needs none."""
+        self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format the record's message and exception, and put it on the queue."""
@@ -230,10 +231,12 @@ class _Listener:
         self._wait_for(_FlushMarker(last=True), within + _MORE)
 
     def _wait_for(self, mark: _FlushMarker, within: float) -> None:
+        """Queue the marker and wait for it."""
         self.put(mark)
         mark.reached.wait(within)
 
     def _run(self) -> None:
+        """Handle records until the end of the log."""
         try:
             while self._process_queue():
                 self._write(now=False)
@@ -290,6 +293,7 @@ class _Listener:
             self._printer.print_line("error", f"{self.failure}; {but}lines of the log may be lost")
 
     def _close(self) -> None:
+        """Write the rest, close the file, and print what was lost."""
         lost = 0
         if self._backlog:
             self._write(now=True, last=True)

@@ -73,6 +73,7 @@ class JsonFormatter:
 
 
 def _timestamp(created: float) -> str:
+    """Return a time as ISO 8601 in UTC, in milliseconds."""
     return datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

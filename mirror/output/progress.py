@@ -98,6 +98,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._thread.join()
 
     def _show_plain(self) -> None:
+        """Print a line every PLAIN_EVERY seconds."""
         before = self.snapshot()
         while not self._wait(PLAIN_EVERY):
             now = self.snapshot()
@@ -105,6 +106,7 @@ class Progress(AbstractContextManager["Progress"]):
             before = now
 
     def _status(self, before: Snapshot, now: Snapshot) -> str:
+        """Return the line between two snapshots."""
         parts = [f"{now.done} of {now.images} images"]
         if now.failed:
             parts.append(f"{now.failed} failed")
@@ -117,6 +119,7 @@ class Progress(AbstractContextManager["Progress"]):
         return ", ".join(parts)
 
     def _show_live(self) -> None:
+        """Show a live display until the run ends."""
         # The import takes 100 ms: a run without a terminal does not need it.
         from rich.console import Console as RichConsole  # noqa: PLC0415
         from rich.progress import BarColumn, TextColumn  # noqa: PLC0415
@@ -138,6 +141,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._draw(bar)
 
     def _draw(self, bar: RichProgress) -> None:
+        """Update the display every LIVE_EVERY seconds."""
         task = bar.add_task("", total=None)
         history = [self.snapshot()]
         while True:
@@ -165,6 +169,7 @@ def _seconds_left(before: Snapshot, now: Snapshot) -> float | None:
 
 
 def _print_above(screen: RichConsole, line: str) -> None:
+    """Print a line above the live display."""
     screen.print(line, soft_wrap=True)
 
 

@@ -148,6 +148,7 @@ def _is_valid_suggestion(text: str, parse: Callable[[str], Location]) -> bool:
 
 
 def _parse_source_text(text: str) -> Location:
+    """Parse a source. Raises _Invalid, ConfigError."""
     _check_foreign_syntax(text)
     if _TEMPLATE.search(text):
         hint = f"in a source, `*` is written at the end; {MATCHED} is for targets"
@@ -177,6 +178,7 @@ def _parse_source_text(text: str) -> Location:
 
 
 def _parse_target_text(text: str) -> Location:
+    """Parse a target. Raises _Invalid, ConfigError."""
     _check_foreign_syntax(text)
     template = text.replace("*", MATCHED)
     if template.count(MATCHED) > 1:
@@ -223,6 +225,7 @@ def expand(target: RegistryLocation, matched: str) -> Repository:
 
 
 def _parse(text: str) -> Location:
+    """Parse a location without a wildcard or template. Raises _Invalid, ConfigError."""
     if text == STREAM:
         return StreamLocation()
     if text.startswith(f"{STREAM}:"):

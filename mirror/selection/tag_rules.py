@@ -88,4 +88,5 @@ def overlap(one: TagRules, other: TagRules) -> str | None:
 
 
 def _names_tags(rules: TagRules) -> bool:
+    """Return whether the rules may write tags: a digest alone writes none."""
     return rules.literal is not None or rules.digest is None

@@ -94,7 +94,7 @@ class Database:
             uri = _uri(path, "rw" if write else "ro")
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
             try:
-                self._db.text_factory = _text
+                self._db.text_factory = _decode_text
                 self._db.execute("PRAGMA trusted_schema = OFF")
                 self._db.execute(f"PRAGMA cache_size = {-4096 if write else -512}")  # KiB
                 if write:
@@ -158,6 +158,7 @@ class Database:
         return {str(name): str(sql) for name, sql in found}
 
     def _query(self, statement: str, values: Sequence[object]) -> list[tuple[str | bytes, ...]]:
+        """Return all rows of a query. Raises DatabaseError."""
         try:
             return self._db.execute(statement, values).fetchall()
         except _ERRORS as error:
@@ -264,6 +265,7 @@ class Database:
         self._drop_stale(repository)
 
     def _drop_stale(self, repository: int) -> None:
+        """Delete the rows of roots without a tag, and digests that are no longer used."""
         orphans = self._db.execute(f"SELECT DISTINCT digest {_STALE}", (repository,)).fetchall()
         self._db.execute(f"DELETE {_STALE}", (repository,))
         unused = "DELETE FROM digest WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM member WHERE digest = ?1)"
@@ -299,11 +301,13 @@ def create_schema(path: Path) -> None:
             database.close()
 
 
-def _text(raw: bytes) -> str:
+def _decode_text(raw: bytes) -> str:
+    """Decode text from the file; invalid bytes are replaced."""
     return raw.decode("utf-8", "replace")
 
 
 def _uri(path: Path, mode: str) -> str:
+    """Return the URI for sqlite3. mode: `ro` or `rw`."""
     return f"file:{quote(os.fsencode(path))}?mode={mode}"
 
 

@@ -93,10 +93,12 @@ def find_fault(path: Path) -> str | None:
 
 
 def _version(header: bytes) -> int:
+    """Return the schema version in the file header."""
     return int.from_bytes(header[60:64], "big")
 
 
 def _header_fault(header: bytes) -> str | None:
+    """Return why the header is not valid; None if it is."""
     if len(header) < _HEADER or not header.startswith(_MAGIC):
         return "is not a database"
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
@@ -107,6 +109,7 @@ def _header_fault(header: bytes) -> str | None:
 
 
 def _content_fault(path: Path, version: int) -> str | None:
+    """Return why the content is not valid; None if it is."""
     expected = {name: sql for name, sql in SCHEMA.items() if name not in ADDED.get(version, ())}
     try:
         database = Database(path, write=False)

@@ -100,13 +100,14 @@ class State(AbstractContextManager["State"]):
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
         """Return the digest that a run last wrote to, or saw at, `tag` on the target repository."""
-        return self._tag("target", repository, tag) if self._knows_targets else None
+        return self._noted_tag("target", repository, tag) if self._knows_targets else None
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
         """Return the digest that was last noted for `tag` of the source, under the name that it was noted by."""
-        return self._tag("source", repository, tag)
+        return self._noted_tag("source", repository, tag)
 
-    def _tag(self, side: Side, repository: str, tag: str) -> Digest | None:
+    def _noted_tag(self, side: Side, repository: str, tag: str) -> Digest | None:
+        """Return the noted digest of a tag."""
         number = _SIDES[side]
         return self._read(repository, lambda database: database.tag(number, repository, tag), None)
 
@@ -137,7 +138,7 @@ class State(AbstractContextManager["State"]):
         return self._usable and self._read("", lambda database: database.has_v2_answered(repository), True)
 
     def _read(self, repository: str, query: Callable[[Database], _T], nothing: _T) -> _T:
-        """Run a query on an idle connection. Return `do_nothing` if the hints are unknown or cannot be read."""
+        """Run a query on an idle connection. Return `nothing` if the hints are unknown or cannot be read."""
         if not self._usable or repository in self._forgotten:
             return nothing
         generation = self._writer.generation if self._writer else 0
@@ -148,10 +149,11 @@ class State(AbstractContextManager["State"]):
             finally:
                 self._return_connection(generation, database)
         except DatabaseError as failure:
-            self._note_trouble(failure)
+            self._report_read_error(failure)
             return nothing
 
     def _take_connection(self, generation: int) -> Database:
+        """Return an idle connection of this generation, or a new one."""
         while self._idle:
             try:
                 made_for, database = self._idle.pop()
@@ -163,11 +165,13 @@ class State(AbstractContextManager["State"]):
         return Database(self._path, write=False)
 
     def _return_connection(self, generation: int, database: Database) -> None:
+        """Make a connection available to other threads."""
         self._idle.append((generation, database))
         if not self._usable:  # the state was closed meanwhile
             self._close_idle()
 
     def _close_idle(self) -> None:
+        """Close all idle connections."""
         while self._idle:
             try:
                 _, database = self._idle.pop()
@@ -175,7 +179,8 @@ class State(AbstractContextManager["State"]):
                 return
             database.close()
 
-    def _note_trouble(self, failure: DatabaseError) -> None:
+    def _report_read_error(self, failure: DatabaseError) -> None:
+        """Report the first failed read: check the file if it may be damaged, otherwise warn."""
         with self._lock:
             first, self._reported = not self._reported, True
         if not first:
@@ -245,6 +250,7 @@ class State(AbstractContextManager["State"]):
             self._submit(lambda database: database.remove_mark(repository))
 
     def _submit(self, action: Callable[[Database], None]) -> None:
+        """Queue a note, unless the state is read-only."""
         if self._writer:
             self._writer.submit(action)
 

@@ -89,5 +89,6 @@ def _read(path: Path) -> tuple[str, str]:
 
 
 def _write(path: Path, mark: str, partition: str) -> None:
+    """Replace the file."""
     with atomic_write(path) as file:
         file.write(f"{mark} {partition}\n".encode())

@@ -57,9 +57,10 @@ class Writer:
         """Queue an action and wait until it and all actions before it are on disk. Raises LocalError."""
         job = _Action(action, threading.Event())
         self._queue.put(job)
-        self._await(job)
+        self._wait_for(job)
 
-    def _await(self, job: _Action) -> None:
+    def _wait_for(self, job: _Action) -> None:
+        """Wait until the action is done. Raises its error, or LocalError."""
         deadline = time.monotonic() + _PATIENCE
         while job.done and not job.done.wait(0.5 if self._thread.is_alive() else 0.0):
             if not self._thread.is_alive() and not job.done.is_set():
@@ -79,16 +80,17 @@ class Writer:
         self.submit(Database.check_integrity)
 
     def _run(self) -> None:
+        """Commit actions until `close`."""
         try:
             last = False
             while not last:
-                jobs, last = self._next_jobs()
+                jobs, last = self._next_actions()
                 self._commit(jobs)
             self._prune()
         finally:
             self._database.close()
 
-    def _next_jobs(self) -> tuple[list[_Action], bool]:
+    def _next_actions(self) -> tuple[list[_Action], bool]:
         """Return the next actions in order, and whether they are the last ones."""
         jobs: list[_Action] = []
         until: float | None = None  # wait for the first without limit: `close` ends the wait
@@ -107,6 +109,7 @@ class Writer:
         return jobs, False
 
     def _commit(self, jobs: list[_Action]) -> None:
+        """Run the actions, and wake their callers."""
         error: MirrorError | None = None
         if jobs:
             actions = [job.action for job in jobs]
@@ -125,6 +128,7 @@ class Writer:
                 job.done.set()
 
     def _apply(self, actions: list[Change]) -> None:
+        """Run the changes in one transaction; replace a damaged file once and try again."""
         try:
             self._database.apply(actions)
         except DatabaseError as failure:
@@ -134,6 +138,7 @@ class Writer:
             self._database.apply(actions)
 
     def _replace_file(self, reason: str) -> None:
+        """Replace the damaged file by a new one with the marks."""
         self._database.close()
         replace_file(self._path, f"is damaged ({reason})", self._warn)
         self._database = Database(self._path, write=True)

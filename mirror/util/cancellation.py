@@ -84,6 +84,7 @@ class Stop:
             leave()
 
     def _add(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Register a callback, or call it at once after a stop. Return a function that removes it."""
         with self._lock:
             stopped = self._requested
             if not stopped:

@@ -317,6 +317,7 @@ class Lock(AbstractContextManager["Lock"]):
 
     @staticmethod
     def _write_holder(descriptor: int) -> None:
+        """Write process id and time to the lock file, for messages."""
         # The lock works on a full disk, too; only the holder's name is missing from messages then.
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
@@ -345,4 +346,5 @@ class Lock(AbstractContextManager["Lock"]):
 
 
 def _busy_hint(wait: float) -> str:
+    """Return the hint for a busy lock."""
     return f"waited {wait:g} s for it to end" if wait > 0 else "wait for it with --lock-wait SECONDS"

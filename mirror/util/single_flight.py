@@ -96,6 +96,7 @@ class SingleFlight(Generic[K, T]):
                 raise copy_error(error)
 
     def _lead(self, key: K, shared: _SharedCall[T], call: Callable[[], T]) -> T:
+        """Make the call, and wake the callers that wait."""
         try:
             result = shared.result = call()
             shared.error = None

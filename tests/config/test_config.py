@@ -75,7 +75,7 @@ def as_nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-# ---- what is refused ----
+# ---- invalid files ----
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
@@ -175,7 +175,7 @@ def test_arbitrary_input_raises_only_our_errors(tmp_path_factory: pytest.TempPat
     assert 2 == caught.value.exit_code
 
 
-# ---- what is accepted ----
+# ---- valid files ----
 
 
 def test_a_small_file_has_the_documented_defaults(tmp_path: Path) -> None:
@@ -580,7 +580,7 @@ def test_the_error_without_a_home_directory_names_the_key_state(
 ) -> None:
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setattr(os, "getuid", lambda: 3_999_999_999)  # nobody that the system knows
+    monkeypatch.setattr(os, "getuid", lambda: 3_999_999_999)  # a user without an entry in the password database
     config = load_text(tmp_path, HEAD + MIRROR)
     with pytest.raises(LocalError, match="`state`") as caught:
         state_directory(config)

@@ -210,7 +210,7 @@ def test_a_descriptor_of_size_zero_must_have_the_empty_digest() -> None:
     assert "manifest_invalid" == code_of(lambda: parse(image(layers=[layer(size=0)])))
 
 
-# ---- what is taken ----
+# ---- accepted documents ----
 
 
 def test_blobs_of_an_image_are_the_config_first_and_each_layer_once() -> None:

@@ -146,7 +146,7 @@ BUNDLE = "the name of a bundle ends in `.tar`, in lower case and without a slash
 ARCHIVE = "it looks like a file, but a bundle is an uncompressed tar"
 NO_REPOSITORY = "the repository is missing after the host"
 NO_HOST = "a target needs a registry"
-# What looks like a host or a file: why it is refused, what is suggested for a target, and for a source besides.
+# Text that looks like a host or a file: the reason, the suggestions for a target, and further ones for a source.
 SLIPS: dict[str, tuple[str, list[str], list[str]]] = {
     "images.tgz": (ARCHIVE, ["images.tar"], ["docker.io/library/images.tgz"]),
     "out.tar.gz:app": (ARCHIVE, ["out.tar:app"], ["docker.io/library/out.tar.gz:app"]),

@@ -437,9 +437,14 @@ REGISTRIES = (
         "no-proxy-text", _registry("proxy: 'http://p:1', no-proxy: c.example.com"), "3:50", ('write ["c.example.com"]',)
     ),
     Case("no-proxy-wildcard", _registry("proxy: 'http://p:1', no-proxy: ['*.example.com']"), "3:51", ("wildcards",)),
-    Case("proxy-port", _registry(f'proxy: "http://joe:{CANARY}@p.example.com:99999"'), "3:26", ("not a proxy's URL",)),
+    Case(
+        "proxy-port",
+        _registry(f'proxy: "http://joe:{CANARY}@p.example.com:99999"'),
+        "3:26",
+        ("not the URL of a proxy",),
+    ),
     Case("proxy-path", _registry(f'proxy: "http://joe:{CANARY}@p.example.com/x"'), "3:26", ("without a path",)),
-    Case("proxy-space", _registry(f'proxy: "http://joe:{CANARY} @p.example.com"'), "3:26", ("percent-encode",)),
+    Case("proxy-space", _registry(f'proxy: "http://joe:{CANARY} @p.example.com"'), "3:26", ("spaces",)),
     Case("proxy-type", _registry(f"proxy: [{CANARY}]"), "3:26", ("want a URL like",)),
     Case("connect-bare", _registry("timeouts: {connect: 10}"), "3:39", ('read as the number 10; write "10 s"',)),
     Case("rate-bare", _registry("rate: 5"), "3:25", ('read as the number 5; write "5/s"',)),

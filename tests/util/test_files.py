@@ -107,19 +107,19 @@ def test_writing_to_a_pipe_or_directory_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("where", "says"),
     [
         ("nowhere/report.json", "create the directory first"),
         ("afile/report.json", "afile is not a directory"),
         ("x" * 300, "choose a shorter path"),
     ],
 )
-def test_the_error_for_a_file_that_cannot_be_created_names_its_path(tmp_path: Path, where: str, told: str) -> None:
+def test_the_error_for_a_file_that_cannot_be_created_names_its_path(tmp_path: Path, where: str, says: str) -> None:
     (tmp_path / "afile").touch()
     with pytest.raises(LocalError) as caught, atomic_write(tmp_path / where):
         pass
     assert (LOCAL, "local_io") == (caught.value.exit_code, caught.value.code)
-    assert told in str(caught.value)
+    assert says in str(caught.value)
     assert where[:200] in str(caught.value)
 
 

@@ -123,6 +123,7 @@ class Report(AbstractContextManager["Report"]):
         return head
 
     def _write(self, path: Path, head: dict[str, object]) -> None:
+        """Write report.json to `path`. Raises LocalError."""
         with atomic_write(path) as out:
             out.write(json.dumps(head, ensure_ascii=True)[:-1].encode())
             out.write(b', "images": [\n')
@@ -186,6 +187,7 @@ class _EntryFile:
             yield chunk if isinstance(chunk, bytes) else self._read(*chunk)
 
     def _read(self, offset: int, length: int) -> bytes:
+        """Return a chunk from the file. Raises LocalError."""
         try:
             found = os.pread(self._file.fileno(), length, offset)
         except OSError as error:
@@ -195,10 +197,12 @@ class _EntryFile:
         return found
 
     def close(self) -> None:
+        """Close the file, which deletes it."""
         self._file.close()
 
 
 def _timestamp(moment: datetime) -> str:
+    """Return a time as ISO 8601 in UTC, in milliseconds."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -238,6 +242,7 @@ def check_report_path(path: Path, *, state: Path, used: Iterable[Path]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
+    """Write a text file. Raises LocalError."""
     with atomic_write(path) as out:
         out.write(text.encode())
 

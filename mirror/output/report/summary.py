@@ -49,17 +49,20 @@ def summary(report: Report, cost: RunCost, exit_code: int, *, config: Path, part
 
 
 def _unchanged_line(totals: Totals) -> str:
+    """Return the line for a run that changed nothing."""
     if not totals.images:
         return "nothing to do: no image is selected"
     return f"up to date: {format_count(len(totals.sources), 'image')} on {format_count(len(totals.hosts), 'target')}"
 
 
 def _bytes_text(totals: Totals) -> str:
+    """Return the numbers of bytes that were read, sent and saved."""
     moved = f"{format_size(totals.bytes['read'])} read, {format_size(totals.bytes['sent'])} sent"
     return f"{moved}, {format_size(totals.bytes['mounted'])} saved by mounts" if totals.bytes["mounted"] else moved
 
 
 def _failure_lines(report: Report, cost: RunCost) -> list[str]:
+    """Return the lines about failed images."""
     lines: list[str] = []
     last_hint = ""
     for image in report.failed_images:
@@ -76,11 +79,13 @@ def _failure_lines(report: Report, cost: RunCost) -> list[str]:
 
 
 def _failure_line(image: FailedImage) -> str:
+    """Return the line about one failed image."""
     word = "conflict" if image.result == "conflict" else "failed"
     return f"{word}: {printable(image.source)} -> {printable(image.target)}: {image.message}"
 
 
 def _counts_text(counts: Mapping[str, int], words: Mapping[str, str]) -> str:
+    """Return counts with their words, such as `2 copied, 1 failed`."""
     return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key)) or "none"
 
 
