@@ -238,6 +238,7 @@ class ProtocolSelector:
         return state.v1_tags or {}
 
     def _load_v1_tags(self, repository: str, state: RepositoryState, work: Work) -> None:
+        """Request the tags by v1, and store them or the error."""
         if state.v1_tags is not None:
             return
         try:
@@ -265,6 +266,7 @@ class ProtocolSelector:
         )
 
     def _probe_listing(self, repository: str, state: RepositoryState, work: Work, *, refused: bool) -> None:
+        """Request the tag list, unless the protocol is known already."""
         if state.uses_v1 or state.answered:
             return
         if refused and self._access.has_shown_credentials(repository, work):
