@@ -192,7 +192,7 @@ class RegistryV2:
         if reported is not None and reported.algorithm == manifest.digest.algorithm and reported != manifest.digest:
             text = f"{what}: the digest of the body is {manifest.digest}, but the response header has {reported}"
             is_resigned = manifest.kind is Kind.SCHEMA1 and reported == Digest.of(answer.body)
-            hint = "this registry does not know schema 1: push the image again as schema 2" if is_resigned else ""
+            hint = "this registry does not support schema 1: push the image again as schema 2" if is_resigned else ""
             raise Refused(text, hint=hint, code="digest_mismatch")
         return manifest
 

@@ -230,7 +230,8 @@ class V1Client:
             if not isinstance(error, Unreachable):
                 # The server in Node does not answer if it lacks the parent of the image.
                 error.hint = (
-                    error.hint or "the image may be incomplete on the registry: some servers do not answer then"
+                    error.hint
+                    or "the image may be incomplete on the registry: some servers do not respond in this case"
                 )
             raise
         except NotFound as error:
