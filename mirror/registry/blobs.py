@@ -26,6 +26,7 @@ class BlobStream:
         self.size = size
 
     def readinto(self, buffer: memoryview) -> int:
+        """Fill the beginning of `buffer` and return the number of bytes; 0 at the end."""
         return self._stream.readinto(buffer)
 
     def __enter__(self) -> BlobStream:

@@ -111,7 +111,7 @@ class RegistryV2:
         for reference in references:
             work.stop.check()
             try:
-                yield self._resolve(repository, reference, work)
+                yield self._resolve_reference(repository, reference, work)
                 failed_before = False
             except NetworkError as error:
                 if failed_before:
@@ -119,7 +119,7 @@ class RegistryV2:
                 failed_before = True
                 yield error
 
-    def _resolve(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
+    def _resolve_reference(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
         try:
             answer = self._session.call(
                 "HEAD",
@@ -131,7 +131,7 @@ class RegistryV2:
                 expect={200, 404, 405, 501},
             )
             if answer.status == 404:
-                return self._not_found(repository, reference)
+                return self._not_found_error(repository, reference)
             digest = _content_digest(answer)
             if answer.status == 200 and digest is not None:
                 return Version(digest, media_type=plain_type(answer.headers.get("content-type") or ""))
@@ -150,7 +150,7 @@ class RegistryV2:
                 raise
             return error
 
-    def _not_found(self, repository: str, reference: str) -> NotFound:
+    def _not_found_error(self, repository: str, reference: str) -> NotFound:
         mark = "@" if ":" in reference else ":"
         return NotFound(f"{self.host}/{repository}{mark}{reference} does not exist", status=404)
 
@@ -160,14 +160,14 @@ class RegistryV2:
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         try:
-            return self._manifest(repository, reference, work)
+            return self._read_manifest(repository, reference, work)
         except Refused as error:
             if error.code != "digest_mismatch":
                 raise
             # Read once more, in case a cache on the way was damaged.
-            return self._manifest(repository, reference, work)
+            return self._read_manifest(repository, reference, work)
 
-    def _manifest(self, repository: str, reference: str, work: Work) -> Manifest:
+    def _read_manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         expected = Digest.parse(reference) if ":" in reference else None
         what = f"{self.host}/{repository}{'@' if expected else ':'}{reference}"
         try:
@@ -184,7 +184,7 @@ class RegistryV2:
         except TooBig as error:
             raise too_big(what) from error
         if answer.status == 404:
-            raise self._not_found(repository, reference)
+            raise self._not_found_error(repository, reference)
         content_type = answer.headers.get("content-type") or ""
         with _parse_lock if len(answer.body) > LARGE_MANIFEST else nullcontext():
             manifest = parse_manifest(answer.body, content_type, expected=expected, what=what)
@@ -192,7 +192,7 @@ class RegistryV2:
         if reported is not None and reported.algorithm == manifest.digest.algorithm and reported != manifest.digest:
             text = f"{what}: the digest of the body is {manifest.digest}, but the response header has {reported}"
             is_resigned = manifest.kind is Kind.SCHEMA1 and reported == Digest.of(answer.body)
-            hint = "this registry does not know schema 1: push the image again as schema 2" if is_resigned else ""
+            hint = "this registry does not support schema 1: push the image again as schema 2" if is_resigned else ""
             raise Refused(text, hint=hint, code="digest_mismatch")
         return manifest
 
@@ -258,7 +258,7 @@ class RegistryV2:
                 raise
             return classify_mount_error(error)
         if answer.status == 202:
-            return self._open_upload(repository, blob, answer)
+            return self._create_upload(repository, blob, answer)
         reported = _content_digest(answer)
         if reported == blob.digest or (reported is None and self.has_blob(repository, blob, work)):
             return Mount.MOUNTED
@@ -279,9 +279,9 @@ class RegistryV2:
             if not self.speaks_v2:
                 error.hint = error.hint or "a target must support v2"
             raise
-        return self._open_upload(repository, blob, answer)
+        return self._create_upload(repository, blob, answer)
 
-    def _open_upload(self, repository: str, blob: Descriptor, answer: Answer) -> RegistryUpload:
+    def _create_upload(self, repository: str, blob: Descriptor, answer: Answer) -> RegistryUpload:
         return RegistryUpload(self._session, self._capabilities, repository, blob, push(repository), answer)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
@@ -317,7 +317,7 @@ class RegistryV2:
     def _has_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
         """Return whether `reference` names `manifest` now. Raises errors that may pass, and rate limits."""
         try:
-            found = self._resolve(repository, reference, work)
+            found = self._resolve_reference(repository, reference, work)
         except RemoteError as error:
             work.stop.check()
             found = error

@@ -9,7 +9,7 @@ from mirror.store import Mount
 _MISSING_CODES = {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"}
 
 
-SCHEMA1_HINT = "if the target does not know schema 1: set `schema1: convert` for this mirror"
+SCHEMA1_HINT = "if the target does not support schema 1: set `schema1: convert` for this mirror"
 _FOREIGN_HINT = (
     "the target may reject non-distributable layers: "
     "docker-registry allows their URLs by `validation.manifests.urls.allow`"

@@ -56,6 +56,7 @@ class Retries:
             number += 1
 
     def _log_retry(self, request: Request, host: str, number: int, wait: float, error: MirrorError) -> None:
+        """Log a retry and count it."""
         self._limits.note_retry(wait)
         extra = {"event": "retry", "host": host, "kind": request.kind, "attempt": number, "code": error.code}
         log.info("retry in %.1f s: %s", wait, error, extra=extra)

@@ -51,6 +51,7 @@ class TrackedReader:
         self.size = reader.size
 
     def readinto(self, buffer: memoryview) -> int:
+        """Read from the body, and record an error."""
         try:
             return self._reader.readinto(buffer)
         except MirrorError as error:

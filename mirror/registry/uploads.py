@@ -227,6 +227,7 @@ class RegistryUpload:
     def _send_chunk(
         self, method: str, destination: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
     ) -> Answer:
+        """Send the bytes up to `end`. last: with the closing request, after which the body must end."""
         length = end - self._acknowledged
         return self._session.upload(
             method,

@@ -94,6 +94,7 @@ class Anonymous:
     """An Authorizer without credentials."""
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
+        """Return None: no header."""
         return None
 
     def challenged(
@@ -103,13 +104,17 @@ class Anonymous:
         sent: str | None,
         work: Work,
     ) -> None:
+        """Raise AuthError: the registry requires credentials."""
         raise AuthError("the registry requires credentials, and none are configured", code="auth_failed", status=401)
 
     def accepted(self, scopes: tuple[Scope, ...]) -> None:
+        """Do nothing."""
         pass
 
     def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+        """Do nothing."""
         pass
 
     def allow_another(self, scopes: tuple[Scope, ...]) -> None:
+        """Do nothing."""
         pass

@@ -148,6 +148,7 @@ def _run_helper(
 
 
 def _send_server(process: subprocess.Popen[bytes], server: str) -> None:
+    """Write the name of the server to the helper's standard input, and close it."""
     if process.stdin is not None:
         with suppress(BrokenPipeError):  # a helper may answer without reading
             process.stdin.write(server.encode())  # at most about 260 bytes, so the pipe does not block

@@ -34,4 +34,5 @@ class ScopeState:
 
     @property
     def repository(self) -> str:
+        """The repository of the first scope; empty without scopes."""
         return self.scopes[0].repository if self.scopes else ""

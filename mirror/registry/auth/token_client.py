@@ -21,7 +21,7 @@ from mirror.util.structs import Hiding
 log = logging.getLogger("mirror.auth")
 
 CLIENT = "mirror"  # the OAuth2 client_id
-SHORTEST, LONGEST = 60.0, 3600.0  # seconds; bounds of the lifetime of a token, whatever the service says
+MIN_LIFETIME, MAX_LIFETIME = 60.0, 3600.0  # seconds; bounds of the lifetime of a token, whatever the service says
 MAX_BYTES = 64 * 1024  # of a response
 
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
@@ -71,7 +71,7 @@ class TokenClient:
         self._host = host
         self._one_off = one_off
         self._get_only = False  # the service does not support POST
-        self._told = False
+        self._logged_two_tokens = False
 
     def fetch(
         self,
@@ -85,16 +85,16 @@ class TokenClient:
 
         Raises AuthError (refused, with the status; or no valid token in the response), RateLimited, RemoteError."""
         if credential is not None and credential.identity_token is not None and not self._get_only:
-            reply = self._post(service, name, scopes, credential.identity_token, work)
+            reply = self._post_token(service, name, scopes, credential.identity_token, work)
             if reply.status not in (404, 405):
-                return self._token(reply, credential)
+                return self._parse_token(reply, credential)
             self._get_only = True
         params = [("service", name)] if name else []
         params += [("scope", scope) for scope in scopes]
-        reply = self._one_off("GET", service, params=params, basic=_basic(credential), work=work)
-        return self._token(reply, credential)
+        reply = self._one_off("GET", service, params=params, basic=_basic_credentials(credential), work=work)
+        return self._parse_token(reply, credential)
 
-    def _post(self, service: Destination, name: str, scopes: Sequence[str], secret: str, work: Work) -> Reply:
+    def _post_token(self, service: Destination, name: str, scopes: Sequence[str], secret: str, work: Work) -> Reply:
         """Request a token by the OAuth2 form, with an identity token."""
         form = {"grant_type": "refresh_token", "client_id": CLIENT, "refresh_token": secret}
         if name:
@@ -103,10 +103,10 @@ class TokenClient:
             form["scope"] = " ".join(scopes)
         return self._one_off("POST", service, form=form, work=work)
 
-    def _token(self, reply: Reply, credential: Credential | None) -> Token:
+    def _parse_token(self, reply: Reply, credential: Credential | None) -> Token:
         """Parse a response into a token. Raises AuthError, RateLimited, RemoteError."""
         if reply.status != 200:
-            raise self._refusal(reply, credential)
+            raise self._refusal_error(reply, credential)
         what = f"the token service of {self._host}"
         if len(reply.body) > MAX_BYTES:
             raise AuthError(f"{what} sent more than {MAX_BYTES} bytes")
@@ -120,13 +120,13 @@ class TokenClient:
         value = answer.get("access_token") or answer.get("token")
         if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
             raise AuthError(f"{what} sent no usable token")
-        if not self._told and answer.get("token") not in (None, "", value):
-            self._told = True
+        if not self._logged_two_tokens and answer.get("token") not in (None, "", value):
+            self._logged_two_tokens = True
             extra = {"event": "two_tokens", "host": self._host}
             log.info("%s sends two different tokens; its access_token is used", what, extra=extra)
-        return Token(value, _lifetime(answer.get("expires_in")))
+        return Token(value, _parse_lifetime(answer.get("expires_in")))
 
-    def _refusal(self, reply: Reply, credential: Credential | None) -> MirrorError:
+    def _refusal_error(self, reply: Reply, credential: Credential | None) -> MirrorError:
         """Return the error for a status other than 200."""
         # The body is not quoted: some services repeat the credentials in it.
         what = f"the token service of {self._host}"
@@ -143,7 +143,7 @@ class TokenClient:
         )
 
 
-def _basic(credential: Credential | None) -> tuple[str, str] | None:
+def _basic_credentials(credential: Credential | None) -> tuple[str, str] | None:
     """Return the user name and password to send; None without a credential."""
     if credential is None:
         return None
@@ -154,10 +154,10 @@ def _basic(credential: Credential | None) -> tuple[str, str] | None:
     return credential.username or "", ""
 
 
-def _lifetime(expires_in: strictjson.Value) -> float:
-    """Return the lifetime in seconds, between SHORTEST and LONGEST; SHORTEST if the service sends no number."""
+def _parse_lifetime(expires_in: strictjson.Value) -> float:
+    """Return the lifetime in seconds, within MIN_LIFETIME and MAX_LIFETIME; MIN_LIFETIME if there is no number."""
     if isinstance(expires_in, str) and _DIGITS.fullmatch(expires_in):
         expires_in = int(expires_in)
     if isinstance(expires_in, bool) or not isinstance(expires_in, int | float):
-        return SHORTEST
-    return max(SHORTEST, min(LONGEST, expires_in))
+        return MIN_LIFETIME
+    return max(MIN_LIFETIME, min(MAX_LIFETIME, expires_in))

@@ -97,38 +97,46 @@ class ConvertedSource:
         self._layers = dict(layers)
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
+        """Return nothing: the image is not listed."""
         return ()
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
+        """Return nothing: the image has no tag here."""
         return ()
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
+        """Yield the version of the converted image for its digest, and NotFound for other references."""
         for reference in references:
             is_root = reference == self._root.digest
-            yield Version(self._root.digest, self._root) if is_root else self._not_found(repository, reference)
+            yield Version(self._root.digest, self._root) if is_root else self._not_found_error(repository, reference)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
+        """Return the version of the converted image. Raises NotFound for other references."""
         return Version(self._root.digest, self.manifest(repository, reference, work))
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
+        """Return the manifest of the converted image. Raises NotFound for other references."""
         if reference != self._root.digest:
-            raise self._not_found(repository, reference)
+            raise self._not_found_error(repository, reference)
         return self._root
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
+        """Open the config or a converted layer. Raises NotFound for other blobs."""
         if blob.digest == self._config_digest:
             return _BytesReader(self._config, offset)
         if blob.digest not in self._layers:
-            raise self._not_found(repository, blob.digest)
+            raise self._not_found_error(repository, blob.digest)
         return self._open(self._layers[blob.digest], offset)
 
     def lacks(self, blob: Descriptor) -> bool:
+        """Return False: no blob of the image is left out."""
         return False
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
+        """Return nothing: a converted image has no referrers."""
         return ()
 
-    def _not_found(self, repository: str, reference: str) -> NotFound:
+    def _not_found_error(self, repository: str, reference: str) -> NotFound:
         """Return the error for anything that is not part of this image."""
         return NotFound(f"{reference} is not part of the image that was converted from {self.host}/{repository}")
 

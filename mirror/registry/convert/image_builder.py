@@ -113,10 +113,12 @@ def _is_time(value: Value) -> bool:
 
 
 def _descriptor(media_type: str, digest: Digest, size: int) -> Object:
+    """Return a descriptor as JSON."""
     return {"mediaType": media_type, "digest": str(digest), "size": size}
 
 
 def _encode_json(document: Value, what: str) -> bytes:
+    """Return the JSON of `document` with sorted keys and without spaces. Raises Refused (v1_invalid)."""
     try:
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except ValueError as error:

@@ -181,6 +181,7 @@ class _PendingLayer(Generic[N]):
         self.result: tuple[Layer, N] | None = None
 
     def feed(self, data: bytes) -> None:
+        """Convert the next stored bytes."""
         self._writer.feed(data)
 
     def finish(self, *, end_known: bool = True) -> Layer:
@@ -195,4 +196,5 @@ class _PendingLayer(Generic[N]):
 
 
 def _evicted_error() -> NotFound:
+    """Return the error for a layer that was evicted."""
     return NotFound("a converted layer was removed from the spool to free space", hint="run `mirror` again")

@@ -132,7 +132,7 @@ class LayerWriter:
             self._refuse(str(error))
         if self._packer is not None:
             self._write(self._packer.flush())
-        return Layer(_digest(self._diff_id), _digest(self._blob), self._size, _digest(self._stored))
+        return Layer(_digest_of(self._diff_id), _digest_of(self._blob), self._size, _digest_of(self._stored))
 
     def _choose_unpacker(self) -> None:
         """Choose the decompressor by the first bytes, and a gzip compressor unless the layer is gzip already."""
@@ -180,15 +180,18 @@ class LayerWriter:
             self._write(self._packer.compress(piece))
 
     def _write(self, data: bytes) -> None:
+        """Write bytes of the blob and hash them."""
         if data:
             self._blob.update(data)
             self._size += len(data)
             self._out.write(data)
 
     def _refuse(self, why: str) -> NoReturn:
+        """Raise Refused for a layer that cannot be converted."""
         raise Refused(f"{self._what}: the layer cannot be converted: {why}", code=self._code)
 
     def _refuse_bomb(self, why: str) -> NoReturn:
+        """Raise Refused (bomb)."""
         raise Refused(f"{self._what}: {why}", code="bomb")
 
 
@@ -198,6 +201,7 @@ class _PlainTar:
     padding = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the bytes unchanged."""
         yield data
 
     def end(self) -> None:
@@ -232,6 +236,7 @@ class _StreamSequence:
         self.padding = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the unpacked pieces of the next bytes."""
         while data:
             if self._stream is None:
                 data = self._find_next_stream(data)
@@ -264,6 +269,7 @@ class _StreamSequence:
         return head
 
     def end(self) -> None:
+        """Raise ValueError if a stream is incomplete."""
         if self._stream is not None or self._pending:
             raise ValueError(f"its {self._name} data is truncated")
 
@@ -281,6 +287,7 @@ class _GzipDecompressor:
 
     @property
     def needs_input(self) -> bool:
+        """Whether the next call needs more input to produce output."""
         return not (self._zlib.unconsumed_tail or self._full or self._zlib.eof)
 
     @property
@@ -288,18 +295,21 @@ class _GzipDecompressor:
         return self._zlib.unused_data
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        """Unpack at most `max_length` bytes."""
         piece = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
         self._full = len(piece) == max_length
         return piece
 
 
 def _new_gzip() -> _Decompressor:
+    """Return a new gzip decompressor."""
     return _GzipDecompressor()
 
 
 def _new_xz() -> _Decompressor:
+    """Return a new xz decompressor, with a memory limit."""
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
 
 
-def _digest(hasher: hashlib._Hash) -> Digest:
+def _digest_of(hasher: hashlib._Hash) -> Digest:
     return Digest(f"sha256:{hasher.hexdigest()}")

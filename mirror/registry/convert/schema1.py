@@ -47,6 +47,7 @@ class Schema1Source:
             yield str(tag) if isinstance(tag, str) else tag
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
+        """Resolve references; a tag of a schema 1 manifest gets a version with a conversion."""
         answers = self._source.resolve(repository, references, work)
         for reference, answer in zip(references, answers, strict=True):
             if not isinstance(answer, Version) or ":" in reference:
@@ -61,6 +62,7 @@ class Schema1Source:
                 yield self._add_conversion(repository, answer, keep=False)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
+        """Return the version of a reference; for a tag of a schema 1 manifest, one with a conversion."""
         version = self._source.read(repository, reference, work)
         return version if ":" in reference else self._add_conversion(repository, version)
 
@@ -115,15 +117,18 @@ class Schema1Transform:
         self._what = f"{source.host}/{repository}@{digest}"
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
+        """Return the layers of the manifest, each once."""
         layers = [entry.layer for entry in self._read_entries(work) if entry.layer is not None]
-        return [TransformPart(self._key(digest)) for digest in dict.fromkeys(layers)]
+        return [TransformPart(self._cache_key(digest)) for digest in dict.fromkeys(layers)]
 
     def make(self, part: TransformPart, work: Work) -> None:
+        """Convert one layer."""
         self._convert_layer(part.key, work)
 
     def finish(self, work: Work) -> Transformed:
+        """Build the config and the manifest from the converted layers."""
         entries = self._read_entries(work)
-        keys = [self._key(entry.layer) for entry in entries if entry.layer is not None]
+        keys = [self._cache_key(entry.layer) for entry in entries if entry.layer is not None]
 
         def build(layers: Sequence[CachedLayer[None]]) -> tuple[bytes, Manifest]:
             remaining = iter(layers)
@@ -138,7 +143,8 @@ class Schema1Transform:
         self._manifest = None
         return transformed
 
-    def _key(self, digest: Digest) -> Hashable:
+    def _cache_key(self, digest: Digest) -> Hashable:
+        """Return the key of a layer in the cache."""
         return "schema1", digest
 
     def _read_entries(self, work: Work) -> list[_HistoryEntry]:
@@ -152,7 +158,7 @@ class Schema1Transform:
         if self._cache.find(key) is not None:
             return
         digest = next(
-            entry.layer for entry in self._read_entries(work) if entry.layer and self._key(entry.layer) == key
+            entry.layer for entry in self._read_entries(work) if entry.layer and self._cache_key(entry.layer) == key
         )
         what = f"{self._source.host}/{self._repository}@{digest}"
         with self._cache.write_layer(key, what=what, code="manifest_invalid") as pending:
@@ -216,4 +222,5 @@ def _parse_image(history: Value, what: str) -> Object:
 
 
 def _invalid_error(what: str, why: str) -> Refused:
+    """Return the error for an invalid schema 1 manifest."""
     return Refused(f"{what}: {why}", code="manifest_invalid")

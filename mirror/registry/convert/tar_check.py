@@ -111,6 +111,7 @@ class TarChecker:
         self._skip = _padded_size(size)
 
     def _read_sparse_extension(self, block: bytes) -> None:
+        """Process an extension header of a sparse file."""
         if not block[_EXTENSION_EXTENDED]:
             self._in_sparse, self._skip = False, self._sparse
 

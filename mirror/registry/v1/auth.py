@@ -60,6 +60,7 @@ class V1Authorizer:
                 self._tokens[repository] = token
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
+        """Return the `Authorization` for a request: the token of the repository, Basic credentials, or None."""
         if not scopes:  # a ping
             return None
         kind, repository = scopes[0].kind, scopes[0].repository
@@ -73,6 +74,7 @@ class V1Authorizer:
         return f"Token {token}" if token is not None else None
 
     def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
+        """Handle a 401: renew the token of the repository once. Raises AuthError if that does not help."""
         repository = scopes[0].repository if scopes else ""
         subject = f"{self._settings.host}/{repository} (v1)"
         if sent is not None and sent.startswith("Token "):
@@ -87,12 +89,9 @@ class V1Authorizer:
                 return
         if sent is not None:
             credential = self._credentials.find(self._settings.host, repository, stop=work.stop)
-            who = (
-                credential.description
-                if credential is not None and sent.startswith("Basic ")
-                else "the token from its index"
-            )
-            raise AuthError(f"{subject}: the registry rejected {who}", status=401)
+            is_basic = credential is not None and sent.startswith("Basic ")
+            rejected = credential.description if credential is not None and is_basic else "the token from the index"
+            raise AuthError(f"{subject}: the registry rejected {rejected}", status=401)
         hint = f"give {registry_key(self._settings.host, 'username')} and password"
         if repository in self._withheld:
             hint = "credentials that v2 rejected are not sent to v1"
@@ -108,6 +107,7 @@ class V1Authorizer:
         """Do nothing: no refusal is final."""
 
     def _basic_header(self, repository: str, work: Work) -> str | None:
+        """Return the header with Basic credentials; None if there are none, or if they are withheld."""
         if repository in self._withheld:
             return None
         credential: Credential | None = self._credentials.find(self._settings.host, repository, stop=work.stop)
@@ -122,4 +122,5 @@ class V1Authorizer:
 
 
 def _do_not_renew(repository: str, work: Work) -> None:
+    """Do nothing: the default for `renew`."""
     pass

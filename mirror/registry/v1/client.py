@@ -135,6 +135,7 @@ class V1Client:
         return bool(self._answers_ping)
 
     def _send_ping(self, work: Work) -> bool:
+        """Send the ping, and store whether the host answers it."""
         if self._answers_ping is not None:
             return self._answers_ping
         try:
@@ -164,6 +165,7 @@ class V1Client:
         return known
 
     def _load_index(self, repository: str, work: Work) -> _IndexedRepository:
+        """Request the index of a repository, and store the response or the refusal."""
         known = self._indexes.get(repository)
         if isinstance(known, _IndexedRepository):
             return known
@@ -177,6 +179,7 @@ class V1Client:
         return index
 
     def _request_index(self, repository: str, work: Work) -> _IndexedRepository:
+        """Request the index of a repository, and store its token."""
         answer = self._session.call(
             "GET",
             f"/v1/repositories/{repository}/images",
@@ -198,6 +201,7 @@ class V1Client:
     # ---- tags and images
 
     def _get_tags(self, hosts: tuple[Destination, ...], name: str, repository: str, work: Work) -> dict[str, Value]:
+        """Request the tags of the repository `name` from its hosts."""
         path = f"/v1/repositories/{name}/tags"
 
         def ask(host: Destination) -> dict[str, Value]:
@@ -226,7 +230,8 @@ class V1Client:
             if not isinstance(error, Unreachable):
                 # The server in Node does not answer if it lacks the parent of the image.
                 error.hint = (
-                    error.hint or "the image may be incomplete on the registry: some servers do not answer then"
+                    error.hint
+                    or "the image may be incomplete on the registry: some servers do not respond in this case"
                 )
             raise
         except NotFound as error:

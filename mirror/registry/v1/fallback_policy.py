@@ -90,7 +90,7 @@ class Decision(Struct, frozen=True):
 
 
 ANSWERED_BEFORE = "v2 answered for this repository in an earlier run"
-_IF_NOT_V2 = "v1 unless the host speaks v2"
+_IF_NOT_V2 = "v1 unless the host supports v2"
 
 # Table L: the first page of a tag list failed, and v2 has not answered before.
 _LISTING_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
@@ -148,12 +148,12 @@ def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return 
     if isinstance(rule, ProtocolChoice):
         return Decision(rule, observation.failure.value)
     if observation.speaks_v2:
-        return Decision(ProtocolChoice.STOP, f"{observation.failure.value}, and the host speaks v2")
+        return Decision(ProtocolChoice.STOP, f"{observation.failure.value}, and the host supports v2")
     if observation.operation is Operation.TAG:
         return Decision(ProtocolChoice.LIST, observation.failure.value)
     if observation.speaks_v2 is None:
         return Decision(ProtocolChoice.PING, observation.failure.value)
-    return Decision(ProtocolChoice.V1, f"{observation.failure.value}, and nothing shows that the host speaks v2")
+    return Decision(ProtocolChoice.V1, f"{observation.failure.value}, and nothing shows that the host supports v2")
 
 
 # Codes of the distribution-spec that contradict "the repository is unknown".

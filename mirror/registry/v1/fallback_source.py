@@ -39,12 +39,14 @@ class FallbackSource:
     # ---- Source
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
+        """List the repositories by v2. Raises RemoteError with `v1: only`, since v1 cannot list them."""
         if self._mode is V1.ONLY:
             what = f"{self.host}: the v1 protocol cannot list repositories"
             raise RemoteError(what, hint="write one mirror for each repository", protocol="v1")
         return self._v2.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:
+        """List the tags by v2 or by v1; with `v1: per-tag`, by both."""
         state = self._selector.state(repository)
         v2_tags: set[str] = set()
         if self._mode is not V1.ONLY:
@@ -62,6 +64,7 @@ class FallbackSource:
             _log.info("v2_lists_no_tags", extra={"source": f"{self.host}/{repository}", "text": text})
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
+        """Resolve references by v2, and by v1 if the rules allow it."""
         state = self._selector.state(repository)
         v2_references = [reference for reference in references if not self._skips_v2(state, reference)]
         results: dict[str, Version | MirrorError] = {}
@@ -82,6 +85,7 @@ class FallbackSource:
             yield result
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
+        """Read a reference by v2, or by v1 if the rules allow it."""
         state = self._selector.state(repository)
         answer: Version | MirrorError | None = None
         if not self._skips_v2(state, reference):

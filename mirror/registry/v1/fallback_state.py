@@ -187,7 +187,7 @@ class ProtocolSelector:
                     raise
                 if self.mode is V1.AUTO:
                     key = registry_key(self.host, "v1")
-                    error.hint = error.hint or f"if {self.host} speaks only v1, set {key} to only"
+                    error.hint = error.hint or f"if {self.host} supports only v1, set {key} to only"
                 return False  # without a response it is unknown whether the host supports v2
             decision = self.decide(operation, repository, state, error, pinged=True)
         if decision.choice is not ProtocolChoice.V1:
@@ -199,7 +199,7 @@ class ProtocolSelector:
             self.get_v1_tags(repository, state, work)
         except MirrorError as v1_error:
             if isinstance(v1_error, NotV1Registry):
-                self._log_protocol(repository, state, "v2", f"{decision.reason}, and the host does not speak v1")
+                self._log_protocol(repository, state, "v2", f"{decision.reason}, and the host does not support v1")
                 return False
             raise combined_error(error, v1_error) from error
         state.v2_error, state.reason = error, decision.reason
@@ -238,6 +238,7 @@ class ProtocolSelector:
         return state.v1_tags or {}
 
     def _load_v1_tags(self, repository: str, state: RepositoryState, work: Work) -> None:
+        """Request the tags by v1, and store them or the error."""
         if state.v1_tags is not None:
             return
         try:
@@ -265,6 +266,7 @@ class ProtocolSelector:
         )
 
     def _probe_listing(self, repository: str, state: RepositoryState, work: Work, *, refused: bool) -> None:
+        """Request the tag list, unless the protocol is known already."""
         if state.uses_v1 or state.answered:
             return
         if refused and self._access.has_shown_credentials(repository, work):

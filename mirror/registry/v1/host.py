@@ -38,18 +38,23 @@ class V1Host:
         self._exact = settings.v1_checksums == "require"
 
     def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool) -> bool:
+        """Return whether the host behaves like a v1 registry."""
         return self._client.is_v1_registry(repository, work, ask_index=ask_index)
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
+        """Return a map from tag to image id, both unchecked."""
         return self._client.tags(repository, work)
 
     def withhold_credentials(self, repository: str) -> None:
+        """Send no credentials for this repository, because v2 rejected them."""
         self._client.withhold_credentials(repository)
 
     def image_id(self, listed_id: Value, what: str) -> str:
+        """Check the image id that is listed for a tag. Raises Refused."""
         return parsing.check_id(listed_id, what)
 
     def transform(self, repository: str, image_id: str) -> V1Transform:
+        """Return the conversion of one image."""
         return V1Transform(self._client, self._cache, repository, image_id, exact=self._exact)
 
     def close(self) -> None:

@@ -53,14 +53,17 @@ class V1Transform:
         self._chain: tuple[str, ...] = ()
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
-        return [TransformPart(self._key(image_id)) for image_id in self._ancestry(work)]
+        """Return the images of the ancestry, each of which is converted once."""
+        return [TransformPart(self._cache_key(image_id)) for image_id in self._ancestry(work)]
 
     def make(self, part: TransformPart, work: Work) -> None:
+        """Convert the layer of one image."""
         self._convert_layer(part.key, work)
 
     def finish(self, work: Work) -> Transformed:
+        """Build the config and the manifest from the converted layers."""
         chain = self._ancestry(work)
-        keys = [self._key(image_id) for image_id in reversed(chain)]
+        keys = [self._cache_key(image_id) for image_id in reversed(chain)]
 
         def build(layers: Sequence[CachedLayer[Ancestor]]) -> tuple[bytes, Manifest]:
             what = f"{self._client.host}/v1/images/{self._id}"
@@ -75,7 +78,8 @@ class V1Transform:
         make = partial(self._convert_layer, work=work)
         return assemble_image(self._client.host, self._repository, self._cache, keys, make, build)
 
-    def _key(self, image_id: str) -> Hashable:
+    def _cache_key(self, image_id: str) -> Hashable:
+        """Return the key of an image in the layer cache."""
         # An id is unique on one host only.
         return "v1", self._client.host, image_id
 
@@ -89,7 +93,7 @@ class V1Transform:
         """Fetch and convert the layer of one image, unless it is in the cache."""
         if self._cache.find(key) is not None:
             return
-        image_id = next(one for one in self._ancestry(work) if self._key(one) == key)
+        image_id = next(one for one in self._ancestry(work) if self._cache_key(one) == key)
         image = self._client.image(self._repository, image_id, work)
         what = f"{self._client.host}/v1/images/{image_id}/layer"
         with self._cache.write_layer(key, what=what, code="v1_invalid") as pending:
@@ -125,6 +129,7 @@ class V1Transform:
         _log.warning("v1_checksum", extra={"source": what, "text": f"{what}: {problem}"})
 
     def _log_conversion(self, image: ImageJson, layer: Layer) -> None:
+        """Log the digests of a converted layer."""
         fields = {"source": self._client.host, "image": image.id, "digest": layer.digest, "size": layer.size}
         _log.debug("converted", extra=fields | {"diff_id": layer.diff_id, "text": f"{image.id}: {layer.digest}"})
 

@@ -82,6 +82,7 @@ class LayerReader:
         return 0
 
     def _read(self, buffer: memoryview) -> int:
+        """Read from the stream, and resume the download if it breaks."""
         while self._stream is not None:
             try:
                 return self._stream.readinto(buffer)
@@ -104,6 +105,7 @@ class LayerReader:
         return self.size if has_progressed and self._resumes < MAX_RESUMES else None
 
     def _reopen(self, size: int) -> Stream:
+        """Request the rest of the layer. Raises NetworkError (truncated) if the server sends another range."""
         stream = self._open_at(self._bytes, size)
         if stream.status == 206 and parsing.is_requested_range(stream.headers, self._bytes, size):
             return stream
@@ -111,6 +113,7 @@ class LayerReader:
         raise NetworkError(f"{self._what}: the download cannot be resumed and has to start again", code="truncated")
 
     def close(self) -> None:
+        """Close the response."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
@@ -125,5 +128,6 @@ class LayerReader:
 
 
 def _content_length(headers: Headers) -> int | None:
+    """Return the Content-Length in bytes; None if it is missing or invalid."""
     text = headers.get("content-length") or ""
     return int(text) if text.isascii() and text.isdigit() else None
