@@ -142,11 +142,11 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Send all of a small message, as part of the pace's time."""
-        view = memoryview(data)
+        sent = 0
         try:
-            while view:
+            while sent < len(data):
                 self._arm(monotonic())  # for each part: `sendall` over TLS may give every record the whole time
-                view = view[self._sock.send(view[:SLICE]) :]
+                sent += self._sock.send(memoryview(data)[sent : sent + SLICE] if sent or len(data) > SLICE else data)
         except OSError as error:
             self._raise(error)
         if self._stop.requested:

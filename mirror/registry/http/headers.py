@@ -25,6 +25,18 @@ class Headers:
     def add(self, name: str, value: str) -> None:
         self._fields.setdefault(name.lower(), []).append(value)
 
+    @classmethod
+    def parsed(cls, names: Iterable[str], values: Iterable[str]) -> Headers:
+        """From names in lower case."""
+        headers = cls()
+        fields = headers._fields
+        for name, value in zip(names, values, strict=True):
+            if name in fields:
+                fields[name].append(value)
+            else:
+                fields[name] = [value]
+        return headers
+
     def get(self, name: str) -> str | None:
         """The first value."""
         found = self._fields.get(name.lower())

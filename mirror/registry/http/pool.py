@@ -76,15 +76,16 @@ class Pool:
     def _pop(self, key: Key) -> Connection | None:
         """The freshest one of `key`. Closes all that are too old."""
         found: Connection | None = None
+        old: list[Connection] = []
         with self._lock:
             oldest = self._now() - MOST_IDLE
-            fresh = next((index for index, idle in enumerate(self._idle) if idle[0] >= oldest), len(self._idle))
-            old, self._idle = self._idle[:fresh], self._idle[fresh:]
+            while self._idle and self._idle[0][0] < oldest:
+                old.append(self._idle.pop(0)[2])
             for index in range(len(self._idle) - 1, -1, -1):
                 if self._idle[index][1] == key:
                     found = self._idle.pop(index)[2]
                     break
-        for _, _, connection in old:
+        for connection in old:
             connection.close()
         return found
 

@@ -22,7 +22,6 @@ _ENDLESS = 1 << 62  # bytes
 _START = b"HTTP/1."
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")  # tokens: RFC 9110, 5.6.2
 _MINORS = {"1.0": 0, "1.1": 1}
-_STATUSES = range(100, 600)
 _NO_BODY_METHODS = frozenset({"HEAD", "CONNECT"})
 _NO_BODY_STATUSES = frozenset({204, 304})
 
@@ -184,7 +183,7 @@ class AnswerParser:
         minor = _MINORS.get(self._parser.get_http_version())
         if minor is None:
             self._refuse("not an HTTP/1.1 answer", retryable=True)
-        elif status not in _STATUSES:
+        elif not 100 <= status < 600:
             self._refuse(f"an answer with the status {status:03}, which HTTP does not have", retryable=True)
         elif status == 101:
             self._refuse("an answer switches to another protocol")
@@ -231,7 +230,7 @@ class AnswerParser:
             self._refuse("an answer has a NUL in its head")
         else:
             texts = [text.strip(WHITE_SPACE) for text in values.decode("latin-1").split("\n")]
-            return Headers(zip(names.decode("ascii").split("\n"), texts, strict=True))
+            return Headers.parsed(names.decode("ascii").lower().split("\n"), texts)
         return Headers()
 
     def _decide_framing(self, head: Head) -> None:
