@@ -1,6 +1,6 @@
 """Limits of each host: parallel requests, rate, pauses, and whether the host is down.
 
-The HTTP session pauses a host that answers 429. The transfer manager starts no work for a paused host.
+The HTTP session pauses a host that answers 429. No permit is granted for a paused host.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Transform(Protocol):
     """Converts a version that targets do not accept. Runs when an image is copied, never while planning.
 
     identity: identifies the version and the kind of conversion; the same in all runs. The state stores the digest of
-    the result under it. The calls run in jobs that hold a permit of the source's host. `make` may run on several
+    the result under it. The calls run on threads, with a permit of the source's host. `make` may run on several
     threads at once."""
 
     identity: str

@@ -67,7 +67,7 @@ HOMES = {
 }
 MAY_PRINT = ("mirror.output.console",)
 # Runs other people's work: as with a future, whatever that raises is kept for who waits for it (a name is bound).
-KEEP_FAILURES = ("mirror.transfer.watch", "mirror.registry.http.lookups")
+KEEP_FAILURES = ("mirror.transfer.tasks", "mirror.registry.http.lookups")
 # The writing half of the seam.
 WRITERS = {"Target", "UploadSession"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirror.commands.options import Options
-from mirror.commands.read_only import open_for_reading, plan_and_wait
+from mirror.commands.read_only import open_for_reading
 from mirror.commands.summaries import outlook_lines
 from mirror.errors import CHANGES, OK, worst_exit_code
 from mirror.output.console import print_lines
@@ -15,9 +15,9 @@ def plan(options: Options) -> int:
 
     with open_for_reading(options) as (engine, state):
         engine.refuse_parts(options)
-        preview = Preview(engine.manager, engine.manifests, engine.bases(state))
+        preview = Preview(engine.calls, engine.manifests, engine.bases(state))
         planner = engine.planner(state, preview, believe=not options.deep)
-        stopped = engine.carry_out(plan_and_wait(planner, engine.entries, preview.looks))
+        stopped = engine.carry_out(preview.run(planner.all(engine.entries)))
         found = preview.outlook
         if stopped is None:
             found.failures += engine.troubles("the rest can be imported")

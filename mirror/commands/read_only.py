@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mirror.commands.options import Only, Options
@@ -16,10 +16,6 @@ from mirror.output.redaction import Redactor
 from mirror.output.report import read_references_file
 from mirror.state.hints import State
 from mirror.state.run_marks import current_mark
-from mirror.sync.plan_model import Entry
-from mirror.sync.planner import Planner
-from mirror.transfer.steps import Steps, settled
-from mirror.transfer.watch import Watch
 from mirror.util.signals import Signals
 
 _log = logging.getLogger("mirror")
@@ -60,11 +56,3 @@ def open_for_reading(options: Options) -> Iterator[tuple[Engine, State]]:
             started(config, options, only, redactor, signals, state, copies=False) as engine,
         ):
             yield engine, state
-
-
-def plan_and_wait(planner: Planner, entries: Sequence[Entry], begun: Callable[[], list[Watch[None]]]) -> Steps[None]:
-    """Plan all, then wait for all that planning has begun."""
-    yield from planner.all(entries)
-    for watch in (yield settled(begun())):
-        if watch.error is not None:
-            raise watch.error

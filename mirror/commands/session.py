@@ -1,11 +1,11 @@
-"""The parts that every command with registries needs: limits, clients, the transfer manager, and an orderly end."""
+"""The parts that every command with registries needs: limits, clients, an event loop, and an orderly end."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,10 +27,10 @@ from mirror.sync.manifest_graph import Manifests
 from mirror.sync.plan_model import Entry, Findings
 from mirror.sync.planner import Planner
 from mirror.transfer.blob_locations import Inventory
-from mirror.transfer.manager import PATIENCE, Manager
-from mirror.transfer.steps import Steps
-from mirror.transfer.watch import Watch
+from mirror.transfer.calls import PATIENCE, Calls, new_loop
+from mirror.transfer.tasks import Steps
 from mirror.util.cancellation import Stop, Work
+from mirror.util.files import local_error
 from mirror.util.signals import Signals
 from mirror.util.structs import Struct
 
@@ -38,7 +38,7 @@ from mirror.util.structs import Struct
 # session is awaited, and the session is deleted (both have their own limits, which fit in here). Then threads that
 # hang are left behind: a name lookup, for example, cannot be interrupted.
 LEAVING = 3.5  # seconds from the signal
-GRACE = 1.5  # of these, for tasks to end
+GRACE = 1.5  # of these, for coroutines to end by themselves
 AT_LEAST = 0.2  # seconds for threads that have nothing left to do
 
 _log = logging.getLogger("mirror")
@@ -50,7 +50,8 @@ class Engine(Struct, frozen=True):
     limits: Limits
     stop: Stop
     stores: Stores
-    manager: Manager
+    loop: asyncio.AbstractEventLoop
+    calls: Calls
     entries: list[Entry]
     only: Only
     signals: Signals
@@ -61,7 +62,7 @@ class Engine(Struct, frozen=True):
     ) -> Planner:
         """Create the planner of the run."""
         return Planner(
-            self.manager,
+            self.calls,
             state,
             findings,
             chosen=self.only,
@@ -74,9 +75,9 @@ class Engine(Struct, frozen=True):
 
     def bases(self, state: State) -> Bases:
         """Create the check for blobs that differential bundles leave out."""
-        reader = Reader(self.manager, state, self.manifests)
+        reader = Reader(self.calls, state, self.manifests)
         return Bases(
-            self.manager,
+            self.calls,
             reader,
             Inventory(state, self.stores.mountable(), self.stores.wildcards()),
             self.stores.registries,
@@ -119,29 +120,28 @@ class Engine(Struct, frozen=True):
                 "configuration with its own bundle, or export to a layout (oci:DIR), which keeps its other images",
             )
 
-    def carry_out(self, steps: Steps[None]) -> int | None:
-        """Run a task to its end, or to a signal. Return the exit code for the signal, if one came."""
-        done = threading.Event()
+    def carry_out(self, steps: Steps[None], halt: Callable[[str], object] = str) -> int | None:
+        """Run a coroutine to its end, or to a signal. Return the exit code for the signal, if one came.
 
-        def wake(_: Watch[None]) -> None:
-            done.set()
-            self.signals.wake()
+        halt: called at a signal, before the stop that ends each wait of the coroutine, with the reason. Raises what the
+        coroutine raises, unless there was a signal."""
+        main = self.calls.tasks.start(steps)
 
-        watch = self.manager.spawn(steps, name="run")
-        watch.on_done(wake)
-        self.wait_for(done)
+        def end() -> None:
+            reason = f"stopped by {self.signals.name}"
+            halt(reason)
+            self.stop.request(reason)
+            self.loop.call_later(GRACE, main.cancel)
+
+        self.signals.on_signal = end
         if self.signals.number is not None:
-            self.stop.request(f"stopped by {self.signals.name}")
-            watch.wait(GRACE)
+            end()
+        self.loop.run_until_complete(asyncio.wait([main]))
+        if self.signals.number is not None:
+            self.calls.tasks.collect(main)
             return SIGNALLED + self.signals.number
-        if watch.error is not None:
-            raise watch.error
+        main.result()
         return None
-
-    def wait_for(self, done: threading.Event) -> None:
-        """Wait until `done` is set or a signal comes."""
-        while not done.is_set() and self.signals.number is None:
-            self.signals.wait()
 
 
 def makes_bundle(config: Config) -> bool:
@@ -166,7 +166,7 @@ def spool_directory(config: Config, shard: Shard | None) -> Path:
 def started(
     config: Config, options: Options, only: Only, redactor: Redactor, signals: Signals, state: State, *, copies: bool
 ) -> Iterator[Engine]:
-    """Open the stores and start a transfer manager.
+    """Open the stores and create an event loop.
 
     At the end all threads are joined, except those that hang after a signal.
 
@@ -180,12 +180,18 @@ def started(
         _check(only, entries, config)
         _check_sources(config)
         parallel = config.parallel
-        manager = Manager(limits=limits, stop=stop, downloads=parallel.downloads, uploads=parallel.uploads)
-        manifests = Manifests(manager, bodies=Bodies(spool / "manifests" if copies else None))
+        signals.free_pipe()
         try:
-            yield Engine(limits, stop, stores, manager, entries, only, signals, manifests)
+            loop = new_loop()
+        except OSError as error:
+            raise local_error("open", "an event loop", error) from error
+        signals.wake_loop(loop)
+        calls = Calls(loop, limits, stop, downloads=parallel.downloads, uploads=parallel.uploads)
+        manifests = Manifests(calls, bodies=Bodies(spool / "manifests" if copies else None))
+        try:
+            yield Engine(limits, stop, stores, loop, calls, entries, only, signals, manifests)
         finally:
-            rest(manager.close, signals)
+            rest(calls.close, signals)
             manifests.close()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from typing import Literal, cast
 
 from mirror.commands.options import Only, Options
 from mirror.commands.read_only import choose_references, log_config_warnings, new_run_id
-from mirror.commands.session import GRACE, Engine, left, makes_bundle, rest, spool_directory, started
+from mirror.commands.session import Engine, left, makes_bundle, rest, spool_directory, started
 from mirror.config import Config, load, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
 from mirror.limits import Limits
@@ -182,7 +181,7 @@ class _SyncRun:
 
         outcomes = Outcomes(told)
         deliveries = Deliveries(
-            engine.manager,
+            engine.calls,
             inventory,
             engine.stores.routes(engine.entries),
             spool,
@@ -190,17 +189,11 @@ class _SyncRun:
             moved=progress.add_bytes,
             before_write=writing,
         )
-        idle = threading.Event()
-
-        def wake() -> None:
-            idle.set()
-            self._signals.wake()
-
         targets = engine.stores.registries
         if self._options.repair:
             targets = repairing(targets)
         sync = Sync(
-            engine.manager,
+            engine.calls,
             deliveries,
             inventory,
             state,
@@ -210,45 +203,32 @@ class _SyncRun:
             repair=self._options.repair,
             writing=writing,
         )
-        reader = Reader(engine.manager, state, engine.manifests)
+        reader = Reader(engine.calls, state, engine.manifests)
         agenda = Agenda(
-            engine.manager,
+            engine.calls,
             reader,
             sync,
             inventory,
             state,
             account,
             targets,
-            Publishing(engine.manager, reader, targets, engine.needs),
+            Publishing(engine.calls, reader, targets, engine.needs),
             images=self._config.parallel.images,
             deep=self._options.deep,
             fail_fast=self._options.fail_fast,
-            idle=wake,
         )
         planner = engine.planner(state, agenda, believe=not self._options.deep, repair=self._options.repair)
-        planning = engine.manager.spawn(planner.all(engine.entries), name="plan")
-        planning.on_done(lambda watch: agenda.planned(whole=watch.error is None))
-        planning.on_done(lambda watch: wake() if _is_bug(watch.error) else None)
-        engine.wait_for(idle)
-        if self._signals.number is None:
-            for _, error in engine.troubles("the rest was imported" if account.codes == {OK} else ""):
-                account.trouble(error)
-        else:
-            reason = f"stopped by {self._signals.name}"
-            agenda.halt(reason)
-            engine.stop.request(reason)
-            idle.wait(GRACE)
-            agenda.give_up(reason)
-        engine.stop.request("the run is over")  # from now on, no upload session is opened
-        try:
-            rest(deliveries.close, self._signals)
-            rest(engine.manager.close, self._signals)
-        finally:  # no thread writes to them any more
-            agenda.close()
-            spool.close()
-            outcomes.close()
-        if planning.error is not None and _is_bug(planning.error):
-            account.bug(planning.error)
+        with ExitStack() as stack:
+            stack.callback(outcomes.close)
+            stack.callback(spool.close)
+            stack.callback(agenda.close)  # no thread writes to them any more
+            stack.callback(rest, engine.calls.close, self._signals)
+            stack.callback(rest, deliveries.close, self._signals)
+            # From now on, no upload session is opened.
+            stack.callback(engine.stop.request, "the run is over")
+            if engine.carry_out(agenda.run(planner.all(engine.entries)), agenda.halt) is None:
+                for _, error in engine.troubles("the rest was imported" if account.codes == {OK} else ""):
+                    account.trouble(error)
 
     def _warn_state(self, text: str) -> None:
         _log.warning("state", extra={"text": text})
@@ -267,7 +247,3 @@ class _SyncRun:
         elif code != OK:
             for line in lines:
                 self._console.write_line(line)
-
-
-def _is_bug(error: BaseException | None) -> bool:
-    return error is not None and not isinstance(error, MirrorError)

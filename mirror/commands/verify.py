@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirror.commands.options import Options
-from mirror.commands.read_only import open_for_reading, plan_and_wait
+from mirror.commands.read_only import open_for_reading
 from mirror.commands.summaries import verification_lines
 from mirror.errors import OK, worst_exit_code
 from mirror.output.console import print_lines
@@ -15,10 +15,10 @@ def verify(options: Options) -> int:
     """Print the problems on the targets and return the exit code. Raises ConfigError, LocalError."""
 
     with open_for_reading(options) as (engine, state):
-        reader = Reader(engine.manager, state, engine.manifests)
-        walker = Verify(engine.manager, engine.stores.registries, reader, deep=options.deep)
+        reader = Reader(engine.calls, state, engine.manifests)
+        walker = Verify(engine.calls, engine.stores.registries, reader, deep=options.deep)
         planner = engine.planner(state, walker, believe=False, remake=options.deep)
-        stopped = engine.carry_out(plan_and_wait(planner, engine.entries, walker.walks))
+        stopped = engine.carry_out(walker.run(planner.all(engine.entries)))
         walker.account.problems += [Problem(*one) for one in engine.troubles()] if stopped is None else []
     shown = walker.account.problems or options.verbosity >= 0
     told = print_lines(verification_lines(walker.account, deep=options.deep)) if shown else OK

@@ -15,10 +15,11 @@ from mirror.store import Target
 from mirror.sync.image_reader import Reader
 from mirror.sync.plan_model import Finding
 from mirror.transfer.blob_locations import Inventory, Place
-from mirror.transfer.manager import Manager
-from mirror.transfer.scheduler import host_permit
-from mirror.transfer.steps import Steps
-from mirror.transfer.watch import Watch
+from mirror.transfer.calls import Calls
+from mirror.transfer.permits import host_permit
+from mirror.transfer.shared import Shared
+from mirror.transfer.tasks import run_group
+from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
 _NAMED = 4  # missing blobs that a message names
@@ -27,10 +28,11 @@ _log = logging.getLogger("mirror.publish")
 
 
 class Bases:
-    """Finds out whether targets have what partial sources have left out. Thread-safe; only steps wait."""
+    """Finds out whether targets have what partial sources have left out."""
 
-    def __init__(self, manager: Manager, reader: Reader, inventory: Inventory, targets: Mapping[str, Target]) -> None:
-        self._manager = manager
+    def __init__(self, calls: Calls, reader: Reader, inventory: Inventory, targets: Mapping[str, Target]) -> None:
+        self._calls = calls
+        self._looks: Shared[tuple[Place, Digest], bool] = Shared(calls.tasks)
         self._reader = reader
         self._inventory = inventory
         self._targets = targets
@@ -39,11 +41,11 @@ class Bases:
         """What these repositories have can be mounted in their siblings."""
         self._inventory.allow(places)
 
-    def missing(self, findings: Sequence[Finding]) -> Steps[dict[Finding, MirrorError]]:
+    async def missing(self, findings: Sequence[Finding]) -> dict[Finding, MirrorError]:
         """Look for what one partial source relies on. -> an error for each finding, if anything is missing."""
         errors: dict[Finding, MirrorError] = {}
         wanted: dict[tuple[Place, Digest], Descriptor] = {}
-        images = yield from self._reader.images([one.reading for one in findings])
+        images = await self._reader.images([one.reading for one in findings])
         for finding, image in zip(findings, images, strict=True):
             if isinstance(image, MirrorError):
                 errors[finding] = image
@@ -51,7 +53,7 @@ class Bases:
             for blob in image.graph.blobs:
                 if finding.reading.entry.source.lacks(blob):
                     wanted[finding.target.place, blob.digest] = blob
-        lacking = yield from self._look(wanted)
+        lacking = await self._look(wanted)
         if lacking:
             source = findings[0].reading.entry.source.host
             for place, digest in lacking:
@@ -67,32 +69,32 @@ class Bases:
             errors = {finding: errors.get(finding, error) for finding in findings}
         return errors
 
-    def _look(self, wanted: Mapping[tuple[Place, Digest], Descriptor]) -> Steps[list[tuple[Place, Digest]]]:
+    async def _look(self, wanted: Mapping[tuple[Place, Digest], Descriptor]) -> list[tuple[Place, Digest]]:
         """Ask each place, and for what is not there its siblings, from which it can be mounted. -> what is nowhere."""
-        answers = yield [self.has(place, blob) for (place, _), blob in wanted.items()]
+        answers = await run_group(self.has(place, blob) for (place, _), blob in wanted.items())
         lacking = []
         for ((place, digest), blob), there in zip(wanted.items(), answers, strict=True):
             if there:
                 self._inventory.add(place, digest)
-            elif not (yield from self._at_a_sibling(place, blob)):
+            elif not await self._at_a_sibling(place, blob):
                 lacking.append((place, digest))
         return lacking
 
-    def _at_a_sibling(self, place: Place, blob: Descriptor) -> Steps[bool]:
+    async def _at_a_sibling(self, place: Place, blob: Descriptor) -> bool:
         if self._inventory.holder(place, blob.digest) is not None:
             return True
         for sibling in self._inventory.siblings(place):
-            if (yield self.has(sibling, blob)):
+            if await self.has(sibling, blob):
                 self._inventory.add(sibling, blob.digest)
                 return True
         return False
 
-    def has(self, place: Place, blob: Descriptor) -> Watch[bool]:
+    async def has(self, place: Place, blob: Descriptor) -> bool:
         """Ask a target for a blob."""
-        store = self._targets[place.host]
-        return self._manager.transfer(
-            ("look", place, blob.digest),
-            lambda work: store.has_blob(place.path, blob, work),
-            needs=(host_permit(place.host),),
-            policy=ONCE,
+
+        def look(work: Work) -> bool:
+            return self._targets[place.host].has_blob(place.path, blob, work)
+
+        return await self._looks.run(
+            (place, blob.digest), lambda: self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
         )

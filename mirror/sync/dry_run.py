@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +15,8 @@ from mirror.sync.image_reader import resolved
 from mirror.sync.manifest_graph import Graph, Manifests
 from mirror.sync.plan_model import Entry, Finding, TargetEntry, Verdict
 from mirror.transfer.blob_locations import Place
-from mirror.transfer.manager import Manager
-from mirror.transfer.steps import Steps, settled
-from mirror.transfer.watch import Watch
+from mirror.transfer.calls import Calls
+from mirror.transfer.tasks import Steps, run_group, task_group
 from mirror.util.structs import Struct, field
 
 
@@ -52,15 +51,14 @@ class Outlook(Struct):
 
 
 class Preview:
-    """Implements planner.Findings: reads the manifests of what would be copied, and adds up. Thread-safe."""
+    """Implements planner.Findings: reads the manifests of what would be copied, and adds up."""
 
-    def __init__(self, manager: Manager, manifests: Manifests, bases: Bases) -> None:
-        self._manager = manager
+    def __init__(self, calls: Calls, manifests: Manifests, bases: Bases) -> None:
+        self._calls = calls
         self._manifests = manifests
         self._bases = bases
         self._partial: defaultdict[str, list[Finding]] = defaultdict(list)  # by source, which needs its base
-        self._lock = threading.Lock()
-        self._looks: list[Watch[None]] = []
+        self._looks: asyncio.TaskGroup
         self._read: set[tuple[str, Digest]] = set()
         self._sent: set[tuple[str, Digest]] = set()
         self._got: set[tuple[str, Digest]] = set()
@@ -69,30 +67,29 @@ class Preview:
         self._failing: set[str] = set()
         self.outlook = Outlook()
 
+    async def run(self, plan: Steps[None]) -> None:
+        """Run the plan, and look at what it finds."""
+        async with task_group() as self._looks:
+            await plan
+            for source, findings in self._partial.items():
+                self._looks.create_task(self._with_base(source, findings))
+
     # ---- planner.Findings
 
     def found(self, finding: Finding) -> None:
         target = finding.target
         if is_bundle(target.place.host):
-            with self._lock:
-                self._bundles.add(target.place.host)
+            self._bundles.add(target.place.host)
         if finding.error is not None:
             self._failed(finding.name, finding.error, finding.target)
         elif finding.verdict is Verdict.EQUAL:
-            with self._lock:
-                self.outlook.equal += 1
+            self.outlook.equal += 1
             if is_bundle(target.place.host) and target.store.partial:
-                self._begin(self._look_for_blobs(finding), finding)
+                self._looks.create_task(self._look_for_blobs(finding))
         elif finding.reading.entry.source.partial and not is_bundle(finding.target.place.host):
-            with self._lock:
-                self._partial[finding.reading.entry.source.host].append(finding)
+            self._partial[finding.reading.entry.source.host].append(finding)
         else:
-            self._begin(self._look(finding), finding)
-
-    def _begin(self, steps: Steps[None], finding: Finding) -> None:
-        look = self._manager.spawn(steps, name=f"look at {finding.name}")
-        with self._lock:
-            self._looks.append(look)
+            self._looks.create_task(self._look(finding))
 
     def listing_failed(self, entry: Entry, error: MirrorError) -> None:
         self._failed(entry.name, error, *entry.targets)
@@ -106,24 +103,14 @@ class Preview:
     def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
         self._bases.allow(target.place for target in entry.targets)
         if rejected:
-            with self._lock:
-                self.outlook.rejected[entry.name] = dict(rejected)
+            self.outlook.rejected[entry.name] = dict(rejected)
 
     # ---- adding up
 
-    def looks(self) -> list[Watch[None]]:
-        """What has been begun; after planning has ended, all of it."""
-        with self._lock:
-            looks, aside = list(self._looks), dict(self._partial)
-        return looks + [
-            self._manager.spawn(self._with_base(source, findings), name=f"base of {source}")
-            for source, findings in aside.items()
-        ]
-
-    def _with_base(self, source: str, findings: Sequence[Finding]) -> Steps[None]:
+    async def _with_base(self, source: str, findings: Sequence[Finding]) -> None:
         """Look at what a partial source brings, unless the targets lack its base: then a sync would copy nothing."""
         try:
-            errors = yield from self._bases.missing(findings)
+            errors = await self._bases.missing(findings)
         except MirrorError as error:
             errors = dict.fromkeys(findings, error)
         shared = [error for error in dict.fromkeys(errors.values()) if isinstance(error, Refused)]
@@ -132,14 +119,11 @@ class Preview:
             return
         for finding, reason in errors.items():
             self._failed(finding.name, reason, finding.target)
-        yield settled(
-            [self._manager.spawn(self._look(one), name=f"look at {one.name}") for one in findings if one not in errors]
-        )
+        await run_group(self._look(one) for one in findings if one not in errors)
 
     def _failed(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
-        with self._lock:
-            self.outlook.failures.append((name, error))
-            self._failing.update(target.place.host for target in targets)
+        self.outlook.failures.append((name, error))
+        self._failing.update(target.place.host for target in targets)
 
     def add_bundles(self, targets: Mapping[str, Target]) -> None:
         """After all looks: note the bundles that a sync would make anew although all their images are there."""
@@ -147,28 +131,26 @@ class Preview:
             if targets[host].incomplete or host in self._lacking:
                 self.outlook.anew.append(host)
 
-    def _look_for_blobs(self, finding: Finding) -> Steps[None]:
+    async def _look_for_blobs(self, finding: Finding) -> None:
         """Whether a bundle that has left out blobs has them by its base, as the one that a sync would make."""
         target = finding.target
         try:
-            graph = yield from self._manifests.graph(target.store, target.place.path, finding.reading.tag)
-            there = yield [self._bases.has(target.place, blob) for blob in graph.blobs]
-            whole = all(there)
+            graph = await self._manifests.graph(target.store, target.place.path, finding.reading.tag)
+            whole = all(await run_group(self._bases.has(target.place, blob) for blob in graph.blobs))
         except MirrorError as error:
             if isinstance(error, Cancelled):
                 raise
             whole = False
         if not whole:
-            with self._lock:
-                self._lacking.add(target.place.host)
+            self._lacking.add(target.place.host)
 
-    def _look(self, finding: Finding) -> Steps[None]:
+    async def _look(self, finding: Finding) -> None:
         reading = finding.reading
         entry = reading.entry
         try:
             version = reading.version
             if not isinstance(version, Version):
-                version = yield from resolved(self._manager, reading)
+                version = await resolved(self._calls, reading)
             if version.transform is not None:
                 change = Change(
                     reading.name,
@@ -180,16 +162,14 @@ class Preview:
                     version.reason,
                     to_compare=version.unmade and finding.old is not None,
                 )
-                with self._lock:
-                    self.outlook.changes.append(change)
+                self.outlook.changes.append(change)
                 return
             reference = version.digest or reading.reference
-            graph = yield from self._manifests.graph(entry.source, entry.repository, reference, version.manifest)
+            graph = await self._manifests.graph(entry.source, entry.repository, reference, version.manifest)
         except MirrorError as error:
             self._failed(finding.name, error, finding.target)
             return
-        with self._lock:
-            self._add(finding, graph)
+        self._add(finding, graph)
 
     def _add(self, finding: Finding, graph: Graph) -> None:
         outlook = self.outlook

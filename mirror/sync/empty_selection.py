@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -34,31 +33,27 @@ def _hint(rules: TagRules) -> str:
 
 
 class WildcardSelection:
-    """What the rules of one wildcard mirror selected of its repositories. Thread-safe."""
+    """What the rules of one wildcard mirror selected of its repositories. Used by one thread at a time."""
 
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
-        self._lock = threading.Lock()
         self._rejected: Counter[str] = Counter()
         self._open = False  # something was selected, or a repository could not be listed
 
     def add(self, selection: Selection) -> None:
         """Count what was selected of one repository."""
-        with self._lock:
-            self._rejected.update(selection.rejected)
-            self._open = self._open or bool(selection.selected)
+        self._rejected.update(selection.rejected)
+        self._open = self._open or bool(selection.selected)
 
     def failed(self, error: MirrorError) -> None:
         """Note that one repository could not be planned. One that does not exist has no tags."""
         if not isinstance(error, NotFound):
-            with self._lock:
-                self._open = True
+            self._open = True
 
     @property
     def is_empty(self) -> bool:
         """Whether every repository so far was listed, and every tag rejected."""
-        with self._lock:
-            return not self._open and bool(self._rejected) and not self._entry.rules.allow_empty
+        return not self._open and bool(self._rejected) and not self._entry.rules.allow_empty
 
     def error(self, others: Sequence[str], work: Work) -> RemoteError | None:
         """The error if no repository has a selected tag; None if one has, or it cannot be determined.

@@ -6,6 +6,7 @@ its tag, last. So a tag names at every instant its old image or the new one, who
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -25,10 +26,10 @@ from mirror.transfer.blob_copier import Deliveries
 from mirror.transfer.blob_locations import Inventory, Place
 from mirror.transfer.blob_outcomes import Outcomes
 from mirror.transfer.blob_request import Effort, Order, Outcome
-from mirror.transfer.manager import Manager
-from mirror.transfer.scheduler import host_permit
-from mirror.transfer.steps import Steps, settled
-from mirror.transfer.watch import Watch
+from mirror.transfer.calls import ABANDONED, Calls
+from mirror.transfer.permits import host_permit
+from mirror.transfer.shared import Shared
+from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
@@ -48,15 +49,14 @@ class Memory(Protocol):
 
 
 class Sync:
-    """Brings images to targets. Thread-safe.
+    """Brings images to targets.
 
     outcomes: where it is recorded what became of each manifest; certain: believe nothing that is known, ask for every
-    object; repair: read every manifest on the target, the root too; writing: called in the job that is about to
-    write."""
+    object; repair: read every manifest on the target, the root too; writing: called, on a thread, before a write."""
 
     def __init__(
         self,
-        manager: Manager,
+        calls: Calls,
         deliveries: Deliveries,
         inventory: Inventory,
         memory: Memory,
@@ -67,7 +67,8 @@ class Sync:
         repair: bool = False,
         writing: Callable[[Place], None],
     ) -> None:
-        self._manager = manager
+        self._calls = calls
+        self._puts: Shared[tuple[Place, str, Digest], None] = Shared(calls.tasks)
         self._outcomes = outcomes
         self._deliveries = deliveries
         self._inventory = inventory
@@ -77,77 +78,89 @@ class Sync:
         self._repair = repair
         self._writing = writing
 
-    def bring(self, finding: Finding, image: Image, tally: Tally) -> Steps[bool]:
-        """Steps: everything under the root, then the root. -> whether anything was missing. Raises as the stores do."""
+    async def bring(self, finding: Finding, image: Image, tally: Tally) -> bool:
+        """Everything under the root, then the root. -> whether anything was missing. Raises as the stores do."""
         place = finding.target.place
         digests = [blob.digest for blob in image.graph.blobs]
         if self._mountable(image):
             self._inventory.suggest(Place(image.origin.source.host, image.origin.repository), digests)
         if not self._certain and not self._targets[place.host].on_disk:
-            yield self._aside(lambda: self._inventory.ask_hints(place, digests))
+            unknown = [digest for digest in digests if not self._inventory.knows(place, digest)]
+            if unknown:
+                hints = await self._calls.call(lambda work: self._inventory.read_hints(place, unknown), policy=ONCE)
+                self._inventory.note_hints(place, hints)
         try:
-            return (yield from self._push(finding, image, tally, certain=self._certain))
+            return await self._push(finding, image, tally, certain=self._certain)
         except RemoteError as error:
             if error.code != "blob_missing":
                 raise
             text = f"{finding.name}: something believed to be on the target is not there; looking again"
             _log.warning("distrust", extra={"target": finding.name, "code": error.code, "text": text})
-        yield self._aside(lambda: self._inventory.distrust(place))
+        self._inventory.distrust(place)
         tally.push_again()
-        return (yield from self._push(finding, image, tally, certain=True))
+        return await self._push(finding, image, tally, certain=True)
 
-    def _push(self, finding: Finding, image: Image, tally: Tally, *, certain: bool) -> Steps[bool]:
+    async def _push(self, finding: Finding, image: Image, tally: Tally, *, certain: bool) -> bool:
         place, graph = finding.target.place, image.graph
         store = self._targets[place.host]
 
         def ordered(what: Descriptor, *, is_root: bool = False) -> Order:
             return Order(what, store, place, image.origin, finding.reading.name, finding.may_have, certain, is_root)
 
-        changed = yield from self._deliver([ordered(blob) for blob in graph.blobs], tally)
+        changed = await self._deliver([ordered(blob) for blob in graph.blobs], tally)
         for level in graph.levels:
             ask = certain or finding.old == graph.root.digest
-            missing, broken = yield from self._missing(store, place, level, ask=ask)
+            missing, broken = await self._missing(store, place, level, ask=ask)
             lacking = {child.digest for child in missing}
             for child in level:
                 if child.digest not in lacking:
                     self._outcomes.manifest(ordered(descriptor(child)), Effort().result(Outcome.EXISTS))
-            yield [self._put(ordered(descriptor(child)), child.digest, child) for child in missing]
-            yield [self._confirm(ordered(descriptor(child)), child.digest, child) for child in broken]
+            await run_group(self._put(ordered(descriptor(child)), child.digest, child) for child in missing)
+            await run_group(self._confirm(ordered(descriptor(child)), child.digest, child) for child in broken)
             changed = changed or bool(missing)
         root, tag = graph.root, finding.reading.tag
         changed = changed or finding.old != root.digest
         if not changed and self._repair:
-            changed = not (yield self._names(store, place, tag, root))
+            changed = not await self._names(store, place, tag, root)
         if changed:
-            yield self._put(ordered(descriptor(root), is_root=True), tag, root, before=partial(self._withdraw, finding))
+            await self._put(ordered(descriptor(root), is_root=True), tag, root, before=partial(self._withdraw, finding))
         else:
             self._outcomes.manifest(ordered(descriptor(root), is_root=True), Effort().result(Outcome.EXISTS))
         if finding.broken:
-            yield self._confirm(ordered(descriptor(root), is_root=True), tag, root)
+            await self._confirm(ordered(descriptor(root), is_root=True), tag, root)
         self._note(place, finding, image)
         return changed
 
-    def _deliver(self, orders: list[Order], tally: Tally) -> Steps[bool]:
-        """Steps: bring the blobs of an image. -> whether any was missing."""
-        watches = [self._deliveries.deliver(order) for order in orders]
-        try:
-            if self._repair:  # one run names all that a registry's operator has to delete
-                yield settled(watches)
-            yield watches
-        finally:
-            # Every blob is counted, also where another blob of the image failed.
-            for order, watch in zip(orders, watches, strict=True):
-                if not watch.done or isinstance(watch.error, Cancelled):
-                    tally.add_interrupted(order.blob)
-                elif watch.error is not None:
-                    tally.add_failed(order.blob, self._outcomes.spent(order))
-                else:
-                    tally.add(order.blob, watch.result())
-        return any(watch.result().outcome is not Outcome.EXISTS for watch in watches)
+    async def _deliver(self, orders: list[Order], tally: Tally) -> bool:
+        """Bring the blobs of an image. -> whether any was missing."""
+        left = {order.blob.digest: order.blob for order in orders}
 
-    def _missing(
+        async def deliver(order: Order) -> bool:
+            try:
+                delivered = await self._deliveries.deliver(order)
+            except MirrorError as error:
+                if not isinstance(error, Cancelled):
+                    tally.add_failed(left.pop(order.blob.digest), self._outcomes.spent(order))
+                raise
+            tally.add(left.pop(order.blob.digest), delivered)
+            return delivered.outcome is not Outcome.EXISTS
+
+        try:
+            if not self._repair:
+                return any(await run_group(deliver(order) for order in orders))
+            # One run names all that a registry's operator has to delete.
+            results = await gather_results(deliver(order) for order in orders)
+            for result in results:
+                if isinstance(result, MirrorError):
+                    raise result
+            return any(results)
+        finally:
+            for blob in left.values():  # every blob is counted, also where another blob of the image failed
+                tally.add_interrupted(blob)
+
+    async def _missing(
         self, store: Target, place: Place, level: Collection[Manifest], *, ask: bool
-    ) -> Steps[tuple[list[Manifest], list[Manifest]]]:
+    ) -> tuple[list[Manifest], list[Manifest]]:
         """The manifests of a level that have to be put: those that this run did not put there yet. -> these, and those
         of them that the target has and cannot give.
 
@@ -160,12 +173,12 @@ class Sync:
         def look(work: Work) -> list[Version | MirrorError]:
             return list(store.resolve(place.path, [one.digest for one in level], work))
 
-        answers = yield self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
+        answers = await self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
         asked = list(zip(level, answers, strict=True))
         missing = [one for one, answer in asked if not isinstance(answer, Version)]
         return missing, [one for one, answer in asked if is_broken(answer)]
 
-    def _confirm(self, order: Order, reference: str, manifest: Manifest) -> Watch[None]:
+    async def _confirm(self, order: Order, reference: str, manifest: Manifest) -> None:
         """Read what was put where the target had a copy that it could not give: it may have kept that.
 
         By GET: some registries answer a HEAD with an error although they have the manifest."""
@@ -188,26 +201,28 @@ class Sync:
                 code="target_lied",
             )
 
-        watch = self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
-        watch.on_done(lambda watch: self._outcomes.failed_after_all(order, watch.error))
-        return watch
+        try:
+            await self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
+        except MirrorError as error:
+            self._outcomes.blob(order, error)  # what was copied turned out not to be there
+            raise
 
-    def _names(self, store: Target, place: Place, tag: str, root: Manifest) -> Watch[bool]:
+    async def _names(self, store: Target, place: Place, tag: str, root: Manifest) -> bool:
         """Whether the tag leads to the root, as the target says when it is asked again."""
 
         def look(work: Work) -> bool:
             (answer,) = store.resolve(place.path, [tag], work)
             return isinstance(answer, Version) and answer.digest == root.digest
 
-        return self._manager.transfer(object(), look, needs=(host_permit(place.host),), policy=ONCE)
+        return await self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
 
     def _withdraw(self, finding: Finding) -> None:
         """Forget durably what the tag names on the target: after a PUT whose answer is lost nobody knows."""
         self._memory.withdraw_tag(str(finding.target.place), finding.reading.tag, noted=finding.old is not None)
 
-    def _put(
+    async def _put(
         self, order: Order, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
-    ) -> Watch[None]:
+    ) -> None:
         """Put a manifest under a tag or its digest; `order` is for the record. before: called before each attempt."""
         place, effort = order.place, Effort()
 
@@ -216,19 +231,22 @@ class Sync:
             self._writing(place)
             before()
             order.target.put_manifest(place.path, reference, manifest, work)
-            self._inventory.add_manifest(place, manifest.digest)
             self._outcomes.manifest(order, effort.result(Outcome.COPIED))
 
-        def ended(watch: Watch[None]) -> None:
-            error = watch.error
+        try:
+            await self._puts.run(
+                (place, reference, manifest.digest),
+                lambda: self._calls.call(run, needs=permits(place.host, manifest.size)),
+            )
+            self._inventory.add_manifest(place, manifest.digest)
+        except asyncio.CancelledError:
+            self._outcomes.manifest(order, Cancelled(ABANDONED))
+            raise
+        except MirrorError as error:
             # Where the target lacks a blob, the image is pushed once more.
-            if isinstance(error, MirrorError) and (error.code != "blob_missing" or order.certain):
+            if error.code != "blob_missing" or order.certain:
                 self._outcomes.manifest(order, error)
-
-        key = ("put", place, reference, manifest.digest)
-        watch = self._manager.transfer(key, run, needs=permits(place.host, manifest.size))
-        watch.on_done(ended)
-        return watch
+            raise
 
     def _mountable(self, image: Image) -> bool:
         """Whether blobs can be mounted from the source: it is a repository of a target's host that holds the image."""
@@ -245,7 +263,3 @@ class Sync:
             self._memory.note_tag("source", entry.name, tag, root)
         if entry.rules.is_immutable(tag):
             self._memory.note_tag("source", equal_to(entry, place), tag, root)
-
-    def _aside(self, run: Callable[[], None]) -> Watch[None]:
-        """Local I/O in a job of its own, which needs nothing of any host."""
-        return self._manager.transfer(object(), lambda work: run(), needs=(), policy=ONCE)

@@ -5,20 +5,21 @@ Here transforms run: what no target takes as it is becomes something that they t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Protocol
 
 from mirror.errors import MirrorError, RemoteError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind
-from mirror.store import Transform, Transformed, Version
+from mirror.store import Transform, TransformPart, Version
 from mirror.sync.manifest_graph import Graph, Manifests
 from mirror.sync.plan_model import Reading
+from mirror.transfer.calls import Calls
 from mirror.transfer.downloads import Origin
-from mirror.transfer.manager import Manager
-from mirror.transfer.scheduler import DOWNLOADS, host_permit
-from mirror.transfer.steps import Steps, settled
+from mirror.transfer.permits import DOWNLOADS, host_permit
+from mirror.transfer.shared import Shared
+from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, replace
 
@@ -29,75 +30,73 @@ class Memory(Protocol):
     def note_transformed(self, identity: str, digest: Digest) -> None: ...
 
 
-def _nothing() -> None:
-    pass
-
-
 class Image(Struct, frozen=True):
     """What a reading turned out to be. version: as the source named it; origin: where blobs and children are read.
 
-    release: called when nothing of it will be read any more."""
+    release: to be called when nothing of it will be read any more; may remove files."""
 
     graph: Graph
     origin: Origin
     version: Version
-    release: Callable[[], None] = _nothing
+    release: Callable[[], None] | None = None
 
 
-def resolved(manager: Manager, reading: Reading) -> Steps[Version]:
-    """Steps: what the source names by the reading's reference now. Raises what the source's `read` raises."""
+async def resolved(calls: Calls, reading: Reading) -> Version:
+    """What the source names by the reading's reference now. Raises what the source's `read` raises."""
     entry = reading.entry
-    version: Version = yield manager.transfer(
-        object(),
+    return await calls.call(
         lambda work: entry.source.read(entry.repository, reading.reference, work),
         needs=(host_permit(entry.source.host),),
         policy=ONCE,
     )
-    return version
 
 
 class Reader:
-    """Reads each reading once, and keeps the result in it while it has users. Thread-safe."""
+    """Reads each reading once, and keeps its image while it has users."""
 
-    def __init__(self, manager: Manager, memory: Memory, manifests: Manifests) -> None:
-        self._manager = manager
+    def __init__(self, calls: Calls, memory: Memory, manifests: Manifests) -> None:
+        self._calls = calls
         self._manifests = manifests
         self._memory = memory
+        self._images: dict[Reading, Image] = {}
+        self._reads: Shared[Reading, Image] = Shared(calls.tasks)
+        self._parts: Shared[Hashable, None] = Shared(calls.tasks)
 
-    def image(self, reading: Reading) -> Steps[Image]:
-        """Steps: the image of a reading; joins a reading that is under way. Raises what reading it raises."""
-        while reading.image is None:
-            yield self._manager.spawn(self._read(reading), name=f"read {reading.name}", key=("read", id(reading)))
-        image: Image = reading.image
-        return image
+    async def image(self, reading: Reading) -> Image:
+        """The image of a reading; joins a reading that is in progress. Raises what reading it raises."""
+        return self._images.get(reading) or await self._reads.run(reading, lambda: self._read(reading))
 
-    def images(self, readings: Sequence[Reading]) -> Steps[list[Image | MirrorError]]:
-        """Steps: the image of each reading, or in its place why it could not be read."""
-        reads = [self._manager.spawn(self.image(one), name=f"gather {one.name}") for one in readings]
-        found: list[Image | MirrorError] = []
-        for read in (yield settled(reads)):
-            if read.error is not None and not isinstance(read.error, MirrorError):
-                raise read.error
-            found.append(read.error if read.error is not None else read.result())
-        return found
+    async def images(self, readings: Sequence[Reading]) -> list[Image | MirrorError]:
+        """The image of each reading, or in its place why it could not be read."""
+        return await gather_results(self.image(one) for one in readings)
 
-    def _read(self, reading: Reading) -> Steps[None]:
+    def let_go(self, reading: Reading) -> None:
+        """One of its users needs it no longer."""
+        reading.users -= 1
+        if reading.users:
+            return
+        image = self._images.pop(reading, None)
+        if image is not None and (release := image.release) is not None:
+            self._calls.tasks.detach(self._calls.call(lambda work: release(), policy=ONCE))
+
+    async def _read(self, reading: Reading) -> Image:
         if reading.version is None:
-            reading.version = yield from resolved(self._manager, reading)
+            reading.version = await resolved(self._calls, reading)
         version = reading.version
         if isinstance(version, MirrorError):
             raise version
         if version.transform is None:
-            image = yield from self._plain(reading, version)
+            image = await self._plain(reading, version)
         else:
-            image = yield from self._transformed(reading, version, version.transform)
+            image = await self._transformed(reading, version, version.transform)
         reading.version = replace(version, manifest=None)  # the graph has it
-        reading.image = image
+        self._images[reading] = image
+        return image
 
-    def _plain(self, reading: Reading, version: Version) -> Steps[Image]:
+    async def _plain(self, reading: Reading, version: Version) -> Image:
         entry = reading.entry
         reference = version.digest or reading.reference
-        graph = yield from self._manifests.graph(entry.source, entry.repository, reference, version.manifest)
+        graph = await self._manifests.graph(entry.source, entry.repository, reference, version.manifest)
         if not entry.schema1 and any(one.kind is Kind.SCHEMA1 for one in graph.manifests()):
             raise RemoteError(
                 f"{reading.name} is a schema 1 image (made by Docker before 1.10)",
@@ -106,16 +105,16 @@ class Reader:
             )
         return Image(graph, Origin(entry.source, entry.repository), version)
 
-    def _transformed(self, reading: Reading, version: Version, transform: Transform) -> Steps[Image]:
+    async def _transformed(self, reading: Reading, version: Version, transform: Transform) -> Image:
         host = host_permit(reading.entry.source.host)
-        parts = yield self._manager.transfer(object(), transform.parts, needs=(host,), policy=ONCE)
-        yield [
-            self._manager.transfer(
-                ("part", part.key), partial(transform.make, part), needs=(host, DOWNLOADS), total=part.size
-            )
-            for part in parts
-        ]
-        made: Transformed = yield self._manager.transfer(object(), transform.finish, needs=(host,), policy=ONCE)
-        graph = yield from self._manifests.graph(made.source, made.repository, made.root.digest, made.root)
+        parts = await self._calls.call(transform.parts, needs=(host,), policy=ONCE)
+
+        async def make(part: TransformPart) -> None:
+            run = partial(transform.make, part)
+            await self._parts.run(part.key, lambda: self._calls.call(run, needs=(host, DOWNLOADS)))
+
+        await run_group(make(part) for part in parts)
+        made = await self._calls.call(transform.finish, needs=(host,), policy=ONCE)
+        graph = await self._manifests.graph(made.source, made.repository, made.root.digest, made.root)
         self._memory.note_transformed(transform.identity, made.root.digest)
         return Image(graph, Origin(made.source, made.repository), version, made.release)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from functools import partial
 
 from mirror.errors import Refused
 from mirror.oci.descriptor import Descriptor, once_each
@@ -13,10 +12,10 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_BYTES, Manifest, too_big
 from mirror.store import Source
 from mirror.sync.manifest_bodies import Bodies
-from mirror.transfer.manager import Manager
-from mirror.transfer.scheduler import LARGE, host_permit
-from mirror.transfer.steps import Steps
-from mirror.transfer.watch import Watch
+from mirror.transfer.calls import Calls
+from mirror.transfer.permits import LARGE, host_permit
+from mirror.transfer.shared import Shared
+from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct
@@ -33,7 +32,7 @@ class Misdescribed(Refused):
 
 
 def permits(host: str, size: int | None) -> tuple[str, ...]:
-    """What a job needs that reads or puts a manifest of `size` bytes: few large ones are in memory at once."""
+    """The permits for reading or putting a manifest of `size` bytes: few large ones are in memory at once."""
     return (host_permit(host), LARGE) if size is not None and size > LARGE_SIZE else (host_permit(host),)
 
 
@@ -56,20 +55,21 @@ class Graph(Struct, frozen=True):
 
 
 class Manifests:
-    """The manifests of a run, read once from each host; the last few MiB are kept. Thread-safe.
+    """The manifests of a run, read once from each host; the last few MiB are kept.
 
     by_repository: read them once from each repository, since a repository can lack what another one of its host has.
     bodies: has the bytes of all that are kept here, or are part of a graph that is in use. Default: only in memory."""
 
     def __init__(
         self,
-        manager: Manager,
+        calls: Calls,
         limit: int = CACHE_BYTES,
         *,
         by_repository: bool = False,
         bodies: Bodies | None = None,
     ) -> None:
-        self._manager = manager
+        self._calls = calls
+        self._reads: Shared[tuple[str, str, str], Manifest] = Shared(calls.tasks)
         self._limit = limit
         self._by_repository = by_repository
         self._bodies = bodies or Bodies(None)
@@ -77,26 +77,23 @@ class Manifests:
         self._kept: OrderedDict[tuple[str, Digest], Manifest] = OrderedDict()
         self._bytes = 0
 
-    def read(self, source: Source, repository: str, reference: str, size: int | None = None) -> Watch[Manifest]:
-        """Read it; joins a read of the same manifest that is in flight. By a tag: read for certain.
+    async def read(self, source: Source, repository: str, reference: str, size: int | None = None) -> Manifest:
+        """Read it; joins a read of the same manifest that is in progress. By a tag: read for certain.
 
         size: bytes, where they are known."""
+        home = self._home(source, repository)
 
         def run(work: Work) -> Manifest:
-            home = self._home(source, repository)
-            kept = self._find(home, reference)
-            if kept is None:
-                kept = self._keep(home, source.manifest(repository, reference, work))
-            return kept
+            return self._find(home, reference) or self._keep(home, source.manifest(repository, reference, work))
 
-        key = ("manifest", source.host, repository, reference)
-        return self._manager.transfer(key, run, needs=permits(source.host, size), policy=ONCE)
-
-    def graph(self, source: Source, repository: str, reference: str, known: Manifest | None = None) -> Steps[Graph]:
-        """Steps: the graph under `reference`. Raises Refused: too_deep, too_many, type_mismatch, size_mismatch."""
-        root: Manifest = yield (
-            self._noted(source, repository, known) if known else self.read(source, repository, reference)
+        return self._find(home, reference) or await self._reads.run(
+            (source.host, repository, reference),
+            lambda: self._calls.call(run, needs=permits(source.host, size), policy=ONCE),
         )
+
+    async def graph(self, source: Source, repository: str, reference: str, known: Manifest | None = None) -> Graph:
+        """The graph under `reference`. Raises Refused: too_deep, too_many, type_mismatch, size_mismatch."""
+        root = await (self._noted(source, repository, known) if known else self.read(source, repository, reference))
         found: dict[Digest, Manifest] = {root.digest: root}
         level = [root]
         for _ in range(MAX_DEPTH + 1):
@@ -105,23 +102,22 @@ class Manifests:
                 return _assemble(root, found)
             if len(found) + len(wanted) > MAX_MANIFESTS:
                 raise Refused(f"{repository}: more than {MAX_MANIFESTS} manifests under one root", code="too_many")
-            for child in wanted.values():
-                if child.size is not None and child.size > MAX_BYTES:
-                    raise too_big(f"{source.host}/{repository}@{child.digest}", child.size)
-            level = yield [self.read(source, repository, digest, one.size) for digest, one in wanted.items()]
+            for descriptor in wanted.values():
+                if descriptor.size is not None and descriptor.size > MAX_BYTES:
+                    raise too_big(f"{source.host}/{repository}@{descriptor.digest}", descriptor.size)
+            level = await run_group(self.read(source, repository, digest, one.size) for digest, one in wanted.items())
             for child, descriptor in zip(level, wanted.values(), strict=True):
                 _as_described(child, descriptor, f"{source.host}/{repository}")
                 found[child.digest] = child
         raise Refused(f"{repository}: indexes nested deeper than {MAX_DEPTH}", code="too_deep")
 
     def note(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
-        """Keep a manifest that was read elsewhere. -> the same, without its body."""
+        """Keep a manifest that was read elsewhere. -> the same, without its body. Any thread; may write a file."""
         return self._keep(self._home(source, repository), manifest)
 
-    def _noted(self, source: Source, repository: str, manifest: Manifest) -> Watch[Manifest]:
-        """`note` as a job, since it may write a file."""
-        run = partial(self.note, source, repository, manifest)
-        return self._manager.transfer(object(), lambda work: run(), needs=(), policy=ONCE)
+    async def _noted(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
+        """`note` in a call, since it may write a file."""
+        return await self._calls.call(lambda work: self.note(source, repository, manifest), policy=ONCE)
 
     def _home(self, source: Source, repository: str) -> str:
         return f"{source.host}/{repository}" if self._by_repository else source.host

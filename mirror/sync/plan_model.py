@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
 from mirror.errors import MirrorError, Refused
 from mirror.oci.digest import Digest
@@ -55,17 +55,16 @@ class Entry(Struct, frozen=True):
         return replace(self, repository=repository, targets=tuple(targets), wildcard=False)
 
 
-class Reading(Struct):
+class Reading(Struct, eq=False):
     """One reference of a source, resolved at most once in a run and read once for all targets.
 
     reference: what the source is asked for; tag: what it is called on the targets (the digest, if by nothing else);
-    version: what it names; None until asked."""
+    version: what it names; None until asked; users: targets that may still need what is read of it."""
 
     entry: Entry
     reference: str
     tag: str
     version: Version | MirrorError | None = None
-    image: Any = None  # what was read of it, while it has users (image_reader.Image)
     users: int = 0
 
     @property
@@ -102,7 +101,7 @@ class Finding(Struct, frozen=True, eq=False):
 
 
 class Chosen(Protocol):
-    """What takes part (`--only`, shards). Asked from any thread."""
+    """What takes part (`--only`, shards)."""
 
     def wants(self, reference: str) -> bool: ...
     def takes(self, repository: str) -> bool: ...
@@ -110,7 +109,7 @@ class Chosen(Protocol):
 
 
 class Findings(Protocol):
-    """Who is told. Calls come from any thread and must not block."""
+    """Takes what planning finds. Called on the event loop; must not block."""
 
     def found(self, finding: Finding) -> None: ...
     def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...

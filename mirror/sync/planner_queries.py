@@ -10,10 +10,10 @@ from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimit
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.store import DAMAGED, Source, Version
-from mirror.sync.plan_model import Entry, Findings, Memory, Reading, TargetEntry
+from mirror.sync.plan_model import Entry, Memory, Reading, TargetEntry
 from mirror.transfer.blob_locations import Place
 from mirror.util.cancellation import Work
-from mirror.util.structs import replace
+from mirror.util.structs import Struct, replace
 
 _log = logging.getLogger("mirror.plan")
 
@@ -22,14 +22,21 @@ Named: TypeAlias = Digest | MirrorError | None
 """What a target's reference names; None: nothing, or nothing that matters. An error: it cannot be told."""
 
 
-def catalog(entry: Entry, findings: Findings, work: Work) -> list[str]:
-    """The repositories that a wildcard matches, sorted; `findings` are told of names that cannot be used."""
+class Names(Struct):
+    """Repositories or tags that a source lists. usable: sorted; refused: why others cannot be used."""
+
+    usable: list[str]
+    refused: list[MirrorError]
+
+
+def catalog(entry: Entry, work: Work) -> Names:
+    """The repositories that a wildcard matches."""
     prefix = f"{entry.repository}/" if entry.repository else ""
-    return _usable(entry.source.repositories(prefix, work), entry, findings)
+    return _sorted(entry.source.repositories(prefix, work))
 
 
-def listed(entry: Entry, findings: Findings, work: Work) -> list[str]:
-    """The tags of a source, sorted; `findings` are told of those that cannot be used. Raises NotFound with a hint."""
+def listed(entry: Entry, work: Work) -> Names:
+    """The tags of a source. Raises NotFound with a hint."""
     try:
         names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
@@ -39,7 +46,7 @@ def listed(entry: Entry, findings: Findings, work: Work) -> list[str]:
     if not names and not entry.rules.allow_empty:
         text = f"{entry.name} lists no tags"
         _log.warning("no_tags", extra={"source": entry.name, "text": text})
-    return _usable(names, entry, findings)
+    return _sorted(names)
 
 
 def listed_at_target(store: Source, repository: str, work: Work) -> set[str] | None:
@@ -62,14 +69,15 @@ def listed_at_target(store: Source, repository: str, work: Work) -> set[str] | N
         return None
 
 
-def _usable(names: Iterable[str | MirrorError], entry: Entry, findings: Findings) -> list[str]:
-    usable: list[str] = []
+def _sorted(names: Iterable[str | MirrorError]) -> Names:
+    found = Names([], [])
     for name in names:
         if isinstance(name, MirrorError):
-            findings.refused_name(entry, name)
+            found.refused.append(name)
         else:
-            usable.append(name)
-    return sorted(usable)
+            found.usable.append(name)
+    found.usable.sort()
+    return found
 
 
 def answered(

@@ -9,7 +9,6 @@ that it is incomplete.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from functools import partial
@@ -20,9 +19,9 @@ from mirror.store import Coming, Target
 from mirror.sync.image_reader import Image, Reader
 from mirror.sync.plan_model import Finding, Verdict, suffix
 from mirror.sync.recorder import Tally
-from mirror.transfer.manager import Manager
-from mirror.transfer.scheduler import host_permit
-from mirror.transfer.steps import Steps
+from mirror.transfer.calls import Calls
+from mirror.transfer.permits import host_permit
+from mirror.transfer.shared import Shared
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, replace
@@ -45,23 +44,23 @@ class Held(Struct, frozen=True):
 
 
 class Publishing:
-    """Opens and closes the targets of a run. Thread-safe; only steps wait.
+    """Opens and closes the targets of a run.
 
     needs: whether a mirror of the configuration has to bring something to a repository (host, path) of a target."""
 
     def __init__(
         self,
-        manager: Manager,
+        calls: Calls,
         reader: Reader,
         targets: Mapping[str, Target],
         needs: Callable[[str, str], bool] = lambda host, path: False,
     ) -> None:
         self._needs = needs
-        self._manager = manager
+        self._calls = calls
         self._reader = reader
         self._targets = targets
-        self._lock = threading.Lock()
         self._begun: set[str] = set()
+        self._openings: Shared[str, None] = Shared(calls.tasks)
         # By host, of those that gather: what the target lacks, by its name there; the images that it will get.
         self._lacking: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)
         self._known: dict[str, set[str]] = {}  # what it was known to lack when it was begun
@@ -70,34 +69,33 @@ class Publishing:
 
     def lacks(self, host: str, name: str, error: MirrorError) -> None:
         """A target that gathers does not get something that it was to have. name: what it would be called there."""
-        with self._lock:
-            if self._targets[host].gathers:
-                self._lacking[host].setdefault(name, error)
+        if self._targets[host].gathers:
+            self._lacking[host].setdefault(name, error)
 
     def lacking(self, host: str) -> dict[str, MirrorError]:
         """What a target that gathers does not get, by its name there."""
-        with self._lock:
-            return dict(self._lacking[host])
+        return dict(self._lacking[host])
 
-    def begin(self, host: str, images: Sequence[Coming] = ()) -> Steps[None]:
+    async def begin(self, host: str, images: Sequence[Coming] = ()) -> None:
         """Open the target once, before its first write."""
+        if host not in self._begun:
+            await self._openings.run(host, lambda: self._open(host, images))
+
+    async def _open(self, host: str, images: Sequence[Coming]) -> None:
+        missing = self.lacking(host).keys()
 
         def run(work: Work) -> None:
-            if host not in self._begun:
-                missing = self.lacking(host).keys()
-                self._targets[host].begin(images, work, missing=missing)
-                with self._lock:
-                    self._known[host] = set(missing)
-                    self._begun.add(host)
+            self._targets[host].begin(images, work, missing=missing)
+            self._begun.add(host)  # also if a stop comes: it has to be closed
 
-        if host not in self._begun:
-            yield self._manager.transfer(("open", host), run, needs=(host_permit(host),), policy=ONCE)
+        self._known[host] = set(missing)
+        await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
 
-    def gather(self, host: str, findings: Sequence[Finding]) -> Steps[dict[Finding, MirrorError]]:
+    async def gather(self, host: str, findings: Sequence[Finding]) -> dict[Finding, MirrorError]:
         """Tell the target of all that will come. -> those that cannot come, since they could not be read."""
         errors: dict[Finding, MirrorError] = {}
         coming = self._coming[host]
-        images = yield from self._reader.images([one.reading for one in findings])
+        images = await self._reader.images([one.reading for one in findings])
         for finding, image in zip(findings, images, strict=True):
             error = image if isinstance(image, MirrorError) else _unsized(finding, image)
             if error is not None:
@@ -109,18 +107,16 @@ class Publishing:
                     finding.target.place.path, finding.reading.tag, tuple(graph.manifests()), graph.blobs
                 )
         if not self.lacking(host):
-            named = {one.target.place.path for one in findings}
-            yield self._manager.transfer(
-                object(), partial(self._miss_vanished, host, named), needs=(host_permit(host),), policy=ONCE
-            )
+            await self._miss_vanished(host, {one.target.place.path for one in findings})
         if coming:
-            yield from self.begin(host, list(coming.values()))
+            await self.begin(host, list(coming.values()))
         return errors
 
-    def _miss_vanished(self, host: str, named: Collection[str], work: Work) -> None:
+    async def _miss_vanished(self, host: str, named: Collection[str]) -> None:
         """A repository that is there, that a mirror has to fill, and of which nothing is selected any more: its source
         may have answered with an empty list, or a catalog without it."""
-        for name in _repositories(self._targets[host], work) or ():
+        run = partial(_repositories, self._targets[host])
+        for name in await self._calls.call(run, needs=(host_permit(host),), policy=ONCE) or ():
             if isinstance(name, str) and name not in named and self._needs(host, name):
                 what = f"it holds {name}, of which no tag is selected any more"
                 self.lacks(host, name, RemoteError(what, code="nothing_selected"))
@@ -132,44 +128,41 @@ class Publishing:
         host = finding.target.place.host
         if not self._targets[host].gathers:
             return False
-        with self._lock:
-            self._held[host].append(Held(finding, digest, tally))
+        self._held[host].append(Held(finding, digest, tally))
         return True
 
-    def finish(self, *, incomplete: bool, believe: bool = True) -> Steps[list[Held]]:
-        """Close all that was opened. -> the results that were held back. incomplete: show also what is not complete,
-        where nothing is there yet; believe: an equal tag says that its image is there."""
-        results = []
+    async def finish(self, *, incomplete: bool, believe: bool = True) -> tuple[list[Held], list[MirrorError]]:
+        """Close all that was opened. -> the results that were held back; the errors of other targets.
+
+        incomplete: show also what is not complete, where nothing is there yet; believe: an equal tag says that its
+        image is there."""
+        results: list[Held] = []
+        errors: list[MirrorError] = []
         for host in sorted(self._begun):
             held = self._held.pop(host, [])
-            error = yield from self._closed(host, [one.finding for one in held], incomplete=incomplete)
+            error = await self._closed(host, [one.finding for one in held], incomplete=incomplete)
             kept = isinstance(error, NotReplaced) and believe and not self._targets[host].partial
             for one in held:
                 equal = kept and one.finding.verdict is Verdict.EQUAL
                 results.append(replace(one, error=None if equal else error, replaced=not equal))
             if error is not None and not self._targets[host].gathers:
-                raise error
-        return results
+                errors.append(error)
+        return results, errors
 
-    def _closed(self, host: str, arrived: Sequence[Finding], *, incomplete: bool) -> Steps[MirrorError | None]:
+    async def _closed(self, host: str, arrived: Sequence[Finding], *, incomplete: bool) -> MirrorError | None:
         lacking = self.lacking(host)
 
         def run(work: Work) -> MirrorError | None:
+            self._begun.discard(host)  # if it is not reached, `close` closes it
             if not lacking:
                 self._targets[host].finish(whole=True, work=work)
                 return None
             return self._shown(host, lacking, arrived if incomplete else (), work)
 
         try:
-            error: MirrorError | None = yield self._manager.transfer(
-                object(), run, needs=(host_permit(host),), policy=ONCE
-            )
-        except MirrorError as failure:
-            return failure
-        finally:
-            with self._lock:
-                self._begun.discard(host)
-        return error
+            return await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
+        except MirrorError as error:
+            return error
 
     def _shown(
         self, host: str, lacking: Mapping[str, MirrorError], arrived: Sequence[Finding], work: Work
@@ -204,7 +197,7 @@ class Publishing:
         return None
 
     def close(self) -> None:
-        """Close what a stop left open. Does I/O; after the manager has come to rest."""
+        """Close what a stop left open. Does I/O; after the threads have ended."""
         for host in sorted(self._begun):
             self._targets[host].finish(whole=False, work=Work(Stop()))
 

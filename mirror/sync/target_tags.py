@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
 
 from mirror.oci.digest import Digest
 from mirror.oci.reference import ListedTag
 from mirror.sync.plan_model import Entry, Memory, Reading, TargetEntry
 from mirror.sync.planner_queries import listed_at_target, recalled_tags, settled_tags
-from mirror.transfer.manager import Manager
-from mirror.transfer.scheduler import host_permit
-from mirror.transfer.steps import Steps
-from mirror.transfer.watch import Watch
+from mirror.transfer.blob_locations import Place
+from mirror.transfer.calls import Calls
+from mirror.transfer.permits import host_permit
+from mirror.transfer.shared import Shared
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, field, replace
@@ -34,57 +33,58 @@ class Present(Struct):
         return self.broken.get(tag) or self.last_equal.get(tag)
 
 
-Listing: TypeAlias = Watch[Present] | None
-
-
 class Presence:
-    """Finds out what target repositories have, as jobs of a manager. believe: what the state says, and the digests that
+    """Finds out what target repositories have. believe: what the state says, and the digests that
     lists of tags name; repair: look up what damaged immutable tags had."""
 
-    def __init__(self, manager: Manager, memory: Memory, *, believe: bool, repair: bool = False) -> None:
-        self._manager = manager
+    def __init__(self, calls: Calls, memory: Memory, *, believe: bool, repair: bool = False) -> None:
+        self._calls = calls
+        self._looks: Shared[Place, bool] = Shared(calls.tasks)
         self._memory = memory
         self._believe = believe
         self._repair = repair
 
-    def listing(self, entry: Entry, target: TargetEntry) -> Listing:
-        """What a target has, being listed; None where that may not be needed."""
+    async def listing(self, entry: Entry, target: TargetEntry) -> Present | None:
+        """What a target lists; None where that may not be needed."""
         if entry.rules.is_literal or (target.exclusive and self._believe):
             return None
-        return self._list(target)
+        return await self._list(target)
 
-    def find(self, entry: Entry, target: TargetEntry, readings: Sequence[Reading], listing: Listing) -> Steps[Present]:
+    async def find(
+        self, entry: Entry, target: TargetEntry, readings: Sequence[Reading], listing: Awaitable[Present | None]
+    ) -> Present:
+        """What a target has of the readings. listing: what `listing` returns, when it is there."""
         name = str(target.place)
         settled: dict[str, Digest] = {}
         if entry.rules.immutable and (self._believe or self._repair):
-            settled = yield self._manager.transfer(
-                object(), lambda work: settled_tags(self._memory, entry, target, readings), needs=(), policy=ONCE
+            settled = await self._calls.call(
+                lambda work: settled_tags(self._memory, entry, target, readings), policy=ONCE
             )
         last_equal, settled = settled, settled if self._believe else {}
         if target.exclusive and self._believe:
-            recalled = yield self._manager.transfer(
-                object(), lambda work: recalled_tags(self._memory, name, [one.tag for one in readings]), needs=()
+            recalled = await self._calls.call(
+                lambda work: recalled_tags(self._memory, name, [one.tag for one in readings])
             )
             if recalled:
                 # Who promises that nobody else writes here spares the target every question that state can answer.
                 return Present(recalled=recalled, settled=settled, may_have=True)
         if entry.rules.is_literal:
             return Present(settled=settled, last_equal=last_equal)
-        present: Present = yield listing or self._list(target)
+        present = await listing or await self._list(target)
         return replace(present, settled=settled, last_equal=last_equal)
 
-    def may_have(self, target: TargetEntry, present: Present) -> Watch[bool]:
+    async def may_have(self, target: TargetEntry, present: Present) -> bool:
         """Whether the repository may hold blobs: it has tags, or a run that wrote there did not end."""
-        return self._manager.transfer(
-            ("has tags", target.place),
-            partial(self._may_have, target, present),
-            needs=(host_permit(target.store.host),),
-            policy=ONCE,
-        )
+        return await self._looks.run(target.place, lambda: self._may_have(target, present))
 
-    def _list(self, target: TargetEntry) -> Watch[Present]:
+    async def _may_have(self, target: TargetEntry, present: Present) -> bool:
+        if present.may_have is None:
+            present.may_have = bool((await self._list(target)).may_have)
+        return present.may_have
+
+    async def _list(self, target: TargetEntry) -> Present:
         run = partial(self._tags_of, target)
-        return self._manager.transfer(object(), run, needs=(host_permit(target.store.host),), policy=ONCE)
+        return await self._calls.call(run, needs=(host_permit(target.store.host),), policy=ONCE)
 
     def _tags_of(self, target: TargetEntry, work: Work) -> Present:
         tags = listed_at_target(target.store, target.place.path, work)
@@ -97,8 +97,3 @@ class Presence:
             recalled=told if self._believe else {},
             may_have=bool(tags) or self._memory.unfinished(str(target.place)),
         )
-
-    def _may_have(self, target: TargetEntry, present: Present, work: Work) -> bool:
-        if present.may_have is None:
-            present.may_have = bool(self._tags_of(target, work).may_have)
-        return present.may_have

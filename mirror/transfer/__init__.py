@@ -1,1 +1,1 @@
-"""The transfer manager: what runs when, once for all who ask for it. Knows stores only by their protocols."""
+"""Blobs between stores: what runs when, once for all who ask for it. Knows stores only by their protocols."""

@@ -7,11 +7,12 @@ upload. Of several repositories of a host that want the same blob the first lead
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from mirror.errors import Cancelled, MirrorError, Refused, RemoteError, could_not_look_up
 from mirror.oci.descriptor import Descriptor
@@ -21,21 +22,21 @@ from mirror.transfer.blob_locations import Inventory, Place, Routes
 from mirror.transfer.blob_outcomes import Outcomes
 from mirror.transfer.blob_request import Delivered, Effort, Order, Outcome
 from mirror.transfer.blob_sources import Origins
+from mirror.transfer.calls import ABANDONED, PATIENCE, Calls
 from mirror.transfer.downloads import Carried, Origin, SourceBody
-from mirror.transfer.manager import PATIENCE, Manager
 from mirror.transfer.mounts import Mounts
+from mirror.transfer.permits import DOWNLOADS, UPLOADS, host_permit
 from mirror.transfer.retry_budgets import Budgets, Unreadable
-from mirror.transfer.scheduler import DOWNLOADS, UPLOADS, host_permit
+from mirror.transfer.shared import Shared, result_of
 from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile
 from mirror.transfer.spool_room import Room
-from mirror.transfer.steps import Steps, settled
+from mirror.transfer.tasks import Steps, run_group
 from mirror.transfer.upload_sessions import IdleSessions
 from mirror.transfer.uploads import Body, Sending
-from mirror.transfer.watch import ABANDONED, Watch
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
+from mirror.util.structs import replace
 
-STEPPING_DOWN = 0.01  # seconds
 CARRY = 64 << 10  # bytes up to which a blob is read whole before its upload begins
 MOST_CARRIED = 4 << 20  # bytes of such blobs at once; what does not fit is streamed
 
@@ -47,11 +48,12 @@ T = TypeVar("T")
 class Deliveries:
     """All deliveries of a run. outcomes: where it is recorded how each ended.
 
-    moved: told of bytes as they are sent; before_write: called with a place by the job that will write there."""
+    moved: called with bytes as they are sent; before_write: called with a place before it is written to. Both are
+    called on threads."""
 
     def __init__(
         self,
-        manager: Manager,
+        calls: Calls,
         inventory: Inventory,
         routes: Routes,
         spool: Spool,
@@ -60,113 +62,95 @@ class Deliveries:
         moved: Callable[[int], None],
         before_write: Callable[[Place], None],
     ) -> None:
-        self._manager = manager
+        self._calls = calls
         self._inventory = inventory
         self._routes = routes
-        self._room = Room(spool, manager)
+        self._room = Room(spool, calls)
         self._outcomes = outcomes
         self._moved = moved
         self._before_write = before_write
         self._unreadable = Unreadable()
         self._budgets = Budgets()
         self._origins = Origins()
-        self._lock = threading.Lock()
-        self._leaders: dict[tuple[str, Digest], Place] = {}
+        self._deliveries: Shared[tuple[Place, Digest, int | None], Delivered] = Shared(calls.tasks)
+        self._downloads: Shared[SpoolFile, None] = Shared(calls.tasks)
+        self._begun: dict[SpoolFile, asyncio.Event] = {}  # set when a download has moved bytes, or has ended
+        # Held by the delivery that leads; weak, so that one that nobody holds or waits for goes.
+        self._leading: WeakValueDictionary[tuple[str, Digest], asyncio.Lock] = WeakValueDictionary()
         self._idle = IdleSessions()
-        self._mounts = Mounts(manager, inventory, routes, self._idle, before_write)
+        self._mounts = Mounts(calls, inventory, routes, self._idle, before_write)
         self._carrying = 0  # bytes of small blobs in memory, or about to be
 
-    def deliver(self, order: Order) -> Watch[Delivered]:
+    async def deliver(self, order: Order) -> Delivered:
         """Bring it there; joins a delivery of the same blob to the same repository."""
-        name = f"{order.blob.digest.short()} to {order.place}"
-        key = ("deliver", order.place, order.blob.digest, order.blob.size)
-        self._origins.add(order)
-        return self._manager.spawn(self._told_of(order), name=name, key=key)
+        key = (order.place, order.blob.digest, order.blob.size)
+        with self._origins.wanted(order):
+            return await self._deliveries.run(key, lambda: self._recorded(order))
 
     def close(self, patience: float = PATIENCE) -> None:
-        """Close the upload sessions that nobody uses. Does I/O; after the manager was stopped.
+        """Close the upload sessions that nobody uses. Does I/O; after a stop.
 
-        What a job has open, or opens from now on, it closes itself. Raises LocalError: not done in `patience` seconds;
+        What a call has open, or opens from now on, it closes itself. Raises LocalError: not done in `patience` seconds;
         what was not begun by then never is."""
         self._idle.close(patience)
 
     # ---- one delivery
 
-    def _told_of(self, order: Order) -> Steps[Delivered]:
+    async def _recorded(self, order: Order) -> Delivered:
         effort = Effort()
         try:
             self._inventory.fits(order.blob)
-            with self._origins.wanted(order):
-                delivered = yield from self._deliver(order, effort)
+            delivered = await self._deliver(order, effort)
             self._inventory.add(order.place, order.blob.digest)
             if delivered.sized:
                 self._inventory.proven(order.blob)
         except MirrorError as error:
             self._outcomes.blob(order, error, effort.cost())
             raise
-        except GeneratorExit:
+        except asyncio.CancelledError:
             self._outcomes.blob(order, Cancelled(ABANDONED))
             raise
         self._outcomes.blob(order, delivered)
         return delivered
 
-    def _deliver(self, order: Order, effort: Effort) -> Steps[Delivered]:
+    async def _deliver(self, order: Order, effort: Effort) -> Delivered:
         digest, place = order.blob.digest, order.place
         if self._inventory.knows(place, digest):
             return effort.result(Outcome.EXISTS, sized=False)
         effort.asked = order.certain or (order.may_have and self._inventory.expects(place, digest))
-        if effort.asked and (yield self._ask(order)):
+        if effort.asked and await self._ask(order):
             return effort.result(Outcome.EXISTS)
         if not self._mounts.work(place.host) or self._inventory.distrusts(place):
             # Where a mount may have been a lie, the bytes are sent.
-            return (yield from self._head_or_upload(order, effort))
-        while not self._inventory.holder(place, digest):
-            if self._lead(place, digest):
-                try:
-                    brought = yield from self._bring(order, effort)
-                    self._inventory.add(place, digest)  # before others find that nobody leads, and upload it again
+            return await self._head_or_upload(order, effort)
+        if not self._inventory.holder(place, digest):
+            async with self._leading.setdefault((place.host, digest), asyncio.Lock()):
+                if not self._inventory.holder(place, digest):
+                    brought = await self._bring(order, effort)
+                    self._inventory.add(place, digest)  # before the next one leads, and uploads it again
                     return brought
-                finally:
-                    self._lead_no_more(place, digest)
-            leader = self._leader(place.host, digest, order.blob.size)
-            # A leader that was called off steps down a moment later, maybe on this very thread.
-            yield settled([leader]) if leader is not None else self._manager.timer(STEPPING_DOWN)
-        return (yield from self._bring(order, effort))
+        return await self._bring(order, effort)
 
-    def _lead(self, place: Place, digest: Digest) -> bool:
-        with self._lock:
-            return self._leaders.setdefault((place.host, digest), place) == place
-
-    def _lead_no_more(self, place: Place, digest: Digest) -> None:
-        with self._lock:
-            self._leaders.pop((place.host, digest), None)
-
-    def _leader(self, host: str, digest: Digest, size: int | None) -> Watch[Delivered] | None:
-        """An interest in the delivery that leads for that host; None: it has just ended."""
-        with self._lock:
-            place = self._leaders.get((host, digest))
-        return self._manager.join(("deliver", place, digest, size)) if place is not None else None
-
-    def _bring(self, order: Order, effort: Effort) -> Steps[Delivered]:
+    async def _bring(self, order: Order, effort: Effort) -> Delivered:
         """Mount it, or else find it there, or upload it."""
         also = [order.origin.repository] if order.origin.source.host == order.place.host else []
         for candidate in self._inventory.candidates(order.place, order.blob.digest, also):
-            mounted = yield from self._mounts.attempt(order, candidate)
+            mounted = await self._mounts.attempt(order, candidate)
             if mounted is None:
                 break
             if mounted is Mount.MOUNTED:
                 return effort.result(Outcome.MOUNTED, candidate, sized=False)
             if not isinstance(mounted, Mount):
-                return (yield from self._upload(order, effort, session=mounted))
-        return (yield from self._head_or_upload(order, effort))
+                return await self._upload(order, effort, session=mounted)
+        return await self._head_or_upload(order, effort)
 
-    def _head_or_upload(self, order: Order, effort: Effort) -> Steps[Delivered]:
+    async def _head_or_upload(self, order: Order, effort: Effort) -> Delivered:
         # What is on disk keeps what an earlier run left, or another repository has: asking it costs no request.
-        if (order.may_have or order.target.on_disk) and not effort.asked and (yield self._ask(order)):
+        if (order.may_have or order.target.on_disk) and not effort.asked and await self._ask(order):
             return effort.result(Outcome.EXISTS)
-        return (yield from self._upload(order, effort, session=None))
+        return await self._upload(order, effort, session=None)
 
-    def _ask(self, order: Order) -> Watch[bool]:
+    async def _ask(self, order: Order) -> bool:
         """Ask the target for the blob. Where it cannot look it up, not even after retries, an upload cures that."""
 
         def ask(work: Work) -> bool:
@@ -179,34 +163,36 @@ class Deliveries:
                 _log.warning("blob_lookup_failed", extra={"target": str(order.place), "code": error.code, "text": text})
                 return False
 
-        return self._manager.transfer(object(), ask, needs=(host_permit(order.place.host),), policy=ONCE)
+        return await self._calls.call(ask, needs=(host_permit(order.place.host),), policy=ONCE)
 
-    def _send(self, order: Order, effort: Effort, sending: Sending, *more: str) -> Watch[None]:
+    async def _send(self, order: Order, effort: Effort, sending: Sending, *more: str) -> None:
         def attempt(work: Work) -> None:
             effort.attempts += 1
             sending.attempt(work)
 
-        return self._budgeted(order.place.host, order.blob, object(), attempt, (*more, UPLOADS))
+        await self._budgeted(order.place.host, order.blob, attempt, (*more, UPLOADS))
 
-    def _budgeted(
-        self, host: str, blob: Descriptor, key: Hashable, run: Callable[[Work], T], needs: Sequence[str]
-    ) -> Watch[T]:
-        """A transfer of the blob from or to a host, which has one retry budget for it, whoever comes."""
+    async def _budgeted(self, host: str, blob: Descriptor, run: Callable[[Work], T], needs: Sequence[str]) -> T:
+        """A call that moves the blob from or to a host, which has one retry budget for it, whoever needs it."""
         policy = self._budgets.policy(host, blob.digest)
-        watch = self._manager.transfer(key, run, needs=(host_permit(host), *needs), policy=policy)
-        watch.on_done(lambda watch: self._budgets.note(host, blob.digest, watch.error))
-        return watch
+        try:
+            result = await self._calls.call(run, needs=(host_permit(host), *needs), policy=policy)
+        except MirrorError as error:
+            self._budgets.note(host, blob.digest, error)
+            raise
+        self._budgets.note(host, blob.digest, None)
+        return result
 
     # ---- uploads
 
-    def _upload(self, order: Order, effort: Effort, *, session: UploadSession | None) -> Steps[Delivered]:
+    async def _upload(self, order: Order, effort: Effort, *, session: UploadSession | None) -> Delivered:
         """Upload it from the first host where it can be read; one that lacks it, or fails for good, is left out."""
         tried: set[Origin] = set()
         failure: MirrorError | None = None
         while origins := self._untried(order, tried):
             effort.unread, effort.joined = None, False
             try:
-                yield from self._upload_from(origins, order, effort, session)
+                await self._upload_from(origins, order, effort, session)
                 return effort.result(Outcome.COPIED)
             except (RemoteError, Refused) as error:
                 if effort.unread is None:
@@ -222,24 +208,24 @@ class Deliveries:
             raise RuntimeError("an order has an origin")
         raise failure
 
-    def _upload_from(
+    async def _upload_from(
         self, origins: list[Origin], order: Order, effort: Effort, session: UploadSession | None
-    ) -> Steps[None]:
+    ) -> None:
         """origins: of one host. If the bytes could not be fetched, effort.unread says why."""
         source, target = origins[0].source.host, order.place.host
         try:
             if self._routes.through_spool(source, target, mounts_work=self._inventory.mounts_work(target)):
                 may_stream = self._routes.may_stream(source, target) and not order.target.on_disk
-                file = yield from self._room.claim(order.blob, target, may_stream=may_stream)
+                file = await self._room.claim(order.blob, target, may_stream=may_stream)
                 try:
                     if file is None:
-                        yield from self._directly(order, effort, origins, session)
+                        await self._directly(order, effort, origins, session)
                     else:
-                        yield from self._by_spool(order, effort, origins, session, file)
+                        await self._by_spool(order, effort, origins, session, file)
                 finally:
                     self._room.leave(file, target)
             else:
-                yield from self._directly(order, effort, origins, session)
+                await self._directly(order, effort, origins, session)
         finally:
             left = effort.sending.give_up() if effort.sending is not None else session
             effort.sent += effort.sending.sent if effort.sending is not None else 0
@@ -247,41 +233,35 @@ class Deliveries:
             if left is not None:
                 self._abandon(order, left)
 
-    def _directly(
+    async def _directly(
         self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None
-    ) -> Steps[None]:
+    ) -> None:
         """Without the spool: this upload alone gets the bytes."""
         size = order.blob.size
-        if size is not None and size <= CARRY and self._room_to_carry(size):
-            yield from self._carried(order, effort, origins, session, size)
+        if size is not None and size <= CARRY and self._carrying + size <= MOST_CARRIED:
+            await self._carried(order, effort, origins, session, size)
             return
         body = SourceBody(order.blob, origins, self._unreadable)
         sending = self._sending(order, effort, body, session)
         try:
-            yield self._send(order, effort, sending, host_permit(origins[0].source.host), DOWNLOADS)
+            await self._send(order, effort, sending, host_permit(origins[0].source.host), DOWNLOADS)
         finally:
             effort.read += body.read
             effort.unread = body.trouble
 
-    def _room_to_carry(self, size: int) -> bool:
-        with self._lock:
-            room = self._carrying + size <= MOST_CARRIED
-            self._carrying += size if room else 0
-            return room
-
-    def _carried(
+    async def _carried(
         self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None, size: int
-    ) -> Steps[None]:
+    ) -> None:
         """A small blob: read it, then send it, so that neither host waits for the other with a slot in its hand."""
         source, host = SourceBody(order.blob, origins, self._unreadable), origins[0].source.host
+        self._carrying += size
         try:
-            carried = yield self._budgeted(host, order.blob, object(), partial(Carried.of, source, size), [DOWNLOADS])
-            yield self._send(order, effort, self._sending(order, effort, carried, session))
+            carried = await self._budgeted(host, order.blob, partial(Carried.of, source, size), [DOWNLOADS])
+            await self._send(order, effort, self._sending(order, effort, carried, session))
         finally:
             effort.read += source.read
             effort.unread = source.trouble
-            with self._lock:
-                self._carrying -= size
+            self._carrying -= size
 
     def _untried(self, order: Order, tried: Collection[Origin]) -> list[Origin]:
         """Where to read it next: from a sibling on the target that has it, if a mount from that was refused; then from
@@ -304,47 +284,63 @@ class Deliveries:
         )
         return sending
 
-    def _by_spool(
+    async def _by_spool(
         self, order: Order, effort: Effort, origins: list[Origin], session: UploadSession | None, file: SpoolFile
-    ) -> Steps[None]:
-        source = origins[0].source.host
-        download: Watch[None] | None = None
-        try:
-            sending = self._sending(order, effort, file, session)
-            download = self._download(file, origins, effort)
-            # Where both ends are one host, an upload that waits for its download could hold the slot it needs.
-            yield download if source == order.place.host else download.first_progress()
-            try:
-                yield [download, self._send(order, effort, sending)]
-            except SpoolBroken:
-                yield download
-                yield self._send(order, effort, sending)
-        except MirrorError:
-            effort.unread = download.error if download is not None else None
-            raise
-
-    def _download(self, file: SpoolFile, origins: list[Origin], effort: Effort) -> Watch[None]:
+    ) -> None:
+        sending = self._sending(order, effort, file, session)
         effort.joined = True  # unless it runs
+        async with self._downloads.join(file, lambda: self._download(file, origins, effort)) as download:
+            try:
+                # Where both ends are one host, an upload that waits for its download could hold the permit it needs.
+                if origins[0].source.host != order.place.host and file in self._begun:
+                    await self._begun[file].wait()
+                if origins[0].source.host == order.place.host or download.done():
+                    await result_of(download)
+                try:
+                    await run_group([result_of(download), self._send(order, effort, sending)])
+                except SpoolBroken:
+                    await result_of(download)
+                    await self._send(order, effort, sending)
+            except MirrorError:
+                effort.unread = download.exception() if download.done() else None
+                raise
+
+    def _download(self, file: SpoolFile, origins: list[Origin], effort: Effort) -> Steps[None]:
+        begun = self._begun[file] = asyncio.Event()
 
         def run(work: Work) -> None:
             effort.joined = False
             if file.complete:
                 return
             body = SourceBody(file.blob, origins, self._unreadable)
+
+            def progress(count: int) -> None:
+                work.progress(count)
+                if not begun.is_set():
+                    self._calls.post(begun.set)
+
             try:
                 with body.open(0, work) as reader:
-                    file.fill(reader, work)
+                    file.fill(reader, replace(work, progress=progress))
             finally:
                 effort.read += body.read
 
-        return self._budgeted(origins[0].source.host, file.blob, ("download", file), run, [DOWNLOADS])
+        async def download() -> None:
+            try:
+                await self._budgeted(origins[0].source.host, file.blob, run, [DOWNLOADS])
+            finally:
+                begun.set()
+                if self._begun.get(file) is begun:
+                    del self._begun[file]
+
+        return download()
 
     def _abandon(self, order: Order, session: UploadSession) -> None:
-        """Close a session that nobody will go on with, in a job of its own; at the latest in `close`."""
+        """Close a session that nobody will use any more, in a call of its own; at the latest in `close`."""
         self._idle.keep(session)
 
         def run(_: Work) -> None:
             if self._idle.take(session):
                 session.__exit__(None, None, None)
 
-        self._manager.detached(run, needs=(host_permit(order.place.host),))
+        self._calls.tasks.detach(self._calls.call(run, needs=(host_permit(order.place.host),)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
@@ -45,6 +44,14 @@ class Hints(Protocol):
     def forget(self, repository: str) -> None: ...
 
 
+class Hint(Struct, frozen=True):
+    """What the state says of a blob: whether the repository held it; other repositories of the host that did."""
+
+    digest: Digest
+    held: bool
+    holders: list[str]
+
+
 class Inventory:
     """What the targets hold, as far as this run has asked or done it itself. Hints prove nothing: they only suggest
     where to ask first, and from where to mount.
@@ -52,7 +59,7 @@ class Inventory:
     mountable: for each host the repositories that the configuration names there, as a source or as a target; wildcards:
     what stands before and after the `*` of those that it names by a pattern. No others are mounted from: not everybody
     who may read the target may be allowed to read them. `allow` adds repositories that a wildcard was found to match.
-    Thread-safe; only `ask_hints` does I/O."""
+    Used on the event loop, but for `read_hints`, which does I/O, and `mounts_work`."""
 
     def __init__(
         self,
@@ -62,7 +69,6 @@ class Inventory:
     ) -> None:
         self._hints = hints
         self._wildcards = wildcards or {}
-        self._lock = threading.Lock()
         self._mountable = defaultdict(set, {host: set(paths) for host, paths in mountable.items()})
         self._held: defaultdict[Place, set[Digest]] = defaultdict(set)
         self._manifests: defaultdict[Place, set[Digest]] = defaultdict(set)  # apart: a digest can be both
@@ -78,107 +84,98 @@ class Inventory:
 
     def allow(self, places: Iterable[Place]) -> None:
         """These may be mounted from as well."""
-        with self._lock:
-            for place in places:
-                self._mountable[place.host].add(place.path)
+        for place in places:
+            self._mountable[place.host].add(place.path)
 
     def proven(self, blob: Descriptor) -> None:
         """Note the size of a blob whose bytes, or whose size on a target, were seen in this run. Raises Refused
         (size_mismatch) if it was another one before: a digest has one size, so a descriptor lies."""
         if blob.size is None:
             return
-        with self._lock:
-            size = self._sizes.setdefault(blob.digest, blob.size)
+        size = self._sizes.setdefault(blob.digest, blob.size)
         if size != blob.size:
             raise Refused(f"{blob.digest} is {size} bytes long, its descriptor says {blob.size}", code="size_mismatch")
 
     def fits(self, blob: Descriptor) -> bool:
         """Whether the size of a blob is known in this run. Raises Refused (size_mismatch): its descriptor lies."""
-        with self._lock:
-            size = self._sizes.get(blob.digest)
+        size = self._sizes.get(blob.digest)
         if size is not None:
             self.proven(blob)
         return size is not None or blob.size is None
 
     def add(self, place: Place, digest: Digest) -> None:
         """It was proven to be there, in this run."""
-        with self._lock:
-            if digest not in self._held[place]:
-                self._held[place].add(digest)
-                self._holders[place.host, digest].insert(0, place.path)
+        if digest not in self._held[place]:
+            self._held[place].add(digest)
+            self._holders[place.host, digest].insert(0, place.path)
 
     def knows(self, place: Place, digest: Digest) -> bool:
         """Whether it was proven to be there, in this run."""
-        with self._lock:
-            return digest in self._held[place]
+        return digest in self._held[place]
 
     def add_manifest(self, place: Place, digest: Digest) -> None:
         """This run has put it there."""
-        with self._lock:
-            self._manifests[place].add(digest)
+        self._manifests[place].add(digest)
 
     def has_manifest(self, place: Place, digest: Digest) -> bool:
         """Whether this run has put it there."""
-        with self._lock:
-            return digest in self._manifests[place]
+        return digest in self._manifests[place]
 
     def expects(self, place: Place, digest: Digest) -> bool:
         """Whether the hints say that it is there. It proves nothing: ask before anything else is tried."""
-        with self._lock:
-            return digest in self._expected[place]
+        return digest in self._expected[place]
 
-    def ask_hints(self, place: Place, digests: Iterable[Digest]) -> None:
-        """Read what the hints say of these blobs: whether they are there, and where else on that host. Reads state."""
-        for digest in digests:
-            if self.knows(place, digest):
-                continue
-            expected, holders = self._hints.held(str(place), digest), self._hints.holders(place.host, digest)
-            with self._lock:
-                if expected:
-                    self._expected[place].add(digest)
-                if holders:
-                    self._suggested[place.host, digest].update(dict.fromkeys(holders))
+    def read_hints(self, place: Place, digests: Iterable[Digest]) -> list[Hint]:
+        """Read what the state says of these blobs, for `note_hints`. Does I/O; any thread."""
+        return [
+            Hint(digest, self._hints.held(str(place), digest), self._hints.holders(place.host, digest))
+            for digest in digests
+        ]
+
+    def note_hints(self, place: Place, hints: Iterable[Hint]) -> None:
+        """Expect blobs where the state says that they are."""
+        for hint in hints:
+            if hint.held:
+                self._expected[place].add(hint.digest)
+            if hint.holders:
+                self._suggested[place.host, hint.digest].update(dict.fromkeys(hint.holders))
 
     def suggest(self, place: Place, digests: Iterable[Digest]) -> None:
         """A manifest of that repository names these blobs, so they may be mounted from there."""
-        with self._lock:
-            for digest in digests:
-                self._suggested[place.host, digest][place.path] = None
+        for digest in digests:
+            self._suggested[place.host, digest][place.path] = None
 
     def distrust(self, place: Place) -> None:
-        """The target lacks what was believed to be there: forget all about that repository. Writes the state."""
-        with self._lock:
-            self._distrusted.add(place)
-            self._held.pop(place, None)
-            self._manifests.pop(place, None)
-            self._expected.pop(place, None)
-            for holders in self._holders.values():
-                if place.path in holders:
-                    holders.remove(place.path)
+        """The target lacks what was believed to be there: forget all about that repository, in the state, too."""
+        self._distrusted.add(place)
+        self._held.pop(place, None)
+        self._manifests.pop(place, None)
+        self._expected.pop(place, None)
+        for holders in self._holders.values():
+            if place.path in holders:
+                holders.remove(place.path)
         self._hints.forget(str(place))
 
     def distrusts(self, place: Place) -> bool:
         """Whether something that was believed of it turned out to be wrong, in this run."""
-        with self._lock:
-            return place in self._distrusted
+        return place in self._distrusted
 
     def candidates(self, place: Place, digest: Digest, also: Iterable[str] = ()) -> list[str]:
         """Repositories of the host to mount from: those where this run proved it, then `also`, then suggestions."""
-        with self._lock:
-            sure = self._holders.get((place.host, digest), ())
-            suggested = [
-                path
-                for path in self._suggested.get((place.host, digest), ())
-                if Place(place.host, path) not in self._distrusted
-            ]
-            return [
-                path
-                for path in dict.fromkeys([*sure, *also, *suggested])
-                if path != place.path and (place, path) not in self._refused and self._may_mount_from(place.host, path)
-            ][:MOST_CANDIDATES]
+        sure = self._holders.get((place.host, digest), ())
+        suggested = [
+            path
+            for path in self._suggested.get((place.host, digest), ())
+            if Place(place.host, path) not in self._distrusted
+        ]
+        return [
+            path
+            for path in dict.fromkeys([*sure, *also, *suggested])
+            if path != place.path and (place, path) not in self._refused and self._may_mount_from(place.host, path)
+        ][:MOST_CANDIDATES]
 
     def _may_mount_from(self, host: str, path: str) -> bool:
-        """Whether the configuration names it. Under the lock."""
+        """Whether the configuration names it."""
         return path in self._mountable[host] or any(
             path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)
             for before, after in self._wildcards.get(host, ())
@@ -186,39 +183,34 @@ class Inventory:
 
     def holder(self, place: Place, digest: Digest) -> str | None:
         """Another repository of that host that is sure to hold it."""
-        with self._lock:
-            return next((path for path in self._holders[place.host, digest] if path != place.path), None)
+        return next((path for path in self._holders[place.host, digest] if path != place.path), None)
 
     def siblings(self, place: Place) -> list[Place]:
         """The other repositories of that host that may be mounted from."""
-        with self._lock:
-            paths = self._mountable[place.host] - {place.path}
+        paths = self._mountable[place.host] - {place.path}
         return [Place(place.host, path) for path in sorted(paths)]
 
     def note_mount(self, place: Place, from_path: str, digest: Digest, outcome: Mount | None) -> None:
         """How a mount ended; None: with an error, after all retries. Only a refusal concerns other blobs, too."""
         pair = (place, from_path)
-        with self._lock:
-            if outcome is Mount.MOUNTED:
-                self._mounts[place.host] += 1
-                self._failed.discard(pair)
-                return
-            if outcome is Mount.REFUSED:
-                self._refused.add(pair)
-            if outcome is None:
-                self._failed.add(pair)
-            if outcome is None or from_path in self._holders[place.host, digest]:
-                self._missed[place.host] += 1
+        if outcome is Mount.MOUNTED:
+            self._mounts[place.host] += 1
+            self._failed.discard(pair)
+            return
+        if outcome is Mount.REFUSED:
+            self._refused.add(pair)
+        if outcome is None:
+            self._failed.add(pair)
+        if outcome is None or from_path in self._holders[place.host, digest]:
+            self._missed[place.host] += 1
 
     def mount_failed(self, place: Place, from_path: str) -> bool:
         """Whether the last mount between the two ended with an error, after all retries."""
-        with self._lock:
-            return (place, from_path) in self._failed
+        return (place, from_path) in self._failed
 
     def mounts_work(self, host: str) -> bool:
-        """Whether it is worth while to wait for a sibling's upload in order to mount it."""
-        with self._lock:
-            return bool(self._mounts[host]) or self._missed[host] < REFUSALS
+        """Whether it is worth while to wait for a sibling's upload in order to mount it. Any thread."""
+        return self._mounts.get(host, 0) > 0 or self._missed.get(host, 0) < REFUSALS
 
 
 class Routes:

@@ -48,11 +48,6 @@ class Outcomes:
         if self._first(order, what, success_is_final=True):
             self._told(order, what, NOTHING)
 
-    def failed_after_all(self, order: Order, error: BaseException | None) -> None:
-        """What was brought turned out not to be there, if there is an error."""
-        if isinstance(error, MirrorError):
-            self.blob(order, error)
-
     def _first(self, order: Order, what: Delivered | MirrorError, *, success_is_final: bool) -> bool:
         key = (order.place, order.blob.digest)
         outcome = what.outcome if isinstance(what, Delivered) else None

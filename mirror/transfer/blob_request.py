@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from enum import Enum
 
@@ -49,11 +48,12 @@ class Delivered(Struct, eq=False):
     attempts: int = 0
     seconds: float = 0.0
     sized: bool = True
-    _claimed: threading.Lock = field(default_factory=threading.Lock)
+    claimed: bool = False
 
     def claim(self) -> Outcome | None:
-        """The outcome, for the first who asks; None for those who only joined. Thread-safe."""
-        return self.outcome if self._claimed.acquire(blocking=False) else None
+        """The outcome, for the first who asks; None for those who only joined."""
+        first, self.claimed = not self.claimed, True
+        return self.outcome if first else None
 
 
 class Cost(Struct, frozen=True):
@@ -66,7 +66,7 @@ class Cost(Struct, frozen=True):
 
 
 class Effort(Struct):
-    """The counters of one delivery; written by its jobs, read when it ends. asked: whether the target was asked for
+    """The counters of one delivery; written by its calls, read when it ends. asked: whether the target was asked for
     the blob and said that it does not have it. unread: why its bytes could not be fetched, if that was the trouble;
     joined: they were read for another delivery, and not from where this one would read them."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,37 +14,26 @@ MOST_OTHERS = 8  # repositories that are tried besides the order's own
 
 
 class Origins:
-    """A digest is the same bytes everywhere, so what one source lacks may come from another one's. Thread-safe."""
+    """A digest is the same bytes everywhere, so what one source lacks may come from another one's."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._wanted: dict[Digest, Counter[Origin]] = {}  # origin -> orders that are in progress
 
     @contextmanager
     def wanted(self, order: Order) -> Iterator[None]:
-        """While this order is in progress, others may read the blob from its origin."""
+        """While this order is in progress, also if it joins another one, others may read the blob from its origin."""
         digest = order.blob.digest
-        with self._lock:
-            self._wanted.setdefault(digest, Counter())[order.origin] += 1
+        self._wanted.setdefault(digest, Counter())[order.origin] += 1
         try:
             yield
         finally:
-            with self._lock:
-                origins = self._wanted[digest]
-                origins[order.origin] -= 1
-                if not any(origins.values()):
-                    del self._wanted[digest]
-
-    def add(self, order: Order) -> None:
-        """An order that may join one in progress: that one may read from this one's origin, too."""
-        with self._lock:
-            origins = self._wanted.get(order.blob.digest)
-            if origins is not None:
-                origins[order.origin] += 0
+            origins = self._wanted[digest]
+            origins[order.origin] -= 1
+            if not any(origins.values()):
+                del self._wanted[digest]
 
     def untried(self, order: Order, tried: Collection[Origin]) -> list[Origin]:
         """The next origins to read it from, all of one host; the order's own first. Empty: all were tried."""
-        with self._lock:
-            others = [origin for origin in self._wanted.get(order.blob.digest, ()) if origin != order.origin]
+        others = [origin for origin in self._wanted.get(order.blob.digest, ()) if origin != order.origin]
         left = [origin for origin in (order.origin, *others[:MOST_OTHERS]) if origin not in tried]
         return [origin for origin in left if origin.source.host == left[0].source.host]

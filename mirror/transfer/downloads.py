@@ -162,7 +162,7 @@ class CarriedReader:
 
     def __init__(self, data: bytearray, offset: int) -> None:
         self._rest = memoryview(data)[offset:]
-        self.size = len(data)
+        self.size: int | None = len(data)
 
     def readinto(self, buffer: memoryview) -> int:
         count = min(len(buffer), len(self._rest))

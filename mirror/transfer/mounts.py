@@ -10,9 +10,8 @@ from mirror.errors import RateLimited, RemoteError
 from mirror.store import Mount, UploadSession
 from mirror.transfer.blob_locations import Inventory, Place, Routes
 from mirror.transfer.blob_request import Order
-from mirror.transfer.manager import Manager
-from mirror.transfer.scheduler import host_permit
-from mirror.transfer.steps import Steps
+from mirror.transfer.calls import Calls
+from mirror.transfer.permits import host_permit
 from mirror.transfer.upload_sessions import IdleSessions
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
@@ -21,17 +20,17 @@ _log = logging.getLogger("mirror.transfer")
 
 
 class Mounts:
-    """The mounts of a run. before_write: called with a place by the job that will write there."""
+    """The mounts of a run. before_write: called with a place, on a thread, before it is written to."""
 
     def __init__(
         self,
-        manager: Manager,
+        calls: Calls,
         inventory: Inventory,
         routes: Routes,
         idle: IdleSessions,
         before_write: Callable[[Place], None],
     ) -> None:
-        self._manager = manager
+        self._calls = calls
         self._inventory = inventory
         self._routes = routes
         self._idle = idle
@@ -41,15 +40,15 @@ class Mounts:
         """Whether mounts are allowed and worth trying there."""
         return self._routes.mounting(host) and self._inventory.mounts_work(host)
 
-    def attempt(self, order: Order, from_path: str) -> Steps[Mount | UploadSession | None]:
-        """Steps: mount it, with retries. -> a session if the target opened one instead, which is kept among those that
+    async def attempt(self, order: Order, from_path: str) -> Mount | UploadSession | None:
+        """Mount it, with retries. -> a session if the target opened one instead, which is kept among those that
         are idle; None: it was not asked for. Raises RateLimited."""
         place, digest = order.place, order.blob.digest
         # Where all retries failed once, one attempt is enough for the other blobs.
         policy = ONCE if self._inventory.mount_failed(place, from_path) else None
         run = partial(self._mount, order, from_path)
         try:
-            mounted = yield self._manager.transfer(object(), run, needs=(host_permit(place.host),), policy=policy)
+            mounted = await self._calls.call(run, needs=(host_permit(place.host),), policy=policy)
         except RemoteError as error:
             if isinstance(error, RateLimited):
                 raise
@@ -60,14 +59,14 @@ class Mounts:
         if mounted is not None:
             outcome = mounted if isinstance(mounted, Mount) else Mount.ABSENT
             self._inventory.note_mount(place, from_path, digest, outcome)
-        return mounted  # type: ignore[no-any-return]  # what a task is sent is not typed
+        return mounted
 
     def _mount(self, order: Order, from_path: str, work: Work) -> Mount | UploadSession | None:
         if not self.work(order.place.host):
             return None  # it may have waited for its permit for long; an upload opens its session when it has its own
         self._before_write(order.place)
         mounted = order.target.mount_blob(order.place.path, order.blob, from_path, work)
-        # Between this job and the one that uses the session, the delivery may be called off.
+        # Between this call and the one that uses the session, the delivery may be cancelled.
         if not isinstance(mounted, Mount) and not self._idle.keep(mounted, work.stop):
             mounted.__exit__(None, None, None)
             work.stop.check()

@@ -1,4 +1,4 @@
-"""What failed in this run: who needs it next begins nothing anew that was tried to the end. Thread-safe."""
+"""What failed in this run: a blob that failed all its attempts is not retried by later images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Unreadable:
     """Why blobs cannot be read from where they should be.
 
     That the bytes are wrong holds for all repositories of a store, which keeps one content for a digest; that they are
-    missing, or not for us, for one repository only."""
+    missing, or not for us, for one repository only. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,18 +45,15 @@ class Budgets:
     """For which blobs a host has had all the attempts that there are for one."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._spent: set[tuple[str, Digest]] = set()
 
     def policy(self, host: str, digest: Digest) -> Policy | None:
         """For the next who needs it there; None: the usual one."""
-        with self._lock:
-            return ONE_MORE if (host, digest) in self._spent else None
+        return ONE_MORE if (host, digest) in self._spent else None
 
-    def note(self, host: str, digest: Digest, error: BaseException | None) -> None:
+    def note(self, host: str, digest: Digest, error: MirrorError | None) -> None:
         """How it ended; None: well."""
-        with self._lock:
-            if error is None:
-                self._spent.discard((host, digest))
-            elif isinstance(error, MirrorError) and error.retryable:
-                self._spent.add((host, digest))
+        if error is None:
+            self._spent.discard((host, digest))
+        elif error.retryable:
+            self._spent.add((host, digest))

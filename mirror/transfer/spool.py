@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -39,7 +40,7 @@ class SpoolFile:
     def __init__(self, path: Path, blob: Descriptor) -> None:
         self.path = path
         self.blob = blob
-        self.users = 0  # guarded by the spool's lock
+        self.users = 0
         self.dropped = False  # the spool has forgotten it; set before it is unlinked
         self._changed = threading.Condition()
         self._written = 0
@@ -135,12 +136,13 @@ class SpoolReader:
 class Spool:
     """The files of a run, bounded in bytes: what nobody uses makes room, oldest first.
 
-    limit: bytes; None: half of what is free when the first blob comes. Thread-safe."""
+    limit: bytes; None: half of what is free when the first blob comes. Used on the event loop; only `prepare` and
+    `close` do I/O."""
 
     def __init__(self, directory: Path, limit: int | None) -> None:
         self._directory = directory
         self._limit = limit
-        self._lock = threading.Lock()
+        self._dropped: list[Path] = []
         self._files: OrderedDict[Digest, SpoolFile] = OrderedDict()
         self._bytes = 0
         self._numbers = itertools.count(1)
@@ -162,55 +164,57 @@ class Spool:
     def claim(self, blob: Descriptor) -> SpoolFile | None:
         """The file for `blob`, kept until `leave`. None: it does not fit now beside what is in use."""
         size = blob.size or 0
-        with self._lock:
-            found = self._files.get(blob.digest)
-            if found is not None:
-                self._files.move_to_end(blob.digest)
-                found.users += 1
-                return found
-            gone = self._make_room(size)
-            fits = not self._files or self._bytes + size <= (self._limit or 0)
-            if fits:
-                # A name that no other file ever has: one of the same blob that was dropped may be unlinked, and even
-                # written to, at any time from then on.
-                name = f"{blob.digest.hex}.{next(self._numbers)}"
-                path = self._directory / "blobs" / blob.digest.algorithm / name
-                found = self._files[blob.digest] = SpoolFile(path, blob)
-                found.users = 1
-                self._bytes += size
-        for file in gone:
-            file.path.unlink(missing_ok=True)
+        found = self._files.get(blob.digest)
+        if found is not None:
+            self._files.move_to_end(blob.digest)
+            found.users += 1
+            return found
+        self._make_room(size)
+        if self._files and self._bytes + size > (self._limit or 0):
+            return None
+        # A name that no other file ever has: one of the same blob that was dropped may be unlinked, and even written
+        # to, at any time from then on.
+        name = f"{blob.digest.hex}.{next(self._numbers)}"
+        path = self._directory / "blobs" / blob.digest.algorithm / name
+        found = self._files[blob.digest] = SpoolFile(path, blob)
+        found.users = 1
+        self._bytes += size
         return found
 
-    def _make_room(self, size: int) -> list[SpoolFile]:
-        gone: list[SpoolFile] = []
+    def _make_room(self, size: int) -> None:
         for file in list(self._files.values()):
             if self._bytes + size <= (self._limit or 0):
                 break
             if not file.users:
                 self._drop(file)
-                gone.append(file)
-        return gone
 
     def _drop(self, file: SpoolFile) -> None:
         del self._files[file.blob.digest]
         self._bytes -= file.blob.size or 0
         file.dropped = True
+        self._dropped.append(file.path)
+
+    def take_dropped(self) -> list[Path]:
+        """The files that are not needed any more since the last call; the caller removes them."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
 
     def leave(self, file: SpoolFile) -> None:
         """Done with `file`; it stays for others until room is needed, unless it is not whole."""
-        with self._lock:
-            file.users -= 1
-            broken = not file.users and not file.complete and self._files.get(file.blob.digest) is file
-            if broken:
-                self._drop(file)
-        if broken:
-            file.path.unlink(missing_ok=True)
+        file.users -= 1
+        if not file.users and not file.complete and self._files.get(file.blob.digest) is file:
+            self._drop(file)
 
     def close(self) -> None:
         """Remove what is there."""
         if self._ready:
             shutil.rmtree(self._directory / "blobs", ignore_errors=True)
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files that were dropped. Does I/O."""
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 class translated:  # noqa: N801 - reads as a word in `with translated(path)`

@@ -1,4 +1,4 @@
-"""Upload sessions that were opened and are not in use: between two jobs of a delivery, or after it was called off."""
+"""Upload sessions that were opened and are not in use: between two calls of a delivery, or after it was cancelled."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CLOSED_AT_ONCE = 32  # sessions
 
 
 class IdleSessions:
-    """Keeps them until a job takes them; what is left at the end is closed. Thread-safe."""
+    """Keeps them until a call takes them; what is left at the end is closed. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sessions: dict[UploadSession, None] = {}
 
     def keep(self, session: UploadSession, stop: Stop | None = None) -> bool:
-        """Keep it for a later job; False: `stop` was requested, so the caller closes it."""
+        """Keep it for a later call; False: `stop` was requested, so the caller closes it."""
         with self._lock:
             if stop is not None and stop.requested:  # asked under the lock: `close` comes after a stop
                 return False

@@ -6,12 +6,21 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
 from mirror.errors import SIGNALLED, Cancelled
 
+if TYPE_CHECKING:
+    import asyncio
+
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+
+def _do_nothing() -> None:
+    pass
 
 
 class Signals:
@@ -20,16 +29,21 @@ class Signals:
     A pipe wakes the main thread. A handler that took a lock could deadlock with the code that it interrupted. The
     interpreter writes to the pipe, too (`set_wakeup_fd`). It runs handlers only when the main thread is awake, and a
     signal does not wake that thread if another thread received it, or if it came just before the thread started to
-    wait."""
+    wait. An event loop has its own pipe for that (`free_pipe`, `wake_loop`).
+
+    on_signal: called by the loop after the first signal."""
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.on_signal: Callable[[], object] = _do_nothing
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pipe: tuple[int, int] | None = None
         self._signal_time = 0.0  # time of the signal, monotonic clock
         self.has_hung_threads = False  # threads hang: only `os._exit` can end the process
 
     def __enter__(self) -> Signals:
-        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._previous_wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._previous_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         self._previous_handlers = {number: signal.signal(number, self._handle) for number in _CAUGHT}
         return self
 
@@ -38,9 +52,8 @@ class Signals:
     ) -> None:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
+        self.free_pipe()
         signal.set_wakeup_fd(self._previous_wakeup)
-        os.close(self._read)
-        os.close(self._write)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Record the first signal; end the process at the second one."""
@@ -48,18 +61,36 @@ class Signals:
             os._exit(SIGNALLED + number)
         self._signal_time = time.monotonic()
         self.number = number
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.on_signal)
         self.wake()
+
+    def free_pipe(self) -> None:
+        """Close the pipe, since an event loop needs its two descriptors; `wait` cannot be used any more."""
+        if self._pipe is not None:
+            signal.set_wakeup_fd(-1)
+            pipe, self._pipe = self._pipe, None
+            for descriptor in pipe:
+                os.close(descriptor)
+
+    def wake_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on a signal wakes `loop`, until it is closed."""
+        loop.add_signal_handler(signal.SIGURG, _do_nothing)  # with any such handler, asyncio is woken by all signals
+        self._loop = loop
 
     def wake(self) -> None:
         """Make `wait` return. Any thread."""
-        with suppress(BlockingIOError):  # the pipe is full, so the main thread wakes anyway
-            os.write(self._write, b"!")
+        if self._pipe is not None:
+            with suppress(BlockingIOError):  # the pipe is full, so the main thread wakes anyway
+                os.write(self._pipe[1], b"!")
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for a signal or a `wake`. Return False if neither came within `seconds`. Main thread only."""
-        ready, _, _ = select.select([self._read], [], [], seconds)
+        if self._pipe is None:
+            raise RuntimeError("an event loop has taken over")
+        ready, _, _ = select.select([self._pipe[0]], [], [], seconds)
         if ready:
-            os.read(self._read, 4096)
+            os.read(self._pipe[0], 4096)
         return bool(ready)
 
     def exit_if_hung(self, code: int) -> int:

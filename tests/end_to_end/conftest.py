@@ -1,4 +1,6 @@
-"""Test images for exports and imports: three repositories, in memory and in a registry."""
+"""Test images for exports and imports: three repositories, in memory and in a registry.
+
+In some of these tests the tool watches its event loop, in debug mode: a slow callback fails the test."""
 
 from __future__ import annotations
 
@@ -7,8 +9,18 @@ import pytest
 from tests.registries.real import RealRegistry
 from tests.support.images import Graph
 from tests.support.seeding import push
+from tests.support.tool import MirrorTool
 
 NAMES = ("app", "team/web", "team/tools")
+# Copies of every kind, reads of every command, and many things at once.
+WATCHED = ("test_images", "test_bundles", "test_layouts", "test_repair", "test_results", "test_signals", "test_uploads")
+
+
+@pytest.fixture(autouse=True)
+def watched_loop(request: pytest.FixtureRequest) -> None:
+    if request.module.__name__.rpartition(".")[2] in WATCHED and "mirror_run" in request.fixturenames:
+        tool: MirrorTool = request.getfixturevalue("mirror_run")
+        tool.environment["MIRROR_TESTS_WATCH_LOOP"] = "1"
 
 
 @pytest.fixture

@@ -279,3 +279,37 @@ def test_the_modules_of_mirror_create_watched_locks() -> None:
 
     lock_watch.watch_package()
     assert isinstance(vars(Stop())["_lock"], lock_watch.WatchedLock)
+
+
+# ---- the event loop
+
+BUSY = """
+import asyncio
+import time
+
+def burn():
+    end = time.thread_time() + 0.2
+    while time.thread_time() < end:
+        pass
+
+async def run():
+    time.sleep(0.15)  # of no CPU: what a busy machine adds does not count
+    asyncio.get_running_loop().call_soon(burn)
+    await asyncio.sleep(0.01)
+
+asyncio.run(run())
+"""
+
+
+def test_a_callback_that_keeps_the_event_loop_of_the_tool_is_found(tmp_path: Path) -> None:
+    found = tmp_path / "found"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support' / 'child'}",
+        "MIRROR_TESTS_TRIPWIRE": str(found),
+        "MIRROR_TESTS_WATCH_LOOP": "1",
+    }
+    subprocess.run([sys.executable, "-c", BUSY], env=environment, timeout=60, check=True)
+    [line] = found.read_text().splitlines()
+    assert "kept the event loop for 0." in line
+    assert "burn" in line

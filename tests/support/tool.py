@@ -169,7 +169,7 @@ class MirrorTool:
 
     def _ended(self, ran: Ran) -> Ran:
         self.runs.append(ran)
-        assert not self._tripwire.exists(), f"left loopback: {self._tripwire.read_text()}"
+        assert not self._tripwire.exists(), self._tripwire.read_text()
         for words in _NOT_FOR_USERS:
             assert words not in ran.err.replace(self.warnings or "\0", ""), f"not for users' eyes:\n{ran}"
         return ran

@@ -13,7 +13,7 @@ from mirror.limits import Limits
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, OCI_MANIFEST, Manifest, parse_manifest
 from mirror.sync.manifest_graph import MAX_DEPTH, Graph, Manifests
-from mirror.transfer.manager import Manager
+from mirror.transfer.calls import Calls, new_loop
 from mirror.util.cancellation import Stop
 from tests.support.stores import MemoryStore
 
@@ -49,14 +49,13 @@ def index(store: MemoryStore, *children: dict[str, Any], tags: Sequence[str] = (
 
 
 def read(store: MemoryStore, *references: str, known: Manifest | None = None) -> list[Graph]:
-    with Manager(limits=Limits(), stop=Stop()) as manager:
-        manifests = Manifests(manager)
-        graphs = []
-        for reference in references:
-            watch = manager.spawn(manifests.graph(store, "app", reference, known), name="read")
-            assert watch.wait(30)
-            graphs.append(watch.result())
-        return graphs
+    loop = new_loop()
+    calls = Calls(loop, Limits(), Stop())
+    manifests = Manifests(calls)
+    try:
+        return [loop.run_until_complete(manifests.graph(store, "app", one, known)) for one in references]
+    finally:
+        calls.close()
 
 
 def refused(store: MemoryStore, reference: str) -> MirrorError:
@@ -206,11 +205,11 @@ def test_a_root_that_was_read_to_resolve_it_is_not_read_again(store: MemoryStore
 
 def test_the_cache_is_bounded(store: MemoryStore) -> None:
     made = [image(store, str(number)) for number in range(10)]
-    with Manager(limits=Limits(), stop=Stop()) as manager:
-        manifests = Manifests(manager, limit=3 * made[0]["size"])
-        for _ in range(2):
-            for one in made:
-                watch = manifests.read(store, "app", one["digest"])
-                assert watch.wait(30)
-                assert one["digest"] == watch.result().digest
+    loop = new_loop()
+    calls = Calls(loop, Limits(), Stop())
+    manifests = Manifests(calls, limit=3 * made[0]["size"])
+    for _ in range(2):
+        for one in made:
+            assert one["digest"] == loop.run_until_complete(manifests.read(store, "app", one["digest"])).digest
+    calls.close()
     assert 20 == len(store.verbs("manifest"))

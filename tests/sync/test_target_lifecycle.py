@@ -28,7 +28,7 @@ from mirror.sync.target_lifecycle import Publishing
 from mirror.transfer.blob_copier import Deliveries
 from mirror.transfer.blob_locations import Inventory, Place, Routes
 from mirror.transfer.blob_outcomes import Outcomes
-from mirror.transfer.manager import Manager
+from mirror.transfer.calls import Calls, new_loop
 from mirror.transfer.spool import Spool
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemoryStore
@@ -141,6 +141,9 @@ class Told:
     def trouble(self, error: MirrorError) -> None:
         self.troubles.append(error)
 
+    def bug(self, error: BaseException) -> None:
+        raise AssertionError from error
+
 
 class World:
     def __init__(self, tmp_path: Path) -> None:
@@ -169,14 +172,15 @@ class World:
         host = self.target.host
         entry = Entry(self.source, "app", TagRules(), (TargetEntry(self.target, Place(host, "copy")),))
         targets = {host: self.target}
-        limits = Limits()
         spool = Spool(self.tmp_path, None)
         spool.prepare()
         inventory = Inventory(self.memory, {host: ["copy", "sibling"]})
-        with Manager(limits=limits, stop=Stop()) as manager:
+        loop = new_loop()
+        calls = Calls(loop, Limits(), Stop())
+        try:
             outcomes = Outcomes(lambda order, what, cost: None)
             deliveries = Deliveries(
-                manager,
+                calls,
                 inventory,
                 Routes([(self.source.host, host)], mounting={}, parallel={}),
                 spool,
@@ -185,7 +189,7 @@ class World:
                 before_write=lambda place: None,
             )
             sync = Sync(
-                manager,
+                calls,
                 deliveries,
                 inventory,
                 self.memory,
@@ -194,34 +198,24 @@ class World:
                 certain=deep,
                 writing=lambda place: None,
             )
-            done = []
-            reader = Reader(manager, self.memory, Manifests(manager))
+            reader = Reader(calls, self.memory, Manifests(calls))
             agenda = Agenda(
-                manager,
+                calls,
                 reader,
                 sync,
                 inventory,
                 self.memory,
                 told,
                 targets,
-                Publishing(manager, reader, targets),
+                Publishing(calls, reader, targets),
                 images=2,
                 deep=deep,
                 fail_fast=False,
-                idle=lambda: done.append(True),
             )
-            planner = Planner(manager, self.memory, agenda, chosen=Only(None), parallel={})
-            watch = manager.spawn(planner.all([entry]), name="plan")
-            assert watch.wait(30)
-            watch.result()
-            agenda.planned()
-            waiting = manager.timer(0.0)
-            for _ in range(3000):
-                if done:
-                    break
-                waiting = manager.timer(0.01)
-                assert waiting.wait(30)
-            assert [True] == done
+            planner = Planner(calls, self.memory, agenda, chosen=Only(None), parallel={})
+            loop.run_until_complete(agenda.run(planner.all([entry])))
+        finally:
+            calls.close()
         return told
 
 

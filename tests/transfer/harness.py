@@ -1,15 +1,25 @@
-"""What the tests of the transfer manager share: a clock that is moved by hand, and work that ends when it is told."""
+"""What tests of coroutines share: an event loop whose clock is moved by hand, and work that ends when it is told."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import selectors
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
-from mirror.transfer.manager import Manager
-from mirror.util.cancellation import Work
+from mirror.limits import Limits
+from mirror.transfer.calls import Calls
+from mirror.transfer.permits import Permits
+from mirror.transfer.tasks import Steps
+from mirror.util.cancellation import Stop, Work
 
 DEADLINE = 20.0  # seconds in which whatever has to happen does
+
+T = TypeVar("T")
 
 
 class FakeClock:
@@ -21,10 +31,51 @@ class FakeClock:
     def now(self) -> float:
         return self.time
 
-    def advance(self, seconds: float, *managers: Manager) -> None:
+    def advance(self, seconds: float) -> None:
         self.time += seconds
-        for manager in managers:
-            manager.poke()
+
+
+class FakeLoop(asyncio.SelectorEventLoop):
+    """An event loop that takes its time from a clock."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(selectors.PollSelector())
+        self._clock = clock
+
+    def time(self) -> float:
+        return self._clock.now()
+
+
+class Desk:
+    """Calls on a loop whose clock stands still, whose retries take the longest wait, and what they were given."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.loop = FakeLoop(self.clock)
+        self.stop = Stop()
+        self.limits = Limits(self.clock)
+        self.calls = Calls(self.loop, self.limits, self.stop, downloads=3, draw=lambda: 1.0)
+
+    def run(self, steps: Steps[T]) -> T:
+        return self.loop.run_until_complete(steps)
+
+    def start(self, steps: Steps[T]) -> asyncio.Task[T]:
+        return self.calls.tasks.start(steps)
+
+    @contextmanager
+    def opened(self) -> Iterator[Desk]:
+        yield self
+        self.calls.close()
+
+
+def on_loop(test: Callable[..., Steps[None]]) -> Callable[..., None]:
+    """A test that is a coroutine: run on the loop of its `desk`."""
+
+    @functools.wraps(test)
+    def run(desk: Desk, **fixtures: object) -> None:
+        desk.run(test(desk, **fixtures))
+
+    return run
 
 
 class Gate:
@@ -60,14 +111,101 @@ class Gate:
     def open(self) -> None:
         self._open.set()
 
-    def wait_entered(self) -> None:
-        assert self.entered.wait(DEADLINE)
+
+class Raises:
+    """Work that fails each time."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __call__(self, work: Work) -> None:
+        raise self.error
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait until `condition` holds; fails after the deadline."""
+    """Wait until `condition` holds; fails after the deadline. Not on a loop."""
     end = time.monotonic() + DEADLINE
     pause = threading.Event()
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         pause.wait(0.0005)
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Let the loop run until `condition` holds; fails after the deadline."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0)
+        time.sleep(0.0002)
+
+
+async def settle() -> None:
+    """Let the loop run what is ready, and what that makes ready."""
+    for _ in range(8):
+        await asyncio.sleep(0)
+
+
+class Line:
+    """Numbered calls that ask for permits and keep them until they end. Each event returns what started, in order."""
+
+    def __init__(self, capacity: Callable[[str], int]) -> None:
+        self.clock = FakeClock(0.0)
+        self.loop = FakeLoop(self.clock)
+        self.permits = Permits(self.loop, capacity, lambda name: 0.0)
+        self._waiting: dict[int, asyncio.Task[None]] = {}
+        self._running: dict[int, Sequence[str]] = {}
+        self._started: list[int] = []
+
+    def submit(self, number: int, needs: Sequence[str]) -> list[int]:
+        self._waiting[number] = task = self.loop.create_task(self._call(number, needs))
+        started = self._settle()
+        if task.done() and (error := task.exception()) is not None:
+            del self._waiting[number]
+            raise error
+        return started
+
+    def finished(self, number: int) -> list[int]:
+        self.permits.release(self._running.pop(number))
+        return self._settle()
+
+    def cancel(self, number: int) -> list[int]:
+        self._waiting.pop(number).cancel()
+        return self._settle()
+
+    def finish_and_cancel(self, ended: int, cancelled: int) -> list[int]:
+        """Both before any task runs."""
+        self.permits.release(self._running.pop(ended))
+        self._waiting.pop(cancelled).cancel()
+        return self._settle()
+
+    def hold(self, permit: str, until: float) -> list[int]:
+        self.permits.hold(permit, until)
+        return self._settle()
+
+    def tick(self, now: float) -> list[int]:
+        self.clock.time = now
+        return self._settle()
+
+    def waits(self, number: int) -> bool:
+        return number in self._waiting
+
+    def close(self) -> None:
+        for task in self._waiting.values():
+            task.cancel()
+        self._settle()
+        self.loop.close()
+
+    async def _call(self, number: int, needs: Sequence[str]) -> None:
+        await self.permits.acquire(needs)
+        self._waiting.pop(number)
+        self._running[number] = needs
+        self._started.append(number)
+
+    def _settle(self) -> list[int]:
+        self.loop.run_until_complete(settle())
+        started, self._started = self._started, []
+        return started
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._running)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from mirror.errors import AuthError, LocalError, MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError
+from mirror.errors import (
+    AuthError,
+    Cancelled,
+    LocalError,
+    MirrorError,
+    NetworkError,
+    NotFound,
+    RateLimited,
+    Refused,
+    RemoteError,
+)
 from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -19,18 +31,20 @@ from mirror.transfer.blob_copier import CARRY, Deliveries
 from mirror.transfer.blob_locations import REFUSALS, Inventory, Place, Routes
 from mirror.transfer.blob_outcomes import Outcomes
 from mirror.transfer.blob_request import Delivered, Order, Outcome
+from mirror.transfer.calls import Calls, new_loop
 from mirror.transfer.downloads import Origin
-from mirror.transfer.manager import Manager
 from mirror.transfer.spool import Spool
+from mirror.transfer.tasks import Steps, gather_results, run_group
 from mirror.transfer.upload_sessions import CLOSED_AT_ONCE
-from mirror.transfer.watch import Watch
 from mirror.util.cancellation import Stop
 from mirror.util.retry_policy import Policy
 from tests.support.stores import MemoryStore, blob_of
-from tests.transfer.harness import until
+from tests.transfer.harness import eventually, until
 
 DATA = b"a layer" * 5000
 PATHS = ("one", "two", "three")
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -67,33 +81,45 @@ class World:
         self.options = options
         self.inventory = Inventory(self.hints, dict.fromkeys(self.targets, PATHS))
 
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        return new_loop()
+
     @contextmanager
-    def managed(self, stop: Stop) -> Iterator[Deliveries]:
+    def opened(self, stop: Stop) -> Iterator[tuple[Calls, Deliveries]]:
+        """Deliveries, and the calls that they make."""
         policy = Policy(base=0.001, cap=0.002)
         for name in ("source", "target", "other"):
             self.limits.configure(name, self.options.get(name, 8))
         uploads = self.options.get("uploads", 8)
-        with Manager(limits=self.limits, stop=stop, policy=policy, uploads=uploads) as manager:
-            routes = Routes(
-                self.pairs, mounting=self.mounting, parallel={n: self.options.get(n, 8) for n in self.targets}
+        self.loop = self.new_loop()
+        calls = Calls(self.loop, self.limits, stop, policy=policy, uploads=uploads)
+        routes = Routes(self.pairs, mounting=self.mounting, parallel={n: self.options.get(n, 8) for n in self.targets})
+        try:
+            yield (
+                calls,
+                Deliveries(
+                    calls,
+                    self.inventory,
+                    routes,
+                    self.spool,
+                    outcomes=Outcomes(lambda order, what, cost: self.told.append((str(order.place), what))),
+                    moved=lambda count: None,
+                    before_write=lambda place: self.marked.append(str(place)),
+                ),
             )
-            yield Deliveries(
-                manager,
-                self.inventory,
-                routes,
-                self.spool,
-                outcomes=Outcomes(lambda order, what, cost: self.told.append((str(order.place), what))),
-                moved=lambda count: None,
-                before_write=lambda place: self.marked.append(str(place)),
-            )
+        finally:
+            calls.close()
 
-    def run(self, orders: Callable[[Deliveries], list[Watch[Delivered]]]) -> list[Delivered]:
-        with self.managed(Stop()) as deliveries:
-            watches = orders(deliveries)
-            assert all(watch.wait(30) for watch in watches)
-            results = [watch.result() for watch in watches]
+    def drive(self, steps: Callable[[Deliveries], Steps[T]]) -> T:
+        """Run `steps` to their end, and close all."""
+        with self.opened(Stop()) as (_, deliveries):
+            result = self.loop.run_until_complete(steps(deliveries))
         deliveries.close()
-        return results
+        return result
+
+    def run(self, orders: Callable[[Deliveries], Sequence[Steps[Delivered]]]) -> list[Delivered]:
+        """What becomes of all orders, given at once."""
+        return self.drive(lambda deliveries: run_group(orders(deliveries)))
 
     def held_elsewhere(self, data: bytes) -> Descriptor:
         """A blob of the source that another repository of the target has as well."""
@@ -107,6 +133,12 @@ class World:
     ) -> Order:
         target = self.targets[host]
         return Order(blob, target, Place(host, path), Origin(self.source, "app"), "source/app:1", may_have, certain)
+
+
+def read_hints(world: World, digests: Sequence[Digest]) -> None:
+    """Read what earlier runs noted of blobs, as for a copy to target/one."""
+    place = Place("target", "one")
+    world.inventory.note_hints(place, world.inventory.read_hints(place, digests))
 
 
 @pytest.fixture
@@ -131,12 +163,13 @@ def test_two_who_want_the_same_blob_in_the_same_repository_share_one_delivery(wo
     world.source.gate = gate = threading.Event()
     blob = world.source.add("app", DATA)
 
-    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
-        watches = [deliveries.deliver(world.order(blob, "one")) for _ in range(2)]
+    async def orders(deliveries: Deliveries) -> list[Delivered]:
+        tasks = [asyncio.ensure_future(deliveries.deliver(world.order(blob, "one"))) for _ in range(2)]
+        await eventually(lambda: world.source.asked)
         gate.set()
-        return watches
+        return await asyncio.gather(*tasks)
 
-    first, second = world.run(orders)
+    first, second = world.drive(orders)
     assert first is second
     assert [Outcome.COPIED, None] == [first.claim(), second.claim()], "it counts once"
     assert 1 == len(world.told)
@@ -157,13 +190,12 @@ def test_when_the_leader_fails_for_its_own_repository_a_follower_leads(world: Wo
         NotFound("no such project") if verb == "begin" and repository == "one" else None
     )
 
-    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
-        watches = [deliveries.deliver(world.order(blob, path)) for path in PATHS]
-        assert watches[0].wait(30)
-        assert isinstance(watches[0].error, NotFound)
-        return watches[1:]
+    async def orders(deliveries: Deliveries) -> list[Delivered | MirrorError]:
+        return await gather_results(deliveries.deliver(world.order(blob, path)) for path in PATHS)
 
-    assert ["copied", "mounted"] == sorted(one.outcome.value for one in world.run(orders))
+    failed, *others = world.drive(orders)
+    assert isinstance(failed, NotFound)
+    assert ["copied", "mounted"] == sorted(one.outcome.value for one in others if isinstance(one, Delivered))
 
 
 def test_a_session_that_a_refused_mount_opened_is_used(world: World) -> None:
@@ -185,16 +217,12 @@ def test_a_refused_mount_falls_back_to_an_upload_and_is_not_tried_again(world: W
     blobs = [world.source.add("app", DATA + bytes([number])) for number in range(3)]
     for blob in blobs:
         world.hints.elsewhere[blob.digest] = ["two"]
-    world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
+    read_hints(world, [blob.digest for blob in blobs])
 
-    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
-        watches = []
-        for blob in blobs:
-            watches.append(deliveries.deliver(world.order(blob, "one")))
-            assert watches[-1].wait(30)
-        return watches
+    async def one_after_the_other(deliveries: Deliveries) -> list[Delivered]:
+        return [await deliveries.deliver(world.order(blob, "one")) for blob in blobs]
 
-    assert {Outcome.COPIED} == {one.outcome for one in world.run(one_after_the_other)}
+    assert {Outcome.COPIED} == {one.outcome for one in world.drive(one_after_the_other)}
     assert 1 == len(target.verbs("mount"))
 
 
@@ -206,14 +234,10 @@ def test_a_mount_that_fails_with_every_retry_is_an_upload_and_the_next_one_gets_
         RemoteError("a bad gateway", status=502, retryable=True) if verb == "mount" and reference in broken else None
     )
 
-    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
-        watches = []
-        for blob in blobs:
-            watches.append(deliveries.deliver(world.order(blob, "one")))
-            assert watches[-1].wait(30)
-        return watches
+    async def one_after_the_other(deliveries: Deliveries) -> list[Delivered]:
+        return [await deliveries.deliver(world.order(blob, "one")) for blob in blobs]
 
-    done = world.run(one_after_the_other)
+    done = world.drive(one_after_the_other)
     assert ["copied", "copied", "mounted"] == [one.outcome.value for one in done]
     assert [5, 1, 1] == [target.verbs("mount").count(("one", blob.digest)) for blob in blobs]
 
@@ -226,23 +250,19 @@ def test_a_host_that_fails_every_mount_is_not_asked_for_ever(world: World) -> No
     blobs = [world.source.add("app", DATA + bytes([number])) for number in range(REFUSALS + 2)]
     for blob in blobs:
         world.hints.elsewhere[blob.digest] = ["two"]
-    world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
+    read_hints(world, [blob.digest for blob in blobs])
 
-    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
-        watches = []
-        for blob in blobs:
-            watches.append(deliveries.deliver(world.order(blob, "one")))
-            assert watches[-1].wait(30)
-        return watches
+    async def one_after_the_other(deliveries: Deliveries) -> list[Delivered]:
+        return [await deliveries.deliver(world.order(blob, "one")) for blob in blobs]
 
-    assert {Outcome.COPIED} == {one.outcome for one in world.run(one_after_the_other)}
+    assert {Outcome.COPIED} == {one.outcome for one in world.drive(one_after_the_other)}
     assert 5 + (REFUSALS - 1) == len(target.verbs("mount"))
 
 
 def test_only_repositories_that_the_configuration_names_are_mounted_from(world: World) -> None:
     blob = world.source.add("app", DATA)
     world.hints.elsewhere[blob.digest] = ["secret/project"]
-    world.inventory.ask_hints(Place("target", "one"), [blob.digest])
+    read_hints(world, [blob.digest])
     world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
     assert [] == world.targets["target"].verbs("mount")
 
@@ -255,7 +275,7 @@ def test_what_a_wildcard_names_is_mounted_from_before_it_is_known_to_match(world
     for blob, path in zip(blobs, paths, strict=True):
         world.hints.elsewhere[blob.digest] = [path]
         target.blobs[path][blob.digest] = world.source.blobs["app"][blob.digest]
-    world.inventory.ask_hints(Place("target", "one"), [blob.digest for blob in blobs])
+    read_hints(world, [blob.digest for blob in blobs])
     done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
     assert ["hub/a/x", "team/a/b", None, None, None] == [one.from_ for one in done]
     assert 2 == len(target.verbs("mount"))
@@ -288,7 +308,7 @@ def test_what_a_hint_says_of_a_repository_is_asked_there_before_anything_else_an
     world.hints.known.add(("target/one", blob.digest))
     world.hints.elsewhere[blob.digest] = ["two"]
     world.targets["target"].blobs["one" if there else "two"][blob.digest] = DATA
-    world.inventory.ask_hints(Place("target", "one"), [blob.digest])
+    read_hints(world, [blob.digest])
     assert not world.inventory.knows(Place("target", "one"), blob.digest)
     [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
     assert (Outcome.EXISTS if there else Outcome.MOUNTED) is done.outcome
@@ -323,13 +343,8 @@ def test_a_look_up_that_is_refused_fails_the_blob(world: World, error: MirrorErr
     blob = world.source.add("app", DATA)
     world.targets["target"].fault = lambda verb, repository, reference: error if verb == "head" else None
 
-    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
-        watch = deliveries.deliver(world.order(blob, "one", may_have=True))
-        assert watch.wait(30)
-        assert type(error) is type(watch.error)
-        return []
-
-    world.run(orders)
+    with pytest.raises(type(error)):
+        world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
     assert [] == world.targets["target"].verbs("begin")
 
 
@@ -407,13 +422,10 @@ def test_a_download_that_fails_for_good_fails_all_who_wait_for_it(world: World) 
     world.pairs = [("source", "target"), ("source", "other")]
     blob = blob_of(DATA)
 
-    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
-        watches = [deliveries.deliver(world.order(blob, "one", host)) for host in ("target", "other")]
-        assert all(watch.wait(30) for watch in watches)
-        assert [NotFound, NotFound] == [type(watch.error) for watch in watches]
-        return []
+    async def orders(deliveries: Deliveries) -> list[Delivered | MirrorError]:
+        return await gather_results(deliveries.deliver(world.order(blob, "one", host)) for host in ("target", "other"))
 
-    world.run(orders)
+    assert [NotFound, NotFound] == [type(one) for one in world.drive(orders)]
     assert [] == world.targets["target"].verbs("begin") + world.targets["other"].verbs("begin")
 
 
@@ -444,14 +456,10 @@ def test_a_host_that_never_mounts_what_it_has_is_not_asked_for_ever(world: World
     target.mounts = None
     blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(REFUSALS + 3)]
 
-    def one_after_the_other(deliveries: Deliveries) -> list[Watch[Delivered]]:
-        watches = []
-        for blob in blobs:
-            watches.append(deliveries.deliver(world.order(blob, "one")))
-            assert watches[-1].wait(30)
-        return watches
+    async def one_after_the_other(deliveries: Deliveries) -> list[Delivered]:
+        return [await deliveries.deliver(world.order(blob, "one")) for blob in blobs]
 
-    assert {Outcome.COPIED} == {one.outcome for one in world.run(one_after_the_other)}
+    assert {Outcome.COPIED} == {one.outcome for one in world.drive(one_after_the_other)}
     assert REFUSALS == len(target.verbs("mount"))
     assert [] == world.source.asked, "the bytes came from the target itself"
 
@@ -469,22 +477,14 @@ def test_a_blob_waits_for_room_in_the_spool(tmp_path: Path) -> None:
 def test_a_delivery_that_nobody_wants_any_more_leaves_no_session_behind(world: World) -> None:
     world.source.gate = threading.Event()
     blob = world.source.add("app", bytes(CARRY + 1))
-    opened = threading.Event()
 
-    def note(verb: str, repository: str, reference: str) -> MirrorError | None:
-        if verb == "begin":
-            opened.set()
-        return None
+    async def leave(deliveries: Deliveries) -> None:
+        task = asyncio.ensure_future(deliveries.deliver(world.order(blob, "one")))
+        await eventually(lambda: world.targets["target"].verbs("begin"))
+        task.cancel()
+        await asyncio.wait([task])
 
-    world.targets["target"].fault = note
-
-    def orders(deliveries: Deliveries) -> list[Watch[Delivered]]:
-        watch = deliveries.deliver(world.order(blob, "one"))
-        assert opened.wait(30)
-        watch.release()
-        return []
-
-    world.run(orders)
+    world.drive(leave)
     assert [blob.digest] == world.targets["target"].deleted
 
 
@@ -500,11 +500,12 @@ def test_a_session_that_a_mount_opens_after_a_stop_is_deleted_by_who_opened_it(w
         return None
 
     target.fault = wait_at_the_mount
-    with world.managed(stop) as deliveries:
-        watch = deliveries.deliver(world.order(blob, "one"))
-        assert asked.wait(30)
+    with world.opened(stop) as (calls, deliveries):
+        task = calls.tasks.start(deliveries.deliver(world.order(blob, "one")))
+        world.loop.run_until_complete(eventually(asked.is_set))
         stop.request("enough")
-        assert watch.wait(30)
+        world.loop.run_until_complete(asyncio.wait([task]))
+        assert isinstance(task.exception(), Cancelled)
         deliveries.close()
         assert [] == target.deleted
         answered.set()
@@ -515,12 +516,15 @@ def test_a_session_that_waits_for_its_blob_is_deleted_as_soon_as_nobody_wants_it
     target = world.targets["target"]
     target.mounts, target.gate = None, threading.Event()
     blob = world.held_elsewhere(DATA)
-    with world.managed(Stop()) as deliveries:
-        watch = deliveries.deliver(world.order(blob, "one"))
-        until(lambda: target.verbs("open"))
+
+    async def leave(deliveries: Deliveries) -> None:
+        task = asyncio.ensure_future(deliveries.deliver(world.order(blob, "one")))
+        await eventually(lambda: target.verbs("open"))
         assert [] == target.deleted
-        watch.release()
-        until(lambda: [blob.digest] == target.deleted)
+        task.cancel()
+        await eventually(lambda: [blob.digest] == target.deleted)
+
+    world.drive(leave)
 
 
 def test_the_sessions_that_a_stop_leaves_open_are_closed_within_one_bound(world: World) -> None:
@@ -536,11 +540,12 @@ def test_the_sessions_that_a_stop_leaves_open_are_closed_within_one_bound(world:
         return None
 
     target.fault = mount_all_at_once
-    with world.managed(stop) as deliveries:
-        watches = [deliveries.deliver(world.order(blob, "one")) for blob in blobs]
-        until(lambda: len(blobs) == world.inventory._missed["target"])
+    with world.opened(stop) as (calls, deliveries):
+        tasks = [calls.tasks.start(deliveries.deliver(world.order(blob, "one"))) for blob in blobs]
+        world.loop.run_until_complete(eventually(lambda: len(blobs) == world.inventory._missed["target"]))
         stop.request("enough")
-        assert all(watch.wait(30) for watch in watches)
+        world.loop.run_until_complete(asyncio.wait(tasks))
+        assert {Cancelled} == {type(task.exception()) for task in tasks}
         with pytest.raises(LocalError, match=f"{len(blobs)} upload sessions were not closed within 0.1 s"):
             deliveries.close(0.1)
     target.closing.set()

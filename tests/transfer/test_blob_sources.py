@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 from mirror.errors import AuthError, MirrorError, NetworkError, NotFound
 from mirror.oci.descriptor import Descriptor
 from mirror.transfer.blob_copier import CARRY, Deliveries
-from mirror.transfer.blob_request import Delivered, Order
+from mirror.transfer.blob_request import Order
 from mirror.transfer.downloads import Origin
 from mirror.transfer.spool import Spool
-from mirror.transfer.watch import Watch
+from mirror.transfer.tasks import gather_results
 from mirror.util.structs import replace
 from tests.support.stores import MemoryStore, blob_of
+from tests.transfer.harness import settle
 from tests.transfer.test_blob_copier import World
 
 SMALL, LARGE = b"a layer", b"a layer" * CARRY
@@ -41,20 +43,15 @@ class Sources(World):
 
     def deliver(self, *orders: Order) -> list[MirrorError | str]:
         """-> how each ended: the outcome, or the error"""
-        ends: list[MirrorError | str] = []
 
-        def given(deliveries: Deliveries) -> list[Watch[Delivered]]:
-            watches = [deliveries.deliver(order) for order in orders]
+        async def given(deliveries: Deliveries) -> list[MirrorError | str]:
+            tasks = [asyncio.ensure_future(gather_results([deliveries.deliver(order)])) for order in orders]
+            await settle()
             self.given.set()
-            for watch in watches:
-                assert watch.wait(30)
-                error = watch.error
-                assert error is None or isinstance(error, MirrorError)
-                ends.append(error or watch.result().outcome.value)
-            return []
+            ends = [one for task in tasks for one in await task]
+            return [one if isinstance(one, MirrorError) else one.outcome.value for one in ends]
 
-        self.run(given)
-        return ends
+        return self.drive(given)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A blob that fails, fails once: who needs it next begins nothing anew that was tried to the end."""
+"""A blob that failed all its attempts is not retried by later images in this run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 from mirror.errors import MirrorError, NetworkError, NotFound, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.blob_copier import CARRY
-from mirror.transfer.blob_request import Order, Outcome
+from mirror.transfer.blob_copier import CARRY, Deliveries
+from mirror.transfer.blob_request import Delivered, Order, Outcome
 from mirror.transfer.downloads import Origin
 from mirror.transfer.spool import Spool
-from mirror.util.cancellation import Stop
+from mirror.transfer.tasks import gather_results
 from mirror.util.retry_policy import Policy
 from mirror.util.structs import replace
 from tests.support.stores import blob_of
@@ -37,14 +37,14 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def outcomes(world: World, *orders: Order, together: bool = True) -> list[Outcome | type[MirrorError]]:
     """What becomes of the orders, given at once or each after the end of the one before."""
-    found: list[Outcome | type[MirrorError]] = []
-    with world.managed(Stop()) as deliveries:
-        given = [deliveries.deliver(order) for order in orders] if together else map(deliveries.deliver, orders)
-        for watch in given:
-            assert watch.wait(30)
-            found.append(type(watch.error) if isinstance(watch.error, MirrorError) else watch.result().outcome)
-    deliveries.close()
-    return found
+
+    async def deliver(deliveries: Deliveries) -> list[Delivered | MirrorError]:
+        if together:
+            return await gather_results(deliveries.deliver(order) for order in orders)
+        return [one for order in orders for one in await gather_results([deliveries.deliver(order)])]
+
+    ends = world.drive(deliver)
+    return [type(one) if isinstance(one, MirrorError) else one.outcome for one in ends]
 
 
 def failing(verb: str, error: Callable[[], MirrorError], *repositories: str, times: int = 1000) -> Fault:

@@ -10,7 +10,7 @@ import pytest
 from mirror.errors import Cancelled, LocalError, NetworkError
 from mirror.oci.descriptor import Descriptor
 from mirror.transfer.downloads import Origin, SourceBody
-from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile
+from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile, remove
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemoryStore, blob_of
 
@@ -143,6 +143,7 @@ def test_what_nobody_uses_makes_room_oldest_first(tmp_path: Path) -> None:
     spool.leave(files[1])
     spool.leave(files[0])
     assert spool.claim(store.add("app", b"x" * 250)) is None, "two of three are gone, one is in use"
+    remove(spool.take_dropped())
     assert not files[0].path.exists()
     assert not files[1].path.exists()
     assert files[2].path.exists()
@@ -165,6 +166,7 @@ def test_a_file_that_is_not_whole_does_not_stay(spool: Spool) -> None:
     with pytest.raises(NetworkError):
         filled(file, store)
     spool.leave(file)
+    remove(spool.take_dropped())
     assert not file.path.exists()
     assert claim(spool, file.blob) is not file
 
@@ -180,7 +182,7 @@ def test_a_blob_that_comes_again_keeps_its_file_however_late_the_earlier_one_is_
     spool.leave(claim(spool, store.add("app", b"x" * 1000)))
     again = claim(spool, blob)
     filled(again, store)
-    earlier.path.unlink(missing_ok=True)  # as by a thread that dropped it, and was held up
+    remove(spool.take_dropped())
     assert b"y" * 1000 == read(again)
 
 
@@ -188,6 +190,7 @@ def test_a_download_that_begins_late_for_a_dropped_file_spoils_no_other_and_leav
     store = MemoryStore("source")
     late = claim(spool, store.add("app", DATA))
     spool.leave(late)
+    remove(spool.take_dropped())
     again = claim(spool, late.blob)
     filled(again, store)
     store.cut_after = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +11,13 @@ import pytest
 
 from mirror.errors import MirrorError
 from mirror.limits import Limits
+from mirror.oci.descriptor import Descriptor
 from mirror.transfer.blob_copier import CARRY, Deliveries
 from mirror.transfer.blob_request import Delivered, Outcome
 from mirror.transfer.spool import Spool
 from mirror.transfer.spool_room import ROOM_WITHIN
-from mirror.transfer.watch import Watch
-from mirror.util.cancellation import Stop
 from tests.support.stores import MemoryStore
-from tests.transfer.harness import DEADLINE, FakeClock, until
+from tests.transfer.harness import DEADLINE, FakeClock, FakeLoop, eventually, settle
 from tests.transfer.test_blob_copier import World
 
 SIZES = pytest.mark.parametrize("size", [1000, CARRY + 1], ids=["carried", "streamed"])
@@ -41,6 +41,18 @@ class Frozen:
         self._thawed.set()
 
 
+class TimedWorld(World):
+    """With a clock that is moved by hand."""
+
+    def __init__(self, spool: Spool, clock: FakeClock) -> None:
+        super().__init__(spool)
+        self.clock = clock
+        self.limits = Limits(clock)
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        return FakeLoop(self.clock)
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
@@ -51,21 +63,20 @@ def world(tmp_path: Path, clock: FakeClock, size: int) -> Iterator[World]:
     """Two targets, and a spool with room for one blob."""
     spool = Spool(tmp_path / "spool", size + 10)
     spool.prepare()
-    world = World(spool)
-    world.limits = Limits(clock)
+    world = TimedWorld(spool, clock)
     world.pairs = [("source", "target"), ("source", "other")]
     yield world
     spool.close()
 
 
-def until_time_brings(clock: FakeClock, deliveries: Deliveries, *watches: Watch[Delivered]) -> None:
+async def until_time_brings(clock: FakeClock, *tasks: asyncio.Task[Delivered]) -> None:
     """Let time pass until all of them have ended."""
 
     def ended() -> bool:
-        clock.advance(0.1, deliveries._manager)
-        return all(watch.done for watch in watches)
+        clock.advance(0.1)
+        return all(task.done() for task in tasks)
 
-    until(ended)
+    await eventually(ended)
 
 
 def blobs_of(size: int) -> list[bytes]:
@@ -78,29 +89,35 @@ def test_a_target_that_stands_still_with_the_spool_full_holds_no_other_target_up
 ) -> None:
     frozen = Frozen(world.targets["target"])
     first, second, third = (world.source.add("app", data) for data in blobs_of(size))
-    with world.managed(Stop()) as deliveries:
-        stuck = [deliveries.deliver(world.order(first, "one"))]
-        assert frozen.entered.acquire(timeout=DEADLINE)
-        well = deliveries.deliver(world.order(first, "one", "other"))
-        assert well.wait(DEADLINE)
-        stuck += [deliveries.deliver(world.order(blob, "one")) for blob in (second, third)]
-        waiting = deliveries.deliver(world.order(second, "one", "other"))
-        clock.advance(ROOM_WITHIN - 0.1, deliveries._manager)
-        assert not waiting.done
+
+    async def steps(deliveries: Deliveries) -> None:
+        def deliver(blob: Descriptor, host: str = "target") -> asyncio.Task[Delivered]:
+            return asyncio.create_task(deliveries.deliver(world.order(blob, "one", host)))
+
+        stuck = [deliver(first)]
+        await eventually(lambda: frozen.entered.acquire(blocking=False))
+        await deliver(first, "other")
+        stuck += [deliver(blob) for blob in (second, third)]
+        waiting = deliver(second, "other")
+        await settle()
+        clock.advance(ROOM_WITHIN - 0.1)
+        await settle()
+        assert not waiting.done()
         assert [] == [blob for _, blob in world.source.verbs("open") if blob == second.digest]
-        until_time_brings(clock, deliveries, waiting)
+        await until_time_brings(clock, waiting)
         assert Outcome.COPIED is waiting.result().outcome
-        at_once = deliveries.deliver(world.order(third, "one", "other"))
-        assert at_once.wait(DEADLINE), "the spool has been full for long: no further wait"
+        await deliver(third, "other")  # the spool has been full for long: no further wait
         for _ in range(100):
-            clock.advance(0.5, deliveries._manager)
+            clock.advance(0.5)
+            await settle()
         assert 1 == len(world.targets["target"].verbs("begin")), "it holds the room itself: streams would stand as well"
         frozen.thaw()
-        until_time_brings(clock, deliveries, *stuck)
-        assert [Outcome.COPIED] * 3 == [watch.result().outcome for watch in stuck]
+        await until_time_brings(clock, *stuck)
+        assert [Outcome.COPIED] * 3 == [task.result().outcome for task in stuck]
+
+    world.drive(steps)
     opened = [blob for _, blob in world.source.verbs("open")]
     assert [1, 2, 2] == [opened.count(blob.digest) for blob in (first, second, third)]
-    deliveries.close()
 
 
 @SIZES
@@ -112,14 +129,17 @@ def test_where_one_host_has_one_slot_for_both_ends_a_blob_waits_for_room(
     world.options["source"] = 1
     frozen = Frozen(world.targets["target"])
     first, second = (world.source.add("app", data) for data in blobs_of(size)[:2])
-    with world.managed(Stop()) as deliveries:
-        stuck = deliveries.deliver(world.order(first, "one"))
-        assert frozen.entered.acquire(timeout=DEADLINE)
-        waiting = deliveries.deliver(world.order(second, "one", "source"))
+
+    async def steps(deliveries: Deliveries) -> None:
+        stuck = asyncio.create_task(deliveries.deliver(world.order(first, "one")))
+        await eventually(lambda: frozen.entered.acquire(blocking=False))
+        waiting = asyncio.create_task(deliveries.deliver(world.order(second, "one", "source")))
         for _ in range(20):
-            clock.advance(0.5, deliveries._manager)
-        assert not waiting.done
+            clock.advance(0.5)
+            await settle()
+        assert not waiting.done()
         frozen.thaw()
-        until_time_brings(clock, deliveries, waiting, stuck)
-        assert waiting.error is stuck.error is None
-    deliveries.close()
+        await until_time_brings(clock, waiting, stuck)
+        await asyncio.gather(waiting, stuck)
+
+    world.drive(steps)

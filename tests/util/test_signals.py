@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from mirror.commands.session import AT_LEAST, LEAVING, left, rest
 from mirror.errors import LocalError
-from mirror.transfer.manager import PATIENCE
+from mirror.transfer.calls import PATIENCE
 from mirror.util.signals import Signals
 from tests.registries.process import eventually
 
@@ -43,6 +44,32 @@ def test_a_signal_delivered_to_another_thread_wakes_the_main_thread() -> None:
         woken = signals.wait(10)
         other.join()
         assert (True, signal.SIGTERM, "SIGTERM") == (woken, signals.number, signals.name)
+
+
+@pytest.mark.usefixtures("long_switch_interval")
+def test_a_signal_delivered_to_another_thread_wakes_an_event_loop() -> None:
+    begin = threading.Event()
+
+    def signalled() -> None:
+        begin.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    with Signals() as signals:
+        signals.free_pipe()
+        loop = asyncio.new_event_loop()
+        signals.wake_loop(loop)
+        signals.on_signal = loop.stop
+        other = threading.Thread(target=signalled, name="other")
+        other.start()
+        loop.call_later(10, loop.stop)
+        loop.call_soon(begin.set)
+        loop.run_forever()
+        other.join()
+        loop.close()
+        assert signal.SIGTERM == signals.number
+        with pytest.raises(RuntimeError):
+            signals.wait(0)
+    assert -1 == signal.set_wakeup_fd(-1)
 
 
 def test_all_waits_after_a_signal_share_one_limit() -> None:

@@ -1,11 +1,13 @@
-"""On the module path of the tool in tests: keeps the tool on loopback, and records attempts to leave it."""
+"""On the module path of the tool in tests: keeps the tool on loopback, and records attempts to leave it.
+
+It also watches the event loop, in debug mode, if the test asks for it."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from tests.support import tripwire
+from tests.support import loop_watch, tripwire
 
 
 def arm() -> None:
@@ -17,7 +19,9 @@ def arm() -> None:
         with file.open("a") as opened:
             opened.write(what + "\n")
 
-    tripwire.install(note, only=only)
+    tripwire.install(lambda what: note(f"left loopback: {what}"), only=only)
+    if os.environ.pop("MIRROR_TESTS_WATCH_LOOP", ""):
+        loop_watch.install(note)
 
 
 if "MIRROR_TESTS_FORKING" not in os.environ:
