@@ -34,12 +34,12 @@ class Account:
     target: list[Seen]
 
     @property
-    def asked(self) -> Counter[str]:
+    def source_requests(self) -> Counter[str]:
         """Requests to the source."""
         return Counter(seen.kind for seen in self.source)
 
     @property
-    def told(self) -> Counter[str]:
+    def target_requests(self) -> Counter[str]:
         """Requests to the target."""
         return Counter(seen.kind for seen in self.target)
 
@@ -107,12 +107,12 @@ def test_the_source_gets_requests_only_for_pages_manifests_and_blobs(world: Worl
         "GET manifest": len(world.seeded.manifests),
         "GET blob": len(world.seeded.blobs),
     }
-    assert expected == world.cold.asked
-    assert 554 == world.cold.asked.total()
+    assert expected == world.cold.source_requests
+    assert 554 == world.cold.source_requests.total()
 
 
 def test_no_blob_is_requested_from_a_repository_that_does_not_exist(world: World) -> None:
-    assert 0 == world.cold.told["HEAD blob"]
+    assert 0 == world.cold.target_requests["HEAD blob"]
 
 
 def test_a_shared_layer_is_uploaded_once_and_mounted_in_other_repositories(world: World) -> None:
@@ -137,8 +137,8 @@ def test_an_upload_costs_two_requests_and_everything_else_one(world: World) -> N
         "POST mount": world.mounted,
         "PUT manifest": len(world.seeded.manifests),
     }
-    assert expected == world.cold.told
-    assert 954 == world.cold.told.total()
+    assert expected == world.cold.target_requests
+    assert 954 == world.cold.target_requests.total()
 
 
 def test_no_request_fails(world: World) -> None:
@@ -158,11 +158,11 @@ def test_the_target_is_complete_and_has_nothing_else(world: World) -> None:
 
 
 def test_a_rerun_costs_pages_and_one_head_per_tag_at_the_source(world: World) -> None:
-    assert {"GET tags": REPOSITORIES, "HEAD manifest": REPOSITORIES * TAGS} == world.rerun.asked
+    assert {"GET tags": REPOSITORIES, "HEAD manifest": REPOSITORIES * TAGS} == world.rerun.source_requests
 
 
 def test_a_rerun_costs_no_more_at_the_target_and_writes_nothing(world: World) -> None:
-    assert {"GET tags": REPOSITORIES, "HEAD manifest": REPOSITORIES * TAGS} == world.rerun.told
+    assert {"GET tags": REPOSITORIES, "HEAD manifest": REPOSITORIES * TAGS} == world.rerun.target_requests
 
 
 def test_a_rerun_without_changes_prints_one_line(world: World) -> None:

@@ -174,13 +174,13 @@ def test_verify_agrees_with_an_independent_check_and_its_hints_work(
             done += [f"{kind}: {damage(victim, group, chance)}" for group in world.groups[:share]]
             if isinstance(victim, BundleVictim):
                 victim.save(share=chance.choice((1.0, 1.0, 1.0, 0.6)))
-        told = "\n".join([f"MIRROR_TESTS_SEED={seed}", *done])
+        context = "\n".join([f"MIRROR_TESTS_SEED={seed}", *done])
         for option, hashing in (((), False), (("--deep",), True)):
             walked = world.walked(hashing=hashing)
             ran, found = world.verified(*option)
-            assert walked.keys() == found.keys(), f"{told}\n{_difference(walked, found)}\n{ran}"
-            assert bool(found) == (ran.code != 0), f"{told}\n{ran}"
-        assert found, told
+            assert walked.keys() == found.keys(), f"{context}\n{_difference(walked, found)}\n{ran}"
+            assert bool(found) == (ran.code != 0), f"{context}\n{ran}"
+        assert found, context
         for _ in range(MOST_REPAIRS):
             for kind in KINDS:
                 mine = {name: text for name, text in found.items() if name.startswith(world.place(kind, ""))}
@@ -189,8 +189,8 @@ def test_verify_agrees_with_an_independent_check_and_its_hints_work(
             ran, found = world.verified("--deep")
             if not found:
                 break
-        assert {} == world.walked(hashing=True), f"{told}\n{ran}"
-        assert 0 == ran.code, f"{told}\n{ran}"
+        assert {} == world.walked(hashing=True), f"{context}\n{ran}"
+        assert 0 == ran.code, f"{context}\n{ran}"
 
 
 def _difference(walked: Images, found: Images) -> str:

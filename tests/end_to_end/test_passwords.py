@@ -143,8 +143,8 @@ def test_a_credential_that_becomes_unreadable_during_a_run_fails_only_its_mirror
     mirror_run.sync(expect=1)
     report = mirror_run.report()
     assert 1 == report["exit"]
-    told = {image["source"]: (image["result"], image.get("error", {}).get("code")) for image in report["images"]}
-    assert {f"{guarded.host}/app": ("failed", "auth_failed"), f"{good.host}/app:v1": ("copied", None)} == told
+    results = {image["source"]: (image["result"], image.get("error", {}).get("code")) for image in report["images"]}
+    assert {f"{guarded.host}/app": ("failed", "auth_failed"), f"{good.host}/app:v1": ("copied", None)} == results
     assert 1 == mirror_run("verify", config).code
     onto = [{"source": f"{good.host}/app", "targets": [f"{target.host}/copy", f"{guarded.host}/copy"]}]
     config = mirror_run.config(onto, guarded, good, target, registries={guarded.host: settings})

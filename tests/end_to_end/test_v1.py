@@ -574,7 +574,7 @@ def test_a_different_immutable_tag_is_a_conflict_without_the_state(
     assert before == digest_of(target, "app", "t")
 
 
-# ---- what is not to be believed, and what is not to be told
+# ---- hints that are not used, and secrets
 
 
 def test_a_deep_sync_detects_changed_content_of_an_image_id(

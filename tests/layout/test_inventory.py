@@ -146,17 +146,17 @@ def test_unreadable_manifests_are_reported_and_left_out_of_the_inventory(tmp_pat
     assert ["digest_mismatch"] == [one.code for one in found.problems]
     assert set(graph.tags) - {"v2", "latest"} == set(found.inventory.repositories["app"].tags)
     bundle.close()
-    told = list_references(path)
-    assert (3, 1) == (told.code, len(told.problems))
+    result = list_references(path)
+    assert (3, 1) == (result.code, len(result.problems))
 
 
 def test_the_inventory_of_a_bundle_is_printed_as_it_is_stored(tmp_path: Path) -> None:
     path = tmp_path / "bundle.tar"
     export(path, stock())
-    told = make_inventory(path)
+    result = make_inventory(path)
     bundle = opened(path)
-    assert bundle.reader(work()).inventory_bytes == "".join(f"{line}\n" for line in told.lines).encode()
-    assert 0 == told.code
+    assert bundle.reader(work()).inventory_bytes == "".join(f"{line}\n" for line in result.lines).encode()
+    assert 0 == result.code
     bundle.close()
 
 

@@ -56,7 +56,7 @@ def install(note: Callable[[str], None], *, only: Collection[str] = ()) -> None:
             _look_up(arguments[0], note)
         elif event in _NETWORK and (is_outside(arguments[1]) or is_other(arguments[1], only)):
             note(f"{event} {arguments[1]}")
-            raise OutsideLoopback(f"tests stay where they are told to: {event} {arguments[1]}")
+            raise OutsideLoopback(f"a test left the allowed addresses: {event} {arguments[1]}")
 
     sys.addaudithook(audit)
 

@@ -89,7 +89,7 @@ class BundleReader:
         more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
         return Refused(
             f"{self.what} is incomplete: it lacks {', '.join(names[:_MAX_NAMED])}{more}",
-            hint="they could not be fetched when the bundle was made; export again",
+            hint="not everything could be fetched when the bundle was made; export again",
             code="bundle_incomplete",
         )
 
