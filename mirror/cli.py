@@ -241,7 +241,6 @@ def _disk_path(text: str) -> Path:
 
 def _shard(text: str) -> Shard:
     """Parse the value of `--shard`."""
-
     index, slash, count = text.partition("/")
     if slash and index.isdecimal() and count.isdecimal() and int(index) < int(count):
         return Shard(int(index), int(count))
@@ -261,7 +260,6 @@ def _seconds(text: str) -> float:
 
 def _options(parsed: argparse.Namespace) -> Options:
     """Return the options of a run."""
-
     given = vars(parsed)
     return Options(
         config=parsed.config,

@@ -88,17 +88,16 @@ def _unknown_option(option: str, program: str, known: Iterable[str]) -> ConfigEr
 
 def _closest(word: str, known: list[str]) -> str | None:
     """Return the name that is most similar to `word`, if any."""
-
     found = difflib.get_close_matches(word.lower().replace("_", "-"), known, n=1, cutoff=0.7)
     return found[0] if found else None
 
 
 LATER_COMMANDS = {
-    "prune": "deletes what is no longer selected",
-    "convert": "makes a configuration from another tool's",
+    "prune": "deletes images that are no longer selected",
+    "convert": "converts the configuration of another tool",
     "copy": "copies one image or repository without a configuration",
     "lock": "writes the selected tags with their digests to a file",
-    "explain": "shows which rule selects a reference or leaves it out",
+    "explain": "shows which rule selects or excludes a reference",
     "report": "shows or merges reports",
 }
 # Options of later versions by command, with the name of their value; None for options without one.
@@ -120,7 +119,9 @@ LATER_OPTIONS: dict[str, dict[str, str | None]] = {
 def refuse_later_command(command: str) -> None:
     """Raise ConfigError for a command of a later version."""
     if command in LATER_COMMANDS:
-        raise ConfigError(f"`mirror {command}` is not in this version", hint=f"a later one {LATER_COMMANDS[command]}")
+        raise ConfigError(
+            f"`mirror {command}` is not in this version", hint=f"a later version {LATER_COMMANDS[command]}"
+        )
 
 
 def add_later_options(parser: argparse.ArgumentParser, command: str) -> None:

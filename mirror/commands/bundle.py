@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mirror.commands.inventory import CommandOutput, survey_on_disk
-from mirror.commands.session import attended
+from mirror.commands.session import run_with_signals
 from mirror.errors import OK, REFUSED, worst_exit_code
 from mirror.layout.bundle.verify import verify_bundle
 from mirror.layout.verify import verify_layout
@@ -13,7 +13,9 @@ from mirror.layout.verify import verify_layout
 
 def verify(path: Path) -> CommandOutput:
     """Verify the bundle or layout at `path`. Raises Refused, LocalError, Cancelled."""
-    found = attended(lambda work: verify_layout(path, work.stop) if path.is_dir() else verify_bundle(path, work.stop))
+    found = run_with_signals(
+        lambda work: verify_layout(path, work.stop) if path.is_dir() else verify_bundle(path, work.stop)
+    )
     return CommandOutput(list(found.lines()), REFUSED if found.problems else OK)
 
 
@@ -21,7 +23,7 @@ def list_references(path: Path) -> CommandOutput:
     """List the references of a bundle or layout: name, digest, bytes of the whole image.
 
     Raises the same as `verify`."""
-    found = attended(lambda work: survey_on_disk(path, work, bare=True))
+    found = run_with_signals(lambda work: survey_on_disk(path, work, bare=True))
     lines = [
         f"{name}{':' if name else ''}{tag}  {digest}  {found.total_size(digest)}"
         for name, tag, digest in found.inventory.references()

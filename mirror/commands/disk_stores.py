@@ -45,7 +45,7 @@ class BundleStores:
                 self.sources[host] = BundleStore(None, host, spool=spool, adopts=adopts[host]) if apart else store
         self.hosts = sorted({*self.sources, *self.targets})
 
-    def incomplete(self) -> list[tuple[str, MirrorError]]:
+    def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
         """Return sources that were read and lack images of their own inventory, with an error for each."""
         return [
             (host, error) for host, store in self.sources.items() if (error := store.incomplete_error()) is not None
@@ -109,7 +109,7 @@ class LayoutStores:
         self.targets = {host: store for host, store in stores.items() if host in written}
         self.hosts = sorted(stores)
 
-    def incomplete(self) -> list[tuple[str, MirrorError]]:
+    def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
         """Return nothing: a layout has no list of what it should contain."""
         return []
 

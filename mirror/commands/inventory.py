@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mirror.commands.session import attended, spool_directory
+from mirror.commands.session import run_with_signals, spool_directory
 from mirror.commands.stores import Stores
 from mirror.config import Config, load
 from mirror.errors import OK, ConfigError, LocalError, MirrorError, Refused, worst_exit_code
@@ -40,7 +40,7 @@ def make_inventory(path: Path) -> CommandOutput:
     """Return the inventory of a bundle, of a layout, of the targets of a configuration, or of the images of a report.
 
     Raises ConfigError, LocalError, Refused, Cancelled."""
-    found = attended(lambda work: _survey_path(path, work))
+    found = run_with_signals(lambda work: _survey_path(path, work))
     lines = found.inventory.render().decode().splitlines()
     return CommandOutput(lines, worst_exit_code(one.exit_code for one in found.problems), found.problems)
 

@@ -85,7 +85,7 @@ class Only:
         self._unmatched.difference_update([one for one in reaching if _matches(one, repository)])
         return bool(reaching)
 
-    def reaches(self, repository: str) -> bool:
+    def can_match(self, repository: str) -> bool:
         """Return whether patterns could match a reference of `host/repo` or `host/prefix/*`. Changes nothing."""
         return any(self._can_match(one, repository) for one in self._patterns or ())
 
@@ -94,16 +94,16 @@ class Only:
         unsure = [one for one in self._unmatched if repository.endswith("*") or self._can_match(one, repository)]
         self._unmatched.difference_update(unsure)
 
-    def idle(self) -> list[str]:
+    def unused_patterns(self) -> list[str]:
         """Return the patterns that matched nothing, after all sources were listed."""
         idle = sorted(self._unmatched - self._in_other_shards)
         return [one for one in idle if self._shard is None or self._shard.contains(repository_of(one))]
 
-    def idle_here(self) -> list[str]:
+    def unused_in_this_shard(self) -> list[str]:
         """Return the patterns that matched nothing in this shard, but may match in another one."""
         return sorted(self._unmatched & self._in_other_shards & self._in_this_shard)
 
-    def unmatched(self, repositories: Iterable[str]) -> list[str]:
+    def impossible_patterns(self, repositories: Iterable[str]) -> list[str]:
         """Return the patterns that cannot match any reference of `repositories` (names or `host/prefix/*`)."""
         names = list(repositories)
         return [one for one in self._patterns or () if not any(self._can_match(one, name) for name in names)]

@@ -12,18 +12,17 @@ from mirror.sync.dry_run import Preview
 
 def plan(options: Options) -> int:
     """Print what a sync would do and return the exit code. Writes nothing. Raises ConfigError, LocalError."""
-
-    with open_for_reading(options) as (engine, state):
-        engine.refuse_parts(options)
-        preview = Preview(engine.calls, engine.manifests, engine.bases(state))
-        planner = engine.planner(state, preview, believe=not options.deep)
-        stopped = engine.carry_out(preview.run(planner.all(engine.entries)))
+    with open_for_reading(options) as (context, state):
+        context.check_no_partial_bundle(options)
+        preview = Preview(context.calls, context.manifests, context.bases(state))
+        planner = context.planner(state, preview, believe=not options.deep)
+        stopped = context.run_until_signal(preview.run(planner.all(context.entries)))
         found = preview.outlook
         if stopped is None:
-            found.failures += engine.troubles("the rest can be imported")
-            preview.add_bundles(engine.stores.registries)
-    told = print_lines(outlook_lines(found))
+            found.failures += context.run_problems("the rest can be imported")
+            preview.add_bundles(context.stores.registries)
+    written = print_lines(outlook_lines(found))
     if stopped is not None:
-        return engine.signals.exit_if_hung(stopped)
-    code = worst_exit_code({told, *(error.exit_code for _, error in found.failures)})
+        return context.signals.exit_if_hung(stopped)
+    code = worst_exit_code({written, *(error.exit_code for _, error in found.failures)})
     return CHANGES if code == OK and options.exit_code and (found.changes or found.anew) else code

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mirror.commands.options import Only, Options
-from mirror.commands.session import Engine, started
+from mirror.commands.session import RunContext, open_run
 from mirror.config import Config, load, state_directory
 from mirror.output import log
 from mirror.output.console import Console
@@ -41,7 +41,7 @@ def new_run_id() -> str:
 
 
 @contextmanager
-def open_for_reading(options: Options) -> Iterator[tuple[Engine, State]]:
+def open_for_reading(options: Options) -> Iterator[tuple[RunContext, State]]:
     """Open the parts of a run for a command that only reads: no lock, no log file, a read-only state."""
     config = load(options.config)
     only, redactor, console = choose_references(options), Redactor(), Console()
@@ -53,6 +53,6 @@ def open_for_reading(options: Options) -> Iterator[tuple[Engine, State]]:
         directory = state_directory(config)
         with (
             State.open(directory, _log.warning, read_only=True, writers=current_mark(directory)) as state,
-            started(config, options, only, redactor, signals, state, copies=False) as engine,
+            open_run(config, options, only, redactor, signals, state, copies=False) as context,
         ):
-            yield engine, state
+            yield context, state

@@ -44,8 +44,8 @@ AT_LEAST = 0.2  # seconds for threads that have nothing left to do
 _log = logging.getLogger("mirror")
 
 
-class Engine(Struct, frozen=True):
-    """The parts of a run; valid inside the block of `started`."""
+class RunContext(Struct, frozen=True):
+    """The parts of a run; valid inside the block of `open_run`."""
 
     limits: Limits
     stop: Stop
@@ -83,7 +83,7 @@ class Engine(Struct, frozen=True):
             self.stores.registries,
         )
 
-    def needs(self, host: str, path: str) -> bool:
+    def must_copy_to(self, host: str, path: str) -> bool:
         """Return whether a mirror must copy something to this repository of a target."""
         return any(
             target.place.host == host and can_match(path, target.place.path)
@@ -92,26 +92,29 @@ class Engine(Struct, frozen=True):
             for target in entry.targets
         )
 
-    def troubles(self, rest: str = "") -> list[tuple[str, MirrorError]]:
+    def run_problems(self, rest: str = "") -> list[tuple[str, MirrorError]]:
         """Return problems of the whole run, by name, after planning.
 
         These are patterns of --only that matched nothing, and sources that are incomplete. rest: what to say about the
         images that an incomplete source has."""
         hint = "no source has such a tag or repository, or the configuration leaves it out"
-        for one in self.only.idle_here():
+        for one in self.only.unused_in_this_shard():
             text = f"--only {printable(one, 80)} selects nothing in this shard; look at the others, too"
             _log.warning("only_idle", extra={"text": text})
-        idle = [(one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint)) for one in self.only.idle()]
-        incomplete = self.stores.incomplete()
+        idle = [
+            (one, NotFound(f"--only {printable(one, 80)} selects nothing", hint=hint))
+            for one in self.only.unused_patterns()
+        ]
+        incomplete = self.stores.incomplete_sources()
         for _, error in incomplete:
-            error.hint = f"{rest}; export again for it" if rest else error.hint
+            error.hint = f"{rest}; export again to add them" if rest else error.hint
         return [*idle, *incomplete]
 
-    def refuse_parts(self, options: Options) -> None:
+    def check_no_partial_bundle(self, options: Options) -> None:
         """Raise ConfigError if `--only` or `--shard` selects a part of a bundle, which would then lack the rest."""
         for entry in self.entries:
             bundle = next((one.place.host for one in entry.targets if is_bundle(one.place.host)), None)
-            if bundle is None or not (options.shard is not None or self.only.reaches(entry.name)):
+            if bundle is None or not (options.shard is not None or self.only.can_match(entry.name)):
                 continue
             option = "--shard" if options.shard is not None else "--only" if options.only else "--only-from"
             raise ConfigError(
@@ -120,7 +123,7 @@ class Engine(Struct, frozen=True):
                 "configuration with its own bundle, or export to a layout (oci:DIR), which keeps its other images",
             )
 
-    def carry_out(self, steps: Steps[None], halt: Callable[[str], object] = str) -> int | None:
+    def run_until_signal(self, steps: Steps[None], halt: Callable[[str], object] = str) -> int | None:
         """Run a coroutine to its end. Return the exit code of the signal that ended it, if one came.
 
         halt: called at a signal, before the stop that ends each wait of the coroutine, with the reason. Raises what the
@@ -163,9 +166,9 @@ def spool_directory(config: Config, shard: Shard | None) -> Path:
 
 
 @contextmanager
-def started(
+def open_run(
     config: Config, options: Options, only: Only, redactor: Redactor, signals: Signals, state: State, *, copies: bool
-) -> Iterator[Engine]:
+) -> Iterator[RunContext]:
     """Open the stores and create an event loop.
 
     At the end all threads are joined, except those that hang after a signal.
@@ -177,7 +180,7 @@ def started(
         config, limits, redactor, spool, options.base, copies=copies, repair=options.repair, memory=state
     ) as stores:
         entries = stores.entries()
-        _check(only, entries, config)
+        _check_patterns(only, entries, config)
         _check_sources(config)
         parallel = config.parallel
         signals.free_pipe()
@@ -189,15 +192,15 @@ def started(
         calls = Calls(loop, limits, stop, downloads=parallel.downloads, uploads=parallel.uploads)
         manifests = Manifests(calls, bodies=Bodies(spool / "manifests" if copies else None))
         try:
-            yield Engine(limits, stop, stores, loop, calls, entries, only, signals, manifests)
+            yield RunContext(limits, stop, stores, loop, calls, entries, only, signals, manifests)
         finally:
-            rest(calls.close, signals)
+            close_in_time(calls.close, signals)
             manifests.close()
 
 
-def _check(only: Only, entries: list[Entry], config: Config) -> None:
+def _check_patterns(only: Only, entries: list[Entry], config: Config) -> None:
     """Raise ConfigError if a pattern cannot match any source: it is probably a typing mistake."""
-    unmatched = only.unmatched(entry.name for entry in entries)
+    unmatched = only.impossible_patterns(entry.name for entry in entries)
     if unmatched:
         like = f", like {entries[0].name}" if entries else ""
         raise ConfigError(
@@ -221,18 +224,18 @@ def _check_sources(config: Config) -> None:
             continue  # opening it raises a better error
 
 
-def left(signals: Signals) -> float:
+def seconds_left(signals: Signals) -> float:
     """Return the seconds that cleanup may still take, also if a signal comes later."""
     return LEAVING if signals.number is None else max(LEAVING - signals.seconds_since_signal(), AT_LEAST)
 
 
-def rest(close: Callable[[float], None], signals: Signals) -> None:
+def close_in_time(close: Callable[[float], None], signals: Signals) -> None:
     """Let `close` join threads within the time that is left. After a signal, threads that hang are left behind."""
     if signals.number is None:
         close(PATIENCE)
         return
     try:
-        close(left(signals))
+        close(seconds_left(signals))
     except LocalError:
         # A thread hangs and cannot be interrupted. The process ends after the report and the log are written.
         signals.has_hung_threads = True
@@ -241,7 +244,7 @@ def rest(close: Callable[[float], None], signals: Signals) -> None:
 T = TypeVar("T")
 
 
-def attended(run: Callable[[Work], T]) -> T:
+def run_with_signals(run: Callable[[Work], T]) -> T:
     """Return the result of `run`, which runs on a thread.
 
     Raises its errors; after a signal Cancelled, with that exit code."""

@@ -43,7 +43,7 @@ class DiskStores(Protocol):
         """The targets by host name."""
         ...
 
-    def incomplete(self) -> list[tuple[str, MirrorError]]:
+    def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
         """Return sources that were read and lack images of their own inventory, with an error for each."""
         ...
 
@@ -118,7 +118,7 @@ class Stores:
         """Delete what a killed run left. The caller must hold the lock."""
         self._sources.delete_leftovers()
 
-    def gave_up(self, error: MirrorError) -> None:
+    def mark_host_down(self, error: MirrorError) -> None:
         """Mark the host of `error`, which persisted through all retries of a transfer, as down.
 
         The host may be one that a registry redirected to; any client can mark it."""
@@ -126,9 +126,9 @@ class Stores:
         if error.host and registry is not None:
             registry.note_exhausted(error)
 
-    def incomplete(self) -> list[tuple[str, MirrorError]]:
+    def incomplete_sources(self) -> list[tuple[str, MirrorError]]:
         """Return sources that were read and lack images of their own inventory, with an error for each."""
-        return [one for stores in self._on_disk for one in stores.incomplete()]
+        return [one for stores in self._on_disk for one in stores.incomplete_sources()]
 
     def entries(self) -> list[Entry]:
         """Return the mirrors of the configuration as entries for the planner."""

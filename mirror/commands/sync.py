@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 from mirror.commands.options import Only, Options
 from mirror.commands.read_only import choose_references, log_config_warnings, new_run_id
-from mirror.commands.session import Engine, left, makes_bundle, rest, spool_directory, started
+from mirror.commands.session import RunContext, close_in_time, makes_bundle, open_run, seconds_left, spool_directory
 from mirror.config import Config, load, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
 from mirror.limits import Limits
@@ -96,7 +96,7 @@ class _SyncRun:
         self._writers = writers
         self._config = config
         self._options = options
-        self.choose_references = only
+        self._only = only
         self._directory = directory
         self._signals = signals
         self._started = datetime.now(UTC)
@@ -134,7 +134,7 @@ class _SyncRun:
             )
             _log.info("run_started", extra={"config": str(config.path), "config_sha256": config.text_hash})
             code, cost = self._copy_all(report)
-            logged.finish(left(self._signals))
+            logged.finish(seconds_left(self._signals))
             if code < SIGNALLED and logged.failure is not None:
                 code = worst_exit_code({code, logged.failure.exit_code})
             report.finish(code, ended=datetime.now(UTC), cost=cost)
@@ -150,50 +150,50 @@ class _SyncRun:
             State.open(self._directory, self._log_state_warning, writers=self._writers) as state,
         ):
             account = Account(report, progress)
-            known = (self._options, self.choose_references, self._redactor, self._signals, state)
-            with started(self._config, *known, copies=True) as engine:
-                engine.refuse_parts(self._options)
-                self._drive(engine, state, account, progress)
+            known = (self._options, self._only, self._redactor, self._signals, state)
+            with open_run(self._config, *known, copies=True) as context:
+                context.check_no_partial_bundle(self._options)
+                self._plan_and_copy(context, state, account, progress)
             if self._signals.number is None:
                 for place in self._marked - account.unfinished:
                     state.mark_finished(str(place))
-            if (trouble := state.failure) is not None:
-                account.note(trouble)
+            if state.failure is not None:
+                account.note(state.failure)
         code = worst_exit_code(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
-        return code, self._cost(engine.limits)
+        return code, self._cost(context.limits)
 
-    def _drive(self, engine: Engine, state: State, account: Account, progress: Progress) -> None:
+    def _plan_and_copy(self, context: RunContext, state: State, account: Account, progress: Progress) -> None:
         """Plan and copy until all is done or a signal comes, then end in order."""
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
-        engine.stores.sweep()
-        engine.manifests.close()  # delete files of a killed run
-        inventory = Inventory(state, engine.stores.mountable(), engine.stores.wildcards())
+        context.stores.sweep()
+        context.manifests.close()  # delete files of a killed run
+        inventory = Inventory(state, context.stores.mountable(), context.stores.wildcards())
 
-        def writing(place: Place) -> None:
+        def mark_place(place: Place) -> None:
             state.mark_unfinished(str(place))
             self._marked.add(place)
 
-        def told(order: Order, what: Delivered | MirrorError, cost: Cost) -> None:
+        def record_result(order: Order, what: Delivered | MirrorError, cost: Cost) -> None:
             if isinstance(what, MirrorError):
-                engine.stores.gave_up(what)
+                context.stores.mark_host_down(what)
             account.blob(order, what, cost)
 
-        outcomes = Outcomes(told)
+        outcomes = Outcomes(record_result)
         deliveries = Deliveries(
-            engine.calls,
+            context.calls,
             inventory,
-            engine.stores.routes(engine.entries),
+            context.stores.routes(context.entries),
             spool,
             outcomes=outcomes,
             moved=progress.add_bytes,
-            before_write=writing,
+            before_write=mark_place,
         )
-        targets = engine.stores.registries
+        targets = context.stores.registries
         if self._options.repair:
             targets = repairing(targets)
         sync = Sync(
-            engine.calls,
+            context.calls,
             deliveries,
             inventory,
             state,
@@ -201,33 +201,33 @@ class _SyncRun:
             outcomes,
             certain=self._options.deep,
             repair=self._options.repair,
-            writing=writing,
+            writing=mark_place,
         )
-        reader = Reader(engine.calls, state, engine.manifests)
+        reader = Reader(context.calls, state, context.manifests)
         agenda = Agenda(
-            engine.calls,
+            context.calls,
             reader,
             sync,
             inventory,
             state,
             account,
             targets,
-            Publishing(engine.calls, reader, targets, engine.needs),
+            Publishing(context.calls, reader, targets, context.must_copy_to),
             images=self._config.parallel.images,
             deep=self._options.deep,
             fail_fast=self._options.fail_fast,
         )
-        planner = engine.planner(state, agenda, believe=not self._options.deep, repair=self._options.repair)
+        planner = context.planner(state, agenda, believe=not self._options.deep, repair=self._options.repair)
         with ExitStack() as stack:
             stack.callback(outcomes.close)
             stack.callback(spool.close)
             stack.callback(agenda.close)  # no thread is left that writes there
-            stack.callback(rest, engine.calls.close, self._signals)
-            stack.callback(rest, deliveries.close, self._signals)
+            stack.callback(close_in_time, context.calls.close, self._signals)
+            stack.callback(close_in_time, deliveries.close, self._signals)
             # Nothing opens an upload session any more without closing it.
-            stack.callback(engine.stop.request, "the run is over")
-            if engine.carry_out(agenda.run(planner.all(engine.entries)), agenda.halt) is None:
-                for _, error in engine.troubles("the rest was imported" if account.codes == {OK} else ""):
+            stack.callback(context.stop.request, "the run is over")
+            if context.run_until_signal(agenda.run(planner.all(context.entries)), agenda.halt) is None:
+                for _, error in context.run_problems("the rest was imported" if account.codes == {OK} else ""):
                     account.trouble(error)
 
     def _log_state_warning(self, text: str) -> None:

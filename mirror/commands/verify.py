@@ -13,15 +13,14 @@ from mirror.sync.verifier import Problem, Verify
 
 def verify(options: Options) -> int:
     """Print the problems on the targets and return the exit code. Raises ConfigError, LocalError."""
-
-    with open_for_reading(options) as (engine, state):
-        reader = Reader(engine.calls, state, engine.manifests)
-        walker = Verify(engine.calls, engine.stores.registries, reader, deep=options.deep)
-        planner = engine.planner(state, walker, believe=False, remake=options.deep)
-        stopped = engine.carry_out(walker.run(planner.all(engine.entries)))
-        walker.account.problems += [Problem(*one) for one in engine.troubles()] if stopped is None else []
+    with open_for_reading(options) as (context, state):
+        reader = Reader(context.calls, state, context.manifests)
+        walker = Verify(context.calls, context.stores.registries, reader, deep=options.deep)
+        planner = context.planner(state, walker, believe=False, remake=options.deep)
+        stopped = context.run_until_signal(walker.run(planner.all(context.entries)))
+        walker.account.problems += [Problem(*one) for one in context.run_problems()] if stopped is None else []
     shown = walker.account.problems or options.verbosity >= 0
-    told = print_lines(verification_lines(walker.account, deep=options.deep)) if shown else OK
+    written = print_lines(verification_lines(walker.account, deep=options.deep)) if shown else OK
     if stopped is not None:
-        return engine.signals.exit_if_hung(stopped)
-    return worst_exit_code({told, *(problem.error.exit_code for problem in walker.account.problems)})
+        return context.signals.exit_if_hung(stopped)
+    return worst_exit_code({written, *(problem.error.exit_code for problem in walker.account.problems)})

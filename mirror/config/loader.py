@@ -122,7 +122,6 @@ def state_directory(config: Config) -> Path:
 
 def _state_home() -> Path | None:
     """Return the user's directory for state, or None if there is no home directory."""
-
     try:
         home = platformdirs.user_state_path("mirror", appauthor=False)
     except RuntimeError:  # newer versions raise this; older ones return the path with its ~

@@ -215,7 +215,6 @@ def _check_pem(section: Section, name: str, file: Path, *, secrets: bool) -> boo
 
 def _check_with_openssl(section: Section, ca: Path | None, cert: Path | None, key: Path | None) -> None:
     """Load the files with OpenSSL, so that damaged files are found before the run."""
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if ca or cert else None
     try:
         if context and ca:

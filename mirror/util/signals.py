@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
@@ -35,7 +35,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.on_signal: Callable[[], object] = _nothing
+        self.on_signal: Callable[[], object] = _do_nothing
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pipe: tuple[int, int] | None = None
         self._signal_time = 0.0  # time of the signal, monotonic clock
@@ -75,7 +75,7 @@ class Signals:
 
     def wake_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let signals wake `loop` until it is closed."""
-        loop.add_signal_handler(signal.SIGURG, _nothing)  # with any such handler, asyncio is woken by all signals
+        loop.add_signal_handler(signal.SIGURG, _do_nothing)  # with any such handler, asyncio is woken by all signals
         self._loop = loop
 
     def wake(self) -> None:
@@ -87,7 +87,7 @@ class Signals:
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for a signal or a `wake`. Return False if neither came within `seconds`. Main thread only."""
         if self._pipe is None:
-            raise RuntimeError("an event loop has taken over")
+            raise RuntimeError("the pipe is closed: an event loop handles signals")
         ready, _, _ = select.select([self._pipe[0]], [], [], seconds)
         if ready:
             os.read(self._pipe[0], 4096)

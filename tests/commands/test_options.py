@@ -113,7 +113,7 @@ def test_shards_split_repositories_completely_and_deterministically(count: int) 
     ],
 )
 def test_patterns_that_cannot_match_a_source_are_reported(pattern: str, name: str, can: bool) -> None:
-    assert ([] if can else [pattern]) == Only([pattern]).unmatched([name])
+    assert ([] if can else [pattern]) == Only([pattern]).impossible_patterns([name])
 
 
 def test_a_pattern_is_unused_until_it_matches() -> None:
@@ -123,18 +123,18 @@ def test_a_pattern_is_unused_until_it_matches() -> None:
         "host/*:v2",
         "host/app:v1",
         "host/app:v9",
-    ] == only.idle()  # the repository was selected, but may have no tags
+    ] == only.unused_patterns()  # the repository was selected, but may have no tags
     assert all(only.wants(f"host/app:{tag}") for tag in ("v1", "v2"))
-    assert ["host/app:v9"] == only.idle()
+    assert ["host/app:v9"] == only.unused_patterns()
 
 
 def test_a_pattern_is_not_reported_as_unused_if_its_repository_could_not_be_listed() -> None:
     patterns = ["host/app:v1", "host/team/web:v1", "other/app:v1"]
     only = Only(patterns)
     only.not_seen("host/app")
-    assert patterns[1:] == only.idle()
+    assert patterns[1:] == only.unused_patterns()
     only.not_seen("host/team/*")
-    assert [] == only.idle()
+    assert [] == only.unused_patterns()
 
 
 def test_the_shard_with_the_repository_reports_an_unused_pattern() -> None:
@@ -145,5 +145,5 @@ def test_the_shard_with_the_repository_reports_an_unused_pattern() -> None:
         only = Only(patterns, Shard(shard, 3))
         mine = [name for name in names if only.takes(name)]
         assert mine == [name for name in names if Shard(shard, 3).contains(name)]
-        output += only.idle()
+        output += only.unused_patterns()
     assert patterns == sorted(output)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mirror.commands.session import AT_LEAST, LEAVING, left, rest
+from mirror.commands.session import AT_LEAST, LEAVING, close_in_time, seconds_left
 from mirror.errors import LocalError
 from mirror.transfer.calls import PATIENCE
 from mirror.util.signals import Signals
@@ -75,21 +75,21 @@ def test_a_signal_that_another_thread_gets_wakes_an_event_loop() -> None:
 def test_all_waits_after_a_signal_share_one_limit() -> None:
     patience: list[float] = []
     with Signals() as signals:
-        rest(patience.append, signals)
+        close_in_time(patience.append, signals)
         signal.raise_signal(signal.SIGTERM)
-        rest(patience.append, signals)
+        close_in_time(patience.append, signals)
         before = time.monotonic()
         assert eventually(lambda: time.monotonic() > before, within=1)
-        rest(patience.append, signals)
+        close_in_time(patience.append, signals)
     assert PATIENCE == patience[0]
     assert LEAVING >= patience[1] > patience[2] >= AT_LEAST
 
 
 def test_waits_at_the_end_of_a_run_fit_the_limit_of_a_later_signal() -> None:
     with Signals() as signals:
-        assert LEAVING == left(signals)
+        assert LEAVING == seconds_left(signals)
         signal.raise_signal(signal.SIGTERM)
-        assert LEAVING >= left(signals) >= AT_LEAST
+        assert LEAVING >= seconds_left(signals) >= AT_LEAST
 
 
 def test_threads_that_do_not_end_within_the_limit_are_left_behind() -> None:
@@ -98,10 +98,10 @@ def test_threads_that_do_not_end_within_the_limit_are_left_behind() -> None:
 
     with Signals() as signals:
         with pytest.raises(LocalError):
-            rest(hang, signals)
+            close_in_time(hang, signals)
         assert not signals.has_hung_threads
         signal.raise_signal(signal.SIGTERM)
-        rest(hang, signals)
+        close_in_time(hang, signals)
         assert signals.has_hung_threads
 
 
