@@ -32,15 +32,15 @@ TIMEOUT = 900  # seconds for one run
 
 
 @pytest.fixture
-def room() -> Iterator[Path]:
+def work_folder() -> Iterator[Path]:
     """A folder on a disk. pytest's folders are not used, because they are kept for three runs."""
     with TemporaryDirectory(prefix="mirror-gap-") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
-def tool(room: Path) -> Iterator[MirrorTool]:
-    with MirrorTool(room / "mirror") as made:
+def tool(work_folder: Path) -> Iterator[MirrorTool]:
+    with MirrorTool(work_folder / "mirror") as made:
         yield made
 
 
@@ -57,10 +57,10 @@ def report_numbers(spent: Cost) -> str:
     return f"{spent.memory >> 20} MiB, {spent.cpu:.1f} s of processor, {spent.wall:.1f} s"
 
 
-def registry(room: Path, name: str) -> RealRegistry:
+def registry(work_folder: Path, name: str) -> RealRegistry:
     """A docker-registry that stores on disk, because the content does not fit into memory."""
-    settings = {"storage": {"filesystem": {"rootdirectory": str(room / name / "storage")}}}
-    return RealRegistry(room, name, settings=settings)
+    settings = {"storage": {"filesystem": {"rootdirectory": str(work_folder / name / "storage")}}}
+    return RealRegistry(work_folder, name, settings=settings)
 
 
 class Watch:
@@ -134,12 +134,14 @@ def manifest(config: bytes, layers: list[dict[str, Any]]) -> bytes:
 
 
 @pytest.mark.timeout(1800)
-def test_ten_gibibytes_are_exported_and_imported_with_little_memory_and_disk(room: Path, tool: MirrorTool) -> None:
-    media = room / "media"
+def test_ten_gibibytes_are_exported_and_imported_with_little_memory_and_disk(
+    work_folder: Path, tool: MirrorTool
+) -> None:
+    media = work_folder / "media"
     media.mkdir()
     bundle = media / "bundle.tar"
     beside = (bundle, media / ".bundle.tar.partial")
-    with registry(room, "source") as source:
+    with registry(work_folder, "source") as source:
         blobs, size = fill_source(source)
         every = set().union(*blobs.values())
         source.mark()
@@ -157,10 +159,10 @@ def test_ten_gibibytes_are_exported_and_imported_with_little_memory_and_disk(roo
     print(f"verify: {report_numbers(took)}")
     assert MOST_MEMORY >= took.memory
 
-    with registry(room, "target") as target:
+    with registry(work_folder, "target") as target:
         mirrors = [{"source": f"{bundle}:*", "targets": [f"{target.host}/{{repository}}"]}]
-        config = tool.config(mirrors, target, file=room / "import.yaml", state=str(room / "far-state"))
-        with Watch(tool.folder, media, room / "far-state", but=beside) as disk:
+        config = tool.config(mirrors, target, file=work_folder / "import.yaml", state=str(work_folder / "far-state"))
+        with Watch(tool.folder, media, work_folder / "far-state", but=beside) as disk:
             took = run(tool, "sync", config)
         print(f"import: {report_numbers(took)}; {disk.most >> 20} MiB on disk besides the bundle")
         assert MOST_MEMORY >= took.memory
@@ -189,13 +191,13 @@ def many_tags(layout: Path, count: int) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_the_time_for_a_layout_grows_linearly_with_its_tags(room: Path, tool: MirrorTool) -> None:
+def test_the_time_for_a_layout_grows_linearly_with_its_tags(work_folder: Path, tool: MirrorTool) -> None:
     took: dict[int, Cost] = {}
     for count in (5_000, 20_000):
-        many_tags(room / f"from-{count}", count)
-        to = room / f"to-{count}"
-        state = str(room / f"state-{count}")
-        tool.config([{"source": f"oci:{room}/from-{count}:many", "targets": [f"oci:{to}:many"]}], state=state)
+        many_tags(work_folder / f"from-{count}", count)
+        to = work_folder / f"to-{count}"
+        state = str(work_folder / f"state-{count}")
+        tool.config([{"source": f"oci:{work_folder}/from-{count}:many", "targets": [f"oci:{to}:many"]}], state=state)
         took[count] = run(tool, "sync", tool.config_file)
         print(f"{count} tags: {report_numbers(took[count])}")
         again = run(tool, "sync", tool.config_file)

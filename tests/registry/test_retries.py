@@ -96,7 +96,7 @@ class Clock:
         return self.time
 
 
-def waits(limits: Limits, name: str) -> float:
+def seconds_until_ready(limits: Limits, name: str) -> float:
     return max(0.0, limits.host(name).ready_at() - limits.clock.now())
 
 
@@ -123,13 +123,13 @@ def test_a_host_that_asks_for_a_pause_is_paused_for_all_requests(
             get(session, retries=False)
         assert caught.value.retryable
         paused = max(seconds, MIN_PAUSE) if status.startswith("429") else seconds
-        assert paused == pytest.approx(waits(limits, peer.name), abs=2 if seconds else 0)
+        assert paused == pytest.approx(seconds_until_ready(limits, peer.name), abs=2 if seconds else 0)
         assert seconds == pytest.approx(caught.value.retry_after, abs=2)
         told = [record for record in caplog.records if getattr(record, "event", "") == "pause"]
         assert (1 if paused else 0) == len(told)
 
 
-class Slept(Stop):
+class RecordingStop(Stop):
     """A stop whose sleeps advance only the clock, and are recorded."""
 
     def __init__(self, clock: Clock) -> None:
@@ -147,7 +147,7 @@ class Slept(Stop):
 @pytest.mark.parametrize("form", ["0", "past"])
 def test_a_retry_after_of_zero_keeps_the_backoff_and_the_limit_of_attempts(status: str, form: str) -> None:
     clock = Clock()
-    stop = Slept(clock)
+    stop = RecordingStop(clock)
     date = form if form == "0" else formatdate(time() - 90, usegmt=True)
     policy = Policy(attempts=4, base=8.0, cap=8.0)
     with (
@@ -167,7 +167,7 @@ def test_delays_by_a_rate_do_not_count_against_the_time_budget() -> None:
         limits.configure(peer.name, 8, Rate(1, 60.0))
         with session_with(peer, limits=limits, policy=Policy(attempts=5, base=0.001)) as session:
             with pytest.raises(RemoteError):
-                get(session, work=Work(Slept(clock)))
+                get(session, work=Work(RecordingStop(clock)))
             assert 5 == len(peer.requests)
             assert clock.time > 1200.0
 
@@ -175,34 +175,34 @@ def test_delays_by_a_rate_do_not_count_against_the_time_budget() -> None:
 def test_a_host_that_still_answers_429_after_all_retries_only_gets_probes() -> None:
     clock = Clock()
     limits = Limits(clock)
-    said = [whole("429 Slow")] * (QUICK.attempts + 1) + [whole("200 OK")]
-    with Peer(answers(*said)) as peer, session_with(peer, limits=limits) as session:
+    responses = [whole("429 Slow")] * (QUICK.attempts + 1) + [whole("200 OK")]
+    with Peer(answers(*responses)) as peer, session_with(peer, limits=limits) as session:
         for _ in range(3):
             with pytest.raises(RateLimited) as caught:
-                get(session, work=Work(Slept(clock)))
+                get(session, work=Work(RecordingStop(clock)))
         assert (QUICK.attempts, True, "rate_limited") == (len(peer.requests), session.host.down, caught.value.code)
         assert f"{peer.name} limits requests: GET" in caught.value.what
         clock.time += PROBE_EVERY
         for _ in range(2):  # the first one is a probe, which gets a 429
             with pytest.raises(RateLimited):
-                get(session, work=Work(Slept(clock)))
+                get(session, work=Work(RecordingStop(clock)))
         assert QUICK.attempts + 1 == len(peer.requests)
         clock.time += PROBE_EVERY
-        assert 200 == get(session, work=Work(Slept(clock))).status
+        assert 200 == get(session, work=Work(RecordingStop(clock))).status
         assert not session.host.down
 
 
 def test_a_host_that_requested_a_long_wait_is_not_probed_before_its_end() -> None:
     clock = Clock()
-    said = [whole("429 Slow", b"", "Retry-After: 3600"), whole("200 OK")]
-    with Peer(answers(*said)) as peer, session_with(peer, limits=Limits(clock)) as session:
+    responses = [whole("429 Slow", b"", "Retry-After: 3600"), whole("200 OK")]
+    with Peer(answers(*responses)) as peer, session_with(peer, limits=Limits(clock)) as session:
         for seconds in (0, 3599):
             clock.time += seconds
             with pytest.raises(RateLimited):
-                get(session, work=Work(Slept(clock)))
+                get(session, work=Work(RecordingStop(clock)))
         assert 1 == len(peer.requests)
         clock.time += 1
-        assert 200 == get(session, work=Work(Slept(clock))).status
+        assert 200 == get(session, work=Work(RecordingStop(clock))).status
 
 
 def test_a_response_to_an_earlier_request_does_not_end_a_rate_limit() -> None:
@@ -246,7 +246,7 @@ def test_a_429_without_retry_after_is_retried_after_a_pause() -> None:
     with Peer(answers(whole("429 Slow", b"Too Many Requests"))) as peer, session_with(peer, limits=limits) as session:
         with pytest.raises(RateLimited) as caught:
             get(session, retries=False)
-        assert (True, 1.0) == (caught.value.retryable, waits(limits, peer.name))
+        assert (True, 1.0) == (caught.value.retryable, seconds_until_ready(limits, peer.name))
 
 
 def test_a_used_up_quota_stops_only_the_requests_that_count_against_it() -> None:
@@ -257,7 +257,7 @@ def test_a_used_up_quota_stops_only_the_requests_that_count_against_it() -> None
             with pytest.raises(RateLimited) as caught:
                 get(session, kind="manifest")
             assert "pull rate limit" in caught.value.what
-        assert (1, 0.0, False) == (len(peer.requests), waits(limits, peer.name), session.host.down)
+        assert (1, 0.0, False) == (len(peer.requests), seconds_until_ready(limits, peer.name), session.host.down)
         assert 200 == get(session, kind="manifest", method="HEAD").status
         assert 200 == get(session, kind="tags").status
         limits.clock.time += PROBE_EVERY  # type: ignore[attr-defined]

@@ -49,7 +49,7 @@ class Uploader:
         with self.client.begin_upload("app", blob, self.work()) as session:
             session.send(lambda offset: body.open(offset, self.work()), self.work())
 
-    def tries(self, blob: Descriptor, count: int = 6) -> int:
+    def count_attempts(self, blob: Descriptor, count: int = 6) -> int:
         """Make attempts until one succeeds. Raises errors that are not retryable."""
         for attempt in range(1, count + 1):
             try:
@@ -72,14 +72,14 @@ def uploader(registry: ScriptedRegistry) -> Iterator[Uploader]:
         client.close()
 
 
-def shown(registry: ScriptedRegistry) -> list[str]:
+def request_kinds(registry: ScriptedRegistry) -> list[str]:
     return [seen.kind for seen in registry.requests()]
 
 
 def assert_deleted(registry: ScriptedRegistry) -> None:
     """Check that the upload session was deleted. An interrupted PUT may be logged after that."""
     assert [] == registry.uploads
-    assert 1 == shown(registry).count("DELETE upload")
+    assert 1 == request_kinds(registry).count("DELETE upload")
 
 
 @pytest.mark.parametrize("data", [b"", b"x", DATA], ids=["empty", "one byte", "large"])
@@ -88,7 +88,7 @@ def test_an_upload_is_a_post_and_a_put(scripted: ScriptedFactory, data: bytes) -
     with uploader(registry) as up:
         blob = up.source.add("app", data)
         up.upload(blob)
-    assert ["POST upload", "PUT upload"] == shown(registry)
+    assert ["POST upload", "PUT upload"] == request_kinds(registry)
     assert str(len(data)) == registry.log[-1].header("content-length")
     assert registry.has_blob("app", blob.digest)
     assert len(data) == up.moved
@@ -100,7 +100,7 @@ def test_a_blob_of_unknown_size_gets_its_size_from_the_source(scripted: Scripted
     with uploader(registry) as up:
         blob = Descriptor(up.source.add("app", DATA).digest, None)
         up.upload(blob)
-    assert ["POST upload", "PUT upload"] == shown(registry)
+    assert ["POST upload", "PUT upload"] == request_kinds(registry)
     assert registry.has_blob("app", blob.digest)
 
 
@@ -130,7 +130,7 @@ def test_wrong_bytes_of_an_empty_blob_are_detected_before_the_request(scripted: 
         up.source.blobs["app"][blob.digest] = b"surprise"
         with pytest.raises(Refused):
             up.upload(blob)
-    assert ["POST upload", "DELETE upload"] == shown(registry)
+    assert ["POST upload", "DELETE upload"] == request_kinds(registry)
 
 
 def test_an_upload_interrupted_by_the_source_is_deleted(scripted: ScriptedFactory) -> None:
@@ -172,7 +172,7 @@ def test_a_missing_or_unsafe_location_is_an_error(scripted: ScriptedFactory, loc
     with uploader(registry) as up, pytest.raises(MirrorError) as caught:
         up.upload(up.source.add("app", DATA))
     assert (caught.value.code == "unsafe_location") == bool(location)
-    assert ["POST upload"] == shown(registry)
+    assert ["POST upload"] == request_kinds(registry)
 
 
 # ---- other methods
@@ -186,10 +186,10 @@ def test_a_host_that_rejects_a_single_put_gets_a_patch_and_a_put_from_then_on(
     registry.fault("PUT upload", status=status)
     with uploader(registry) as up:
         first, second = up.source.add("app", DATA), up.source.add("app", DATA[1:])
-        assert 2 == up.tries(first)
+        assert 2 == up.count_attempts(first)
         registry.mark()
-        assert 1 == up.tries(second)
-    assert ["POST upload", "PATCH upload", "PUT upload"] == shown(registry)
+        assert 1 == up.count_attempts(second)
+    assert ["POST upload", "PATCH upload", "PUT upload"] == request_kinds(registry)
     assert registry.has_blob("app", first.digest)
     assert registry.has_blob("app", second.digest)
     assert [] == registry.uploads
@@ -203,10 +203,10 @@ def test_a_body_that_a_proxy_rejects_as_too_large_is_sent_in_ever_smaller_chunks
     registry = scripted(max_body=210_000)
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
-        assert 3 == up.tries(blob)
+        assert 3 == up.count_attempts(blob)
         registry.mark()
-        assert 1 == up.tries(up.source.add("app", DATA[1:]))
-    assert ["POST upload", *["PATCH upload"] * 3, "PUT upload"] == shown(registry)
+        assert 1 == up.count_attempts(up.source.add("app", DATA[1:]))
+    assert ["POST upload", *["PATCH upload"] * 3, "PUT upload"] == request_kinds(registry)
     assert registry.has_blob("app", blob.digest)
 
 
@@ -217,7 +217,7 @@ def test_if_no_chunk_is_small_enough_the_hint_names_the_proxy_setting(
     monkeypatch.setattr(upload, "MIN_CHUNK", 100_000)
     registry = scripted(max_body=1000)
     with uploader(registry) as up, pytest.raises(RemoteError) as caught:
-        up.tries(up.source.add("app", DATA))
+        up.count_attempts(up.source.add("app", DATA))
     assert 413 == caught.value.status
     assert "client_max_body_size" in caught.value.hint
 
@@ -225,7 +225,7 @@ def test_if_no_chunk_is_small_enough_the_hint_names_the_proxy_setting(
 def test_a_small_body_that_is_too_large_is_not_sent_in_chunks(scripted: ScriptedFactory) -> None:
     registry = scripted(max_body=1000)
     with uploader(registry) as up, pytest.raises(RemoteError) as caught:
-        up.tries(up.source.add("app", DATA))
+        up.count_attempts(up.source.add("app", DATA))
     assert not caught.value.retryable
 
 
@@ -237,7 +237,7 @@ def test_chunks_have_the_minimum_size_that_the_registry_requires(
     registry = scripted(min_chunk=300_000, max_body=350_000)
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
-        assert 2 == up.tries(blob)
+        assert 2 == up.count_attempts(blob)
     ranges = [one.header("content-range") for one in registry.log if one.header("content-range")]
     assert ["0-299999", "300000-599999", "600000-699999"] == ranges, "the last one with the closing PUT"
     assert registry.has_blob("app", blob.digest)
@@ -331,7 +331,7 @@ def test_a_session_that_does_not_report_its_progress_is_not_resumed(
             assert caught.value.retryable
         assert not kept.session.resumable
         kept.session.close()
-        assert 1 == kept.up.tries(kept.blob)
+        assert 1 == kept.up.count_attempts(kept.blob)
 
 
 def test_lost_bytes_of_a_chunk_are_detected(scripted: ScriptedFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +346,7 @@ def test_lost_bytes_of_a_chunk_are_detected(scripted: ScriptedFactory, monkeypat
             kept.send()
         assert caught.value.retryable
         kept.session.close()
-        assert 1 == up.tries(blob)
+        assert 1 == up.count_attempts(blob)
     assert registry.has_blob("app", blob.digest)
 
 
@@ -359,7 +359,7 @@ def test_an_interrupted_large_upload_is_retried_in_chunks(
     registry.fault("PUT upload", cut_request_after=600_000)
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
-        assert 2 == up.tries(blob)
+        assert 2 == up.count_attempts(blob)
     assert 3 == registry.counts()["PATCH upload"]
     assert registry.has_blob("app", blob.digest)
 
@@ -417,7 +417,7 @@ def test_a_session_is_deleted_even_after_a_stop(scripted: ScriptedFactory) -> No
         blob = up.source.add("app", DATA)
         with up.client.begin_upload("app", blob, Work(stop)):
             stop.request("a signal")
-    assert ["POST upload", "DELETE upload"] == shown(registry)
+    assert ["POST upload", "DELETE upload"] == request_kinds(registry)
 
 
 def test_a_failed_delete_of_a_session_is_ignored(scripted: ScriptedFactory) -> None:

@@ -31,7 +31,7 @@ def test_an_interrupted_upload_does_not_affect_other_blobs(scripted: ScriptedFac
     registry.fault("PUT upload", cut_request_after=600_000)
     with uploader(registry) as up:
         blobs = [up.source.add("app", data) for data in (DATA, OTHER)]
-        assert [2, 1] == [up.tries(blob) for blob in blobs]
+        assert [2, 1] == [up.count_attempts(blob) for blob in blobs]
         registry.mark()
         up.upload(blobs[0])
     assert [("PUT", len(DATA))] == bodies(registry), "a blob that arrived is no longer one whose upload broke"
@@ -73,10 +73,10 @@ def test_a_registry_that_rejects_chunks_gets_whole_blobs_from_then_on(scripted: 
     registry.fault("PATCH upload", status=status, times=FOREVER)
     with uploader(registry) as up:
         blobs = [up.source.add("app", data) for data in (DATA, OTHER)]
-        assert 3 == up.tries(blobs[0])
+        assert 3 == up.count_attempts(blobs[0])
         registry.mark()
         registry.fault("PUT upload", cut_request_after=600_000)
-        assert 2 == up.tries(blobs[1])
+        assert 2 == up.count_attempts(blobs[1])
     assert 0 == registry.counts()["PATCH upload"]
     assert [True, True] == [registry.has_blob("app", blob.digest) for blob in blobs]
     assert [] == registry.uploads
@@ -89,7 +89,7 @@ def test_a_rejection_of_a_later_chunk_does_not_disable_chunks(scripted: Scripted
     registry.fault("PATCH upload", nth=2, status=404)
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
-        assert 3 == up.tries(blob)
+        assert 3 == up.count_attempts(blob)
     assert 2 + 3 == registry.counts()["PATCH upload"]
     assert registry.has_blob("app", blob.digest)
 
@@ -101,7 +101,7 @@ def test_a_first_chunk_that_is_interrupted_or_meets_a_busy_registry_is_sent_agai
     registry.fault("PATCH upload", status=503)
     with uploader(registry) as up:
         blob = up.source.add("app", DATA)
-        assert 4 == up.tries(blob)
+        assert 4 == up.count_attempts(blob)
     assert registry.has_blob("app", blob.digest)
 
 
@@ -110,7 +110,7 @@ def test_a_body_limit_in_front_of_a_registry_without_chunks_is_an_error_with_a_h
 ) -> None:
     registry = scripted(max_body=400_000, chunks=False)
     with uploader(registry) as up, pytest.raises(MirrorError) as caught:
-        up.tries(up.source.add("app", DATA))
+        up.count_attempts(up.source.add("app", DATA))
     assert 413 == caught.value.status
     assert "client_max_body_size" in caught.value.hint
     assert 1 == registry.counts()["PATCH upload"]

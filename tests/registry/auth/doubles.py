@@ -47,7 +47,7 @@ class FakeClock:
         return self.time
 
 
-class Logins(CredentialSource):
+class FakeCredentials(CredentialSource):
     """Credentials that a test can change. `fresh` counts the fresh look-ups."""
 
     def __init__(self, **by_host: Credential | MirrorError) -> None:
@@ -76,7 +76,7 @@ class Reply:
 
 
 @dataclass
-class Tokens:
+class FakeTokenService:
     """A token service. By default each request gets a new token for the requested scopes."""
 
     lifetime: object = 300
@@ -116,7 +116,7 @@ class Tokens:
         return Reply(200, json.dumps({"token": token, "expires_in": self.lifetime}).encode())
 
 
-class Registry:
+class FakeRegistry:
     """A registry in memory. `sent` has the scopes and header of each request."""
 
     def __init__(self, challenges: list[str], accepts: Callable[[Scopes, str | None], bool]) -> None:
@@ -143,9 +143,9 @@ class Registry:
 class World:
     """A registry, its token service, credentials, a clock, and requests sent as a session does."""
 
-    registry: Registry
-    logins: Logins = field(default_factory=Logins)
-    tokens: Tokens = field(default_factory=Tokens)
+    registry: FakeRegistry
+    logins: FakeCredentials = field(default_factory=FakeCredentials)
+    tokens: FakeTokenService = field(default_factory=FakeTokenService)
     settings: HostSettings = field(default_factory=lambda: HostSettings(HOST))
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -165,24 +165,27 @@ class World:
 
 
 def open_world() -> World:
-    return World(Registry([], lambda scopes, header: True))
+    return World(FakeRegistry([], lambda scopes, header: True))
 
 
 def basic_world(*logins: tuple[str, str], found: Credential | MirrorError | None = None) -> World:
     accepted = {basic(*login) for login in logins}
-    return World(Registry(BASIC, lambda scopes, header: header in accepted), Logins(reg=found) if found else Logins())
+    return World(
+        FakeRegistry(BASIC, lambda scopes, header: header in accepted),
+        FakeCredentials(reg=found) if found else FakeCredentials(),
+    )
 
 
-def bearer_world(found: Credential | MirrorError | None = None, tokens: Tokens | None = None) -> World:
+def bearer_world(found: Credential | MirrorError | None = None, tokens: FakeTokenService | None = None) -> World:
     """Return a world whose registry accepts every token with at least the scopes of the request."""
-    service = tokens or Tokens()
+    service = tokens or FakeTokenService()
 
     def accepts(scopes: Scopes, header: str | None) -> bool:
         asked = service.given.get((header or "").removeprefix("Bearer "), [])
         have = {(part.rpartition(":")[0], action) for part in asked for action in part.rpartition(":")[2].split(",")}
         return bool(asked) and {(f"repository:{s.repository}", a) for s in scopes for a in s.actions} <= have
 
-    return World(Registry(BEARER, accepts), Logins(reg=found) if found else Logins(), service)
+    return World(FakeRegistry(BEARER, accepts), FakeCredentials(reg=found) if found else FakeCredentials(), service)
 
 
 ACME = Credential("acme", "right", origin="env HUB_TOKEN")

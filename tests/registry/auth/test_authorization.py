@@ -24,8 +24,8 @@ from tests.registry.auth.doubles import (
     BEARER,
     HOST,
     REALM,
-    Logins,
-    Registry,
+    FakeCredentials,
+    FakeRegistry,
     WatchedStop,
     World,
     basic,
@@ -75,7 +75,7 @@ def test_a_wrong_password_costs_two_requests_for_any_number_of_threads() -> None
 def test_without_credentials_the_error_names_the_searched_files(tmp_path: Path) -> None:
     settings = HostSettings(HOST)
     source = CredentialSource({}, {"HOME": str(tmp_path)})
-    world = World(Registry(BASIC, lambda scopes, header: False))
+    world = World(FakeRegistry(BASIC, lambda scopes, header: False))
     world.auth = HostAuthorizer(settings, source, world.tokens, Trust(settings).realm, world.clock)
     error = error_of(world, pull())
     assert f"no credentials for {HOST}: neither in the configuration nor in ~/.docker/config.json" in error.what
@@ -93,7 +93,9 @@ def test_changed_credentials_are_looked_up_once_and_used() -> None:
 
 def test_expired_basic_credentials_are_looked_up_once_for_all_threads() -> None:
     good = {"word": "right"}
-    world = World(Registry(BASIC, lambda scopes, header: header == basic("acme", good["word"])), Logins(reg=ACME))
+    world = World(
+        FakeRegistry(BASIC, lambda scopes, header: header == basic("acme", good["word"])), FakeCredentials(reg=ACME)
+    )
     repositories = [pull(f"team/{number}") for number in range(8)]
     for scopes in repositories:
         world.request(scopes)
@@ -173,7 +175,7 @@ def test_credentials_over_plain_http_cause_one_warning(caplog: pytest.LogCapture
     ids=str,
 )
 def test_a_challenge_that_cannot_be_answered_is_final(challenges: list[str], why: str) -> None:
-    world = World(Registry(challenges, lambda scopes, header: False), Logins(reg=ACME))
+    world = World(FakeRegistry(challenges, lambda scopes, header: False), FakeCredentials(reg=ACME))
     assert all(why in error_of(world, pull()).what for _ in range(3))
     assert [None] == world.registry.headers
     assert [] == world.tokens.calls
@@ -188,7 +190,7 @@ def test_a_challenge_that_cannot_be_answered_is_final(challenges: list[str], why
 )  # fmt: skip
 @pytest.mark.parametrize("found", [None, ACME, Credential(identity_token="I")], ids=["nobody", "basic", "identity"])
 def test_no_request_is_sent_to_a_rejected_realm(realm: str, found: Credential | None) -> None:
-    world = World(Registry([f'Bearer realm="{realm}"'], lambda scopes, header: False), Logins())
+    world = World(FakeRegistry([f'Bearer realm="{realm}"'], lambda scopes, header: False), FakeCredentials())
     world.logins.now = found
     errors = [error_of(world, pull()) for _ in range(5)]
     assert {(Refused, "unsafe_realm", 3)} == {(type(error), error.code, error.exit_code) for error in errors}
@@ -255,7 +257,7 @@ def test_further_repositories_of_a_host_without_a_challenge_do_not_wait() -> Non
 
 def test_with_configured_credentials_the_first_request_to_each_repository_is_sent_alone() -> None:
     settings = HostSettings(HOST, username="acme", password=Secret("env X", plain="right"))
-    world = World(Registry([], lambda scopes, header: True), settings=settings)
+    world = World(FakeRegistry([], lambda scopes, header: True), settings=settings)
     world.request(pull("public/app"))
     world.auth.header(pull("secret/app"), Work(Stop()))
     with ThreadPoolExecutor(1) as pool:

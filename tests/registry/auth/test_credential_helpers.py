@@ -44,14 +44,14 @@ def helpers(tmp_path: Path) -> Helpers:
     return Helpers(tmp_path / "bin")
 
 
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)
 
 
-def running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -79,12 +79,12 @@ def test_not_found_means_anonymous(helpers: Helpers, text: str) -> None:
     assert helpers.ask() is None
 
 
-def says(text: str) -> str:
+def print_script(text: str) -> str:
     return f"cat <<'END'\n{text}\nEND"
 
 
 def fields(**changes: object) -> str:
-    return says(json.dumps({"ServerURL": HOST, "Username": "u", "Secret": "s", **changes}))
+    return print_script(json.dumps({"ServerURL": HOST, "Username": "u", "Secret": "s", **changes}))
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def fields(**changes: object) -> str:
         ("echo credentials not found", "not JSON"),
         ("kill -9 $$", "exit code -9"),
         (":", "not JSON"),
-        (says("CANARY"), "not JSON"),
-        (says("{}"), "Username is missing"),
-        (says("[1]"), "Username is missing"),
+        (print_script("CANARY"), "not JSON"),
+        (print_script("{}"), "Username is missing"),
+        (print_script("[1]"), "Username is missing"),
         ("head -c 50000 /dev/zero | tr '\\0' '['", "not JSON"),
         (fields(Username=""), "Username is missing, empty"),
         (fields(Username=1), "Username"),
@@ -148,11 +148,11 @@ def test_a_hanging_helper_is_killed_with_its_process_group(helpers: Helpers, scr
 
     def in_group(pid: int) -> bool:
         try:
-            return os.getpgid(pid) == group and running(pid)
+            return os.getpgid(pid) == group and is_running(pid)
         except ProcessLookupError:
             return False
 
-    until(lambda: not any(in_group(pid) for pid in members))
+    wait_until(lambda: not any(in_group(pid) for pid in members))
 
 
 def test_a_stop_ends_a_helper_at_once(helpers: Helpers) -> None:
@@ -168,11 +168,11 @@ def test_a_stop_ends_a_helper_at_once(helpers: Helpers) -> None:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    until(lambda: (helpers.folder / "pid").exists() and (helpers.folder / "pid").read_text() != "")
+    wait_until(lambda: (helpers.folder / "pid").exists() and (helpers.folder / "pid").read_text() != "")
     stop.request("a signal")
     thread.join(60)
     assert ["a signal"] == [str(error) for error in ended]
-    assert not running(int((helpers.folder / "pid").read_text()))
+    assert not is_running(int((helpers.folder / "pid").read_text()))
 
 
 def test_no_helper_is_started_after_a_stop(helpers: Helpers) -> None:

@@ -230,12 +230,12 @@ def test_entries_without_a_secret_are_skipped(docker: Callable[..., CredentialSo
 # --- our own configuration
 
 
-def configured(secret: Secret, username: str = "acme") -> dict[str, HostSettings]:
+def settings_with(secret: Secret, username: str = "acme") -> dict[str, HostSettings]:
     return {HOST: HostSettings(HOST, username=username, password=secret)}
 
 
 def test_our_own_configuration_takes_precedence(docker: Callable[..., CredentialSource]) -> None:
-    source = docker({"auths": {HOST: entry("docker")}}, configured(Secret("env HUB_TOKEN", plain="p")))
+    source = docker({"auths": {HOST: entry("docker")}}, settings_with(Secret("env HUB_TOKEN", plain="p")))
     found = source.find(HOST)
     assert found is not None
     assert "user acme, password from env HUB_TOKEN" == found.description
@@ -244,7 +244,7 @@ def test_our_own_configuration_takes_precedence(docker: Callable[..., Credential
 def test_docker_files_are_not_read_if_our_own_configuration_has_credentials(
     docker: Callable[..., CredentialSource],
 ) -> None:
-    source = docker(b"broken", configured(Secret("configuration", plain="p")))
+    source = docker(b"broken", settings_with(Secret("configuration", plain="p")))
     source.check_docker_files([HOST])
     assert "acme" == user(source.find(HOST))
     with pytest.raises(ConfigError):
@@ -255,7 +255,7 @@ def test_a_password_is_read_on_first_use_and_again_only_on_a_fresh_look_up(
     docker: Callable[..., CredentialSource], tmp_path: Path
 ) -> None:
     file = tmp_path / "password"
-    source = docker(None, configured(Secret(f"file {file}", file=file)))
+    source = docker(None, settings_with(Secret(f"file {file}", file=file)))
     file.write_text("first\n")
     seen = [source.find(HOST)]
     file.write_text("second\n")
@@ -265,7 +265,7 @@ def test_a_password_is_read_on_first_use_and_again_only_on_a_fresh_look_up(
 
 def test_a_password_that_no_longer_exists_is_an_error(docker: Callable[..., CredentialSource], tmp_path: Path) -> None:
     with pytest.raises(AuthError, match="missing"):
-        docker(None, configured(Secret("file", file=tmp_path / "missing"))).find(HOST)
+        docker(None, settings_with(Secret("file", file=tmp_path / "missing"))).find(HOST)
 
 
 def test_the_docker_file_is_read_again_only_on_a_fresh_look_up(
@@ -311,7 +311,7 @@ def helper(tmp_path: Path) -> Callable[[str, str], Path]:
     return make
 
 
-def path_of(tmp_path: Path) -> str:
+def helper_path(tmp_path: Path) -> str:
     return f"{tmp_path / 'bin'}:/usr/bin:/bin"
 
 
@@ -331,7 +331,7 @@ def test_a_helper_takes_precedence_over_the_store_and_the_store_over_entries(
         "credsStore": "store",
         "auths": {HOST: entry("file"), "store.example": entry("file"), "file.example": entry("file")},
     }
-    source = docker(document, PATH=path_of(tmp_path))
+    source = docker(document, PATH=helper_path(tmp_path))
     hosts = (HOST, "store.example", "file.example", "nobody.example")
     assert ["own", "store", "file", None] == [user(source.find(host)) for host in hosts]
 
@@ -340,7 +340,7 @@ def test_a_helper_receives_the_docker_name_of_docker_hub(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     runs = helper("store", answer("acme"))
-    source = docker({"credsStore": "store"}, PATH=path_of(tmp_path))
+    source = docker({"credsStore": "store"}, PATH=helper_path(tmp_path))
     found = source.find("docker.io")
     assert found is not None
     assert "user acme, password from docker-credential-store" == found.description
@@ -351,7 +351,7 @@ def test_the_secret_of_the_user_token_is_an_identity_token(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     helper("acr", answer("<token>", "id"))
-    found = docker({"credHelpers": {HOST: "acr"}}, PATH=path_of(tmp_path)).find(HOST)
+    found = docker({"credHelpers": {HOST: "acr"}}, PATH=helper_path(tmp_path)).find(HOST)
     assert found is not None
     assert ("id", None, None) == (found.identity_token, found.username, found.password)
 
@@ -360,7 +360,7 @@ def test_a_helper_runs_once_for_many_threads_and_again_on_a_fresh_look_up(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     runs = helper("slow", "sleep 0.2\n" + answer("u"))
-    source = docker({"credHelpers": {HOST: "slow"}}, PATH=path_of(tmp_path))
+    source = docker({"credHelpers": {HOST: "slow"}}, PATH=helper_path(tmp_path))
     together = threading.Barrier(12)
 
     def find(_: int) -> str | None:
@@ -381,7 +381,7 @@ def test_a_failed_helper_does_not_mean_no_credentials(
 ) -> None:
     runs = helper("failing", "echo secret-on-stdout; exit 1")
     document = {"credHelpers": {HOST: name}, "auths": {HOST: entry("file")}}
-    source = docker(document, PATH=path_of(tmp_path))
+    source = docker(document, PATH=helper_path(tmp_path))
     for _ in range(3):
         with pytest.raises(AuthError) as caught:
             source.find(HOST)

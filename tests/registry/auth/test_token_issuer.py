@@ -14,9 +14,9 @@ from tests.registry.auth.doubles import (
     ACME,
     BEARER,
     HOST,
-    Logins,
-    Registry,
-    Tokens,
+    FakeCredentials,
+    FakeRegistry,
+    FakeTokenService,
     World,
     bearer_world,
     error_of,
@@ -112,15 +112,15 @@ def test_a_request_without_scopes_gets_a_token_without_scopes() -> None:
 
 def test_a_registry_token_is_sent_unchanged() -> None:
     world = World(
-        Registry(BEARER, lambda scopes, header: header == "Bearer ready"),
-        Logins(reg=Credential(registry_token="ready", origin="x")),
+        FakeRegistry(BEARER, lambda scopes, header: header == "Bearer ready"),
+        FakeCredentials(reg=Credential(registry_token="ready", origin="x")),
     )
     assert [2, 1] == [world.request(scopes) for scopes in (pull(), push())]
     assert [] == world.tokens.calls
 
 
 def test_an_identity_token_is_exchanged_for_a_token() -> None:
-    world = bearer_world(Credential(identity_token="I", origin="x"), Tokens(logins={("<token>", "I")}))
+    world = bearer_world(Credential(identity_token="I", origin="x"), FakeTokenService(logins={("<token>", "I")}))
     assert [2, 1] == [world.request(scopes) for scopes in (pull(), push())]
     assert ["POST", "POST"] == [call["method"] for call in world.tokens.calls]
 
@@ -146,7 +146,7 @@ def test_twenty_threads_share_one_renewal() -> None:
     [(300, 269, 271), (60, 47, 49), (None, 47, 49), (5, 47, 49), (100, 79, 81), (10**9, 3569, 3571), ("600", 569, 571)],
 )
 def test_a_token_is_renewed_shortly_before_it_expires(lifetime: object, still_good: float, renewed: float) -> None:
-    world = bearer_world(tokens=Tokens(lifetime=lifetime))
+    world = bearer_world(tokens=FakeTokenService(lifetime=lifetime))
     world.request(pull())
     begun = world.clock.time
     counts = []
@@ -158,7 +158,7 @@ def test_a_token_is_renewed_shortly_before_it_expires(lifetime: object, still_go
 
 
 def test_a_token_that_expires_early_is_renewed_at_each_401_while_the_new_one_works() -> None:
-    world = bearer_world(tokens=Tokens(lifetime=5))
+    world = bearer_world(tokens=FakeTokenService(lifetime=5))
     takes = world.registry.accepts
     dead: set[str | None] = set()
     world.registry.accepts = lambda scopes, header: header not in dead and takes(scopes, header)
@@ -190,7 +190,7 @@ def test_a_token_refused_in_eight_threads_is_renewed_once() -> None:
 
 
 def test_a_registry_that_refuses_every_token_receives_two_requests() -> None:
-    world = World(Registry(BEARER, lambda scopes, header: False), Logins(reg=ACME))
+    world = World(FakeRegistry(BEARER, lambda scopes, header: False), FakeCredentials(reg=ACME))
     ended = in_threads(12, lambda number: [error_of(world, pull()).code for _ in range(5)])
     assert {"auth_failed"} == {code for future in ended for code in future.result()}  # type: ignore[attr-defined]
     assert [None, "Bearer token-1"] == world.registry.headers
@@ -207,7 +207,7 @@ def test_a_refused_token_that_was_fetched_in_advance_is_renewed_once() -> None:
 
 
 def test_the_same_token_is_not_sent_twice() -> None:
-    world = bearer_world(ACME, Tokens(fixed="static"))
+    world = bearer_world(ACME, FakeTokenService(fixed="static"))
     world.request(pull("good/app"))
     world.registry.accepts = lambda scopes, header: False
     error = error_of(world, pull())
@@ -219,7 +219,9 @@ def test_the_same_token_is_not_sent_twice() -> None:
 
 
 def test_a_wrong_password_at_the_token_service_costs_the_registry_one_request() -> None:
-    world = bearer_world(Credential("acme", "CANARY", origin="env HUB_TOKEN"), Tokens(logins={("acme", "right")}))
+    world = bearer_world(
+        Credential("acme", "CANARY", origin="env HUB_TOKEN"), FakeTokenService(logins={("acme", "right")})
+    )
     ended = in_threads(12, lambda number: [error_of(world, pull()) for _ in range(5)])
     errors = [error for future in ended for error in future.result()]  # type: ignore[attr-defined]
     assert {("auth_failed", 401)} == {(error.code, error.status) for error in errors}
@@ -229,14 +231,14 @@ def test_a_wrong_password_at_the_token_service_costs_the_registry_one_request() 
 
 
 def test_without_credentials_a_refusal_by_the_token_service_names_the_searched_files() -> None:
-    world = bearer_world(tokens=Tokens(logins=set()))
+    world = bearer_world(tokens=FakeTokenService(logins=set()))
     error = error_of(world, push())
     assert f"no credentials for {HOST}: neither in the configuration nor in" in error.what
     assert "auth_failed" == error.code
 
 
 def test_changed_credentials_are_sent_to_the_token_service_once() -> None:
-    world = bearer_world(ACME, Tokens(logins={("acme", "new")}))
+    world = bearer_world(ACME, FakeTokenService(logins={("acme", "new")}))
     world.logins.later = Credential("acme", "new", origin="x")
     assert 2 == world.request(pull())
     assert [("acme", "right"), ("acme", "new")] == [call["basic"] for call in world.tokens.calls]

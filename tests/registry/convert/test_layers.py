@@ -24,7 +24,7 @@ TAR = tar(
 )
 
 
-def written(
+def convert_layer(
     stored: bytes, step: int = 1000, limits: UnpackLimits = DEFAULT_LIMITS, *, end_known: bool = True
 ) -> tuple[Layer, bytes]:
     out = io.BytesIO()
@@ -55,7 +55,7 @@ def sha256(data: bytes) -> str:
 def test_the_format_of_a_layer_is_recognized_by_its_first_bytes(pack: Callable[[bytes], bytes], step: int) -> None:
     data = TAR if step > 1 else tar(small=b"x")
     stored = pack(data)
-    layer, blob = written(stored, step)
+    layer, blob = convert_layer(stored, step)
     assert (sha256(data), sha256(blob), len(blob), sha256(stored)) == (
         layer.diff_id, layer.digest, layer.size, layer.stored
     )  # fmt: skip
@@ -64,13 +64,13 @@ def test_the_format_of_a_layer_is_recognized_by_its_first_bytes(pack: Callable[[
 
 
 def test_compressing_a_layer_twice_gives_the_same_bytes() -> None:
-    once, again = written(TAR, 1000)[1], written(TAR, 777)[1]
+    once, again = convert_layer(TAR, 1000)[1], convert_layer(TAR, 777)[1]
     assert once == again
     assert b"\x1f\x8b\x08\x00\x00\x00\x00\x00" == once[:8]  # no name, no time
 
 
 def test_a_layer_of_zero_bytes_becomes_the_well_known_empty_layer() -> None:
-    layer, blob = written(b"")
+    layer, blob = convert_layer(b"")
     assert EMPTY_LAYER == layer
     assert "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4" == layer.digest
     assert "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef" == layer.diff_id
@@ -79,7 +79,7 @@ def test_a_layer_of_zero_bytes_becomes_the_well_known_empty_layer() -> None:
 
 @pytest.mark.parametrize("size", [1024, 10240])
 def test_an_empty_tar_of_another_length_keeps_its_own_digest(size: int) -> None:
-    assert sha256(bytes(size)) == written(bytes(size))[0].diff_id
+    assert sha256(bytes(size)) == convert_layer(bytes(size))[0].diff_id
 
 
 @pytest.mark.parametrize("step", [1, 1000])
@@ -87,7 +87,7 @@ def test_an_empty_tar_of_another_length_keeps_its_own_digest(size: int) -> None:
 def test_concatenated_streams_with_trailing_zeros_are_one_layer(pack: Callable[[bytes], bytes], step: int) -> None:
     data = tar(a=b"a" * 3000)
     stored = pack(data[:1000]) + pack(data[1000:]) + bytes(512)
-    layer, blob = written(stored, step)
+    layer, blob = convert_layer(stored, step)
     assert sha256(data) == layer.diff_id
     assert (pack is not gz) or stored[:-512] == blob
     assert b"" == bytes_after_gzip_members(blob)
@@ -95,7 +95,7 @@ def test_concatenated_streams_with_trailing_zeros_are_one_layer(pack: Callable[[
 
 def test_bytes_after_the_end_of_a_tar_belong_to_the_layer() -> None:
     data = TAR + b"trailing"
-    assert sha256(data) == written(data)[0].diff_id
+    assert sha256(data) == convert_layer(data)[0].diff_id
 
 
 def wide() -> bytes:
@@ -139,7 +139,7 @@ GOOD = {"wide": wide(), "huge": huge(5000), "sparse": sparse(), "no end": tar(a=
 @pytest.mark.parametrize("data", GOOD.values(), ids=GOOD.keys())
 @pytest.mark.parametrize("step", [1, 511, 1 << 20])
 def test_unusual_archives_are_accepted(data: bytes, step: int) -> None:
-    assert sha256(data) == written(data, step)[0].diff_id
+    assert sha256(data) == convert_layer(data, step)[0].diff_id
 
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
@@ -147,20 +147,20 @@ def test_zeros_between_two_xz_streams_are_padding(step: int) -> None:
     data = tar(a=b"a" * 3000)
     streams = [lzma.compress(data[:1000]), lzma.compress(data[1000:2000]), lzma.compress(data[2000:])]
     stored = streams[0] + bytes(8) + streams[1] + bytes(4) + streams[2] + bytes(12)
-    assert sha256(data) == written(stored, step)[0].diff_id
+    assert sha256(data) == convert_layer(stored, step)[0].diff_id
 
 
 @pytest.mark.parametrize("data", [GOOD["no end"], b""], ids=["no end", "nothing"])
 def test_a_layer_without_an_end_mark_is_rejected_if_it_may_be_truncated(data: bytes) -> None:
-    assert written(data)[0].size
+    assert convert_layer(data)[0].size
     with pytest.raises(MirrorError) as caught:
-        written(data, end_known=False)
+        convert_layer(data, end_known=False)
     assert ("v1_invalid", 3) == (caught.value.code, caught.value.exit_code)
 
 
 @pytest.mark.parametrize("pack", [gz, bz2.compress, lzma.compress, bytes], ids=["gzip", "bzip2", "xz", "plain"])
 def test_a_layer_with_an_end_mark_is_complete_even_if_its_length_is_unknown(pack: Callable[[bytes], bytes]) -> None:
-    assert sha256(TAR) == written(pack(TAR), end_known=False)[0].diff_id
+    assert sha256(TAR) == convert_layer(pack(TAR), end_known=False)[0].diff_id
 
 
 BAD = {
@@ -196,7 +196,7 @@ BAD = {
 @pytest.mark.parametrize("step", [1, 1 << 20])
 def test_an_incomplete_or_unknown_layer_is_rejected(stored: bytes, step: int) -> None:
     with pytest.raises(MirrorError) as caught:
-        written(stored, step)
+        convert_layer(stored, step)
     assert ("v1_invalid", 3) == (caught.value.code, caught.value.exit_code)
     assert "the layer" in str(caught.value)
 
@@ -233,13 +233,13 @@ def test_the_default_limits_are_the_documented_ones() -> None:
 
 def _is_bomb(stored: bytes, limits: UnpackLimits) -> bool:
     try:
-        written(stored, 1 << 16, limits)
+        convert_layer(stored, 1 << 16, limits)
     except MirrorError as error:
         return ("bomb", 3) == (error.code, error.exit_code)
     return False
 
 
-class Nowhere(io.RawIOBase):
+class NullOutput(io.RawIOBase):
     """An output that discards all bytes."""
 
     def write(self, data: object) -> int:
@@ -256,7 +256,7 @@ def test_memory_does_not_grow_with_the_size_of_a_layer(form: str) -> None:
     if form == "gzip":
         gzipped = zlib.compressobj(0, zlib.DEFLATED, 31)
         stored = [*(gzipped.compress(one) for one in content), gzipped.flush()]
-    writer = LayerWriter(Nowhere(), what="the layer", code="v1_invalid")  # type: ignore[arg-type]
+    writer = LayerWriter(NullOutput(), what="the layer", code="v1_invalid")  # type: ignore[arg-type]
     tracemalloc.start()
     try:
         for one in stored:

@@ -452,23 +452,23 @@ def test_a_missing_image_fails_its_tag(scripted: ScriptedFactory, tmp_path: Path
 # ---- checksums
 
 
-def wrong(v1: V1) -> None:
+def set_wrong_checksums(v1: V1) -> None:
     for image in v1.images.values():
         image.checksum = "sha256:" + "0" * 64
 
 
 def test_a_wrong_checksum_is_rejected(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = world(scripted)
-    wrong(v1_of(registry))
+    set_wrong_checksums(v1_of(registry))
     assert "v1_invalid 3" == fetch_tag(registry, tmp_path / "refused")
     assert fetch_tag(registry, tmp_path / "noted", v1_checksums="warn").startswith("sha256:")
 
 
-@pytest.mark.parametrize("said", ["tarsum+sha256:" + "0" * 64, "md5:" + "0" * 32, "", "x,y", None])
-def test_checksums_of_other_kinds_are_ignored(scripted: ScriptedFactory, tmp_path: Path, said: str | None) -> None:
+@pytest.mark.parametrize("checksum", ["tarsum+sha256:" + "0" * 64, "md5:" + "0" * 32, "", "x,y", None])
+def test_checksums_of_other_kinds_are_ignored(scripted: ScriptedFactory, tmp_path: Path, checksum: str | None) -> None:
     registry = world(scripted)
     for image in v1_of(registry).images.values():
-        image.checksum = said
+        image.checksum = checksum
     assert fetch_tag(registry, tmp_path).startswith("sha256:")
 
 
@@ -482,7 +482,7 @@ def test_one_of_several_checksums_must_match(scripted: ScriptedFactory, tmp_path
 # ---- malicious input
 
 
-def ancestry(*change: str | None) -> Callable[[V1, list[str]], None]:
+def set_ancestry(*change: str | None) -> Callable[[V1, list[str]], None]:
     """Set the ancestry of the top image: numbers of the chain, the base first, or other texts."""
 
     def apply(v1: V1, ids: list[str]) -> None:
@@ -491,66 +491,68 @@ def ancestry(*change: str | None) -> Callable[[V1, list[str]], None]:
     return apply
 
 
-def document(**more: Any) -> Callable[[V1, list[str]], None]:
+def change_json(**more: Any) -> Callable[[V1, list[str]], None]:
     """Change keys in the JSON of the top image; `...` removes a key."""
 
     def apply(v1: V1, ids: list[str]) -> None:
         image = v1.images[ids[-1]]
         changed = {key: value for key, value in (json.loads(image.json) | more).items() if value is not ...}
-        rewrite(v1, ids[-1], json.dumps(changed).encode())
+        set_image_json(v1, ids[-1], json.dumps(changed).encode())
 
     return apply
 
 
-def raw(data: bytes) -> Callable[[V1, list[str]], None]:
-    return lambda v1, ids: rewrite(v1, ids[-1], data)
+def replace_json(data: bytes) -> Callable[[V1, list[str]], None]:
+    return lambda v1, ids: set_image_json(v1, ids[-1], data)
 
 
-def rewrite(v1: V1, image_id: str, data: bytes) -> None:
+def set_image_json(v1: V1, image_id: str, data: bytes) -> None:
     image = v1.images[image_id]
     image.json, image.checksum = data, f"sha256:{hashlib.sha256(data + chr(10).encode() + image.layer).hexdigest()}"
 
 
-def long(v1: V1, ids: list[str]) -> None:
+def make_ancestry_too_long(v1: V1, ids: list[str]) -> None:
     v1.ancestries[ids[-1]] = [ids[-1], *(f"{number:064x}" for number in range(127))]
 
 
-HOSTILE = {
-    "ancestry empty": ancestry(),
+INVALID = {
+    "ancestry empty": set_ancestry(),
     "ancestry of texts": lambda v1, ids: v1.ancestries.update({ids[-1]: "x"}),
-    "ancestry with null": ancestry("2", None),
-    "ancestry with a short id": ancestry("2", "abcdef"),
-    "ancestry with a path": ancestry("2", "../../etc"),
-    "ancestry with an upper-case id": ancestry("2", "A" * 64),
-    "ancestry of another": ancestry("1", "0"),
-    "ancestry turned round": ancestry("0", "1", "2"),
-    "ancestry with a circle": ancestry("2", "1", "2"),
-    "ancestry too short": ancestry("2", "1"),
-    "ancestry that leaves one out": ancestry("2", "0"),
-    "ancestry of 128": long,
-    "id differs": document(id="0" * 64),
-    "id missing": document(id=...),
-    "id twice": document(ID="0" * 64),
-    "parent is no id": document(parent="x"),
-    "parent is itself": lambda v1, ids: document(parent=ids[-1])(v1, ids),
-    "parent missing": document(parent=...),
-    "parent is another": document(parent="0" * 64),
-    "rootfs in another case": document(RootFS={}),
-    "not JSON": raw(b"x"),
-    "a list": raw(b"[]"),
-    "id twice in one case": lambda v1, ids: raw(b'{"id": "%s", "id": "%s"}' % ((ids[-1].encode(),) * 2))(v1, ids),
-    "parent in another case": document(Parent="x"),
-    "half a character": document(x="\ud800"),
-    "a number without end": raw(b'{"x": ' + b"9" * 5000 + b"}"),
-    "NaN": raw(b'{"id": NaN}'),
-    "not UTF-8": raw(b'{"id": "\xff"}'),
-    "deep": raw(b'{"a":' * 100 + b"1" + b"}" * 100),
-    "too big": raw(b'{"a": "' + b"x" * (9 << 20) + b'"}'),
-    "a number beyond all": document(huge=1e400),
+    "ancestry with null": set_ancestry("2", None),
+    "ancestry with a short id": set_ancestry("2", "abcdef"),
+    "ancestry with a path": set_ancestry("2", "../../etc"),
+    "ancestry with an upper-case id": set_ancestry("2", "A" * 64),
+    "ancestry of another": set_ancestry("1", "0"),
+    "ancestry turned round": set_ancestry("0", "1", "2"),
+    "ancestry with a circle": set_ancestry("2", "1", "2"),
+    "ancestry too short": set_ancestry("2", "1"),
+    "ancestry that leaves one out": set_ancestry("2", "0"),
+    "ancestry of 128": make_ancestry_too_long,
+    "id differs": change_json(id="0" * 64),
+    "id missing": change_json(id=...),
+    "id twice": change_json(ID="0" * 64),
+    "parent is no id": change_json(parent="x"),
+    "parent is itself": lambda v1, ids: change_json(parent=ids[-1])(v1, ids),
+    "parent missing": change_json(parent=...),
+    "parent is another": change_json(parent="0" * 64),
+    "rootfs in another case": change_json(RootFS={}),
+    "not JSON": replace_json(b"x"),
+    "a list": replace_json(b"[]"),
+    "id twice in one case": lambda v1, ids: replace_json(b'{"id": "%s", "id": "%s"}' % ((ids[-1].encode(),) * 2))(
+        v1, ids
+    ),
+    "parent in another case": change_json(Parent="x"),
+    "half a character": change_json(x="\ud800"),
+    "a number without end": replace_json(b'{"x": ' + b"9" * 5000 + b"}"),
+    "NaN": replace_json(b'{"id": NaN}'),
+    "not UTF-8": replace_json(b'{"id": "\xff"}'),
+    "deep": replace_json(b'{"a":' * 100 + b"1" + b"}" * 100),
+    "too big": replace_json(b'{"a": "' + b"x" * (9 << 20) + b'"}'),
+    "a number beyond all": change_json(huge=1e400),
 }
 
 
-@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("change", INVALID.values(), ids=INVALID.keys())
 def test_invalid_images_are_rejected_and_the_others_are_converted(
     scripted: ScriptedFactory, tmp_path: Path, change: Callable[[V1, list[str]], None]
 ) -> None:

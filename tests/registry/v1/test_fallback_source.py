@@ -24,10 +24,10 @@ from tests.support.images import Graph
 from tests.support.old_registries import WORK, old_registry, opened, outcome
 
 API = ("Docker-Distribution-Api-Version", "registry/2.0")
-Set = Callable[[ScriptedRegistry], object]
+Change = Callable[[ScriptedRegistry], object]
 
 
-def answers(kind: str, reply: Reply, *, api: bool = True, **rule: Any) -> Set:
+def answer(kind: str, reply: Reply, *, api: bool = True, **rule: Any) -> Change:
     """Answer requests of a kind with this reply. api: the response to `/v2/` has the version header."""
 
     def change(registry: ScriptedRegistry) -> None:
@@ -37,7 +37,7 @@ def answers(kind: str, reply: Reply, *, api: bool = True, **rule: Any) -> Set:
     return change
 
 
-def breaks(kind: str, *, api: bool = True) -> Set:
+def reset(kind: str, *, api: bool = True) -> Change:
     def change(registry: ScriptedRegistry) -> None:
         registry.features.api_version = api
         registry.fault(kind, reset=True, times=FOREVER)
@@ -45,45 +45,45 @@ def breaks(kind: str, *, api: bool = True) -> Set:
     return change
 
 
-def nothing(registry: ScriptedRegistry) -> None:
+def change_nothing(registry: ScriptedRegistry) -> None:
     pass
 
 
-def empty(registry: ScriptedRegistry) -> None:
+def list_no_tags(registry: ScriptedRegistry) -> None:
     registry.features.empty_is_unknown = False
     registry.storage.repositories["app"].tags.clear()
 
 
-def unknown(registry: ScriptedRegistry) -> None:
+def answer_unknown(registry: ScriptedRegistry) -> None:
     registry.storage.repositories.clear()
 
 
-def in_pages(registry: ScriptedRegistry) -> None:
+def fail_second_page(registry: ScriptedRegistry) -> None:
     registry.features.page = 1
     registry.fault("GET tags", nth=2, status=404, times=FOREVER)
 
 
-def root_is_ill(registry: ScriptedRegistry) -> None:
+def fail_root(registry: ScriptedRegistry) -> None:
     registry.features.api_version = False
     registry.fault("GET tags", status=500, times=FOREVER)
     registry.fault("GET ping", status=503, headers=[API], times=FOREVER)
 
 
-def root_is_mute(registry: ScriptedRegistry) -> None:
+def reset_root(registry: ScriptedRegistry) -> None:
     registry.features.api_version = False
     registry.fault("GET tags", status=500, times=FOREVER)
     registry.fault("GET ping", reset=True, times=FOREVER)
 
 
-def wants_a_login(registry: ScriptedRegistry) -> None:
+def require_credentials(registry: ScriptedRegistry) -> None:
     basic = (("WWW-Authenticate", 'Basic realm="all of it"'),)
-    answers("GET tags", Reply(401, basic))(registry)
+    answer("GET tags", Reply(401, basic))(registry)
 
 
-def gives_no_token(registry: ScriptedRegistry) -> None:
+def refuse_tokens(registry: ScriptedRegistry) -> None:
     bearer = (("WWW-Authenticate", f'Bearer realm="{registry.url}/auth/token",service="all of it"'),)
-    answers("GET tags", Reply(401, bearer))(registry)
-    answers("GET token", Reply(403))(registry)
+    answer("GET tags", Reply(401, bearer))(registry)
+    answer("GET token", Reply(403))(registry)
 
 
 def support_v1_only(registry: ScriptedRegistry) -> None:
@@ -104,65 +104,66 @@ class Row:
     asked: whether v1 was requested with `auto`. per_tag: the result with `per-tag`; None: as with `auto`."""
 
     name: str
-    change: Set
+    change: Change
     auto: list[str]
     asked: bool
     per_tag: list[str] | None = None
     tags: Sequence[str] = ()
-    says: str = ""  # in the error
+    text: str = ""  # in the error
 
 
 def bad(code: str, exit_code: int = 1) -> list[str]:
+    """Return the result of a source that fails as a whole."""
     return [f"{code} {exit_code}"]
 
 
 ROWS = [
-    Row("L1", nothing, V2, False, UNION),
-    Row("L2", empty, [], False, OLD),
-    Row("L3, v2 shown", answers("GET tags", HTML), bad("bad_response", 1), False, says="valid JSON"),
-    Row("L3", answers("GET tags", HTML, api=False), OLD, True),
-    Row("L3, no list", answers("GET tags", json_reply(200, []), api=False), OLD, True),
-    Row("L4", unknown, OLD, True),
-    Row("L5", answers("GET tags", NO_PAGE), OLD, True),
-    Row("L5, contradicted", answers("GET tags", error_reply(404, "NAME_INVALID")), bad("not_found"), False),
-    Row("L6", answers("GET tags", error_reply(401, "UNAUTHORIZED")), OLD, True),
-    Row("L7", wants_a_login, OLD, True),
-    Row("L8", gives_no_token, OLD, True),
-    Row("L9", answers("GET tags", error_reply(403, "DENIED")), OLD, True),
-    Row("L10, v2 shown", answers("GET tags", error_reply(405, "UNSUPPORTED")), bad("bad_response"), False),
-    Row("L10", answers("GET tags", error_reply(501, "UNSUPPORTED"), api=False), OLD, True),
-    Row("L11, v2 shown", answers("GET tags", error_reply(400, "NAME_INVALID")), bad("bad_response"), False),
-    Row("L11", answers("GET tags", error_reply(400, ""), api=False), OLD, True),
-    Row("L12", answers("GET tags", Reply(429, (("Retry-After", "0"),)), api=False), bad("rate_limited"), False),
-    Row("L13, v2 shown", answers("GET tags", Reply(500)), bad("bad_response"), False, says="500"),
-    Row("L13", answers("GET tags", Reply(502), api=False), OLD, True),
-    Row("L14, v2 shown", breaks("GET tags"), bad("net_error"), False),
-    Row("L14", breaks("GET tags", api=False), OLD, True),
+    Row("L1", change_nothing, V2, False, UNION),
+    Row("L2", list_no_tags, [], False, OLD),
+    Row("L3, v2 shown", answer("GET tags", HTML), bad("bad_response", 1), False, text="valid JSON"),
+    Row("L3", answer("GET tags", HTML, api=False), OLD, True),
+    Row("L3, no list", answer("GET tags", json_reply(200, []), api=False), OLD, True),
+    Row("L4", answer_unknown, OLD, True),
+    Row("L5", answer("GET tags", NO_PAGE), OLD, True),
+    Row("L5, contradicted", answer("GET tags", error_reply(404, "NAME_INVALID")), bad("not_found"), False),
+    Row("L6", answer("GET tags", error_reply(401, "UNAUTHORIZED")), OLD, True),
+    Row("L7", require_credentials, OLD, True),
+    Row("L8", refuse_tokens, OLD, True),
+    Row("L9", answer("GET tags", error_reply(403, "DENIED")), OLD, True),
+    Row("L10, v2 shown", answer("GET tags", error_reply(405, "UNSUPPORTED")), bad("bad_response"), False),
+    Row("L10", answer("GET tags", error_reply(501, "UNSUPPORTED"), api=False), OLD, True),
+    Row("L11, v2 shown", answer("GET tags", error_reply(400, "NAME_INVALID")), bad("bad_response"), False),
+    Row("L11", answer("GET tags", error_reply(400, ""), api=False), OLD, True),
+    Row("L12", answer("GET tags", Reply(429, (("Retry-After", "0"),)), api=False), bad("rate_limited"), False),
+    Row("L13, v2 shown", answer("GET tags", Reply(500)), bad("bad_response"), False, text="500"),
+    Row("L13", answer("GET tags", Reply(502), api=False), OLD, True),
+    Row("L14, v2 shown", reset("GET tags"), bad("net_error"), False),
+    Row("L14", reset("GET tags", api=False), OLD, True),
     Row("L15", lambda registry: registry.stop(), bad("net_error"), False),
-    Row("L18", in_pages, bad("not_found"), False),
+    Row("L18", fail_second_page, bad("not_found"), False),
     Row("L19", support_v1_only, OLD, True),
-    Row("L20", root_is_ill, bad("bad_response"), False),
-    Row("L20, mute", root_is_mute, bad("bad_response"), False),
-    Row("L22", answers("HEAD manifest", NO_PAGE, reference="new"), ["both v2", "not_found 1"], False,
+    Row("L20", fail_root, bad("bad_response"), False),
+    Row("L20, mute", reset_root, bad("bad_response"), False),
+    Row("L22", answer("HEAD manifest", NO_PAGE, reference="new"), ["both v2", "not_found 1"], False,
         ["both v2", "not_found 1", "old v1"]),
-    Row("T1", nothing, ["new v2"], False, tags=["new"]),
-    Row("T2, listed", nothing, ["not_found 1"], False, ["old v1"], tags=["old"], says="per-tag"),
-    Row("T2, unknown", unknown, ["old v1"], True, tags=["old"]),
-    Row("T3", answers("* manifest", error_reply(401, "UNAUTHORIZED")), bad("auth_failed"), False, tags=["old"]),
-    Row("T4", answers("HEAD manifest", NO_PAGE), ["not_found 1"], False, ["old v1"], tags=["old"]),
-    Row("T5", answers("HEAD manifest", Reply(403)), ["auth_denied 1"], False, tags=["old"]),
-    Row("T6, 429", answers("HEAD manifest", Reply(429, (("Retry-After", "0"),)), api=False), bad("rate_limited"),
+    Row("T1", change_nothing, ["new v2"], False, tags=["new"]),
+    Row("T2, listed", change_nothing, ["not_found 1"], False, ["old v1"], tags=["old"], text="per-tag"),
+    Row("T2, unknown", answer_unknown, ["old v1"], True, tags=["old"]),
+    Row("T3", answer("* manifest", error_reply(401, "UNAUTHORIZED")), bad("auth_failed"), False, tags=["old"]),
+    Row("T4", answer("HEAD manifest", NO_PAGE), ["not_found 1"], False, ["old v1"], tags=["old"]),
+    Row("T5", answer("HEAD manifest", Reply(403)), ["auth_denied 1"], False, tags=["old"]),
+    Row("T6, 429", answer("HEAD manifest", Reply(429, (("Retry-After", "0"),)), api=False), bad("rate_limited"),
         False, tags=["old"]),
-    Row("T6, 400", answers("HEAD manifest", Reply(400), api=False), ["bad_response 1"], False, tags=["old"]),
-    Row("T7, v2 shown", answers("HEAD manifest", Reply(500)), ["bad_response 1"], False, tags=["old"]),
-    Row("T7, listing works", answers("HEAD manifest", Reply(500), api=False), ["bad_response 1"], False,
+    Row("T6, 400", answer("HEAD manifest", Reply(400), api=False), ["bad_response 1"], False, tags=["old"]),
+    Row("T7, v2 shown", answer("HEAD manifest", Reply(500)), ["bad_response 1"], False, tags=["old"]),
+    Row("T7, listing works", answer("HEAD manifest", Reply(500), api=False), ["bad_response 1"], False,
         tags=["old"]),
-    Row("T7, nothing works", lambda r: (answers("HEAD manifest", Reply(500), api=False)(r),
-                                        answers("GET tags", Reply(500), api=False)(r)), ["old v1"], True, tags=["old"]),
-    Row("T7, network", lambda r: (breaks("HEAD manifest", api=False)(r), breaks("GET tags", api=False)(r)),
+    Row("T7, nothing works", lambda r: (answer("HEAD manifest", Reply(500), api=False)(r),
+                                        answer("GET tags", Reply(500), api=False)(r)), ["old v1"], True, tags=["old"]),
+    Row("T7, network", lambda r: (reset("HEAD manifest", api=False)(r), reset("GET tags", api=False)(r)),
         ["old v1"], True, tags=["old"]),
-    Row("T8", answers("* manifest", HTML, api=False), ["bad_response 1"], False, tags=["new"]),
-    Row("T9", nothing, ["not_found 1"], False, tags=["sha256:" + "0" * 64]),
+    Row("T8", answer("* manifest", HTML, api=False), ["bad_response 1"], False, tags=["new"]),
+    Row("T9", change_nothing, ["not_found 1"], False, tags=["sha256:" + "0" * 64]),
 ]  # fmt: skip
 
 
@@ -231,7 +232,7 @@ def test_each_row_of_the_fallback_tables_in_each_setting(
         if mode is V1.AUTO or expected == row.auto == V2:
             assert row.asked == bool(v1_paths(registry))
         for error in errors:
-            assert row.says in str(error) or mode is V1.PER_TAG
+            assert row.text in str(error) or mode is V1.PER_TAG
     assert not any("/layer" in path for path in v1_paths(registry))  # only copying reads layers
 
 
@@ -359,7 +360,7 @@ def test_a_host_that_does_not_behave_like_a_v1_registry_is_not_read_by_v1(
 ) -> None:
     registry = mixed(scripted)
     assert registry.v1 is not None
-    unknown(registry)
+    answer_unknown(registry)
     registry.v1.ping, registry.v1.index = ping, False
     with opened(registry, tmp_path) as source:
         (error,) = outcome(source, "app")
@@ -406,7 +407,7 @@ def test_an_index_that_does_not_answer_pings_is_used(scripted: ScriptedFactory, 
 def test_if_v1_fails_too_both_errors_are_reported(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = mixed(scripted)
     assert registry.v1 is not None
-    unknown(registry)
+    answer_unknown(registry)
     registry.v1.tags.clear()
     with opened(registry, tmp_path) as source:
         (error,) = outcome(source, "app")
@@ -417,7 +418,7 @@ def test_if_v1_fails_too_both_errors_are_reported(scripted: ScriptedFactory, tmp
     assert "/v1/repositories/library/app/tags" in after
 
 
-def by_v1(error: object) -> MirrorError:
+def v1_error(error: object) -> MirrorError:
     """Check that this is an error of v1 alone, and return it."""
     assert isinstance(error, MirrorError)
     assert "v1" == error.protocol
@@ -431,16 +432,16 @@ def test_if_v1_has_the_repository_only_its_error_about_a_tag_is_reported(
 ) -> None:
     registry = mixed(scripted)
     assert registry.v1 is not None
-    unknown(registry)
+    answer_unknown(registry)
     registry.v1.tag("app", bad="abcdef")
     with opened(registry, tmp_path) as source:
         bad, none, old = outcome(source, "app", ["bad", "none", "old"])
-        assert "v1_invalid" == by_v1(bad).code
-        assert "not_found" == by_v1(none).code
+        assert "v1_invalid" == v1_error(bad).code
+        assert "not_found" == v1_error(none).code
         assert isinstance(old, Version)
         with pytest.raises(MirrorError) as caught:
             source.read("app", "bad", WORK)
-        by_v1(caught.value)
+        v1_error(caught.value)
 
 
 def test_a_tag_that_neither_protocol_has_reports_both_errors(scripted: ScriptedFactory, tmp_path: Path) -> None:
@@ -459,7 +460,7 @@ def test_a_repository_read_by_v1_reports_only_the_error_of_v1(
     with opened(registry, tmp_path, mode=V1.ONLY) as source:
         for _ in range(2):
             (error,) = outcome(source, "none", names)
-            assert "not_found" == by_v1(error).code
+            assert "not_found" == v1_error(error).code
 
 
 @pytest.mark.parametrize("how", ["resets", "is silent"])
@@ -501,7 +502,7 @@ def test_a_digest_on_a_v1_only_host_gets_a_hint(scripted: ScriptedFactory, tmp_p
 
 def test_a_protocol_choice_is_not_repeated(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = mixed(scripted)
-    unknown(registry)
+    answer_unknown(registry)
     with opened(registry, tmp_path) as source:
         for _ in range(3):
             outcome(source, "app", ["old", "both"])
@@ -515,7 +516,7 @@ def test_a_repository_that_neither_protocol_has_is_not_requested_again(
 ) -> None:
     registry = mixed(scripted)
     assert registry.v1 is not None
-    unknown(registry)
+    answer_unknown(registry)
     registry.v1.tags.clear()
     with opened(registry, tmp_path) as source:
         results = outcome(source, "app", ["old", "both", "new"])
@@ -561,7 +562,7 @@ def test_docker_hub_has_no_v1(tmp_path: Path) -> None:
 def test_tag_names_from_v1_are_checked_one_by_one(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = mixed(scripted)
     assert registry.v1 is not None
-    unknown(registry)
+    answer_unknown(registry)
     odd = {
         "../x": "0" * 64,
         "short": "abcdef",
