@@ -69,7 +69,7 @@ _DOCUMENT_KEYS = frozenset(
 _GENERIC_TYPES = {"", "application/json", "application/octet-stream", "text/plain", "binary/octet-stream"}
 
 
-class Stored(Protocol):
+class StoredContent(Protocol):
     """The bytes of a manifest that are not in memory."""
 
     @property
@@ -88,7 +88,7 @@ class Manifest(Struct, frozen=True):
     content: the bytes, or where they are stored. children: descriptors of child manifests, in the document's order.
     blobs: config first, then layers, each digest once, including foreign layers (`Descriptor.foreign`)."""
 
-    content: bytes | Stored
+    content: bytes | StoredContent
     digest: Digest
     media_type: str
     kind: Kind
