@@ -21,7 +21,7 @@ from mirror.output.progress import Progress
 from mirror.output.redaction import Redactor
 from mirror.output.report import Report, RunCost, check_report_path, summary
 from mirror.state.hints import State
-from mirror.state.run_marks import WHOLE, joined_partition, shards_partition
+from mirror.state.run_marks import WHOLE, join_partition, partition_of_shards
 from mirror.sync.copy_queue import Agenda
 from mirror.sync.image_copier import Sync
 from mirror.sync.image_reader import Reader
@@ -46,13 +46,13 @@ def sync(options: Options) -> int:
     config = load(options.config)
     only = choose_references(options)
     if options.report is not None:
-        check_report_path(options.report, state=state_directory(config), used=_used(config, options))
-    directory = _directory(config, options)
+        check_report_path(options.report, state=state_directory(config), used=_used_files(config, options))
+    directory = _state_directory(config, options)
     with Signals() as signals:
         try:
             with Lock(directory / "lock").acquire(options.lock_wait, InterruptibleSleep(signals)):
                 delete_leftovers(directory)
-                with joined_partition(
+                with join_partition(
                     state_directory(config), _partition(config, options), InterruptibleSleep(signals)
                 ) as mark:
                     return _SyncRun(config, options, only, directory, signals, mark).run()
@@ -60,7 +60,7 @@ def sync(options: Options) -> int:
             return SIGNALLED + (signals.number or 0)
 
 
-def _directory(config: Config, options: Options) -> Path:
+def _state_directory(config: Config, options: Options) -> Path:
     """Return the state directory of the run. Raises LocalError."""
     try:
         directory = private_directory(state_directory(config))
@@ -73,10 +73,10 @@ def _directory(config: Config, options: Options) -> Path:
 
 def _partition(config: Config, options: Options) -> str:
     """Return the partition of the run (`state/run_marks.py`)."""
-    return shards_partition(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
+    return partition_of_shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
 
 
-def _used(config: Config, options: Options) -> list[Path]:
+def _used_files(config: Config, options: Options) -> list[Path]:
     """Return the files that a run reads, or writes outside its state directory."""
     files = [config.path, config.log.file, options.only_from, options.base]
     for host in config.registries.values():
@@ -97,7 +97,7 @@ class _SyncRun:
         self._config = config
         self._options = options
         self._only = only
-        self._directory = directory
+        self._state_directory = directory
         self._signals = signals
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
@@ -115,7 +115,7 @@ class _SyncRun:
                     run=run,
                     console=self._console,
                     redact=self._redactor,
-                    file=log.file or self._directory / "mirror.log",
+                    file=log.file or self._state_directory / "mirror.log",
                     level=log.level,
                     max_size=log.max_size,
                     backups=log.backups,
@@ -125,7 +125,7 @@ class _SyncRun:
             log_config_warnings(config)
             report = stack.enter_context(
                 Report(
-                    self._directory,
+                    self._state_directory,
                     run=run,
                     started=self._started,
                     copy_to=self._options.report,
@@ -147,7 +147,7 @@ class _SyncRun:
         mode = "none" if self._options.verbosity < 0 else self._options.progress
         with (
             Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
-            State.open(self._directory, self._log_state_warning, writers=self._writers) as state,
+            State.open(self._state_directory, self._log_state_warning, writers=self._writers) as state,
         ):
             account = Account(report, progress)
             known = (self._options, self._only, self._redactor, self._signals, state)

@@ -75,7 +75,7 @@ class Console:
         """Write to the stream. If that fails, drop everything that follows."""
         try:
             if self._descriptor is not None:
-                with _opened_nonblocking(self._descriptor) as descriptor:
+                with _open_nonblocking(self._descriptor) as descriptor:
                     self._write_all(descriptor, data)
             elif self._stream is not None:
                 self._stream.write(data.decode("utf-8", "replace"))
@@ -102,7 +102,7 @@ class Console:
 
 
 @contextmanager
-def _opened_nonblocking(descriptor: int) -> Iterator[int]:
+def _open_nonblocking(descriptor: int) -> Iterator[int]:
     """Open the terminal or pipe behind `descriptor` again, in non-blocking mode.
 
     Changing the shared descriptor to non-blocking would affect the shell and its other programs. Other kinds of files,

@@ -128,12 +128,12 @@ def setup(
         backlog, LEVELS[level], JsonFormatter(run, redact), ConsolePrinter(console, shown, redact, in_file=in_file)
     )
     handler = _Enqueue(listener, lowest)
-    with listener, _handler_attached(handler, lowest):
+    with listener, _attach_handler(handler, lowest):
         yield Logs(listener)
 
 
 @contextmanager
-def _handler_attached(handler: logging.Handler, lowest: int) -> Iterator[None]:
+def _attach_handler(handler: logging.Handler, lowest: int) -> Iterator[None]:
     """Send records of `mirror` only to `handler`. Records of HTTP libraries are included at debug level only."""
     changed = [_log, logging.getLogger("urllib3"), logging.getLogger("requests")]
     before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in changed]

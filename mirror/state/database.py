@@ -222,7 +222,7 @@ class Database:
         """Delete the tags of a repository and all rows about its blobs."""
         where = self._repository(repository)
         self._db.execute("DELETE FROM tag WHERE repository = ?", (where,))
-        self._drop_stale(where)
+        self._delete_stale(where)
 
     def mark_unfinished(self, repository: str) -> None:
         """Mark a repository as unfinished."""
@@ -262,9 +262,9 @@ class Database:
     def prune(self, repository: int) -> None:
         """Delete the rows of roots that no tag of the repository refers to any more."""
         self._outdated.discard(repository)
-        self._drop_stale(repository)
+        self._delete_stale(repository)
 
-    def _drop_stale(self, repository: int) -> None:
+    def _delete_stale(self, repository: int) -> None:
         """Delete the rows of roots without a tag, and digests that are no longer used."""
         orphans = self._db.execute(f"SELECT DISTINCT digest {_STALE}", (repository,)).fetchall()
         self._db.execute(f"DELETE {_STALE}", (repository,))

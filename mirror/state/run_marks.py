@@ -21,7 +21,7 @@ _SEVERAL = "several"  # stands for runs of several partitions at a time
 _WAIT = 10.0  # seconds to wait for other runs that start at this moment
 
 
-def shards_partition(count: int, config_hash: str) -> str:
+def partition_of_shards(count: int, config_hash: str) -> str:
     """Return the partition of a run with shards.
 
     It includes the configuration: with another one, another source, and so another shard, may write to a target."""
@@ -34,7 +34,7 @@ def current_mark(directory: Path) -> str:
 
 
 @contextmanager
-def joined_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[str]:
+def join_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator[str]:
     """Return the mark for the state of this run. Enter before the first write to a target, leave after the last one.
 
     While runs of several partitions write at the same time, each of them gets a mark of its own.
@@ -48,7 +48,7 @@ def joined_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator
         # This lock protects the change of the other one, which all writing runs hold as a shared lock.
         with Lock(directory / "writers.gate").acquire(_WAIT, stop):
             try:
-                mark = _mark_for(directory / "writers", partition, descriptor)
+                mark = _choose_mark(directory / "writers", partition, descriptor)
             except OSError as error:
                 raise local_error("lock", path, error) from error
         yield mark
@@ -56,7 +56,7 @@ def joined_partition(directory: Path, partition: str, stop: Sleeper) -> Iterator
         os.close(descriptor)
 
 
-def _mark_for(path: Path, partition: str, descriptor: int) -> str:
+def _choose_mark(path: Path, partition: str, descriptor: int) -> str:
     """Return the mark of a run that starts now, and write a new one if the partition has changed."""
     alone = True
     try:

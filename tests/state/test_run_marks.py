@@ -5,35 +5,35 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from mirror.state.run_marks import WHOLE, current_mark, joined_partition, shards_partition
+from mirror.state.run_marks import WHOLE, current_mark, join_partition, partition_of_shards
 from mirror.util.cancellation import Stop
 
-TWO, THREE = shards_partition(2, "config"), shards_partition(3, "config")
+TWO, THREE = partition_of_shards(2, "config"), partition_of_shards(3, "config")
 
 
 def mark_of_run(directory: Path, partition: str) -> str:
     """Return the mark of a run that ends at once."""
-    with joined_partition(directory, partition, Stop()) as mark:
+    with join_partition(directory, partition, Stop()) as mark:
         return mark
 
 
 def test_runs_of_one_partition_share_a_mark_until_another_partition_writes(tmp_path: Path) -> None:
-    partitions = [WHOLE, WHOLE, TWO, TWO, THREE, TWO, shards_partition(2, "another config"), WHOLE]
+    partitions = [WHOLE, WHOLE, TWO, TWO, THREE, TWO, partition_of_shards(2, "another config"), WHOLE]
     marks = [mark_of_run(tmp_path, partition) for partition in partitions]
     assert (marks[0], marks[2]) == (marks[1], marks[3])
     assert len(set(marks)) == len(marks) - 2
 
 
 def test_concurrent_shards_share_a_mark(tmp_path: Path) -> None:
-    with joined_partition(tmp_path, TWO, Stop()) as first, joined_partition(tmp_path, TWO, Stop()) as second:
+    with join_partition(tmp_path, TWO, Stop()) as first, join_partition(tmp_path, TWO, Stop()) as second:
         assert first == second == current_mark(tmp_path)
     assert first == mark_of_run(tmp_path, TWO)
 
 
 def test_a_mark_used_during_concurrent_partitions_is_never_used_again(tmp_path: Path) -> None:
     with ExitStack() as others:
-        seen = [others.enter_context(joined_partition(tmp_path, WHOLE, Stop()))]
-        with joined_partition(tmp_path, TWO, Stop()) as mark:
+        seen = [others.enter_context(join_partition(tmp_path, WHOLE, Stop()))]
+        with join_partition(tmp_path, TWO, Stop()) as mark:
             seen.append(mark)
         seen += [mark_of_run(tmp_path, partition) for partition in (TWO, WHOLE, TWO)]
         assert current_mark(tmp_path) not in seen
