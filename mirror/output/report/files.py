@@ -231,7 +231,7 @@ def check_report_path(path: Path, *, state: Path, used: Iterable[Path]) -> None:
 
     state: the state directory, including all shards; used: files elsewhere."""
     if str(path) == "-":
-        raise ConfigError("--report: `-` is not a file", hint="name a file; the summary is printed to standard output")
+        raise ConfigError("--report - is not a file", hint="name a file; the summary is printed to standard output")
     real = Path(os.path.realpath(path))
     if real in {Path(os.path.realpath(one)) for one in used}:
         raise ConfigError(f"--report {path} would replace a file that this run uses", hint="name another file")
