@@ -1,4 +1,4 @@
-"""A v1 registry as a run opens it, over a scripted one, with quick retries and a layer cache of its own."""
+"""Opens a scripted v1 registry as a run does, with quick retries and a layer cache of its own."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ WORK = Work(Stop())
 QUICK = Policy(attempts=3, base=0.001, cap=0.002)
 
 
-def old_registry(scripted: ScriptedFactory, speaks: v1.V1, **options: Any) -> ScriptedRegistry:
-    """A registry that supports only v1."""
+def old_registry(scripted: ScriptedFactory, server: v1.V1, **options: Any) -> ScriptedRegistry:
+    """Return a registry that supports only v1."""
     registry = scripted(**options)
-    registry.v1, registry.hook = speaks, v1.no_v2
+    registry.v1, registry.hook = server, v1.no_v2
     return registry
 
 
@@ -45,6 +45,7 @@ def opened(
     limit: int | None = None,
     **settings: Any,
 ) -> Iterator[Source]:
+    """Yield the registry as a source."""
     host = registry if isinstance(registry, str) else registry.host
     if login is not None:
         settings |= {"username": login[0], "password": Secret("the test", plain=login[1])}
@@ -66,8 +67,8 @@ def opened(
 
 
 def outcome(source: Source, repository: str, references: Sequence[str] = ()) -> list[Version | MirrorError]:
-    """Return what a plan would get: versions and errors of all tags or of some. An error that concerns all tags is
-    returned alone."""
+    """Return what a plan sees: the versions or errors of all tags, or of `references`. An error of the whole listing is
+    alone."""
     try:
         names = list(references)
         refused: list[Version | MirrorError] = []
@@ -84,6 +85,7 @@ def outcome(source: Source, repository: str, references: Sequence[str] = ()) -> 
 
 
 def transform_of(source: Source, repository: str, tag: str) -> Transform:
+    """Return the conversion of a tag. Raises the error of the tag, and LookupError if the tag is not converted."""
     (version,) = source.resolve(repository, [tag], WORK)
     if isinstance(version, MirrorError):
         raise version
@@ -93,13 +95,14 @@ def transform_of(source: Source, repository: str, tag: str) -> Transform:
 
 
 def made(transform: Transform, work: Work = WORK) -> Transformed:
-    """Convert an image as a run does, one part after the other."""
+    """Convert an image: make its parts one after another, and finish it."""
     for part in transform.parts(work):
         transform.make(part, work)
     return transform.finish(work)
 
 
 def blob(result: Transformed, descriptor: Descriptor, offset: int = 0) -> bytes:
+    """Return the bytes of a blob of a converted image."""
     out, buffer = bytearray(), memoryview(bytearray(1000))
     with result.source.open_blob(result.repository, descriptor, WORK, offset=offset) as reader:
         while count := reader.readinto(buffer):

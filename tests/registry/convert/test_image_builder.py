@@ -55,10 +55,10 @@ def config(**more: Any) -> dict[str, Any]:
 
 
 def test_a_chain_becomes_an_image(scripted: ScriptedFactory, tmp_path: Path) -> None:
-    speaks = V1()
-    ids = speaks.chain(*LAYERS)
-    speaks.tag("app", t=ids[-1])
-    registry = old_registry(scripted, speaks)
+    server = V1()
+    ids = server.chain(*LAYERS)
+    server.tag("app", t=ids[-1])
+    registry = old_registry(scripted, server)
     with opened(registry, tmp_path) as source:
         result = made(transform_of(source, "app", "t"))
         manifest, found = json.loads(result.root.body), config_of(result)
@@ -74,7 +74,7 @@ def test_a_chain_becomes_an_image(scripted: ScriptedFactory, tmp_path: Path) -> 
     assert [diff_id(data) for data in blobs] == found["rootfs"]["diff_ids"]
     assert [len(data) for data in blobs] == [layer["size"] for layer in manifest["layers"]]
     assert [LAYERS[0], LAYERS[3]] == [blobs[0], blobs[3]]  # gzip layers are unchanged
-    top = json.loads(speaks.images[ids[-1]].json)
+    top = json.loads(server.images[ids[-1]].json)
     for gone in ("id", "parent", "Size"):
         assert gone not in found
         del top[gone]
@@ -86,9 +86,9 @@ def test_a_chain_becomes_an_image(scripted: ScriptedFactory, tmp_path: Path) -> 
 
 
 def test_a_layer_that_occurs_twice_is_listed_twice(scripted: ScriptedFactory, tmp_path: Path) -> None:
-    speaks = V1()
-    speaks.tag("app", t=speaks.chain(LAYERS[0], LAYERS[1], LAYERS[0])[-1])
-    with opened(old_registry(scripted, speaks), tmp_path) as source:
+    server = V1()
+    server.tag("app", t=server.chain(LAYERS[0], LAYERS[1], LAYERS[0])[-1])
+    with opened(old_registry(scripted, server), tmp_path) as source:
         result = made(transform_of(source, "app", "t"))
     layers = json.loads(result.root.body)["layers"]
     assert layers[0] == layers[2] != layers[1]
@@ -96,9 +96,9 @@ def test_a_layer_that_occurs_twice_is_listed_twice(scripted: ScriptedFactory, tm
 
 
 def test_converting_an_image_twice_gives_the_same_bytes(scripted: ScriptedFactory, tmp_path: Path) -> None:
-    speaks = V1()
-    speaks.tag("app", t=speaks.chain(*LAYERS)[-1])
-    registry = old_registry(scripted, speaks)
+    server = V1()
+    server.tag("app", t=server.chain(*LAYERS)[-1])
+    registry = old_registry(scripted, server)
     roots = []
     for folder in ("one", "two"):
         with opened(registry, tmp_path / folder) as source:
@@ -109,12 +109,12 @@ def test_converting_an_image_twice_gives_the_same_bytes(scripted: ScriptedFactor
 
 
 def test_a_layer_shared_by_several_images_is_fetched_once(scripted: ScriptedFactory, tmp_path: Path) -> None:
-    speaks = V1()
-    _, middle, top = speaks.chain(*LAYERS[:3])
-    other = speaks.image(LAYERS[3], middle)
-    speaks.tag("app", a=top, b=other, c=top)
-    speaks.tag("more", d=middle)
-    registry = old_registry(scripted, speaks)
+    server = V1()
+    _, middle, top = server.chain(*LAYERS[:3])
+    other = server.image(LAYERS[3], middle)
+    server.tag("app", a=top, b=other, c=top)
+    server.tag("more", d=middle)
+    registry = old_registry(scripted, server)
     with opened(registry, tmp_path) as source:
         for repository, tag in (("app", "a"), ("app", "b"), ("app", "c"), ("more", "d")):
             made(transform_of(source, repository, tag))
@@ -124,11 +124,11 @@ def test_a_layer_shared_by_several_images_is_fetched_once(scripted: ScriptedFact
 
 
 def test_an_evicted_layer_is_converted_again(scripted: ScriptedFactory, tmp_path: Path) -> None:
-    speaks = V1()
+    server = V1()
     layers = [tar(**{f"f{number}": bytes([number]) * 50_000}) for number in range(4)]
-    one, two = speaks.chain(*layers[:2], seed="1")[-1], speaks.chain(*layers[2:], seed="2")[-1]
-    speaks.tag("app", one=one, two=two)
-    registry = old_registry(scripted, speaks)
+    one, two = server.chain(*layers[:2], seed="1")[-1], server.chain(*layers[2:], seed="2")[-1]
+    server.tag("app", one=one, two=two)
+    registry = old_registry(scripted, server)
     with opened(registry, tmp_path, limit=1) as source:
         result = made(transform_of(source, "app", "one"))
         assert 2 == len(list((tmp_path / "converted/v1").iterdir()))  # pinned layers may exceed the limit
@@ -146,35 +146,35 @@ def test_an_evicted_layer_is_converted_again(scripted: ScriptedFactory, tmp_path
 
 
 def test_no_file_is_written_before_a_layer_is_converted(scripted: ScriptedFactory, tmp_path: Path) -> None:
-    speaks = V1()
-    speaks.tag("app", t=speaks.image(LAYERS[0]))
-    with opened(old_registry(scripted, speaks), tmp_path) as source:
+    server = V1()
+    server.tag("app", t=server.image(LAYERS[0]))
+    with opened(old_registry(scripted, server), tmp_path) as source:
         transform_of(source, "app", "t").parts(WORK)
         assert not (tmp_path / "converted").exists()
 
 
 def test_a_rejected_layer_leaves_no_file(scripted: ScriptedFactory, tmp_path: Path) -> None:
-    speaks = V1()
-    speaks.tag("app", t=speaks.image(b"not a layer"))
-    with opened(old_registry(scripted, speaks), tmp_path) as source:
+    server = V1()
+    server.tag("app", t=server.image(b"not a layer"))
+    with opened(old_registry(scripted, server), tmp_path) as source:
         with pytest.raises(Refused):
             made(transform_of(source, "app", "t"))
         assert [] == list((tmp_path / "converted/v1").iterdir())
 
 
 def test_large_image_json_is_not_kept_but_requested_again(scripted: ScriptedFactory, tmp_path: Path) -> None:
-    speaks = V1()
-    speaks.tag("app", t=speaks.image(LAYERS[0], comment="x" * 100_000))
-    registry = old_registry(scripted, speaks)
+    server = V1()
+    server.tag("app", t=server.image(LAYERS[0], comment="x" * 100_000))
+    registry = old_registry(scripted, server)
     with opened(registry, tmp_path) as source:
         assert 100_000 == len(config_of(made(transform_of(source, "app", "t")))["comment"])
     assert 2 == registry.counts()["GET v1-json"]
 
 
 def test_a_conversion_reports_progress_and_ends_at_a_stop(scripted: ScriptedFactory, tmp_path: Path) -> None:
-    speaks = V1()
-    speaks.tag("app", t=speaks.image(LAYERS[1]))
-    registry = old_registry(scripted, speaks)
+    server = V1()
+    server.tag("app", t=server.image(LAYERS[1]))
+    registry = old_registry(scripted, server)
     moved: list[int] = []
     with opened(registry, tmp_path) as source:
         transform = transform_of(source, "app", "t")
@@ -187,9 +187,9 @@ def test_a_conversion_reports_progress_and_ends_at_a_stop(scripted: ScriptedFact
 
 
 def test_a_converted_source_serves_only_its_own_image(scripted: ScriptedFactory, tmp_path: Path) -> None:
-    speaks = V1()
-    speaks.tag("app", t=speaks.image(LAYERS[0]))
-    registry: ScriptedRegistry = old_registry(scripted, speaks)
+    server = V1()
+    server.tag("app", t=server.image(LAYERS[0]))
+    registry: ScriptedRegistry = old_registry(scripted, server)
     with opened(registry, tmp_path) as source:
         result = made(transform_of(source, "app", "t"))
         store, root, other = result.source, result.root, Digest.of(b"other")

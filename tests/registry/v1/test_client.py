@@ -31,10 +31,10 @@ BIG = tar(data=random.Random("v1").randbytes(3 << 20))
 
 def world(scripted: ScriptedFactory, *layers: bytes, repository: str = "team/app", **how: Any) -> ScriptedRegistry:
     """Return a registry that has a repository with the tag `t`, an image of these layers."""
-    speaks = V1(**how)
-    ids = speaks.chain(*(layers or (LAYER,)))
-    speaks.tag(repository, t=ids[-1])
-    return old_registry(scripted, speaks)
+    server = V1(**how)
+    ids = server.chain(*(layers or (LAYER,)))
+    server.tag(repository, t=ids[-1])
+    return old_registry(scripted, server)
 
 
 def v1_of(registry: ScriptedRegistry) -> V1:
@@ -175,9 +175,9 @@ def test_an_expired_token_is_renewed_once(scripted: ScriptedFactory, tmp_path: P
 def test_a_standalone_registry_over_tls_receives_basic_with_every_request(
     scripted: ScriptedFactory, tmp_path: Path, authority: Authority
 ) -> None:
-    speaks = V1(users={"acme": "right"})
-    speaks.tag("team/app", t=speaks.image(LAYER))
-    registry = old_registry(scripted, speaks, tls=authority)
+    server = V1(users={"acme": "right"})
+    server.tag("team/app", t=server.image(LAYER))
+    registry = old_registry(scripted, server, tls=authority)
     assert fetch_tag(registry, tmp_path, login=("acme", "right")).startswith("sha256:")
     sent = [(entry.header("Authorization") or "")[:6] for entry in registry.log if entry.path.startswith("/v1/")]
     assert ["", *["Basic "] * (len(sent) - 1)] == sent
@@ -557,11 +557,11 @@ def test_invalid_images_are_rejected_and_the_others_are_converted(
     scripted: ScriptedFactory, tmp_path: Path, change: Callable[[V1, list[str]], None]
 ) -> None:
     registry = world(scripted, LAYER, gz(tar(a=b"a")), gz(tar(b=b"b")))
-    speaks = v1_of(registry)
-    ids = list(speaks.images)
-    well = speaks.image(LAYER, ids[0], seed="well")
-    speaks.tag("team/app", well=well)
-    change(speaks, ids)
+    server = v1_of(registry)
+    ids = list(server.images)
+    well = server.image(LAYER, ids[0], seed="well")
+    server.tag("team/app", well=well)
+    change(server, ids)
     with opened(registry, tmp_path) as source:
         assert made(transform_of(source, "team/app", "well"))
         with pytest.raises(MirrorError) as caught:

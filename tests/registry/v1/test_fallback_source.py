@@ -174,10 +174,10 @@ def mixed(scripted: ScriptedFactory, **options: Any) -> ScriptedRegistry:
     graph.image("new")
     graph.image("both")
     registry.load("app", graph)
-    speaks = v1.V1()
-    registry.v1 = speaks
-    (image,) = speaks.chain(v1.gz(v1.tar(file=b"old")))
-    speaks.tag("app", old=image, both=image)
+    server = v1.V1()
+    registry.v1 = server
+    (image,) = server.chain(v1.gz(v1.tar(file=b"old")))
+    server.tag("app", old=image, both=image)
     return registry
 
 
