@@ -12,10 +12,12 @@ import sys
 from typing import NoReturn
 
 from mirror.cli import main
+from mirror.util.memory import limit_heaps
 
 
 def entry() -> NoReturn:
     """Run the command line and end the process."""
+    limit_heaps()  # before threads start
     code = main()
     # The garbage collection at exit takes 50 ms; it skips frozen objects.
     gc.freeze()
