@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 # More jobs than cores, because many tests wait for slow registries.
-JOBS ?= 4
+JOBS ?= 6
 PYTEST_ARGS ?=
 # The suite has no release tags; this is its last commit of 2026-08. The version of the specification is a setting.
 CONFORMANCE := github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111
@@ -25,7 +25,7 @@ help: ## list these targets
 demo: $(STAMP) ## run the demonstration: three syncs between real registries, with checks of the results
 	@$(BIN)/python -m demo
 
-test: $(STAMP) ## run all tests with real and scripted registries on loopback (about 5 minutes on 2 cores)
+test: $(STAMP) ## run all tests with real and scripted registries on loopback (under 4 minutes on 2 cores)
 	@tools/need.sh docker-registry skopeo htpasswd:apache2-utils
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
