@@ -163,38 +163,39 @@ def test_a_layer_with_an_end_mark_is_complete_even_if_its_length_is_unknown(pack
     assert sha256(TAR) == convert_layer(pack(TAR), end_known=False)[0].diff_id
 
 
-BAD = {
-    "text": b"this is no layer at all",
-    "long text": b"this is no layer at all" * 100,
-    "packed text": gz(b"this is no layer at all"),
-    "zstd": b"\x28\xb5\x2f\xfd" + bytes(100),
-    "cut plain": TAR[:1500],
-    "cut plain header": TAR[:700],
-    "cut wide": wide()[:1100],
-    "cut sparse": sparse()[:600],
-    "cut gzip": gz(TAR)[:-1],
-    "cut gzip early": gz(TAR)[:20],
-    "cut gzip member": gz(TAR) + gz(TAR)[:15],
-    "half a magic": gz(TAR) + b"\x1f",
-    "trailing text": gz(TAR) + b"text",
-    "text after zeros": gz(TAR) + bytes(100) + b"text",
-    "cut bzip2": bz2.compress(TAR)[:-5],
-    "zeros between two members of gzip": gz(TAR[:512]) + bytes(4) + gz(TAR[512:]),
-    "zeros between two streams of bzip2": bz2.compress(TAR[:512]) + bytes(4) + bz2.compress(TAR[512:]),
-    "five zeros between two streams of xz": lzma.compress(TAR[:512]) + bytes(5) + lzma.compress(TAR[512:]),
-    "a stream of xz that ends after its first bytes": lzma.compress(TAR) + bytes(4) + b"\xfd7z",
-    "cut xz": lzma.compress(TAR)[:-5],
-    "wrong gzip": gz(TAR)[:-8] + bytes(8),
-    "wrong bzip2": b"BZh9" + bytes(100),
-    "wrong xz": b"\xfd7zXZ\x00" + bytes(100),
-    "wrong deflate": gz(TAR)[:10] + b"\xff" * 100,
-    "xz that needs a gigabyte": lzma.compress(b"x", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]),
+BAD: dict[str, Callable[[], bytes]] = {
+    "text": lambda: b"this is no layer at all",
+    "long text": lambda: b"this is no layer at all" * 100,
+    "packed text": lambda: gz(b"this is no layer at all"),
+    "zstd": lambda: b"\x28\xb5\x2f\xfd" + bytes(100),
+    "cut plain": lambda: TAR[:1500],
+    "cut plain header": lambda: TAR[:700],
+    "cut wide": lambda: wide()[:1100],
+    "cut sparse": lambda: sparse()[:600],
+    "cut gzip": lambda: gz(TAR)[:-1],
+    "cut gzip early": lambda: gz(TAR)[:20],
+    "cut gzip member": lambda: gz(TAR) + gz(TAR)[:15],
+    "half a magic": lambda: gz(TAR) + b"\x1f",
+    "trailing text": lambda: gz(TAR) + b"text",
+    "text after zeros": lambda: gz(TAR) + bytes(100) + b"text",
+    "cut bzip2": lambda: bz2.compress(TAR)[:-5],
+    "zeros between two members of gzip": lambda: gz(TAR[:512]) + bytes(4) + gz(TAR[512:]),
+    "zeros between two streams of bzip2": lambda: bz2.compress(TAR[:512]) + bytes(4) + bz2.compress(TAR[512:]),
+    "five zeros between two streams of xz": lambda: lzma.compress(TAR[:512]) + bytes(5) + lzma.compress(TAR[512:]),
+    "a stream of xz that ends after its first bytes": lambda: lzma.compress(TAR) + bytes(4) + b"\xfd7z",
+    "cut xz": lambda: lzma.compress(TAR)[:-5],
+    "wrong gzip": lambda: gz(TAR)[:-8] + bytes(8),
+    "wrong bzip2": lambda: b"BZh9" + bytes(100),
+    "wrong xz": lambda: b"\xfd7zXZ\x00" + bytes(100),
+    "wrong deflate": lambda: gz(TAR)[:10] + b"\xff" * 100,
+    "xz that needs a gigabyte": lambda: lzma.compress(b"x", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("stored", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("make", BAD.values(), ids=BAD.keys())
 @pytest.mark.parametrize("step", [1, 1 << 20])
-def test_an_incomplete_or_unknown_layer_is_rejected(stored: bytes, step: int) -> None:
+def test_an_incomplete_or_unknown_layer_is_rejected(make: Callable[[], bytes], step: int) -> None:
+    stored = make()
     with pytest.raises(MirrorError) as caught:
         convert_layer(stored, step)
     assert ("v1_invalid", 3) == (caught.value.code, caught.value.exit_code)
