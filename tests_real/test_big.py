@@ -153,5 +153,5 @@ def test_a_decompression_bomb_is_rejected(target: RealRegistry, mirror_run: Mirr
         mirror_run.config([{"source": f"{server.host}/big/app", "targets": [f"{target.host}/big"]}], server, target)
         code, most, text = peak_memory(mirror_run)
     assert 3 == code
-    assert "200 times its size" in text
+    assert "200 times" in text
     assert most < 100
