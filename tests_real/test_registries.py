@@ -101,7 +101,7 @@ def test_an_unchanged_run_writes_nothing(pair: tuple[Side, Side], mirror_run: Mi
             assert {"GET tags": len(NAMES), "HEAD manifest": tags} == side.journal.counts()
     assert 0 == plan(mirror_run).code
     ran = mirror_run("verify", mirror_run.config_file, "--deep")
-    assert (0, True) == (ran.code, "all whole" in ran.out), ran
+    assert (0, True) == (ran.code, "all complete" in ran.out), ran
 
 
 def test_a_blob_of_another_repository_is_mounted_if_the_registry_supports_it(
