@@ -131,7 +131,7 @@ class RegistryV2:
                 expect={200, 404, 405, 501},
             )
             if answer.status == 404:
-                return self._not_found_error(repository, reference)
+                return NotFound(f"{self._manifest_name(repository, reference)} does not exist", status=404)
             digest = _content_digest(answer)
             if answer.status == 200 and digest is not None:
                 return Version(digest, media_type=plain_type(answer.headers.get("content-type") or ""))
@@ -150,9 +150,9 @@ class RegistryV2:
                 raise
             return error
 
-    def _not_found_error(self, repository: str, reference: str) -> NotFound:
-        mark = "@" if ":" in reference else ":"
-        return NotFound(f"{self.host}/{repository}{mark}{reference} does not exist", status=404)
+    def _manifest_name(self, repository: str, reference: str) -> str:
+        """Return the name of a manifest for messages. reference: a tag or a digest."""
+        return f"{self.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         manifest = self.manifest(repository, reference, work)
@@ -169,7 +169,7 @@ class RegistryV2:
 
     def _read_manifest(self, repository: str, reference: str, work: Work) -> Manifest:
         expected = Digest.parse(reference) if ":" in reference else None
-        what = f"{self.host}/{repository}{'@' if expected else ':'}{reference}"
+        what = self._manifest_name(repository, reference)
         try:
             answer = self._session.call(
                 "GET",
@@ -184,7 +184,7 @@ class RegistryV2:
         except TooBig as error:
             raise too_big(what) from error
         if answer.status == 404:
-            raise self._not_found_error(repository, reference)
+            raise NotFound(f"{what} does not exist", status=404)
         content_type = answer.headers.get("content-type") or ""
         with _parse_lock if len(answer.body) > LARGE_MANIFEST else nullcontext():
             manifest = parse_manifest(answer.body, content_type, expected=expected, what=what)
@@ -285,7 +285,7 @@ class RegistryV2:
         return RegistryUpload(self._session, self._capabilities, repository, blob, push(repository), answer)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        what = f"{self.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
+        what = self._manifest_name(repository, reference)
         try:
             answer = self._session.call(
                 "PUT",

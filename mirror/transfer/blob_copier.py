@@ -173,7 +173,7 @@ class Deliveries:
         await self._budgeted(order.place.host, order.blob, attempt, (*more, UPLOADS))
 
     async def _budgeted(self, host: str, blob: Descriptor, run: Callable[[Work], T], needs: Sequence[str]) -> T:
-        """A call that moves the blob from or to a host, which has one retry budget for it, whoever needs it."""
+        """Run a call that moves the blob from or to a host. All callers share the retry budget of blob and host."""
         policy = self._budgets.policy(host, blob.digest)
         try:
             result = await self._calls.call(run, needs=(host_permit(host), *needs), policy=policy)

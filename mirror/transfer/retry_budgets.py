@@ -9,7 +9,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.util.retry_policy import Policy
 
-# One attempt. The waits that a server asks for are kept: they are the host's, whoever comes.
+# One attempt. Waits that a server asks for still apply: they concern the host, not one caller.
 ONE_MORE = Policy(budget=0.0)
 _WRONG = frozenset({"digest_mismatch", "size_mismatch"})
 

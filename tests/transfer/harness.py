@@ -1,4 +1,4 @@
-"""What tests of coroutines share: an event loop whose clock is moved by hand, and work that ends when it is told."""
+"""Shared parts of tests of coroutines: an event loop with a fake clock, and work that a test ends."""
 
 from __future__ import annotations
 

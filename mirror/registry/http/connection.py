@@ -88,7 +88,7 @@ class Connection:
         self.reused = True
 
     def abort(self) -> None:
-        """Wake whoever waits on this connection; it is of no more use. Any thread, any number of times."""
+        """Wake the thread that waits on this connection, and make it unusable. Any thread, any number of times."""
         with self._lock, contextlib.suppress(OSError):  # the peer may have been faster
             if self._open:
                 # The plain socket's: SSLSocket.shutdown drops the TLS layer first, under its reader's feet.

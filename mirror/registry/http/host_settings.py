@@ -1,4 +1,4 @@
-"""What a registry client is told about one host. Plain values: a store never sees the configuration file."""
+"""The settings of one host, as plain values: a store never reads the configuration file."""
 
 from __future__ import annotations
 

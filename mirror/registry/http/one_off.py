@@ -28,6 +28,7 @@ from mirror.registry.http.connector import Connector
 from mirror.registry.http.framing import TooBig
 from mirror.registry.http.headers import Headers
 from mirror.registry.http.pool import MOST_IDLE
+from mirror.registry.http.protocol import MAX_HEAD
 from mirror.registry.http.status_errors import REDIRECTS
 from mirror.registry.http.url_policy import Trust
 from mirror.util.cancellation import Work
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _LARGEST = 64 << 10  # bytes of an answer
-_LONGEST_HEAD = 256 << 10  # bytes
 _MOST_HOPS = 5
 _KEPT = 8  # idle connections to an origin
 
@@ -324,7 +324,7 @@ class _Received(io.RawIOBase):
                 self._head = None
             elif not count:
                 raise NetworkError(f"{self._connection.subject}: the connection ended inside a head", code="truncated")
-            elif len(self._head) > _LONGEST_HEAD:
+            elif len(self._head) > MAX_HEAD:
                 raise RemoteError(f"{self._connection.subject}: the head of an answer is too big")
         return count
 
