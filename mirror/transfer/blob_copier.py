@@ -141,14 +141,21 @@ class Deliveries:
             if mounted is Mount.MOUNTED:
                 return effort.result(Outcome.MOUNTED, candidate, sized=False)
             if not isinstance(mounted, Mount):
-                return await self._upload(order, effort, session=mounted)
+                return await self._head_or_upload(order, effort, mounted)
         return await self._head_or_upload(order, effort)
 
-    async def _head_or_upload(self, order: Order, effort: Effort) -> Delivered:
-        # What is on disk keeps what an earlier run left, or another repository has: asking it costs no request.
-        if (order.may_have or order.target.on_disk) and not effort.asked and await self._ask(order):
-            return effort.result(Outcome.EXISTS)
-        return await self._upload(order, effort, session=None)
+    async def _head_or_upload(self, order: Order, effort: Effort, session: UploadSession | None = None) -> Delivered:
+        """Upload the blob unless the repository has it. session: what a refused mount has opened."""
+        unused = session
+        try:
+            # What is on disk keeps what an earlier run left, or another repository has: asking it costs no request.
+            if (order.may_have or order.target.on_disk) and not effort.asked and await self._ask(order):
+                return effort.result(Outcome.EXISTS)
+            unused = None  # the upload closes it
+            return await self._upload(order, effort, session=session)
+        finally:
+            if unused is not None:
+                self._abandon(order, unused)
 
     async def _ask(self, order: Order) -> bool:
         """Ask the target for the blob. Where it cannot look it up, not even after retries, an upload cures that."""
@@ -273,15 +280,8 @@ class Deliveries:
     def _sending(self, order: Order, effort: Effort, body: Body, session: UploadSession | None) -> Sending:
         if session is not None:
             self._idle.take(session)
-        effort.sending = sending = Sending(
-            order.target,
-            order.place.path,
-            order.blob,
-            body,
-            self._moved,
-            lambda: self._before_write(order.place),
-            session,
-        )
+        mark, path = partial(self._before_write, order.place), order.place.path
+        effort.sending = sending = Sending(order.target, path, order.blob, body, self._moved, mark, session)
         return sending
 
     async def _by_spool(

@@ -211,6 +211,21 @@ def test_a_session_that_a_refused_mount_opened_is_used(world: World) -> None:
     assert [] == target.deleted
 
 
+def test_after_a_refused_mount_a_repository_that_may_have_the_blob_is_asked_for_it(world: World) -> None:
+    target = world.targets["target"]
+    target.mounts = None
+    blob = world.held_elsewhere(DATA)
+    target.blobs["one"][blob.digest] = DATA
+
+    async def orders(deliveries: Deliveries) -> Delivered:
+        done = await deliveries.deliver(world.order(blob, "one", may_have=True))
+        await eventually(lambda: [blob.digest] == target.deleted)
+        return done
+
+    assert Outcome.EXISTS is world.drive(orders).outcome
+    assert ["mount", "head"] == [verb for verb, _, _ in target.asked], "no byte is read or sent"
+
+
 def test_a_refused_mount_falls_back_to_an_upload_and_is_not_tried_again(world: World) -> None:
     target = world.targets["target"]
     target.mounts = Mount.REFUSED
