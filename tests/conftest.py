@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ("tests.support.guards",)
 pytest.register_assert_rewrite("tests.support.guards", "tests.support.oracle", "tests.support.tool")
@@ -21,6 +22,10 @@ from tests.support.tool import MirrorTool  # noqa: E402
 RegistryFactory = Callable[..., RealRegistry]
 ScriptedFactory = Callable[..., ScriptedRegistry]
 _STARTED = pytest.StashKey[list[RealRegistry | ScriptedRegistry]]()
+
+# No test depends on the speed of the machine.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture

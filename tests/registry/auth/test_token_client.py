@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.errors import AuthError, MirrorError
@@ -232,7 +232,6 @@ _json = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     st.binary(max_size=60)
     | st.fixed_dictionaries({}, optional={"token": _json, "access_token": _json, "expires_in": _json}).map(

@@ -326,7 +326,7 @@ def test_trailers_are_no_headers() -> None:
     assert (True, None) == (parser.complete, parser.head.headers.get("docker-content-digest"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.binary(max_size=300),
     st.sampled_from([b"", OK, CHUNKED, OK + b"A: ", OK + b"Content-Length: 9\r\n\r\n"]),
@@ -342,7 +342,7 @@ def test_of_any_bytes_only_our_errors_come(data: bytes, before: bytes, size: int
         assert error.code in ("bad_response", "truncated")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from([said[0] for said in WHOLE.values()]), st.data())
 def test_pieces_make_no_difference(answer: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(1, len(answer) - 1), unique=True, max_size=6)))
