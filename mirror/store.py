@@ -47,7 +47,7 @@ def _do_nothing() -> None:
     pass
 
 
-class Transformed(Struct, frozen=True):
+class TransformResult(Struct, frozen=True):
     """The result of a transform: a root manifest, and the store that its blobs and child manifests are read from.
 
     release: called when nothing of the result will be read any more. It may be called more than once."""
@@ -75,7 +75,7 @@ class Transform(Protocol):
         """Fetch and convert one part. May be called again after a retryable failure."""
         ...
 
-    def finish(self, work: Work) -> Transformed:
+    def finish(self, work: Work) -> TransformResult:
         """Build the image from the parts."""
         ...
 
@@ -100,7 +100,7 @@ class Version(Struct, frozen=True):
     reason: str = ""
 
     @property
-    def unmade(self) -> bool:
+    def needs_transform(self) -> bool:
         """Whether the digest is unknown until the transform has run: the state has no earlier result."""
         return self.transform is not None and self.digest is None
 
@@ -147,7 +147,7 @@ class Mount(Enum):
     REFUSED = "refused"  # no blob can be mounted from that repository; the image does not fail because of this
 
 
-class Coming(Struct, frozen=True):
+class ExpectedImage(Struct, frozen=True):
     """An image that will be written: its blobs, and its manifests with children before parents and the root last."""
 
     repository: str
@@ -199,7 +199,7 @@ class Source(Protocol):
         """Open a blob; use it in a `with` block. The caller verifies the bytes. Raises NotFound."""
         ...
 
-    def lacks(self, blob: Descriptor) -> bool:
+    def leaves_out(self, blob: Descriptor) -> bool:
         """Return whether a partial source leaves out this blob. Does no I/O."""
         ...
 
@@ -215,11 +215,11 @@ class Target(Source, Protocol):
     incomplete: the store gathers, and its content records that images are missing from it.
     on_disk: the repositories share their blobs, and a lookup costs no request."""
 
-    gathers: bool
+    needs_all_images: bool
     incomplete: bool
     on_disk: bool
 
-    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+    def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
         """Prepare the first write of a run.
 
         images: all images that will be written, if the store gathers; otherwise empty.

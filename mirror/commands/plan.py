@@ -7,16 +7,16 @@ from mirror.commands.read_only import open_for_reading
 from mirror.commands.summaries import outlook_lines
 from mirror.errors import CHANGES, OK, worst_exit_code
 from mirror.output.console import print_lines
-from mirror.sync.dry_run import Preview
+from mirror.sync.dry_run import DryRun
 
 
 def plan(options: Options) -> int:
     """Print what a sync would do and return the exit code. Writes nothing. Raises ConfigError, LocalError."""
     with open_for_reading(options) as (context, state):
         context.check_no_partial_bundle(options)
-        preview = Preview(context.calls, context.manifests, context.bases(state))
+        preview = DryRun(context.calls, context.manifests, context.bases(state))
         planner = context.planner(state, preview, believe=not options.deep)
-        stopped = context.run_until_signal(preview.run(planner.all(context.entries)))
+        stopped = context.run_until_signal(preview.run(planner.plan_all(context.entries)))
         found = preview.outlook
         if stopped is None:
             found.failures += context.run_problems("the rest can be imported")

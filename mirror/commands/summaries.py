@@ -6,11 +6,11 @@ from collections import Counter
 
 from mirror.errors import printable
 from mirror.output.report.summary import format_count, format_size
-from mirror.sync.dry_run import Change, Outlook
-from mirror.sync.verifier import Account
+from mirror.sync.dry_run import PlannedCopy, PlanSummary
+from mirror.sync.verifier import VerifyResult
 
 
-def outlook_lines(found: Outlook) -> list[str]:
+def outlook_lines(found: PlanSummary) -> list[str]:
     """Return the lines that say what a sync would do; one line if there is nothing to do."""
     lines = [_change_line(change) for change in sorted(found.changes, key=lambda change: change.target)]
     lines += [_failure_line(name, str(error)) for name, error in sorted(found.failures, key=lambda one: one[0])]
@@ -35,14 +35,14 @@ def outlook_lines(found: Outlook) -> list[str]:
     ]
 
 
-def _kind(change: Change) -> str:
+def _kind(change: PlannedCopy) -> str:
     """Return the kind of a planned change: new, changed or compare."""
     if change.old is None:
         return "new"
     return "compare" if change.to_compare else "changed"
 
 
-def _change_line(change: Change) -> str:
+def _change_line(change: PlannedCopy) -> str:
     """Return the line about one planned change."""
     how = f"{_kind(change):7}"
     why = f": {change.reason}" if change.reason else ""
@@ -61,7 +61,7 @@ def _failure_line(name: str, why: str) -> str:
     return f"failed  {name}: {why}"
 
 
-def verification_lines(account: Account, *, deep: bool) -> list[str]:
+def verification_lines(account: VerifyResult, *, deep: bool) -> list[str]:
     """Return the lines that `verify` prints: each problem, and the sum."""
     problems = sorted(account.problems, key=lambda problem: problem.name)
     lines = [f"{problem.name}: {problem.error}" for problem in problems]

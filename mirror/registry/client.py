@@ -23,7 +23,7 @@ from mirror.registry.push_errors import SCHEMA1_HINT, classify_mount_error, expl
 from mirror.registry.session import Answer, Session, TooBig
 from mirror.registry.upload_capabilities import UploadCapabilities
 from mirror.registry.uploads import RegistryUpload
-from mirror.store import Coming, Mount, Version
+from mirror.store import ExpectedImage, Mount, Version
 from mirror.util.cancellation import Work
 
 # After a stop, the response to a POST is still awaited: without it the upload session could not be deleted.
@@ -45,7 +45,7 @@ class RegistryV2:
     `pull` for a repository that does not exist yet."""
 
     partial = False
-    gathers = False
+    needs_all_images = False
     incomplete = False
     on_disk = False
 
@@ -100,7 +100,7 @@ class RegistryV2:
                 yield name if is_tag(name) else _invalid_name_error(f"{self.host}/{repository} lists a tag", name)
         except AuthError:
             if self._as_target:
-                self._session.authorizer.allow_another(scopes)  # a target does not need the list
+                self._session.authorizer.allow_one_more(scopes)  # a target does not need the list
             raise
 
     def _list_names(self, path: str, key: str, scope: Scope, work: Work) -> Iterable[str]:
@@ -109,7 +109,7 @@ class RegistryV2:
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
         failed_before = False
         for reference in references:
-            work.stop.check()
+            work.stop.raise_if_requested()
             try:
                 yield self._resolve_reference(repository, reference, work)
                 failed_before = False
@@ -199,7 +199,7 @@ class RegistryV2:
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
         return open_blob(self._session, repository, blob, self._read_scopes(repository), work, offset=offset)
 
-    def lacks(self, blob: Descriptor) -> bool:
+    def leaves_out(self, blob: Descriptor) -> bool:
         return False
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
@@ -224,7 +224,7 @@ class RegistryV2:
 
     # ---- writing
 
-    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+    def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
         """Do nothing: a registry needs no preparation."""
 
     def finish(self, *, whole: bool, work: Work) -> None:
@@ -247,14 +247,14 @@ class RegistryV2:
                 answer = self._session.call(
                     "POST",
                     f"/v2/{repository}/blobs/uploads/?{query}",
-                    waiting.once(),
+                    waiting.without_retries(),
                     kind="mount",
                     scopes=(*push(repository), *pull(from_repository)),
                     expect={201, 202},
                 )
         except RemoteError as error:
-            work.stop.check()
-            if isinstance(error, RateLimited) or (error.retryable and not error.spent):
+            work.stop.raise_if_requested()
+            if isinstance(error, RateLimited) or (error.retryable and not error.retries_exhausted):
                 raise
             return classify_mount_error(error)
         if answer.status == 202:
@@ -310,7 +310,7 @@ class RegistryV2:
             raise Refused(text, hint=hint, code="target_lied")
         # Some registries answer 200 or 202 for a stored manifest; some proxies answer 200 to every request.
         if answer.status != 201 and not self._has_manifest(repository, reference, manifest, work):
-            failure = self._session.failure(answer, "PUT", "manifest").about(what)
+            failure = self._session.failure(answer, "PUT", "manifest").with_subject(what)
             failure.hint = failure.hint or "the target acknowledged the manifest, but did not store it"
             raise failure
 
@@ -319,7 +319,7 @@ class RegistryV2:
         try:
             found = self._resolve_reference(repository, reference, work)
         except RemoteError as error:
-            work.stop.check()
+            work.stop.raise_if_requested()
             found = error
         if isinstance(found, MirrorError) and (found.retryable or isinstance(found, RateLimited)):
             raise found

@@ -260,7 +260,7 @@ class Session:
                 authorized = _add_header(authorized, "Cookie", self._cookies.header(request.destination.origin))
             stream = self._exchange.send(authorized, work, streamed=streamed)
         except BaseException:
-            self.authorizer.abandoned(scopes)
+            self.authorizer.release(scopes)
             raise
         if not self.speaks_v2:
             self.speaks_v2 = status_errors.says_v2(stream.headers.all("docker-distribution-api-version"))
@@ -274,10 +274,10 @@ class Session:
         try:
             error = self._read_failure(stream)
         except BaseException:
-            self.authorizer.abandoned(scopes)
+            self.authorizer.release(scopes)
             raise
         with _mark_spent():
-            self.authorizer.challenged(scopes, stream.headers.all("www-authenticate"), sent, work)
+            self.authorizer.handle_challenge(scopes, stream.headers.all("www-authenticate"), sent, work)
         return error
 
     def _reports_expiry(self, stream: Stream, scopes: tuple[Scope, ...]) -> bool:
@@ -286,16 +286,16 @@ class Session:
             return stream.status == 403 and status_errors.says_expired(403, stream.beginning())
         except BaseException:
             stream.close()
-            self.authorizer.abandoned(scopes)
+            self.authorizer.release(scopes)
             raise
 
     def _note_status(self, code: int, scopes: tuple[Scope, ...]) -> None:
         """Report a status to the authorizer. A 429 or 5xx, perhaps from a gateway, does not show whether access is
         allowed."""
         if code == 429 or code >= 500:
-            self.authorizer.abandoned(scopes)
+            self.authorizer.release(scopes)
         elif code != 401:
-            self.authorizer.accepted(scopes)
+            self.authorizer.note_accepted(scopes)
 
     def _is_registry(self, destination: Destination) -> bool:
         """Return whether a destination is the registry itself, which receives its credentials."""
@@ -317,7 +317,7 @@ class Session:
             headers,
             status_errors.unechoed(body, request.headers, request.destination.target),
             host=self._exchange.host(request.destination).name,
-            longest_wait=self._policy.longest_asked,
+            longest_wait=self._policy.max_retry_after,
             writes=request.method not in _REDIRECTED_METHODS and request.kind != "token",
         )
         if request.destination.server_named and isinstance(error, AuthError):
@@ -332,7 +332,7 @@ def _mark_spent() -> Iterator[None]:
     try:
         yield
     except MirrorError as error:
-        error.spent = True
+        error.retries_exhausted = True
         raise
 
 

@@ -195,7 +195,7 @@ class RegistryUpload:
         answer = self._session.call(
             "PUT",
             with_query(self._location, "digest", self._blob.digest),
-            work.once(),
+            work.without_retries(),
             kind="blob",
             scopes=self._scopes,
             expect={200, 201, 202, 204},
@@ -250,7 +250,7 @@ class RegistryUpload:
         A session that does not respond is lost."""
         try:
             answer = self._session.call(
-                "GET", self._location, work.once(), kind="upload", scopes=self._scopes, expect={200, 204}
+                "GET", self._location, work.without_retries(), kind="upload", scopes=self._scopes, expect={200, 204}
             )
             self._update_location(answer)
             self._acknowledged = self._received_bytes(answer, self._acknowledged, size - 1)

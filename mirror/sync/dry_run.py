@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 
 from mirror.errors import Cancelled, MirrorError, Refused
 from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
 from mirror.selection.locations import is_bundle, is_registry
 from mirror.store import Target, Version
-from mirror.sync.bundle_bases import Bases
+from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_reader import resolved
-from mirror.sync.manifest_graph import Graph, Manifests
-from mirror.sync.plan_model import Entry, Finding, TargetEntry, Verdict
-from mirror.transfer.blob_locations import Place
+from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import Steps, run_group, task_group
 from mirror.util.structs import Struct, field
 
 
-class Change(Struct, frozen=True):
+class PlannedCopy(Struct, frozen=True):
     """An image that would be copied. old: what the target's tag names now; size: bytes of its blobs.
 
     digest and size are None where they are known only after a transform; to_compare: so that it may be what the target
@@ -36,11 +36,11 @@ class Change(Struct, frozen=True):
     to_compare: bool = False
 
 
-class Outlook(Struct):
+class PlanSummary(Struct):
     """bytes_to_send: at most, since what targets hold under other tags is not asked for. anew: bundles that would be
     made anew, since what is there is incomplete."""
 
-    changes: list[Change] = field(default_factory=list)
+    changes: list[PlannedCopy] = field(default_factory=list)
     anew: list[str] = field(default_factory=list)
     equal: int = 0
     failures: list[tuple[str, MirrorError]] = field(default_factory=list)
@@ -50,14 +50,14 @@ class Outlook(Struct):
     manifests: int = 0
 
 
-class Preview:
+class DryRun:
     """Implements planner.Findings: reads the manifests of what would be copied, and adds up."""
 
-    def __init__(self, calls: Calls, manifests: Manifests, bases: Bases) -> None:
+    def __init__(self, calls: Calls, manifests: ManifestCache, bases: BundleBases) -> None:
         self._calls = calls
         self._manifests = manifests
         self._bases = bases
-        self._partial: defaultdict[str, list[Finding]] = defaultdict(list)  # by source, which needs its base
+        self._partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)  # by source, which needs its base
         self._looks: asyncio.TaskGroup
         self._read: set[tuple[str, Digest]] = set()
         self._sent: set[tuple[str, Digest]] = set()
@@ -65,65 +65,65 @@ class Preview:
         self._bundles: set[str] = set()  # that have images; with those that lack blobs, and for which something failed
         self._lacking: set[str] = set()
         self._failing: set[str] = set()
-        self.outlook = Outlook()
+        self.outlook = PlanSummary()
 
     async def run(self, plan: Steps[None]) -> None:
         """Run the plan, and look at what it finds."""
         async with task_group() as self._looks:
             await plan
-            for source, findings in self._partial.items():
-                self._looks.create_task(self._with_base(source, findings))
+            for source, plan_entries in self._partial.items():
+                self._looks.create_task(self._with_base(source, plan_entries))
 
     # ---- planner.Findings
 
-    def found(self, finding: Finding) -> None:
-        target = finding.target
-        if is_bundle(target.place.host):
-            self._bundles.add(target.place.host)
-        if finding.error is not None:
-            self._failed(finding.name, finding.error, finding.target)
-        elif finding.verdict is Verdict.EQUAL:
+    def found(self, planned: PlanEntry) -> None:
+        target = planned.target
+        if is_bundle(target.repository.host):
+            self._bundles.add(target.repository.host)
+        if planned.error is not None:
+            self._failed(planned.name, planned.error, planned.target)
+        elif planned.action is Action.EQUAL:
             self.outlook.equal += 1
-            if is_bundle(target.place.host) and target.store.partial:
-                self._looks.create_task(self._look_for_blobs(finding))
-        elif finding.reading.entry.source.partial and not is_bundle(finding.target.place.host):
-            self._partial[finding.reading.entry.source.host].append(finding)
+            if is_bundle(target.repository.host) and target.store.partial:
+                self._looks.create_task(self._look_for_blobs(planned))
+        elif planned.reference.entry.source.partial and not is_bundle(planned.target.repository.host):
+            self._partial[planned.reference.entry.source.host].append(planned)
         else:
-            self._looks.create_task(self._look(finding))
+            self._looks.create_task(self._look(planned))
 
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None:
         self._failed(entry.name, error, *entry.targets)
 
-    def refused_name(self, entry: Entry, error: MirrorError) -> None:
+    def reject_name(self, entry: MirrorEntry, error: MirrorError) -> None:
         self._failed(entry.name, error, *entry.targets)
 
-    def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
+    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """A plan leaves no trace in the state."""
 
-    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
-        self._bases.allow(target.place for target in entry.targets)
+    def selected(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        self._bases.allow(target.repository for target in entry.targets)
         if rejected:
             self.outlook.rejected[entry.name] = dict(rejected)
 
     # ---- adding up
 
-    async def _with_base(self, source: str, findings: Sequence[Finding]) -> None:
+    async def _with_base(self, source: str, plan_entries: Sequence[PlanEntry]) -> None:
         """Look at what a partial source brings, unless the targets lack its base: then a sync would copy nothing."""
         try:
-            errors = await self._bases.missing(findings)
+            errors = await self._bases.missing(plan_entries)
         except MirrorError as error:
-            errors = dict.fromkeys(findings, error)
+            errors = dict.fromkeys(plan_entries, error)
         shared = [error for error in dict.fromkeys(errors.values()) if isinstance(error, Refused)]
-        if len(errors) == len(findings) and len(shared) == 1:
-            self._failed(source, shared[0], *(one.target for one in findings))
+        if len(errors) == len(plan_entries) and len(shared) == 1:
+            self._failed(source, shared[0], *(one.target for one in plan_entries))
             return
-        for finding, reason in errors.items():
-            self._failed(finding.name, reason, finding.target)
-        await run_group(self._look(one) for one in findings if one not in errors)
+        for planned, reason in errors.items():
+            self._failed(planned.name, reason, planned.target)
+        await run_group(self._look(one) for one in plan_entries if one not in errors)
 
     def _failed(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
         self.outlook.failures.append((name, error))
-        self._failing.update(target.place.host for target in targets)
+        self._failing.update(target.repository.host for target in targets)
 
     def add_bundles(self, targets: Mapping[str, Target]) -> None:
         """After all looks: note the bundles that a sync would make anew although all their images are there."""
@@ -131,52 +131,52 @@ class Preview:
             if targets[host].incomplete or host in self._lacking:
                 self.outlook.anew.append(host)
 
-    async def _look_for_blobs(self, finding: Finding) -> None:
+    async def _look_for_blobs(self, planned: PlanEntry) -> None:
         """Whether a bundle that has left out blobs has them by its base, as the one that a sync would make."""
-        target = finding.target
+        target = planned.target
         try:
-            graph = await self._manifests.graph(target.store, target.place.path, finding.reading.tag)
-            whole = all(await run_group(self._bases.has(target.place, blob) for blob in graph.blobs))
+            graph = await self._manifests.graph(target.store, target.repository.path, planned.reference.tag)
+            whole = all(await run_group(self._bases.has(target.repository, blob) for blob in graph.blobs))
         except MirrorError as error:
             if isinstance(error, Cancelled):
                 raise
             whole = False
         if not whole:
-            self._lacking.add(target.place.host)
+            self._lacking.add(target.repository.host)
 
-    async def _look(self, finding: Finding) -> None:
-        reading = finding.reading
-        entry = reading.entry
+    async def _look(self, planned: PlanEntry) -> None:
+        reference = planned.reference
+        entry = reference.entry
         try:
-            version = reading.version
+            version = reference.version
             if not isinstance(version, Version):
-                version = await resolved(self._calls, reading)
+                version = await resolved(self._calls, reference)
             if version.transform is not None:
-                change = Change(
-                    reading.name,
-                    finding.name,
+                change = PlannedCopy(
+                    reference.name,
+                    planned.name,
                     None,
-                    finding.old,
+                    planned.old,
                     None,
                     version.protocol,
                     version.reason,
-                    to_compare=version.unmade and finding.old is not None,
+                    to_compare=version.needs_transform and planned.old is not None,
                 )
                 self.outlook.changes.append(change)
                 return
-            reference = version.digest or reading.reference
-            graph = await self._manifests.graph(entry.source, entry.repository, reference, version.manifest)
+            identifier = version.digest or reference.identifier
+            graph = await self._manifests.graph(entry.source, entry.repository, identifier, version.manifest)
         except MirrorError as error:
-            self._failed(finding.name, error, finding.target)
+            self._failed(planned.name, error, planned.target)
             return
-        self._add(finding, graph)
+        self._add(planned, graph)
 
-    def _add(self, finding: Finding, graph: Graph) -> None:
+    def _add(self, planned: PlanEntry, graph: ManifestGraph) -> None:
         outlook = self.outlook
-        if graph.root.digest == finding.old:
+        if graph.root.digest == planned.old:
             outlook.equal += 1
             return
-        source, target = finding.reading.entry.source.host, finding.target.place.host
+        source, target = planned.reference.entry.source.host, planned.target.repository.host
         for blob in graph.blobs:
             size = blob.size or 0
             if (source, blob.digest) not in self._read:
@@ -191,4 +191,4 @@ class Preview:
                 self._got.add((source, manifest.digest))
                 outlook.manifests += 1
         size = sum(blob.size or 0 for blob in graph.blobs)
-        outlook.changes.append(Change(finding.reading.name, finding.name, graph.root.digest, finding.old, size))
+        outlook.changes.append(PlannedCopy(planned.reference.name, planned.name, graph.root.digest, planned.old, size))

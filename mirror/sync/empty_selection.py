@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from mirror.errors import Cancelled, MirrorError, NotFound, RemoteError
 from mirror.selection.patterns import regex_for_shell_pattern
 from mirror.selection.tag_rules import Selection, TagRules, select
-from mirror.sync.plan_model import Entry
+from mirror.sync.plan_model import MirrorEntry
 from mirror.util.cancellation import Work
 
 
-def nothing_selected(entry: Entry, rejected: Mapping[str, int]) -> RemoteError:
+def nothing_selected(entry: MirrorEntry, rejected: Mapping[str, int]) -> RemoteError:
     """The error of a mirror whose rules reject every tag. rejected: how many tags each rule left out."""
     left_out = ", ".join(f"{number} by {rule}" for rule, number in sorted(rejected.items()))
     what = f"no tag of {entry.name} is selected; left out: {left_out}"
@@ -35,7 +35,7 @@ def _hint(rules: TagRules) -> str:
 class WildcardSelection:
     """What the rules of one wildcard mirror selected of its repositories. Used by one thread at a time."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: MirrorEntry) -> None:
         self._entry = entry
         self._rejected: Counter[str] = Counter()
         self._open = False  # something was selected, or a repository could not be listed

@@ -16,16 +16,17 @@ from mirror.errors import Cancelled, MirrorError, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
+from mirror.oci.reference import Repository
 from mirror.store import Target, Version
 from mirror.sync.image_reader import Image
 from mirror.sync.manifest_graph import permits
-from mirror.sync.plan_model import Finding
+from mirror.sync.plan_model import PlanEntry
 from mirror.sync.planner_queries import equal_to, is_broken
-from mirror.sync.recorder import Tally
-from mirror.transfer.blob_copier import Deliveries
-from mirror.transfer.blob_locations import Inventory, Place
-from mirror.transfer.blob_outcomes import Outcomes
-from mirror.transfer.blob_request import Effort, Order, Outcome
+from mirror.sync.recorder import BlobCounts
+from mirror.transfer.blob_copier import BlobCopier
+from mirror.transfer.blob_locations import BlobLocations
+from mirror.transfer.blob_outcomes import BlobRecorder
+from mirror.transfer.blob_request import BlobEffort, BlobOutcome, BlobRequest
 from mirror.transfer.calls import ABANDONED, Calls
 from mirror.transfer.permits import host_permit
 from mirror.transfer.shared import Shared
@@ -40,7 +41,7 @@ def descriptor(manifest: Manifest) -> Descriptor:
     return Descriptor(manifest.digest, manifest.size, manifest.media_type)
 
 
-class Memory(Protocol):
+class CopyNotes(Protocol):
     """What is noted for later runs: takes notes and writes them later, but for withdrawals."""
 
     def note_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None: ...
@@ -48,7 +49,7 @@ class Memory(Protocol):
     def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None: ...
 
 
-class Sync:
+class ImageCopier:
     """Brings images to targets.
 
     outcomes: where it is recorded what became of each manifest; certain: believe nothing that is known, ask for every
@@ -57,109 +58,119 @@ class Sync:
     def __init__(
         self,
         calls: Calls,
-        deliveries: Deliveries,
-        inventory: Inventory,
-        memory: Memory,
+        blob_copier: BlobCopier,
+        locations: BlobLocations,
+        memory: CopyNotes,
         targets: Mapping[str, Target],
-        outcomes: Outcomes,
+        recorder: BlobRecorder,
         *,
         certain: bool,
         repair: bool = False,
-        writing: Callable[[Place], None],
+        writing: Callable[[Repository], None],
     ) -> None:
         self._calls = calls
-        self._puts: Shared[tuple[Place, str, Digest], None] = Shared(calls.tasks)
-        self._outcomes = outcomes
-        self._deliveries = deliveries
-        self._inventory = inventory
+        self._puts: Shared[tuple[Repository, str, Digest], None] = Shared(calls.tasks)
+        self._recorder = recorder
+        self._blob_copier = blob_copier
+        self._locations = locations
         self._memory = memory
         self._targets = targets
         self._certain = certain
         self._repair = repair
         self._writing = writing
 
-    async def bring(self, finding: Finding, image: Image, tally: Tally) -> bool:
+    async def copy(self, planned: PlanEntry, image: Image, counts: BlobCounts) -> bool:
         """Everything under the root, then the root. -> whether anything was missing. Raises as the stores do."""
-        place = finding.target.place
+        repository = planned.target.repository
         digests = [blob.digest for blob in image.graph.blobs]
         if self._mountable(image):
-            self._inventory.suggest(Place(image.origin.source.host, image.origin.repository), digests)
-        if not self._certain and not self._targets[place.host].on_disk:
-            unknown = [digest for digest in digests if not self._inventory.knows(place, digest)]
+            self._locations.suggest(Repository(image.origin.source.host, image.origin.repository), digests)
+        if not self._certain and not self._targets[repository.host].on_disk:
+            unknown = [digest for digest in digests if not self._locations.has_blob(repository, digest)]
             if unknown:
-                hints = await self._calls.call(lambda work: self._inventory.read_hints(place, unknown), policy=ONCE)
-                self._inventory.note_hints(place, hints)
+                hints = await self._calls.call(
+                    lambda work: self._locations.read_hints(repository, unknown), policy=ONCE
+                )
+                self._locations.note_hints(repository, hints)
         try:
-            return await self._push(finding, image, tally, certain=self._certain)
+            return await self._push(planned, image, counts, certain=self._certain)
         except RemoteError as error:
             if error.code != "blob_missing":
                 raise
-            text = f"{finding.name}: something believed to be on the target is not there; looking again"
-            _log.warning("distrust", extra={"target": finding.name, "code": error.code, "text": text})
-        self._inventory.distrust(place)
-        tally.push_again()
-        return await self._push(finding, image, tally, certain=True)
+            text = f"{planned.name}: something believed to be on the target is not there; looking again"
+            _log.warning("distrust", extra={"target": planned.name, "code": error.code, "text": text})
+        self._locations.distrust(repository)
+        counts.push_again()
+        return await self._push(planned, image, counts, certain=True)
 
-    async def _push(self, finding: Finding, image: Image, tally: Tally, *, certain: bool) -> bool:
-        place, graph = finding.target.place, image.graph
-        store = self._targets[place.host]
+    async def _push(self, planned: PlanEntry, image: Image, counts: BlobCounts, *, certain: bool) -> bool:
+        repository, graph = planned.target.repository, image.graph
+        store = self._targets[repository.host]
 
-        def ordered(what: Descriptor, *, is_root: bool = False) -> Order:
-            return Order(what, store, place, image.origin, finding.reading.name, finding.may_have, certain, is_root)
+        def request_for(what: Descriptor, *, is_root: bool = False) -> BlobRequest:
+            return BlobRequest(
+                what, store, repository, image.origin, planned.reference.name, planned.may_have, certain, is_root
+            )
 
-        changed = await self._deliver([ordered(blob) for blob in graph.blobs], tally)
+        changed = await self._deliver([request_for(blob) for blob in graph.blobs], counts)
         for level in graph.levels:
-            ask = certain or finding.old == graph.root.digest
-            missing, broken = await self._missing(store, place, level, ask=ask)
+            ask = certain or planned.old == graph.root.digest
+            missing, broken = await self._missing(store, repository, level, ask=ask)
             lacking = {child.digest for child in missing}
             for child in level:
                 if child.digest not in lacking:
-                    self._outcomes.manifest(ordered(descriptor(child)), Effort().result(Outcome.EXISTS))
-            await run_group(self._put(ordered(descriptor(child)), child.digest, child) for child in missing)
-            await run_group(self._confirm(ordered(descriptor(child)), child.digest, child) for child in broken)
+                    self._recorder.record_manifest(
+                        request_for(descriptor(child)), BlobEffort().result(BlobOutcome.EXISTS)
+                    )
+            await run_group(self._put(request_for(descriptor(child)), child.digest, child) for child in missing)
+            await run_group(self._confirm(request_for(descriptor(child)), child.digest, child) for child in broken)
             changed = changed or bool(missing)
-        root, tag = graph.root, finding.reading.tag
-        changed = changed or finding.old != root.digest
+        root, tag = graph.root, planned.reference.tag
+        changed = changed or planned.old != root.digest
         if not changed and self._repair:
-            changed = not await self._names(store, place, tag, root)
+            changed = not await self._names(store, repository, tag, root)
         if changed:
-            await self._put(ordered(descriptor(root), is_root=True), tag, root, before=partial(self._withdraw, finding))
+            await self._put(
+                request_for(descriptor(root), is_root=True), tag, root, before=partial(self._withdraw, planned)
+            )
         else:
-            self._outcomes.manifest(ordered(descriptor(root), is_root=True), Effort().result(Outcome.EXISTS))
-        if finding.broken:
-            await self._confirm(ordered(descriptor(root), is_root=True), tag, root)
-        self._note(place, finding, image)
+            self._recorder.record_manifest(
+                request_for(descriptor(root), is_root=True), BlobEffort().result(BlobOutcome.EXISTS)
+            )
+        if planned.broken:
+            await self._confirm(request_for(descriptor(root), is_root=True), tag, root)
+        self._note(repository, planned, image)
         return changed
 
-    async def _deliver(self, orders: list[Order], tally: Tally) -> bool:
+    async def _deliver(self, requests: list[BlobRequest], counts: BlobCounts) -> bool:
         """Bring the blobs of an image. -> whether any was missing."""
-        left = {order.blob.digest: order.blob for order in orders}
+        left = {request.blob.digest: request.blob for request in requests}
 
-        async def deliver(order: Order) -> bool:
+        async def copy(request: BlobRequest) -> bool:
             try:
-                delivered = await self._deliveries.deliver(order)
+                result = await self._blob_copier.copy(request)
             except MirrorError as error:
                 if not isinstance(error, Cancelled):
-                    tally.add_failed(left.pop(order.blob.digest), self._outcomes.spent(order))
+                    counts.add_failed(left.pop(request.blob.digest), self._recorder.take_failed_cost(request))
                 raise
-            tally.add(left.pop(order.blob.digest), delivered)
-            return delivered.outcome is not Outcome.EXISTS
+            counts.add(left.pop(request.blob.digest), result)
+            return result.outcome is not BlobOutcome.EXISTS
 
         try:
             if not self._repair:
-                return any(await run_group(deliver(order) for order in orders))
+                return any(await run_group(copy(request) for request in requests))
             # One run names all that a registry's operator has to delete.
-            results = await gather_results(deliver(order) for order in orders)
+            results = await gather_results(copy(request) for request in requests)
             for result in results:
                 if isinstance(result, MirrorError):
                     raise result
             return any(results)
         finally:
             for blob in left.values():  # every blob is counted, also where another blob of the image failed
-                tally.add_interrupted(blob)
+                counts.add_interrupted(blob)
 
     async def _missing(
-        self, store: Target, place: Place, level: Collection[Manifest], *, ask: bool
+        self, store: Target, repository: Repository, level: Collection[Manifest], *, ask: bool
     ) -> tuple[list[Manifest], list[Manifest]]:
         """The manifests of a level that have to be put: those that this run did not put there yet. -> these, and those
         of them that the target has and cannot give.
@@ -168,25 +179,25 @@ class Sync:
         too, and many take an index whose child is gone. A PUT costs no more than asking; that is for where all is
         likely to be there."""
         if not ask:
-            return [one for one in level if not self._inventory.has_manifest(place, one.digest)], []
+            return [one for one in level if not self._locations.has_manifest(repository, one.digest)], []
 
         def look(work: Work) -> list[Version | MirrorError]:
-            return list(store.resolve(place.path, [one.digest for one in level], work))
+            return list(store.resolve(repository.path, [one.digest for one in level], work))
 
-        answers = await self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
+        answers = await self._calls.call(look, needs=(host_permit(repository.host),), policy=ONCE)
         asked = list(zip(level, answers, strict=True))
         missing = [one for one, answer in asked if not isinstance(answer, Version)]
         return missing, [one for one, answer in asked if is_broken(answer)]
 
-    async def _confirm(self, order: Order, reference: str, manifest: Manifest) -> None:
+    async def _confirm(self, request: BlobRequest, reference: str, manifest: Manifest) -> None:
         """Read what was put where the target had a copy that it could not give: it may have kept that.
 
         By GET: some registries answer a HEAD with an error although they have the manifest."""
-        place = order.place
+        repository = request.repository
 
         def look(work: Work) -> None:
             try:
-                stored = order.target.manifest(place.path, reference, work).digest
+                stored = request.target.manifest(repository.path, reference, work).digest
             except MirrorError as error:
                 if not is_broken(error):
                     raise
@@ -196,56 +207,56 @@ class Sync:
 
         def kept(why: str) -> Refused:
             return Refused(
-                f"{place} accepted the upload of {manifest.digest} but still serves a damaged copy: {why}",
+                f"{repository} accepted the upload of {manifest.digest} but still serves a damaged copy: {why}",
                 hint="run `mirror sync --repair CONFIG`, which says what to delete there",
                 code="target_lied",
             )
 
         try:
-            await self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
+            await self._calls.call(look, needs=(host_permit(repository.host),), policy=ONCE)
         except MirrorError as error:
-            self._outcomes.blob(order, error)  # what was copied turned out not to be there
+            self._recorder.record_blob(request, error)  # what was copied turned out not to be there
             raise
 
-    async def _names(self, store: Target, place: Place, tag: str, root: Manifest) -> bool:
+    async def _names(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
         """Whether the tag leads to the root, as the target says when it is asked again."""
 
         def look(work: Work) -> bool:
-            (answer,) = store.resolve(place.path, [tag], work)
+            (answer,) = store.resolve(repository.path, [tag], work)
             return isinstance(answer, Version) and answer.digest == root.digest
 
-        return await self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
+        return await self._calls.call(look, needs=(host_permit(repository.host),), policy=ONCE)
 
-    def _withdraw(self, finding: Finding) -> None:
+    def _withdraw(self, planned: PlanEntry) -> None:
         """Forget durably what the tag names on the target: after a PUT whose answer is lost nobody knows."""
-        self._memory.withdraw_tag(str(finding.target.place), finding.reading.tag, noted=finding.old is not None)
+        self._memory.withdraw_tag(str(planned.target.repository), planned.reference.tag, noted=planned.old is not None)
 
     async def _put(
-        self, order: Order, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
+        self, request: BlobRequest, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
     ) -> None:
         """Put a manifest under a tag or its digest; `order` is for the record. before: called before each attempt."""
-        place, effort = order.place, Effort()
+        repository, effort = request.repository, BlobEffort()
 
         def run(work: Work) -> None:
             effort.attempts += 1
-            self._writing(place)
+            self._writing(repository)
             before()
-            order.target.put_manifest(place.path, reference, manifest, work)
-            self._outcomes.manifest(order, effort.result(Outcome.COPIED))
+            request.target.put_manifest(repository.path, reference, manifest, work)
+            self._recorder.record_manifest(request, effort.result(BlobOutcome.COPIED))
 
         try:
             await self._puts.run(
-                (place, reference, manifest.digest),
-                lambda: self._calls.call(run, needs=permits(place.host, manifest.size)),
+                (repository, reference, manifest.digest),
+                lambda: self._calls.call(run, needs=permits(repository.host, manifest.size)),
             )
-            self._inventory.add_manifest(place, manifest.digest)
+            self._locations.add_manifest(repository, manifest.digest)
         except asyncio.CancelledError:
-            self._outcomes.manifest(order, Cancelled(ABANDONED))
+            self._recorder.record_manifest(request, Cancelled(ABANDONED))
             raise
         except MirrorError as error:
             # Where the target lacks a blob, the image is pushed once more.
-            if error.code != "blob_missing" or order.certain:
-                self._outcomes.manifest(order, error)
+            if error.code != "blob_missing" or request.certain:
+                self._recorder.record_manifest(request, error)
             raise
 
     def _mountable(self, image: Image) -> bool:
@@ -253,13 +264,13 @@ class Sync:
         target = self._targets.get(image.origin.source.host)
         return target is not None and not target.on_disk and image.version.transform is None
 
-    def _note(self, place: Place, finding: Finding, image: Image) -> None:
-        entry, root, tag = finding.reading.entry, image.graph.root.digest, finding.reading.tag
+    def _note(self, repository: Repository, planned: PlanEntry, image: Image) -> None:
+        entry, root, tag = planned.reference.entry, image.graph.root.digest, planned.reference.tag
         blobs = [blob.digest for blob in image.graph.blobs]
-        self._memory.note_graph(str(place), root, blobs)
-        self._memory.note_tag("target", str(place), tag, root)
+        self._memory.note_graph(str(repository), root, blobs)
+        self._memory.note_tag("target", str(repository), tag, root)
         if self._mountable(image):
             self._memory.note_graph(entry.name, root, blobs)
             self._memory.note_tag("source", entry.name, tag, root)
         if entry.rules.is_immutable(tag):
-            self._memory.note_tag("source", equal_to(entry, place), tag, root)
+            self._memory.note_tag("source", equal_to(entry, repository), tag, root)

@@ -19,12 +19,12 @@ MEMORY = 32 << 20  # bytes of bodies that are kept in memory
 _FEW = 64  # files below which none is looked for that nobody needs any more
 
 
-class _Stored:
+class _StoredBody:
     """Where one body is. While it is referred to, the body is kept."""
 
     __slots__ = ("__weakref__", "_bodies", "key", "size")
 
-    def __init__(self, bodies: Bodies, key: Digest, size: int) -> None:
+    def __init__(self, bodies: ManifestBodies, key: Digest, size: int) -> None:
         self._bodies = bodies
         self.key = key
         self.size = size
@@ -33,7 +33,7 @@ class _Stored:
         return self._bodies.read(self.key)
 
 
-class Bodies:
+class ManifestBodies:
     """Bounds the memory that manifests take, whatever their number and size. Thread-safe.
 
     directory: for what does not fit into `limit` bytes of memory. None: then such bodies are dropped, which is for
@@ -43,7 +43,7 @@ class Bodies:
         self._directory = directory
         self._limit = limit
         self._lock = threading.Lock()
-        self._live: WeakValueDictionary[Digest, _Stored] = WeakValueDictionary()
+        self._live: WeakValueDictionary[Digest, _StoredBody] = WeakValueDictionary()
         self._memory: OrderedDict[Digest, bytes] = OrderedDict()
         self._bytes = 0  # in memory
         self._leaving: dict[Digest, bytes] = {}  # being written to files
@@ -63,7 +63,7 @@ class Bodies:
         with self._lock:
             stored = self._live.get(key)
             if stored is None:
-                stored = self._live[key] = _Stored(self, key, len(body))
+                stored = self._live[key] = _StoredBody(self, key, len(body))
             if key not in self._memory and key not in self._leaving and key not in self._files:
                 self._memory[key] = body
                 self._bytes += len(body)

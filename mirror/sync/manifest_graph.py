@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from mirror.errors import Refused
-from mirror.oci.descriptor import Descriptor, once_each
+from mirror.oci.descriptor import Descriptor, unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_BYTES, Manifest, too_big
 from mirror.store import Source
-from mirror.sync.manifest_bodies import Bodies
+from mirror.sync.manifest_bodies import ManifestBodies
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import LARGE, host_permit
 from mirror.transfer.shared import Shared
@@ -27,7 +27,7 @@ LARGE_SIZE = 1 << 20  # bytes
 _BUILT_WRONG = "the image itself is wrong, not a copy of it: have it built and pushed again"
 
 
-class Misdescribed(Refused):
+class WrongDescriptor(Refused):
     """An index describes a child wrongly: the image itself is broken, wherever it is."""
 
 
@@ -36,7 +36,7 @@ def permits(host: str, size: int | None) -> tuple[str, ...]:
     return (host_permit(host), LARGE) if size is not None and size > LARGE_SIZE else (host_permit(host),)
 
 
-class Graph(Struct, frozen=True):
+class ManifestGraph(Struct, frozen=True):
     """An image; bodies of its manifests are read when they are needed.
 
     levels: its manifests without the root, lowest first: each level refers only to lower ones.
@@ -54,7 +54,7 @@ class Graph(Struct, frozen=True):
         yield self.root
 
 
-class Manifests:
+class ManifestCache:
     """The manifests of a run, read once from each host; the last few MiB are kept.
 
     by_repository: read them once from each repository, since a repository can lack what another one of its host has.
@@ -66,13 +66,13 @@ class Manifests:
         limit: int = CACHE_BYTES,
         *,
         by_repository: bool = False,
-        bodies: Bodies | None = None,
+        bodies: ManifestBodies | None = None,
     ) -> None:
         self._calls = calls
         self._reads: Shared[tuple[str, str, str], Manifest] = Shared(calls.tasks)
         self._limit = limit
         self._by_repository = by_repository
-        self._bodies = bodies or Bodies(None)
+        self._bodies = bodies or ManifestBodies(None)
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, Digest], Manifest] = OrderedDict()
         self._bytes = 0
@@ -91,7 +91,9 @@ class Manifests:
             lambda: self._calls.call(run, needs=permits(source.host, size), policy=ONCE),
         )
 
-    async def graph(self, source: Source, repository: str, reference: str, known: Manifest | None = None) -> Graph:
+    async def graph(
+        self, source: Source, repository: str, reference: str, known: Manifest | None = None
+    ) -> ManifestGraph:
         """The graph under `reference`. Raises Refused: too_deep, too_many, type_mismatch, size_mismatch."""
         root = await (self._noted(source, repository, known) if known else self.read(source, repository, reference))
         found: dict[Digest, Manifest] = {root.digest: root}
@@ -151,20 +153,20 @@ class Manifests:
 def _as_described(child: Manifest, descriptor: Descriptor, what: str) -> None:
     """Size and type are the parent's word; a child that is something else would be taken for two things."""
     if descriptor.size is not None and child.size != descriptor.size:
-        raise Misdescribed(
+        raise WrongDescriptor(
             f"{what}@{child.digest} is {child.size} bytes long, its index says {descriptor.size}",
             hint=_BUILT_WRONG,
             code="size_mismatch",
         )
     if descriptor.media_type and descriptor.media_type != child.media_type:
-        raise Misdescribed(
+        raise WrongDescriptor(
             f"{what}@{child.digest} is a {child.media_type}, its index says {descriptor.media_type}",
             hint=_BUILT_WRONG,
             code="type_mismatch",
         )
 
 
-def _assemble(root: Manifest, found: dict[Digest, Manifest]) -> Graph:
+def _assemble(root: Manifest, found: dict[Digest, Manifest]) -> ManifestGraph:
     heights: dict[Digest, int] = {}
 
     # Depth is bounded by MAX_DEPTH, each manifest is visited once.
@@ -178,5 +180,5 @@ def _assemble(root: Manifest, found: dict[Digest, Manifest]) -> Graph:
     below = [one for one in found.values() if one is not root]
     tall = sorted({heights[one.digest] for one in below})
     levels = tuple(tuple(one for one in below if heights[one.digest] == h) for h in tall)
-    blobs = once_each((blob for one in found.values() for blob in one.blobs), root.digest)
-    return Graph(root, levels, tuple(blob for blob in blobs if not blob.foreign))
+    blobs = unique_descriptors((blob for one in found.values() for blob in one.blobs), root.digest)
+    return ManifestGraph(root, levels, tuple(blob for blob in blobs if not blob.foreign))

@@ -8,11 +8,10 @@ from typing import Protocol
 
 from mirror.errors import MirrorError, Refused
 from mirror.oci.digest import Digest
-from mirror.oci.reference import ListedTag
+from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.locations import MATCHED
 from mirror.selection.tag_rules import TagRules
 from mirror.store import Source, Version
-from mirror.transfer.blob_locations import Place, place_name
 from mirror.util.structs import Struct, replace
 
 
@@ -20,11 +19,11 @@ class TargetEntry(Struct, frozen=True):
     """A repository to be kept equal. exclusive: nobody else writes there, so what is remembered is believed."""
 
     store: Source
-    place: Place
+    repository: Repository
     exclusive: bool = False
 
 
-class Entry(Struct, frozen=True):
+class MirrorEntry(Struct, frozen=True):
     """One mirror: a source repository, what is selected of it, and its targets.
 
     heads_first: the source counts manifest GETs against a quota but no HEADs, so digests are asked for first.
@@ -42,27 +41,29 @@ class Entry(Struct, frozen=True):
     @property
     def name(self) -> str:
         if self.wildcard:
-            return place_name(self.source.host, f"{self.repository}/*" if self.repository else "*")
-        return place_name(self.source.host, self.repository)
+            return str(Repository(self.source.host, f"{self.repository}/*" if self.repository else "*"))
+        return str(Repository(self.source.host, self.repository))
 
-    def of(self, repository: str) -> Entry:
+    def for_repository(self, repository: str) -> MirrorEntry:
         """The mirror of one repository that the wildcard matched."""
         matched = repository.removeprefix(f"{self.repository}/" if self.repository else "")
         targets = (
-            replace(target, place=Place(target.place.host, target.place.path.replace(MATCHED, matched)))
+            replace(
+                target, repository=Repository(target.repository.host, target.repository.path.replace(MATCHED, matched))
+            )
             for target in self.targets
         )
         return replace(self, repository=repository, targets=tuple(targets), wildcard=False)
 
 
-class Reading(Struct, eq=False):
+class SourceReference(Struct, eq=False):
     """One reference of a source, resolved at most once in a run and read once for all targets.
 
-    reference: what the source is asked for; tag: what it is called on the targets (the digest, if by nothing else);
-    version: what it names; None until asked; users: targets that may still need what is read of it."""
+    identifier: the tag or digest that is requested from the source; tag: its name on the targets, a digest if it has no
+    tag; version: what it refers to, None before the request; users: targets that may still need its image."""
 
-    entry: Entry
-    reference: str
+    entry: MirrorEntry
+    identifier: str
     tag: str
     version: Version | MirrorError | None = None
     users: int = 0
@@ -72,7 +73,7 @@ class Reading(Struct, eq=False):
         return self.entry.name + suffix(self.tag)
 
 
-class Verdict(Enum):
+class Action(Enum):
     """What is to be done for one (reference, target)."""
 
     EQUAL = "equal"
@@ -80,15 +81,15 @@ class Verdict(Enum):
     FAILED = "failed"
 
 
-class Finding(Struct, frozen=True, eq=False):
+class PlanEntry(Struct, frozen=True, eq=False):
     """The verdict on one reference for one target.
 
     old: what the target's tag names now; may_have: the repository may hold blobs already; broken: the target cannot
     say what its tag names, since its copy is damaged: a push may not replace that."""
 
-    reading: Reading
+    reference: SourceReference
     target: TargetEntry
-    verdict: Verdict
+    action: Action
     old: Digest | None = None
     may_have: bool = True
     broken: bool = False
@@ -97,28 +98,28 @@ class Finding(Struct, frozen=True, eq=False):
     @property
     def name(self) -> str:
         """The reference on the target."""
-        return str(self.target.place) + suffix(self.reading.tag)
+        return str(self.target.repository) + suffix(self.reference.tag)
 
 
-class Chosen(Protocol):
+class RepositoryFilter(Protocol):
     """What takes part (`--only`, shards)."""
 
-    def wants(self, reference: str) -> bool: ...
-    def takes(self, repository: str) -> bool: ...
-    def not_seen(self, repository: str) -> None: ...
+    def is_selected(self, reference: str) -> bool: ...
+    def may_select(self, repository: str) -> bool: ...
+    def note_unlisted(self, repository: str) -> None: ...
 
 
-class Findings(Protocol):
+class PlanReceiver(Protocol):
     """Takes what planning finds. Called on the event loop; must not block."""
 
-    def found(self, finding: Finding) -> None: ...
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...
-    def refused_name(self, entry: Entry, error: MirrorError) -> None: ...
-    def saw_target(self, place: Place, tag: str, digest: Digest) -> None: ...
-    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None: ...
+    def found(self, planned: PlanEntry) -> None: ...
+    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None: ...
+    def reject_name(self, entry: MirrorEntry, error: MirrorError) -> None: ...
+    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None: ...
+    def selected(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None: ...
 
 
-class Memory(Protocol):
+class PlanHints(Protocol):
     """What earlier runs noted. Does I/O."""
 
     def target_tag(self, repository: str, tag: str) -> Digest | None: ...
@@ -137,8 +138,8 @@ def listed_version(tag: str) -> Version | None:
     return Version(tag.digest) if isinstance(tag, ListedTag) else None
 
 
-def judged(
-    reading: Reading,
+def plan_image(
+    reference: SourceReference,
     target: TargetEntry,
     old: Digest | MirrorError | None,
     *,
@@ -147,39 +148,43 @@ def judged(
     broken: bool = False,
     repair: bool = False,
     was: str | None = None,
-) -> Finding:
+) -> PlanEntry:
     """The finding for one reference, from what the source and the target answered. reading.version: None: the source
     was not asked; believed: the digest that an immutable tag had on both sides in an earlier run; was: the one that a
     damaged tag had, if that is known: with `repair` an immutable tag gets back what it had, and nothing else."""
-    version = reading.version
+    version = reference.version
     if isinstance(old, MirrorError):
-        failed = Finding(reading, target, Verdict.FAILED, error=old)
+        failed = PlanEntry(reference, target, Action.FAILED, error=old)
         return _repaired(failed, old, was, may_have=may_have) if broken and repair else failed
     if old is not None and old == believed:
-        return Finding(reading, target, Verdict.EQUAL, old)
+        return PlanEntry(reference, target, Action.EQUAL, old)
     if isinstance(version, MirrorError):
-        return Finding(reading, target, Verdict.FAILED, old, error=version)
+        return PlanEntry(reference, target, Action.FAILED, old, error=version)
     if version is not None and old is not None and version.digest == old:
-        return Finding(reading, target, Verdict.EQUAL, old)
-    if old is not None and reading.entry.rules.is_immutable(reading.tag) and not (version and version.unmade):
-        return Finding(reading, target, Verdict.FAILED, old, error=immutable_conflict(version, old))
-    return Finding(reading, target, Verdict.COPY, old, may_have, broken)
+        return PlanEntry(reference, target, Action.EQUAL, old)
+    if (
+        old is not None
+        and reference.entry.rules.is_immutable(reference.tag)
+        and not (version and version.needs_transform)
+    ):
+        return PlanEntry(reference, target, Action.FAILED, old, error=immutable_conflict(version, old))
+    return PlanEntry(reference, target, Action.COPY, old, may_have, broken)
 
 
-def _repaired(failed: Finding, error: MirrorError, was: str | None, *, may_have: bool) -> Finding:
+def _repaired(failed: PlanEntry, error: MirrorError, was: str | None, *, may_have: bool) -> PlanEntry:
     """The finding for a damaged immutable tag in a run with `--repair`: a copy if the source has what the tag had."""
-    version = failed.reading.version
+    version = failed.reference.version
     if was is not None and isinstance(version, Version) and version.digest == was:
-        return replace(failed, verdict=Verdict.COPY, may_have=may_have, broken=True, error=None)
-    told = error.told(f"{error.what}; the tag is immutable, and it is not known to have had what the source has")
+        return replace(failed, action=Action.COPY, may_have=may_have, broken=True, error=None)
+    told = error.with_text(f"{error.what}; the tag is immutable, and it is not known to have had what the source has")
     told.hint = "remove the tag on the target by hand, then run `mirror sync CONFIG`"
     return replace(failed, error=told)
 
 
-def keep_immutable(finding: Finding, made: Digest) -> None:
+def check_immutable(planned: PlanEntry, made: Digest) -> None:
     """Raises Refused if `made`, which only a transform could tell, is not what the target's immutable tag has."""
-    old, reading = finding.old, finding.reading
-    if old is not None and old != made and reading.entry.rules.is_immutable(reading.tag):
+    old, reference = planned.old, planned.reference
+    if old is not None and old != made and reference.entry.rules.is_immutable(reference.tag):
         raise immutable_conflict(Version(made), old)
 
 

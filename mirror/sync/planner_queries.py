@@ -9,9 +9,9 @@ from typing import TypeAlias, TypeGuard
 from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
+from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Source, Version
-from mirror.sync.plan_model import Entry, Memory, Reading, TargetEntry
-from mirror.transfer.blob_locations import Place
+from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, TargetEntry
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct, replace
 
@@ -29,13 +29,13 @@ class Names(Struct):
     refused: list[MirrorError]
 
 
-def catalog(entry: Entry, work: Work) -> Names:
+def catalog(entry: MirrorEntry, work: Work) -> Names:
     """The repositories that a wildcard matches."""
     prefix = f"{entry.repository}/" if entry.repository else ""
     return _sorted(entry.source.repositories(prefix, work))
 
 
-def listed(entry: Entry, work: Work) -> Names:
+def listed(entry: MirrorEntry, work: Work) -> Names:
     """The tags of a source. Raises NotFound with a hint."""
     try:
         names = list(entry.source.tags(entry.repository, work))
@@ -63,9 +63,9 @@ def listed_at_target(store: Source, repository: str, work: Work) -> set[str] | N
     except (RemoteError, Refused) as error:
         if isinstance(error, Refused) and error.code != "too_many":
             raise
-        place = f"{store.host}/{repository}"
-        text = f"the tags of {place} cannot be listed, so each is asked for by name: {error}"
-        _log.warning("target_not_listed", extra={"target": place, "code": error.code, "text": text})
+        target = f"{store.host}/{repository}"
+        text = f"the tags of {target} cannot be listed, so each is asked for by name: {error}"
+        _log.warning("target_not_listed", extra={"target": target, "code": error.code, "text": text})
         return None
 
 
@@ -119,31 +119,33 @@ def is_broken(answer: Version | MirrorError) -> TypeGuard[MirrorError]:
     return answer.status is not None
 
 
-def recalled_tags(memory: Memory, repository: str, references: Sequence[str]) -> dict[str, Digest]:
+def recalled_tags(memory: PlanHints, repository: str, references: Sequence[str]) -> dict[str, Digest]:
     found = {reference: memory.target_tag(repository, reference) for reference in references}
     return {reference: digest for reference, digest in found.items() if digest is not None}
 
 
-def settled_tags(memory: Memory, entry: Entry, target: TargetEntry, readings: Sequence[Reading]) -> dict[str, Digest]:
+def settled_tags(
+    memory: PlanHints, entry: MirrorEntry, target: TargetEntry, references: Sequence[SourceReference]
+) -> dict[str, Digest]:
     """Immutable tags that this source and this target had with one digest in an earlier run, and that the target has
     not been seen with another one since."""
     found = {}
-    for reading in readings:
-        if entry.rules.is_immutable(reading.tag):
-            digest = memory.target_tag(str(target.place), reading.tag)
-            if digest is not None and digest == memory.source_tag(equal_to(entry, target.place), reading.tag):
-                found[reading.tag] = digest
+    for reference in references:
+        if entry.rules.is_immutable(reference.tag):
+            digest = memory.target_tag(str(target.repository), reference.tag)
+            if digest is not None and digest == memory.source_tag(equal_to(entry, target.repository), reference.tag):
+                found[reference.tag] = digest
     return found
 
 
-def equal_to(entry: Entry, place: Place) -> str:
+def equal_to(entry: MirrorEntry, repository: Repository) -> str:
     """The name under which the state keeps the digests that a source had when it was equal to a target repository.
 
     For each target its own: one that differs from the source is not equal because another one once was."""
-    return f"{entry.name} {place}"
+    return f"{entry.name} {repository}"
 
 
-def with_result(memory: Memory, version: Version | MirrorError) -> Version | MirrorError:
+def with_result(memory: PlanHints, version: Version | MirrorError) -> Version | MirrorError:
     """With what a transform made of it last time: the only digest that a target can be compared with."""
     if isinstance(version, MirrorError) or version.transform is None:
         return version

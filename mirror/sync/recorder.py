@@ -10,17 +10,17 @@ from typing import Protocol
 from mirror.errors import FAILED, OK, Cancelled, MirrorError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.output.log import blob_event
+from mirror.oci.reference import Repository
+from mirror.output.log import log_blob
 from mirror.output.progress import Progress
 from mirror.output.report import Failure, ImageEntry, Report, Result
 from mirror.store import Version
-from mirror.sync.plan_model import Entry, Finding
-from mirror.transfer.blob_locations import Place
-from mirror.transfer.blob_request import Cost, Delivered, Order, Outcome
+from mirror.sync.plan_model import MirrorEntry, PlanEntry
+from mirror.transfer.blob_request import BlobCost, BlobOutcome, BlobRequest, BlobResult
 from mirror.util.structs import Struct, field
 
 
-class Tally(Struct):
+class BlobCounts(Struct):
     """What one image cost, in blobs and bytes of blobs. interrupted: called off by a signal, or since another blob of
     the image failed. started: seconds of the monotonic clock."""
 
@@ -44,43 +44,43 @@ class Tally(Struct):
         """Count a blob that was called off."""
         self.interrupted += blob.digest not in self._sent
 
-    def add_failed(self, blob: Descriptor, cost: Cost) -> None:
+    def add_failed(self, blob: Descriptor, cost: BlobCost) -> None:
         """Count a delivery that failed, and what it took."""
         self.failed += blob.digest not in self._sent
         self.bytes_read += cost.bytes_read
         self.bytes_sent += cost.bytes_sent
         self.attempts = max(self.attempts, cost.attempts)
 
-    def add(self, blob: Descriptor, delivered: Delivered) -> None:
+    def add(self, blob: Descriptor, result: BlobResult) -> None:
         """Count a delivery; one that several images joined counts for the first that says so."""
-        outcome = delivered.claim()
+        outcome = result.claim()
         if outcome is None:
             return
         sent_before = blob.digest in self._sent
-        if outcome is Outcome.EXISTS:
+        if outcome is BlobOutcome.EXISTS:
             self.exists += not sent_before
             return
-        self.bytes_read += delivered.bytes_read
-        self.bytes_sent += delivered.bytes_sent
-        self.attempts = max(self.attempts, delivered.attempts)
+        self.bytes_read += result.bytes_read
+        self.bytes_sent += result.bytes_sent
+        self.attempts = max(self.attempts, result.attempts)
         self._sent.add(blob.digest)
-        if outcome is Outcome.MOUNTED:
+        if outcome is BlobOutcome.MOUNTED:
             self.mounted += not sent_before
             self.bytes_mounted += blob.size or 0
         else:
             self.copied += not sent_before
 
 
-class Results(Protocol):
+class ResultReceiver(Protocol):
     """Takes the result of each image, once. Called on the event loop; must not block."""
 
-    def up_to_date(self, finding: Finding, digest: Digest) -> None: ...
-    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None: ...
-    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None: ...
-    def skipped(self, finding: Finding, reason: str) -> None: ...
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...
-    def selected(self, entry: Entry, count: int) -> None: ...
-    def crashed(self, finding: Finding, error: BaseException) -> None: ...
+    def up_to_date(self, planned: PlanEntry, digest: Digest) -> None: ...
+    def copied(self, planned: PlanEntry, digest: Digest, counts: BlobCounts) -> None: ...
+    def failed(self, planned: PlanEntry, error: MirrorError, counts: BlobCounts) -> None: ...
+    def skipped(self, planned: PlanEntry, reason: str) -> None: ...
+    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None: ...
+    def selected(self, entry: MirrorEntry, count: int) -> None: ...
+    def crashed(self, planned: PlanEntry, error: BaseException) -> None: ...
     def trouble(self, error: MirrorError) -> None: ...
     def bug(self, error: BaseException) -> None: ...
 
@@ -90,7 +90,7 @@ USUAL = "v2"  # the protocol that is not mentioned
 _log = logging.getLogger("mirror")
 
 
-class Account:
+class ResultRecorder:
     """Implements Results, and hears of deliveries. Thread-safe; nothing here waits for the network or a disk."""
 
     def __init__(self, report: Report, progress: Progress) -> None:
@@ -98,7 +98,7 @@ class Account:
         self._progress = progress
         self._lock = threading.Lock()
         self._codes: set[int] = {OK}
-        self._unfinished: set[Place] = set()
+        self._unfinished: set[Repository] = set()
 
     @property
     def codes(self) -> set[int]:
@@ -107,7 +107,7 @@ class Account:
             return set(self._codes)
 
     @property
-    def unfinished(self) -> set[Place]:
+    def unfinished(self) -> set[Repository]:
         """Repositories where something is left to do."""
         with self._lock:
             return set(self._unfinished)
@@ -123,8 +123,8 @@ class Account:
         with self._lock:
             self._codes.add(FAILED)
 
-    def selected(self, entry: Entry, count: int) -> None:
-        self._progress.expect(count * len(entry.targets))
+    def selected(self, entry: MirrorEntry, count: int) -> None:
+        self._progress.add_images(count * len(entry.targets))
 
     def note(self, error: MirrorError) -> None:
         """An error that the exit code must know of."""
@@ -133,64 +133,69 @@ class Account:
 
     # ---- images
 
-    def up_to_date(self, finding: Finding, digest: Digest) -> None:
-        self._add(finding, "up-to-date", Tally(), digest)
+    def up_to_date(self, planned: PlanEntry, digest: Digest) -> None:
+        self._add(planned, "up-to-date", BlobCounts(), digest)
 
-    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None:
-        self._add(finding, "copied", tally, digest)
-        text = f"{finding.name} is now {digest}"
-        _log.info("image_copied", extra={"source": finding.reading.name, "target": finding.name, "text": text})
+    def copied(self, planned: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
+        self._add(planned, "copied", counts, digest)
+        text = f"{planned.name} is now {digest}"
+        _log.info("image_copied", extra={"source": planned.reference.name, "target": planned.name, "text": text})
 
-    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
+    def failed(self, planned: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
         if isinstance(error, Cancelled):
-            self._add(finding, "skipped", tally, finding.old, error)
+            self._add(planned, "skipped", counts, planned.old, error)
             return
         result: Result = "conflict" if error.code == "tag_immutable" else "failed"
-        self._add(finding, result, tally, finding.old, error)
+        self._add(planned, result, counts, planned.old, error)
         self.note(error)
-        self._log_failure(finding.reading.name, finding.name, error)
+        self._log_failure(planned.reference.name, planned.name, error)
 
-    def skipped(self, finding: Finding, reason: str) -> None:
-        self._add(finding, "skipped", Tally(), finding.old, Cancelled(reason))
+    def skipped(self, planned: PlanEntry, reason: str) -> None:
+        self._add(planned, "skipped", BlobCounts(), planned.old, Cancelled(reason))
 
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
-        target = ", ".join(str(one.place) for one in entry.targets)
+    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None:
+        target = ", ".join(str(one.repository) for one in entry.targets)
         protocol = error.protocol or USUAL
         result: Result = "conflict" if error.code == "target_conflict" else "failed"
         self._report.add(ImageEntry(entry.name, target, result, protocol=protocol, error=Failure.of(error)))
         self.note(error)
         self._log_failure(entry.name, target, error)
 
-    def crashed(self, finding: Finding, error: BaseException) -> None:
+    def crashed(self, planned: PlanEntry, error: BaseException) -> None:
         """A bug of ours: this image failed by it, the others go on."""
-        text = f"{finding.name}: internal error: {type(error).__name__}: {error}"
-        _log.error("internal_error", exc_info=error, extra={"target": finding.name, "text": text})
+        text = f"{planned.name}: internal error: {type(error).__name__}: {error}"
+        _log.error("internal_error", exc_info=error, extra={"target": planned.name, "text": text})
         failure = MirrorError(text, hint="please report this, with the log at level debug", code="internal_error")
-        self._add(finding, "failed", Tally(), finding.old, failure)
+        self._add(planned, "failed", BlobCounts(), planned.old, failure)
         with self._lock:
             self._codes.add(FAILED)
 
     def _add(
-        self, finding: Finding, result: Result, tally: Tally, digest: Digest | None, error: MirrorError | None = None
+        self,
+        planned: PlanEntry,
+        result: Result,
+        counts: BlobCounts,
+        digest: Digest | None,
+        error: MirrorError | None = None,
     ) -> None:
-        version = finding.reading.version if isinstance(finding.reading.version, Version) else None
+        version = planned.reference.version if isinstance(planned.reference.version, Version) else None
         source_id = version.source_id if version else ""
         self._report.add(
             ImageEntry(
-                source=finding.reading.name,
-                target=finding.name,
+                source=planned.reference.name,
+                target=planned.name,
                 result=result,
                 digest=digest,
                 blobs={
-                    "copied": tally.copied,
-                    "mounted": tally.mounted,
-                    "exists": tally.exists,
-                    "failed": tally.failed,
-                    "interrupted": tally.interrupted,
+                    "copied": counts.copied,
+                    "mounted": counts.mounted,
+                    "exists": counts.exists,
+                    "failed": counts.failed,
+                    "interrupted": counts.interrupted,
                 },
-                bytes={"read": tally.bytes_read, "sent": tally.bytes_sent, "mounted": tally.bytes_mounted},
-                seconds=time.monotonic() - tally.started,
-                attempts=tally.attempts,
+                bytes={"read": counts.bytes_read, "sent": counts.bytes_sent, "mounted": counts.bytes_mounted},
+                seconds=time.monotonic() - counts.started,
+                attempts=counts.attempts,
                 error=Failure.of(error) if error is not None else None,
                 protocol=version.protocol if version else (error.protocol if error else "") or USUAL,
                 source_digest=source_id if ":" in source_id else None,
@@ -199,28 +204,28 @@ class Account:
         )
         if result in ("failed", "skipped"):
             with self._lock:
-                self._unfinished.add(finding.target.place)
-        self._progress.image_done(failed=result in ("failed", "conflict"))
+                self._unfinished.add(planned.target.repository)
+        self._progress.count_image(failed=result in ("failed", "conflict"))
 
     def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
         fields = {"source": source, "target": target, "code": error.code, "status": error.status}
-        _log.error("image_failed", extra=fields | {"retryable": error.passing, "text": f"{target}: {error}"})
+        _log.error("image_failed", extra=fields | {"retryable": error.is_transient, "text": f"{target}: {error}"})
 
     # ---- blobs
 
-    def blob(self, order: Order, what: Delivered | MirrorError, cost: Cost) -> None:
+    def blob(self, request: BlobRequest, what: BlobResult | MirrorError, cost: BlobCost) -> None:
         """What became of a blob or manifest in a target repository; once for each. cost: of a failure."""
-        took = what if isinstance(what, Delivered) else cost
-        delivered = what if isinstance(what, Delivered) else None
-        blob_event(
-            is_root=order.is_root,
-            source=str(order.origin),
-            target=str(order.place),
-            image=order.image,
-            digest=order.blob.digest,
-            size=order.blob.size,
-            outcome=delivered.outcome.value if delivered else "failed",
-            from_=delivered.from_ if delivered else None,
+        took = what if isinstance(what, BlobResult) else cost
+        result = what if isinstance(what, BlobResult) else None
+        log_blob(
+            is_root=request.is_root,
+            source=str(request.origin),
+            target=str(request.repository),
+            image=request.image,
+            digest=request.blob.digest,
+            size=request.blob.size,
+            outcome=result.outcome.value if result else "failed",
+            from_=result.from_ if result else None,
             bytes_read=took.bytes_read,
             bytes_sent=took.bytes_sent,
             attempt=took.attempts,

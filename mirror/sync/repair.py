@@ -16,9 +16,9 @@ from mirror.errors import MirrorError, NetworkError, NotFound, RateLimited, Refu
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import DAMAGED, BlobReader, Coming, Mount, Target, UploadSession, Version
-from mirror.transfer.blob_locations import place_name
-from mirror.transfer.downloads import Origin, SourceBody
+from mirror.oci.reference import Repository
+from mirror.store import DAMAGED, BlobReader, ExpectedImage, Mount, Target, UploadSession, Version
+from mirror.transfer.downloads import BlobSource, SourceBody
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import Policy
 from mirror.util.structs import replace
@@ -31,7 +31,7 @@ _log = logging.getLogger("mirror.repair")
 
 def repairing(targets: Mapping[str, Target]) -> dict[str, Target]:
     """The targets of a run with `--repair`. Bundles are as they are: a new one hashes all that it takes over."""
-    return {host: target if target.gathers else RepairTarget(target) for host, target in targets.items()}
+    return {host: target if target.needs_all_images else RepairTarget(target) for host, target in targets.items()}
 
 
 class RepairTarget:
@@ -47,7 +47,7 @@ class RepairTarget:
         self._kept: dict[Digest, Refused] = {}  # what the target did not replace: it is not sent again in this run
         self.host = target.host
         self.partial = target.partial
-        self.gathers = target.gathers
+        self.needs_all_images = target.needs_all_images
         self.incomplete = target.incomplete
         self.on_disk = target.on_disk
 
@@ -62,12 +62,12 @@ class RepairTarget:
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
         """By reading each manifest: a HEAD does not tell that its bytes are wrong."""
         for reference in references:
-            work.stop.check()
+            work.stop.raise_if_requested()
             try:
                 yield self.read(repository, reference, work)
             except (RemoteError, Refused) as error:
                 if not isinstance(error, NotFound):
-                    self._note(place_name(self.host, repository), reference, error)
+                    self._note(str(Repository(self.host, repository)), reference, error)
                 yield _as_damage(error)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
@@ -79,15 +79,15 @@ class RepairTarget:
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
         return self._target.open_blob(repository, blob, work, offset=offset)
 
-    def lacks(self, blob: Descriptor) -> bool:
-        return self._target.lacks(blob)
+    def leaves_out(self, blob: Descriptor) -> bool:
+        return self._target.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         return self._target.referrers(repository, digest, work)
 
     # ---- writing
 
-    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+    def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
         self._target.begin(images, work, missing=missing)
 
     def finish(self, *, whole: bool, work: Work) -> None:
@@ -103,7 +103,7 @@ class RepairTarget:
         self._check_kept(blob.digest)
         with self._lock:
             self._damaged.add((repository, blob.digest))
-        self._note(place_name(self.host, repository), blob.digest, error)
+        self._note(str(Repository(self.host, repository)), blob.digest, error)
         return False
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
@@ -155,17 +155,17 @@ class RepairTarget:
     def _hash(self, repository: str, blob: Descriptor, work: Work) -> None:
         buffer = memoryview(bytearray(min(BUFFER, (blob.size or BUFFER) + 1)))
         quiet = replace(work, progress=lambda count: None)  # the bytes of a proof are no progress of an upload
-        body = SourceBody(blob, [Origin(self._target, repository)])
+        body = SourceBody(blob, [BlobSource(self._target, repository)])
         try:
             with body.open(0, quiet) as reader:
                 while reader.readinto(buffer):
-                    work.stop.check()
+                    work.stop.raise_if_requested()
         except NetworkError as error:
             if not _is_cut(error):
                 raise
             size = f" of {blob.size}" if blob.size is not None else ""
-            what = f"{place_name(self.host, repository)}@{blob.digest} ends early, after {body.read}{size} bytes"
-            raise error.told(what) from error
+            what = f"{Repository(self.host, repository)}@{blob.digest} ends early, after {body.read}{size} bytes"
+            raise error.with_text(what) from error
 
     def _retried(self, run: Callable[[], None], work: Work) -> None:
         """Try again here what may pass, unless the transfer as a whole is tried again (`work.retries`).
@@ -188,26 +188,26 @@ class RepairTarget:
         with self._lock:
             kept = self._kept.get(digest)
         if kept is not None:
-            raise kept.told(kept.what)
+            raise kept.with_text(kept.what)
 
     def kept(self, repository: str, digest: Digest, error: MirrorError | None) -> Refused:
         """The error for something that was sent, acknowledged, and is still wrong. The target is not sent it again."""
-        place = place_name(self.host, repository)
-        copy = f"a damaged copy{_described(error, place, digest)}"
+        target = str(Repository(self.host, repository))
+        copy = f"a damaged copy{_described(error, target, digest)}"
         refused = Refused(
-            f"{place} accepted the upload of {digest} but still serves {copy}",
+            f"{target} accepted the upload of {digest} but still serves {copy}",
             hint="look at that disk" if self.on_disk else remedy(digest),
             code="target_lied",
         )
         with self._lock:
             self._kept.setdefault(digest, refused)
-        extra = {"target": place, "digest": digest, "code": refused.code}
+        extra = {"target": target, "digest": digest, "code": refused.code}
         _log.warning("not_replaced", extra={**extra, "text": str(refused)})
         return refused
 
-    def _note(self, place: str, what: str, error: MirrorError) -> None:
-        text = f"{place}: {what} is damaged, sending it again: {error.what}"
-        _log.warning("damaged", extra={"target": place, "digest": what, "code": error.code, "text": text})
+    def _note(self, repository: str, what: str, error: MirrorError) -> None:
+        text = f"{repository}: {what} is damaged, sending it again: {error.what}"
+        _log.warning("damaged", extra={"target": repository, "digest": what, "code": error.code, "text": text})
 
 
 class _Upload:
@@ -253,11 +253,11 @@ def remedy(digest: Digest) -> str:
     )
 
 
-def _described(error: MirrorError | None, place: str, digest: Digest) -> str:
+def _described(error: MirrorError | None, repository: str, digest: Digest) -> str:
     """What a damaged copy looks like, in parentheses, without its name; empty: nobody knows."""
     if error is None:
         return ""
-    what = error.what.partition(", not ")[0].removeprefix(f"{place}@{digest}").strip()
+    what = error.what.partition(", not ")[0].removeprefix(f"{repository}@{digest}").strip()
     what = what.rpartition(": ")[2]
     return f" ({what})" if digest not in what else f" ({error.code})"
 

@@ -15,10 +15,10 @@ from functools import partial
 
 from mirror.errors import MirrorError, NotFound, RemoteError
 from mirror.oci.digest import Digest
-from mirror.store import Coming, Target
-from mirror.sync.image_reader import Image, Reader
-from mirror.sync.plan_model import Finding, Verdict, suffix
-from mirror.sync.recorder import Tally
+from mirror.store import ExpectedImage, Target
+from mirror.sync.image_reader import Image, ImageReader
+from mirror.sync.plan_model import Action, PlanEntry, suffix
+from mirror.sync.recorder import BlobCounts
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
 from mirror.transfer.shared import Shared
@@ -36,14 +36,14 @@ class Held(Struct, frozen=True):
 
     error: why it does not count after all; replaced: False: the target holds what it held before, which is equal."""
 
-    finding: Finding
+    planned: PlanEntry
     digest: Digest
-    tally: Tally
+    counts: BlobCounts
     error: MirrorError | None = None
     replaced: bool = True
 
 
-class Publishing:
+class TargetLifecycle:
     """Opens and closes the targets of a run.
 
     needs: whether a mirror of the configuration has to bring something to a repository (host, path) of a target."""
@@ -51,7 +51,7 @@ class Publishing:
     def __init__(
         self,
         calls: Calls,
-        reader: Reader,
+        reader: ImageReader,
         targets: Mapping[str, Target],
         needs: Callable[[str, str], bool] = lambda host, path: False,
     ) -> None:
@@ -64,24 +64,24 @@ class Publishing:
         # By host, of those that gather: what the target lacks, by its name there; the images that it will get.
         self._lacking: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)
         self._known: dict[str, set[str]] = {}  # what it was known to lack when it was begun
-        self._coming: defaultdict[str, dict[Finding, Coming]] = defaultdict(dict)
+        self._coming: defaultdict[str, dict[PlanEntry, ExpectedImage]] = defaultdict(dict)
         self._held: defaultdict[str, list[Held]] = defaultdict(list)
 
-    def lacks(self, host: str, name: str, error: MirrorError) -> None:
+    def note_missing(self, host: str, name: str, error: MirrorError) -> None:
         """A target that gathers does not get something that it was to have. name: what it would be called there."""
-        if self._targets[host].gathers:
+        if self._targets[host].needs_all_images:
             self._lacking[host].setdefault(name, error)
 
     def lacking(self, host: str) -> dict[str, MirrorError]:
         """What a target that gathers does not get, by its name there."""
         return dict(self._lacking[host])
 
-    async def begin(self, host: str, images: Sequence[Coming] = ()) -> None:
+    async def begin(self, host: str, images: Sequence[ExpectedImage] = ()) -> None:
         """Open the target once, before its first write."""
         if host not in self._begun:
             await self._openings.run(host, lambda: self._open(host, images))
 
-    async def _open(self, host: str, images: Sequence[Coming]) -> None:
+    async def _open(self, host: str, images: Sequence[ExpectedImage]) -> None:
         missing = self.lacking(host).keys()
 
         def run(work: Work) -> None:
@@ -91,23 +91,23 @@ class Publishing:
         self._known[host] = set(missing)
         await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
 
-    async def gather(self, host: str, findings: Sequence[Finding]) -> dict[Finding, MirrorError]:
+    async def gather(self, host: str, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
         """Tell the target of all that will come. -> those that cannot come, since they could not be read."""
-        errors: dict[Finding, MirrorError] = {}
+        errors: dict[PlanEntry, MirrorError] = {}
         coming = self._coming[host]
-        images = await self._reader.images([one.reading for one in findings])
-        for finding, image in zip(findings, images, strict=True):
-            error = image if isinstance(image, MirrorError) else _unsized(finding, image)
+        images = await self._reader.images([one.reference for one in plan_entries])
+        for planned, image in zip(plan_entries, images, strict=True):
+            error = image if isinstance(image, MirrorError) else _unsized(planned, image)
             if error is not None:
-                errors[finding] = error
-                self.lacks(host, name_there(finding), error)
+                errors[planned] = error
+                self.note_missing(host, name_there(planned), error)
             elif not isinstance(image, MirrorError):
                 graph = image.graph
-                coming[finding] = Coming(
-                    finding.target.place.path, finding.reading.tag, tuple(graph.manifests()), graph.blobs
+                coming[planned] = ExpectedImage(
+                    planned.target.repository.path, planned.reference.tag, tuple(graph.manifests()), graph.blobs
                 )
         if not self.lacking(host):
-            await self._miss_vanished(host, {one.target.place.path for one in findings})
+            await self._miss_vanished(host, {one.target.repository.path for one in plan_entries})
         if coming:
             await self.begin(host, list(coming.values()))
         return errors
@@ -119,16 +119,16 @@ class Publishing:
         for name in await self._calls.call(run, needs=(host_permit(host),), policy=ONCE) or ():
             if isinstance(name, str) and name not in named and self._needs(host, name):
                 what = f"it holds {name}, of which no tag is selected any more"
-                self.lacks(host, name, RemoteError(what, code="nothing_selected"))
+                self.note_missing(host, name, RemoteError(what, code="nothing_selected"))
 
     # ---- the end
 
-    def hold(self, finding: Finding, digest: Digest, tally: Tally) -> bool:
+    def hold(self, planned: PlanEntry, digest: Digest, counts: BlobCounts) -> bool:
         """Keep a result back until its target has shown it; False: there is no need to."""
-        host = finding.target.place.host
-        if not self._targets[host].gathers:
+        host = planned.target.repository.host
+        if not self._targets[host].needs_all_images:
             return False
-        self._held[host].append(Held(finding, digest, tally))
+        self._held[host].append(Held(planned, digest, counts))
         return True
 
     async def finish(self, *, incomplete: bool, believe: bool = True) -> tuple[list[Held], list[MirrorError]]:
@@ -140,16 +140,16 @@ class Publishing:
         errors: list[MirrorError] = []
         for host in sorted(self._begun):
             held = self._held.pop(host, [])
-            error = await self._closed(host, [one.finding for one in held], incomplete=incomplete)
+            error = await self._closed(host, [one.planned for one in held], incomplete=incomplete)
             kept = isinstance(error, NotReplaced) and believe and not self._targets[host].partial
             for one in held:
-                equal = kept and one.finding.verdict is Verdict.EQUAL
+                equal = kept and one.planned.action is Action.EQUAL
                 results.append(replace(one, error=None if equal else error, replaced=not equal))
-            if error is not None and not self._targets[host].gathers:
+            if error is not None and not self._targets[host].needs_all_images:
                 errors.append(error)
         return results, errors
 
-    async def _closed(self, host: str, arrived: Sequence[Finding], *, incomplete: bool) -> MirrorError | None:
+    async def _closed(self, host: str, arrived: Sequence[PlanEntry], *, incomplete: bool) -> MirrorError | None:
         lacking = self.lacking(host)
 
         def run(work: Work) -> MirrorError | None:
@@ -165,7 +165,7 @@ class Publishing:
             return error
 
     def _shown(
-        self, host: str, lacking: Mapping[str, MirrorError], arrived: Sequence[Finding], work: Work
+        self, host: str, lacking: Mapping[str, MirrorError], arrived: Sequence[PlanEntry], work: Work
     ) -> MirrorError | None:
         """Show what is whole, unless that would replace something. -> why nothing is shown."""
         store, cause = self._targets[host], next(iter(lacking.values()))
@@ -181,7 +181,7 @@ class Publishing:
             _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(lacking), "text": text})
             what = f"it was fetched and kept, but {host} {state}, since {next(iter(lacking))} could not be fetched"
             return NotReplaced(what, code="bundle_incomplete", retryable=cause.retryable)
-        images = [self._coming[host][finding] for finding in arrived]
+        images = [self._coming[host][planned] for planned in arrived]
         late = lacking.keys() - self._known[host]
         if late or not images:
             store.finish(whole=False, work=work)
@@ -206,9 +206,9 @@ class NotReplaced(RemoteError):
     """A target that gathers still holds what it held before."""
 
 
-def name_there(finding: Finding) -> str:
+def name_there(planned: PlanEntry) -> str:
     """What an image is called in a store that gathers."""
-    return finding.target.place.path + suffix(finding.reading.tag)
+    return planned.target.repository.path + suffix(planned.reference.tag)
 
 
 def _advice(host: str, causes: Iterable[MirrorError]) -> str:
@@ -216,7 +216,7 @@ def _advice(host: str, causes: Iterable[MirrorError]) -> str:
     causes = list(causes)
     if causes[0].code == "nothing_selected":
         return f"if that is right, remove {host}, or set `allow-empty: true` for that mirror; then run again"
-    if all(cause.passing for cause in causes):
+    if all(cause.is_transient for cause in causes):
         return "what arrived is kept: run again"
     return "what arrived is kept: push at the source what is missing there, or leave it out of the configuration"
 
@@ -225,13 +225,12 @@ def _more(names: Sized) -> str:
     return f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
 
 
-def _unsized(finding: Finding, image: Image) -> MirrorError | None:
+def _unsized(planned: PlanEntry, image: Image) -> MirrorError | None:
     """Why an image cannot come into a store that has to know all sizes beforehand."""
     if all(blob.size is not None for blob in image.graph.blobs):
         return None
     return RemoteError(
-        f"{finding.reading.name} is a schema 1 image, which does not say how large its layers are, as a bundle has to "
-        "know",
+        f"{planned.reference.name} is a schema 1 image: it lacks the sizes of its layers, which a bundle needs",
         hint="set `schema1: convert` for this mirror",
         code="manifest_invalid",
     )

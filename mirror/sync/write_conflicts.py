@@ -9,21 +9,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from mirror.errors import Refused
+from mirror.oci.reference import Repository
 from mirror.selection.locations import MATCHED
 from mirror.selection.tag_rules import overlap
-from mirror.sync.plan_model import Entry
-from mirror.transfer.blob_locations import Place
+from mirror.sync.plan_model import MirrorEntry
 from mirror.util.structs import replace
 
 
-def may_conflict(entries: Sequence[Entry]) -> list[Entry]:
+def may_conflict(entries: Sequence[MirrorEntry]) -> list[MirrorEntry]:
     """The entries of which a catalog may show a write conflict: a wildcard and what may write to the same repository.
 
     A wildcard may also conflict with itself, by two of its targets."""
     by_host: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, entry in enumerate(entries):
         for target in entry.targets:
-            by_host[target.place.host].append((number, target.place.path))
+            by_host[target.repository.host].append((number, target.repository.path))
     found: set[int] = set()
     for written in by_host.values():
         for at, (number, path) in enumerate(written):
@@ -49,25 +49,25 @@ def _may_be_equal(template: str, path: str) -> bool:
     return begin and (after.endswith(other_after) or other_after.endswith(after))
 
 
-class Claims:
+class WriteConflicts:
     """What each repository of some entries writes. entries: without wildcards, in the order of the configuration."""
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self._writers: defaultdict[Place, list[Entry]] = defaultdict(list)
+    def __init__(self, entries: Iterable[MirrorEntry] = ()) -> None:
+        self._writers: defaultdict[Repository, list[MirrorEntry]] = defaultdict(list)
         for entry in entries:
             for target in entry.targets:
-                self._writers[target.place].append(entry)
+                self._writers[target.repository].append(entry)
 
-    def without_conflicts(self, entry: Entry) -> tuple[Entry, list[tuple[Entry, Refused]]]:
+    def without_conflicts(self, entry: MirrorEntry) -> tuple[MirrorEntry, list[tuple[MirrorEntry, Refused]]]:
         """Without the targets where another entry may write the same tags -> these, each with the reason."""
-        errors = [(target, self._conflict(entry, target.place)) for target in entry.targets]
+        errors = [(target, self._conflict(entry, target.repository)) for target in entry.targets]
         conflicts = [(replace(entry, targets=(target,)), error) for target, error in errors if error is not None]
         if not conflicts:
             return entry, []
         return replace(entry, targets=tuple(target for target, error in errors if error is None)), conflicts
 
-    def _conflict(self, entry: Entry, place: Place) -> Refused | None:
-        writers = self._writers.get(place, ())
+    def _conflict(self, entry: MirrorEntry, repository: Repository) -> Refused | None:
+        writers = self._writers.get(repository, ())
         others = [one for one in writers if one is not entry]
         if len(writers) - len(others) > 1:
             others.append(entry)  # by two of its own targets
@@ -75,7 +75,7 @@ class Claims:
         if other is None:
             return None
         return Refused(
-            f"{entry.name} and {other.name} would write the same tags of {place}; nothing is written there for either",
+            f"{entry.name} and {other.name} would write the same tags of {repository}; nothing is written there",
             hint="give one of them another target, or other tags",
             code="target_conflict",
         )

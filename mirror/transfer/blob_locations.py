@@ -9,31 +9,13 @@ from typing import Protocol
 from mirror.errors import Refused
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
 from mirror.store import Mount
 from mirror.util.structs import Struct
 
 MOST_CANDIDATES = 2  # repositories that one blob is tried to be mounted from
 # A host that opened sessions instead of mounting what it has, this often and never once mounted, does not mount.
 REFUSALS = 4
-
-
-class Place(Struct, frozen=True, order=True):
-    """A repository of a target host."""
-
-    host: str
-    path: str
-
-    def __str__(self) -> str:
-        return place_name(self.host, self.path)
-
-
-def place_name(host: str, path: str) -> str:
-    """A repository as references name it: `host/path`, or after a colon in what is on disk (`oci:DIR:path`).
-
-    What is on disk has a repository without a name, too, which needs no colon."""
-    if not path:
-        return host
-    return f"{host}:{path}" if "/" in host or host == "-" else f"{host}/{path}"
 
 
 class Hints(Protocol):
@@ -52,7 +34,7 @@ class Hint(Struct, frozen=True):
     holders: list[str]
 
 
-class Inventory:
+class BlobLocations:
     """What the targets hold, as far as this run has asked or done it itself. Hints prove nothing: they only suggest
     where to ask first, and from where to mount.
 
@@ -70,22 +52,22 @@ class Inventory:
         self._hints = hints
         self._wildcards = wildcards or {}
         self._mountable = defaultdict(set, {host: set(paths) for host, paths in mountable.items()})
-        self._held: defaultdict[Place, set[Digest]] = defaultdict(set)
-        self._manifests: defaultdict[Place, set[Digest]] = defaultdict(set)  # apart: a digest can be both
+        self._held: defaultdict[Repository, set[Digest]] = defaultdict(set)
+        self._manifests: defaultdict[Repository, set[Digest]] = defaultdict(set)  # apart: a digest can be both
         self._holders: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
         self._suggested: defaultdict[tuple[str, Digest], dict[str, None]] = defaultdict(dict)
-        self._expected: defaultdict[Place, set[Digest]] = defaultdict(set)
-        self._distrusted: set[Place] = set()
+        self._expected: defaultdict[Repository, set[Digest]] = defaultdict(set)
+        self._distrusted: set[Repository] = set()
         self._sizes: dict[Digest, int] = {}
-        self._refused: set[tuple[Place, str]] = set()
-        self._failed: set[tuple[Place, str]] = set()
+        self._refused: set[tuple[Repository, str]] = set()
+        self._failed: set[tuple[Repository, str]] = set()
         self._mounts: defaultdict[str, int] = defaultdict(int)
         self._missed: defaultdict[str, int] = defaultdict(int)
 
-    def allow(self, places: Iterable[Place]) -> None:
+    def allow(self, repositories: Iterable[Repository]) -> None:
         """These may be mounted from as well."""
-        for place in places:
-            self._mountable[place.host].add(place.path)
+        for repository in repositories:
+            self._mountable[repository.host].add(repository.path)
 
     def proven(self, blob: Descriptor) -> None:
         """Note the size of a blob whose bytes, or whose size on a target, were seen in this run. Raises Refused
@@ -103,75 +85,77 @@ class Inventory:
             self.proven(blob)
         return size is not None or blob.size is None
 
-    def add(self, place: Place, digest: Digest) -> None:
+    def add(self, repository: Repository, digest: Digest) -> None:
         """It was proven to be there, in this run."""
-        if digest not in self._held[place]:
-            self._held[place].add(digest)
-            self._holders[place.host, digest].insert(0, place.path)
+        if digest not in self._held[repository]:
+            self._held[repository].add(digest)
+            self._holders[repository.host, digest].insert(0, repository.path)
 
-    def knows(self, place: Place, digest: Digest) -> bool:
+    def has_blob(self, repository: Repository, digest: Digest) -> bool:
         """Whether it was proven to be there, in this run."""
-        return digest in self._held[place]
+        return digest in self._held[repository]
 
-    def add_manifest(self, place: Place, digest: Digest) -> None:
+    def add_manifest(self, repository: Repository, digest: Digest) -> None:
         """This run has put it there."""
-        self._manifests[place].add(digest)
+        self._manifests[repository].add(digest)
 
-    def has_manifest(self, place: Place, digest: Digest) -> bool:
+    def has_manifest(self, repository: Repository, digest: Digest) -> bool:
         """Whether this run has put it there."""
-        return digest in self._manifests[place]
+        return digest in self._manifests[repository]
 
-    def expects(self, place: Place, digest: Digest) -> bool:
+    def expects(self, repository: Repository, digest: Digest) -> bool:
         """Whether the hints say that it is there. It proves nothing: ask before anything else is tried."""
-        return digest in self._expected[place]
+        return digest in self._expected[repository]
 
-    def read_hints(self, place: Place, digests: Iterable[Digest]) -> list[Hint]:
+    def read_hints(self, repository: Repository, digests: Iterable[Digest]) -> list[Hint]:
         """Read what the state says of these blobs, for `note_hints`. Does I/O; any thread."""
         return [
-            Hint(digest, self._hints.held(str(place), digest), self._hints.holders(place.host, digest))
+            Hint(digest, self._hints.held(str(repository), digest), self._hints.holders(repository.host, digest))
             for digest in digests
         ]
 
-    def note_hints(self, place: Place, hints: Iterable[Hint]) -> None:
+    def note_hints(self, repository: Repository, hints: Iterable[Hint]) -> None:
         """Expect blobs where the state says that they are."""
         for hint in hints:
             if hint.held:
-                self._expected[place].add(hint.digest)
+                self._expected[repository].add(hint.digest)
             if hint.holders:
-                self._suggested[place.host, hint.digest].update(dict.fromkeys(hint.holders))
+                self._suggested[repository.host, hint.digest].update(dict.fromkeys(hint.holders))
 
-    def suggest(self, place: Place, digests: Iterable[Digest]) -> None:
+    def suggest(self, repository: Repository, digests: Iterable[Digest]) -> None:
         """A manifest of that repository names these blobs, so they may be mounted from there."""
         for digest in digests:
-            self._suggested[place.host, digest][place.path] = None
+            self._suggested[repository.host, digest][repository.path] = None
 
-    def distrust(self, place: Place) -> None:
+    def distrust(self, repository: Repository) -> None:
         """The target lacks what was believed to be there: forget all about that repository, in the state, too."""
-        self._distrusted.add(place)
-        self._held.pop(place, None)
-        self._manifests.pop(place, None)
-        self._expected.pop(place, None)
+        self._distrusted.add(repository)
+        self._held.pop(repository, None)
+        self._manifests.pop(repository, None)
+        self._expected.pop(repository, None)
         for holders in self._holders.values():
-            if place.path in holders:
-                holders.remove(place.path)
-        self._hints.forget(str(place))
+            if repository.path in holders:
+                holders.remove(repository.path)
+        self._hints.forget(str(repository))
 
-    def distrusts(self, place: Place) -> bool:
+    def distrusts(self, repository: Repository) -> bool:
         """Whether something that was believed of it turned out to be wrong, in this run."""
-        return place in self._distrusted
+        return repository in self._distrusted
 
-    def candidates(self, place: Place, digest: Digest, also: Iterable[str] = ()) -> list[str]:
+    def candidates(self, repository: Repository, digest: Digest, also: Iterable[str] = ()) -> list[str]:
         """Repositories of the host to mount from: those where this run proved it, then `also`, then suggestions."""
-        sure = self._holders.get((place.host, digest), ())
+        sure = self._holders.get((repository.host, digest), ())
         suggested = [
             path
-            for path in self._suggested.get((place.host, digest), ())
-            if Place(place.host, path) not in self._distrusted
+            for path in self._suggested.get((repository.host, digest), ())
+            if Repository(repository.host, path) not in self._distrusted
         ]
         return [
             path
             for path in dict.fromkeys([*sure, *also, *suggested])
-            if path != place.path and (place, path) not in self._refused and self._may_mount_from(place.host, path)
+            if path != repository.path
+            and (repository, path) not in self._refused
+            and self._may_mount_from(repository.host, path)
         ][:MOST_CANDIDATES]
 
     def _may_mount_from(self, host: str, path: str) -> bool:
@@ -181,32 +165,32 @@ class Inventory:
             for before, after in self._wildcards.get(host, ())
         )
 
-    def holder(self, place: Place, digest: Digest) -> str | None:
+    def find_holder(self, repository: Repository, digest: Digest) -> str | None:
         """Another repository of that host that is sure to hold it."""
-        return next((path for path in self._holders[place.host, digest] if path != place.path), None)
+        return next((path for path in self._holders[repository.host, digest] if path != repository.path), None)
 
-    def siblings(self, place: Place) -> list[Place]:
+    def siblings(self, repository: Repository) -> list[Repository]:
         """The other repositories of that host that may be mounted from."""
-        paths = self._mountable[place.host] - {place.path}
-        return [Place(place.host, path) for path in sorted(paths)]
+        paths = self._mountable[repository.host] - {repository.path}
+        return [Repository(repository.host, path) for path in sorted(paths)]
 
-    def note_mount(self, place: Place, from_path: str, digest: Digest, outcome: Mount | None) -> None:
+    def note_mount(self, repository: Repository, from_path: str, digest: Digest, outcome: Mount | None) -> None:
         """How a mount ended; None: with an error, after all retries. Only a refusal concerns other blobs, too."""
-        pair = (place, from_path)
+        pair = (repository, from_path)
         if outcome is Mount.MOUNTED:
-            self._mounts[place.host] += 1
+            self._mounts[repository.host] += 1
             self._failed.discard(pair)
             return
         if outcome is Mount.REFUSED:
             self._refused.add(pair)
         if outcome is None:
             self._failed.add(pair)
-        if outcome is None or from_path in self._holders[place.host, digest]:
-            self._missed[place.host] += 1
+        if outcome is None or from_path in self._holders[repository.host, digest]:
+            self._missed[repository.host] += 1
 
-    def mount_failed(self, place: Place, from_path: str) -> bool:
+    def mount_failed(self, repository: Repository, from_path: str) -> bool:
         """Whether the last mount between the two ended with an error, after all retries."""
-        return (place, from_path) in self._failed
+        return (repository, from_path) in self._failed
 
     def mounts_work(self, host: str) -> bool:
         """Whether it is worth while to wait for a sibling's upload in order to mount it. Any thread."""

@@ -8,58 +8,58 @@ from typing import TypeAlias
 
 from mirror.errors import Cancelled, MirrorError
 from mirror.oci.digest import Digest
-from mirror.transfer.blob_locations import Place
-from mirror.transfer.blob_request import Cost, Delivered, Order, Outcome
+from mirror.oci.reference import Repository
+from mirror.transfer.blob_request import BlobCost, BlobOutcome, BlobRequest, BlobResult
 
-Told: TypeAlias = Callable[[Order, "Delivered | MirrorError", Cost], None]
+Told: TypeAlias = Callable[[BlobRequest, "BlobResult | MirrorError", BlobCost], None]
 
-NOTHING = Cost()
+NOTHING = BlobCost()
 
 
-class Outcomes:
+class BlobRecorder:
     """Calls `told` once for each (repository, digest): again only if a failure turns into a success, or if the bytes
     had to be brought after all. It gets the cost of a failure too, which `spent` gives to one image. Thread-safe."""
 
     def __init__(self, told: Told) -> None:
         self._told = told
         self._lock = threading.Lock()
-        self._known: dict[tuple[Place, Digest], Outcome | None] = {}  # None: failed
-        self._spent: dict[tuple[Place, Digest], Cost] = {}  # of failures that no image has counted yet
-        self._interrupted: dict[tuple[Place, Digest], tuple[Order, Cancelled]] = {}
+        self._known: dict[tuple[Repository, Digest], BlobOutcome | None] = {}  # None: failed
+        self._spent: dict[tuple[Repository, Digest], BlobCost] = {}  # of failures that no image has counted yet
+        self._interrupted: dict[tuple[Repository, Digest], tuple[BlobRequest, Cancelled]] = {}
 
-    def blob(self, order: Order, what: Delivered | MirrorError, cost: Cost = NOTHING) -> None:
+    def record_blob(self, request: BlobRequest, what: BlobResult | MirrorError, cost: BlobCost = NOTHING) -> None:
         """A delivery has ended. cost: what it took, if it failed."""
-        if not self._first(order, what, success_is_final=False):
-            if isinstance(what, Delivered):
+        if not self._first(request, what, success_is_final=False):
+            if isinstance(what, BlobResult):
                 what.claim()  # the record, and the count of the report, are those of the first
             return
         if isinstance(what, MirrorError):
             with self._lock:
-                self._spent[order.place, order.blob.digest] = cost
-        self._told(order, what, cost)
+                self._spent[request.repository, request.blob.digest] = cost
+        self._told(request, what, cost)
 
-    def spent(self, order: Order) -> Cost:
+    def take_failed_cost(self, request: BlobRequest) -> BlobCost:
         """What a recorded failure took, for the first image that asks; nothing for the others."""
         with self._lock:
-            return self._spent.pop((order.place, order.blob.digest), NOTHING)
+            return self._spent.pop((request.repository, request.blob.digest), NOTHING)
 
-    def manifest(self, order: Order, what: Delivered | MirrorError) -> None:
+    def record_manifest(self, request: BlobRequest, what: BlobResult | MirrorError) -> None:
         """A manifest was put, was there already, or could not be put; perhaps by several references."""
-        if self._first(order, what, success_is_final=True):
-            self._told(order, what, NOTHING)
+        if self._first(request, what, success_is_final=True):
+            self._told(request, what, NOTHING)
 
-    def _first(self, order: Order, what: Delivered | MirrorError, *, success_is_final: bool) -> bool:
-        key = (order.place, order.blob.digest)
-        outcome = what.outcome if isinstance(what, Delivered) else None
+    def _first(self, request: BlobRequest, what: BlobResult | MirrorError, *, success_is_final: bool) -> bool:
+        key = (request.repository, request.blob.digest)
+        outcome = what.outcome if isinstance(what, BlobResult) else None
         with self._lock:
             if isinstance(what, Cancelled):
                 if key not in self._known:
-                    self._interrupted.setdefault(key, (order, what))  # another image may still bring it
+                    self._interrupted.setdefault(key, (request, what))  # another image may still bring it
                 return False
             self._interrupted.pop(key, None)
             if key in self._known:
                 succeeded = self._known[key] is not None
-                if succeeded and (success_is_final or outcome is Outcome.EXISTS):
+                if succeeded and (success_is_final or outcome is BlobOutcome.EXISTS):
                     return False
                 if not succeeded and outcome is None:
                     return False
@@ -70,5 +70,5 @@ class Outcomes:
         """Nothing will be brought any more: record what was called off."""
         with self._lock:
             left, self._interrupted = self._interrupted, {}
-        for order, error in left.values():
-            self._told(order, error, NOTHING)
+        for request, error in left.values():
+            self._told(request, error, NOTHING)

@@ -6,14 +6,14 @@ import time
 from enum import Enum
 
 from mirror.oci.descriptor import Descriptor
+from mirror.oci.reference import Repository
 from mirror.store import Target
-from mirror.transfer.blob_locations import Place
-from mirror.transfer.downloads import Origin
-from mirror.transfer.uploads import Sending
+from mirror.transfer.downloads import BlobSource
+from mirror.transfer.uploads import BlobUpload
 from mirror.util.structs import Struct, field
 
 
-class Outcome(Enum):
+class BlobOutcome(Enum):
     """How a blob came to be where it is wanted."""
 
     COPIED = "copied"
@@ -21,7 +21,7 @@ class Outcome(Enum):
     EXISTS = "exists"
 
 
-class Order(Struct, frozen=True):
+class BlobRequest(Struct, frozen=True):
     """A blob that is wanted in a repository of a target, and where it may be read from.
 
     may_have: the repository may hold it already, so that asking is worth a request; certain: ask before all else;
@@ -29,19 +29,19 @@ class Order(Struct, frozen=True):
 
     blob: Descriptor
     target: Target
-    place: Place
-    origin: Origin
+    repository: Repository
+    origin: BlobSource
     image: str  # for the log: the image that asked first
     may_have: bool
     certain: bool = False
     is_root: bool = False
 
 
-class Delivered(Struct, eq=False):
+class BlobResult(Struct, eq=False):
     """What it took. from_: the repository it was mounted from; bytes of all attempts; seconds of wall time; sized:
     the target, or the bytes, have shown the size that the descriptor gives."""
 
-    outcome: Outcome
+    outcome: BlobOutcome
     from_: str | None = None
     bytes_read: int = 0
     bytes_sent: int = 0
@@ -50,13 +50,13 @@ class Delivered(Struct, eq=False):
     sized: bool = True
     claimed: bool = False
 
-    def claim(self) -> Outcome | None:
+    def claim(self) -> BlobOutcome | None:
         """The outcome, for the first who asks; None for those who only joined."""
         first, self.claimed = not self.claimed, True
         return self.outcome if first else None
 
 
-class Cost(Struct, frozen=True):
+class BlobCost(Struct, frozen=True):
     """What a delivery took that failed: as in Delivered."""
 
     bytes_read: int = 0
@@ -65,7 +65,7 @@ class Cost(Struct, frozen=True):
     seconds: float = 0.0
 
 
-class Effort(Struct):
+class BlobEffort(Struct):
     """The counters of one delivery; written by its calls, read when it ends. asked: whether the target was asked for
     the blob and said that it does not have it. unread: why its bytes could not be fetched, if that was the trouble;
     joined: they were read for another delivery, and not from where this one would read them."""
@@ -77,11 +77,11 @@ class Effort(Struct):
     sent: int = 0
     unread: BaseException | None = None
     joined: bool = False
-    sending: Sending | None = None
+    sending: BlobUpload | None = None
 
-    def result(self, outcome: Outcome, from_: str | None = None, *, sized: bool = True) -> Delivered:
+    def result(self, outcome: BlobOutcome, from_: str | None = None, *, sized: bool = True) -> BlobResult:
         seconds = time.monotonic() - self.started
-        return Delivered(outcome, from_, self.read, self.sent, max(1, self.attempts), seconds, sized)
+        return BlobResult(outcome, from_, self.read, self.sent, max(1, self.attempts), seconds, sized)
 
-    def cost(self) -> Cost:
-        return Cost(self.read, self.sent, max(1, self.attempts), time.monotonic() - self.started)
+    def cost(self) -> BlobCost:
+        return BlobCost(self.read, self.sent, max(1, self.attempts), time.monotonic() - self.started)

@@ -7,33 +7,33 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from mirror.oci.digest import Digest
-from mirror.transfer.blob_request import Order
-from mirror.transfer.downloads import Origin
+from mirror.transfer.blob_request import BlobRequest
+from mirror.transfer.downloads import BlobSource
 
 MOST_OTHERS = 8  # repositories that are tried besides the order's own
 
 
-class Origins:
+class BlobSources:
     """A digest is the same bytes everywhere, so what one source lacks may come from another one's."""
 
     def __init__(self) -> None:
-        self._wanted: dict[Digest, Counter[Origin]] = {}  # origin -> orders that are in progress
+        self._wanted: dict[Digest, Counter[BlobSource]] = {}  # origin -> orders that are in progress
 
     @contextmanager
-    def wanted(self, order: Order) -> Iterator[None]:
+    def wanted(self, request: BlobRequest) -> Iterator[None]:
         """While this order is in progress, also if it joins another one, others may read the blob from its origin."""
-        digest = order.blob.digest
-        self._wanted.setdefault(digest, Counter())[order.origin] += 1
+        digest = request.blob.digest
+        self._wanted.setdefault(digest, Counter())[request.origin] += 1
         try:
             yield
         finally:
             origins = self._wanted[digest]
-            origins[order.origin] -= 1
+            origins[request.origin] -= 1
             if not any(origins.values()):
                 del self._wanted[digest]
 
-    def untried(self, order: Order, tried: Collection[Origin]) -> list[Origin]:
+    def untried(self, request: BlobRequest, tried: Collection[BlobSource]) -> list[BlobSource]:
         """The next origins to read it from, all of one host; the order's own first. Empty: all were tried."""
-        others = [origin for origin in self._wanted.get(order.blob.digest, ()) if origin != order.origin]
-        left = [origin for origin in (order.origin, *others[:MOST_OTHERS]) if origin not in tried]
+        others = [origin for origin in self._wanted.get(request.blob.digest, ()) if origin != request.origin]
+        left = [origin for origin in (request.origin, *others[:MOST_OTHERS]) if origin not in tried]
         return [origin for origin in left if origin.source.host == left[0].source.host]

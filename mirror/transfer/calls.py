@@ -70,7 +70,7 @@ class Calls:
         self._stop = Stop(stop)
         self._exit = ExitStack()
         self._exit.callback(self._stop.close)
-        self._exit.enter_context(self._stop.calls(partial(self.post, self._end_waits)))
+        self._exit.enter_context(self._stop.callback_on_stop(partial(self.post, self._end_waits)))
 
     def post(self, callback: Callable[[], object]) -> None:
         """Make the loop call `callback`, unless it is closed by then. Any thread."""
@@ -93,7 +93,7 @@ class Calls:
         attempts, waited = 0, 0.0
         while True:
             attempts += 1
-            self._stop.check()
+            self._stop.raise_if_requested()
             await self.permits.acquire(needs)
             try:
                 attempt = _CallAttempt(run, self._stop, self._limits, once=policy.attempts == 1)
@@ -114,7 +114,7 @@ class Calls:
 
     async def sleep(self, seconds: float) -> None:
         """Wait. Raises Cancelled as soon as stopped."""
-        self._stop.check()
+        self._stop.raise_if_requested()
         waiter = self._new_wait()
         timer = self._loop.call_later(seconds, _end, waiter)
         try:
@@ -164,12 +164,14 @@ class Calls:
         finally:
             self._waits.discard(attempt.waiter)
         error = attempt.error
-        if isinstance(error, MirrorError) and error.retryable and self._stop.requested:  # this is how it felt the stop
+        if (
+            isinstance(error, MirrorError) and error.retryable and self._stop.is_requested
+        ):  # this is how it felt the stop
             raise Cancelled(self._stop.reason or "cancelled") from error
 
     async def _outlast(self, attempt: _CallAttempt[T]) -> None:
         """Wait for the end of a thread, or for a stop, however often the task is cancelled meanwhile."""
-        while not attempt.ended and not self._stop.requested:
+        while not attempt.ended and not self._stop.is_requested:
             self._waits.discard(attempt.waiter)
             attempt.waiter = self._new_wait()
             with suppress(asyncio.CancelledError, Cancelled):
@@ -199,7 +201,7 @@ class Calls:
         wait = policy.wait_before_next(attempts, error, waited, self._draw)
         if error.host and self._limits.host(error.host).down:
             return None  # the work of a host that is down fails at once
-        if wait is None and error.retryable and (error.retry_after or 0.0) > policy.longest_asked:
+        if wait is None and error.retryable and (error.retry_after or 0.0) > policy.max_retry_after:
             self._limits.note_refused_wait(error.retry_after or 0.0)
         return wait
 
@@ -214,7 +216,7 @@ class Calls:
         self.permits.close(error)
         for waiter in self._waits:
             if not waiter.done():
-                fail(waiter, error.told(error.what))
+                fail(waiter, error.with_text(error.what))
 
     def _capacity(self, permit: str) -> int:
         if permit.startswith(HOST):
@@ -253,13 +255,13 @@ class _CallAttempt(Generic[T]):
 
     def run(self) -> None:
         clock, limits = self._limits.clock, self._limits
-        began = clock.now() - limits.queued()
+        began = clock.now() - limits.queued_seconds()
         self.value, self.error = run_caught(self._begin)
         self.stop.close()
-        self.seconds = max(0.0, clock.now() - limits.queued() - began)
+        self.seconds = max(0.0, clock.now() - limits.queued_seconds() - began)
 
     def _begin(self) -> T:
-        self.stop.check()
+        self.stop.raise_if_requested()
         return self._call(Work(self.stop, self._progress, self._once))
 
     def _progress(self, count: int) -> None:

@@ -11,9 +11,9 @@ from types import TracebackType
 from mirror.errors import MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Hasher
+from mirror.oci.reference import Repository
 from mirror.store import BlobReader, Source
-from mirror.transfer.blob_locations import place_name
-from mirror.transfer.retry_budgets import Unreadable
+from mirror.transfer.retry_budgets import ReadFailures
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct
 
@@ -27,7 +27,7 @@ LOST = "push the image again at the source, or leave its tag out of the configur
 class Proof:
     """The running size and digest of a blob that is being read. Used by one thread at a time."""
 
-    def __init__(self, blob: Descriptor, origin: Origin) -> None:
+    def __init__(self, blob: Descriptor, origin: BlobSource) -> None:
         self._blob = blob
         self.origin = origin  # where it is read now
         self._hasher = blob.digest.hasher()
@@ -63,19 +63,19 @@ class Proof:
 
     def back_to(self, offset: int) -> int:
         """Take the proof up again at `offset`, or before it. -> where."""
-        place = max(mark for mark in self._marks if mark <= offset)
-        self._hasher, self.bytes, self.proven = self._marks[place].copy(), place, False
-        return place
+        repository = max(mark for mark in self._marks if mark <= offset)
+        self._hasher, self.bytes, self.proven = self._marks[repository].copy(), repository, False
+        return repository
 
 
-class Origin(Struct, frozen=True):
+class BlobSource(Struct, frozen=True):
     """A repository that a blob may be read from."""
 
     source: Source
     repository: str
 
     def __str__(self) -> str:
-        return place_name(self.source.host, self.repository)
+        return str(Repository(self.source.host, self.repository))
 
 
 class SourceBody:
@@ -85,10 +85,10 @@ class SourceBody:
     unreadable: what is known of that, and is learned here. read: bytes that came so far, those of failed attempts too.
     trouble: what reading came to, if it failed last. Used by one thread at a time."""
 
-    def __init__(self, blob: Descriptor, origins: Sequence[Origin], unreadable: Unreadable | None = None) -> None:
+    def __init__(self, blob: Descriptor, origins: Sequence[BlobSource], unreadable: ReadFailures | None = None) -> None:
         self._blob = blob
         self._origins = list(origins)
-        self._unreadable = unreadable or Unreadable()
+        self._unreadable = unreadable or ReadFailures()
         self.read = 0
         self.trouble: MirrorError | None = None
         self._first_trouble: MirrorError | None = None
@@ -97,10 +97,10 @@ class SourceBody:
     def open(self, offset: int, work: Work) -> ProvenReader:
         """The bytes from `offset` on. Raises as `Source.open_blob`."""
         self.trouble = None
-        place = self._proof.back_to(offset)
-        reader = ProvenReader(self, self._proof, self.reopen(place, work), work)
+        repository = self._proof.back_to(offset)
+        reader = ProvenReader(self, self._proof, self.reopen(repository, work), work)
         try:
-            reader.skip(offset - place)
+            reader.skip(offset - repository)
         except BaseException:
             reader.close()
             raise
@@ -136,14 +136,14 @@ class SourceBody:
         self._unreadable.note(origin.source.host, origin.repository, self._blob, error)
 
 
-class Carried:
+class BufferedBlob:
     """The bytes of a small blob, proven, as an upload's body: read before its upload has a slot."""
 
     def __init__(self, data: bytearray) -> None:
         self._data = data
 
     @classmethod
-    def of(cls, body: SourceBody, size: int, work: Work) -> Carried:
+    def read_from(cls, body: SourceBody, size: int, work: Work) -> BufferedBlob:
         """Read all of `body`, which is `size` bytes long. Raises as it does."""
         data = bytearray(size)
         free = memoryview(data)
@@ -152,12 +152,12 @@ class Carried:
                 free = free[count:]
         return cls(data)
 
-    def open(self, offset: int, work: Work) -> CarriedReader:
-        work.stop.check()
-        return CarriedReader(self._data, offset)
+    def open(self, offset: int, work: Work) -> BufferedReader:
+        work.stop.raise_if_requested()
+        return BufferedReader(self._data, offset)
 
 
-class CarriedReader:
+class BufferedReader:
     """A BlobReader over bytes in memory."""
 
     def __init__(self, data: bytearray, offset: int) -> None:
@@ -170,7 +170,7 @@ class CarriedReader:
         self._rest = self._rest[count:]
         return count
 
-    def __enter__(self) -> CarriedReader:
+    def __enter__(self) -> BufferedReader:
         return self
 
     def __exit__(

@@ -63,7 +63,7 @@ class Permits:
 
         Raises Impossible: that many units can never be had; and the error of `close`."""
         if self._closed is not None:
-            raise self._closed.told(self._closed.what)
+            raise self._closed.with_text(self._closed.what)
         queue = self._queue(tuple(needs))
         if not queue.lane.queues and queue.lacking(_NONE) is None:
             self._grant(queue)
@@ -109,7 +109,7 @@ class Permits:
             for waiter in list(queue.waiters):
                 self._leave(waiter, queue)
                 if not waiter.done():
-                    fail(waiter, error.told(error.what))
+                    fail(waiter, error.with_text(error.what))
 
     def used(self, name: str) -> int:
         """Units of a permit that are granted."""

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from mirror.errors import MirrorError, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.transfer.calls import Calls
+from mirror.transfer.permits import host_permit
+from mirror.util.cancellation import Work
 from mirror.util.retry_policy import Policy
+
+T = TypeVar("T")
 
 # One attempt. Waits that a server asks for still apply: they concern the host, not one caller.
 ONE_MORE = Policy(budget=0.0)
 _WRONG = frozenset({"digest_mismatch", "size_mismatch"})
 
 
-class Unreadable:
+class ReadFailures:
     """Why blobs cannot be read from where they should be.
 
     That the bytes are wrong holds for all repositories of a store, which keeps one content for a digest; that they are
@@ -28,7 +35,7 @@ class Unreadable:
         """Reading it there failed; what may pass, and what is no fault of that store, is not kept."""
         if not error.retryable and isinstance(error, RemoteError | Refused):
             where = None if error.code in _WRONG else repository
-            kept = error.told(error.what)  # without its frames, and what they hold
+            kept = error.with_text(error.what)  # without its frames, and what they hold
             with self._lock:
                 self._errors[host, where, blob.digest, blob.size] = kept
 
@@ -37,23 +44,28 @@ class Unreadable:
             for where in (None, repository):
                 error = self._errors.get((host, where, blob.digest, blob.size))
                 if error is not None:
-                    return error.told(error.what)
+                    return error.with_text(error.what)
             return None
 
 
-class Budgets:
-    """For which blobs a host has had all the attempts that there are for one."""
+class RetryBudgets:
+    """Runs the calls that move blobs, so that all callers share the retry budget of a blob and a host."""
 
-    def __init__(self) -> None:
-        self._spent: set[tuple[str, Digest]] = set()
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._exhausted: set[tuple[str, Digest]] = set()
 
-    def policy(self, host: str, digest: Digest) -> Policy | None:
-        """For the next who needs it there; None: the usual one."""
-        return ONE_MORE if (host, digest) in self._spent else None
+    async def call(self, host: str, blob: Descriptor, run: Callable[[Work], T], needs: Sequence[str]) -> T:
+        """Run a call that moves `blob` from or to `host`, with the permits `needs` besides that of the host.
 
-    def note(self, host: str, digest: Digest, error: MirrorError | None) -> None:
-        """How it ended; None: well."""
-        if error is None:
-            self._spent.discard((host, digest))
-        elif error.retryable:
-            self._spent.add((host, digest))
+        After a call that failed all its attempts, the next callers have one attempt each."""
+        key = (host, blob.digest)
+        policy = ONE_MORE if key in self._exhausted else None
+        try:
+            result = await self._calls.call(run, needs=(host_permit(host), *needs), policy=policy)
+        except MirrorError as error:
+            if error.retryable:
+                self._exhausted.add(key)
+            raise
+        self._exhausted.discard(key)
+        return result

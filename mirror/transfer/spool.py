@@ -88,7 +88,7 @@ class SpoolFile:
 
         attempt: of the writer, that the reader follows. Raises SpoolBroken if the writer gave up, or began again."""
         while True:
-            work.stop.check()
+            work.stop.raise_if_requested()
             with self._changed:
                 if attempt != self.attempt:
                     raise SpoolBroken(f"the download of {self.blob.digest} began again while it was being sent on")

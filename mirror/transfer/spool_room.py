@@ -13,7 +13,7 @@ ROOM_WITHIN = 2.0  # seconds after which a blob that may go without the spool do
 STREAMS = 2  # at a time, of blobs that go to one host without the spool
 
 
-class Room:
+class SpoolRoom:
     """Files of the spool for deliveries to hosts. Times are of the loop's clock."""
 
     def __init__(self, spool: Spool, calls: Calls) -> None:

@@ -22,7 +22,7 @@ class IdleSessions:
     def keep(self, session: UploadSession, stop: Stop | None = None) -> bool:
         """Keep it for a later call; False: `stop` was requested, so the caller closes it."""
         with self._lock:
-            if stop is not None and stop.requested:  # asked under the lock: `close` comes after a stop
+            if stop is not None and stop.is_requested:  # asked under the lock: `close` comes after a stop
                 return False
             self._sessions[session] = None
             return True

@@ -8,20 +8,20 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Protocol
 
-from mirror.errors import RemoteError, could_not_look_up
+from mirror.errors import RemoteError, is_failed_lookup
 from mirror.oci.descriptor import Descriptor
 from mirror.store import BlobReader, Target, UploadSession
 from mirror.util.cancellation import Work
 from mirror.util.structs import replace
 
 
-class Body(Protocol):
+class BlobBody(Protocol):
     """Bytes that can be opened again: a source's, or a spool file's."""
 
     def open(self, offset: int, work: Work) -> BlobReader: ...
 
 
-class Sending:
+class BlobUpload:
     """An upload over its attempts, of which one runs at a time. sent: bytes of all attempts.
 
     An attempt owns the session while it runs; between attempts it is kept here if it can be gone on with."""
@@ -31,7 +31,7 @@ class Sending:
         target: Target,
         repository: str,
         blob: Descriptor,
-        body: Body,
+        body: BlobBody,
         moved: Callable[[int], None],
         before_write: Callable[[], None],
         session: UploadSession | None = None,
@@ -79,7 +79,7 @@ class Sending:
         try:
             return self._target.has_blob(self._repository, self._blob, work)
         except RemoteError as error:
-            if not could_not_look_up(error) or (error.retryable and not self._lookup_failed):
+            if not is_failed_lookup(error) or (error.retryable and not self._lookup_failed):
                 self._lookup_failed = True
                 raise
             return False

@@ -52,13 +52,13 @@ class _SharedCall(Generic[T]):
             if self._ended:
                 return True
             self._wakes.add(wake)
-        with stop.calls(wake.set):
+        with stop.callback_on_stop(wake.set):
             wake.wait(seconds)
         with self._lock:
             self._wakes.discard(wake)
             if self._ended:
                 return True
-        stop.check()
+        stop.raise_if_requested()
         return False
 
 
@@ -143,11 +143,11 @@ class Gate:
             wake = threading.Event()
             self._wakes.add(wake)
             left = self._since + HAND_OVER - now
-        with stop.calls(wake.set):
+        with stop.callback_on_stop(wake.set):
             wake.wait(left)
         with self._lock:
             self._wakes.discard(wake)
-        stop.check()
+        stop.raise_if_requested()
         return False
 
     def leave(self) -> None:

@@ -15,7 +15,7 @@ from mirror.oci.digest import Digest
 from mirror.registry.client import RegistryV2
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.session import Session
-from mirror.transfer.downloads import WORTH_RESUMING, Origin, SourceBody
+from mirror.transfer.downloads import WORTH_RESUMING, BlobSource, SourceBody
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 from tests.conftest import ScriptedFactory
@@ -38,7 +38,7 @@ def open_broken_body(registry: ScriptedRegistry) -> Iterator[tuple[Descriptor, S
     registry.fault("GET blob", cut_after=BROKEN)
     blob = Descriptor(Digest.parse(layer.digest), SIZE, layer.media_type)
     with Session(HostSettings(registry.host, plain_http=True), Limits(), policy=Policy(attempts=1)) as session:
-        yield blob, SourceBody(blob, [Origin(RegistryV2(session), "app")])
+        yield blob, SourceBody(blob, [BlobSource(RegistryV2(session), "app")])
 
 
 def read_all(body: SourceBody) -> bytes:

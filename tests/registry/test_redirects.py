@@ -34,7 +34,7 @@ def test_a_redirected_read_sends_no_credentials_to_another_host(method: str, sta
         assert [f"{method} /signed?X-Signature=CANARY"] == both[1].targets()
         assert ("x/y", both[1].name) == (both[1].requests[0].headers["accept"], answer.destination.origin.netloc)
         assert {both[0].name: {f"{method} blob": 1}, both[1].name: {f"{method} blob": 1}} == {
-            host.name: host.requests() for host in limits.all()
+            host.name: host.requests() for host in limits.hosts()
         }
 
 

@@ -65,7 +65,7 @@ def test_requests_to_a_token_service_are_retried_within_one_budget(known: bool) 
                 self.fetch(work)
             return None
 
-        def challenged(self, scopes: object, challenges: object, sent: object, work: Work) -> None:
+        def handle_challenge(self, scopes: object, challenges: object, sent: object, work: Work) -> None:
             self.fetch(work)
 
     rejection = answers(whole("401 Who", b"", "WWW-Authenticate: Bearer"))
@@ -138,7 +138,7 @@ class RecordingStop(Stop):
         self.sleeps: list[float] = []
 
     def sleep(self, seconds: float) -> None:
-        self.check()
+        self.raise_if_requested()
         self.sleeps.append(seconds)
         self.clock.time += seconds
 
@@ -210,7 +210,7 @@ def test_a_response_to_an_earlier_request_does_not_end_a_rate_limit() -> None:
     with Peer(answers(whole("200 OK"))) as peer, session_with(peer, limits=limits) as session:
         with session.stream("/x", work(), kind="blob"):
             session.note_exhausted(RateLimited("429", status=429))
-        session.host.answered("GET blob", 200, probe=False)
+        session.host.record_response("GET blob", 200, probe=False)
         assert session.host.down
 
 
@@ -313,6 +313,6 @@ def test_exhausted_transfer_retries_mark_a_host_as_down_until_it_responds() -> N
             session.note_exhausted(Unreachable("nobody there"))
             assert session.host.down
             assert 0 == stream.readinto(memoryview(bytearray(1)))
-        session.host.answered("GET blob", 200, probe=False)
+        session.host.record_response("GET blob", 200, probe=False)
         get(session)
         assert not session.host.down

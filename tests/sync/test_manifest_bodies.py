@@ -9,7 +9,7 @@ import pytest
 
 from mirror.errors import LocalError
 from mirror.oci.manifest import OCI_INDEX, Manifest, parse_manifest
-from mirror.sync.manifest_bodies import Bodies
+from mirror.sync.manifest_bodies import ManifestBodies
 from tests.support import schema1
 
 SIZE = 1000
@@ -21,7 +21,7 @@ def manifest(name: str) -> Manifest:
 
 
 def test_every_body_that_is_needed_can_be_read_and_few_are_in_memory(tmp_path: Path) -> None:
-    bodies = Bodies(tmp_path / "manifests", limit=3 * SIZE)
+    bodies = ManifestBodies(tmp_path / "manifests", limit=3 * SIZE)
     made = [manifest(str(number)) for number in range(10)]
     kept = [bodies.keep(one) for one in made]
     assert [(one.digest, one.size, one.body) for one in made] == [(one.digest, one.size, one.body) for one in kept]
@@ -32,14 +32,14 @@ def test_every_body_that_is_needed_can_be_read_and_few_are_in_memory(tmp_path: P
 
 
 def test_a_body_that_nothing_needs_gets_no_file(tmp_path: Path) -> None:
-    bodies = Bodies(tmp_path / "manifests", limit=3 * SIZE)
+    bodies = ManifestBodies(tmp_path / "manifests", limit=3 * SIZE)
     for number in range(10):
         bodies.keep(manifest(str(number)))
     assert not (tmp_path / "manifests").exists()
 
 
 def test_files_of_bodies_that_nothing_needs_any_more_are_removed(tmp_path: Path) -> None:
-    bodies = Bodies(tmp_path / "manifests", limit=SIZE)
+    bodies = ManifestBodies(tmp_path / "manifests", limit=SIZE)
     for batch in range(10):
         kept = [bodies.keep(manifest(f"{batch} {number}")) for number in range(50)]
         assert 50 == len({one.body for one in kept})
@@ -47,7 +47,7 @@ def test_files_of_bodies_that_nothing_needs_any_more_are_removed(tmp_path: Path)
 
 
 def test_without_a_directory_what_does_not_fit_is_dropped() -> None:
-    bodies = Bodies(None, limit=2 * SIZE)
+    bodies = ManifestBodies(None, limit=2 * SIZE)
     first, *others = [bodies.keep(manifest(str(number))) for number in range(3)]
     assert [SIZE, SIZE] == [len(one.body) for one in others]
     assert SIZE == first.size
@@ -57,7 +57,7 @@ def test_without_a_directory_what_does_not_fit_is_dropped() -> None:
 
 @pytest.mark.parametrize("how", ["changed", "gone"])
 def test_a_file_that_was_changed_is_noticed(how: str, tmp_path: Path) -> None:
-    bodies = Bodies(tmp_path, limit=SIZE)
+    bodies = ManifestBodies(tmp_path, limit=SIZE)
     first, _second = bodies.keep(manifest("first")), bodies.keep(manifest("second"))
     [file] = tmp_path.iterdir()
     file.unlink() if how == "gone" else file.write_bytes(b"x" * SIZE)
@@ -67,7 +67,7 @@ def test_a_file_that_was_changed_is_noticed(how: str, tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_leaves_the_body_in_memory(tmp_path: Path) -> None:
     (tmp_path / "manifests").write_text("in the way")
-    bodies = Bodies(tmp_path / "manifests", limit=SIZE)
+    bodies = ManifestBodies(tmp_path / "manifests", limit=SIZE)
     first = bodies.keep(manifest("first"))
     with pytest.raises(LocalError):
         bodies.keep(manifest("second"))
@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_written_leaves_the_body_in_memory(tmp_path: Path)
 
 
 def test_signed_manifests_with_one_payload_and_other_signatures_are_kept_apart(tmp_path: Path) -> None:
-    bodies = Bodies(tmp_path, limit=1)
+    bodies = ManifestBodies(tmp_path, limit=1)
     layers = ["sha256:" + "a" * 64]
     one, other = (parse_manifest(schema1.signed("app", "v1", layers)) for _ in range(2))
     resigned = parse_manifest(one.body + b"\n") if one.body == other.body else other

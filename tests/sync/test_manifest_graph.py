@@ -12,7 +12,7 @@ from mirror.errors import MirrorError, NotFound, Refused
 from mirror.limits import Limits
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, OCI_MANIFEST, Manifest, parse_manifest
-from mirror.sync.manifest_graph import MAX_DEPTH, Graph, Manifests
+from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache, ManifestGraph
 from mirror.transfer.calls import Calls, new_loop
 from mirror.util.cancellation import Stop
 from tests.support.stores import MemoryStore
@@ -48,10 +48,10 @@ def index(store: MemoryStore, *children: dict[str, Any], tags: Sequence[str] = (
     return put(store, {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(children)}, *tags)
 
 
-def read(store: MemoryStore, *references: str, known: Manifest | None = None) -> list[Graph]:
+def read(store: MemoryStore, *references: str, known: Manifest | None = None) -> list[ManifestGraph]:
     loop = new_loop()
     calls = Calls(loop, Limits(), Stop())
-    manifests = Manifests(calls)
+    manifests = ManifestCache(calls)
     try:
         return [loop.run_until_complete(manifests.graph(store, "app", one, known)) for one in references]
     finally:
@@ -207,7 +207,7 @@ def test_the_cache_is_bounded(store: MemoryStore) -> None:
     made = [image(store, str(number)) for number in range(10)]
     loop = new_loop()
     calls = Calls(loop, Limits(), Stop())
-    manifests = Manifests(calls, limit=3 * made[0]["size"])
+    manifests = ManifestCache(calls, limit=3 * made[0]["size"])
     for _ in range(2):
         for one in made:
             assert one["digest"] == loop.run_until_complete(manifests.read(store, "app", one["digest"])).digest

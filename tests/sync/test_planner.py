@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mirror.commands.options import Only
+from mirror.commands.options import ReferenceFilter
 from mirror.errors import AuthError, MirrorError, NotFound, Refused, RemoteError, Unreachable
 from mirror.limits import Limits
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
-from mirror.oci.reference import ListedTag
+from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.tag_rules import TagRules
-from mirror.sync.plan_model import Entry, Finding, TargetEntry, Verdict
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.sync.planner import Planner
-from mirror.transfer.blob_locations import Place
 from mirror.transfer.calls import Calls, new_loop
 from mirror.util.cancellation import Stop
 from tests.support.stores import MemoryStore
@@ -38,28 +37,28 @@ def manifest(name: str) -> Manifest:
 class Seen:
     """Implements planner.Findings."""
 
-    findings: list[Finding] = field(default_factory=list)
+    plan_entries: list[PlanEntry] = field(default_factory=list)
     errors: list[tuple[str, MirrorError]] = field(default_factory=list)
     tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
     rejected: dict[str, Mapping[str, int]] = field(default_factory=dict)
 
-    def found(self, finding: Finding) -> None:
-        self.findings.append(finding)
+    def found(self, planned: PlanEntry) -> None:
+        self.plan_entries.append(planned)
 
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None:
         self.errors.append((entry.name, error))
 
-    def refused_name(self, entry: Entry, error: MirrorError) -> None:
+    def reject_name(self, entry: MirrorEntry, error: MirrorError) -> None:
         self.errors.append((entry.name, error))
 
-    def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
-        self.tags[str(place), tag] = digest
+    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+        self.tags[str(repository), tag] = digest
 
-    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
+    def selected(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         self.rejected[entry.name] = rejected
 
     def verdicts(self, host: str = "target") -> dict[str, str]:
-        return {one.reading.tag: one.verdict.value for one in self.findings if one.target.place.host == host}
+        return {one.reference.tag: one.action.value for one in self.plan_entries if one.target.repository.host == host}
 
 
 @dataclass
@@ -102,19 +101,19 @@ class World:
         self.memory.tags["target/copy", tag] = self.memory.sources["source/app target/copy", tag] = digest
 
     def plan(self, rules: TagRules | None = None, *targets: TargetEntry, heads_first: bool = False) -> Seen:
-        entry = Entry(
+        entry = MirrorEntry(
             self.source,
             "app",
             rules or TagRules(),
-            targets or (TargetEntry(self.target, Place("target", "copy")),),
+            targets or (TargetEntry(self.target, Repository("target", "copy")),),
             heads_first=heads_first,
         )
         loop = new_loop()
         calls = Calls(loop, Limits(), Stop())
-        only = Only([f"*{self.wanted}*"])
+        only = ReferenceFilter([f"*{self.wanted}*"])
         planner = Planner(calls, self.memory, self.seen, chosen=only, parallel={"source": 4})
         try:
-            loop.run_until_complete(planner.all([entry]))
+            loop.run_until_complete(planner.plan_all([entry]))
         finally:
             calls.close()
         return self.seen
@@ -131,8 +130,8 @@ def test_tags_that_the_target_lacks_are_not_asked_for_on_either_side(world: Worl
     assert {"v1": "copy", "v2": "copy"} == world.plan().verdicts()
     assert [("tags", "app", "")] == world.source.asked
     assert [("tags", "copy", "")] == world.target.asked
-    assert [False, False] == [one.may_have for one in world.seen.findings]
-    assert [None, None] == [one.reading.version for one in world.seen.findings]
+    assert [False, False] == [one.may_have for one in world.seen.plan_entries]
+    assert [None, None] == [one.reference.version for one in world.seen.plan_entries]
 
 
 def test_equal_tags_cost_one_question_on_each_side(world: World) -> None:
@@ -147,8 +146,8 @@ def test_equal_tags_cost_one_question_on_each_side(world: World) -> None:
 def test_a_tag_that_moved_is_to_be_copied_and_tells_what_is_there(world: World) -> None:
     world.tag(world.source, "v1", "new")
     old = world.tag(world.target, "v1", "old", repository="copy")
-    [finding] = world.plan().findings
-    assert (Verdict.COPY, old, True) == (finding.verdict, finding.old, finding.may_have)
+    [planned] = world.plan().plan_entries
+    assert (Action.COPY, old, True) == (planned.action, planned.old, planned.may_have)
 
 
 def test_other_tags_of_the_target_are_left_alone(world: World) -> None:
@@ -156,13 +155,13 @@ def test_other_tags_of_the_target_are_left_alone(world: World) -> None:
     world.tag(world.target, "theirs", repository="copy")
     assert {"v1": "copy"} == world.plan().verdicts()
     assert [] == world.target.verbs("resolve")
-    assert [True] == [one.may_have for one in world.seen.findings]
+    assert [True] == [one.may_have for one in world.seen.plan_entries]
 
 
 def test_a_repository_that_a_killed_run_began_is_asked_for_blobs_though_it_has_no_tag(world: World) -> None:
     world.tag(world.source, "v1")
     world.memory.marks.add("target/copy")
-    assert [True] == [one.may_have for one in world.plan().findings]
+    assert [True] == [one.may_have for one in world.plan().plan_entries]
 
 
 def test_the_source_is_resolved_once_for_all_targets(world: World) -> None:
@@ -171,7 +170,9 @@ def test_the_source_is_resolved_once_for_all_targets(world: World) -> None:
         world.tag(world.target, f"v{number}", repository="copy")
         world.tag(world.other, f"v{number}", "old", repository="copy")
     world.plan(
-        None, TargetEntry(world.target, Place("target", "copy")), TargetEntry(world.other, Place("other", "copy"))
+        None,
+        TargetEntry(world.target, Repository("target", "copy")),
+        TargetEntry(world.other, Repository("other", "copy")),
     )
     assert 10 == len(world.source.verbs("resolve"))
     assert {"equal"} == set(world.seen.verdicts("target").values())
@@ -183,35 +184,35 @@ def test_named_tags_are_asked_for_without_any_listing_of_the_source(world: World
     world.tag(world.target, "v1", repository="copy")
     assert {"v1": "equal", "nope": "failed"} == world.plan(TagRules(literal=("v1", "nope"))).verdicts()
     assert [] == world.source.verbs("tags") + world.target.verbs("tags")
-    assert [NotFound] == [type(one.error) for one in world.seen.findings if one.error]
+    assert [NotFound] == [type(one.error) for one in world.seen.plan_entries if one.error]
 
 
 def test_named_tags_of_a_new_repository_cost_one_listing_that_spares_the_questions_for_blobs(world: World) -> None:
     world.tag(world.source, "v1")
-    assert [False] == [one.may_have for one in world.plan(TagRules(literal=("v1",))).findings]
+    assert [False] == [one.may_have for one in world.plan(TagRules(literal=("v1",))).plan_entries]
     assert 1 == len(world.target.verbs("tags"))
 
 
 def test_a_digest_is_its_own_version_and_is_asked_for_by_digest(world: World) -> None:
     digest = world.tag(world.source, "v1")
-    [finding] = world.plan(TagRules(digest=digest)).findings
-    assert f"target/copy@{digest}" == finding.name
+    [planned] = world.plan(TagRules(digest=digest)).plan_entries
+    assert f"target/copy@{digest}" == planned.name
     world.tag(world.target, "v1", repository="copy")
-    world.seen.findings.clear()
+    world.seen.plan_entries.clear()
     assert ["equal"] == list(world.plan(TagRules(digest=digest)).verdicts().values())
 
 
 def test_a_digest_can_be_given_a_tag_on_the_target(world: World) -> None:
     digest = world.tag(world.source, "v1")
-    [finding] = world.plan(TagRules(literal=("stable",), digest=digest)).findings
-    assert "target/copy:stable" == finding.name
-    assert digest == finding.reading.reference
+    [planned] = world.plan(TagRules(literal=("stable",), digest=digest)).plan_entries
+    assert "target/copy:stable" == planned.name
+    assert digest == planned.reference.identifier
 
 
 def test_where_gets_are_metered_digests_are_asked_for_first(world: World) -> None:
     world.tag(world.source, "v1")
-    [finding] = world.plan(heads_first=True).findings
-    assert finding.reading.version is not None
+    [planned] = world.plan(heads_first=True).plan_entries
+    assert planned.reference.version is not None
     assert 1 == len(world.source.verbs("resolve"))
 
 
@@ -219,7 +220,7 @@ def test_an_exclusive_target_is_asked_nothing_about_what_is_remembered(world: Wo
     digest = world.tag(world.source, "v1")
     world.memory.tags["target/copy", "v1"] = digest
     world.tag(world.source, "v2")
-    seen = world.plan(None, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
+    seen = world.plan(None, TargetEntry(world.target, Repository("target", "copy"), exclusive=True))
     assert {"v1": "equal", "v2": "copy"} == seen.verdicts()
     assert [("resolve", "copy", "v2")] == world.target.asked, "an earlier run may have put it, and not have noted it"
 
@@ -227,14 +228,14 @@ def test_an_exclusive_target_is_asked_nothing_about_what_is_remembered(world: Wo
 def test_an_exclusive_target_that_nothing_is_remembered_of_is_asked(world: World) -> None:
     world.tag(world.source, "v1")
     world.tag(world.target, "v1", repository="copy")
-    seen = world.plan(None, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
+    seen = world.plan(None, TargetEntry(world.target, Repository("target", "copy"), exclusive=True))
     assert {"v1": "equal"} == seen.verdicts()
 
 
 def test_a_listing_that_fails_is_one_failure(world: World) -> None:
     world.source.fault = lambda verb, repository, reference: AuthError("wrong password")
     assert ["source/app"] == [name for name, _ in world.plan().errors]
-    assert [] == world.seen.findings
+    assert [] == world.seen.plan_entries
     assert [] == world.target.verbs("resolve")
 
 
@@ -250,7 +251,9 @@ def test_a_target_that_cannot_be_listed_fails_its_own_findings_only(world: World
     world.tag(world.source, "v1")
     world.other.fault = lambda verb, repository, reference: Unreachable("refused")
     world.plan(
-        None, TargetEntry(world.target, Place("target", "copy")), TargetEntry(world.other, Place("other", "copy"))
+        None,
+        TargetEntry(world.target, Repository("target", "copy")),
+        TargetEntry(world.other, Repository("other", "copy")),
     )
     assert {"v1": "copy"} == world.seen.verdicts("target")
     assert {"v1": "failed"} == world.seen.verdicts("other")
@@ -266,7 +269,7 @@ def test_a_target_tag_that_answers_an_error_is_pushed_again(world: World) -> Non
 
     broken = Broken("target")
     broken.manifests = world.target.manifests
-    assert {"v1": "copy"} == world.plan(None, TargetEntry(broken, Place("target", "copy"))).verdicts()
+    assert {"v1": "copy"} == world.plan(None, TargetEntry(broken, Repository("target", "copy"))).verdicts()
 
 
 def test_a_hostile_name_is_told_and_the_rest_is_planned(world: World) -> None:
@@ -296,7 +299,9 @@ def test_a_thousand_tags_are_asked_for_in_batches(world: World) -> None:
         world.tag(world.source, f"v{number}")
         world.tag(world.target, f"v{number}", repository="copy")
     assert {"equal"} == set(world.plan().verdicts().values())
-    assert 1000 == len(world.seen.findings) == len(world.source.verbs("resolve")) == len(world.target.verbs("resolve"))
+    assert (
+        1000 == len(world.seen.plan_entries) == len(world.source.verbs("resolve")) == len(world.target.verbs("resolve"))
+    )
 
 
 IMMUTABLE = TagRules(immutable=("v.*",))
@@ -328,11 +333,11 @@ def test_an_immutable_tag_that_is_not_known_to_be_equal_is_compared(world: World
 def test_an_immutable_tag_that_differs_is_a_conflict_and_stays(world: World) -> None:
     new = world.tag(world.source, "v1", "new")
     old = world.tag(world.target, "v1", "old", repository="copy")
-    [finding] = world.plan(IMMUTABLE).findings
-    assert finding.error is not None
-    assert ("tag_immutable", 3) == (finding.error.code, finding.error.exit_code)
-    assert old in str(finding.error)
-    assert new in str(finding.error)
+    [planned] = world.plan(IMMUTABLE).plan_entries
+    assert planned.error is not None
+    assert ("tag_immutable", 3) == (planned.error.code, planned.error.exit_code)
+    assert old in str(planned.error)
+    assert new in str(planned.error)
 
 
 def test_what_is_immutable_is_copied_the_first_time(world: World) -> None:
@@ -352,7 +357,7 @@ def test_where_lists_say_what_tags_name_nothing_is_asked_for(world: World) -> No
         world.tag(store, "moved", repository, repository=repository)
     world.tag(source, "new")
     world.source = source
-    seen = world.plan(None, TargetEntry(target, Place("target", "copy")))
+    seen = world.plan(None, TargetEntry(target, Repository("target", "copy")))
     assert {"same": "equal", "moved": "copy", "new": "copy"} == seen.verdicts()
     assert [] == source.verbs("resolve") + target.verbs("resolve")
 
@@ -360,7 +365,7 @@ def test_where_lists_say_what_tags_name_nothing_is_asked_for(world: World) -> No
 def test_an_exclusive_target_with_immutable_tags_costs_the_listing_and_nothing_else(world: World) -> None:
     for number in range(300):
         world.was_equal(f"v{number}", world.tag(world.source, f"v{number}"))
-    seen = world.plan(IMMUTABLE, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
+    seen = world.plan(IMMUTABLE, TargetEntry(world.target, Repository("target", "copy"), exclusive=True))
     assert {"equal"} == set(seen.verdicts().values())
     assert [("tags", "app", "")] == world.source.asked
     assert [] == world.target.asked
@@ -368,8 +373,8 @@ def test_an_exclusive_target_with_immutable_tags_costs_the_listing_and_nothing_e
 
 def test_what_is_remembered_of_an_exclusive_target_is_told_once_for_each_tag(world: World) -> None:
     told = []
-    world.seen.saw_target = lambda place, tag, digest: told.append(tag)  # type: ignore[method-assign]
+    world.seen.note_target_tag = lambda repository, tag, digest: told.append(tag)  # type: ignore[method-assign]
     for number in range(200):
         world.memory.tags["target/copy", f"v{number}"] = world.tag(world.source, f"v{number}")
-    world.plan(None, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
+    world.plan(None, TargetEntry(world.target, Repository("target", "copy"), exclusive=True))
     assert 200 == len(told)

@@ -9,25 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from mirror.commands.options import Only
+from mirror.commands.options import ReferenceFilter
 from mirror.errors import LocalError, MirrorError, NotFound
 from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST, parse_manifest
+from mirror.oci.reference import Repository
 from mirror.selection.tag_rules import TagRules
-from mirror.store import Coming
-from mirror.sync.copy_queue import Agenda
-from mirror.sync.image_copier import Sync
-from mirror.sync.image_reader import Reader
-from mirror.sync.manifest_graph import Manifests
-from mirror.sync.plan_model import Entry, Finding, TargetEntry
+from mirror.store import ExpectedImage
+from mirror.sync.copy_queue import CopyQueue
+from mirror.sync.image_copier import ImageCopier
+from mirror.sync.image_reader import ImageReader
+from mirror.sync.manifest_graph import ManifestCache
+from mirror.sync.plan_model import MirrorEntry, PlanEntry, TargetEntry
 from mirror.sync.planner import Planner
-from mirror.sync.recorder import Tally
-from mirror.sync.target_lifecycle import Publishing
-from mirror.transfer.blob_copier import Deliveries
-from mirror.transfer.blob_locations import Inventory, Place, Routes
-from mirror.transfer.blob_outcomes import Outcomes
+from mirror.sync.recorder import BlobCounts
+from mirror.sync.target_lifecycle import TargetLifecycle
+from mirror.transfer.blob_copier import BlobCopier
+from mirror.transfer.blob_locations import BlobLocations, Routes
+from mirror.transfer.blob_outcomes import BlobRecorder
 from mirror.transfer.calls import Calls, new_loop
 from mirror.transfer.spool import Spool
 from mirror.util.cancellation import Stop, Work
@@ -38,9 +39,9 @@ from tests.sync.test_planner import Memory
 class Gathering(MemoryStore):
     """Must know all that comes; shows what it holds when it is finished whole."""
 
-    gathers = True
+    needs_all_images = True
     on_disk = True
-    begun: tuple[Coming, ...] | None = None
+    begun: tuple[ExpectedImage, ...] | None = None
     finished: bool | None = None
     broken: MirrorError | None = None
 
@@ -52,7 +53,7 @@ class Gathering(MemoryStore):
             raise NotFound(f"{self.host} does not exist")
         return super().repositories(prefix, work)
 
-    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+    def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
         assert self.begun is None or self.finished is False, "once, or again with what is whole"
         self.missing, self.finished = missing, None
         assert self.begun is not None or not self.verbs("put") + self.verbs("send"), "before the first write"
@@ -71,7 +72,7 @@ class Partial(MemoryStore):
     partial = True
     base: frozenset[Digest] = frozenset()
 
-    def lacks(self, blob: Descriptor) -> bool:
+    def leaves_out(self, blob: Descriptor) -> bool:
         return blob.digest in self.base
 
 
@@ -112,30 +113,30 @@ class Told:
     errors: dict[str, MirrorError] = field(default_factory=dict)
     troubles: list[MirrorError] = field(default_factory=list)
 
-    def _tell(self, finding: Finding, result: str) -> None:
-        assert finding.name not in self.results, "each once"
-        self.results[finding.name] = result
+    def _tell(self, planned: PlanEntry, result: str) -> None:
+        assert planned.name not in self.results, "each once"
+        self.results[planned.name] = result
 
-    def up_to_date(self, finding: Finding, digest: Digest) -> None:
-        self._tell(finding, "up-to-date")
+    def up_to_date(self, planned: PlanEntry, digest: Digest) -> None:
+        self._tell(planned, "up-to-date")
 
-    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None:
-        self._tell(finding, "copied")
+    def copied(self, planned: PlanEntry, digest: Digest, tally: BlobCounts) -> None:
+        self._tell(planned, "copied")
 
-    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
-        self._tell(finding, "failed")
-        self.errors[finding.name] = error
+    def failed(self, planned: PlanEntry, error: MirrorError, tally: BlobCounts) -> None:
+        self._tell(planned, "failed")
+        self.errors[planned.name] = error
 
-    def skipped(self, finding: Finding, reason: str) -> None:
-        self._tell(finding, "skipped")
+    def skipped(self, planned: PlanEntry, reason: str) -> None:
+        self._tell(planned, "skipped")
 
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None:
         self.errors[entry.name] = error
 
-    def selected(self, entry: Entry, count: int) -> None:
+    def selected(self, entry: MirrorEntry, count: int) -> None:
         pass
 
-    def crashed(self, finding: Finding, error: BaseException) -> None:
+    def crashed(self, planned: PlanEntry, error: BaseException) -> None:
         raise AssertionError from error
 
     def trouble(self, error: MirrorError) -> None:
@@ -170,50 +171,50 @@ class World:
     def sync(self, *, deep: bool = False) -> Told:
         told = Told()
         host = self.target.host
-        entry = Entry(self.source, "app", TagRules(), (TargetEntry(self.target, Place(host, "copy")),))
+        entry = MirrorEntry(self.source, "app", TagRules(), (TargetEntry(self.target, Repository(host, "copy")),))
         targets = {host: self.target}
         spool = Spool(self.tmp_path, None)
         spool.prepare()
-        inventory = Inventory(self.memory, {host: ["copy", "sibling"]})
+        locations = BlobLocations(self.memory, {host: ["copy", "sibling"]})
         loop = new_loop()
         calls = Calls(loop, Limits(), Stop())
         try:
-            outcomes = Outcomes(lambda order, what, cost: None)
-            deliveries = Deliveries(
+            recorder = BlobRecorder(lambda order, what, cost: None)
+            blob_copier = BlobCopier(
                 calls,
-                inventory,
+                locations,
                 Routes([(self.source.host, host)], mounting={}, parallel={}),
                 spool,
-                outcomes=outcomes,
+                recorder=recorder,
                 moved=lambda count: None,
-                before_write=lambda place: None,
+                before_write=lambda repository: None,
             )
-            sync = Sync(
+            sync = ImageCopier(
                 calls,
-                deliveries,
-                inventory,
+                blob_copier,
+                locations,
                 self.memory,
                 targets,
-                outcomes,
+                recorder,
                 certain=deep,
-                writing=lambda place: None,
+                writing=lambda repository: None,
             )
-            reader = Reader(calls, self.memory, Manifests(calls))
-            agenda = Agenda(
+            reader = ImageReader(calls, self.memory, ManifestCache(calls))
+            agenda = CopyQueue(
                 calls,
                 reader,
                 sync,
-                inventory,
+                locations,
                 self.memory,
                 told,
                 targets,
-                Publishing(calls, reader, targets),
+                TargetLifecycle(calls, reader, targets),
                 images=2,
                 deep=deep,
                 fail_fast=False,
             )
-            planner = Planner(calls, self.memory, agenda, chosen=Only(None), parallel={})
-            loop.run_until_complete(agenda.run(planner.all([entry])))
+            planner = Planner(calls, self.memory, agenda, chosen=ReferenceFilter(None), parallel={})
+            loop.run_until_complete(agenda.run(planner.plan_all([entry])))
         finally:
             calls.close()
         return told

@@ -100,9 +100,9 @@ class Gate:
         self.entered.set()
         left = threading.Event()
         try:
-            with work.stop.calls(left.set):
+            with work.stop.callback_on_stop(left.set):
                 until(lambda: self._open.is_set() or left.is_set())
-            work.stop.check()
+            work.stop.raise_if_requested()
             return "done"
         finally:
             with self._lock:

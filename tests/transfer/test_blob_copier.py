@@ -26,13 +26,14 @@ from mirror.errors import (
 from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
 from mirror.store import Mount
-from mirror.transfer.blob_copier import CARRY, Deliveries
-from mirror.transfer.blob_locations import REFUSALS, Inventory, Place, Routes
-from mirror.transfer.blob_outcomes import Outcomes
-from mirror.transfer.blob_request import Delivered, Order, Outcome
+from mirror.transfer.blob_copier import CARRY, BlobCopier
+from mirror.transfer.blob_locations import REFUSALS, BlobLocations, Routes
+from mirror.transfer.blob_outcomes import BlobRecorder
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
 from mirror.transfer.calls import Calls, new_loop
-from mirror.transfer.downloads import Origin
+from mirror.transfer.downloads import BlobSource
 from mirror.transfer.spool import Spool
 from mirror.transfer.tasks import Steps, gather_results, run_group
 from mirror.transfer.upload_sessions import CLOSED_AT_ONCE
@@ -74,18 +75,18 @@ class World:
         self.hints = Hints()
         self.limits = Limits()
         self.spool = spool
-        self.told: list[tuple[str, Delivered | MirrorError]] = []
+        self.told: list[tuple[str, BlobResult | MirrorError]] = []
         self.marked: list[str] = []
         self.mounting = {"target": True}
         self.pairs = [("source", "target")]
         self.options = options
-        self.inventory = Inventory(self.hints, dict.fromkeys(self.targets, PATHS))
+        self.locations = BlobLocations(self.hints, dict.fromkeys(self.targets, PATHS))
 
     def new_loop(self) -> asyncio.AbstractEventLoop:
         return new_loop()
 
     @contextmanager
-    def opened(self, stop: Stop) -> Iterator[tuple[Calls, Deliveries]]:
+    def opened(self, stop: Stop) -> Iterator[tuple[Calls, BlobCopier]]:
         """Deliveries, and the calls that they make."""
         policy = Policy(base=0.001, cap=0.002)
         for name in ("source", "target", "other"):
@@ -97,48 +98,52 @@ class World:
         try:
             yield (
                 calls,
-                Deliveries(
+                BlobCopier(
                     calls,
-                    self.inventory,
+                    self.locations,
                     routes,
                     self.spool,
-                    outcomes=Outcomes(lambda order, what, cost: self.told.append((str(order.place), what))),
+                    recorder=BlobRecorder(
+                        lambda request, what, cost: self.told.append((str(request.repository), what))
+                    ),
                     moved=lambda count: None,
-                    before_write=lambda place: self.marked.append(str(place)),
+                    before_write=lambda repository: self.marked.append(str(repository)),
                 ),
             )
         finally:
             calls.close()
 
-    def drive(self, steps: Callable[[Deliveries], Steps[T]]) -> T:
+    def drive(self, steps: Callable[[BlobCopier], Steps[T]]) -> T:
         """Run `steps` to their end, and close all."""
-        with self.opened(Stop()) as (_, deliveries):
-            result = self.loop.run_until_complete(steps(deliveries))
-        deliveries.close()
+        with self.opened(Stop()) as (_, blob_copier):
+            result = self.loop.run_until_complete(steps(blob_copier))
+        blob_copier.close()
         return result
 
-    def run(self, orders: Callable[[Deliveries], Sequence[Steps[Delivered]]]) -> list[Delivered]:
+    def run(self, requests: Callable[[BlobCopier], Sequence[Steps[BlobResult]]]) -> list[BlobResult]:
         """What becomes of all orders, given at once."""
-        return self.drive(lambda deliveries: run_group(orders(deliveries)))
+        return self.drive(lambda blob_copier: run_group(requests(blob_copier)))
 
     def held_elsewhere(self, data: bytes) -> Descriptor:
         """A blob of the source that another repository of the target has as well."""
         blob = self.source.add("app", data)
         self.targets["target"].blobs["two"][blob.digest] = data
-        self.inventory.add(Place("target", "two"), blob.digest)
+        self.locations.add(Repository("target", "two"), blob.digest)
         return blob
 
-    def order(
+    def request(
         self, blob: Descriptor, path: str, host: str = "target", *, may_have: bool = False, certain: bool = False
-    ) -> Order:
+    ) -> BlobRequest:
         target = self.targets[host]
-        return Order(blob, target, Place(host, path), Origin(self.source, "app"), "source/app:1", may_have, certain)
+        return BlobRequest(
+            blob, target, Repository(host, path), BlobSource(self.source, "app"), "source/app:1", may_have, certain
+        )
 
 
 def read_hints(world: World, digests: Sequence[Digest]) -> None:
     """Read what earlier runs noted of blobs, as for a copy to target/one."""
-    place = Place("target", "one")
-    world.inventory.note_hints(place, world.inventory.read_hints(place, digests))
+    repository = Repository("target", "one")
+    world.locations.note_hints(repository, world.locations.read_hints(repository, digests))
 
 
 @pytest.fixture
@@ -151,8 +156,8 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def test_a_new_blob_is_one_read_and_one_upload_and_nothing_is_asked_first(world: World) -> None:
     blob = world.source.add("app", DATA)
-    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
-    assert Outcome.COPIED is done.outcome
+    [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
+    assert BlobOutcome.COPIED is done.outcome
     assert (len(DATA), len(DATA), 1) == (done.bytes_read, done.bytes_sent, done.attempts)
     assert ["open"] == [verb for verb, _, _ in world.source.asked]
     assert ["begin", "send"] == [verb for verb, _, _ in world.targets["target"].asked]
@@ -163,21 +168,21 @@ def test_two_who_want_the_same_blob_in_the_same_repository_share_one_delivery(wo
     world.source.gate = gate = threading.Event()
     blob = world.source.add("app", DATA)
 
-    async def orders(deliveries: Deliveries) -> list[Delivered]:
-        tasks = [asyncio.ensure_future(deliveries.deliver(world.order(blob, "one"))) for _ in range(2)]
+    async def requests(blob_copier: BlobCopier) -> list[BlobResult]:
+        tasks = [asyncio.ensure_future(blob_copier.copy(world.request(blob, "one"))) for _ in range(2)]
         await eventually(lambda: world.source.asked)
         gate.set()
         return await asyncio.gather(*tasks)
 
-    first, second = world.drive(orders)
+    first, second = world.drive(requests)
     assert first is second
-    assert [Outcome.COPIED, None] == [first.claim(), second.claim()], "it counts once"
+    assert [BlobOutcome.COPIED, None] == [first.claim(), second.claim()], "it counts once"
     assert 1 == len(world.told)
 
 
 def test_of_three_repositories_one_leads_and_the_others_mount_from_it(world: World) -> None:
     blob = world.source.add("app", DATA)
-    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, path)) for path in PATHS])
+    done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, path)) for path in PATHS])
     assert ["copied", "mounted", "mounted"] == sorted(one.outcome.value for one in done)
     assert 1 == len(world.source.verbs("open"))
     assert 1 == len(world.targets["target"].verbs("begin"))
@@ -190,22 +195,22 @@ def test_when_the_leader_fails_for_its_own_repository_a_follower_leads(world: Wo
         NotFound("no such project") if verb == "begin" and repository == "one" else None
     )
 
-    async def orders(deliveries: Deliveries) -> list[Delivered | MirrorError]:
-        return await gather_results(deliveries.deliver(world.order(blob, path)) for path in PATHS)
+    async def requests(blob_copier: BlobCopier) -> list[BlobResult | MirrorError]:
+        return await gather_results(blob_copier.copy(world.request(blob, path)) for path in PATHS)
 
-    failed, *others = world.drive(orders)
+    failed, *others = world.drive(requests)
     assert isinstance(failed, NotFound)
-    assert ["copied", "mounted"] == sorted(one.outcome.value for one in others if isinstance(one, Delivered))
+    assert ["copied", "mounted"] == sorted(one.outcome.value for one in others if isinstance(one, BlobResult))
 
 
 def test_a_session_that_a_refused_mount_opened_is_used(world: World) -> None:
     target = world.targets["target"]
     target.mounts = None
     blob = world.source.add("app", DATA)
-    world.inventory.add(Place("target", "two"), blob.digest)
+    world.locations.add(Repository("target", "two"), blob.digest)
     target.blobs["two"][blob.digest] = DATA
-    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
-    assert Outcome.COPIED is done.outcome
+    [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
+    assert BlobOutcome.COPIED is done.outcome
     assert ["mount", "open", "send"] == [verb for verb, _, _ in target.asked], "read from the sibling, no second POST"
     assert [] == world.source.asked
     assert [] == target.deleted
@@ -217,12 +222,12 @@ def test_after_a_refused_mount_a_repository_that_may_have_the_blob_is_asked_for_
     blob = world.held_elsewhere(DATA)
     target.blobs["one"][blob.digest] = DATA
 
-    async def orders(deliveries: Deliveries) -> Delivered:
-        done = await deliveries.deliver(world.order(blob, "one", may_have=True))
+    async def requests(blob_copier: BlobCopier) -> BlobResult:
+        done = await blob_copier.copy(world.request(blob, "one", may_have=True))
         await eventually(lambda: [blob.digest] == target.deleted)
         return done
 
-    assert Outcome.EXISTS is world.drive(orders).outcome
+    assert BlobOutcome.EXISTS is world.drive(requests).outcome
     assert ["mount", "head"] == [verb for verb, _, _ in target.asked], "no byte is read or sent"
 
 
@@ -234,10 +239,10 @@ def test_a_refused_mount_falls_back_to_an_upload_and_is_not_tried_again(world: W
         world.hints.elsewhere[blob.digest] = ["two"]
     read_hints(world, [blob.digest for blob in blobs])
 
-    async def one_after_the_other(deliveries: Deliveries) -> list[Delivered]:
-        return [await deliveries.deliver(world.order(blob, "one")) for blob in blobs]
+    async def one_after_the_other(blob_copier: BlobCopier) -> list[BlobResult]:
+        return [await blob_copier.copy(world.request(blob, "one")) for blob in blobs]
 
-    assert {Outcome.COPIED} == {one.outcome for one in world.drive(one_after_the_other)}
+    assert {BlobOutcome.COPIED} == {one.outcome for one in world.drive(one_after_the_other)}
     assert 1 == len(target.verbs("mount"))
 
 
@@ -249,8 +254,8 @@ def test_a_mount_that_fails_with_every_retry_is_an_upload_and_the_next_one_gets_
         RemoteError("a bad gateway", status=502, retryable=True) if verb == "mount" and reference in broken else None
     )
 
-    async def one_after_the_other(deliveries: Deliveries) -> list[Delivered]:
-        return [await deliveries.deliver(world.order(blob, "one")) for blob in blobs]
+    async def one_after_the_other(blob_copier: BlobCopier) -> list[BlobResult]:
+        return [await blob_copier.copy(world.request(blob, "one")) for blob in blobs]
 
     done = world.drive(one_after_the_other)
     assert ["copied", "copied", "mounted"] == [one.outcome.value for one in done]
@@ -267,10 +272,10 @@ def test_a_host_that_fails_every_mount_is_not_asked_for_ever(world: World) -> No
         world.hints.elsewhere[blob.digest] = ["two"]
     read_hints(world, [blob.digest for blob in blobs])
 
-    async def one_after_the_other(deliveries: Deliveries) -> list[Delivered]:
-        return [await deliveries.deliver(world.order(blob, "one")) for blob in blobs]
+    async def one_after_the_other(blob_copier: BlobCopier) -> list[BlobResult]:
+        return [await blob_copier.copy(world.request(blob, "one")) for blob in blobs]
 
-    assert {Outcome.COPIED} == {one.outcome for one in world.drive(one_after_the_other)}
+    assert {BlobOutcome.COPIED} == {one.outcome for one in world.drive(one_after_the_other)}
     assert 5 + (REFUSALS - 1) == len(target.verbs("mount"))
 
 
@@ -278,20 +283,20 @@ def test_only_repositories_that_the_configuration_names_are_mounted_from(world: 
     blob = world.source.add("app", DATA)
     world.hints.elsewhere[blob.digest] = ["secret/project"]
     read_hints(world, [blob.digest])
-    world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+    world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
     assert [] == world.targets["target"].verbs("mount")
 
 
 def test_what_a_wildcard_names_is_mounted_from_before_it_is_known_to_match(world: World) -> None:
     target = world.targets["target"]
-    world.inventory = Inventory(world.hints, {"target": ["one"]}, {"target": [("hub/", "/x"), ("team/", "")]})
+    world.locations = BlobLocations(world.hints, {"target": ["one"]}, {"target": [("hub/", "/x"), ("team/", "")]})
     blobs = [world.source.add("app", DATA + bytes([number])) for number in range(5)]
     paths = ["hub/a/x", "team/a/b", "hub/a", "hub//x", "team/"]
     for blob, path in zip(blobs, paths, strict=True):
         world.hints.elsewhere[blob.digest] = [path]
         target.blobs[path][blob.digest] = world.source.blobs["app"][blob.digest]
     read_hints(world, [blob.digest for blob in blobs])
-    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
+    done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one")) for blob in blobs])
     assert ["hub/a/x", "team/a/b", None, None, None] == [one.from_ for one in done]
     assert 2 == len(target.verbs("mount"))
 
@@ -299,18 +304,18 @@ def test_what_a_wildcard_names_is_mounted_from_before_it_is_known_to_match(world
 def test_a_source_of_another_mirror_on_the_host_is_mounted_from(world: World) -> None:
     blob = world.source.add("app", DATA)
     world.targets["target"].blobs["two"][blob.digest] = DATA
-    world.inventory.suggest(Place("target", "two"), [blob.digest])
-    world.inventory.suggest(Place("target", "secret"), [blob.digest])
-    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
-    assert (Outcome.MOUNTED, "two") == (done.outcome, done.from_)
+    world.locations.suggest(Repository("target", "two"), [blob.digest])
+    world.locations.suggest(Repository("target", "secret"), [blob.digest])
+    [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
+    assert (BlobOutcome.MOUNTED, "two") == (done.outcome, done.from_)
     assert [] == world.source.asked
 
 
 def test_a_repository_that_may_have_it_is_asked_and_what_is_there_is_not_sent(world: World) -> None:
     blob = world.source.add("app", DATA)
     world.targets["target"].blobs["one"][blob.digest] = DATA
-    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
-    assert Outcome.EXISTS is done.outcome
+    [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_have=True))])
+    assert BlobOutcome.EXISTS is done.outcome
     assert ["head"] == [verb for verb, _, _ in world.targets["target"].asked]
     assert [] == world.source.asked
 
@@ -324,9 +329,9 @@ def test_what_a_hint_says_of_a_repository_is_asked_there_before_anything_else_an
     world.hints.elsewhere[blob.digest] = ["two"]
     world.targets["target"].blobs["one" if there else "two"][blob.digest] = DATA
     read_hints(world, [blob.digest])
-    assert not world.inventory.knows(Place("target", "one"), blob.digest)
-    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
-    assert (Outcome.EXISTS if there else Outcome.MOUNTED) is done.outcome
+    assert not world.locations.has_blob(Repository("target", "one"), blob.digest)
+    [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_have=True))])
+    assert (BlobOutcome.EXISTS if there else BlobOutcome.MOUNTED) is done.outcome
     assert (["head"] if there else ["head", "mount"]) == [verb for verb, _, _ in world.targets["target"].asked]
 
 
@@ -343,8 +348,8 @@ def test_a_blob_that_a_target_cannot_look_up_is_uploaded_however_often_that_has_
         return next(failures, None) if verb == "send" else None
 
     target.fault = fail
-    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
-    assert Outcome.COPIED is done.outcome
+    [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_have=True))])
+    assert BlobOutcome.COPIED is done.outcome
     # The first look-up after a failed upload is left to the retries of the upload, if it may succeed.
     again = ["head", "head"] if status >= 500 else ["head"]
     steps = ["head", "begin", "send", *again, "begin", "send", "head", "begin", "send"]
@@ -359,17 +364,17 @@ def test_a_look_up_that_is_refused_fails_the_blob(world: World, error: MirrorErr
     world.targets["target"].fault = lambda verb, repository, reference: error if verb == "head" else None
 
     with pytest.raises(type(error)):
-        world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", may_have=True))])
+        world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", may_have=True))])
     assert [] == world.targets["target"].verbs("begin")
 
 
 def test_a_distrusted_repository_is_asked_for_everything(world: World) -> None:
     blob = world.source.add("app", DATA)
-    place = Place("target", "one")
-    world.inventory.add(place, blob.digest)
-    world.inventory.distrust(place)
-    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", certain=True))])
-    assert Outcome.COPIED is done.outcome
+    repository = Repository("target", "one")
+    world.locations.add(repository, blob.digest)
+    world.locations.distrust(repository)
+    [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", certain=True))])
+    assert BlobOutcome.COPIED is done.outcome
     assert ["head", "begin", "send"] == [verb for verb, _, _ in world.targets["target"].asked]
     assert ["target/one"] == world.hints.forgotten
 
@@ -378,8 +383,8 @@ def test_a_broken_upload_is_tried_again(world: World) -> None:
     blob = world.source.add("app", DATA)
     failures = iter([NetworkError("reset"), NetworkError("reset")])
     world.targets["target"].fault = lambda verb, repository, reference: next(failures, None) if verb == "send" else None
-    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
-    assert (Outcome.COPIED, 3) == (done.outcome, done.attempts)
+    [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
+    assert (BlobOutcome.COPIED, 3) == (done.outcome, done.attempts)
     assert 2 == len(world.targets["target"].deleted)
     assert 2 == world.limits.retries
 
@@ -388,8 +393,8 @@ def test_wrong_bytes_are_not_delivered_and_told_once(world: World) -> None:
     blob = blob_of(DATA)
     world.source.blobs["app"][blob.digest] = DATA[:-1] + b"?"
     with pytest.raises(Refused):
-        world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
-    assert [("target/one", Refused)] == [(place, type(what)) for place, what in world.told]
+        world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
+    assert [("target/one", Refused)] == [(repository, type(what)) for repository, what in world.told]
     assert blob.digest not in world.targets["target"].blobs["one"]
 
 
@@ -397,9 +402,9 @@ def test_two_target_hosts_are_served_by_one_read(world: World) -> None:
     world.pairs = [("source", "target"), ("source", "other")]
     blob = world.source.add("app", DATA)
     done = world.run(
-        lambda deliveries: [deliveries.deliver(world.order(blob, "one", host)) for host in ("target", "other")]
+        lambda blob_copier: [blob_copier.copy(world.request(blob, "one", host)) for host in ("target", "other")]
     )
-    assert {Outcome.COPIED} == {one.outcome for one in done}
+    assert {BlobOutcome.COPIED} == {one.outcome for one in done}
     assert 1 == len(world.source.verbs("open"))
     assert len(DATA) == sum(one.bytes_read for one in done)
     assert 2 * len(DATA) == sum(one.bytes_sent for one in done)
@@ -408,8 +413,8 @@ def test_two_target_hosts_are_served_by_one_read(world: World) -> None:
 def test_without_mounts_the_repositories_of_a_host_are_served_by_one_read(world: World) -> None:
     world.mounting = {"target": False}
     blob = world.source.add("app", DATA)
-    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, path)) for path in PATHS])
-    assert {Outcome.COPIED} == {one.outcome for one in done}
+    done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, path)) for path in PATHS])
+    assert {BlobOutcome.COPIED} == {one.outcome for one in done}
     assert 1 == len(world.source.verbs("open"))
     assert [] == world.targets["target"].verbs("mount")
 
@@ -427,9 +432,9 @@ def test_a_download_that_breaks_is_gone_on_with_and_its_uploads_begin_again(worl
 
     world.source.fault = whole_at_last
     done = world.run(
-        lambda deliveries: [deliveries.deliver(world.order(blob, "one", host)) for host in ("target", "other")]
+        lambda blob_copier: [blob_copier.copy(world.request(blob, "one", host)) for host in ("target", "other")]
     )
-    assert {Outcome.COPIED} == {one.outcome for one in done}
+    assert {BlobOutcome.COPIED} == {one.outcome for one in done}
     assert DATA == world.targets["target"].blobs["one"][blob.digest] == world.targets["other"].blobs["one"][blob.digest]
 
 
@@ -437,10 +442,10 @@ def test_a_download_that_fails_for_good_fails_all_who_wait_for_it(world: World) 
     world.pairs = [("source", "target"), ("source", "other")]
     blob = blob_of(DATA)
 
-    async def orders(deliveries: Deliveries) -> list[Delivered | MirrorError]:
-        return await gather_results(deliveries.deliver(world.order(blob, "one", host)) for host in ("target", "other"))
+    async def requests(blob_copier: BlobCopier) -> list[BlobResult | MirrorError]:
+        return await gather_results(blob_copier.copy(world.request(blob, "one", host)) for host in ("target", "other"))
 
-    assert [NotFound, NotFound] == [type(one) for one in world.drive(orders)]
+    assert [NotFound, NotFound] == [type(one) for one in world.drive(requests)]
     assert [] == world.targets["target"].verbs("begin") + world.targets["other"].verbs("begin")
 
 
@@ -451,8 +456,8 @@ def test_source_and_target_on_one_host_with_one_slot_do_not_wait_for_each_other(
     world.pairs = [("source", "source")]
     world.targets["source"].mounts = Mount.REFUSED
     blob = world.source.add("app", DATA)
-    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", "source"))])
-    assert Outcome.COPIED is done.outcome
+    [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", "source"))])
+    assert BlobOutcome.COPIED is done.outcome
 
 
 def test_on_one_host_the_source_repository_is_mounted_from(world: World) -> None:
@@ -460,9 +465,9 @@ def test_on_one_host_the_source_repository_is_mounted_from(world: World) -> None
     store = world.targets["source"]
     blob = world.source.add("app", DATA)
     store.blobs["app"][blob.digest] = DATA
-    world.inventory = Inventory(world.hints, {"source": ["app", "one"]})
-    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one", "source"))])
-    assert (Outcome.MOUNTED, "app") == (done.outcome, done.from_)
+    world.locations = BlobLocations(world.hints, {"source": ["app", "one"]})
+    [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", "source"))])
+    assert (BlobOutcome.MOUNTED, "app") == (done.outcome, done.from_)
     assert [] == world.source.asked
 
 
@@ -471,10 +476,10 @@ def test_a_host_that_never_mounts_what_it_has_is_not_asked_for_ever(world: World
     target.mounts = None
     blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(REFUSALS + 3)]
 
-    async def one_after_the_other(deliveries: Deliveries) -> list[Delivered]:
-        return [await deliveries.deliver(world.order(blob, "one")) for blob in blobs]
+    async def one_after_the_other(blob_copier: BlobCopier) -> list[BlobResult]:
+        return [await blob_copier.copy(world.request(blob, "one")) for blob in blobs]
 
-    assert {Outcome.COPIED} == {one.outcome for one in world.drive(one_after_the_other)}
+    assert {BlobOutcome.COPIED} == {one.outcome for one in world.drive(one_after_the_other)}
     assert REFUSALS == len(target.verbs("mount"))
     assert [] == world.source.asked, "the bytes came from the target itself"
 
@@ -485,16 +490,16 @@ def test_a_blob_waits_for_room_in_the_spool(tmp_path: Path) -> None:
     world = World(spool)
     world.pairs = [("source", "target"), ("source", "other")]
     blobs = [world.source.add("app", DATA + bytes([number])) for number in range(3)]
-    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
-    assert [Outcome.COPIED] * 3 == [one.outcome for one in done]
+    done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one")) for blob in blobs])
+    assert [BlobOutcome.COPIED] * 3 == [one.outcome for one in done]
 
 
 def test_a_delivery_that_nobody_wants_any_more_leaves_no_session_behind(world: World) -> None:
     world.source.gate = threading.Event()
     blob = world.source.add("app", bytes(CARRY + 1))
 
-    async def leave(deliveries: Deliveries) -> None:
-        task = asyncio.ensure_future(deliveries.deliver(world.order(blob, "one")))
+    async def leave(blob_copier: BlobCopier) -> None:
+        task = asyncio.ensure_future(blob_copier.copy(world.request(blob, "one")))
         await eventually(lambda: world.targets["target"].verbs("begin"))
         task.cancel()
         await asyncio.wait([task])
@@ -515,13 +520,13 @@ def test_a_session_that_a_mount_opens_after_a_stop_is_deleted_by_who_opened_it(w
         return None
 
     target.fault = wait_at_the_mount
-    with world.opened(stop) as (calls, deliveries):
-        task = calls.tasks.start(deliveries.deliver(world.order(blob, "one")))
+    with world.opened(stop) as (calls, blob_copier):
+        task = calls.tasks.start(blob_copier.copy(world.request(blob, "one")))
         world.loop.run_until_complete(eventually(asked.is_set))
         stop.request("enough")
         world.loop.run_until_complete(asyncio.wait([task]))
         assert isinstance(task.exception(), Cancelled)
-        deliveries.close()
+        blob_copier.close()
         assert [] == target.deleted
         answered.set()
     assert [blob.digest] == target.deleted
@@ -532,8 +537,8 @@ def test_a_session_that_waits_for_its_blob_is_deleted_as_soon_as_nobody_wants_it
     target.mounts, target.gate = None, threading.Event()
     blob = world.held_elsewhere(DATA)
 
-    async def leave(deliveries: Deliveries) -> None:
-        task = asyncio.ensure_future(deliveries.deliver(world.order(blob, "one")))
+    async def leave(blob_copier: BlobCopier) -> None:
+        task = asyncio.ensure_future(blob_copier.copy(world.request(blob, "one")))
         await eventually(lambda: target.verbs("open"))
         assert [] == target.deleted
         task.cancel()
@@ -555,14 +560,14 @@ def test_the_sessions_that_a_stop_leaves_open_are_closed_within_one_bound(world:
         return None
 
     target.fault = mount_all_at_once
-    with world.opened(stop) as (calls, deliveries):
-        tasks = [calls.tasks.start(deliveries.deliver(world.order(blob, "one"))) for blob in blobs]
-        world.loop.run_until_complete(eventually(lambda: len(blobs) == world.inventory._missed["target"]))
+    with world.opened(stop) as (calls, blob_copier):
+        tasks = [calls.tasks.start(blob_copier.copy(world.request(blob, "one"))) for blob in blobs]
+        world.loop.run_until_complete(eventually(lambda: len(blobs) == world.locations._missed["target"]))
         stop.request("enough")
         world.loop.run_until_complete(asyncio.wait(tasks))
         assert {Cancelled} == {type(task.exception()) for task in tasks}
         with pytest.raises(LocalError, match=f"{len(blobs)} upload sessions were not closed within 0.1 s"):
-            deliveries.close(0.1)
+            blob_copier.close(0.1)
     target.closing.set()
     until(lambda: not any(thread.name.startswith("close") for thread in threading.enumerate()))
     assert CLOSED_AT_ONCE == len(target.deleted)
@@ -573,8 +578,8 @@ def test_mounts_that_wait_for_their_turn_while_a_host_turns_out_not_to_mount_are
     target.mounts = None
     world.options["target"] = 1
     blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(REFUSALS + 10)]
-    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
-    assert {Outcome.COPIED} == {one.outcome for one in done}
+    done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one")) for blob in blobs])
+    assert {BlobOutcome.COPIED} == {one.outcome for one in done}
     assert REFUSALS == len(target.verbs("mount"))
     assert len(blobs) - REFUSALS == len(target.verbs("begin"))
     assert [] == target.deleted
@@ -583,8 +588,8 @@ def test_mounts_that_wait_for_their_turn_while_a_host_turns_out_not_to_mount_are
 @pytest.mark.parametrize("size", [0, 1, CARRY, CARRY + 1], ids=str)
 def test_small_blobs_are_read_before_they_are_sent_and_large_ones_are_streamed(world: World, size: int) -> None:
     blob = world.source.add("app", bytes(size))
-    [done] = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
-    assert (Outcome.COPIED, size, size) == (done.outcome, done.bytes_read, done.bytes_sent)
+    [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
+    assert (BlobOutcome.COPIED, size, size) == (done.outcome, done.bytes_read, done.bytes_sent)
     assert ["open"] == [verb for verb, _, _ in world.source.asked]
     assert ["begin", "send"] == [verb for verb, _, _ in world.targets["target"].asked]
     assert bytes(size) == world.targets["target"].blobs["one"][blob.digest]
@@ -593,13 +598,13 @@ def test_small_blobs_are_read_before_they_are_sent_and_large_ones_are_streamed(w
 def test_what_is_carried_at_once_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mirror.transfer.blob_copier.MOST_CARRIED", len(DATA))
     blobs = [world.source.add("app", DATA[:-1] + bytes([number])) for number in range(20)]
-    done = world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one")) for blob in blobs])
-    assert [Outcome.COPIED] * 20 == [one.outcome for one in done]
+    done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one")) for blob in blobs])
+    assert [BlobOutcome.COPIED] * 20 == [one.outcome for one in done]
 
 
 def test_a_small_blob_with_wrong_bytes_opens_no_upload(world: World) -> None:
     blob = blob_of(DATA)
     world.source.blobs["app"][blob.digest] = DATA + b"more"
     with pytest.raises(Refused):
-        world.run(lambda deliveries: [deliveries.deliver(world.order(blob, "one"))])
+        world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
     assert [] == world.targets["target"].asked

@@ -11,9 +11,9 @@ import pytest
 
 from mirror.errors import AuthError, MirrorError, NetworkError, NotFound
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.blob_copier import CARRY, Deliveries
-from mirror.transfer.blob_request import Order
-from mirror.transfer.downloads import Origin
+from mirror.transfer.blob_copier import CARRY, BlobCopier
+from mirror.transfer.blob_request import BlobRequest
+from mirror.transfer.downloads import BlobSource
 from mirror.transfer.spool import Spool
 from mirror.transfer.tasks import gather_results
 from mirror.util.structs import replace
@@ -38,14 +38,16 @@ class Sources(World):
         assert self.given.wait(30)
         return None
 
-    def order_of(self, source: MemoryStore, blob: Descriptor, path: str, host: str, repository: str = "app") -> Order:
-        return replace(self.order(blob, path, host), origin=Origin(source, repository))
+    def order_of(
+        self, source: MemoryStore, blob: Descriptor, path: str, host: str, repository: str = "app"
+    ) -> BlobRequest:
+        return replace(self.request(blob, path, host), origin=BlobSource(source, repository))
 
-    def deliver(self, *orders: Order) -> list[MirrorError | str]:
+    def copy(self, *requests: BlobRequest) -> list[MirrorError | str]:
         """-> how each ended: the outcome, or the error"""
 
-        async def given(deliveries: Deliveries) -> list[MirrorError | str]:
-            tasks = [asyncio.ensure_future(gather_results([deliveries.deliver(order)])) for order in orders]
+        async def given(blob_copier: BlobCopier) -> list[MirrorError | str]:
+            tasks = [asyncio.ensure_future(gather_results([blob_copier.copy(request)])) for request in requests]
             await settle()
             self.given.set()
             ends = [one for task in tasks for one in await task]
@@ -102,7 +104,7 @@ def test_what_one_source_cannot_give_comes_from_the_source_of_another_who_wants_
         world.pairs = [("source", "target")]
     blob = world.second.add("app", data)
     trouble(world, blob)
-    ends = world.deliver(
+    ends = world.copy(
         world.order_of(world.source, blob, "one", hosts[0]), world.order_of(world.second, blob, "one", hosts[1])
     )
     assert ["copied", "copied"] == ends
@@ -113,7 +115,7 @@ def test_what_one_source_cannot_give_comes_from_the_source_of_another_who_wants_
 def test_another_repository_of_the_same_source_is_tried_in_the_same_way(world: Sources) -> None:
     world.pairs = SPOOLED
     blob = world.source.add("whole", SMALL)
-    ends = world.deliver(
+    ends = world.copy(
         world.order_of(world.source, blob, "one", "target", "lacking"),
         world.order_of(world.source, blob, "one", "other", "whole"),
     )
@@ -124,7 +126,7 @@ def test_another_repository_of_the_same_source_is_tried_in_the_same_way(world: S
 def test_where_no_source_has_it_each_is_told_of_its_own(world: Sources) -> None:
     world.pairs = SPOOLED
     blob = blob_of(SMALL)
-    first, second = world.deliver(
+    first, second = world.copy(
         world.order_of(world.source, blob, "one", "target"), world.order_of(world.second, blob, "one", "other")
     )
     assert isinstance(first, NotFound)
@@ -140,7 +142,7 @@ def test_a_target_that_refuses_the_blob_is_not_tried_again_from_another_source(w
     world.targets["target"].fault = lambda verb, repository, reference: (
         NotFound("no project") if verb == "begin" else None
     )
-    first, second = world.deliver(
+    first, second = world.copy(
         world.order_of(world.source, blob, "one", "target"), world.order_of(world.second, blob, "one", "other")
     )
     assert isinstance(first, NotFound)

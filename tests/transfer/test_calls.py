@@ -230,7 +230,7 @@ async def test_the_time_budget_begins_anew_after_an_attempt_that_moved_bytes(des
 async def test_time_in_which_the_host_is_paused_is_in_no_budget(desk: Desk) -> None:
     def run(work: Work) -> None:
         desk.clock.advance(60.0)
-        desk.limits.note_queued(60.0)
+        desk.limits.add_queued(60.0)
         raise NetworkError("reset")
 
     task = desk.start(desk.calls.call(run, needs=NEEDS))
@@ -252,16 +252,16 @@ async def test_small_requests_are_retried_inside_only_where_the_whole_is_not(
 
 @on_loop
 async def test_a_cancelled_call_is_stopped_and_its_thread_is_waited_for(desk: Desk) -> None:
-    ends, order = threading.Event(), list[str]()
+    ends, request = threading.Event(), list[str]()
 
     def reluctant(work: Work) -> None:
-        order.append("begins")
-        until(lambda: work.stop.requested)
+        request.append("begins")
+        until(lambda: work.stop.is_requested)
         assert ends.wait(DEADLINE)
-        order.append("ends")
+        request.append("ends")
 
     task = desk.start(desk.calls.call(reluctant, needs=NEEDS))
-    await eventually(lambda: order)
+    await eventually(lambda: request)
     for _ in range(3):  # however often
         task.cancel()
         await settle()
@@ -269,7 +269,7 @@ async def test_a_cancelled_call_is_stopped_and_its_thread_is_waited_for(desk: De
     ends.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (["begins", "ends"], 0) == (order, desk.calls.permits.used(DOWNLOADS))
+    assert (["begins", "ends"], 0) == (request, desk.calls.permits.used(DOWNLOADS))
 
 
 @on_loop
@@ -298,7 +298,7 @@ async def test_a_wait_for_a_retry_ends_when_it_is_cancelled(desk: Desk) -> None:
 
 def test_a_bug_of_a_call_that_nobody_wants_is_raised_at_the_end() -> None:
     def run(work: Work) -> None:
-        until(lambda: work.stop.requested)
+        until(lambda: work.stop.is_requested)
         raise KeyError("bug")
 
     async def leave(desk: Desk) -> None:
@@ -363,7 +363,7 @@ async def test_a_pause_from_before_its_first_use_counts(desk: Desk) -> None:
 async def test_nothing_starts_while_the_rate_of_a_host_is_used_up(desk: Desk) -> None:
     host = desk.limits.configure("a", 2, Rate(1, 10.0))
     for _ in range(2):  # the permits hear of the host only by the first of these
-        host.take()
+        host.reserve_start()
         await settle()
         waits = desk.start(desk.calls.call(lambda work: 1, needs=NEEDS))
         await settle()

@@ -189,11 +189,11 @@ class TestLanes:
         calls.submit(0, (SOURCE, DOWNLOADS))
         for job in range(1, 10):
             calls.submit(job, ((SOURCE, TARGET, OTHER)[job % 3], DOWNLOADS))
-        order, running = [], [0]
+        request, running = [], [0]
         while running:
-            order.append(running.pop())
-            running += calls.finished(order[-1])
-        assert [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] == order
+            request.append(running.pop())
+            running += calls.finished(request[-1])
+        assert [0, 1, 2, 3, 4, 5, 6, 7, 8, 9] == request
 
     def test_a_lane_with_many_calls_does_not_delay_one_with_few(self, line: Lines) -> None:
         calls = line({UPLOADS: 2})

@@ -187,4 +187,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestPermits = Machine.TestCase
-TestPermits.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
+TestPermits.settings = settings(max_examples=100, stateful_step_count=40, derandomize=True)

@@ -9,9 +9,9 @@ import pytest
 
 from mirror.errors import MirrorError, NetworkError, NotFound, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.blob_copier import CARRY, Deliveries
-from mirror.transfer.blob_request import Delivered, Order, Outcome
-from mirror.transfer.downloads import Origin
+from mirror.transfer.blob_copier import CARRY, BlobCopier
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
+from mirror.transfer.downloads import BlobSource
 from mirror.transfer.spool import Spool
 from mirror.transfer.tasks import gather_results
 from mirror.util.retry_policy import Policy
@@ -35,15 +35,15 @@ def world(tmp_path: Path) -> Iterator[World]:
     spool.close()
 
 
-def outcomes(world: World, *orders: Order, together: bool = True) -> list[Outcome | type[MirrorError]]:
+def recorder(world: World, *requests: BlobRequest, together: bool = True) -> list[BlobOutcome | type[MirrorError]]:
     """What becomes of the orders, given at once or each after the end of the one before."""
 
-    async def deliver(deliveries: Deliveries) -> list[Delivered | MirrorError]:
+    async def copy(blob_copier: BlobCopier) -> list[BlobResult | MirrorError]:
         if together:
-            return await gather_results(deliveries.deliver(order) for order in orders)
-        return [one for order in orders for one in await gather_results([deliveries.deliver(order)])]
+            return await gather_results(blob_copier.copy(request) for request in requests)
+        return [one for request in requests for one in await gather_results([blob_copier.copy(request)])]
 
-    ends = world.drive(deliver)
+    ends = world.drive(copy)
     return [type(one) if isinstance(one, MirrorError) else one.outcome for one in ends]
 
 
@@ -69,7 +69,7 @@ def test_a_host_that_does_not_take_a_blob_is_tried_to_the_end_once_and_then_once
     target = world.targets["target"]
     target.fault = failing("send", ill)
     blob = world.source.add("app", data)
-    assert [RemoteError] * 3 == outcomes(world, *(world.order(blob, path) for path in PATHS))
+    assert [RemoteError] * 3 == recorder(world, *(world.request(blob, path) for path in PATHS))
     assert Policy().attempts + 2 == len(target.verbs("send"))
 
 
@@ -80,7 +80,7 @@ def test_a_source_that_does_not_give_a_blob_is_tried_to_the_end_once_and_then_on
     world.pairs = pairs
     world.source.fault = failing("open", ill)
     blob = world.source.add("app", data)
-    assert [RemoteError] * 3 == outcomes(world, *(world.order(blob, path) for path in PATHS))
+    assert [RemoteError] * 3 == recorder(world, *(world.request(blob, path) for path in PATHS))
     assert Policy().attempts + 2 == len(world.source.verbs("open"))
 
 
@@ -92,8 +92,8 @@ def test_a_host_that_is_well_again_takes_the_blob_from_the_next_who_needs_it(
     target = world.targets["target"]
     target.fault = failing("send", ill, times=Policy().attempts)
     blob = world.source.add("app", data)
-    done = outcomes(world, *(world.order(blob, path) for path in PATHS))
-    assert [RemoteError, Outcome.COPIED, Outcome.MOUNTED] == done
+    done = recorder(world, *(world.request(blob, path) for path in PATHS))
+    assert [RemoteError, BlobOutcome.COPIED, BlobOutcome.MOUNTED] == done
 
 
 def test_a_blob_that_arrived_in_the_end_has_all_its_retries_again(world: World) -> None:
@@ -105,8 +105,8 @@ def test_a_blob_that_arrived_in_the_end_has_all_its_retries_again(world: World) 
         ill() if verb == "send" and next(hits, None) is not None else None
     )
     blob = world.source.add("app", SMALL)
-    done = outcomes(world, *(world.order(blob, path) for path in PATHS), together=False)
-    assert [RemoteError, Outcome.COPIED, Outcome.COPIED] == done
+    done = recorder(world, *(world.request(blob, path) for path in PATHS), together=False)
+    assert [RemoteError, BlobOutcome.COPIED, BlobOutcome.COPIED] == done
 
 
 @WAYS
@@ -115,8 +115,8 @@ def test_a_blob_that_the_source_does_not_have_is_asked_for_once(
 ) -> None:
     world.pairs = pairs
     blob = blob_of(data)
-    orders = [*(world.order(blob, path) for path in PATHS), world.order(blob, "one", "other")]
-    assert [NotFound] * 4 == outcomes(world, *orders, together=False)
+    requests = [*(world.request(blob, path) for path in PATHS), world.request(blob, "one", "other")]
+    assert [NotFound] * 4 == recorder(world, *requests, together=False)
     assert 1 == len(world.source.verbs("open"))
     assert [] == world.targets["target"].verbs("begin") + world.targets["other"].verbs("begin")
 
@@ -130,17 +130,17 @@ def test_a_blob_that_is_damaged_at_the_source_is_read_once_whoever_needs_it(
     blob = blob_of(data)
     for repository in ("app", "web"):
         world.source.blobs[repository][blob.digest] = change(data)
-    from_web = replace(world.order(blob, "two"), origin=Origin(world.source, "web"))
-    orders = [world.order(blob, "one"), from_web, world.order(blob, "one", "other")]
-    assert [Refused] * 3 == outcomes(world, *orders, together=False)
+    from_web = replace(world.request(blob, "two"), origin=BlobSource(world.source, "web"))
+    requests = [world.request(blob, "one"), from_web, world.request(blob, "one", "other")]
+    assert [Refused] * 3 == recorder(world, *requests, together=False)
     assert 1 == len(world.source.verbs("open"))
 
 
 def test_a_descriptor_that_lies_of_a_size_fails_nobody_who_has_it_right(world: World) -> None:
     blob = world.source.add("app", LARGE)
     wrong = Descriptor(blob.digest, len(LARGE) - 1, blob.media_type)
-    done = outcomes(world, world.order(wrong, "one"), world.order(blob, "two"), together=False)
-    assert [Refused, Outcome.COPIED] == done
+    done = recorder(world, world.request(wrong, "one"), world.request(blob, "two"), together=False)
+    assert [Refused, BlobOutcome.COPIED] == done
 
 
 @WAYS
@@ -149,10 +149,10 @@ def test_what_one_repository_of_the_source_lacks_another_may_have(
 ) -> None:
     world.pairs = pairs
     blob = world.source.add("web", data)
-    from_web = replace(world.order(blob, "two"), origin=Origin(world.source, "web"))
-    orders = [world.order(blob, "one"), from_web, world.order(blob, "three")]
-    done = outcomes(world, *orders, together=False)
-    assert [NotFound, Outcome.COPIED, Outcome.MOUNTED] == done
+    from_web = replace(world.request(blob, "two"), origin=BlobSource(world.source, "web"))
+    requests = [world.request(blob, "one"), from_web, world.request(blob, "three")]
+    done = recorder(world, *requests, together=False)
+    assert [NotFound, BlobOutcome.COPIED, BlobOutcome.MOUNTED] == done
 
 
 def test_a_repository_that_may_not_be_written_to_takes_no_retries_from_others(world: World) -> None:
@@ -164,5 +164,5 @@ def test_a_repository_that_may_not_be_written_to_takes_no_retries_from_others(wo
         or (NetworkError("reset") if verb == "send" and next(hits, None) is not None else None)
     )
     blob = world.source.add("app", SMALL)
-    done = outcomes(world, *(world.order(blob, path) for path in PATHS))
-    assert [NotFound, Outcome.COPIED, Outcome.MOUNTED] == done
+    done = recorder(world, *(world.request(blob, path) for path in PATHS))
+    assert [NotFound, BlobOutcome.COPIED, BlobOutcome.MOUNTED] == done

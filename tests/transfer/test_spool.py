@@ -9,7 +9,7 @@ import pytest
 
 from mirror.errors import Cancelled, LocalError, NetworkError
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.downloads import Origin, SourceBody
+from mirror.transfer.downloads import BlobSource, SourceBody
 from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile, remove
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemoryStore, blob_of
@@ -22,7 +22,7 @@ def work() -> Work:
 
 
 def filled(file: SpoolFile, store: MemoryStore) -> None:
-    with SourceBody(file.blob, [Origin(store, "app")]).open(0, work()) as body:
+    with SourceBody(file.blob, [BlobSource(store, "app")]).open(0, work()) as body:
         file.fill(body, work())
 
 

@@ -12,8 +12,8 @@ import pytest
 from mirror.errors import MirrorError
 from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.blob_copier import CARRY, Deliveries
-from mirror.transfer.blob_request import Delivered, Outcome
+from mirror.transfer.blob_copier import CARRY, BlobCopier
+from mirror.transfer.blob_request import BlobOutcome, BlobResult
 from mirror.transfer.spool import Spool
 from mirror.transfer.spool_room import ROOM_WITHIN
 from tests.support.stores import MemoryStore
@@ -69,7 +69,7 @@ def world(tmp_path: Path, clock: FakeClock, size: int) -> Iterator[World]:
     spool.close()
 
 
-async def until_time_brings(clock: FakeClock, *tasks: asyncio.Task[Delivered]) -> None:
+async def until_time_brings(clock: FakeClock, *tasks: asyncio.Task[BlobResult]) -> None:
     """Let time pass until all of them have ended."""
 
     def ended() -> bool:
@@ -90,30 +90,30 @@ def test_a_target_that_stands_still_with_the_spool_full_holds_no_other_target_up
     frozen = Frozen(world.targets["target"])
     first, second, third = (world.source.add("app", data) for data in blobs_of(size))
 
-    async def steps(deliveries: Deliveries) -> None:
-        def deliver(blob: Descriptor, host: str = "target") -> asyncio.Task[Delivered]:
-            return asyncio.create_task(deliveries.deliver(world.order(blob, "one", host)))
+    async def steps(blob_copier: BlobCopier) -> None:
+        def copy(blob: Descriptor, host: str = "target") -> asyncio.Task[BlobResult]:
+            return asyncio.create_task(blob_copier.copy(world.request(blob, "one", host)))
 
-        stuck = [deliver(first)]
+        stuck = [copy(first)]
         await eventually(lambda: frozen.entered.acquire(blocking=False))
-        await deliver(first, "other")
-        stuck += [deliver(blob) for blob in (second, third)]
-        waiting = deliver(second, "other")
+        await copy(first, "other")
+        stuck += [copy(blob) for blob in (second, third)]
+        waiting = copy(second, "other")
         await settle()
         clock.advance(ROOM_WITHIN - 0.1)
         await settle()
         assert not waiting.done()
         assert [] == [blob for _, blob in world.source.verbs("open") if blob == second.digest]
         await until_time_brings(clock, waiting)
-        assert Outcome.COPIED is waiting.result().outcome
-        await deliver(third, "other")  # the spool has been full for long: no further wait
+        assert BlobOutcome.COPIED is waiting.result().outcome
+        await copy(third, "other")  # the spool has been full for long: no further wait
         for _ in range(100):
             clock.advance(0.5)
             await settle()
         assert 1 == len(world.targets["target"].verbs("begin")), "it holds the room itself: streams would stand as well"
         frozen.thaw()
         await until_time_brings(clock, *stuck)
-        assert [Outcome.COPIED] * 3 == [task.result().outcome for task in stuck]
+        assert [BlobOutcome.COPIED] * 3 == [task.result().outcome for task in stuck]
 
     world.drive(steps)
     opened = [blob for _, blob in world.source.verbs("open")]
@@ -130,10 +130,10 @@ def test_where_one_host_has_one_slot_for_both_ends_a_blob_waits_for_room(
     frozen = Frozen(world.targets["target"])
     first, second = (world.source.add("app", data) for data in blobs_of(size)[:2])
 
-    async def steps(deliveries: Deliveries) -> None:
-        stuck = asyncio.create_task(deliveries.deliver(world.order(first, "one")))
+    async def steps(blob_copier: BlobCopier) -> None:
+        stuck = asyncio.create_task(blob_copier.copy(world.request(first, "one")))
         await eventually(lambda: frozen.entered.acquire(blocking=False))
-        waiting = asyncio.create_task(deliveries.deliver(world.order(second, "one", "source")))
+        waiting = asyncio.create_task(blob_copier.copy(world.request(second, "one", "source")))
         for _ in range(20):
             clock.advance(0.5)
             await settle()

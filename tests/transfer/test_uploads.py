@@ -8,27 +8,29 @@ import pytest
 
 from mirror.errors import MirrorError, NetworkError
 from mirror.store import BlobReader
-from mirror.transfer.downloads import Origin, SourceBody
-from mirror.transfer.uploads import Sending
+from mirror.transfer.downloads import BlobSource, SourceBody
+from mirror.transfer.uploads import BlobUpload
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemorySession, MemoryStore, blob_of
 
 DATA = b"some bytes" * 1000
 
 
-def sending(source: MemoryStore, target: MemoryStore, told: list[str], session: MemorySession | None = None) -> Sending:
+def sending(
+    source: MemoryStore, target: MemoryStore, told: list[str], session: MemorySession | None = None
+) -> BlobUpload:
     blob = source.add("app", DATA)
-    body = SourceBody(blob, [Origin(source, "app")])
-    return Sending(target, "copy", blob, body, lambda count: None, lambda: told.append("writing"), session)
+    body = SourceBody(blob, [BlobSource(source, "app")])
+    return BlobUpload(target, "copy", blob, body, lambda count: None, lambda: told.append("writing"), session)
 
 
 def test_the_source_speaks_before_an_upload_is_opened() -> None:
-    order: list[str] = []
+    request: list[str] = []
     source, target = MemoryStore("source"), MemoryStore("target")
-    source.fault = lambda verb, repository, reference: order.append(f"source {verb}")
-    target.fault = lambda verb, repository, reference: order.append(f"target {verb}")
-    sending(source, target, order).attempt(Work(Stop()))
-    assert ["source open", "writing", "target begin", "target send"] == order
+    source.fault = lambda verb, repository, reference: request.append(f"source {verb}")
+    target.fault = lambda verb, repository, reference: request.append(f"target {verb}")
+    sending(source, target, request).attempt(Work(Stop()))
+    assert ["source open", "writing", "target begin", "target send"] == request
     assert DATA in target.blobs["copy"].values()
 
 

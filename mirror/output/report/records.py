@@ -30,7 +30,7 @@ class Failure(Struct, frozen=True):
     @classmethod
     def of(cls, error: MirrorError) -> Failure:
         """Create the record of an error."""
-        return cls(error.code, error.what, error.hint, error.status, error.passing)
+        return cls(error.code, error.what, error.hint, error.status, error.is_transient)
 
 
 class ImageEntry(Struct, frozen=True):

@@ -24,7 +24,7 @@ from pathlib import Path
 from mirror.errors import AuthError, printable
 from mirror.registry.auth.docker_config import home_directory, normalize_host
 from mirror.util.cancellation import Stop
-from mirror.util.structs import Hiding
+from mirror.util.structs import RedactedStruct
 
 MAX_BYTES = 64 * 1024  # of a helper's output
 
@@ -44,7 +44,7 @@ _PASSED_VARIABLES = re.compile(
 )
 
 
-class HelperAnswer(Hiding, frozen=True):
+class HelperAnswer(RedactedStruct, frozen=True):
     """The credentials that a helper returned."""
 
     HIDDEN = ("secret",)
@@ -119,7 +119,7 @@ def _run_helper(
 ) -> tuple[int, bytes]:
     """Run `program get` and return its exit code and output."""
     deadline = time.monotonic() + timeout
-    stop.check()
+    stop.raise_if_requested()
     try:
         # A new session is a new process group, which can be killed as a whole, and it has no terminal for prompts.
         process = subprocess.Popen(
@@ -182,7 +182,7 @@ def _wait_for_exit(process: subprocess.Popen[bytes], name: str, deadline: float,
 
 def _next_wait(name: str, deadline: float, stop: Stop) -> float:
     """Return the seconds to wait before the next check. Raises AuthError past the deadline; Cancelled."""
-    stop.check()
+    stop.raise_if_requested()
     left = deadline - time.monotonic()
     if left <= 0:
         raise AuthError(f"{name} did not end within its time limit and was killed")

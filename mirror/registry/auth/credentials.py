@@ -17,14 +17,14 @@ from mirror.registry.auth.docker_config import HUB_KEY, DockerConfig, Login, con
 from mirror.registry.http.host_settings import HostSettings, Secret
 from mirror.util.cancellation import Stop
 from mirror.util.single_flight import SingleFlight, copy_error
-from mirror.util.structs import Hiding
+from mirror.util.structs import RedactedStruct
 
 HELPER_TIMEOUT = 30.0  # seconds for one run of a helper
 
 _IDENTITY_USER = "<token>"  # docker's user name for a secret that is an identity token, not a password
 
 
-class Credential(Hiding, frozen=True):
+class Credential(RedactedStruct, frozen=True):
     """A user name with a password, an identity token (for an OAuth2 token service) or a bearer token.
 
     origin: where it came from, for messages; it contains no part of a secret."""

@@ -16,7 +16,7 @@ from mirror.oci import strictjson
 from mirror.registry.auth.credentials import Credential
 from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Work
-from mirror.util.structs import Hiding
+from mirror.util.structs import RedactedStruct
 
 log = logging.getLogger("mirror.auth")
 
@@ -55,7 +55,7 @@ class OneOff(Protocol):
     ) -> Reply: ...
 
 
-class Token(Hiding, frozen=True):
+class Token(RedactedStruct, frozen=True):
     """A bearer token. value: visible ASCII. lifetime: seconds from the time of the request."""
 
     HIDDEN = ("value",)

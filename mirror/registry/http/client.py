@@ -21,7 +21,7 @@ from mirror.registry.http.protocol import AnswerParser
 from mirror.registry.http.request_body import send_body
 from mirror.registry.http.url_policy import Destination, Trust
 from mirror.util.cancellation import Work
-from mirror.util.structs import Hiding, Struct, replace
+from mirror.util.structs import RedactedStruct, Struct, replace
 
 log = logging.getLogger("mirror.http")
 
@@ -38,7 +38,7 @@ class Upload(Struct, frozen=True):
     length: int | None
 
 
-class Request(Hiding, frozen=True):
+class Request(RedactedStruct, frozen=True):
     """kind: the noun under which it is counted, `manifest`."""
 
     HIDDEN = ("headers", "body")
@@ -182,12 +182,12 @@ class Exchange:
         and the error of a host that is down."""
         destination = request.destination
         limits = self.host(destination)
-        probes = limits.check(f"{request.method} {request.kind}")
-        wait = limits.take()
+        probes = limits.check_available(f"{request.method} {request.kind}")
+        wait = limits.reserve_start()
         if wait > 0.0 and not work.urgent:
             work.stop.sleep(wait)
-            self._limits.note_queued(wait)
-        work.stop.check()
+            self._limits.add_queued(wait)
+        work.stop.raise_if_requested()
         begun = monotonic()
         try:
             answer = run()
@@ -196,7 +196,7 @@ class Exchange:
                 self._note(request, error.code, begun)
             self.name(error, destination)
             raise
-        limits.answered(f"{request.method} {request.kind}", answer.status, probe=probes)
+        limits.record_response(f"{request.method} {request.kind}", answer.status, probe=probes)
         if log.isEnabledFor(logging.DEBUG):
             self._note(request, answer.status, begun)
         return answer
@@ -226,16 +226,16 @@ class Exchange:
         return self._on(self._pool.take(request.destination, work.stop, fresh=True), request, work, streamed)
 
     def _on(self, connection: Connection, request: Request, work: Work, streamed: bool) -> Stream:
-        registered = work.stop.calls(connection.abort)
+        registered = work.stop.callback_on_stop(connection.abort)
         registered.__enter__()
         try:
             until = monotonic() + (self._idle if streamed else self._deadline)
             connection.begin(work.stop, Pace(self._idle, until), request)
             parser = AnswerParser(request.method, request, small=not streamed)
             complete = self._say(connection, parser, request)
-            self.host(request.destination).sent(f"{request.method} {request.kind}")
+            self.host(request.destination).count_request(f"{request.method} {request.kind}")
             head = read_head(connection, parser)
-            work.stop.check()
+            work.stop.raise_if_requested()
             if not complete and head.status < 300:
                 raise RemoteError(f"{request}: answered {head.status} before it had the body", retryable=True)
             if streamed:

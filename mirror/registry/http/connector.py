@@ -43,20 +43,20 @@ class Connector:
         """Raises Unreachable, NetworkError, RemoteError (tls_error), Refused (tls_error, unsafe_*), LocalError,
         Cancelled."""
         attempt = _Attempt(self, destination, stop)
-        with stop.calls(attempt.sockets.abort):
+        with stop.callback_on_stop(attempt.sockets.abort):
             try:
                 connection = attempt.run()
             except MirrorError:
-                stop.check()
+                stop.raise_if_requested()
                 raise
             except OSError as error:
                 # All others were told: this machine lacks something.
                 raise local_error("open a connection to", destination.origin.netloc, error) from error
             finally:
                 attempt.sockets.close()
-        if stop.requested:
+        if stop.is_requested:
             connection.close()
-            stop.check()
+            stop.raise_if_requested()
         return connection
 
     @property
@@ -131,7 +131,7 @@ class _Attempt:
                 sock = proxy.socks_socket(address, family, self.destination.origin, self._left())
             except OSError as error:
                 last = error
-                self._stop.check()
+                self._stop.raise_if_requested()
             else:
                 return self._abortable(sock)
         raise self._unreachable(proxy.host, proxy.port, last) from last
@@ -164,7 +164,7 @@ class _Attempt:
         try:
             # A second handle: the handshake takes the first out of its object.
             self.sockets.add(sock.dup())
-            self._stop.check()  # after `add`: a stop from here on shuts it
+            self._stop.raise_if_requested()  # after `add`: a stop from here on shuts it
             sock.settimeout(self._left())
         except BaseException:
             sock.close()

@@ -129,7 +129,7 @@ class Dialer:
         self._pending[sock.fileno()] = sock
         self._sockets.add(sock)
         self._poll.register(sock, select.POLLOUT)
-        self._stop.check()  # after `add`: a stop from here on shuts it
+        self._stop.raise_if_requested()  # after `add`: a stop from here on shuts it
 
     def _wait(self, seconds: float) -> tuple[socket.socket, str] | None:
         """The first that is connected, and the address at its other end, if one is within `seconds`."""
@@ -138,7 +138,7 @@ class Dialer:
             self._poll.unregister(number)
             self._sockets.remove(sock)
             try:
-                self._stop.check()
+                self._stop.raise_if_requested()
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not code:
                     # Asked of the socket too: 0.0.0.0, for one, is not where a connection to it ends.
@@ -153,7 +153,7 @@ class Dialer:
                 raise
             sock.close()
             self._note_failure(failure)
-        self._stop.check()
+        self._stop.raise_if_requested()
         return None
 
     def _note_failure(self, error: OSError) -> None:

@@ -131,13 +131,13 @@ class OneOffs:
 
     def _send_once(self, prepared: requests.PreparedRequest, call: _Call, work: Work) -> Answer:
         request = call.request
-        with work.stop.calls(call.abort):
+        with work.stop.callback_on_stop(call.abort):
             _current.call = call
             try:
                 with self._session.send(prepared, allow_redirects=False, stream=True) as response:
                     return _read(response, request)
             except requests.RequestException as error:
-                work.stop.check()
+                work.stop.raise_if_requested()
                 if call.ended:
                     raise NetworkError(f"{request}: the answer was cut off", code="truncated") from error
                 raise RemoteError(f"{request}: the answer is malformed", retryable=True) from error
@@ -203,7 +203,7 @@ class _Call:
 
     def note_sent(self) -> None:
         """Count the request."""
-        self._host.sent(f"{self.request.method} {self.request.kind}")
+        self._host.count_request(f"{self.request.method} {self.request.kind}")
 
     def abort(self) -> None:
         """Wake the thread that waits for the answer. Any thread."""

@@ -223,7 +223,7 @@ class _InnerConnection(SecureConnection):
             count: int = self._inner.send(view[:SLICE])
         except OSError as error:
             self._raise(error)
-        self._stop.check()
+        self._stop.raise_if_requested()
         if self._pace.too_slow(monotonic() - begun, count):
             raise self._slow()
         return count

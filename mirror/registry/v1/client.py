@@ -161,7 +161,7 @@ class V1Client:
         if known is None:
             return self._index_loads.share(repository, lambda: self._load_index(repository, work), work.stop)
         if isinstance(known, MirrorError):
-            raise known.about(f"{self.host}/{repository}")
+            raise known.with_subject(f"{self.host}/{repository}")
         return known
 
     def _load_index(self, repository: str, work: Work) -> _IndexedRepository:

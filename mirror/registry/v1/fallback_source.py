@@ -78,7 +78,7 @@ class FallbackSource:
             listing_error = error
             results = {reference: results.get(reference, error) for reference in v2_references}
         for reference in references:
-            work.stop.check()
+            work.stop.raise_if_requested()
             result = self._resolve_reference(repository, state, reference, results.get(reference), work)
             if result is listing_error and listing_error is not None:
                 raise listing_error
@@ -105,8 +105,8 @@ class FallbackSource:
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
         return self._v2.open_blob(repository, blob, work, offset=offset)
 
-    def lacks(self, blob: Descriptor) -> bool:
-        return self._v2.lacks(blob)
+    def leaves_out(self, blob: Descriptor) -> bool:
+        return self._v2.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         return self._v2.referrers(repository, digest, work)
@@ -145,7 +145,7 @@ class FallbackSource:
         try:
             choice = self._choose_protocol(repository, state, reference, v2_result, work)
         except MirrorError as error:  # from the tag list, possibly by v1
-            return error.about(f"{self.host}/{repository}")
+            return error.with_subject(f"{self.host}/{repository}")
         if choice is ProtocolChoice.V1:
             try:
                 return self._resolve_by_v1(repository, state, reference, work)
@@ -205,7 +205,7 @@ class FallbackSource:
         except (Cancelled, LocalError):
             raise
         except MirrorError as error:
-            yield error.about(f"{self.host}/{repository}: the tags by v1")
+            yield error.with_subject(f"{self.host}/{repository}: the tags by v1")
         else:
             yield from self._check_tag_names(repository, (name for name in tags if name not in v2_tags))
 

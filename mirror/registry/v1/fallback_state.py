@@ -181,7 +181,7 @@ class ProtocolSelector:
         decision = self.decide(operation, repository, state, error)
         if decision.choice is ProtocolChoice.PING:
             try:
-                self._registry.ping(work.once())
+                self._registry.ping(work.without_retries())
             except MirrorError as silent:
                 if isinstance(silent, Cancelled):
                     raise
@@ -292,6 +292,6 @@ def combined_error(by_v2: MirrorError | None, by_v1: MirrorError) -> MirrorError
     if isinstance(by_v1, NotV1Registry):
         return by_v2
     leading = by_v1 if isinstance(by_v1, Refused) else by_v2
-    found = leading.told(f"{by_v2.what}; by v1: {by_v1.what}")
+    found = leading.with_text(f"{by_v2.what}; by v1: {by_v1.what}")
     found.hint, found.protocol = by_v2.hint or by_v1.hint, ""  # it belongs to both
     return found

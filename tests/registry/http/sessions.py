@@ -47,18 +47,20 @@ class Keys:
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         return self.values[0]
 
-    def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
+    def handle_challenge(
+        self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
+    ) -> None:
         self.challenges.append((list(challenges), sent))
         if len(self.values) > 1:
             del self.values[0]
 
-    def accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
         self.accepted_scopes.append(scopes)
 
-    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+    def release(self, scopes: tuple[Scope, ...]) -> None:
         self.abandonments += 1
 
-    def allow_another(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
         pass
 
 

@@ -32,7 +32,9 @@ class Renewing(Anonymous):
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         return "Bearer secret"
 
-    def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
+    def handle_challenge(
+        self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
+    ) -> None:
         self.challenges.append(challenges)
 
 
