@@ -115,10 +115,9 @@ class _Attempt:
     def _through_tls(self, proxy: Proxy, context: ssl.SSLContext | None) -> Connection:
         """context: of the host; None: it is contacted by http, and the proxy forwards requests."""
         handshakes = self._connector.handshakes()
+        proxy_context = handshakes.context(own=False)  # before a connection is open: it may fail
         sock = self._tcp(proxy.host, proxy.port)
-        outer = handshakes.connection(
-            sock, handshakes.context(own=False), proxy.host, subject=self._proxy_name, peer=None
-        )
+        outer = handshakes.connection(sock, proxy_context, proxy.host, subject=self._proxy_name, peer=None)
         if context is None:
             return outer
         self._tunnel(outer, proxy)

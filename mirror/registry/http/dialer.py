@@ -117,13 +117,16 @@ class Dialer:
         except OSError as error:  # this machine has no IPv6, for one
             self._note_failure(error)
             return
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        keep_alive(sock)
-        code = sock.connect_ex(address)
-        if code not in (0, errno.EINPROGRESS):
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(sock)
+            code = sock.connect_ex(address)
+            if code not in (0, errno.EINPROGRESS):
+                raise OSError(code, os.strerror(code))
+        except OSError as error:
             sock.close()
-            self._note_failure(OSError(code, os.strerror(code)))
+            self._note_failure(error)
             return
         self._next_start = monotonic() + ATTEMPT_DELAY
         self._pending[sock.fileno()] = sock

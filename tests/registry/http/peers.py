@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from mirror.util.tls_socket import TlsSocket
+
 CRLF = b"\r\n"
 Script = Callable[["Talk"], object]
 
@@ -139,6 +141,8 @@ class Peer:
         self.changed = threading.Condition()
         self._script = script
         self._tls = tls
+        if tls is not None:
+            tls.sslsocket_class = TlsSocket  # clients may be gone before their handshake
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server((address, 0))

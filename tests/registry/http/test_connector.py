@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from mirror.util.cancellation import Stop, Work
 from tests.registry.http.dialling import OK, at, closed_port, get
 from tests.registry.http.peers import Peer, answers, peers, whole
 from tests.registry.http.sessions import PATIENT, STOPPED_WITHIN, session_with
+from tests.support import leftovers
 
 
 def test_a_host_that_refuses_is_unreachable() -> None:
@@ -94,6 +98,20 @@ def test_a_family_that_this_machine_does_not_have_is_passed_over() -> None:
         dialer = Dialer(AbortableSockets(), lambda address: None, until=monotonic() + 5.0, stop=Stop())
         sock, _ = dialer.connect([unknown, *at(("127.0.0.1", peer.port))("", 0)])
         sock.close()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOBUFS])
+def test_a_socket_whose_options_cannot_be_set_is_closed(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(sock: socket.socket) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("mirror.registry.http.dialer.keep_alive", fail)
+    before = leftovers.take()
+    dialer = Dialer(AbortableSockets(), lambda address: None, until=monotonic() + 5.0, stop=Stop())
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))) as caught:
+        dialer.connect(at(*[("127.0.0.1", closed_port())] * 2)("", 0))
+    assert number == caught.value.errno
+    assert [] == (leftovers.take() - before).describe()
 
 
 def test_families_of_addresses_take_turns() -> None:

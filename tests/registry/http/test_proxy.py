@@ -18,6 +18,7 @@ from mirror.errors import (
     AuthError,
     Cancelled,
     ConfigError,
+    LocalError,
     MirrorError,
     NetworkError,
     Refused,
@@ -284,6 +285,14 @@ def test_the_certificate_of_a_proxy_is_verified(certificates: trustme.CA, ca: Pa
             get(session)
     assert "tls_error" == caught.value.code
     assert "proxy" in str(caught.value)
+
+
+def test_a_proxy_is_not_connected_to_if_a_file_for_its_tls_is_missing() -> None:
+    with Peer(answers(OK)) as proxy:
+        options: dict[str, Any] = {"proxy": f"https://{proxy.name}", "tls": Tls(ca=Path("/nowhere/ca.pem"))}
+        with session_with("reg.example.com", **options) as session, pytest.raises(LocalError):
+            get(session)
+        assert 0 == proxy.connections
 
 
 def test_http_goes_to_a_proxy_in_tls_whole_and_through_socks_as_it_is(certificates: trustme.CA, ca: Path) -> None:
