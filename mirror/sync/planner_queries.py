@@ -149,4 +149,4 @@ def with_result(memory: PlanHints, version: Version | MirrorError) -> Version | 
     """With what a transform made of it last time: the only digest that a target can be compared with."""
     if isinstance(version, MirrorError) or version.transform is None:
         return version
-    return replace(version, digest=memory.transformed(version.transform.identity))
+    return replace(version, digest=memory.transform_digest(version.transform.identity))

@@ -157,7 +157,7 @@ class ResultRecorder:
         target = ", ".join(str(one.repository) for one in entry.targets)
         protocol = error.protocol or USUAL
         result: Result = "conflict" if error.code == "target_conflict" else "failed"
-        self._report.add(ImageEntry(entry.name, target, result, protocol=protocol, error=Failure.of(error)))
+        self._report.add(ImageEntry(entry.name, target, result, protocol=protocol, error=Failure.from_error(error)))
         self.note(error)
         self._log_failure(entry.name, target, error)
 
@@ -196,7 +196,7 @@ class ResultRecorder:
                 bytes={"read": counts.bytes_read, "sent": counts.bytes_sent, "mounted": counts.bytes_mounted},
                 seconds=time.monotonic() - counts.started,
                 attempts=counts.attempts,
-                error=Failure.of(error) if error is not None else None,
+                error=Failure.from_error(error) if error is not None else None,
                 protocol=version.protocol if version else (error.protocol if error else "") or USUAL,
                 source_digest=source_id if ":" in source_id else None,
                 v1_id=source_id if source_id and ":" not in source_id else None,

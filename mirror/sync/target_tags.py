@@ -98,5 +98,5 @@ class TargetTagReader:
         return TargetTags(
             tags=tags,
             recalled=told if self._believe else {},
-            may_have=bool(tags) or self._memory.unfinished(str(target.repository)),
+            may_have=bool(tags) or self._memory.is_unfinished(str(target.repository)),
         )

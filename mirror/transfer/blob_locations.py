@@ -21,7 +21,7 @@ REFUSALS = 4
 class Hints(Protocol):
     """What earlier runs learned; may be wrong in every point."""
 
-    def held(self, repository: str, digest: Digest) -> bool: ...
+    def was_held(self, repository: str, digest: Digest) -> bool: ...
     def holders(self, host: str, digest: Digest) -> list[str]: ...
     def forget(self, repository: str) -> None: ...
 
@@ -110,7 +110,7 @@ class BlobLocations:
     def read_hints(self, repository: Repository, digests: Iterable[Digest]) -> list[Hint]:
         """Read what the state says of these blobs, for `note_hints`. Does I/O; any thread."""
         return [
-            Hint(digest, self._hints.held(str(repository), digest), self._hints.holders(repository.host, digest))
+            Hint(digest, self._hints.was_held(str(repository), digest), self._hints.holders(repository.host, digest))
             for digest in digests
         ]
 

@@ -75,10 +75,10 @@ class Memory:
     def source_tag(self, repository: str, tag: str) -> Digest | None:
         return self.sources.get((repository, tag))
 
-    def transformed(self, identity: str) -> Digest | None:
+    def transform_digest(self, identity: str) -> Digest | None:
         return None
 
-    def unfinished(self, repository: str) -> bool:
+    def is_unfinished(self, repository: str) -> bool:
         return repository in self.marks
 
 

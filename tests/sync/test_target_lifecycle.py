@@ -95,7 +95,7 @@ class Notes(Memory):
     def note_transformed(self, identity: str, digest: Digest) -> None:
         pass
 
-    def held(self, repository: str, digest: Digest) -> bool:
+    def was_held(self, repository: str, digest: Digest) -> bool:
         return False
 
     def holders(self, host: str, digest: Digest) -> list[str]:

@@ -56,7 +56,7 @@ class Hints:
     elsewhere: dict[Digest, list[str]] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)
 
-    def held(self, repository: str, digest: Digest) -> bool:
+    def was_held(self, repository: str, digest: Digest) -> bool:
         return (repository, digest) in self.known
 
     def holders(self, host: str, digest: Digest) -> list[str]:
