@@ -283,7 +283,7 @@ class SignalSender:
         with self._lock:
             self._left -= request.kind == "PUT upload"
             now = request.kind == "PUT upload" and self._left == 0
-        if now and self._aimed.wait(10) and self._process:
+        if now and self._aimed.wait(60) and self._process:
             self._process.send_signal(self._number)
         return reply
 

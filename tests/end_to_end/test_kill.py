@@ -121,7 +121,7 @@ class Killer:
             self._left -= request.kind == self._kind
             now = not self._left and not self.killed
             self.killed = self.killed or now
-        if now and self._started.wait(10) and self._process:
+        if now and self._started.wait(60) and self._process:
             self._process.kill()
             self._process.wait(10)  # no request is carried out after the kill
 

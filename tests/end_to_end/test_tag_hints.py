@@ -176,7 +176,7 @@ def killed_after_the_tag_was_put(tool: MirrorTool, target: ScriptedRegistry) -> 
     aimed = threading.Event()
 
     def kill(request: Request, reply: Reply) -> Reply:
-        aimed.wait(10)
+        aimed.wait(60)
         process.kill()
         process.wait(10)
         return reply

@@ -51,7 +51,7 @@ def opened(
         settings |= {"username": login[0], "password": Secret("the test", plain=login[1])}
     tls = registry.tls if isinstance(registry, ScriptedRegistry) else None
     settings = ({"tls": Tls(ca=tls.ca)} if tls else {"plain_http": True}) | settings
-    host_settings = HostSettings(host, **{"connect_timeout": 5.0, "idle_timeout": 5.0, **settings})
+    host_settings = HostSettings(host, **{"connect_timeout": 30.0, "idle_timeout": 30.0, **settings})
     limits = Limits()
     credentials = CredentialSource({host: host_settings}, {"HOME": str(folder)})
     session = Session(host_settings, limits, policy=QUICK)

@@ -243,7 +243,7 @@ def test_a_target_is_listed_while_the_source_is(world: World) -> None:
     world.tag(world.source, "v1")
     asked = threading.Event()
     world.target.fault = lambda verb, repository, reference: asked.set()
-    world.source.fault = lambda verb, repository, reference: None if asked.wait(10) else AuthError("alone")
+    world.source.fault = lambda verb, repository, reference: None if asked.wait(60) else AuthError("alone")
     assert {"v1": "copy"} == world.plan().verdicts()
 
 

@@ -21,9 +21,9 @@ _SETTINGS = set(HostSettings.__struct_fields__)
 
 
 def session_with(peer: Peer | str, *, limits: Limits | None = None, **options: Any) -> Session:
-    """Options are those of HostSettings and of Session. http, unless told; waits of at most 5 s."""
+    """Options are those of HostSettings and of Session. http, unless told; waits of at most 30 s."""
     host = peer if isinstance(peer, str) else peer.name
-    mine: dict[str, Any] = {"plain_http": True, "idle_timeout": 5.0, "connect_timeout": 5.0}
+    mine: dict[str, Any] = {"plain_http": True, "idle_timeout": 30.0, "connect_timeout": 30.0}
     mine |= {name: options.pop(name) for name in list(options) if name in _SETTINGS}
     return Session(HostSettings(host, **mine), limits or Limits(), **{"policy": QUICK, **options})
 

@@ -115,12 +115,11 @@ def test_other_redirects_are_not_followed(
 
 def test_an_answer_is_bounded_and_whole() -> None:
     script = answers(whole("200 OK", b"x" * 70_000), whole("200 OK", b"abc")[:-1])
-    with Peer(script) as peer, session_with(peer, idle_timeout=0.2) as session:
-        realm = session.trust.realm("/token")
-        with pytest.raises(TooBig):
-            session.one_off("GET", realm, work=work())
-        with pytest.raises(NetworkError):
-            session.one_off("GET", realm, work=work(retries=False))
+    with Peer(script) as peer:
+        with session_with(peer) as session, pytest.raises(TooBig):
+            session.one_off("GET", session.trust.realm("/token"), work=work())
+        with session_with(peer, idle_timeout=0.2) as session, pytest.raises(NetworkError):
+            session.one_off("GET", session.trust.realm("/token"), work=work(retries=False))
 
 
 def test_no_cut_counts_as_an_answer() -> None:
@@ -136,7 +135,7 @@ def test_no_cut_counts_as_an_answer() -> None:
 
 @pytest.mark.parametrize("said", [b"SSH-2.0\r\n\r\n", CHUNKED + b"zz\r\n", CHUNKED + b"-1\r\n"])
 def test_a_malformed_answer_may_be_asked_for_again(said: bytes) -> None:
-    with Peer(answers(said, TOKEN)) as peer, session_with(peer) as session:
+    with Peer(answers(said, TOKEN)) as peer, session_with(peer, idle_timeout=1.0) as session:
         assert 200 == session.one_off("GET", session.trust.realm("/token"), work=work()).status
         assert 2 == len(peer.requests)
 

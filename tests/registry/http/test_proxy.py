@@ -314,19 +314,21 @@ def test_http_goes_to_a_proxy_in_tls_whole_and_through_socks_as_it_is(certificat
 
 
 @pytest.mark.parametrize(
-    ("script", "kind", "code"),
+    ("script", "seconds", "kind", "code"),
     [
-        (Socks({}, login=(b"me", b"other")), AuthError, "auth_failed"),
-        (Socks({}, reply=5), Unreachable, "net_error"),
-        (lambda talk: talk.until_gone(), Unreachable, "timeout"),
-        (lambda talk: talk.say(b"HTTP/1.1 400 Bad\r\n\r\n"), Unreachable, "net_error"),
+        (Socks({}, login=(b"me", b"other")), 60.0, AuthError, "auth_failed"),
+        (Socks({}, reply=5), 60.0, Unreachable, "net_error"),
+        (lambda talk: talk.until_gone(), 0.5, Unreachable, "timeout"),
+        (lambda talk: talk.say(b"HTTP/1.1 400 Bad\r\n\r\n"), 60.0, Unreachable, "net_error"),
     ],
     ids=["wrong login", "refused", "hangs", "no socks"],
 )
-def test_a_socks_proxy_that_does_not_connect_says_why(script: Any, kind: type[MirrorError], code: str) -> None:
+def test_a_socks_proxy_that_does_not_connect_says_why(
+    script: Any, seconds: float, kind: type[MirrorError], code: str
+) -> None:
     with (
         Peer(script) as proxy,
-        secure("reg.example.com", proxy=f"socks5h://me:x@{proxy.name}", connect_timeout=0.5) as session,
+        secure("reg.example.com", proxy=f"socks5h://me:x@{proxy.name}", connect_timeout=seconds) as session,
         pytest.raises(kind) as caught,
     ):
         get(session)

@@ -267,7 +267,7 @@ def test_a_goodbye_does_not_wait_for_a_peer_that_takes_nothing(certificates: tru
                 connection.send(b"x" * (16 << 20))
             begun = monotonic()
             connection.close()
-            assert monotonic() - begun < 5.0
+            assert monotonic() - begun < 20.0  # seconds; less than the timeout of the socket
 
 
 def test_a_message_has_one_bound_however_many_records_it_is(certificates: trustme.CA) -> None:
@@ -289,8 +289,8 @@ def test_a_message_has_one_bound_however_many_records_it_is(certificates: trustm
         begun = monotonic()
         connection.begin(Stop(), Pace(0.3, begun + 0.3), "it")
         with pytest.raises(NetworkError) as caught:
-            connection.send(b"x" * (1 << 20))
-        assert ("timeout", True) == (caught.value.code, monotonic() - begun < 2.0)
+            connection.send(b"x" * (8 << 20))  # all of it takes the server more than 50 s
+        assert ("timeout", True) == (caught.value.code, monotonic() - begun < 30.0)
         connection.close()
 
 
