@@ -344,7 +344,7 @@ def test_a_blob_that_a_target_cannot_look_up_is_uploaded_however_often_that_has_
 
     def fail(verb: str, repository: str, reference: str) -> MirrorError | None:
         if verb == "head":
-            return RemoteError("no answer", status=status, retryable=status >= 500)
+            return RemoteError("no response", status=status, retryable=status >= 500)
         return next(failures, None) if verb == "send" else None
 
     target.fault = fail

@@ -55,7 +55,7 @@ def test_a_failed_attempt_deletes_its_session_and_the_next_asks_first_whether_it
     assert 100 + len(DATA) == one.sent
 
 
-def test_an_upload_whose_answer_was_lost_is_not_sent_again() -> None:
+def test_an_upload_whose_response_was_lost_is_not_sent_again() -> None:
     source, target = MemoryStore("source"), MemoryStore("target")
     one = sending(source, target, [])
 
@@ -63,7 +63,7 @@ def test_an_upload_whose_answer_was_lost_is_not_sent_again() -> None:
         if verb != "send":
             return None
         target.blobs["copy"][reference] = DATA
-        return NetworkError("the answer was lost")
+        return NetworkError("the response was lost")
 
     target.fault = lose
     with pytest.raises(NetworkError):
