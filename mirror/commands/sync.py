@@ -31,7 +31,7 @@ from mirror.sync.repair import repairing
 from mirror.sync.target_lifecycle import TargetLifecycle
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
-from mirror.transfer.blob_outcomes import BlobRecorder
+from mirror.transfer.blob_recorder import BlobRecorder
 from mirror.transfer.blob_request import BlobCost, BlobRequest, BlobResult
 from mirror.transfer.spool import Spool
 from mirror.util.files import Lock, delete_leftovers, private_directory

@@ -25,11 +25,11 @@ from mirror.sync.planner_queries import equal_to, is_broken
 from mirror.sync.recorder import BlobCounts
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
-from mirror.transfer.blob_outcomes import BlobRecorder
+from mirror.transfer.blob_recorder import BlobRecorder
 from mirror.transfer.blob_request import BlobEffort, BlobOutcome, BlobRequest
-from mirror.transfer.calls import ABANDONED, Calls
+from mirror.transfer.calls import RESULT_NOT_NEEDED, Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
@@ -69,7 +69,7 @@ class ImageCopier:
         writing: Callable[[Repository], None],
     ) -> None:
         self._calls = calls
-        self._puts: Shared[tuple[Repository, str, Digest], None] = Shared(calls.tasks)
+        self._puts: SharedTasks[tuple[Repository, str, Digest], None] = SharedTasks(calls.tasks)
         self._recorder = recorder
         self._blob_copier = blob_copier
         self._locations = locations
@@ -84,7 +84,7 @@ class ImageCopier:
         repository = planned.target.repository
         digests = [blob.digest for blob in image.graph.blobs]
         if self._mountable(image):
-            self._locations.suggest(Repository(image.origin.source.host, image.origin.repository), digests)
+            self._locations.suggest(Repository(image.origin.store.host, image.origin.repository), digests)
         if not self._certain and not self._targets[repository.host].on_disk:
             unknown = [digest for digest in digests if not self._locations.has_blob(repository, digest)]
             if unknown:
@@ -251,17 +251,17 @@ class ImageCopier:
             )
             self._locations.add_manifest(repository, manifest.digest)
         except asyncio.CancelledError:
-            self._recorder.record_manifest(request, Cancelled(ABANDONED))
+            self._recorder.record_manifest(request, Cancelled(RESULT_NOT_NEEDED))
             raise
         except MirrorError as error:
             # Where the target lacks a blob, the image is pushed once more.
-            if error.code != "blob_missing" or request.certain:
+            if error.code != "blob_missing" or request.lookup_first:
                 self._recorder.record_manifest(request, error)
             raise
 
     def _mountable(self, image: Image) -> bool:
         """Whether blobs can be mounted from the source: it is a repository of a target's host that holds the image."""
-        target = self._targets.get(image.origin.source.host)
+        target = self._targets.get(image.origin.store.host)
         return target is not None and not target.on_disk and image.version.transform is None
 
     def _note(self, repository: Repository, planned: PlanEntry, image: Image) -> None:

@@ -219,7 +219,7 @@ class ResultRecorder:
         result = what if isinstance(what, BlobResult) else None
         log_blob(
             is_root=request.is_root,
-            source=str(request.origin),
+            source=str(request.source),
             target=str(request.repository),
             image=request.image,
             digest=request.blob.digest,

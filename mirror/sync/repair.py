@@ -18,7 +18,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, BlobReader, ExpectedImage, Mount, Target, UploadSession, Version
-from mirror.transfer.downloads import BlobSource, SourceBody
+from mirror.transfer.downloads import BlobDownload, BlobSource
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import Policy
 from mirror.util.structs import replace
@@ -155,7 +155,7 @@ class RepairTarget:
     def _hash(self, repository: str, blob: Descriptor, work: Work) -> None:
         buffer = memoryview(bytearray(min(BUFFER, (blob.size or BUFFER) + 1)))
         quiet = replace(work, progress=lambda count: None)  # the bytes of a proof are no progress of an upload
-        body = SourceBody(blob, [BlobSource(self._target, repository)])
+        body = BlobDownload(blob, [BlobSource(self._target, repository)])
         try:
             with body.open(0, quiet) as reader:
                 while reader.readinto(buffer):

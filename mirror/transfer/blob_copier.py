@@ -18,26 +18,26 @@ from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.store import Mount, UploadSession
 from mirror.transfer.blob_locations import BlobLocations, Routes
-from mirror.transfer.blob_outcomes import BlobRecorder
+from mirror.transfer.blob_recorder import BlobRecorder
 from mirror.transfer.blob_request import BlobEffort, BlobOutcome, BlobRequest, BlobResult
 from mirror.transfer.blob_sources import BlobSources
-from mirror.transfer.calls import ABANDONED, PATIENCE, Calls
-from mirror.transfer.downloads import BlobSource, BufferedBlob, SourceBody
+from mirror.transfer.calls import CLOSE_TIMEOUT, RESULT_NOT_NEEDED, Calls
+from mirror.transfer.downloads import BlobDownload, BlobSource, BufferedBlob
+from mirror.transfer.idle_sessions import IdleSessions
 from mirror.transfer.mounts import Mounts
 from mirror.transfer.permits import DOWNLOADS, UPLOADS, host_permit
 from mirror.transfer.retry_budgets import ReadFailures, RetryBudgets
-from mirror.transfer.shared import Shared, result_of
-from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile
+from mirror.transfer.shared_tasks import SharedTasks, result_of
+from mirror.transfer.spool import DownloadBroken, Spool, SpoolFile
 from mirror.transfer.spool_room import SpoolRoom
-from mirror.transfer.tasks import Steps, run_group
-from mirror.transfer.upload_sessions import IdleSessions
+from mirror.transfer.tasks import Coro, run_group
 from mirror.transfer.uploads import BlobBody, BlobUpload
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import replace
 
-CARRY = 64 << 10  # bytes up to which a blob is read whole before its upload begins
-MOST_CARRIED = 4 << 20  # bytes of such blobs at once; what does not fit is streamed
+SMALL_BLOB = 64 << 10  # bytes up to which a blob is read whole before its upload begins
+MAX_BUFFERED = 4 << 20  # bytes of such blobs at once; what does not fit is streamed
 
 _log = logging.getLogger("mirror.transfer")
 
@@ -69,8 +69,8 @@ class BlobCopier:
         self._unreadable = ReadFailures()
         self._budgets = RetryBudgets(calls)
         self._origins = BlobSources()
-        self._deliveries: Shared[tuple[Repository, Digest, int | None], BlobResult] = Shared(calls.tasks)
-        self._downloads: Shared[SpoolFile, None] = Shared(calls.tasks)
+        self._deliveries: SharedTasks[tuple[Repository, Digest, int | None], BlobResult] = SharedTasks(calls.tasks)
+        self._downloads: SharedTasks[SpoolFile, None] = SharedTasks(calls.tasks)
         self._begun: dict[SpoolFile, asyncio.Event] = {}  # set when a download has moved bytes, or has ended
         # Held by the delivery that leads; weak, so that one that nobody holds or waits for goes.
         self._leading: WeakValueDictionary[tuple[str, Digest], asyncio.Lock] = WeakValueDictionary()
@@ -81,10 +81,10 @@ class BlobCopier:
     async def copy(self, request: BlobRequest) -> BlobResult:
         """Bring it there; joins a delivery of the same blob to the same repository."""
         key = (request.repository, request.blob.digest, request.blob.size)
-        with self._origins.wanted(request):
+        with self._origins.register(request):
             return await self._deliveries.run(key, lambda: self._recorded(request))
 
-    def close(self, patience: float = PATIENCE) -> None:
+    def close(self, patience: float = CLOSE_TIMEOUT) -> None:
         """Close the upload sessions that nobody uses. Does I/O; after a stop.
 
         What a call has open, or opens from now on, it closes itself. Raises LocalError: not done in `patience` seconds;
@@ -96,16 +96,16 @@ class BlobCopier:
     async def _recorded(self, request: BlobRequest) -> BlobResult:
         effort = BlobEffort()
         try:
-            self._locations.fits(request.blob)
+            self._locations.is_size_known(request.blob)
             result = await self._deliver(request, effort)
             self._locations.add(request.repository, request.blob.digest)
             if result.sized:
-                self._locations.proven(request.blob)
+                self._locations.verify_size(request.blob)
         except MirrorError as error:
             self._recorder.record_blob(request, error, effort.cost())
             raise
         except asyncio.CancelledError:
-            self._recorder.record_blob(request, Cancelled(ABANDONED))
+            self._recorder.record_blob(request, Cancelled(RESULT_NOT_NEEDED))
             raise
         self._recorder.record_blob(request, result)
         return result
@@ -114,10 +114,10 @@ class BlobCopier:
         digest, repository = request.blob.digest, request.repository
         if self._locations.has_blob(repository, digest):
             return effort.result(BlobOutcome.EXISTS, sized=False)
-        effort.asked = request.certain or (request.may_have and self._locations.expects(repository, digest))
+        effort.asked = request.lookup_first or (request.may_have and self._locations.is_expected(repository, digest))
         if effort.asked and await self._ask(request):
             return effort.result(BlobOutcome.EXISTS)
-        if not self._mounts.work(repository.host) or self._locations.distrusts(repository):
+        if not self._mounts.are_worthwhile(repository.host) or self._locations.is_distrusted(repository):
             # Where a mount may have been a lie, the bytes are sent.
             return await self._head_or_upload(request, effort)
         if not self._locations.find_holder(repository, digest):
@@ -130,9 +130,9 @@ class BlobCopier:
 
     async def _bring(self, request: BlobRequest, effort: BlobEffort) -> BlobResult:
         """Mount it, or else find it there, or upload it."""
-        also = [request.origin.repository] if request.origin.source.host == request.repository.host else []
-        for candidate in self._locations.candidates(request.repository, request.blob.digest, also):
-            mounted = await self._mounts.attempt(request, candidate)
+        also = [request.source.repository] if request.source.store.host == request.repository.host else []
+        for candidate in self._locations.mount_candidates(request.repository, request.blob.digest, also):
+            mounted = await self._mounts.mount(request, candidate)
             if mounted is None:
                 break
             if mounted is Mount.MOUNTED:
@@ -194,7 +194,7 @@ class BlobCopier:
             except (RemoteError, Refused) as error:
                 if effort.unread is None:
                     raise
-                if failure is None or request.origin in origins:
+                if failure is None or request.source in origins:
                     failure = error
                 text = f"{request.blob.digest} could not be read from {', '.join(map(str, origins))}: {error.what}"
                 _log.info("blob_unread", extra={"target": str(request.repository), "code": error.code, "text": text})
@@ -209,22 +209,22 @@ class BlobCopier:
         self, origins: list[BlobSource], request: BlobRequest, effort: BlobEffort, session: UploadSession | None
     ) -> None:
         """origins: of one host. If the bytes could not be fetched, effort.unread says why."""
-        source, target = origins[0].source.host, request.repository.host
+        source, target = origins[0].store.host, request.repository.host
         try:
-            if self._routes.through_spool(source, target, mounts_work=self._locations.mounts_work(target)):
-                may_stream = self._routes.may_stream(source, target) and not request.target.on_disk
-                file = await self._room.claim(request.blob, target, may_stream=may_stream)
+            if self._routes.needs_spool(source, target, mounts_work=self._locations.is_mount_worthwhile(target)):
+                may_stream = self._routes.can_stream(source, target) and not request.target.on_disk
+                file = await self._room.acquire(request.blob, target, may_stream=may_stream)
                 try:
                     if file is None:
                         await self._directly(request, effort, origins, session)
                     else:
                         await self._by_spool(request, effort, origins, session, file)
                 finally:
-                    self._room.leave(file, target)
+                    self._room.release(file, target)
             else:
                 await self._directly(request, effort, origins, session)
         finally:
-            left = effort.sending.give_up() if effort.sending is not None else session
+            left = effort.sending.end_attempts() if effort.sending is not None else session
             effort.sent += effort.sending.sent if effort.sending is not None else 0
             effort.sending = None
             if left is not None:
@@ -235,13 +235,13 @@ class BlobCopier:
     ) -> None:
         """Without the spool: this upload alone gets the bytes."""
         size = request.blob.size
-        if size is not None and size <= CARRY and self._carrying + size <= MOST_CARRIED:
+        if size is not None and size <= SMALL_BLOB and self._carrying + size <= MAX_BUFFERED:
             await self._carried(request, effort, origins, session, size)
             return
-        body = SourceBody(request.blob, origins, self._unreadable)
+        body = BlobDownload(request.blob, origins, self._unreadable)
         sending = self._sending(request, effort, body, session)
         try:
-            await self._send(request, effort, sending, host_permit(origins[0].source.host), DOWNLOADS)
+            await self._send(request, effort, sending, host_permit(origins[0].store.host), DOWNLOADS)
         finally:
             effort.read += body.read
             effort.unread = body.trouble
@@ -255,7 +255,7 @@ class BlobCopier:
         size: int,
     ) -> None:
         """A small blob: read it, then send it, so that neither host waits for the other with a slot in its hand."""
-        source, host = SourceBody(request.blob, origins, self._unreadable), origins[0].source.host
+        source, host = BlobDownload(request.blob, origins, self._unreadable), origins[0].store.host
         self._carrying += size
         try:
             carried = await self._budgets.call(
@@ -272,7 +272,7 @@ class BlobCopier:
         the source; then from the sources of others who want the blob."""
         sibling = self._locations.find_holder(request.repository, request.blob.digest)
         near = BlobSource(request.target, sibling) if sibling else None
-        return [near] if near is not None and near not in tried else self._origins.untried(request, tried)
+        return [near] if near is not None and near not in tried else self._origins.next_untried(request, tried)
 
     def _sending(
         self, request: BlobRequest, effort: BlobEffort, body: BlobBody, session: UploadSession | None
@@ -296,27 +296,27 @@ class BlobCopier:
         async with self._downloads.join(file, lambda: self._download(file, origins, effort)) as download:
             try:
                 # Where both ends are one host, an upload that waits for its download could hold the permit it needs.
-                if origins[0].source.host != request.repository.host and file in self._begun:
+                if origins[0].store.host != request.repository.host and file in self._begun:
                     await self._begun[file].wait()
-                if origins[0].source.host == request.repository.host or download.done():
+                if origins[0].store.host == request.repository.host or download.done():
                     await result_of(download)
                 try:
                     await run_group([result_of(download), self._send(request, effort, sending)])
-                except SpoolBroken:
+                except DownloadBroken:
                     await result_of(download)
                     await self._send(request, effort, sending)
             except MirrorError:
                 effort.unread = download.exception() if download.done() else None
                 raise
 
-    def _download(self, file: SpoolFile, origins: list[BlobSource], effort: BlobEffort) -> Steps[None]:
+    def _download(self, file: SpoolFile, origins: list[BlobSource], effort: BlobEffort) -> Coro[None]:
         begun = self._begun[file] = asyncio.Event()
 
         def run(work: Work) -> None:
             effort.joined = False
             if file.complete:
                 return
-            body = SourceBody(file.blob, origins, self._unreadable)
+            body = BlobDownload(file.blob, origins, self._unreadable)
 
             def progress(count: int) -> None:
                 work.progress(count)
@@ -331,7 +331,7 @@ class BlobCopier:
 
         async def download() -> None:
             try:
-                await self._budgets.call(origins[0].source.host, file.blob, run, [DOWNLOADS])
+                await self._budgets.call(origins[0].store.host, file.blob, run, [DOWNLOADS])
             finally:
                 begun.set()
                 if self._begun.get(file) is begun:

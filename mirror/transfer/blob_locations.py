@@ -13,9 +13,9 @@ from mirror.oci.reference import Repository
 from mirror.store import Mount
 from mirror.util.structs import Struct
 
-MOST_CANDIDATES = 2  # repositories that one blob is tried to be mounted from
+MAX_CANDIDATES = 2  # repositories that one blob is tried to be mounted from
 # A host that opened sessions instead of mounting what it has, this often and never once mounted, does not mount.
-REFUSALS = 4
+MAX_FAILED_MOUNTS = 4
 
 
 class Hints(Protocol):
@@ -64,12 +64,12 @@ class BlobLocations:
         self._mounts: defaultdict[str, int] = defaultdict(int)
         self._missed: defaultdict[str, int] = defaultdict(int)
 
-    def allow(self, repositories: Iterable[Repository]) -> None:
+    def allow_mounts_from(self, repositories: Iterable[Repository]) -> None:
         """These may be mounted from as well."""
         for repository in repositories:
             self._mountable[repository.host].add(repository.path)
 
-    def proven(self, blob: Descriptor) -> None:
+    def verify_size(self, blob: Descriptor) -> None:
         """Note the size of a blob whose bytes, or whose size on a target, were seen in this run. Raises Refused
         (size_mismatch) if it was another one before: a digest has one size, so a descriptor lies."""
         if blob.size is None:
@@ -78,11 +78,11 @@ class BlobLocations:
         if size != blob.size:
             raise Refused(f"{blob.digest} is {size} bytes long, its descriptor says {blob.size}", code="size_mismatch")
 
-    def fits(self, blob: Descriptor) -> bool:
+    def is_size_known(self, blob: Descriptor) -> bool:
         """Whether the size of a blob is known in this run. Raises Refused (size_mismatch): its descriptor lies."""
         size = self._sizes.get(blob.digest)
         if size is not None:
-            self.proven(blob)
+            self.verify_size(blob)
         return size is not None or blob.size is None
 
     def add(self, repository: Repository, digest: Digest) -> None:
@@ -103,7 +103,7 @@ class BlobLocations:
         """Whether this run has put it there."""
         return digest in self._manifests[repository]
 
-    def expects(self, repository: Repository, digest: Digest) -> bool:
+    def is_expected(self, repository: Repository, digest: Digest) -> bool:
         """Whether the hints say that it is there. It proves nothing: ask before anything else is tried."""
         return digest in self._expected[repository]
 
@@ -138,11 +138,11 @@ class BlobLocations:
                 holders.remove(repository.path)
         self._hints.forget(str(repository))
 
-    def distrusts(self, repository: Repository) -> bool:
+    def is_distrusted(self, repository: Repository) -> bool:
         """Whether something that was believed of it turned out to be wrong, in this run."""
         return repository in self._distrusted
 
-    def candidates(self, repository: Repository, digest: Digest, also: Iterable[str] = ()) -> list[str]:
+    def mount_candidates(self, repository: Repository, digest: Digest, also: Iterable[str] = ()) -> list[str]:
         """Repositories of the host to mount from: those where this run proved it, then `also`, then suggestions."""
         sure = self._holders.get((repository.host, digest), ())
         suggested = [
@@ -156,7 +156,7 @@ class BlobLocations:
             if path != repository.path
             and (repository, path) not in self._refused
             and self._may_mount_from(repository.host, path)
-        ][:MOST_CANDIDATES]
+        ][:MAX_CANDIDATES]
 
     def _may_mount_from(self, host: str, path: str) -> bool:
         """Whether the configuration names it."""
@@ -169,7 +169,7 @@ class BlobLocations:
         """Another repository of that host that is sure to hold it."""
         return next((path for path in self._holders[repository.host, digest] if path != repository.path), None)
 
-    def siblings(self, repository: Repository) -> list[Repository]:
+    def sibling_repositories(self, repository: Repository) -> list[Repository]:
         """The other repositories of that host that may be mounted from."""
         paths = self._mountable[repository.host] - {repository.path}
         return [Repository(repository.host, path) for path in sorted(paths)]
@@ -188,13 +188,13 @@ class BlobLocations:
         if outcome is None or from_path in self._holders[repository.host, digest]:
             self._missed[repository.host] += 1
 
-    def mount_failed(self, repository: Repository, from_path: str) -> bool:
+    def has_failed_mount(self, repository: Repository, from_path: str) -> bool:
         """Whether the last mount between the two ended with an error, after all retries."""
         return (repository, from_path) in self._failed
 
-    def mounts_work(self, host: str) -> bool:
+    def is_mount_worthwhile(self, host: str) -> bool:
         """Whether it is worth while to wait for a sibling's upload in order to mount it. Any thread."""
-        return self._mounts.get(host, 0) > 0 or self._missed.get(host, 0) < REFUSALS
+        return self._mounts.get(host, 0) > 0 or self._missed.get(host, 0) < MAX_FAILED_MOUNTS
 
 
 class Routes:
@@ -211,16 +211,16 @@ class Routes:
         self._mounting = mounting
         self._parallel = parallel
 
-    def mounting(self, host: str) -> bool:
+    def allows_mounts(self, host: str) -> bool:
         """Whether the configuration allows mounts there."""
         return self._mounting.get(host, True)
 
-    def through_spool(self, source: str, target: str, *, mounts_work: bool) -> bool:
+    def needs_spool(self, source: str, target: str, *, mounts_work: bool) -> bool:
         """A stream straight through serves one upload; the bytes are read once from the source all the same."""
-        if len(self._targets[source]) > 1 or not self.mounting(target) or not mounts_work:
+        if len(self._targets[source]) > 1 or not self.allows_mounts(target) or not mounts_work:
             return True
-        return not self.may_stream(source, target)
+        return not self.can_stream(source, target)
 
-    def may_stream(self, source: str, target: str) -> bool:
+    def can_stream(self, source: str, target: str) -> bool:
         """Whether a stream straight through can get its slots, which it takes at both hosts together."""
         return source != target or self._parallel.get(target, 8) >= 2

@@ -30,10 +30,10 @@ class BlobRequest(Struct, frozen=True):
     blob: Descriptor
     target: Target
     repository: Repository
-    origin: BlobSource
+    source: BlobSource
     image: str  # for the log: the image that asked first
     may_have: bool
-    certain: bool = False
+    lookup_first: bool = False
     is_root: bool = False
 
 

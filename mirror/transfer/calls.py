@@ -19,19 +19,19 @@ from typing import Generic, TypeVar, cast
 
 from mirror.errors import Cancelled, LocalError, MirrorError
 from mirror.limits import Limits
-from mirror.transfer.permits import DOWNLOADS, HOST, LARGE, LOCAL, UPLOADS, Impossible, Permits, fail
-from mirror.transfer.tasks import Tasks, run_caught
+from mirror.transfer.permits import DOWNLOADS, HOST, LARGE, LOCAL, UPLOADS, Permits, TooFewPermits, fail_future
+from mirror.transfer.tasks import Tasks, call_and_catch
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 
 T = TypeVar("T")
 
-ABANDONED = "nobody waits for it any more"
-PATIENCE = 60.0  # seconds that `close` waits for threads
-MOST_THREADS = 256
+RESULT_NOT_NEEDED = "nobody waits for it any more"
+CLOSE_TIMEOUT = 60.0  # seconds that `close` waits for threads
+MAX_THREADS = 256
 LOCAL_CALLS = 4  # at a time, of those that need no host
 LARGE_MANIFESTS = 2  # in memory at once, beside those that are kept
-USUAL = Policy()
+DEFAULT_POLICY = Policy()
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -52,7 +52,7 @@ class Calls:
         *,
         downloads: int = 6,
         uploads: int = 8,
-        policy: Policy = USUAL,
+        policy: Policy = DEFAULT_POLICY,
         draw: Callable[[], float] = random.random,
     ) -> None:
         """stop: after it nothing starts, what waits ends, and calls are stopped. draw: see Policy."""
@@ -66,7 +66,7 @@ class Calls:
         self._waits: set[asyncio.Future[None]] = set()  # for calls and for time
         self._threads: set[Future[None]] = set()  # of calls that have not ended
         self._hung = False  # threads were left behind
-        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="mirror")
+        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="mirror")
         self._stop = Stop(stop)
         self._exit = ExitStack()
         self._exit.callback(self._stop.close)
@@ -123,7 +123,7 @@ class Calls:
             timer.cancel()
             self._waits.discard(waiter)
 
-    def close(self, timeout: float = PATIENCE) -> None:
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Stop all that is left, and end the threads. Not on the loop, which must not run. May be called again.
 
         Raises LocalError if threads have not ended in `timeout` seconds (later calls do not wait for them), and errors
@@ -157,7 +157,7 @@ class Calls:
         try:
             await attempt.waiter
         except asyncio.CancelledError:
-            attempt.stop.request(ABANDONED)
+            attempt.stop.request(RESULT_NOT_NEEDED)
             await self._outlast(attempt)
             self._collect(attempt)
             raise
@@ -216,14 +216,14 @@ class Calls:
         self.permits.close(error)
         for waiter in self._waits:
             if not waiter.done():
-                fail(waiter, error.with_text(error.what))
+                fail_future(waiter, error.with_text(error.what))
 
     def _capacity(self, permit: str) -> int:
         if permit.startswith(HOST):
             return self._limits.host(permit.removeprefix(HOST)).parallel
         found = self._fixed.get(permit)
         if found is None:
-            raise Impossible(f"there is no permit {permit!r}")
+            raise TooFewPermits(f"there is no permit {permit!r}")
         return found
 
     def _ready_at(self, permit: str) -> float:
@@ -256,7 +256,7 @@ class _CallAttempt(Generic[T]):
     def run(self) -> None:
         clock, limits = self._limits.clock, self._limits
         began = clock.now() - limits.queued_seconds()
-        self.value, self.error = run_caught(self._begin)
+        self.value, self.error = call_and_catch(self._begin)
         self.stop.close()
         self.seconds = max(0.0, clock.now() - limits.queued_seconds() - began)
 

@@ -17,11 +17,11 @@ from mirror.transfer.retry_budgets import ReadFailures
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct
 
-MARK_EVERY = 4 << 20  # bytes between two places from which a proof can be taken up again
+CHECKPOINT_INTERVAL = 4 << 20  # bytes between two places from which a proof can be taken up again
 # A body that broke is gone on with in place only if it got somewhere: at least this far since the last time.
-WORTH_RESUMING = 1 << 20  # bytes
-RESUMES = 5
-LOST = "push the image again at the source, or leave its tag out of the configuration"
+MIN_PROGRESS = 1 << 20  # bytes
+MAX_RESUMES = 5
+MISSING_HINT = "push the image again at the source, or leave its tag out of the configuration"
 
 
 class Proof:
@@ -45,7 +45,7 @@ class Proof:
         self.bytes += len(data)
         if self._blob.size is not None and self.bytes > self._blob.size:
             raise Refused(f"{self.what} is longer than the {self._blob.size} bytes announced", code="size_mismatch")
-        if self.bytes % MARK_EVERY == 0:
+        if self.bytes % CHECKPOINT_INTERVAL == 0:
             self._marks[self.bytes] = self._hasher.copy()
 
     def finish(self) -> None:
@@ -56,7 +56,7 @@ class Proof:
         if actual != self._blob.digest.hex:
             raise Refused(
                 f"{self.what}: {self.bytes} bytes with the digest {self._blob.digest.algorithm}:{actual}",
-                hint=f"the storage of {self.origin.source.host}, or something on the way, is damaged",
+                hint=f"the storage of {self.origin.store.host}, or something on the way, is damaged",
                 code="digest_mismatch",
             )
         self.proven = True
@@ -71,14 +71,14 @@ class Proof:
 class BlobSource(Struct, frozen=True):
     """A repository that a blob may be read from."""
 
-    source: Source
+    store: Source
     repository: str
 
     def __str__(self) -> str:
-        return str(Repository(self.source.host, self.repository))
+        return str(Repository(self.store.host, self.repository))
 
 
-class SourceBody:
+class BlobDownload:
     """A blob as an upload's body: `open(offset)` opens it, again if need be, and proves its end.
 
     origins: where it may be read from, in the order of preference; one that does not have it is left out.
@@ -94,11 +94,11 @@ class SourceBody:
         self._first_trouble: MirrorError | None = None
         self._proof = Proof(blob, origins[0])
 
-    def open(self, offset: int, work: Work) -> ProvenReader:
+    def open(self, offset: int, work: Work) -> VerifyingReader:
         """The bytes from `offset` on. Raises as `Source.open_blob`."""
         self.trouble = None
         repository = self._proof.back_to(offset)
-        reader = ProvenReader(self, self._proof, self.reopen(repository, work), work)
+        reader = VerifyingReader(self, self._proof, self.reopen(repository, work), work)
         try:
             reader.skip(offset - repository)
         except BaseException:
@@ -110,13 +110,15 @@ class SourceBody:
         """Open at `offset`, where the proof stands."""
         while True:
             origin = self._proof.origin = self._origins[0]
-            error = self._unreadable.why(origin.source.host, origin.repository, self._blob)
+            error = self._unreadable.why(origin.store.host, origin.repository, self._blob)
             if error is None:
                 try:
-                    return origin.source.open_blob(origin.repository, self._blob, work, offset=offset)
+                    return origin.store.open_blob(origin.repository, self._blob, work, offset=offset)
                 except NotFound as missing:
                     what = f"{origin} does not have blob {self._blob.digest}"
-                    error = type(missing)(what, hint=missing.hint or LOST, code=missing.code, status=missing.status)
+                    error = type(missing)(
+                        what, hint=missing.hint or MISSING_HINT, code=missing.code, status=missing.status
+                    )
                     error.__cause__ = missing
                 except MirrorError as other:
                     error = other
@@ -133,7 +135,7 @@ class SourceBody:
         """Reading it from where it is read now came to this."""
         self.trouble = error
         origin = self._origins[0]
-        self._unreadable.note(origin.source.host, origin.repository, self._blob, error)
+        self._unreadable.note(origin.store.host, origin.repository, self._blob, error)
 
 
 class BufferedBlob:
@@ -143,7 +145,7 @@ class BufferedBlob:
         self._data = data
 
     @classmethod
-    def read_from(cls, body: SourceBody, size: int, work: Work) -> BufferedBlob:
+    def read_from(cls, body: BlobDownload, size: int, work: Work) -> BufferedBlob:
         """Read all of `body`, which is `size` bytes long. Raises as it does."""
         data = bytearray(size)
         free = memoryview(data)
@@ -179,10 +181,10 @@ class BufferedReader:
         self._rest.release()
 
 
-class ProvenReader:
+class VerifyingReader:
     """A BlobReader that goes on after a break and raises at the end unless size and digest are right."""
 
-    def __init__(self, body: SourceBody, proof: Proof, reader: BlobReader, work: Work) -> None:
+    def __init__(self, body: BlobDownload, proof: Proof, reader: BlobReader, work: Work) -> None:
         self._body = body
         self._proof = proof
         self._reader = reader
@@ -209,7 +211,7 @@ class ProvenReader:
             try:
                 return self._reader.readinto(buffer)
             except NetworkError:
-                if self._resumes >= RESUMES or self._proof.bytes - self._resumed_at < WORTH_RESUMING:
+                if self._resumes >= MAX_RESUMES or self._proof.bytes - self._resumed_at < MIN_PROGRESS:
                     raise
             self._resumes += 1
             self._resumed_at = self._proof.bytes
@@ -228,7 +230,7 @@ class ProvenReader:
     def close(self) -> None:
         self._reader.__exit__(None, None, None)
 
-    def __enter__(self) -> ProvenReader:
+    def __enter__(self) -> VerifyingReader:
         return self
 
     def __exit__(

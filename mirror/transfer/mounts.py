@@ -12,8 +12,8 @@ from mirror.store import Mount, UploadSession
 from mirror.transfer.blob_locations import BlobLocations, Routes
 from mirror.transfer.blob_request import BlobRequest
 from mirror.transfer.calls import Calls
+from mirror.transfer.idle_sessions import IdleSessions
 from mirror.transfer.permits import host_permit
-from mirror.transfer.upload_sessions import IdleSessions
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
@@ -37,16 +37,16 @@ class Mounts:
         self._idle = idle
         self._before_write = before_write
 
-    def work(self, host: str) -> bool:
+    def are_worthwhile(self, host: str) -> bool:
         """Whether mounts are allowed and worth trying there."""
-        return self._routes.mounting(host) and self._locations.mounts_work(host)
+        return self._routes.allows_mounts(host) and self._locations.is_mount_worthwhile(host)
 
-    async def attempt(self, request: BlobRequest, from_path: str) -> Mount | UploadSession | None:
+    async def mount(self, request: BlobRequest, from_path: str) -> Mount | UploadSession | None:
         """Mount it, with retries. -> a session if the target opened one instead, which is kept among those that
         are idle; None: it was not asked for. Raises RateLimited."""
         repository, digest = request.repository, request.blob.digest
         # Where all retries failed once, one attempt is enough for the other blobs.
-        policy = ONCE if self._locations.mount_failed(repository, from_path) else None
+        policy = ONCE if self._locations.has_failed_mount(repository, from_path) else None
         run = partial(self._mount, request, from_path)
         try:
             mounted = await self._calls.call(run, needs=(host_permit(repository.host),), policy=policy)
@@ -63,7 +63,7 @@ class Mounts:
         return mounted
 
     def _mount(self, request: BlobRequest, from_path: str, work: Work) -> Mount | UploadSession | None:
-        if not self.work(request.repository.host):
+        if not self.are_worthwhile(request.repository.host):
             return None  # it may have waited for its permit for long; an upload opens its session when it has its own
         self._before_write(request.repository)
         mounted = request.target.mount_blob(request.repository.path, request.blob, from_path, work)

@@ -38,7 +38,7 @@ def host_permit(name: str) -> str:
     return HOST + name
 
 
-class Impossible(MirrorError, ValueError):
+class TooFewPermits(MirrorError, ValueError):
     """A call that could never start: it needs more units of a permit than there are."""
 
 
@@ -109,7 +109,7 @@ class Permits:
             for waiter in list(queue.waiters):
                 self._leave(waiter, queue)
                 if not waiter.done():
-                    fail(waiter, error.with_text(error.what))
+                    fail_future(waiter, error.with_text(error.what))
 
     def used(self, name: str) -> int:
         """Units of a permit that are granted."""
@@ -133,7 +133,7 @@ class Permits:
             for name, units in Counter(needs).items():
                 if units > self._permits[name].capacity:
                     capacity = self._permits[name].capacity
-                    raise Impossible(f"a call needs {units} of {name!r}, of which there are {capacity}")
+                    raise TooFewPermits(f"a call needs {units} of {name!r}, of which there are {capacity}")
             self._queues[needs] = queue
         return queue
 
@@ -289,7 +289,7 @@ class _Lane:
 _NONE: set[_Permit] = set()
 
 
-def fail(future: asyncio.Future[None], error: BaseException) -> None:
+def fail_future(future: asyncio.Future[None], error: BaseException) -> None:
     """Fail a future that perhaps nobody awaits any more."""
     future.set_exception(error)
     future.exception()  # else asyncio logs that nobody has seen it

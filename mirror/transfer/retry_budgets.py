@@ -17,7 +17,7 @@ from mirror.util.retry_policy import Policy
 T = TypeVar("T")
 
 # One attempt. Waits that a server asks for still apply: they concern the host, not one caller.
-ONE_MORE = Policy(budget=0.0)
+SINGLE_ATTEMPT = Policy(budget=0.0)
 _WRONG = frozenset({"digest_mismatch", "size_mismatch"})
 
 
@@ -60,7 +60,7 @@ class RetryBudgets:
 
         After a call that failed all its attempts, the next callers have one attempt each."""
         key = (host, blob.digest)
-        policy = ONE_MORE if key in self._exhausted else None
+        policy = SINGLE_ATTEMPT if key in self._exhausted else None
         try:
             result = await self._calls.call(run, needs=(host_permit(host), *needs), policy=policy)
         except MirrorError as error:

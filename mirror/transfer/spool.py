@@ -24,10 +24,10 @@ from mirror.store import BlobReader
 from mirror.util.cancellation import Work
 
 BUFFER = 256 << 10  # bytes
-LOOK_EVERY = 1.0  # seconds between two looks at a stop while waiting for the writer
+STOP_CHECK_INTERVAL = 1.0  # seconds between two looks at a stop while waiting for the writer
 
 
-class SpoolBroken(NetworkError):
+class DownloadBroken(NetworkError):
     """The download that fills a spool file gave up for now; the upload behind it begins again when it is whole."""
 
     code = "truncated"
@@ -53,7 +53,7 @@ class SpoolFile:
         done = False
         try:
             # Not truncated by opening it: who reads behind an earlier, broken attempt must learn of this one first.
-            with translated(self.path), self.path.open("ab", buffering=0) as out:
+            with translate_os_errors(self.path), self.path.open("ab", buffering=0) as out:
                 self._begin()
                 if os.fstat(out.fileno()).st_size:
                     os.ftruncate(out.fileno(), 0)
@@ -91,12 +91,12 @@ class SpoolFile:
             work.stop.raise_if_requested()
             with self._changed:
                 if attempt != self.attempt:
-                    raise SpoolBroken(f"the download of {self.blob.digest} began again while it was being sent on")
+                    raise DownloadBroken(f"the download of {self.blob.digest} began again while it was being sent on")
                 if self._written > offset or self.complete:
                     return self._written - offset
                 if not self._writing:
-                    raise SpoolBroken(f"the download of {self.blob.digest} broke off while it was being sent on")
-                self._changed.wait(LOOK_EVERY)
+                    raise DownloadBroken(f"the download of {self.blob.digest} broke off while it was being sent on")
+                self._changed.wait(STOP_CHECK_INTERVAL)
 
 
 class SpoolReader:
@@ -108,14 +108,14 @@ class SpoolReader:
         self._offset = offset
         self._work = work
         self.size = file.blob.size
-        with translated(file.path):
+        with translate_os_errors(file.path):
             self._fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def readinto(self, buffer: memoryview) -> int:
         available = self._file.available(self._offset, self._attempt, self._work)
         if not available:
             return 0
-        with translated(self._file.path):
+        with translate_os_errors(self._file.path):
             count = os.preadv(self._fd, [buffer[: min(len(buffer), available)]], self._offset)
         # What was read may be of another attempt than what was counted.
         self._file.available(0, self._attempt, self._work)
@@ -151,7 +151,7 @@ class Spool:
     def prepare(self) -> None:
         """Make the directory, and sweep what a killed run left. Raises LocalError. Once, before `claim`."""
         blobs = self._directory / "blobs"
-        with translated(self._directory):
+        with translate_os_errors(self._directory):
             shutil.rmtree(blobs, ignore_errors=True)
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             blobs.mkdir(mode=0o700)
@@ -161,7 +161,7 @@ class Spool:
                 self._limit = shutil.disk_usage(self._directory).free // 2
         self._ready = True
 
-    def claim(self, blob: Descriptor) -> SpoolFile | None:
+    def acquire(self, blob: Descriptor) -> SpoolFile | None:
         """The file for `blob`, kept until `leave`. None: it does not fit now beside what is in use."""
         size = blob.size or 0
         found = self._files.get(blob.digest)
@@ -199,7 +199,7 @@ class Spool:
         dropped, self._dropped = self._dropped, []
         return dropped
 
-    def leave(self, file: SpoolFile) -> None:
+    def release(self, file: SpoolFile) -> None:
         """Done with `file`; it stays for others until room is needed, unless it is not whole."""
         file.users -= 1
         if not file.users and not file.complete and self._files.get(file.blob.digest) is file:
@@ -211,13 +211,13 @@ class Spool:
             shutil.rmtree(self._directory / "blobs", ignore_errors=True)
 
 
-def remove(paths: Iterable[Path]) -> None:
+def remove_files(paths: Iterable[Path]) -> None:
     """Remove files that were dropped. Does I/O."""
     for path in paths:
         path.unlink(missing_ok=True)
 
 
-class translated:  # noqa: N801 - reads as a word in `with translated(path)`
+class translate_os_errors:  # noqa: N801 - reads as a word in `with translated(path)`
     """OSErrors of a local path as LocalError."""
 
     def __init__(self, path: Path) -> None:

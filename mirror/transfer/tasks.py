@@ -13,7 +13,7 @@ _LAST_STEPS = 0.1  # seconds that cancelled tasks have to end
 
 T = TypeVar("T")
 # What a coroutine yields to the loop and is sent by it concerns only asyncio.
-Steps: TypeAlias = Coroutine[Any, Any, T]
+Coro: TypeAlias = Coroutine[Any, Any, T]
 
 
 class Tasks:
@@ -26,14 +26,14 @@ class Tasks:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.bugs: list[BaseException] = []
 
-    def start(self, steps: Steps[T]) -> asyncio.Task[T]:
+    def start(self, steps: Coro[T]) -> asyncio.Task[T]:
         """Run it. The caller awaits the task, or gives it to `collect`."""
         task = self._loop.create_task(steps)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def detach(self, steps: Steps[object]) -> None:
+    def detach(self, steps: Coro[object]) -> None:
         """Run it although nobody awaits it: a MirrorError that it raises is lost, anything else is a bug."""
         self.start(steps).add_done_callback(self.collect)
 
@@ -52,7 +52,7 @@ class Tasks:
             await asyncio.wait(set(self._tasks), timeout=_LAST_STEPS)
 
 
-async def run_group(all_steps: Iterable[Steps[T]]) -> list[T]:
+async def run_group(all_steps: Iterable[Coro[T]]) -> list[T]:
     """Run all at the same time. -> their results, in order.
 
     If one fails, the others are cancelled, and once they have ended its error is raised."""
@@ -73,12 +73,12 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         raise _first(failures) from None
 
 
-async def gather_results(all_steps: Iterable[Steps[T]]) -> list[T | MirrorError]:
+async def gather_results(all_steps: Iterable[Coro[T]]) -> list[T | MirrorError]:
     """Run all at the same time. -> for each, in order, its result or its MirrorError. Raises anything else."""
     return await run_group([_result(steps) for steps in all_steps])
 
 
-async def _result(steps: Steps[T]) -> T | MirrorError:
+async def _result(steps: Coro[T]) -> T | MirrorError:
     try:
         return await steps
     except MirrorError as error:
@@ -86,7 +86,7 @@ async def _result(steps: Steps[T]) -> T | MirrorError:
 
 
 @asynccontextmanager
-async def run_in_background(all_steps: Iterable[Steps[T]]) -> AsyncIterator[list[asyncio.Task[T]]]:
+async def run_in_background(all_steps: Iterable[Coro[T]]) -> AsyncIterator[list[asyncio.Task[T]]]:
     """Run all while inside. What has not ended then is cancelled, and its end is waited for."""
     tasks = [asyncio.get_running_loop().create_task(steps) for steps in all_steps]
     try:
@@ -97,7 +97,7 @@ async def run_in_background(all_steps: Iterable[Steps[T]]) -> AsyncIterator[list
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def run_and_catch(steps: Steps[T]) -> T | BaseException:
+async def run_and_catch(steps: Coro[T]) -> T | BaseException:
     """-> its result, or what it raised, whatever that is; only its own cancellation is raised."""
     try:
         return await steps
@@ -118,7 +118,7 @@ def strip_traceback(error: BaseException) -> BaseException:
     return error.with_traceback(None) if isinstance(error, MirrorError) else error
 
 
-def run_caught(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+def call_and_catch(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     """What `call` returned, or what it raised, whatever that is: for who waits for it on another thread."""
     try:
         return call(), None

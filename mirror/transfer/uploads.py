@@ -103,7 +103,7 @@ class BlobUpload:
                 return
         session.__exit__(None, None, None)
 
-    def give_up(self) -> UploadSession | None:
+    def end_attempts(self) -> UploadSession | None:
         """No further attempt will be made. -> what the caller has to close; a running attempt closes its own."""
         with self._lock:
             self._given_up = True

@@ -28,7 +28,7 @@ from mirror.sync.recorder import BlobCounts
 from mirror.sync.target_lifecycle import TargetLifecycle
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations, Routes
-from mirror.transfer.blob_outcomes import BlobRecorder
+from mirror.transfer.blob_recorder import BlobRecorder
 from mirror.transfer.calls import Calls, new_loop
 from mirror.transfer.spool import Spool
 from mirror.util.cancellation import Stop, Work

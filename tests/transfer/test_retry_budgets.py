@@ -9,7 +9,7 @@ import pytest
 
 from mirror.errors import MirrorError, NetworkError, NotFound, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.blob_copier import CARRY, BlobCopier
+from mirror.transfer.blob_copier import SMALL_BLOB, BlobCopier
 from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
 from mirror.transfer.downloads import BlobSource
 from mirror.transfer.spool import Spool
@@ -19,7 +19,7 @@ from mirror.util.structs import replace
 from tests.support.stores import blob_of
 from tests.transfer.test_blob_copier import PATHS, World
 
-SMALL, LARGE = b"small", bytes(CARRY + 1)
+SMALL, LARGE = b"small", bytes(SMALL_BLOB + 1)
 BOTH = [("source", "target"), ("source", "other")]
 WAYS = pytest.mark.parametrize(
     "data, pairs", [(SMALL, BOTH[:1]), (LARGE, BOTH[:1]), (LARGE, BOTH)], ids=["carried", "streamed", "spooled"]
@@ -130,7 +130,7 @@ def test_a_blob_that_is_damaged_at_the_source_is_read_once_whoever_needs_it(
     blob = blob_of(data)
     for repository in ("app", "web"):
         world.source.blobs[repository][blob.digest] = change(data)
-    from_web = replace(world.request(blob, "two"), origin=BlobSource(world.source, "web"))
+    from_web = replace(world.request(blob, "two"), source=BlobSource(world.source, "web"))
     requests = [world.request(blob, "one"), from_web, world.request(blob, "one", "other")]
     assert [Refused] * 3 == recorder(world, *requests, together=False)
     assert 1 == len(world.source.verbs("open"))
@@ -149,7 +149,7 @@ def test_what_one_repository_of_the_source_lacks_another_may_have(
 ) -> None:
     world.pairs = pairs
     blob = world.source.add("web", data)
-    from_web = replace(world.request(blob, "two"), origin=BlobSource(world.source, "web"))
+    from_web = replace(world.request(blob, "two"), source=BlobSource(world.source, "web"))
     requests = [world.request(blob, "one"), from_web, world.request(blob, "three")]
     done = recorder(world, *requests, together=False)
     assert [NotFound, BlobOutcome.COPIED, BlobOutcome.MOUNTED] == done

@@ -9,7 +9,7 @@ from mirror.errors import LocalError
 from mirror.store import UploadSession
 from mirror.util.cancellation import Stop
 
-CLOSED_AT_ONCE = 32  # sessions
+CLOSE_THREADS = 32  # sessions
 
 
 class IdleSessions:
@@ -39,7 +39,7 @@ class IdleSessions:
             left, self._sessions = self._sessions, {}
         if not left:
             return
-        pool = ThreadPoolExecutor(min(CLOSED_AT_ONCE, len(left)), thread_name_prefix="close")
+        pool = ThreadPoolExecutor(min(CLOSE_THREADS, len(left)), thread_name_prefix="close")
         done, late = wait([pool.submit(session.__exit__, None, None, None) for session in left], patience)
         pool.shutdown(wait=not late, cancel_futures=True)
         for future in done:

@@ -7,26 +7,26 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
-from mirror.transfer.tasks import Steps, Tasks, strip_traceback
+from mirror.transfer.tasks import Coro, Tasks, strip_traceback
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
-class Shared(Generic[K, T]):
+class SharedTasks(Generic[K, T]):
     """Work by key. Used on the event loop only."""
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
         self._running: dict[K, _SharedTask[T]] = {}
 
-    async def run(self, key: K, start: Callable[[], Steps[T]]) -> T:
+    async def run(self, key: K, start: Callable[[], Coro[T]]) -> T:
         """The result of `start()`, or of what is in progress for that key. Raises what that raises."""
         async with self.join(key, start) as task:
             return await result_of(task)
 
     @asynccontextmanager
-    async def join(self, key: K, start: Callable[[], Steps[T]]) -> AsyncIterator[asyncio.Task[T]]:
+    async def join(self, key: K, start: Callable[[], Coro[T]]) -> AsyncIterator[asyncio.Task[T]]:
         """Join the work for that key, or start it, while inside. The last caller that leaves before its end cancels it,
         and waits for its end.
 
