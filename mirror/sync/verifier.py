@@ -17,8 +17,9 @@ from mirror.store import DAMAGED, Target, Version
 from mirror.sync.image_reader import ImageReader, resolved
 from mirror.sync.manifest_graph import ManifestCache, WrongDescriptor
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
+from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
-from mirror.transfer.downloads import BlobDownload, BlobSource
+from mirror.transfer.downloads import BlobDownload
 from mirror.transfer.permits import DOWNLOADS, host_permit
 from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import Coro, gather_results, task_group
@@ -193,11 +194,11 @@ class Verifier:
             await self._calls.call(look, needs=(host_permit(repository.host),), policy=ONCE)
 
 
-def _hash(blob: Descriptor, origin: BlobSource, work: Work) -> int:
+def _hash(blob: Descriptor, source: BlobSource, work: Work) -> int:
     """Read a blob and prove its digest. -> its size, bytes."""
     buffer = memoryview(bytearray(BUFFER))
     count = 0
-    with BlobDownload(blob, [origin]).open(0, work) as reader:
+    with BlobDownload(blob, [source]).open(0, work) as reader:
         while got := reader.readinto(buffer):
             count += got
     return count

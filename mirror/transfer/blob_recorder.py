@@ -1,4 +1,4 @@
-"""What became of each blob and manifest in each target repository: one record of it, for the log."""
+"""Records how the copy of each blob and manifest to each target repository ended."""
 
 from __future__ import annotations
 
@@ -9,66 +9,70 @@ from typing import TypeAlias
 from mirror.errors import Cancelled, MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
-from mirror.transfer.blob_request import BlobCost, BlobOutcome, BlobRequest, BlobResult
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
 
-Told: TypeAlias = Callable[[BlobRequest, "BlobResult | MirrorError", BlobCost], None]
-
-NOTHING = BlobCost()
+BlobCallback: TypeAlias = Callable[[BlobRequest, BlobResult, "MirrorError | None"], None]
 
 
 class BlobRecorder:
-    """Calls `told` once for each (repository, digest): again only if a failure turns into a success, or if the bytes
-    had to be brought after all. It gets the cost of a failure too, which `spent` gives to one image. Thread-safe."""
+    """Calls `record` once for each pair of repository and digest. Thread-safe.
 
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    It is called a second time only if a copy succeeds after a failed one, or if a blob that existed had to be copied
+    after all."""
+
+    def __init__(self, record: BlobCallback) -> None:
+        """record: gets the request, the result, and the error of a failed copy."""
+        self._record = record
         self._lock = threading.Lock()
-        self._known: dict[tuple[Repository, Digest], BlobOutcome | None] = {}  # None: failed
-        self._spent: dict[tuple[Repository, Digest], BlobCost] = {}  # of failures that no image has counted yet
+        self._outcomes: dict[tuple[Repository, Digest], BlobOutcome | None] = {}  # None: failed
+        self._failed: dict[tuple[Repository, Digest], BlobResult] = {}  # failures that no image has counted yet
         self._interrupted: dict[tuple[Repository, Digest], tuple[BlobRequest, Cancelled]] = {}
 
-    def record_blob(self, request: BlobRequest, what: BlobResult | MirrorError, cost: BlobCost = NOTHING) -> None:
-        """A delivery has ended. cost: what it took, if it failed."""
-        if not self._first(request, what, success_is_final=False):
-            if isinstance(what, BlobResult):
-                what.claim()  # the record, and the count of the report, are those of the first
+    def record_blob(self, request: BlobRequest, result: BlobResult, error: MirrorError | None = None) -> None:
+        """Record the end of a copy. error: why it failed."""
+        if not self._is_new(request, result.outcome, error, success_is_final=False):
+            result.counted = True  # the report counts the first result
             return
-        if isinstance(what, MirrorError):
+        if error is not None:
             with self._lock:
-                self._spent[request.repository, request.blob.digest] = cost
-        self._told(request, what, cost)
+                self._failed[request.repository, request.blob.digest] = result
+        self._record(request, result, error)
 
-    def take_failed_cost(self, request: BlobRequest) -> BlobCost:
-        """What a recorded failure took, for the first image that asks; nothing for the others."""
+    def record_manifest(self, request: BlobRequest, result: BlobResult, error: MirrorError | None = None) -> None:
+        """Record that a manifest was written or existed, or why it could not be written.
+
+        One manifest may be recorded several times, under several references."""
+        if self._is_new(request, result.outcome, error, success_is_final=True):
+            self._record(request, result, error)
+
+    def take_failed(self, request: BlobRequest) -> BlobResult:
+        """Return the result of a failed copy to the first image that asks for it, and an empty one to the others."""
         with self._lock:
-            return self._spent.pop((request.repository, request.blob.digest), NOTHING)
+            return self._failed.pop((request.repository, request.blob.digest), None) or BlobResult()
 
-    def record_manifest(self, request: BlobRequest, what: BlobResult | MirrorError) -> None:
-        """A manifest was put, was there already, or could not be put; perhaps by several references."""
-        if self._first(request, what, success_is_final=True):
-            self._told(request, what, NOTHING)
-
-    def _first(self, request: BlobRequest, what: BlobResult | MirrorError, *, success_is_final: bool) -> bool:
+    def _is_new(
+        self, request: BlobRequest, outcome: BlobOutcome | None, error: MirrorError | None, *, success_is_final: bool
+    ) -> bool:
+        """Note the outcome and return whether it has to be recorded."""
         key = (request.repository, request.blob.digest)
-        outcome = what.outcome if isinstance(what, BlobResult) else None
         with self._lock:
-            if isinstance(what, Cancelled):
-                if key not in self._known:
-                    self._interrupted.setdefault(key, (request, what))  # another image may still bring it
+            if isinstance(error, Cancelled):
+                if key not in self._outcomes:
+                    self._interrupted.setdefault(key, (request, error))  # another image may still copy it
                 return False
             self._interrupted.pop(key, None)
-            if key in self._known:
-                succeeded = self._known[key] is not None
+            if key in self._outcomes:
+                succeeded = self._outcomes[key] is not None
                 if succeeded and (success_is_final or outcome is BlobOutcome.EXISTS):
                     return False
                 if not succeeded and outcome is None:
                     return False
-            self._known[key] = outcome
+            self._outcomes[key] = outcome
             return True
 
     def close(self) -> None:
-        """Nothing will be brought any more: record what was called off."""
+        """Record the copies that were cancelled, after the last copy of the run."""
         with self._lock:
-            left, self._interrupted = self._interrupted, {}
-        for request, error in left.values():
-            self._told(request, error, NOTHING)
+            interrupted, self._interrupted = self._interrupted, {}
+        for request, error in interrupted.values():
+            self._record(request, BlobResult(), error)

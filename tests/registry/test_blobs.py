@@ -15,7 +15,8 @@ from mirror.oci.digest import Digest
 from mirror.registry.client import RegistryV2
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.session import Session
-from mirror.transfer.downloads import MIN_PROGRESS, BlobDownload, BlobSource
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import MIN_PROGRESS, BlobDownload
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 from tests.conftest import ScriptedFactory

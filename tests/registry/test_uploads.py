@@ -18,7 +18,8 @@ from mirror.registry.client import RegistryV2
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.session import Session
 from mirror.store import BlobReader
-from mirror.transfer.downloads import BlobDownload, BlobSource
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import BlobDownload
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 from tests.conftest import ScriptedFactory

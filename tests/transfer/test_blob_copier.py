@@ -28,13 +28,14 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.store import Mount
-from mirror.transfer.blob_copier import SMALL_BLOB, BlobCopier
-from mirror.transfer.blob_locations import MAX_FAILED_MOUNTS, BlobLocations, Routes
+from mirror.transfer.blob_copier import BlobCopier
+from mirror.transfer.blob_locations import MAX_FAILED_MOUNTS, BlobLocations
 from mirror.transfer.blob_recorder import BlobRecorder
-from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult, BlobSource
+from mirror.transfer.blob_uploader import SMALL_BLOB
 from mirror.transfer.calls import Calls, new_loop
-from mirror.transfer.downloads import BlobSource
 from mirror.transfer.idle_sessions import CLOSE_THREADS
+from mirror.transfer.routes import Routes
 from mirror.transfer.spool import Spool
 from mirror.transfer.tasks import Coro, gather_results, run_group
 from mirror.util.cancellation import Stop
@@ -104,9 +105,9 @@ class World:
                     routes,
                     self.spool,
                     recorder=BlobRecorder(
-                        lambda request, what, cost: self.told.append((str(request.repository), what))
+                        lambda request, result, error: self.told.append((str(request.repository), error or result))
                     ),
-                    moved=lambda count: None,
+                    count_bytes=lambda count: None,
                     before_write=lambda repository: self.marked.append(str(repository)),
                 ),
             )
@@ -138,6 +139,12 @@ class World:
         return BlobRequest(
             blob, target, Repository(host, path), BlobSource(self.source, "app"), "source/app:1", may_have, certain
         )
+
+
+def value_of(result: BlobResult) -> str:
+    """Return the outcome of a successful copy."""
+    assert result.outcome is not None
+    return result.outcome.value
 
 
 def read_hints(world: World, digests: Sequence[Digest]) -> None:
@@ -176,17 +183,17 @@ def test_two_who_want_the_same_blob_in_the_same_repository_share_one_delivery(wo
 
     first, second = world.drive(requests)
     assert first is second
-    assert [BlobOutcome.COPIED, None] == [first.claim(), second.claim()], "it counts once"
+    assert [BlobOutcome.COPIED, None] == [first.take_outcome(), second.take_outcome()], "it counts once"
     assert 1 == len(world.told)
 
 
 def test_of_three_repositories_one_leads_and_the_others_mount_from_it(world: World) -> None:
     blob = world.source.add("app", DATA)
     done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, path)) for path in PATHS])
-    assert ["copied", "mounted", "mounted"] == sorted(one.outcome.value for one in done)
+    assert ["copied", "mounted", "mounted"] == sorted(value_of(one) for one in done)
     assert 1 == len(world.source.verbs("open"))
     assert 1 == len(world.targets["target"].verbs("begin"))
-    assert {one.from_ for one in done if one.from_} <= {"one", "two"}
+    assert {one.mounted_from for one in done if one.mounted_from} <= {"one", "two"}
 
 
 def test_when_the_leader_fails_for_its_own_repository_a_follower_leads(world: World) -> None:
@@ -200,7 +207,7 @@ def test_when_the_leader_fails_for_its_own_repository_a_follower_leads(world: Wo
 
     failed, *others = world.drive(requests)
     assert isinstance(failed, NotFound)
-    assert ["copied", "mounted"] == sorted(one.outcome.value for one in others if isinstance(one, BlobResult))
+    assert ["copied", "mounted"] == sorted(value_of(one) for one in others if isinstance(one, BlobResult))
 
 
 def test_a_session_that_a_refused_mount_opened_is_used(world: World) -> None:
@@ -258,7 +265,7 @@ def test_a_mount_that_fails_with_every_retry_is_an_upload_and_the_next_one_gets_
         return [await blob_copier.copy(world.request(blob, "one")) for blob in blobs]
 
     done = world.drive(one_after_the_other)
-    assert ["copied", "copied", "mounted"] == [one.outcome.value for one in done]
+    assert ["copied", "copied", "mounted"] == [value_of(one) for one in done]
     assert [5, 1, 1] == [target.verbs("mount").count(("one", blob.digest)) for blob in blobs]
 
 
@@ -297,7 +304,7 @@ def test_what_a_wildcard_names_is_mounted_from_before_it_is_known_to_match(world
         target.blobs[path][blob.digest] = world.source.blobs["app"][blob.digest]
     read_hints(world, [blob.digest for blob in blobs])
     done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one")) for blob in blobs])
-    assert ["hub/a/x", "team/a/b", None, None, None] == [one.from_ for one in done]
+    assert ["hub/a/x", "team/a/b", None, None, None] == [one.mounted_from for one in done]
     assert 2 == len(target.verbs("mount"))
 
 
@@ -307,7 +314,7 @@ def test_a_source_of_another_mirror_on_the_host_is_mounted_from(world: World) ->
     world.locations.suggest(Repository("target", "two"), [blob.digest])
     world.locations.suggest(Repository("target", "secret"), [blob.digest])
     [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
-    assert (BlobOutcome.MOUNTED, "two") == (done.outcome, done.from_)
+    assert (BlobOutcome.MOUNTED, "two") == (done.outcome, done.mounted_from)
     assert [] == world.source.asked
 
 
@@ -467,7 +474,7 @@ def test_on_one_host_the_source_repository_is_mounted_from(world: World) -> None
     store.blobs["app"][blob.digest] = DATA
     world.locations = BlobLocations(world.hints, {"source": ["app", "one"]})
     [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", "source"))])
-    assert (BlobOutcome.MOUNTED, "app") == (done.outcome, done.from_)
+    assert (BlobOutcome.MOUNTED, "app") == (done.outcome, done.mounted_from)
     assert [] == world.source.asked
 
 
@@ -562,7 +569,7 @@ def test_the_sessions_that_a_stop_leaves_open_are_closed_within_one_bound(world:
     target.fault = mount_all_at_once
     with world.opened(stop) as (calls, blob_copier):
         tasks = [calls.tasks.start(blob_copier.copy(world.request(blob, "one"))) for blob in blobs]
-        world.loop.run_until_complete(eventually(lambda: len(blobs) == world.locations._missed["target"]))
+        world.loop.run_until_complete(eventually(lambda: len(blobs) == world.locations._failed_mounts["target"]))
         stop.request("enough")
         world.loop.run_until_complete(asyncio.wait(tasks))
         assert {Cancelled} == {type(task.exception()) for task in tasks}
@@ -596,7 +603,7 @@ def test_small_blobs_are_read_before_they_are_sent_and_large_ones_are_streamed(w
 
 
 def test_what_is_carried_at_once_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirror.transfer.blob_copier.MAX_BUFFERED", len(DATA))
+    monkeypatch.setattr("mirror.transfer.blob_uploader.MAX_BUFFERED", len(DATA))
     blobs = [world.source.add("app", DATA[:-1] + bytes([number])) for number in range(20)]
     done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one")) for blob in blobs])
     assert [BlobOutcome.COPIED] * 20 == [one.outcome for one in done]

@@ -11,15 +11,15 @@ import pytest
 
 from mirror.errors import AuthError, MirrorError, NetworkError, NotFound
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.blob_copier import SMALL_BLOB, BlobCopier
-from mirror.transfer.blob_request import BlobRequest
-from mirror.transfer.downloads import BlobSource
+from mirror.transfer.blob_copier import BlobCopier
+from mirror.transfer.blob_request import BlobRequest, BlobSource
+from mirror.transfer.blob_uploader import SMALL_BLOB
 from mirror.transfer.spool import Spool
 from mirror.transfer.tasks import gather_results
 from mirror.util.structs import replace
 from tests.support.stores import MemoryStore, blob_of
 from tests.transfer.harness import settle
-from tests.transfer.test_blob_copier import World
+from tests.transfer.test_blob_copier import World, value_of
 
 SMALL, LARGE = b"a layer", b"a layer" * SMALL_BLOB
 SPOOLED = [("source", "target"), ("source", "other"), ("second", "target"), ("second", "other")]
@@ -51,7 +51,7 @@ class Sources(World):
             await settle()
             self.given.set()
             ends = [one for task in tasks for one in await task]
-            return [one if isinstance(one, MirrorError) else one.outcome.value for one in ends]
+            return [one if isinstance(one, MirrorError) else value_of(one) for one in ends]
 
         return self.drive(given)
 

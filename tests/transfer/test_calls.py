@@ -472,4 +472,4 @@ def test_what_is_detached_runs_although_nobody_waits_and_loses_no_bug() -> None:
             desk.calls.tasks.detach(desk.calls.call(Raises(KeyError(number))))
             desk.run(eventually(lambda: len(desk.calls.tasks.bugs) > number))  # noqa: B023 (called at once)
     assert done.is_set()
-    assert ["and elsewhere: KeyError(1)"] == caught.value.__notes__
+    assert ["another task failed: KeyError(1)"] == caught.value.__notes__

@@ -9,7 +9,8 @@ import pytest
 
 from mirror.errors import Cancelled, LocalError, NetworkError
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.downloads import BlobDownload, BlobSource
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import BlobDownload
 from mirror.transfer.spool import DownloadBroken, Spool, SpoolFile, remove_files
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemoryStore, blob_of
@@ -106,7 +107,7 @@ def test_wrong_bytes_are_never_shown_as_complete(spool: Spool) -> None:
     blob = blob_of(DATA)
     store.blobs["app"][blob.digest] = DATA[:-1] + b"!"
     file = claim(spool, blob)
-    with pytest.raises(Exception, match="with the digest"):
+    with pytest.raises(Exception, match="their digest is"):
         filled(file, store)
     with pytest.raises(DownloadBroken):
         read(file)

@@ -12,8 +12,9 @@ import pytest
 from mirror.errors import MirrorError
 from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.blob_copier import SMALL_BLOB, BlobCopier
+from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_request import BlobOutcome, BlobResult
+from mirror.transfer.blob_uploader import SMALL_BLOB
 from mirror.transfer.spool import Spool
 from mirror.transfer.spool_room import WAIT_FOR_ROOM
 from tests.support.stores import MemoryStore

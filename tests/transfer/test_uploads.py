@@ -8,7 +8,8 @@ import pytest
 
 from mirror.errors import MirrorError, NetworkError
 from mirror.store import BlobReader
-from mirror.transfer.downloads import BlobDownload, BlobSource
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import BlobDownload
 from mirror.transfer.uploads import BlobUpload
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemorySession, MemoryStore, blob_of
@@ -52,7 +53,7 @@ def test_a_failed_attempt_deletes_its_session_and_the_next_asks_first_whether_it
     source.cut_after = None
     one.attempt(Work(Stop()))
     assert ["begin", "head", "begin", "send"] == [verb for verb, _, _ in target.asked]
-    assert 100 + len(DATA) == one.sent
+    assert 100 + len(DATA) == one.bytes_sent
 
 
 def test_an_upload_whose_answer_was_lost_is_not_sent_again() -> None:
@@ -70,7 +71,7 @@ def test_an_upload_whose_answer_was_lost_is_not_sent_again() -> None:
         one.attempt(Work(Stop()))
     one.attempt(Work(Stop()))
     assert 1 == len(target.verbs("send"))
-    assert len(DATA) == one.sent
+    assert len(DATA) == one.bytes_sent
 
 
 class Halting(MemorySession):
