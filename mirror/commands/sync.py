@@ -31,8 +31,8 @@ from mirror.sync.repair import repairing
 from mirror.sync.target_lifecycle import TargetLifecycle
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
-from mirror.transfer.blob_outcomes import BlobRecorder
-from mirror.transfer.blob_request import BlobCost, BlobRequest, BlobResult
+from mirror.transfer.blob_recorder import BlobRecorder
+from mirror.transfer.blob_request import BlobRequest, BlobResult
 from mirror.transfer.spool import Spool
 from mirror.util.files import Lock, delete_leftovers, private_directory
 from mirror.util.signals import InterruptibleSleep, Signals
@@ -175,10 +175,10 @@ class _SyncRun:
             state.mark_unfinished(str(repository))
             self._marked.add(repository)
 
-        def record_result(request: BlobRequest, what: BlobResult | MirrorError, cost: BlobCost) -> None:
-            if isinstance(what, MirrorError):
-                context.stores.mark_host_down(what)
-            account.blob(request, what, cost)
+        def record_result(request: BlobRequest, result: BlobResult, error: MirrorError | None) -> None:
+            if error is not None:
+                context.stores.mark_host_down(error)
+            account.blob(request, result, error)
 
         recorder = BlobRecorder(record_result)
         blob_copier = BlobCopier(
@@ -187,7 +187,7 @@ class _SyncRun:
             context.stores.routes(context.entries),
             spool,
             recorder=recorder,
-            moved=progress.add_bytes,
+            count_bytes=progress.add_bytes,
             before_write=mark_place,
         )
         targets = context.stores.registries

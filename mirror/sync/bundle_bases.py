@@ -18,7 +18,7 @@ from mirror.sync.plan_model import PlanEntry
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
@@ -35,14 +35,14 @@ class BundleBases:
         self, calls: Calls, reader: ImageReader, locations: BlobLocations, targets: Mapping[str, Target]
     ) -> None:
         self._calls = calls
-        self._looks: Shared[tuple[Repository, Digest], bool] = Shared(calls.tasks)
+        self._looks: SharedTasks[tuple[Repository, Digest], bool] = SharedTasks(calls.tasks)
         self._reader = reader
         self._locations = locations
         self._targets = targets
 
     def allow(self, repositories: Iterable[Repository]) -> None:
         """What these repositories have can be mounted in their siblings."""
-        self._locations.allow(repositories)
+        self._locations.allow_mounts_from(repositories)
 
     async def missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
         """Look for what one partial source relies on. -> an error for each finding, if anything is missing."""
@@ -86,7 +86,7 @@ class BundleBases:
     async def _at_a_sibling(self, repository: Repository, blob: Descriptor) -> bool:
         if self._locations.find_holder(repository, blob.digest) is not None:
             return True
-        for sibling in self._locations.siblings(repository):
+        for sibling in self._locations.sibling_repositories(repository):
             if await self.has(sibling, blob):
                 self._locations.add(sibling, blob.digest)
                 return True

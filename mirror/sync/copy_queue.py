@@ -22,8 +22,8 @@ from mirror.sync.planner_queries import equal_to
 from mirror.sync.recorder import BlobCounts, ResultReceiver
 from mirror.sync.target_lifecycle import TargetLifecycle, name_there
 from mirror.transfer.blob_locations import BlobLocations
-from mirror.transfer.calls import ABANDONED, Calls
-from mirror.transfer.tasks import Steps, run_and_catch, task_group
+from mirror.transfer.calls import RESULT_NOT_NEEDED, Calls
+from mirror.transfer.tasks import Coro, run_and_catch, task_group
 
 _log = logging.getLogger("mirror.agenda")
 
@@ -76,7 +76,7 @@ class CopyQueue:
         self._open: dict[PlanEntry, None] = {}  # findings that have no result yet
         self._halted = ""
 
-    async def run(self, plan: Steps[None]) -> None:
+    async def run(self, plan: Coro[None]) -> None:
         """Run the plan, copy what it finds, and close the targets. Each finding has a result then."""
         try:
             async with task_group() as self._workers:
@@ -92,7 +92,7 @@ class CopyQueue:
             for planned in list(self._ahead):
                 self._drop_ahead(planned)
             for planned in list(self._open):
-                self._failed(planned, Cancelled(self._halted or ABANDONED), BlobCounts())
+                self._failed(planned, Cancelled(self._halted or RESULT_NOT_NEEDED), BlobCounts())
 
     # ---- planner.Findings
 
@@ -132,7 +132,7 @@ class CopyQueue:
         self._memory.note_tag("target", str(repository), tag, digest)
 
     def selected(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        self._locations.allow(
+        self._locations.allow_mounts_from(
             [Repository(entry.source.host, entry.repository), *(one.repository for one in entry.targets)]
         )
         text = f"{entry.name}: {count} tags selected"
@@ -168,7 +168,7 @@ class CopyQueue:
                 )
 
     async def _errors(
-        self, steps: Steps[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
+        self, steps: Coro[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
     ) -> dict[PlanEntry, MirrorError]:
         try:
             return await steps

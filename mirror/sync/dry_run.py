@@ -16,7 +16,7 @@ from mirror.sync.image_reader import resolved
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.transfer.calls import Calls
-from mirror.transfer.tasks import Steps, run_group, task_group
+from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
 
 
@@ -67,7 +67,7 @@ class DryRun:
         self._failing: set[str] = set()
         self.outlook = PlanSummary()
 
-    async def run(self, plan: Steps[None]) -> None:
+    async def run(self, plan: Coro[None]) -> None:
         """Run the plan, and look at what it finds."""
         async with task_group() as self._looks:
             await plan

@@ -25,11 +25,11 @@ from mirror.sync.planner_queries import equal_to, is_broken
 from mirror.sync.recorder import BlobCounts
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
-from mirror.transfer.blob_outcomes import BlobRecorder
-from mirror.transfer.blob_request import BlobEffort, BlobOutcome, BlobRequest
-from mirror.transfer.calls import ABANDONED, Calls
+from mirror.transfer.blob_recorder import BlobRecorder
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
+from mirror.transfer.calls import RESULT_NOT_NEEDED, Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
@@ -69,7 +69,7 @@ class ImageCopier:
         writing: Callable[[Repository], None],
     ) -> None:
         self._calls = calls
-        self._puts: Shared[tuple[Repository, str, Digest], None] = Shared(calls.tasks)
+        self._puts: SharedTasks[tuple[Repository, str, Digest], None] = SharedTasks(calls.tasks)
         self._recorder = recorder
         self._blob_copier = blob_copier
         self._locations = locations
@@ -84,7 +84,7 @@ class ImageCopier:
         repository = planned.target.repository
         digests = [blob.digest for blob in image.graph.blobs]
         if self._mountable(image):
-            self._locations.suggest(Repository(image.origin.source.host, image.origin.repository), digests)
+            self._locations.suggest(Repository(image.origin.store.host, image.origin.repository), digests)
         if not self._certain and not self._targets[repository.host].on_disk:
             unknown = [digest for digest in digests if not self._locations.has_blob(repository, digest)]
             if unknown:
@@ -119,9 +119,7 @@ class ImageCopier:
             lacking = {child.digest for child in missing}
             for child in level:
                 if child.digest not in lacking:
-                    self._recorder.record_manifest(
-                        request_for(descriptor(child)), BlobEffort().result(BlobOutcome.EXISTS)
-                    )
+                    self._recorder.record_manifest(request_for(descriptor(child)), BlobResult(BlobOutcome.EXISTS))
             await run_group(self._put(request_for(descriptor(child)), child.digest, child) for child in missing)
             await run_group(self._confirm(request_for(descriptor(child)), child.digest, child) for child in broken)
             changed = changed or bool(missing)
@@ -134,9 +132,7 @@ class ImageCopier:
                 request_for(descriptor(root), is_root=True), tag, root, before=partial(self._withdraw, planned)
             )
         else:
-            self._recorder.record_manifest(
-                request_for(descriptor(root), is_root=True), BlobEffort().result(BlobOutcome.EXISTS)
-            )
+            self._recorder.record_manifest(request_for(descriptor(root), is_root=True), BlobResult(BlobOutcome.EXISTS))
         if planned.broken:
             await self._confirm(request_for(descriptor(root), is_root=True), tag, root)
         self._note(repository, planned, image)
@@ -151,7 +147,7 @@ class ImageCopier:
                 result = await self._blob_copier.copy(request)
             except MirrorError as error:
                 if not isinstance(error, Cancelled):
-                    counts.add_failed(left.pop(request.blob.digest), self._recorder.take_failed_cost(request))
+                    counts.add_failed(left.pop(request.blob.digest), self._recorder.take_failed(request))
                 raise
             counts.add(left.pop(request.blob.digest), result)
             return result.outcome is not BlobOutcome.EXISTS
@@ -215,7 +211,7 @@ class ImageCopier:
         try:
             await self._calls.call(look, needs=(host_permit(repository.host),), policy=ONCE)
         except MirrorError as error:
-            self._recorder.record_blob(request, error)  # what was copied turned out not to be there
+            self._recorder.record_blob(request, BlobResult(), error)  # what was copied turned out not to be there
             raise
 
     async def _names(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
@@ -235,14 +231,14 @@ class ImageCopier:
         self, request: BlobRequest, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
     ) -> None:
         """Put a manifest under a tag or its digest; `order` is for the record. before: called before each attempt."""
-        repository, effort = request.repository, BlobEffort()
+        repository, result = request.repository, BlobResult()
 
         def run(work: Work) -> None:
-            effort.attempts += 1
+            result.attempts += 1
             self._writing(repository)
             before()
             request.target.put_manifest(repository.path, reference, manifest, work)
-            self._recorder.record_manifest(request, effort.result(BlobOutcome.COPIED))
+            self._recorder.record_manifest(request, result.end(BlobOutcome.COPIED))
 
         try:
             await self._puts.run(
@@ -251,17 +247,17 @@ class ImageCopier:
             )
             self._locations.add_manifest(repository, manifest.digest)
         except asyncio.CancelledError:
-            self._recorder.record_manifest(request, Cancelled(ABANDONED))
+            self._recorder.record_manifest(request, BlobResult(), Cancelled(RESULT_NOT_NEEDED))
             raise
         except MirrorError as error:
             # Where the target lacks a blob, the image is pushed once more.
-            if error.code != "blob_missing" or request.certain:
-                self._recorder.record_manifest(request, error)
+            if error.code != "blob_missing" or request.lookup_first:
+                self._recorder.record_manifest(request, BlobResult(), error)
             raise
 
     def _mountable(self, image: Image) -> bool:
         """Whether blobs can be mounted from the source: it is a repository of a target's host that holds the image."""
-        target = self._targets.get(image.origin.source.host)
+        target = self._targets.get(image.origin.store.host)
         return target is not None and not target.on_disk and image.version.transform is None
 
     def _note(self, repository: Repository, planned: PlanEntry, image: Image) -> None:

@@ -15,10 +15,10 @@ from mirror.oci.manifest import Kind
 from mirror.store import Transform, TransformPart, Version
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
 from mirror.sync.plan_model import SourceReference
+from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
-from mirror.transfer.downloads import BlobSource
 from mirror.transfer.permits import DOWNLOADS, host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, replace
@@ -59,8 +59,8 @@ class ImageReader:
         self._manifests = manifests
         self._memory = memory
         self._images: dict[SourceReference, Image] = {}
-        self._reads: Shared[SourceReference, Image] = Shared(calls.tasks)
-        self._parts: Shared[Hashable, None] = Shared(calls.tasks)
+        self._reads: SharedTasks[SourceReference, Image] = SharedTasks(calls.tasks)
+        self._parts: SharedTasks[Hashable, None] = SharedTasks(calls.tasks)
 
     async def image(self, reference: SourceReference) -> Image:
         """The image of a reading; joins a reading that is in progress. Raises what reading it raises."""

@@ -14,7 +14,7 @@ from mirror.store import Source
 from mirror.sync.manifest_bodies import ManifestBodies
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import LARGE, host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
@@ -69,7 +69,7 @@ class ManifestCache:
         bodies: ManifestBodies | None = None,
     ) -> None:
         self._calls = calls
-        self._reads: Shared[tuple[str, str, str], Manifest] = Shared(calls.tasks)
+        self._reads: SharedTasks[tuple[str, str, str], Manifest] = SharedTasks(calls.tasks)
         self._limit = limit
         self._by_repository = by_repository
         self._bodies = bodies or ManifestBodies(None)

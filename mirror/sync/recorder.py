@@ -16,7 +16,7 @@ from mirror.output.progress import Progress
 from mirror.output.report import Failure, ImageEntry, Report, Result
 from mirror.store import Version
 from mirror.sync.plan_model import MirrorEntry, PlanEntry
-from mirror.transfer.blob_request import BlobCost, BlobOutcome, BlobRequest, BlobResult
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
 from mirror.util.structs import Struct, field
 
 
@@ -44,16 +44,16 @@ class BlobCounts(Struct):
         """Count a blob that was called off."""
         self.interrupted += blob.digest not in self._sent
 
-    def add_failed(self, blob: Descriptor, cost: BlobCost) -> None:
+    def add_failed(self, blob: Descriptor, result: BlobResult) -> None:
         """Count a delivery that failed, and what it took."""
         self.failed += blob.digest not in self._sent
-        self.bytes_read += cost.bytes_read
-        self.bytes_sent += cost.bytes_sent
-        self.attempts = max(self.attempts, cost.attempts)
+        self.bytes_read += result.bytes_read
+        self.bytes_sent += result.bytes_sent
+        self.attempts = max(self.attempts, result.attempts)
 
     def add(self, blob: Descriptor, result: BlobResult) -> None:
         """Count a delivery; one that several images joined counts for the first that says so."""
-        outcome = result.claim()
+        outcome = result.take_outcome()
         if outcome is None:
             return
         sent_before = blob.digest in self._sent
@@ -213,22 +213,20 @@ class ResultRecorder:
 
     # ---- blobs
 
-    def blob(self, request: BlobRequest, what: BlobResult | MirrorError, cost: BlobCost) -> None:
-        """What became of a blob or manifest in a target repository; once for each. cost: of a failure."""
-        took = what if isinstance(what, BlobResult) else cost
-        result = what if isinstance(what, BlobResult) else None
+    def blob(self, request: BlobRequest, result: BlobResult, error: MirrorError | None) -> None:
+        """Log the result of a blob or manifest in a target repository. error: why it failed."""
         log_blob(
             is_root=request.is_root,
-            source=str(request.origin),
+            source=str(request.source),
             target=str(request.repository),
             image=request.image,
             digest=request.blob.digest,
             size=request.blob.size,
-            outcome=result.outcome.value if result else "failed",
-            from_=result.from_ if result else None,
-            bytes_read=took.bytes_read,
-            bytes_sent=took.bytes_sent,
-            attempt=took.attempts,
-            seconds=took.seconds,
-            code=what.code if isinstance(what, MirrorError) else None,
+            outcome=result.outcome.value if result.outcome is not None else "failed",
+            from_=result.mounted_from,
+            bytes_read=result.bytes_read,
+            bytes_sent=result.bytes_sent,
+            attempt=max(1, result.attempts),
+            seconds=result.seconds,
+            code=error.code if error is not None else None,
         )

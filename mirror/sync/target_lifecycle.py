@@ -21,7 +21,7 @@ from mirror.sync.plan_model import Action, PlanEntry, suffix
 from mirror.sync.recorder import BlobCounts
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, replace
@@ -60,7 +60,7 @@ class TargetLifecycle:
         self._reader = reader
         self._targets = targets
         self._begun: set[str] = set()
-        self._openings: Shared[str, None] = Shared(calls.tasks)
+        self._openings: SharedTasks[str, None] = SharedTasks(calls.tasks)
         # By host, of those that gather: what the target lacks, by its name there; the images that it will get.
         self._lacking: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)
         self._known: dict[str, set[str]] = {}  # what it was known to lack when it was begun

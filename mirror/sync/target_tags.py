@@ -11,7 +11,7 @@ from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, Targ
 from mirror.sync.planner_queries import listed_at_target, recalled_tags, settled_tags
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, field, replace
@@ -38,7 +38,7 @@ class TargetTagReader:
 
     def __init__(self, calls: Calls, memory: PlanHints, *, believe: bool, repair: bool = False) -> None:
         self._calls = calls
-        self._looks: Shared[Repository, bool] = Shared(calls.tasks)
+        self._looks: SharedTasks[Repository, bool] = SharedTasks(calls.tasks)
         self._memory = memory
         self._believe = believe
         self._repair = repair

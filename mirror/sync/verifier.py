@@ -17,11 +17,12 @@ from mirror.store import DAMAGED, Target, Version
 from mirror.sync.image_reader import ImageReader, resolved
 from mirror.sync.manifest_graph import ManifestCache, WrongDescriptor
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
+from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
-from mirror.transfer.downloads import BlobSource, SourceBody
+from mirror.transfer.downloads import BlobDownload
 from mirror.transfer.permits import DOWNLOADS, host_permit
-from mirror.transfer.shared import Shared
-from mirror.transfer.tasks import Steps, gather_results, task_group
+from mirror.transfer.shared_tasks import SharedTasks
+from mirror.transfer.tasks import Coro, gather_results, task_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, field, replace
@@ -62,11 +63,11 @@ class Verifier:
         self._targets = targets
         self._deep = deep
         self._checked: dict[tuple[Repository, Digest, int | None], MirrorError | None] = {}
-        self._checks: Shared[tuple[Repository, Digest, int | None], None] = Shared(calls.tasks)
+        self._checks: SharedTasks[tuple[Repository, Digest, int | None], None] = SharedTasks(calls.tasks)
         self._walks: asyncio.TaskGroup
         self.account = VerifyResult()
 
-    async def run(self, plan: Steps[None]) -> None:
+    async def run(self, plan: Coro[None]) -> None:
         """Run the plan, and walk what it finds."""
         async with task_group() as self._walks:
             await plan
@@ -193,11 +194,11 @@ class Verifier:
             await self._calls.call(look, needs=(host_permit(repository.host),), policy=ONCE)
 
 
-def _hash(blob: Descriptor, origin: BlobSource, work: Work) -> int:
+def _hash(blob: Descriptor, source: BlobSource, work: Work) -> int:
     """Read a blob and prove its digest. -> its size, bytes."""
     buffer = memoryview(bytearray(BUFFER))
     count = 0
-    with SourceBody(blob, [origin]).open(0, work) as reader:
+    with BlobDownload(blob, [source]).open(0, work) as reader:
         while got := reader.readinto(buffer):
             count += got
     return count
