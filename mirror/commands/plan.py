@@ -15,14 +15,14 @@ def plan(options: Options) -> int:
     with open_for_reading(options) as (context, state):
         context.check_no_partial_bundle(options)
         preview = DryRun(context.calls, context.manifests, context.bases(state))
-        planner = context.planner(state, preview, believe=not options.deep)
+        planner = context.planner(state, preview, use_hints=not options.deep)
         stopped = context.run_until_signal(preview.run(planner.plan_all(context.entries)))
         found = preview.outlook
         if stopped is None:
             found.failures += context.run_problems("the rest can be imported")
-            preview.add_bundles(context.stores.registries)
+            preview.find_bundles_to_rebuild(context.stores.registries)
     written = print_lines(outlook_lines(found))
     if stopped is not None:
         return context.signals.exit_if_hung(stopped)
     code = worst_exit_code({written, *(error.exit_code for _, error in found.failures)})
-    return CHANGES if code == OK and options.exit_code and (found.changes or found.anew) else code
+    return CHANGES if code == OK and options.exit_code and (found.changes or found.bundles_to_rebuild) else code

@@ -17,17 +17,21 @@ def outlook_lines(found: PlanSummary) -> list[str]:
     for source, rules in sorted(found.rejected.items()):
         left_out = ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rules.items()))
         lines.append(f"{source}: tags left out: {left_out}")
-    lines += [f"anew    {bundle}: it is incomplete" for bundle in found.anew]
+    lines += [f"anew    {bundle}: it is incomplete" for bundle in found.bundles_to_rebuild]
     if not found.changes:
-        anew = f"; {format_count(len(found.anew), 'bundle')} to be made anew" if found.anew else ""
-        return [*lines, f"nothing to copy; {found.equal} up to date{anew}{_unknown_text(len(found.failures))}"]
+        anew = (
+            f"; {format_count(len(found.bundles_to_rebuild), 'bundle')} to be made anew"
+            if found.bundles_to_rebuild
+            else ""
+        )
+        return [*lines, f"nothing to copy; {found.up_to_date} up to date{anew}{_unknown_text(len(found.failures))}"]
     kinds = Counter(_kind(change) for change in found.changes)
     compare = f"; {kinds['compare']} to compare" if kinds["compare"] else ""
     converted = len({change.source for change in found.changes if change.size is None})
     unknown = f"; plus {format_count(converted, 'image')} to be converted, of unknown size" if converted else ""
     return [
         *lines,
-        f"to copy: {kinds['new']} new, {kinds['changed']} changed{compare}; {found.equal} up to date"
+        f"to copy: {kinds['new']} new, {kinds['changed']} changed{compare}; {found.up_to_date} up to date"
         f"{_unknown_text(len(found.failures))}",
         f"at most {format_size(found.bytes_to_read)} to read, {format_size(found.bytes_to_send)} to send; "
         f"{format_count(found.manifests, 'manifest request')} that count{'s' if found.manifests == 1 else ''} "
@@ -37,7 +41,7 @@ def outlook_lines(found: PlanSummary) -> list[str]:
 
 def _kind(change: PlannedCopy) -> str:
     """Return the kind of a planned change: new, changed or compare."""
-    if change.old is None:
+    if change.old_digest is None:
         return "new"
     return "compare" if change.to_compare else "changed"
 

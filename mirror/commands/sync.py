@@ -27,7 +27,7 @@ from mirror.sync.copy_queue import CopyQueue
 from mirror.sync.image_copier import ImageCopier
 from mirror.sync.image_reader import ImageReader
 from mirror.sync.recorder import ResultRecorder
-from mirror.sync.repair import repairing
+from mirror.sync.repair import wrap_for_repair
 from mirror.sync.target_lifecycle import TargetLifecycle
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
@@ -159,7 +159,7 @@ class _SyncRun:
                 for repository in self._marked - account.unfinished:
                     state.mark_finished(str(repository))
             if state.failure is not None:
-                account.note(state.failure)
+                account.add_exit_code(state.failure)
         code = worst_exit_code(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
         return code, self._cost(context.limits)
 
@@ -178,7 +178,7 @@ class _SyncRun:
         def record_result(request: BlobRequest, what: BlobResult | MirrorError, cost: BlobCost) -> None:
             if isinstance(what, MirrorError):
                 context.stores.mark_host_down(what)
-            account.blob(request, what, cost)
+            account.record_blob(request, what, cost)
 
         recorder = BlobRecorder(record_result)
         blob_copier = BlobCopier(
@@ -192,7 +192,7 @@ class _SyncRun:
         )
         targets = context.stores.registries
         if self._options.repair:
-            targets = repairing(targets)
+            targets = wrap_for_repair(targets)
         sync = ImageCopier(
             context.calls,
             blob_copier,
@@ -218,7 +218,7 @@ class _SyncRun:
             deep=self._options.deep,
             fail_fast=self._options.fail_fast,
         )
-        planner = context.planner(state, copy_queue, believe=not self._options.deep, repair=self._options.repair)
+        planner = context.planner(state, copy_queue, use_hints=not self._options.deep, repair=self._options.repair)
         with ExitStack() as stack:
             stack.callback(recorder.close)
             stack.callback(spool.close)
@@ -229,7 +229,7 @@ class _SyncRun:
             stack.callback(context.stop.request, "the run is over")
             if context.run_until_signal(copy_queue.run(planner.plan_all(context.entries)), copy_queue.halt) is None:
                 for _, error in context.run_problems("the rest was imported" if account.codes == {OK} else ""):
-                    account.trouble(error)
+                    account.record_error(error)
 
     def _log_state_warning(self, text: str) -> None:
         """Log a warning about the state."""

@@ -16,7 +16,7 @@ def verify(options: Options) -> int:
     with open_for_reading(options) as (context, state):
         reader = ImageReader(context.calls, state, context.manifests)
         walker = Verifier(context.calls, context.stores.registries, reader, deep=options.deep)
-        planner = context.planner(state, walker, believe=False, remake=options.deep)
+        planner = context.planner(state, walker, use_hints=False, repeat_transforms=options.deep)
         stopped = context.run_until_signal(walker.run(planner.plan_all(context.entries)))
         walker.account.problems += [Problem(*one) for one in context.run_problems()] if stopped is None else []
     shown = walker.account.problems or options.verbosity >= 0

@@ -40,23 +40,23 @@ class BundleBases:
         self._locations = locations
         self._targets = targets
 
-    def allow(self, repositories: Iterable[Repository]) -> None:
+    def allow_mounts(self, repositories: Iterable[Repository]) -> None:
         """What these repositories have can be mounted in their siblings."""
         self._locations.allow(repositories)
 
-    async def missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
+    async def find_missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
         """Look for what one partial source relies on. -> an error for each finding, if anything is missing."""
         errors: dict[PlanEntry, MirrorError] = {}
         wanted: dict[tuple[Repository, Digest], Descriptor] = {}
-        images = await self._reader.images([one.reference for one in plan_entries])
-        for planned, image in zip(plan_entries, images, strict=True):
+        images = await self._reader.read_images([one.reference for one in plan_entries])
+        for plan_entry, image in zip(plan_entries, images, strict=True):
             if isinstance(image, MirrorError):
-                errors[planned] = image
+                errors[plan_entry] = image
                 continue
             for blob in image.graph.blobs:
-                if planned.reference.entry.source.leaves_out(blob):
-                    wanted[planned.target.repository, blob.digest] = blob
-        lacking = await self._look(wanted)
+                if plan_entry.reference.entry.source.leaves_out(blob):
+                    wanted[plan_entry.target.repository, blob.digest] = blob
+        lacking = await self._find_missing_blobs(wanted)
         if lacking:
             source = plan_entries[0].reference.entry.source.host
             for repository, digest in lacking:
@@ -69,30 +69,32 @@ class BundleBases:
                 hint="import what it is based on first, or export without `base`",
                 code="bundle_incomplete",
             )
-            errors = {planned: errors.get(planned, error) for planned in plan_entries}
+            errors = {plan_entry: errors.get(plan_entry, error) for plan_entry in plan_entries}
         return errors
 
-    async def _look(self, wanted: Mapping[tuple[Repository, Digest], Descriptor]) -> list[tuple[Repository, Digest]]:
+    async def _find_missing_blobs(
+        self, wanted: Mapping[tuple[Repository, Digest], Descriptor]
+    ) -> list[tuple[Repository, Digest]]:
         """Ask each place, and for what is not there its siblings, from which it can be mounted. -> what is nowhere."""
-        answers = await run_group(self.has(repository, blob) for (repository, _), blob in wanted.items())
+        answers = await run_group(self.has_blob(repository, blob) for (repository, _), blob in wanted.items())
         lacking = []
         for ((repository, digest), blob), there in zip(wanted.items(), answers, strict=True):
             if there:
                 self._locations.add(repository, digest)
-            elif not await self._at_a_sibling(repository, blob):
+            elif not await self._is_in_sibling(repository, blob):
                 lacking.append((repository, digest))
         return lacking
 
-    async def _at_a_sibling(self, repository: Repository, blob: Descriptor) -> bool:
+    async def _is_in_sibling(self, repository: Repository, blob: Descriptor) -> bool:
         if self._locations.find_holder(repository, blob.digest) is not None:
             return True
         for sibling in self._locations.siblings(repository):
-            if await self.has(sibling, blob):
+            if await self.has_blob(sibling, blob):
                 self._locations.add(sibling, blob.digest)
                 return True
         return False
 
-    async def has(self, repository: Repository, blob: Descriptor) -> bool:
+    async def has_blob(self, repository: Repository, blob: Descriptor) -> bool:
         """Ask a target for a blob."""
 
         def look(work: Work) -> bool:

@@ -18,9 +18,9 @@ from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_copier import CopyNotes, ImageCopier
 from mirror.sync.image_reader import Image, ImageReader
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, check_immutable
-from mirror.sync.planner_queries import equal_to
+from mirror.sync.planner_queries import equality_key
 from mirror.sync.recorder import BlobCounts, ResultReceiver
-from mirror.sync.target_lifecycle import TargetLifecycle, name_there
+from mirror.sync.target_lifecycle import TargetLifecycle, name_on_target
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.calls import ABANDONED, Calls
 from mirror.transfer.tasks import Steps, run_and_catch, task_group
@@ -83,91 +83,98 @@ class CopyQueue:
                 failure = await run_and_catch(plan)
                 if failure is not None:  # a bug: then nothing is begun that has to know all that comes
                     self.halt("the plan could not be finished")
-                    self._results.bug(failure)
-                trouble = await run_and_catch(self._release())
-                for planned in list(self._aside):  # a bug kept them
-                    self._end(planned, partial(self._crashed, planned, trouble or RuntimeError("left aside")))
+                    self._results.record_bug(failure)
+                trouble = await run_and_catch(self._copy_deferred())
+                for plan_entry in list(self._aside):  # a bug kept them
+                    self._end_deferred(
+                        plan_entry, partial(self._record_crash, plan_entry, trouble or RuntimeError("left aside"))
+                    )
             await self._finish()
         finally:
-            for planned in list(self._ahead):
-                self._drop_ahead(planned)
-            for planned in list(self._open):
-                self._failed(planned, Cancelled(self._halted or ABANDONED), BlobCounts())
+            for plan_entry in list(self._ahead):
+                self._cancel_read_ahead(plan_entry)
+            for plan_entry in list(self._open):
+                self._record_failure(plan_entry, Cancelled(self._halted or ABANDONED), BlobCounts())
 
     # ---- planner.Findings
 
-    def found(self, planned: PlanEntry) -> None:
-        host, source = planned.target.repository.host, planned.reference.entry.source
-        self._open[planned] = None
-        if planned.action is Action.FAILED and planned.error is not None:
-            self._publishing.note_missing(host, name_there(planned), planned.error)
-            self._failed(planned, planned.error, BlobCounts())
-            self._reader.release(planned.reference)
+    def add_plan_entry(self, plan_entry: PlanEntry) -> None:
+        host, source = plan_entry.target.repository.host, plan_entry.reference.entry.source
+        self._open[plan_entry] = None
+        if plan_entry.action is Action.FAIL and plan_entry.error is not None:
+            self._publishing.note_missing(host, name_on_target(plan_entry), plan_entry.error)
+            self._record_failure(plan_entry, plan_entry.error, BlobCounts())
+            self._reader.release(plan_entry.reference)
         elif self._targets[host].needs_all_images:
-            self._set_aside(planned, self._gathered[host])
-        elif planned.action is Action.EQUAL and not self._deep and planned.old is not None:
-            entry = planned.reference.entry
-            if entry.rules.is_immutable(planned.reference.tag):
-                name = equal_to(entry, planned.target.repository)
-                self._memory.note_tag("source", name, planned.reference.tag, planned.old)
-            self._up_to_date(planned, planned.old)
-            self._reader.release(planned.reference)
+            self._defer(plan_entry, self._gathered[host])
+        elif plan_entry.action is Action.SKIP and not self._deep and plan_entry.old_digest is not None:
+            entry = plan_entry.reference.entry
+            if entry.rules.is_immutable(plan_entry.reference.tag):
+                name = equality_key(entry, plan_entry.target.repository)
+                self._memory.note_tag("source", name, plan_entry.reference.tag, plan_entry.old_digest)
+            self._record_up_to_date(plan_entry, plan_entry.old_digest)
+            self._reader.release(plan_entry.reference)
         elif source.partial:
-            self._set_aside(planned, self._partial[source.host])
+            self._defer(plan_entry, self._partial[source.host])
         else:
-            self._enqueue(planned)
+            self._enqueue(plan_entry)
 
-    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None:
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         for target in entry.targets:
             # Nobody knows what is missing there: as good as all of it.
             self._publishing.note_missing(target.repository.host, target.repository.path.replace(MATCHED, "*"), error)
-        self._results.listing_failed(entry, error)
+        self._results.record_listing_failure(entry, error)
         self._halt_after(error)
 
-    def reject_name(self, entry: MirrorEntry, error: MirrorError) -> None:
+    def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
         """No store could ever hold what is called so: a bundle does not lack it."""
-        self._results.listing_failed(entry, error)
+        self._results.record_listing_failure(entry, error)
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         self._memory.note_tag("target", str(repository), tag, digest)
 
-    def selected(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         self._locations.allow(
             [Repository(entry.source.host, entry.repository), *(one.repository for one in entry.targets)]
         )
         text = f"{entry.name}: {count} tags selected"
-        self._results.selected(entry, count)
+        self._results.expect_images(entry, count)
         _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": dict(rejected), "text": text})
 
     # ---- what has to wait for the end of planning
 
-    def _set_aside(self, planned: PlanEntry, aside: list[PlanEntry]) -> None:
-        self._aside[planned] = None
-        aside.append(planned)
+    def _defer(self, plan_entry: PlanEntry, aside: list[PlanEntry]) -> None:
+        self._aside[plan_entry] = None
+        aside.append(plan_entry)
 
-    async def _release(self) -> None:
+    async def _copy_deferred(self) -> None:
         """What was set aside is copied now, unless something keeps it from that."""
         if self._halted:
-            for planned in list(self._aside):
-                self._end(planned, partial(self._skipped, planned))
+            for plan_entry in list(self._aside):
+                self._end_deferred(plan_entry, partial(self._record_skipped, plan_entry))
             return
         for plan_entries in self._partial.values():
-            self._copy_all(plan_entries, await self._errors(self._bases.missing(plan_entries), plan_entries))
+            self._enqueue_deferred(
+                plan_entries, await self._errors_of(self._bases.find_missing(plan_entries), plan_entries)
+            )
         for host, plan_entries in self._gathered.items():
             # Equal tags prove nothing of a bundle made for another base, or without images of another selection.
             store = self._targets[host]
-            completable = store.incomplete and not self._publishing.lacking(host)
+            completable = store.incomplete and not self._publishing.missing_images(host)
             unsure = self._deep or store.partial or completable
-            if not unsure and all(one.action is Action.EQUAL for one in plan_entries):
-                for planned in plan_entries:
-                    if planned.old is not None:
-                        self._end(planned, partial(self._up_to_date, planned, planned.old))
+            if not unsure and all(one.action is Action.SKIP for one in plan_entries):
+                for plan_entry in plan_entries:
+                    if plan_entry.old_digest is not None:
+                        self._end_deferred(
+                            plan_entry, partial(self._record_up_to_date, plan_entry, plan_entry.old_digest)
+                        )
             else:
-                self._copy_all(
-                    plan_entries, await self._errors(self._publishing.gather(host, plan_entries), plan_entries)
+                self._enqueue_deferred(
+                    plan_entries,
+                    await self._errors_of(self._publishing.begin_with_images(host, plan_entries), plan_entries),
                 )
 
-    async def _errors(
+    async def _errors_of(
         self, steps: Steps[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
     ) -> dict[PlanEntry, MirrorError]:
         try:
@@ -175,20 +182,20 @@ class CopyQueue:
         except MirrorError as error:
             return dict.fromkeys(plan_entries, error)
 
-    def _copy_all(self, plan_entries: Collection[PlanEntry], errors: Mapping[PlanEntry, MirrorError]) -> None:
+    def _enqueue_deferred(self, plan_entries: Collection[PlanEntry], errors: Mapping[PlanEntry, MirrorError]) -> None:
         """Copy findings that were set aside, but for those with an error."""
-        for planned, error in errors.items():
-            self._end(planned, partial(self._failed, planned, error, BlobCounts()))
-        for planned in plan_entries:
-            if planned not in errors:
-                del self._aside[planned]
-                self._enqueue(planned)
+        for plan_entry, error in errors.items():
+            self._end_deferred(plan_entry, partial(self._record_failure, plan_entry, error, BlobCounts()))
+        for plan_entry in plan_entries:
+            if plan_entry not in errors:
+                del self._aside[plan_entry]
+                self._enqueue(plan_entry)
 
-    def _end(self, planned: PlanEntry, tell: Callable[[], None]) -> None:
+    def _end_deferred(self, plan_entry: PlanEntry, tell: Callable[[], None]) -> None:
         """A finding that was set aside has its result."""
-        del self._aside[planned]
+        del self._aside[plan_entry]
         tell()
-        self._reader.release(planned.reference)
+        self._reader.release(plan_entry.reference)
 
     # ---- copying
 
@@ -196,77 +203,77 @@ class CopyQueue:
         """Start nothing new: what waits, and what is found from now on, is skipped."""
         self._halted = self._halted or reason
 
-    def _enqueue(self, planned: PlanEntry) -> None:
-        queue = self._queues[planned.target.repository.host]
-        queue.waiting.append(planned)
+    def _enqueue(self, plan_entry: PlanEntry) -> None:
+        queue = self._queues[plan_entry.target.repository.host]
+        queue.waiting.append(plan_entry)
         if queue.workers < self._images:
             queue.workers += 1
-            self._workers.create_task(self._work(queue))
+            self._workers.create_task(self._run_worker(queue))
         else:
             self._read_ahead(queue)
 
-    async def _work(self, queue: _HostQueue) -> None:
+    async def _run_worker(self, queue: _HostQueue) -> None:
         """Copy what waits, one after another."""
         while queue.waiting:
-            planned = queue.waiting.popleft()
+            plan_entry = queue.waiting.popleft()
             self._read_ahead(queue)
             if self._halted:
-                self._drop_ahead(planned)
-                self._skipped(planned)
+                self._cancel_read_ahead(plan_entry)
+                self._record_skipped(plan_entry)
                 await asyncio.sleep(0)  # there may be very many
             else:
                 counts = BlobCounts()
-                failure = await run_and_catch(self._copy(planned, counts))
+                failure = await run_and_catch(self._copy(plan_entry, counts))
                 if failure is not None:
-                    self._crashed(planned, failure)
-            self._reader.release(planned.reference)
+                    self._record_crash(plan_entry, failure)
+            self._reader.release(plan_entry.reference)
         queue.workers -= 1
 
     def _read_ahead(self, queue: _HostQueue) -> None:
         """Read the next few images already, so that each has something to send as soon as it has its turn."""
         if not self._halted:
-            for planned in islice(queue.waiting, self._images):
-                if planned not in self._ahead:
-                    self._ahead[planned] = self._calls.tasks.start(self._reader.image(planned.reference))
+            for plan_entry in islice(queue.waiting, self._images):
+                if plan_entry not in self._ahead:
+                    self._ahead[plan_entry] = self._calls.tasks.start(self._reader.read_image(plan_entry.reference))
 
-    def _drop_ahead(self, planned: PlanEntry) -> None:
-        task = self._ahead.pop(planned, None)
+    def _cancel_read_ahead(self, plan_entry: PlanEntry) -> None:
+        task = self._ahead.pop(plan_entry, None)
         if task is not None:
             task.cancel()
             task.add_done_callback(self._calls.tasks.collect)
 
-    async def _copy(self, planned: PlanEntry, counts: BlobCounts) -> None:
-        ahead, host = self._ahead.pop(planned, None), planned.target.repository.host
+    async def _copy(self, plan_entry: PlanEntry, counts: BlobCounts) -> None:
+        ahead, host = self._ahead.pop(plan_entry, None), plan_entry.target.repository.host
         try:
-            image = await (self._reader.image(planned.reference) if ahead is None else ahead)
-            check_immutable(planned, image.graph.root.digest)
+            image = await (self._reader.read_image(plan_entry.reference) if ahead is None else ahead)
+            check_immutable(plan_entry, image.graph.root.digest)
             await self._publishing.begin(host)
-            changed = await self._sync.copy(planned, image, counts)
+            changed = await self._sync.copy(plan_entry, image, counts)
         except MirrorError as error:
-            self._publishing.note_missing(host, name_there(planned), error)
-            self._failed(planned, error, counts)
+            self._publishing.note_missing(host, name_on_target(plan_entry), error)
+            self._record_failure(plan_entry, error, counts)
             return
         digest = image.graph.root.digest
-        if self._publishing.hold(planned, digest, counts):
+        if self._publishing.hold_result(plan_entry, digest, counts):
             return
         if changed:
-            self._copied(planned, digest, counts)
+            self._record_copied(plan_entry, digest, counts)
         else:
-            self._up_to_date(planned, digest)
+            self._record_up_to_date(plan_entry, digest)
 
     async def _finish(self) -> None:
         """Close the targets, and give results to what counts only now."""
         held, errors = await self._publishing.finish(incomplete=not self._halted, believe=not self._deep)
         for one in held:
             if one.error is not None:
-                self._failed(one.planned, one.error, one.counts)
+                self._record_failure(one.plan_entry, one.error, one.counts)
             elif one.replaced:
-                self._copied(one.planned, one.digest, one.counts)
+                self._record_copied(one.plan_entry, one.digest, one.counts)
             else:
-                self._up_to_date(one.planned, one.digest)
+                self._record_up_to_date(one.plan_entry, one.digest)
         for error in errors:
             if not isinstance(error, Cancelled):
-                self._results.trouble(error)
+                self._results.record_error(error)
 
     def close(self) -> None:
         """Close what a stop left open. Does I/O; after the threads have ended."""
@@ -274,29 +281,29 @@ class CopyQueue:
 
     # ---- results: one for each finding
 
-    def _up_to_date(self, planned: PlanEntry, digest: Digest) -> None:
-        self._open.pop(planned, None)
-        self._results.up_to_date(planned, digest)
+    def _record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None:
+        self._open.pop(plan_entry, None)
+        self._results.record_up_to_date(plan_entry, digest)
 
-    def _copied(self, planned: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
-        self._open.pop(planned, None)
-        self._results.copied(planned, digest, counts)
+    def _record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
+        self._open.pop(plan_entry, None)
+        self._results.record_copied(plan_entry, digest, counts)
 
-    def _skipped(self, planned: PlanEntry) -> None:
-        self._open.pop(planned, None)
-        self._results.skipped(planned, self._halted)
+    def _record_skipped(self, plan_entry: PlanEntry) -> None:
+        self._open.pop(plan_entry, None)
+        self._results.record_skipped(plan_entry, self._halted)
 
-    def _crashed(self, planned: PlanEntry, failure: BaseException) -> None:
-        self._open.pop(planned, None)
-        self._results.crashed(planned, failure)
+    def _record_crash(self, plan_entry: PlanEntry, failure: BaseException) -> None:
+        self._open.pop(plan_entry, None)
+        self._results.record_crash(plan_entry, failure)
 
-    def _failed(self, planned: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
-        self._open.pop(planned, None)
-        entry, tag = planned.reference.entry, planned.reference.tag
+    def _record_failure(self, plan_entry: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
+        self._open.pop(plan_entry, None)
+        entry, tag = plan_entry.reference.entry, plan_entry.reference.tag
         if entry.rules.is_immutable(tag) and isinstance(error, Refused):
             # A conflict that --deep has found is found again by each run after it, until it is resolved.
-            self._memory.note_tag("source", equal_to(entry, planned.target.repository), tag, None)
-        self._results.failed(planned, error, counts)
+            self._memory.note_tag("source", equality_key(entry, plan_entry.target.repository), tag, None)
+        self._results.record_failure(plan_entry, error, counts)
         self._halt_after(error)
 
     def _halt_after(self, error: MirrorError) -> None:

@@ -12,7 +12,7 @@ from mirror.oci.reference import Repository
 from mirror.selection.locations import is_bundle, is_registry
 from mirror.store import Target, Version
 from mirror.sync.bundle_bases import BundleBases
-from mirror.sync.image_reader import resolved
+from mirror.sync.image_reader import read_version
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.transfer.calls import Calls
@@ -29,7 +29,7 @@ class PlannedCopy(Struct, frozen=True):
     source: str
     target: str
     digest: Digest | None
-    old: Digest | None
+    old_digest: Digest | None
     size: int | None
     protocol: str = "v2"
     reason: str = ""
@@ -41,8 +41,8 @@ class PlanSummary(Struct):
     made anew, since what is there is incomplete."""
 
     changes: list[PlannedCopy] = field(default_factory=list)
-    anew: list[str] = field(default_factory=list)
-    equal: int = 0
+    bundles_to_rebuild: list[str] = field(default_factory=list)
+    up_to_date: int = 0
     failures: list[tuple[str, MirrorError]] = field(default_factory=list)
     rejected: dict[str, dict[str, int]] = field(default_factory=dict)
     bytes_to_read: int = 0
@@ -72,71 +72,71 @@ class DryRun:
         async with task_group() as self._looks:
             await plan
             for source, plan_entries in self._partial.items():
-                self._looks.create_task(self._with_base(source, plan_entries))
+                self._looks.create_task(self._measure_partial_source(source, plan_entries))
 
     # ---- planner.Findings
 
-    def found(self, planned: PlanEntry) -> None:
-        target = planned.target
+    def add_plan_entry(self, plan_entry: PlanEntry) -> None:
+        target = plan_entry.target
         if is_bundle(target.repository.host):
             self._bundles.add(target.repository.host)
-        if planned.error is not None:
-            self._failed(planned.name, planned.error, planned.target)
-        elif planned.action is Action.EQUAL:
-            self.outlook.equal += 1
+        if plan_entry.error is not None:
+            self._record_failure(plan_entry.name, plan_entry.error, plan_entry.target)
+        elif plan_entry.action is Action.SKIP:
+            self.outlook.up_to_date += 1
             if is_bundle(target.repository.host) and target.store.partial:
-                self._looks.create_task(self._look_for_blobs(planned))
-        elif planned.reference.entry.source.partial and not is_bundle(planned.target.repository.host):
-            self._partial[planned.reference.entry.source.host].append(planned)
+                self._looks.create_task(self._check_bundle_blobs(plan_entry))
+        elif plan_entry.reference.entry.source.partial and not is_bundle(plan_entry.target.repository.host):
+            self._partial[plan_entry.reference.entry.source.host].append(plan_entry)
         else:
-            self._looks.create_task(self._look(planned))
+            self._looks.create_task(self._measure(plan_entry))
 
-    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None:
-        self._failed(entry.name, error, *entry.targets)
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+        self._record_failure(entry.name, error, *entry.targets)
 
-    def reject_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        self._failed(entry.name, error, *entry.targets)
+    def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
+        self._record_failure(entry.name, error, *entry.targets)
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """A plan leaves no trace in the state."""
 
-    def selected(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        self._bases.allow(target.repository for target in entry.targets)
+    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        self._bases.allow_mounts(target.repository for target in entry.targets)
         if rejected:
             self.outlook.rejected[entry.name] = dict(rejected)
 
     # ---- adding up
 
-    async def _with_base(self, source: str, plan_entries: Sequence[PlanEntry]) -> None:
+    async def _measure_partial_source(self, source: str, plan_entries: Sequence[PlanEntry]) -> None:
         """Look at what a partial source brings, unless the targets lack its base: then a sync would copy nothing."""
         try:
-            errors = await self._bases.missing(plan_entries)
+            errors = await self._bases.find_missing(plan_entries)
         except MirrorError as error:
             errors = dict.fromkeys(plan_entries, error)
         shared = [error for error in dict.fromkeys(errors.values()) if isinstance(error, Refused)]
         if len(errors) == len(plan_entries) and len(shared) == 1:
-            self._failed(source, shared[0], *(one.target for one in plan_entries))
+            self._record_failure(source, shared[0], *(one.target for one in plan_entries))
             return
-        for planned, reason in errors.items():
-            self._failed(planned.name, reason, planned.target)
-        await run_group(self._look(one) for one in plan_entries if one not in errors)
+        for plan_entry, reason in errors.items():
+            self._record_failure(plan_entry.name, reason, plan_entry.target)
+        await run_group(self._measure(one) for one in plan_entries if one not in errors)
 
-    def _failed(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
+    def _record_failure(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
         self.outlook.failures.append((name, error))
         self._failing.update(target.repository.host for target in targets)
 
-    def add_bundles(self, targets: Mapping[str, Target]) -> None:
+    def find_bundles_to_rebuild(self, targets: Mapping[str, Target]) -> None:
         """After all looks: note the bundles that a sync would make anew although all their images are there."""
         for host in sorted(self._bundles - self._failing):
             if targets[host].incomplete or host in self._lacking:
-                self.outlook.anew.append(host)
+                self.outlook.bundles_to_rebuild.append(host)
 
-    async def _look_for_blobs(self, planned: PlanEntry) -> None:
+    async def _check_bundle_blobs(self, plan_entry: PlanEntry) -> None:
         """Whether a bundle that has left out blobs has them by its base, as the one that a sync would make."""
-        target = planned.target
+        target = plan_entry.target
         try:
-            graph = await self._manifests.graph(target.store, target.repository.path, planned.reference.tag)
-            whole = all(await run_group(self._bases.has(target.repository, blob) for blob in graph.blobs))
+            graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
+            whole = all(await run_group(self._bases.has_blob(target.repository, blob) for blob in graph.blobs))
         except MirrorError as error:
             if isinstance(error, Cancelled):
                 raise
@@ -144,39 +144,39 @@ class DryRun:
         if not whole:
             self._lacking.add(target.repository.host)
 
-    async def _look(self, planned: PlanEntry) -> None:
-        reference = planned.reference
+    async def _measure(self, plan_entry: PlanEntry) -> None:
+        reference = plan_entry.reference
         entry = reference.entry
         try:
             version = reference.version
             if not isinstance(version, Version):
-                version = await resolved(self._calls, reference)
+                version = await read_version(self._calls, reference)
             if version.transform is not None:
                 change = PlannedCopy(
                     reference.name,
-                    planned.name,
+                    plan_entry.name,
                     None,
-                    planned.old,
+                    plan_entry.old_digest,
                     None,
                     version.protocol,
                     version.reason,
-                    to_compare=version.needs_transform and planned.old is not None,
+                    to_compare=version.needs_transform and plan_entry.old_digest is not None,
                 )
                 self.outlook.changes.append(change)
                 return
             identifier = version.digest or reference.identifier
-            graph = await self._manifests.graph(entry.source, entry.repository, identifier, version.manifest)
+            graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)
         except MirrorError as error:
-            self._failed(planned.name, error, planned.target)
+            self._record_failure(plan_entry.name, error, plan_entry.target)
             return
-        self._add(planned, graph)
+        self._add_copy(plan_entry, graph)
 
-    def _add(self, planned: PlanEntry, graph: ManifestGraph) -> None:
+    def _add_copy(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
         outlook = self.outlook
-        if graph.root.digest == planned.old:
-            outlook.equal += 1
+        if graph.root.digest == plan_entry.old_digest:
+            outlook.up_to_date += 1
             return
-        source, target = planned.reference.entry.source.host, planned.target.repository.host
+        source, target = plan_entry.reference.entry.source.host, plan_entry.target.repository.host
         for blob in graph.blobs:
             size = blob.size or 0
             if (source, blob.digest) not in self._read:
@@ -191,4 +191,6 @@ class DryRun:
                 self._got.add((source, manifest.digest))
                 outlook.manifests += 1
         size = sum(blob.size or 0 for blob in graph.blobs)
-        outlook.changes.append(PlannedCopy(planned.reference.name, planned.name, graph.root.digest, planned.old, size))
+        outlook.changes.append(
+            PlannedCopy(plan_entry.reference.name, plan_entry.name, graph.root.digest, plan_entry.old_digest, size)
+        )

@@ -19,9 +19,9 @@ from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
 from mirror.store import Target, Version
 from mirror.sync.image_reader import Image
-from mirror.sync.manifest_graph import permits
+from mirror.sync.manifest_graph import manifest_permits
 from mirror.sync.plan_model import PlanEntry
-from mirror.sync.planner_queries import equal_to, is_broken
+from mirror.sync.planner_queries import equality_key, may_be_damaged
 from mirror.sync.recorder import BlobCounts
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
@@ -79,12 +79,12 @@ class ImageCopier:
         self._repair = repair
         self._writing = writing
 
-    async def copy(self, planned: PlanEntry, image: Image, counts: BlobCounts) -> bool:
+    async def copy(self, plan_entry: PlanEntry, image: Image, counts: BlobCounts) -> bool:
         """Everything under the root, then the root. -> whether anything was missing. Raises as the stores do."""
-        repository = planned.target.repository
+        repository = plan_entry.target.repository
         digests = [blob.digest for blob in image.graph.blobs]
-        if self._mountable(image):
-            self._locations.suggest(Repository(image.origin.source.host, image.origin.repository), digests)
+        if self._can_mount_from_source(image):
+            self._locations.suggest(Repository(image.blob_source.source.host, image.blob_source.repository), digests)
         if not self._certain and not self._targets[repository.host].on_disk:
             unknown = [digest for digest in digests if not self._locations.has_blob(repository, digest)]
             if unknown:
@@ -93,56 +93,67 @@ class ImageCopier:
                 )
                 self._locations.note_hints(repository, hints)
         try:
-            return await self._push(planned, image, counts, certain=self._certain)
+            return await self._push(plan_entry, image, counts, certain=self._certain)
         except RemoteError as error:
             if error.code != "blob_missing":
                 raise
-            text = f"{planned.name}: something believed to be on the target is not there; looking again"
-            _log.warning("distrust", extra={"target": planned.name, "code": error.code, "text": text})
+            text = f"{plan_entry.name}: something believed to be on the target is not there; looking again"
+            _log.warning("distrust", extra={"target": plan_entry.name, "code": error.code, "text": text})
         self._locations.distrust(repository)
-        counts.push_again()
-        return await self._push(planned, image, counts, certain=True)
+        counts.reset_for_second_push()
+        return await self._push(plan_entry, image, counts, certain=True)
 
-    async def _push(self, planned: PlanEntry, image: Image, counts: BlobCounts, *, certain: bool) -> bool:
-        repository, graph = planned.target.repository, image.graph
+    async def _push(self, plan_entry: PlanEntry, image: Image, counts: BlobCounts, *, certain: bool) -> bool:
+        repository, graph = plan_entry.target.repository, image.graph
         store = self._targets[repository.host]
 
         def request_for(what: Descriptor, *, is_root: bool = False) -> BlobRequest:
             return BlobRequest(
-                what, store, repository, image.origin, planned.reference.name, planned.may_have, certain, is_root
+                what,
+                store,
+                repository,
+                image.blob_source,
+                plan_entry.reference.name,
+                plan_entry.may_have_blobs,
+                certain,
+                is_root,
             )
 
-        changed = await self._deliver([request_for(blob) for blob in graph.blobs], counts)
+        changed = await self._copy_blobs([request_for(blob) for blob in graph.blobs], counts)
         for level in graph.levels:
-            ask = certain or planned.old == graph.root.digest
-            missing, broken = await self._missing(store, repository, level, ask=ask)
+            ask = certain or plan_entry.old_digest == graph.root.digest
+            missing, broken = await self._find_missing(store, repository, level, ask=ask)
             lacking = {child.digest for child in missing}
             for child in level:
                 if child.digest not in lacking:
                     self._recorder.record_manifest(
                         request_for(descriptor(child)), BlobEffort().result(BlobOutcome.EXISTS)
                     )
-            await run_group(self._put(request_for(descriptor(child)), child.digest, child) for child in missing)
-            await run_group(self._confirm(request_for(descriptor(child)), child.digest, child) for child in broken)
+            await run_group(
+                self._put_manifest(request_for(descriptor(child)), child.digest, child) for child in missing
+            )
+            await run_group(
+                self._check_replaced(request_for(descriptor(child)), child.digest, child) for child in broken
+            )
             changed = changed or bool(missing)
-        root, tag = graph.root, planned.reference.tag
-        changed = changed or planned.old != root.digest
+        root, tag = graph.root, plan_entry.reference.tag
+        changed = changed or plan_entry.old_digest != root.digest
         if not changed and self._repair:
-            changed = not await self._names(store, repository, tag, root)
+            changed = not await self._is_tag_current(store, repository, tag, root)
         if changed:
-            await self._put(
-                request_for(descriptor(root), is_root=True), tag, root, before=partial(self._withdraw, planned)
+            await self._put_manifest(
+                request_for(descriptor(root), is_root=True), tag, root, before=partial(self._withdraw_tag, plan_entry)
             )
         else:
             self._recorder.record_manifest(
                 request_for(descriptor(root), is_root=True), BlobEffort().result(BlobOutcome.EXISTS)
             )
-        if planned.broken:
-            await self._confirm(request_for(descriptor(root), is_root=True), tag, root)
-        self._note(repository, planned, image)
+        if plan_entry.damaged:
+            await self._check_replaced(request_for(descriptor(root), is_root=True), tag, root)
+        self._note_copied(repository, plan_entry, image)
         return changed
 
-    async def _deliver(self, requests: list[BlobRequest], counts: BlobCounts) -> bool:
+    async def _copy_blobs(self, requests: list[BlobRequest], counts: BlobCounts) -> bool:
         """Bring the blobs of an image. -> whether any was missing."""
         left = {request.blob.digest: request.blob for request in requests}
 
@@ -169,7 +180,7 @@ class ImageCopier:
             for blob in left.values():  # every blob is counted, also where another blob of the image failed
                 counts.add_interrupted(blob)
 
-    async def _missing(
+    async def _find_missing(
         self, store: Target, repository: Repository, level: Collection[Manifest], *, ask: bool
     ) -> tuple[list[Manifest], list[Manifest]]:
         """The manifests of a level that have to be put: those that this run did not put there yet. -> these, and those
@@ -187,9 +198,9 @@ class ImageCopier:
         answers = await self._calls.call(look, needs=(host_permit(repository.host),), policy=ONCE)
         asked = list(zip(level, answers, strict=True))
         missing = [one for one, answer in asked if not isinstance(answer, Version)]
-        return missing, [one for one, answer in asked if is_broken(answer)]
+        return missing, [one for one, answer in asked if may_be_damaged(answer)]
 
-    async def _confirm(self, request: BlobRequest, reference: str, manifest: Manifest) -> None:
+    async def _check_replaced(self, request: BlobRequest, reference: str, manifest: Manifest) -> None:
         """Read what was put where the target had a copy that it could not give: it may have kept that.
 
         By GET: some registries answer a HEAD with an error although they have the manifest."""
@@ -199,7 +210,7 @@ class ImageCopier:
             try:
                 stored = request.target.manifest(repository.path, reference, work).digest
             except MirrorError as error:
-                if not is_broken(error):
+                if not may_be_damaged(error):
                     raise
                 raise kept(error.what) from error
             if stored != manifest.digest:
@@ -218,7 +229,7 @@ class ImageCopier:
             self._recorder.record_blob(request, error)  # what was copied turned out not to be there
             raise
 
-    async def _names(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
+    async def _is_tag_current(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
         """Whether the tag leads to the root, as the target says when it is asked again."""
 
         def look(work: Work) -> bool:
@@ -227,11 +238,13 @@ class ImageCopier:
 
         return await self._calls.call(look, needs=(host_permit(repository.host),), policy=ONCE)
 
-    def _withdraw(self, planned: PlanEntry) -> None:
+    def _withdraw_tag(self, plan_entry: PlanEntry) -> None:
         """Forget durably what the tag names on the target: after a PUT whose answer is lost nobody knows."""
-        self._memory.withdraw_tag(str(planned.target.repository), planned.reference.tag, noted=planned.old is not None)
+        self._memory.withdraw_tag(
+            str(plan_entry.target.repository), plan_entry.reference.tag, noted=plan_entry.old_digest is not None
+        )
 
-    async def _put(
+    async def _put_manifest(
         self, request: BlobRequest, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
     ) -> None:
         """Put a manifest under a tag or its digest; `order` is for the record. before: called before each attempt."""
@@ -247,7 +260,7 @@ class ImageCopier:
         try:
             await self._puts.run(
                 (repository, reference, manifest.digest),
-                lambda: self._calls.call(run, needs=permits(repository.host, manifest.size)),
+                lambda: self._calls.call(run, needs=manifest_permits(repository.host, manifest.size)),
             )
             self._locations.add_manifest(repository, manifest.digest)
         except asyncio.CancelledError:
@@ -259,18 +272,18 @@ class ImageCopier:
                 self._recorder.record_manifest(request, error)
             raise
 
-    def _mountable(self, image: Image) -> bool:
+    def _can_mount_from_source(self, image: Image) -> bool:
         """Whether blobs can be mounted from the source: it is a repository of a target's host that holds the image."""
-        target = self._targets.get(image.origin.source.host)
+        target = self._targets.get(image.blob_source.source.host)
         return target is not None and not target.on_disk and image.version.transform is None
 
-    def _note(self, repository: Repository, planned: PlanEntry, image: Image) -> None:
-        entry, root, tag = planned.reference.entry, image.graph.root.digest, planned.reference.tag
+    def _note_copied(self, repository: Repository, plan_entry: PlanEntry, image: Image) -> None:
+        entry, root, tag = plan_entry.reference.entry, image.graph.root.digest, plan_entry.reference.tag
         blobs = [blob.digest for blob in image.graph.blobs]
         self._memory.note_graph(str(repository), root, blobs)
         self._memory.note_tag("target", str(repository), tag, root)
-        if self._mountable(image):
+        if self._can_mount_from_source(image):
             self._memory.note_graph(entry.name, root, blobs)
             self._memory.note_tag("source", entry.name, tag, root)
         if entry.rules.is_immutable(tag):
-            self._memory.note_tag("source", equal_to(entry, repository), tag, root)
+            self._memory.note_tag("source", equality_key(entry, repository), tag, root)

@@ -1,6 +1,6 @@
-"""Reading what is to be copied, once for all targets: its graph, and where its blobs are read from.
+"""Reads images from their sources, once for all targets: the manifest graph, and where the blobs are read from.
 
-Here transforms run: what no target takes as it is becomes something that they take.
+Transforms run here, for images that targets do not accept as they are.
 """
 
 from __future__ import annotations
@@ -25,24 +25,28 @@ from mirror.util.structs import Struct, replace
 
 
 class TransformNotes(Protocol):
-    """What is noted for later runs: takes notes only, writes later."""
+    """Stores the results of transforms for later runs."""
 
-    def note_transformed(self, identity: str, digest: Digest) -> None: ...
+    def note_transform_digest(self, identity: str, digest: Digest) -> None:
+        """Note the digest of the result of a transform. Does not block: it is written later."""
+        ...
 
 
 class Image(Struct, frozen=True):
-    """What a reading turned out to be. version: as the source named it; origin: where blobs and children are read.
+    """An image as it was read from its source.
 
-    release: to be called when nothing of it will be read any more; may remove files."""
+    blob_source: the store that blobs and child manifests are read from.
+    version: what the source returned for the reference.
+    release: to be called when nothing more will be read from `blob_source`; it may delete files."""
 
     graph: ManifestGraph
-    origin: BlobSource
+    blob_source: BlobSource
     version: Version
     release: Callable[[], None] | None = None
 
 
-async def resolved(calls: Calls, reference: SourceReference) -> Version:
-    """What the source names by the reading's reference now. Raises what the source's `read` raises."""
+async def read_version(calls: Calls, reference: SourceReference) -> Version:
+    """Return what a reference refers to now. Raises what `Source.read` raises."""
     entry = reference.entry
     return await calls.call(
         lambda work: entry.source.read(entry.repository, reference.identifier, work),
@@ -52,26 +56,26 @@ async def resolved(calls: Calls, reference: SourceReference) -> Version:
 
 
 class ImageReader:
-    """Reads each reading once, and keeps its image while it has users."""
+    """Reads the image of each reference once, and keeps it as long as it has users."""
 
-    def __init__(self, calls: Calls, memory: TransformNotes, manifests: ManifestCache) -> None:
+    def __init__(self, calls: Calls, notes: TransformNotes, manifests: ManifestCache) -> None:
         self._calls = calls
         self._manifests = manifests
-        self._memory = memory
+        self._notes = notes
         self._images: dict[SourceReference, Image] = {}
         self._reads: Shared[SourceReference, Image] = Shared(calls.tasks)
         self._parts: Shared[Hashable, None] = Shared(calls.tasks)
 
-    async def image(self, reference: SourceReference) -> Image:
-        """The image of a reading; joins a reading that is in progress. Raises what reading it raises."""
+    async def read_image(self, reference: SourceReference) -> Image:
+        """Return the image of a reference, and read it if no other caller has done so. Raises what `Source` raises."""
         return self._images.get(reference) or await self._reads.run(reference, lambda: self._read(reference))
 
-    async def images(self, references: Sequence[SourceReference]) -> list[Image | MirrorError]:
-        """The image of each reading, or in its place why it could not be read."""
-        return await gather_results(self.image(one) for one in references)
+    async def read_images(self, references: Sequence[SourceReference]) -> list[Image | MirrorError]:
+        """Return the image of each reference, or the error in its place."""
+        return await gather_results(self.read_image(reference) for reference in references)
 
     def release(self, reference: SourceReference) -> None:
-        """One of its users needs it no longer."""
+        """Record that one user of the reference is done. The last one removes the image."""
         reference.users -= 1
         if reference.users:
             return
@@ -80,24 +84,26 @@ class ImageReader:
             self._calls.tasks.detach(self._calls.call(lambda work: release(), policy=ONCE))
 
     async def _read(self, reference: SourceReference) -> Image:
+        """Resolve a reference if necessary, and read or transform its image."""
         if reference.version is None:
-            reference.version = await resolved(self._calls, reference)
+            reference.version = await read_version(self._calls, reference)
         version = reference.version
         if isinstance(version, MirrorError):
             raise version
         if version.transform is None:
-            image = await self._plain(reference, version)
+            image = await self._read_plain(reference, version)
         else:
-            image = await self._transformed(reference, version, version.transform)
-        reference.version = replace(version, manifest=None)  # the graph has it
+            image = await self._run_transform(reference, version, version.transform)
+        reference.version = replace(version, manifest=None)  # the graph contains it
         self._images[reference] = image
         return image
 
-    async def _plain(self, reference: SourceReference, version: Version) -> Image:
+    async def _read_plain(self, reference: SourceReference, version: Version) -> Image:
+        """Read an image that needs no transform. Raises RemoteError for a schema 1 image if they are not allowed."""
         entry = reference.entry
         identifier = version.digest or reference.identifier
-        graph = await self._manifests.graph(entry.source, entry.repository, identifier, version.manifest)
-        if not entry.schema1 and any(one.kind is Kind.SCHEMA1 for one in graph.manifests()):
+        graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)
+        if not entry.schema1 and any(manifest.kind is Kind.SCHEMA1 for manifest in graph.manifests()):
             raise RemoteError(
                 f"{reference.name} is a schema 1 image (made by Docker before 1.10)",
                 hint="the configuration says `schema1: fail`",
@@ -105,7 +111,8 @@ class ImageReader:
             )
         return Image(graph, BlobSource(entry.source, entry.repository), version)
 
-    async def _transformed(self, reference: SourceReference, version: Version, transform: Transform) -> Image:
+    async def _run_transform(self, reference: SourceReference, version: Version, transform: Transform) -> Image:
+        """Run a transform: create its parts in parallel, then build the image from them."""
         host = host_permit(reference.entry.source.host)
         parts = await self._calls.call(transform.parts, needs=(host,), policy=ONCE)
 
@@ -114,7 +121,7 @@ class ImageReader:
             await self._parts.run(part.key, lambda: self._calls.call(run, needs=(host, DOWNLOADS)))
 
         await run_group(make(part) for part in parts)
-        made = await self._calls.call(transform.finish, needs=(host,), policy=ONCE)
-        graph = await self._manifests.graph(made.source, made.repository, made.root.digest, made.root)
-        self._memory.note_transformed(transform.identity, made.root.digest)
-        return Image(graph, BlobSource(made.source, made.repository), version, made.release)
+        result = await self._calls.call(transform.finish, needs=(host,), policy=ONCE)
+        graph = await self._manifests.read_graph(result.source, result.repository, result.root.digest, result.root)
+        self._notes.note_transform_digest(transform.identity, result.root.digest)
+        return Image(graph, BlobSource(result.source, result.repository), version, result.release)

@@ -36,7 +36,7 @@ class BlobCounts(Struct):
     started: float = field(default_factory=time.monotonic)
     _sent: set[Digest] = field(default_factory=set)  # the blobs that `copied` and `mounted` count
 
-    def push_again(self) -> None:
+    def reset_for_second_push(self) -> None:
         """The image is about to be pushed a second time: count what becomes of its blobs then, each blob once."""
         self.exists = self.failed = self.interrupted = 0
 
@@ -74,15 +74,15 @@ class BlobCounts(Struct):
 class ResultReceiver(Protocol):
     """Takes the result of each image, once. Called on the event loop; must not block."""
 
-    def up_to_date(self, planned: PlanEntry, digest: Digest) -> None: ...
-    def copied(self, planned: PlanEntry, digest: Digest, counts: BlobCounts) -> None: ...
-    def failed(self, planned: PlanEntry, error: MirrorError, counts: BlobCounts) -> None: ...
-    def skipped(self, planned: PlanEntry, reason: str) -> None: ...
-    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None: ...
-    def selected(self, entry: MirrorEntry, count: int) -> None: ...
-    def crashed(self, planned: PlanEntry, error: BaseException) -> None: ...
-    def trouble(self, error: MirrorError) -> None: ...
-    def bug(self, error: BaseException) -> None: ...
+    def record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None: ...
+    def record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None: ...
+    def record_failure(self, plan_entry: PlanEntry, error: MirrorError, counts: BlobCounts) -> None: ...
+    def record_skipped(self, plan_entry: PlanEntry, reason: str) -> None: ...
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None: ...
+    def expect_images(self, entry: MirrorEntry, count: int) -> None: ...
+    def record_crash(self, plan_entry: PlanEntry, error: BaseException) -> None: ...
+    def record_error(self, error: MirrorError) -> None: ...
+    def record_bug(self, error: BaseException) -> None: ...
 
 
 USUAL = "v2"  # the protocol that is not mentioned
@@ -112,78 +112,78 @@ class ResultRecorder:
         with self._lock:
             return set(self._unfinished)
 
-    def trouble(self, error: MirrorError) -> None:
+    def record_error(self, error: MirrorError) -> None:
         """Something failed that is not about one image."""
-        self.note(error)
+        self.add_exit_code(error)
         _log.error("trouble", extra={"code": error.code, "text": str(error)})
 
-    def bug(self, error: BaseException) -> None:
+    def record_bug(self, error: BaseException) -> None:
         """Something of ours broke outside of any image."""
         _log.error("internal_error", exc_info=error, extra={"text": f"internal error: {type(error).__name__}: {error}"})
         with self._lock:
             self._codes.add(FAILED)
 
-    def selected(self, entry: MirrorEntry, count: int) -> None:
+    def expect_images(self, entry: MirrorEntry, count: int) -> None:
         self._progress.add_images(count * len(entry.targets))
 
-    def note(self, error: MirrorError) -> None:
+    def add_exit_code(self, error: MirrorError) -> None:
         """An error that the exit code must know of."""
         with self._lock:
             self._codes.add(error.exit_code)
 
     # ---- images
 
-    def up_to_date(self, planned: PlanEntry, digest: Digest) -> None:
-        self._add(planned, "up-to-date", BlobCounts(), digest)
+    def record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None:
+        self._add(plan_entry, "up-to-date", BlobCounts(), digest)
 
-    def copied(self, planned: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
-        self._add(planned, "copied", counts, digest)
-        text = f"{planned.name} is now {digest}"
-        _log.info("image_copied", extra={"source": planned.reference.name, "target": planned.name, "text": text})
+    def record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
+        self._add(plan_entry, "copied", counts, digest)
+        text = f"{plan_entry.name} is now {digest}"
+        _log.info("image_copied", extra={"source": plan_entry.reference.name, "target": plan_entry.name, "text": text})
 
-    def failed(self, planned: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
+    def record_failure(self, plan_entry: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
         if isinstance(error, Cancelled):
-            self._add(planned, "skipped", counts, planned.old, error)
+            self._add(plan_entry, "skipped", counts, plan_entry.old_digest, error)
             return
         result: Result = "conflict" if error.code == "tag_immutable" else "failed"
-        self._add(planned, result, counts, planned.old, error)
-        self.note(error)
-        self._log_failure(planned.reference.name, planned.name, error)
+        self._add(plan_entry, result, counts, plan_entry.old_digest, error)
+        self.add_exit_code(error)
+        self._log_failure(plan_entry.reference.name, plan_entry.name, error)
 
-    def skipped(self, planned: PlanEntry, reason: str) -> None:
-        self._add(planned, "skipped", BlobCounts(), planned.old, Cancelled(reason))
+    def record_skipped(self, plan_entry: PlanEntry, reason: str) -> None:
+        self._add(plan_entry, "skipped", BlobCounts(), plan_entry.old_digest, Cancelled(reason))
 
-    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None:
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         target = ", ".join(str(one.repository) for one in entry.targets)
         protocol = error.protocol or USUAL
         result: Result = "conflict" if error.code == "target_conflict" else "failed"
         self._report.add(ImageEntry(entry.name, target, result, protocol=protocol, error=Failure.from_error(error)))
-        self.note(error)
+        self.add_exit_code(error)
         self._log_failure(entry.name, target, error)
 
-    def crashed(self, planned: PlanEntry, error: BaseException) -> None:
+    def record_crash(self, plan_entry: PlanEntry, error: BaseException) -> None:
         """A bug of ours: this image failed by it, the others go on."""
-        text = f"{planned.name}: internal error: {type(error).__name__}: {error}"
-        _log.error("internal_error", exc_info=error, extra={"target": planned.name, "text": text})
+        text = f"{plan_entry.name}: internal error: {type(error).__name__}: {error}"
+        _log.error("internal_error", exc_info=error, extra={"target": plan_entry.name, "text": text})
         failure = MirrorError(text, hint="please report this, with the log at level debug", code="internal_error")
-        self._add(planned, "failed", BlobCounts(), planned.old, failure)
+        self._add(plan_entry, "failed", BlobCounts(), plan_entry.old_digest, failure)
         with self._lock:
             self._codes.add(FAILED)
 
     def _add(
         self,
-        planned: PlanEntry,
+        plan_entry: PlanEntry,
         result: Result,
         counts: BlobCounts,
         digest: Digest | None,
         error: MirrorError | None = None,
     ) -> None:
-        version = planned.reference.version if isinstance(planned.reference.version, Version) else None
+        version = plan_entry.reference.version if isinstance(plan_entry.reference.version, Version) else None
         source_id = version.source_id if version else ""
         self._report.add(
             ImageEntry(
-                source=planned.reference.name,
-                target=planned.name,
+                source=plan_entry.reference.name,
+                target=plan_entry.name,
                 result=result,
                 digest=digest,
                 blobs={
@@ -204,7 +204,7 @@ class ResultRecorder:
         )
         if result in ("failed", "skipped"):
             with self._lock:
-                self._unfinished.add(planned.target.repository)
+                self._unfinished.add(plan_entry.target.repository)
         self._progress.count_image(failed=result in ("failed", "conflict"))
 
     def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
@@ -213,7 +213,7 @@ class ResultRecorder:
 
     # ---- blobs
 
-    def blob(self, request: BlobRequest, what: BlobResult | MirrorError, cost: BlobCost) -> None:
+    def record_blob(self, request: BlobRequest, what: BlobResult | MirrorError, cost: BlobCost) -> None:
         """What became of a blob or manifest in a target repository; once for each. cost: of a failure."""
         took = what if isinstance(what, BlobResult) else cost
         result = what if isinstance(what, BlobResult) else None

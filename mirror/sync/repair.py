@@ -29,7 +29,7 @@ CUT_ATTEMPTS = 3  # reads of a blob that end early, before the blob counts as da
 _log = logging.getLogger("mirror.repair")
 
 
-def repairing(targets: Mapping[str, Target]) -> dict[str, Target]:
+def wrap_for_repair(targets: Mapping[str, Target]) -> dict[str, Target]:
     """The targets of a run with `--repair`. Bundles are as they are: a new one hashes all that it takes over."""
     return {host: target if target.needs_all_images else RepairTarget(target) for host, target in targets.items()}
 
@@ -67,8 +67,8 @@ class RepairTarget:
                 yield self.read(repository, reference, work)
             except (RemoteError, Refused) as error:
                 if not isinstance(error, NotFound):
-                    self._note(str(Repository(self.host, repository)), reference, error)
-                yield _as_damage(error)
+                    self._log_damage(str(Repository(self.host, repository)), reference, error)
+                yield _convert_to_damage(error)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         return self._target.read(repository, reference, work)
@@ -97,18 +97,18 @@ class RepairTarget:
         """Whether it is there and its bytes are right. Reads all of it; one of another size is to be sent again.
 
         Raises Refused (target_lied): it is wrong, and this target did not replace it when it was sent before."""
-        error = self.damage(repository, blob, work)
+        error = self.find_damage(repository, blob, work)
         if error is None or isinstance(error, NotFound):
             return error is None
-        self._check_kept(blob.digest)
+        self._check_not_refused(blob.digest)
         with self._lock:
             self._damaged.add((repository, blob.digest))
-        self._note(str(Repository(self.host, repository)), blob.digest, error)
+        self._log_damage(str(Repository(self.host, repository)), blob.digest, error)
         return False
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
         """A blob that is damaged here is not mounted: a registry may have one file for all its repositories."""
-        self._check_kept(blob.digest)
+        self._check_not_refused(blob.digest)
         with self._lock:
             damaged = (repository, blob.digest) in self._damaged
         if not damaged:
@@ -120,32 +120,32 @@ class RepairTarget:
         return self.begin_upload(repository, blob, work)
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:
-        self._check_kept(blob.digest)
+        self._check_not_refused(blob.digest)
         return _Upload(self._target.begin_upload(repository, blob, work), self, repository, blob)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        self._check_kept(manifest.digest)
+        self._check_not_refused(manifest.digest)
         self._target.put_manifest(repository, reference, manifest, work)
         try:
             stored = self._target.manifest(repository, reference, work)
         except (RemoteError, Refused) as error:
             if not _is_damage(error):
                 raise
-            raise self.kept(repository, manifest.digest, error) from error
+            raise self.not_replaced_error(repository, manifest.digest, error) from error
         if stored.digest != manifest.digest:
-            raise self.kept(repository, manifest.digest, None)
+            raise self.not_replaced_error(repository, manifest.digest, None)
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
         self._target.delete(repository, reference, work)
 
     # ---- proofs
 
-    def damage(self, repository: str, blob: Descriptor, work: Work) -> MirrorError | None:
+    def find_damage(self, repository: str, blob: Descriptor, work: Work) -> MirrorError | None:
         """Read the blob and hash it. -> NotFound: it is not there; another error: what is wrong with it; None: nothing.
 
         Raises what says nothing about the blob."""
         try:
-            self._retried(lambda: self._hash(repository, blob, work), work)
+            self._retry(lambda: self._hash(repository, blob, work), work)
         except (RemoteError, Refused) as error:
             if isinstance(error, NotFound) or _is_damage(error):
                 return error
@@ -161,13 +161,13 @@ class RepairTarget:
                 while reader.readinto(buffer):
                     work.stop.raise_if_requested()
         except NetworkError as error:
-            if not _is_cut(error):
+            if not _is_truncated(error):
                 raise
             size = f" of {blob.size}" if blob.size is not None else ""
             what = f"{Repository(self.host, repository)}@{blob.digest} ends early, after {body.read}{size} bytes"
             raise error.with_text(what) from error
 
-    def _retried(self, run: Callable[[], None], work: Work) -> None:
+    def _retry(self, run: Callable[[], None], work: Work) -> None:
         """Try again here what may pass, unless the transfer as a whole is tried again (`work.retries`).
 
         A read that ends early is always tried again here: only here it is known when it counts as damage."""
@@ -177,23 +177,23 @@ class RepairTarget:
                 return run()
             except MirrorError as error:
                 wait = self._policy.wait_before_next(attempt, error, time.monotonic() - began)
-                again = attempt < CUT_ATTEMPTS if _is_cut(error) else work.retries
+                again = attempt < CUT_ATTEMPTS if _is_truncated(error) else work.retries
                 if not again or wait is None:
                     raise
             work.stop.sleep(wait)
             attempt += 1
 
-    def _check_kept(self, digest: Digest) -> None:
+    def _check_not_refused(self, digest: Digest) -> None:
         """Raises Refused: this target was sent the blob or manifest, and still has its damaged copy."""
         with self._lock:
             kept = self._kept.get(digest)
         if kept is not None:
             raise kept.with_text(kept.what)
 
-    def kept(self, repository: str, digest: Digest, error: MirrorError | None) -> Refused:
+    def not_replaced_error(self, repository: str, digest: Digest, error: MirrorError | None) -> Refused:
         """The error for something that was sent, acknowledged, and is still wrong. The target is not sent it again."""
         target = str(Repository(self.host, repository))
-        copy = f"a damaged copy{_described(error, target, digest)}"
+        copy = f"a damaged copy{_describe_damage(error, target, digest)}"
         refused = Refused(
             f"{target} accepted the upload of {digest} but still serves {copy}",
             hint="look at that disk" if self.on_disk else remedy(digest),
@@ -205,7 +205,7 @@ class RepairTarget:
         _log.warning("not_replaced", extra={**extra, "text": str(refused)})
         return refused
 
-    def _note(self, repository: str, what: str, error: MirrorError) -> None:
+    def _log_damage(self, repository: str, what: str, error: MirrorError) -> None:
         text = f"{repository}: {what} is damaged, sending it again: {error.what}"
         _log.warning("damaged", extra={"target": repository, "digest": what, "code": error.code, "text": text})
 
@@ -229,9 +229,9 @@ class _Upload:
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
         self._session.send(body, work)
-        error = self._target.damage(self._repository, self._blob, work)
+        error = self._target.find_damage(self._repository, self._blob, work)
         if error is not None:
-            raise self._target.kept(self._repository, self._blob.digest, error)
+            raise self._target.not_replaced_error(self._repository, self._blob.digest, error)
 
     def __enter__(self) -> _Upload:
         self._session.__enter__()
@@ -253,7 +253,7 @@ def remedy(digest: Digest) -> str:
     )
 
 
-def _described(error: MirrorError | None, repository: str, digest: Digest) -> str:
+def _describe_damage(error: MirrorError | None, repository: str, digest: Digest) -> str:
     """What a damaged copy looks like, in parentheses, without its name; empty: nobody knows."""
     if error is None:
         return ""
@@ -266,16 +266,16 @@ def _is_damage(error: MirrorError) -> bool:
     """Whether an error says that the bytes in a store are wrong, or that the store cannot read them."""
     if isinstance(error, Refused):
         return error.code in DAMAGED
-    if _is_cut(error):
+    if _is_truncated(error):
         return True
     return error.status is not None and error.status >= 500 and not isinstance(error, RateLimited)
 
 
-def _is_cut(error: MirrorError) -> bool:
+def _is_truncated(error: MirrorError) -> bool:
     """Whether an answer ended early. A registry that remembers the size of a file answers so if the file is cut."""
     return isinstance(error, NetworkError) and error.code == "truncated"
 
 
-def _as_damage(error: MirrorError) -> MirrorError:
+def _convert_to_damage(error: MirrorError) -> MirrorError:
     """A manifest whose answer ended early on every attempt is a damaged one, which is to be sent again."""
-    return Refused(error.what, hint=error.hint, code="size_mismatch") if _is_cut(error) else error
+    return Refused(error.what, hint=error.hint, code="size_mismatch") if _is_truncated(error) else error

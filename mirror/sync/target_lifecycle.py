@@ -17,7 +17,7 @@ from mirror.errors import MirrorError, NotFound, RemoteError
 from mirror.oci.digest import Digest
 from mirror.store import ExpectedImage, Target
 from mirror.sync.image_reader import Image, ImageReader
-from mirror.sync.plan_model import Action, PlanEntry, suffix
+from mirror.sync.plan_model import Action, PlanEntry, reference_suffix
 from mirror.sync.recorder import BlobCounts
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
@@ -36,7 +36,7 @@ class Held(Struct, frozen=True):
 
     error: why it does not count after all; replaced: False: the target holds what it held before, which is equal."""
 
-    planned: PlanEntry
+    plan_entry: PlanEntry
     digest: Digest
     counts: BlobCounts
     error: MirrorError | None = None
@@ -72,7 +72,7 @@ class TargetLifecycle:
         if self._targets[host].needs_all_images:
             self._lacking[host].setdefault(name, error)
 
-    def lacking(self, host: str) -> dict[str, MirrorError]:
+    def missing_images(self, host: str) -> dict[str, MirrorError]:
         """What a target that gathers does not get, by its name there."""
         return dict(self._lacking[host])
 
@@ -82,7 +82,7 @@ class TargetLifecycle:
             await self._openings.run(host, lambda: self._open(host, images))
 
     async def _open(self, host: str, images: Sequence[ExpectedImage]) -> None:
-        missing = self.lacking(host).keys()
+        missing = self.missing_images(host).keys()
 
         def run(work: Work) -> None:
             self._targets[host].begin(images, work, missing=missing)
@@ -91,31 +91,31 @@ class TargetLifecycle:
         self._known[host] = set(missing)
         await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
 
-    async def gather(self, host: str, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
+    async def begin_with_images(self, host: str, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
         """Tell the target of all that will come. -> those that cannot come, since they could not be read."""
         errors: dict[PlanEntry, MirrorError] = {}
         coming = self._coming[host]
-        images = await self._reader.images([one.reference for one in plan_entries])
-        for planned, image in zip(plan_entries, images, strict=True):
-            error = image if isinstance(image, MirrorError) else _unsized(planned, image)
+        images = await self._reader.read_images([one.reference for one in plan_entries])
+        for plan_entry, image in zip(plan_entries, images, strict=True):
+            error = image if isinstance(image, MirrorError) else _unknown_size_error(plan_entry, image)
             if error is not None:
-                errors[planned] = error
-                self.note_missing(host, name_there(planned), error)
+                errors[plan_entry] = error
+                self.note_missing(host, name_on_target(plan_entry), error)
             elif not isinstance(image, MirrorError):
                 graph = image.graph
-                coming[planned] = ExpectedImage(
-                    planned.target.repository.path, planned.reference.tag, tuple(graph.manifests()), graph.blobs
+                coming[plan_entry] = ExpectedImage(
+                    plan_entry.target.repository.path, plan_entry.reference.tag, tuple(graph.manifests()), graph.blobs
                 )
-        if not self.lacking(host):
-            await self._miss_vanished(host, {one.target.repository.path for one in plan_entries})
+        if not self.missing_images(host):
+            await self._note_vanished_repositories(host, {one.target.repository.path for one in plan_entries})
         if coming:
             await self.begin(host, list(coming.values()))
         return errors
 
-    async def _miss_vanished(self, host: str, named: Collection[str]) -> None:
+    async def _note_vanished_repositories(self, host: str, named: Collection[str]) -> None:
         """A repository that is there, that a mirror has to fill, and of which nothing is selected any more: its source
         may have answered with an empty list, or a catalog without it."""
-        run = partial(_repositories, self._targets[host])
+        run = partial(_list_repositories, self._targets[host])
         for name in await self._calls.call(run, needs=(host_permit(host),), policy=ONCE) or ():
             if isinstance(name, str) and name not in named and self._needs(host, name):
                 what = f"it holds {name}, of which no tag is selected any more"
@@ -123,12 +123,12 @@ class TargetLifecycle:
 
     # ---- the end
 
-    def hold(self, planned: PlanEntry, digest: Digest, counts: BlobCounts) -> bool:
+    def hold_result(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> bool:
         """Keep a result back until its target has shown it; False: there is no need to."""
-        host = planned.target.repository.host
+        host = plan_entry.target.repository.host
         if not self._targets[host].needs_all_images:
             return False
-        self._held[host].append(Held(planned, digest, counts))
+        self._held[host].append(Held(plan_entry, digest, counts))
         return True
 
     async def finish(self, *, incomplete: bool, believe: bool = True) -> tuple[list[Held], list[MirrorError]]:
@@ -140,38 +140,38 @@ class TargetLifecycle:
         errors: list[MirrorError] = []
         for host in sorted(self._begun):
             held = self._held.pop(host, [])
-            error = await self._closed(host, [one.planned for one in held], incomplete=incomplete)
+            error = await self._finish_target(host, [one.plan_entry for one in held], incomplete=incomplete)
             kept = isinstance(error, NotReplaced) and believe and not self._targets[host].partial
             for one in held:
-                equal = kept and one.planned.action is Action.EQUAL
+                equal = kept and one.plan_entry.action is Action.SKIP
                 results.append(replace(one, error=None if equal else error, replaced=not equal))
             if error is not None and not self._targets[host].needs_all_images:
                 errors.append(error)
         return results, errors
 
-    async def _closed(self, host: str, arrived: Sequence[PlanEntry], *, incomplete: bool) -> MirrorError | None:
-        lacking = self.lacking(host)
+    async def _finish_target(self, host: str, arrived: Sequence[PlanEntry], *, incomplete: bool) -> MirrorError | None:
+        lacking = self.missing_images(host)
 
         def run(work: Work) -> MirrorError | None:
             self._begun.discard(host)  # if it is not reached, `close` closes it
             if not lacking:
                 self._targets[host].finish(whole=True, work=work)
                 return None
-            return self._shown(host, lacking, arrived if incomplete else (), work)
+            return self._finish_incomplete(host, lacking, arrived if incomplete else (), work)
 
         try:
             return await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
         except MirrorError as error:
             return error
 
-    def _shown(
+    def _finish_incomplete(
         self, host: str, lacking: Mapping[str, MirrorError], arrived: Sequence[PlanEntry], work: Work
     ) -> MirrorError | None:
         """Show what is whole, unless that would replace something. -> why nothing is shown."""
         store, cause = self._targets[host], next(iter(lacking.values()))
-        names = f"{', '.join(list(lacking)[:_NAMED])}{_more(lacking)}"
+        names = f"{', '.join(list(lacking)[:_NAMED])}{_more_text(lacking)}"
         advice = _advice(host, lacking.values())
-        if _repositories(store, work) is not None:
+        if _list_repositories(store, work) is not None:
             store.finish(whole=False, work=work)
             if cause.code == "nothing_selected":  # no image failed by it that says so
                 what = f"{host} stays as it is: {cause.what}"
@@ -181,7 +181,7 @@ class TargetLifecycle:
             _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(lacking), "text": text})
             what = f"it was fetched and kept, but {host} {state}, since {next(iter(lacking))} could not be fetched"
             return NotReplaced(what, code="bundle_incomplete", retryable=cause.retryable)
-        images = [self._coming[host][planned] for planned in arrived]
+        images = [self._coming[host][plan_entry] for plan_entry in arrived]
         late = lacking.keys() - self._known[host]
         if late or not images:
             store.finish(whole=False, work=work)
@@ -206,9 +206,9 @@ class NotReplaced(RemoteError):
     """A target that gathers still holds what it held before."""
 
 
-def name_there(planned: PlanEntry) -> str:
+def name_on_target(plan_entry: PlanEntry) -> str:
     """What an image is called in a store that gathers."""
-    return planned.target.repository.path + suffix(planned.reference.tag)
+    return plan_entry.target.repository.path + reference_suffix(plan_entry.reference.tag)
 
 
 def _advice(host: str, causes: Iterable[MirrorError]) -> str:
@@ -221,22 +221,22 @@ def _advice(host: str, causes: Iterable[MirrorError]) -> str:
     return "what arrived is kept: push at the source what is missing there, or leave it out of the configuration"
 
 
-def _more(names: Sized) -> str:
+def _more_text(names: Sized) -> str:
     return f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
 
 
-def _unsized(planned: PlanEntry, image: Image) -> MirrorError | None:
+def _unknown_size_error(plan_entry: PlanEntry, image: Image) -> MirrorError | None:
     """Why an image cannot come into a store that has to know all sizes beforehand."""
     if all(blob.size is not None for blob in image.graph.blobs):
         return None
     return RemoteError(
-        f"{planned.reference.name} is a schema 1 image: it lacks the sizes of its layers, which a bundle needs",
+        f"{plan_entry.reference.name} is a schema 1 image: it lacks the sizes of its layers, which a bundle needs",
         hint="set `schema1: convert` for this mirror",
         code="manifest_invalid",
     )
 
 
-def _repositories(store: Target, work: Work) -> list[str | MirrorError] | None:
+def _list_repositories(store: Target, work: Work) -> list[str | MirrorError] | None:
     """The repositories of a store; None: there is no store yet."""
     try:
         return list(store.repositories("", work))

@@ -14,8 +14,8 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Target, Version
-from mirror.sync.image_reader import ImageReader, resolved
-from mirror.sync.manifest_graph import ManifestCache, WrongDescriptor
+from mirror.sync.image_reader import ImageReader, read_version
+from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.transfer.calls import Calls
 from mirror.transfer.downloads import BlobSource, SourceBody
@@ -73,68 +73,68 @@ class Verifier:
 
     # ---- planner.Findings
 
-    def found(self, planned: PlanEntry) -> None:
+    def add_plan_entry(self, plan_entry: PlanEntry) -> None:
         self.account.images += 1
-        if planned.error is not None:
-            self._problem(planned.name, planned.error)
-            self._reader.release(planned.reference)
+        if plan_entry.error is not None:
+            self._add_problem(plan_entry.name, plan_entry.error)
+            self._reader.release(plan_entry.reference)
         else:
-            self._walks.create_task(self._walk(planned))
+            self._walks.create_task(self._check_image(plan_entry))
 
-    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None:
-        self._problem(entry.name, error)
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+        self._add_problem(entry.name, error)
 
-    def reject_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        self._problem(entry.name, error)
+    def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
+        self._add_problem(entry.name, error)
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Nothing is remembered: what is seen is walked."""
 
-    def selected(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """The account counts images."""
 
     # ---- walking
 
-    def _problem(self, name: str, error: MirrorError) -> None:
+    def _add_problem(self, name: str, error: MirrorError) -> None:
         self.account.problems.append(Problem(name, error))
 
-    async def _walk(self, planned: PlanEntry) -> None:
-        target = planned.target
+    async def _check_image(self, plan_entry: PlanEntry) -> None:
+        target = plan_entry.target
         try:
-            if planned.action is Action.COPY:
-                if planned.old is None:
-                    planned = replace(planned, old=await self._read_unlisted(planned))
-                await self._differs(planned)
+            if plan_entry.action is Action.COPY:
+                if plan_entry.old_digest is None:
+                    plan_entry = replace(plan_entry, old=await self._read_unlisted(plan_entry))
+                await self._compare_with_source(plan_entry)
             try:
-                graph = await self._manifests.graph(target.store, target.repository.path, planned.reference.tag)
+                graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
             except MirrorError as error:
-                raise _with_remedy(error) from error
-            if graph.root.digest != planned.old:
-                what = f"moved while it was looked at: from {planned.old} to {graph.root.digest}"
+                raise _add_remedy(error) from error
+            if graph.root.digest != plan_entry.old_digest:
+                what = f"moved while it was looked at: from {plan_entry.old_digest} to {graph.root.digest}"
                 raise RemoteError(what, hint="verify again", code="tag_moved")
-            errors = await self._check_all(target, graph.blobs)
+            errors = await self._check_blobs(target, graph.blobs)
             if errors:
                 raise errors[0]
         except MirrorError as error:
-            self._problem(planned.name, error)
+            self._add_problem(plan_entry.name, error)
         finally:
-            self._reader.release(planned.reference)
+            self._reader.release(plan_entry.reference)
 
-    async def _read_unlisted(self, planned: PlanEntry) -> Digest:
+    async def _read_unlisted(self, plan_entry: PlanEntry) -> Digest:
         """Read a tag of the target that its list lacks, or that it gave no digest for. -> the digest.
 
         Raises why it cannot be read: it is damaged there, not to be had at the source, or missing."""
-        reference = planned.reference
+        reference = plan_entry.reference
         try:
             # The list of a target may be incomplete, and the plan takes a tag that answers with a server error for
             # missing, since a sync may cure it.
             return (
-                await self._manifests.read(planned.target.store, planned.target.repository.path, reference.tag)
+                await self._manifests.read(plan_entry.target.store, plan_entry.target.repository.path, reference.tag)
             ).digest
         except NotFound:
             pass
         except MirrorError as error:
-            raise _with_remedy(error) from error
+            raise _add_remedy(error) from error
         entry, version = reference.entry, reference.version
         if version is None:
             (version,) = await self._calls.call(
@@ -146,40 +146,42 @@ class Verifier:
             raise version.with_text(f"is not on the target, and cannot be fetched: {version.what}")
         raise NotFound("is not on the target", hint=SYNC)
 
-    async def _differs(self, planned: PlanEntry) -> None:
+    async def _compare_with_source(self, plan_entry: PlanEntry) -> None:
         """Raises if the target has the tag with another digest than the source."""
-        reference = planned.reference
+        reference = plan_entry.reference
         version = reference.version
         if not isinstance(version, Version):
-            version = await resolved(self._calls, reference)
+            version = await read_version(self._calls, reference)
         theirs = version.digest
         if version.needs_transform:
             if not self._deep:
                 self.account.uncompared += 1
                 return
             reference.version = version
-            theirs = (await self._reader.image(reference)).graph.root.digest
-        if theirs not in (None, planned.old):
+            theirs = (await self._reader.read_image(reference)).graph.root.digest
+        if theirs not in (None, plan_entry.old_digest):
             raise RemoteError(
-                f"differs: the target has {planned.old}, the source {theirs}",
+                f"differs: the target has {plan_entry.old_digest}, the source {theirs}",
                 hint=SYNC,
                 code="tag_moved",
             )
 
-    async def _check_all(self, target: TargetEntry, blobs: Sequence[Descriptor]) -> list[MirrorError]:
+    async def _check_blobs(self, target: TargetEntry, blobs: Sequence[Descriptor]) -> list[MirrorError]:
         """What is wrong with the blobs of an image, damage first. Checks each blob of a repository once."""
         keys = {(target.repository, blob.digest, blob.size): blob for blob in blobs}
         todo = [key for key in keys if key not in self._checked]
-        checks = await gather_results(self._checks.run(key, partial(self._check, target, keys[key])) for key in todo)
+        checks = await gather_results(
+            self._checks.run(key, partial(self._check_blob, target, keys[key])) for key in todo
+        )
         for key, error in zip(todo, checks, strict=True):
             if isinstance(error, Cancelled):
                 raise error
             self.account.blobs += key not in self._checked
-            self._checked[key] = _with_remedy(error) if error is not None else None
+            self._checked[key] = _add_remedy(error) if error is not None else None
         errors = [error for key in keys if (error := self._checked[key]) is not None]
         return sorted(errors, key=lambda error: isinstance(error, NotFound))
 
-    async def _check(self, target: TargetEntry, blob: Descriptor) -> None:
+    async def _check_blob(self, target: TargetEntry, blob: Descriptor) -> None:
         repository = target.repository
 
         def look(work: Work) -> None:
@@ -187,13 +189,13 @@ class Verifier:
                 raise NotFound(f"blob {blob.digest} is missing in {repository}")
 
         if self._deep and not target.store.leaves_out(blob):
-            run = partial(_hash, blob, BlobSource(target.store, repository.path))
+            run = partial(_hash_blob, blob, BlobSource(target.store, repository.path))
             self.account.bytes += await self._calls.call(run, needs=(host_permit(repository.host), DOWNLOADS))
         else:
             await self._calls.call(look, needs=(host_permit(repository.host),), policy=ONCE)
 
 
-def _hash(blob: Descriptor, origin: BlobSource, work: Work) -> int:
+def _hash_blob(blob: Descriptor, origin: BlobSource, work: Work) -> int:
     """Read a blob and prove its digest. -> its size, bytes."""
     buffer = memoryview(bytearray(BUFFER))
     count = 0
@@ -203,10 +205,10 @@ def _hash(blob: Descriptor, origin: BlobSource, work: Work) -> int:
     return count
 
 
-def _with_remedy(error: MirrorError) -> MirrorError:
+def _add_remedy(error: MirrorError) -> MirrorError:
     """The same error with a hint that says how to repair the target, where it is about what the target holds."""
     told = error.with_text(error.what)
-    if isinstance(error, WrongDescriptor | AuthError | RateLimited) or "`mirror sync" in error.hint:
+    if isinstance(error, WrongDescriptorError | AuthError | RateLimited) or "`mirror sync" in error.hint:
         return told
     if isinstance(error, NetworkError):
         # A registry that remembers the size of a file answers so if the file was cut, or is gone.

@@ -53,7 +53,7 @@ def read(store: MemoryStore, *references: str, known: Manifest | None = None) ->
     calls = Calls(loop, Limits(), Stop())
     manifests = ManifestCache(calls)
     try:
-        return [loop.run_until_complete(manifests.graph(store, "app", one, known)) for one in references]
+        return [loop.run_until_complete(manifests.read_graph(store, "app", one, known)) for one in references]
     finally:
         calls.close()
 

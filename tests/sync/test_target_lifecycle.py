@@ -92,7 +92,7 @@ class Notes(Memory):
     def note_graph(self, repository: str, root: Digest, members: object) -> None:
         pass
 
-    def note_transformed(self, identity: str, digest: Digest) -> None:
+    def note_transform_digest(self, identity: str, digest: Digest) -> None:
         pass
 
     def was_held(self, repository: str, digest: Digest) -> bool:
@@ -113,36 +113,36 @@ class Told:
     errors: dict[str, MirrorError] = field(default_factory=dict)
     troubles: list[MirrorError] = field(default_factory=list)
 
-    def _tell(self, planned: PlanEntry, result: str) -> None:
-        assert planned.name not in self.results, "each once"
-        self.results[planned.name] = result
+    def _tell(self, plan_entry: PlanEntry, result: str) -> None:
+        assert plan_entry.name not in self.results, "each once"
+        self.results[plan_entry.name] = result
 
-    def up_to_date(self, planned: PlanEntry, digest: Digest) -> None:
-        self._tell(planned, "up-to-date")
+    def record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None:
+        self._tell(plan_entry, "up-to-date")
 
-    def copied(self, planned: PlanEntry, digest: Digest, tally: BlobCounts) -> None:
-        self._tell(planned, "copied")
+    def record_copied(self, plan_entry: PlanEntry, digest: Digest, tally: BlobCounts) -> None:
+        self._tell(plan_entry, "copied")
 
-    def failed(self, planned: PlanEntry, error: MirrorError, tally: BlobCounts) -> None:
-        self._tell(planned, "failed")
-        self.errors[planned.name] = error
+    def record_failure(self, plan_entry: PlanEntry, error: MirrorError, tally: BlobCounts) -> None:
+        self._tell(plan_entry, "failed")
+        self.errors[plan_entry.name] = error
 
-    def skipped(self, planned: PlanEntry, reason: str) -> None:
-        self._tell(planned, "skipped")
+    def record_skipped(self, plan_entry: PlanEntry, reason: str) -> None:
+        self._tell(plan_entry, "skipped")
 
-    def listing_failed(self, entry: MirrorEntry, error: MirrorError) -> None:
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         self.errors[entry.name] = error
 
-    def selected(self, entry: MirrorEntry, count: int) -> None:
+    def expect_images(self, entry: MirrorEntry, count: int) -> None:
         pass
 
-    def crashed(self, planned: PlanEntry, error: BaseException) -> None:
+    def record_crash(self, plan_entry: PlanEntry, error: BaseException) -> None:
         raise AssertionError from error
 
-    def trouble(self, error: MirrorError) -> None:
+    def record_error(self, error: MirrorError) -> None:
         self.troubles.append(error)
 
-    def bug(self, error: BaseException) -> None:
+    def record_bug(self, error: BaseException) -> None:
         raise AssertionError from error
 
 
@@ -213,7 +213,7 @@ class World:
                 deep=deep,
                 fail_fast=False,
             )
-            planner = Planner(calls, self.memory, agenda, chosen=ReferenceFilter(None), parallel={})
+            planner = Planner(calls, self.memory, agenda, only=ReferenceFilter(None), parallel={})
             loop.run_until_complete(agenda.run(planner.plan_all([entry])))
         finally:
             calls.close()
