@@ -60,22 +60,22 @@ class RunContext(Struct, frozen=True):
     def planner(
         self,
         state: State,
-        plan_entries: PlanReceiver,
+        receiver: PlanReceiver,
         *,
-        believe: bool = True,
-        remake: bool = False,
+        use_hints: bool = True,
+        repeat_transforms: bool = False,
         repair: bool = False,
     ) -> Planner:
         """Create the planner of the run."""
         return Planner(
             self.calls,
             state,
-            plan_entries,
-            chosen=self.only,
+            receiver,
+            only=self.only,
             parallel=self.stores.parallel(),
-            note=self.manifests.note,
-            believe=believe,
-            remake=remake,
+            keep_manifest=self.manifests.add,
+            use_hints=use_hints,
+            repeat_transforms=repeat_transforms,
             repair=repair,
         )
 

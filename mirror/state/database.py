@@ -242,7 +242,7 @@ class Database:
         self._db.execute("DELETE FROM writers")
         self._db.execute("INSERT INTO writers VALUES (?)", (mark,))
 
-    def note_transformed(self, identity: str, digest: Digest) -> None:
+    def note_transform_digest(self, identity: str, digest: Digest) -> None:
         """Store the digest of a transform's result."""
         self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, digest_to_bytes(digest)))
 

@@ -213,9 +213,9 @@ class State(AbstractContextManager["State"]):
         kept = tuple(blobs)
         self._submit(lambda database: database.note_graph(repository, root, kept))
 
-    def note_transformed(self, identity: str, digest: Digest) -> None:
+    def note_transform_digest(self, identity: str, digest: Digest) -> None:
         """Note the digest of a transform's result for the version that `identity` identifies."""
-        self._submit(lambda database: database.note_transformed(identity, digest))
+        self._submit(lambda database: database.note_transform_digest(identity, digest))
 
     def note_v2_response(self, repository: str) -> None:
         """Note that v2 answered for the source repository."""

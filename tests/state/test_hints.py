@@ -571,8 +571,8 @@ def test_a_state_of_a_hundred_thousand_rows_opens_at_once(tmp_path: Path) -> Non
 def test_results_of_transforms_are_stored_by_the_identity_of_the_version(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         assert state.transform_digest("v1 old.example.com 1234") is None
-        state.note_transformed("v1 old.example.com 1234", digest("first"))
-        state.note_transformed("v1 old.example.com 1234", digest("made"))
+        state.note_transform_digest("v1 old.example.com 1234", digest("first"))
+        state.note_transform_digest("v1 old.example.com 1234", digest("made"))
     with open_state(tmp_path) as state:
         assert digest("made") == state.transform_digest("v1 old.example.com 1234")
         assert state.transform_digest("v1 other.example.com 1234") is None
