@@ -20,7 +20,7 @@ from typing import IO
 
 from tests.support import guards
 
-_DECIDED_AT_START = ("PYTHON", "LANG", "LC_", "COVERAGE")
+_DECIDED_AT_START = ("PYTHON", "LANG", "LC_", "LD_", "TZ", "OPENSSL", "COVERAGE")
 
 
 class Forking:
