@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,10 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Programs in Go, docker-registry and skopeo, need a third less CPU time: here they have little to do.
+for _name, _value in (("GOMAXPROCS", "1"), ("GOGC", "400")):
+    os.environ.setdefault(_name, _value)
 
 pytest_plugins = ("tests.support.guards",)
 pytest.register_assert_rewrite("tests.support.guards", "tests.support.oracle", "tests.support.tool")

@@ -204,7 +204,7 @@ def test_a_signal_ends_the_run_in_time_although_the_target_hangs(
 
 def test_a_rerun_after_a_signal_completes(source: RealRegistry, target: RealRegistry, mirror_run: MirrorTool) -> None:
     seeded = seed(source, "app", images=4, index=True, layer_size=200_000)
-    with Pipe(target.port, rate=2_000_000.0) as pipe:
+    with Pipe(target.port, rate=1_000_000.0) as pipe:
         mirrors = [{"source": f"{source.host}/app", "targets": [f"{pipe.host}/app"]}]
         mirror_run.config(mirrors, source, registries={pipe.host: {"plain-http": True}})
         process = mirror_run.start("sync", mirror_run.config_file)

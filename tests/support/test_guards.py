@@ -301,15 +301,48 @@ asyncio.run(run())
 """
 
 
-def test_a_callback_that_keeps_the_event_loop_of_the_tool_is_found(tmp_path: Path) -> None:
-    found = tmp_path / "found"
+FOREIGN = """
+import asyncio
+import threading
+
+async def run():
+    loop = asyncio.get_running_loop()
+    for schedule in (loop.call_soon, lambda callback: loop.call_later(1, callback)):
+        errors = []
+
+        def use():
+            try:
+                schedule(print)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+        assert "Non-thread-safe" in errors[0]
+
+asyncio.run(run())
+"""
+
+
+def _watched(code: str, found: Path) -> None:
+    """Run `code` in a process whose event loop is watched. found: where the records are written."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support' / 'child'}",
         "MIRROR_TESTS_TRIPWIRE": str(found),
         "MIRROR_TESTS_WATCH_LOOP": "1",
     }
-    subprocess.run([sys.executable, "-c", BUSY], env=environment, timeout=60, check=True)
-    [line] = found.read_text().splitlines()
+    subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=True)
+
+
+def test_a_callback_that_keeps_the_event_loop_of_the_tool_is_found(tmp_path: Path) -> None:
+    _watched(BUSY, tmp_path / "found")
+    [line] = (tmp_path / "found").read_text().splitlines()
     assert "kept the event loop for 0." in line
     assert "burn" in line
+
+
+def test_a_callback_that_another_thread_schedules_is_an_error(tmp_path: Path) -> None:
+    _watched(FOREIGN, tmp_path / "found")
+    assert not (tmp_path / "found").exists()
