@@ -104,10 +104,10 @@ async def test_a_call_that_can_never_start_is_refused(desk: Desk) -> None:
 
 
 @on_loop
-async def test_threads_are_few_and_no_daemons(desk: Desk) -> None:
+async def test_threads_are_used_again_and_are_no_daemons(desk: Desk) -> None:
     seen = {await desk.calls.call(lambda work: threading.current_thread(), needs=NEEDS) for _ in range(20)}
     assert {False} == {thread.daemon for thread in seen}
-    assert 3 >= len(seen)
+    assert len(seen) < 20
 
 
 # ---- retries
