@@ -41,7 +41,7 @@ from mirror.transfer.tasks import Coro, gather_results, run_group
 from mirror.util.cancellation import Stop
 from mirror.util.retry_policy import Policy
 from tests.support.stores import MemoryStore, blob_of
-from tests.transfer.harness import eventually, until
+from tests.transfer.harness import eventually, wait_until
 
 DATA = b"a layer" * 5000
 PATHS = ("one", "two", "three")
@@ -573,7 +573,7 @@ def test_sessions_left_open_by_a_stop_are_closed_concurrently_within_one_timeout
         with pytest.raises(LocalError, match=f"{len(blobs)} upload sessions"):
             blob_copier.close(0.1)
     target.closing.set()
-    until(lambda: not any(thread.name.startswith("close") for thread in threading.enumerate()))
+    wait_until(lambda: not any(thread.name.startswith("close") for thread in threading.enumerate()))
     assert CLOSE_THREADS == len(target.deleted)
 
 
