@@ -276,11 +276,11 @@ async def test_a_cancelled_call_is_stopped_and_its_task_waits_for_the_thread(env
     for _ in range(3):
         task.cancel()
         await settle()
-        assert (False, 1) == (task.done(), env.calls.permits.used(DOWNLOADS))
+        assert (False, 1) == (task.done(), env.calls.permits.used_units(DOWNLOADS))
     may_end.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (["started", "ended"], 0) == (events, env.calls.permits.used(DOWNLOADS))
+    assert (["started", "ended"], 0) == (events, env.calls.permits.used_units(DOWNLOADS))
 
 
 @run_on_loop
@@ -291,7 +291,7 @@ async def test_a_cancelled_call_that_waits_for_a_permit_never_runs(env: CallEnvi
     await eventually(lambda: 3 == blocked.inside)
     queued.cancel()
     await settle()
-    assert (True, 0) == (queued.cancelled(), env.calls.permits.waiting())
+    assert (True, 0) == (queued.cancelled(), env.calls.permits.waiting_calls())
     blocked.release()
     await asyncio.gather(*running)
     assert 0 == never.calls
@@ -365,7 +365,7 @@ async def test_a_pause_before_the_first_call_to_the_host_delays_that_call(env: C
     env.limits.host("a").pause(30.0)
     waits = env.start(env.calls.call(lambda work: 1, needs=NEEDS))
     await settle()
-    assert 1 == env.calls.permits.waiting()
+    assert 1 == env.calls.permits.waiting_calls()
     env.clock.advance(30.0)
     await waits
 
@@ -378,7 +378,7 @@ async def test_no_call_starts_while_the_rate_limit_of_the_host_is_used_up(env: C
         await settle()
         waits = env.start(env.calls.call(lambda work: 1, needs=NEEDS))
         await settle()
-        assert 1 == env.calls.permits.waiting()
+        assert 1 == env.calls.permits.waiting_calls()
         env.clock.advance(10.0)
         await waits
 

@@ -55,9 +55,9 @@ def test_a_call_gets_all_its_permits_or_none(new_calls: CallsFactory) -> None:
     calls = new_calls({SOURCE: 1})
     assert [1] == calls.submit(1, (SOURCE,))
     assert [] == calls.submit(2, (TARGET, SOURCE))
-    assert 0 == calls.permits.used(TARGET)
+    assert 0 == calls.permits.used_units(TARGET)
     assert [2] == calls.finish(1)
-    assert (1, 1) == (calls.permits.used(TARGET), calls.permits.used(SOURCE))
+    assert (1, 1) == (calls.permits.used_units(TARGET), calls.permits.used_units(SOURCE))
 
 
 def test_a_call_may_need_two_permits_of_one_host(new_calls: CallsFactory) -> None:
@@ -227,7 +227,7 @@ class TestQueues:
         while running:
             done += 1
             running += calls.finish(running.pop(0))
-            assert not running or 4 == calls.permits.used(SOURCE) or done >= 19
+            assert not running or 4 == calls.permits.used_units(SOURCE) or done >= 19
         assert 20 == done
 
     def test_a_call_to_two_hosts_does_not_starve_behind_calls_to_one_host(self, new_calls: CallsFactory) -> None:
@@ -273,7 +273,7 @@ async def test_a_permit_granted_to_a_cancelled_task_is_released(env: CallEnviron
     permits.release((DOWNLOADS,) * 3)  # granted, but the task has not run since
     waiting.cancel()
     await settle()
-    assert (True, 0, 0) == (waiting.cancelled(), permits.used(DOWNLOADS), permits.waiting())
+    assert (True, 0, 0) == (waiting.cancelled(), permits.used_units(DOWNLOADS), permits.waiting_calls())
 
 
 @run_on_loop
@@ -285,7 +285,7 @@ async def test_a_task_gets_no_permit_after_its_cancellation(env: CallEnvironment
     first.cancel()
     permits.release((DOWNLOADS,) * 3)
     await settle()
-    assert (True, True, 3) == (first.cancelled(), second.done(), permits.used(DOWNLOADS))
+    assert (True, True, 3) == (first.cancelled(), second.done(), permits.used_units(DOWNLOADS))
 
 
 @run_on_loop
@@ -299,7 +299,7 @@ async def test_close_fails_waiting_and_later_calls(env: CallEnvironment) -> None
         with pytest.raises(Cancelled, match="SIGTERM"):
             await late
     permits.release((DOWNLOADS,) * 3)
-    assert 0 == permits.used(DOWNLOADS)
+    assert 0 == permits.used_units(DOWNLOADS)
 
 
 @run_on_loop

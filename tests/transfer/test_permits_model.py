@@ -168,7 +168,7 @@ class Machine(RuleBasedStateMachine):
     def has_the_same_calls_as_the_model(self) -> None:
         assert len(self.world.calls) == len(getattr(self, "real", ()))
         for permit in self.world.capacity:
-            assert self.world.used(permit) == self.real.permits.used(permit)
+            assert self.world.used(permit) == self.real.permits.used_units(permit)
             assert self.world.used(permit) <= self.world.capacity[permit]
 
     @invariant()
