@@ -58,8 +58,8 @@ class MirrorError(Exception):
     registry_code: the `code` in the registry's error document (`NAME_UNKNOWN`), if it sent one.
     host: the host that caused the error, by its name in `Limits`, if that may be another host than the registry.
     protocol: the protocol that was used, where the registry has several; empty for the usual one.
-    spent: all retries for this failure are used up; callers must not retry it again.
-    names: for a tag whose manifest is damaged: the digest that the store has for the tag, if it is known."""
+    retries_exhausted: all retries for this failure are used up; callers must not retry it again.
+    tag_digest: for a tag whose manifest is damaged: the digest that the store has for the tag, if it is known."""
 
     code = "error"
     exit_code = FAILED

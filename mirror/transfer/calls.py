@@ -64,7 +64,7 @@ class Calls:
         self._draw = draw
         self._capacities = {DOWNLOADS: downloads, UPLOADS: uploads, LARGE: LARGE_MANIFESTS, LOCAL: LOCAL_CALLS}
         self.tasks = Tasks(loop)
-        self.permits = Permits(loop, self._capacity, self._ready_at)
+        self.permits = Permits(loop, self._capacity, self._hold_until)
         self._waiters: set[asyncio.Future[None]] = set()  # for calls and for time
         self._threads: set[Future[None]] = set()  # calls that have not ended
         self._has_hung_threads = False
@@ -99,7 +99,7 @@ class Calls:
             await self.permits.acquire(needs)
             try:
                 attempt = _CallAttempt(run, self._stop, self._limits, once=policy.attempts == 1)
-                await self._run(attempt)
+                await self._run_attempt(attempt)
             finally:
                 self.permits.release(needs)
             error = attempt.error
@@ -153,7 +153,7 @@ class Calls:
         if bugs:
             raise bugs[0]
 
-    async def _run(self, attempt: _CallAttempt[T]) -> None:
+    async def _run_attempt(self, attempt: _CallAttempt[T]) -> None:
         """Run an attempt on a thread and wait for its end. Raises Cancelled at a stop; the thread may run on."""
         attempt.waiter = self._new_waiter()
         thread = self._pool.submit(self._run_on_thread, attempt)
@@ -164,7 +164,7 @@ class Calls:
         except asyncio.CancelledError:
             attempt.stop.request(RESULT_NOT_NEEDED)
             await self._wait_until_ended(attempt)
-            self._collect(attempt)
+            self._collect_error(attempt)
             raise
         finally:
             self._waiters.discard(attempt.waiter)
@@ -191,11 +191,11 @@ class Calls:
         attempt.ended = True
         attempt.forget()
         if attempt.waiter.done():
-            self._collect(attempt)
+            self._collect_error(attempt)
         else:
             attempt.waiter.set_result(None)
 
-    def _collect(self, attempt: _CallAttempt[T]) -> None:
+    def _collect_error(self, attempt: _CallAttempt[T]) -> None:
         """Keep the error of an attempt that no task awaits, unless it is a MirrorError."""
         error, attempt.error = attempt.error, None
         if error is not None and not isinstance(error, MirrorError):
@@ -233,7 +233,7 @@ class Calls:
             raise TooFewPermits(f"there is no permit {permit!r}")
         return capacity
 
-    def _ready_at(self, permit: str) -> float:
+    def _hold_until(self, permit: str) -> float:
         """Return until when a permit is on hold. From now on, pauses and the rate limit of its host hold it."""
         if not permit.startswith(HOST):
             return 0.0

@@ -113,11 +113,11 @@ class Permits:
                 if not waiter.done():
                     fail_future(waiter, error.with_text(error.what))
 
-    def used(self, name: str) -> int:
+    def used_units(self, name: str) -> int:
         """Return the number of units of a permit that are granted."""
         return self._permit(name).used
 
-    def waiting(self) -> int:
+    def waiting_calls(self) -> int:
         """Return the number of calls that wait."""
         return sum(len(group.waiters) for group in self._groups.values())
 

@@ -38,20 +38,20 @@ class SharedTasks(Generic[K, T]):
         while (entry := self._running.get(key)) is not None and (entry.is_cancelled or entry.task.done()):
             if not entry.task.done():
                 await asyncio.wait([entry.task])
-            self._remove(key, entry)
+            self._remove_entry(key, entry)
         if entry is None:
             entry = self._running[key] = _SharedTask(self._tasks.start(start()))
             started = entry
-            entry.task.add_done_callback(lambda _: self._remove(key, started))
+            entry.task.add_done_callback(lambda _: self._remove_entry(key, started))
         entry.callers += 1
         try:
             yield entry.task
         finally:
             entry.callers -= 1
             if not entry.callers:
-                await self._end(entry)
+                await self._end_task(entry)
 
-    async def _end(self, entry: _SharedTask[T]) -> None:
+    async def _end_task(self, entry: _SharedTask[T]) -> None:
         """Cancel a task without callers unless it has ended, and wait for its end."""
         task = entry.task
         if not task.done():
@@ -70,7 +70,7 @@ class SharedTasks(Generic[K, T]):
         if cancelled is not None:
             raise cancelled
 
-    def _remove(self, key: K, entry: _SharedTask[T]) -> None:
+    def _remove_entry(self, key: K, entry: _SharedTask[T]) -> None:
         """Remove an entry unless a new one has replaced it."""
         if self._running.get(key) is entry:
             del self._running[key]

@@ -66,12 +66,12 @@ class SpoolFile:
                     os.ftruncate(out.fileno(), 0)
                 buffer = memoryview(bytearray(BUFFER))
                 while count := body.readinto(buffer):
-                    _write(out.fileno(), buffer[:count])
-                    self._notify(self._written + count, writing=True)
+                    _write_all(out.fileno(), buffer[:count])
+                    self._set_state(self._written + count, writing=True)
                     work.progress(count)
             done = True
         finally:
-            self._notify(self._written, writing=False, complete=done)
+            self._set_state(self._written, writing=False, complete=done)
             if self.dropped:  # it may have been deleted before it was opened here, which created it again
                 self.path.unlink(missing_ok=True)
 
@@ -82,7 +82,7 @@ class SpoolFile:
             self._written, self._writing, self.complete = 0, True, False
             self._changed.notify_all()
 
-    def _notify(self, written: int, *, writing: bool, complete: bool = False) -> None:
+    def _set_state(self, written: int, *, writing: bool, complete: bool = False) -> None:
         """Set the state of the file and wake the readers."""
         with self._changed:
             self._written, self._writing, self.complete = written, writing, complete
@@ -256,7 +256,7 @@ class translate_os_errors:  # noqa: N801 - reads as a function in `with translat
             ) from error
 
 
-def _write(descriptor: int, data: memoryview) -> None:
+def _write_all(descriptor: int, data: memoryview) -> None:
     """Write all of `data`. Raises OSError."""
     while data:
         data = data[os.write(descriptor, data) :]

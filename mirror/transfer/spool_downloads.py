@@ -37,7 +37,7 @@ class SpoolDownloads:
 
         Await the task with `result_of`. The last caller that leaves cancels it.
         result: counts the bytes of a download that this call starts. on_start: called if it starts one, on a thread."""
-        async with self._tasks.join(file, lambda: self._start(file, sources, result, on_start)) as download:
+        async with self._tasks.join(file, lambda: self._download(file, sources, result, on_start)) as download:
             yield download
 
     async def wait_for_progress(self, file: SpoolFile) -> None:
@@ -45,7 +45,7 @@ class SpoolDownloads:
         if file in self._progress:
             await self._progress[file].wait()
 
-    def _start(
+    def _download(
         self, file: SpoolFile, sources: Sequence[BlobSource], result: BlobResult, on_start: Callable[[], None]
     ) -> Coro[None]:
         """Return a coroutine that downloads the blob into `file`."""

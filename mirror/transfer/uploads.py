@@ -60,7 +60,7 @@ class BlobUpload:
             if self._attempts > 1 and session is None and self._has_arrived(work):
                 return  # only the response to the last attempt was lost
             bodies: list[BlobReader] = []
-            stack.callback(_close, bodies)
+            stack.callback(_close_readers, bodies)
             if session is not None:
                 stack.callback(self._keep_or_close, session)
             if session is None or not session.resumable:
@@ -120,7 +120,7 @@ class BlobUpload:
             return session
 
 
-def _close(bodies: list[BlobReader]) -> None:
+def _close_readers(bodies: list[BlobReader]) -> None:
     """Close readers that were opened and not used."""
     while bodies:
         bodies.pop().__exit__(None, None, None)

@@ -68,10 +68,10 @@ class SingleFlight(Generic[K, T]):
     Thread-safe. All waiting callers get the error of the call, except Cancelled: then one of them makes the call
     again."""
 
-    def __init__(self, what: str, patience: float | None = WAIT_LIMIT) -> None:
-        """patience: seconds to wait for the call of another thread; None: no limit."""
+    def __init__(self, what: str, timeout: float | None = WAIT_LIMIT) -> None:
+        """timeout: seconds to wait for the call of another thread; None: no limit."""
         self._what = what
-        self._patience = patience
+        self._timeout = timeout
         self._lock = threading.Lock()
         self._calls: dict[K, _SharedCall[T]] = {}
 
@@ -87,8 +87,8 @@ class SingleFlight(Generic[K, T]):
                     shared = self._calls[key] = _SharedCall()
             if leads:
                 return self._lead(key, shared, call)
-            if not shared.wait(stop, self._patience):
-                raise NetworkError(f"{self._what}: no result within {self._patience} s", code="timeout")
+            if not shared.wait(stop, self._timeout):
+                raise NetworkError(f"{self._what}: no result within {self._timeout} s", code="timeout")
             error = shared.error
             if error is None:
                 return shared.result  # type: ignore[return-value]  # set with error = None
@@ -182,7 +182,7 @@ class LazyValue(Generic[T]):
 
     def __init__(self, factory: Callable[[Work], T]) -> None:
         self._factory = factory
-        self._calls: SingleFlight[None, None] = SingleFlight("a value", patience=None)
+        self._calls: SingleFlight[None, None] = SingleFlight("a value", timeout=None)
         self._created: list[T] = []
         self._error: MirrorError | None = None
 
