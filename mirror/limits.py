@@ -61,7 +61,7 @@ class Availability:
         return self._clock.now() + max(PROBE_EVERY, error.retry_after or 0.0)
 
     def record_response(self, kind: str, status: int, *, probe: bool) -> None:
-        """Record the response to a request of `kind`. probe: the return value of `check` for this request.
+        """Record the response to a request of `kind`. probe: the return value of `check_available` for this request.
 
         Any response shows that a silent host is back. A host that limits requests (429) is contacted again only after
         a probe got another response."""
@@ -172,7 +172,7 @@ class HostLimits(Availability):
 
 
 def _ignore_hold(until: float) -> None:
-    pass
+    """Do nothing: the default of HostLimits.on_hold."""
 
 
 class Limits:

@@ -44,7 +44,7 @@ class TransformPart(Struct, frozen=True):
 
 
 def _do_nothing() -> None:
-    pass
+    """Release nothing: the default of TransformResult.release."""
 
 
 class TransformResult(Struct, frozen=True):
@@ -211,8 +211,8 @@ class Source(Protocol):
 class Target(Source, Protocol):
     """A store that can be written to.
 
-    gathers: `begin` needs the list of all images before the first byte is written (a bundle).
-    incomplete: the store gathers, and its content records that images are missing from it.
+    needs_all_images: `begin` needs the list of all images before the first byte is written (a bundle).
+    incomplete: the store needs all images, and its content records that some of them are missing.
     on_disk: the repositories share their blobs, and a lookup costs no request."""
 
     needs_all_images: bool
@@ -222,15 +222,15 @@ class Target(Source, Protocol):
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
         """Prepare the first write of a run.
 
-        images: all images that will be written, if the store gathers; otherwise empty.
+        images: all images that will be written, if the store needs them; otherwise empty.
         missing: the references that were selected but cannot be fetched.
-        A store that gathers can begin again after `finish`."""
+        A store that needs all images can begin again after `finish`."""
         ...
 
     def finish(self, *, whole: bool, work: Work) -> None:
         """Complete the last write of a run.
 
-        whole: no image failed. Only then does a store that gathers publish what was written."""
+        whole: no image failed. Only then does a store that needs all images publish what was written."""
         ...
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:

@@ -92,16 +92,22 @@ class _SyncRun:
     """One run, from the lock to the report."""
 
     def __init__(
-        self, config: Config, options: Options, only: ReferenceFilter, directory: Path, signals: Signals, writers: str
+        self,
+        config: Config,
+        options: Options,
+        only: ReferenceFilter,
+        directory: Path,
+        signals: Signals,
+        writing_runs: str,
     ) -> None:
-        self._writers = writers
+        self._writing_runs = writing_runs
         self._config = config
         self._options = options
         self._only = only
         self._state_directory = directory
         self._signals = signals
         self._started = datetime.now(UTC)
-        self._clock = time.monotonic()
+        self._started_monotonic = time.monotonic()
         self._console = Console()
         self._redactor = Redactor()
         self._marked: set[Repository] = set()
@@ -148,70 +154,70 @@ class _SyncRun:
         mode = "none" if self._options.verbosity < 0 else self._options.progress
         with (
             Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
-            State.open(self._state_directory, self._log_state_warning, writers=self._writers) as state,
+            State.open(self._state_directory, self._log_state_warning, writers=self._writing_runs) as state,
         ):
-            account = ResultRecorder(report, progress)
-            known = (self._options, self._only, self._redactor, self._signals, state)
-            with open_run(self._config, *known, writes=True) as context:
+            results = ResultRecorder(report, progress)
+            arguments = (self._options, self._only, self._redactor, self._signals, state)
+            with open_run(self._config, *arguments, writes=True) as context:
                 context.check_no_partial_bundle(self._options)
-                self._plan_and_copy(context, state, account, progress)
+                self._plan_and_copy(context, state, results, progress)
             if self._signals.number is None:
-                for repository in self._marked - account.unfinished:
+                for repository in self._marked - results.unfinished:
                     state.mark_finished(str(repository))
             if state.failure is not None:
-                account.add_exit_code(state.failure)
-        code = worst_exit_code(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
+                results.add_exit_code(state.failure)
+        code = worst_exit_code(results.codes) if self._signals.number is None else SIGNALLED + self._signals.number
         return code, self._cost(context.limits)
 
-    def _plan_and_copy(self, context: RunContext, state: State, account: ResultRecorder, progress: Progress) -> None:
+    def _plan_and_copy(self, context: RunContext, state: State, results: ResultRecorder, progress: Progress) -> None:
         """Plan and copy until all is done or a signal comes, then end in order."""
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
         context.stores.delete_leftovers()
         context.manifests.close()  # delete files of a killed run
-        inventory = BlobLocations(state, context.stores.mountable(), context.stores.wildcards())
+        locations = BlobLocations(state, context.stores.mountable(), context.stores.wildcards())
 
-        def mark_place(repository: Repository) -> None:
+        def mark_repository(repository: Repository) -> None:
             state.mark_unfinished(str(repository))
             self._marked.add(repository)
 
-        def record_result(request: BlobRequest, what: BlobResult | MirrorError, cost: BlobCost) -> None:
-            if isinstance(what, MirrorError):
-                context.stores.mark_host_down(what)
-            account.record_blob(request, what, cost)
+        def record_result(request: BlobRequest, result: BlobResult | MirrorError, cost: BlobCost) -> None:
+            if isinstance(result, MirrorError):
+                context.stores.mark_host_down(result)
+            results.record_blob(request, result, cost)
 
-        recorder = BlobRecorder(record_result)
+        blob_recorder = BlobRecorder(record_result)
         blob_copier = BlobCopier(
             context.calls,
-            inventory,
+            locations,
             context.stores.routes(context.entries),
             spool,
-            recorder=recorder,
+            recorder=blob_recorder,
             moved=progress.add_bytes,
-            before_write=mark_place,
+            before_write=mark_repository,
         )
         targets = context.stores.registries
         if self._options.repair:
             targets = wrap_for_repair(targets)
-        sync = ImageCopier(
+        image_copier = ImageCopier(
             context.calls,
             blob_copier,
-            inventory,
+            locations,
             state,
             targets,
-            recorder,
-            certain=self._options.deep,
+            blob_recorder,
+            check_all=self._options.deep,
             repair=self._options.repair,
-            writing=mark_place,
+            before_write=mark_repository,
         )
         reader = ImageReader(context.calls, state, context.manifests)
         copy_queue = CopyQueue(
             context.calls,
             reader,
-            sync,
-            inventory,
+            image_copier,
+            locations,
             state,
-            account,
+            results,
             targets,
             TargetLifecycle(context.calls, reader, targets, context.must_copy_to),
             images=self._config.parallel.images,
@@ -220,16 +226,16 @@ class _SyncRun:
         )
         planner = context.planner(state, copy_queue, use_hints=not self._options.deep, repair=self._options.repair)
         with ExitStack() as stack:
-            stack.callback(recorder.close)
+            stack.callback(blob_recorder.close)
             stack.callback(spool.close)
-            stack.callback(copy_queue.close)  # no thread is left that writes there
+            stack.callback(copy_queue.close)  # after the threads that write have ended
             stack.callback(close_in_time, context.calls.close, self._signals)
             stack.callback(close_in_time, blob_copier.close, self._signals)
-            # Nothing opens an upload session any more without closing it.
+            # After this, every upload session that is opened is closed, too.
             stack.callback(context.stop.request, "the run is over")
             if context.run_until_signal(copy_queue.run(planner.plan_all(context.entries)), copy_queue.halt) is None:
-                for _, error in context.run_problems("the rest was imported" if account.codes == {OK} else ""):
-                    account.record_error(error)
+                for _, error in context.run_problems("the rest was imported" if results.codes == {OK} else ""):
+                    results.record_error(error)
 
     def _log_state_warning(self, text: str) -> None:
         """Log a warning about the state."""
@@ -238,7 +244,7 @@ class _SyncRun:
     def _cost(self, limits: Limits) -> RunCost:
         """Return the cost of the run so far."""
         requests = {host.name: counts for host in limits.hosts() if (counts := host.requests())}
-        seconds = time.monotonic() - self._clock
+        seconds = time.monotonic() - self._started_monotonic
         return RunCost(
             requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds
         )
@@ -247,7 +253,7 @@ class _SyncRun:
         """Print the summary."""
         lines = summary(report, cost, code, config=self._config.path, parts=not makes_bundle(self._config))
         if self._options.verbosity >= 0:
-            print_lines(lines)  # the exit code stays: the results of a sync are in its report
+            print_lines(lines)  # a failure to print changes no exit code: the report has the results
         elif code != OK:
             for line in lines:
                 self._console.write_line(line)

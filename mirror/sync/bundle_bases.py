@@ -1,6 +1,6 @@
-"""Sources that are not whole: a differential bundle relies on blobs that its base has brought to the targets.
+"""Checks that targets have the blobs that differential bundles leave out. Only reads.
 
-Whether they are there is found out before anything is written, and by `plan`. Reads only.
+A sync checks this before it writes anything; `plan` checks it as well.
 """
 
 from __future__ import annotations
@@ -23,50 +23,54 @@ from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
-_NAMED = 4  # missing blobs that a message names
+_MOST_DIGESTS = 4  # missing blobs that a message names
 
-_log = logging.getLogger("mirror.publish")
+_log = logging.getLogger("mirror.sync")
 
 
 class BundleBases:
-    """Finds out whether targets have what partial sources have left out."""
+    """Finds out whether targets have the blobs that partial sources leave out."""
 
     def __init__(
         self, calls: Calls, reader: ImageReader, locations: BlobLocations, targets: Mapping[str, Target]
     ) -> None:
         self._calls = calls
-        self._looks: Shared[tuple[Repository, Digest], bool] = Shared(calls.tasks)
+        self._requests: Shared[tuple[Repository, Digest], bool] = Shared(calls.tasks)
         self._reader = reader
         self._locations = locations
         self._targets = targets
 
     def allow_mounts(self, repositories: Iterable[Repository]) -> None:
-        """What these repositories have can be mounted in their siblings."""
+        """Allow that blobs of these repositories are mounted into other repositories of their hosts."""
         self._locations.allow(repositories)
 
     async def find_missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
-        """Look for what one partial source relies on. -> an error for each finding, if anything is missing."""
+        """Look for the blobs that one partial source leaves out.
+
+        Return an error for each plan entry if the targets lack any of them; otherwise only for those that cannot be
+        read. plan_entries: all of one source."""
         errors: dict[PlanEntry, MirrorError] = {}
         wanted: dict[tuple[Repository, Digest], Descriptor] = {}
-        images = await self._reader.read_images([one.reference for one in plan_entries])
-        for plan_entry, image in zip(plan_entries, images, strict=True):
-            if isinstance(image, MirrorError):
-                errors[plan_entry] = image
+        graphs = await self._reader.read_graphs([plan_entry.reference for plan_entry in plan_entries])
+        for plan_entry, graph in zip(plan_entries, graphs, strict=True):
+            if isinstance(graph, MirrorError):
+                errors[plan_entry] = graph
                 continue
-            for blob in image.graph.blobs:
+            for blob in graph.blobs:
                 if plan_entry.reference.entry.source.leaves_out(blob):
                     wanted[plan_entry.target.repository, blob.digest] = blob
-        lacking = await self._find_missing_blobs(wanted)
-        if lacking:
+        missing = await self._find_missing_blobs(wanted)
+        if missing:
             source = plan_entries[0].reference.entry.source.host
-            for repository, digest in lacking:
+            for repository, digest in missing:
                 text = f"{source} relies on {digest}, which is missing in {repository}"
                 _log.warning("base_missing", extra={"target": str(repository), "digest": digest, "text": text})
-            every = list(dict.fromkeys(digest for _, digest in lacking))
-            more = f" and {len(every) - _NAMED} more, which the log names" if len(every) > _NAMED else ""
+            digests = list(dict.fromkeys(digest for _, digest in missing))
+            rest = len(digests) - _MOST_DIGESTS
+            more = f" and {rest} more, which the log names" if rest > 0 else ""
             error = Refused(
-                f"{source} relies on {len(every)} blobs that are missing: {', '.join(every[:_NAMED])}{more}",
-                hint="import what it is based on first, or export without `base`",
+                f"{source} relies on {len(digests)} blobs that are missing: {', '.join(digests[:_MOST_DIGESTS])}{more}",
+                hint="import the bundle that it is based on first, or export without `base`",
                 code="bundle_incomplete",
             )
             errors = {plan_entry: errors.get(plan_entry, error) for plan_entry in plan_entries}
@@ -75,17 +79,18 @@ class BundleBases:
     async def _find_missing_blobs(
         self, wanted: Mapping[tuple[Repository, Digest], Descriptor]
     ) -> list[tuple[Repository, Digest]]:
-        """Ask each place, and for what is not there its siblings, from which it can be mounted. -> what is nowhere."""
+        """Return the blobs that neither their repository has, nor another one from which they can be mounted."""
         answers = await run_group(self.has_blob(repository, blob) for (repository, _), blob in wanted.items())
-        lacking = []
-        for ((repository, digest), blob), there in zip(wanted.items(), answers, strict=True):
-            if there:
+        missing = []
+        for ((repository, digest), blob), exists in zip(wanted.items(), answers, strict=True):
+            if exists:
                 self._locations.add(repository, digest)
             elif not await self._is_in_sibling(repository, blob):
-                lacking.append((repository, digest))
-        return lacking
+                missing.append((repository, digest))
+        return missing
 
     async def _is_in_sibling(self, repository: Repository, blob: Descriptor) -> bool:
+        """Return whether another repository of the host, from which mounts are allowed, has the blob."""
         if self._locations.find_holder(repository, blob.digest) is not None:
             return True
         for sibling in self._locations.siblings(repository):
@@ -95,12 +100,12 @@ class BundleBases:
         return False
 
     async def has_blob(self, repository: Repository, blob: Descriptor) -> bool:
-        """Ask a target for a blob."""
+        """Ask a target whether it has a blob. Raises what `Target.has_blob` raises."""
 
-        def look(work: Work) -> bool:
+        def ask(work: Work) -> bool:
             return self._targets[repository.host].has_blob(repository.path, blob, work)
 
-        return await self._looks.run(
+        return await self._requests.run(
             (repository, blob.digest),
-            lambda: self._calls.call(look, needs=(host_permit(repository.host),), policy=ONCE),
+            lambda: self._calls.call(ask, needs=(host_permit(repository.host),), policy=ONCE),
         )

@@ -1,4 +1,4 @@
-"""What is copied when: each image on each target once, a few at a time on each host, and an end to it all."""
+"""Decides when each planned image is copied, and gives every plan entry exactly one result."""
 
 from __future__ import annotations
 
@@ -16,39 +16,44 @@ from mirror.selection.locations import MATCHED
 from mirror.store import Target
 from mirror.sync.bundle_bases import BundleBases
 from mirror.sync.image_copier import CopyNotes, ImageCopier
-from mirror.sync.image_reader import Image, ImageReader
+from mirror.sync.image_reader import ImageReader
+from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, check_immutable
 from mirror.sync.planner_queries import equality_key
-from mirror.sync.recorder import BlobCounts, ResultReceiver
-from mirror.sync.target_lifecycle import TargetLifecycle, name_on_target
+from mirror.sync.recorder import BlobCounts, ResultRecorder
+from mirror.sync.target_lifecycle import NotReplacedError, TargetLifecycle, name_on_target
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.calls import ABANDONED, Calls
 from mirror.transfer.tasks import Steps, run_and_catch, task_group
 
-_log = logging.getLogger("mirror.agenda")
+_log = logging.getLogger("mirror.sync")
 
 
 class _HostQueue:
-    """The images that wait for their turn at one target host."""
+    """The images that wait to be copied to one target host. workers: the number of tasks that copy them."""
 
     def __init__(self) -> None:
         self.waiting: deque[PlanEntry] = deque()
-        self.workers = 0  # tasks that copy one after another
+        self.workers = 0
 
 
 class CopyQueue:
-    """Implements Findings: has what is found copied, at most `images` at a time on each target host."""
+    """Copies planned images while the plan is made. Implements PlanReceiver.
+
+    images: the number of images that are copied to one target host at the same time.
+    deep: check every object, also of images whose tag is equal.
+    fail_fast: start no more copies after the first failure."""
 
     def __init__(
         self,
         calls: Calls,
         reader: ImageReader,
-        sync: ImageCopier,
+        copier: ImageCopier,
         locations: BlobLocations,
-        memory: CopyNotes,
-        results: ResultReceiver,
+        notes: CopyNotes,
+        recorder: ResultRecorder,
         targets: Mapping[str, Target],
-        publishing: TargetLifecycle,
+        lifecycle: TargetLifecycle,
         *,
         images: int,
         deep: bool,
@@ -56,154 +61,160 @@ class CopyQueue:
     ) -> None:
         self._calls = calls
         self._reader = reader
-        self._sync = sync
+        self._copier = copier
         self._locations = locations
-        self._memory = memory
-        self._results = results
+        self._notes = notes
+        self._recorder = recorder
         self._targets = targets
         self._images = images
         self._deep = deep
         self._fail_fast = fail_fast
-        self._publishing = publishing
+        self._lifecycle = lifecycle
         self._bases = BundleBases(calls, reader, locations, targets)
         self._workers: asyncio.TaskGroup
         self._queues: defaultdict[str, _HostQueue] = defaultdict(_HostQueue)  # by target host
-        self._ahead: dict[PlanEntry, asyncio.Task[Image]] = {}  # images that are read while they wait for their turn
-        # What has to wait until all others of its kind are planned: by target host, and by source host.
-        self._gathered: defaultdict[str, list[PlanEntry]] = defaultdict(list)
-        self._partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)
-        self._aside: dict[PlanEntry, None] = {}
-        self._open: dict[PlanEntry, None] = {}  # findings that have no result yet
-        self._halted = ""
+        self._reads_ahead: dict[PlanEntry, asyncio.Task[ManifestGraph]] = {}  # for images that still wait
+        # Plan entries that wait until the plan is complete: for bundles by target host, from partial sources by source
+        # host; and all of them.
+        self._for_bundles: defaultdict[str, list[PlanEntry]] = defaultdict(list)
+        self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)
+        self._deferred: dict[PlanEntry, None] = {}
+        self._written: dict[PlanEntry, tuple[Digest, BlobCounts]] = {}  # to bundles, without a result before the end
+        self._without_result: dict[PlanEntry, None] = {}
+        self._halt_reason = ""
 
     async def run(self, plan: Steps[None]) -> None:
-        """Run the plan, copy what it finds, and close the targets. Each finding has a result then."""
+        """Run the plan, copy the images, and close the targets. Every plan entry has a result when this returns."""
         try:
             async with task_group() as self._workers:
                 failure = await run_and_catch(plan)
-                if failure is not None:  # a bug: then nothing is begun that has to know all that comes
+                if failure is not None:  # a bug: the plan is incomplete, so no bundle is written
                     self.halt("the plan could not be finished")
-                    self._results.record_bug(failure)
-                trouble = await run_and_catch(self._copy_deferred())
-                for plan_entry in list(self._aside):  # a bug kept them
-                    self._end_deferred(
-                        plan_entry, partial(self._record_crash, plan_entry, trouble or RuntimeError("left aside"))
-                    )
+                    self._recorder.record_bug(failure)
+                failure = await run_and_catch(self._copy_deferred())
+                for plan_entry in list(self._deferred):  # there are some only after a bug
+                    cause = failure or RuntimeError("the image was not copied")
+                    self._end_deferred(plan_entry, partial(self._record_crash, plan_entry, cause))
             await self._finish()
         finally:
-            for plan_entry in list(self._ahead):
+            for plan_entry in list(self._reads_ahead):
                 self._cancel_read_ahead(plan_entry)
-            for plan_entry in list(self._open):
-                self._record_failure(plan_entry, Cancelled(self._halted or ABANDONED), BlobCounts())
+            for plan_entry in list(self._without_result):
+                self._record_failure(plan_entry, Cancelled(self._halt_reason or ABANDONED), BlobCounts())
 
-    # ---- planner.Findings
+    # ---- the methods of PlanReceiver
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
+        """Record the result of an image that is not copied; queue the others."""
         host, source = plan_entry.target.repository.host, plan_entry.reference.entry.source
-        self._open[plan_entry] = None
+        self._without_result[plan_entry] = None
         if plan_entry.action is Action.FAIL and plan_entry.error is not None:
-            self._publishing.note_missing(host, name_on_target(plan_entry), plan_entry.error)
+            self._lifecycle.note_missing(host, name_on_target(plan_entry), plan_entry.error)
             self._record_failure(plan_entry, plan_entry.error, BlobCounts())
             self._reader.release(plan_entry.reference)
         elif self._targets[host].needs_all_images:
-            self._defer(plan_entry, self._gathered[host])
+            self._defer(plan_entry, self._for_bundles[host])
         elif plan_entry.action is Action.SKIP and not self._deep and plan_entry.old_digest is not None:
             entry = plan_entry.reference.entry
             if entry.rules.is_immutable(plan_entry.reference.tag):
                 name = equality_key(entry, plan_entry.target.repository)
-                self._memory.note_tag("source", name, plan_entry.reference.tag, plan_entry.old_digest)
+                self._notes.note_tag("source", name, plan_entry.reference.tag, plan_entry.old_digest)
             self._record_up_to_date(plan_entry, plan_entry.old_digest)
             self._reader.release(plan_entry.reference)
         elif source.partial:
-            self._defer(plan_entry, self._partial[source.host])
+            self._defer(plan_entry, self._from_partial[source.host])
         else:
             self._enqueue(plan_entry)
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record a mirror that cannot be planned. Everything that it would copy counts as missing in a bundle."""
         for target in entry.targets:
-            # Nobody knows what is missing there: as good as all of it.
-            self._publishing.note_missing(target.repository.host, target.repository.path.replace(MATCHED, "*"), error)
-        self._results.record_listing_failure(entry, error)
+            name = target.repository.path.replace(MATCHED, "*")
+            self._lifecycle.note_missing(target.repository.host, name, error)
+        self._recorder.record_listing_failure(entry, error)
         self._halt_after(error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """No store could ever hold what is called so: a bundle does not lack it."""
-        self._results.record_listing_failure(entry, error)
+        """Record an invalid name. It does not count as missing in a bundle, because no store can contain it."""
+        self._recorder.record_listing_failure(entry, error)
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        self._memory.note_tag("target", str(repository), tag, digest)
+        """Note what a tag of a target refers to, for later runs."""
+        self._notes.note_tag("target", str(repository), tag, digest)
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        """Log the number of selected references, and allow mounts between the repositories of the mirror."""
         self._locations.allow(
-            [Repository(entry.source.host, entry.repository), *(one.repository for one in entry.targets)]
+            [
+                Repository(entry.source.host, entry.repository),
+                *(target.repository for target in entry.targets),
+            ]
         )
         text = f"{entry.name}: {count} tags selected"
-        self._results.expect_images(entry, count)
+        self._recorder.expect_images(entry, count)
         _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": dict(rejected), "text": text})
 
-    # ---- what has to wait for the end of planning
+    # ---- images that are copied after the plan is complete
 
-    def _defer(self, plan_entry: PlanEntry, aside: list[PlanEntry]) -> None:
-        self._aside[plan_entry] = None
-        aside.append(plan_entry)
+    def _defer(self, plan_entry: PlanEntry, group: list[PlanEntry]) -> None:
+        """Let an image wait until the plan is complete."""
+        self._deferred[plan_entry] = None
+        group.append(plan_entry)
 
     async def _copy_deferred(self) -> None:
-        """What was set aside is copied now, unless something keeps it from that."""
-        if self._halted:
-            for plan_entry in list(self._aside):
+        """Copy the deferred images, after the checks that need all of them."""
+        if self._halt_reason:
+            for plan_entry in list(self._deferred):
                 self._end_deferred(plan_entry, partial(self._record_skipped, plan_entry))
             return
-        for plan_entries in self._partial.values():
-            self._enqueue_deferred(
-                plan_entries, await self._errors_of(self._bases.find_missing(plan_entries), plan_entries)
-            )
-        for host, plan_entries in self._gathered.items():
-            # Equal tags prove nothing of a bundle made for another base, or without images of another selection.
+        for group in self._from_partial.values():
+            self._enqueue_deferred(group, await self._errors_of(self._bases.find_missing(group), group))
+        for host, group in self._for_bundles.items():
+            # Equal tags are not enough if the bundle may lack blobs (another base) or images (another selection).
             store = self._targets[host]
-            completable = store.incomplete and not self._publishing.missing_images(host)
-            unsure = self._deep or store.partial or completable
-            if not unsure and all(one.action is Action.SKIP for one in plan_entries):
-                for plan_entry in plan_entries:
+            completable = store.incomplete and not self._lifecycle.missing_images(host)
+            must_rewrite = self._deep or store.partial or completable
+            if not must_rewrite and all(plan_entry.action is Action.SKIP for plan_entry in group):
+                for plan_entry in group:
                     if plan_entry.old_digest is not None:
-                        self._end_deferred(
-                            plan_entry, partial(self._record_up_to_date, plan_entry, plan_entry.old_digest)
-                        )
+                        record = partial(self._record_up_to_date, plan_entry, plan_entry.old_digest)
+                        self._end_deferred(plan_entry, record)
             else:
-                self._enqueue_deferred(
-                    plan_entries,
-                    await self._errors_of(self._publishing.begin_with_images(host, plan_entries), plan_entries),
-                )
+                errors = await self._errors_of(self._lifecycle.begin_with_images(host, group), group)
+                self._enqueue_deferred(group, errors)
 
     async def _errors_of(
-        self, steps: Steps[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
+        self, check: Steps[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
     ) -> dict[PlanEntry, MirrorError]:
+        """Return the errors that a check finds. If the check itself fails, its error is that of all plan entries."""
         try:
-            return await steps
+            return await check
         except MirrorError as error:
             return dict.fromkeys(plan_entries, error)
 
     def _enqueue_deferred(self, plan_entries: Collection[PlanEntry], errors: Mapping[PlanEntry, MirrorError]) -> None:
-        """Copy findings that were set aside, but for those with an error."""
+        """Queue deferred images, and record the failure of those with an error."""
         for plan_entry, error in errors.items():
             self._end_deferred(plan_entry, partial(self._record_failure, plan_entry, error, BlobCounts()))
         for plan_entry in plan_entries:
             if plan_entry not in errors:
-                del self._aside[plan_entry]
+                del self._deferred[plan_entry]
                 self._enqueue(plan_entry)
 
-    def _end_deferred(self, plan_entry: PlanEntry, tell: Callable[[], None]) -> None:
-        """A finding that was set aside has its result."""
-        del self._aside[plan_entry]
-        tell()
+    def _end_deferred(self, plan_entry: PlanEntry, record: Callable[[], None]) -> None:
+        """Record the result of a deferred image that is not copied."""
+        del self._deferred[plan_entry]
+        record()
         self._reader.release(plan_entry.reference)
 
     # ---- copying
 
     def halt(self, reason: str) -> None:
-        """Start nothing new: what waits, and what is found from now on, is skipped."""
-        self._halted = self._halted or reason
+        """Start no more copies. Images that wait, and those that are planned later, are skipped."""
+        self._halt_reason = self._halt_reason or reason
 
     def _enqueue(self, plan_entry: PlanEntry) -> None:
+        """Queue an image for its target host, and start a worker unless there are enough."""
         queue = self._queues[plan_entry.target.repository.host]
         queue.waiting.append(plan_entry)
         if queue.workers < self._images:
@@ -213,99 +224,112 @@ class CopyQueue:
             self._read_ahead(queue)
 
     async def _run_worker(self, queue: _HostQueue) -> None:
-        """Copy what waits, one after another."""
+        """Copy images of a queue, one after another, until it is empty."""
         while queue.waiting:
             plan_entry = queue.waiting.popleft()
             self._read_ahead(queue)
-            if self._halted:
+            if self._halt_reason:
                 self._cancel_read_ahead(plan_entry)
                 self._record_skipped(plan_entry)
                 await asyncio.sleep(0)  # there may be very many
             else:
-                counts = BlobCounts()
-                failure = await run_and_catch(self._copy(plan_entry, counts))
+                failure = await run_and_catch(self._copy(plan_entry, BlobCounts()))
                 if failure is not None:
                     self._record_crash(plan_entry, failure)
             self._reader.release(plan_entry.reference)
         queue.workers -= 1
 
     def _read_ahead(self, queue: _HostQueue) -> None:
-        """Read the next few images already, so that each has something to send as soon as it has its turn."""
-        if not self._halted:
+        """Start to read the next few images, so that each has blobs to send as soon as a worker takes it."""
+        if not self._halt_reason:
             for plan_entry in islice(queue.waiting, self._images):
-                if plan_entry not in self._ahead:
-                    self._ahead[plan_entry] = self._calls.tasks.start(self._reader.read_image(plan_entry.reference))
+                if plan_entry not in self._reads_ahead:
+                    task = self._calls.tasks.start(self._reader.read_graph(plan_entry.reference))
+                    self._reads_ahead[plan_entry] = task
 
     def _cancel_read_ahead(self, plan_entry: PlanEntry) -> None:
-        task = self._ahead.pop(plan_entry, None)
+        """Cancel the task that reads an image ahead, if there is one."""
+        task = self._reads_ahead.pop(plan_entry, None)
         if task is not None:
             task.cancel()
             task.add_done_callback(self._calls.tasks.collect)
 
     async def _copy(self, plan_entry: PlanEntry, counts: BlobCounts) -> None:
-        ahead, host = self._ahead.pop(plan_entry, None), plan_entry.target.repository.host
+        """Copy one image and record the result; for a bundle, the result is recorded at the end."""
+        task, host = self._reads_ahead.pop(plan_entry, None), plan_entry.target.repository.host
         try:
-            image = await (self._reader.read_image(plan_entry.reference) if ahead is None else ahead)
-            check_immutable(plan_entry, image.graph.root.digest)
-            await self._publishing.begin(host)
-            changed = await self._sync.copy(plan_entry, image, counts)
+            graph = await (self._reader.read_graph(plan_entry.reference) if task is None else task)
+            digest = graph.root.digest
+            check_immutable(plan_entry, digest)
+            await self._lifecycle.begin(host)
+            changed = await self._copier.copy(plan_entry, graph, counts)
         except MirrorError as error:
-            self._publishing.note_missing(host, name_on_target(plan_entry), error)
+            self._lifecycle.note_missing(host, name_on_target(plan_entry), error)
             self._record_failure(plan_entry, error, counts)
             return
-        digest = image.graph.root.digest
-        if self._publishing.hold_result(plan_entry, digest, counts):
-            return
-        if changed:
+        if self._targets[host].needs_all_images:
+            self._written[plan_entry] = (digest, counts)
+        elif changed:
             self._record_copied(plan_entry, digest, counts)
         else:
             self._record_up_to_date(plan_entry, digest)
 
     async def _finish(self) -> None:
-        """Close the targets, and give results to what counts only now."""
-        held, errors = await self._publishing.finish(incomplete=not self._halted, believe=not self._deep)
-        for one in held:
-            if one.error is not None:
-                self._record_failure(one.plan_entry, one.error, one.counts)
-            elif one.replaced:
-                self._record_copied(one.plan_entry, one.digest, one.counts)
+        """Close the targets, and record the results of images in bundles.
+
+        If a bundle is not replaced, it still has the images whose tags are equal, unless they may lack blobs."""
+        errors = await self._lifecycle.finish(self._written, incomplete=not self._halt_reason)
+        for plan_entry, (digest, counts) in self._written.items():
+            host = plan_entry.target.repository.host
+            error = errors.get(host)
+            trust_tags = not self._deep and not self._targets[host].partial
+            if error is None:
+                self._record_copied(plan_entry, digest, counts)
+            elif isinstance(error, NotReplacedError) and plan_entry.action is Action.SKIP and trust_tags:
+                self._record_up_to_date(plan_entry, digest)
             else:
-                self._record_up_to_date(one.plan_entry, one.digest)
-        for error in errors:
-            if not isinstance(error, Cancelled):
-                self._results.record_error(error)
+                self._record_failure(plan_entry, error, counts)
+        for host, error in errors.items():
+            if not self._targets[host].needs_all_images and not isinstance(error, Cancelled):
+                self._recorder.record_error(error)
 
     def close(self) -> None:
-        """Close what a stop left open. Does I/O; after the threads have ended."""
-        self._publishing.close()
+        """Close the targets that are still open after a stop. Does I/O; call it when no thread writes any more."""
+        self._lifecycle.close()
 
-    # ---- results: one for each finding
+    # ---- results: one for each plan entry
 
     def _record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None:
-        self._open.pop(plan_entry, None)
-        self._results.record_up_to_date(plan_entry, digest)
+        """Record that the target had the image already."""
+        self._without_result.pop(plan_entry, None)
+        self._recorder.record_up_to_date(plan_entry, digest)
 
     def _record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
-        self._open.pop(plan_entry, None)
-        self._results.record_copied(plan_entry, digest, counts)
+        """Record that an image was copied."""
+        self._without_result.pop(plan_entry, None)
+        self._recorder.record_copied(plan_entry, digest, counts)
 
     def _record_skipped(self, plan_entry: PlanEntry) -> None:
-        self._open.pop(plan_entry, None)
-        self._results.record_skipped(plan_entry, self._halted)
+        """Record that an image was not copied, because the queue was halted."""
+        self._without_result.pop(plan_entry, None)
+        self._recorder.record_skipped(plan_entry, self._halt_reason)
 
     def _record_crash(self, plan_entry: PlanEntry, failure: BaseException) -> None:
-        self._open.pop(plan_entry, None)
-        self._results.record_crash(plan_entry, failure)
+        """Record that an image failed because of a bug."""
+        self._without_result.pop(plan_entry, None)
+        self._recorder.record_crash(plan_entry, failure)
 
     def _record_failure(self, plan_entry: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
-        self._open.pop(plan_entry, None)
+        """Record that an image failed."""
+        self._without_result.pop(plan_entry, None)
         entry, tag = plan_entry.reference.entry, plan_entry.reference.tag
         if entry.rules.is_immutable(tag) and isinstance(error, Refused):
-            # A conflict that --deep has found is found again by each run after it, until it is resolved.
-            self._memory.note_tag("source", equality_key(entry, plan_entry.target.repository), tag, None)
-        self._results.record_failure(plan_entry, error, counts)
+            # Forget that the tag was equal, so that later runs find a conflict that only --deep has found.
+            self._notes.note_tag("source", equality_key(entry, plan_entry.target.repository), tag, None)
+        self._recorder.record_failure(plan_entry, error, counts)
         self._halt_after(error)
 
     def _halt_after(self, error: MirrorError) -> None:
+        """Halt after a failure if `--fail-fast` is set."""
         if self._fail_fast and not isinstance(error, Cancelled):
             self.halt("stopped at the first failure (--fail-fast)")

@@ -13,6 +13,7 @@ from mirror.oci.manifest import MAX_BYTES, Manifest, too_big
 from mirror.store import Source
 from mirror.sync.manifest_bodies import ManifestBodies
 from mirror.transfer.calls import Calls
+from mirror.transfer.downloads import BlobSource
 from mirror.transfer.permits import LARGE, host_permit
 from mirror.transfer.shared import Shared
 from mirror.transfer.tasks import run_group
@@ -40,11 +41,13 @@ class ManifestGraph(Struct, frozen=True):
     """The manifests and blobs of an image. The bodies of the manifests are read when they are needed.
 
     levels: the child manifests by level, lowest first; each manifest refers only to manifests of lower levels.
-    blobs: each digest once, without foreign layers."""
+    blobs: each digest once, without foreign layers.
+    blob_source: the repository that the blobs can be read from."""
 
     root: Manifest
     levels: tuple[tuple[Manifest, ...], ...]
     blobs: tuple[Descriptor, ...]
+    blob_source: BlobSource
 
     def manifests(self) -> Iterator[Manifest]:
         """Yield all manifests, children before their parents."""
@@ -108,7 +111,7 @@ class ManifestCache:
                 child.digest: child for parent in level for child in parent.children if child.digest not in manifests
             }
             if not wanted:
-                return _assemble_graph(root, manifests)
+                return _assemble_graph(root, manifests, BlobSource(source, repository))
             if len(manifests) + len(wanted) > MAX_MANIFESTS:
                 raise Refused(f"{repository}: more than {MAX_MANIFESTS} manifests under one root", code="too_many")
             for descriptor in wanted.values():
@@ -180,7 +183,7 @@ def _check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> Non
         )
 
 
-def _assemble_graph(root: Manifest, manifests: dict[Digest, Manifest]) -> ManifestGraph:
+def _assemble_graph(root: Manifest, manifests: dict[Digest, Manifest], blob_source: BlobSource) -> ManifestGraph:
     """Sort the manifests of an image into levels, and collect its blobs."""
     heights: dict[Digest, int] = {}
 
@@ -198,4 +201,4 @@ def _assemble_graph(root: Manifest, manifests: dict[Digest, Manifest]) -> Manife
     distinct = sorted({heights[manifest.digest] for manifest in below})
     levels = tuple(tuple(one for one in below if heights[one.digest] == value) for value in distinct)
     blobs = unique_descriptors((blob for manifest in manifests.values() for blob in manifest.blobs), root.digest)
-    return ManifestGraph(root, levels, tuple(blob for blob in blobs if not blob.foreign))
+    return ManifestGraph(root, levels, tuple(blob for blob in blobs if not blob.foreign), blob_source)

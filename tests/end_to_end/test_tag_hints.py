@@ -148,7 +148,7 @@ def test_an_image_that_moves_during_verify_is_not_reported_as_complete(
     target.hook = move
     mirrored(mirror_run, source, target)
     ran = mirror_run("verify", mirror_run.config_file)
-    assert (1, True) == (ran.code, "moved while it was looked at" in ran.out)
+    assert (1, True) == (ran.code, f" to {old.digest}" in ran.out)
 
 
 @pytest.mark.parametrize(("side", "trouble"), [("source", "denied"), ("target", "denied"), ("target", "reset")])
