@@ -27,8 +27,8 @@ from mirror.sync.manifest_graph import ManifestCache
 from mirror.sync.plan_model import MirrorEntry, PlanReceiver
 from mirror.sync.planner import Planner
 from mirror.transfer.blob_locations import BlobLocations
-from mirror.transfer.calls import PATIENCE, Calls, new_loop
-from mirror.transfer.tasks import Steps
+from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
+from mirror.transfer.tasks import Coro
 from mirror.util.cancellation import Stop, Work
 from mirror.util.files import local_error
 from mirror.util.signals import Signals
@@ -129,7 +129,7 @@ class RunContext(Struct, frozen=True):
                 "configuration with its own bundle, or export to a layout (oci:DIR), which keeps its other images",
             )
 
-    def run_until_signal(self, steps: Steps[None], halt: Callable[[str], object] = str) -> int | None:
+    def run_until_signal(self, steps: Coro[None], halt: Callable[[str], object] = str) -> int | None:
         """Run a coroutine to its end. Return the exit code of the signal that ended it, if one came.
 
         halt: called at a signal, before the stop that ends each wait of the coroutine, with the reason. Raises what the
@@ -245,7 +245,7 @@ def seconds_left(signals: Signals) -> float:
 def close_in_time(close: Callable[[float], None], signals: Signals) -> None:
     """Let `close` join threads within the time that is left. After a signal, threads that hang are left behind."""
     if signals.number is None:
-        close(PATIENCE)
+        close(CLOSE_TIMEOUT)
         return
     try:
         close(seconds_left(signals))

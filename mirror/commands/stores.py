@@ -23,7 +23,7 @@ from mirror.registry.v1.fallback_state import V2Memory
 from mirror.selection.locations import MATCHED, is_bundle, is_registry
 from mirror.store import Source, Target
 from mirror.sync.plan_model import MirrorEntry, TargetEntry
-from mirror.transfer.blob_locations import Routes
+from mirror.transfer.routes import Routes
 
 DEFAULT_PARALLEL = 8  # parallel requests to a host
 

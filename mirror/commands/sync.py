@@ -31,8 +31,8 @@ from mirror.sync.repair import wrap_for_repair
 from mirror.sync.target_lifecycle import TargetLifecycle
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
-from mirror.transfer.blob_outcomes import BlobRecorder
-from mirror.transfer.blob_request import BlobCost, BlobRequest, BlobResult
+from mirror.transfer.blob_recorder import BlobRecorder
+from mirror.transfer.blob_request import BlobRequest, BlobResult
 from mirror.transfer.spool import Spool
 from mirror.util.files import Lock, delete_leftovers, private_directory
 from mirror.util.signals import InterruptibleSleep, Signals
@@ -181,10 +181,10 @@ class _SyncRun:
             state.mark_unfinished(str(repository))
             self._marked.add(repository)
 
-        def record_result(request: BlobRequest, result: BlobResult | MirrorError, cost: BlobCost) -> None:
-            if isinstance(result, MirrorError):
-                context.stores.mark_host_down(result)
-            results.record_blob(request, result, cost)
+        def record_result(request: BlobRequest, result: BlobResult, error: MirrorError | None) -> None:
+            if error is not None:
+                context.stores.mark_host_down(error)
+            results.record_blob(request, result, error)
 
         blob_recorder = BlobRecorder(record_result)
         blob_copier = BlobCopier(
@@ -193,7 +193,7 @@ class _SyncRun:
             context.stores.routes(context.entries),
             spool,
             recorder=blob_recorder,
-            moved=progress.add_bytes,
+            count_bytes=progress.add_bytes,
             before_write=mark_repository,
         )
         targets = context.stores.registries

@@ -16,7 +16,7 @@ from mirror.errors import AuthError, MirrorError, Refused, RemoteError
 from mirror.limits import HostLimits, Limits
 from mirror.registry.auth.authorizer import Anonymous, Authorizer, Scope
 from mirror.registry.http import status_errors
-from mirror.registry.http.client import Answer, Exchange, Request, Stream, Upload
+from mirror.registry.http.client import Exchange, Request, Response, Stream, Upload
 from mirror.registry.http.connector import Connector
 from mirror.registry.http.framing import TooBig
 from mirror.registry.http.headers import Headers
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mirror.registry.http.cookies import Cookies
     from mirror.registry.http.one_off import OneOffs
 
-__all__ = ["Anonymous", "Answer", "Authorizer", "Headers", "Scope", "Session", "Stream", "TooBig"]
+__all__ = ["Anonymous", "Authorizer", "Headers", "Response", "Scope", "Session", "Stream", "TooBig"]
 
 MAX_REDIRECTS = 5
 _MAX_SMALL_BODY = 64 << 10  # bytes; the default limit of responses
@@ -96,7 +96,7 @@ class Session:
         body: bytes = b"",
         expect: Collection[int],
         limit: int = _MAX_SMALL_BODY,
-    ) -> Answer:
+    ) -> Response:
         """Send a small request and return its response of at most `limit` bytes. Retried if `work` allows it.
 
         where: a path of the registry, or a destination that `trust` has accepted. kind: the noun under which the
@@ -104,7 +104,7 @@ class Session:
         it. Raises TooBig."""
         request = Request(method, kind, self._destination(where), tuple(headers), body)
 
-        def attempt() -> Answer:
+        def attempt() -> Response:
             return self._send_following_redirects(request, scopes, work, expect, streamed=False).read(limit)
 
         return self._retries.run(attempt, request, work)
@@ -142,7 +142,7 @@ class Session:
         body: Iterable[bytes | memoryview],
         expect: Collection[int],
         limit: int = _MAX_SMALL_BODY,
-    ) -> Answer:
+    ) -> Response:
         """Send a request with `length` bytes of `body`, or in chunks if `length` is None. Never retried here.
 
         If `body` raises, the connection is closed, so that the registry does not see a complete body. An early response
@@ -171,18 +171,18 @@ class Session:
         basic: tuple[str, str] | None = None,
         work: Work,
         kind: str = "token",
-    ) -> Answer:
+    ) -> Response:
         """Send a request to a token service that `trust.realm` has accepted. Every status is returned, except 408, 425,
         429 and 5xx: these are retried as in `call`, then raised."""
         request = Request(method, kind, destination, (("Accept", "application/json"),))
 
-        def attempt() -> Answer:
-            sent, answer = self._get_one_off_client().perform(request, work, params=params, form=form, basic=basic)
-            if answer.status in (408, 425, 429) or answer.status >= 500:
-                error = self._failure_of(sent, answer.status, answer.headers, answer.body)
+        def attempt() -> Response:
+            sent, response = self._get_one_off_client().perform(request, work, params=params, form=form, basic=basic)
+            if response.status in (408, 425, 429) or response.status >= 500:
+                error = self._failure_of(sent, response.status, response.headers, response.body)
                 self._retries.apply_to_host(error, sent, self._exchange.host(sent.destination).name)
                 raise error
-            return answer
+            return response
 
         return self._retries.run(attempt, request, work)
 
@@ -202,10 +202,10 @@ class Session:
                 )
             return self._one_off_client
 
-    def failure(self, answer: Answer, method: str, kind: str) -> MirrorError:
+    def failure(self, response: Response, method: str, kind: str) -> MirrorError:
         """Return the error for a response whose status was expected, but which is an error after all."""
-        request = Request(method, kind, answer.destination)
-        return self._failure_of(request, answer.status, answer.headers, answer.body)
+        request = Request(method, kind, response.destination)
+        return self._failure_of(request, response.status, response.headers, response.body)
 
     def note_exhausted(self, error: MirrorError) -> None:
         """Note an error that remained after all retries of a transfer, which are not made here."""

@@ -217,9 +217,9 @@ class State(AbstractContextManager["State"]):
         """Note the digest of a transform's result for the version that `identity` identifies."""
         self._submit(lambda database: database.note_transform_digest(identity, digest))
 
-    def note_v2_answer(self, repository: str) -> None:
+    def note_v2_response(self, repository: str) -> None:
         """Note that v2 answered for the source repository."""
-        self._submit(lambda database: database.note_v2_answer(repository))
+        self._submit(lambda database: database.note_v2_response(repository))
 
     def forget(self, repository: str) -> None:
         """Drop the hints of a repository, except its mark and the note that v2 answered for it.

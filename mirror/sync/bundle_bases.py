@@ -18,7 +18,7 @@ from mirror.sync.plan_model import PlanEntry
 from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
@@ -35,14 +35,14 @@ class BundleBases:
         self, calls: Calls, reader: ImageReader, locations: BlobLocations, targets: Mapping[str, Target]
     ) -> None:
         self._calls = calls
-        self._requests: Shared[tuple[Repository, Digest], bool] = Shared(calls.tasks)
+        self._requests: SharedTasks[tuple[Repository, Digest], bool] = SharedTasks(calls.tasks)
         self._reader = reader
         self._locations = locations
         self._targets = targets
 
     def allow_mounts(self, repositories: Iterable[Repository]) -> None:
         """Allow that blobs of these repositories are mounted into other repositories of their hosts."""
-        self._locations.allow(repositories)
+        self._locations.allow_mounts_from(repositories)
 
     async def find_missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
         """Look for the blobs that one partial source leaves out.
@@ -93,7 +93,7 @@ class BundleBases:
         """Return whether another repository of the host, from which mounts are allowed, has the blob."""
         if self._locations.find_holder(repository, blob.digest) is not None:
             return True
-        for sibling in self._locations.siblings(repository):
+        for sibling in self._locations.sibling_repositories(repository):
             if await self.has_blob(sibling, blob):
                 self._locations.add(sibling, blob.digest)
                 return True

@@ -23,8 +23,8 @@ from mirror.sync.planner_queries import equality_key
 from mirror.sync.recorder import BlobCounts, ResultRecorder
 from mirror.sync.target_lifecycle import NotReplacedError, TargetLifecycle, name_on_target
 from mirror.transfer.blob_locations import BlobLocations
-from mirror.transfer.calls import ABANDONED, Calls
-from mirror.transfer.tasks import Steps, run_and_catch, task_group
+from mirror.transfer.calls import RESULT_NOT_NEEDED, Calls
+from mirror.transfer.tasks import Coro, run_and_catch, task_group
 
 _log = logging.getLogger("mirror.sync")
 
@@ -83,7 +83,7 @@ class CopyQueue:
         self._without_result: dict[PlanEntry, None] = {}
         self._halt_reason = ""
 
-    async def run(self, plan: Steps[None]) -> None:
+    async def run(self, plan: Coro[None]) -> None:
         """Run the plan, copy the images, and close the targets. Every plan entry has a result when this returns."""
         try:
             async with task_group() as self._workers:
@@ -100,7 +100,7 @@ class CopyQueue:
             for plan_entry in list(self._reads_ahead):
                 self._cancel_read_ahead(plan_entry)
             for plan_entry in list(self._without_result):
-                self._record_failure(plan_entry, Cancelled(self._halt_reason or ABANDONED), BlobCounts())
+                self._record_failure(plan_entry, Cancelled(self._halt_reason or RESULT_NOT_NEEDED), BlobCounts())
 
     # ---- the methods of PlanReceiver
 
@@ -144,7 +144,7 @@ class CopyQueue:
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         """Log the number of selected references, and allow mounts between the repositories of the mirror."""
-        self._locations.allow(
+        self._locations.allow_mounts_from(
             [
                 Repository(entry.source.host, entry.repository),
                 *(target.repository for target in entry.targets),
@@ -184,7 +184,7 @@ class CopyQueue:
                 self._enqueue_deferred(group, errors)
 
     async def _errors_of(
-        self, check: Steps[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
+        self, check: Coro[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
     ) -> dict[PlanEntry, MirrorError]:
         """Return the errors that a check finds. If the check itself fails, its error is that of all plan entries."""
         try:

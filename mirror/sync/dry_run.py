@@ -16,7 +16,7 @@ from mirror.sync.image_reader import read_version
 from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.transfer.calls import Calls
-from mirror.transfer.tasks import Steps, run_group, task_group
+from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
 
 
@@ -76,7 +76,7 @@ class DryRun:
         self._bundles_without_blobs: set[str] = set()  # that lack blobs which their base does not have
         self._failed_hosts: set[str] = set()
 
-    async def run(self, plan: Steps[None]) -> None:
+    async def run(self, plan: Coro[None]) -> None:
         """Run the plan, and read the images that would be copied."""
         async with task_group() as self._tasks:
             await plan

@@ -24,11 +24,11 @@ from mirror.sync.planner_queries import equality_key, may_be_damaged
 from mirror.sync.recorder import BlobCounts
 from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_locations import BlobLocations
-from mirror.transfer.blob_outcomes import BlobRecorder
-from mirror.transfer.blob_request import BlobEffort, BlobOutcome, BlobRequest
-from mirror.transfer.calls import ABANDONED, Calls
+from mirror.transfer.blob_recorder import BlobRecorder
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
+from mirror.transfer.calls import RESULT_NOT_NEEDED, Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
@@ -79,7 +79,7 @@ class ImageCopier:
         before_write: Callable[[Repository], None],
     ) -> None:
         self._calls = calls
-        self._puts: Shared[tuple[Repository, str, Digest], None] = Shared(calls.tasks)
+        self._puts: SharedTasks[tuple[Repository, str, Digest], None] = SharedTasks(calls.tasks)
         self._recorder = recorder
         self._blob_copier = blob_copier
         self._locations = locations
@@ -97,7 +97,7 @@ class ImageCopier:
         repository = plan_entry.target.repository
         digests = [blob.digest for blob in graph.blobs]
         if self._can_mount_from_source(plan_entry, graph):
-            self._locations.suggest(Repository(graph.blob_source.source.host, graph.blob_source.repository), digests)
+            self._locations.suggest(Repository(graph.blob_source.store.host, graph.blob_source.repository), digests)
         if not self._check_all and not self._targets[repository.host].on_disk:
             unknown = [digest for digest in digests if not self._locations.has_blob(repository, digest)]
             if unknown:
@@ -164,7 +164,7 @@ class ImageCopier:
                 result = await self._blob_copier.copy(request)
             except MirrorError as error:
                 if not isinstance(error, Cancelled):
-                    counts.add_failed(uncounted.pop(request.blob.digest), self._recorder.take_failed_cost(request))
+                    counts.add_failed(uncounted.pop(request.blob.digest), self._recorder.take_failed(request))
                 raise
             counts.add(uncounted.pop(request.blob.digest), result)
             return result.outcome is not BlobOutcome.EXISTS
@@ -228,7 +228,7 @@ class ImageCopier:
         try:
             await self._calls.call(read_back, needs=(host_permit(repository.host),), policy=ONCE)
         except MirrorError as error:
-            self._recorder.record_blob(request, error)  # replaces the record that it was copied
+            self._recorder.record_blob(request, BlobResult(), error)  # after the record that it was copied
             raise
 
     async def _is_tag_current(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
@@ -251,14 +251,14 @@ class ImageCopier:
         """Write a manifest under a tag or its digest, and record the result.
 
         request: what is recorded. before: called on the thread before each attempt."""
-        repository, effort = request.repository, BlobEffort()
+        repository, result = request.repository, BlobResult()
 
         def put(work: Work) -> None:
-            effort.attempts += 1
+            result.attempts += 1
             self._before_write(repository)
             before()
             request.target.put_manifest(repository.path, reference, manifest, work)
-            self._recorder.record_manifest(request, effort.result(BlobOutcome.COPIED))
+            self._recorder.record_manifest(request, result.end(BlobOutcome.COPIED))
 
         try:
             await self._puts.run(
@@ -267,21 +267,21 @@ class ImageCopier:
             )
             self._locations.add_manifest(repository, manifest.digest)
         except asyncio.CancelledError:
-            self._recorder.record_manifest(request, Cancelled(ABANDONED))
+            self._recorder.record_manifest(request, BlobResult(), Cancelled(RESULT_NOT_NEEDED))
             raise
         except MirrorError as error:
             # If a blob is missing, the image is pushed once more, so this failure is not final.
-            if error.code != "blob_missing" or request.certain:
-                self._recorder.record_manifest(request, error)
+            if error.code != "blob_missing" or request.lookup_first:
+                self._recorder.record_manifest(request, BlobResult(), error)
             raise
 
     def _record_existing(self, request: BlobRequest) -> None:
         """Record that the target has a manifest already."""
-        self._recorder.record_manifest(request, BlobEffort().result(BlobOutcome.EXISTS))
+        self._recorder.record_manifest(request, BlobResult(BlobOutcome.EXISTS))
 
     def _can_mount_from_source(self, plan_entry: PlanEntry, graph: ManifestGraph) -> bool:
         """Return whether the source is a repository of a target registry, and has the image without a transform."""
-        target = self._targets.get(graph.blob_source.source.host)
+        target = self._targets.get(graph.blob_source.store.host)
         version = plan_entry.reference.version
         return target is not None and not target.on_disk and isinstance(version, Version) and version.transform is None
 

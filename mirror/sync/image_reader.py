@@ -17,7 +17,7 @@ from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
 from mirror.sync.plan_model import SourceReference
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import DOWNLOADS, host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import replace
@@ -50,8 +50,8 @@ class ImageReader:
         self._notes = notes
         self._graphs: dict[SourceReference, ManifestGraph] = {}
         self._releases: dict[SourceReference, Callable[[], None]] = {}  # of transform results
-        self._reads: Shared[SourceReference, ManifestGraph] = Shared(calls.tasks)
-        self._parts: Shared[Hashable, None] = Shared(calls.tasks)
+        self._reads: SharedTasks[SourceReference, ManifestGraph] = SharedTasks(calls.tasks)
+        self._parts: SharedTasks[Hashable, None] = SharedTasks(calls.tasks)
 
     async def read_graph(self, reference: SourceReference) -> ManifestGraph:
         """Return the graph of a reference, and read it if no other caller has done so. Raises what `Source` raises."""

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from mirror.errors import LocalError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind, Manifest
-from mirror.transfer.spool import translated
+from mirror.transfer.spool import translate_os_errors
 from mirror.util.structs import replace
 
 MEMORY = 32 << 20  # bytes of bodies that are kept in memory
@@ -83,7 +83,7 @@ class ManifestBodies:
             return body
         if path is None:
             raise RuntimeError(f"the body of {key} was not kept")
-        with translated(path):
+        with translate_os_errors(path):
             body = path.read_bytes()
         if Digest.of(body, key.algorithm) != key:
             raise LocalError(f"{path} does not have the bytes that were written to it", hint="check the spool's disk")
@@ -111,7 +111,7 @@ class ManifestBodies:
             return
         path = self._directory / str(next(self._numbers))
         try:
-            with translated(path):
+            with translate_os_errors(path):
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path.write_bytes(self._being_written[key])
         except LocalError:

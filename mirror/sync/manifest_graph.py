@@ -12,10 +12,10 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_BYTES, Manifest, too_big
 from mirror.store import Source
 from mirror.sync.manifest_bodies import ManifestBodies
+from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
-from mirror.transfer.downloads import BlobSource
 from mirror.transfer.permits import LARGE, host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
@@ -73,7 +73,7 @@ class ManifestCache:
         bodies: ManifestBodies | None = None,
     ) -> None:
         self._calls = calls
-        self._reads: Shared[tuple[str, str, str], Manifest] = Shared(calls.tasks)
+        self._reads: SharedTasks[tuple[str, str, str], Manifest] = SharedTasks(calls.tasks)
         self._limit = limit
         self._by_repository = by_repository
         self._bodies = bodies or ManifestBodies(None)

@@ -16,7 +16,7 @@ from mirror.output.progress import Progress
 from mirror.output.report import Failure, ImageEntry, Report, Result
 from mirror.store import Version
 from mirror.sync.plan_model import MirrorEntry, PlanEntry
-from mirror.transfer.blob_request import BlobCost, BlobOutcome, BlobRequest, BlobResult
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
 from mirror.util.structs import Struct, field
 
 DEFAULT_PROTOCOL = "v2"  # of an image whose source was not contacted
@@ -48,14 +48,14 @@ class BlobCounts(Struct):
         """Count a blob whose copy was cancelled."""
         self.blobs["interrupted"] += blob.digest not in self._sent
 
-    def add_failed(self, blob: Descriptor, cost: BlobCost) -> None:
+    def add_failed(self, blob: Descriptor, result: BlobResult) -> None:
         """Count a blob that failed, and what it cost."""
         self.blobs["failed"] += blob.digest not in self._sent
-        self._add_cost(cost)
+        self._add_cost(result)
 
     def add(self, blob: Descriptor, result: BlobResult) -> None:
         """Count a blob. If several images wait for the same copy, it is counted for the first one that calls this."""
-        outcome = result.claim()
+        outcome = result.take_outcome()
         if outcome is None:
             return
         self.blobs[outcome.value] += blob.digest not in self._sent
@@ -66,11 +66,11 @@ class BlobCounts(Struct):
         if outcome is BlobOutcome.MOUNTED:
             self.bytes["mounted"] += blob.size or 0
 
-    def _add_cost(self, cost: BlobCost | BlobResult) -> None:
+    def _add_cost(self, result: BlobResult) -> None:
         """Add the bytes and attempts of one blob."""
-        self.bytes["read"] += cost.bytes_read
-        self.bytes["sent"] += cost.bytes_sent
-        self.attempts = max(self.attempts, cost.attempts)
+        self.bytes["read"] += result.bytes_read
+        self.bytes["sent"] += result.bytes_sent
+        self.attempts = max(self.attempts, result.attempts)
 
 
 class ResultRecorder:
@@ -199,22 +199,20 @@ class ResultRecorder:
 
     # ---- blobs
 
-    def record_blob(self, request: BlobRequest, result: BlobResult | MirrorError, cost: BlobCost) -> None:
-        """Log the result of a blob or manifest in a target repository. Called once for each. cost: of a failure."""
-        success = result if isinstance(result, BlobResult) else None
-        spent = success or cost
+    def record_blob(self, request: BlobRequest, result: BlobResult, error: MirrorError | None) -> None:
+        """Log the result of a blob or manifest in a target repository. error: why it failed."""
         log_blob(
             is_root=request.is_root,
-            source=str(request.origin),
+            source=str(request.source),
             target=str(request.repository),
             image=request.image,
             digest=request.blob.digest,
             size=request.blob.size,
-            outcome=success.outcome.value if success else "failed",
-            from_=success.from_ if success else None,
-            bytes_read=spent.bytes_read,
-            bytes_sent=spent.bytes_sent,
-            attempt=spent.attempts,
-            seconds=spent.seconds,
-            code=result.code if isinstance(result, MirrorError) else None,
+            outcome=result.outcome.value if result.outcome is not None else "failed",
+            from_=result.mounted_from,
+            bytes_read=result.bytes_read,
+            bytes_sent=result.bytes_sent,
+            attempt=max(1, result.attempts),
+            seconds=result.seconds,
+            code=error.code if error is not None else None,
         )

@@ -19,7 +19,8 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, BlobReader, ExpectedImage, Mount, Target, UploadSession, Version
-from mirror.transfer.downloads import BlobSource, SourceBody
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import BlobDownload
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import Policy
 from mirror.util.structs import replace
@@ -175,7 +176,7 @@ class RepairTarget:
         """Read a blob once and verify its digest. Raises Refused, and NetworkError if it ends early."""
         buffer = memoryview(bytearray(min(BUFFER, (blob.size or BUFFER) + 1)))
         silent = replace(work, progress=lambda count: None)  # these bytes are no progress of an upload
-        body = SourceBody(blob, [BlobSource(self._target, repository)])
+        body = BlobDownload(blob, [BlobSource(self._target, repository)])
         try:
             with body.open(0, silent) as reader:
                 while reader.readinto(buffer):
@@ -184,7 +185,7 @@ class RepairTarget:
             if not _is_truncated(error):
                 raise
             size = f" of {blob.size}" if blob.size is not None else ""
-            what = f"{Repository(self.host, repository)}@{blob.digest} ends early, after {body.read}{size} bytes"
+            what = f"{Repository(self.host, repository)}@{blob.digest} ends early, after {body.bytes_read}{size} bytes"
             raise error.with_text(what) from error
 
     def _retry(self, run: Callable[[], None], work: Work) -> None:

@@ -20,7 +20,7 @@ from mirror.sync.manifest_graph import ManifestGraph
 from mirror.sync.plan_model import PlanEntry, reference_suffix
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import ONCE
 
@@ -50,7 +50,7 @@ class TargetLifecycle:
         self._reader = reader
         self._targets = targets
         self._open_hosts: set[str] = set()
-        self._openings: Shared[str, None] = Shared(calls.tasks)
+        self._openings: SharedTasks[str, None] = SharedTasks(calls.tasks)
         # For bundles: the missing images, by name; those of them that were known when the bundle was opened; and the
         # images that will be written.
         self._missing: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)

@@ -11,7 +11,7 @@ from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, Targ
 from mirror.sync.planner_queries import list_target_tags, read_equal_tags, read_target_tags
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, field, replace
@@ -47,7 +47,7 @@ class TargetTagReader:
 
     def __init__(self, calls: Calls, hints: PlanHints, *, use_hints: bool, repair: bool = False) -> None:
         self._calls = calls
-        self._blob_checks: Shared[Repository, bool] = Shared(calls.tasks)
+        self._blob_checks: SharedTasks[Repository, bool] = SharedTasks(calls.tasks)
         self._hints = hints
         self._use_hints = use_hints
         self._repair = repair

@@ -17,11 +17,12 @@ from mirror.store import DAMAGED, Target, Version
 from mirror.sync.image_reader import ImageReader, read_version
 from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
 from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
+from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
-from mirror.transfer.downloads import BlobSource, SourceBody
+from mirror.transfer.downloads import BlobDownload
 from mirror.transfer.permits import DOWNLOADS, host_permit
-from mirror.transfer.shared import Shared
-from mirror.transfer.tasks import Steps, gather_results, task_group
+from mirror.transfer.shared_tasks import SharedTasks
+from mirror.transfer.tasks import Coro, gather_results, task_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, field, replace
@@ -68,10 +69,10 @@ class Verifier:
         self._targets = targets
         self._deep = deep
         self._checked: dict[tuple[Repository, Digest, int | None], MirrorError | None] = {}
-        self._checks: Shared[tuple[Repository, Digest, int | None], None] = Shared(calls.tasks)
+        self._checks: SharedTasks[tuple[Repository, Digest, int | None], None] = SharedTasks(calls.tasks)
         self._tasks: asyncio.TaskGroup
 
-    async def run(self, plan: Steps[None]) -> None:
+    async def run(self, plan: Coro[None]) -> None:
         """Run the plan, and check the images in it."""
         async with task_group() as self._tasks:
             await plan
@@ -211,7 +212,7 @@ def _hash_blob(blob: Descriptor, blob_source: BlobSource, work: Work) -> int:
     """Read a blob and verify its digest. Return its size in bytes. Raises Refused (digest_mismatch, size_mismatch)."""
     buffer = memoryview(bytearray(BUFFER))
     size = 0
-    with SourceBody(blob, [blob_source]).open(0, work) as reader:
+    with BlobDownload(blob, [blob_source]).open(0, work) as reader:
         while count := reader.readinto(buffer):
             size += count
     return size

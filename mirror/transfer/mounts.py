@@ -1,4 +1,4 @@
-"""Mounting a blob from another repository of its host: never a failure of an image, at worst an upload."""
+"""Mounts blobs from other repositories of the same host. A failed mount falls back to an upload."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from functools import partial
 from mirror.errors import RateLimited, RemoteError
 from mirror.oci.reference import Repository
 from mirror.store import Mount, UploadSession
-from mirror.transfer.blob_locations import BlobLocations, Routes
+from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.blob_request import BlobRequest
 from mirror.transfer.calls import Calls
+from mirror.transfer.idle_sessions import IdleSessions
 from mirror.transfer.permits import host_permit
-from mirror.transfer.upload_sessions import IdleSessions
+from mirror.transfer.routes import Routes
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
@@ -21,7 +22,7 @@ _log = logging.getLogger("mirror.transfer")
 
 
 class Mounts:
-    """The mounts of a run. before_write: called with a place, on a thread, before it is written to."""
+    """The mounts of a run."""
 
     def __init__(
         self,
@@ -31,22 +32,26 @@ class Mounts:
         idle: IdleSessions,
         before_write: Callable[[Repository], None],
     ) -> None:
+        """idle: gets the sessions that registries open instead of a mount.
+        before_write: called with the repository before each mount request, on a thread."""
         self._calls = calls
         self._locations = locations
         self._routes = routes
         self._idle = idle
         self._before_write = before_write
 
-    def work(self, host: str) -> bool:
-        """Whether mounts are allowed and worth trying there."""
-        return self._routes.mounting(host) and self._locations.mounts_work(host)
+    def are_worthwhile(self, host: str) -> bool:
+        """Return whether mounts on `host` are allowed and likely to succeed. Any thread."""
+        return self._routes.allows_mounts(host) and self._locations.is_mount_worthwhile(host)
 
-    async def attempt(self, request: BlobRequest, from_path: str) -> Mount | UploadSession | None:
-        """Mount it, with retries. -> a session if the target opened one instead, which is kept among those that
-        are idle; None: it was not asked for. Raises RateLimited."""
+    async def mount(self, request: BlobRequest, from_path: str) -> Mount | UploadSession | None:
+        """Mount the blob from the repository `from_path`, with retries.
+
+        Return an upload session if the registry opened one instead; it is kept among the idle sessions. Return None if
+        no request was sent, since mounts on this host turned out not to work. Raises RateLimited and Cancelled."""
         repository, digest = request.repository, request.blob.digest
-        # Where all retries failed once, one attempt is enough for the other blobs.
-        policy = ONCE if self._locations.mount_failed(repository, from_path) else None
+        # Where all retries failed for one blob, the other blobs get one attempt.
+        policy = ONCE if self._locations.has_failed_mount(repository, from_path) else None
         run = partial(self._mount, request, from_path)
         try:
             mounted = await self._calls.call(run, needs=(host_permit(repository.host),), policy=policy)
@@ -63,11 +68,12 @@ class Mounts:
         return mounted
 
     def _mount(self, request: BlobRequest, from_path: str, work: Work) -> Mount | UploadSession | None:
-        if not self.work(request.repository.host):
-            return None  # it may have waited for its permit for long; an upload opens its session when it has its own
+        """Send the request, on a thread. Return None if mounts have turned out not to work meanwhile."""
+        if not self.are_worthwhile(request.repository.host):
+            return None  # the call may have waited long for its permit; the upload opens its own session
         self._before_write(request.repository)
         mounted = request.target.mount_blob(request.repository.path, request.blob, from_path, work)
-        # Between this call and the one that uses the session, the delivery may be cancelled.
+        # The copy may be cancelled before the call that uses the session.
         if not isinstance(mounted, Mount) and not self._idle.keep(mounted, work.stop):
             mounted.__exit__(None, None, None)
             work.stop.raise_if_requested()

@@ -14,7 +14,7 @@ from mirror.util.retry_policy import Clock
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-PATIENCE = 300  # seconds that a caller waits for the call of another; the calls themselves end sooner
+WAIT_LIMIT = 300  # seconds that a caller waits for the call of another; the calls themselves end sooner
 HAND_OVER = 5.0  # seconds after which the next thread may pass a gate although its holder has not left
 
 
@@ -68,7 +68,7 @@ class SingleFlight(Generic[K, T]):
     Thread-safe. All waiting callers get the error of the call, except Cancelled: then one of them makes the call
     again."""
 
-    def __init__(self, what: str, patience: float | None = PATIENCE) -> None:
+    def __init__(self, what: str, patience: float | None = WAIT_LIMIT) -> None:
         """patience: seconds to wait for the call of another thread; None: no limit."""
         self._what = what
         self._patience = patience

@@ -195,7 +195,7 @@ def answered_by_somebody_else(tool: MirrorTool, target: ScriptedRegistry) -> Non
 
 @pytest.mark.parametrize("lose_the_answer", [killed_after_the_tag_was_put, answered_by_somebody_else])
 def test_a_tag_whose_put_got_no_response_is_copied_again_when_the_source_rolls_back(
-    lose_the_answer: Callable[[MirrorTool, ScriptedRegistry], None], scripted: ScriptedFactory, mirror_run: MirrorTool
+    lose_the_response: Callable[[MirrorTool, ScriptedRegistry], None], scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target")
     graph = Graph()
@@ -204,7 +204,7 @@ def test_a_tag_whose_put_got_no_response_is_copied_again_when_the_source_rolls_b
     mirrored(mirror_run, source, target, exclusive=True)
     mirror_run.sync()
     point(source, new)
-    lose_the_answer(mirror_run, target)
+    lose_the_response(mirror_run, target)
     assert new == target.storage.repositories["app"].tags["v1"]
     point(source, old)
     mirror_run.sync()

@@ -375,11 +375,11 @@ def test_if_head_has_no_size_a_get_is_sent(scripted: ScriptedFactory, data: byte
         assert not client.has_blob("app", blob, WORK)
 
 
-@pytest.mark.parametrize("answer", ["bytes 0-0/*", "nonsense"])
-def test_if_no_response_has_the_size_the_blob_is_read(registry: ScriptedRegistry, answer: str) -> None:
+@pytest.mark.parametrize("response", ["bytes 0-0/*", "nonsense"])
+def test_if_no_response_has_the_size_the_blob_is_read(registry: ScriptedRegistry, response: str) -> None:
     blob = add_blob(registry, DATA)
     registry.fault("HEAD blob", times=9, after=True, change=unsized)
-    registry.fault("GET blob", status=206, headers=[("Content-Range", answer)], body=DATA[:1])
+    registry.fault("GET blob", status=206, headers=[("Content-Range", response)], body=DATA[:1])
     with store(registry) as client:
         assert client.has_blob("app", blob, WORK)
     assert {"HEAD blob": 1, "GET blob": 2} == registry.counts()

@@ -214,8 +214,8 @@ def test_a_mark_survives_a_kill_immediately_after_it(tmp_path: Path) -> None:
 def test_forgetting_a_repository_keeps_the_note_that_v2_answered(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         assert not state.has_v2_answered(APP)
-        state.note_v2_answer(APP)
-        state.note_v2_answer(APP)
+        state.note_v2_response(APP)
+        state.note_v2_response(APP)
         state.forget(APP)
         state.flush()
         assert state.has_v2_answered(APP)
@@ -232,7 +232,7 @@ def test_a_file_of_the_first_version_is_upgraded_and_keeps_its_content(tmp_path:
     with open_state(tmp_path) as state:
         assert knows_all(state)
         assert not state.has_v2_answered(APP)
-        state.note_v2_answer(APP)
+        state.note_v2_response(APP)
     assert [[(2,)]] == sql(tmp_path, "PRAGMA user_version")
     with open_state(tmp_path) as state:
         assert state.has_v2_answered(APP)

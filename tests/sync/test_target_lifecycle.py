@@ -32,9 +32,10 @@ from mirror.sync.planner import Planner
 from mirror.sync.recorder import ResultRecorder
 from mirror.sync.target_lifecycle import TargetLifecycle
 from mirror.transfer.blob_copier import BlobCopier
-from mirror.transfer.blob_locations import BlobLocations, Routes
-from mirror.transfer.blob_outcomes import BlobRecorder
+from mirror.transfer.blob_locations import BlobLocations
+from mirror.transfer.blob_recorder import BlobRecorder
 from mirror.transfer.calls import Calls, new_loop
+from mirror.transfer.routes import Routes
 from mirror.transfer.spool import Spool
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemoryStore
@@ -172,14 +173,14 @@ class World:
         loop = new_loop()
         calls = Calls(loop, Limits(), Stop())
         try:
-            blob_recorder = BlobRecorder(lambda request, result, cost: None)
+            blob_recorder = BlobRecorder(lambda request, result, error: None)
             blob_copier = BlobCopier(
                 calls,
                 locations,
                 Routes([(self.source.host, host)], mounting={}, parallel={}),
                 spool,
                 recorder=blob_recorder,
-                moved=lambda count: None,
+                count_bytes=lambda count: None,
                 before_write=lambda repository: None,
             )
             copier = ImageCopier(

@@ -14,7 +14,7 @@ from typing import TypeVar
 from mirror.limits import Limits
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import Permits
-from mirror.transfer.tasks import Steps
+from mirror.transfer.tasks import Coro
 from mirror.util.cancellation import Stop, Work
 
 DEADLINE = 20.0  # seconds in which whatever has to happen does
@@ -56,10 +56,10 @@ class Desk:
         self.limits = Limits(self.clock)
         self.calls = Calls(self.loop, self.limits, self.stop, downloads=3, draw=lambda: 1.0)
 
-    def run(self, steps: Steps[T]) -> T:
+    def run(self, steps: Coro[T]) -> T:
         return self.loop.run_until_complete(steps)
 
-    def start(self, steps: Steps[T]) -> asyncio.Task[T]:
+    def start(self, steps: Coro[T]) -> asyncio.Task[T]:
         return self.calls.tasks.start(steps)
 
     @contextmanager
@@ -68,7 +68,7 @@ class Desk:
         self.calls.close()
 
 
-def on_loop(test: Callable[..., Steps[None]]) -> Callable[..., None]:
+def on_loop(test: Callable[..., Coro[None]]) -> Callable[..., None]:
     """A test that is a coroutine: run on the loop of its `desk`."""
 
     @functools.wraps(test)

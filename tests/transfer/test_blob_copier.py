@@ -28,15 +28,16 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
 from mirror.store import Mount
-from mirror.transfer.blob_copier import CARRY, BlobCopier
-from mirror.transfer.blob_locations import REFUSALS, BlobLocations, Routes
-from mirror.transfer.blob_outcomes import BlobRecorder
-from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
+from mirror.transfer.blob_copier import BlobCopier
+from mirror.transfer.blob_locations import MAX_FAILED_MOUNTS, BlobLocations
+from mirror.transfer.blob_recorder import BlobRecorder
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult, BlobSource
+from mirror.transfer.blob_uploader import SMALL_BLOB
 from mirror.transfer.calls import Calls, new_loop
-from mirror.transfer.downloads import BlobSource
+from mirror.transfer.idle_sessions import CLOSE_THREADS
+from mirror.transfer.routes import Routes
 from mirror.transfer.spool import Spool
-from mirror.transfer.tasks import Steps, gather_results, run_group
-from mirror.transfer.upload_sessions import CLOSED_AT_ONCE
+from mirror.transfer.tasks import Coro, gather_results, run_group
 from mirror.util.cancellation import Stop
 from mirror.util.retry_policy import Policy
 from tests.support.stores import MemoryStore, blob_of
@@ -104,23 +105,23 @@ class World:
                     routes,
                     self.spool,
                     recorder=BlobRecorder(
-                        lambda request, what, cost: self.told.append((str(request.repository), what))
+                        lambda request, result, error: self.told.append((str(request.repository), error or result))
                     ),
-                    moved=lambda count: None,
+                    count_bytes=lambda count: None,
                     before_write=lambda repository: self.marked.append(str(repository)),
                 ),
             )
         finally:
             calls.close()
 
-    def drive(self, steps: Callable[[BlobCopier], Steps[T]]) -> T:
+    def drive(self, steps: Callable[[BlobCopier], Coro[T]]) -> T:
         """Run `steps` to their end, and close all."""
         with self.opened(Stop()) as (_, blob_copier):
             result = self.loop.run_until_complete(steps(blob_copier))
         blob_copier.close()
         return result
 
-    def run(self, requests: Callable[[BlobCopier], Sequence[Steps[BlobResult]]]) -> list[BlobResult]:
+    def run(self, requests: Callable[[BlobCopier], Sequence[Coro[BlobResult]]]) -> list[BlobResult]:
         """What becomes of all orders, given at once."""
         return self.drive(lambda blob_copier: run_group(requests(blob_copier)))
 
@@ -138,6 +139,12 @@ class World:
         return BlobRequest(
             blob, target, Repository(host, path), BlobSource(self.source, "app"), "source/app:1", may_have, certain
         )
+
+
+def value_of(result: BlobResult) -> str:
+    """Return the outcome of a successful copy."""
+    assert result.outcome is not None
+    return result.outcome.value
 
 
 def read_hints(world: World, digests: Sequence[Digest]) -> None:
@@ -176,17 +183,17 @@ def test_two_who_want_the_same_blob_in_the_same_repository_share_one_delivery(wo
 
     first, second = world.drive(requests)
     assert first is second
-    assert [BlobOutcome.COPIED, None] == [first.claim(), second.claim()], "it counts once"
+    assert [BlobOutcome.COPIED, None] == [first.take_outcome(), second.take_outcome()], "it counts once"
     assert 1 == len(world.told)
 
 
 def test_of_three_repositories_one_leads_and_the_others_mount_from_it(world: World) -> None:
     blob = world.source.add("app", DATA)
     done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, path)) for path in PATHS])
-    assert ["copied", "mounted", "mounted"] == sorted(one.outcome.value for one in done)
+    assert ["copied", "mounted", "mounted"] == sorted(value_of(one) for one in done)
     assert 1 == len(world.source.verbs("open"))
     assert 1 == len(world.targets["target"].verbs("begin"))
-    assert {one.from_ for one in done if one.from_} <= {"one", "two"}
+    assert {one.mounted_from for one in done if one.mounted_from} <= {"one", "two"}
 
 
 def test_when_the_leader_fails_for_its_own_repository_a_follower_leads(world: World) -> None:
@@ -200,7 +207,7 @@ def test_when_the_leader_fails_for_its_own_repository_a_follower_leads(world: Wo
 
     failed, *others = world.drive(requests)
     assert isinstance(failed, NotFound)
-    assert ["copied", "mounted"] == sorted(one.outcome.value for one in others if isinstance(one, BlobResult))
+    assert ["copied", "mounted"] == sorted(value_of(one) for one in others if isinstance(one, BlobResult))
 
 
 def test_a_session_that_a_refused_mount_opened_is_used(world: World) -> None:
@@ -258,7 +265,7 @@ def test_a_mount_that_fails_with_every_retry_is_an_upload_and_the_next_one_gets_
         return [await blob_copier.copy(world.request(blob, "one")) for blob in blobs]
 
     done = world.drive(one_after_the_other)
-    assert ["copied", "copied", "mounted"] == [one.outcome.value for one in done]
+    assert ["copied", "copied", "mounted"] == [value_of(one) for one in done]
     assert [5, 1, 1] == [target.verbs("mount").count(("one", blob.digest)) for blob in blobs]
 
 
@@ -267,7 +274,7 @@ def test_a_host_that_fails_every_mount_is_not_asked_for_ever(world: World) -> No
     target.fault = lambda verb, repository, reference: (
         RemoteError("an internal error", status=500, retryable=True) if verb == "mount" else None
     )
-    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(REFUSALS + 2)]
+    blobs = [world.source.add("app", DATA + bytes([number])) for number in range(MAX_FAILED_MOUNTS + 2)]
     for blob in blobs:
         world.hints.elsewhere[blob.digest] = ["two"]
     read_hints(world, [blob.digest for blob in blobs])
@@ -276,7 +283,7 @@ def test_a_host_that_fails_every_mount_is_not_asked_for_ever(world: World) -> No
         return [await blob_copier.copy(world.request(blob, "one")) for blob in blobs]
 
     assert {BlobOutcome.COPIED} == {one.outcome for one in world.drive(one_after_the_other)}
-    assert 5 + (REFUSALS - 1) == len(target.verbs("mount"))
+    assert 5 + (MAX_FAILED_MOUNTS - 1) == len(target.verbs("mount"))
 
 
 def test_only_repositories_that_the_configuration_names_are_mounted_from(world: World) -> None:
@@ -297,7 +304,7 @@ def test_what_a_wildcard_names_is_mounted_from_before_it_is_known_to_match(world
         target.blobs[path][blob.digest] = world.source.blobs["app"][blob.digest]
     read_hints(world, [blob.digest for blob in blobs])
     done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one")) for blob in blobs])
-    assert ["hub/a/x", "team/a/b", None, None, None] == [one.from_ for one in done]
+    assert ["hub/a/x", "team/a/b", None, None, None] == [one.mounted_from for one in done]
     assert 2 == len(target.verbs("mount"))
 
 
@@ -307,7 +314,7 @@ def test_a_source_of_another_mirror_on_the_host_is_mounted_from(world: World) ->
     world.locations.suggest(Repository("target", "two"), [blob.digest])
     world.locations.suggest(Repository("target", "secret"), [blob.digest])
     [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
-    assert (BlobOutcome.MOUNTED, "two") == (done.outcome, done.from_)
+    assert (BlobOutcome.MOUNTED, "two") == (done.outcome, done.mounted_from)
     assert [] == world.source.asked
 
 
@@ -344,7 +351,7 @@ def test_a_blob_that_a_target_cannot_look_up_is_uploaded_however_often_that_has_
 
     def fail(verb: str, repository: str, reference: str) -> MirrorError | None:
         if verb == "head":
-            return RemoteError("no answer", status=status, retryable=status >= 500)
+            return RemoteError("no response", status=status, retryable=status >= 500)
         return next(failures, None) if verb == "send" else None
 
     target.fault = fail
@@ -467,20 +474,20 @@ def test_on_one_host_the_source_repository_is_mounted_from(world: World) -> None
     store.blobs["app"][blob.digest] = DATA
     world.locations = BlobLocations(world.hints, {"source": ["app", "one"]})
     [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", "source"))])
-    assert (BlobOutcome.MOUNTED, "app") == (done.outcome, done.from_)
+    assert (BlobOutcome.MOUNTED, "app") == (done.outcome, done.mounted_from)
     assert [] == world.source.asked
 
 
 def test_a_host_that_never_mounts_what_it_has_is_not_asked_for_ever(world: World) -> None:
     target = world.targets["target"]
     target.mounts = None
-    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(REFUSALS + 3)]
+    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(MAX_FAILED_MOUNTS + 3)]
 
     async def one_after_the_other(blob_copier: BlobCopier) -> list[BlobResult]:
         return [await blob_copier.copy(world.request(blob, "one")) for blob in blobs]
 
     assert {BlobOutcome.COPIED} == {one.outcome for one in world.drive(one_after_the_other)}
-    assert REFUSALS == len(target.verbs("mount"))
+    assert MAX_FAILED_MOUNTS == len(target.verbs("mount"))
     assert [] == world.source.asked, "the bytes came from the target itself"
 
 
@@ -496,7 +503,7 @@ def test_a_blob_waits_for_room_in_the_spool(tmp_path: Path) -> None:
 
 def test_a_delivery_that_nobody_wants_any_more_leaves_no_session_behind(world: World) -> None:
     world.source.gate = threading.Event()
-    blob = world.source.add("app", bytes(CARRY + 1))
+    blob = world.source.add("app", bytes(SMALL_BLOB + 1))
 
     async def leave(blob_copier: BlobCopier) -> None:
         task = asyncio.ensure_future(blob_copier.copy(world.request(blob, "one")))
@@ -550,7 +557,7 @@ def test_a_session_that_waits_for_its_blob_is_deleted_as_soon_as_nobody_wants_it
 def test_the_sessions_that_a_stop_leaves_open_are_closed_within_one_bound(world: World) -> None:
     target, stop = world.targets["target"], Stop()
     target.mounts, target.gate, target.closing = None, threading.Event(), threading.Event()
-    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(CLOSED_AT_ONCE + 3)]
+    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(CLOSE_THREADS + 3)]
     world.options["target"] = len(blobs)
     together = threading.Barrier(len(blobs))
 
@@ -562,7 +569,7 @@ def test_the_sessions_that_a_stop_leaves_open_are_closed_within_one_bound(world:
     target.fault = mount_all_at_once
     with world.opened(stop) as (calls, blob_copier):
         tasks = [calls.tasks.start(blob_copier.copy(world.request(blob, "one"))) for blob in blobs]
-        world.loop.run_until_complete(eventually(lambda: len(blobs) == world.locations._missed["target"]))
+        world.loop.run_until_complete(eventually(lambda: len(blobs) == world.locations._failed_mounts["target"]))
         stop.request("enough")
         world.loop.run_until_complete(asyncio.wait(tasks))
         assert {Cancelled} == {type(task.exception()) for task in tasks}
@@ -570,22 +577,22 @@ def test_the_sessions_that_a_stop_leaves_open_are_closed_within_one_bound(world:
             blob_copier.close(0.1)
     target.closing.set()
     until(lambda: not any(thread.name.startswith("close") for thread in threading.enumerate()))
-    assert CLOSED_AT_ONCE == len(target.deleted)
+    assert CLOSE_THREADS == len(target.deleted)
 
 
 def test_mounts_that_wait_for_their_turn_while_a_host_turns_out_not_to_mount_are_not_asked_for(world: World) -> None:
     target = world.targets["target"]
     target.mounts = None
     world.options["target"] = 1
-    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(REFUSALS + 10)]
+    blobs = [world.held_elsewhere(bytes([number]) * 100) for number in range(MAX_FAILED_MOUNTS + 10)]
     done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one")) for blob in blobs])
     assert {BlobOutcome.COPIED} == {one.outcome for one in done}
-    assert REFUSALS == len(target.verbs("mount"))
-    assert len(blobs) - REFUSALS == len(target.verbs("begin"))
+    assert MAX_FAILED_MOUNTS == len(target.verbs("mount"))
+    assert len(blobs) - MAX_FAILED_MOUNTS == len(target.verbs("begin"))
     assert [] == target.deleted
 
 
-@pytest.mark.parametrize("size", [0, 1, CARRY, CARRY + 1], ids=str)
+@pytest.mark.parametrize("size", [0, 1, SMALL_BLOB, SMALL_BLOB + 1], ids=str)
 def test_small_blobs_are_read_before_they_are_sent_and_large_ones_are_streamed(world: World, size: int) -> None:
     blob = world.source.add("app", bytes(size))
     [done] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
@@ -596,7 +603,7 @@ def test_small_blobs_are_read_before_they_are_sent_and_large_ones_are_streamed(w
 
 
 def test_what_is_carried_at_once_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirror.transfer.blob_copier.MOST_CARRIED", len(DATA))
+    monkeypatch.setattr("mirror.transfer.blob_uploader.MAX_BUFFERED", len(DATA))
     blobs = [world.source.add("app", DATA[:-1] + bytes([number])) for number in range(20)]
     done = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one")) for blob in blobs])
     assert [BlobOutcome.COPIED] * 20 == [one.outcome for one in done]

@@ -11,17 +11,17 @@ import pytest
 
 from mirror.errors import AuthError, MirrorError, NetworkError, NotFound
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.blob_copier import CARRY, BlobCopier
-from mirror.transfer.blob_request import BlobRequest
-from mirror.transfer.downloads import BlobSource
+from mirror.transfer.blob_copier import BlobCopier
+from mirror.transfer.blob_request import BlobRequest, BlobSource
+from mirror.transfer.blob_uploader import SMALL_BLOB
 from mirror.transfer.spool import Spool
 from mirror.transfer.tasks import gather_results
 from mirror.util.structs import replace
 from tests.support.stores import MemoryStore, blob_of
 from tests.transfer.harness import settle
-from tests.transfer.test_blob_copier import World
+from tests.transfer.test_blob_copier import World, value_of
 
-SMALL, LARGE = b"a layer", b"a layer" * CARRY
+SMALL, LARGE = b"a layer", b"a layer" * SMALL_BLOB
 SPOOLED = [("source", "target"), ("source", "other"), ("second", "target"), ("second", "other")]
 
 
@@ -41,7 +41,7 @@ class Sources(World):
     def order_of(
         self, source: MemoryStore, blob: Descriptor, path: str, host: str, repository: str = "app"
     ) -> BlobRequest:
-        return replace(self.request(blob, path, host), origin=BlobSource(source, repository))
+        return replace(self.request(blob, path, host), source=BlobSource(source, repository))
 
     def copy(self, *requests: BlobRequest) -> list[MirrorError | str]:
         """-> how each ended: the outcome, or the error"""
@@ -51,7 +51,7 @@ class Sources(World):
             await settle()
             self.given.set()
             ends = [one for task in tasks for one in await task]
-            return [one if isinstance(one, MirrorError) else one.outcome.value for one in ends]
+            return [one if isinstance(one, MirrorError) else value_of(one) for one in ends]
 
         return self.drive(given)
 

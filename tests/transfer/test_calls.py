@@ -11,7 +11,7 @@ import pytest
 from mirror.errors import Cancelled, LocalError, MirrorError, NetworkError, NotFound, RateLimited
 from mirror.limits import Limits, Rate
 from mirror.transfer.calls import Calls, new_loop
-from mirror.transfer.permits import DOWNLOADS, Impossible, host_permit
+from mirror.transfer.permits import DOWNLOADS, TooFewPermits, host_permit
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import ONCE, Policy
 from tests.transfer.harness import DEADLINE, Desk, Gate, Raises, eventually, on_loop, settle, until
@@ -99,7 +99,7 @@ async def test_calls_that_need_no_host_run_a_few_at_a_time(desk: Desk) -> None:
 
 @on_loop
 async def test_a_call_that_can_never_start_is_refused(desk: Desk) -> None:
-    with pytest.raises(Impossible, match="needs 9 of 'host a'"):
+    with pytest.raises(TooFewPermits, match="needs 9 of 'host a'"):
         await desk.calls.call(Gate(), needs=(HOST,) * 9)
 
 
@@ -472,4 +472,4 @@ def test_what_is_detached_runs_although_nobody_waits_and_loses_no_bug() -> None:
             desk.calls.tasks.detach(desk.calls.call(Raises(KeyError(number))))
             desk.run(eventually(lambda: len(desk.calls.tasks.bugs) > number))  # noqa: B023 (called at once)
     assert done.is_set()
-    assert ["and elsewhere: KeyError(1)"] == caught.value.__notes__
+    assert ["another task failed: KeyError(1)"] == caught.value.__notes__

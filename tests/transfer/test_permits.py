@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from mirror.errors import Cancelled, MirrorError
-from mirror.transfer.permits import DOWNLOADS, UPLOADS, Impossible, host_permit
+from mirror.transfer.permits import DOWNLOADS, UPLOADS, TooFewPermits, host_permit
 from tests.transfer.harness import Desk, Line, on_loop, settle
 
 SOURCE, TARGET, OTHER = host_permit("source"), host_permit("target"), host_permit("other")
@@ -72,7 +72,7 @@ def test_one_host_may_be_needed_twice(line: Lines) -> None:
 def test_what_needs_more_than_there_is_is_refused(needs: tuple[str, ...], line: Lines) -> None:
     calls = line({SOURCE: 1})
     for _ in range(2):
-        with pytest.raises(Impossible, match="needs 2 of 'host source', of which there are 1") as caught:
+        with pytest.raises(TooFewPermits, match="needs 2 of 'host source', of which there are 1") as caught:
             calls.submit(1, needs)
         assert isinstance(caught.value, ValueError)
         assert isinstance(caught.value, MirrorError)
@@ -304,5 +304,5 @@ async def test_a_close_fails_who_waits_and_who_comes_later(desk: Desk) -> None:
 
 @on_loop
 async def test_there_are_no_permits_of_another_name(desk: Desk) -> None:
-    with pytest.raises(Impossible, match="no permit 'lunch'"):
+    with pytest.raises(TooFewPermits, match="no permit 'lunch'"):
         await desk.calls.permits.acquire(("lunch",))

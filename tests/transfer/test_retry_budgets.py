@@ -9,9 +9,9 @@ import pytest
 
 from mirror.errors import MirrorError, NetworkError, NotFound, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.blob_copier import CARRY, BlobCopier
-from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
-from mirror.transfer.downloads import BlobSource
+from mirror.transfer.blob_copier import BlobCopier
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult, BlobSource
+from mirror.transfer.blob_uploader import SMALL_BLOB
 from mirror.transfer.spool import Spool
 from mirror.transfer.tasks import gather_results
 from mirror.util.retry_policy import Policy
@@ -19,11 +19,12 @@ from mirror.util.structs import replace
 from tests.support.stores import blob_of
 from tests.transfer.test_blob_copier import PATHS, World
 
-SMALL, LARGE = b"small", bytes(CARRY + 1)
+SMALL, LARGE = b"small", bytes(SMALL_BLOB + 1)
 BOTH = [("source", "target"), ("source", "other")]
 WAYS = pytest.mark.parametrize(
     "data, pairs", [(SMALL, BOTH[:1]), (LARGE, BOTH[:1]), (LARGE, BOTH)], ids=["carried", "streamed", "spooled"]
 )
+Outcome = BlobOutcome | type[MirrorError] | None
 Fault = Callable[[str, str, str], MirrorError | None]
 
 
@@ -35,7 +36,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     spool.close()
 
 
-def recorder(world: World, *requests: BlobRequest, together: bool = True) -> list[BlobOutcome | type[MirrorError]]:
+def copy_all(world: World, *requests: BlobRequest, together: bool = True) -> list[Outcome]:
     """What becomes of the orders, given at once or each after the end of the one before."""
 
     async def copy(blob_copier: BlobCopier) -> list[BlobResult | MirrorError]:
@@ -69,7 +70,7 @@ def test_a_host_that_does_not_take_a_blob_is_tried_to_the_end_once_and_then_once
     target = world.targets["target"]
     target.fault = failing("send", ill)
     blob = world.source.add("app", data)
-    assert [RemoteError] * 3 == recorder(world, *(world.request(blob, path) for path in PATHS))
+    assert [RemoteError] * 3 == copy_all(world, *(world.request(blob, path) for path in PATHS))
     assert Policy().attempts + 2 == len(target.verbs("send"))
 
 
@@ -80,7 +81,7 @@ def test_a_source_that_does_not_give_a_blob_is_tried_to_the_end_once_and_then_on
     world.pairs = pairs
     world.source.fault = failing("open", ill)
     blob = world.source.add("app", data)
-    assert [RemoteError] * 3 == recorder(world, *(world.request(blob, path) for path in PATHS))
+    assert [RemoteError] * 3 == copy_all(world, *(world.request(blob, path) for path in PATHS))
     assert Policy().attempts + 2 == len(world.source.verbs("open"))
 
 
@@ -92,7 +93,7 @@ def test_a_host_that_is_well_again_takes_the_blob_from_the_next_who_needs_it(
     target = world.targets["target"]
     target.fault = failing("send", ill, times=Policy().attempts)
     blob = world.source.add("app", data)
-    done = recorder(world, *(world.request(blob, path) for path in PATHS))
+    done = copy_all(world, *(world.request(blob, path) for path in PATHS))
     assert [RemoteError, BlobOutcome.COPIED, BlobOutcome.MOUNTED] == done
 
 
@@ -105,7 +106,7 @@ def test_a_blob_that_arrived_in_the_end_has_all_its_retries_again(world: World) 
         ill() if verb == "send" and next(hits, None) is not None else None
     )
     blob = world.source.add("app", SMALL)
-    done = recorder(world, *(world.request(blob, path) for path in PATHS), together=False)
+    done = copy_all(world, *(world.request(blob, path) for path in PATHS), together=False)
     assert [RemoteError, BlobOutcome.COPIED, BlobOutcome.COPIED] == done
 
 
@@ -116,7 +117,7 @@ def test_a_blob_that_the_source_does_not_have_is_asked_for_once(
     world.pairs = pairs
     blob = blob_of(data)
     requests = [*(world.request(blob, path) for path in PATHS), world.request(blob, "one", "other")]
-    assert [NotFound] * 4 == recorder(world, *requests, together=False)
+    assert [NotFound] * 4 == copy_all(world, *requests, together=False)
     assert 1 == len(world.source.verbs("open"))
     assert [] == world.targets["target"].verbs("begin") + world.targets["other"].verbs("begin")
 
@@ -130,16 +131,16 @@ def test_a_blob_that_is_damaged_at_the_source_is_read_once_whoever_needs_it(
     blob = blob_of(data)
     for repository in ("app", "web"):
         world.source.blobs[repository][blob.digest] = change(data)
-    from_web = replace(world.request(blob, "two"), origin=BlobSource(world.source, "web"))
+    from_web = replace(world.request(blob, "two"), source=BlobSource(world.source, "web"))
     requests = [world.request(blob, "one"), from_web, world.request(blob, "one", "other")]
-    assert [Refused] * 3 == recorder(world, *requests, together=False)
+    assert [Refused] * 3 == copy_all(world, *requests, together=False)
     assert 1 == len(world.source.verbs("open"))
 
 
 def test_a_descriptor_that_lies_of_a_size_fails_nobody_who_has_it_right(world: World) -> None:
     blob = world.source.add("app", LARGE)
     wrong = Descriptor(blob.digest, len(LARGE) - 1, blob.media_type)
-    done = recorder(world, world.request(wrong, "one"), world.request(blob, "two"), together=False)
+    done = copy_all(world, world.request(wrong, "one"), world.request(blob, "two"), together=False)
     assert [Refused, BlobOutcome.COPIED] == done
 
 
@@ -149,9 +150,9 @@ def test_what_one_repository_of_the_source_lacks_another_may_have(
 ) -> None:
     world.pairs = pairs
     blob = world.source.add("web", data)
-    from_web = replace(world.request(blob, "two"), origin=BlobSource(world.source, "web"))
+    from_web = replace(world.request(blob, "two"), source=BlobSource(world.source, "web"))
     requests = [world.request(blob, "one"), from_web, world.request(blob, "three")]
-    done = recorder(world, *requests, together=False)
+    done = copy_all(world, *requests, together=False)
     assert [NotFound, BlobOutcome.COPIED, BlobOutcome.MOUNTED] == done
 
 
@@ -164,5 +165,5 @@ def test_a_repository_that_may_not_be_written_to_takes_no_retries_from_others(wo
         or (NetworkError("reset") if verb == "send" and next(hits, None) is not None else None)
     )
     blob = world.source.add("app", SMALL)
-    done = recorder(world, *(world.request(blob, path) for path in PATHS))
+    done = copy_all(world, *(world.request(blob, path) for path in PATHS))
     assert [NotFound, BlobOutcome.COPIED, BlobOutcome.MOUNTED] == done

@@ -9,8 +9,9 @@ import pytest
 
 from mirror.errors import Cancelled, LocalError, NetworkError
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.downloads import BlobSource, SourceBody
-from mirror.transfer.spool import Spool, SpoolBroken, SpoolFile, remove
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import BlobDownload
+from mirror.transfer.spool import DownloadBroken, Spool, SpoolFile, remove_files
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemoryStore, blob_of
 
@@ -22,7 +23,7 @@ def work() -> Work:
 
 
 def filled(file: SpoolFile, store: MemoryStore) -> None:
-    with SourceBody(file.blob, [BlobSource(store, "app")]).open(0, work()) as body:
+    with BlobDownload(file.blob, [BlobSource(store, "app")]).open(0, work()) as body:
         file.fill(body, work())
 
 
@@ -42,7 +43,7 @@ def spool(tmp_path: Path) -> Spool:
 
 
 def claim(spool: Spool, blob: Descriptor) -> SpoolFile:
-    file = spool.claim(blob)
+    file = spool.acquire(blob)
     assert file is not None
     return file
 
@@ -82,7 +83,7 @@ def test_a_reader_of_a_broken_download_is_told_to_begin_again(spool: Spool) -> N
     with pytest.raises(NetworkError):
         filled(file, store)
     assert not file.complete
-    with pytest.raises(SpoolBroken) as caught:
+    with pytest.raises(DownloadBroken) as caught:
         read(file)
     assert not caught.value.retryable
 
@@ -96,7 +97,7 @@ def test_a_reader_behind_a_broken_download_never_sees_the_bytes_of_the_next(spoo
         assert 10 == reader.readinto(memoryview(bytearray(10)))
         store.cut_after = None
         filled(file, store)
-        with pytest.raises(SpoolBroken):
+        with pytest.raises(DownloadBroken):
             reader.readinto(memoryview(bytearray(10)))
     assert DATA == read(file)
 
@@ -106,9 +107,9 @@ def test_wrong_bytes_are_never_shown_as_complete(spool: Spool) -> None:
     blob = blob_of(DATA)
     store.blobs["app"][blob.digest] = DATA[:-1] + b"!"
     file = claim(spool, blob)
-    with pytest.raises(Exception, match="with the digest"):
+    with pytest.raises(Exception, match="their digest is"):
         filled(file, store)
-    with pytest.raises(SpoolBroken):
+    with pytest.raises(DownloadBroken):
         read(file)
 
 
@@ -140,10 +141,10 @@ def test_what_nobody_uses_makes_room_oldest_first(tmp_path: Path) -> None:
     files = [claim(spool, blob) for blob in blobs[:3]]
     for file in files:
         filled(file, store)
-    spool.leave(files[1])
-    spool.leave(files[0])
-    assert spool.claim(store.add("app", b"x" * 250)) is None, "two of three are gone, one is in use"
-    remove(spool.take_dropped())
+    spool.release(files[1])
+    spool.release(files[0])
+    assert spool.acquire(store.add("app", b"x" * 250)) is None, "two of three are gone, one is in use"
+    remove_files(spool.take_dropped())
     assert not files[0].path.exists()
     assert not files[1].path.exists()
     assert files[2].path.exists()
@@ -155,9 +156,9 @@ def test_a_blob_that_is_larger_than_the_spool_goes_alone(tmp_path: Path) -> None
     spool.prepare()
     large, small = blob_of(b"l" * 500), blob_of(b"s")
     file = claim(spool, large)
-    assert spool.claim(small) is None
-    spool.leave(file)
-    assert spool.claim(small) is not None
+    assert spool.acquire(small) is None
+    spool.release(file)
+    assert spool.acquire(small) is not None
 
 
 def test_a_file_that_is_not_whole_does_not_stay(spool: Spool) -> None:
@@ -165,8 +166,8 @@ def test_a_file_that_is_not_whole_does_not_stay(spool: Spool) -> None:
     file = claim(spool, store.add("app", DATA))
     with pytest.raises(NetworkError):
         filled(file, store)
-    spool.leave(file)
-    remove(spool.take_dropped())
+    spool.release(file)
+    remove_files(spool.take_dropped())
     assert not file.path.exists()
     assert claim(spool, file.blob) is not file
 
@@ -178,19 +179,19 @@ def test_a_blob_that_comes_again_keeps_its_file_however_late_the_earlier_one_is_
     blob = store.add("app", b"y" * 1000)
     earlier = claim(spool, blob)
     filled(earlier, store)
-    spool.leave(earlier)
-    spool.leave(claim(spool, store.add("app", b"x" * 1000)))
+    spool.release(earlier)
+    spool.release(claim(spool, store.add("app", b"x" * 1000)))
     again = claim(spool, blob)
     filled(again, store)
-    remove(spool.take_dropped())
+    remove_files(spool.take_dropped())
     assert b"y" * 1000 == read(again)
 
 
 def test_a_download_that_begins_late_for_a_dropped_file_spoils_no_other_and_leaves_nothing(spool: Spool) -> None:
     store = MemoryStore("source")
     late = claim(spool, store.add("app", DATA))
-    spool.leave(late)
-    remove(spool.take_dropped())
+    spool.release(late)
+    remove_files(spool.take_dropped())
     again = claim(spool, late.blob)
     filled(again, store)
     store.cut_after = 10

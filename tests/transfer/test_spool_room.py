@@ -12,15 +12,16 @@ import pytest
 from mirror.errors import MirrorError
 from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
-from mirror.transfer.blob_copier import CARRY, BlobCopier
+from mirror.transfer.blob_copier import BlobCopier
 from mirror.transfer.blob_request import BlobOutcome, BlobResult
+from mirror.transfer.blob_uploader import SMALL_BLOB
 from mirror.transfer.spool import Spool
-from mirror.transfer.spool_room import ROOM_WITHIN
+from mirror.transfer.spool_room import WAIT_FOR_ROOM
 from tests.support.stores import MemoryStore
 from tests.transfer.harness import DEADLINE, FakeClock, FakeLoop, eventually, settle
 from tests.transfer.test_blob_copier import World
 
-SIZES = pytest.mark.parametrize("size", [1000, CARRY + 1], ids=["carried", "streamed"])
+SIZES = pytest.mark.parametrize("size", [1000, SMALL_BLOB + 1], ids=["carried", "streamed"])
 
 
 class Frozen:
@@ -100,7 +101,7 @@ def test_a_target_that_stands_still_with_the_spool_full_holds_no_other_target_up
         stuck += [copy(blob) for blob in (second, third)]
         waiting = copy(second, "other")
         await settle()
-        clock.advance(ROOM_WITHIN - 0.1)
+        clock.advance(WAIT_FOR_ROOM - 0.1)
         await settle()
         assert not waiting.done()
         assert [] == [blob for _, blob in world.source.verbs("open") if blob == second.digest]

@@ -8,7 +8,8 @@ import pytest
 
 from mirror.errors import MirrorError, NetworkError
 from mirror.store import BlobReader
-from mirror.transfer.downloads import BlobSource, SourceBody
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import BlobDownload
 from mirror.transfer.uploads import BlobUpload
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemorySession, MemoryStore, blob_of
@@ -20,7 +21,7 @@ def sending(
     source: MemoryStore, target: MemoryStore, told: list[str], session: MemorySession | None = None
 ) -> BlobUpload:
     blob = source.add("app", DATA)
-    body = SourceBody(blob, [BlobSource(source, "app")])
+    body = BlobDownload(blob, [BlobSource(source, "app")])
     return BlobUpload(target, "copy", blob, body, lambda count: None, lambda: told.append("writing"), session)
 
 
@@ -52,10 +53,10 @@ def test_a_failed_attempt_deletes_its_session_and_the_next_asks_first_whether_it
     source.cut_after = None
     one.attempt(Work(Stop()))
     assert ["begin", "head", "begin", "send"] == [verb for verb, _, _ in target.asked]
-    assert 100 + len(DATA) == one.sent
+    assert 100 + len(DATA) == one.bytes_sent
 
 
-def test_an_upload_whose_answer_was_lost_is_not_sent_again() -> None:
+def test_an_upload_whose_response_was_lost_is_not_sent_again() -> None:
     source, target = MemoryStore("source"), MemoryStore("target")
     one = sending(source, target, [])
 
@@ -63,14 +64,14 @@ def test_an_upload_whose_answer_was_lost_is_not_sent_again() -> None:
         if verb != "send":
             return None
         target.blobs["copy"][reference] = DATA
-        return NetworkError("the answer was lost")
+        return NetworkError("the response was lost")
 
     target.fault = lose
     with pytest.raises(NetworkError):
         one.attempt(Work(Stop()))
     one.attempt(Work(Stop()))
     assert 1 == len(target.verbs("send"))
-    assert len(DATA) == one.sent
+    assert len(DATA) == one.bytes_sent
 
 
 class Halting(MemorySession):
@@ -100,7 +101,7 @@ def test_a_session_that_can_be_gone_on_with_is_kept_for_the_next_attempt() -> No
         one.attempt(Work(Stop()))
     one.attempt(Work(Stop()))
     assert kept.committed
-    assert one.give_up() is None
+    assert one.end_attempts() is None
     assert [] == target.deleted
     assert [] == target.asked, "no HEAD, no new session"
 
@@ -111,15 +112,15 @@ def test_what_is_given_up_between_attempts_is_handed_over_to_be_closed() -> None
     one = sending(source, target, [], kept)
     with pytest.raises(NetworkError):
         one.attempt(Work(Stop()))
-    assert kept is one.give_up()
-    assert one.give_up() is None
+    assert kept is one.end_attempts()
+    assert one.end_attempts() is None
 
 
 def test_what_is_given_up_during_an_attempt_is_closed_by_it() -> None:
     source, target = MemoryStore("source"), MemoryStore("target")
     kept = Halting(target, "copy", blob_of(DATA))
     one = sending(source, target, [], kept)
-    source.fault = lambda verb, repository, reference: one.give_up()  # type: ignore[assignment, return-value]
+    source.fault = lambda verb, repository, reference: one.end_attempts()  # type: ignore[assignment, return-value]
     with pytest.raises(NetworkError):
         one.attempt(Work(Stop()))
     assert [blob_of(DATA).digest] == target.deleted

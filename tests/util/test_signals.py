@@ -14,7 +14,7 @@ import pytest
 
 from mirror.commands.session import AT_LEAST, LEAVING, close_in_time, seconds_left
 from mirror.errors import LocalError
-from mirror.transfer.calls import PATIENCE
+from mirror.transfer.calls import CLOSE_TIMEOUT
 from mirror.util.signals import Signals
 from tests.registries.process import eventually
 
@@ -81,7 +81,7 @@ def test_all_waits_after_a_signal_share_one_limit() -> None:
         before = time.monotonic()
         assert eventually(lambda: time.monotonic() > before, within=1)
         close_in_time(patience.append, signals)
-    assert PATIENCE == patience[0]
+    assert CLOSE_TIMEOUT == patience[0]
     assert LEAVING >= patience[1] > patience[2] >= AT_LEAST
 
 

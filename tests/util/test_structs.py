@@ -46,7 +46,7 @@ def test_fields_with_the_name_of_a_secret_are_hidden() -> None:
     # A `Secret` has a representation of its own. Headers of responses, and of requests to `mirror serve`, are not ours.
     assert wanting == {
         "HostSettings.password",
-        "Answer.headers",
+        "Response.headers",
         "Head.headers",
         "ServerResponse.headers",
         "ServerRequest.header",

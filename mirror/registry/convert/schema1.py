@@ -48,18 +48,18 @@ class Schema1Source:
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
         """Resolve references; a tag of a schema 1 manifest gets a version with a conversion."""
-        answers = self._source.resolve(repository, references, work)
-        for reference, answer in zip(references, answers, strict=True):
-            if not isinstance(answer, Version) or ":" in reference:
-                yield answer
-            elif answer.manifest is None and not is_manifest_type(answer.media_type):
+        results = self._source.resolve(repository, references, work)
+        for reference, result in zip(references, results, strict=True):
+            if not isinstance(result, Version) or ":" in reference:
+                yield result
+            elif result.manifest is None and not is_manifest_type(result.media_type):
                 # The media type is missing or useless, so the body decides.
                 try:
                     yield self._add_conversion(repository, self._source.read(repository, reference, work), keep=False)
                 except (NotFound, Refused) as error:
                     yield error
             else:
-                yield self._add_conversion(repository, answer, keep=False)
+                yield self._add_conversion(repository, result, keep=False)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         """Return the version of a reference; for a tag of a schema 1 manifest, one with a conversion."""

@@ -63,7 +63,7 @@ class Connection:
         self.subject = subject
         self.peer = peer  # the address at the other end; None behind a proxy
         self.reused = False
-        self.heard = False  # a byte of the current answer has come
+        self.heard = False  # a byte of the current response has come
         self._sock = sock
         self._timeout: float | None = sock.gettimeout()
         self._scratch = memoryview(bytearray(_READ))
@@ -155,7 +155,7 @@ class Connection:
     def send_some(self, view: memoryview) -> int:
         """Send the beginning of `view` as soon as any fits; -> bytes sent, 0: something came to be read instead.
 
-        A readable TLS socket may only hold a session ticket: that is no answer, and goes away with `peek`."""
+        A readable TLS socket may only hold a session ticket: that is no response, and goes away with `peek`."""
         self._set_timeout(0.0)
         while True:
             try:
@@ -230,9 +230,9 @@ class Connection:
     def _late(self) -> NetworkError:
         if self._pace.until is None or self.heard:
             return self._slow()
-        return NetworkError(f"{self.subject}: no answer within {self._pace.idle:g} s", code="timeout")
+        return NetworkError(f"{self.subject}: no response within {self._pace.idle:g} s", code="timeout")
 
     def _slow(self) -> NetworkError:
         if self._pace.until is None:
             return NetworkError(f"{self.subject}: less than 1 KiB/s over {self._pace.idle:g} s", code="too_slow")
-        return NetworkError(f"{self.subject}: the answer took too long", code="too_slow")
+        return NetworkError(f"{self.subject}: the response took too long", code="too_slow")

@@ -18,7 +18,7 @@ from mirror.registry.http.framing import read_head
 from mirror.registry.http.headers import request_head
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.lookups import AddressInfo, Lookups, Resolve, system_resolve
-from mirror.registry.http.protocol import AnswerParser
+from mirror.registry.http.protocol import ResponseParser
 from mirror.registry.http.proxy import Proxies, Proxy
 from mirror.registry.http.tls import Handshakes
 from mirror.registry.http.url_policy import Destination, Trust
@@ -214,7 +214,7 @@ class _Attempt:
         subject = self._proxy_name
         wire.begin(self._stop, Pace(self._timeout, self._until), subject)
         wire.send(request_head("CONNECT", f"{host}:{origin.port}", fields))
-        parser = AnswerParser("CONNECT", subject, small=False)
+        parser = ResponseParser("CONNECT", subject, small=False)
         head = read_head(wire, parser)
         wire.set_timeout(self._left())
         if head.status == 407:

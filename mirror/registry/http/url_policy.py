@@ -92,7 +92,7 @@ class Trust:
         return self._led(location, base, code="unsafe_redirect", what="redirect")
 
     def upload_location(self, location: str, base: Destination) -> Destination:
-        """The next URL of an upload, from an answer of `base`. Raises Refused (unsafe_location), RemoteError (empty).
+        """The next URL of an upload, from a response of `base`. Raises Refused (unsafe_location), RemoteError (empty).
 
         http for a host that we speak https with is a proxy's usual mistake, and is read as https."""
         if not location:

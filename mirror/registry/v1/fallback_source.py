@@ -70,10 +70,12 @@ class FallbackSource:
         results: dict[str, Version | MirrorError] = {}
         listing_error: MirrorError | None = None
         try:
-            for reference, answer in zip(v2_references, self._v2.resolve(repository, v2_references, work), strict=True):
-                results[reference] = answer
-                if isinstance(answer, Version):
-                    self._selector.note_v2_answer(repository, state)
+            for reference, v2_result in zip(
+                v2_references, self._v2.resolve(repository, v2_references, work), strict=True
+            ):
+                results[reference] = v2_result
+                if isinstance(v2_result, Version):
+                    self._selector.note_v2_response(repository, state)
         except MirrorError as error:  # it applies to all remaining references
             listing_error = error
             results = {reference: results.get(reference, error) for reference in v2_references}
@@ -87,14 +89,14 @@ class FallbackSource:
     def read(self, repository: str, reference: str, work: Work) -> Version:
         """Read a reference by v2, or by v1 if the rules allow it."""
         state = self._selector.state(repository)
-        answer: Version | MirrorError | None = None
+        v2_result: Version | MirrorError | None = None
         if not self._skips_v2(state, reference):
             try:
-                answer = self._v2.read(repository, reference, work)
-                self._selector.note_v2_answer(repository, state)
+                v2_result = self._v2.read(repository, reference, work)
+                self._selector.note_v2_response(repository, state)
             except MirrorError as error:
-                answer = error
-        result = self._resolve_reference(repository, state, reference, answer, work)
+                v2_result = error
+        result = self._resolve_reference(repository, state, reference, v2_result, work)
         if isinstance(result, MirrorError):
             raise result
         return result

@@ -60,7 +60,7 @@ class Talk:
         with contextlib.suppress(OSError):  # the client may have had enough
             self.sock.sendall(data)
 
-    def answer(self, status: str, body: bytes = b"", *fields: str) -> None:
+    def respond(self, status: str, body: bytes = b"", *fields: str) -> None:
         self.say(whole(status, body, *fields))
 
     def reset(self) -> None:
@@ -111,13 +111,13 @@ class Talk:
 
 
 def whole(status: str, body: bytes = b"", *fields: str) -> bytes:
-    """An answer with its length."""
+    """A response with its length."""
     lines = [f"HTTP/1.1 {status}", *fields, f"Content-Length: {len(body)}"]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-def answers(*said: bytes) -> Script:
-    """A script: the peer's n-th request, over all connections, gets the n-th answer; the last one again and again."""
+def reply(*said: bytes) -> Script:
+    """A script: the peer's n-th request, over all connections, gets the n-th response; the last one again and again."""
 
     def script(talk: Talk) -> None:
         while talk.request() is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from mirror.limits import Limits
 from mirror.registry.auth.authorizer import Scope, pull
 from mirror.registry.http.host_settings import HostSettings, Tls
-from mirror.registry.session import Answer, Session
+from mirror.registry.session import Response, Session
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 from tests.registry.http.peers import Peer, Script, Talk
@@ -64,7 +64,7 @@ class Keys:
         pass
 
 
-def get(session: Session, where: Any = "/v2/a/b/tags/list", *, retries: bool = True, **options: Any) -> Answer:
+def get(session: Session, where: Any = "/v2/a/b/tags/list", *, retries: bool = True, **options: Any) -> Response:
     options = {"kind": "tags", "expect": {200}, **options}
     return session.call(options.pop("method", "GET"), where, options.pop("work", work(retries=retries)), **options)
 
@@ -118,6 +118,6 @@ def trusting(authority: Any, **more: Any) -> Tls:
 def led_to(place: Callable[[], str], status: str = "307 Temporary Redirect") -> Script:
     def script(talk: Talk) -> None:
         while talk.request() is not None:
-            talk.answer(status, b"moved", f"Location: {place()}")
+            talk.respond(status, b"moved", f"Location: {place()}")
 
     return script

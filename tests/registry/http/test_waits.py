@@ -13,7 +13,7 @@ from mirror.errors import (
     NetworkError,
 )
 from mirror.util.cancellation import Stop, Work
-from tests.registry.http.peers import Peer, Script, Talk, answers, whole
+from tests.registry.http.peers import Peer, Script, Talk, reply, whole
 from tests.registry.http.sessions import (
     PATIENT,
     get,
@@ -126,7 +126,7 @@ def test_a_stop_is_never_taken_for_the_end_of_a_body() -> None:
 
 
 def test_stopped_work_sends_nothing() -> None:
-    with Peer(answers(whole("200 OK"))) as peer, session_with(peer) as session:
+    with Peer(reply(whole("200 OK"))) as peer, session_with(peer) as session:
         stop = Stop()
         stop.request("done")
         for _ in range(2):
@@ -137,7 +137,7 @@ def test_stopped_work_sends_nothing() -> None:
 
 def test_a_stop_ends_a_wait_between_two_tries() -> None:
     with (
-        Peer(answers(whole("429 Slow down", b"", "Retry-After: 60"))) as peer,
+        Peer(reply(whole("429 Slow down", b"", "Retry-After: 60"))) as peer,
         session_with(peer) as session,
     ):
         stop = Stop()

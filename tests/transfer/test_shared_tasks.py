@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from mirror.errors import NotFound
-from mirror.transfer.shared import Shared, result_of
-from mirror.transfer.tasks import Steps, run_group
+from mirror.transfer.shared_tasks import SharedTasks, result_of
+from mirror.transfer.tasks import Coro, run_group
 from tests.transfer.harness import Desk, on_loop, settle
 
 
@@ -35,7 +35,7 @@ class Work:
 
 @on_loop
 async def test_all_who_want_a_key_share_one_result(desk: Desk) -> None:
-    shared: Shared[str, int] = Shared(desk.calls.tasks)
+    shared: SharedTasks[str, int] = SharedTasks(desk.calls.tasks)
     work = Work()
     tasks = [desk.start(shared.run("key", work)) for _ in range(5)]
     await settle()
@@ -46,7 +46,7 @@ async def test_all_who_want_a_key_share_one_result(desk: Desk) -> None:
 
 @on_loop
 async def test_an_error_is_for_all_and_gathers_no_frames(desk: Desk) -> None:
-    shared: Shared[str, int] = Shared(desk.calls.tasks)
+    shared: SharedTasks[str, int] = SharedTasks(desk.calls.tasks)
     go = asyncio.Event()
 
     async def fails() -> int:
@@ -66,7 +66,7 @@ async def test_an_error_is_for_all_and_gathers_no_frames(desk: Desk) -> None:
 
 @on_loop
 async def test_one_who_leaves_does_not_disturb_the_others(desk: Desk) -> None:
-    shared: Shared[str, int] = Shared(desk.calls.tasks)
+    shared: SharedTasks[str, int] = SharedTasks(desk.calls.tasks)
     work = Work()
     leaves, stays = (desk.start(shared.run("key", work)) for _ in range(2))
     await settle()
@@ -79,7 +79,7 @@ async def test_one_who_leaves_does_not_disturb_the_others(desk: Desk) -> None:
 
 @on_loop
 async def test_the_last_who_leaves_cancels_it_and_waits_for_its_end(desk: Desk) -> None:
-    shared: Shared[str, int] = Shared(desk.calls.tasks)
+    shared: SharedTasks[str, int] = SharedTasks(desk.calls.tasks)
     work = Work()
     work.end.clear()
     tasks = [desk.start(shared.run("key", work)) for _ in range(2)]
@@ -97,7 +97,7 @@ async def test_the_last_who_leaves_cancels_it_and_waits_for_its_end(desk: Desk) 
 
 @on_loop
 async def test_what_is_cancelled_is_not_joined_but_waited_for(desk: Desk) -> None:
-    shared: Shared[str, int] = Shared(desk.calls.tasks)
+    shared: SharedTasks[str, int] = SharedTasks(desk.calls.tasks)
     work = Work()
     work.end.clear()
     first = desk.start(shared.run("key", work))
@@ -114,7 +114,7 @@ async def test_what_is_cancelled_is_not_joined_but_waited_for(desk: Desk) -> Non
 
 @on_loop
 async def test_inside_of_join_one_is_interested_without_waiting(desk: Desk) -> None:
-    shared: Shared[str, int] = Shared(desk.calls.tasks)
+    shared: SharedTasks[str, int] = SharedTasks(desk.calls.tasks)
     work = Work()
     async with shared.join("key", work) as task:
         await settle()
@@ -128,7 +128,7 @@ async def test_inside_of_join_one_is_interested_without_waiting(desk: Desk) -> N
 
 @on_loop
 async def test_a_bug_in_the_end_of_what_nobody_wants_is_kept(desk: Desk) -> None:
-    shared: Shared[str, None] = Shared(desk.calls.tasks)
+    shared: SharedTasks[str, None] = SharedTasks(desk.calls.tasks)
 
     async def fails() -> None:
         try:
@@ -144,7 +144,7 @@ async def test_a_bug_in_the_end_of_what_nobody_wants_is_kept(desk: Desk) -> None
 
 @on_loop
 async def test_ten_images_share_their_layers_and_a_failing_one_fails_alone(desk: Desk) -> None:
-    shared: Shared[int, int] = Shared(desk.calls.tasks)
+    shared: SharedTasks[int, int] = SharedTasks(desk.calls.tasks)
     go, begun = asyncio.Event(), list[int]()
 
     async def layer(number: int) -> int:
@@ -156,7 +156,7 @@ async def test_ten_images_share_their_layers_and_a_failing_one_fails_alone(desk:
         raise NotFound("x")
 
     async def image(number: int) -> int:
-        layers: list[Steps[int]] = [shared.run(one, lambda one=one: layer(one)) for one in range(5)]  # type: ignore[misc]
+        layers: list[Coro[int]] = [shared.run(one, lambda one=one: layer(one)) for one in range(5)]  # type: ignore[misc]
         return sum(await run_group([*layers, wrong()] if number == 7 else layers))
 
     images = [desk.start(image(number)) for number in range(10)]
