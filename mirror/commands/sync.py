@@ -73,7 +73,7 @@ def _state_directory(config: Config, options: Options) -> Path:
 
 
 def _partition(config: Config, options: Options) -> str:
-    """Return the partition of the run (`state/run_marks.py`)."""
+    """Return the partition of the run: all of the configuration, or its shards (`state/run_marks.py`)."""
     return partition_of_shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
 
 
@@ -98,9 +98,9 @@ class _SyncRun:
         only: ReferenceFilter,
         directory: Path,
         signals: Signals,
-        writing_runs: str,
+        run_mark: str,
     ) -> None:
-        self._writing_runs = writing_runs
+        self._run_mark = run_mark
         self._config = config
         self._options = options
         self._only = only
@@ -113,7 +113,7 @@ class _SyncRun:
         self._marked: set[Repository] = set()
 
     def run(self) -> int:
-        """Run, and return the exit code."""
+        """Set up the log and the report, copy, print the summary, and return the exit code."""
         config, log = self._config, self._config.log
         run = new_run_id()
         with ExitStack() as stack:
@@ -154,7 +154,7 @@ class _SyncRun:
         mode = "none" if self._options.verbosity < 0 else self._options.progress
         with (
             Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
-            State.open(self._state_directory, self._log_state_warning, writers=self._writing_runs) as state,
+            State.open(self._state_directory, self._log_state_warning, writers=self._run_mark) as state,
         ):
             results = ResultRecorder(report, progress)
             arguments = (self._options, self._only, self._redactor, self._signals, state)
@@ -170,7 +170,7 @@ class _SyncRun:
         return code, self._cost(context.limits)
 
     def _plan_and_copy(self, context: RunContext, state: State, results: ResultRecorder, progress: Progress) -> None:
-        """Plan and copy until all is done or a signal comes, then end in order."""
+        """Plan and copy until everything is done or a signal arrives, then close everything in order."""
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
         context.stores.delete_leftovers()
@@ -250,7 +250,7 @@ class _SyncRun:
         )
 
     def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:
-        """Print the summary."""
+        """Print the summary of the run. With `-q`, print it only after a failure, to standard error."""
         lines = summary(report, cost, code, config=self._config.path, parts=not makes_bundle(self._config))
         if self._options.verbosity >= 0:
             print_lines(lines)  # a failure to print changes no exit code: the report has the results

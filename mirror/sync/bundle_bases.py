@@ -41,7 +41,7 @@ class BundleBases:
         self._targets = targets
 
     def allow_mounts(self, repositories: Iterable[Repository]) -> None:
-        """Allow that blobs of these repositories are mounted into other repositories of their hosts."""
+        """Allow blobs of these repositories to be mounted into other repositories of the same host."""
         self._locations.allow_mounts_from(repositories)
 
     async def find_missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
@@ -79,7 +79,7 @@ class BundleBases:
     async def _find_missing_blobs(
         self, wanted: Mapping[tuple[Repository, Digest], Descriptor]
     ) -> list[tuple[Repository, Digest]]:
-        """Return the blobs that neither their repository has, nor another one from which they can be mounted."""
+        """Return the blobs that their repository lacks and that cannot be mounted from another repository."""
         answers = await run_group(self.has_blob(repository, blob) for (repository, _), blob in wanted.items())
         missing = []
         for ((repository, digest), blob), exists in zip(wanted.items(), answers, strict=True):

@@ -168,7 +168,7 @@ class CopyQueue:
                 self._end_deferred(plan_entry, partial(self._record_skipped, plan_entry))
             return
         for group in self._from_partial.values():
-            self._enqueue_deferred(group, await self._errors_of(self._bases.find_missing(group), group))
+            self._enqueue_deferred(group, await self._run_check(self._bases.find_missing(group), group))
         for host, group in self._for_bundles.items():
             # Equal tags are not enough if the bundle may lack blobs (another base) or images (another selection).
             store = self._targets[host]
@@ -180,13 +180,13 @@ class CopyQueue:
                         record = partial(self._record_up_to_date, plan_entry, plan_entry.old_digest)
                         self._end_deferred(plan_entry, record)
             else:
-                errors = await self._errors_of(self._lifecycle.begin_with_images(host, group), group)
+                errors = await self._run_check(self._lifecycle.begin_with_images(host, group), group)
                 self._enqueue_deferred(group, errors)
 
-    async def _errors_of(
+    async def _run_check(
         self, check: Coro[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
     ) -> dict[PlanEntry, MirrorError]:
-        """Return the errors that a check finds. If the check itself fails, its error is that of all plan entries."""
+        """Run a check and return the errors that it finds. If the check fails, all plan entries have its error."""
         try:
             return await check
         except MirrorError as error:

@@ -124,7 +124,7 @@ class RepositoryFilter(Protocol):
         ...
 
     def note_unlisted(self, repository: str) -> None:
-        """Record that the tags of a source repository are unknown, so a pattern that matches nothing is no error."""
+        """Record that the tags of a source repository are unknown. A pattern may match nothing then."""
         ...
 
 

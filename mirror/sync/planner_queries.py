@@ -1,4 +1,7 @@
-"""The requests of the planner to stores, and the hints that replace some of them. All functions but `run_at` block."""
+"""The requests of the planner to stores, and the hints that replace some of them.
+
+`call_store` runs the other functions, which block, on threads.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
-from mirror.util.structs import Struct, replace
+from mirror.util.structs import replace
 
 _log = logging.getLogger("mirror.plan")
 
@@ -30,26 +33,23 @@ DigestOrError: TypeAlias = Digest | MirrorError | None
 T = TypeVar("T")
 
 
-async def run_at(calls: Calls, store: Source, run: Callable[[Work], T]) -> T:
+async def call_store(calls: Calls, store: Source, run: Callable[[Work], T]) -> T:
     """Run a blocking function on a thread, with a permit of the store's host. It is not retried."""
     return await calls.call(run, needs=(host_permit(store.host),), policy=ONCE)
 
 
-class ListedNames(Struct):
-    """The repositories or tags that a source lists. valid: sorted. errors: one for each name that is invalid."""
+def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
+    """Return the repositories that a wildcard matches, sorted, and an error for each invalid name.
 
-    valid: list[str]
-    errors: list[MirrorError]
-
-
-def list_repositories(entry: MirrorEntry, work: Work) -> ListedNames:
-    """Return the repositories that a wildcard matches. Raises what `Source.repositories` raises."""
+    Raises what `Source.repositories` raises."""
     prefix = f"{entry.repository}/" if entry.repository else ""
     return _sort_names(entry.source.repositories(prefix, work))
 
 
-def list_source_tags(entry: MirrorEntry, work: Work) -> ListedNames:
-    """Return the tags of a source repository. Raises what `Source.tags` raises, NotFound with a hint."""
+def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
+    """Return the tags of a source repository, sorted, and an error for each invalid name.
+
+    Raises what `Source.tags` raises, NotFound with a hint."""
     try:
         names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
@@ -83,16 +83,15 @@ def list_target_tags(store: Source, repository: str, work: Work) -> set[str] | N
         return None
 
 
-def _sort_names(names: Iterable[str | MirrorError]) -> ListedNames:
-    """Separate the valid names of a list from its errors, and sort them."""
-    listed = ListedNames([], [])
+def _sort_names(names: Iterable[str | MirrorError]) -> tuple[list[str], list[MirrorError]]:
+    """Return the valid names of a list, sorted, and its errors."""
+    valid, errors = [], []
     for name in names:
         if isinstance(name, MirrorError):
-            listed.errors.append(name)
+            errors.append(name)
         else:
-            listed.valid.append(name)
-    listed.valid.sort()
-    return listed
+            valid.append(name)
+    return sorted(valid), errors
 
 
 def resolve_all(

@@ -119,11 +119,11 @@ class ResultRecorder:
 
     def record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None:
         """Record that the target had the image already."""
-        self._add(plan_entry, "up-to-date", BlobCounts(), digest)
+        self._add_to_report(plan_entry, "up-to-date", BlobCounts(), digest)
 
     def record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
         """Record that an image was copied."""
-        self._add(plan_entry, "copied", counts, digest)
+        self._add_to_report(plan_entry, "copied", counts, digest)
         text = f"{plan_entry.name} is now {digest}"
         fields = {"source": plan_entry.reference.name, "target": plan_entry.name, "text": text}
         _log.info("image_copied", extra=fields)
@@ -131,16 +131,16 @@ class ResultRecorder:
     def record_failure(self, plan_entry: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
         """Record that an image failed, is in conflict, or, if the error is Cancelled, was skipped."""
         if isinstance(error, Cancelled):
-            self._add(plan_entry, "skipped", counts, plan_entry.old_digest, error)
+            self._add_to_report(plan_entry, "skipped", counts, plan_entry.old_digest, error)
             return
         result: Result = "conflict" if error.code == "tag_immutable" else "failed"
-        self._add(plan_entry, result, counts, plan_entry.old_digest, error)
+        self._add_to_report(plan_entry, result, counts, plan_entry.old_digest, error)
         self.add_exit_code(error)
         self._log_failure(plan_entry.reference.name, plan_entry.name, error)
 
     def record_skipped(self, plan_entry: PlanEntry, reason: str) -> None:
         """Record that an image was not attempted."""
-        self._add(plan_entry, "skipped", BlobCounts(), plan_entry.old_digest, Cancelled(reason))
+        self._add_to_report(plan_entry, "skipped", BlobCounts(), plan_entry.old_digest, Cancelled(reason))
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         """Record that a mirror cannot be planned, or that one of its names is invalid."""
@@ -156,11 +156,11 @@ class ResultRecorder:
         text = f"{plan_entry.name}: internal error: {type(error).__name__}: {error}"
         _log.error("internal_error", exc_info=error, extra={"target": plan_entry.name, "text": text})
         failure = MirrorError(text, hint="please report this, with the log at level debug", code="internal_error")
-        self._add(plan_entry, "failed", BlobCounts(), plan_entry.old_digest, failure)
+        self._add_to_report(plan_entry, "failed", BlobCounts(), plan_entry.old_digest, failure)
         with self._lock:
             self._codes.add(FAILED)
 
-    def _add(
+    def _add_to_report(
         self,
         plan_entry: PlanEntry,
         result: Result,

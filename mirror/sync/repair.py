@@ -75,7 +75,7 @@ class RepairTarget:
             except (RemoteError, Refused) as error:
                 if not isinstance(error, NotFound):
                     self._log_damage(str(Repository(self.host, repository)), reference, error)
-                yield _as_damage_error(error)
+                yield _convert_truncated(error)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         """Return what `reference` refers to, with its manifest."""
@@ -115,7 +115,7 @@ class RepairTarget:
         error = self.find_damage(repository, blob, work)
         if error is None or isinstance(error, NotFound):
             return error is None
-        self._check_not_refused(blob.digest)
+        self._raise_if_not_replaced(blob.digest)
         with self._lock:
             self._damaged.add((repository, blob.digest))
         self._log_damage(str(Repository(self.host, repository)), blob.digest, error)
@@ -125,7 +125,7 @@ class RepairTarget:
         """Mount a blob, unless it is damaged in the target repository: all repositories may share the damaged file.
 
         Return MOUNTED only if the mounted blob is intact. Raises Refused (target_lied)."""
-        self._check_not_refused(blob.digest)
+        self._raise_if_not_replaced(blob.digest)
         with self._lock:
             damaged = (repository, blob.digest) in self._damaged
         if not damaged:
@@ -138,12 +138,12 @@ class RepairTarget:
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:
         """Open an upload session that verifies the blob at its end. Raises Refused (target_lied)."""
-        self._check_not_refused(blob.digest)
+        self._raise_if_not_replaced(blob.digest)
         return _VerifiedUpload(self._target.begin_upload(repository, blob, work), self, repository, blob)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
         """Write a manifest and read it back. Raises Refused (target_lied) if it cannot be read back."""
-        self._check_not_refused(manifest.digest)
+        self._raise_if_not_replaced(manifest.digest)
         self._target.put_manifest(repository, reference, manifest, work)
         try:
             stored = self._target.manifest(repository, reference, work)
@@ -205,7 +205,7 @@ class RepairTarget:
             work.stop.sleep(wait)
             attempt += 1
 
-    def _check_not_refused(self, digest: Digest) -> None:
+    def _raise_if_not_replaced(self, digest: Digest) -> None:
         """Raise Refused (target_lied) if the blob or manifest was sent before and its damaged copy was not replaced."""
         with self._lock:
             error = self._not_replaced.get(digest)
@@ -302,6 +302,6 @@ def _is_truncated(error: MirrorError) -> bool:
     return isinstance(error, NetworkError) and error.code == "truncated"
 
 
-def _as_damage_error(error: MirrorError) -> MirrorError:
+def _convert_truncated(error: MirrorError) -> MirrorError:
     """Return a Refused for a manifest whose response ended early on every attempt: it is damaged. Keep other errors."""
     return Refused(error.what, hint=error.hint, code="size_mismatch") if _is_truncated(error) else error

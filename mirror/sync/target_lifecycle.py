@@ -206,10 +206,7 @@ def _advice(host: str, causes: Iterable[MirrorError]) -> str:
         return f"if that is right, remove {host}, or set `allow-empty: true` for that mirror; then run again"
     if all(cause.is_transient for cause in causes):
         return "run again: what was fetched is kept"
-    return (
-        "push the missing content to the source, or leave it out of the configuration, and run again: what was "
-        "fetched is kept"
-    )
+    return "push the missing content to the source, or leave it out of the configuration; what was fetched is kept"
 
 
 def _more_text(names: Sized) -> str:

@@ -21,10 +21,10 @@ from mirror.sync.planner_queries import (
     DigestOrError,
     KeepManifest,
     add_transform_result,
+    call_store,
     digest_or_error,
     may_be_damaged,
     resolve_all,
-    run_at,
 )
 from mirror.sync.target_tags import TargetTagReader, TargetTags
 from mirror.transfer.calls import Calls
@@ -197,7 +197,7 @@ class TargetPlanner:
         """Resolve tags at the target."""
         if not tags:
             return []
-        return await run_at(
+        return await call_store(
             self._calls, target.store, lambda work: resolve_all(target.store, target.repository.path, tags, work)
         )
 
@@ -216,5 +216,5 @@ class TargetPlanner:
                     return versions
                 return [add_transform_result(self._hints, version) for version in versions]
 
-            for reference, version in zip(unresolved, await run_at(self._calls, entry.source, run), strict=True):
+            for reference, version in zip(unresolved, await call_store(self._calls, entry.source, run), strict=True):
                 reference.version = version
