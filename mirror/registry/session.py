@@ -7,8 +7,7 @@ is stopped, and raises only MirrorErrors. A status that was not expected is an e
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mirror import __version__
@@ -252,7 +251,7 @@ class Session:
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool = False
     ) -> tuple[Stream, str | None]:
         """Send a request with its `Authorization`. Return the response and the value of that header."""
-        with _mark_spent():
+        with _mark_exhausted:
             sent = self.authorizer.header(scopes, work)
         try:
             authorized = _add_header(request, "Authorization", sent)
@@ -276,7 +275,7 @@ class Session:
         except BaseException:
             self.authorizer.release(scopes)
             raise
-        with _mark_spent():
+        with _mark_exhausted:
             self.authorizer.handle_challenge(scopes, stream.headers.all("www-authenticate"), sent, work)
         return error
 
@@ -326,14 +325,18 @@ class Session:
         return error
 
 
-@contextmanager
-def _mark_spent() -> Iterator[None]:
-    """Mark errors of a token request as already retried: the session must not retry them again."""
-    try:
-        yield
-    except MirrorError as error:
-        error.retries_exhausted = True
-        raise
+class _ExhaustedMarker:
+    """Marks errors of a token request as already retried: the session must not retry them again."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, MirrorError):
+            error.retries_exhausted = True
+
+
+_mark_exhausted = _ExhaustedMarker()
 
 
 def _add_header(request: Request, name: str, value: str | None) -> Request:

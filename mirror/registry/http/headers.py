@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from mirror.errors import RemoteError
 from mirror.util.structs import Struct
@@ -26,15 +26,14 @@ class Headers:
         self._fields.setdefault(name.lower(), []).append(value)
 
     @classmethod
-    def parsed(cls, names: Iterable[str], values: Iterable[str]) -> Headers:
+    def parsed(cls, names: Sequence[str], values: Sequence[str]) -> Headers:
         """From names in lower case."""
         headers = cls()
-        fields = headers._fields
-        for name, value in zip(names, values, strict=True):
-            if name in fields:
-                fields[name].append(value)
-            else:
-                fields[name] = [value]
+        fields = headers._fields = {name: [value] for name, value in zip(names, values, strict=True)}
+        if len(fields) != len(names):  # a name came more than once
+            fields.clear()
+            for name, value in zip(names, values, strict=True):
+                fields.setdefault(name, []).append(value)
         return headers
 
     def get(self, name: str) -> str | None:
@@ -81,15 +80,14 @@ class Head(Struct, frozen=True):
     headers: Headers
 
 
-def request_head(method: str, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
+def request_head(method: str, target: str, fields: Sequence[tuple[str, str]]) -> bytes:
     """Raises ValueError if a field would break out of its line; its value is not in the text."""
-    lines = [f"{method} {target} HTTP/1.1"]
-    for name, value in fields:
-        if _UNSENDABLE.search(value):
-            raise ValueError(f"the value of the {name} header has a line break")
-        lines.append(f"{name}: {value}")
-    lines.append("\r\n")
+    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in fields], "\r\n"]
+    head = "\r\n".join(lines)
+    if not head.count("\r") == head.count("\n") == len(lines) or "\0" in head:
+        name = next((name for name, value in fields if _UNSENDABLE.search(value)), "first")
+        raise ValueError(f"the value of the {name} header has a line break")
     try:
-        return "\r\n".join(lines).encode("latin-1")
+        return head.encode("latin-1")
     except UnicodeEncodeError:
         raise ValueError("a request header has characters that HTTP cannot carry") from None

@@ -6,6 +6,7 @@ is not a body, and proves that the response is whole. Sources: RFC 9112, section
 
 from __future__ import annotations
 
+import functools
 import re
 from enum import Enum
 
@@ -19,6 +20,7 @@ MAX_FIELDS = 100  # header lines of a head, or of the trailers
 _MAX_CHUNK_FRAMING = 16 << 10  # bytes between two pieces of a chunked body: sizes, extensions, trailers
 _LARGEST = 1 << 63  # bytes: a length of this size or more is not meant seriously
 _ENDLESS = 1 << 62  # bytes
+_LONGEST_KEPT = 2048  # bytes of names whose check is kept
 _START = b"HTTP/1."
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")  # tokens: RFC 9110, 5.6.2
 _MINORS = {"1.0": 0, "1.1": 1}
@@ -224,13 +226,13 @@ class ResponseParser:
             return Headers()
         if count > MAX_FIELDS:
             self._refuse(f"a response has more than {MAX_FIELDS} header lines")
-        elif _NAMES.fullmatch(names) is None or values.count(b"\n") != count - 1:
+        elif (lowered := _lowered(names)) is None or values.count(b"\n") != count - 1:
             self._refuse("a response has a malformed header line")
         elif b"\0" in values:
             self._refuse("a response has a NUL in its head")
         else:
             texts = [text.strip(WHITE_SPACE) for text in values.decode("latin-1").split("\n")]
-            return Headers.parsed(names.decode("ascii").lower().split("\n"), texts)
+            return Headers.parsed(lowered, texts)
         return Headers()
 
     def _decide_framing(self, head: Head) -> None:
@@ -293,3 +295,14 @@ class ResponseParser:
 
     def _cut(self, where: str) -> NetworkError:
         return NetworkError(f"{self._subject}: the connection ended {where}", code="truncated")
+
+
+def _lowered(names: bytes) -> tuple[str, ...] | None:
+    """Names of fields, which line feeds separate, in lower case; None: one of them is not a token."""
+    return _kept_names(names) if len(names) <= _LONGEST_KEPT else _kept_names.__wrapped__(names)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_names(names: bytes) -> tuple[str, ...] | None:
+    """As `_lowered`. Kept, because nearly all responses of a registry have the same names."""
+    return tuple(names.decode("ascii").lower().split("\n")) if _NAMES.fullmatch(names) else None
