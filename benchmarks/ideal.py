@@ -54,8 +54,8 @@ def _walk(
     blobs: dict[str, tuple[int, list[str]]],
 ) -> None:
     """Add a manifest, its children and its blobs to the plan."""
-    answer = client.manifest(repository, reference)
-    digest, document = answer.headers["docker-content-digest"], answer.json()
+    response = client.manifest(repository, reference)
+    digest, document = response.headers["docker-content-digest"], response.json()
     if (repository, digest) not in manifests:
         for child in document.get("manifests", []):
             _walk(client, repository, child["digest"], manifests, blobs)
@@ -63,7 +63,7 @@ def _walk(
             homes = blobs.setdefault(blob["digest"], (blob["size"], []))[1]
             if repository not in homes:
                 homes.append(repository)
-        manifests[repository, digest] = (answer.headers["content-type"], [])
+        manifests[repository, digest] = (response.headers["content-type"], [])
     references = manifests[repository, digest][1]
     if reference not in references:
         references.append(reference)

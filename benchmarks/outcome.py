@@ -26,8 +26,8 @@ def _tags_equal_on(content: Content, wanted: Wanted, target: Registry) -> bool:
 
 def _digest(client: Client, repository: str, tag: str) -> str | None:
     accept = {"Accept": ", ".join(MANIFEST_TYPES)}
-    answer = client.ask("HEAD", f"/v2/{repository}/manifests/{tag}", headers=accept, repository=repository)
-    return answer.headers.get("docker-content-digest") if answer.status == 200 else None
+    response = client.ask("HEAD", f"/v2/{repository}/manifests/{tag}", headers=accept, repository=repository)
+    return response.headers.get("docker-content-digest") if response.status == 200 else None
 
 
 def content_equal(content: Content, wanted: Wanted, targets: Iterable[Registry]) -> bool:

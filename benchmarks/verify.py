@@ -22,7 +22,7 @@ from mirror.layout.bundle.store import BundleStore
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import parse_manifest
-from mirror.store import Coming
+from mirror.store import ExpectedImage
 from mirror.util.cancellation import Stop, Work
 from tests.support.bundles import Bytes
 from tests.support.images import Graph
@@ -79,7 +79,7 @@ def make_bundle(path: Path, size: int) -> Path:
     )
     bundle = BundleStore(path, str(path), spool=path.parent, new=True)
     try:
-        bundle.begin([Coming("app", "v1", (manifest,), manifest.blobs)], work)
+        bundle.begin([ExpectedImage("app", "v1", (manifest,), manifest.blobs)], work)
         for digest, data in graph.blobs.items():
             with bundle.begin_upload("app", Descriptor(Digest(digest), len(data)), work) as session:
                 session.send(partial(_open_at, data), work)

@@ -95,10 +95,10 @@ class PlainClient:
 
     def raw(self, registry: RecordingRegistry, repository: str, tag: str) -> bytes:
         with registry.client() as client:
-            answer = client.manifest(repository, tag)
-        if answer.status != 200:
-            raise CheckFailed(f"{registry.host}/{repository}:{tag} is {answer.status}")
-        return answer.body
+            response = client.manifest(repository, tag)
+        if response.status != 200:
+            raise CheckFailed(f"{registry.host}/{repository}:{tag} is {response.status}")
+        return response.body
 
     def pull(self, registry: RecordingRegistry, repository: str, tag: str, *, architecture: str, to: Path) -> None:
         print(f"  pull {registry.host}/{repository}:{tag} for {architecture}", flush=True)

@@ -58,14 +58,14 @@ class MirrorError(Exception):
     registry_code: the `code` in the registry's error document (`NAME_UNKNOWN`), if it sent one.
     host: the host that caused the error, by its name in `Limits`, if that may be another host than the registry.
     protocol: the protocol that was used, where the registry has several; empty for the usual one.
-    spent: all retries for this failure are used up; callers must not retry it again.
-    names: for a tag whose manifest is damaged: the digest that the store has for the tag, if it is known."""
+    retries_exhausted: all retries for this failure are used up; callers must not retry it again.
+    tag_digest: for a tag whose manifest is damaged: the digest that the store has for the tag, if it is known."""
 
     code = "error"
     exit_code = FAILED
     retryable = False
-    spent = False
-    names: str | None = None
+    retries_exhausted = False
+    tag_digest: str | None = None
 
     def __init__(
         self,
@@ -97,15 +97,15 @@ class MirrorError(Exception):
         return f"{self.what} ({self.hint})" if self.hint else self.what
 
     @property
-    def passing(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether a later run may succeed without any change by an operator. `retryable` is about this run."""
         return self.code in TRANSIENT or (self.retryable and self.code in TRANSIENT_IF_RETRYABLE)
 
-    def about(self, subject: str) -> MirrorError:
+    def with_subject(self, subject: str) -> MirrorError:
         """Return the same error with `subject` in front of its text. For errors that several callers share."""
-        return self if subject in self.what else self.told(f"{subject}: {self.what}")
+        return self if subject in self.what else self.with_text(f"{subject}: {self.what}")
 
-    def told(self, what: str) -> MirrorError:
+    def with_text(self, what: str) -> MirrorError:
         """Return a copy of the error with another text."""
         return type(self)(
             what,
@@ -198,7 +198,7 @@ class Cancelled(MirrorError):
 _WORST_FIRST = (LOCAL, REFUSED, FAILED, BUSY)
 
 
-def could_not_look_up(error: MirrorError) -> bool:
+def is_failed_lookup(error: MirrorError) -> bool:
     """Return whether a server failed to answer a lookup, with a status such as 500: the object may exist or not.
 
     Refused credentials and rate limits do not count: they say nothing about the object."""

@@ -60,8 +60,8 @@ class Availability:
         """Return the time of the next probe after `error`."""
         return self._clock.now() + max(PROBE_EVERY, error.retry_after or 0.0)
 
-    def answered(self, kind: str, status: int, *, probe: bool) -> None:
-        """Record the response to a request of `kind`. probe: the return value of `check` for this request.
+    def record_response(self, kind: str, status: int, *, probe: bool) -> None:
+        """Record the response to a request of `kind`. probe: the return value of `check_available` for this request.
 
         Any response shows that a silent host is back. A host that limits requests (429) is contacted again only after
         a probe got another response."""
@@ -79,7 +79,7 @@ class Availability:
         """Whether requests fail at once, except for probes: the host is silent or limits requests."""
         return self._down is not None
 
-    def check(self, kind: str = "") -> bool:
+    def check_available(self, kind: str = "") -> bool:
         """Raise the error for which a request of `kind` must not be sent. Return True if this request is a probe.
 
         One request a minute is a probe, or fewer if the host asked for that."""
@@ -92,9 +92,9 @@ class Availability:
             if outage.is_due(self._clock.now()):
                 return True
             error = outage.error
-        raise error.told(self.reason(error))
+        raise error.with_text(self.describe_outage(error))
 
-    def reason(self, error: MirrorError) -> str:
+    def describe_outage(self, error: MirrorError) -> str:
         """Return why no request is sent to the host after `error`, as one clause."""
         how = "limits requests" if isinstance(error, RateLimited) else "is down"
         return f"{self.name} {how}: {error.what.removeprefix(self.name).lstrip(' :')}"
@@ -133,12 +133,12 @@ class HostLimits(Availability):
         with self._lock:
             return max(self._state.paused_until, self._state.next_free)
 
-    def sent(self, kind: str) -> None:
+    def count_request(self, kind: str) -> None:
         """Count one request of `kind` (`HEAD manifest`) that was sent."""
         with self._lock:
             self._state.requests[kind] += 1
 
-    def take(self) -> float:
+    def reserve_start(self) -> float:
         """Reserve the start of one request under the rate, and return the seconds to wait before it is sent."""
         with self._lock:
             now, state = self._clock.now(), self._state
@@ -172,7 +172,7 @@ class HostLimits(Availability):
 
 
 def _ignore_hold(until: float) -> None:
-    pass
+    """Do nothing: the default of HostLimits.on_hold."""
 
 
 class Limits:
@@ -205,7 +205,7 @@ class Limits:
                     found = self._hosts[name] = HostLimits(name, self._default, None, self.clock)
         return found
 
-    def all(self) -> list[HostLimits]:
+    def hosts(self) -> list[HostLimits]:
         """Return the limits of all hosts, sorted by name."""
         with self._lock:
             return sorted(self._hosts.values(), key=lambda host: host.name)
@@ -217,11 +217,11 @@ class Limits:
             self.waited += waited
             self.longest_wait = max(self.longest_wait, waited)
 
-    def note_queued(self, seconds: float) -> None:
+    def add_queued(self, seconds: float) -> None:
         """Add the time that this thread waited because a host was paused or its rate was used up."""
-        self._queued.seconds = self.queued() + seconds
+        self._queued.seconds = self.queued_seconds() + seconds
 
-    def queued(self) -> float:
+    def queued_seconds(self) -> float:
         """Return the seconds that this thread has waited for hosts so far. Time budgets do not include them."""
         seconds: float = getattr(self._queued, "seconds", 0.0)
         return seconds

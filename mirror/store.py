@@ -44,10 +44,10 @@ class TransformPart(Struct, frozen=True):
 
 
 def _do_nothing() -> None:
-    pass
+    """Release nothing: the default of TransformResult.release."""
 
 
-class Transformed(Struct, frozen=True):
+class TransformResult(Struct, frozen=True):
     """The result of a transform: a root manifest, and the store that its blobs and child manifests are read from.
 
     release: called when nothing of the result will be read any more. It may be called more than once."""
@@ -75,7 +75,7 @@ class Transform(Protocol):
         """Fetch and convert one part. May be called again after a retryable failure."""
         ...
 
-    def finish(self, work: Work) -> Transformed:
+    def finish(self, work: Work) -> TransformResult:
         """Build the image from the parts."""
         ...
 
@@ -100,7 +100,7 @@ class Version(Struct, frozen=True):
     reason: str = ""
 
     @property
-    def unmade(self) -> bool:
+    def needs_transform(self) -> bool:
         """Whether the digest is unknown until the transform has run: the state has no earlier result."""
         return self.transform is not None and self.digest is None
 
@@ -147,7 +147,7 @@ class Mount(Enum):
     REFUSED = "refused"  # no blob can be mounted from that repository; the image does not fail because of this
 
 
-class Coming(Struct, frozen=True):
+class ExpectedImage(Struct, frozen=True):
     """An image that will be written: its blobs, and its manifests with children before parents and the root last."""
 
     repository: str
@@ -199,7 +199,7 @@ class Source(Protocol):
         """Open a blob; use it in a `with` block. The caller verifies the bytes. Raises NotFound."""
         ...
 
-    def lacks(self, blob: Descriptor) -> bool:
+    def leaves_out(self, blob: Descriptor) -> bool:
         """Return whether a partial source leaves out this blob. Does no I/O."""
         ...
 
@@ -211,26 +211,26 @@ class Source(Protocol):
 class Target(Source, Protocol):
     """A store that can be written to.
 
-    gathers: `begin` needs the list of all images before the first byte is written (a bundle).
-    incomplete: the store gathers, and its content records that images are missing from it.
+    needs_all_images: `begin` needs the list of all images before the first byte is written (a bundle).
+    incomplete: the store needs all images, and its content records that some of them are missing.
     on_disk: the repositories share their blobs, and a lookup costs no request."""
 
-    gathers: bool
+    needs_all_images: bool
     incomplete: bool
     on_disk: bool
 
-    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+    def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
         """Prepare the first write of a run.
 
-        images: all images that will be written, if the store gathers; otherwise empty.
+        images: all images that will be written, if the store needs them; otherwise empty.
         missing: the references that were selected but cannot be fetched.
-        A store that gathers can begin again after `finish`."""
+        A store that needs all images can begin again after `finish`."""
         ...
 
     def finish(self, *, whole: bool, work: Work) -> None:
         """Complete the last write of a run.
 
-        whole: no image failed. Only then does a store that gathers publish what was written."""
+        whole: no image failed. Only then does a store that needs all images publish what was written."""
         ...
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:

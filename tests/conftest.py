@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Programs in Go, docker-registry and skopeo, need a third less CPU time: here they have little to do.
+for _name, _value in (("GOMAXPROCS", "1"), ("GOGC", "400")):
+    os.environ.setdefault(_name, _value)
 
 pytest_plugins = ("tests.support.guards",)
 pytest.register_assert_rewrite("tests.support.guards", "tests.support.oracle", "tests.support.tool")
@@ -21,6 +27,10 @@ from tests.support.tool import MirrorTool  # noqa: E402
 RegistryFactory = Callable[..., RealRegistry]
 ScriptedFactory = Callable[..., ScriptedRegistry]
 _STARTED = pytest.StashKey[list[RealRegistry | ScriptedRegistry]]()
+
+# No test depends on the speed of the machine.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture

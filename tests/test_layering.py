@@ -214,7 +214,11 @@ def test_modules_of_values_do_no_io() -> None:
 
 def test_planning_is_typed_on_the_reading_half_of_a_store() -> None:
     mine = [
-        found for found in imports() if is_within(found.importer, ("mirror.sync.planner", "mirror.selection.tag_rules"))
+        found
+        for found in imports()
+        if is_within(
+            found.importer, ("mirror.sync.planner", "mirror.sync.target_planner", "mirror.selection.tag_rules")
+        )
     ]
     assert [] == [str(found) for found in mine if found.name in WRITERS]
 
@@ -224,6 +228,7 @@ def test_planning_is_typed_on_the_reading_half_of_a_store() -> None:
     [
         "mirror.sync.image_copier",
         "mirror.sync.planner",
+        "mirror.sync.target_planner",
         "mirror.sync.copy_queue",
         "mirror.sync.image_reader",
         "mirror.sync.manifest_graph",

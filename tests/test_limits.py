@@ -30,7 +30,7 @@ def host(clock: FakeClock, rate: Rate | None = None) -> tuple[HostLimits, list[f
 
 def test_a_host_without_limits_is_contacted_at_once() -> None:
     limits, holds = host(FakeClock())
-    assert [0.0, 0.0] == [limits.take(), limits.take()]
+    assert [0.0, 0.0] == [limits.reserve_start(), limits.reserve_start()]
     assert (True, []) == (limits.ready_at() <= 1000.0, holds)
 
 
@@ -38,11 +38,11 @@ def test_a_host_without_limits_is_contacted_at_once() -> None:
 def test_a_rate_spreads_requests_evenly(rate: Rate, between: float) -> None:
     clock = FakeClock()
     limits, holds = host(clock, rate)
-    assert [0.0, between, 2 * between] == pytest.approx([limits.take() for _ in range(3)])
+    assert [0.0, between, 2 * between] == pytest.approx([limits.reserve_start() for _ in range(3)])
     assert 1000.0 + 3 * between == pytest.approx(limits.ready_at())
     assert [1000.0 + n * between for n in (1, 2, 3)] == pytest.approx(holds)
     clock.time += 100 * between  # unused requests do not accumulate
-    assert [0.0, between] == pytest.approx([limits.take() for _ in range(2)])
+    assert [0.0, between] == pytest.approx([limits.reserve_start() for _ in range(2)])
 
 
 def test_a_paused_host_is_contacted_after_the_pause_which_is_reported_once() -> None:
@@ -50,22 +50,22 @@ def test_a_paused_host_is_contacted_after_the_pause_which_is_reported_once() -> 
     limits, holds = host(clock)
     assert [True, False, False] == [limits.pause(10), limits.pause(5), limits.pause(20)]
     assert [1010.0, 1020.0] == holds
-    assert (20.0, 1020.0) == (limits.take(), limits.ready_at())
+    assert (20.0, 1020.0) == (limits.reserve_start(), limits.ready_at())
     clock.time = 1020.0
-    assert 0.0 == limits.take()
+    assert 0.0 == limits.reserve_start()
     assert limits.pause(1)
 
 
 def test_a_pause_and_a_rate_add_up() -> None:
     limits, _ = host(FakeClock(), Rate(1, 1))
     limits.pause(10)
-    assert [10.0, 11.0, 12.0] == [limits.take() for _ in range(3)]
+    assert [10.0, 11.0, 12.0] == [limits.reserve_start() for _ in range(3)]
 
 
 def test_a_callback_of_a_hold_may_query_the_limits() -> None:
     limits, seen = HostLimits("h", rate=Rate(1, 1), clock=FakeClock()), list[float]()
     limits.on_hold = lambda until: seen.append(limits.ready_at() - until)
-    limits.take()
+    limits.reserve_start()
     limits.pause(100)
     assert [0.0, 0.0] == seen
 
@@ -73,7 +73,7 @@ def test_a_callback_of_a_hold_may_query_the_limits() -> None:
 def test_requests_are_counted_by_kind_on_every_thread() -> None:
     limits, _ = host(FakeClock())
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: limits.sent("PUT blob" if n % 4 else "HEAD manifest"), range(2000)))
+        list(pool.map(lambda n: limits.count_request("PUT blob" if n % 4 else "HEAD manifest"), range(2000)))
     assert {"HEAD manifest": 500, "PUT blob": 1500} == limits.requests()
 
 
@@ -82,11 +82,11 @@ def test_requests_are_counted_by_kind_on_every_thread() -> None:
 
 def test_requests_to_a_host_that_is_down_fail_at_once_with_its_error() -> None:
     limits, _ = host(FakeClock())
-    assert (False, False) == (limits.check(), limits.down)
+    assert (False, False) == (limits.check_available(), limits.down)
     assert [True, False] == [limits.mark_down(Unreachable("connect: refused")) for _ in range(2)]
     assert limits.down
     with pytest.raises(Unreachable, match="h:5000 is down: connect: refused") as caught:
-        limits.check()
+        limits.check_available()
     assert ("net_error", True) == (caught.value.code, caught.value.retryable)
 
 
@@ -101,7 +101,7 @@ def test_the_error_of_a_host_that_is_down_names_the_host_once(what: str, shown: 
     limits, _ = host(FakeClock())
     limits.mark_down(Unreachable(what))
     with pytest.raises(Unreachable) as caught:
-        limits.check()
+        limits.check_available()
     assert shown == caught.value.what
 
 
@@ -113,12 +113,12 @@ def test_a_host_that_is_down_is_probed_once_a_minute_until_it_answers() -> None:
     for _ in range(180):
         clock.time += 1
         try:
-            probes.append((clock.time, limits.check()))
+            probes.append((clock.time, limits.check_available()))
         except Unreachable:
             limits.mark_down(Unreachable("refused again"))  # this does not postpone the probe
     assert [(1000 + n * PROBE_EVERY, True) for n in (1, 2, 3)] == probes
-    limits.answered("HEAD blob", 404, probe=True)
-    assert (False, False) == (limits.check(), limits.down)
+    limits.record_response("HEAD blob", 404, probe=True)
+    assert (False, False) == (limits.check_available(), limits.down)
 
 
 def test_one_of_many_threads_sends_the_probe() -> None:
@@ -129,7 +129,7 @@ def test_one_of_many_threads_sends_the_probe() -> None:
 
     def probe(_: int) -> bool:
         try:
-            return limits.check()
+            return limits.check_available()
         except Unreachable:
             return False
 
@@ -143,7 +143,7 @@ def test_each_caller_gets_its_own_error() -> None:
     errors = []
     for _ in range(2):
         with pytest.raises(NetworkError) as caught:
-            limits.check()
+            limits.check_available()
         errors.append(caught.value)
     assert errors[0] is not errors[1]
 
@@ -158,7 +158,7 @@ def test_all_callers_get_the_same_limits_of_a_host() -> None:
         assert 1 == len(set(map(id, pool.map(lambda _: limits.host("a:1"), range(100)))))
     assert limits.host("b:1") is set_up
     assert [("a:1", 3, None), ("b:1", 16, Rate(1, 1))] == [
-        (each.name, each.parallel, each.rate) for each in limits.all()
+        (each.name, each.parallel, each.rate) for each in limits.hosts()
     ]
 
 
@@ -183,5 +183,5 @@ def test_a_rate_limit_can_mark_a_host_as_down() -> None:
     limits, _ = host(FakeClock())
     limits.mark_down(RateLimited("429", status=429, retry_after=3600.0))
     with pytest.raises(RateLimited) as caught:
-        limits.check()
+        limits.check_available()
     assert (429, 3600.0) == (caught.value.status, caught.value.retry_after)

@@ -158,7 +158,9 @@ def test_operations_marks_the_same_error_codes_as_retryable_as_the_report() -> N
     rows = re.findall(r"^\| `(\w+)` \|.*?\| [\d, ]+ \| (\w+) \|", section(OPERATIONS, "Error codes"), re.MULTILINE)
     assert len(rows) > 30
     for code, documented in rows:
-        found = {Failure.of(errors.MirrorError("x", code=code, retryable=again)).retryable for again in (True, False)}
+        found = {
+            Failure.from_error(errors.MirrorError("x", code=code, retryable=again)).retryable for again in (True, False)
+        }
         assert {"yes": {True}, "no": {False}, "often": {True, False}}[documented] == found, code
 
 

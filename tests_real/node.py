@@ -62,12 +62,12 @@ class NodeRegistry:
             headers["Authorization"] = f"Basic {base64.b64encode(self._login.encode()).decode()}"
         try:
             connection.request("PUT", path, body, headers)
-            answer = connection.getresponse()
-            answer.read()
+            response = connection.getresponse()
+            response.read()
         finally:
             connection.close()
-        if answer.status not in (200, 204):
-            raise RuntimeError(f"PUT {path}: {answer.status}")
+        if response.status not in (200, 204):
+            raise RuntimeError(f"PUT {path}: {response.status}")
 
     def image(self, document: Mapping[str, Any], layer: bytes) -> None:
         """Push an image with its layer."""

@@ -246,11 +246,11 @@ def test_signatures_and_referrers_are_copied_as_tags(
     named = json.loads(graph.manifests[graph.tags[tag]].data)["manifests"]
     with target_registry.client() as client:
         assert {tag, f"{tag}.sig"} <= set(client.tags("app"))
-        answer = client.ask("GET", f"/v2/app/referrers/{subject}")
+        response = client.ask("GET", f"/v2/app/referrers/{subject}")
     if target_registry.referrers_api:
-        assert {child["digest"] for child in named} == {child["digest"] for child in answer.json()["manifests"]}
+        assert {child["digest"] for child in named} == {child["digest"] for child in response.json()["manifests"]}
     else:
-        assert 404 == answer.status
+        assert 404 == response.status
 
 
 def test_a_missing_repository_has_a_clear_error(
@@ -283,7 +283,7 @@ class SignalSender:
         with self._lock:
             self._left -= request.kind == "PUT upload"
             now = request.kind == "PUT upload" and self._left == 0
-        if now and self._aimed.wait(10) and self._process:
+        if now and self._aimed.wait(60) and self._process:
             self._process.send_signal(self._number)
         return reply
 

@@ -51,7 +51,7 @@ class Options(Struct, frozen=True):
     base: Path | None = None
 
 
-class Only:
+class ReferenceFilter:
     """Selects references by shell patterns (`--only`) and repositories by shard. Thread-safe.
 
     Patterns match `host/repo:tag` (or `@digest`) or `host/repo`. None: everything is selected."""
@@ -63,7 +63,7 @@ class Only:
         self._in_this_shard: set[str] = set()  # patterns that can match in a repository of this shard
         self._in_other_shards: set[str] = set()  # patterns that can match in a repository of another shard
 
-    def wants(self, reference: str) -> bool:
+    def is_selected(self, reference: str) -> bool:
         """Return whether a reference of a source is selected."""
         if self._patterns is None:
             return True
@@ -73,7 +73,7 @@ class Only:
         self._unmatched.difference_update(matching)
         return bool(matching)
 
-    def takes(self, repository: str) -> bool:
+    def may_select(self, repository: str) -> bool:
         """Return whether any reference of `host/repo` could be selected. If not, its tags need not be listed."""
         if self._shard is not None and not self._shard.contains(repository):
             self._in_other_shards.update([one for one in self._patterns or () if self._can_match(one, repository)])
@@ -89,7 +89,7 @@ class Only:
         """Return whether patterns could match a reference of `host/repo` or `host/prefix/*`. Changes nothing."""
         return any(self._can_match(one, repository) for one in self._patterns or ())
 
-    def not_seen(self, repository: str) -> None:
+    def note_unlisted(self, repository: str) -> None:
         """Record that the tags of `host/repo`, or the repositories of `host/prefix/*`, could not be listed."""
         unsure = [one for one in self._unmatched if repository.endswith("*") or self._can_match(one, repository)]
         self._unmatched.difference_update(unsure)

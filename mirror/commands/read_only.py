@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mirror.commands.options import Only, Options
+from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.session import RunContext, open_run
 from mirror.config import Config, load, state_directory
 from mirror.output import log
@@ -21,12 +21,12 @@ from mirror.util.signals import Signals
 _log = logging.getLogger("mirror")
 
 
-def choose_references(options: Options) -> Only:
+def choose_references(options: Options) -> ReferenceFilter:
     """Return the filter for the options `--only`, `--only-from` and `--shard`. Raises ConfigError."""
     if not options.only and options.only_from is None:
-        return Only(None, options.shard)
+        return ReferenceFilter(None, options.shard)
     given = read_references_file(options.only_from) if options.only_from is not None else ()
-    return Only([*options.only, *given], options.shard)
+    return ReferenceFilter([*options.only, *given], options.shard)
 
 
 def log_config_warnings(config: Config) -> None:
@@ -53,6 +53,6 @@ def open_for_reading(options: Options) -> Iterator[tuple[RunContext, State]]:
         directory = state_directory(config)
         with (
             State.open(directory, _log.warning, read_only=True, writers=current_mark(directory)) as state,
-            open_run(config, options, only, redactor, signals, state, copies=False) as context,
+            open_run(config, options, only, redactor, signals, state, writes=False) as context,
         ):
             yield context, state

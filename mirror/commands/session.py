@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.commands.options import Only, Options, Shard
+from mirror.commands.options import Options, ReferenceFilter, Shard
 from mirror.commands.stores import Stores
 from mirror.config import Config, state_directory
 from mirror.errors import SIGNALLED, Cancelled, ConfigError, LocalError, MirrorError, NotFound, printable
@@ -20,15 +20,15 @@ from mirror.limits import Limits
 from mirror.output.redaction import Redactor
 from mirror.selection.locations import STREAM, can_match, is_bundle, is_registry
 from mirror.state.hints import State
-from mirror.sync.bundle_bases import Bases
-from mirror.sync.image_reader import Reader
-from mirror.sync.manifest_bodies import Bodies
-from mirror.sync.manifest_graph import Manifests
-from mirror.sync.plan_model import Entry, Findings
+from mirror.sync.bundle_bases import BundleBases
+from mirror.sync.image_reader import ImageReader
+from mirror.sync.manifest_bodies import ManifestBodies
+from mirror.sync.manifest_graph import ManifestCache
+from mirror.sync.plan_model import MirrorEntry, PlanReceiver
 from mirror.sync.planner import Planner
-from mirror.transfer.blob_locations import Inventory
-from mirror.transfer.calls import PATIENCE, Calls, new_loop
-from mirror.transfer.tasks import Steps
+from mirror.transfer.blob_locations import BlobLocations
+from mirror.transfer.calls import CLOSE_TIMEOUT, Calls, new_loop
+from mirror.transfer.tasks import Coro
 from mirror.util.cancellation import Stop, Work
 from mirror.util.files import local_error
 from mirror.util.signals import Signals
@@ -52,41 +52,47 @@ class RunContext(Struct, frozen=True):
     stores: Stores
     loop: asyncio.AbstractEventLoop
     calls: Calls
-    entries: list[Entry]
-    only: Only
+    entries: list[MirrorEntry]
+    only: ReferenceFilter
     signals: Signals
-    manifests: Manifests
+    manifests: ManifestCache
 
     def planner(
-        self, state: State, findings: Findings, *, believe: bool = True, remake: bool = False, repair: bool = False
+        self,
+        state: State,
+        receiver: PlanReceiver,
+        *,
+        use_hints: bool = True,
+        repeat_transforms: bool = False,
+        repair: bool = False,
     ) -> Planner:
         """Create the planner of the run."""
         return Planner(
             self.calls,
             state,
-            findings,
-            chosen=self.only,
+            receiver,
+            only=self.only,
             parallel=self.stores.parallel(),
-            note=self.manifests.note,
-            believe=believe,
-            remake=remake,
+            keep_manifest=self.manifests.add,
+            use_hints=use_hints,
+            repeat_transforms=repeat_transforms,
             repair=repair,
         )
 
-    def bases(self, state: State) -> Bases:
+    def bases(self, state: State) -> BundleBases:
         """Create the check for blobs that differential bundles leave out."""
-        reader = Reader(self.calls, state, self.manifests)
-        return Bases(
+        reader = ImageReader(self.calls, state, self.manifests)
+        return BundleBases(
             self.calls,
             reader,
-            Inventory(state, self.stores.mountable(), self.stores.wildcards()),
+            BlobLocations(state, self.stores.mountable(), self.stores.wildcards()),
             self.stores.registries,
         )
 
     def must_copy_to(self, host: str, path: str) -> bool:
         """Return whether a mirror must copy something to this repository of a target."""
         return any(
-            target.place.host == host and can_match(path, target.place.path)
+            target.repository.host == host and can_match(path, target.repository.path)
             for entry in self.entries
             if not entry.rules.allow_empty
             for target in entry.targets
@@ -113,7 +119,7 @@ class RunContext(Struct, frozen=True):
     def check_no_partial_bundle(self, options: Options) -> None:
         """Raise ConfigError if `--only` or `--shard` selects a part of a bundle, which would then lack the rest."""
         for entry in self.entries:
-            bundle = next((one.place.host for one in entry.targets if is_bundle(one.place.host)), None)
+            bundle = next((one.repository.host for one in entry.targets if is_bundle(one.repository.host)), None)
             if bundle is None or not (options.shard is not None or self.only.can_match(entry.name)):
                 continue
             option = "--shard" if options.shard is not None else "--only" if options.only else "--only-from"
@@ -123,7 +129,7 @@ class RunContext(Struct, frozen=True):
                 "configuration with its own bundle, or export to a layout (oci:DIR), which keeps its other images",
             )
 
-    def run_until_signal(self, steps: Steps[None], halt: Callable[[str], object] = str) -> int | None:
+    def run_until_signal(self, steps: Coro[None], halt: Callable[[str], object] = str) -> int | None:
         """Run a coroutine to its end. Return the exit code of the signal that ended it, if one came.
 
         halt: called at a signal, before the stop that ends each wait of the coroutine, with the reason. Raises what the
@@ -167,17 +173,24 @@ def spool_directory(config: Config, shard: Shard | None) -> Path:
 
 @contextmanager
 def open_run(
-    config: Config, options: Options, only: Only, redactor: Redactor, signals: Signals, state: State, *, copies: bool
+    config: Config,
+    options: Options,
+    only: ReferenceFilter,
+    redactor: Redactor,
+    signals: Signals,
+    state: State,
+    *,
+    writes: bool,
 ) -> Iterator[RunContext]:
     """Open the stores and create an event loop.
 
     At the end all threads are joined, except those that hang after a signal.
 
-    copies: False: nothing will be written."""
+    writes: False: nothing will be written."""
     limits, stop = Limits(), Stop()
     spool = spool_directory(config, options.shard)
     with Stores(
-        config, limits, redactor, spool, options.base, copies=copies, repair=options.repair, memory=state
+        config, limits, redactor, spool, options.base, writes=writes, repair=options.repair, memory=state
     ) as stores:
         entries = stores.entries()
         _check_patterns(only, entries, config)
@@ -190,7 +203,7 @@ def open_run(
             raise local_error("open", "an event loop", error) from error
         signals.wake_loop(loop)
         calls = Calls(loop, limits, stop, downloads=parallel.downloads, uploads=parallel.uploads)
-        manifests = Manifests(calls, bodies=Bodies(spool / "manifests" if copies else None))
+        manifests = ManifestCache(calls, bodies=ManifestBodies(spool / "manifests" if writes else None))
         try:
             yield RunContext(limits, stop, stores, loop, calls, entries, only, signals, manifests)
         finally:
@@ -198,7 +211,7 @@ def open_run(
             manifests.close()
 
 
-def _check_patterns(only: Only, entries: list[Entry], config: Config) -> None:
+def _check_patterns(only: ReferenceFilter, entries: list[MirrorEntry], config: Config) -> None:
     """Raise ConfigError if a pattern cannot match any source: it is probably a typing mistake."""
     unmatched = only.impossible_patterns(entry.name for entry in entries)
     if unmatched:
@@ -232,7 +245,7 @@ def seconds_left(signals: Signals) -> float:
 def close_in_time(close: Callable[[float], None], signals: Signals) -> None:
     """Let `close` join threads within the time that is left. After a signal, threads that hang are left behind."""
     if signals.number is None:
-        close(PATIENCE)
+        close(CLOSE_TIMEOUT)
         return
     try:
         close(seconds_left(signals))

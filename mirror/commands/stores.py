@@ -22,8 +22,8 @@ from mirror.registry.session import Session
 from mirror.registry.v1.fallback_state import V2Memory
 from mirror.selection.locations import MATCHED, is_bundle, is_registry
 from mirror.store import Source, Target
-from mirror.sync.plan_model import Entry, TargetEntry
-from mirror.transfer.blob_locations import Place, Routes
+from mirror.sync.plan_model import MirrorEntry, TargetEntry
+from mirror.transfer.routes import Routes
 
 DEFAULT_PARALLEL = 8  # parallel requests to a host
 
@@ -59,7 +59,7 @@ class Stores:
     registries: the target stores by host name.
     spool: the directory for data from conversions and pipes. base: an inventory that replaces those of the
     configuration.
-    copies: False: conversions are only measured. repair: damaged bundles are created anew. memory: of earlier runs."""
+    writes: False: conversions are only measured. repair: damaged bundles are created anew. memory: of earlier runs."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Stores:
         spool: Path,
         base: Path | None = None,
         *,
-        copies: bool = True,
+        writes: bool = True,
         repair: bool = False,
         memory: V2Memory | None = None,
     ) -> None:
@@ -89,7 +89,7 @@ class Stores:
             self._local |= stores.sources
             for host in stores.hosts:
                 limits.configure(host, DEFAULT_PARALLEL)
-        scratch = spool / "converted" if copies else None
+        scratch = spool / "converted" if writes else None
         self._sources = RegistrySources(self._credentials, limits, scratch, config.spool_max, memory=memory)
 
     def _open(self, host: str) -> RegistryV2:
@@ -114,7 +114,7 @@ class Stores:
         for stores in self._on_disk:
             stores.close()
 
-    def sweep(self) -> None:
+    def delete_leftovers(self) -> None:
         """Delete what a killed run left. The caller must hold the lock."""
         self._sources.delete_leftovers()
 
@@ -130,10 +130,10 @@ class Stores:
         """Return sources that were read and lack images of their own inventory, with an error for each."""
         return [one for stores in self._on_disk for one in stores.incomplete_sources()]
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[MirrorEntry]:
         """Return the mirrors of the configuration as entries for the planner."""
         return [
-            Entry(
+            MirrorEntry(
                 source=self._source(mirror),
                 repository=mirror.source.path,
                 rules=mirror.tags,
@@ -164,7 +164,7 @@ class Stores:
         """Return a target of a mirror for the planner."""
         settings = self._config.settings_for(repository.host)
         return TargetEntry(
-            self.registries[repository.host], Place(repository.host, repository.path), settings.exclusive
+            self.registries[repository.host], Repository(repository.host, repository.path), settings.exclusive
         )
 
     def mountable(self) -> dict[str, set[str]]:
@@ -188,14 +188,14 @@ class Stores:
                     named[target.host].append((before, after))
         return dict(named)
 
-    def routes(self, entries: Iterable[Entry]) -> Routes:
+    def routes(self, entries: Iterable[MirrorEntry]) -> Routes:
         """Return the rules for the use of the spool.
 
         Blobs of stores on disk do not use it, since they can be read repeatedly."""
         hosts = self.registries
         return Routes(
             (
-                (entry.source.host, target.place.host)
+                (entry.source.host, target.repository.host)
                 for entry in entries
                 if is_registry(entry.source.host)
                 for target in entry.targets

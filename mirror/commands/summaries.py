@@ -6,43 +6,47 @@ from collections import Counter
 
 from mirror.errors import printable
 from mirror.output.report.summary import format_count, format_size
-from mirror.sync.dry_run import Change, Outlook
-from mirror.sync.verifier import Account
+from mirror.sync.dry_run import PlannedCopy, PlanSummary
+from mirror.sync.verifier import VerifyResult
 
 
-def outlook_lines(found: Outlook) -> list[str]:
+def plan_lines(summary: PlanSummary) -> list[str]:
     """Return the lines that say what a sync would do; one line if there is nothing to do."""
-    lines = [_change_line(change) for change in sorted(found.changes, key=lambda change: change.target)]
-    lines += [_failure_line(name, str(error)) for name, error in sorted(found.failures, key=lambda one: one[0])]
-    for source, rules in sorted(found.rejected.items()):
+    lines = [_change_line(change) for change in sorted(summary.changes, key=lambda change: change.target)]
+    lines += [_failure_line(name, str(error)) for name, error in sorted(summary.failures, key=lambda one: one[0])]
+    for source, rules in sorted(summary.rejected.items()):
         left_out = ", ".join(f"{count} by {printable(rule, 80)}" for rule, count in sorted(rules.items()))
         lines.append(f"{source}: tags left out: {left_out}")
-    lines += [f"anew    {bundle}: it is incomplete" for bundle in found.anew]
-    if not found.changes:
-        anew = f"; {format_count(len(found.anew), 'bundle')} to be made anew" if found.anew else ""
-        return [*lines, f"nothing to copy; {found.equal} up to date{anew}{_unknown_text(len(found.failures))}"]
-    kinds = Counter(_kind(change) for change in found.changes)
+    lines += [f"anew    {bundle}: it is incomplete" for bundle in summary.bundles_to_rebuild]
+    if not summary.changes:
+        anew = (
+            f"; {format_count(len(summary.bundles_to_rebuild), 'bundle')} to be made anew"
+            if summary.bundles_to_rebuild
+            else ""
+        )
+        return [*lines, f"nothing to copy; {summary.up_to_date} up to date{anew}{_unknown_text(len(summary.failures))}"]
+    kinds = Counter(_kind(change) for change in summary.changes)
     compare = f"; {kinds['compare']} to compare" if kinds["compare"] else ""
-    converted = len({change.source for change in found.changes if change.size is None})
+    converted = len({change.source for change in summary.changes if change.size is None})
     unknown = f"; plus {format_count(converted, 'image')} to be converted, of unknown size" if converted else ""
     return [
         *lines,
-        f"to copy: {kinds['new']} new, {kinds['changed']} changed{compare}; {found.equal} up to date"
-        f"{_unknown_text(len(found.failures))}",
-        f"at most {format_size(found.bytes_to_read)} to read, {format_size(found.bytes_to_send)} to send; "
-        f"{format_count(found.manifests, 'manifest request')} that count{'s' if found.manifests == 1 else ''} "
+        f"to copy: {kinds['new']} new, {kinds['changed']} changed{compare}; {summary.up_to_date} up to date"
+        f"{_unknown_text(len(summary.failures))}",
+        f"at most {format_size(summary.bytes_to_read)} to read, {format_size(summary.bytes_to_send)} to send; "
+        f"{format_count(summary.manifests, 'manifest request')} that count{'s' if summary.manifests == 1 else ''} "
         f"against a pull quota{unknown}",
     ]
 
 
-def _kind(change: Change) -> str:
+def _kind(change: PlannedCopy) -> str:
     """Return the kind of a planned change: new, changed or compare."""
-    if change.old is None:
+    if change.old_digest is None:
         return "new"
     return "compare" if change.to_compare else "changed"
 
 
-def _change_line(change: Change) -> str:
+def _change_line(change: PlannedCopy) -> str:
     """Return the line about one planned change."""
     how = f"{_kind(change):7}"
     why = f": {change.reason}" if change.reason else ""
@@ -61,19 +65,19 @@ def _failure_line(name: str, why: str) -> str:
     return f"failed  {name}: {why}"
 
 
-def verification_lines(account: Account, *, deep: bool) -> list[str]:
+def verification_lines(result: VerifyResult, *, deep: bool) -> list[str]:
     """Return the lines that `verify` prints: each problem, and the sum."""
-    problems = sorted(account.problems, key=lambda problem: problem.name)
+    problems = sorted(result.problems, key=lambda problem: problem.name)
     lines = [f"{problem.name}: {problem.error}" for problem in problems]
     verdict = format_count(len(problems), "problem") if problems else "all complete"
-    if account.uncompared:
-        many = account.uncompared != 1
-        verdict = f"{verdict if problems else 'complete'}, but {account.uncompared} not compared"
+    if result.uncompared:
+        many = result.uncompared != 1
+        verdict = f"{verdict if problems else 'complete'}, but {result.uncompared} not compared"
         lines.append(
-            f"{format_count(account.uncompared, 'image')} could not be compared with "
+            f"{format_count(result.uncompared, 'image')} could not be compared with "
             f"{'their' if many else 'its'} source: "
             f"{'they are' if many else 'it is'} converted, and the digest of the result is not known "
             "(run `mirror sync CONFIG` or `mirror verify --deep CONFIG` to compare)"
         )
-    how = format_count(account.blobs, "blob") + (f", {format_size(account.bytes)} hashed" if deep else "")
-    return [*lines, f"verified: {format_count(account.images, 'image')}, {how}; {verdict}"]
+    how = format_count(result.blobs, "blob") + (f", {format_size(result.bytes)} hashed" if deep else "")
+    return [*lines, f"verified: {format_count(result.images, 'image')}, {how}; {verdict}"]

@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, cast
 
-from mirror.commands.options import Only, Options
+from mirror.commands.options import Options, ReferenceFilter
 from mirror.commands.read_only import choose_references, log_config_warnings, new_run_id
 from mirror.commands.session import RunContext, close_in_time, makes_bundle, open_run, seconds_left, spool_directory
 from mirror.config import Config, load, state_directory
 from mirror.errors import OK, SIGNALLED, Cancelled, LocalError, MirrorError, worst_exit_code
 from mirror.limits import Limits
+from mirror.oci.reference import Repository
 from mirror.output import log as logs
 from mirror.output.console import Console, print_lines
 from mirror.output.progress import Progress
@@ -22,16 +23,16 @@ from mirror.output.redaction import Redactor
 from mirror.output.report import Report, RunCost, check_report_path, summary
 from mirror.state.hints import State
 from mirror.state.run_marks import WHOLE, join_partition, partition_of_shards
-from mirror.sync.copy_queue import Agenda
-from mirror.sync.image_copier import Sync
-from mirror.sync.image_reader import Reader
-from mirror.sync.recorder import Account
-from mirror.sync.repair import repairing
-from mirror.sync.target_lifecycle import Publishing
-from mirror.transfer.blob_copier import Deliveries
-from mirror.transfer.blob_locations import Inventory, Place
-from mirror.transfer.blob_outcomes import Outcomes
-from mirror.transfer.blob_request import Cost, Delivered, Order
+from mirror.sync.copy_queue import CopyQueue
+from mirror.sync.image_copier import ImageCopier
+from mirror.sync.image_reader import ImageReader
+from mirror.sync.recorder import ResultRecorder
+from mirror.sync.repair import wrap_for_repair
+from mirror.sync.target_lifecycle import TargetLifecycle
+from mirror.transfer.blob_copier import BlobCopier
+from mirror.transfer.blob_locations import BlobLocations
+from mirror.transfer.blob_recorder import BlobRecorder
+from mirror.transfer.blob_request import BlobRequest, BlobResult
 from mirror.transfer.spool import Spool
 from mirror.util.files import Lock, delete_leftovers, private_directory
 from mirror.util.signals import InterruptibleSleep, Signals
@@ -72,7 +73,7 @@ def _state_directory(config: Config, options: Options) -> Path:
 
 
 def _partition(config: Config, options: Options) -> str:
-    """Return the partition of the run (`state/run_marks.py`)."""
+    """Return the partition of the run: all of the configuration, or its shards (`state/run_marks.py`)."""
     return partition_of_shards(options.shard.count, config.text_hash) if options.shard is not None else WHOLE
 
 
@@ -91,22 +92,28 @@ class _SyncRun:
     """One run, from the lock to the report."""
 
     def __init__(
-        self, config: Config, options: Options, only: Only, directory: Path, signals: Signals, writers: str
+        self,
+        config: Config,
+        options: Options,
+        only: ReferenceFilter,
+        directory: Path,
+        signals: Signals,
+        run_mark: str,
     ) -> None:
-        self._writers = writers
+        self._run_mark = run_mark
         self._config = config
         self._options = options
         self._only = only
         self._state_directory = directory
         self._signals = signals
         self._started = datetime.now(UTC)
-        self._clock = time.monotonic()
+        self._started_monotonic = time.monotonic()
         self._console = Console()
         self._redactor = Redactor()
-        self._marked: set[Place] = set()
+        self._marked: set[Repository] = set()
 
     def run(self) -> int:
-        """Run, and return the exit code."""
+        """Set up the log and the report, copy, print the summary, and return the exit code."""
         config, log = self._config, self._config.log
         run = new_run_id()
         with ExitStack() as stack:
@@ -147,88 +154,88 @@ class _SyncRun:
         mode = "none" if self._options.verbosity < 0 else self._options.progress
         with (
             Progress(self._console, cast(Literal["auto", "plain", "none"], mode)) as progress,
-            State.open(self._state_directory, self._log_state_warning, writers=self._writers) as state,
+            State.open(self._state_directory, self._log_state_warning, writers=self._run_mark) as state,
         ):
-            account = Account(report, progress)
-            known = (self._options, self._only, self._redactor, self._signals, state)
-            with open_run(self._config, *known, copies=True) as context:
+            results = ResultRecorder(report, progress)
+            arguments = (self._options, self._only, self._redactor, self._signals, state)
+            with open_run(self._config, *arguments, writes=True) as context:
                 context.check_no_partial_bundle(self._options)
-                self._plan_and_copy(context, state, account, progress)
+                self._plan_and_copy(context, state, results, progress)
             if self._signals.number is None:
-                for place in self._marked - account.unfinished:
-                    state.mark_finished(str(place))
+                for repository in self._marked - results.unfinished:
+                    state.mark_finished(str(repository))
             if state.failure is not None:
-                account.note(state.failure)
-        code = worst_exit_code(account.codes) if self._signals.number is None else SIGNALLED + self._signals.number
+                results.add_exit_code(state.failure)
+        code = worst_exit_code(results.codes) if self._signals.number is None else SIGNALLED + self._signals.number
         return code, self._cost(context.limits)
 
-    def _plan_and_copy(self, context: RunContext, state: State, account: Account, progress: Progress) -> None:
-        """Plan and copy until all is done or a signal comes, then end in order."""
+    def _plan_and_copy(self, context: RunContext, state: State, results: ResultRecorder, progress: Progress) -> None:
+        """Plan and copy until everything is done or a signal arrives, then close everything in order."""
         spool = Spool(spool_directory(self._config, self._options.shard), self._config.spool_max)
         spool.prepare()
-        context.stores.sweep()
+        context.stores.delete_leftovers()
         context.manifests.close()  # delete files of a killed run
-        inventory = Inventory(state, context.stores.mountable(), context.stores.wildcards())
+        locations = BlobLocations(state, context.stores.mountable(), context.stores.wildcards())
 
-        def mark_place(place: Place) -> None:
-            state.mark_unfinished(str(place))
-            self._marked.add(place)
+        def mark_repository(repository: Repository) -> None:
+            state.mark_unfinished(str(repository))
+            self._marked.add(repository)
 
-        def record_result(order: Order, what: Delivered | MirrorError, cost: Cost) -> None:
-            if isinstance(what, MirrorError):
-                context.stores.mark_host_down(what)
-            account.blob(order, what, cost)
+        def record_result(request: BlobRequest, result: BlobResult, error: MirrorError | None) -> None:
+            if error is not None:
+                context.stores.mark_host_down(error)
+            results.record_blob(request, result, error)
 
-        outcomes = Outcomes(record_result)
-        deliveries = Deliveries(
+        blob_recorder = BlobRecorder(record_result)
+        blob_copier = BlobCopier(
             context.calls,
-            inventory,
+            locations,
             context.stores.routes(context.entries),
             spool,
-            outcomes=outcomes,
-            moved=progress.add_bytes,
-            before_write=mark_place,
+            recorder=blob_recorder,
+            count_bytes=progress.add_bytes,
+            before_write=mark_repository,
         )
         targets = context.stores.registries
         if self._options.repair:
-            targets = repairing(targets)
-        sync = Sync(
+            targets = wrap_for_repair(targets)
+        image_copier = ImageCopier(
             context.calls,
-            deliveries,
-            inventory,
+            blob_copier,
+            locations,
             state,
             targets,
-            outcomes,
-            certain=self._options.deep,
+            blob_recorder,
+            check_all=self._options.deep,
             repair=self._options.repair,
-            writing=mark_place,
+            before_write=mark_repository,
         )
-        reader = Reader(context.calls, state, context.manifests)
-        agenda = Agenda(
+        reader = ImageReader(context.calls, state, context.manifests)
+        copy_queue = CopyQueue(
             context.calls,
             reader,
-            sync,
-            inventory,
+            image_copier,
+            locations,
             state,
-            account,
+            results,
             targets,
-            Publishing(context.calls, reader, targets, context.must_copy_to),
+            TargetLifecycle(context.calls, reader, targets, context.must_copy_to),
             images=self._config.parallel.images,
             deep=self._options.deep,
             fail_fast=self._options.fail_fast,
         )
-        planner = context.planner(state, agenda, believe=not self._options.deep, repair=self._options.repair)
+        planner = context.planner(state, copy_queue, use_hints=not self._options.deep, repair=self._options.repair)
         with ExitStack() as stack:
-            stack.callback(outcomes.close)
+            stack.callback(blob_recorder.close)
             stack.callback(spool.close)
-            stack.callback(agenda.close)  # no thread is left that writes there
+            stack.callback(copy_queue.close)  # after the threads that write have ended
             stack.callback(close_in_time, context.calls.close, self._signals)
-            stack.callback(close_in_time, deliveries.close, self._signals)
-            # Nothing opens an upload session any more without closing it.
+            stack.callback(close_in_time, blob_copier.close, self._signals)
+            # After this, every upload session that is opened is closed, too.
             stack.callback(context.stop.request, "the run is over")
-            if context.run_until_signal(agenda.run(planner.all(context.entries)), agenda.halt) is None:
-                for _, error in context.run_problems("the rest was imported" if account.codes == {OK} else ""):
-                    account.trouble(error)
+            if context.run_until_signal(copy_queue.run(planner.plan_all(context.entries)), copy_queue.halt) is None:
+                for _, error in context.run_problems("the rest was imported" if results.codes == {OK} else ""):
+                    results.record_error(error)
 
     def _log_state_warning(self, text: str) -> None:
         """Log a warning about the state."""
@@ -236,17 +243,17 @@ class _SyncRun:
 
     def _cost(self, limits: Limits) -> RunCost:
         """Return the cost of the run so far."""
-        requests = {host.name: counts for host in limits.all() if (counts := host.requests())}
-        seconds = time.monotonic() - self._clock
+        requests = {host.name: counts for host in limits.hosts() if (counts := host.requests())}
+        seconds = time.monotonic() - self._started_monotonic
         return RunCost(
             requests, limits.retries, limits.waited, limits.longest_wait, limits.retry_after, seconds=seconds
         )
 
     def _print_summary(self, report: Report, cost: RunCost, code: int) -> None:
-        """Print the summary."""
+        """Print the summary of the run. With `-q`, print it only after a failure, to standard error."""
         lines = summary(report, cost, code, config=self._config.path, parts=not makes_bundle(self._config))
         if self._options.verbosity >= 0:
-            print_lines(lines)  # the exit code stays: the results of a sync are in its report
+            print_lines(lines)  # a failure to print changes no exit code: the report has the results
         elif code != OK:
             for line in lines:
                 self._console.write_line(line)

@@ -7,20 +7,20 @@ from mirror.commands.read_only import open_for_reading
 from mirror.commands.summaries import verification_lines
 from mirror.errors import OK, worst_exit_code
 from mirror.output.console import print_lines
-from mirror.sync.image_reader import Reader
-from mirror.sync.verifier import Problem, Verify
+from mirror.sync.image_reader import ImageReader
+from mirror.sync.verifier import Problem, Verifier
 
 
 def verify(options: Options) -> int:
     """Print the problems on the targets and return the exit code. Raises ConfigError, LocalError."""
     with open_for_reading(options) as (context, state):
-        reader = Reader(context.calls, state, context.manifests)
-        walker = Verify(context.calls, context.stores.registries, reader, deep=options.deep)
-        planner = context.planner(state, walker, believe=False, remake=options.deep)
-        stopped = context.run_until_signal(walker.run(planner.all(context.entries)))
-        walker.account.problems += [Problem(*one) for one in context.run_problems()] if stopped is None else []
-    shown = walker.account.problems or options.verbosity >= 0
-    written = print_lines(verification_lines(walker.account, deep=options.deep)) if shown else OK
+        reader = ImageReader(context.calls, state, context.manifests)
+        verifier = Verifier(context.calls, context.stores.registries, reader, deep=options.deep)
+        planner = context.planner(state, verifier, use_hints=False, repeat_transforms=options.deep)
+        stopped = context.run_until_signal(verifier.run(planner.plan_all(context.entries)))
+        verifier.result.problems += [Problem(*one) for one in context.run_problems()] if stopped is None else []
+    shown = verifier.result.problems or options.verbosity >= 0
+    written = print_lines(verification_lines(verifier.result, deep=options.deep)) if shown else OK
     if stopped is not None:
         return context.signals.exit_if_hung(stopped)
-    return worst_exit_code({written, *(problem.error.exit_code for problem in walker.account.problems)})
+    return worst_exit_code({written, *(problem.error.exit_code for problem in verifier.result.problems)})

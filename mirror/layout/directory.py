@@ -19,7 +19,7 @@ from mirror.oci import manifest as manifests
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind, Manifest, parse_manifest
-from mirror.store import BlobReader, Coming, Mount, Version
+from mirror.store import BlobReader, ExpectedImage, Mount, Version
 from mirror.util.cancellation import Work
 from mirror.util.file_reader import FileReader
 
@@ -45,7 +45,7 @@ class LayoutStore:
     is a target, so the directory may be missing or empty."""
 
     partial = False
-    gathers = False
+    needs_all_images = False
     incomplete = False
     on_disk = True
 
@@ -78,7 +78,7 @@ class LayoutStore:
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
         """Yield what each tag or digest refers to, or the error in its place."""
         for reference in references:
-            work.stop.check()
+            work.stop.raise_if_requested()
             yield self._resolve(repository, reference)
 
     def _resolve(self, repository: str, reference: str) -> Version | MirrorError:
@@ -92,7 +92,7 @@ class LayoutStore:
                 return self._missing_error(repository, reference, descriptor)
             self._check_size(descriptor, size)
         except Refused as error:
-            error.names = descriptor.digest
+            error.tag_digest = descriptor.digest
             return error
         return Version(descriptor.digest, media_type=descriptor.media_type)
 
@@ -129,7 +129,7 @@ class LayoutStore:
             raise
         return reader
 
-    def lacks(self, blob: Descriptor) -> bool:
+    def leaves_out(self, blob: Descriptor) -> bool:
         """Return False: a layout leaves out no blobs."""
         return False
 
@@ -179,7 +179,7 @@ class LayoutStore:
 
     # ---- writing
 
-    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+    def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
         """Create the layout if it does not exist, and take its lock.
 
         Raises LockBusy (another run has it), LocalError."""
@@ -290,7 +290,7 @@ class LayoutUpload:
         buffer = memoryview(bytearray(min(_BUFFER_BYTES, self._blob.size or _BUFFER_BYTES)))
         with body(0) as reader, self._files.write_blob(self._blob.digest) as file:
             while count := reader.readinto(buffer):
-                work.stop.check()
+                work.stop.raise_if_requested()
                 file.write(buffer[:count])
                 work.progress(count)
         self.committed = True

@@ -304,7 +304,7 @@ def find_repositories(
     as_root.update(repository for repository, root in todo if root == digest)
     seen = set(todo)
     while todo:
-        work.stop.check()
+        work.stop.raise_if_requested()
         repository, parent = todo.pop()
         if parent not in children:
             children[parent] = _children(parent, read)

@@ -18,7 +18,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import is_path, is_tag
 from mirror.oci.strictjson import Value
-from mirror.store import Coming
+from mirror.store import ExpectedImage
 from mirror.util.structs import Struct, field
 
 FORMAT = 1
@@ -68,7 +68,7 @@ class Inventory(Struct):
     base: dict[Digest, BaseBlob] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
-    def add(self, image: Coming, base: BaseInventory) -> None:
+    def add(self, image: ExpectedImage, base: BaseInventory) -> None:
         """Add an image, without the blobs that `base` has.
 
         Raises RemoteError if the size of a blob is not known (schema 1); then nothing was added."""
@@ -92,7 +92,7 @@ class Inventory(Struct):
             else:
                 self.blobs[blob.digest] = size
 
-    def _add_manifests(self, contents: RepositoryContents, image: Coming) -> None:
+    def _add_manifests(self, contents: RepositoryContents, image: ExpectedImage) -> None:
         """Add the manifests of an image, its tag, and its roots without a tag."""
         root = image.manifests[-1]
         children = {child.digest for one in image.manifests for child in one.children}

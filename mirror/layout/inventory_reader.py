@@ -108,7 +108,7 @@ class _RepositorySurvey:
 
     def _read_manifest(self, digest: Digest) -> Manifest | MirrorError:
         """Read one manifest; return the error if that fails."""
-        self._work.stop.check()
+        self._work.stop.raise_if_requested()
         try:
             return self._source.manifest(self._name, digest, self._work)
         except MirrorError as error:

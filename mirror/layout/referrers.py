@@ -70,7 +70,7 @@ class Referrers:
         todo = list(dict.fromkeys((root.repository or None, root.descriptor.digest) for root in roots))
         seen = set(todo)
         while todo:
-            work.stop.check()
+            work.stop.raise_if_requested()
             repository, digest = todo.pop()
             if digest not in parts_by_digest:
                 parts_by_digest[digest] = self._read_parts(digest, work)

@@ -67,7 +67,7 @@ class _LayoutVerifier:
         """Verify everything that the descriptors lead to, each digest once."""
         seen: set[Digest] = set()
         while todo:
-            self._stop.check()
+            self._stop.raise_if_requested()
             descriptor = todo.pop()
             if descriptor.digest not in seen and not descriptor.foreign:
                 seen.add(descriptor.digest)
@@ -100,7 +100,7 @@ class _LayoutVerifier:
         hasher = descriptor.digest.hasher()
         with reader:
             while count := reader.readinto(self._buffer):
-                self._stop.check()
+                self._stop.raise_if_requested()
                 hasher.update(self._buffer[:count])
         if hasher.hexdigest() != descriptor.digest.hex:
             raise Refused(digest_problem(descriptor.digest, hasher.hexdigest()).text)

@@ -49,7 +49,7 @@ class Descriptor(Struct, frozen=True):
         return bool(self.urls) and self.media_type.startswith(_FOREIGN)
 
 
-def once_each(descriptors: Iterable[Descriptor], what: str) -> tuple[Descriptor, ...]:
+def unique_descriptors(descriptors: Iterable[Descriptor], what: str) -> tuple[Descriptor, ...]:
     """Return the first descriptor of each digest. A descriptor that is not foreign takes precedence.
 
     Raises Refused (manifest_invalid) if a digest has two sizes."""

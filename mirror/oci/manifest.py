@@ -14,7 +14,7 @@ from typing import Protocol
 
 from mirror.errors import MirrorError, Refused, RemoteError, printable
 from mirror.oci import strictjson
-from mirror.oci.descriptor import Descriptor, once_each, parse_descriptor
+from mirror.oci.descriptor import Descriptor, parse_descriptor, unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.strictjson import Object, Value
 from mirror.util.structs import Struct
@@ -171,8 +171,8 @@ def parse_manifest(
         digest,
         media_type,
         kind,
-        children=once_each(_children(document, kind, what), what),
-        blobs=once_each(_blobs(document, kind, what), what),
+        children=unique_descriptors(_children(document, kind, what), what),
+        blobs=unique_descriptors(_blobs(document, kind, what), what),
         subject=_subject(document, kind, what),
     )
 

@@ -114,9 +114,9 @@ class Repository(Struct, frozen=True, order=True):
         return reference.repository
 
     def __str__(self) -> str:
-        if self.host == "-" or "/" in self.host:
-            return f"{self.host}:{self.path}" if self.path else self.host
-        return f"{self.host}/{self.path}"
+        if not self.path:  # the unnamed repository of a store on disk
+            return self.host
+        return f"{self.host}:{self.path}" if self.host == "-" or "/" in self.host else f"{self.host}/{self.path}"
 
 
 class Reference(Struct, frozen=True, order=True):

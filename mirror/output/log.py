@@ -35,7 +35,7 @@ _log = logging.getLogger("mirror")
 _blobs = logging.getLogger("mirror.blob")
 
 
-def blob_event(
+def log_blob(
     *,
     is_root: bool = False,
     source: str,

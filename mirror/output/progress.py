@@ -63,12 +63,12 @@ class Progress(AbstractContextManager["Progress"]):
         self._images = self._done = self._failed = self._bytes = 0
         self._thread: threading.Thread | None = None
 
-    def expect(self, images: int) -> None:
+    def add_images(self, images: int) -> None:
         """Add `images` to the number of planned images."""
         with self._lock:
             self._images += images
 
-    def image_done(self, *, failed: bool = False) -> None:
+    def count_image(self, *, failed: bool = False) -> None:
         """Count one image as done."""
         with self._lock:
             self._done += 1

@@ -138,7 +138,7 @@ def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple
     """Return the size of `blob` on the registry in bytes; None if the registry does not have it.
 
     Costs one HEAD, and a GET if the response has no size. Raises the errors of the session."""
-    answer = session.call(
+    response = session.call(
         "HEAD",
         f"/v2/{repository}/blobs/{blob.digest}",
         work,
@@ -146,11 +146,11 @@ def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple
         scopes=scopes,
         expect={200, 403, 404, 405, 501},
     )
-    if answer.status == 404:
+    if response.status == 404:
         return None
-    if answer.status == 403 and not answer.destination.server_named:
-        raise session.failure(answer, "HEAD", "blob")
-    size = _content_length(answer.headers) if answer.status == 200 else None
+    if response.status == 403 and not response.destination.server_named:
+        raise session.failure(response, "HEAD", "blob")
+    size = _content_length(response.headers) if response.status == 200 else None
     # HEAD is not supported, was redirected to a URL signed for GET (moby/moby#50065), or has no Content-Length.
     return size if size is not None else _get_blob_size(session, repository, blob, scopes, work)
 

@@ -20,14 +20,14 @@ from mirror.registry.auth.authorizer import CATALOG, Scope, pull, push
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
 from mirror.registry.listings import Paging, list_names
 from mirror.registry.push_errors import SCHEMA1_HINT, classify_mount_error, explain_manifest_error, may_be_stored
-from mirror.registry.session import Answer, Session, TooBig
+from mirror.registry.session import Response, Session, TooBig
 from mirror.registry.upload_capabilities import UploadCapabilities
 from mirror.registry.uploads import RegistryUpload
-from mirror.store import Coming, Mount, Version
+from mirror.store import ExpectedImage, Mount, Version
 from mirror.util.cancellation import Work
 
 # After a stop, the response to a POST is still awaited: without it the upload session could not be deleted.
-ANSWER_TIMEOUT = 1.0  # seconds
+RESPONSE_TIMEOUT = 1.0  # seconds
 
 # Larger manifests are parsed one at a time, because parsing takes several times their size in memory. If one is read
 # only for its digest, it is not kept, and is read again when it is copied.
@@ -45,7 +45,7 @@ class RegistryV2:
     `pull` for a repository that does not exist yet."""
 
     partial = False
-    gathers = False
+    needs_all_images = False
     incomplete = False
     on_disk = False
 
@@ -100,7 +100,7 @@ class RegistryV2:
                 yield name if is_tag(name) else _invalid_name_error(f"{self.host}/{repository} lists a tag", name)
         except AuthError:
             if self._as_target:
-                self._session.authorizer.allow_another(scopes)  # a target does not need the list
+                self._session.authorizer.allow_one_more(scopes)  # a target does not need the list
             raise
 
     def _list_names(self, path: str, key: str, scope: Scope, work: Work) -> Iterable[str]:
@@ -109,7 +109,7 @@ class RegistryV2:
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
         failed_before = False
         for reference in references:
-            work.stop.check()
+            work.stop.raise_if_requested()
             try:
                 yield self._resolve_reference(repository, reference, work)
                 failed_before = False
@@ -121,7 +121,7 @@ class RegistryV2:
 
     def _resolve_reference(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
         try:
-            answer = self._session.call(
+            response = self._session.call(
                 "HEAD",
                 f"/v2/{repository}/manifests/{reference}",
                 work,
@@ -130,11 +130,11 @@ class RegistryV2:
                 headers=_ACCEPT,
                 expect={200, 404, 405, 501},
             )
-            if answer.status == 404:
+            if response.status == 404:
                 return NotFound(f"{self._manifest_name(repository, reference)} does not exist", status=404)
-            digest = _content_digest(answer)
-            if answer.status == 200 and digest is not None:
-                return Version(digest, media_type=plain_type(answer.headers.get("content-type") or ""))
+            digest = _content_digest(response)
+            if response.status == 200 and digest is not None:
+                return Version(digest, media_type=plain_type(response.headers.get("content-type") or ""))
             # The registry does not support HEAD, or sends no digest: compute it from the body.
             manifest = self.manifest(repository, reference, work)
             manifest_to_keep = manifest if manifest.size <= LARGE_MANIFEST else None
@@ -171,7 +171,7 @@ class RegistryV2:
         expected = Digest.parse(reference) if ":" in reference else None
         what = self._manifest_name(repository, reference)
         try:
-            answer = self._session.call(
+            response = self._session.call(
                 "GET",
                 f"/v2/{repository}/manifests/{reference}",
                 work,
@@ -183,15 +183,15 @@ class RegistryV2:
             )
         except TooBig as error:
             raise too_big(what) from error
-        if answer.status == 404:
+        if response.status == 404:
             raise NotFound(f"{what} does not exist", status=404)
-        content_type = answer.headers.get("content-type") or ""
-        with _parse_lock if len(answer.body) > LARGE_MANIFEST else nullcontext():
-            manifest = parse_manifest(answer.body, content_type, expected=expected, what=what)
-        reported = _content_digest(answer)
+        content_type = response.headers.get("content-type") or ""
+        with _parse_lock if len(response.body) > LARGE_MANIFEST else nullcontext():
+            manifest = parse_manifest(response.body, content_type, expected=expected, what=what)
+        reported = _content_digest(response)
         if reported is not None and reported.algorithm == manifest.digest.algorithm and reported != manifest.digest:
             text = f"{what}: the digest of the body is {manifest.digest}, but the response header has {reported}"
-            is_resigned = manifest.kind is Kind.SCHEMA1 and reported == Digest.of(answer.body)
+            is_resigned = manifest.kind is Kind.SCHEMA1 and reported == Digest.of(response.body)
             hint = "this registry does not support schema 1: push the image again as schema 2" if is_resigned else ""
             raise Refused(text, hint=hint, code="digest_mismatch")
         return manifest
@@ -199,14 +199,14 @@ class RegistryV2:
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
         return open_blob(self._session, repository, blob, self._read_scopes(repository), work, offset=offset)
 
-    def lacks(self, blob: Descriptor) -> bool:
+    def leaves_out(self, blob: Descriptor) -> bool:
         return False
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         """Return the referrers, from the referrers API; none if the registry does not have it."""
         what = f"the referrers of {self.host}/{repository}@{digest}"
         try:
-            answer = self._session.call(
+            response = self._session.call(
                 "GET",
                 f"/v2/{repository}/referrers/{digest}",
                 work,
@@ -217,14 +217,14 @@ class RegistryV2:
             )
         except TooBig as error:
             raise too_big(what) from error
-        if answer.status != 200:
+        if response.status != 200:
             return ()
-        index = parse_manifest(answer.body, what=what)
+        index = parse_manifest(response.body, what=what)
         return index.children if index.kind is Kind.INDEX else ()
 
     # ---- writing
 
-    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+    def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
         """Do nothing: a registry needs no preparation."""
 
     def finish(self, *, whole: bool, work: Work) -> None:
@@ -243,31 +243,31 @@ class RegistryV2:
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | RegistryUpload:
         query = f"mount={quote(blob.digest, safe=':')}&from={quote(from_repository, safe='/')}"
         try:
-            with work.with_grace_period(ANSWER_TIMEOUT) as waiting:
-                answer = self._session.call(
+            with work.with_grace_period(RESPONSE_TIMEOUT) as waiting:
+                response = self._session.call(
                     "POST",
                     f"/v2/{repository}/blobs/uploads/?{query}",
-                    waiting.once(),
+                    waiting.without_retries(),
                     kind="mount",
                     scopes=(*push(repository), *pull(from_repository)),
                     expect={201, 202},
                 )
         except RemoteError as error:
-            work.stop.check()
-            if isinstance(error, RateLimited) or (error.retryable and not error.spent):
+            work.stop.raise_if_requested()
+            if isinstance(error, RateLimited) or (error.retryable and not error.retries_exhausted):
                 raise
             return classify_mount_error(error)
-        if answer.status == 202:
-            return self._create_upload(repository, blob, answer)
-        reported = _content_digest(answer)
+        if response.status == 202:
+            return self._create_upload(repository, blob, response)
+        reported = _content_digest(response)
         if reported == blob.digest or (reported is None and self.has_blob(repository, blob, work)):
             return Mount.MOUNTED
         return Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> RegistryUpload:
         try:
-            with work.with_grace_period(ANSWER_TIMEOUT) as waiting:
-                answer = self._session.call(
+            with work.with_grace_period(RESPONSE_TIMEOUT) as waiting:
+                response = self._session.call(
                     "POST",
                     f"/v2/{repository}/blobs/uploads/",
                     waiting,
@@ -279,15 +279,15 @@ class RegistryV2:
             if not self.speaks_v2:
                 error.hint = error.hint or "a target must support v2"
             raise
-        return self._create_upload(repository, blob, answer)
+        return self._create_upload(repository, blob, response)
 
-    def _create_upload(self, repository: str, blob: Descriptor, answer: Answer) -> RegistryUpload:
-        return RegistryUpload(self._session, self._capabilities, repository, blob, push(repository), answer)
+    def _create_upload(self, repository: str, blob: Descriptor, response: Response) -> RegistryUpload:
+        return RegistryUpload(self._session, self._capabilities, repository, blob, push(repository), response)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
         what = self._manifest_name(repository, reference)
         try:
-            answer = self._session.call(
+            response = self._session.call(
                 "PUT",
                 f"/v2/{repository}/manifests/{reference}",
                 work,
@@ -303,14 +303,14 @@ class RegistryV2:
             if may_be_stored(refusal) and self._has_manifest(repository, reference, manifest, work):
                 return
             raise refusal from error
-        reported = _content_digest(answer)
+        reported = _content_digest(response)
         if reported is not None and reported.algorithm == manifest.digest.algorithm and reported != manifest.digest:
             hint = SCHEMA1_HINT if manifest.kind is Kind.SCHEMA1 else ""
             text = f"{what} has the digest {manifest.digest}, but the target stored {reported}"
             raise Refused(text, hint=hint, code="target_lied")
         # Some registries answer 200 or 202 for a stored manifest; some proxies answer 200 to every request.
-        if answer.status != 201 and not self._has_manifest(repository, reference, manifest, work):
-            failure = self._session.failure(answer, "PUT", "manifest").about(what)
+        if response.status != 201 and not self._has_manifest(repository, reference, manifest, work):
+            failure = self._session.failure(response, "PUT", "manifest").with_subject(what)
             failure.hint = failure.hint or "the target acknowledged the manifest, but did not store it"
             raise failure
 
@@ -319,7 +319,7 @@ class RegistryV2:
         try:
             found = self._resolve_reference(repository, reference, work)
         except RemoteError as error:
-            work.stop.check()
+            work.stop.raise_if_requested()
             found = error
         if isinstance(found, MirrorError) and (found.retryable or isinstance(found, RateLimited)):
             raise found
@@ -340,9 +340,9 @@ def _invalid_name_error(subject: str, name: str) -> Refused:
     return Refused(f"{subject} with an invalid name: {printable(name, 80)!r}", code="ref_invalid")
 
 
-def _content_digest(answer: Answer) -> Digest | None:
+def _content_digest(response: Response) -> Digest | None:
     """Return the digest in the Docker-Content-Digest header; None if it is missing or invalid."""
-    reported = answer.headers.all("docker-content-digest")
+    reported = response.headers.all("docker-content-digest")
     try:
         return Digest.parse(reported[0]) if len(reported) == 1 else None
     except Refused:

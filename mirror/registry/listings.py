@@ -19,7 +19,7 @@ from mirror.oci.reference import ListedTag
 from mirror.oci.strictjson import Value
 from mirror.registry.auth.authorizer import Scope
 from mirror.registry.http.url_policy import Destination
-from mirror.registry.session import Answer, Session, TooBig
+from mirror.registry.session import Response, Session, TooBig
 from mirror.util.cancellation import Work
 
 # ECR rejects n > 1000 (google/go-containerregistry#1091); a registry with smaller pages sends a Link.
@@ -110,21 +110,21 @@ class _ListReader:
 
     def names(self) -> Iterator[str]:
         """Yield the names of all pages."""
-        answer = self._get_first_page()
+        response = self._get_first_page()
         while True:
-            names = _parse_names(answer, self._what, self._key)
+            names = _parse_names(response, self._what, self._key)
             new = self._new_names(names)
             yield from new
-            linked_page = self._get_linked_page(answer, names, new)
+            linked_page = self._get_linked_page(response, names, new)
             if linked_page is not None:
-                answer = linked_page
+                response = linked_page
                 continue
             if not names:
                 return
             unlinked_page = self._get_unlinked_page(names)
             if unlinked_page is None:
                 return
-            answer = unlinked_page
+            response = unlinked_page
 
     def _new_names(self, names: Sequence[str]) -> list[str]:
         """Return the names of a page that were not on an earlier page. Raises Refused (too_many)."""
@@ -134,7 +134,7 @@ class _ListReader:
             raise Refused(f"{self._what} lists more than {MAX_NAMES} names", code="too_many")
         return new
 
-    def _get_first_page(self) -> Answer:
+    def _get_first_page(self) -> Response:
         """Request the first page, without a page size if the registry rejects ours."""
         size = self._paging.size
         try:
@@ -142,20 +142,20 @@ class _ListReader:
         except RemoteError as error:
             if size is None or error.status not in _SIZE_REJECTED:
                 raise
-        answer = self._get_page(
+        response = self._get_page(
             self._page_destination(None)
         )  # use the registry's own page size (Quay: 413 for a large n)
         self._paging.size = None
         if self._paging.next_size == PAGE_SIZE:
             self._paging.next_size = _SMALLER_SIZES[0]
-        return answer
+        return response
 
-    def _get_linked_page(self, answer: Answer, names: Sequence[str], new: Sequence[str]) -> Answer | None:
+    def _get_linked_page(self, response: Response, names: Sequence[str], new: Sequence[str]) -> Response | None:
         """Request the next page if the registry links to one. Raises Refused (unsafe_link, too_many)."""
-        link = next_link(answer.headers.all("link"))
+        link = next_link(response.headers.all("link"))
         if link is None:
             return None
-        destination = self._session.trust.link(link, answer.destination)
+        destination = self._session.trust.link(link, response.destination)
         if destination.target.partition("?")[0] != self._path:
             raise Refused(f"{self._what}: the link to the next page leads to another list", code="unsafe_link")
         self._empty_pages = 0 if names else self._empty_pages + 1
@@ -164,7 +164,7 @@ class _ListReader:
         self._paging.sends_links = True
         return self._get_page(destination)
 
-    def _get_unlinked_page(self, names: Sequence[str]) -> Answer | None:
+    def _get_unlinked_page(self, names: Sequence[str]) -> Response | None:
         """Request the page after one without a Link; None if the list is complete or cannot be continued."""
         paging, count = self._paging, len(names)
         full = count in _FULL_PAGE_COUNTS or count == paging.next_size
@@ -173,21 +173,21 @@ class _ListReader:
         has_ended, rejected = False, None
         for last in self._last_candidates(names):
             try:
-                answer = self._get_page_after(last)
+                response = self._get_page_after(last)
             except RemoteError as error:
                 if error.status not in _LAST_REJECTED:
                     raise
                 rejected = error
                 continue
-            next_names = _parse_names(answer, self._what, self._key)
+            next_names = _parse_names(response, self._what, self._key)
             new_count = len(set(next_names) - self._seen)
             if new_count:
                 paging.supports_last = True
                 paging.shortest_cut = min(paging.shortest_cut or count, count)
                 self._greatest_first ^= new_count * 2 < len(next_names)
-                return answer
-            if next_link(answer.headers.all("link")) is not None:
-                return answer
+                return response
+            if next_link(response.headers.all("link")) is not None:
+                return response
             if last != min(names) and set(next_names) == set(names):
                 paging.supports_last = False  # the registry sent the same page again
                 return None
@@ -222,19 +222,19 @@ class _ListReader:
         if has_next:
             self._paging.supports_last = False
 
-    def _get_page_after(self, last: str) -> Answer:
+    def _get_page_after(self, last: str) -> Response:
         """Request the page after the name `last`, with the first page size that the registry accepts."""
         rejected: RemoteError | None = None
         for size in self._paging.sizes_to_try():
             try:
-                answer = self._get_page(self._page_destination(size, last))
+                response = self._get_page(self._page_destination(size, last))
             except RemoteError as error:
                 if error.status not in _SIZE_REJECTED:
                     raise
                 rejected = rejected or error
             else:
                 self._paging.next_size = size
-                return answer
+                return response
         raise rejected or RemoteError(f"{self._what} cannot be continued after {last!r}")
 
     def _page_destination(self, size: int | None, last: str = "") -> Destination:
@@ -244,7 +244,7 @@ class _ListReader:
         )
         return self._session.trust.own(f"{self._path}?{query}" if query else self._path)
 
-    def _get_page(self, destination: Destination) -> Answer:
+    def _get_page(self, destination: Destination) -> Response:
         """Request one page. Raises Refused (too_many), NotFound for the first page."""
         if len(self._requested) >= MAX_PAGES:
             raise Refused(f"{self._what} has more than {MAX_PAGES} pages", code="too_many")
@@ -288,12 +288,12 @@ def _tag_digests(manifests: Value) -> dict[str, Digest]:
     return {tag: digest for tag, digest in digests.items() if tag not in ambiguous}
 
 
-def _parse_names(answer: Answer, what: str, key: str) -> list[str]:
+def _parse_names(response: Response, what: str, key: str) -> list[str]:
     """Return the names on a page. Raises RemoteError."""
     try:
-        document = strictjson.parse(answer.body, what=f"the list at {what}", code="bad_response")
+        document = strictjson.parse(response.body, what=f"the list at {what}", code="bad_response")
     except Refused as error:
-        raise RemoteError(error.what, hint=error.hint, status=answer.status) from error
+        raise RemoteError(error.what, hint=error.hint, status=response.status) from error
     if not isinstance(document, dict):
         raise RemoteError(f"the response of {what} is not a list of {key}")
     names = document.get(key)

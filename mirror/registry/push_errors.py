@@ -71,7 +71,7 @@ def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest) ->
             error.hint = error.hint or SCHEMA1_HINT
         elif any(blob.foreign for blob in manifest.blobs):
             error.hint = error.hint or _FOREIGN_HINT
-    return error.about(what)
+    return error.with_subject(what)
 
 
 def may_be_stored(refusal: MirrorError) -> bool:

@@ -36,14 +36,14 @@ class Retries:
         limits, clock = self._limits, self._limits.clock
         number, waited = 1, 0.0
         while True:
-            started, queued = clock.now(), limits.queued()
+            started, queued = clock.now(), limits.queued_seconds()
             try:
                 return attempt()
             except MirrorError as error:
                 host = limits.host(error.host or self._host)
-                if not work.retries or error.spent or host.down:
+                if not work.retries or error.retries_exhausted or host.down:
                     raise
-                waited += max(0.0, clock.now() - started - (limits.queued() - queued))
+                waited += max(0.0, clock.now() - started - (limits.queued_seconds() - queued))
                 wait = self._policy.wait_before_next(number, error, waited)
                 if wait is None:
                     if error.retryable:
@@ -69,13 +69,13 @@ class Retries:
         limited = isinstance(error, RateLimited) and error.retryable
         if (silent or limited) and not host.down and host.mark_down(error):
             event = "host_limited" if limited else "host_down"
-            log.warning("%s", host.reason(error), extra={"event": event, "host": host.name})
+            log.warning("%s", host.describe_outage(error), extra={"event": event, "host": host.name})
 
     def apply_to_host(self, error: MirrorError, request: Request, host: str) -> None:
         """Apply an error response of `host` to all requests: pause the host, mark it as down, or stop requests of this
         kind."""
         limits, requested_wait = self._limits.host(host), error.retry_after
-        if requested_wait is not None and requested_wait > self._policy.longest_asked:
+        if requested_wait is not None and requested_wait > self._policy.max_retry_after:
             self._limits.note_refused_wait(requested_wait)
             limits.mark_down(error)
         elif isinstance(error, RateLimited) and not error.retryable:

@@ -15,7 +15,7 @@ from mirror.errors import AuthError, MirrorError, Refused, RemoteError
 from mirror.limits import HostLimits, Limits
 from mirror.registry.auth.authorizer import Anonymous, Authorizer, Scope
 from mirror.registry.http import status_errors
-from mirror.registry.http.client import Answer, Exchange, Request, Stream, Upload
+from mirror.registry.http.client import Exchange, Request, Response, Stream, Upload
 from mirror.registry.http.connector import Connector
 from mirror.registry.http.framing import TooBig
 from mirror.registry.http.headers import Headers
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mirror.registry.http.cookies import Cookies
     from mirror.registry.http.one_off import OneOffs
 
-__all__ = ["Anonymous", "Answer", "Authorizer", "Headers", "Scope", "Session", "Stream", "TooBig"]
+__all__ = ["Anonymous", "Authorizer", "Headers", "Response", "Scope", "Session", "Stream", "TooBig"]
 
 MAX_REDIRECTS = 5
 _MAX_SMALL_BODY = 64 << 10  # bytes; the default limit of responses
@@ -95,7 +95,7 @@ class Session:
         body: bytes = b"",
         expect: Collection[int],
         limit: int = _MAX_SMALL_BODY,
-    ) -> Answer:
+    ) -> Response:
         """Send a small request and return its response of at most `limit` bytes. Retried if `work` allows it.
 
         where: a path of the registry, or a destination that `trust` has accepted. kind: the noun under which the
@@ -103,7 +103,7 @@ class Session:
         it. Raises TooBig."""
         request = Request(method, kind, self._destination(where), tuple(headers), body)
 
-        def attempt() -> Answer:
+        def attempt() -> Response:
             return self._send_following_redirects(request, scopes, work, expect, streamed=False).read(limit)
 
         return self._retries.run(attempt, request, work)
@@ -141,7 +141,7 @@ class Session:
         body: Iterable[bytes | memoryview],
         expect: Collection[int],
         limit: int = _MAX_SMALL_BODY,
-    ) -> Answer:
+    ) -> Response:
         """Send a request with `length` bytes of `body`, or in chunks if `length` is None. Never retried here.
 
         If `body` raises, the connection is closed, so that the registry does not see a complete body. An early response
@@ -170,18 +170,18 @@ class Session:
         basic: tuple[str, str] | None = None,
         work: Work,
         kind: str = "token",
-    ) -> Answer:
+    ) -> Response:
         """Send a request to a token service that `trust.realm` has accepted. Every status is returned, except 408, 425,
         429 and 5xx: these are retried as in `call`, then raised."""
         request = Request(method, kind, destination, (("Accept", "application/json"),))
 
-        def attempt() -> Answer:
-            sent, answer = self._get_one_off_client().perform(request, work, params=params, form=form, basic=basic)
-            if answer.status in (408, 425, 429) or answer.status >= 500:
-                error = self._failure_of(sent, answer.status, answer.headers, answer.body)
+        def attempt() -> Response:
+            sent, response = self._get_one_off_client().perform(request, work, params=params, form=form, basic=basic)
+            if response.status in (408, 425, 429) or response.status >= 500:
+                error = self._failure_of(sent, response.status, response.headers, response.body)
                 self._retries.apply_to_host(error, sent, self._exchange.host(sent.destination).name)
                 raise error
-            return answer
+            return response
 
         return self._retries.run(attempt, request, work)
 
@@ -201,10 +201,10 @@ class Session:
                 )
             return self._one_off_client
 
-    def failure(self, answer: Answer, method: str, kind: str) -> MirrorError:
+    def failure(self, response: Response, method: str, kind: str) -> MirrorError:
         """Return the error for a response whose status was expected, but which is an error after all."""
-        request = Request(method, kind, answer.destination)
-        return self._failure_of(request, answer.status, answer.headers, answer.body)
+        request = Request(method, kind, response.destination)
+        return self._failure_of(request, response.status, response.headers, response.body)
 
     def note_exhausted(self, error: MirrorError) -> None:
         """Note an error that remained after all retries of a transfer, which are not made here."""
@@ -251,7 +251,7 @@ class Session:
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool = False
     ) -> tuple[Stream, str | None]:
         """Send a request with its `Authorization`. Return the response and the value of that header."""
-        with _mark_spent:
+        with _mark_exhausted:
             sent = self.authorizer.header(scopes, work)
         try:
             authorized = _add_header(request, "Authorization", sent)
@@ -259,7 +259,7 @@ class Session:
                 authorized = _add_header(authorized, "Cookie", self._cookies.header(request.destination.origin))
             stream = self._exchange.send(authorized, work, streamed=streamed)
         except BaseException:
-            self.authorizer.abandoned(scopes)
+            self.authorizer.release(scopes)
             raise
         if not self.speaks_v2:
             self.speaks_v2 = status_errors.says_v2(stream.headers.all("docker-distribution-api-version"))
@@ -273,10 +273,10 @@ class Session:
         try:
             error = self._read_failure(stream)
         except BaseException:
-            self.authorizer.abandoned(scopes)
+            self.authorizer.release(scopes)
             raise
-        with _mark_spent:
-            self.authorizer.challenged(scopes, stream.headers.all("www-authenticate"), sent, work)
+        with _mark_exhausted:
+            self.authorizer.handle_challenge(scopes, stream.headers.all("www-authenticate"), sent, work)
         return error
 
     def _reports_expiry(self, stream: Stream, scopes: tuple[Scope, ...]) -> bool:
@@ -285,16 +285,16 @@ class Session:
             return stream.status == 403 and status_errors.says_expired(403, stream.beginning())
         except BaseException:
             stream.close()
-            self.authorizer.abandoned(scopes)
+            self.authorizer.release(scopes)
             raise
 
     def _note_status(self, code: int, scopes: tuple[Scope, ...]) -> None:
         """Report a status to the authorizer. A 429 or 5xx, perhaps from a gateway, does not show whether access is
         allowed."""
         if code == 429 or code >= 500:
-            self.authorizer.abandoned(scopes)
+            self.authorizer.release(scopes)
         elif code != 401:
-            self.authorizer.accepted(scopes)
+            self.authorizer.note_accepted(scopes)
 
     def _is_registry(self, destination: Destination) -> bool:
         """Return whether a destination is the registry itself, which receives its credentials."""
@@ -316,7 +316,7 @@ class Session:
             headers,
             status_errors.unechoed(body, request.headers, request.destination.target),
             host=self._exchange.host(request.destination).name,
-            longest_wait=self._policy.longest_asked,
+            longest_wait=self._policy.max_retry_after,
             writes=request.method not in _REDIRECTED_METHODS and request.kind != "token",
         )
         if request.destination.server_named and isinstance(error, AuthError):
@@ -325,7 +325,7 @@ class Session:
         return error
 
 
-class _SpentMarker:
+class _ExhaustedMarker:
     """Marks errors of a token request as already retried: the session must not retry them again."""
 
     def __enter__(self) -> None:
@@ -333,10 +333,10 @@ class _SpentMarker:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, MirrorError):
-            error.spent = True
+            error.retries_exhausted = True
 
 
-_mark_spent = _SpentMarker()
+_mark_exhausted = _ExhaustedMarker()
 
 
 def _add_header(request: Request, name: str, value: str | None) -> Request:

@@ -19,7 +19,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.registry.auth.authorizer import Scope
 from mirror.registry.blobs import blob_size
 from mirror.registry.http.url_policy import Destination, with_query
-from mirror.registry.session import Answer, Session
+from mirror.registry.session import Response, Session
 from mirror.registry.upload_body import ByteCounter, TrackedBody, hold_back_end
 from mirror.registry.upload_capabilities import UploadCapabilities
 from mirror.store import BlobReader
@@ -51,7 +51,7 @@ class RegistryUpload:
         repository: str,
         blob: Descriptor,
         scopes: tuple[Scope, ...],
-        answer: Answer,
+        response: Response,
     ) -> None:
         self._session = session
         self._capabilities = capabilities
@@ -62,13 +62,13 @@ class RegistryUpload:
         self._is_lost = False  # the session cannot be resumed
         self._was_busy = False  # the registry rejected the body with 429 or 503; the session is still valid
         self._closed = False
-        self._min_chunk = _min_chunk_length(answer)
+        self._min_chunk = _min_chunk_length(response)
         self.committed = False
         self._what = f"{session.settings.host}/{repository}@{blob.digest}"
-        locations = answer.headers.all("location")
+        locations = response.headers.all("location")
         if len(locations) != 1 or not locations[0]:
             raise RemoteError(f"{self._what}: the response to the POST has no Location", retryable=True)
-        self._location = session.trust.upload_location(locations[0], answer.destination)
+        self._location = session.trust.upload_location(locations[0], response.destination)
 
     @property
     def resumable(self) -> bool:
@@ -100,10 +100,10 @@ class RegistryUpload:
         destination = with_query(self._location, "digest", self._blob.digest)
         counter = ByteCounter(work)
         try:
-            answer = self._send_body("PUT", destination, body, counter, {200, 201, 202, 204})
+            response = self._send_body("PUT", destination, body, counter, {200, 201, 202, 204})
         except RemoteError as error:
             raise self._handle_failure(error, body, counter.bytes, whole=True) from error
-        self._check_committed(answer, work)
+        self._check_committed(response, work)
 
     def _handle_failure(
         self, error: RemoteError, body: TrackedBody, sent: int, *, whole: bool = False, chunk: int = 0
@@ -163,17 +163,17 @@ class RegistryUpload:
         _log.info("upload_method", extra={"digest": self._blob.digest, "code": error.code, "text": text})
         return RemoteError(error.what, hint=error.hint, code=error.code, status=error.status, retryable=True)
 
-    def _check_committed(self, answer: Answer, work: Work) -> None:
+    def _check_committed(self, response: Response, work: Work) -> None:
         """Check that the response to the last request confirms the blob; by a HEAD if its status is not 201."""
-        reported = answer.headers.all("docker-content-digest")
+        reported = response.headers.all("docker-content-digest")
         if reported and reported[0] != self._blob.digest and reported[0].startswith("sha256:"):
             raise Refused(f"{self._what}: the target stored {reported[0]} instead", code="target_lied")
-        if answer.status != 201:
+        if response.status != 201:
             # Some registries confirm with another status, so check that the blob exists.
             size = blob_size(self._session, self._repository, self._blob, self._scopes, work)
             if size is None or (self._blob.size is not None and size != self._blob.size):
                 raise RemoteError(
-                    f"{self._what}: the upload was answered with {answer.status}, but the blob is missing",
+                    f"{self._what}: the upload was answered with {response.status}, but the blob is missing",
                     retryable=True,
                 )
 
@@ -183,24 +183,24 @@ class RegistryUpload:
         """Send the blob in one PATCH, and commit it with a PUT."""
         counter = ByteCounter(work)
         try:
-            answer = self._send_body("PATCH", self._location, body, counter, {201, 202, 204})
-            self._update_location(answer)
-            self._received_bytes(answer, counter.bytes)
+            response = self._send_body("PATCH", self._location, body, counter, {201, 202, 204})
+            self._update_location(response)
+            self._received_bytes(response, counter.bytes)
             self._commit(work)
         except RemoteError as error:
             raise self._handle_failure(error, body, counter.bytes) from error
 
     def _commit(self, work: Work) -> None:
         """Commit a blob whose bytes were all sent."""
-        answer = self._session.call(
+        response = self._session.call(
             "PUT",
             with_query(self._location, "digest", self._blob.digest),
-            work.once(),
+            work.without_retries(),
             kind="blob",
             scopes=self._scopes,
             expect={200, 201, 202, 204},
         )
-        self._check_committed(answer, work)
+        self._check_committed(response, work)
 
     # ---- chunks
 
@@ -213,20 +213,20 @@ class RegistryUpload:
             with body(self._acknowledged) as reader:
                 while size - self._acknowledged > chunk:
                     end = self._acknowledged + chunk
-                    answer = self._send_chunk("PATCH", self._location, reader, end, work=work, last=False)
-                    self._update_location(answer)
-                    self._received_bytes(answer, end)
+                    response = self._send_chunk("PATCH", self._location, reader, end, work=work, last=False)
+                    self._update_location(response)
+                    self._received_bytes(response, end)
                     self._acknowledged = end
                 # The last chunk is sent with the closing PUT: one request less, and some hosts reject an empty PUT.
                 destination = with_query(self._location, "digest", self._blob.digest)
-                answer = self._send_chunk("PUT", destination, reader, size, work=work, last=True)
-            self._check_committed(answer, work)
+                response = self._send_chunk("PUT", destination, reader, size, work=work, last=True)
+            self._check_committed(response, work)
         except RemoteError as error:
             raise self._handle_failure(error, body, 0, chunk=chunk) from error
 
     def _send_chunk(
         self, method: str, destination: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
-    ) -> Answer:
+    ) -> Response:
         """Send the bytes up to `end`. last: with the closing request, after which the body must end."""
         length = end - self._acknowledged
         return self._session.upload(
@@ -249,11 +249,11 @@ class RegistryUpload:
 
         A session that does not respond is lost."""
         try:
-            answer = self._session.call(
-                "GET", self._location, work.once(), kind="upload", scopes=self._scopes, expect={200, 204}
+            response = self._session.call(
+                "GET", self._location, work.without_retries(), kind="upload", scopes=self._scopes, expect={200, 204}
             )
-            self._update_location(answer)
-            self._acknowledged = self._received_bytes(answer, self._acknowledged, size - 1)
+            self._update_location(response)
+            self._acknowledged = self._received_bytes(response, self._acknowledged, size - 1)
         except RemoteError as error:
             # A permanent error: 404, 405, or the 400 of `crane registry serve`.
             self._is_lost = self._is_lost or not error.retryable
@@ -268,7 +268,7 @@ class RegistryUpload:
         body: TrackedBody,
         counter: ByteCounter,
         expect: set[int],
-    ) -> Answer:
+    ) -> Response:
         """Send the whole blob as the body of one request."""
         with body(0) as reader:
             size = self._blob.size if self._blob.size is not None else reader.size
@@ -288,18 +288,18 @@ class RegistryUpload:
                 expect=expect,
             )
 
-    def _update_location(self, answer: Answer) -> None:
+    def _update_location(self, response: Response) -> None:
         """Use the Location of a response for the next request."""
-        locations = answer.headers.all("location")
+        locations = response.headers.all("location")
         if locations and locations[0]:
-            self._location = self._session.trust.upload_location(locations[0], answer.destination)
+            self._location = self._session.trust.upload_location(locations[0], response.destination)
 
-    def _received_bytes(self, answer: Answer, expected: int, limit: int | None = None) -> int:
+    def _received_bytes(self, response: Response, expected: int, limit: int | None = None) -> int:
         """Return the number of bytes that the registry has, from the Range of a response; `expected` if there is none.
 
         Raises RemoteError if it is less than `expected`, or more than `limit` (None: `expected`): the registry lost
         bytes."""
-        match = _RANGE.fullmatch(answer.headers.get("range") or "")
+        match = _RANGE.fullmatch(response.headers.get("range") or "")
         received = int(match[1]) + 1 if match and expected else expected
         if not expected <= received <= max(expected, limit or 0):
             self._is_lost = True
@@ -331,9 +331,9 @@ class RegistryUpload:
                 _log.debug("%s: upload session not deleted: %s", self._what, failure)
 
 
-def _min_chunk_length(answer: Answer) -> int:
+def _min_chunk_length(response: Response) -> int:
     """Return the minimum chunk size that the registry requires, bytes; 0: none."""
-    text = answer.headers.get("oci-chunk-min-length") or ""
+    text = response.headers.get("oci-chunk-min-length") or ""
     return min(int(text), 1 << 30) if text.isascii() and text.isdigit() else 0
 
 

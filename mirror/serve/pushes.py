@@ -231,7 +231,7 @@ class PushHandler:
 
         A put must not refer to a manifest that is being removed. Raises Cancelled."""
         while not self._try_enter(exclusive=exclusive):
-            self._work.stop.check()
+            self._work.stop.raise_if_requested()
         try:
             yield
         finally:

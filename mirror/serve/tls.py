@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mirror.errors import ConfigError, printable
+from mirror.util.tls_socket import TlsSocket
 
 HANDSHAKE_TIMEOUT = 10.0  # seconds for a complete handshake
 
@@ -30,6 +31,7 @@ def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext
             why = error.strerror or error
             raise ConfigError(f"{option}: cannot read {printable(path)}: {why}", hint="name a PEM file") from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslsocket_class = TlsSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
@@ -53,7 +55,6 @@ def wrap_connection(
 
     Raises OSError if the client has disconnected; `plain` is then closed."""
     try:
-        plain.getpeername()  # wrap_socket() would leak the descriptor if the client has disconnected
         wrapped = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
     except BaseException:
         plain.close()

@@ -232,7 +232,7 @@ class Database:
         """Remove the mark of a repository."""
         self._db.execute("DELETE FROM unfinished WHERE name = ?", (repository,))
 
-    def note_v2_answer(self, repository: str) -> None:
+    def note_v2_response(self, repository: str) -> None:
         """Store that v2 has answered for the source repository."""
         self._db.execute("INSERT OR IGNORE INTO answered_by_v2 VALUES (?)", (repository,))
 
@@ -242,7 +242,7 @@ class Database:
         self._db.execute("DELETE FROM writers")
         self._db.execute("INSERT INTO writers VALUES (?)", (mark,))
 
-    def note_transformed(self, identity: str, digest: Digest) -> None:
+    def note_transform_digest(self, identity: str, digest: Digest) -> None:
         """Store the digest of a transform's result."""
         self._db.execute("INSERT OR REPLACE INTO transform VALUES (?, ?)", (identity, digest_to_bytes(digest)))
 

@@ -111,11 +111,11 @@ class State(AbstractContextManager["State"]):
         number = _SIDES[side]
         return self._read(repository, lambda database: database.tag(number, repository, tag), None)
 
-    def transformed(self, identity: str) -> Digest | None:
+    def transform_digest(self, identity: str) -> Digest | None:
         """Return the digest of the last result of a transform for the version that `identity` identifies."""
         return self._read(identity, lambda database: database.transform_digest(identity), None)
 
-    def held(self, repository: str, digest: Digest) -> bool:
+    def was_held(self, repository: str, digest: Digest) -> bool:
         """Return whether `repository` contained `digest` when an earlier run copied an image there.
 
         It may be gone since."""
@@ -129,7 +129,7 @@ class State(AbstractContextManager["State"]):
         paths = [name[len(host) + 1 :] for name in names if name not in self._forgotten]
         return [path for path in paths if is_path(path)][:limit]
 
-    def unfinished(self, repository: str) -> bool:
+    def is_unfinished(self, repository: str) -> bool:
         """Return whether a run started to write there and did not finish: blobs may exist although there is no tag."""
         return repository in self._unfinished
 
@@ -213,13 +213,13 @@ class State(AbstractContextManager["State"]):
         kept = tuple(blobs)
         self._submit(lambda database: database.note_graph(repository, root, kept))
 
-    def note_transformed(self, identity: str, digest: Digest) -> None:
+    def note_transform_digest(self, identity: str, digest: Digest) -> None:
         """Note the digest of a transform's result for the version that `identity` identifies."""
-        self._submit(lambda database: database.note_transformed(identity, digest))
+        self._submit(lambda database: database.note_transform_digest(identity, digest))
 
-    def note_v2_answer(self, repository: str) -> None:
+    def note_v2_response(self, repository: str) -> None:
         """Note that v2 answered for the source repository."""
-        self._submit(lambda database: database.note_v2_answer(repository))
+        self._submit(lambda database: database.note_v2_response(repository))
 
     def forget(self, repository: str) -> None:
         """Drop the hints of a repository, except its mark and the note that v2 answered for it.

@@ -1,6 +1,6 @@
-"""Sources that are not whole: a differential bundle relies on blobs that its base has brought to the targets.
+"""Checks that targets have the blobs that differential bundles leave out. Only reads.
 
-Whether they are there is found out before anything is written, and by `plan`. Reads only.
+A sync checks this before it writes anything; `plan` checks it as well.
 """
 
 from __future__ import annotations
@@ -11,90 +11,101 @@ from collections.abc import Iterable, Mapping, Sequence
 from mirror.errors import MirrorError, Refused
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
 from mirror.store import Target
-from mirror.sync.image_reader import Reader
-from mirror.sync.plan_model import Finding
-from mirror.transfer.blob_locations import Inventory, Place
+from mirror.sync.image_reader import ImageReader
+from mirror.sync.plan_model import PlanEntry
+from mirror.transfer.blob_locations import BlobLocations
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
-_NAMED = 4  # missing blobs that a message names
+_MOST_DIGESTS = 4  # missing blobs that a message names
 
-_log = logging.getLogger("mirror.publish")
+_log = logging.getLogger("mirror.sync")
 
 
-class Bases:
-    """Finds out whether targets have what partial sources have left out."""
+class BundleBases:
+    """Finds out whether targets have the blobs that partial sources leave out."""
 
-    def __init__(self, calls: Calls, reader: Reader, inventory: Inventory, targets: Mapping[str, Target]) -> None:
+    def __init__(
+        self, calls: Calls, reader: ImageReader, locations: BlobLocations, targets: Mapping[str, Target]
+    ) -> None:
         self._calls = calls
-        self._looks: Shared[tuple[Place, Digest], bool] = Shared(calls.tasks)
+        self._requests: SharedTasks[tuple[Repository, Digest], bool] = SharedTasks(calls.tasks)
         self._reader = reader
-        self._inventory = inventory
+        self._locations = locations
         self._targets = targets
 
-    def allow(self, places: Iterable[Place]) -> None:
-        """What these repositories have can be mounted in their siblings."""
-        self._inventory.allow(places)
+    def allow_mounts(self, repositories: Iterable[Repository]) -> None:
+        """Allow blobs of these repositories to be mounted into other repositories of the same host."""
+        self._locations.allow_mounts_from(repositories)
 
-    async def missing(self, findings: Sequence[Finding]) -> dict[Finding, MirrorError]:
-        """Look for what one partial source relies on. -> an error for each finding, if anything is missing."""
-        errors: dict[Finding, MirrorError] = {}
-        wanted: dict[tuple[Place, Digest], Descriptor] = {}
-        images = await self._reader.images([one.reading for one in findings])
-        for finding, image in zip(findings, images, strict=True):
-            if isinstance(image, MirrorError):
-                errors[finding] = image
+    async def find_missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
+        """Look for the blobs that one partial source leaves out.
+
+        Return an error for each plan entry if the targets lack any of them; otherwise only for those that cannot be
+        read. plan_entries: all of one source."""
+        errors: dict[PlanEntry, MirrorError] = {}
+        wanted: dict[tuple[Repository, Digest], Descriptor] = {}
+        graphs = await self._reader.read_graphs([plan_entry.reference for plan_entry in plan_entries])
+        for plan_entry, graph in zip(plan_entries, graphs, strict=True):
+            if isinstance(graph, MirrorError):
+                errors[plan_entry] = graph
                 continue
-            for blob in image.graph.blobs:
-                if finding.reading.entry.source.lacks(blob):
-                    wanted[finding.target.place, blob.digest] = blob
-        lacking = await self._look(wanted)
-        if lacking:
-            source = findings[0].reading.entry.source.host
-            for place, digest in lacking:
-                text = f"{source} relies on {digest}, which is missing in {place}"
-                _log.warning("base_missing", extra={"target": str(place), "digest": digest, "text": text})
-            every = list(dict.fromkeys(digest for _, digest in lacking))
-            more = f" and {len(every) - _NAMED} more, which the log names" if len(every) > _NAMED else ""
+            for blob in graph.blobs:
+                if plan_entry.reference.entry.source.leaves_out(blob):
+                    wanted[plan_entry.target.repository, blob.digest] = blob
+        missing = await self._find_missing_blobs(wanted)
+        if missing:
+            source = plan_entries[0].reference.entry.source.host
+            for repository, digest in missing:
+                text = f"{source} relies on {digest}, which is missing in {repository}"
+                _log.warning("base_missing", extra={"target": str(repository), "digest": digest, "text": text})
+            digests = list(dict.fromkeys(digest for _, digest in missing))
+            rest = len(digests) - _MOST_DIGESTS
+            more = f" and {rest} more, which the log names" if rest > 0 else ""
             error = Refused(
-                f"{source} relies on {len(every)} blobs that are missing: {', '.join(every[:_NAMED])}{more}",
-                hint="import what it is based on first, or export without `base`",
+                f"{source} relies on {len(digests)} blobs that are missing: {', '.join(digests[:_MOST_DIGESTS])}{more}",
+                hint="import the bundle that it is based on first, or export without `base`",
                 code="bundle_incomplete",
             )
-            errors = {finding: errors.get(finding, error) for finding in findings}
+            errors = {plan_entry: errors.get(plan_entry, error) for plan_entry in plan_entries}
         return errors
 
-    async def _look(self, wanted: Mapping[tuple[Place, Digest], Descriptor]) -> list[tuple[Place, Digest]]:
-        """Ask each place, and for what is not there its siblings, from which it can be mounted. -> what is nowhere."""
-        answers = await run_group(self.has(place, blob) for (place, _), blob in wanted.items())
-        lacking = []
-        for ((place, digest), blob), there in zip(wanted.items(), answers, strict=True):
-            if there:
-                self._inventory.add(place, digest)
-            elif not await self._at_a_sibling(place, blob):
-                lacking.append((place, digest))
-        return lacking
+    async def _find_missing_blobs(
+        self, wanted: Mapping[tuple[Repository, Digest], Descriptor]
+    ) -> list[tuple[Repository, Digest]]:
+        """Return the blobs that their repository lacks and that cannot be mounted from another repository."""
+        answers = await run_group(self.has_blob(repository, blob) for (repository, _), blob in wanted.items())
+        missing = []
+        for ((repository, digest), blob), exists in zip(wanted.items(), answers, strict=True):
+            if exists:
+                self._locations.add(repository, digest)
+            elif not await self._is_in_sibling(repository, blob):
+                missing.append((repository, digest))
+        return missing
 
-    async def _at_a_sibling(self, place: Place, blob: Descriptor) -> bool:
-        if self._inventory.holder(place, blob.digest) is not None:
+    async def _is_in_sibling(self, repository: Repository, blob: Descriptor) -> bool:
+        """Return whether another repository of the host, from which mounts are allowed, has the blob."""
+        if self._locations.find_holder(repository, blob.digest) is not None:
             return True
-        for sibling in self._inventory.siblings(place):
-            if await self.has(sibling, blob):
-                self._inventory.add(sibling, blob.digest)
+        for sibling in self._locations.sibling_repositories(repository):
+            if await self.has_blob(sibling, blob):
+                self._locations.add(sibling, blob.digest)
                 return True
         return False
 
-    async def has(self, place: Place, blob: Descriptor) -> bool:
-        """Ask a target for a blob."""
+    async def has_blob(self, repository: Repository, blob: Descriptor) -> bool:
+        """Ask a target whether it has a blob. Raises what `Target.has_blob` raises."""
 
-        def look(work: Work) -> bool:
-            return self._targets[place.host].has_blob(place.path, blob, work)
+        def ask(work: Work) -> bool:
+            return self._targets[repository.host].has_blob(repository.path, blob, work)
 
-        return await self._looks.run(
-            (place, blob.digest), lambda: self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
+        return await self._requests.run(
+            (repository, blob.digest),
+            lambda: self._calls.call(ask, needs=(host_permit(repository.host),), policy=ONCE),
         )

@@ -1,4 +1,4 @@
-"""What is copied when: each image on each target once, a few at a time on each host, and an end to it all."""
+"""Decides when each planned image is copied, and gives every plan entry exactly one result."""
 
 from __future__ import annotations
 
@@ -11,43 +11,49 @@ from itertools import islice
 
 from mirror.errors import Cancelled, MirrorError, Refused
 from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
 from mirror.selection.locations import MATCHED
 from mirror.store import Target
-from mirror.sync.bundle_bases import Bases
-from mirror.sync.image_copier import Memory, Sync
-from mirror.sync.image_reader import Image, Reader
-from mirror.sync.plan_model import Entry, Finding, Verdict, keep_immutable
-from mirror.sync.planner_queries import equal_to
-from mirror.sync.recorder import Results, Tally
-from mirror.sync.target_lifecycle import Publishing, name_there
-from mirror.transfer.blob_locations import Inventory, Place
-from mirror.transfer.calls import ABANDONED, Calls
-from mirror.transfer.tasks import Steps, run_and_catch, task_group
+from mirror.sync.bundle_bases import BundleBases
+from mirror.sync.image_copier import CopyNotes, ImageCopier
+from mirror.sync.image_reader import ImageReader
+from mirror.sync.manifest_graph import ManifestGraph
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, check_immutable
+from mirror.sync.planner_queries import equality_key
+from mirror.sync.recorder import BlobCounts, ResultRecorder
+from mirror.sync.target_lifecycle import NotReplacedError, TargetLifecycle, name_on_target
+from mirror.transfer.blob_locations import BlobLocations
+from mirror.transfer.calls import RESULT_NOT_NEEDED, Calls
+from mirror.transfer.tasks import Coro, run_and_catch, task_group
 
-_log = logging.getLogger("mirror.agenda")
+_log = logging.getLogger("mirror.sync")
 
 
 class _HostQueue:
-    """The images that wait for their turn at one target host."""
+    """The images that wait to be copied to one target host. workers: the number of tasks that copy them."""
 
     def __init__(self) -> None:
-        self.waiting: deque[Finding] = deque()
-        self.workers = 0  # tasks that copy one after another
+        self.waiting: deque[PlanEntry] = deque()
+        self.workers = 0
 
 
-class Agenda:
-    """Implements Findings: has what is found copied, at most `images` at a time on each target host."""
+class CopyQueue:
+    """Copies planned images while the plan is made. Implements PlanReceiver.
+
+    images: the number of images that are copied to one target host at the same time.
+    deep: check every object, also of images whose tag is equal.
+    fail_fast: start no more copies after the first failure."""
 
     def __init__(
         self,
         calls: Calls,
-        reader: Reader,
-        sync: Sync,
-        inventory: Inventory,
-        memory: Memory,
-        results: Results,
+        reader: ImageReader,
+        copier: ImageCopier,
+        locations: BlobLocations,
+        notes: CopyNotes,
+        recorder: ResultRecorder,
         targets: Mapping[str, Target],
-        publishing: Publishing,
+        lifecycle: TargetLifecycle,
         *,
         images: int,
         deep: bool,
@@ -55,245 +61,275 @@ class Agenda:
     ) -> None:
         self._calls = calls
         self._reader = reader
-        self._sync = sync
-        self._inventory = inventory
-        self._memory = memory
-        self._results = results
+        self._copier = copier
+        self._locations = locations
+        self._notes = notes
+        self._recorder = recorder
         self._targets = targets
         self._images = images
         self._deep = deep
         self._fail_fast = fail_fast
-        self._publishing = publishing
-        self._bases = Bases(calls, reader, inventory, targets)
+        self._lifecycle = lifecycle
+        self._bases = BundleBases(calls, reader, locations, targets)
         self._workers: asyncio.TaskGroup
         self._queues: defaultdict[str, _HostQueue] = defaultdict(_HostQueue)  # by target host
-        self._ahead: dict[Finding, asyncio.Task[Image]] = {}  # images that are read while they wait for their turn
-        # What has to wait until all others of its kind are planned: by target host, and by source host.
-        self._gathered: defaultdict[str, list[Finding]] = defaultdict(list)
-        self._partial: defaultdict[str, list[Finding]] = defaultdict(list)
-        self._aside: dict[Finding, None] = {}
-        self._open: dict[Finding, None] = {}  # findings that have no result yet
-        self._halted = ""
+        self._reads_ahead: dict[PlanEntry, asyncio.Task[ManifestGraph]] = {}  # for images that still wait
+        # Plan entries that wait until the plan is complete: for bundles by target host, from partial sources by source
+        # host; and all of them.
+        self._for_bundles: defaultdict[str, list[PlanEntry]] = defaultdict(list)
+        self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)
+        self._deferred: dict[PlanEntry, None] = {}
+        self._written: dict[PlanEntry, tuple[Digest, BlobCounts]] = {}  # to bundles, without a result before the end
+        self._without_result: dict[PlanEntry, None] = {}
+        self._halt_reason = ""
 
-    async def run(self, plan: Steps[None]) -> None:
-        """Run the plan, copy what it finds, and close the targets. Each finding has a result then."""
+    async def run(self, plan: Coro[None]) -> None:
+        """Run the plan, copy the images, and close the targets. Every plan entry has a result when this returns."""
         try:
             async with task_group() as self._workers:
                 failure = await run_and_catch(plan)
-                if failure is not None:  # a bug: then nothing is begun that has to know all that comes
+                if failure is not None:  # a bug: the plan is incomplete, so no bundle is written
                     self.halt("the plan could not be finished")
-                    self._results.bug(failure)
-                trouble = await run_and_catch(self._release())
-                for finding in list(self._aside):  # a bug kept them
-                    self._end(finding, partial(self._crashed, finding, trouble or RuntimeError("left aside")))
+                    self._recorder.record_bug(failure)
+                failure = await run_and_catch(self._copy_deferred())
+                for plan_entry in list(self._deferred):  # there are some only after a bug
+                    cause = failure or RuntimeError("the image was not copied")
+                    self._end_deferred(plan_entry, partial(self._record_crash, plan_entry, cause))
             await self._finish()
         finally:
-            for finding in list(self._ahead):
-                self._drop_ahead(finding)
-            for finding in list(self._open):
-                self._failed(finding, Cancelled(self._halted or ABANDONED), Tally())
+            for plan_entry in list(self._reads_ahead):
+                self._cancel_read_ahead(plan_entry)
+            for plan_entry in list(self._without_result):
+                self._record_failure(plan_entry, Cancelled(self._halt_reason or RESULT_NOT_NEEDED), BlobCounts())
 
-    # ---- planner.Findings
+    # ---- the methods of PlanReceiver
 
-    def found(self, finding: Finding) -> None:
-        host, source = finding.target.place.host, finding.reading.entry.source
-        self._open[finding] = None
-        if finding.verdict is Verdict.FAILED and finding.error is not None:
-            self._publishing.lacks(host, name_there(finding), finding.error)
-            self._failed(finding, finding.error, Tally())
-            self._reader.let_go(finding.reading)
-        elif self._targets[host].gathers:
-            self._set_aside(finding, self._gathered[host])
-        elif finding.verdict is Verdict.EQUAL and not self._deep and finding.old is not None:
-            entry = finding.reading.entry
-            if entry.rules.is_immutable(finding.reading.tag):
-                name = equal_to(entry, finding.target.place)
-                self._memory.note_tag("source", name, finding.reading.tag, finding.old)
-            self._up_to_date(finding, finding.old)
-            self._reader.let_go(finding.reading)
+    def add_plan_entry(self, plan_entry: PlanEntry) -> None:
+        """Record the result of an image that is not copied; queue the others."""
+        host, source = plan_entry.target.repository.host, plan_entry.reference.entry.source
+        self._without_result[plan_entry] = None
+        if plan_entry.action is Action.FAIL and plan_entry.error is not None:
+            self._lifecycle.note_missing(host, name_on_target(plan_entry), plan_entry.error)
+            self._record_failure(plan_entry, plan_entry.error, BlobCounts())
+            self._reader.release(plan_entry.reference)
+        elif self._targets[host].needs_all_images:
+            self._defer(plan_entry, self._for_bundles[host])
+        elif plan_entry.action is Action.SKIP and not self._deep and plan_entry.old_digest is not None:
+            entry = plan_entry.reference.entry
+            if entry.rules.is_immutable(plan_entry.reference.tag):
+                name = equality_key(entry, plan_entry.target.repository)
+                self._notes.note_tag("source", name, plan_entry.reference.tag, plan_entry.old_digest)
+            self._record_up_to_date(plan_entry, plan_entry.old_digest)
+            self._reader.release(plan_entry.reference)
         elif source.partial:
-            self._set_aside(finding, self._partial[source.host])
+            self._defer(plan_entry, self._from_partial[source.host])
         else:
-            self._enqueue(finding)
+            self._enqueue(plan_entry)
 
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record a mirror that cannot be planned. Everything that it would copy counts as missing in a bundle."""
         for target in entry.targets:
-            # Nobody knows what is missing there: as good as all of it.
-            self._publishing.lacks(target.place.host, target.place.path.replace(MATCHED, "*"), error)
-        self._results.listing_failed(entry, error)
+            name = target.repository.path.replace(MATCHED, "*")
+            self._lifecycle.note_missing(target.repository.host, name, error)
+        self._recorder.record_listing_failure(entry, error)
         self._halt_after(error)
 
-    def refused_name(self, entry: Entry, error: MirrorError) -> None:
-        """No store could ever hold what is called so: a bundle does not lack it."""
-        self._results.listing_failed(entry, error)
+    def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record an invalid name. It does not count as missing in a bundle, because no store can contain it."""
+        self._recorder.record_listing_failure(entry, error)
 
-    def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
-        self._memory.note_tag("target", str(place), tag, digest)
+    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+        """Note what a tag of a target refers to, for later runs."""
+        self._notes.note_tag("target", str(repository), tag, digest)
 
-    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
-        self._inventory.allow([Place(entry.source.host, entry.repository), *(one.place for one in entry.targets)])
+    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        """Log the number of selected references, and allow mounts between the repositories of the mirror."""
+        self._locations.allow_mounts_from(
+            [
+                Repository(entry.source.host, entry.repository),
+                *(target.repository for target in entry.targets),
+            ]
+        )
         text = f"{entry.name}: {count} tags selected"
-        self._results.selected(entry, count)
+        self._recorder.expect_images(entry, count)
         _log.info("selected", extra={"source": entry.name, "tags": count, "rejected": dict(rejected), "text": text})
 
-    # ---- what has to wait for the end of planning
+    # ---- images that are copied after the plan is complete
 
-    def _set_aside(self, finding: Finding, aside: list[Finding]) -> None:
-        self._aside[finding] = None
-        aside.append(finding)
+    def _defer(self, plan_entry: PlanEntry, group: list[PlanEntry]) -> None:
+        """Let an image wait until the plan is complete."""
+        self._deferred[plan_entry] = None
+        group.append(plan_entry)
 
-    async def _release(self) -> None:
-        """What was set aside is copied now, unless something keeps it from that."""
-        if self._halted:
-            for finding in list(self._aside):
-                self._end(finding, partial(self._skipped, finding))
+    async def _copy_deferred(self) -> None:
+        """Copy the deferred images, after the checks that need all of them."""
+        if self._halt_reason:
+            for plan_entry in list(self._deferred):
+                self._end_deferred(plan_entry, partial(self._record_skipped, plan_entry))
             return
-        for findings in self._partial.values():
-            self._copy_all(findings, await self._errors(self._bases.missing(findings), findings))
-        for host, findings in self._gathered.items():
-            # Equal tags prove nothing of a bundle made for another base, or without images of another selection.
+        for group in self._from_partial.values():
+            self._enqueue_deferred(group, await self._run_check(self._bases.find_missing(group), group))
+        for host, group in self._for_bundles.items():
+            # Equal tags are not enough if the bundle may lack blobs (another base) or images (another selection).
             store = self._targets[host]
-            completable = store.incomplete and not self._publishing.lacking(host)
-            unsure = self._deep or store.partial or completable
-            if not unsure and all(one.verdict is Verdict.EQUAL for one in findings):
-                for finding in findings:
-                    if finding.old is not None:
-                        self._end(finding, partial(self._up_to_date, finding, finding.old))
+            completable = store.incomplete and not self._lifecycle.missing_images(host)
+            must_rewrite = self._deep or store.partial or completable
+            if not must_rewrite and all(plan_entry.action is Action.SKIP for plan_entry in group):
+                for plan_entry in group:
+                    if plan_entry.old_digest is not None:
+                        record = partial(self._record_up_to_date, plan_entry, plan_entry.old_digest)
+                        self._end_deferred(plan_entry, record)
             else:
-                self._copy_all(findings, await self._errors(self._publishing.gather(host, findings), findings))
+                errors = await self._run_check(self._lifecycle.begin_with_images(host, group), group)
+                self._enqueue_deferred(group, errors)
 
-    async def _errors(
-        self, steps: Steps[dict[Finding, MirrorError]], findings: Collection[Finding]
-    ) -> dict[Finding, MirrorError]:
+    async def _run_check(
+        self, check: Coro[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
+    ) -> dict[PlanEntry, MirrorError]:
+        """Run a check and return the errors that it finds. If the check fails, all plan entries have its error."""
         try:
-            return await steps
+            return await check
         except MirrorError as error:
-            return dict.fromkeys(findings, error)
+            return dict.fromkeys(plan_entries, error)
 
-    def _copy_all(self, findings: Collection[Finding], errors: Mapping[Finding, MirrorError]) -> None:
-        """Copy findings that were set aside, but for those with an error."""
-        for finding, error in errors.items():
-            self._end(finding, partial(self._failed, finding, error, Tally()))
-        for finding in findings:
-            if finding not in errors:
-                del self._aside[finding]
-                self._enqueue(finding)
+    def _enqueue_deferred(self, plan_entries: Collection[PlanEntry], errors: Mapping[PlanEntry, MirrorError]) -> None:
+        """Queue deferred images, and record the failure of those with an error."""
+        for plan_entry, error in errors.items():
+            self._end_deferred(plan_entry, partial(self._record_failure, plan_entry, error, BlobCounts()))
+        for plan_entry in plan_entries:
+            if plan_entry not in errors:
+                del self._deferred[plan_entry]
+                self._enqueue(plan_entry)
 
-    def _end(self, finding: Finding, tell: Callable[[], None]) -> None:
-        """A finding that was set aside has its result."""
-        del self._aside[finding]
-        tell()
-        self._reader.let_go(finding.reading)
+    def _end_deferred(self, plan_entry: PlanEntry, record: Callable[[], None]) -> None:
+        """Record the result of a deferred image that is not copied."""
+        del self._deferred[plan_entry]
+        record()
+        self._reader.release(plan_entry.reference)
 
     # ---- copying
 
     def halt(self, reason: str) -> None:
-        """Start nothing new: what waits, and what is found from now on, is skipped."""
-        self._halted = self._halted or reason
+        """Start no more copies. Images that wait, and those that are planned later, are skipped."""
+        self._halt_reason = self._halt_reason or reason
 
-    def _enqueue(self, finding: Finding) -> None:
-        queue = self._queues[finding.target.place.host]
-        queue.waiting.append(finding)
+    def _enqueue(self, plan_entry: PlanEntry) -> None:
+        """Queue an image for its target host, and start a worker unless there are enough."""
+        queue = self._queues[plan_entry.target.repository.host]
+        queue.waiting.append(plan_entry)
         if queue.workers < self._images:
             queue.workers += 1
-            self._workers.create_task(self._work(queue))
+            self._workers.create_task(self._run_worker(queue))
         else:
             self._read_ahead(queue)
 
-    async def _work(self, queue: _HostQueue) -> None:
-        """Copy what waits, one after another."""
+    async def _run_worker(self, queue: _HostQueue) -> None:
+        """Copy images of a queue, one after another, until it is empty."""
         while queue.waiting:
-            finding = queue.waiting.popleft()
+            plan_entry = queue.waiting.popleft()
             self._read_ahead(queue)
-            if self._halted:
-                self._drop_ahead(finding)
-                self._skipped(finding)
+            if self._halt_reason:
+                self._cancel_read_ahead(plan_entry)
+                self._record_skipped(plan_entry)
                 await asyncio.sleep(0)  # there may be very many
             else:
-                tally = Tally()
-                failure = await run_and_catch(self._copy(finding, tally))
+                failure = await run_and_catch(self._copy(plan_entry, BlobCounts()))
                 if failure is not None:
-                    self._crashed(finding, failure)
-            self._reader.let_go(finding.reading)
+                    self._record_crash(plan_entry, failure)
+            self._reader.release(plan_entry.reference)
         queue.workers -= 1
 
     def _read_ahead(self, queue: _HostQueue) -> None:
-        """Read the next few images already, so that each has something to send as soon as it has its turn."""
-        if not self._halted:
-            for finding in islice(queue.waiting, self._images):
-                if finding not in self._ahead:
-                    self._ahead[finding] = self._calls.tasks.start(self._reader.image(finding.reading))
+        """Start to read the next few images, so that each has blobs to send as soon as a worker takes it."""
+        if not self._halt_reason:
+            for plan_entry in islice(queue.waiting, self._images):
+                if plan_entry not in self._reads_ahead:
+                    task = self._calls.tasks.start(self._reader.read_graph(plan_entry.reference))
+                    self._reads_ahead[plan_entry] = task
 
-    def _drop_ahead(self, finding: Finding) -> None:
-        task = self._ahead.pop(finding, None)
+    def _cancel_read_ahead(self, plan_entry: PlanEntry) -> None:
+        """Cancel the task that reads an image ahead, if there is one."""
+        task = self._reads_ahead.pop(plan_entry, None)
         if task is not None:
             task.cancel()
             task.add_done_callback(self._calls.tasks.collect)
 
-    async def _copy(self, finding: Finding, tally: Tally) -> None:
-        ahead, host = self._ahead.pop(finding, None), finding.target.place.host
+    async def _copy(self, plan_entry: PlanEntry, counts: BlobCounts) -> None:
+        """Copy one image and record the result; for a bundle, the result is recorded at the end."""
+        task, host = self._reads_ahead.pop(plan_entry, None), plan_entry.target.repository.host
         try:
-            image = await (self._reader.image(finding.reading) if ahead is None else ahead)
-            keep_immutable(finding, image.graph.root.digest)
-            await self._publishing.begin(host)
-            changed = await self._sync.bring(finding, image, tally)
+            graph = await (self._reader.read_graph(plan_entry.reference) if task is None else task)
+            digest = graph.root.digest
+            check_immutable(plan_entry, digest)
+            await self._lifecycle.begin(host)
+            changed = await self._copier.copy(plan_entry, graph, counts)
         except MirrorError as error:
-            self._publishing.lacks(host, name_there(finding), error)
-            self._failed(finding, error, tally)
+            self._lifecycle.note_missing(host, name_on_target(plan_entry), error)
+            self._record_failure(plan_entry, error, counts)
             return
-        digest = image.graph.root.digest
-        if self._publishing.hold(finding, digest, tally):
-            return
-        if changed:
-            self._copied(finding, digest, tally)
+        if self._targets[host].needs_all_images:
+            self._written[plan_entry] = (digest, counts)
+        elif changed:
+            self._record_copied(plan_entry, digest, counts)
         else:
-            self._up_to_date(finding, digest)
+            self._record_up_to_date(plan_entry, digest)
 
     async def _finish(self) -> None:
-        """Close the targets, and give results to what counts only now."""
-        held, errors = await self._publishing.finish(incomplete=not self._halted, believe=not self._deep)
-        for one in held:
-            if one.error is not None:
-                self._failed(one.finding, one.error, one.tally)
-            elif one.replaced:
-                self._copied(one.finding, one.digest, one.tally)
+        """Close the targets, and record the results of images in bundles.
+
+        If a bundle is not replaced, it still has the images whose tags are equal, unless they may lack blobs."""
+        errors = await self._lifecycle.finish(self._written, incomplete=not self._halt_reason)
+        for plan_entry, (digest, counts) in self._written.items():
+            host = plan_entry.target.repository.host
+            error = errors.get(host)
+            trust_tags = not self._deep and not self._targets[host].partial
+            if error is None:
+                self._record_copied(plan_entry, digest, counts)
+            elif isinstance(error, NotReplacedError) and plan_entry.action is Action.SKIP and trust_tags:
+                self._record_up_to_date(plan_entry, digest)
             else:
-                self._up_to_date(one.finding, one.digest)
-        for error in errors:
-            if not isinstance(error, Cancelled):
-                self._results.trouble(error)
+                self._record_failure(plan_entry, error, counts)
+        for host, error in errors.items():
+            if not self._targets[host].needs_all_images and not isinstance(error, Cancelled):
+                self._recorder.record_error(error)
 
     def close(self) -> None:
-        """Close what a stop left open. Does I/O; after the threads have ended."""
-        self._publishing.close()
+        """Close the targets that are still open after a stop. Does I/O; call it when no thread writes any more."""
+        self._lifecycle.close()
 
-    # ---- results: one for each finding
+    # ---- results: one for each plan entry
 
-    def _up_to_date(self, finding: Finding, digest: Digest) -> None:
-        self._open.pop(finding, None)
-        self._results.up_to_date(finding, digest)
+    def _record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None:
+        """Record that the target had the image already."""
+        self._without_result.pop(plan_entry, None)
+        self._recorder.record_up_to_date(plan_entry, digest)
 
-    def _copied(self, finding: Finding, digest: Digest, tally: Tally) -> None:
-        self._open.pop(finding, None)
-        self._results.copied(finding, digest, tally)
+    def _record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
+        """Record that an image was copied."""
+        self._without_result.pop(plan_entry, None)
+        self._recorder.record_copied(plan_entry, digest, counts)
 
-    def _skipped(self, finding: Finding) -> None:
-        self._open.pop(finding, None)
-        self._results.skipped(finding, self._halted)
+    def _record_skipped(self, plan_entry: PlanEntry) -> None:
+        """Record that an image was not copied, because the queue was halted."""
+        self._without_result.pop(plan_entry, None)
+        self._recorder.record_skipped(plan_entry, self._halt_reason)
 
-    def _crashed(self, finding: Finding, failure: BaseException) -> None:
-        self._open.pop(finding, None)
-        self._results.crashed(finding, failure)
+    def _record_crash(self, plan_entry: PlanEntry, failure: BaseException) -> None:
+        """Record that an image failed because of a bug."""
+        self._without_result.pop(plan_entry, None)
+        self._recorder.record_crash(plan_entry, failure)
 
-    def _failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
-        self._open.pop(finding, None)
-        entry, tag = finding.reading.entry, finding.reading.tag
+    def _record_failure(self, plan_entry: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
+        """Record that an image failed."""
+        self._without_result.pop(plan_entry, None)
+        entry, tag = plan_entry.reference.entry, plan_entry.reference.tag
         if entry.rules.is_immutable(tag) and isinstance(error, Refused):
-            # A conflict that --deep has found is found again by each run after it, until it is resolved.
-            self._memory.note_tag("source", equal_to(entry, finding.target.place), tag, None)
-        self._results.failed(finding, error, tally)
+            # Forget that the tag was equal, so that later runs find a conflict that only --deep has found.
+            self._notes.note_tag("source", equality_key(entry, plan_entry.target.repository), tag, None)
+        self._recorder.record_failure(plan_entry, error, counts)
         self._halt_after(error)
 
     def _halt_after(self, error: MirrorError) -> None:
+        """Halt after a failure if `--fail-fast` is set."""
         if self._fail_fast and not isinstance(error, Cancelled):
             self.halt("stopped at the first failure (--fail-fast)")

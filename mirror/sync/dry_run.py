@@ -1,4 +1,4 @@
-"""What a sync would do: images, bytes after deduplication, requests that count against a quota. Reads only."""
+"""Computes what a sync would do: images, bytes after deduplication, requests that count against a quota. Only reads."""
 
 from __future__ import annotations
 
@@ -8,41 +8,47 @@ from collections.abc import Mapping, Sequence
 
 from mirror.errors import Cancelled, MirrorError, Refused
 from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
 from mirror.selection.locations import is_bundle, is_registry
 from mirror.store import Target, Version
-from mirror.sync.bundle_bases import Bases
-from mirror.sync.image_reader import resolved
-from mirror.sync.manifest_graph import Graph, Manifests
-from mirror.sync.plan_model import Entry, Finding, TargetEntry, Verdict
-from mirror.transfer.blob_locations import Place
+from mirror.sync.bundle_bases import BundleBases
+from mirror.sync.image_reader import read_version
+from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.transfer.calls import Calls
-from mirror.transfer.tasks import Steps, run_group, task_group
+from mirror.transfer.tasks import Coro, run_group, task_group
 from mirror.util.structs import Struct, field
 
 
-class Change(Struct, frozen=True):
-    """An image that would be copied. old: what the target's tag names now; size: bytes of its blobs.
+class PlannedCopy(Struct, frozen=True):
+    """An image that a sync would copy.
 
-    digest and size are None where they are known only after a transform; to_compare: so that it may be what the target
-    has already. reason: for the protocol."""
+    digest: of the image; size: of its blobs, in bytes. Both are None if they are known only after a transform.
+    old_digest: what the tag on the target refers to now.
+    protocol: of the source; reason: why this protocol is used, if there is a choice.
+    to_compare: the result of the transform may be what the target has already."""
 
     source: str
     target: str
     digest: Digest | None
-    old: Digest | None
+    old_digest: Digest | None
     size: int | None
     protocol: str = "v2"
     reason: str = ""
     to_compare: bool = False
 
 
-class Outlook(Struct):
-    """bytes_to_send: at most, since what targets hold under other tags is not asked for. anew: bundles that would be
-    made anew, since what is there is incomplete."""
+class PlanSummary(Struct):
+    """What a sync would do.
 
-    changes: list[Change] = field(default_factory=list)
-    anew: list[str] = field(default_factory=list)
-    equal: int = 0
+    bundles_to_rebuild: bundles with all images up to date that a sync would write again, because they are incomplete.
+    up_to_date: number of images. failures: names and errors. rejected: by mirror, the number of tags that each rule
+    leaves out. bytes_to_read: from sources. bytes_to_send: at most, because targets are not asked which blobs they
+    have. manifests: number of GET requests to registries."""
+
+    changes: list[PlannedCopy] = field(default_factory=list)
+    bundles_to_rebuild: list[str] = field(default_factory=list)
+    up_to_date: int = 0
     failures: list[tuple[str, MirrorError]] = field(default_factory=list)
     rejected: dict[str, dict[str, int]] = field(default_factory=dict)
     bytes_to_read: int = 0
@@ -50,145 +56,159 @@ class Outlook(Struct):
     manifests: int = 0
 
 
-class Preview:
-    """Implements planner.Findings: reads the manifests of what would be copied, and adds up."""
+class DryRun:
+    """Reads the manifests of the images that a sync would copy, and sums up. Implements PlanReceiver.
 
-    def __init__(self, calls: Calls, manifests: Manifests, bases: Bases) -> None:
+    summary: the result; complete after `run` and `find_bundles_to_rebuild`."""
+
+    def __init__(self, calls: Calls, manifests: ManifestCache, bases: BundleBases) -> None:
+        self.summary = PlanSummary()
         self._calls = calls
         self._manifests = manifests
         self._bases = bases
-        self._partial: defaultdict[str, list[Finding]] = defaultdict(list)  # by source, which needs its base
-        self._looks: asyncio.TaskGroup
-        self._read: set[tuple[str, Digest]] = set()
-        self._sent: set[tuple[str, Digest]] = set()
-        self._got: set[tuple[str, Digest]] = set()
-        self._bundles: set[str] = set()  # that have images; with those that lack blobs, and for which something failed
-        self._lacking: set[str] = set()
-        self._failing: set[str] = set()
-        self.outlook = Outlook()
+        self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)  # by source host
+        self._tasks: asyncio.TaskGroup
+        # What is counted already, by host.
+        self._blobs_read: set[tuple[str, Digest]] = set()
+        self._blobs_sent: set[tuple[str, Digest]] = set()
+        self._manifests_read: set[tuple[str, Digest]] = set()
+        self._bundles: set[str] = set()
+        self._bundles_without_blobs: set[str] = set()  # that lack blobs which their base does not have
+        self._failed_hosts: set[str] = set()
 
-    async def run(self, plan: Steps[None]) -> None:
-        """Run the plan, and look at what it finds."""
-        async with task_group() as self._looks:
+    async def run(self, plan: Coro[None]) -> None:
+        """Run the plan, and read the images that would be copied."""
+        async with task_group() as self._tasks:
             await plan
-            for source, findings in self._partial.items():
-                self._looks.create_task(self._with_base(source, findings))
+            for source, plan_entries in self._from_partial.items():
+                self._tasks.create_task(self._measure_partial_source(source, plan_entries))
 
-    # ---- planner.Findings
+    # ---- the methods of PlanReceiver
 
-    def found(self, finding: Finding) -> None:
-        target = finding.target
-        if is_bundle(target.place.host):
-            self._bundles.add(target.place.host)
-        if finding.error is not None:
-            self._failed(finding.name, finding.error, finding.target)
-        elif finding.verdict is Verdict.EQUAL:
-            self.outlook.equal += 1
-            if is_bundle(target.place.host) and target.store.partial:
-                self._looks.create_task(self._look_for_blobs(finding))
-        elif finding.reading.entry.source.partial and not is_bundle(finding.target.place.host):
-            self._partial[finding.reading.entry.source.host].append(finding)
+    def add_plan_entry(self, plan_entry: PlanEntry) -> None:
+        """Count an image that is up to date or failed; read the others."""
+        target, source = plan_entry.target, plan_entry.reference.entry.source
+        to_bundle = is_bundle(target.repository.host)
+        if to_bundle:
+            self._bundles.add(target.repository.host)
+        if plan_entry.error is not None:
+            self._record_failure(plan_entry.name, plan_entry.error, target)
+        elif plan_entry.action is Action.SKIP:
+            self.summary.up_to_date += 1
+            if to_bundle and target.store.partial:
+                self._tasks.create_task(self._check_bundle_blobs(plan_entry))
+        elif source.partial and not to_bundle:
+            self._from_partial[source.host].append(plan_entry)
         else:
-            self._looks.create_task(self._look(finding))
+            self._tasks.create_task(self._measure(plan_entry))
 
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
-        self._failed(entry.name, error, *entry.targets)
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record a mirror that cannot be planned."""
+        self._record_failure(entry.name, error, *entry.targets)
 
-    def refused_name(self, entry: Entry, error: MirrorError) -> None:
-        self._failed(entry.name, error, *entry.targets)
+    def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record an invalid name."""
+        self._record_failure(entry.name, error, *entry.targets)
 
-    def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
-        """A plan leaves no trace in the state."""
+    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+        """Do nothing: a dry run does not write to the state."""
 
-    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
-        self._bases.allow(target.place for target in entry.targets)
+    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        """Keep what the rules leave out, and allow mounts between the targets."""
+        self._bases.allow_mounts(target.repository for target in entry.targets)
         if rejected:
-            self.outlook.rejected[entry.name] = dict(rejected)
+            self.summary.rejected[entry.name] = dict(rejected)
 
-    # ---- adding up
+    # ---- summing up
 
-    async def _with_base(self, source: str, findings: Sequence[Finding]) -> None:
-        """Look at what a partial source brings, unless the targets lack its base: then a sync would copy nothing."""
+    async def _measure_partial_source(self, source: str, plan_entries: Sequence[PlanEntry]) -> None:
+        """Read the images of a partial source, unless the targets lack its base: a sync would then copy nothing."""
         try:
-            errors = await self._bases.missing(findings)
+            errors = await self._bases.find_missing(plan_entries)
         except MirrorError as error:
-            errors = dict.fromkeys(findings, error)
-        shared = [error for error in dict.fromkeys(errors.values()) if isinstance(error, Refused)]
-        if len(errors) == len(findings) and len(shared) == 1:
-            self._failed(source, shared[0], *(one.target for one in findings))
+            errors = dict.fromkeys(plan_entries, error)
+        refusals = [error for error in dict.fromkeys(errors.values()) if isinstance(error, Refused)]
+        if len(errors) == len(plan_entries) and len(refusals) == 1:
+            self._record_failure(source, refusals[0], *(plan_entry.target for plan_entry in plan_entries))
             return
-        for finding, reason in errors.items():
-            self._failed(finding.name, reason, finding.target)
-        await run_group(self._look(one) for one in findings if one not in errors)
+        for plan_entry, reason in errors.items():
+            self._record_failure(plan_entry.name, reason, plan_entry.target)
+        await run_group(self._measure(plan_entry) for plan_entry in plan_entries if plan_entry not in errors)
 
-    def _failed(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
-        self.outlook.failures.append((name, error))
-        self._failing.update(target.place.host for target in targets)
+    def _record_failure(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
+        """Record a failure that concerns some targets."""
+        self.summary.failures.append((name, error))
+        self._failed_hosts.update(target.repository.host for target in targets)
 
-    def add_bundles(self, targets: Mapping[str, Target]) -> None:
-        """After all looks: note the bundles that a sync would make anew although all their images are there."""
-        for host in sorted(self._bundles - self._failing):
-            if targets[host].incomplete or host in self._lacking:
-                self.outlook.anew.append(host)
+    def find_bundles_to_rebuild(self, targets: Mapping[str, Target]) -> None:
+        """Add the bundles to the summary that a sync would write again although all images are up to date.
 
-    async def _look_for_blobs(self, finding: Finding) -> None:
-        """Whether a bundle that has left out blobs has them by its base, as the one that a sync would make."""
-        target = finding.target
+        Call this after `run`."""
+        for host in sorted(self._bundles - self._failed_hosts):
+            if targets[host].incomplete or host in self._bundles_without_blobs:
+                self.summary.bundles_to_rebuild.append(host)
+
+    async def _check_bundle_blobs(self, plan_entry: PlanEntry) -> None:
+        """Check that the base of a differential bundle has the blobs of an image that the bundle leaves out."""
+        target = plan_entry.target
         try:
-            graph = await self._manifests.graph(target.store, target.place.path, finding.reading.tag)
-            whole = all(await run_group(self._bases.has(target.place, blob) for blob in graph.blobs))
+            graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
+            complete = all(await run_group(self._bases.has_blob(target.repository, blob) for blob in graph.blobs))
         except MirrorError as error:
             if isinstance(error, Cancelled):
                 raise
-            whole = False
-        if not whole:
-            self._lacking.add(target.place.host)
+            complete = False
+        if not complete:
+            self._bundles_without_blobs.add(target.repository.host)
 
-    async def _look(self, finding: Finding) -> None:
-        reading = finding.reading
-        entry = reading.entry
+    async def _measure(self, plan_entry: PlanEntry) -> None:
+        """Read an image that would be copied, and add it to the summary."""
+        reference = plan_entry.reference
+        entry = reference.entry
         try:
-            version = reading.version
+            version = reference.version
             if not isinstance(version, Version):
-                version = await resolved(self._calls, reading)
+                version = await read_version(self._calls, reference)
             if version.transform is not None:
-                change = Change(
-                    reading.name,
-                    finding.name,
+                change = PlannedCopy(
+                    reference.name,
+                    plan_entry.name,
                     None,
-                    finding.old,
+                    plan_entry.old_digest,
                     None,
                     version.protocol,
                     version.reason,
-                    to_compare=version.unmade and finding.old is not None,
+                    to_compare=version.needs_transform and plan_entry.old_digest is not None,
                 )
-                self.outlook.changes.append(change)
+                self.summary.changes.append(change)
                 return
-            reference = version.digest or reading.reference
-            graph = await self._manifests.graph(entry.source, entry.repository, reference, version.manifest)
+            identifier = version.digest or reference.identifier
+            graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)
         except MirrorError as error:
-            self._failed(finding.name, error, finding.target)
+            self._record_failure(plan_entry.name, error, plan_entry.target)
             return
-        self._add(finding, graph)
+        self._add_copy(plan_entry, graph)
 
-    def _add(self, finding: Finding, graph: Graph) -> None:
-        outlook = self.outlook
-        if graph.root.digest == finding.old:
-            outlook.equal += 1
+    def _add_copy(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
+        """Add an image that was read to the summary."""
+        summary = self.summary
+        if graph.root.digest == plan_entry.old_digest:
+            summary.up_to_date += 1
             return
-        source, target = finding.reading.entry.source.host, finding.target.place.host
+        source, target = plan_entry.reference.entry.source.host, plan_entry.target.repository.host
         for blob in graph.blobs:
             size = blob.size or 0
-            if (source, blob.digest) not in self._read:
-                self._read.add((source, blob.digest))
-                outlook.bytes_to_read += size
-            if (target, blob.digest) not in self._sent:
-                self._sent.add((target, blob.digest))
-                outlook.bytes_to_send += size
+            if (source, blob.digest) not in self._blobs_read:
+                self._blobs_read.add((source, blob.digest))
+                summary.bytes_to_read += size
+            if (target, blob.digest) not in self._blobs_sent:
+                self._blobs_sent.add((target, blob.digest))
+                summary.bytes_to_send += size
         for manifest in graph.manifests():
-            # What is on disk has no quota.
-            if is_registry(source) and (source, manifest.digest) not in self._got:
-                self._got.add((source, manifest.digest))
-                outlook.manifests += 1
+            # Reading from a disk counts against no quota.
+            if is_registry(source) and (source, manifest.digest) not in self._manifests_read:
+                self._manifests_read.add((source, manifest.digest))
+                summary.manifests += 1
         size = sum(blob.size or 0 for blob in graph.blobs)
-        outlook.changes.append(Change(finding.reading.name, finding.name, graph.root.digest, finding.old, size))
+        copy = PlannedCopy(plan_entry.reference.name, plan_entry.name, graph.root.digest, plan_entry.old_digest, size)
+        summary.changes.append(copy)

@@ -1,7 +1,7 @@
-"""The order of writes: the only code that decides it.
+"""Copies one image to one target. Only this module decides the order of writes.
 
-For one image on one target: its blobs; then its manifests, children before parents, by digest; then the root by
-its tag, last. So a tag names at every instant its old image or the new one, whole.
+The blobs are written first, then the child manifests by digest, children before parents, and at last the root manifest
+by its tag. So the tag refers to its old image or to the complete new one at any time.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from mirror.errors import Cancelled, MirrorError, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
+from mirror.oci.reference import Repository
 from mirror.store import Target, Version
-from mirror.sync.image_reader import Image
-from mirror.sync.manifest_graph import permits
-from mirror.sync.plan_model import Finding
-from mirror.sync.planner_queries import equal_to, is_broken
-from mirror.sync.recorder import Tally
-from mirror.transfer.blob_copier import Deliveries
-from mirror.transfer.blob_locations import Inventory, Place
-from mirror.transfer.blob_outcomes import Outcomes
-from mirror.transfer.blob_request import Effort, Order, Outcome
-from mirror.transfer.calls import ABANDONED, Calls
+from mirror.sync.manifest_graph import ManifestGraph, manifest_permits
+from mirror.sync.plan_model import PlanEntry
+from mirror.sync.planner_queries import equality_key, may_be_damaged
+from mirror.sync.recorder import BlobCounts
+from mirror.transfer.blob_copier import BlobCopier
+from mirror.transfer.blob_locations import BlobLocations
+from mirror.transfer.blob_recorder import BlobRecorder
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
+from mirror.transfer.calls import RESULT_NOT_NEEDED, Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
@@ -36,230 +36,263 @@ from mirror.util.retry_policy import ONCE
 _log = logging.getLogger("mirror.sync")
 
 
-def descriptor(manifest: Manifest) -> Descriptor:
+def manifest_descriptor(manifest: Manifest) -> Descriptor:
+    """Return the descriptor of a manifest."""
     return Descriptor(manifest.digest, manifest.size, manifest.media_type)
 
 
-class Memory(Protocol):
-    """What is noted for later runs: takes notes and writes them later, but for withdrawals."""
+class CopyNotes(Protocol):
+    """Stores what a run learned for later runs. The notes are written later, except by `withdraw_tag`."""
 
-    def note_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None: ...
-    def note_graph(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None: ...
-    def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None: ...
+    def note_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None:
+        """Note what a tag refers to; None removes the note."""
+        ...
+
+    def note_graph(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None:
+        """Note that a repository has a root manifest, everything below it, and these blobs."""
+        ...
+
+    def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
+        """Remove the note about a tag of a target durably. noted: this run has noted the tag. Raises LocalError."""
+        ...
 
 
-class Sync:
-    """Brings images to targets.
+class ImageCopier:
+    """Copies images to targets.
 
-    outcomes: where it is recorded what became of each manifest; certain: believe nothing that is known, ask for every
-    object; repair: read every manifest on the target, the root too; writing: called, on a thread, before a write."""
+    recorder: records the result of each manifest.
+    check_all: ask the target for every object, whatever is known about it.
+    repair: read every manifest on the target, including the root.
+    before_write: called on a thread before each manifest is written."""
 
     def __init__(
         self,
         calls: Calls,
-        deliveries: Deliveries,
-        inventory: Inventory,
-        memory: Memory,
+        blob_copier: BlobCopier,
+        locations: BlobLocations,
+        notes: CopyNotes,
         targets: Mapping[str, Target],
-        outcomes: Outcomes,
+        recorder: BlobRecorder,
         *,
-        certain: bool,
+        check_all: bool,
         repair: bool = False,
-        writing: Callable[[Place], None],
+        before_write: Callable[[Repository], None],
     ) -> None:
         self._calls = calls
-        self._puts: Shared[tuple[Place, str, Digest], None] = Shared(calls.tasks)
-        self._outcomes = outcomes
-        self._deliveries = deliveries
-        self._inventory = inventory
-        self._memory = memory
+        self._puts: SharedTasks[tuple[Repository, str, Digest], None] = SharedTasks(calls.tasks)
+        self._recorder = recorder
+        self._blob_copier = blob_copier
+        self._locations = locations
+        self._notes = notes
         self._targets = targets
-        self._certain = certain
+        self._check_all = check_all
         self._repair = repair
-        self._writing = writing
+        self._before_write = before_write
 
-    async def bring(self, finding: Finding, image: Image, tally: Tally) -> bool:
-        """Everything under the root, then the root. -> whether anything was missing. Raises as the stores do."""
-        place = finding.target.place
-        digests = [blob.digest for blob in image.graph.blobs]
-        if self._mountable(image):
-            self._inventory.suggest(Place(image.origin.source.host, image.origin.repository), digests)
-        if not self._certain and not self._targets[place.host].on_disk:
-            unknown = [digest for digest in digests if not self._inventory.knows(place, digest)]
+    async def copy(self, plan_entry: PlanEntry, graph: ManifestGraph, counts: BlobCounts) -> bool:
+        """Copy an image, and return whether the target lacked any part of it.
+
+        If the target reports that it lacks a blob that it was known to have, the image is pushed once more with a
+        request for every object. Raises what the stores raise."""
+        repository = plan_entry.target.repository
+        digests = [blob.digest for blob in graph.blobs]
+        if self._can_mount_from_source(plan_entry, graph):
+            self._locations.suggest(Repository(graph.blob_source.store.host, graph.blob_source.repository), digests)
+        if not self._check_all and not self._targets[repository.host].on_disk:
+            unknown = [digest for digest in digests if not self._locations.has_blob(repository, digest)]
             if unknown:
-                hints = await self._calls.call(lambda work: self._inventory.read_hints(place, unknown), policy=ONCE)
-                self._inventory.note_hints(place, hints)
+                hints = await self._calls.call(
+                    lambda work: self._locations.read_hints(repository, unknown), policy=ONCE
+                )
+                self._locations.note_hints(repository, hints)
         try:
-            return await self._push(finding, image, tally, certain=self._certain)
+            return await self._push(plan_entry, graph, counts, check_all=self._check_all)
         except RemoteError as error:
             if error.code != "blob_missing":
                 raise
-            text = f"{finding.name}: something believed to be on the target is not there; looking again"
-            _log.warning("distrust", extra={"target": finding.name, "code": error.code, "text": text})
-        self._inventory.distrust(place)
-        tally.push_again()
-        return await self._push(finding, image, tally, certain=True)
+            text = f"{plan_entry.name}: the target lacks a blob that it was known to have; looking again for all"
+            _log.warning("distrust", extra={"target": plan_entry.name, "code": error.code, "text": text})
+        self._locations.distrust(repository)
+        counts.reset_for_second_push()
+        return await self._push(plan_entry, graph, counts, check_all=True)
 
-    async def _push(self, finding: Finding, image: Image, tally: Tally, *, certain: bool) -> bool:
-        place, graph = finding.target.place, image.graph
-        store = self._targets[place.host]
+    async def _push(self, plan_entry: PlanEntry, graph: ManifestGraph, counts: BlobCounts, *, check_all: bool) -> bool:
+        """Write what the target lacks, in order. Return whether it lacked anything."""
+        repository = plan_entry.target.repository
+        store = self._targets[repository.host]
 
-        def ordered(what: Descriptor, *, is_root: bool = False) -> Order:
-            return Order(what, store, place, image.origin, finding.reading.name, finding.may_have, certain, is_root)
+        def request_for(content: Descriptor, *, is_root: bool = False) -> BlobRequest:
+            name = plan_entry.reference.name
+            may_have = plan_entry.may_have_blobs
+            return BlobRequest(content, store, repository, graph.blob_source, name, may_have, check_all, is_root)
 
-        changed = await self._deliver([ordered(blob) for blob in graph.blobs], tally)
+        changed = await self._copy_blobs([request_for(blob) for blob in graph.blobs], counts)
         for level in graph.levels:
-            ask = certain or finding.old == graph.root.digest
-            missing, broken = await self._missing(store, place, level, ask=ask)
-            lacking = {child.digest for child in missing}
+            ask = check_all or plan_entry.old_digest == graph.root.digest
+            missing, damaged = await self._find_missing(store, repository, level, ask=ask)
+            missing_digests = {child.digest for child in missing}
             for child in level:
-                if child.digest not in lacking:
-                    self._outcomes.manifest(ordered(descriptor(child)), Effort().result(Outcome.EXISTS))
-            await run_group(self._put(ordered(descriptor(child)), child.digest, child) for child in missing)
-            await run_group(self._confirm(ordered(descriptor(child)), child.digest, child) for child in broken)
+                if child.digest not in missing_digests:
+                    self._record_existing(request_for(manifest_descriptor(child)))
+            await run_group(
+                self._put_manifest(request_for(manifest_descriptor(child)), child.digest, child) for child in missing
+            )
+            await run_group(
+                self._check_replaced(request_for(manifest_descriptor(child)), child.digest, child) for child in damaged
+            )
             changed = changed or bool(missing)
-        root, tag = graph.root, finding.reading.tag
-        changed = changed or finding.old != root.digest
+        root, tag = graph.root, plan_entry.reference.tag
+        root_request = request_for(manifest_descriptor(root), is_root=True)
+        changed = changed or plan_entry.old_digest != root.digest
         if not changed and self._repair:
-            changed = not await self._names(store, place, tag, root)
+            changed = not await self._is_tag_current(store, repository, tag, root)
         if changed:
-            await self._put(ordered(descriptor(root), is_root=True), tag, root, before=partial(self._withdraw, finding))
+            await self._put_manifest(root_request, tag, root, before=partial(self._withdraw_tag, plan_entry))
         else:
-            self._outcomes.manifest(ordered(descriptor(root), is_root=True), Effort().result(Outcome.EXISTS))
-        if finding.broken:
-            await self._confirm(ordered(descriptor(root), is_root=True), tag, root)
-        self._note(place, finding, image)
+            self._record_existing(root_request)
+        if plan_entry.damaged:
+            await self._check_replaced(root_request, tag, root)
+        self._note_copied(repository, plan_entry, graph)
         return changed
 
-    async def _deliver(self, orders: list[Order], tally: Tally) -> bool:
-        """Bring the blobs of an image. -> whether any was missing."""
-        left = {order.blob.digest: order.blob for order in orders}
+    async def _copy_blobs(self, requests: list[BlobRequest], counts: BlobCounts) -> bool:
+        """Copy the blobs of an image in parallel. Return whether the target lacked any of them."""
+        uncounted = {request.blob.digest: request.blob for request in requests}
 
-        async def deliver(order: Order) -> bool:
+        async def copy(request: BlobRequest) -> bool:
             try:
-                delivered = await self._deliveries.deliver(order)
+                result = await self._blob_copier.copy(request)
             except MirrorError as error:
                 if not isinstance(error, Cancelled):
-                    tally.add_failed(left.pop(order.blob.digest), self._outcomes.spent(order))
+                    counts.add_failed(uncounted.pop(request.blob.digest), self._recorder.take_failed(request))
                 raise
-            tally.add(left.pop(order.blob.digest), delivered)
-            return delivered.outcome is not Outcome.EXISTS
+            counts.add(uncounted.pop(request.blob.digest), result)
+            return result.outcome is not BlobOutcome.EXISTS
 
         try:
             if not self._repair:
-                return any(await run_group(deliver(order) for order in orders))
-            # One run names all that a registry's operator has to delete.
-            results = await gather_results(deliver(order) for order in orders)
+                return any(await run_group(copy(request) for request in requests))
+            # Try all blobs, so that one run names everything that the registry's operator has to delete.
+            results = await gather_results(copy(request) for request in requests)
             for result in results:
                 if isinstance(result, MirrorError):
                     raise result
             return any(results)
         finally:
-            for blob in left.values():  # every blob is counted, also where another blob of the image failed
-                tally.add_interrupted(blob)
+            for blob in uncounted.values():  # cancelled after another blob of the image failed
+                counts.add_interrupted(blob)
 
-    async def _missing(
-        self, store: Target, place: Place, level: Collection[Manifest], *, ask: bool
+    async def _find_missing(
+        self, store: Target, repository: Repository, level: Collection[Manifest], *, ask: bool
     ) -> tuple[list[Manifest], list[Manifest]]:
-        """The manifests of a level that have to be put: those that this run did not put there yet. -> these, and those
-        of them that the target has and cannot give.
+        """Return the manifests of a level that must be written, and those of them that may be damaged on the target.
 
-        No earlier run's word is taken for a child: a registry's clean-up removes untagged manifests, those of indexes
-        too, and many take an index whose child is gone. A PUT costs no more than asking; that is for where all is
-        likely to be there."""
+        ask: ask the target. Otherwise all manifests that this run has not written must be written: a PUT costs as much
+        as a HEAD. Hints are not used, because the garbage collection of a registry may delete untagged manifests, even
+        those of an index, and many registries accept an index whose children are missing."""
         if not ask:
-            return [one for one in level if not self._inventory.has_manifest(place, one.digest)], []
+            return [child for child in level if not self._locations.has_manifest(repository, child.digest)], []
 
-        def look(work: Work) -> list[Version | MirrorError]:
-            return list(store.resolve(place.path, [one.digest for one in level], work))
+        def resolve(work: Work) -> list[Version | MirrorError]:
+            return list(store.resolve(repository.path, [child.digest for child in level], work))
 
-        answers = await self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
-        asked = list(zip(level, answers, strict=True))
-        missing = [one for one, answer in asked if not isinstance(answer, Version)]
-        return missing, [one for one, answer in asked if is_broken(answer)]
+        versions = await self._calls.call(resolve, needs=(host_permit(repository.host),), policy=ONCE)
+        pairs = list(zip(level, versions, strict=True))
+        missing = [child for child, version in pairs if not isinstance(version, Version)]
+        return missing, [child for child, version in pairs if may_be_damaged(version)]
 
-    async def _confirm(self, order: Order, reference: str, manifest: Manifest) -> None:
-        """Read what was put where the target had a copy that it could not give: it may have kept that.
+    async def _check_replaced(self, request: BlobRequest, reference: str, manifest: Manifest) -> None:
+        """Read a manifest back if it was written over a damaged copy, because the target may have kept that.
 
-        By GET: some registries answer a HEAD with an error although they have the manifest."""
-        place = order.place
+        Raises Refused (target_lied) if it did. The request is a GET: some registries answer a HEAD with an error
+        although they have the manifest."""
+        repository = request.repository
 
-        def look(work: Work) -> None:
+        def read_back(work: Work) -> None:
             try:
-                stored = order.target.manifest(place.path, reference, work).digest
+                stored = request.target.manifest(repository.path, reference, work).digest
             except MirrorError as error:
-                if not is_broken(error):
+                if not may_be_damaged(error):
                     raise
-                raise kept(error.what) from error
+                raise not_replaced(error.what) from error
             if stored != manifest.digest:
-                raise kept(f"it is {stored} still")
+                raise not_replaced(f"its digest is {stored}")
 
-        def kept(why: str) -> Refused:
+        def not_replaced(why: str) -> Refused:
             return Refused(
-                f"{place} accepted the upload of {manifest.digest} but still serves a damaged copy: {why}",
+                f"{repository} accepted the upload of {manifest.digest} but still serves a damaged copy: {why}",
                 hint="run `mirror sync --repair CONFIG`, which says what to delete there",
                 code="target_lied",
             )
 
         try:
-            await self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
+            await self._calls.call(read_back, needs=(host_permit(repository.host),), policy=ONCE)
         except MirrorError as error:
-            self._outcomes.blob(order, error)  # what was copied turned out not to be there
+            self._recorder.record_blob(request, BlobResult(), error)  # after the record that it was copied
             raise
 
-    async def _names(self, store: Target, place: Place, tag: str, root: Manifest) -> bool:
-        """Whether the tag leads to the root, as the target says when it is asked again."""
+    async def _is_tag_current(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
+        """Ask the target whether the tag refers to the root manifest."""
 
-        def look(work: Work) -> bool:
-            (answer,) = store.resolve(place.path, [tag], work)
-            return isinstance(answer, Version) and answer.digest == root.digest
+        def resolve(work: Work) -> bool:
+            (version,) = store.resolve(repository.path, [tag], work)
+            return isinstance(version, Version) and version.digest == root.digest
 
-        return await self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
+        return await self._calls.call(resolve, needs=(host_permit(repository.host),), policy=ONCE)
 
-    def _withdraw(self, finding: Finding) -> None:
-        """Forget durably what the tag names on the target: after a PUT whose answer is lost nobody knows."""
-        self._memory.withdraw_tag(str(finding.target.place), finding.reading.tag, noted=finding.old is not None)
+    def _withdraw_tag(self, plan_entry: PlanEntry) -> None:
+        """Remove the note about the tag durably: if the response to the PUT is lost, its digest is unknown."""
+        repository = str(plan_entry.target.repository)
+        self._notes.withdraw_tag(repository, plan_entry.reference.tag, noted=plan_entry.old_digest is not None)
 
-    async def _put(
-        self, order: Order, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
+    async def _put_manifest(
+        self, request: BlobRequest, reference: str, manifest: Manifest, *, before: Callable[[], None] = lambda: None
     ) -> None:
-        """Put a manifest under a tag or its digest; `order` is for the record. before: called before each attempt."""
-        place, effort = order.place, Effort()
+        """Write a manifest under a tag or its digest, and record the result.
 
-        def run(work: Work) -> None:
-            effort.attempts += 1
-            self._writing(place)
+        request: what is recorded. before: called on the thread before each attempt."""
+        repository, result = request.repository, BlobResult()
+
+        def put(work: Work) -> None:
+            result.attempts += 1
+            self._before_write(repository)
             before()
-            order.target.put_manifest(place.path, reference, manifest, work)
-            self._outcomes.manifest(order, effort.result(Outcome.COPIED))
+            request.target.put_manifest(repository.path, reference, manifest, work)
+            self._recorder.record_manifest(request, result.end(BlobOutcome.COPIED))
 
         try:
             await self._puts.run(
-                (place, reference, manifest.digest),
-                lambda: self._calls.call(run, needs=permits(place.host, manifest.size)),
+                (repository, reference, manifest.digest),
+                lambda: self._calls.call(put, needs=manifest_permits(repository.host, manifest.size)),
             )
-            self._inventory.add_manifest(place, manifest.digest)
+            self._locations.add_manifest(repository, manifest.digest)
         except asyncio.CancelledError:
-            self._outcomes.manifest(order, Cancelled(ABANDONED))
+            self._recorder.record_manifest(request, BlobResult(), Cancelled(RESULT_NOT_NEEDED))
             raise
         except MirrorError as error:
-            # Where the target lacks a blob, the image is pushed once more.
-            if error.code != "blob_missing" or order.certain:
-                self._outcomes.manifest(order, error)
+            # If a blob is missing, the image is pushed once more, so this failure is not final.
+            if error.code != "blob_missing" or request.lookup_first:
+                self._recorder.record_manifest(request, BlobResult(), error)
             raise
 
-    def _mountable(self, image: Image) -> bool:
-        """Whether blobs can be mounted from the source: it is a repository of a target's host that holds the image."""
-        target = self._targets.get(image.origin.source.host)
-        return target is not None and not target.on_disk and image.version.transform is None
+    def _record_existing(self, request: BlobRequest) -> None:
+        """Record that the target has a manifest already."""
+        self._recorder.record_manifest(request, BlobResult(BlobOutcome.EXISTS))
 
-    def _note(self, place: Place, finding: Finding, image: Image) -> None:
-        entry, root, tag = finding.reading.entry, image.graph.root.digest, finding.reading.tag
-        blobs = [blob.digest for blob in image.graph.blobs]
-        self._memory.note_graph(str(place), root, blobs)
-        self._memory.note_tag("target", str(place), tag, root)
-        if self._mountable(image):
-            self._memory.note_graph(entry.name, root, blobs)
-            self._memory.note_tag("source", entry.name, tag, root)
+    def _can_mount_from_source(self, plan_entry: PlanEntry, graph: ManifestGraph) -> bool:
+        """Return whether the source is a repository of a target registry, and has the image without a transform."""
+        target = self._targets.get(graph.blob_source.store.host)
+        version = plan_entry.reference.version
+        return target is not None and not target.on_disk and isinstance(version, Version) and version.transform is None
+
+    def _note_copied(self, repository: Repository, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
+        """Note for later runs what the target has now."""
+        entry, root, tag = plan_entry.reference.entry, graph.root.digest, plan_entry.reference.tag
+        blobs = [blob.digest for blob in graph.blobs]
+        self._notes.note_graph(str(repository), root, blobs)
+        self._notes.note_tag("target", str(repository), tag, root)
+        if self._can_mount_from_source(plan_entry, graph):
+            self._notes.note_graph(entry.name, root, blobs)
+            self._notes.note_tag("source", entry.name, tag, root)
         if entry.rules.is_immutable(tag):
-            self._memory.note_tag("source", equal_to(entry, place), tag, root)
+            self._notes.note_tag("source", equality_key(entry, repository), tag, root)

@@ -1,6 +1,6 @@
-"""Reading what is to be copied, once for all targets: its graph, and where its blobs are read from.
+"""Reads the manifest graph of each image once for all targets.
 
-Here transforms run: what no target takes as it is becomes something that they take.
+Transforms run here, for images that targets do not accept as they are.
 """
 
 from __future__ import annotations
@@ -13,100 +13,94 @@ from mirror.errors import MirrorError, RemoteError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind
 from mirror.store import Transform, TransformPart, Version
-from mirror.sync.manifest_graph import Graph, Manifests
-from mirror.sync.plan_model import Reading
+from mirror.sync.manifest_graph import ManifestCache, ManifestGraph
+from mirror.sync.plan_model import SourceReference
 from mirror.transfer.calls import Calls
-from mirror.transfer.downloads import Origin
 from mirror.transfer.permits import DOWNLOADS, host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import gather_results, run_group
 from mirror.util.retry_policy import ONCE
-from mirror.util.structs import Struct, replace
+from mirror.util.structs import replace
 
 
-class Memory(Protocol):
-    """What is noted for later runs: takes notes only, writes later."""
+class TransformNotes(Protocol):
+    """Stores the results of transforms for later runs."""
 
-    def note_transformed(self, identity: str, digest: Digest) -> None: ...
-
-
-class Image(Struct, frozen=True):
-    """What a reading turned out to be. version: as the source named it; origin: where blobs and children are read.
-
-    release: to be called when nothing of it will be read any more; may remove files."""
-
-    graph: Graph
-    origin: Origin
-    version: Version
-    release: Callable[[], None] | None = None
+    def note_transform_digest(self, identity: str, digest: Digest) -> None:
+        """Note the digest of the result of a transform. Does not block: it is written later."""
+        ...
 
 
-async def resolved(calls: Calls, reading: Reading) -> Version:
-    """What the source names by the reading's reference now. Raises what the source's `read` raises."""
-    entry = reading.entry
+async def read_version(calls: Calls, reference: SourceReference) -> Version:
+    """Return what a reference refers to now. Raises what `Source.read` raises."""
+    entry = reference.entry
     return await calls.call(
-        lambda work: entry.source.read(entry.repository, reading.reference, work),
+        lambda work: entry.source.read(entry.repository, reference.identifier, work),
         needs=(host_permit(entry.source.host),),
         policy=ONCE,
     )
 
 
-class Reader:
-    """Reads each reading once, and keeps its image while it has users."""
+class ImageReader:
+    """Reads the graph of each reference once, and keeps it as long as it has users."""
 
-    def __init__(self, calls: Calls, memory: Memory, manifests: Manifests) -> None:
+    def __init__(self, calls: Calls, notes: TransformNotes, manifests: ManifestCache) -> None:
         self._calls = calls
         self._manifests = manifests
-        self._memory = memory
-        self._images: dict[Reading, Image] = {}
-        self._reads: Shared[Reading, Image] = Shared(calls.tasks)
-        self._parts: Shared[Hashable, None] = Shared(calls.tasks)
+        self._notes = notes
+        self._graphs: dict[SourceReference, ManifestGraph] = {}
+        self._releases: dict[SourceReference, Callable[[], None]] = {}  # of transform results
+        self._reads: SharedTasks[SourceReference, ManifestGraph] = SharedTasks(calls.tasks)
+        self._parts: SharedTasks[Hashable, None] = SharedTasks(calls.tasks)
 
-    async def image(self, reading: Reading) -> Image:
-        """The image of a reading; joins a reading that is in progress. Raises what reading it raises."""
-        return self._images.get(reading) or await self._reads.run(reading, lambda: self._read(reading))
+    async def read_graph(self, reference: SourceReference) -> ManifestGraph:
+        """Return the graph of a reference, and read it if no other caller has done so. Raises what `Source` raises."""
+        return self._graphs.get(reference) or await self._reads.run(reference, lambda: self._read(reference))
 
-    async def images(self, readings: Sequence[Reading]) -> list[Image | MirrorError]:
-        """The image of each reading, or in its place why it could not be read."""
-        return await gather_results(self.image(one) for one in readings)
+    async def read_graphs(self, references: Sequence[SourceReference]) -> list[ManifestGraph | MirrorError]:
+        """Return the graph of each reference, or the error in its place."""
+        return await gather_results(self.read_graph(reference) for reference in references)
 
-    def let_go(self, reading: Reading) -> None:
-        """One of its users needs it no longer."""
-        reading.users -= 1
-        if reading.users:
+    def release(self, reference: SourceReference) -> None:
+        """Record that one user of the reference is done. The last one removes its graph."""
+        reference.users -= 1
+        if reference.users:
             return
-        image = self._images.pop(reading, None)
-        if image is not None and (release := image.release) is not None:
+        self._graphs.pop(reference, None)
+        if (release := self._releases.pop(reference, None)) is not None:
             self._calls.tasks.detach(self._calls.call(lambda work: release(), policy=ONCE))
 
-    async def _read(self, reading: Reading) -> Image:
-        if reading.version is None:
-            reading.version = await resolved(self._calls, reading)
-        version = reading.version
+    async def _read(self, reference: SourceReference) -> ManifestGraph:
+        """Resolve a reference if necessary, and read its graph, after a transform if it needs one."""
+        if reference.version is None:
+            reference.version = await read_version(self._calls, reference)
+        version = reference.version
         if isinstance(version, MirrorError):
             raise version
         if version.transform is None:
-            image = await self._plain(reading, version)
+            graph = await self._read_plain(reference, version)
         else:
-            image = await self._transformed(reading, version, version.transform)
-        reading.version = replace(version, manifest=None)  # the graph has it
-        self._images[reading] = image
-        return image
+            graph = await self._run_transform(reference, version.transform)
+        reference.version = replace(version, manifest=None)  # the graph contains it
+        self._graphs[reference] = graph
+        return graph
 
-    async def _plain(self, reading: Reading, version: Version) -> Image:
-        entry = reading.entry
-        reference = version.digest or reading.reference
-        graph = await self._manifests.graph(entry.source, entry.repository, reference, version.manifest)
-        if not entry.schema1 and any(one.kind is Kind.SCHEMA1 for one in graph.manifests()):
+    async def _read_plain(self, reference: SourceReference, version: Version) -> ManifestGraph:
+        """Read an image that needs no transform. Raises RemoteError for a schema 1 image if they are not allowed."""
+        entry = reference.entry
+        identifier = version.digest or reference.identifier
+        graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)
+        if not entry.schema1 and any(manifest.kind is Kind.SCHEMA1 for manifest in graph.manifests()):
             raise RemoteError(
-                f"{reading.name} is a schema 1 image (made by Docker before 1.10)",
+                f"{reference.name} is a schema 1 image (made by Docker before 1.10)",
                 hint="the configuration says `schema1: fail`",
                 code="manifest_invalid",
             )
-        return Image(graph, Origin(entry.source, entry.repository), version)
+        return graph
 
-    async def _transformed(self, reading: Reading, version: Version, transform: Transform) -> Image:
-        host = host_permit(reading.entry.source.host)
+    async def _run_transform(self, reference: SourceReference, transform: Transform) -> ManifestGraph:
+        """Run a transform: create its parts in parallel, then build the image from them."""
+        host = host_permit(reference.entry.source.host)
         parts = await self._calls.call(transform.parts, needs=(host,), policy=ONCE)
 
         async def make(part: TransformPart) -> None:
@@ -114,7 +108,8 @@ class Reader:
             await self._parts.run(part.key, lambda: self._calls.call(run, needs=(host, DOWNLOADS)))
 
         await run_group(make(part) for part in parts)
-        made = await self._calls.call(transform.finish, needs=(host,), policy=ONCE)
-        graph = await self._manifests.graph(made.source, made.repository, made.root.digest, made.root)
-        self._memory.note_transformed(transform.identity, made.root.digest)
-        return Image(graph, Origin(made.source, made.repository), version, made.release)
+        result = await self._calls.call(transform.finish, needs=(host,), policy=ONCE)
+        graph = await self._manifests.read_graph(result.source, result.repository, result.root.digest, result.root)
+        self._notes.note_transform_digest(transform.identity, result.root.digest)
+        self._releases[reference] = result.release
+        return graph

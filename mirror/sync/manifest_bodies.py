@@ -1,4 +1,4 @@
-"""Bodies of manifests: the last few MiB in memory, older ones that are still needed in files."""
+"""Stores the bodies of manifests: the most recent ones in memory, older ones that are still needed in files."""
 
 from __future__ import annotations
 
@@ -12,49 +12,51 @@ from weakref import WeakValueDictionary
 from mirror.errors import LocalError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind, Manifest
-from mirror.transfer.spool import translated
+from mirror.transfer.spool import translate_os_errors
 from mirror.util.structs import replace
 
 MEMORY = 32 << 20  # bytes of bodies that are kept in memory
-_FEW = 64  # files below which none is looked for that nobody needs any more
+_MIN_FILES_TO_SWEEP = 64  # below this number of files, unneeded ones are not searched
 
 
-class _Stored:
-    """Where one body is. While it is referred to, the body is kept."""
+class _StoredBody:
+    """A reference to a stored body. The body is kept as long as the reference exists."""
 
     __slots__ = ("__weakref__", "_bodies", "key", "size")
 
-    def __init__(self, bodies: Bodies, key: Digest, size: int) -> None:
+    def __init__(self, bodies: ManifestBodies, key: Digest, size: int) -> None:
         self._bodies = bodies
         self.key = key
         self.size = size
 
     def read(self) -> bytes:
+        """Return the body. Raises LocalError."""
         return self._bodies.read(self.key)
 
 
-class Bodies:
-    """Bounds the memory that manifests take, whatever their number and size. Thread-safe.
+class ManifestBodies:
+    """Stores bodies of manifests within a limited amount of memory. Thread-safe.
 
-    directory: for what does not fit into `limit` bytes of memory. None: then such bodies are dropped, which is for
-    runs that read what manifests refer to and copy nothing."""
+    directory: for bodies that do not fit into memory. With None they are dropped: a run that copies nothing needs no
+    bodies after it has read what the manifests refer to.
+    limit: bytes of bodies in memory."""
 
     def __init__(self, directory: Path | None, limit: int = MEMORY) -> None:
         self._directory = directory
         self._limit = limit
         self._lock = threading.Lock()
-        self._live: WeakValueDictionary[Digest, _Stored] = WeakValueDictionary()
+        self._live: WeakValueDictionary[Digest, _StoredBody] = WeakValueDictionary()
         self._memory: OrderedDict[Digest, bytes] = OrderedDict()
         self._bytes = 0  # in memory
-        self._leaving: dict[Digest, bytes] = {}  # being written to files
+        self._being_written: dict[Digest, bytes] = {}  # to files
         self._files: dict[Digest, Path] = {}
-        self._sweep_at = _FEW
+        self._sweep_at = _MIN_FILES_TO_SWEEP
         self._numbers = itertools.count(1)
 
     def keep(self, manifest: Manifest) -> Manifest:
-        """The same manifest, whose body is kept here for as long as the result is referred to. May write a file.
+        """Store the body of a manifest, and return the manifest with a reference to it. May write a file.
 
-        Raises LocalError."""
+        The body is kept as long as the result or another copy of the reference exists. Raises LocalError."""
         body = manifest.content
         if not isinstance(body, bytes):
             return manifest
@@ -63,71 +65,72 @@ class Bodies:
         with self._lock:
             stored = self._live.get(key)
             if stored is None:
-                stored = self._live[key] = _Stored(self, key, len(body))
-            if key not in self._memory and key not in self._leaving and key not in self._files:
+                stored = self._live[key] = _StoredBody(self, key, len(body))
+            if key not in self._memory and key not in self._being_written and key not in self._files:
                 self._memory[key] = body
                 self._bytes += len(body)
-            leaving = self._make_room()
-        for one in leaving:
-            self._write(one)
+            to_write = self._make_room()
+        for evicted in to_write:
+            self._write(evicted)
         return replace(manifest, content=stored)
 
     def read(self, key: Digest) -> bytes:
-        """Raises LocalError: its file cannot be read, or was changed."""
+        """Return a body by the digest of its bytes. Raises LocalError if its file cannot be read or was changed."""
         with self._lock:
-            body = self._memory.get(key) or self._leaving.get(key)
+            body = self._memory.get(key) or self._being_written.get(key)
             path = self._files.get(key)
         if body is not None:
             return body
         if path is None:
             raise RuntimeError(f"the body of {key} was not kept")
-        with translated(path):
+        with translate_os_errors(path):
             body = path.read_bytes()
         if Digest.of(body, key.algorithm) != key:
             raise LocalError(f"{path} does not have the bytes that were written to it", hint="check the spool's disk")
         return body
 
     def close(self) -> None:
-        """Remove all files, those that a killed run left, too."""
+        """Delete all files, including those of a killed run."""
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _make_room(self) -> list[Digest]:
-        """Under the lock: take the oldest bodies out of memory. -> those that have to be written to files."""
-        leaving = []
+        """Remove the oldest bodies from memory, under the lock. Return those that must be written to files."""
+        to_write = []
         while self._bytes > self._limit and len(self._memory) > 1:
             key, body = self._memory.popitem(last=False)
             self._bytes -= len(body)
             if self._directory is not None and key in self._live:
-                self._leaving[key] = body
-                leaving.append(key)
-        return leaving
+                self._being_written[key] = body
+                to_write.append(key)
+        return to_write
 
     def _write(self, key: Digest) -> None:
+        """Write a body to a file, and delete files that are not needed any more. Raises LocalError."""
         if self._directory is None:
             return
         path = self._directory / str(next(self._numbers))
         try:
-            with translated(path):
+            with translate_os_errors(path):
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path.write_bytes(self._leaving[key])
+                path.write_bytes(self._being_written[key])
         except LocalError:
-            with self._lock:  # better in memory than nowhere
-                self._memory[key] = self._leaving.pop(key)
+            with self._lock:  # keep it in memory, above the limit
+                self._memory[key] = self._being_written.pop(key)
                 self._bytes += len(self._memory[key])
             raise
         with self._lock:
             self._files[key] = path
-            del self._leaving[key]
-            unneeded = self._unneeded()
-        for one in unneeded:
-            one.unlink(missing_ok=True)
+            del self._being_written[key]
+            unneeded = self._take_unneeded_files()
+        for file in unneeded:
+            file.unlink(missing_ok=True)
 
-    def _unneeded(self) -> list[Path]:
-        """Under the lock: forget files of bodies that nothing refers to, if there are many files."""
+    def _take_unneeded_files(self) -> list[Path]:
+        """Return and forget the files of bodies without a reference, under the lock. Does nothing for few files."""
         if len(self._files) < self._sweep_at:
             return []
         dead = [key for key in self._files if key not in self._live]
         paths = [self._files.pop(key) for key in dead]
-        self._sweep_at = max(_FEW, 2 * len(self._files))
+        self._sweep_at = max(_MIN_FILES_TO_SWEEP, 2 * len(self._files))
         return paths

@@ -1,4 +1,4 @@
-"""Reading an image as a graph: its root, what the root refers to, and so on down to the blobs."""
+"""Reads images as graphs: the root manifest, its child manifests, and the blobs."""
 
 from __future__ import annotations
 
@@ -7,58 +7,62 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from mirror.errors import Refused
-from mirror.oci.descriptor import Descriptor, once_each
+from mirror.oci.descriptor import Descriptor, unique_descriptors
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MAX_BYTES, Manifest, too_big
 from mirror.store import Source
-from mirror.sync.manifest_bodies import Bodies
+from mirror.sync.manifest_bodies import ManifestBodies
+from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import LARGE, host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct
 
-MAX_DEPTH = 16  # indexes within indexes
+MAX_DEPTH = 16  # levels of nested indexes
 MAX_MANIFESTS = 10_000  # under one root
-CACHE_BYTES = 32 << 20
-LARGE_SIZE = 1 << 20  # bytes
-_BUILT_WRONG = "the image itself is wrong, not a copy of it: have it built and pushed again"
+CACHE_BYTES = 32 << 20  # sizes of cached manifests
+LARGE_SIZE = 1 << 20  # bytes; larger manifests need the permit LARGE
+_REBUILD = "the image itself is wrong, not a copy of it: have it built and pushed again"
 
 
-class Misdescribed(Refused):
-    """An index describes a child wrongly: the image itself is broken, wherever it is."""
+class WrongDescriptorError(Refused):
+    """An index has a wrong descriptor for a child manifest: the image is invalid at the source, too."""
 
 
-def permits(host: str, size: int | None) -> tuple[str, ...]:
-    """The permits for reading or putting a manifest of `size` bytes: few large ones are in memory at once."""
+def manifest_permits(host: str, size: int | None) -> tuple[str, ...]:
+    """Return the permits for reading or writing a manifest of `size` bytes. Few large ones are in memory at once."""
     return (host_permit(host), LARGE) if size is not None and size > LARGE_SIZE else (host_permit(host),)
 
 
-class Graph(Struct, frozen=True):
-    """An image; bodies of its manifests are read when they are needed.
+class ManifestGraph(Struct, frozen=True):
+    """The manifests and blobs of an image. The bodies of the manifests are read when they are needed.
 
-    levels: its manifests without the root, lowest first: each level refers only to lower ones.
-
-    blobs: each digest once, without foreign layers."""
+    levels: the child manifests by level, lowest first; each manifest refers only to manifests of lower levels.
+    blobs: each digest once, without foreign layers.
+    blob_source: the repository that the blobs can be read from."""
 
     root: Manifest
     levels: tuple[tuple[Manifest, ...], ...]
     blobs: tuple[Descriptor, ...]
+    blob_source: BlobSource
 
     def manifests(self) -> Iterator[Manifest]:
-        """Every manifest, the root last."""
+        """Yield all manifests, children before their parents."""
         for level in self.levels:
             yield from level
         yield self.root
 
 
-class Manifests:
-    """The manifests of a run, read once from each host; the last few MiB are kept.
+class ManifestCache:
+    """Caches the manifests of a run, so that each is read once from each host. Thread-safe.
 
-    by_repository: read them once from each repository, since a repository can lack what another one of its host has.
-    bodies: has the bytes of all that are kept here, or are part of a graph that is in use. Default: only in memory."""
+    limit: the total size of the cached manifests, in bytes.
+    by_repository: read each manifest once from each repository, because one repository may lack what another one of
+    its host has.
+    bodies: stores the bytes of the cached manifests and of all graphs in use; by default in memory only."""
 
     def __init__(
         self,
@@ -66,117 +70,135 @@ class Manifests:
         limit: int = CACHE_BYTES,
         *,
         by_repository: bool = False,
-        bodies: Bodies | None = None,
+        bodies: ManifestBodies | None = None,
     ) -> None:
         self._calls = calls
-        self._reads: Shared[tuple[str, str, str], Manifest] = Shared(calls.tasks)
+        self._reads: SharedTasks[tuple[str, str, str], Manifest] = SharedTasks(calls.tasks)
         self._limit = limit
         self._by_repository = by_repository
-        self._bodies = bodies or Bodies(None)
+        self._bodies = bodies or ManifestBodies(None)
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, Digest], Manifest] = OrderedDict()
+        self._cached: OrderedDict[tuple[str, Digest], Manifest] = OrderedDict()
         self._bytes = 0
 
     async def read(self, source: Source, repository: str, reference: str, size: int | None = None) -> Manifest:
-        """Read it; joins a read of the same manifest that is in progress. By a tag: read for certain.
+        """Return a manifest. One that is requested by a digest is read from the source once, one by a tag every time.
 
-        size: bytes, where they are known."""
-        home = self._home(source, repository)
+        size: in bytes, if it is known. Raises what `Source.manifest` raises."""
+        scope = self._scope(source, repository)
 
         def run(work: Work) -> Manifest:
-            return self._find(home, reference) or self._keep(home, source.manifest(repository, reference, work))
+            return self._find(scope, reference) or self._keep(scope, source.manifest(repository, reference, work))
 
-        return self._find(home, reference) or await self._reads.run(
+        return self._find(scope, reference) or await self._reads.run(
             (source.host, repository, reference),
-            lambda: self._calls.call(run, needs=permits(source.host, size), policy=ONCE),
+            lambda: self._calls.call(run, needs=manifest_permits(source.host, size), policy=ONCE),
         )
 
-    async def graph(self, source: Source, repository: str, reference: str, known: Manifest | None = None) -> Graph:
-        """The graph under `reference`. Raises Refused: too_deep, too_many, type_mismatch, size_mismatch."""
-        root = await (self._noted(source, repository, known) if known else self.read(source, repository, reference))
-        found: dict[Digest, Manifest] = {root.digest: root}
+    async def read_graph(
+        self, source: Source, repository: str, reference: str, known: Manifest | None = None
+    ) -> ManifestGraph:
+        """Read the graph of the image that `reference` refers to. known: its root manifest, if it was read already.
+
+        Raises Refused (too_deep, too_many, type_mismatch, size_mismatch, manifest_too_big), and what `read` raises."""
+        root = await (
+            self._add_in_call(source, repository, known) if known else self.read(source, repository, reference)
+        )
+        manifests: dict[Digest, Manifest] = {root.digest: root}
         level = [root]
         for _ in range(MAX_DEPTH + 1):
-            wanted = {child.digest: child for parent in level for child in parent.children if child.digest not in found}
+            wanted = {
+                child.digest: child for parent in level for child in parent.children if child.digest not in manifests
+            }
             if not wanted:
-                return _assemble(root, found)
-            if len(found) + len(wanted) > MAX_MANIFESTS:
+                return _assemble_graph(root, manifests, BlobSource(source, repository))
+            if len(manifests) + len(wanted) > MAX_MANIFESTS:
                 raise Refused(f"{repository}: more than {MAX_MANIFESTS} manifests under one root", code="too_many")
             for descriptor in wanted.values():
                 if descriptor.size is not None and descriptor.size > MAX_BYTES:
                     raise too_big(f"{source.host}/{repository}@{descriptor.digest}", descriptor.size)
-            level = await run_group(self.read(source, repository, digest, one.size) for digest, one in wanted.items())
+            level = await run_group(
+                self.read(source, repository, digest, child.size) for digest, child in wanted.items()
+            )
             for child, descriptor in zip(level, wanted.values(), strict=True):
-                _as_described(child, descriptor, f"{source.host}/{repository}")
-                found[child.digest] = child
+                _check_descriptor(child, descriptor, f"{source.host}/{repository}")
+                manifests[child.digest] = child
         raise Refused(f"{repository}: indexes nested deeper than {MAX_DEPTH}", code="too_deep")
 
-    def note(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
-        """Keep a manifest that was read elsewhere. -> the same, without its body. Any thread; may write a file."""
-        return self._keep(self._home(source, repository), manifest)
+    def add(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
+        """Add a manifest that was read elsewhere. Return it with its body stored here. May write a file; any thread."""
+        return self._keep(self._scope(source, repository), manifest)
 
-    async def _noted(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
-        """`note` in a call, since it may write a file."""
-        return await self._calls.call(lambda work: self.note(source, repository, manifest), policy=ONCE)
+    async def _add_in_call(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
+        """Run `add` in a call, because it may write a file."""
+        return await self._calls.call(lambda work: self.add(source, repository, manifest), policy=ONCE)
 
-    def _home(self, source: Source, repository: str) -> str:
+    def _scope(self, source: Source, repository: str) -> str:
+        """Return the host or repository whose manifests are cached together."""
         return f"{source.host}/{repository}" if self._by_repository else source.host
 
     def close(self) -> None:
-        """Remove the files of bodies, those that a killed run left, too."""
+        """Delete the files of bodies, including those of a killed run."""
         self._bodies.close()
 
-    def _find(self, home: str, reference: str) -> Manifest | None:
+    def _find(self, scope: str, reference: str) -> Manifest | None:
+        """Return a cached manifest by its digest. A tag is never found."""
         if ":" not in reference:
             return None
         with self._lock:
-            kept = self._kept.get((home, Digest(reference)))
+            kept = self._cached.get((scope, Digest(reference)))
             if kept is not None:
-                self._kept.move_to_end((home, kept.digest))
+                self._cached.move_to_end((scope, kept.digest))
             return kept
 
-    def _keep(self, home: str, manifest: Manifest) -> Manifest:
-        with self._lock:  # what goes makes room before another body comes
-            while self._bytes + manifest.size > self._limit and self._kept:
-                _, dropped = self._kept.popitem(last=False)
+    def _keep(self, scope: str, manifest: Manifest) -> Manifest:
+        """Add a manifest to the cache, and drop the least recently used ones if it is full."""
+        with self._lock:  # make room before another body is stored
+            while self._bytes + manifest.size > self._limit and self._cached:
+                _, dropped = self._cached.popitem(last=False)
                 self._bytes -= dropped.size
         kept = self._bodies.keep(manifest)
         with self._lock:
-            if (home, kept.digest) not in self._kept:
+            if (scope, kept.digest) not in self._cached:
                 self._bytes += kept.size
-                self._kept[home, kept.digest] = kept
+                self._cached[scope, kept.digest] = kept
         return kept
 
 
-def _as_described(child: Manifest, descriptor: Descriptor, what: str) -> None:
-    """Size and type are the parent's word; a child that is something else would be taken for two things."""
+def _check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> None:
+    """Raise WrongDescriptorError if a child manifest has another size or type than its descriptor says.
+
+    Otherwise two readers could understand it differently."""
     if descriptor.size is not None and child.size != descriptor.size:
-        raise Misdescribed(
+        raise WrongDescriptorError(
             f"{what}@{child.digest} is {child.size} bytes long, its index says {descriptor.size}",
-            hint=_BUILT_WRONG,
+            hint=_REBUILD,
             code="size_mismatch",
         )
     if descriptor.media_type and descriptor.media_type != child.media_type:
-        raise Misdescribed(
+        raise WrongDescriptorError(
             f"{what}@{child.digest} is a {child.media_type}, its index says {descriptor.media_type}",
-            hint=_BUILT_WRONG,
+            hint=_REBUILD,
             code="type_mismatch",
         )
 
 
-def _assemble(root: Manifest, found: dict[Digest, Manifest]) -> Graph:
+def _assemble_graph(root: Manifest, manifests: dict[Digest, Manifest], blob_source: BlobSource) -> ManifestGraph:
+    """Sort the manifests of an image into levels, and collect its blobs."""
     heights: dict[Digest, int] = {}
 
-    # Depth is bounded by MAX_DEPTH, each manifest is visited once.
-    def height(one: Manifest) -> int:
-        if one.digest not in heights:
-            heights[one.digest] = 0  # a digest cannot contain itself; a lie about it ends here
-            heights[one.digest] = 1 + max((height(found[child.digest]) for child in one.children), default=-1)
-        return heights[one.digest]
+    # The recursion is bounded by MAX_DEPTH, and each manifest is visited once.
+    def height(manifest: Manifest) -> int:
+        if manifest.digest not in heights:
+            heights[manifest.digest] = 0  # ends a cycle; only manifests with false digests can form one
+            heights[manifest.digest] = 1 + max(
+                (height(manifests[child.digest]) for child in manifest.children), default=-1
+            )
+        return heights[manifest.digest]
 
     height(root)
-    below = [one for one in found.values() if one is not root]
-    tall = sorted({heights[one.digest] for one in below})
-    levels = tuple(tuple(one for one in below if heights[one.digest] == h) for h in tall)
-    blobs = once_each((blob for one in found.values() for blob in one.blobs), root.digest)
-    return Graph(root, levels, tuple(blob for blob in blobs if not blob.foreign))
+    below = [manifest for manifest in manifests.values() if manifest is not root]
+    distinct = sorted({heights[manifest.digest] for manifest in below})
+    levels = tuple(tuple(one for one in below if heights[one.digest] == value) for value in distinct)
+    blobs = unique_descriptors((blob for manifest in manifests.values() for blob in manifest.blobs), root.digest)
+    return ManifestGraph(root, levels, tuple(blob for blob in blobs if not blob.foreign), blob_source)

@@ -1,4 +1,4 @@
-"""What planning is about and what it finds: mirrors, references of their sources, and a verdict for each target."""
+"""The values of a plan: mirrors, references of their sources, and one plan entry for each reference and target."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from typing import Protocol
 
 from mirror.errors import MirrorError, Refused
 from mirror.oci.digest import Digest
-from mirror.oci.reference import ListedTag
+from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.locations import MATCHED
 from mirror.selection.tag_rules import TagRules
 from mirror.store import Source, Version
-from mirror.transfer.blob_locations import Place, place_name
 from mirror.util.structs import Struct, replace
 
 
 class TargetEntry(Struct, frozen=True):
-    """A repository to be kept equal. exclusive: nobody else writes there, so what is remembered is believed."""
+    """One target repository of a mirror.
+
+    exclusive: no other tool writes to the repository, so what the state says about its tags is trusted."""
 
     store: Source
-    place: Place
+    repository: Repository
     exclusive: bool = False
 
 
-class Entry(Struct, frozen=True):
-    """One mirror: a source repository, what is selected of it, and its targets.
+class MirrorEntry(Struct, frozen=True):
+    """One mirror: a source repository, the rules that select its tags, and the targets.
 
-    heads_first: the source counts manifest GETs against a quota but no HEADs, so digests are asked for first.
-    wildcard: repository is a prefix; every repository under it takes part, and what it has beyond the prefix stands
-    in the targets for MATCHED."""
+    heads_first: the source counts GET requests for manifests against a quota, but no HEAD requests. Its digests are
+    therefore requested by HEAD before a manifest is read.
+    schema1: whether images with schema 1 manifests are allowed.
+    wildcard: `repository` is a prefix, and every repository below it is mirrored. The part of a name after the prefix
+    replaces MATCHED in the repositories of the targets."""
 
     source: Source
     repository: str
@@ -41,152 +44,209 @@ class Entry(Struct, frozen=True):
 
     @property
     def name(self) -> str:
+        """The source repository as `HOST/REPOSITORY`; for a wildcard as `HOST/PREFIX/*`."""
         if self.wildcard:
-            return place_name(self.source.host, f"{self.repository}/*" if self.repository else "*")
-        return place_name(self.source.host, self.repository)
+            return str(Repository(self.source.host, f"{self.repository}/*" if self.repository else "*"))
+        return str(Repository(self.source.host, self.repository))
 
-    def of(self, repository: str) -> Entry:
-        """The mirror of one repository that the wildcard matched."""
+    def expand_wildcard(self, repository: str) -> MirrorEntry:
+        """Return the mirror of one repository that the wildcard matches."""
         matched = repository.removeprefix(f"{self.repository}/" if self.repository else "")
         targets = (
-            replace(target, place=Place(target.place.host, target.place.path.replace(MATCHED, matched)))
+            replace(
+                target, repository=Repository(target.repository.host, target.repository.path.replace(MATCHED, matched))
+            )
             for target in self.targets
         )
         return replace(self, repository=repository, targets=tuple(targets), wildcard=False)
 
 
-class Reading(Struct, eq=False):
-    """One reference of a source, resolved at most once in a run and read once for all targets.
+class SourceReference(Struct, eq=False):
+    """A selected reference of a source. It is resolved at most once in a run, and read once for all targets.
 
-    reference: what the source is asked for; tag: what it is called on the targets (the digest, if by nothing else);
-    version: what it names; None until asked; users: targets that may still need what is read of it."""
+    identifier: the tag or digest that is requested from the source.
+    tag: its tag on the targets, or its digest if it has no tag there.
+    version: what it refers to, or why it could not be resolved; None before the request.
+    users: the number of targets that may still need the image."""
 
-    entry: Entry
-    reference: str
+    entry: MirrorEntry
+    identifier: str
     tag: str
     version: Version | MirrorError | None = None
     users: int = 0
 
     @property
     def name(self) -> str:
-        return self.entry.name + suffix(self.tag)
+        """The reference at the source as `HOST/REPOSITORY:TAG`, or `HOST/REPOSITORY@DIGEST`."""
+        return self.entry.name + reference_suffix(self.tag)
 
 
-class Verdict(Enum):
-    """What is to be done for one (reference, target)."""
+class Action(Enum):
+    """What a run does for one reference on one target."""
 
-    EQUAL = "equal"
+    SKIP = "skip"  # the target has the image already
     COPY = "copy"
-    FAILED = "failed"
+    FAIL = "fail"  # the reference is in conflict, or could not be compared
 
 
-class Finding(Struct, frozen=True, eq=False):
-    """The verdict on one reference for one target.
+class PlanEntry(Struct, frozen=True, eq=False):
+    """The plan for one reference on one target.
 
-    old: what the target's tag names now; may_have: the repository may hold blobs already; broken: the target cannot
-    say what its tag names, since its copy is damaged: a push may not replace that."""
+    old_digest: what the tag on the target refers to now.
+    may_have_blobs: the target repository may already have blobs.
+    damaged: the target has the tag, but cannot return its manifest, probably because its copy is damaged. A push may
+    not replace such a copy.
+    error: set if the action is FAIL."""
 
-    reading: Reading
+    reference: SourceReference
     target: TargetEntry
-    verdict: Verdict
-    old: Digest | None = None
-    may_have: bool = True
-    broken: bool = False
+    action: Action
+    old_digest: Digest | None = None
+    may_have_blobs: bool = True
+    damaged: bool = False
     error: MirrorError | None = None
 
     @property
     def name(self) -> str:
-        """The reference on the target."""
-        return str(self.target.place) + suffix(self.reading.tag)
+        """The reference on the target as `HOST/REPOSITORY:TAG`, or `HOST/REPOSITORY@DIGEST`."""
+        return str(self.target.repository) + reference_suffix(self.reference.tag)
 
 
-class Chosen(Protocol):
-    """What takes part (`--only`, shards)."""
+class RepositoryFilter(Protocol):
+    """The part of the configuration that a run mirrors (`--only`, `--shard`)."""
 
-    def wants(self, reference: str) -> bool: ...
-    def takes(self, repository: str) -> bool: ...
-    def not_seen(self, repository: str) -> None: ...
+    def is_selected(self, reference: str) -> bool:
+        """Return whether the run mirrors this reference of a source."""
+        ...
 
+    def may_select(self, repository: str) -> bool:
+        """Return whether the run may mirror a reference of this source repository."""
+        ...
 
-class Findings(Protocol):
-    """Takes what planning finds. Called on the event loop; must not block."""
-
-    def found(self, finding: Finding) -> None: ...
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...
-    def refused_name(self, entry: Entry, error: MirrorError) -> None: ...
-    def saw_target(self, place: Place, tag: str, digest: Digest) -> None: ...
-    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None: ...
+    def note_unlisted(self, repository: str) -> None:
+        """Record that the tags of a source repository are unknown. A pattern may match nothing then."""
+        ...
 
 
-class Memory(Protocol):
-    """What earlier runs noted. Does I/O."""
+class PlanReceiver(Protocol):
+    """Receives the plan while it is made. The methods are called on the event loop and must not block."""
 
-    def target_tag(self, repository: str, tag: str) -> Digest | None: ...
-    def source_tag(self, repository: str, tag: str) -> Digest | None: ...
-    def transformed(self, identity: str) -> Digest | None: ...
-    def unfinished(self, repository: str) -> bool: ...
+    def add_plan_entry(self, plan_entry: PlanEntry) -> None:
+        """Take the plan for one reference on one target."""
+        ...
+
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record that a mirror cannot be planned, because its repositories or tags cannot be listed or conflict."""
+        ...
+
+    def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record that a source lists a tag or repository whose name is invalid."""
+        ...
+
+    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+        """Note what a tag of a target refers to."""
+        ...
+
+    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        """Record how many references of a mirror are selected. rejected: the number of tags that each rule left out."""
+        ...
 
 
-def suffix(reference: str) -> str:
-    """`:tag` or `@digest`."""
+class PlanHints(Protocol):
+    """What earlier runs learned. The methods do I/O."""
+
+    def target_tag(self, repository: str, tag: str) -> Digest | None:
+        """Return the digest that a run last wrote to, or saw at, a tag of a target."""
+        ...
+
+    def source_tag(self, repository: str, tag: str) -> Digest | None:
+        """Return the digest that was last noted for a tag of a source."""
+        ...
+
+    def transform_digest(self, identity: str) -> Digest | None:
+        """Return the digest of the last result of a transform."""
+        ...
+
+    def is_unfinished(self, repository: str) -> bool:
+        """Return whether a run started to write to a target repository and did not finish."""
+        ...
+
+
+def reference_suffix(reference: str) -> str:
+    """Return `:TAG` for a tag, and `@DIGEST` for a digest."""
     return ("@" if ":" in reference else ":") + reference
 
 
 def listed_version(tag: str) -> Version | None:
-    """What a tag names, where the list of tags itself says so."""
+    """Return what a tag refers to, if the list of tags contains that, and None otherwise."""
     return Version(tag.digest) if isinstance(tag, ListedTag) else None
 
 
-def judged(
-    reading: Reading,
+def plan_image(
+    reference: SourceReference,
     target: TargetEntry,
     old: Digest | MirrorError | None,
     *,
-    believed: Digest | None = None,
-    may_have: bool = True,
-    broken: bool = False,
+    known_equal: Digest | None = None,
+    may_have_blobs: bool = True,
+    damaged: bool = False,
     repair: bool = False,
-    was: str | None = None,
-) -> Finding:
-    """The finding for one reference, from what the source and the target answered. reading.version: None: the source
-    was not asked; believed: the digest that an immutable tag had on both sides in an earlier run; was: the one that a
-    damaged tag had, if that is known: with `repair` an immutable tag gets back what it had, and nothing else."""
-    version = reading.version
+    damaged_digest: str | None = None,
+) -> PlanEntry:
+    """Decide what to do for one reference on one target, from what the source and the target returned.
+
+    old: what the tag on the target refers to, None if it does not exist, or the error of the request.
+    known_equal: the digest that an immutable tag had at the source and on the target in an earlier run. If the target
+    still has it, `reference.version` may be None: the source was not asked.
+    damaged_digest: the digest that a damaged tag had, if it is known. With `repair`, an immutable tag is copied only
+    if the source still has this digest."""
+    version = reference.version
     if isinstance(old, MirrorError):
-        failed = Finding(reading, target, Verdict.FAILED, error=old)
-        return _repaired(failed, old, was, may_have=may_have) if broken and repair else failed
-    if old is not None and old == believed:
-        return Finding(reading, target, Verdict.EQUAL, old)
+        failed = PlanEntry(reference, target, Action.FAIL, error=old)
+        repaired = _plan_repair(failed, old, damaged_digest, may_have_blobs=may_have_blobs)
+        return repaired if damaged and repair else failed
+    if old is not None and old == known_equal:
+        return PlanEntry(reference, target, Action.SKIP, old)
     if isinstance(version, MirrorError):
-        return Finding(reading, target, Verdict.FAILED, old, error=version)
+        return PlanEntry(reference, target, Action.FAIL, old, error=version)
     if version is not None and old is not None and version.digest == old:
-        return Finding(reading, target, Verdict.EQUAL, old)
-    if old is not None and reading.entry.rules.is_immutable(reading.tag) and not (version and version.unmade):
-        return Finding(reading, target, Verdict.FAILED, old, error=immutable_conflict(version, old))
-    return Finding(reading, target, Verdict.COPY, old, may_have, broken)
+        return PlanEntry(reference, target, Action.SKIP, old)
+    if (
+        old is not None
+        and reference.entry.rules.is_immutable(reference.tag)
+        and not (version and version.needs_transform)
+    ):
+        return PlanEntry(reference, target, Action.FAIL, old, error=immutable_conflict(version, old))
+    return PlanEntry(reference, target, Action.COPY, old, may_have_blobs, damaged)
 
 
-def _repaired(failed: Finding, error: MirrorError, was: str | None, *, may_have: bool) -> Finding:
-    """The finding for a damaged immutable tag in a run with `--repair`: a copy if the source has what the tag had."""
-    version = failed.reading.version
-    if was is not None and isinstance(version, Version) and version.digest == was:
-        return replace(failed, verdict=Verdict.COPY, may_have=may_have, broken=True, error=None)
-    told = error.told(f"{error.what}; the tag is immutable, and it is not known to have had what the source has")
-    told.hint = "remove the tag on the target by hand, then run `mirror sync CONFIG`"
-    return replace(failed, error=told)
+def _plan_repair(
+    failed: PlanEntry, error: MirrorError, damaged_digest: str | None, *, may_have_blobs: bool
+) -> PlanEntry:
+    """Plan the repair of a damaged immutable tag: copy it if the source has the digest that the tag had."""
+    version = failed.reference.version
+    if damaged_digest is not None and isinstance(version, Version) and version.digest == damaged_digest:
+        return replace(failed, action=Action.COPY, may_have_blobs=may_have_blobs, damaged=True, error=None)
+    text = f"{error.what}; the tag is immutable, and it is not known whether it had the digest that the source has now"
+    conflict = error.with_text(text)
+    conflict.hint = "remove the tag on the target by hand, then run `mirror sync CONFIG`"
+    return replace(failed, error=conflict)
 
 
-def keep_immutable(finding: Finding, made: Digest) -> None:
-    """Raises Refused if `made`, which only a transform could tell, is not what the target's immutable tag has."""
-    old, reading = finding.old, finding.reading
-    if old is not None and old != made and reading.entry.rules.is_immutable(reading.tag):
-        raise immutable_conflict(Version(made), old)
+def check_immutable(plan_entry: PlanEntry, digest: Digest) -> None:
+    """Raise Refused (tag_immutable) if the target has an immutable tag with another digest.
+
+    digest: the digest of the image to copy, which may have been unknown until its transform had run."""
+    old, reference = plan_entry.old_digest, plan_entry.reference
+    if old is not None and old != digest and reference.entry.rules.is_immutable(reference.tag):
+        raise immutable_conflict(Version(digest), old)
 
 
 def immutable_conflict(version: Version | None, old: Digest) -> Refused:
-    theirs = version.digest if version is not None and version.digest is not None else "something else"
+    """Return the error for an immutable tag that has the digest `old` on the target and another one at the source."""
+    source_digest = version.digest if version is not None and version.digest is not None else "another digest"
     return Refused(
-        f"the target has {old}, the source {theirs}",
+        f"the target has {old}, the source has {source_digest}",
         hint="the configuration says that this tag is immutable: find out who changed it; nothing was overwritten",
         code="tag_immutable",
     )

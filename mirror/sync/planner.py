@@ -1,337 +1,213 @@
-"""What is to be copied: reads only.
+"""Plans a run: which references of the sources are copied to which targets. Only reads.
 
-For each mirror of the configuration: the source's tags, selected; what each target has; and for each
-(reference, target) whether it is equal, has to be copied, or cannot be told. Findings are handed on as they are
-made, so that copying starts while listing goes on. Typed on the reading half of stores: it cannot write.
+For each mirror of the configuration, the planner lists and selects the tags of the source, finds out what each target
+has, and decides for each reference and target whether to skip it, to copy it, or to report a failure. Each plan entry
+is passed on at once, so that copying starts while other tags are still being listed.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
 
 from mirror.errors import MirrorError, NotFound
 from mirror.selection.tag_rules import Selection, select
-from mirror.store import Source, Version
-from mirror.sync.empty_selection import WildcardSelection, is_empty, nothing_selected
+from mirror.sync.empty_selection import WildcardSelection, is_empty, nothing_selected_error
 from mirror.sync.plan_model import (
-    Chosen,
-    Entry,
-    Finding,
-    Findings,
-    Memory,
-    Reading,
-    TargetEntry,
-    Verdict,
-    judged,
+    MirrorEntry,
+    PlanHints,
+    PlanReceiver,
+    RepositoryFilter,
+    SourceReference,
     listed_version,
 )
-from mirror.sync.planner_queries import Named, Note, answered, catalog, is_broken, listed, named, with_result
-from mirror.sync.target_tags import Presence, Present
-from mirror.sync.write_conflicts import Claims, may_conflict
+from mirror.sync.planner_queries import KeepManifest, call_store, list_repositories, list_source_tags
+from mirror.sync.target_planner import TargetPlanner, make_batches
+from mirror.sync.write_conflicts import WriteConflicts, find_possible_conflicts
 from mirror.transfer.calls import Calls
-from mirror.transfer.permits import host_permit
 from mirror.transfer.tasks import gather_results, run_group, run_in_background
 from mirror.util.cancellation import Work
-from mirror.util.retry_policy import ONCE
-
-T = TypeVar("T")
-
-LARGEST_BATCH = 64  # references that one call asks for
-
-
-class _Batch:
-    """References of a source that are asked for together. asking: the targets that need it ask one after another."""
-
-    def __init__(self, readings: list[Reading]) -> None:
-        self.readings = readings
-        self.asking = asyncio.Lock()
 
 
 class Planner:
-    """Plans entries; finds go to `findings`."""
+    """Plans mirror entries, and passes the plan to a PlanReceiver."""
 
     def __init__(
         self,
         calls: Calls,
-        memory: Memory,
-        findings: Findings,
+        hints: PlanHints,
+        receiver: PlanReceiver,
         *,
-        chosen: Chosen,
+        only: RepositoryFilter,
         parallel: Mapping[str, int],
-        believe: bool = True,
-        remake: bool = False,
+        use_hints: bool = True,
+        repeat_transforms: bool = False,
         repair: bool = False,
-        note: Note | None = None,
+        keep_manifest: KeepManifest | None = None,
     ) -> None:
-        """parallel: slots of each host; believe: what state says of exclusive targets and immutable tags, and what
-        lists of tags say of digests; remake: not even what state says a transform made; repair: of damaged
-        immutable tags, copy those that had the digest of the source; note: is given manifests that
-        had to be read to learn what a tag of a source names."""
+        """Create a planner.
+
+        parallel: the number of parallel requests to each host.
+        use_hints: trust what the state says about exclusive targets and immutable tags, and the digests in lists of
+        tags.
+        repeat_transforms: do not use the results of transforms that the state contains.
+        repair: copy a damaged immutable tag if the source still has its digest.
+        keep_manifest: called with each manifest that had to be read to resolve a reference of a source."""
         self._calls = calls
-        self._memory = memory
-        self._findings = findings
-        self._chosen = chosen
+        self._receiver = receiver
+        self._only = only
         self._parallel = parallel
-        self._believe = believe
-        self._remake = remake
-        self._repair = repair
-        self._note = note
-        self._claims = Claims()
-        self._catalogs: dict[int, list[Entry] | MirrorError] = {}  # read to find conflicts, by the id of the entry
-        self._presence = Presence(calls, memory, believe=believe, repair=repair)
+        self._use_hints = use_hints
+        self._write_conflicts = WriteConflicts()
+        # The expanded wildcards that were needed to find conflicts, by the id of the entry.
+        self._expanded: dict[int, list[MirrorEntry] | MirrorError] = {}
+        self._target_planner = TargetPlanner(
+            calls,
+            hints,
+            receiver,
+            use_hints=use_hints,
+            repeat_transforms=repeat_transforms,
+            repair=repair,
+            keep_manifest=keep_manifest,
+        )
 
-    async def all(self, entries: Iterable[Entry]) -> None:
-        """Plan every entry. Ends when all was handed on; only a bug is raised: errors become findings."""
+    async def plan_all(self, entries: Iterable[MirrorEntry]) -> None:
+        """Plan all entries. Errors become part of the plan: only bugs are raised."""
         configured = list(entries)
-        doubtful = may_conflict(configured)
-        kept_back = {id(one) for one in doubtful}
-        await run_group([self._each(one for one in configured if id(one) not in kept_back), self._doubtful(doubtful)])
+        possible_conflicts = find_possible_conflicts(configured)
+        ids = {id(entry) for entry in possible_conflicts}
+        await run_group(
+            [
+                self._plan_each(entry for entry in configured if id(entry) not in ids),
+                self._plan_possible_conflicts(possible_conflicts),
+            ]
+        )
 
-    async def _each(self, entries: Iterable[Entry]) -> None:
-        await run_group(self.entry(one) for one in entries if one.wildcard or self._chosen.takes(one.name))
+    async def _plan_each(self, entries: Iterable[MirrorEntry]) -> None:
+        """Plan the entries from which the run may select a reference."""
+        await run_group(
+            self.plan_mirror(entry) for entry in entries if entry.wildcard or self._only.may_select(entry.name)
+        )
 
-    async def _doubtful(self, entries: Sequence[Entry]) -> None:
-        """Plan entries of which only catalogs show whether they write the same tags: read all catalogs first.
+    async def _plan_possible_conflicts(self, entries: Sequence[MirrorEntry]) -> None:
+        """Plan entries that may conflict, after the catalogs that show whether they do have been read.
 
-        All of them, whatever `--only` and the shard select, so that the order of answers and the part that is run make
-        no difference. A catalog that cannot be read is a failure of its own entry and does not stop the others."""
-        wildcards = [one for one in entries if one.wildcard]
-        catalogs = await gather_results(self._repositories(one) for one in wildcards)
-        self._catalogs = {id(one): catalog for one, catalog in zip(wildcards, catalogs, strict=True)}
-        known: list[Entry] = []
-        for one in entries:
-            found = self._catalogs.get(id(one), [one])
-            known += found if not isinstance(found, MirrorError) else ()
-        self._claims = Claims(known)
-        await self._each(entries)
+        All these catalogs are read, whatever `--only` and `--shard` select, so that the plan depends neither on them
+        nor on the order of responses. A catalog that cannot be read only fails its own entry."""
+        wildcards = [entry for entry in entries if entry.wildcard]
+        results = await gather_results(self._expand_wildcard(entry) for entry in wildcards)
+        self._expanded = {id(entry): result for entry, result in zip(wildcards, results, strict=True)}
+        known: list[MirrorEntry] = []
+        for entry in entries:
+            expanded = self._expanded.get(id(entry), [entry])
+            known += expanded if not isinstance(expanded, MirrorError) else ()
+        self._write_conflicts = WriteConflicts(known)
+        await self._plan_each(entries)
 
-    async def entry(self, entry: Entry, matched: WildcardSelection | None = None) -> None:
-        """Plan one mirror. Ends when all of it was handed on; only a bug is raised.
+    async def plan_mirror(self, entry: MirrorEntry, selection: WildcardSelection | None = None) -> None:
+        """Plan one mirror. Errors become part of the plan: only bugs are raised.
 
-        matched: of the wildcard that the repository belongs to."""
+        selection: of the wildcard that the entry was expanded from."""
         try:
             if entry.wildcard:
-                await self._matching(entry)
+                await self._plan_wildcard(entry)
                 return
-            entry, conflicts = self._claims.without_conflicts(entry)
+            entry, conflicts = self._write_conflicts.remove_conflicts(entry)
             for part, conflict in conflicts:
-                self._failed(part, conflict, matched)
+                self._record_failure(part, conflict, selection)
             if not entry.targets:
                 return
         except MirrorError as error:
-            self._failed(entry, error, matched)
+            self._record_failure(entry, error, selection)
             return
-        # Targets list their tags while the source lists its own.
-        async with run_in_background(self._presence.listing(entry, target) for target in entry.targets) as listings:
+        # The targets list their tags while the source lists its tags.
+        async with run_in_background(
+            self._target_planner.list_if_needed(entry, target) for target in entry.targets
+        ) as listings:
             try:
-                readings = await self._readings(entry, matched)
+                references = await self._select_references(entry, selection)
             except MirrorError as error:
-                self._failed(entry, error, matched)
+                self._record_failure(entry, error, selection)
                 return
-            batches = self._batches(entry, readings)
+            batches = make_batches(references, self._parallel.get(entry.source.host, 8))
             await run_group(
-                self._target(entry, target, batches, listing)
+                self._target_planner.plan_target(entry, target, batches, listing)
                 for target, listing in zip(entry.targets, listings, strict=True)
             )
 
-    def _failed(self, entry: Entry, error: MirrorError, matched: WildcardSelection | None) -> None:
-        """Record that nothing more of an entry can be planned."""
-        if matched is not None:
-            matched.failed(error)
-        self._chosen.not_seen(entry.name)
-        self._findings.listing_failed(entry, error)
+    def _record_failure(self, entry: MirrorEntry, error: MirrorError, selection: WildcardSelection | None) -> None:
+        """Record that the rest of an entry cannot be planned."""
+        if selection is not None:
+            selection.add_failure(error)
+        self._only.note_unlisted(entry.name)
+        self._receiver.record_listing_failure(entry, error)
 
     # ---- wildcards
 
-    async def _matching(self, entry: Entry) -> None:
-        """Plan every repository that a wildcard matches. Raises as the catalog does."""
-        found = self._catalogs.get(id(entry))
-        if found is None:
-            found = await self._repositories(entry)
-        if isinstance(found, MirrorError):
-            raise found
-        if not found:
-            raise NotFound(f"{entry.name} matches no repository", hint="check what stands before the `*`")
-        matched = WildcardSelection(entry)
-        taken = [one for one in found if self._chosen.takes(one.name)]
-        await run_group(self.entry(one, matched) for one in taken)
-        if matched.is_empty:
-            others = sorted({one.repository for one in found} - {one.repository for one in taken})
-            error = await self._read(entry.source, partial(matched.error, others))
+    async def _plan_wildcard(self, entry: MirrorEntry) -> None:
+        """Plan every repository that a wildcard matches. Raises NotFound, and what reading the catalog raises."""
+        expanded = self._expanded.get(id(entry))
+        if expanded is None:
+            expanded = await self._expand_wildcard(entry)
+        if isinstance(expanded, MirrorError):
+            raise expanded
+        if not expanded:
+            raise NotFound(f"{entry.name} matches no repository", hint="check the part before the `*`")
+        selection = WildcardSelection(entry)
+        selected = [each for each in expanded if self._only.may_select(each.name)]
+        await run_group(self.plan_mirror(each, selection) for each in selected)
+        if selection.is_empty:
+            others = sorted({each.repository for each in expanded} - {each.repository for each in selected})
+            error = await call_store(self._calls, entry.source, partial(selection.find_error, others))
             if error is not None:
                 raise error
 
-    async def _repositories(self, entry: Entry) -> list[Entry]:
-        """An entry for each repository that a wildcard matches."""
-        names = await self._read(entry.source, partial(catalog, entry))
-        self._refused(entry, names.refused)
-        return [entry.of(name) for name in names.usable]
+    async def _expand_wildcard(self, entry: MirrorEntry) -> list[MirrorEntry]:
+        """Return an entry for each repository that a wildcard matches."""
+        names, errors = await call_store(self._calls, entry.source, partial(list_repositories, entry))
+        self._record_invalid_names(entry, errors)
+        return [entry.expand_wildcard(name) for name in names]
 
-    def _refused(self, entry: Entry, errors: Iterable[MirrorError]) -> None:
+    def _record_invalid_names(self, entry: MirrorEntry, errors: Iterable[MirrorError]) -> None:
+        """Record the names in a list that are invalid."""
         for error in errors:
-            self._findings.refused_name(entry, error)
+            self._receiver.record_invalid_name(entry, error)
 
     # ---- the source
 
-    async def _readings(self, entry: Entry, matched: WildcardSelection | None) -> list[Reading]:
+    async def _select_references(
+        self, entry: MirrorEntry, wildcard_selection: WildcardSelection | None
+    ) -> list[SourceReference]:
+        """Return the references of a source that the run mirrors."""
         rules = entry.rules
         rejected: Mapping[str, int] = {}
         if rules.digest is not None:
             names = rules.literal or (rules.digest,)
-            readings = [Reading(entry, rules.digest, name, users=len(entry.targets)) for name in names]
+            references = [SourceReference(entry, rules.digest, name, users=len(entry.targets)) for name in names]
         else:
-            selection = select(rules, ()) if rules.is_literal else await self._selected(entry)
+            selection = select(rules, ()) if rules.is_literal else await self._list_and_select(entry)
             rejected = selection.rejected
-            if matched is not None:
-                matched.add(selection)
+            if wildcard_selection is not None:
+                wildcard_selection.add(selection)
             elif is_empty(rules, selection):
-                raise nothing_selected(entry, rejected)
-            readings = [
-                Reading(entry, tag, tag, listed_version(tag) if self._believe else None, users=len(entry.targets))
+                raise nothing_selected_error(entry, rejected)
+            references = [
+                SourceReference(
+                    entry, tag, tag, listed_version(tag) if self._use_hints else None, users=len(entry.targets)
+                )
                 for tag in selection.selected
             ]
-        readings = [reading for reading in readings if self._chosen.wants(reading.name)]
-        self._findings.selected(entry, len(readings), rejected)
-        return readings
+        references = [reference for reference in references if self._only.is_selected(reference.name)]
+        self._receiver.record_selection(entry, len(references), rejected)
+        return references
 
-    async def _selected(self, entry: Entry) -> Selection:
+    async def _list_and_select(self, entry: MirrorEntry) -> Selection:
+        """List the tags of a source and apply the rules to them."""
+
         def run(work: Work) -> tuple[Selection, list[MirrorError]]:
-            names = listed(entry, work)
-            return select(entry.rules, names.usable), names.refused
+            tags, errors = list_source_tags(entry, work)
+            return select(entry.rules, tags), errors
 
-        selection, refused = await self._read(entry.source, run)
-        self._refused(entry, refused)
+        selection, errors = await call_store(self._calls, entry.source, run)
+        self._record_invalid_names(entry, errors)
         return selection
-
-    def _batches(self, entry: Entry, readings: list[Reading]) -> list[_Batch]:
-        slots = max(1, self._parallel.get(entry.source.host, 8))
-        size = max(1, min(LARGEST_BATCH, -(-len(readings) // slots)))
-        return [_Batch(readings[start : start + size]) for start in range(0, len(readings), size)]
-
-    async def _versions(self, batch: _Batch, wanted: Sequence[Reading]) -> None:
-        """Resolve those of `wanted` that are not yet, once for all targets that ask."""
-        async with batch.asking:
-            todo = [reading for reading in wanted if reading.version is None]
-            if not todo:
-                return
-            entry = todo[0].entry
-
-            def run(work: Work) -> list[Version | MirrorError]:
-                names = [reading.reference for reading in todo]
-                answers = answered(entry.source, entry.repository, names, work, self._note)
-                return answers if self._remake else [with_result(self._memory, one) for one in answers]
-
-            for reading, version in zip(todo, await self._read(entry.source, run), strict=True):
-                reading.version = version
-
-    # ---- one target
-
-    async def _target(
-        self, entry: Entry, target: TargetEntry, batches: Sequence[_Batch], listing: asyncio.Task[Present | None]
-    ) -> None:
-        readings = [reading for batch in batches for reading in batch.readings]
-        try:
-            present = await self._presence.find(entry, target, readings, listing)
-        except MirrorError as error:
-            self._all_failed(readings, target, error)
-            return
-        await run_group(self._compare(target, present, batch) for batch in batches)
-
-    def _all_failed(self, readings: Sequence[Reading], target: TargetEntry, error: MirrorError) -> None:
-        for reading in readings:
-            self._findings.found(Finding(reading, target, Verdict.FAILED, error=error))
-
-    async def _compare(self, target: TargetEntry, present: Present, batch: _Batch) -> None:
-        readings = self._unsettled(target, present, batch)
-        if not readings:
-            return
-        listed = [reading for reading in readings if present.tags is None or reading.tag in present.tags]
-        need = readings if present.tags is None or readings[0].entry.heads_first else listed
-        try:
-            olds = await self._both_sides(target, present, batch, need, listed)
-            olds |= await self._unlisted(target, present, batch, readings)
-            if any(old is not None for old in olds.values()):
-                present.may_have = True  # whatever its listing says
-            elif present.may_have is None:
-                present.may_have = await self._presence.may_have(target, present)
-        except MirrorError as error:
-            self._all_failed(readings, target, error)
-            return
-        for reading in readings:
-            finding = judged(
-                reading,
-                target,
-                olds.get(reading.tag),
-                believed=present.settled.get(reading.tag),
-                may_have=bool(present.may_have),
-                broken=reading.tag in present.broken,
-                repair=self._repair,
-                was=present.was(reading.tag),
-            )
-            self._findings.found(finding)
-
-    def _unsettled(self, target: TargetEntry, present: Present, batch: _Batch) -> list[Reading]:
-        """Those of a batch that have to be asked about; the others are found equal.
-
-        An immutable tag that was equal is believed, unless the listing of the target lacks it."""
-        left = []
-        for reading in batch.readings:
-            digest = present.settled.get(reading.tag)
-            if digest is None or (present.tags is not None and reading.tag not in present.tags):
-                left.append(reading)
-            else:
-                self._findings.saw_target(target.place, reading.tag, digest)
-                self._findings.found(Finding(reading, target, Verdict.EQUAL, digest))
-        return left
-
-    async def _unlisted(
-        self, target: TargetEntry, present: Present, batch: _Batch, readings: Sequence[Reading]
-    ) -> dict[str, Named]:
-        """Ask the target for the immutable tags that its listing lacks -> what they name.
-
-        Listings may be incomplete (a 404, pages that end early), and no listing is a reason to overwrite an immutable
-        tag. The source is asked only about tags that exist and are not what was equal in an earlier run."""
-        if present.tags is None:
-            return {}
-        immutable = readings[0].entry.rules.is_immutable
-        unlisted = [one for one in readings if one.tag not in present.tags and immutable(one.tag)]
-        olds = await self._both_sides(target, present, batch, [], unlisted)
-        differing = [one for one in unlisted if olds[one.tag] not in (None, present.settled.get(one.tag))]
-        await self._versions(batch, differing)
-        return olds
-
-    async def _both_sides(
-        self,
-        target: TargetEntry,
-        present: Present,
-        batch: _Batch,
-        need: Sequence[Reading],
-        asked: Sequence[Reading],
-    ) -> dict[str, Named]:
-        """Ask the source and the target at the same time. -> what the target's references name."""
-        tags = [reading.tag for reading in asked]
-        unknown = [tag for tag in tags if tag not in present.recalled]
-        async with run_in_background([self._versions(batch, need)]) as (versions,):
-            answers = await self._at_target(target, unknown)
-            await versions
-        olds: dict[str, Named] = {tag: present.recalled[tag] for tag in tags if tag in present.recalled}
-        kept = batch.readings[0].entry.rules.is_immutable
-        for tag, answer in zip(unknown, answers, strict=True):
-            if is_broken(answer):
-                present.broken[tag] = answer.names
-            olds[tag] = named(answer, certain=kept(tag))
-        for reference, digest in olds.items():
-            if isinstance(digest, str):
-                self._findings.saw_target(target.place, reference, digest)
-        return olds
-
-    async def _at_target(self, target: TargetEntry, references: Sequence[str]) -> list[Version | MirrorError]:
-        if not references:
-            return []
-        return await self._read(target.store, lambda work: answered(target.store, target.place.path, references, work))
-
-    async def _read(self, store: Source, run: Callable[[Work], T]) -> T:
-        return await self._calls.call(run, needs=(host_permit(store.host),), policy=ONCE)

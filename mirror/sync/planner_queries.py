@@ -1,59 +1,73 @@
-"""What a plan reads from stores, and what the state answers instead. Does I/O: call it on a thread."""
+"""The requests of the planner to stores, and the hints that replace some of them.
+
+`call_store` runs the other functions, which block, on threads.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias, TypeGuard
+from typing import TypeAlias, TypeGuard, TypeVar
 
 from mirror.errors import AuthError, Cancelled, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
+from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Source, Version
-from mirror.sync.plan_model import Entry, Memory, Reading, TargetEntry
-from mirror.transfer.blob_locations import Place
+from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, TargetEntry
+from mirror.transfer.calls import Calls
+from mirror.transfer.permits import host_permit
 from mirror.util.cancellation import Work
-from mirror.util.structs import Struct, replace
+from mirror.util.retry_policy import ONCE
+from mirror.util.structs import replace
 
 _log = logging.getLogger("mirror.plan")
 
-Note: TypeAlias = Callable[[Source, str, Manifest], object]
-Named: TypeAlias = Digest | MirrorError | None
-"""What a target's reference names; None: nothing, or nothing that matters. An error: it cannot be told."""
+KeepManifest: TypeAlias = Callable[[Source, str, Manifest], object]
+"""Keeps a manifest of a repository that was read to resolve a reference."""
+
+DigestOrError: TypeAlias = Digest | MirrorError | None
+"""What a tag of a target refers to; None if it does not exist, or if it can be overwritten in any case."""
 
 
-class Names(Struct):
-    """Repositories or tags that a source lists. usable: sorted; refused: why others cannot be used."""
-
-    usable: list[str]
-    refused: list[MirrorError]
+T = TypeVar("T")
 
 
-def catalog(entry: Entry, work: Work) -> Names:
-    """The repositories that a wildcard matches."""
+async def call_store(calls: Calls, store: Source, run: Callable[[Work], T]) -> T:
+    """Run a blocking function on a thread, with a permit of the store's host. It is not retried."""
+    return await calls.call(run, needs=(host_permit(store.host),), policy=ONCE)
+
+
+def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
+    """Return the repositories that a wildcard matches, sorted, and an error for each invalid name.
+
+    Raises what `Source.repositories` raises."""
     prefix = f"{entry.repository}/" if entry.repository else ""
-    return _sorted(entry.source.repositories(prefix, work))
+    return _sort_names(entry.source.repositories(prefix, work))
 
 
-def listed(entry: Entry, work: Work) -> Names:
-    """The tags of a source. Raises NotFound with a hint."""
+def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
+    """Return the tags of a source repository, sorted, and an error for each invalid name.
+
+    Raises what `Source.tags` raises, NotFound with a hint."""
     try:
         names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
-        hint = "check its name and the credentials; a repository without any tag looks the same on some registries"
-        what = f"{entry.name} has no list of tags: {error.what}"
+        hint = "check its name and the credentials; some registries answer the same for a repository without tags"
+        what = f"{entry.name} was not found: {error.what}"
         raise NotFound(what, hint=error.hint or hint, status=404, protocol=error.protocol) from error
     if not names and not entry.rules.allow_empty:
         text = f"{entry.name} lists no tags"
         _log.warning("no_tags", extra={"source": entry.name, "text": text})
-    return _sorted(names)
+    return _sort_names(names)
 
 
-def listed_at_target(store: Source, repository: str, work: Work) -> set[str] | None:
-    """The tags that a target lists. None: its list cannot be read, which is only advice: ask for each tag by name.
+def list_target_tags(store: Source, repository: str, work: Work) -> set[str] | None:
+    """Return the tags that a target lists; an empty set if the repository does not exist.
 
-    Raises Refused (unless `too_many`: pages that do not advance, or a list that is too large), RateLimited, LocalError,
-    Cancelled."""
+    Return None if the list cannot be read: then each tag has to be requested by name.
+
+    Raises RateLimited, LocalError, Cancelled, and Refused unless the list is too large (`too_many`)."""
     try:
         return {name for name in store.tags(repository, work) if isinstance(name, str)}
     except NotFound:
@@ -63,88 +77,100 @@ def listed_at_target(store: Source, repository: str, work: Work) -> set[str] | N
     except (RemoteError, Refused) as error:
         if isinstance(error, Refused) and error.code != "too_many":
             raise
-        place = f"{store.host}/{repository}"
-        text = f"the tags of {place} cannot be listed, so each is asked for by name: {error}"
-        _log.warning("target_not_listed", extra={"target": place, "code": error.code, "text": text})
+        target = f"{store.host}/{repository}"
+        text = f"the tags of {target} cannot be listed, so each tag is requested by name: {error}"
+        _log.warning("target_not_listed", extra={"target": target, "code": error.code, "text": text})
         return None
 
 
-def _sorted(names: Iterable[str | MirrorError]) -> Names:
-    found = Names([], [])
+def _sort_names(names: Iterable[str | MirrorError]) -> tuple[list[str], list[MirrorError]]:
+    """Return the valid names of a list, sorted, and its errors."""
+    valid, errors = [], []
     for name in names:
         if isinstance(name, MirrorError):
-            found.refused.append(name)
+            errors.append(name)
         else:
-            found.usable.append(name)
-    found.usable.sort()
-    return found
+            valid.append(name)
+    return sorted(valid), errors
 
 
-def answered(
-    store: Source, repository: str, references: Sequence[str], work: Work, note: Note | None = None
+def resolve_all(
+    store: Source, repository: str, references: Sequence[str], work: Work, keep_manifest: KeepManifest | None = None
 ) -> list[Version | MirrorError]:
-    """One for each of `references`. What ends the asking is the answer for those that were not asked for yet.
+    """Resolve `references`, and return a version or an error for each of them, in the same order.
 
-    A manifest that had to be read for an answer is given to `note`, and not kept: there may be very many."""
-    answers: list[Version | MirrorError] = []
+    An error that ends the request is returned for every reference that was not resolved before. Manifests that the
+    store had to read are passed to `keep_manifest`, and are not part of the result: there may be very many.
+
+    Raises Cancelled."""
+    versions: list[Version | MirrorError] = []
     try:
-        for answer in store.resolve(repository, references, work):
-            if isinstance(answer, Version) and answer.manifest is not None:
-                if note is not None:
-                    note(store, repository, answer.manifest)
-                answers.append(replace(answer, manifest=None))
+        for version in store.resolve(repository, references, work):
+            if isinstance(version, Version) and version.manifest is not None:
+                if keep_manifest is not None:
+                    keep_manifest(store, repository, version.manifest)
+                versions.append(replace(version, manifest=None))
             else:
-                answers.append(answer)
+                versions.append(version)
     except Cancelled:
         raise
     except MirrorError as error:
-        answers += [error] * (len(references) - len(answers))
-    return answers
+        versions += [error] * (len(references) - len(versions))
+    return versions
 
 
-def named(answer: Version | MirrorError, *, certain: bool) -> Named:
-    """certain: it matters what a reference names that answers with an error. If it does not, 5xx does not keep us from
-    pushing it again: a tag whose link is empty answers so for ever, and that cures it."""
-    if isinstance(answer, Version):
-        return answer.digest
-    return None if isinstance(answer, NotFound) or (is_broken(answer) and not certain) else answer
+def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> DigestOrError:
+    """Return the digest of a tag on a target, None if it may be overwritten, or the error for which it may not be.
+
+    A tag that may be damaged is overwritten unless it is immutable: a registry answers 500 for a tag whose file is
+    empty until the tag is pushed again."""
+    if isinstance(version, Version):
+        return version.digest
+    overwritable = isinstance(version, NotFound) or (may_be_damaged(version) and not immutable)
+    return None if overwritable else version
 
 
-def is_broken(answer: Version | MirrorError) -> TypeGuard[MirrorError]:
-    """Whether a target cannot give what a reference names, in a way that a push may cure: its copy may be damaged."""
-    if isinstance(answer, Refused):
-        return answer.code in DAMAGED
-    if not isinstance(answer, MirrorError) or isinstance(answer, NotFound | AuthError | RateLimited):
+def may_be_damaged(version: Version | MirrorError) -> TypeGuard[MirrorError]:
+    """Return whether a target cannot return a manifest, possibly because its copy is damaged.
+
+    A push may repair such a copy."""
+    if isinstance(version, Refused):
+        return version.code in DAMAGED
+    if not isinstance(version, MirrorError) or isinstance(version, NotFound | AuthError | RateLimited):
         return False
-    return answer.status is not None
+    return version.status is not None
 
 
-def recalled_tags(memory: Memory, repository: str, references: Sequence[str]) -> dict[str, Digest]:
-    found = {reference: memory.target_tag(repository, reference) for reference in references}
-    return {reference: digest for reference, digest in found.items() if digest is not None}
+def read_target_tags(hints: PlanHints, repository: str, references: Sequence[str]) -> dict[str, Digest]:
+    """Return the digests that the state has for tags of a target, by tag."""
+    digests = {reference: hints.target_tag(repository, reference) for reference in references}
+    return {reference: digest for reference, digest in digests.items() if digest is not None}
 
 
-def settled_tags(memory: Memory, entry: Entry, target: TargetEntry, readings: Sequence[Reading]) -> dict[str, Digest]:
-    """Immutable tags that this source and this target had with one digest in an earlier run, and that the target has
-    not been seen with another one since."""
-    found = {}
-    for reading in readings:
-        if entry.rules.is_immutable(reading.tag):
-            digest = memory.target_tag(str(target.place), reading.tag)
-            if digest is not None and digest == memory.source_tag(equal_to(entry, target.place), reading.tag):
-                found[reading.tag] = digest
-    return found
+def read_equal_tags(
+    hints: PlanHints, entry: MirrorEntry, target: TargetEntry, references: Sequence[SourceReference]
+) -> dict[str, Digest]:
+    """Return the immutable tags that source and target had with the same digest in an earlier run.
+
+    Tags that a later run saw on the target with another digest are left out."""
+    equal = {}
+    for reference in references:
+        if entry.rules.is_immutable(reference.tag):
+            digest = hints.target_tag(str(target.repository), reference.tag)
+            if digest is not None and digest == hints.source_tag(equality_key(entry, target.repository), reference.tag):
+                equal[reference.tag] = digest
+    return equal
 
 
-def equal_to(entry: Entry, place: Place) -> str:
-    """The name under which the state keeps the digests that a source had when it was equal to a target repository.
+def equality_key(entry: MirrorEntry, repository: Repository) -> str:
+    """Return the name under which the state keeps the digests that a source and one of its targets had in common.
 
-    For each target its own: one that differs from the source is not equal because another one once was."""
-    return f"{entry.name} {place}"
+    Each target has its own name: a target that differs from the source is not equal because another target is."""
+    return f"{entry.name} {repository}"
 
 
-def with_result(memory: Memory, version: Version | MirrorError) -> Version | MirrorError:
-    """With what a transform made of it last time: the only digest that a target can be compared with."""
+def add_transform_result(hints: PlanHints, version: Version | MirrorError) -> Version | MirrorError:
+    """Return the version with the digest of its last transform, which is the digest that targets have."""
     if isinstance(version, MirrorError) or version.transform is None:
         return version
-    return replace(version, digest=memory.transformed(version.transform.identity))
+    return replace(version, digest=hints.transform_digest(version.transform.identity))

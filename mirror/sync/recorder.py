@@ -5,225 +5,214 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Protocol
+from collections import Counter
 
 from mirror.errors import FAILED, OK, Cancelled, MirrorError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.output.log import blob_event
+from mirror.oci.reference import Repository
+from mirror.output.log import log_blob
 from mirror.output.progress import Progress
 from mirror.output.report import Failure, ImageEntry, Report, Result
 from mirror.store import Version
-from mirror.sync.plan_model import Entry, Finding
-from mirror.transfer.blob_locations import Place
-from mirror.transfer.blob_request import Cost, Delivered, Order, Outcome
+from mirror.sync.plan_model import MirrorEntry, PlanEntry
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
 from mirror.util.structs import Struct, field
 
-
-class Tally(Struct):
-    """What one image cost, in blobs and bytes of blobs. interrupted: called off by a signal, or since another blob of
-    the image failed. started: seconds of the monotonic clock."""
-
-    copied: int = 0
-    mounted: int = 0
-    exists: int = 0
-    failed: int = 0
-    interrupted: int = 0
-    bytes_read: int = 0
-    bytes_sent: int = 0
-    bytes_mounted: int = 0
-    attempts: int = 1
-    started: float = field(default_factory=time.monotonic)
-    _sent: set[Digest] = field(default_factory=set)  # the blobs that `copied` and `mounted` count
-
-    def push_again(self) -> None:
-        """The image is about to be pushed a second time: count what becomes of its blobs then, each blob once."""
-        self.exists = self.failed = self.interrupted = 0
-
-    def add_interrupted(self, blob: Descriptor) -> None:
-        """Count a blob that was called off."""
-        self.interrupted += blob.digest not in self._sent
-
-    def add_failed(self, blob: Descriptor, cost: Cost) -> None:
-        """Count a delivery that failed, and what it took."""
-        self.failed += blob.digest not in self._sent
-        self.bytes_read += cost.bytes_read
-        self.bytes_sent += cost.bytes_sent
-        self.attempts = max(self.attempts, cost.attempts)
-
-    def add(self, blob: Descriptor, delivered: Delivered) -> None:
-        """Count a delivery; one that several images joined counts for the first that says so."""
-        outcome = delivered.claim()
-        if outcome is None:
-            return
-        sent_before = blob.digest in self._sent
-        if outcome is Outcome.EXISTS:
-            self.exists += not sent_before
-            return
-        self.bytes_read += delivered.bytes_read
-        self.bytes_sent += delivered.bytes_sent
-        self.attempts = max(self.attempts, delivered.attempts)
-        self._sent.add(blob.digest)
-        if outcome is Outcome.MOUNTED:
-            self.mounted += not sent_before
-            self.bytes_mounted += blob.size or 0
-        else:
-            self.copied += not sent_before
-
-
-class Results(Protocol):
-    """Takes the result of each image, once. Called on the event loop; must not block."""
-
-    def up_to_date(self, finding: Finding, digest: Digest) -> None: ...
-    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None: ...
-    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None: ...
-    def skipped(self, finding: Finding, reason: str) -> None: ...
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None: ...
-    def selected(self, entry: Entry, count: int) -> None: ...
-    def crashed(self, finding: Finding, error: BaseException) -> None: ...
-    def trouble(self, error: MirrorError) -> None: ...
-    def bug(self, error: BaseException) -> None: ...
-
-
-USUAL = "v2"  # the protocol that is not mentioned
+DEFAULT_PROTOCOL = "v2"  # of an image whose source was not contacted
 
 _log = logging.getLogger("mirror")
 
 
-class Account:
-    """Implements Results, and hears of deliveries. Thread-safe; nothing here waits for the network or a disk."""
+class BlobCounts(Struct):
+    """What the blobs of one image cost so far. Each blob is counted once.
+
+    blobs: number of blobs by outcome (copied, mounted, exists, failed, interrupted). A blob is interrupted by a signal,
+    or because another blob of the image failed.
+    bytes: bytes that were read, sent and mounted.
+    attempts: the attempts of the blob that needed the most.
+    started: seconds of the monotonic clock."""
+
+    blobs: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+    attempts: int = 1
+    started: float = field(default_factory=time.monotonic)
+    _sent: set[Digest] = field(default_factory=set)  # the blobs that were copied or mounted
+
+    def reset_for_second_push(self) -> None:
+        """Forget the outcomes that the second push of an image determines again."""
+        for outcome in ("exists", "failed", "interrupted"):
+            self.blobs[outcome] = 0
+
+    def add_interrupted(self, blob: Descriptor) -> None:
+        """Count a blob whose copy was cancelled."""
+        self.blobs["interrupted"] += blob.digest not in self._sent
+
+    def add_failed(self, blob: Descriptor, result: BlobResult) -> None:
+        """Count a blob that failed, and what it cost."""
+        self.blobs["failed"] += blob.digest not in self._sent
+        self._add_cost(result)
+
+    def add(self, blob: Descriptor, result: BlobResult) -> None:
+        """Count a blob. If several images wait for the same copy, it is counted for the first one that calls this."""
+        outcome = result.take_outcome()
+        if outcome is None:
+            return
+        self.blobs[outcome.value] += blob.digest not in self._sent
+        if outcome is BlobOutcome.EXISTS:
+            return
+        self._add_cost(result)
+        self._sent.add(blob.digest)
+        if outcome is BlobOutcome.MOUNTED:
+            self.bytes["mounted"] += blob.size or 0
+
+    def _add_cost(self, result: BlobResult) -> None:
+        """Add the bytes and attempts of one blob."""
+        self.bytes["read"] += result.bytes_read
+        self.bytes["sent"] += result.bytes_sent
+        self.attempts = max(self.attempts, result.attempts)
+
+
+class ResultRecorder:
+    """Records the results of a run. Thread-safe; no method waits for the network or a disk."""
 
     def __init__(self, report: Report, progress: Progress) -> None:
         self._report = report
         self._progress = progress
         self._lock = threading.Lock()
         self._codes: set[int] = {OK}
-        self._unfinished: set[Place] = set()
+        self._unfinished: set[Repository] = set()
 
     @property
     def codes(self) -> set[int]:
-        """The exit codes of what happened so far."""
+        """The exit codes of all results so far."""
         with self._lock:
             return set(self._codes)
 
     @property
-    def unfinished(self) -> set[Place]:
-        """Repositories where something is left to do."""
+    def unfinished(self) -> set[Repository]:
+        """The target repositories in which an image failed or was skipped."""
         with self._lock:
             return set(self._unfinished)
 
-    def trouble(self, error: MirrorError) -> None:
-        """Something failed that is not about one image."""
-        self.note(error)
+    def record_error(self, error: MirrorError) -> None:
+        """Record an error that does not belong to an image."""
+        self.add_exit_code(error)
         _log.error("trouble", extra={"code": error.code, "text": str(error)})
 
-    def bug(self, error: BaseException) -> None:
-        """Something of ours broke outside of any image."""
+    def record_bug(self, error: BaseException) -> None:
+        """Record an exception that only a bug can raise, and that does not belong to an image."""
         _log.error("internal_error", exc_info=error, extra={"text": f"internal error: {type(error).__name__}: {error}"})
         with self._lock:
             self._codes.add(FAILED)
 
-    def selected(self, entry: Entry, count: int) -> None:
-        self._progress.expect(count * len(entry.targets))
+    def expect_images(self, entry: MirrorEntry, count: int) -> None:
+        """Add the selected references of a mirror, once for each target, to the total of the progress display."""
+        self._progress.add_images(count * len(entry.targets))
 
-    def note(self, error: MirrorError) -> None:
-        """An error that the exit code must know of."""
+    def add_exit_code(self, error: MirrorError) -> None:
+        """Let the exit code of the run reflect an error."""
         with self._lock:
             self._codes.add(error.exit_code)
 
     # ---- images
 
-    def up_to_date(self, finding: Finding, digest: Digest) -> None:
-        self._add(finding, "up-to-date", Tally(), digest)
+    def record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None:
+        """Record that the target had the image already."""
+        self._add_to_report(plan_entry, "up-to-date", BlobCounts(), digest)
 
-    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None:
-        self._add(finding, "copied", tally, digest)
-        text = f"{finding.name} is now {digest}"
-        _log.info("image_copied", extra={"source": finding.reading.name, "target": finding.name, "text": text})
+    def record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
+        """Record that an image was copied."""
+        self._add_to_report(plan_entry, "copied", counts, digest)
+        text = f"{plan_entry.name} is now {digest}"
+        fields = {"source": plan_entry.reference.name, "target": plan_entry.name, "text": text}
+        _log.info("image_copied", extra=fields)
 
-    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
+    def record_failure(self, plan_entry: PlanEntry, error: MirrorError, counts: BlobCounts) -> None:
+        """Record that an image failed, is in conflict, or, if the error is Cancelled, was skipped."""
         if isinstance(error, Cancelled):
-            self._add(finding, "skipped", tally, finding.old, error)
+            self._add_to_report(plan_entry, "skipped", counts, plan_entry.old_digest, error)
             return
         result: Result = "conflict" if error.code == "tag_immutable" else "failed"
-        self._add(finding, result, tally, finding.old, error)
-        self.note(error)
-        self._log_failure(finding.reading.name, finding.name, error)
+        self._add_to_report(plan_entry, result, counts, plan_entry.old_digest, error)
+        self.add_exit_code(error)
+        self._log_failure(plan_entry.reference.name, plan_entry.name, error)
 
-    def skipped(self, finding: Finding, reason: str) -> None:
-        self._add(finding, "skipped", Tally(), finding.old, Cancelled(reason))
+    def record_skipped(self, plan_entry: PlanEntry, reason: str) -> None:
+        """Record that an image was not attempted."""
+        self._add_to_report(plan_entry, "skipped", BlobCounts(), plan_entry.old_digest, Cancelled(reason))
 
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
-        target = ", ".join(str(one.place) for one in entry.targets)
-        protocol = error.protocol or USUAL
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record that a mirror cannot be planned, or that one of its names is invalid."""
+        target = ", ".join(str(target.repository) for target in entry.targets)
+        protocol = error.protocol or DEFAULT_PROTOCOL
         result: Result = "conflict" if error.code == "target_conflict" else "failed"
-        self._report.add(ImageEntry(entry.name, target, result, protocol=protocol, error=Failure.of(error)))
-        self.note(error)
+        self._report.add(ImageEntry(entry.name, target, result, protocol=protocol, error=Failure.from_error(error)))
+        self.add_exit_code(error)
         self._log_failure(entry.name, target, error)
 
-    def crashed(self, finding: Finding, error: BaseException) -> None:
-        """A bug of ours: this image failed by it, the others go on."""
-        text = f"{finding.name}: internal error: {type(error).__name__}: {error}"
-        _log.error("internal_error", exc_info=error, extra={"target": finding.name, "text": text})
+    def record_crash(self, plan_entry: PlanEntry, error: BaseException) -> None:
+        """Record that an image failed because of a bug. The run continues with the other images."""
+        text = f"{plan_entry.name}: internal error: {type(error).__name__}: {error}"
+        _log.error("internal_error", exc_info=error, extra={"target": plan_entry.name, "text": text})
         failure = MirrorError(text, hint="please report this, with the log at level debug", code="internal_error")
-        self._add(finding, "failed", Tally(), finding.old, failure)
+        self._add_to_report(plan_entry, "failed", BlobCounts(), plan_entry.old_digest, failure)
         with self._lock:
             self._codes.add(FAILED)
 
-    def _add(
-        self, finding: Finding, result: Result, tally: Tally, digest: Digest | None, error: MirrorError | None = None
+    def _add_to_report(
+        self,
+        plan_entry: PlanEntry,
+        result: Result,
+        counts: BlobCounts,
+        digest: Digest | None,
+        error: MirrorError | None = None,
     ) -> None:
-        version = finding.reading.version if isinstance(finding.reading.version, Version) else None
+        """Add the result of an image to the report and the progress."""
+        version = plan_entry.reference.version if isinstance(plan_entry.reference.version, Version) else None
         source_id = version.source_id if version else ""
         self._report.add(
             ImageEntry(
-                source=finding.reading.name,
-                target=finding.name,
+                source=plan_entry.reference.name,
+                target=plan_entry.name,
                 result=result,
                 digest=digest,
-                blobs={
-                    "copied": tally.copied,
-                    "mounted": tally.mounted,
-                    "exists": tally.exists,
-                    "failed": tally.failed,
-                    "interrupted": tally.interrupted,
-                },
-                bytes={"read": tally.bytes_read, "sent": tally.bytes_sent, "mounted": tally.bytes_mounted},
-                seconds=time.monotonic() - tally.started,
-                attempts=tally.attempts,
-                error=Failure.of(error) if error is not None else None,
-                protocol=version.protocol if version else (error.protocol if error else "") or USUAL,
+                blobs=counts.blobs,
+                bytes=counts.bytes,
+                seconds=time.monotonic() - counts.started,
+                attempts=counts.attempts,
+                error=Failure.from_error(error) if error is not None else None,
+                protocol=version.protocol if version else (error.protocol if error else "") or DEFAULT_PROTOCOL,
                 source_digest=source_id if ":" in source_id else None,
                 v1_id=source_id if source_id and ":" not in source_id else None,
             )
         )
         if result in ("failed", "skipped"):
             with self._lock:
-                self._unfinished.add(finding.target.place)
-        self._progress.image_done(failed=result in ("failed", "conflict"))
+                self._unfinished.add(plan_entry.target.repository)
+        self._progress.count_image(failed=result in ("failed", "conflict"))
 
     def _log_failure(self, source: str, target: str, error: MirrorError) -> None:
+        """Log the failure of an image or a mirror."""
         fields = {"source": source, "target": target, "code": error.code, "status": error.status}
-        _log.error("image_failed", extra=fields | {"retryable": error.passing, "text": f"{target}: {error}"})
+        _log.error("image_failed", extra=fields | {"retryable": error.is_transient, "text": f"{target}: {error}"})
 
     # ---- blobs
 
-    def blob(self, order: Order, what: Delivered | MirrorError, cost: Cost) -> None:
-        """What became of a blob or manifest in a target repository; once for each. cost: of a failure."""
-        took = what if isinstance(what, Delivered) else cost
-        delivered = what if isinstance(what, Delivered) else None
-        blob_event(
-            is_root=order.is_root,
-            source=str(order.origin),
-            target=str(order.place),
-            image=order.image,
-            digest=order.blob.digest,
-            size=order.blob.size,
-            outcome=delivered.outcome.value if delivered else "failed",
-            from_=delivered.from_ if delivered else None,
-            bytes_read=took.bytes_read,
-            bytes_sent=took.bytes_sent,
-            attempt=took.attempts,
-            seconds=took.seconds,
-            code=what.code if isinstance(what, MirrorError) else None,
+    def record_blob(self, request: BlobRequest, result: BlobResult, error: MirrorError | None) -> None:
+        """Log the result of a blob or manifest in a target repository. error: why it failed."""
+        log_blob(
+            is_root=request.is_root,
+            source=str(request.source),
+            target=str(request.repository),
+            image=request.image,
+            digest=request.blob.digest,
+            size=request.blob.size,
+            outcome=result.outcome.value if result.outcome is not None else "failed",
+            from_=result.mounted_from,
+            bytes_read=result.bytes_read,
+            bytes_sent=result.bytes_sent,
+            attempt=max(1, result.attempts),
+            seconds=result.seconds,
+            code=error.code if error is not None else None,
         )

@@ -1,7 +1,8 @@
-"""What `sync --repair` writes to: a target of which nothing is believed that was not read from it and hashed.
+"""The target of `sync --repair`: it verifies everything by reading it from the registry and hashing it.
 
-Registries acknowledge what they do not do: docker-registry answers 201 to an upload of a blob, or to a manifest, whose
-file it has already, and keeps that file, whatever is in it. So what was sent is read again, and compared.
+A registry may acknowledge a write that it did not perform. If docker-registry has the file of a blob or manifest
+already, it answers 201 to an upload and keeps the file, even if its content is wrong. So everything that is sent is
+read back and compared.
 """
 
 from __future__ import annotations
@@ -16,136 +17,155 @@ from mirror.errors import MirrorError, NetworkError, NotFound, RateLimited, Refu
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import DAMAGED, BlobReader, Coming, Mount, Target, UploadSession, Version
-from mirror.transfer.blob_locations import place_name
-from mirror.transfer.downloads import Origin, SourceBody
+from mirror.oci.reference import Repository
+from mirror.store import DAMAGED, BlobReader, ExpectedImage, Mount, Target, UploadSession, Version
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import BlobDownload
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import Policy
 from mirror.util.structs import replace
 
 BUFFER = 256 << 10  # bytes
-CUT_ATTEMPTS = 3  # reads of a blob that end early, before the blob counts as damaged
+TRUNCATED_ATTEMPTS = 3  # reads of a blob that end early before the blob counts as damaged
 
-_log = logging.getLogger("mirror.repair")
+_log = logging.getLogger("mirror.sync")
 
 
-def repairing(targets: Mapping[str, Target]) -> dict[str, Target]:
-    """The targets of a run with `--repair`. Bundles are as they are: a new one hashes all that it takes over."""
-    return {host: target if target.gathers else RepairTarget(target) for host, target in targets.items()}
+def wrap_for_repair(targets: Mapping[str, Target]) -> dict[str, Target]:
+    """Return the targets of a run with `--repair`. Bundles stay the same: a new bundle hashes all content anyway."""
+    return {host: target if target.needs_all_images else RepairTarget(target) for host, target in targets.items()}
 
 
 class RepairTarget:
-    """A Target around another one. Thread-safe.
-    A blob or manifest exists only if its bytes hash to its digest; a write has succeeded only if the bytes can be read
-    back. Else it raises Refused (target_lied), whose hint says what the registry's operator has to delete."""
+    """Wraps a Target, and verifies what it has and what it was sent. Thread-safe.
+
+    A blob or manifest exists only if its bytes have its digest. A write succeeds only if the bytes can be read back;
+    otherwise it raises Refused (target_lied), with a hint that says what the registry's operator has to delete.
+
+    policy: for reads that are not retried as a part of a transfer."""
 
     def __init__(self, target: Target, policy: Policy | None = None) -> None:
         self._target = target
         self._policy = policy or Policy()
         self._lock = threading.Lock()
-        self._damaged: set[tuple[str, Digest]] = set()  # by repository: blobs that a mount must not bring back
-        self._kept: dict[Digest, Refused] = {}  # what the target did not replace: it is not sent again in this run
+        self._damaged: set[tuple[str, Digest]] = set()  # blobs of repositories; they are not mounted
+        self._not_replaced: dict[Digest, Refused] = {}  # damaged copies that the target kept; not sent again
         self.host = target.host
         self.partial = target.partial
-        self.gathers = target.gathers
+        self.needs_all_images = target.needs_all_images
         self.incomplete = target.incomplete
         self.on_disk = target.on_disk
 
     # ---- reading
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
+        """Yield the repositories under `prefix`."""
         return self._target.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
+        """Yield the tags of a repository."""
         return self._target.tags(repository, work)
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """By reading each manifest: a HEAD does not tell that its bytes are wrong."""
+        """Yield what each reference refers to. Reads each manifest: a HEAD does not show that its bytes are wrong."""
         for reference in references:
-            work.stop.check()
+            work.stop.raise_if_requested()
             try:
                 yield self.read(repository, reference, work)
             except (RemoteError, Refused) as error:
                 if not isinstance(error, NotFound):
-                    self._note(place_name(self.host, repository), reference, error)
-                yield _as_damage(error)
+                    self._log_damage(str(Repository(self.host, repository)), reference, error)
+                yield _convert_truncated(error)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
+        """Return what `reference` refers to, with its manifest."""
         return self._target.read(repository, reference, work)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
+        """Read a manifest and verify its digest."""
         return self._target.manifest(repository, reference, work)
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
+        """Open a blob for reading from byte `offset`."""
         return self._target.open_blob(repository, blob, work, offset=offset)
 
-    def lacks(self, blob: Descriptor) -> bool:
-        return self._target.lacks(blob)
+    def leaves_out(self, blob: Descriptor) -> bool:
+        """Return whether the target leaves out this blob."""
+        return self._target.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
+        """Yield the descriptors of the manifests whose subject is `digest`."""
         return self._target.referrers(repository, digest, work)
 
     # ---- writing
 
-    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+    def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
+        """Prepare the first write of the run."""
         self._target.begin(images, work, missing=missing)
 
     def finish(self, *, whole: bool, work: Work) -> None:
+        """Complete the last write of the run."""
         self._target.finish(whole=whole, work=work)
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Whether it is there and its bytes are right. Reads all of it; one of another size is to be sent again.
+        """Return whether the blob exists and its bytes have the digest. Reads all of it.
 
-        Raises Refused (target_lied): it is wrong, and this target did not replace it when it was sent before."""
-        error = self.damage(repository, blob, work)
+        Return False for a damaged blob, also for one of another size: it is sent again. Raises Refused (target_lied)
+        if it was sent before and the target did not replace it."""
+        error = self.find_damage(repository, blob, work)
         if error is None or isinstance(error, NotFound):
             return error is None
-        self._check_kept(blob.digest)
+        self._raise_if_not_replaced(blob.digest)
         with self._lock:
             self._damaged.add((repository, blob.digest))
-        self._note(place_name(self.host, repository), blob.digest, error)
+        self._log_damage(str(Repository(self.host, repository)), blob.digest, error)
         return False
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
-        """A blob that is damaged here is not mounted: a registry may have one file for all its repositories."""
-        self._check_kept(blob.digest)
+        """Mount a blob, unless it is damaged in the target repository: all repositories may share the damaged file.
+
+        Return MOUNTED only if the mounted blob is intact. Raises Refused (target_lied)."""
+        self._raise_if_not_replaced(blob.digest)
         with self._lock:
             damaged = (repository, blob.digest) in self._damaged
         if not damaged:
             mounted = self._target.mount_blob(repository, blob, from_repository, work)
             if not isinstance(mounted, Mount):
-                return _Upload(mounted, self, repository, blob)
+                return _VerifiedUpload(mounted, self, repository, blob)
             if mounted is not Mount.MOUNTED or self.has_blob(repository, blob, work):
                 return mounted
         return self.begin_upload(repository, blob, work)
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:
-        self._check_kept(blob.digest)
-        return _Upload(self._target.begin_upload(repository, blob, work), self, repository, blob)
+        """Open an upload session that verifies the blob at its end. Raises Refused (target_lied)."""
+        self._raise_if_not_replaced(blob.digest)
+        return _VerifiedUpload(self._target.begin_upload(repository, blob, work), self, repository, blob)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        self._check_kept(manifest.digest)
+        """Write a manifest and read it back. Raises Refused (target_lied) if it cannot be read back."""
+        self._raise_if_not_replaced(manifest.digest)
         self._target.put_manifest(repository, reference, manifest, work)
         try:
             stored = self._target.manifest(repository, reference, work)
         except (RemoteError, Refused) as error:
             if not _is_damage(error):
                 raise
-            raise self.kept(repository, manifest.digest, error) from error
+            raise self.not_replaced_error(repository, manifest.digest, error) from error
         if stored.digest != manifest.digest:
-            raise self.kept(repository, manifest.digest, None)
+            raise self.not_replaced_error(repository, manifest.digest, None)
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
+        """Delete a tag or manifest."""
         self._target.delete(repository, reference, work)
 
-    # ---- proofs
+    # ---- verification
 
-    def damage(self, repository: str, blob: Descriptor, work: Work) -> MirrorError | None:
-        """Read the blob and hash it. -> NotFound: it is not there; another error: what is wrong with it; None: nothing.
+    def find_damage(self, repository: str, blob: Descriptor, work: Work) -> MirrorError | None:
+        """Read a blob and hash it. Return None if it is intact, NotFound, or the error that shows the damage.
 
-        Raises what says nothing about the blob."""
+        Raises errors that say nothing about the blob."""
         try:
-            self._retried(lambda: self._hash(repository, blob, work), work)
+            self._retry(lambda: self._hash(repository, blob, work), work)
         except (RemoteError, Refused) as error:
             if isinstance(error, NotFound) or _is_damage(error):
                 return error
@@ -153,65 +173,68 @@ class RepairTarget:
         return None
 
     def _hash(self, repository: str, blob: Descriptor, work: Work) -> None:
+        """Read a blob once and verify its digest. Raises Refused, and NetworkError if it ends early."""
         buffer = memoryview(bytearray(min(BUFFER, (blob.size or BUFFER) + 1)))
-        quiet = replace(work, progress=lambda count: None)  # the bytes of a proof are no progress of an upload
-        body = SourceBody(blob, [Origin(self._target, repository)])
+        silent = replace(work, progress=lambda count: None)  # these bytes are no progress of an upload
+        body = BlobDownload(blob, [BlobSource(self._target, repository)])
         try:
-            with body.open(0, quiet) as reader:
+            with body.open(0, silent) as reader:
                 while reader.readinto(buffer):
-                    work.stop.check()
+                    work.stop.raise_if_requested()
         except NetworkError as error:
-            if not _is_cut(error):
+            if not _is_truncated(error):
                 raise
             size = f" of {blob.size}" if blob.size is not None else ""
-            what = f"{place_name(self.host, repository)}@{blob.digest} ends early, after {body.read}{size} bytes"
-            raise error.told(what) from error
+            what = f"{Repository(self.host, repository)}@{blob.digest} ends early, after {body.bytes_read}{size} bytes"
+            raise error.with_text(what) from error
 
-    def _retried(self, run: Callable[[], None], work: Work) -> None:
-        """Try again here what may pass, unless the transfer as a whole is tried again (`work.retries`).
+    def _retry(self, run: Callable[[], None], work: Work) -> None:
+        """Run a read, and retry it after a transient failure, unless the whole transfer is retried (`work.retries`).
 
-        A read that ends early is always tried again here: only here it is known when it counts as damage."""
-        attempt, began = 1, time.monotonic()
+        A read that ends early is always retried here, because the number of these reads decides when a blob counts as
+        damaged."""
+        attempt, started = 1, time.monotonic()
         while True:
             try:
                 return run()
             except MirrorError as error:
-                wait = self._policy.wait_before_next(attempt, error, time.monotonic() - began)
-                again = attempt < CUT_ATTEMPTS if _is_cut(error) else work.retries
-                if not again or wait is None:
+                wait = self._policy.wait_before_next(attempt, error, time.monotonic() - started)
+                retry = attempt < TRUNCATED_ATTEMPTS if _is_truncated(error) else work.retries
+                if not retry or wait is None:
                     raise
             work.stop.sleep(wait)
             attempt += 1
 
-    def _check_kept(self, digest: Digest) -> None:
-        """Raises Refused: this target was sent the blob or manifest, and still has its damaged copy."""
+    def _raise_if_not_replaced(self, digest: Digest) -> None:
+        """Raise Refused (target_lied) if the blob or manifest was sent before and its damaged copy was not replaced."""
         with self._lock:
-            kept = self._kept.get(digest)
-        if kept is not None:
-            raise kept.told(kept.what)
+            error = self._not_replaced.get(digest)
+        if error is not None:
+            raise error.with_text(error.what)
 
-    def kept(self, repository: str, digest: Digest, error: MirrorError | None) -> Refused:
-        """The error for something that was sent, acknowledged, and is still wrong. The target is not sent it again."""
-        place = place_name(self.host, repository)
-        copy = f"a damaged copy{_described(error, place, digest)}"
+    def not_replaced_error(self, repository: str, digest: Digest, error: MirrorError | None) -> Refused:
+        """Return the error for a damaged copy that a write did not replace. It is not sent again in this run."""
+        target = str(Repository(self.host, repository))
+        copy = f"a damaged copy{_describe_damage(error, target, digest)}"
         refused = Refused(
-            f"{place} accepted the upload of {digest} but still serves {copy}",
+            f"{target} accepted the upload of {digest} but still serves {copy}",
             hint="look at that disk" if self.on_disk else remedy(digest),
             code="target_lied",
         )
         with self._lock:
-            self._kept.setdefault(digest, refused)
-        extra = {"target": place, "digest": digest, "code": refused.code}
+            self._not_replaced.setdefault(digest, refused)
+        extra = {"target": target, "digest": digest, "code": refused.code}
         _log.warning("not_replaced", extra={**extra, "text": str(refused)})
         return refused
 
-    def _note(self, place: str, what: str, error: MirrorError) -> None:
-        text = f"{place}: {what} is damaged, sending it again: {error.what}"
-        _log.warning("damaged", extra={"target": place, "digest": what, "code": error.code, "text": text})
+    def _log_damage(self, repository: str, what: str, error: MirrorError) -> None:
+        """Log that a blob or manifest is damaged and will be sent again."""
+        text = f"{repository}: {what} is damaged, sending it again: {error.what}"
+        _log.warning("damaged", extra={"target": repository, "digest": what, "code": error.code, "text": text})
 
 
-class _Upload:
-    """An UploadSession that ends with a proof."""
+class _VerifiedUpload:
+    """An UploadSession that reads the blob back after it was sent."""
 
     def __init__(self, session: UploadSession, target: RepairTarget, repository: str, blob: Descriptor) -> None:
         self._session = session
@@ -221,19 +244,22 @@ class _Upload:
 
     @property
     def committed(self) -> bool:
+        """Whether the store has confirmed that it has the blob."""
         return self._session.committed
 
     @property
     def resumable(self) -> bool:
+        """Whether `send` can continue after the bytes that the store already has."""
         return self._session.resumable
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
+        """Upload the blob and read it back. Raises Refused (target_lied) if it is damaged."""
         self._session.send(body, work)
-        error = self._target.damage(self._repository, self._blob, work)
+        error = self._target.find_damage(self._repository, self._blob, work)
         if error is not None:
-            raise self._target.kept(self._repository, self._blob.digest, error)
+            raise self._target.not_replaced_error(self._repository, self._blob.digest, error)
 
-    def __enter__(self) -> _Upload:
+    def __enter__(self) -> _VerifiedUpload:
         self._session.__enter__()
         return self
 
@@ -244,38 +270,38 @@ class _Upload:
 
 
 def remedy(digest: Digest) -> str:
-    """What the operator of a registry has to do that keeps a damaged copy, in this order."""
+    """Return the steps for the operator of a registry that keeps a damaged copy."""
     file = f"docker/registry/v2/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
     return (
-        f"1. delete {file} below the registry's root directory (it is the copy for all its repositories), 2. restart "
-        "the registry (needed with a cache of blob descriptors, Debian's default), 3. run `mirror sync --repair "
-        "CONFIG`; for another registry than distribution: delete the digest from its storage"
+        f"1. delete {file} below the registry's root directory (all its repositories use this copy), 2. restart "
+        "the registry (needed if it caches blob descriptors, as Debian's default does), 3. run `mirror sync --repair "
+        "CONFIG`; if the registry is not distribution, delete the digest from its storage"
     )
 
 
-def _described(error: MirrorError | None, place: str, digest: Digest) -> str:
-    """What a damaged copy looks like, in parentheses, without its name; empty: nobody knows."""
+def _describe_damage(error: MirrorError | None, repository: str, digest: Digest) -> str:
+    """Return what is wrong with a damaged copy, in parentheses and without its name; empty if it is not known."""
     if error is None:
         return ""
-    what = error.what.partition(", not ")[0].removeprefix(f"{place}@{digest}").strip()
+    what = error.what.partition(", not ")[0].removeprefix(f"{repository}@{digest}").strip()
     what = what.rpartition(": ")[2]
     return f" ({what})" if digest not in what else f" ({error.code})"
 
 
 def _is_damage(error: MirrorError) -> bool:
-    """Whether an error says that the bytes in a store are wrong, or that the store cannot read them."""
+    """Return whether an error shows that bytes in a store are wrong, or that the store cannot read them."""
     if isinstance(error, Refused):
         return error.code in DAMAGED
-    if _is_cut(error):
+    if _is_truncated(error):
         return True
     return error.status is not None and error.status >= 500 and not isinstance(error, RateLimited)
 
 
-def _is_cut(error: MirrorError) -> bool:
-    """Whether an answer ended early. A registry that remembers the size of a file answers so if the file is cut."""
+def _is_truncated(error: MirrorError) -> bool:
+    """Return whether a response ended early. A registry that caches sizes answers like this for a truncated file."""
     return isinstance(error, NetworkError) and error.code == "truncated"
 
 
-def _as_damage(error: MirrorError) -> MirrorError:
-    """A manifest whose answer ended early on every attempt is a damaged one, which is to be sent again."""
-    return Refused(error.what, hint=error.hint, code="size_mismatch") if _is_cut(error) else error
+def _convert_truncated(error: MirrorError) -> MirrorError:
+    """Return a Refused for a manifest whose response ended early on every attempt: it is damaged. Keep other errors."""
+    return Refused(error.what, hint=error.hint, code="size_mismatch") if _is_truncated(error) else error

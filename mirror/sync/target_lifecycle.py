@@ -1,9 +1,9 @@
-"""Stores that have to be opened before the first write and closed after the last.
+"""Opens each target before its first write, and closes it after the last one.
 
-A store that gathers (a bundle) is told of all its images before the first byte; what arrived there counts only when
-the store has shown it. What is there is replaced only by a complete one: whatever could not be fetched, from the
-listing of a repository to the last blob, keeps it as it is. Where nothing is there, what is whole is shown, and says
-that it is incomplete.
+Most targets can be written to at any time. A bundle has to know all its images before the first byte is written, and
+appears only when it is finished. An existing bundle is replaced only by a complete one: anything that cannot be
+fetched, from the list of a repository to the last blob, leaves it unchanged. If no bundle exists, the images that are
+complete are published, and the inventory of the bundle lists what is missing.
 """
 
 from __future__ import annotations
@@ -14,231 +14,219 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, S
 from functools import partial
 
 from mirror.errors import MirrorError, NotFound, RemoteError
-from mirror.oci.digest import Digest
-from mirror.store import Coming, Target
-from mirror.sync.image_reader import Image, Reader
-from mirror.sync.plan_model import Finding, Verdict, suffix
-from mirror.sync.recorder import Tally
+from mirror.store import ExpectedImage, Target
+from mirror.sync.image_reader import ImageReader
+from mirror.sync.manifest_graph import ManifestGraph
+from mirror.sync.plan_model import PlanEntry, reference_suffix
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import ONCE
-from mirror.util.structs import Struct, replace
 
-_NAMED = 4  # missing images that a message names
+_MOST_NAMES = 4  # missing images that a message names
 
-_log = logging.getLogger("mirror.publish")
-
-
-class Held(Struct, frozen=True):
-    """A result that counts only when its target has been closed.
-
-    error: why it does not count after all; replaced: False: the target holds what it held before, which is equal."""
-
-    finding: Finding
-    digest: Digest
-    tally: Tally
-    error: MirrorError | None = None
-    replaced: bool = True
+_log = logging.getLogger("mirror.sync")
 
 
-class Publishing:
-    """Opens and closes the targets of a run.
+class NotReplacedError(RemoteError):
+    """A bundle was not replaced, and still has its previous content."""
 
-    needs: whether a mirror of the configuration has to bring something to a repository (host, path) of a target."""
+
+class TargetLifecycle:
+    """Opens and closes the targets of a run, by host.
+
+    must_copy_to: returns whether a mirror of the configuration must copy something to a repository (host, path)."""
 
     def __init__(
         self,
         calls: Calls,
-        reader: Reader,
+        reader: ImageReader,
         targets: Mapping[str, Target],
-        needs: Callable[[str, str], bool] = lambda host, path: False,
+        must_copy_to: Callable[[str, str], bool] = lambda host, path: False,
     ) -> None:
-        self._needs = needs
+        self._must_copy_to = must_copy_to
         self._calls = calls
         self._reader = reader
         self._targets = targets
-        self._begun: set[str] = set()
-        self._openings: Shared[str, None] = Shared(calls.tasks)
-        # By host, of those that gather: what the target lacks, by its name there; the images that it will get.
-        self._lacking: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)
-        self._known: dict[str, set[str]] = {}  # what it was known to lack when it was begun
-        self._coming: defaultdict[str, dict[Finding, Coming]] = defaultdict(dict)
-        self._held: defaultdict[str, list[Held]] = defaultdict(list)
+        self._open_hosts: set[str] = set()
+        self._openings: SharedTasks[str, None] = SharedTasks(calls.tasks)
+        # For bundles: the missing images, by name; those of them that were known when the bundle was opened; and the
+        # images that will be written.
+        self._missing: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)
+        self._missing_at_begin: dict[str, set[str]] = {}
+        self._expected: defaultdict[str, dict[PlanEntry, ExpectedImage]] = defaultdict(dict)
 
-    def lacks(self, host: str, name: str, error: MirrorError) -> None:
-        """A target that gathers does not get something that it was to have. name: what it would be called there."""
-        if self._targets[host].gathers:
-            self._lacking[host].setdefault(name, error)
+    def note_missing(self, host: str, name: str, error: MirrorError) -> None:
+        """Record why a bundle lacks something that it should contain. name: of an image or repository in the bundle.
 
-    def lacking(self, host: str) -> dict[str, MirrorError]:
-        """What a target that gathers does not get, by its name there."""
-        return dict(self._lacking[host])
+        Does nothing for other targets."""
+        if self._targets[host].needs_all_images:
+            self._missing[host].setdefault(name, error)
 
-    async def begin(self, host: str, images: Sequence[Coming] = ()) -> None:
-        """Open the target once, before its first write."""
-        if host not in self._begun:
+    def missing_images(self, host: str) -> dict[str, MirrorError]:
+        """Return what a bundle lacks, by name, with the reasons."""
+        return dict(self._missing[host])
+
+    async def begin(self, host: str, images: Sequence[ExpectedImage] = ()) -> None:
+        """Open a target before its first write. Later calls do nothing. Raises what `Target.begin` raises."""
+        if host not in self._open_hosts:
             await self._openings.run(host, lambda: self._open(host, images))
 
-    async def _open(self, host: str, images: Sequence[Coming]) -> None:
-        missing = self.lacking(host).keys()
+    async def _open(self, host: str, images: Sequence[ExpectedImage]) -> None:
+        """Open a target."""
+        missing = self.missing_images(host).keys()
 
         def run(work: Work) -> None:
             self._targets[host].begin(images, work, missing=missing)
-            self._begun.add(host)  # also if a stop comes: it has to be closed
+            self._open_hosts.add(host)  # in the call: after a stop, too, it has to be closed
 
-        self._known[host] = set(missing)
+        self._missing_at_begin[host] = set(missing)
         await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
 
-    async def gather(self, host: str, findings: Sequence[Finding]) -> dict[Finding, MirrorError]:
-        """Tell the target of all that will come. -> those that cannot come, since they could not be read."""
-        errors: dict[Finding, MirrorError] = {}
-        coming = self._coming[host]
-        images = await self._reader.images([one.reading for one in findings])
-        for finding, image in zip(findings, images, strict=True):
-            error = image if isinstance(image, MirrorError) else _unsized(finding, image)
+    async def begin_with_images(self, host: str, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
+        """Read the graphs of all images for a bundle, and open it with them.
+
+        Return an error for each image that cannot be read, which is left out."""
+        errors: dict[PlanEntry, MirrorError] = {}
+        expected = self._expected[host]
+        graphs = await self._reader.read_graphs([plan_entry.reference for plan_entry in plan_entries])
+        for plan_entry, graph in zip(plan_entries, graphs, strict=True):
+            error = graph if isinstance(graph, MirrorError) else _unknown_size_error(plan_entry, graph)
             if error is not None:
-                errors[finding] = error
-                self.lacks(host, name_there(finding), error)
-            elif not isinstance(image, MirrorError):
-                graph = image.graph
-                coming[finding] = Coming(
-                    finding.target.place.path, finding.reading.tag, tuple(graph.manifests()), graph.blobs
+                errors[plan_entry] = error
+                self.note_missing(host, name_on_target(plan_entry), error)
+            elif not isinstance(graph, MirrorError):
+                expected[plan_entry] = ExpectedImage(
+                    plan_entry.target.repository.path,
+                    plan_entry.reference.tag,
+                    tuple(graph.manifests()),
+                    graph.blobs,
                 )
-        if not self.lacking(host):
-            await self._miss_vanished(host, {one.target.place.path for one in findings})
-        if coming:
-            await self.begin(host, list(coming.values()))
+        if not self.missing_images(host):
+            await self._note_vanished_repositories(
+                host, {plan_entry.target.repository.path for plan_entry in plan_entries}
+            )
+        if expected:
+            await self.begin(host, list(expected.values()))
         return errors
 
-    async def _miss_vanished(self, host: str, named: Collection[str]) -> None:
-        """A repository that is there, that a mirror has to fill, and of which nothing is selected any more: its source
-        may have answered with an empty list, or a catalog without it."""
-        run = partial(_repositories, self._targets[host])
+    async def _note_vanished_repositories(self, host: str, planned: Collection[str]) -> None:
+        """Record repositories of an existing bundle as missing if a mirror must copy to them, but nothing is planned.
+
+        The source may have returned an empty list of tags, or a catalog without the repository."""
+        run = partial(_list_repositories, self._targets[host])
         for name in await self._calls.call(run, needs=(host_permit(host),), policy=ONCE) or ():
-            if isinstance(name, str) and name not in named and self._needs(host, name):
-                what = f"it holds {name}, of which no tag is selected any more"
-                self.lacks(host, name, RemoteError(what, code="nothing_selected"))
+            if isinstance(name, str) and name not in planned and self._must_copy_to(host, name):
+                what = f"it contains {name}, of which no tag is selected any more"
+                self.note_missing(host, name, RemoteError(what, code="nothing_selected"))
 
     # ---- the end
 
-    def hold(self, finding: Finding, digest: Digest, tally: Tally) -> bool:
-        """Keep a result back until its target has shown it; False: there is no need to."""
-        host = finding.target.place.host
-        if not self._targets[host].gathers:
-            return False
-        self._held[host].append(Held(finding, digest, tally))
-        return True
+    async def finish(self, written: Collection[PlanEntry], *, incomplete: bool) -> dict[str, MirrorError]:
+        """Close all open targets. Return an error for each target that could not be closed or was not replaced.
 
-    async def finish(self, *, incomplete: bool, believe: bool = True) -> tuple[list[Held], list[MirrorError]]:
-        """Close all that was opened. -> the results that were held back; the errors of other targets.
+        written: the images that were written to bundles.
+        incomplete: publish an incomplete bundle if there is none yet."""
+        errors: dict[str, MirrorError] = {}
+        for host in sorted(self._open_hosts):
+            images = [plan_entry for plan_entry in written if plan_entry.target.repository.host == host]
+            error = await self._finish_target(host, images if incomplete else ())
+            if error is not None:
+                errors[host] = error
+        return errors
 
-        incomplete: show also what is not complete, where nothing is there yet; believe: an equal tag says that its
-        image is there."""
-        results: list[Held] = []
-        errors: list[MirrorError] = []
-        for host in sorted(self._begun):
-            held = self._held.pop(host, [])
-            error = await self._closed(host, [one.finding for one in held], incomplete=incomplete)
-            kept = isinstance(error, NotReplaced) and believe and not self._targets[host].partial
-            for one in held:
-                equal = kept and one.finding.verdict is Verdict.EQUAL
-                results.append(replace(one, error=None if equal else error, replaced=not equal))
-            if error is not None and not self._targets[host].gathers:
-                errors.append(error)
-        return results, errors
+    async def _finish_target(self, host: str, images: Sequence[PlanEntry]) -> MirrorError | None:
+        """Close one target. Return the error if it could not be closed or was not replaced.
 
-    async def _closed(self, host: str, arrived: Sequence[Finding], *, incomplete: bool) -> MirrorError | None:
-        lacking = self.lacking(host)
+        images: the images that an incomplete bundle may be published with."""
+        missing = self.missing_images(host)
 
         def run(work: Work) -> MirrorError | None:
-            self._begun.discard(host)  # if it is not reached, `close` closes it
-            if not lacking:
+            self._open_hosts.discard(host)  # in the call: if it does not run, `close` closes the target
+            if not missing:
                 self._targets[host].finish(whole=True, work=work)
                 return None
-            return self._shown(host, lacking, arrived if incomplete else (), work)
+            return self._finish_incomplete(host, missing, images, work)
 
         try:
             return await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
         except MirrorError as error:
             return error
 
-    def _shown(
-        self, host: str, lacking: Mapping[str, MirrorError], arrived: Sequence[Finding], work: Work
+    def _finish_incomplete(
+        self, host: str, missing: Mapping[str, MirrorError], written: Sequence[PlanEntry], work: Work
     ) -> MirrorError | None:
-        """Show what is whole, unless that would replace something. -> why nothing is shown."""
-        store, cause = self._targets[host], next(iter(lacking.values()))
-        names = f"{', '.join(list(lacking)[:_NAMED])}{_more(lacking)}"
-        advice = _advice(host, lacking.values())
-        if _repositories(store, work) is not None:
+        """Publish the images of an incomplete bundle, unless it would replace an existing one.
+
+        Return the error if nothing is published."""
+        store, cause = self._targets[host], next(iter(missing.values()))
+        names = f"{', '.join(list(missing)[:_MOST_NAMES])}{_more_text(missing)}"
+        advice = _advice(host, missing.values())
+        if _list_repositories(store, work) is not None:
             store.finish(whole=False, work=work)
-            if cause.code == "nothing_selected":  # no image failed by it that says so
+            if cause.code == "nothing_selected":  # no image has this error, so it is not repeated for each of them
                 what = f"{host} stays as it is: {cause.what}"
-                return NotReplaced(what, hint=advice, code="bundle_incomplete", retryable=cause.retryable)
+                return NotReplacedError(what, hint=advice, code="bundle_incomplete", retryable=cause.retryable)
             state = "is still incomplete" if store.incomplete else "stays as it is"
-            text = f"{host} {state}: {names} could not be fetched, and only a complete one takes its place ({advice})"
-            _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(lacking), "text": text})
-            what = f"it was fetched and kept, but {host} {state}, since {next(iter(lacking))} could not be fetched"
-            return NotReplaced(what, code="bundle_incomplete", retryable=cause.retryable)
-        images = [self._coming[host][finding] for finding in arrived]
-        late = lacking.keys() - self._known[host]
-        if late or not images:
+            text = f"{host} {state}: {names} could not be fetched, and only a complete bundle replaces it ({advice})"
+            _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(missing), "text": text})
+            first = next(iter(missing))
+            what = f"the image was fetched and kept, but {host} {state}, because {first} could not be fetched"
+            return NotReplacedError(what, code="bundle_incomplete", retryable=cause.retryable)
+        images = [self._expected[host][plan_entry] for plan_entry in written]
+        missed_later = missing.keys() - self._missing_at_begin[host]
+        if missed_later or not images:
             store.finish(whole=False, work=work)
         if not images:
-            return RemoteError(
-                f"{host} was not made: {cause.what}", hint=advice, code="bundle_incomplete", retryable=cause.retryable
-            )
-        if late:
-            store.begin(images, work, missing=lacking.keys())
+            what = f"{host} was not written: {cause.what}"
+            return RemoteError(what, hint=advice, code="bundle_incomplete", retryable=cause.retryable)
+        if missed_later:
+            store.begin(images, work, missing=missing.keys())
         store.finish(whole=True, work=work)
         text = f"{host} is incomplete: according to its own inventory, it lacks {names}"
-        _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(lacking), "text": text})
+        _log.warning("bundle_incomplete", extra={"target": host, "lacking": sorted(missing), "text": text})
         return None
 
     def close(self) -> None:
-        """Close what a stop left open. Does I/O; after the threads have ended."""
-        for host in sorted(self._begun):
+        """Close the targets that are still open after a stop. Does I/O; call it when no thread writes any more."""
+        for host in sorted(self._open_hosts):
             self._targets[host].finish(whole=False, work=Work(Stop()))
 
 
-class NotReplaced(RemoteError):
-    """A target that gathers still holds what it held before."""
-
-
-def name_there(finding: Finding) -> str:
-    """What an image is called in a store that gathers."""
-    return finding.target.place.path + suffix(finding.reading.tag)
+def name_on_target(plan_entry: PlanEntry) -> str:
+    """Return the name of an image in a bundle: `REPOSITORY:TAG` or `REPOSITORY@DIGEST`."""
+    return plan_entry.target.repository.path + reference_suffix(plan_entry.reference.tag)
 
 
 def _advice(host: str, causes: Iterable[MirrorError]) -> str:
-    """What to do, so that a run makes a complete bundle. A run as it was helps only if all causes may pass."""
+    """Return what to do to get a complete bundle. Only if all causes are transient, it is enough to run again."""
     causes = list(causes)
     if causes[0].code == "nothing_selected":
         return f"if that is right, remove {host}, or set `allow-empty: true` for that mirror; then run again"
-    if all(cause.passing for cause in causes):
-        return "what arrived is kept: run again"
-    return "what arrived is kept: push at the source what is missing there, or leave it out of the configuration"
+    if all(cause.is_transient for cause in causes):
+        return "run again: what was fetched is kept"
+    return "push the missing content to the source, or leave it out of the configuration; what was fetched is kept"
 
 
-def _more(names: Sized) -> str:
-    return f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+def _more_text(names: Sized) -> str:
+    """Return the text for names that a message leaves out."""
+    return f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
 
 
-def _unsized(finding: Finding, image: Image) -> MirrorError | None:
-    """Why an image cannot come into a store that has to know all sizes beforehand."""
-    if all(blob.size is not None for blob in image.graph.blobs):
+def _unknown_size_error(plan_entry: PlanEntry, graph: ManifestGraph) -> MirrorError | None:
+    """Return the error if the size of a blob is unknown: a bundle must know all sizes before it is written."""
+    if all(blob.size is not None for blob in graph.blobs):
         return None
     return RemoteError(
-        f"{finding.reading.name} is a schema 1 image, which does not say how large its layers are, as a bundle has to "
-        "know",
+        f"{plan_entry.reference.name} is a schema 1 image: it lacks the sizes of its layers, which a bundle needs",
         hint="set `schema1: convert` for this mirror",
         code="manifest_invalid",
     )
 
 
-def _repositories(store: Target, work: Work) -> list[str | MirrorError] | None:
-    """The repositories of a store; None: there is no store yet."""
+def _list_repositories(store: Target, work: Work) -> list[str | MirrorError] | None:
+    """Return the repositories of a store, or None if the store does not exist yet."""
     try:
         return list(store.repositories("", work))
     except NotFound:

@@ -1,4 +1,4 @@
-"""What the repositories of targets have: the tags that they list, and what the state says of them."""
+"""What target repositories have: the tags that they list, and what the state says about them."""
 
 from __future__ import annotations
 
@@ -6,94 +6,109 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from functools import partial
 
 from mirror.oci.digest import Digest
-from mirror.oci.reference import ListedTag
-from mirror.sync.plan_model import Entry, Memory, Reading, TargetEntry
-from mirror.sync.planner_queries import listed_at_target, recalled_tags, settled_tags
-from mirror.transfer.blob_locations import Place
+from mirror.oci.reference import ListedTag, Repository
+from mirror.sync.plan_model import MirrorEntry, PlanHints, SourceReference, TargetEntry
+from mirror.sync.planner_queries import list_target_tags, read_equal_tags, read_target_tags
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
-from mirror.transfer.shared import Shared
+from mirror.transfer.shared_tasks import SharedTasks
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, field, replace
 
 
-class Present(Struct):
-    """What a target repository has. tags: those listed; None: not listed, each is asked for by name."""
+class TargetTags(Struct):
+    """The tags of a target repository.
+
+    tags: the listed tags; None if they are not listed, so that each tag is requested by name.
+    known_digests: what tags refer to, without a request for them.
+    known_equal: immutable tags that were equal to the source in an earlier run, with their digests.
+    may_have_blobs: whether the repository may have blobs; None if this is not known yet.
+    damaged: tags whose manifest the target cannot return, with the digests that it reports for them.
+    last_equal: the same as `known_equal`, for repairs only."""
 
     tags: Collection[str] | None = None
-    recalled: Mapping[str, Digest] = field(default_factory=dict)
-    settled: Mapping[str, Digest] = field(default_factory=dict)  # immutable tags that were equal in an earlier run
-    may_have: bool | None = None  # None: not known yet
-    broken: dict[str, str | None] = field(default_factory=dict)  # tags that it has and cannot give, with their digests
-    last_equal: Mapping[str, Digest] = field(default_factory=dict)  # as `settled`, for a repair: not believed otherwise
+    known_digests: Mapping[str, Digest] = field(default_factory=dict)
+    known_equal: Mapping[str, Digest] = field(default_factory=dict)
+    may_have_blobs: bool | None = None
+    damaged: dict[str, str | None] = field(default_factory=dict)
+    last_equal: Mapping[str, Digest] = field(default_factory=dict)
 
-    def was(self, tag: str) -> str | None:
-        """The digest that a damaged tag is known to have had: as the target says, or as an earlier run saw it."""
-        return self.broken.get(tag) or self.last_equal.get(tag)
+    def damaged_digest(self, tag: str) -> str | None:
+        """Return the digest that a damaged tag had, as the target reports it or as an earlier run saw it."""
+        return self.damaged.get(tag) or self.last_equal.get(tag)
 
 
-class Presence:
-    """Finds out what target repositories have. believe: what the state says, and the digests that
-    lists of tags name; repair: look up what damaged immutable tags had."""
+class TargetTagReader:
+    """Reads the tags of target repositories.
 
-    def __init__(self, calls: Calls, memory: Memory, *, believe: bool, repair: bool = False) -> None:
+    use_hints: trust the state, and the digests in lists of tags.
+    repair: read which digests damaged immutable tags had."""
+
+    def __init__(self, calls: Calls, hints: PlanHints, *, use_hints: bool, repair: bool = False) -> None:
         self._calls = calls
-        self._looks: Shared[Place, bool] = Shared(calls.tasks)
-        self._memory = memory
-        self._believe = believe
+        self._blob_checks: SharedTasks[Repository, bool] = SharedTasks(calls.tasks)
+        self._hints = hints
+        self._use_hints = use_hints
         self._repair = repair
 
-    async def listing(self, entry: Entry, target: TargetEntry) -> Present | None:
-        """What a target lists; None where that may not be needed."""
-        if entry.rules.is_literal or (target.exclusive and self._believe):
+    async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
+        """List the tags of a target, or return None if the list may not be needed."""
+        if entry.rules.is_literal or (target.exclusive and self._use_hints):
             return None
-        return await self._list(target)
+        return await self._list_tags(target)
 
-    async def find(
-        self, entry: Entry, target: TargetEntry, readings: Sequence[Reading], listing: Awaitable[Present | None]
-    ) -> Present:
-        """What a target has of the readings. listing: what `listing` returns, when it is there."""
-        name = str(target.place)
-        settled: dict[str, Digest] = {}
-        if entry.rules.immutable and (self._believe or self._repair):
-            settled = await self._calls.call(
-                lambda work: settled_tags(self._memory, entry, target, readings), policy=ONCE
+    async def read(
+        self,
+        entry: MirrorEntry,
+        target: TargetEntry,
+        references: Sequence[SourceReference],
+        listing: Awaitable[TargetTags | None],
+    ) -> TargetTags:
+        """Return what is known of `references` on a target. listing: the result of `list_if_needed`."""
+        name = str(target.repository)
+        last_equal: dict[str, Digest] = {}
+        if entry.rules.immutable and (self._use_hints or self._repair):
+            last_equal = await self._calls.call(
+                lambda work: read_equal_tags(self._hints, entry, target, references), policy=ONCE
             )
-        last_equal, settled = settled, settled if self._believe else {}
-        if target.exclusive and self._believe:
-            recalled = await self._calls.call(
-                lambda work: recalled_tags(self._memory, name, [one.tag for one in readings])
+        known_equal = last_equal if self._use_hints else {}
+        if target.exclusive and self._use_hints:
+            known = await self._calls.call(
+                lambda work: read_target_tags(self._hints, name, [reference.tag for reference in references])
             )
-            if recalled:
-                # Who promises that nobody else writes here spares the target every question that state can answer.
-                return Present(recalled=recalled, settled=settled, may_have=True)
+            if known:
+                # No other tool writes there, so every request that the state can answer is omitted.
+                return TargetTags(known_digests=known, known_equal=known_equal, may_have_blobs=True)
         if entry.rules.is_literal:
-            return Present(settled=settled, last_equal=last_equal)
-        present = await listing or await self._list(target)
-        return replace(present, settled=settled, last_equal=last_equal)
+            return TargetTags(known_equal=known_equal, last_equal=last_equal)
+        target_tags = await listing or await self._list_tags(target)
+        return replace(target_tags, known_equal=known_equal, last_equal=last_equal)
 
-    async def may_have(self, target: TargetEntry, present: Present) -> bool:
-        """Whether the repository may hold blobs: it has tags, or a run that wrote there did not end."""
-        return await self._looks.run(target.place, lambda: self._may_have(target, present))
+    async def may_have_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:
+        """Return whether the repository may have blobs: it has tags, or a run that wrote there did not finish."""
+        return await self._blob_checks.run(target.repository, lambda: self._check_for_blobs(target, target_tags))
 
-    async def _may_have(self, target: TargetEntry, present: Present) -> bool:
-        if present.may_have is None:
-            present.may_have = bool((await self._list(target)).may_have)
-        return present.may_have
+    async def _check_for_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:
+        """Return whether the repository may have blobs, and list its tags if this is not known yet."""
+        if target_tags.may_have_blobs is None:
+            target_tags.may_have_blobs = bool((await self._list_tags(target)).may_have_blobs)
+        return target_tags.may_have_blobs
 
-    async def _list(self, target: TargetEntry) -> Present:
-        run = partial(self._tags_of, target)
+    async def _list_tags(self, target: TargetEntry) -> TargetTags:
+        """List the tags of a target in a call."""
+        run = partial(self._read_tags, target)
         return await self._calls.call(run, needs=(host_permit(target.store.host),), policy=ONCE)
 
-    def _tags_of(self, target: TargetEntry, work: Work) -> Present:
-        tags = listed_at_target(target.store, target.place.path, work)
+    def _read_tags(self, target: TargetEntry, work: Work) -> TargetTags:
+        """List the tags of a target on a thread."""
+        tags = list_target_tags(target.store, target.repository.path, work)
         if tags is None:
-            return Present(may_have=True)
-        told = {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
-        # A repository that lost its last run to a kill has blobs and no tag: real registries then answer 404.
-        return Present(
+            return TargetTags(may_have_blobs=True)
+        digests = {str(tag): tag.digest for tag in tags if isinstance(tag, ListedTag)}
+        # After a killed run, a repository may have blobs and no tag. Registries answer 404 for its list of tags.
+        return TargetTags(
             tags=tags,
-            recalled=told if self._believe else {},
-            may_have=bool(tags) or self._memory.unfinished(str(target.place)),
+            known_digests=digests if self._use_hints else {},
+            may_have_blobs=bool(tags) or self._hints.is_unfinished(str(target.repository)),
         )

@@ -1,7 +1,7 @@
-"""Check that every selected image is complete on every target. Believes no tag, no hint and no state.
+"""Checks that every selected image is complete on every target, without trusting tags, hints or the state.
 
-Each finding names the command that repairs it: `sync` copies a tag that is missing or differs, `sync --deep` copies a
-blob or manifest that is missing, `sync --repair` sends again what is damaged."""
+Each problem names the command that fixes it: `sync` copies a tag that is missing or differs, `sync --deep` copies a
+blob or manifest that is missing, `sync --repair` sends damaged content again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from functools import partial
 from mirror.errors import AuthError, Cancelled, MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
 from mirror.store import DAMAGED, Target, Version
-from mirror.sync.image_reader import Reader, resolved
-from mirror.sync.manifest_graph import Manifests, Misdescribed
-from mirror.sync.plan_model import Entry, Finding, TargetEntry, Verdict
-from mirror.transfer.blob_locations import Place
+from mirror.sync.image_reader import ImageReader, read_version
+from mirror.sync.manifest_graph import ManifestCache, WrongDescriptorError
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
+from mirror.transfer.blob_request import BlobSource
 from mirror.transfer.calls import Calls
-from mirror.transfer.downloads import Origin, SourceBody
+from mirror.transfer.downloads import BlobDownload
 from mirror.transfer.permits import DOWNLOADS, host_permit
-from mirror.transfer.shared import Shared
-from mirror.transfer.tasks import Steps, gather_results, task_group
+from mirror.transfer.shared_tasks import SharedTasks
+from mirror.transfer.tasks import Coro, gather_results, task_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 from mirror.util.structs import Struct, field, replace
@@ -33,15 +34,18 @@ REPAIR = "run `mirror sync --repair CONFIG`"
 
 
 class Problem(Struct, frozen=True):
-    """Something that is not as it should be: which image, and why."""
+    """A problem that was found. name: the image on the target, or the mirror or pattern."""
 
     name: str
     error: MirrorError
 
 
-class Account(Struct):
-    """What was verified. bytes: hashed, with --deep. uncompared: images that only a transform makes of their source,
-    and nobody remembers into what."""
+class VerifyResult(Struct):
+    """The result of a verification.
+
+    images, blobs: numbers of checked ones. bytes: that were hashed, with --deep.
+    uncompared: images that were not compared with their source, because they need a transform and the state does not
+    have its result."""
 
     images: int = 0
     blobs: int = 0
@@ -50,171 +54,184 @@ class Account(Struct):
     problems: list[Problem] = field(default_factory=list)
 
 
-class Verify:
-    """Implements planner.Findings: walks each image that a target should have.
+class Verifier:
+    """Checks each image that a target should have. Implements PlanReceiver.
 
-    reader: makes what only a transform can tell, with `deep`."""
+    reader: runs transforms, with `deep`.
+    deep: hash every blob, and compare images that need a transform with their source.
+    result: complete after `run`."""
 
-    def __init__(self, calls: Calls, targets: Mapping[str, Target], reader: Reader, *, deep: bool) -> None:
+    def __init__(self, calls: Calls, targets: Mapping[str, Target], reader: ImageReader, *, deep: bool) -> None:
+        self.result = VerifyResult()
         self._calls = calls
         self._reader = reader
-        self._manifests = Manifests(calls, by_repository=True)
+        self._manifests = ManifestCache(calls, by_repository=True)
         self._targets = targets
         self._deep = deep
-        self._checked: dict[tuple[Place, Digest, int | None], MirrorError | None] = {}
-        self._checks: Shared[tuple[Place, Digest, int | None], None] = Shared(calls.tasks)
-        self._walks: asyncio.TaskGroup
-        self.account = Account()
+        self._checked: dict[tuple[Repository, Digest, int | None], MirrorError | None] = {}
+        self._checks: SharedTasks[tuple[Repository, Digest, int | None], None] = SharedTasks(calls.tasks)
+        self._tasks: asyncio.TaskGroup
 
-    async def run(self, plan: Steps[None]) -> None:
-        """Run the plan, and walk what it finds."""
-        async with task_group() as self._walks:
+    async def run(self, plan: Coro[None]) -> None:
+        """Run the plan, and check the images in it."""
+        async with task_group() as self._tasks:
             await plan
 
-    # ---- planner.Findings
+    # ---- the methods of PlanReceiver
 
-    def found(self, finding: Finding) -> None:
-        self.account.images += 1
-        if finding.error is not None:
-            self._problem(finding.name, finding.error)
-            self._reader.let_go(finding.reading)
+    def add_plan_entry(self, plan_entry: PlanEntry) -> None:
+        """Start the check of one image on one target."""
+        self.result.images += 1
+        if plan_entry.error is not None:
+            self._add_problem(plan_entry.name, plan_entry.error)
+            self._reader.release(plan_entry.reference)
         else:
-            self._walks.create_task(self._walk(finding))
+            self._tasks.create_task(self._check_image(plan_entry))
 
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
-        self._problem(entry.name, error)
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record a mirror that cannot be planned."""
+        self._add_problem(entry.name, error)
 
-    def refused_name(self, entry: Entry, error: MirrorError) -> None:
-        self._problem(entry.name, error)
+    def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
+        """Record an invalid name."""
+        self._add_problem(entry.name, error)
 
-    def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
-        """Nothing is remembered: what is seen is walked."""
+    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+        """Do nothing: a verification does not write to the state."""
 
-    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
-        """The account counts images."""
+    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
+        """Do nothing: the result contains no selection."""
 
-    # ---- walking
+    # ---- checking
 
-    def _problem(self, name: str, error: MirrorError) -> None:
-        self.account.problems.append(Problem(name, error))
+    def _add_problem(self, name: str, error: MirrorError) -> None:
+        """Add a problem to the result."""
+        self.result.problems.append(Problem(name, error))
 
-    async def _walk(self, finding: Finding) -> None:
-        target = finding.target
+    async def _check_image(self, plan_entry: PlanEntry) -> None:
+        """Check that the image of a tag on a target is complete and equal to the source."""
+        target = plan_entry.target
         try:
-            if finding.verdict is Verdict.COPY:
-                if finding.old is None:
-                    finding = replace(finding, old=await self._read_unlisted(finding))
-                await self._differs(finding)
+            if plan_entry.action is Action.COPY:
+                if plan_entry.old_digest is None:
+                    plan_entry = replace(plan_entry, old_digest=await self._read_unlisted(plan_entry))
+                await self._compare_with_source(plan_entry)
             try:
-                graph = await self._manifests.graph(target.store, target.place.path, finding.reading.tag)
+                graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
             except MirrorError as error:
-                raise _with_remedy(error) from error
-            if graph.root.digest != finding.old:
-                what = f"moved while it was looked at: from {finding.old} to {graph.root.digest}"
+                raise _add_remedy(error) from error
+            if graph.root.digest != plan_entry.old_digest:
+                what = f"changed during the verification, from {plan_entry.old_digest} to {graph.root.digest}"
                 raise RemoteError(what, hint="verify again", code="tag_moved")
-            errors = await self._check_all(target, graph.blobs)
+            errors = await self._check_blobs(target, graph.blobs)
             if errors:
                 raise errors[0]
         except MirrorError as error:
-            self._problem(finding.name, error)
+            self._add_problem(plan_entry.name, error)
         finally:
-            self._reader.let_go(finding.reading)
+            self._reader.release(plan_entry.reference)
 
-    async def _read_unlisted(self, finding: Finding) -> Digest:
-        """Read a tag of the target that its list lacks, or that it gave no digest for. -> the digest.
+    async def _read_unlisted(self, plan_entry: PlanEntry) -> Digest:
+        """Read a tag of the target that has no digest in the plan, and return its digest.
 
-        Raises why it cannot be read: it is damaged there, not to be had at the source, or missing."""
-        reading = finding.reading
+        Raises why it cannot be read: it is damaged, it does not exist, or the source cannot provide it either."""
+        reference = plan_entry.reference
+        repository = plan_entry.target.repository.path
         try:
-            # The list of a target may be incomplete, and the plan takes a tag that answers with a server error for
-            # missing, since a sync may cure it.
-            return (await self._manifests.read(finding.target.store, finding.target.place.path, reading.tag)).digest
+            # The list of the target may be incomplete. If a tag is answered with a server error, the plan copies it,
+            # because that may repair the tag.
+            return (await self._manifests.read(plan_entry.target.store, repository, reference.tag)).digest
         except NotFound:
             pass
         except MirrorError as error:
-            raise _with_remedy(error) from error
-        entry, version = reading.entry, reading.version
+            raise _add_remedy(error) from error
+        entry, version = reference.entry, reference.version
         if version is None:
             (version,) = await self._calls.call(
-                lambda work: list(entry.source.resolve(entry.repository, [reading.reference], work)),
+                lambda work: list(entry.source.resolve(entry.repository, [reference.identifier], work)),
                 needs=(host_permit(entry.source.host),),
                 policy=ONCE,
             )
         if isinstance(version, MirrorError):
-            raise version.told(f"is not on the target, and cannot be fetched: {version.what}")
+            raise version.with_text(f"is not on the target, and cannot be fetched: {version.what}")
         raise NotFound("is not on the target", hint=SYNC)
 
-    async def _differs(self, finding: Finding) -> None:
-        """Raises if the target has the tag with another digest than the source."""
-        reading = finding.reading
-        version = reading.version
+    async def _compare_with_source(self, plan_entry: PlanEntry) -> None:
+        """Raise RemoteError if the target has another digest than the source, after a transform if it needs one."""
+        reference = plan_entry.reference
+        version = reference.version
         if not isinstance(version, Version):
-            version = await resolved(self._calls, reading)
-        theirs = version.digest
-        if version.unmade:
+            version = await read_version(self._calls, reference)
+        source_digest = version.digest
+        if version.needs_transform:
             if not self._deep:
-                self.account.uncompared += 1
+                self.result.uncompared += 1
                 return
-            reading.version = version
-            theirs = (await self._reader.image(reading)).graph.root.digest
-        if theirs not in (None, finding.old):
+            reference.version = version
+            source_digest = (await self._reader.read_graph(reference)).root.digest
+        if source_digest not in (None, plan_entry.old_digest):
             raise RemoteError(
-                f"differs: the target has {finding.old}, the source {theirs}",
+                f"differs: the target has {plan_entry.old_digest}, the source has {source_digest}",
                 hint=SYNC,
                 code="tag_moved",
             )
 
-    async def _check_all(self, target: TargetEntry, blobs: Sequence[Descriptor]) -> list[MirrorError]:
-        """What is wrong with the blobs of an image, damage first. Checks each blob of a repository once."""
-        keys = {(target.place, blob.digest, blob.size): blob for blob in blobs}
-        todo = [key for key in keys if key not in self._checked]
-        checks = await gather_results(self._checks.run(key, partial(self._check, target, keys[key])) for key in todo)
-        for key, error in zip(todo, checks, strict=True):
+    async def _check_blobs(self, target: TargetEntry, blobs: Sequence[Descriptor]) -> list[MirrorError]:
+        """Check the blobs of an image, each once in a repository. Return the errors, damaged blobs before missing ones.
+
+        Raises Cancelled."""
+        keys = {(target.repository, blob.digest, blob.size): blob for blob in blobs}
+        unchecked = [key for key in keys if key not in self._checked]
+        results = await gather_results(
+            self._checks.run(key, partial(self._check_blob, target, keys[key])) for key in unchecked
+        )
+        for key, error in zip(unchecked, results, strict=True):
             if isinstance(error, Cancelled):
                 raise error
-            self.account.blobs += key not in self._checked
-            self._checked[key] = _with_remedy(error) if error is not None else None
+            self.result.blobs += key not in self._checked
+            self._checked[key] = _add_remedy(error) if error is not None else None
         errors = [error for key in keys if (error := self._checked[key]) is not None]
         return sorted(errors, key=lambda error: isinstance(error, NotFound))
 
-    async def _check(self, target: TargetEntry, blob: Descriptor) -> None:
-        place = target.place
+    async def _check_blob(self, target: TargetEntry, blob: Descriptor) -> None:
+        """Check that a repository has a blob; with `deep`, that its bytes have the digest. Raises what is wrong."""
+        repository = target.repository
 
-        def look(work: Work) -> None:
-            if not self._targets[place.host].has_blob(place.path, blob, work):
-                raise NotFound(f"blob {blob.digest} is missing in {place}")
+        def ask(work: Work) -> None:
+            if not self._targets[repository.host].has_blob(repository.path, blob, work):
+                raise NotFound(f"blob {blob.digest} is missing in {repository}")
 
-        if self._deep and not target.store.lacks(blob):
-            run = partial(_hash, blob, Origin(target.store, place.path))
-            self.account.bytes += await self._calls.call(run, needs=(host_permit(place.host), DOWNLOADS))
+        if self._deep and not target.store.leaves_out(blob):
+            run = partial(_hash_blob, blob, BlobSource(target.store, repository.path))
+            self.result.bytes += await self._calls.call(run, needs=(host_permit(repository.host), DOWNLOADS))
         else:
-            await self._calls.call(look, needs=(host_permit(place.host),), policy=ONCE)
+            await self._calls.call(ask, needs=(host_permit(repository.host),), policy=ONCE)
 
 
-def _hash(blob: Descriptor, origin: Origin, work: Work) -> int:
-    """Read a blob and prove its digest. -> its size, bytes."""
+def _hash_blob(blob: Descriptor, blob_source: BlobSource, work: Work) -> int:
+    """Read a blob and verify its digest. Return its size in bytes. Raises Refused (digest_mismatch, size_mismatch)."""
     buffer = memoryview(bytearray(BUFFER))
-    count = 0
-    with SourceBody(blob, [origin]).open(0, work) as reader:
-        while got := reader.readinto(buffer):
-            count += got
-    return count
+    size = 0
+    with BlobDownload(blob, [blob_source]).open(0, work) as reader:
+        while count := reader.readinto(buffer):
+            size += count
+    return size
 
 
-def _with_remedy(error: MirrorError) -> MirrorError:
-    """The same error with a hint that says how to repair the target, where it is about what the target holds."""
-    told = error.told(error.what)
-    if isinstance(error, Misdescribed | AuthError | RateLimited) or "`mirror sync" in error.hint:
-        return told
+def _add_remedy(error: MirrorError) -> MirrorError:
+    """Return the error with a hint that names the command to repair the target, if the target's content is wrong."""
+    copy = error.with_text(error.what)
+    if isinstance(error, WrongDescriptorError | AuthError | RateLimited) or "`mirror sync" in error.hint:
+        return copy
     if isinstance(error, NetworkError):
-        # A registry that remembers the size of a file answers so if the file was cut, or is gone.
+        # This is how a registry that caches sizes answers if a file was truncated or deleted.
         if error.code == "truncated":
-            told.hint = f"if that lasts, it is damaged there: {REPAIR}"
-        return told
+            copy.hint = f"if this persists, the target's copy is damaged: {REPAIR}"
+        return copy
     if isinstance(error, NotFound):
-        told.hint = DEEP
+        copy.hint = DEEP
     elif isinstance(error, Refused) and error.code in DAMAGED:
-        told.hint = f"it is damaged there: {REPAIR}"
+        copy.hint = f"the target's copy is damaged: {REPAIR}"
     elif isinstance(error, RemoteError) and error.status is not None and error.status >= 500:
-        told.hint = f"if that lasts, it is damaged there: {REPAIR}"
-    return told
+        copy.hint = f"if this persists, the target's copy is damaged: {REPAIR}"
+    return copy

@@ -1,6 +1,7 @@
-"""Write conflicts: two mirrors must not write one tag of one target repository.
+"""Write conflicts: two mirrors must not write the same tag of the same target repository.
 
-The configuration shows those of mirrors without wildcards, and is refused. With a wildcard, only a catalog shows them.
+Conflicts between mirrors without wildcards are configuration errors. With a wildcard, they can only be found after the
+catalog of the source is read.
 """
 
 from __future__ import annotations
@@ -9,73 +10,78 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from mirror.errors import Refused
+from mirror.oci.reference import Repository
 from mirror.selection.locations import MATCHED
 from mirror.selection.tag_rules import overlap
-from mirror.sync.plan_model import Entry
-from mirror.transfer.blob_locations import Place
+from mirror.sync.plan_model import MirrorEntry
 from mirror.util.structs import replace
 
 
-def may_conflict(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries of which a catalog may show a write conflict: a wildcard and what may write to the same repository.
+def find_possible_conflicts(entries: Sequence[MirrorEntry]) -> list[MirrorEntry]:
+    """Return the entries that may conflict, depending on a catalog: wildcards, and entries that may share a target.
 
-    A wildcard may also conflict with itself, by two of its targets."""
+    Two targets of one wildcard may also conflict with each other."""
     by_host: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, entry in enumerate(entries):
         for target in entry.targets:
-            by_host[target.place.host].append((number, target.place.path))
-    found: set[int] = set()
+            by_host[target.repository.host].append((number, target.repository.path))
+    conflicting: set[int] = set()
     for written in by_host.values():
-        for at, (number, path) in enumerate(written):
+        for position, (number, path) in enumerate(written):
             if not entries[number].wildcard:
                 continue
-            for other_at, (other, other_path) in enumerate(written):
+            for other_position, (other, other_path) in enumerate(written):
                 if (
-                    at != other_at
+                    position != other_position
                     and _may_be_equal(path, other_path)
                     and overlap(entries[number].rules, entries[other].rules)
                 ):
-                    found |= {number, other}
-    return [entries[number] for number in sorted(found)]
+                    conflicting |= {number, other}
+    return [entries[number] for number in sorted(conflicting)]
 
 
 def _may_be_equal(template: str, path: str) -> bool:
-    """Whether a template can become `path`, or what `path`, if it is a template itself, can become."""
+    """Return whether `template` can expand to `path` or, if `path` is a template too, to the same repository."""
     before, _, after = template.partition(MATCHED)
     other_before, matched, other_after = path.partition(MATCHED)
     if not matched:
         return len(path) > len(before) + len(after) and path.startswith(before) and path.endswith(after)
-    begin = before.startswith(other_before) or other_before.startswith(before)
-    return begin and (after.endswith(other_after) or other_after.endswith(after))
+    prefixes_agree = before.startswith(other_before) or other_before.startswith(before)
+    return prefixes_agree and (after.endswith(other_after) or other_after.endswith(after))
 
 
-class Claims:
-    """What each repository of some entries writes. entries: without wildcards, in the order of the configuration."""
+class WriteConflicts:
+    """The entries that write to each target repository.
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self._writers: defaultdict[Place, list[Entry]] = defaultdict(list)
+    entries: without wildcards, in the order of the configuration."""
+
+    def __init__(self, entries: Iterable[MirrorEntry] = ()) -> None:
+        self._writers: defaultdict[Repository, list[MirrorEntry]] = defaultdict(list)
         for entry in entries:
             for target in entry.targets:
-                self._writers[target.place].append(entry)
+                self._writers[target.repository].append(entry)
 
-    def without_conflicts(self, entry: Entry) -> tuple[Entry, list[tuple[Entry, Refused]]]:
-        """Without the targets where another entry may write the same tags -> these, each with the reason."""
-        errors = [(target, self._conflict(entry, target.place)) for target in entry.targets]
+    def remove_conflicts(self, entry: MirrorEntry) -> tuple[MirrorEntry, list[tuple[MirrorEntry, Refused]]]:
+        """Remove the targets of `entry` to which another entry may write the same tags.
+
+        Return the rest of the entry, and one entry with its error for each target that was removed."""
+        errors = [(target, self._find_conflict(entry, target.repository)) for target in entry.targets]
         conflicts = [(replace(entry, targets=(target,)), error) for target, error in errors if error is not None]
         if not conflicts:
             return entry, []
         return replace(entry, targets=tuple(target for target, error in errors if error is None)), conflicts
 
-    def _conflict(self, entry: Entry, place: Place) -> Refused | None:
-        writers = self._writers.get(place, ())
-        others = [one for one in writers if one is not entry]
+    def _find_conflict(self, entry: MirrorEntry, repository: Repository) -> Refused | None:
+        """Return the error if another entry may write the same tags of `repository`."""
+        writers = self._writers.get(repository, ())
+        others = [writer for writer in writers if writer is not entry]
         if len(writers) - len(others) > 1:
-            others.append(entry)  # by two of its own targets
-        other = next((one for one in others if overlap(entry.rules, one.rules)), None)
+            others.append(entry)  # two of its own targets
+        other = next((writer for writer in others if overlap(entry.rules, writer.rules)), None)
         if other is None:
             return None
         return Refused(
-            f"{entry.name} and {other.name} would write the same tags of {place}; nothing is written there for either",
+            f"{entry.name} and {other.name} would write the same tags of {repository}; nothing is written there",
             hint="give one of them another target, or other tags",
             code="target_conflict",
         )

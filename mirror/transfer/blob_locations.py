@@ -1,4 +1,4 @@
-"""Where blobs are, and which way they go: what a run knows of its targets, and whether the spool is needed."""
+"""Where blobs are on the targets: what this run knows, and what earlier runs suggest."""
 
 from __future__ import annotations
 
@@ -9,234 +9,202 @@ from typing import Protocol
 from mirror.errors import Refused
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
 from mirror.store import Mount
 from mirror.util.structs import Struct
 
-MOST_CANDIDATES = 2  # repositories that one blob is tried to be mounted from
-# A host that opened sessions instead of mounting what it has, this often and never once mounted, does not mount.
-REFUSALS = 4
+MAX_CANDIDATES = 2  # repositories that are tried for the mount of one blob
+# Mounts are no longer tried on a host after this many failures and no success.
+MAX_FAILED_MOUNTS = 4
 
 
-class Place(Struct, frozen=True, order=True):
-    """A repository of a target host."""
+class LocationHints(Protocol):
+    """What earlier runs learned about blobs. Every hint may be wrong."""
 
-    host: str
-    path: str
+    def was_held(self, repository: str, digest: Digest) -> bool:
+        """Return whether the repository had the blob."""
+        ...
 
-    def __str__(self) -> str:
-        return place_name(self.host, self.path)
+    def holders(self, host: str, digest: Digest) -> list[str]:
+        """Return paths of repositories on `host` that had the blob."""
+        ...
 
-
-def place_name(host: str, path: str) -> str:
-    """A repository as references name it: `host/path`, or after a colon in what is on disk (`oci:DIR:path`).
-
-    What is on disk has a repository without a name, too, which needs no colon."""
-    if not path:
-        return host
-    return f"{host}:{path}" if "/" in host or host == "-" else f"{host}/{path}"
+    def forget(self, repository: str) -> None:
+        """Delete the hints about a repository."""
+        ...
 
 
-class Hints(Protocol):
-    """What earlier runs learned; may be wrong in every point."""
+class BlobHint(Struct, frozen=True):
+    """What earlier runs learned about one blob and one repository.
 
-    def held(self, repository: str, digest: Digest) -> bool: ...
-    def holders(self, host: str, digest: Digest) -> list[str]: ...
-    def forget(self, repository: str) -> None: ...
-
-
-class Hint(Struct, frozen=True):
-    """What the state says of a blob: whether the repository held it; other repositories of the host that did."""
+    was_held: the repository had the blob. holders: paths of repositories on its host that had it."""
 
     digest: Digest
-    held: bool
+    was_held: bool
     holders: list[str]
 
 
-class Inventory:
-    """What the targets hold, as far as this run has asked or done it itself. Hints prove nothing: they only suggest
-    where to ask first, and from where to mount.
+class BlobLocations:
+    """The repositories of the targets that have a blob, as far as this run has verified it.
 
-    mountable: for each host the repositories that the configuration names there, as a source or as a target; wildcards:
-    what stands before and after the `*` of those that it names by a pattern. No others are mounted from: not everybody
-    who may read the target may be allowed to read them. `allow` adds repositories that a wildcard was found to match.
-    Used on the event loop, but for `read_hints`, which does I/O, and `mounts_work`."""
+    Hints of earlier runs only decide which lookups and mounts are tried first. Used on the event loop, except
+    `read_hints` and `is_mount_worthwhile`."""
 
     def __init__(
         self,
-        hints: Hints,
+        hints: LocationHints,
         mountable: Mapping[str, Collection[str]],
         wildcards: Mapping[str, Collection[tuple[str, str]]] | None = None,
     ) -> None:
+        """mountable: the paths that the configuration names as a source or target, by host.
+        wildcards: the text before and after the `*` of the patterns that it names, by host.
+
+        Blobs are mounted from no other repositories: not everybody who can read the target may read those."""
         self._hints = hints
         self._wildcards = wildcards or {}
         self._mountable = defaultdict(set, {host: set(paths) for host, paths in mountable.items()})
-        self._held: defaultdict[Place, set[Digest]] = defaultdict(set)
-        self._manifests: defaultdict[Place, set[Digest]] = defaultdict(set)  # apart: a digest can be both
-        self._holders: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)
-        self._suggested: defaultdict[tuple[str, Digest], dict[str, None]] = defaultdict(dict)
-        self._expected: defaultdict[Place, set[Digest]] = defaultdict(set)
-        self._distrusted: set[Place] = set()
+        self._blobs: defaultdict[Repository, set[Digest]] = defaultdict(set)
+        self._manifests: defaultdict[Repository, set[Digest]] = defaultdict(set)  # a digest can be both
+        self._holders: defaultdict[tuple[str, Digest], list[str]] = defaultdict(list)  # paths, last added first
+        self._suggested: defaultdict[tuple[str, Digest], dict[str, None]] = defaultdict(dict)  # paths
+        self._expected: defaultdict[Repository, set[Digest]] = defaultdict(set)
+        self._distrusted: set[Repository] = set()
         self._sizes: dict[Digest, int] = {}
-        self._refused: set[tuple[Place, str]] = set()
-        self._failed: set[tuple[Place, str]] = set()
-        self._mounts: defaultdict[str, int] = defaultdict(int)
-        self._missed: defaultdict[str, int] = defaultdict(int)
+        self._refused_pairs: set[tuple[Repository, str]] = set()  # target, path that it refuses to mount from
+        self._failed_pairs: set[tuple[Repository, str]] = set()  # target, path for which all retries failed
+        self._mounted: defaultdict[str, int] = defaultdict(int)  # number by host
+        self._failed_mounts: defaultdict[str, int] = defaultdict(int)  # number by host
 
-    def allow(self, places: Iterable[Place]) -> None:
-        """These may be mounted from as well."""
-        for place in places:
-            self._mountable[place.host].add(place.path)
+    def allow_mounts_from(self, repositories: Iterable[Repository]) -> None:
+        """Allow mounts from repositories that a pattern of the configuration was found to match."""
+        for repository in repositories:
+            self._mountable[repository.host].add(repository.path)
 
-    def proven(self, blob: Descriptor) -> None:
-        """Note the size of a blob whose bytes, or whose size on a target, were seen in this run. Raises Refused
-        (size_mismatch) if it was another one before: a digest has one size, so a descriptor lies."""
-        if blob.size is None:
-            return
-        size = self._sizes.setdefault(blob.digest, blob.size)
-        if size != blob.size:
+    def check_size(self, blob: Descriptor) -> None:
+        """Raise Refused (size_mismatch) if the blob is known to have another size than its descriptor says."""
+        size = self._sizes.get(blob.digest)
+        if size is not None and blob.size is not None and size != blob.size:
             raise Refused(f"{blob.digest} is {size} bytes long, its descriptor says {blob.size}", code="size_mismatch")
 
-    def fits(self, blob: Descriptor) -> bool:
-        """Whether the size of a blob is known in this run. Raises Refused (size_mismatch): its descriptor lies."""
-        size = self._sizes.get(blob.digest)
-        if size is not None:
-            self.proven(blob)
-        return size is not None or blob.size is None
+    def add_size(self, blob: Descriptor) -> None:
+        """Note the size of a blob, which its bytes or a target confirmed. Raises as `check_size`."""
+        self.check_size(blob)
+        if blob.size is not None:
+            self._sizes[blob.digest] = blob.size
 
-    def add(self, place: Place, digest: Digest) -> None:
-        """It was proven to be there, in this run."""
-        if digest not in self._held[place]:
-            self._held[place].add(digest)
-            self._holders[place.host, digest].insert(0, place.path)
+    def add(self, repository: Repository, digest: Digest) -> None:
+        """Note that the repository has the blob, as verified in this run."""
+        if digest not in self._blobs[repository]:
+            self._blobs[repository].add(digest)
+            self._holders[repository.host, digest].insert(0, repository.path)
 
-    def knows(self, place: Place, digest: Digest) -> bool:
-        """Whether it was proven to be there, in this run."""
-        return digest in self._held[place]
+    def has_blob(self, repository: Repository, digest: Digest) -> bool:
+        """Return whether this run has verified that the repository has the blob."""
+        return digest in self._blobs[repository]
 
-    def add_manifest(self, place: Place, digest: Digest) -> None:
-        """This run has put it there."""
-        self._manifests[place].add(digest)
+    def add_manifest(self, repository: Repository, digest: Digest) -> None:
+        """Note that this run wrote the manifest to the repository."""
+        self._manifests[repository].add(digest)
 
-    def has_manifest(self, place: Place, digest: Digest) -> bool:
-        """Whether this run has put it there."""
-        return digest in self._manifests[place]
+    def has_manifest(self, repository: Repository, digest: Digest) -> bool:
+        """Return whether this run wrote the manifest to the repository."""
+        return digest in self._manifests[repository]
 
-    def expects(self, place: Place, digest: Digest) -> bool:
-        """Whether the hints say that it is there. It proves nothing: ask before anything else is tried."""
-        return digest in self._expected[place]
+    def is_expected(self, repository: Repository, digest: Digest) -> bool:
+        """Return whether the repository had the blob in an earlier run, so that a lookup should be tried first."""
+        return digest in self._expected[repository]
 
-    def read_hints(self, place: Place, digests: Iterable[Digest]) -> list[Hint]:
-        """Read what the state says of these blobs, for `note_hints`. Does I/O; any thread."""
+    def read_hints(self, repository: Repository, digests: Iterable[Digest]) -> list[BlobHint]:
+        """Read the hints about blobs, for `note_hints`. Does I/O; any thread."""
         return [
-            Hint(digest, self._hints.held(str(place), digest), self._hints.holders(place.host, digest))
+            BlobHint(
+                digest, self._hints.was_held(str(repository), digest), self._hints.holders(repository.host, digest)
+            )
             for digest in digests
         ]
 
-    def note_hints(self, place: Place, hints: Iterable[Hint]) -> None:
-        """Expect blobs where the state says that they are."""
+    def note_hints(self, repository: Repository, hints: Iterable[BlobHint]) -> None:
+        """Note hints about blobs, for `is_expected` and `mount_candidates`."""
         for hint in hints:
-            if hint.held:
-                self._expected[place].add(hint.digest)
+            if hint.was_held:
+                self._expected[repository].add(hint.digest)
             if hint.holders:
-                self._suggested[place.host, hint.digest].update(dict.fromkeys(hint.holders))
+                self._suggested[repository.host, hint.digest].update(dict.fromkeys(hint.holders))
 
-    def suggest(self, place: Place, digests: Iterable[Digest]) -> None:
-        """A manifest of that repository names these blobs, so they may be mounted from there."""
+    def suggest(self, repository: Repository, digests: Iterable[Digest]) -> None:
+        """Suggest mounts of these blobs from a repository with a manifest that refers to them."""
         for digest in digests:
-            self._suggested[place.host, digest][place.path] = None
+            self._suggested[repository.host, digest][repository.path] = None
 
-    def distrust(self, place: Place) -> None:
-        """The target lacks what was believed to be there: forget all about that repository, in the state, too."""
-        self._distrusted.add(place)
-        self._held.pop(place, None)
-        self._manifests.pop(place, None)
-        self._expected.pop(place, None)
+    def distrust(self, repository: Repository) -> None:
+        """Forget everything about a repository, also the hints: it lacks an object that it was known to have."""
+        self._distrusted.add(repository)
+        self._blobs.pop(repository, None)
+        self._manifests.pop(repository, None)
+        self._expected.pop(repository, None)
         for holders in self._holders.values():
-            if place.path in holders:
-                holders.remove(place.path)
-        self._hints.forget(str(place))
+            if repository.path in holders:
+                holders.remove(repository.path)
+        self._hints.forget(str(repository))
 
-    def distrusts(self, place: Place) -> bool:
-        """Whether something that was believed of it turned out to be wrong, in this run."""
-        return place in self._distrusted
+    def is_distrusted(self, repository: Repository) -> bool:
+        """Return whether the repository lacked an object that it was known to have, in this run."""
+        return repository in self._distrusted
 
-    def candidates(self, place: Place, digest: Digest, also: Iterable[str] = ()) -> list[str]:
-        """Repositories of the host to mount from: those where this run proved it, then `also`, then suggestions."""
-        sure = self._holders.get((place.host, digest), ())
+    def mount_candidates(self, repository: Repository, digest: Digest, also: Iterable[str] = ()) -> list[str]:
+        """Return the paths of the repositories that the blob should be mounted from, the best one first.
+
+        First those where this run verified the blob, then `also`, then those that were suggested."""
+        verified = self._holders.get((repository.host, digest), ())
         suggested = [
             path
-            for path in self._suggested.get((place.host, digest), ())
-            if Place(place.host, path) not in self._distrusted
+            for path in self._suggested.get((repository.host, digest), ())
+            if Repository(repository.host, path) not in self._distrusted
         ]
         return [
             path
-            for path in dict.fromkeys([*sure, *also, *suggested])
-            if path != place.path and (place, path) not in self._refused and self._may_mount_from(place.host, path)
-        ][:MOST_CANDIDATES]
+            for path in dict.fromkeys([*verified, *also, *suggested])
+            if path != repository.path
+            and (repository, path) not in self._refused_pairs
+            and self._allows_mounts_from(repository.host, path)
+        ][:MAX_CANDIDATES]
 
-    def _may_mount_from(self, host: str, path: str) -> bool:
-        """Whether the configuration names it."""
+    def _allows_mounts_from(self, host: str, path: str) -> bool:
+        """Return whether the configuration names the repository, or has a pattern that matches it."""
         return path in self._mountable[host] or any(
             path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)
             for before, after in self._wildcards.get(host, ())
         )
 
-    def holder(self, place: Place, digest: Digest) -> str | None:
-        """Another repository of that host that is sure to hold it."""
-        return next((path for path in self._holders[place.host, digest] if path != place.path), None)
+    def find_holder(self, repository: Repository, digest: Digest) -> str | None:
+        """Return the path of another repository of the host where this run verified the blob."""
+        return next((path for path in self._holders[repository.host, digest] if path != repository.path), None)
 
-    def siblings(self, place: Place) -> list[Place]:
-        """The other repositories of that host that may be mounted from."""
-        paths = self._mountable[place.host] - {place.path}
-        return [Place(place.host, path) for path in sorted(paths)]
+    def sibling_repositories(self, repository: Repository) -> list[Repository]:
+        """Return the other repositories of the host that blobs may be mounted from."""
+        paths = self._mountable[repository.host] - {repository.path}
+        return [Repository(repository.host, path) for path in sorted(paths)]
 
-    def note_mount(self, place: Place, from_path: str, digest: Digest, outcome: Mount | None) -> None:
-        """How a mount ended; None: with an error, after all retries. Only a refusal concerns other blobs, too."""
-        pair = (place, from_path)
+    def note_mount(self, repository: Repository, from_path: str, digest: Digest, outcome: Mount | None) -> None:
+        """Note how a mount ended. outcome: None if it failed after all retries.
+
+        Only REFUSED prevents mounts of other blobs between the two repositories."""
+        pair = (repository, from_path)
         if outcome is Mount.MOUNTED:
-            self._mounts[place.host] += 1
-            self._failed.discard(pair)
+            self._mounted[repository.host] += 1
+            self._failed_pairs.discard(pair)
             return
         if outcome is Mount.REFUSED:
-            self._refused.add(pair)
+            self._refused_pairs.add(pair)
         if outcome is None:
-            self._failed.add(pair)
-        if outcome is None or from_path in self._holders[place.host, digest]:
-            self._missed[place.host] += 1
+            self._failed_pairs.add(pair)
+        if outcome is None or from_path in self._holders[repository.host, digest]:
+            self._failed_mounts[repository.host] += 1
 
-    def mount_failed(self, place: Place, from_path: str) -> bool:
-        """Whether the last mount between the two ended with an error, after all retries."""
-        return (place, from_path) in self._failed
+    def has_failed_mount(self, repository: Repository, from_path: str) -> bool:
+        """Return whether the last mount between the two repositories failed after all retries."""
+        return (repository, from_path) in self._failed_pairs
 
-    def mounts_work(self, host: str) -> bool:
-        """Whether it is worth while to wait for a sibling's upload in order to mount it. Any thread."""
-        return self._mounts.get(host, 0) > 0 or self._missed.get(host, 0) < REFUSALS
-
-
-class Routes:
-    """Which blobs go through the spool. Decided from the configuration, before anything is read."""
-
-    def __init__(
-        self, pairs: Iterable[tuple[str, str]], *, mounting: Mapping[str, bool], parallel: Mapping[str, int]
-    ) -> None:
-        """pairs: (source host, target host) of every mirror; mounting: hosts that may be mounted at;
-        parallel: requests in flight for each host."""
-        self._targets: defaultdict[str, set[str]] = defaultdict(set)
-        for source, target in pairs:
-            self._targets[source].add(target)
-        self._mounting = mounting
-        self._parallel = parallel
-
-    def mounting(self, host: str) -> bool:
-        """Whether the configuration allows mounts there."""
-        return self._mounting.get(host, True)
-
-    def through_spool(self, source: str, target: str, *, mounts_work: bool) -> bool:
-        """A stream straight through serves one upload; the bytes are read once from the source all the same."""
-        if len(self._targets[source]) > 1 or not self.mounting(target) or not mounts_work:
-            return True
-        return not self.may_stream(source, target)
-
-    def may_stream(self, source: str, target: str) -> bool:
-        """Whether a stream straight through can get its slots, which it takes at both hosts together."""
-        return source != target or self._parallel.get(target, 8) >= 2
+    def is_mount_worthwhile(self, host: str) -> bool:
+        """Return whether mounts are likely to succeed on `host`. Any thread."""
+        return self._mounted.get(host, 0) > 0 or self._failed_mounts.get(host, 0) < MAX_FAILED_MOUNTS

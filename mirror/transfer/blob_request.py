@@ -1,4 +1,4 @@
-"""What is ordered of the deliveries, and what came of it."""
+"""A request to copy one blob to one repository, and the result of the copy."""
 
 from __future__ import annotations
 
@@ -6,82 +6,76 @@ import time
 from enum import Enum
 
 from mirror.oci.descriptor import Descriptor
-from mirror.store import Target
-from mirror.transfer.blob_locations import Place
-from mirror.transfer.downloads import Origin
-from mirror.transfer.uploads import Sending
+from mirror.oci.reference import Repository
+from mirror.store import Source, Target
 from mirror.util.structs import Struct, field
 
 
-class Outcome(Enum):
-    """How a blob came to be where it is wanted."""
+class BlobSource(Struct, frozen=True):
+    """A repository that a blob can be read from."""
+
+    store: Source
+    repository: str
+
+    def __str__(self) -> str:
+        return str(Repository(self.store.host, self.repository))
+
+
+class BlobOutcome(Enum):
+    """How a copy made a blob available in a repository."""
 
     COPIED = "copied"
     MOUNTED = "mounted"
     EXISTS = "exists"
 
 
-class Order(Struct, frozen=True):
-    """A blob that is wanted in a repository of a target, and where it may be read from.
+class BlobRequest(Struct, frozen=True):
+    """A request to copy a blob or manifest to a repository of a target.
 
-    may_have: the repository may hold it already, so that asking is worth a request; certain: ask before all else;
-    is_root: it is the manifest that the image's tag names."""
+    source: where to read it first.
+    image: the image that requested it first, for the log.
+    may_have: the repository may have the blob already, so a lookup is worth a request.
+    lookup_first: look it up before anything else is tried.
+    is_root: it is the root manifest of the image."""
 
     blob: Descriptor
     target: Target
-    place: Place
-    origin: Origin
-    image: str  # for the log: the image that asked first
+    repository: Repository
+    source: BlobSource
+    image: str
     may_have: bool
-    certain: bool = False
+    lookup_first: bool = False
     is_root: bool = False
 
 
-class Delivered(Struct, eq=False):
-    """What it took. from_: the repository it was mounted from; bytes of all attempts; seconds of wall time; sized:
-    the target, or the bytes, have shown the size that the descriptor gives."""
+class BlobResult(Struct, eq=False):
+    """The cost and the outcome of a copy. The counters increase while the copy runs.
 
-    outcome: Outcome
-    from_: str | None = None
+    outcome: None if the copy failed.
+    mounted_from: the path of the repository that the blob was mounted from.
+    bytes_read, bytes_sent, attempts: of all attempts, failed ones too. seconds: wall time.
+    size_verified: the bytes or the target confirmed the size in the descriptor.
+    counted: an image has counted the result already (`take_outcome`)."""
+
+    outcome: BlobOutcome | None = None
+    mounted_from: str | None = None
     bytes_read: int = 0
     bytes_sent: int = 0
     attempts: int = 0
     seconds: float = 0.0
-    sized: bool = True
-    claimed: bool = False
-
-    def claim(self) -> Outcome | None:
-        """The outcome, for the first who asks; None for those who only joined."""
-        first, self.claimed = not self.claimed, True
-        return self.outcome if first else None
-
-
-class Cost(Struct, frozen=True):
-    """What a delivery took that failed: as in Delivered."""
-
-    bytes_read: int = 0
-    bytes_sent: int = 0
-    attempts: int = 1
-    seconds: float = 0.0
-
-
-class Effort(Struct):
-    """The counters of one delivery; written by its calls, read when it ends. asked: whether the target was asked for
-    the blob and said that it does not have it. unread: why its bytes could not be fetched, if that was the trouble;
-    joined: they were read for another delivery, and not from where this one would read them."""
-
+    size_verified: bool = True
+    counted: bool = False
     started: float = field(default_factory=time.monotonic)
-    read: int = 0
-    attempts: int = 0
-    asked: bool = False
-    sent: int = 0
-    unread: BaseException | None = None
-    joined: bool = False
-    sending: Sending | None = None
 
-    def result(self, outcome: Outcome, from_: str | None = None, *, sized: bool = True) -> Delivered:
-        seconds = time.monotonic() - self.started
-        return Delivered(outcome, from_, self.read, self.sent, max(1, self.attempts), seconds, sized)
+    def end(
+        self, outcome: BlobOutcome | None = None, mounted_from: str | None = None, *, size_verified: bool = True
+    ) -> BlobResult:
+        """Set the outcome and the duration, and return the result."""
+        self.outcome, self.mounted_from, self.size_verified = outcome, mounted_from, size_verified
+        self.seconds = time.monotonic() - self.started
+        return self
 
-    def cost(self) -> Cost:
-        return Cost(self.read, self.sent, max(1, self.attempts), time.monotonic() - self.started)
+    def take_outcome(self) -> BlobOutcome | None:
+        """Return the outcome to the first caller, and None to later ones, so that only one image counts the copy."""
+        counted, self.counted = self.counted, True
+        return None if counted else self.outcome

@@ -1,4 +1,4 @@
-"""Where the blobs that are wanted at the moment may be read from: the sources of all who want them."""
+"""The sources that a blob can be read from: those of all requests for it that are in progress."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from mirror.oci.digest import Digest
-from mirror.transfer.blob_request import Order
-from mirror.transfer.downloads import Origin
+from mirror.transfer.blob_request import BlobRequest, BlobSource
 
-MOST_OTHERS = 8  # repositories that are tried besides the order's own
+MAX_OTHERS = 8  # sources of other requests that are tried for one request
 
 
-class Origins:
-    """A digest is the same bytes everywhere, so what one source lacks may come from another one's."""
+class BlobSources:
+    """The sources of the requests in progress.
+
+    A digest means the same bytes everywhere, so a blob that one source lacks can be read from another one."""
 
     def __init__(self) -> None:
-        self._wanted: dict[Digest, Counter[Origin]] = {}  # origin -> orders that are in progress
+        self._sources: dict[Digest, Counter[BlobSource]] = {}  # number of requests in progress by source
 
     @contextmanager
-    def wanted(self, order: Order) -> Iterator[None]:
-        """While this order is in progress, also if it joins another one, others may read the blob from its origin."""
-        digest = order.blob.digest
-        self._wanted.setdefault(digest, Counter())[order.origin] += 1
+    def register(self, request: BlobRequest) -> Iterator[None]:
+        """Let other requests read the blob from this request's source inside the block."""
+        digest = request.blob.digest
+        self._sources.setdefault(digest, Counter())[request.source] += 1
         try:
             yield
         finally:
-            origins = self._wanted[digest]
-            origins[order.origin] -= 1
-            if not any(origins.values()):
-                del self._wanted[digest]
+            sources = self._sources[digest]
+            sources[request.source] -= 1
+            if not any(sources.values()):
+                del self._sources[digest]
 
-    def untried(self, order: Order, tried: Collection[Origin]) -> list[Origin]:
-        """The next origins to read it from, all of one host; the order's own first. Empty: all were tried."""
-        others = [origin for origin in self._wanted.get(order.blob.digest, ()) if origin != order.origin]
-        left = [origin for origin in (order.origin, *others[:MOST_OTHERS]) if origin not in tried]
-        return [origin for origin in left if origin.source.host == left[0].source.host]
+    def next_untried(self, request: BlobRequest, tried: Collection[BlobSource]) -> list[BlobSource]:
+        """Return the next sources to try, all on one host; none if all were tried.
+
+        The request's own source comes first."""
+        others = [source for source in self._sources.get(request.blob.digest, ()) if source != request.source]
+        left = [source for source in (request.source, *others[:MAX_OTHERS]) if source not in tried]
+        return [source for source in left if source.store.host == left[0].store.host]

@@ -1,8 +1,8 @@
-"""Blocking calls on threads, for coroutines: with permits, retries, and an end that no thread can put off.
+"""Runs blocking calls on threads for coroutines, with permits and retries.
 
-A stop is an error of ours (Cancelled), raised where a coroutine waits for a permit, for time, or for a call. It ends
-each of these waits at once; `close` waits for threads that have not ended by then. The cancellation of a task only
-means that nobody needs its result any more: its call is stopped, and the task waits for its thread.
+After a stop, every wait of a coroutine (for a permit, for time, for a call) raises Cancelled at once. Threads that have
+not ended by then are left to `close`. If a task is cancelled, no caller needs its result: its call is stopped, and the
+task waits for the end of the thread.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from typing import Generic, TypeVar, cast
 
 from mirror.errors import Cancelled, LocalError, MirrorError
 from mirror.limits import Limits
-from mirror.transfer.permits import DOWNLOADS, HOST, LARGE, LOCAL, UPLOADS, Impossible, Permits, fail
-from mirror.transfer.tasks import Tasks, run_caught
+from mirror.transfer.permits import DOWNLOADS, HOST, LARGE, LOCAL, UPLOADS, Permits, TooFewPermits, fail_future
+from mirror.transfer.tasks import Tasks, call_and_catch
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 
 T = TypeVar("T")
 
-ABANDONED = "nobody waits for it any more"
-PATIENCE = 60.0  # seconds that `close` waits for threads
-MOST_THREADS = 256
-LOCAL_CALLS = 4  # at a time, of those that need no host
-LARGE_MANIFESTS = 2  # in memory at once, beside those that are kept
-USUAL = Policy()
+RESULT_NOT_NEEDED = "its result is no longer needed"
+CLOSE_TIMEOUT = 60.0  # seconds that `close` waits for threads
+MAX_THREADS = 256
+LOCAL_CALLS = 4  # calls without a host that run at a time
+LARGE_MANIFESTS = 2  # in memory at a time, besides cached ones
+DEFAULT_POLICY = Policy()
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """An event loop. Its selector needs no file descriptor."""
+    """Return a new event loop, with a selector that needs no file descriptor."""
     return asyncio.SelectorEventLoop(selectors.PollSelector())
 
 
 class Calls:
-    """Runs blocking calls on a bounded pool of threads. Its coroutines belong to one loop.
+    """Runs blocking calls on a bounded pool of threads. Its coroutines run on one event loop.
 
-    The clock is the loop's; that of the limits has to be the same."""
+    Times are seconds of the loop's clock, which must be the clock of the limits."""
 
     def __init__(
         self,
@@ -52,28 +52,30 @@ class Calls:
         *,
         downloads: int = 6,
         uploads: int = 8,
-        policy: Policy = USUAL,
+        policy: Policy = DEFAULT_POLICY,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """stop: after it nothing starts, what waits ends, and calls are stopped. draw: see Policy."""
+        """stop: ends all waits and stops all calls; no call starts after it.
+        downloads, uploads: the number of permits for each. policy: for calls without one of their own.
+        draw: see `Policy.wait_before_next`."""
         self._loop = loop
         self._limits = limits
         self._policy = policy
         self._draw = draw
-        self._fixed = {DOWNLOADS: downloads, UPLOADS: uploads, LARGE: LARGE_MANIFESTS, LOCAL: LOCAL_CALLS}
+        self._capacities = {DOWNLOADS: downloads, UPLOADS: uploads, LARGE: LARGE_MANIFESTS, LOCAL: LOCAL_CALLS}
         self.tasks = Tasks(loop)
-        self.permits = Permits(loop, self._capacity, self._ready_at)
-        self._waits: set[asyncio.Future[None]] = set()  # for calls and for time
-        self._threads: set[Future[None]] = set()  # of calls that have not ended
-        self._hung = False  # threads were left behind
-        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="mirror")
+        self.permits = Permits(loop, self._capacity, self._hold_until)
+        self._waiters: set[asyncio.Future[None]] = set()  # for calls and for time
+        self._threads: set[Future[None]] = set()  # calls that have not ended
+        self._has_hung_threads = False
+        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="mirror")
         self._stop = Stop(stop)
         self._exit = ExitStack()
         self._exit.callback(self._stop.close)
-        self._exit.enter_context(self._stop.calls(partial(self.post, self._end_waits)))
+        self._exit.enter_context(self._stop.callback_on_stop(partial(self.post, self._fail_waiters)))
 
     def post(self, callback: Callable[[], object]) -> None:
-        """Make the loop call `callback`, unless it is closed by then. Any thread."""
+        """Let the event loop call `callback`, unless the loop is closed. Any thread."""
         try:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
@@ -81,30 +83,30 @@ class Calls:
                 raise
 
     def now(self) -> float:
-        """The time of the loop's clock, in seconds."""
+        """Return the time of the loop's clock, in seconds."""
         return self._loop.time()
 
     async def call(self, run: Callable[[Work], T], *, needs: Sequence[str] = (), policy: Policy | None = None) -> T:
-        """What `run` returns on a thread, with all of `needs`; the first names the lane (see permits).
+        """Call `run` on a thread, with the permits `needs`, and return its result. For the order see `Permits.acquire`.
 
-        If it raises a retryable error, it is called again by `policy`; meanwhile it has no permit and no thread. Raises
-        what it raises, Cancelled after a stop, and Impossible: `needs` can never be had."""
+        After a retryable error `run` is called again according to `policy`. No permit and no thread is held during the
+        wait. Raises the errors of `run`, Cancelled after a stop, and TooFewPermits if `needs` exceeds the capacity."""
         needs, policy = needs or (LOCAL,), policy or self._policy
         attempts, waited = 0, 0.0
         while True:
             attempts += 1
-            self._stop.check()
+            self._stop.raise_if_requested()
             await self.permits.acquire(needs)
             try:
                 attempt = _CallAttempt(run, self._stop, self._limits, once=policy.attempts == 1)
-                await self._run(attempt)
+                await self._run_attempt(attempt)
             finally:
                 self.permits.release(needs)
             error = attempt.error
             if error is None:
                 return cast(T, attempt.value)
-            # An attempt that moved bytes is not waiting, however long it took: after it the time budget begins anew.
-            waited = 0.0 if attempt.moved else waited + attempt.seconds
+            # The time budget limits the time without progress: an attempt that moved bytes resets it.
+            waited = 0.0 if attempt.bytes_moved else waited + attempt.seconds
             wait = self._wait_before_next(policy, attempts, error, waited) if isinstance(error, MirrorError) else None
             if wait is None or not isinstance(error, MirrorError):
                 raise error
@@ -113,119 +115,126 @@ class Calls:
             await self.sleep(wait)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait. Raises Cancelled as soon as stopped."""
-        self._stop.check()
-        waiter = self._new_wait()
-        timer = self._loop.call_later(seconds, _end, waiter)
+        """Sleep for `seconds`. Raises Cancelled as soon as a stop is requested."""
+        self._stop.raise_if_requested()
+        waiter = self._new_waiter()
+        timer = self._loop.call_later(seconds, _wake, waiter)
         try:
             await waiter
         finally:
             timer.cancel()
-            self._waits.discard(waiter)
+            self._waiters.discard(waiter)
 
-    def close(self, timeout: float = PATIENCE) -> None:
-        """Stop all that is left, and end the threads. Not on the loop, which must not run. May be called again.
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Stop the calls that are left, end the threads and close the loop. Not on the loop. May be called repeatedly.
 
-        Raises LocalError if threads have not ended in `timeout` seconds (later calls do not wait for them), and errors
-        that were raised where nobody awaits them."""
+        Raises LocalError if threads have not ended after `timeout` seconds; later calls do not wait for them. Raises
+        errors of tasks that nobody awaited."""
         deadline = time.monotonic() + timeout
         self._stop.request("closed")
         if not self._loop.is_closed():
             self._loop.run_until_complete(self.tasks.wait_closed(timeout))
         _, late = wait(self._threads, max(0.0, deadline - time.monotonic()))
         self._threads.clear()
-        self._hung = self._hung or bool(late)
-        self._pool.shutdown(wait=not self._hung, cancel_futures=True)
+        self._has_hung_threads = self._has_hung_threads or bool(late)
+        self._pool.shutdown(wait=not self._has_hung_threads, cancel_futures=True)
         self._exit.close()
         if not self._loop.is_closed():
-            self._loop.run_until_complete(asyncio.sleep(0))  # what the threads have posted
+            self._loop.run_until_complete(asyncio.sleep(0))  # run the callbacks that threads have posted
             self._loop.close()
         if late:
-            raise LocalError(f"{len(late)} threads did not end within {timeout:g} s", hint="the process hangs")
+            raise LocalError(
+                f"{len(late)} threads did not end within {timeout:g} s",
+                hint="a request or a file operation does not return: check the network and the disks",
+            )
         bugs, self.tasks.bugs = self.tasks.bugs, []
         for other in bugs[1:]:
-            bugs[0].add_note(f"and elsewhere: {other!r}")
+            bugs[0].add_note(f"another task failed: {other!r}")
         if bugs:
             raise bugs[0]
 
-    async def _run(self, attempt: _CallAttempt[T]) -> None:
-        """Run it on a thread and wait for its end. Raises Cancelled: at a stop; the thread may not have ended."""
-        attempt.waiter = self._new_wait()
-        thread = self._pool.submit(self._work, attempt)
+    async def _run_attempt(self, attempt: _CallAttempt[T]) -> None:
+        """Run an attempt on a thread and wait for its end. Raises Cancelled at a stop; the thread may run on."""
+        attempt.waiter = self._new_waiter()
+        thread = self._pool.submit(self._run_on_thread, attempt)
         self._threads.add(thread)
         attempt.forget = partial(self._threads.discard, thread)
         try:
             await attempt.waiter
         except asyncio.CancelledError:
-            attempt.stop.request(ABANDONED)
-            await self._outlast(attempt)
-            self._collect(attempt)
+            attempt.stop.request(RESULT_NOT_NEEDED)
+            await self._wait_until_ended(attempt)
+            self._collect_error(attempt)
             raise
         finally:
-            self._waits.discard(attempt.waiter)
+            self._waiters.discard(attempt.waiter)
         error = attempt.error
-        if isinstance(error, MirrorError) and error.retryable and self._stop.requested:  # this is how it felt the stop
+        if isinstance(error, MirrorError) and error.retryable and self._stop.is_requested:
+            # The stop caused the error, for example by shutting a socket.
             raise Cancelled(self._stop.reason or "cancelled") from error
 
-    async def _outlast(self, attempt: _CallAttempt[T]) -> None:
-        """Wait for the end of a thread, or for a stop, however often the task is cancelled meanwhile."""
-        while not attempt.ended and not self._stop.requested:
-            self._waits.discard(attempt.waiter)
-            attempt.waiter = self._new_wait()
+    async def _wait_until_ended(self, attempt: _CallAttempt[T]) -> None:
+        """Wait for the end of an attempt or for a stop. A cancellation of the task does not end the wait."""
+        while not attempt.ended and not self._stop.is_requested:
+            self._waiters.discard(attempt.waiter)
+            attempt.waiter = self._new_waiter()
             with suppress(asyncio.CancelledError, Cancelled):
                 await attempt.waiter
 
-    def _work(self, attempt: _CallAttempt[T]) -> None:
-        """On a thread."""
+    def _run_on_thread(self, attempt: _CallAttempt[T]) -> None:
+        """Run an attempt, then notify the event loop."""
         attempt.run()
-        self.post(partial(self._ended, attempt))
+        self.post(partial(self._note_end, attempt))
 
-    def _ended(self, attempt: _CallAttempt[T]) -> None:
+    def _note_end(self, attempt: _CallAttempt[T]) -> None:
+        """Wake the task that waits for an attempt, or keep its error if no task waits."""
         attempt.ended = True
         attempt.forget()
         if attempt.waiter.done():
-            self._collect(attempt)
+            self._collect_error(attempt)
         else:
             attempt.waiter.set_result(None)
 
-    def _collect(self, attempt: _CallAttempt[T]) -> None:
-        """Keep a bug of a call that nobody awaits any more."""
+    def _collect_error(self, attempt: _CallAttempt[T]) -> None:
+        """Keep the error of an attempt that no task awaits, unless it is a MirrorError."""
         error, attempt.error = attempt.error, None
         if error is not None and not isinstance(error, MirrorError):
             self.tasks.bugs.append(error)
 
     def _wait_before_next(self, policy: Policy, attempts: int, error: MirrorError, waited: float) -> float | None:
-        """Seconds to wait before the next attempt; None: there is none."""
+        """Return the seconds to wait before the next attempt, or None if there is none."""
         wait = policy.wait_before_next(attempts, error, waited, self._draw)
         if error.host and self._limits.host(error.host).down:
-            return None  # the work of a host that is down fails at once
-        if wait is None and error.retryable and (error.retry_after or 0.0) > policy.longest_asked:
+            return None
+        if wait is None and error.retryable and (error.retry_after or 0.0) > policy.max_retry_after:
             self._limits.note_refused_wait(error.retry_after or 0.0)
         return wait
 
-    def _new_wait(self) -> asyncio.Future[None]:
+    def _new_waiter(self) -> asyncio.Future[None]:
+        """Return a future that a stop fails."""
         waiter = self._loop.create_future()
-        self._waits.add(waiter)
+        self._waiters.add(waiter)
         return waiter
 
-    def _end_waits(self) -> None:
-        """Fail every wait, after a stop."""
+    def _fail_waiters(self) -> None:
+        """Raise Cancelled in every wait, after a stop."""
         error = Cancelled(self._stop.reason or "cancelled")
         self.permits.close(error)
-        for waiter in self._waits:
+        for waiter in self._waiters:
             if not waiter.done():
-                fail(waiter, error.told(error.what))
+                fail_future(waiter, error.with_text(error.what))
 
     def _capacity(self, permit: str) -> int:
+        """Return the number of units of a permit. Raises TooFewPermits for an unknown name."""
         if permit.startswith(HOST):
             return self._limits.host(permit.removeprefix(HOST)).parallel
-        found = self._fixed.get(permit)
-        if found is None:
-            raise Impossible(f"there is no permit {permit!r}")
-        return found
+        capacity = self._capacities.get(permit)
+        if capacity is None:
+            raise TooFewPermits(f"there is no permit {permit!r}")
+        return capacity
 
-    def _ready_at(self, permit: str) -> float:
-        """Until when a permit is on hold; from now on it follows the pauses and the rate of its host."""
+    def _hold_until(self, permit: str) -> float:
+        """Return until when a permit is on hold. From now on, pauses and the rate limit of its host hold it."""
         if not permit.startswith(HOST):
             return 0.0
         host = self._limits.host(permit.removeprefix(HOST))
@@ -234,8 +243,10 @@ class Calls:
 
 
 class _CallAttempt(Generic[T]):
-    """One run of a call. Written by its thread before it ends: value, error, moved (bytes), seconds (without the time
-    in which it waited until a host was ready)."""
+    """One attempt of a call. Its thread sets `value`, `error`, `bytes_moved` and `seconds` before it ends.
+
+    seconds: without the waits for a paused or rate-limited host. once: the call has no further attempt.
+    waiter: the task waits for it. forget: removes the thread from those that `close` waits for."""
 
     waiter: asyncio.Future[None]
     forget: Callable[[], None]
@@ -248,24 +259,28 @@ class _CallAttempt(Generic[T]):
         self.ended = False
         self.value: T | None = None
         self.error: BaseException | None = None
-        self.moved = 0
+        self.bytes_moved = 0
         self.seconds = 0.0
 
     def run(self) -> None:
+        """Make the call and measure it. Raises nothing."""
         clock, limits = self._limits.clock, self._limits
-        began = clock.now() - limits.queued()
-        self.value, self.error = run_caught(self._begin)
+        started = clock.now() - limits.queued_seconds()
+        self.value, self.error = call_and_catch(self._make_call)
         self.stop.close()
-        self.seconds = max(0.0, clock.now() - limits.queued() - began)
+        self.seconds = max(0.0, clock.now() - limits.queued_seconds() - started)
 
-    def _begin(self) -> T:
-        self.stop.check()
-        return self._call(Work(self.stop, self._progress, self._once))
+    def _make_call(self) -> T:
+        """Make the call unless a stop was requested. It retries its requests itself if it has no further attempt."""
+        self.stop.raise_if_requested()
+        return self._call(Work(self.stop, self._count_bytes, self._once))
 
-    def _progress(self, count: int) -> None:
-        self.moved += count
+    def _count_bytes(self, count: int) -> None:
+        """Count bytes that the call moved."""
+        self.bytes_moved += count
 
 
-def _end(waiter: asyncio.Future[None]) -> None:
+def _wake(waiter: asyncio.Future[None]) -> None:
+    """End a wait."""
     if not waiter.done():
         waiter.set_result(None)

@@ -1,6 +1,6 @@
-"""Reading blobs so that what is read is proven: size and digest, across resumed connections.
+"""Reads blobs and verifies their size and digest, also when a broken connection is resumed.
 
-There is no HEAD before a GET: the size comes with the bytes.
+No HEAD is sent before the GET: the size comes with the bytes.
 """
 
 from __future__ import annotations
@@ -11,227 +11,222 @@ from types import TracebackType
 from mirror.errors import MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Hasher
-from mirror.store import BlobReader, Source
-from mirror.transfer.blob_locations import place_name
-from mirror.transfer.retry_budgets import Unreadable
+from mirror.store import BlobReader
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.read_failures import ReadFailures
 from mirror.util.cancellation import Work
-from mirror.util.structs import Struct
 
-MARK_EVERY = 4 << 20  # bytes between two places from which a proof can be taken up again
-# A body that broke is gone on with in place only if it got somewhere: at least this far since the last time.
-WORTH_RESUMING = 1 << 20  # bytes
-RESUMES = 5
-LOST = "push the image again at the source, or leave its tag out of the configuration"
+CHECKPOINT_INTERVAL = 4 << 20  # bytes between two positions at which the verification can continue
+# A broken connection is resumed at once only if it delivered at least this much since the last time.
+MIN_PROGRESS = 1 << 20  # bytes
+MAX_RESUMES = 5
+MISSING_HINT = "push the image again at the source, or leave its tag out of the configuration"
+_SKIP_BUFFER = 1 << 18  # bytes
 
 
-class Proof:
-    """The running size and digest of a blob that is being read. Used by one thread at a time."""
+class BlobDownload:
+    """Reads a blob from the first of its sources that has it, as the body of an upload. Verifies size and digest.
 
-    def __init__(self, blob: Descriptor, origin: Origin) -> None:
+    bytes_read: of all attempts. error: the error with which the last read failed. position: bytes verified so far.
+    Used by one thread at a time."""
+
+    def __init__(self, blob: Descriptor, sources: Sequence[BlobSource], failures: ReadFailures | None = None) -> None:
+        """sources: in order of preference. failures: of earlier reads; failures of this one are added."""
         self._blob = blob
-        self.origin = origin  # where it is read now
+        self._sources = list(sources)  # the first one is read
+        self._failures = failures or ReadFailures()
+        self._first_error: MirrorError | None = None
         self._hasher = blob.digest.hasher()
-        self._marks: dict[int, Hasher] = {0: self._hasher.copy()}
-        self.bytes = 0
-        self.proven = False
+        self._checkpoints: dict[int, Hasher] = {0: self._hasher.copy()}
+        self._is_verified = False
+        self.position = 0
+        self.bytes_read = 0
+        self.error: MirrorError | None = None
 
     @property
-    def what(self) -> str:
-        return f"{self.origin}@{self._blob.digest}"
+    def _name(self) -> str:
+        """The blob with the repository that it is read from, for messages."""
+        return f"{self._sources[0]}@{self._blob.digest}"
 
-    def update(self, data: memoryview) -> None:
-        """Raises Refused (size_mismatch) at the first byte too many."""
-        self._hasher.update(data)
-        self.bytes += len(data)
-        if self._blob.size is not None and self.bytes > self._blob.size:
-            raise Refused(f"{self.what} is longer than the {self._blob.size} bytes announced", code="size_mismatch")
-        if self.bytes % MARK_EVERY == 0:
-            self._marks[self.bytes] = self._hasher.copy()
-
-    def finish(self) -> None:
-        """The end was reached. Raises Refused (size_mismatch, digest_mismatch)."""
-        if self._blob.size is not None and self.bytes != self._blob.size:
-            raise Refused(f"{self.what} ended after {self.bytes} of {self._blob.size} bytes", code="size_mismatch")
-        actual = self._hasher.hexdigest()
-        if actual != self._blob.digest.hex:
-            raise Refused(
-                f"{self.what}: {self.bytes} bytes with the digest {self._blob.digest.algorithm}:{actual}",
-                hint=f"the storage of {self.origin.source.host}, or something on the way, is damaged",
-                code="digest_mismatch",
-            )
-        self.proven = True
-
-    def back_to(self, offset: int) -> int:
-        """Take the proof up again at `offset`, or before it. -> where."""
-        place = max(mark for mark in self._marks if mark <= offset)
-        self._hasher, self.bytes, self.proven = self._marks[place].copy(), place, False
-        return place
-
-
-class Origin(Struct, frozen=True):
-    """A repository that a blob may be read from."""
-
-    source: Source
-    repository: str
-
-    def __str__(self) -> str:
-        return place_name(self.source.host, self.repository)
-
-
-class SourceBody:
-    """A blob as an upload's body: `open(offset)` opens it, again if need be, and proves its end.
-
-    origins: where it may be read from, in the order of preference; one that does not have it is left out.
-    unreadable: what is known of that, and is learned here. read: bytes that came so far, those of failed attempts too.
-    trouble: what reading came to, if it failed last. Used by one thread at a time."""
-
-    def __init__(self, blob: Descriptor, origins: Sequence[Origin], unreadable: Unreadable | None = None) -> None:
-        self._blob = blob
-        self._origins = list(origins)
-        self._unreadable = unreadable or Unreadable()
-        self.read = 0
-        self.trouble: MirrorError | None = None
-        self._first_trouble: MirrorError | None = None
-        self._proof = Proof(blob, origins[0])
-
-    def open(self, offset: int, work: Work) -> ProvenReader:
-        """The bytes from `offset` on. Raises as `Source.open_blob`."""
-        self.trouble = None
-        place = self._proof.back_to(offset)
-        reader = ProvenReader(self, self._proof, self.reopen(place, work), work)
+    def open(self, offset: int, work: Work) -> VerifyingReader:
+        """Open the blob at `offset`. Raises the errors of `Source.open_blob`."""
+        self.error = None
+        self._rewind(offset)
+        skipped = offset - self.position
+        reader = VerifyingReader(self, self.open_source(work), work)
         try:
-            reader.skip(offset - place)
+            reader.skip(skipped)
         except BaseException:
             reader.close()
             raise
         return reader
 
-    def reopen(self, offset: int, work: Work) -> BlobReader:
-        """Open at `offset`, where the proof stands."""
+    def _rewind(self, offset: int) -> None:
+        """Go back to the last checkpoint that is not after `offset`."""
+        self.position = max(position for position in self._checkpoints if position <= offset)
+        self._hasher, self._is_verified = self._checkpoints[self.position].copy(), False
+
+    def open_source(self, work: Work) -> BlobReader:
+        """Open the blob in a store, at the current position.
+
+        Goes on to the next source if the blob is missing, denied or damaged. Raises the first error if no source is
+        left."""
         while True:
-            origin = self._proof.origin = self._origins[0]
-            error = self._unreadable.why(origin.source.host, origin.repository, self._blob)
+            source = self._sources[0]
+            error = self._failures.find(source, self._blob)
             if error is None:
                 try:
-                    return origin.source.open_blob(origin.repository, self._blob, work, offset=offset)
+                    return source.store.open_blob(source.repository, self._blob, work, offset=self.position)
                 except NotFound as missing:
-                    what = f"{origin} does not have blob {self._blob.digest}"
-                    error = type(missing)(what, hint=missing.hint or LOST, code=missing.code, status=missing.status)
+                    what = f"{source} does not have blob {self._blob.digest}"
+                    error = type(missing)(
+                        what, hint=missing.hint or MISSING_HINT, code=missing.code, status=missing.status
+                    )
                     error.__cause__ = missing
                 except MirrorError as other:
                     error = other
-                self.failed(error)
+                self.note_error(error)
                 if error.retryable or isinstance(error, RateLimited) or not isinstance(error, RemoteError):
                     raise error
-            self._first_trouble = self._first_trouble or error
-            if len(self._origins) == 1:
-                self.trouble = self._first_trouble
-                raise self._first_trouble
-            del self._origins[0]
+            self._first_error = self._first_error or error
+            if len(self._sources) == 1:
+                self.error = self._first_error
+                raise self._first_error
+            del self._sources[0]
 
-    def failed(self, error: MirrorError) -> None:
-        """Reading it from where it is read now came to this."""
-        self.trouble = error
-        origin = self._origins[0]
-        self._unreadable.note(origin.source.host, origin.repository, self._blob, error)
+    def note_error(self, error: MirrorError) -> None:
+        """Note that the read from the current source failed."""
+        self.error = error
+        self._failures.add(self._sources[0], self._blob, error)
 
+    def verify(self, data: memoryview) -> None:
+        """Add bytes to the digest. Raises Refused (size_mismatch) at the first byte too many."""
+        self.bytes_read += len(data)
+        self._hasher.update(data)
+        self.position += len(data)
+        if self._blob.size is not None and self.position > self._blob.size:
+            raise Refused(f"{self._name} is longer than the {self._blob.size} bytes announced", code="size_mismatch")
+        if self.position % CHECKPOINT_INTERVAL == 0:
+            self._checkpoints[self.position] = self._hasher.copy()
 
-class Carried:
-    """The bytes of a small blob, proven, as an upload's body: read before its upload has a slot."""
-
-    def __init__(self, data: bytearray) -> None:
-        self._data = data
-
-    @classmethod
-    def of(cls, body: SourceBody, size: int, work: Work) -> Carried:
-        """Read all of `body`, which is `size` bytes long. Raises as it does."""
-        data = bytearray(size)
-        free = memoryview(data)
-        with body.open(0, work) as reader:
-            while count := reader.readinto(free or memoryview(bytearray(1))):
-                free = free[count:]
-        return cls(data)
-
-    def open(self, offset: int, work: Work) -> CarriedReader:
-        work.stop.check()
-        return CarriedReader(self._data, offset)
-
-
-class CarriedReader:
-    """A BlobReader over bytes in memory."""
-
-    def __init__(self, data: bytearray, offset: int) -> None:
-        self._rest = memoryview(data)[offset:]
-        self.size: int | None = len(data)
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
-
-    def __enter__(self) -> CarriedReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._rest.release()
+    def verify_end(self) -> None:
+        """Compare size and digest at the end. Raises Refused (size_mismatch, digest_mismatch)."""
+        if self._is_verified:
+            return
+        if self._blob.size is not None and self.position != self._blob.size:
+            raise Refused(f"{self._name} ended after {self.position} of {self._blob.size} bytes", code="size_mismatch")
+        actual = self._hasher.hexdigest()
+        if actual != self._blob.digest.hex:
+            raise Refused(
+                f"{self._name}: received {self.position} bytes, but their digest is "
+                f"{self._blob.digest.algorithm}:{actual}",
+                hint=f"check the storage of {self._sources[0].store.host} and the proxies on the way for damage",
+                code="digest_mismatch",
+            )
+        self._is_verified = True
 
 
-class ProvenReader:
-    """A BlobReader that goes on after a break and raises at the end unless size and digest are right."""
+class VerifyingReader:
+    """A BlobReader that resumes a broken connection, and raises at the end unless size and digest are right."""
 
-    def __init__(self, body: SourceBody, proof: Proof, reader: BlobReader, work: Work) -> None:
-        self._body = body
-        self._proof = proof
+    def __init__(self, download: BlobDownload, reader: BlobReader, work: Work) -> None:
+        self._download = download
         self._reader = reader
         self._work = work
-        self._resumed_at = proof.bytes
+        self._resumed_at = download.position
         self._resumes = 0
         self.size = reader.size
 
     def readinto(self, buffer: memoryview) -> int:
+        """Fill the beginning of `buffer` and return the number of bytes; 0 at the verified end."""
         try:
             count = self._read(buffer)
             if count:
-                self._body.read += count
-                self._proof.update(buffer[:count])
-            elif not self._proof.proven:
-                self._proof.finish()
+                self._download.verify(buffer[:count])
+            else:
+                self._download.verify_end()
         except MirrorError as error:
-            self._body.failed(error)
+            self._download.note_error(error)
             raise
         return count
 
     def _read(self, buffer: memoryview) -> int:
+        """Read from the store. Resume a broken connection if it made progress."""
         while True:
             try:
                 return self._reader.readinto(buffer)
             except NetworkError:
-                if self._resumes >= RESUMES or self._proof.bytes - self._resumed_at < WORTH_RESUMING:
+                progress = self._download.position - self._resumed_at
+                if self._resumes >= MAX_RESUMES or progress < MIN_PROGRESS:
                     raise
             self._resumes += 1
-            self._resumed_at = self._proof.bytes
+            self._resumed_at = self._download.position
             self.close()
-            self._reader = self._body.reopen(self._proof.bytes, self._work)
+            self._reader = self._download.open_source(self._work)
 
     def skip(self, count: int) -> None:
-        """Read `count` bytes only to prove them."""
-        buffer = memoryview(bytearray(min(count, 1 << 18)))
+        """Read `count` bytes only to add them to the digest."""
+        buffer = memoryview(bytearray(min(count, _SKIP_BUFFER)))
         while count:
-            got = self.readinto(buffer[: min(len(buffer), count)])
-            if not got:
+            skipped = self.readinto(buffer[: min(len(buffer), count)])
+            if not skipped:
                 return
-            count -= got
+            count -= skipped
 
     def close(self) -> None:
+        """Close the reader of the store."""
         self._reader.__exit__(None, None, None)
 
-    def __enter__(self) -> ProvenReader:
+    def __enter__(self) -> VerifyingReader:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._reader.__exit__(kind, error, trace)
+
+
+class BufferedBlob:
+    """A small blob in memory, as the body of an upload. Its bytes are verified before the upload gets its permits."""
+
+    def __init__(self, data: bytearray) -> None:
+        self._data = data
+
+    @classmethod
+    def read_from(cls, download: BlobDownload, size: int, work: Work) -> BufferedBlob:
+        """Read a blob of `size` bytes. Raises the errors of `download`."""
+        data = bytearray(size)
+        free = memoryview(data)
+        with download.open(0, work) as reader:
+            # After the last byte, read once more: the end of the blob has to be verified.
+            while count := reader.readinto(free or memoryview(bytearray(1))):
+                free = free[count:]
+        return cls(data)
+
+    def open(self, offset: int, work: Work) -> BufferedReader:
+        """Open the blob at `offset`. Raises Cancelled."""
+        work.stop.raise_if_requested()
+        return BufferedReader(self._data, offset)
+
+
+class BufferedReader:
+    """A BlobReader over bytes in memory."""
+
+    def __init__(self, data: bytearray, offset: int) -> None:
+        self._left = memoryview(data)[offset:]
+        self.size: int | None = len(data)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the beginning of `buffer` and return the number of bytes; 0 at the end."""
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def __enter__(self) -> BufferedReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left.release()

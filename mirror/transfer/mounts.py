@@ -1,4 +1,4 @@
-"""Mounting a blob from another repository of its host: never a failure of an image, at worst an upload."""
+"""Mounts blobs from other repositories of the same host. A failed mount falls back to an upload."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Callable
 from functools import partial
 
 from mirror.errors import RateLimited, RemoteError
+from mirror.oci.reference import Repository
 from mirror.store import Mount, UploadSession
-from mirror.transfer.blob_locations import Inventory, Place, Routes
-from mirror.transfer.blob_request import Order
+from mirror.transfer.blob_locations import BlobLocations
+from mirror.transfer.blob_request import BlobRequest
 from mirror.transfer.calls import Calls
+from mirror.transfer.idle_sessions import IdleSessions
 from mirror.transfer.permits import host_permit
-from mirror.transfer.upload_sessions import IdleSessions
+from mirror.transfer.routes import Routes
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
@@ -20,54 +22,59 @@ _log = logging.getLogger("mirror.transfer")
 
 
 class Mounts:
-    """The mounts of a run. before_write: called with a place, on a thread, before it is written to."""
+    """The mounts of a run."""
 
     def __init__(
         self,
         calls: Calls,
-        inventory: Inventory,
+        locations: BlobLocations,
         routes: Routes,
         idle: IdleSessions,
-        before_write: Callable[[Place], None],
+        before_write: Callable[[Repository], None],
     ) -> None:
+        """idle: gets the sessions that registries open instead of a mount.
+        before_write: called with the repository before each mount request, on a thread."""
         self._calls = calls
-        self._inventory = inventory
+        self._locations = locations
         self._routes = routes
         self._idle = idle
         self._before_write = before_write
 
-    def work(self, host: str) -> bool:
-        """Whether mounts are allowed and worth trying there."""
-        return self._routes.mounting(host) and self._inventory.mounts_work(host)
+    def are_worthwhile(self, host: str) -> bool:
+        """Return whether mounts on `host` are allowed and likely to succeed. Any thread."""
+        return self._routes.allows_mounts(host) and self._locations.is_mount_worthwhile(host)
 
-    async def attempt(self, order: Order, from_path: str) -> Mount | UploadSession | None:
-        """Mount it, with retries. -> a session if the target opened one instead, which is kept among those that
-        are idle; None: it was not asked for. Raises RateLimited."""
-        place, digest = order.place, order.blob.digest
-        # Where all retries failed once, one attempt is enough for the other blobs.
-        policy = ONCE if self._inventory.mount_failed(place, from_path) else None
-        run = partial(self._mount, order, from_path)
+    async def mount(self, request: BlobRequest, from_path: str) -> Mount | UploadSession | None:
+        """Mount the blob from the repository `from_path`, with retries.
+
+        Return an upload session if the registry opened one instead; it is kept among the idle sessions. Return None if
+        no request was sent, since mounts on this host turned out not to work. Raises RateLimited and Cancelled."""
+        repository, digest = request.repository, request.blob.digest
+        # Where all retries failed for one blob, the other blobs get one attempt.
+        policy = ONCE if self._locations.has_failed_mount(repository, from_path) else None
+        run = partial(self._mount, request, from_path)
         try:
-            mounted = await self._calls.call(run, needs=(host_permit(place.host),), policy=policy)
+            mounted = await self._calls.call(run, needs=(host_permit(repository.host),), policy=policy)
         except RemoteError as error:
             if isinstance(error, RateLimited):
                 raise
-            text = f"{digest} could not be mounted from {from_path}, uploading it to {place}: {error.what}"
-            _log.info("mount_failed", extra={"target": str(place), "code": error.code, "text": text})
-            self._inventory.note_mount(place, from_path, digest, None)
+            text = f"{digest} could not be mounted from {from_path}, uploading it to {repository}: {error.what}"
+            _log.info("mount_failed", extra={"target": str(repository), "code": error.code, "text": text})
+            self._locations.note_mount(repository, from_path, digest, None)
             return Mount.ABSENT
         if mounted is not None:
             outcome = mounted if isinstance(mounted, Mount) else Mount.ABSENT
-            self._inventory.note_mount(place, from_path, digest, outcome)
+            self._locations.note_mount(repository, from_path, digest, outcome)
         return mounted
 
-    def _mount(self, order: Order, from_path: str, work: Work) -> Mount | UploadSession | None:
-        if not self.work(order.place.host):
-            return None  # it may have waited for its permit for long; an upload opens its session when it has its own
-        self._before_write(order.place)
-        mounted = order.target.mount_blob(order.place.path, order.blob, from_path, work)
-        # Between this call and the one that uses the session, the delivery may be cancelled.
+    def _mount(self, request: BlobRequest, from_path: str, work: Work) -> Mount | UploadSession | None:
+        """Send the request, on a thread. Return None if mounts have turned out not to work meanwhile."""
+        if not self.are_worthwhile(request.repository.host):
+            return None  # the call may have waited long for its permit; the upload opens its own session
+        self._before_write(request.repository)
+        mounted = request.target.mount_blob(request.repository.path, request.blob, from_path, work)
+        # The copy may be cancelled before the call that uses the session.
         if not isinstance(mounted, Mount) and not self._idle.keep(mounted, work.stop):
             mounted.__exit__(None, None, None)
-            work.stop.check()
+            work.stop.raise_if_requested()
         return mounted

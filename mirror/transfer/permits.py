@@ -1,18 +1,19 @@
 """Permits: how many calls may run at a time, for each host and for the whole run.
 
-A call needs one or more permits (`host quay.io`, `downloads`) and gets all of them together or none. The permit that it
-names first is its *lane*: for a call that uses two hosts the one that is written to, so that a target without free
-permits holds back only its own lane. The rules:
+A call needs one or more permits (`host quay.io`, `downloads`) and gets all of them together or none. Calls wait in the
+queue of the permit that they name first. A call that uses two hosts names the one that is written to first, so that a
+target without free permits delays only its own queue. The rules:
 
-* Within a lane calls start in the order in which they came. A call that lacks *another* permit lets those pass that do
-  not need that one. One unit of the lane's permit is then kept for the oldest that was passed over (if there are more
-  than one), so that a call that uses two hosts does not starve behind a stream of calls that use one.
-* A freed unit of a permit goes to the lane that holds the fewest of it, among equals to the one that was served the
-  longest ago, so that slow lanes do not end up with all of them.
-* The lane whose turn it is may gather units of its own permit for a call that needs several.
+* Within a queue calls start in the order of their arrival. A call that lacks *another* permit is overtaken by calls
+  that do not need that one. Then one unit of the queue's own permit, if it has several, is reserved for the oldest call
+  that was overtaken. So a call that uses two hosts does not starve behind a stream of calls that use one.
+* A freed unit of a permit goes to the queue whose calls hold the fewest units of it; among equals to the queue that was
+  served the longest ago. So a queue of slow calls does not end up with all units.
+* If the next call of a queue needs several units of the queue's own permit, freed units are reserved until there are
+  enough.
 
-Everything is decided in one synchronous step after each event (a request, a release, the end of a hold). Used on the
-event loop only.
+Everything is decided in one synchronous step after each event (a request, a release, the end of a hold). Event loop
+only.
 """
 
 from __future__ import annotations
@@ -27,65 +28,66 @@ from mirror.errors import MirrorError
 DOWNLOADS = "downloads"
 UPLOADS = "uploads"
 LARGE = "large manifests"  # for calls that have one in memory
-LOCAL = "local"  # for calls that need nothing else
+LOCAL = "local"  # for calls that need no other permit
 HOST = "host "
 
 _Waiter = asyncio.Future[None]
 
 
 def host_permit(name: str) -> str:
-    """The permit for one of a host's requests in flight."""
+    """Return the name of the permit for one request to a host."""
     return HOST + name
 
 
-class Impossible(MirrorError, ValueError):
-    """A call that could never start: it needs more units of a permit than there are."""
+class TooFewPermits(MirrorError, ValueError):
+    """A call could never start: it needs more units of a permit than exist."""
 
 
 class Permits:
-    """Grants permits to calls. Times are seconds of the loop's clock."""
+    """Grants permits to calls. Times are seconds of the event loop's clock."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, capacity: Callable[[str], int], ready_at: Callable[[str], float]
     ) -> None:
-        """Both are asked once for each permit, when it is first seen: how many units there are, and until when it is on
-        hold."""
+        """capacity: returns the number of units of a permit. ready_at: returns until when it is on hold.
+
+        Both are called once for each permit, before its first use."""
         self._loop = loop
         self._capacity = capacity
         self._ready_at = ready_at
         self._permits: dict[str, _Permit] = {}
-        self._queues: dict[tuple[str, ...], _Queue] = {}
-        self._count = 0  # of tickets and grants: what came earlier has the smaller number
+        self._groups: dict[tuple[str, ...], _CallGroup] = {}
+        self._count = 0  # number of waiters and grants so far, for comparing their order
         self._closed: MirrorError | None = None
 
     async def acquire(self, needs: Sequence[str]) -> None:
-        """Wait for all of `needs`; the first names the lane.
+        """Wait for all permits in `needs`, in the queue of the first one. A name may occur repeatedly.
 
-        Raises Impossible: that many units can never be had; and the error of `close`."""
+        Raises TooFewPermits if `needs` exceeds the capacity, and the error of `close`."""
         if self._closed is not None:
-            raise self._closed.told(self._closed.what)
-        queue = self._queue(tuple(needs))
-        if not queue.lane.queues and queue.lacking(_NONE) is None:
-            self._grant(queue)
+            raise self._closed.with_text(self._closed.what)
+        group = self._group(tuple(needs))
+        if not group.queue.groups and group.missing_permit(_NONE) is None:
+            self._grant(group)
             return
         waiter = self._loop.create_future()
-        self._enter(waiter, queue)
+        self._enter(waiter, group)
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter in queue.waiters:
-                self._give_up(waiter, queue)
+            if waiter in group.waiters:
+                self._remove_cancelled(waiter, group)
             elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.release(needs)  # it was granted just before
+                self.release(needs)  # the permits were granted just before
             raise
 
     def release(self, needs: Sequence[str]) -> None:
-        """Give back what `acquire` granted."""
-        queue = self._queues[tuple(needs)]
-        for permit, units in queue.demand:
+        """Give back the permits that `acquire` granted."""
+        group = self._groups[tuple(needs)]
+        for permit, units in group.needs:
             permit.used -= units
-            queue.lane.held[permit] -= units
-        self._admit([permit for permit, _ in queue.demand])
+            group.queue.used[permit] -= units
+        self._grant_free([permit for permit, _ in group.needs])
 
     def hold(self, name: str, until: float) -> None:
         """Grant nothing that includes this permit before `until`. A hold is never shortened."""
@@ -96,111 +98,119 @@ class Permits:
             permit.timer.cancel()
         permit.held_until = until
         permit.timer = self._loop.call_at(until, self._end_hold, permit)
-        for lane in list(permit.wanted):  # what waits for it needs no unit kept any more
-            self._admit((lane.own,))
+        for queue in list(permit.queues):  # no unit is reserved for calls that wait for this permit
+            self._grant_free((queue.own,))
 
     def close(self, error: MirrorError) -> None:
-        """Fail all who wait, and all who come later, with `error`."""
+        """Raise `error` in all calls that wait, and in all later ones."""
         self._closed = error
         for permit in self._permits.values():
             if permit.timer is not None:
                 permit.timer.cancel()
-        for queue in self._queues.values():
-            for waiter in list(queue.waiters):
-                self._leave(waiter, queue)
+        for group in self._groups.values():
+            for waiter in list(group.waiters):
+                self._leave(waiter, group)
                 if not waiter.done():
-                    fail(waiter, error.told(error.what))
+                    fail_future(waiter, error.with_text(error.what))
 
-    def used(self, name: str) -> int:
-        """Units of a permit that are granted."""
+    def used_units(self, name: str) -> int:
+        """Return the number of units of a permit that are granted."""
         return self._permit(name).used
 
-    def waiting(self) -> int:
-        """How many calls wait."""
-        return sum(len(queue.waiters) for queue in self._queues.values())
+    def waiting_calls(self) -> int:
+        """Return the number of calls that wait."""
+        return sum(len(group.waiters) for group in self._groups.values())
 
     def _permit(self, name: str) -> _Permit:
-        found = self._permits.get(name)
-        if found is None:
-            found = self._permits[name] = _Permit(self._loop, self._capacity(name))
+        """Return a permit. It is created on first use."""
+        permit = self._permits.get(name)
+        if permit is None:
+            permit = self._permits[name] = _Permit(self._loop, self._capacity(name))
             self.hold(name, self._ready_at(name))
-        return found
+        return permit
 
-    def _queue(self, needs: tuple[str, ...]) -> _Queue:
-        queue = self._queues.get(needs)
-        if queue is None:
-            queue = _Queue([(self._permit(name), units) for name, units in Counter(needs).items()])
+    def _group(self, needs: tuple[str, ...]) -> _CallGroup:
+        """Return the group of the calls that need `needs`. Raises TooFewPermits."""
+        group = self._groups.get(needs)
+        if group is None:
+            group = _CallGroup([(self._permit(name), units) for name, units in Counter(needs).items()])
             for name, units in Counter(needs).items():
                 if units > self._permits[name].capacity:
                     capacity = self._permits[name].capacity
-                    raise Impossible(f"a call needs {units} of {name!r}, of which there are {capacity}")
-            self._queues[needs] = queue
-        return queue
+                    raise TooFewPermits(f"a call needs {units} of {name!r}, of which there are {capacity}")
+            self._groups[needs] = group
+        return group
 
     def _end_hold(self, permit: _Permit) -> None:
+        """Start what can start after the end of a hold."""
         permit.timer = None
-        self._admit((permit,))
+        self._grant_free((permit,))
 
-    def _enter(self, waiter: _Waiter, queue: _Queue) -> None:
+    def _enter(self, waiter: _Waiter, group: _CallGroup) -> None:
+        """Add a waiter to the queue. Grant its permits if it can overtake the others."""
         self._count += 1
-        queue.waiters[waiter] = self._count
-        if len(queue.waiters) == 1:  # else it waits behind others that need the same
-            queue.lane.queues.append(queue)
-            for permit, _ in queue.demand:
-                permit.wanted[queue.lane] += 1
-            if queue.lane.next() is queue:
-                self._leave(waiter, queue)
-                self._grant(queue, waiter)
+        group.waiters[waiter] = self._count
+        if len(group.waiters) == 1:  # otherwise it waits behind others that need the same permits
+            group.queue.groups.append(group)
+            for permit, _ in group.needs:
+                permit.queues[group.queue] += 1
+            if group.queue.next_group() is group:
+                self._leave(waiter, group)
+                self._grant(group, waiter)
 
-    def _leave(self, waiter: _Waiter, queue: _Queue) -> None:
-        del queue.waiters[waiter]
-        if not queue.waiters:
-            queue.lane.queues.remove(queue)
-            for permit, _ in queue.demand:
-                permit.wanted[queue.lane] -= 1
-                if not permit.wanted[queue.lane]:
-                    del permit.wanted[queue.lane]
+    def _leave(self, waiter: _Waiter, group: _CallGroup) -> None:
+        """Remove a waiter from the queue."""
+        del group.waiters[waiter]
+        if not group.waiters:
+            group.queue.groups.remove(group)
+            for permit, _ in group.needs:
+                permit.queues[group.queue] -= 1
+                if not permit.queues[group.queue]:
+                    del permit.queues[group.queue]
 
-    def _give_up(self, waiter: _Waiter, queue: _Queue) -> None:
-        """A waiter was cancelled; it may have kept others waiting."""
-        oldest = next(iter(queue.waiters)) is waiter
-        self._leave(waiter, queue)
-        if oldest:
-            self._admit((queue.lane.own,))
+    def _remove_cancelled(self, waiter: _Waiter, group: _CallGroup) -> None:
+        """Remove a waiter that was cancelled, and start calls that waited because of it."""
+        was_oldest = next(iter(group.waiters)) is waiter
+        self._leave(waiter, group)
+        if was_oldest:
+            self._grant_free((group.queue.own,))
 
-    def _grant(self, queue: _Queue, waiter: _Waiter | None = None) -> None:
-        for permit, units in queue.demand:
+    def _grant(self, group: _CallGroup, waiter: _Waiter | None = None) -> None:
+        """Grant the permits of a group to one call."""
+        for permit, units in group.needs:
             permit.used += units
-            queue.lane.held[permit] += units
+            group.queue.used[permit] += units
         self._count += 1
-        queue.lane.served = self._count
+        group.queue.last_grant = self._count
         if waiter is not None:
             waiter.set_result(None)
 
-    def _admit(self, permits: Iterable[_Permit]) -> None:
-        """Start what can start now that there may be more of `permits`: one call a turn."""
+    def _grant_free(self, permits: Iterable[_Permit]) -> None:
+        """Start the calls that can start now that units of `permits` may be free. The queues take turns."""
         for permit in permits:
-            permit.gathered = False
-            lanes = list(permit.wanted)
-            while lanes and not permit.held and permit.used < permit.capacity:
-                lane = lanes[0] if len(lanes) == 1 else min(lanes, key=partial(_Lane.turn, permit=permit))
-                queue = lane.next()
-                if queue is not None:
-                    waiter = next(iter(queue.waiters))
-                    self._leave(waiter, queue)
-                    if not waiter.done():  # else it was cancelled, and its task has not run since
-                        self._grant(queue, waiter)
-                    if not lane.queues:
-                        lanes.remove(lane)
-                elif lane.own is permit and lane.gathers():
-                    permit.gathered = True
+            permit.is_reserved = False
+            queues = list(permit.queues)
+            while queues and not permit.is_held and permit.used < permit.capacity:
+                queue = queues[0] if len(queues) == 1 else min(queues, key=partial(_CallQueue.rank, permit=permit))
+                group = queue.next_group()
+                if group is not None:
+                    waiter = next(iter(group.waiters))
+                    self._leave(waiter, group)
+                    if not waiter.done():  # otherwise it was cancelled, and its task has not run since
+                        self._grant(group, waiter)
+                    if not queue.groups:
+                        queues.remove(queue)
+                elif queue.own is permit and queue.needs_more_units():
+                    permit.is_reserved = True
                     break
                 else:
-                    lanes.remove(lane)
+                    queues.remove(queue)
 
 
 class _Permit:
-    __slots__ = ("_loop", "capacity", "gathered", "held_until", "lane", "timer", "used", "wanted")
+    """A permit with several units, its hold, and its own queue."""
+
+    __slots__ = ("_loop", "capacity", "held_until", "is_reserved", "queue", "queues", "timer", "used")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, capacity: int) -> None:
         self._loop = loop
@@ -208,88 +218,96 @@ class _Permit:
         self.used = 0
         self.held_until = 0.0
         self.timer: asyncio.TimerHandle | None = None  # while it is on hold
-        self.gathered = False  # what is free is for the oldest call of its own lane, which needs several
-        self.lane = _Lane(self)
-        self.wanted: Counter[_Lane] = Counter()  # lanes in which calls wait for it: in how many queues
+        self.is_reserved = False  # free units are for the oldest call of its own queue, which needs several
+        self.queue = _CallQueue(self)
+        self.queues: Counter[_CallQueue] = Counter()  # queues with calls that need it: the number of their groups
 
     @property
-    def held(self) -> bool:
+    def is_held(self) -> bool:
+        """Whether the permit is on hold."""
         return self.timer is not None and self.held_until > self._loop.time()
 
     def lacks(self, units: int) -> bool:
+        """Return whether fewer than `units` are free."""
         return self.used + units > self.capacity
 
 
-class _Queue:
-    """The waiting calls of a lane that need the same permits, oldest first."""
+class _CallGroup:
+    """The calls of a queue that wait for the same permits, oldest first."""
 
-    __slots__ = ("demand", "lane", "units", "waiters")
+    __slots__ = ("needs", "own_units", "queue", "waiters")
 
-    def __init__(self, demand: list[tuple[_Permit, int]]) -> None:
-        self.lane = demand[0][0].lane
-        self.units = demand[0][1]  # of the lane's own permit
-        self.demand = demand[::-1]  # the widest first: units of it are what lanes compete for
-        self.waiters: OrderedDict[_Waiter, int] = OrderedDict()  # -> ticket
+    def __init__(self, needs: list[tuple[_Permit, int]]) -> None:
+        self.queue = needs[0][0].queue
+        self.own_units = needs[0][1]  # of the queue's own permit
+        self.needs = needs[::-1]  # permits of the whole run first: the queues compete for their units
+        self.waiters: OrderedDict[_Waiter, int] = OrderedDict()  # with the number of the arrival
 
-    def ticket(self) -> int:
+    def arrival(self) -> int:
+        """Return the number of the arrival of the oldest call."""
         return next(iter(self.waiters.values()))
 
-    def lacking(self, shut: set[_Permit]) -> _Permit | None:
-        """What keeps the oldest from starting: a permit on hold, else one that is used up, the lane's own last."""
-        full = None
-        own = self.lane.own
-        for permit, units in self.demand:
-            if permit.held:
+    def missing_permit(self, unavailable: set[_Permit]) -> _Permit | None:
+        """Return the permit that the oldest call lacks, or None if it can start.
+
+        A permit on hold comes first, then one without enough free units; the queue's own permit comes last.
+        unavailable: permits that older calls of the queue wait for."""
+        missing = None
+        own = self.queue.own
+        for permit, units in self.needs:
+            if permit.is_held:
                 return permit
-            if full is None and (permit.lacks(units) or permit in shut or (permit.gathered and permit is not own)):
-                full = permit
-        return full
+            if missing is None and (
+                permit.lacks(units) or permit in unavailable or (permit.is_reserved and permit is not own)
+            ):
+                missing = permit
+        return missing
 
 
-class _Lane:
-    """The calls whose first permit is the same."""
+class _CallQueue:
+    """The calls that name the same permit first."""
 
-    __slots__ = ("held", "own", "queues", "served")
+    __slots__ = ("groups", "last_grant", "own", "used")
 
     def __init__(self, own: _Permit) -> None:
         self.own = own
-        self.queues: list[_Queue] = []  # those that are not empty
-        self.held: Counter[_Permit] = Counter()  # units that this lane's calls have
-        self.served = 0  # when it last got a grant, as a number
+        self.groups: list[_CallGroup] = []  # those with waiting calls
+        self.used: Counter[_Permit] = Counter()  # units that its calls hold
+        self.last_grant = 0  # number of the last grant
 
-    def next(self) -> _Queue | None:
-        """The queue whose oldest call may start now."""
+    def next_group(self) -> _CallGroup | None:
+        """Return the group whose oldest call may start now."""
         own = self.own
-        if own.held or own.used >= own.capacity:
+        if own.is_held or own.used >= own.capacity:
             return None
-        queues = self.queues if len(self.queues) < 2 else sorted(self.queues, key=_Queue.ticket)
-        kept = 0
-        shut: set[_Permit] = set()
-        for queue in queues:
-            lacking = queue.lacking(shut)
-            if lacking is None:
-                return queue if not kept or own.used + queue.units + kept <= own.capacity else None
-            if lacking is own:
+        groups = self.groups if len(self.groups) < 2 else sorted(self.groups, key=_CallGroup.arrival)
+        reserved = 0
+        unavailable: set[_Permit] = set()
+        for group in groups:
+            missing = group.missing_permit(unavailable)
+            if missing is None:
+                return group if not reserved or own.used + group.own_units + reserved <= own.capacity else None
+            if missing is own:
                 return None
-            if not lacking.held:
-                shut.add(lacking)
-                kept = 1 if own.capacity > 1 else 0
+            if not missing.is_held:
+                unavailable.add(missing)
+                reserved = 1 if own.capacity > 1 else 0
         return None
 
-    def gathers(self) -> bool:
-        """Whether further units of its own permit are all that its oldest call waits for."""
-        oldest = min(self.queues, key=_Queue.ticket, default=None)
-        return oldest is not None and oldest.lacking(_NONE) is self.own
+    def needs_more_units(self) -> bool:
+        """Return whether the oldest call lacks only units of the queue's own permit."""
+        oldest = min(self.groups, key=_CallGroup.arrival, default=None)
+        return oldest is not None and oldest.missing_permit(_NONE) is self.own
 
-    def turn(self, permit: _Permit) -> tuple[int, int]:
-        """The lane with the smallest gets the next unit of `permit`."""
-        return self.held[permit], self.served
+    def rank(self, permit: _Permit) -> tuple[int, int]:
+        """Return the rank for the next free unit of `permit`: the queue with the lowest rank gets it."""
+        return self.used[permit], self.last_grant
 
 
 _NONE: set[_Permit] = set()
 
 
-def fail(future: asyncio.Future[None], error: BaseException) -> None:
-    """Fail a future that perhaps nobody awaits any more."""
+def fail_future(future: asyncio.Future[None], error: BaseException) -> None:
+    """Set the error of a future that perhaps nobody awaits."""
     future.set_exception(error)
-    future.exception()  # else asyncio logs that nobody has seen it
+    future.exception()  # otherwise asyncio logs that the error was never retrieved

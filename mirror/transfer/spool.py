@@ -1,8 +1,8 @@
-"""The spool: blobs on their way to several targets, read from the source once.
+"""The spool: files for blobs on their way to several targets. The source is read once.
 
-A directory like an OCI layout's `blobs/`, but that its names are numbered. Nothing in it outlives a run: it is swept at
-the start.
-Uploads read behind the writer; the end of a blob is shown to them only when its digest has been proven.
+A directory like `blobs/` of an OCI layout, except that the file names are numbered. Its files are not used by later
+runs; they are deleted at the start of a run. Uploads read a file while it is written. They see its end only after its
+digest was verified.
 """
 
 from __future__ import annotations
@@ -24,83 +24,93 @@ from mirror.store import BlobReader
 from mirror.util.cancellation import Work
 
 BUFFER = 256 << 10  # bytes
-LOOK_EVERY = 1.0  # seconds between two looks at a stop while waiting for the writer
+STOP_CHECK_INTERVAL = 1.0  # seconds between two checks for a stop while a reader waits for the writer
 
 
-class SpoolBroken(NetworkError):
-    """The download that fills a spool file gave up for now; the upload behind it begins again when it is whole."""
+class DownloadBroken(NetworkError):
+    """The download into a spool file failed or was restarted while the file was read.
+
+    The upload starts again when the file is complete."""
 
     code = "truncated"
     retryable = False
 
 
 class SpoolFile:
-    """One blob in the spool. One writer, any number of readers, any threads."""
+    """A file with one blob. One writer, any number of readers, on any threads.
+
+    users: the number of copies that use the file. dropped: the spool no longer counts it; set before it is deleted.
+    attempt: the number of the writer's attempt, from 1. complete: it has the whole blob, verified."""
 
     def __init__(self, path: Path, blob: Descriptor) -> None:
         self.path = path
         self.blob = blob
         self.users = 0
-        self.dropped = False  # the spool has forgotten it; set before it is unlinked
+        self.dropped = False
         self._changed = threading.Condition()
         self._written = 0
         self._writing = False
-        self.attempt = 0  # of the writer, from 1
+        self.attempt = 0
         self.complete = False
 
     def fill(self, body: BlobReader, work: Work) -> None:
-        """Write `body`, from its beginning to its proven end: then it is complete. Raises as that does, LocalError."""
+        """Write all bytes of `body`, which raises at its end unless they are right. Raises its errors, and LocalError.
+
+        Then the file is complete."""
         done = False
         try:
-            # Not truncated by opening it: who reads behind an earlier, broken attempt must learn of this one first.
-            with translated(self.path), self.path.open("ab", buffering=0) as out:
-                self._begin()
+            # Opening does not truncate the file: readers of an earlier attempt must first see that it has ended.
+            with translate_os_errors(self.path), self.path.open("ab", buffering=0) as out:
+                self._start_attempt()
                 if os.fstat(out.fileno()).st_size:
                     os.ftruncate(out.fileno(), 0)
                 buffer = memoryview(bytearray(BUFFER))
                 while count := body.readinto(buffer):
-                    _write(out.fileno(), buffer[:count])
-                    self._note(self._written + count, writing=True)
+                    _write_all(out.fileno(), buffer[:count])
+                    self._set_state(self._written + count, writing=True)
                     work.progress(count)
             done = True
         finally:
-            self._note(self._written, writing=False, complete=done)
-            if self.dropped:  # maybe before it was opened here, which has made it anew
+            self._set_state(self._written, writing=False, complete=done)
+            if self.dropped:  # it may have been deleted before it was opened here, which created it again
                 self.path.unlink(missing_ok=True)
 
-    def _begin(self) -> None:
+    def _start_attempt(self) -> None:
+        """Make readers of an earlier attempt fail."""
         with self._changed:
             self.attempt += 1
             self._written, self._writing, self.complete = 0, True, False
             self._changed.notify_all()
 
-    def _note(self, written: int, *, writing: bool, complete: bool = False) -> None:
+    def _set_state(self, written: int, *, writing: bool, complete: bool = False) -> None:
+        """Set the state of the file and wake the readers."""
         with self._changed:
             self._written, self._writing, self.complete = written, writing, complete
             self._changed.notify_all()
 
     def open(self, offset: int, work: Work) -> SpoolReader:
-        """Read from `offset` on, behind the writer if there still is one."""
+        """Open the file at `offset`. It may still be written. Raises LocalError."""
         return SpoolReader(self, offset, work)
 
-    def available(self, offset: int, attempt: int, work: Work) -> int:
-        """Wait until there are bytes at `offset`, or the proven end. -> how many there are beyond `offset`.
+    def wait_for_bytes(self, offset: int, attempt: int, work: Work) -> int:
+        """Wait for bytes after `offset`, and return their number; 0 at the verified end.
 
-        attempt: of the writer, that the reader follows. Raises SpoolBroken if the writer gave up, or began again."""
+        attempt: the writer's attempt that the reader started with. Raises DownloadBroken if that attempt failed,
+        Cancelled."""
         while True:
-            work.stop.check()
+            work.stop.raise_if_requested()
             with self._changed:
                 if attempt != self.attempt:
-                    raise SpoolBroken(f"the download of {self.blob.digest} began again while it was being sent on")
+                    raise DownloadBroken(f"the download of {self.blob.digest} was restarted during its upload")
                 if self._written > offset or self.complete:
                     return self._written - offset
                 if not self._writing:
-                    raise SpoolBroken(f"the download of {self.blob.digest} broke off while it was being sent on")
-                self._changed.wait(LOOK_EVERY)
+                    raise DownloadBroken(f"the download of {self.blob.digest} failed during its upload")
+                self._changed.wait(STOP_CHECK_INTERVAL)
 
 
 class SpoolReader:
-    """A BlobReader over a spool file."""
+    """A BlobReader for a spool file that may still be written."""
 
     def __init__(self, file: SpoolFile, offset: int, work: Work) -> None:
         self._file = file
@@ -108,19 +118,24 @@ class SpoolReader:
         self._offset = offset
         self._work = work
         self.size = file.blob.size
-        with translated(file.path):
+        with translate_os_errors(file.path):
             self._fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def readinto(self, buffer: memoryview) -> int:
-        available = self._file.available(self._offset, self._attempt, self._work)
+        """Fill the beginning of `buffer` and return the number of bytes; 0 at the verified end.
+
+        Waits for the writer. Raises DownloadBroken, LocalError, Cancelled."""
+        available = self._file.wait_for_bytes(self._offset, self._attempt, self._work)
         if not available:
             return 0
-        with translated(self._file.path):
+        with translate_os_errors(self._file.path):
             count = os.preadv(self._fd, [buffer[: min(len(buffer), available)]], self._offset)
-        # What was read may be of another attempt than what was counted.
-        self._file.available(0, self._attempt, self._work)
+        # Check again: a new attempt may have replaced the bytes before they were read.
+        self._file.wait_for_bytes(0, self._attempt, self._work)
         if not count:
-            raise LocalError(f"{self._file.path} is shorter than what was written to it")
+            raise LocalError(
+                f"{self._file.path} is shorter than what was written to it", hint="check the disk for errors"
+            )
         self._offset += count
         return count
 
@@ -134,12 +149,12 @@ class SpoolReader:
 
 
 class Spool:
-    """The files of a run, bounded in bytes: what nobody uses makes room, oldest first.
+    """The files of a run, with a limit of their bytes. Unused files are dropped for new ones, the oldest first.
 
-    limit: bytes; None: half of what is free when the first blob comes. Used on the event loop; only `prepare` and
-    `close` do I/O."""
+    Used on the event loop; only `prepare` and `close` do I/O."""
 
     def __init__(self, directory: Path, limit: int | None) -> None:
+        """limit: bytes; None: half of the free space at the start."""
         self._directory = directory
         self._limit = limit
         self._dropped: list[Path] = []
@@ -149,9 +164,9 @@ class Spool:
         self._ready = False
 
     def prepare(self) -> None:
-        """Make the directory, and sweep what a killed run left. Raises LocalError. Once, before `claim`."""
+        """Create the directory, and delete files of a killed run. Called once, before `acquire`. Raises LocalError."""
         blobs = self._directory / "blobs"
-        with translated(self._directory):
+        with translate_os_errors(self._directory):
             shutil.rmtree(blobs, ignore_errors=True)
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             blobs.mkdir(mode=0o700)
@@ -161,27 +176,29 @@ class Spool:
                 self._limit = shutil.disk_usage(self._directory).free // 2
         self._ready = True
 
-    def claim(self, blob: Descriptor) -> SpoolFile | None:
-        """The file for `blob`, kept until `leave`. None: it does not fit now beside what is in use."""
+    def acquire(self, blob: Descriptor) -> SpoolFile | None:
+        """Return the file for `blob`, which stays until `release`. None: there is no room beside the files in use.
+
+        A blob that exceeds the limit gets a file if no other file is in use."""
         size = blob.size or 0
-        found = self._files.get(blob.digest)
-        if found is not None:
+        file = self._files.get(blob.digest)
+        if file is not None:
             self._files.move_to_end(blob.digest)
-            found.users += 1
-            return found
+            file.users += 1
+            return file
         self._make_room(size)
         if self._files and self._bytes + size > (self._limit or 0):
             return None
-        # A name that no other file ever has: one of the same blob that was dropped may be unlinked, and even written
-        # to, at any time from then on.
+        # The name is never reused: a dropped file of the same blob may be written or deleted at any later time.
         name = f"{blob.digest.hex}.{next(self._numbers)}"
         path = self._directory / "blobs" / blob.digest.algorithm / name
-        found = self._files[blob.digest] = SpoolFile(path, blob)
-        found.users = 1
+        file = self._files[blob.digest] = SpoolFile(path, blob)
+        file.users = 1
         self._bytes += size
-        return found
+        return file
 
     def _make_room(self, size: int) -> None:
+        """Drop unused files until `size` bytes fit."""
         for file in list(self._files.values()):
             if self._bytes + size <= (self._limit or 0):
                 break
@@ -189,36 +206,37 @@ class Spool:
                 self._drop(file)
 
     def _drop(self, file: SpoolFile) -> None:
+        """Remove a file from the spool; the caller of `take_dropped` deletes it."""
         del self._files[file.blob.digest]
         self._bytes -= file.blob.size or 0
         file.dropped = True
         self._dropped.append(file.path)
 
     def take_dropped(self) -> list[Path]:
-        """The files that are not needed any more since the last call; the caller removes them."""
+        """Return the files that were dropped since the last call. The caller deletes them."""
         dropped, self._dropped = self._dropped, []
         return dropped
 
-    def leave(self, file: SpoolFile) -> None:
-        """Done with `file`; it stays for others until room is needed, unless it is not whole."""
+    def release(self, file: SpoolFile) -> None:
+        """End one use of a file. A complete file stays for other copies until its space is needed."""
         file.users -= 1
         if not file.users and not file.complete and self._files.get(file.blob.digest) is file:
             self._drop(file)
 
     def close(self) -> None:
-        """Remove what is there."""
+        """Delete all files."""
         if self._ready:
             shutil.rmtree(self._directory / "blobs", ignore_errors=True)
 
 
-def remove(paths: Iterable[Path]) -> None:
-    """Remove files that were dropped. Does I/O."""
+def remove_files(paths: Iterable[Path]) -> None:
+    """Delete files that were dropped. Does I/O."""
     for path in paths:
         path.unlink(missing_ok=True)
 
 
-class translated:  # noqa: N801 - reads as a word in `with translated(path)`
-    """OSErrors of a local path as LocalError."""
+class translate_os_errors:  # noqa: N801 - reads as a function in `with translate_os_errors(path)`
+    """Raises an OSError of the block as a LocalError that names `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -230,14 +248,15 @@ class translated:  # noqa: N801 - reads as a word in `with translated(path)`
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, OSError):
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise LocalError(
                 f"{self._path}: {error.strerror}",
-                hint="free some space, or set `spool` to a larger disk" if full else "check the spool directory",
-                code="local_full" if full else "local_io",
+                hint="free some space, or set `spool` to a larger disk" if is_full else "check the spool directory",
+                code="local_full" if is_full else "local_io",
             ) from error
 
 
-def _write(descriptor: int, data: memoryview) -> None:
+def _write_all(descriptor: int, data: memoryview) -> None:
+    """Write all of `data`. Raises OSError."""
     while data:
         data = data[os.write(descriptor, data) :]

@@ -1,4 +1,4 @@
-"""Room in the spool: deliveries wait for it, and go without it when a target that does not move keeps it."""
+"""Waits for room in the spool. A blob may be streamed instead if a target that does not respond occupies the spool."""
 
 from __future__ import annotations
 
@@ -6,58 +6,58 @@ from collections import Counter
 
 from mirror.oci.descriptor import Descriptor
 from mirror.transfer.calls import Calls
-from mirror.transfer.spool import Spool, SpoolFile, remove
+from mirror.transfer.spool import Spool, SpoolFile, remove_files
 
-LOOK_FOR_ROOM = 0.5  # seconds between two looks whether the spool has room
-ROOM_WITHIN = 2.0  # seconds after which a blob that may go without the spool does not wait for room any more
-STREAMS = 2  # at a time, of blobs that go to one host without the spool
+POLL_INTERVAL = 0.5  # seconds between two checks for room
+WAIT_FOR_ROOM = 2.0  # seconds after which a blob that can be streamed no longer waits for room
+MAX_STREAMS = 2  # blobs that are streamed to one host at a time
 
 
-class Room:
-    """Files of the spool for deliveries to hosts. Times are of the loop's clock."""
+class SpoolRoom:
+    """Assigns spool files to copies, by target host. Times are seconds of the event loop's clock."""
 
     def __init__(self, spool: Spool, calls: Calls) -> None:
         self._spool = spool
         self._calls = calls
-        self._files: Counter[str] = Counter()  # in use, by target host
-        self._streams: Counter[str] = Counter()  # of blobs that go without, by target host
-        self._full_since: float | None = None  # no blob has found room since
+        self._files: Counter[str] = Counter()  # number in use, by target host
+        self._streams: Counter[str] = Counter()  # number of blobs that are streamed, by target host
+        self._full_since: float | None = None  # no blob has got a file since then
 
-    async def claim(self, blob: Descriptor, host: str, *, may_stream: bool) -> SpoolFile | None:
-        """The file for `blob` as soon as there is room for it. The caller gives it back to `leave`, also if it is None.
+    async def acquire(self, blob: Descriptor, host: str, *, may_stream: bool) -> SpoolFile | None:
+        """Return the file for `blob`, as soon as there is room for it. The caller passes the result to `release`.
 
-        may_stream: the blob can go to `host` without the spool. Then None: there has been no room for ROOM_WITHIN
-        seconds. A host that has files in use waits on, since it may be the one that does not move: its streams would
-        stand still as well, with slots of the source."""
-        began = self._calls.now()
-        while (file := self._spool.claim(blob)) is None:
-            if may_stream and self._goes_without(host, began):
+        may_stream: the blob can be sent to `host` without the spool. Then return None if there was no room for
+        WAIT_FOR_ROOM seconds. A host that has files in use waits longer: it may be the one that does not respond, and
+        its streams would hold permits of the source. Raises Cancelled and LocalError."""
+        since = self._calls.now()
+        while (file := self._spool.acquire(blob)) is None:
+            if may_stream and self._start_stream(host, since):
                 return None
-            await self._calls.sleep(LOOK_FOR_ROOM)
+            await self._calls.sleep(POLL_INTERVAL)
         self._files[host] += 1
         self._full_since = None
         try:
-            if gone := self._spool.take_dropped():  # what made room leaves the disk first
-                await self._calls.call(lambda work: remove(gone))
+            if dropped := self._spool.take_dropped():  # their space is needed: delete them first
+                await self._calls.call(lambda work: remove_files(dropped))
         except BaseException:
-            self.leave(file, host)
+            self.release(file, host)
             raise
         return file
 
-    def leave(self, file: SpoolFile | None, host: str) -> None:
-        """Done with what `claim` gave for `host`."""
+    def release(self, file: SpoolFile | None, host: str) -> None:
+        """Give back the result of `acquire`."""
         (self._streams if file is None else self._files)[host] -= 1
         if file is not None:
-            self._spool.leave(file)
-            if gone := self._spool.take_dropped():
-                self._calls.tasks.detach(self._calls.call(lambda work: remove(gone)))
+            self._spool.release(file)
+            if dropped := self._spool.take_dropped():
+                self._calls.tasks.detach(self._calls.call(lambda work: remove_files(dropped)))
 
-    def _goes_without(self, host: str, began: float) -> bool:
-        """Whether a blob for `host`, which has waited since `began`, goes without the spool; if so it is counted."""
+    def _start_stream(self, host: str, since: float) -> bool:
+        """Return whether a blob for `host`, which has waited since `since`, is streamed; if so, count it."""
         now = self._calls.now()
         if self._full_since is None:
             self._full_since = now
-        full = now - min(began, self._full_since) >= ROOM_WITHIN
-        goes = full and not self._files[host] and self._streams[host] < STREAMS
-        self._streams[host] += goes
-        return goes
+        is_full = now - min(since, self._full_since) >= WAIT_FOR_ROOM
+        starts = is_full and not self._files[host] and self._streams[host] < MAX_STREAMS
+        self._streams[host] += starts
+        return starts

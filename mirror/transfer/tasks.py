@@ -1,4 +1,4 @@
-"""Tasks of one run on its event loop, and groups of coroutines."""
+"""The tasks of a run on its event loop, and groups of coroutines."""
 
 from __future__ import annotations
 
@@ -9,86 +9,89 @@ from typing import Any, TypeAlias, TypeVar
 
 from mirror.errors import MirrorError
 
-_LAST_STEPS = 0.1  # seconds that cancelled tasks have to end
+_CANCEL_TIMEOUT = 0.1  # seconds that cancelled tasks have to end
 
 T = TypeVar("T")
-# What a coroutine yields to the loop and is sent by it concerns only asyncio.
-Steps: TypeAlias = Coroutine[Any, Any, T]
+# A coroutine that returns T. What it exchanges with the event loop is internal to asyncio.
+Coro: TypeAlias = Coroutine[Any, Any, T]
 
 
 class Tasks:
-    """Keeps tasks until they end. The loop itself has only weak references to them.
+    """The tasks in progress. The event loop has only weak references to them.
 
-    bugs: what was raised where nobody awaits it, but for MirrorErrors."""
+    bugs: errors of tasks that nobody awaits, except MirrorErrors."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._tasks: set[asyncio.Task[Any]] = set()
         self.bugs: list[BaseException] = []
 
-    def start(self, steps: Steps[T]) -> asyncio.Task[T]:
-        """Run it. The caller awaits the task, or gives it to `collect`."""
-        task = self._loop.create_task(steps)
+    def start(self, coroutine: Coro[T]) -> asyncio.Task[T]:
+        """Run a coroutine as a task. The caller awaits the task or passes it to `collect`."""
+        task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def detach(self, steps: Steps[object]) -> None:
-        """Run it although nobody awaits it: a MirrorError that it raises is lost, anything else is a bug."""
-        self.start(steps).add_done_callback(self.collect)
+    def detach(self, coroutine: Coro[object]) -> None:
+        """Run a coroutine that nobody awaits. A MirrorError is ignored; any other error is kept in `bugs`."""
+        self.start(coroutine).add_done_callback(self.collect)
 
     def collect(self, task: asyncio.Task[Any]) -> None:
-        """Keep what a task raised that has ended and that nobody awaits."""
+        """Keep the error of a task that has ended and that nobody awaits, unless it is a MirrorError."""
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, MirrorError):
             self.bugs.append(error)
 
     async def wait_closed(self, seconds: float) -> None:
-        """Wait for what is left; cancel what has not ended in `seconds`."""
+        """Wait for the end of all tasks. Those that have not ended after `seconds` are cancelled."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=_LAST_STEPS)
+            await asyncio.wait(set(self._tasks), timeout=_CANCEL_TIMEOUT)
 
 
-async def run_group(all_steps: Iterable[Steps[T]]) -> list[T]:
-    """Run all at the same time. -> their results, in order.
+async def run_group(coroutines: Iterable[Coro[T]]) -> list[T]:
+    """Run coroutines concurrently and return their results in order.
 
-    If one fails, the others are cancelled, and once they have ended its error is raised."""
+    If one fails, the others are cancelled. When they have ended, its error is raised."""
     async with task_group() as group:
-        tasks = [group.create_task(steps) for steps in all_steps]
+        tasks = [group.create_task(coroutine) for coroutine in coroutines]
     return [task.result() for task in tasks]
 
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """A group that ends when all its tasks have ended.
+    """Provide a group of tasks. The block ends when all of them have ended.
 
-    If one fails, or the block does, the others are cancelled, and once they have ended its error is raised."""
+    If a task or the block fails, the other tasks are cancelled. When they have ended, the error is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group
     except BaseExceptionGroup as failures:
-        raise _first(failures) from None
+        raise _first_error(failures) from None
 
 
-async def gather_results(all_steps: Iterable[Steps[T]]) -> list[T | MirrorError]:
-    """Run all at the same time. -> for each, in order, its result or its MirrorError. Raises anything else."""
-    return await run_group([_result(steps) for steps in all_steps])
+async def gather_results(coroutines: Iterable[Coro[T]]) -> list[T | MirrorError]:
+    """Run coroutines concurrently and return the result or the MirrorError of each, in order.
+
+    Raises any other error, after the others were cancelled."""
+    return await run_group([_result_or_error(coroutine) for coroutine in coroutines])
 
 
-async def _result(steps: Steps[T]) -> T | MirrorError:
+async def _result_or_error(coroutine: Coro[T]) -> T | MirrorError:
+    """Return the result of a coroutine, or its MirrorError."""
     try:
-        return await steps
+        return await coroutine
     except MirrorError as error:
         return error
 
 
 @asynccontextmanager
-async def run_in_background(all_steps: Iterable[Steps[T]]) -> AsyncIterator[list[asyncio.Task[T]]]:
-    """Run all while inside. What has not ended then is cancelled, and its end is waited for."""
-    tasks = [asyncio.get_running_loop().create_task(steps) for steps in all_steps]
+async def run_in_background(coroutines: Iterable[Coro[T]]) -> AsyncIterator[list[asyncio.Task[T]]]:
+    """Run coroutines inside the block. Those that have not ended after it are cancelled, and their end is awaited."""
+    tasks = [asyncio.get_running_loop().create_task(coroutine) for coroutine in coroutines]
     try:
         yield tasks
     finally:
@@ -97,30 +100,32 @@ async def run_in_background(all_steps: Iterable[Steps[T]]) -> AsyncIterator[list
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def run_and_catch(steps: Steps[T]) -> T | BaseException:
-    """-> its result, or what it raised, whatever that is; only its own cancellation is raised."""
+async def run_and_catch(coroutine: Coro[T]) -> T | BaseException:
+    """Return the result of a coroutine, or its error of any type. Raises only CancelledError."""
     try:
-        return await steps
+        return await coroutine
     except asyncio.CancelledError:
         raise
-    except BaseException as error:  # noqa: BLE001 (for the caller, who looks at it)
+    except BaseException as error:  # noqa: BLE001 (the caller handles it)
         return error
 
 
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error of a group that counts: the first, but a bug before any MirrorError."""
-    errors = [_first(one) if isinstance(one, BaseExceptionGroup) else one for one in failures.exceptions]
+def _first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a group that is not a MirrorError (a bug); if there is none, the first error."""
+    errors = [_first_error(one) if isinstance(one, BaseExceptionGroup) else one for one in failures.exceptions]
     return next((error for error in errors if not isinstance(error, MirrorError)), errors[0])
 
 
 def strip_traceback(error: BaseException) -> BaseException:
-    """`error` as it can be raised to many: else each raise adds frames to it, and keeps alive what they hold."""
+    """Return a MirrorError without its traceback, other errors unchanged. For errors that several callers raise.
+
+    Each raise would add frames to the traceback, which keep their local variables alive."""
     return error.with_traceback(None) if isinstance(error, MirrorError) else error
 
 
-def run_caught(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """What `call` returned, or what it raised, whatever that is: for who waits for it on another thread."""
+def call_and_catch(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    """Return the result of a call and its error of any type, for a caller on another thread."""
     try:
         return call(), None
-    except BaseException as error:  # noqa: BLE001 (see above)
+    except BaseException as error:  # noqa: BLE001 (the other thread raises it)
         return None, error

@@ -1,4 +1,4 @@
-"""One blob into one repository: the attempts of an upload, and what they keep from one to the next."""
+"""The attempts of one upload, and the upload session that they share."""
 
 from __future__ import annotations
 
@@ -8,109 +8,119 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Protocol
 
-from mirror.errors import RemoteError, could_not_look_up
+from mirror.errors import RemoteError, is_failed_lookup
 from mirror.oci.descriptor import Descriptor
 from mirror.store import BlobReader, Target, UploadSession
 from mirror.util.cancellation import Work
 from mirror.util.structs import replace
 
 
-class Body(Protocol):
-    """Bytes that can be opened again: a source's, or a spool file's."""
+class BlobBody(Protocol):
+    """The bytes of a blob, which can be opened repeatedly."""
 
-    def open(self, offset: int, work: Work) -> BlobReader: ...
+    def open(self, offset: int, work: Work) -> BlobReader:
+        """Open the blob at `offset`."""
+        ...
 
 
-class Sending:
-    """An upload over its attempts, of which one runs at a time. sent: bytes of all attempts.
+class BlobUpload:
+    """The upload of one blob to one repository. Its attempts run one after the other. bytes_sent: of all attempts.
 
-    An attempt owns the session while it runs; between attempts it is kept here if it can be gone on with."""
+    A running attempt owns the upload session. Between attempts this object owns it, if the next one can resume it."""
 
     def __init__(
         self,
         target: Target,
         repository: str,
         blob: Descriptor,
-        body: Body,
-        moved: Callable[[int], None],
+        body: BlobBody,
+        count_bytes: Callable[[int], None],
         before_write: Callable[[], None],
         session: UploadSession | None = None,
     ) -> None:
-        """session: one that is open already, such as a mount that was refused leaves."""
+        """count_bytes: called with the number of bytes after each send. before_write: called before a session opens.
+        session: an open session to use, for example from a mount that was not done."""
         self._target = target
         self._repository = repository
         self._blob = blob
         self._body = body
-        self._moved = moved
+        self._count_bytes = count_bytes
         self._before_write = before_write
         self._lock = threading.Lock()
-        self._kept = session
-        self._tries = 0
-        self._given_up = False
+        self._session = session  # between attempts
+        self._attempts = 0
+        self._ended = False
         self._lookup_failed = False
-        self.sent = 0
+        self.bytes_sent = 0
 
     def attempt(self, work: Work) -> None:
-        """Upload. Raises as the target and the body do."""
-        session = self._begin()
+        """Upload the blob. Raises the errors of the target and of the body."""
+        session = self._start_attempt()
         with ExitStack() as stack:
-            if self._tries > 1 and session is None and self._arrived(work):
-                return  # the answer to the last attempt was lost, not the blob
+            if self._attempts > 1 and session is None and self._has_arrived(work):
+                return  # only the response to the last attempt was lost
             bodies: list[BlobReader] = []
-            stack.callback(_close, bodies)
+            stack.callback(_close_readers, bodies)
             if session is not None:
-                stack.callback(self._settle, session)
+                stack.callback(self._keep_or_close, session)
             if session is None or not session.resumable:
-                # The source speaks first: a session that waits for a slow source is dropped by some registries.
+                # Read from the source first: some registries drop a session that waits for a slow source.
                 bodies.append(self._body.open(0, work))
             if session is None:
                 self._before_write()
                 session = self._target.begin_upload(self._repository, self._blob, work)
-                stack.callback(self._settle, session)
+                stack.callback(self._keep_or_close, session)
 
-            def body(offset: int) -> BlobReader:
+            def open_body(offset: int) -> BlobReader:
                 return bodies.pop() if bodies and offset == 0 else self._body.open(offset, work)
 
-            session.send(body, replace(work, progress=partial(self._note, work)))
+            session.send(open_body, replace(work, progress=partial(self._count_sent, work)))
 
-    def _arrived(self, work: Work) -> bool:
-        """Whether the target has the blob after a failed attempt. Where it cannot look that up, not even in the next
-        attempt, the blob is uploaded again."""
+    def _has_arrived(self, work: Work) -> bool:
+        """Return whether the target has the blob after a failed attempt.
+
+        Raises the error of the first failed lookup if it is retryable. After a second one the blob is uploaded again,
+        since the target may be unable to look it up."""
         try:
             return self._target.has_blob(self._repository, self._blob, work)
         except RemoteError as error:
-            if not could_not_look_up(error) or (error.retryable and not self._lookup_failed):
+            if not is_failed_lookup(error) or (error.retryable and not self._lookup_failed):
                 self._lookup_failed = True
                 raise
             return False
 
-    def _note(self, work: Work, count: int) -> None:
-        self.sent += count
-        self._moved(count)
+    def _count_sent(self, work: Work, count: int) -> None:
+        """Count bytes that were sent."""
+        self.bytes_sent += count
+        self._count_bytes(count)
         work.progress(count)
 
-    def _begin(self) -> UploadSession | None:
+    def _start_attempt(self) -> UploadSession | None:
+        """Count the attempt, and return the session that the last one left."""
         with self._lock:
-            self._tries += 1
-            session, self._kept = self._kept, None
+            self._attempts += 1
+            session, self._session = self._session, None
             return session
 
-    def _settle(self, session: UploadSession) -> None:
-        """Close the session after an attempt, unless the next one can go on with it."""
+    def _keep_or_close(self, session: UploadSession) -> None:
+        """Keep the session for the next attempt if that can resume it; otherwise close it."""
         with self._lock:
-            if session.resumable and not self._given_up:
-                self._kept = session
+            if session.resumable and not self._ended:
+                self._session = session
                 return
         session.__exit__(None, None, None)
 
-    def give_up(self) -> UploadSession | None:
-        """No further attempt will be made. -> what the caller has to close; a running attempt closes its own."""
+    def end_attempts(self) -> UploadSession | None:
+        """Allow no further attempt. Return the session that the caller has to close, if there is one.
+
+        A running attempt closes its own session."""
         with self._lock:
-            self._given_up = True
-            session, self._kept = self._kept, None
+            self._ended = True
+            session, self._session = self._session, None
             return session
 
 
-def _close(bodies: list[BlobReader]) -> None:
+def _close_readers(bodies: list[BlobReader]) -> None:
+    """Close readers that were opened and not used."""
     while bodies:
         bodies.pop().__exit__(None, None, None)

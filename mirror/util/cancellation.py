@@ -35,7 +35,7 @@ class Stop:
         return lambda: self.request(parent.reason)
 
     @property
-    def requested(self) -> bool:
+    def is_requested(self) -> bool:
         """Whether a stop was requested."""
         return self._requested
 
@@ -57,7 +57,7 @@ class Stop:
         finally:
             called.set()
 
-    def check(self) -> None:
+    def raise_if_requested(self) -> None:
         """Raise Cancelled if a stop was requested."""
         if self._requested:
             raise Cancelled(self.reason or "cancelled")
@@ -70,9 +70,9 @@ class Stop:
                 if self._requested:
                     self._wakes.set()
         self._wakes.wait(max(0.0, seconds))
-        self.check()
+        self.raise_if_requested()
 
-    def calls(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
+    def callback_on_stop(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
         """Register `callback` for a stop inside the block. It is called at once if the stop was already requested.
 
         The callback does not run after the block."""
@@ -145,7 +145,7 @@ class Work(Struct, frozen=True):
         """Yield a Work that is stopped `seconds` after this one, to receive a response that should not be lost.
 
         Raises Cancelled if this one is stopped already."""
-        self.stop.check()
+        self.stop.raise_if_requested()
         stop = Stop()
         timers: list[threading.Timer] = []
 
@@ -155,13 +155,13 @@ class Work(Struct, frozen=True):
             timer.start()
 
         try:
-            with self.stop.calls(later):
+            with self.stop.callback_on_stop(later):
                 yield Work(stop, self.progress, self.retries, self.urgent)
         finally:
             for timer in timers:
                 timer.cancel()
                 timer.join()
 
-    def once(self) -> Work:
+    def without_retries(self) -> Work:
         """Return the same context without retries of requests."""
         return Work(self.stop, self.progress, False, self.urgent)

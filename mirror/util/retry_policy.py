@@ -36,13 +36,13 @@ class Policy(Struct, frozen=True):
 
     attempts: how many in all. budget: seconds of waits after which no further attempt starts; the caller measures
     them.
-    longest_asked: the longest `Retry-After` that is honored, seconds."""
+    max_retry_after: the longest `Retry-After` that is honored, seconds."""
 
     attempts: int = 5
     base: float = 0.5  # seconds
     cap: float = 20.0  # seconds
     budget: float = 90.0  # seconds
-    longest_asked: float = 120.0  # seconds
+    max_retry_after: float = 120.0  # seconds
 
     def wait_before_next(
         self,
@@ -61,7 +61,7 @@ class Policy(Struct, frozen=True):
         wait = draw() * min(self.cap, self.base * 2.0 ** (attempt - 1))
         if error.retry_after is None:
             return wait if waited + wait < self.budget else None
-        return max(wait, error.retry_after) if error.retry_after <= self.longest_asked else None
+        return max(wait, error.retry_after) if error.retry_after <= self.max_retry_after else None
 
 
 ONCE = Policy(attempts=1)

@@ -14,7 +14,7 @@ from mirror.util.retry_policy import Clock
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-PATIENCE = 300  # seconds that a caller waits for the call of another; the calls themselves end sooner
+WAIT_LIMIT = 300  # seconds that a caller waits for the call of another; the calls themselves end sooner
 HAND_OVER = 5.0  # seconds after which the next thread may pass a gate although its holder has not left
 
 
@@ -52,13 +52,13 @@ class _SharedCall(Generic[T]):
             if self._ended:
                 return True
             self._wakes.add(wake)
-        with stop.calls(wake.set):
+        with stop.callback_on_stop(wake.set):
             wake.wait(seconds)
         with self._lock:
             self._wakes.discard(wake)
             if self._ended:
                 return True
-        stop.check()
+        stop.raise_if_requested()
         return False
 
 
@@ -68,10 +68,10 @@ class SingleFlight(Generic[K, T]):
     Thread-safe. All waiting callers get the error of the call, except Cancelled: then one of them makes the call
     again."""
 
-    def __init__(self, what: str, patience: float | None = PATIENCE) -> None:
-        """patience: seconds to wait for the call of another thread; None: no limit."""
+    def __init__(self, what: str, timeout: float | None = WAIT_LIMIT) -> None:
+        """timeout: seconds to wait for the call of another thread; None: no limit."""
         self._what = what
-        self._patience = patience
+        self._timeout = timeout
         self._lock = threading.Lock()
         self._calls: dict[K, _SharedCall[T]] = {}
 
@@ -87,8 +87,8 @@ class SingleFlight(Generic[K, T]):
                     shared = self._calls[key] = _SharedCall()
             if leads:
                 return self._lead(key, shared, call)
-            if not shared.wait(stop, self._patience):
-                raise NetworkError(f"{self._what}: no result within {self._patience} s", code="timeout")
+            if not shared.wait(stop, self._timeout):
+                raise NetworkError(f"{self._what}: no result within {self._timeout} s", code="timeout")
             error = shared.error
             if error is None:
                 return shared.result  # type: ignore[return-value]  # set with error = None
@@ -143,11 +143,11 @@ class Gate:
             wake = threading.Event()
             self._wakes.add(wake)
             left = self._since + HAND_OVER - now
-        with stop.calls(wake.set):
+        with stop.callback_on_stop(wake.set):
             wake.wait(left)
         with self._lock:
             self._wakes.discard(wake)
-        stop.check()
+        stop.raise_if_requested()
         return False
 
     def leave(self) -> None:
@@ -182,7 +182,7 @@ class LazyValue(Generic[T]):
 
     def __init__(self, factory: Callable[[Work], T]) -> None:
         self._factory = factory
-        self._calls: SingleFlight[None, None] = SingleFlight("a value", patience=None)
+        self._calls: SingleFlight[None, None] = SingleFlight("a value", timeout=None)
         self._created: list[T] = []
         self._error: MirrorError | None = None
 

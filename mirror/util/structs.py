@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-__all__ = ["Hiding", "Struct", "field", "replace"]
+__all__ = ["RedactedStruct", "Struct", "field", "replace"]
 
 
-class Hiding(Struct, frozen=True):
+class RedactedStruct(Struct, frozen=True):
     """A value whose representation omits the fields in HIDDEN, so that secrets do not appear in logs or tracebacks."""
 
     HIDDEN: ClassVar[tuple[str, ...]] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mirror.commands.options import Only, Shard, repository_of
+from mirror.commands.options import ReferenceFilter, Shard, repository_of
 
 
 @pytest.mark.parametrize(
@@ -30,10 +30,10 @@ from mirror.commands.options import Only, Shard, repository_of
 def test_a_reference_is_selected_if_a_pattern_matches_it_or_its_repository(
     patterns: list[str] | None, reference: str, wanted: bool
 ) -> None:
-    only = Only(patterns)
-    assert wanted == only.wants(reference)
+    only = ReferenceFilter(patterns)
+    assert wanted == only.is_selected(reference)
     repository = reference.partition("@")[0] if "@" in reference else reference.rpartition(":")[0]
-    assert not wanted or only.takes(repository), "a repository with a selected reference must be listed"
+    assert not wanted or only.may_select(repository), "a repository with a selected reference must be listed"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_reference_is_selected_if_a_pattern_matches_it_or_its_repository(
     ],
 )
 def test_a_repository_that_no_pattern_can_match_is_not_listed(pattern: str, repository: str, needed: bool) -> None:
-    assert needed == Only([pattern]).takes(repository)
+    assert needed == ReferenceFilter([pattern]).may_select(repository)
 
 
 @pytest.mark.parametrize(
@@ -113,27 +113,27 @@ def test_shards_split_repositories_completely_and_deterministically(count: int) 
     ],
 )
 def test_patterns_that_cannot_match_a_source_are_reported(pattern: str, name: str, can: bool) -> None:
-    assert ([] if can else [pattern]) == Only([pattern]).impossible_patterns([name])
+    assert ([] if can else [pattern]) == ReferenceFilter([pattern]).impossible_patterns([name])
 
 
 def test_a_pattern_is_unused_until_it_matches() -> None:
-    only = Only(["host/app", "host/app:v1", "host/app:v9", "host/*:v2"])
-    assert only.takes("host/app")
+    only = ReferenceFilter(["host/app", "host/app:v1", "host/app:v9", "host/*:v2"])
+    assert only.may_select("host/app")
     assert [
         "host/*:v2",
         "host/app:v1",
         "host/app:v9",
     ] == only.unused_patterns()  # the repository was selected, but may have no tags
-    assert all(only.wants(f"host/app:{tag}") for tag in ("v1", "v2"))
+    assert all(only.is_selected(f"host/app:{tag}") for tag in ("v1", "v2"))
     assert ["host/app:v9"] == only.unused_patterns()
 
 
 def test_a_pattern_is_not_reported_as_unused_if_its_repository_could_not_be_listed() -> None:
     patterns = ["host/app:v1", "host/team/web:v1", "other/app:v1"]
-    only = Only(patterns)
-    only.not_seen("host/app")
+    only = ReferenceFilter(patterns)
+    only.note_unlisted("host/app")
     assert patterns[1:] == only.unused_patterns()
-    only.not_seen("host/team/*")
+    only.note_unlisted("host/team/*")
     assert [] == only.unused_patterns()
 
 
@@ -142,8 +142,8 @@ def test_the_shard_with_the_repository_reports_an_unused_pattern() -> None:
     patterns = sorted(f"{name}:v9" for name in names)
     output = []
     for shard in range(3):
-        only = Only(patterns, Shard(shard, 3))
-        mine = [name for name in names if only.takes(name)]
+        only = ReferenceFilter(patterns, Shard(shard, 3))
+        mine = [name for name in names if only.may_select(name)]
         assert mine == [name for name in names if Shard(shard, 3).contains(name)]
         output += only.unused_patterns()
     assert patterns == sorted(output)

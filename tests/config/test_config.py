@@ -167,7 +167,7 @@ def test_an_unreadable_file_is_a_local_error(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=200) | st.text(alphabet="[]{}:,-#&*!|>'\"%@` \nab01.~<", max_size=80).map(str.encode))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_arbitrary_input_raises_only_our_errors(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = write(tmp_path_factory.getbasetemp(), data, f"any-{os.getpid()}.yaml")
     with pytest.raises(MirrorError) as caught:  # none of these is a whole configuration

@@ -1,6 +1,6 @@
 """Test images for exports and imports: three repositories, in memory and in a registry.
 
-In some of these tests the tool runs its event loop in debug mode. A callback that blocks the loop fails the test."""
+In some of these tests the event loop of the tool is watched. A callback that blocks the loop fails the test."""
 
 from __future__ import annotations
 

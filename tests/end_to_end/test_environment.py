@@ -193,6 +193,7 @@ def test_output_that_cannot_be_written_is_a_local_error(ready: MirrorTool, tmp_p
     said = "mirror: cannot write to standard output: No space left on device\n"
     for command in commands:
         assert (4, said) == _into("/dev/full", ready, *command), command
+    assert (4, said) == _started_into("/dev/full", ready, "validate", config)
     # The results of a sync are in its report, so a closed pipe is ignored.
     assert (0, said) == _into("/dev/full", ready, "sync", config)
     assert 0 == ready.report()["exit"]
@@ -200,11 +201,19 @@ def test_output_that_cannot_be_written_is_a_local_error(ready: MirrorTool, tmp_p
     os.close(read)
     for command in commands:
         assert (0, "") == _into(write, ready, *command), command
+    assert (0, "") == _started_into(write, ready, "validate", config)
     os.close(write)
 
 
 def _into(stdout: str | int, tool: MirrorTool, *arguments: str) -> tuple[int, str]:
     """Run with this standard output; return the exit code and standard error."""
+    with open(stdout, "wb", closefd=isinstance(stdout, str)) as out:
+        ran = tool(*arguments, stdout=out.fileno())
+    return ran.code, ran.err
+
+
+def _started_into(stdout: str | int, tool: MirrorTool, *arguments: str) -> tuple[int, str]:
+    """Do the same in a process that Python has set up for this standard output."""
     with open(stdout, "wb", closefd=isinstance(stdout, str)) as out:
         ran = subprocess.run(
             [sys.executable, "-m", "mirror", *arguments],

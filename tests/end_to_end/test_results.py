@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.worlds import assert_synced, loaded, pair
 from tests.registries.faults import FOREVER
+from tests.registries.process import eventually
 from tests.registries.real import RealRegistry
 from tests.support.oracle import assert_whole
 from tests.support.seeding import seed
@@ -67,10 +70,19 @@ def test_blobs_copied_before_another_failed_are_in_the_totals(
 ) -> None:
     source, target = scripted("source"), scripted("target")
     graph = loaded(source)
-    last = list(graph.blobs)[-1]
-    late = source.fault("GET blob", reference=last, delay=0.5, status=404, times=FOREVER)
+    last, others = list(graph.blobs)[-1], threading.Event()
+    late = source.fault("GET blob", reference=last, stall=others, status=404, times=FOREVER)
     pair(mirror_run, source, target)
+
+    def release() -> None:
+        eventually(lambda: len(graph.blobs) - 1 == target.counts(status=201)["PUT upload"], within=60)
+        time.sleep(0.3)  # until the tool has read the response
+        others.set()
+
+    waiting = threading.Thread(target=release)
+    waiting.start()
     mirror_run.sync(expect=1)
+    waiting.join()
     assert late.hits
     totals = mirror_run.report()["totals"]
     logged = Counter(line["outcome"] for line in mirror_run.log() if line["event"] == "blob")

@@ -15,7 +15,7 @@ from tests.registries.tokens import SERVICE
 from tests.support.tool import MirrorTool
 
 USERS = {"acme": "correct-horse"}
-REFUSALS = (401, 403, 405, 500, 503)
+MAX_FAILED_MOUNTS = (401, 403, 405, 500, 503)
 
 
 def login(registry: ScriptedRegistry) -> dict[str, Any]:
@@ -28,8 +28,8 @@ def test_a_failed_listing_of_the_target_fails_no_image(
     how: str, tags: list[str] | None, scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
     source, target = scripted("source"), scripted("target", users=USERS, bearer=how == "bearer")
-    names = [f"app-{status}" for status in REFUSALS]
-    for name, status in zip(names, REFUSALS, strict=True):
+    names = [f"app-{status}" for status in MAX_FAILED_MOUNTS]
+    for name, status in zip(names, MAX_FAILED_MOUNTS, strict=True):
         loaded(source, "v1", "v2", repository=name)
         challenge = () if status != 401 else (("WWW-Authenticate", _challenge(target, name)),)
         target.fault("GET tags", repository=name, status=status, headers=challenge, times=FOREVER)

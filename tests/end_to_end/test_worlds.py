@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.registries.process import eventually
 from tests.registries.scripted import ScriptedRegistry
 from tests.support.tool import MirrorTool
 from tests.support.worlds.judge import Judge
@@ -78,24 +78,34 @@ def _run(world: World, tool: MirrorTool, chance: random.Random) -> int:
     options = ["--deep"] if chance.random() < 0.15 else []
     if how == "whole":
         return tool.sync(*options, expect=ENDS, timeout=100).code
-    process = tool.start("sync", tool.config_file, *options)
-    striker = _Striker(process, signal.SIGKILL if how == "kill" else signal.SIGTERM)
+    striker = _Striker(signal.SIGKILL if how == "kill" else signal.SIGTERM)
     registry: ScriptedRegistry = chance.choice(world.registries)
     world.weather[registry].at(chance.randint(1, 30), striker.strike, after=chance.random() < 0.5)
-    code = tool.finish(process, timeout=100).code
+    ends = (*ENDS, -signal.SIGKILL if how == "kill" else 128 + signal.SIGTERM)
+    code = tool.sync(*options, expect=ends, timeout=100, began=striker.aim).code
     world.weather[registry].disarm()
-    assert code in (*ENDS, -signal.SIGKILL if how == "kill" else 128 + signal.SIGTERM)
     return code
 
 
 class _Striker:
-    def __init__(self, process: subprocess.Popen[str], number: signal.Signals) -> None:
-        self._process, self._number = process, number
-        self._once = threading.Lock()
+    """Sends a signal to a run. number: the signal."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self._number = number
+        self._aimed = threading.Event()
+        self._run = 0
+
+    def aim(self, run: int) -> None:
+        """Set the process id of the run."""
+        self._run = run
+        self._aimed.set()
 
     def strike(self) -> None:
-        with self._once, suppress(ProcessLookupError):
-            self._process.send_signal(self._number)
+        assert self._aimed.wait(60)
+        with suppress(ProcessLookupError):
+            os.kill(self._run, self._number)
         if self._number == signal.SIGKILL:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)  # no request is carried out after the kill
+            eventually(self._has_ended, within=60)  # no request is carried out after the kill
+
+    def _has_ended(self) -> bool:
+        return not Path(f"/proc/{self._run}").exists()

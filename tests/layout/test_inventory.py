@@ -16,13 +16,13 @@ from mirror.errors import ConfigError, Refused
 from mirror.layout.inventory import BaseInventory, Inventory, parse_inventory, read_inventory
 from mirror.layout.inventory_reader import survey_store
 from mirror.oci.digest import Digest
-from mirror.store import Coming
+from mirror.store import ExpectedImage
 from tests.support.bundles import comings, export, opened, stock, work
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "mirror" / "inventory.schema.json").read_text(encoding="utf-8"))
 
 
-def made(*images: Coming, base: BaseInventory | None = None) -> Inventory:
+def made(*images: ExpectedImage, base: BaseInventory | None = None) -> Inventory:
     one = Inventory()
     for coming in images:
         one.add(coming, base or BaseInventory())

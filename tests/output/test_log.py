@@ -20,7 +20,7 @@ from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 from mirror.errors import LOCAL, LocalError
 from mirror.output.console import Console
-from mirror.output.log import DEBUG, QUIET, VERBOSE, Logs, blob_event, setup
+from mirror.output.log import DEBUG, QUIET, VERBOSE, Logs, log_blob, setup
 from mirror.output.redaction import Redactor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def blob(**changes: Any) -> None:
         "bytes_sent": 10,
         "seconds": 0.12345,
     }
-    blob_event(**{**fields, **changes})
+    log_blob(**{**fields, **changes})
 
 
 # -- the file ---------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ WRITE_MANY = """
 import random, sys
 from pathlib import Path
 from mirror.output.console import Console
-from mirror.output.log import setup, blob_event
+from mirror.output.log import setup, log_blob
 from mirror.output.redaction import Redactor
 run, path, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 draw = random.Random(run)
@@ -301,7 +301,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 with setup(run=run, console=Console(), redact=Redactor(), file=path, max_size=16 * 1024, backups=50) as logs:
     for n in range(count):
-        blob_event(source="h/a", target="h/b", image="h/a:v" * draw.randrange(1, 20), digest=f"sha256:{n}", size=n,
+        log_blob(source="h/a", target="h/b", image="h/a:v" * draw.randrange(1, 20), digest=f"sha256:{n}", size=n,
                    outcome="copied")
         if draw.random() < 0.2:
             logs.flush()
@@ -356,10 +356,10 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from mirror.output.console import Console
-from mirror.output.log import setup, blob_event
+from mirror.output.log import setup, log_blob
 from mirror.output.redaction import Redactor
 def blob(n):
-    blob_event(source="h/a", target="h/b", image="h/a:v", digest="d", size=n, outcome="copied")
+    log_blob(source="h/a", target="h/b", image="h/a:v", digest="d", size=n, outcome="copied")
 with setup(run="r", console=Console(), redact=Redactor(), file=Path(sys.argv[1])) as logs:
     for n in range(10):
         blob(n)

@@ -61,13 +61,13 @@ def plain(stream: io.StringIO, mode: Mode = "plain", **options: object) -> Itera
 def test_a_line_is_printed_every_thirty_seconds() -> None:
     said = io.StringIO()
     with plain(said) as (progress, clock):
-        progress.expect(200)
+        progress.add_images(200)
         progress.add_bytes(30 * 1024**2)
         for _ in range(20):
-            progress.image_done()
+            progress.count_image()
         clock.advance(30)
         progress.add_bytes(60 * 1024**2)
-        progress.image_done(failed=True)
+        progress.count_image(failed=True)
         clock.advance(30)
     assert [
         "mirror: 20 of 200 images, 30.0 MiB, 1.0 MiB/s, about 4 min 30 s left",
@@ -79,9 +79,9 @@ def test_a_line_is_printed_every_thirty_seconds() -> None:
 def test_no_time_is_estimated_while_nothing_progresses() -> None:
     said = io.StringIO()
     with plain(said) as (progress, clock):
-        progress.expect(20)
+        progress.add_images(20)
         for _ in range(10):
-            progress.image_done()
+            progress.count_image()
         clock.advance(30)
         clock.advance(30)
         progress.add_bytes(1024)
@@ -97,8 +97,8 @@ def test_no_time_is_estimated_while_nothing_progresses() -> None:
 def test_a_short_run_prints_no_progress_without_a_terminal(mode: Mode) -> None:
     said = io.StringIO()
     with Progress(Console(said), mode) as progress:
-        progress.expect(1)
-        progress.image_done()
+        progress.add_images(1)
+        progress.count_image()
     assert "" == said.getvalue()
 
 
@@ -130,9 +130,9 @@ def test_many_threads_may_increase_the_counters() -> None:
     with Progress(Console(io.StringIO()), "none") as progress:
 
         def feed(_: int) -> None:
-            progress.expect(2)
-            progress.image_done(failed=True)
-            progress.image_done()
+            progress.add_images(2)
+            progress.count_image(failed=True)
+            progress.count_image()
             progress.add_bytes(3)
 
         with ThreadPoolExecutor(8) as pool:
@@ -173,9 +173,9 @@ def test_a_terminal_shows_a_live_display_that_is_erased_at_the_end_and_does_not_
         clock = ControlledClock()
         with Progress(console, "auto", now=clock.now, wait=clock.wait) as progress:
             clock.wait_until_waiting()
-            progress.expect(10)
+            progress.add_images(10)
             for _ in range(7):
-                progress.image_done()
+                progress.count_image()
             console.write_line("mirror: warning: [bold]slow[/bold] host")
             clock.advance(LIVE_EVERY)
             clock.end()
@@ -190,7 +190,7 @@ def test_a_terminal_shows_a_live_display_that_is_erased_at_the_end_and_does_not_
 def test_a_stopped_terminal_does_not_delay_the_end_of_a_run() -> None:
     with terminal() as (_, console):
         with Progress(console, "auto") as progress:
-            progress.expect(1)
+            progress.add_images(1)
             for _ in range(200):
                 console.write_line("x" * 1000)  # far more than the buffer of the terminal
         assert console.dropped > 0

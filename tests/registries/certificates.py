@@ -7,6 +7,8 @@ from pathlib import Path
 
 import trustme
 
+from mirror.util.tls_socket import TlsSocket
+
 
 class Authority:
     """Issues certificates for loopback. ca: path of the certificate that clients must trust.
@@ -25,6 +27,7 @@ class Authority:
     def server_context(self, *, client_certificates: bool = False) -> ssl.SSLContext:
         """Return the TLS context of a test server."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.sslsocket_class = TlsSocket
         context.load_cert_chain(*map(str, self.server))
         if client_certificates:
             context.verify_mode = ssl.CERT_REQUIRED

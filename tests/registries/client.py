@@ -48,7 +48,7 @@ class Registry(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A complete response. headers: names in lower case; of duplicates, the last."""
 
     status: int
@@ -100,7 +100,7 @@ class Client:
         repository: str = "",
         also: tuple[str, ...] = (),
         want: tuple[int, ...] = (),
-    ) -> Answer:
+    ) -> Response:
         """Send a request and read the response. path: from the root, or a URL on this host. repository, also: the
         repositories that access is needed to.
 
@@ -110,12 +110,12 @@ class Client:
         allowed = self._authorize((repository, *also)) if self._authorize else None
         if allowed:
             sent.setdefault("Authorization", allowed)
-        answer = self._exchange(method, target, sent, body)
-        if want and answer.status not in want:
-            raise Unexpected(f"{method} {self.base}{target}: {answer.status} {answer.body[:300]!r}, want {want}")
-        return answer
+        response = self._exchange(method, target, sent, body)
+        if want and response.status not in want:
+            raise Unexpected(f"{method} {self.base}{target}: {response.status} {response.body[:300]!r}, want {want}")
+        return response
 
-    def _exchange(self, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Answer:
+    def _exchange(self, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Response:
         try:
             self._connection.request(method, target, body=body, headers=headers)
             response = self._connection.getresponse()
@@ -127,7 +127,7 @@ class Client:
             return self._exchange(method, target, headers, body)
         self._used = True
         data = response.read()
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, data)
+        return Response(response.status, {name.lower(): value for name, value in response.getheaders()}, data)
 
     # ---- reading
 
@@ -135,32 +135,32 @@ class Client:
         """Return every tag, sorted; empty if the repository does not exist."""
         found: list[str] = []
         path = f"/v2/{repository}/tags/list"
-        for answer in self._pages(path, repository):
-            found += answer.json().get("tags") or []
+        for response in self._pages(path, repository):
+            found += response.json().get("tags") or []
         return sorted(found)
 
     def repositories(self) -> list[str]:
         """Return the catalog, sorted."""
         found: list[str] = []
-        for answer in self._pages("/v2/_catalog?n=1000", ""):
-            found += answer.json().get("repositories") or []
+        for response in self._pages("/v2/_catalog?n=1000", ""):
+            found += response.json().get("repositories") or []
         return sorted(found)
 
-    def _pages(self, path: str, repository: str) -> Iterator[Answer]:
+    def _pages(self, path: str, repository: str) -> Iterator[Response]:
         while path:
-            answer = self.ask("GET", path, repository=repository, want=(200, 404))
-            if answer.status == 404:
+            response = self.ask("GET", path, repository=repository, want=(200, 404))
+            if response.status == 404:
                 return
-            yield answer
-            link = answer.headers.get("link", "")
+            yield response
+            link = response.headers.get("link", "")
             path = urljoin(self.base + path, link[1 : link.index(">")]) if link else ""
 
-    def manifest(self, repository: str, reference: str) -> Answer:
+    def manifest(self, repository: str, reference: str) -> Response:
         """Return the exact bytes in their stored media type; status 404 if there are none."""
         accept = {"Accept": ", ".join(MANIFEST_TYPES)}
         return self.ask("GET", f"/v2/{repository}/manifests/{reference}", headers=accept, repository=repository)
 
-    def blob(self, repository: str, digest: str) -> Answer:
+    def blob(self, repository: str, digest: str) -> Response:
         return self.ask("GET", f"/v2/{repository}/blobs/{digest}", repository=repository)
 
     def has_blob(self, repository: str, digest: str) -> bool:
@@ -180,16 +180,16 @@ class Client:
 
     def mount(self, repository: str, digest: str, from_repository: str) -> bool:
         path = f"/v2/{repository}/blobs/uploads/?mount={digest}&from={from_repository}"
-        answer = self.ask("POST", path, repository=repository, also=(from_repository,), want=(201, 202))
-        if answer.status == 202:
-            self.ask("DELETE", urljoin(self.base, answer.headers["location"]), repository=repository)
-        return answer.status == 201
+        response = self.ask("POST", path, repository=repository, also=(from_repository,), want=(201, 202))
+        if response.status == 202:
+            self.ask("DELETE", urljoin(self.base, response.headers["location"]), repository=repository)
+        return response.status == 201
 
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str:
         """Put a manifest. Return the digest that the registry reports."""
         path, sent = f"/v2/{repository}/manifests/{reference}", {"Content-Type": media_type}
-        answer = self.ask("PUT", path, headers=sent, body=body, repository=repository, want=(201,))
-        return answer.headers.get("docker-content-digest", sha256(body))
+        response = self.ask("PUT", path, headers=sent, body=body, repository=repository, want=(201,))
+        return response.headers.get("docker-content-digest", sha256(body))
 
     def delete(self, repository: str, reference: str) -> int:
         """Delete a manifest by digest, or a tag if that is supported. Return the status."""

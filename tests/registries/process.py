@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.registries.access import OWN_AGENT, Seen, classify
-from tests.registries.client import Answer, Authorize, Client
+from tests.registries.client import Authorize, Client, Response
 
 START_WITHIN = 20.0  # seconds; enough for a busy machine
 _serial = itertools.count(1)
@@ -106,14 +106,14 @@ class RegistryProcess(ABC):
         self.stop()
 
     def start(self) -> Self:
-        """Start on the same port as before, if any, and wait for an answer. Raises RuntimeError with the process's
+        """Start on the same port as before, if any, and wait for a response. Raises RuntimeError with the process's
         output."""
         keep, end = self.port, time.monotonic() + START_WITHIN
         while True:
             self.port = keep or _free_port()
             with self.log.open("ab") as out, self.errors.open("wb") as err:
                 self._process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-            if self._answers(end):
+            if self._responds(end):
                 return self
             self.kill()
             said = self.errors.read_text(errors="replace")
@@ -144,7 +144,7 @@ class RegistryProcess(ABC):
             process.kill()
             process.wait()
 
-    def _answers(self, end: float) -> bool:
+    def _responds(self, end: float) -> bool:
         """Wait until a request is in the log of *this* process, so that it is not another process that has the port."""
         process = self._process
         while process and process.poll() is None and time.monotonic() < end:
@@ -206,7 +206,7 @@ class RegistryProcess(ABC):
         with self.client() as client:
             return client.tags(repository)
 
-    def manifest(self, repository: str, reference: str) -> Answer:
+    def manifest(self, repository: str, reference: str) -> Response:
         with self.client() as client:
             return client.manifest(repository, reference)
 

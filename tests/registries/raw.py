@@ -6,7 +6,7 @@ import socket
 import time
 from dataclasses import dataclass
 
-from tests.registries.client import Answer, Client
+from tests.registries.client import Client, Response
 from tests.registries.scripted import ScriptedRegistry
 
 _WAIT = 10.0  # seconds until a read fails
@@ -72,7 +72,7 @@ def stranger(registry: ScriptedRegistry) -> Client:
     return Client(registry.host, tls=context, agent="stranger")
 
 
-def once(registry: ScriptedRegistry, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+def once(registry: ScriptedRegistry, method: str, path: str, body: bytes | None = None, **headers: str) -> Response:
     """Send one request on its own connection. headers: with `_` for `-`."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     with stranger(registry) as client:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from tests.registries.access import OWN_AGENT, Seen, Target, classify
 from tests.registries.certificates import Authority
-from tests.registries.client import Answer, Authorize, Client
+from tests.registries.client import Authorize, Client, Response
 from tests.registries.exchange import Headers, Hook, Reply, Request
 from tests.registries.faults import CONNECT, Fault, Faults
 from tests.registries.features import Features
@@ -155,7 +155,7 @@ class ScriptedRegistry:
         with self.client() as client:
             return client.tags(repository)
 
-    def manifest(self, repository: str, reference: str) -> Answer:
+    def manifest(self, repository: str, reference: str) -> Response:
         with self.client() as client:
             return client.manifest(repository, reference)
 

@@ -121,7 +121,7 @@ def test_a_request_can_be_stalled_before_and_after_it_is_carried_out(registry: S
     for number, thread in enumerate(threads, 1):
         thread.start()
         assert registry.journal.wait_for("PUT manifest", number)
-    assert eventually(lambda: "after" in registry.tags("app"), 5)
+    assert eventually(lambda: "after" in registry.tags("app"), 60)
     assert "before" not in registry.tags("app")
     assert ([], 2) == (done, registry.journal.most_in_flight)
     release.set()

@@ -43,9 +43,9 @@ def filled(registry: ScriptedRegistry) -> tuple[str, str]:
 )
 def test_the_response_of_a_token_service(options: dict[str, Any], has: set[str]) -> None:
     with TokenService(**options) as tokens, Client(tokens.realm.split("/")[2]) as client:
-        answer = client.ask("GET", "/auth/token?scope=repository:app:pull", want=(200,)).json()
-    assert has == set(answer)
-    assert options.get("life") in (None, answer.get("expires_in"))
+        response = client.ask("GET", "/auth/token?scope=repository:app:pull", want=(200,)).json()
+    assert has == set(response)
+    assert options.get("life") in (None, response.get("expires_in"))
 
 
 def test_a_token_service_can_honour_only_the_last_scope() -> None:
@@ -85,13 +85,13 @@ def test_an_expired_token_is_a_challenge_or_a_plain_403(scripted: ScriptedFactor
     assert registry.tokens is not None
     registry.tokens.life = -1
     token = once(registry, "GET", "/auth/token?scope=repository:app:pull").json()["token"]
-    answer = once(registry, "GET", "/v2/app/tags/list", Authorization=f"Bearer {token}")
-    assert 401 == answer.status
-    assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+    response = once(registry, "GET", "/v2/app/tags/list", Authorization=f"Bearer {token}")
+    assert 401 == response.status
+    assert 'error="invalid_token"' in response.headers["www-authenticate"]
     expired = b"Your authorization token has expired. Reauthenticate and try again."
     registry.features.expired = Reply(403, (("Content-Type", "text/plain"),), expired)
-    answer = once(registry, "GET", "/v2/app/tags/list", Authorization=f"Bearer {token}")
-    assert (403, expired) == (answer.status, answer.body)
+    response = once(registry, "GET", "/v2/app/tags/list", Authorization=f"Bearer {token}")
+    assert (403, expired) == (response.status, response.body)
     registry.tokens.life = 5
     token = once(registry, "GET", "/auth/token?scope=repository:app:pull").json()["token"]
     assert 200 == once(registry, "GET", "/v2/app/tags/list", Authorization=f"Bearer {token}").status
@@ -106,18 +106,18 @@ def test_429_can_have_any_retry_after_or_none(scripted: ScriptedFactory, wait: s
     filled(registry)
     headers = [("Content-Type", "text/plain"), *([("Retry-After", wait)] if wait else [])]
     registry.fault("GET tags", times=2, status=429, headers=headers, body=b"slow down\n")
-    answers = [once(registry, "GET", "/v2/app/tags/list") for _ in range(3)]
-    assert [429, 429, 200] == [answer.status for answer in answers]
-    assert (wait, b"slow down\n") == (answers[0].headers.get("retry-after"), answers[0].body)
+    responses = [once(registry, "GET", "/v2/app/tags/list") for _ in range(3)]
+    assert [429, 429, 200] == [response.status for response in responses]
+    assert (wait, b"slow down\n") == (responses[0].headers.get("retry-after"), responses[0].body)
 
 
 def test_a_quota_counts_get_but_not_head(scripted: ScriptedFactory) -> None:
     registry = scripted(quota=1)
     filled(registry)
     asked = ["HEAD", "GET", "HEAD", "GET"]
-    answers = [once(registry, method, "/v2/app/manifests/v1") for method in asked]
-    assert [200, 200, 200, 429] == [answer.status for answer in answers]
-    assert ["1;w=21600", "0;w=21600"] == [answer.headers["ratelimit-remaining"] for answer in answers[:2]]
+    responses = [once(registry, method, "/v2/app/manifests/v1") for method in asked]
+    assert [200, 200, 200, 429] == [response.status for response in responses]
+    assert ["1;w=21600", "0;w=21600"] == [response.headers["ratelimit-remaining"] for response in responses[:2]]
 
 
 # ---- 8. blobs
@@ -128,9 +128,9 @@ def test_blobs_can_be_redirected_to_a_host_that_refuses_credentials(scripted: Sc
     blob, _ = filled(registry)
     with BlobHost(registry.storage) as other, Client(other.host, agent="raw") as client:
         registry.features.blob_redirect = other.url_of
-        answer = once(registry, "GET", f"/v2/app/blobs/{blob}")
-        assert (307, other.url_of(blob)) == (answer.status, answer.headers["location"])
-        signed = answer.headers["location"].removeprefix(f"http://{other.host}")
+        response = once(registry, "GET", f"/v2/app/blobs/{blob}")
+        assert (307, other.url_of(blob)) == (response.status, response.headers["location"])
+        signed = response.headers["location"].removeprefix(f"http://{other.host}")
         assert registry.storage.bytes[blob] == client.ask("GET", signed).body
         assert 400 == client.ask("GET", signed, headers={"Authorization": "Bearer x"}).status
         assert 403 == client.ask("HEAD", signed).status
@@ -192,8 +192,8 @@ def test_a_page_can_have_fifty_thousand_tags(scripted: ScriptedFactory) -> None:
 def test_pages_can_have_no_link_absolute_links_loops_and_size_limits(scripted: ScriptedFactory) -> None:
     registry = scripted(page=2, link=False, max_n=1000)
     tagged(registry, 3)
-    answer = once(registry, "GET", "/v2/app/tags/list")
-    assert (["v00000", "v00001"], None) == (answer.json()["tags"], answer.headers.get("link"))
+    response = once(registry, "GET", "/v2/app/tags/list")
+    assert (["v00000", "v00001"], None) == (response.json()["tags"], response.headers.get("link"))
     assert ["v00002"] == once(registry, "GET", "/v2/app/tags/list?last=v00001").json()["tags"]
     assert 413 == once(registry, "GET", "/v2/app/tags/list?n=1001").status
     registry.features.link = True
@@ -209,9 +209,9 @@ def test_listings_can_be_refused_or_have_invalid_names(scripted: ScriptedFactory
     _, manifest = filled(registry)
     registry.fault("GET tags", status=403)
     registry.storage.make("app").tags["../../etc"] = manifest
-    answers = [once(registry, "GET", "/v2/app/tags/list") for _ in range(2)]
-    assert [403, 200] == [answer.status for answer in answers]
-    assert ["../../etc", "v1"] == answers[1].json()["tags"]
+    responses = [once(registry, "GET", "/v2/app/tags/list") for _ in range(2)]
+    assert [403, 200] == [response.status for response in responses]
+    assert ["../../etc", "v1"] == responses[1].json()["tags"]
 
 
 # ---- 10. manifests
@@ -221,9 +221,9 @@ def test_tags_can_be_immutable(scripted: ScriptedFactory) -> None:
     registry = scripted(immutable_tags=True)
     filled(registry)
     body = registry.manifest("app", "v1").body
-    answer = once(registry, "PUT", "/v2/app/manifests/v1", body, Content_Type=OCI_MANIFEST)
-    assert 400 == answer.status
-    assert "immutable" in answer.json()["errors"][0]["message"]
+    response = once(registry, "PUT", "/v2/app/manifests/v1", body, Content_Type=OCI_MANIFEST)
+    assert 400 == response.status
+    assert "immutable" in response.json()["errors"][0]["message"]
     assert 201 == once(registry, "PUT", "/v2/app/manifests/v2", body, Content_Type=OCI_MANIFEST).status
 
 

@@ -32,9 +32,9 @@ def test_mounts_can_open_a_session_falsely_succeed_or_need_a_manifest(scripted: 
     registry = scripted(mounts=False)
     blob, _ = filled(registry)
     path = f"/v2/other/blobs/uploads/?mount={blob}&from=app"
-    answer = once(registry, "POST", path)
-    assert 202 == answer.status
-    assert [registry.uploads[0].id] == [answer.headers["docker-upload-uuid"]]
+    response = once(registry, "POST", path)
+    assert 202 == response.status
+    assert [registry.uploads[0].id] == [response.headers["docker-upload-uuid"]]
     registry.features.mounts = registry.features.mount_after_manifest = True
     registry.storage.add_blob("app", sha256(b"loose"), b"loose")
     loose = f"/v2/other/blobs/uploads/?mount={sha256(b'loose')}&from=app"
@@ -75,8 +75,8 @@ def test_chunk_sizes_and_their_order_are_checked(
         registry.fault("PATCH upload", **fault)
     opened = once(registry, "POST", UPLOADS)
     assert features.get("min_chunk") in (None, int(opened.headers.get("oci-chunk-min-length", 0)))
-    answer = once(registry, "PATCH", opened.headers["location"], b"x" * size, Content_Range=f"0-{size - 1}")
-    assert (status, moved_to) == (answer.status, answer.headers.get("range"))
+    response = once(registry, "PATCH", opened.headers["location"], b"x" * size, Content_Range=f"0-{size - 1}")
+    assert (status, moved_to) == (response.status, response.headers.get("range"))
 
 
 @pytest.mark.parametrize(("accept", "range_said"), [(0, "0-0"), (4, "0-3")])
@@ -84,8 +84,8 @@ def test_only_a_part_of_a_stream_can_be_accepted(scripted: ScriptedFactory, acce
     registry = scripted()
     registry.fault("PATCH upload", accept=accept)
     opened = once(registry, "POST", UPLOADS)
-    answer = once(registry, "PATCH", opened.headers["location"], b"x" * 10)
-    assert (202, range_said, accept) == (answer.status, answer.headers["range"], len(registry.uploads[0].data))
+    response = once(registry, "PATCH", opened.headers["location"], b"x" * 10)
+    assert (202, range_said, accept) == (response.status, response.headers["range"], len(registry.uploads[0].data))
 
 
 def test_a_replica_can_lack_an_upload_session(scripted: ScriptedFactory) -> None:
@@ -94,18 +94,18 @@ def test_a_replica_can_lack_an_upload_session(scripted: ScriptedFactory) -> None
     location = once(registry, "POST", UPLOADS).headers["location"]
     statuses = []
     for _ in range(3):
-        answer = once(registry, "PATCH", location, b"x")
-        location = answer.headers.get("location", location)
-        statuses.append(answer.status)
+        response = once(registry, "PATCH", location, b"x")
+        location = response.headers.get("location", location)
+        statuses.append(response.status)
     assert [202, 404, 202] == statuses
 
 
 def test_413_can_be_html_from_a_proxy(scripted: ScriptedFactory) -> None:
     registry = scripted(max_body=9)
     location = once(registry, "POST", UPLOADS).headers["location"]
-    answer = once(registry, "PUT", f"{location}&digest={sha256(b'0123456789')}", b"0123456789")
-    assert (413, "text/html") == (answer.status, answer.headers["content-type"])
-    assert answer.body.startswith(b"<html>")
+    response = once(registry, "PUT", f"{location}&digest={sha256(b'0123456789')}", b"0123456789")
+    assert (413, "text/html") == (response.status, response.headers["content-type"])
+    assert response.body.startswith(b"<html>")
 
 
 # ---- 5. Locations
@@ -141,9 +141,9 @@ def test_upload_sessions_can_change_their_location_with_each_response(scripted: 
 def test_upload_sessions_can_need_cookies(scripted: ScriptedFactory) -> None:
     registry = scripted()
     registry.fault("POST upload", after=True, headers=[("Set-Cookie", "route=replica-2; Path=/")])
-    answer = once(registry, "POST", UPLOADS)
-    assert (202, "route=replica-2; Path=/") == (answer.status, answer.headers["set-cookie"])
-    once(registry, "PATCH", answer.headers["location"], b"x", Cookie="route=replica-2")
+    response = once(registry, "POST", UPLOADS)
+    assert (202, "route=replica-2; Path=/") == (response.status, response.headers["set-cookie"])
+    once(registry, "PATCH", response.headers["location"], b"x", Cookie="route=replica-2")
     assert "route=replica-2" == registry.log[-1].header("cookie")
 
 
@@ -179,5 +179,5 @@ def test_a_commit_can_be_slow_or_need_a_body(scripted: ScriptedFactory) -> None:
 def test_the_status_of_an_upload_session(scripted: ScriptedFactory, status: int) -> None:
     registry = scripted(upload_status=status)
     location = once(registry, "PATCH", once(registry, "POST", UPLOADS).headers["location"], b"abc").headers["location"]
-    answer = once(registry, "GET", location)
-    assert (status, "0-2" if status == 204 else None) == (answer.status, answer.headers.get("range"))
+    response = once(registry, "GET", location)
+    assert (status, "0-2" if status == 204 else None) == (response.status, response.headers.get("range"))

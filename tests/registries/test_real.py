@@ -47,10 +47,10 @@ def test_a_signed_schema1_manifest_is_accepted_and_signed_again(registry_factory
     registry, graph = registry_factory(schema1=True), Graph("old")
     made = graph.schema1("v1", name="app")
     push(registry, "app", graph)
-    answer = registry.manifest("app", "v1")
-    assert made.digest == answer.headers["docker-content-digest"] == sha256(payload(answer.body))
-    assert graph.manifests[made.digest].data != answer.body
-    assert payload(graph.manifests[made.digest].data) == payload(answer.body)
+    response = registry.manifest("app", "v1")
+    assert made.digest == response.headers["docker-content-digest"] == sha256(payload(response.body))
+    assert graph.manifests[made.digest].data != response.body
+    assert payload(graph.manifests[made.digest].data) == payload(response.body)
     assert made.digest == walk_tag(registry, "app", "v1").digest
     assert_equal(registry, "app", registry)
 
@@ -170,8 +170,8 @@ def test_a_token_expires_at_its_stated_time(tmp_path: Path, registry_factory: Re
             tokens.life = life
             token = service.ask("GET", "/auth/token?service=x&scope=repository:app:pull").json()["token"]
             with Client(registry.host) as client:
-                answer = client.ask("GET", "/v2/app/tags/list", headers={"Authorization": f"Bearer {token}"})
-            statuses.append(answer.status)
+                response = client.ask("GET", "/v2/app/tags/list", headers={"Authorization": f"Bearer {token}"})
+            statuses.append(response.status)
     assert [401, 200] == statuses
 
 

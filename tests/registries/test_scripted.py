@@ -94,9 +94,9 @@ def test_a_chunked_upload_follows_the_locations(scripted: ScriptedFactory) -> No
     registry = scripted()
     with registry.client() as client:
         first = client.ask("POST", "/v2/app/blobs/uploads/", want=(202,)).headers["location"]
-        answer = client.ask("PATCH", first, headers={"Content-Range": "0-2"}, body=b"abc", want=(202,))
-        second = answer.headers["location"]
-        assert "0-2" == answer.headers["range"]
+        response = client.ask("PATCH", first, headers={"Content-Range": "0-2"}, body=b"abc", want=(202,))
+        second = response.headers["location"]
+        assert "0-2" == response.headers["range"]
         assert 404 == client.ask("PATCH", first, headers={"Content-Range": "3-3"}, body=b"d").status
         assert 416 == client.ask("PATCH", second, headers={"Content-Range": "4-4"}, body=b"e").status
         status = client.ask("GET", second, want=(204,))

@@ -60,7 +60,7 @@ def test_a_frozen_pipe_continues_after_thaw(source: RealRegistry) -> None:
 def test_a_pipe_closes_if_its_registry_is_gone_and_aborts_when_it_stops(source: RealRegistry) -> None:
     with Pipe(source.port) as pipe:
         with connect(pipe.host) as idle:
-            assert eventually(lambda: pipe.open == 1, 5)
+            assert eventually(lambda: pipe.open == 1, 60)
             pipe.cut_connections()
             assert b"" == idle.recv(1)
         source.stop()

@@ -169,14 +169,14 @@ class TokenService:
         token = sign(user, [entry for entry in map(self._access(user), counted) if entry["actions"]], self.life)
         self.issued.append(token)
         self._known.add(token)
-        answer: dict[str, Any] = {"access_token" if post else self.field: token}
+        response: dict[str, Any] = {"access_token" if post else self.field: token}
         if self.says_life:
-            answer["expires_in"] = self.life
-            answer["issued_at"] = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            response["expires_in"] = self.life
+            response["issued_at"] = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         offline = form.get("offline_token") == ["true"] or form.get("access_type") == ["offline"]
         if user and offline:
-            answer["refresh_token"] = f"identity-of-{user}"
-        return json_reply(200, answer)
+            response["refresh_token"] = f"identity-of-{user}"
+        return json_reply(200, response)
 
     def _access(self, user: str) -> Callable[[str], dict[str, Any]]:
         def access(scope: str) -> dict[str, Any]:

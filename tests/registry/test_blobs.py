@@ -15,7 +15,8 @@ from mirror.oci.digest import Digest
 from mirror.registry.client import RegistryV2
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.session import Session
-from mirror.transfer.downloads import WORTH_RESUMING, Origin, SourceBody
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import MIN_PROGRESS, BlobDownload
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 from tests.conftest import ScriptedFactory
@@ -24,13 +25,13 @@ from tests.registries.faults import FOREVER
 from tests.registries.scripted import ScriptedRegistry
 from tests.support.images import Graph
 
-SIZE = 2 * WORTH_RESUMING + 12345
+SIZE = 2 * MIN_PROGRESS + 12345
 DATA = random.Random(18).randbytes(SIZE)
-BROKEN = WORTH_RESUMING + 1000  # bytes before the interruption
+BROKEN = MIN_PROGRESS + 1000  # bytes before the interruption
 
 
 @contextmanager
-def open_broken_body(registry: ScriptedRegistry) -> Iterator[tuple[Descriptor, SourceBody]]:
+def open_broken_body(registry: ScriptedRegistry) -> Iterator[tuple[Descriptor, BlobDownload]]:
     """Yield a blob of a registry, and a body whose first GET is interrupted."""
     graph = Graph("broken")
     layer = graph.blob(DATA, "application/octet-stream")
@@ -38,10 +39,10 @@ def open_broken_body(registry: ScriptedRegistry) -> Iterator[tuple[Descriptor, S
     registry.fault("GET blob", cut_after=BROKEN)
     blob = Descriptor(Digest.parse(layer.digest), SIZE, layer.media_type)
     with Session(HostSettings(registry.host, plain_http=True), Limits(), policy=Policy(attempts=1)) as session:
-        yield blob, SourceBody(blob, [Origin(RegistryV2(session), "app")])
+        yield blob, BlobDownload(blob, [BlobSource(RegistryV2(session), "app")])
 
 
-def read_all(body: SourceBody) -> bytes:
+def read_all(body: BlobDownload) -> bytes:
     out, buffer = bytearray(), memoryview(bytearray(1 << 18))
     work = Work(Stop(), retries=False)
     with body.open(0, work) as reader:

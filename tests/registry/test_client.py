@@ -375,11 +375,11 @@ def test_if_head_has_no_size_a_get_is_sent(scripted: ScriptedFactory, data: byte
         assert not client.has_blob("app", blob, WORK)
 
 
-@pytest.mark.parametrize("answer", ["bytes 0-0/*", "nonsense"])
-def test_if_no_response_has_the_size_the_blob_is_read(registry: ScriptedRegistry, answer: str) -> None:
+@pytest.mark.parametrize("response", ["bytes 0-0/*", "nonsense"])
+def test_if_no_response_has_the_size_the_blob_is_read(registry: ScriptedRegistry, response: str) -> None:
     blob = add_blob(registry, DATA)
     registry.fault("HEAD blob", times=9, after=True, change=unsized)
-    registry.fault("GET blob", status=206, headers=[("Content-Range", answer)], body=DATA[:1])
+    registry.fault("GET blob", status=206, headers=[("Content-Range", response)], body=DATA[:1])
     with store(registry) as client:
         assert client.has_blob("app", blob, WORK)
     assert {"HEAD blob": 1, "GET blob": 2} == registry.counts()
@@ -390,7 +390,7 @@ def test_only_404_means_that_a_blob_is_missing(registry: ScriptedRegistry, statu
     blob = add_blob(registry, DATA)
     registry.fault("HEAD blob", times=99, status=status)
     with store(registry) as client, pytest.raises(RemoteError):
-        client.has_blob("app", blob, WORK.once())
+        client.has_blob("app", blob, WORK.without_retries())
 
 
 # ---- mounts
@@ -788,10 +788,10 @@ def test_credentials_in_an_error_response_are_not_reported(registry: ScriptedReg
         def header(self, scopes: Any, work: Work) -> str:
             return "Bearer " + "opaque-token-" * 4
 
-        def challenged(self, scopes: Any, challenges: Any, sent: str | None, work: Work) -> None: ...
-        def accepted(self, scopes: Any) -> None: ...
-        def abandoned(self, scopes: Any) -> None: ...
-        def allow_another(self, scopes: Any) -> None: ...
+        def handle_challenge(self, scopes: Any, challenges: Any, sent: str | None, work: Work) -> None: ...
+        def note_accepted(self, scopes: Any) -> None: ...
+        def release(self, scopes: Any) -> None: ...
+        def allow_one_more(self, scopes: Any) -> None: ...
 
     body = b'{"errors":[{"code":"DENIED","message":"bad header Bearer ' + b"opaque-token-" * 4 + b' given"}]}'
     registry.fault("HEAD manifest", times=9, status=405)

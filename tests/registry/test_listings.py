@@ -22,7 +22,7 @@ from tests.registries.scripted import ScriptedRegistry
 from tests.support.images import Graph
 
 WORK = Work(Stop())
-Answers = Callable[[dict[str, str]], Reply]
+Listing = Callable[[dict[str, str]], Reply]
 
 
 @contextmanager
@@ -53,13 +53,13 @@ def list_tags(client: RegistryV2, repository: str = "app") -> list[str]:
     return [str(name) for name in client.tags(repository, WORK)]
 
 
-def answer_lists_with(registry: ScriptedRegistry, answers: Answers, kind: str = "GET tags") -> None:
-    """Let `answers` create the response to each request for a list, from its query."""
+def serve_listing(registry: ScriptedRegistry, listing: Listing, kind: str = "GET tags") -> None:
+    """Let `listing` create the response to each request for a list, from its query."""
 
     def hook(request: Request) -> Reply | None:
         if request.kind != kind:
             return None
-        return answers({key: values[0] for key, values in request.query.items()})
+        return listing({key: values[0] for key, values in request.query.items()})
 
     registry.hook = hook
 
@@ -126,7 +126,7 @@ def test_a_host_that_links_its_pages_gets_no_additional_request(scripted: Script
 def test_a_host_that_ignores_last_gets_one_additional_request_per_run(scripted: ScriptedFactory) -> None:
     registry = scripted()
     sizes = iter([25, 25, 90, 91])
-    answer_lists_with(registry, lambda query: tags(names(next(sizes))))
+    serve_listing(registry, lambda query: tags(names(next(sizes))))
     with store(registry) as client:
         assert [25, 90, 91] == [len(list_tags(client)) for _ in range(3)]
     assert 4 == registry.counts()["GET tags"]
@@ -135,7 +135,7 @@ def test_a_host_that_ignores_last_gets_one_additional_request_per_run(scripted: 
 @pytest.mark.parametrize("status", [400, 404, 405, 501])
 def test_a_list_is_complete_if_the_registry_rejects_last(scripted: ScriptedFactory, status: int) -> None:
     registry = scripted()
-    answer_lists_with(registry, lambda query: Reply(status) if "last" in query else tags(names(26)))
+    serve_listing(registry, lambda query: Reply(status) if "last" in query else tags(names(26)))
     with store(registry) as client:
         assert names(26) == list_tags(client)
         registry.mark()
@@ -152,11 +152,11 @@ def test_a_rejection_at_the_end_of_a_list_does_not_affect_the_next_list(
     registry = scripted()
     everything: list[str] = []
 
-    def answers(query: dict[str, str]) -> Reply:
+    def listing(query: dict[str, str]) -> Reply:
         page = [name for name in everything if name > query.get("last", "")][:30]
         return tags(page[5:] + page[:5] if turned else page) if page else Reply(status)
 
-    answer_lists_with(registry, answers)
+    serve_listing(registry, listing)
     with store(registry) as client:
         for count in (25, 30, 45, 60, 75):
             everything[:] = names(count)
@@ -176,7 +176,7 @@ def test_a_rejection_of_last_is_an_error_if_a_page_was_continued_before(scripted
 @pytest.mark.parametrize("count", [26, 50])
 def test_a_list_whose_end_cannot_be_determined_is_an_error(scripted: ScriptedFactory, status: int, count: int) -> None:
     registry = scripted()
-    answer_lists_with(registry, lambda query: Reply(status) if "last" in query else tags(names(count)))
+    serve_listing(registry, lambda query: Reply(status) if "last" in query else tags(names(count)))
     with store(registry) as client, pytest.raises(RemoteError) as caught:
         list_tags(client)
     assert status == caught.value.status
@@ -186,15 +186,15 @@ def test_all_pages_are_read_in_any_order_of_names(scripted: ScriptedFactory) -> 
     """`last` is compared with names, and a page has the next 25 of them, in reverse or random order."""
     everything = names(90)
 
-    def paged(order: Callable[[list[str]], list[str]]) -> Answers:
-        def answers(query: dict[str, str]) -> Reply:
+    def paged(order: Callable[[list[str]], list[str]]) -> Listing:
+        def listing(query: dict[str, str]) -> Reply:
             return tags(order([name for name in everything if name > query.get("last", "")][:25]))
 
-        return answers
+        return listing
 
     for order in (lambda page: page[::-1], lambda page: page[1:] + page[:1], lambda page: page[12:] + page[:12]):
         registry = scripted()
-        answer_lists_with(registry, paged(order))
+        serve_listing(registry, paged(order))
         with store(registry) as client:
             found = list_tags(client)
         assert (everything, 90) == (sorted(found), len(found))
@@ -204,7 +204,7 @@ def test_all_pages_are_read_in_any_order_of_names(scripted: ScriptedFactory) -> 
 def test_pages_that_overlap_or_begin_with_last_return_each_tag_once(scripted: ScriptedFactory) -> None:
     registry = scripted()
     everything = names(90)
-    answer_lists_with(registry, lambda query: tags([name for name in everything if name >= query.get("last", "")][:25]))
+    serve_listing(registry, lambda query: tags([name for name in everything if name >= query.get("last", "")][:25]))
     with store(registry) as client:
         assert everything == list_tags(client)
 
@@ -213,11 +213,11 @@ def test_a_list_with_the_newest_first_is_continued_after_its_last_entry(scripted
     registry = scripted()
     everything = names(70)[::-1]
 
-    def answers(query: dict[str, str]) -> Reply:
+    def listing(query: dict[str, str]) -> Reply:
         begin = everything.index(query["last"]) + 1 if "last" in query else 0
         return tags(everything[begin : begin + 25])
 
-    answer_lists_with(registry, answers)
+    serve_listing(registry, listing)
     with store(registry) as client:
         assert everything == list_tags(client)
 
@@ -256,7 +256,7 @@ def test_all_pages_are_read_if_last_is_accepted_only_without_n(scripted: Scripte
 
 def test_all_pages_are_read_if_the_first_is_larger_than_the_allowed_n(scripted: ScriptedFactory) -> None:
     registry = scripted()
-    answer_lists_with(
+    serve_listing(
         registry,
         lambda query: (
             rejection()
@@ -280,7 +280,7 @@ def test_a_missing_later_page_is_not_a_missing_list(scripted: ScriptedFactory, l
 
 def test_a_full_page_that_cannot_be_continued_is_an_error(scripted: ScriptedFactory) -> None:
     registry = scripted()
-    answer_lists_with(registry, lambda query: rejection("no") if query else tags(names(50)))
+    serve_listing(registry, lambda query: rejection("no") if query else tags(names(50)))
     with store(registry) as client, pytest.raises(RemoteError) as caught:
         list_tags(client)
     assert 400 == caught.value.status
@@ -294,19 +294,19 @@ def test_an_empty_page_with_a_link_is_followed(scripted: ScriptedFactory) -> Non
     registry = scripted()
     pages = {"": ([], "a"), "a": (["t1"], "b"), "b": ([], "c"), "c": (None, "d"), "d": (["t2"], "")}
 
-    def answers(key: str) -> Answers:
-        def answer(query: dict[str, str]) -> Reply:
+    def listing(key: str) -> Listing:
+        def response(query: dict[str, str]) -> Reply:
             found, following = pages[query.get("next", "")]
             path = "/v2/_catalog" if key == "repositories" else "/v2/app/tags/list"
             headers = [("Link", f'<{path}?next={following}>; rel="next"')] if following else []
             return json_reply(200, {key: found}, *headers)
 
-        return answer
+        return response
 
     with store(registry) as client:
-        answer_lists_with(registry, answers("tags"))
+        serve_listing(registry, listing("tags"))
         assert ["t1", "t2"] == list_tags(client)
-        answer_lists_with(registry, answers("repositories"), "GET catalog")
+        serve_listing(registry, listing("repositories"), "GET catalog")
         assert ["t1", "t2"] == list(client.repositories("", WORK))
 
 
@@ -314,11 +314,11 @@ def test_an_empty_page_with_a_link_is_followed(scripted: ScriptedFactory) -> Non
 def test_the_number_of_empty_pages_is_limited(scripted: ScriptedFactory, repeated: bool) -> None:
     registry = scripted()
 
-    def answers(query: dict[str, str]) -> Reply:
+    def listing(query: dict[str, str]) -> Reply:
         following = 7 if repeated else int(query.get("next", 0)) + 1
         return tags([], ("Link", f'</v2/app/tags/list?next={following}>; rel="next"'))
 
-    answer_lists_with(registry, answers)
+    serve_listing(registry, listing)
     with store(registry) as client, pytest.raises(Refused) as caught:
         list_tags(client)
     assert "too_many" == caught.value.code

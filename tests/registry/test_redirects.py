@@ -10,7 +10,7 @@ from mirror.errors import (
     RemoteError,
 )
 from mirror.limits import Limits
-from tests.registry.http.peers import Peer, answers, peers, whole
+from tests.registry.http.peers import Peer, peers, reply, whole
 from tests.registry.http.sessions import (
     Keys,
     get,
@@ -25,21 +25,21 @@ from tests.registry.http.sessions import (
 def test_a_redirected_read_sends_no_credentials_to_another_host(method: str, status: str) -> None:
     found: list[Peer] = []
     place = lambda: f"http://{found[1].name}/signed?X-Signature=CANARY"  # noqa: E731
-    with peers(led_to(place, status), answers(whole("200 OK")), addresses=("127.0.0.2", "127.0.0.3")) as both:
+    with peers(led_to(place, status), reply(whole("200 OK")), addresses=("127.0.0.2", "127.0.0.3")) as both:
         found += both
         limits = Limits()
         with session_with(both[0], authorizer=Keys("Bearer secret"), limits=limits) as session:
-            answer = get(session, method=method, headers=(("Accept", "x/y"),), kind="blob")
+            response = get(session, method=method, headers=(("Accept", "x/y"),), kind="blob")
         assert ["Bearer secret", None] == [peer.requests[0].headers.get("authorization") for peer in both]
         assert [f"{method} /signed?X-Signature=CANARY"] == both[1].targets()
-        assert ("x/y", both[1].name) == (both[1].requests[0].headers["accept"], answer.destination.origin.netloc)
+        assert ("x/y", both[1].name) == (both[1].requests[0].headers["accept"], response.destination.origin.netloc)
         assert {both[0].name: {f"{method} blob": 1}, both[1].name: {f"{method} blob": 1}} == {
-            host.name: host.requests() for host in limits.all()
+            host.name: host.requests() for host in limits.hosts()
         }
 
 
 def test_a_redirect_within_the_origin_keeps_the_credentials() -> None:
-    script = answers(whole("307 T", b"", "Location: /elsewhere?x=1"), whole("200 OK", b"blob"))
+    script = reply(whole("307 T", b"", "Location: /elsewhere?x=1"), whole("200 OK", b"blob"))
     with Peer(script) as peer, session_with(peer, authorizer=Keys("Bearer secret")) as session:
         assert b"blob" == read_all(session)
         assert ["Bearer secret"] * 2 == [request.headers["authorization"] for request in peer.requests]
@@ -66,7 +66,7 @@ def test_an_unsafe_redirect_is_not_followed(place: str) -> None:
 
 @pytest.mark.parametrize("fields", [(), ("Location: /a", "Location: /b"), ("Location: ",)])
 def test_a_redirect_must_have_a_location(fields: tuple[str, ...]) -> None:
-    with Peer(answers(whole("302 Found", b"", *fields))) as peer, session_with(peer) as session:
+    with Peer(reply(whole("302 Found", b"", *fields))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError) as caught:
             get(session)
         assert ("bad_response", 1) == (caught.value.code, len(peer.requests))
@@ -85,7 +85,7 @@ def test_a_401_of_another_host_is_final_and_its_403_starts_again_at_the_registry
     for status, tries in (("401 Who", 1), ("403 Signature expired", 3)):
         found: list[Peer] = []
         place = lambda found=found: f"http://{found[1].name}/signed?s"  # noqa: E731
-        script = answers(whole(status, b"", 'WWW-Authenticate: Basic realm="give"'))
+        script = reply(whole(status, b"", 'WWW-Authenticate: Basic realm="give"'))
         with peers(led_to(place), script, addresses=("127.0.0.2", "127.0.0.3")) as both:
             found += both
             keys = Keys("Bearer secret")
@@ -99,10 +99,10 @@ def test_a_401_of_another_host_is_final_and_its_403_starts_again_at_the_registry
 def test_an_expected_status_is_returned_with_its_destination() -> None:
     found: list[Peer] = []
     place = lambda: f"http://{found[1].name}/signed"  # noqa: E731
-    with peers(led_to(place), answers(whole("403 No")), addresses=("127.0.0.2", "127.0.0.3")) as both:
+    with peers(led_to(place), reply(whole("403 No")), addresses=("127.0.0.2", "127.0.0.3")) as both:
         found += both
         with session_with(both[0]) as session:
-            answer = get(session, method="HEAD", expect={200, 403}, kind="blob")
-            assert (403, both[1].name) == (answer.status, answer.destination.origin.netloc)
-            error = session.failure(answer, "HEAD", "blob")
+            response = get(session, method="HEAD", expect={200, 403}, kind="blob")
+            assert (403, both[1].name) == (response.status, response.destination.origin.netloc)
+            error = session.failure(response, "HEAD", "blob")
             assert ("auth_denied", both[1].name) == (error.code, error.host)

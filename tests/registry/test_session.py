@@ -18,7 +18,7 @@ from mirror.errors import (
     RemoteError,
 )
 from mirror.registry.session import Anonymous, TooBig
-from tests.registry.http.peers import Peer, answers, peers, whole
+from tests.registry.http.peers import Peer, peers, reply, whole
 from tests.registry.http.sessions import (
     PATIENT,
     SCOPES,
@@ -41,10 +41,10 @@ def test_a_request_has_the_required_headers_and_nothing_from_the_environment(
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1/")
-    with Peer(answers(whole("200 OK", b"[]", "Set-Cookie: a=b"))) as peer, session_with(peer) as session:
+    with Peer(reply(whole("200 OK", b"[]", "Set-Cookie: a=b"))) as peer, session_with(peer) as session:
         for _ in range(2):
-            answer = get(session, "/v2/a/b/tags/list?n=5", headers=(("Accept", "x/y"),))
-        assert (200, b"[]", "/v2/a/b/tags/list?n=5") == (answer.status, answer.body, answer.destination.target)
+            response = get(session, "/v2/a/b/tags/list?n=5", headers=(("Accept", "x/y"),))
+        assert (200, b"[]", "/v2/a/b/tags/list?n=5") == (response.status, response.body, response.destination.target)
         assert ["GET /v2/a/b/tags/list?n=5"] * 2 == peer.targets()
         sent = peer.requests[1].headers
         assert {"host", "user-agent", "accept-encoding", "accept"} == set(sent)
@@ -54,17 +54,17 @@ def test_a_request_has_the_required_headers_and_nothing_from_the_environment(
 
 
 def test_small_bodies_are_sent_with_their_length_and_repeated_on_a_retry() -> None:
-    script = answers(whole("500 Oops"), whole("201 Created", b"", "Location: /x"))
+    script = reply(whole("500 Oops"), whole("201 Created", b"", "Location: /x"))
     for body in (b"{}", b"x" * 200_000, b""):
         with Peer(script) as peer, session_with(peer) as session:
-            answer = get(session, "/v2/a/b/manifests/1", method="PUT", kind="manifest", body=body, expect={201})
-            assert "/x" == answer.headers.get("location")
+            response = get(session, "/v2/a/b/manifests/1", method="PUT", kind="manifest", body=body, expect={201})
+            assert "/x" == response.headers.get("location")
             assert [(str(len(body)), body)] * 2 == [(r.headers["content-length"], r.body) for r in peer.requests]
 
 
 @pytest.mark.parametrize("status", ["200 OK", "202 Accepted", "204 No Content", "299 Fine"])
 def test_only_an_expected_status_is_a_success(status: str) -> None:
-    with Peer(answers(whole(status))) as peer, session_with(peer) as session:
+    with Peer(reply(whole(status))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError) as caught:
             get(session, method="PUT", expect={201})
         assert ("bad_response", int(status[:3])) == (caught.value.code, caught.value.status)
@@ -73,7 +73,7 @@ def test_only_an_expected_status_is_a_success(status: str) -> None:
 
 def test_an_error_has_the_message_of_the_registry_and_no_query() -> None:
     body = b'{"errors":[{"code":"NAME_UNKNOWN","message":"no \\u001b[2J such"}]}'
-    with Peer(answers(whole("404 Not Found", body))) as peer, session_with(peer) as session:
+    with Peer(reply(whole("404 Not Found", body))) as peer, session_with(peer) as session:
         with pytest.raises(NotFound) as caught:
             get(session, "/v2/a/b/tags/list?token=CANARY")
         error = caught.value
@@ -83,7 +83,7 @@ def test_an_error_has_the_message_of_the_registry_and_no_query() -> None:
 
 def test_responses_are_limited_and_decompressed() -> None:
     packed = gzip.compress(b"x" * 5000)
-    script = answers(whole("200 OK", packed, "Content-Encoding: gzip"), whole("200 OK", b"x" * 101))
+    script = reply(whole("200 OK", packed, "Content-Encoding: gzip"), whole("200 OK", b"x" * 101))
     with Peer(script) as peer, session_with(peer) as session:
         assert b"x" * 5000 == get(session, limit=5000).body
         with pytest.raises(TooBig):
@@ -91,7 +91,10 @@ def test_responses_are_limited_and_decompressed() -> None:
 
 
 def test_an_invalid_request_is_not_sent() -> None:
-    with Peer(answers(whole("200 OK"))) as peer, session_with(peer, authorizer=Keys("Bearer a\r\nX: y")) as session:
+    with (
+        Peer(reply(whole("200 OK"))) as peer,
+        session_with(peer, authorizer=Keys("Bearer a\r\nX: y")) as session,
+    ):
         with pytest.raises(Refused) as caught:
             get(session)
         assert "Bearer" not in str(caught.value)
@@ -99,7 +102,7 @@ def test_an_invalid_request_is_not_sent() -> None:
 
 
 def test_credentials_are_sent_and_renewed_once() -> None:
-    script = answers(
+    script = reply(
         whole("401 No", b"", 'WWW-Authenticate: Bearer realm="x"', "WWW-Authenticate: Basic"), whole("200 OK")
     )
     keys = Keys(None, "Bearer new")
@@ -113,7 +116,7 @@ def test_credentials_are_sent_and_renewed_once() -> None:
 
 def test_a_second_refusal_is_final() -> None:
     keys = Keys("Bearer 1", "Bearer 2", "Bearer 3", "Bearer 4")
-    with Peer(answers(whole("401 No", b"", "WWW-Authenticate: Bearer"))) as peer:
+    with Peer(reply(whole("401 No", b"", "WWW-Authenticate: Bearer"))) as peer:
         with session_with(peer, authorizer=keys) as session, pytest.raises(AuthError) as caught:
             get(session, scopes=SCOPES)
         assert ("auth_failed", 401, False) == (caught.value.code, caught.value.status, caught.value.retryable)
@@ -122,7 +125,7 @@ def test_a_second_refusal_is_final() -> None:
 
 
 def test_without_credentials_a_challenge_is_final() -> None:
-    with Peer(answers(whole("401 No", b"", "WWW-Authenticate: Bearer"))) as peer:
+    with Peer(reply(whole("401 No", b"", "WWW-Authenticate: Bearer"))) as peer:
         with session_with(peer) as session, pytest.raises(AuthError):
             get(session)
         assert 1 == len(peer.requests)
@@ -132,18 +135,18 @@ def test_without_credentials_a_challenge_is_final() -> None:
 def test_expired_credentials_reported_by_a_403_are_renewed_once() -> None:
     expired = whole("403 Forbidden", b"Your authorization token has expired. Reauthenticate and try again.")
     keys = Keys("Basic old", "Basic new")
-    with Peer(answers(expired, whole("200 OK"))) as peer, session_with(peer, authorizer=keys) as session:
+    with Peer(reply(expired, whole("200 OK"))) as peer, session_with(peer, authorizer=keys) as session:
         get(session, retries=False)
         assert [([], "Basic old")] == keys.challenges
     keys = Keys("Basic old", "Basic new", "Basic newer")
-    with Peer(answers(expired)) as peer, session_with(peer, authorizer=keys) as session:
+    with Peer(reply(expired)) as peer, session_with(peer, authorizer=keys) as session:
         with pytest.raises(AuthError) as caught:
             get(session)
         assert ("auth_denied", 2) == (caught.value.code, len(peer.requests))
 
 
 def test_denied_access_is_not_retried() -> None:
-    with Peer(answers(whole("403 Forbidden"))) as peer, session_with(peer, authorizer=Keys("Basic x")) as session:
+    with Peer(reply(whole("403 Forbidden"))) as peer, session_with(peer, authorizer=Keys("Basic x")) as session:
         with pytest.raises(AuthError) as caught:
             get(session)
         assert ("auth_denied", 1) == (caught.value.code, len(peer.requests))
@@ -152,7 +155,7 @@ def test_denied_access_is_not_retried() -> None:
 def test_each_header_call_is_followed_by_one_report_of_its_result() -> None:
     keys = Keys("Bearer x")
     said = [whole("200 OK"), whole("429 Slow", b"", "Retry-After: 0"), whole("502 R"), whole("404 None")]
-    with Peer(answers(*said)) as peer, session_with(peer, authorizer=keys) as session:
+    with Peer(reply(*said)) as peer, session_with(peer, authorizer=keys) as session:
         for _ in said:
             with contextlib.suppress(RemoteError):
                 get(session, retries=False)
@@ -181,7 +184,7 @@ def test_requests_are_logged_without_secrets(caplog: pytest.LogCaptureFixture) -
     place = lambda: f"http://{found[1].name}/signed?X-Signature=CANARY"  # noqa: E731
     with (
         caplog.at_level(logging.DEBUG, "mirror.http"),
-        peers(led_to(place), answers(whole("500 R", b"no")), addresses=("127.0.0.2", "127.0.0.3")) as both,
+        peers(led_to(place), reply(whole("500 R", b"no")), addresses=("127.0.0.2", "127.0.0.3")) as both,
     ):
         found += both
         with session_with(both[0], authorizer=Keys("Bearer CANARY")) as session, pytest.raises(RemoteError) as caught:

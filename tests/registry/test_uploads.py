@@ -18,7 +18,8 @@ from mirror.registry.client import RegistryV2
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.session import Session
 from mirror.store import BlobReader
-from mirror.transfer.downloads import Origin, SourceBody
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import BlobDownload
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 from tests.conftest import ScriptedFactory
@@ -45,7 +46,7 @@ class Uploader:
 
     def upload(self, blob: Descriptor) -> None:
         """Make one attempt."""
-        body = SourceBody(blob, [Origin(self.source, "app")])
+        body = BlobDownload(blob, [BlobSource(self.source, "app")])
         with self.client.begin_upload("app", blob, self.work()) as session:
             session.send(lambda offset: body.open(offset, self.work()), self.work())
 
@@ -249,7 +250,7 @@ class KeptUpload:
     def __init__(self, up: Uploader, blob: Descriptor) -> None:
         self.up = up
         self.blob = blob
-        self.body = SourceBody(blob, [Origin(up.source, "app")])
+        self.body = BlobDownload(blob, [BlobSource(up.source, "app")])
         self.session = up.client.begin_upload("app", blob, up.work())
 
     def open(self, offset: int) -> BlobReader:

@@ -139,14 +139,14 @@ DRAWN_TAGS = st.text(alphabet="abcALPINEalpinev01.-_", max_size=12)
 @given(
     tag=DRAWN_TAGS | st.sampled_from(["v1", "v1.2", "v1.2.3-rc1", "a.b.c", "aaa", "bb", "1.2", "abc", "rcbeta", "V1.a"])
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_patterns_match_like_pythons_re(text: str, tag: str) -> None:
     assert (re.fullmatch(text, tag) is not None) == compile_pattern(text).matches(tag)
 
 
 @pytest.mark.parametrize("text", PATTERNS)
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_patterns_match_generated_examples(text: str, data: st.DataObject) -> None:
     tag = data.draw(st.from_regex(re.compile(text, re.ASCII), fullmatch=True, alphabet=st.characters(codec="ascii")))
     assert compile_pattern(text).matches(tag)
@@ -194,7 +194,7 @@ def test_an_invalid_pattern_is_an_error_with_a_reason(text: str, says: str) -> N
 
 
 @given(st.text(alphabet="ab.*+?()[]{}|\\d^$1,-", max_size=25))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_arbitrary_text_is_a_pattern_or_a_configuration_error(text: str) -> None:
     try:
         assert compile_pattern(text).text == text

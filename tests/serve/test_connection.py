@@ -41,7 +41,7 @@ def served(layout: Path) -> Iterator[Served]:
         yield server
 
 
-def answers(connection: socket.socket, count: int) -> list[bytes]:
+def read_responses(connection: socket.socket, count: int) -> list[bytes]:
     """Read complete responses with a Content-Length from one connection."""
     found = []
     with connection.makefile("rb") as file:
@@ -76,16 +76,16 @@ def test_a_connection_is_reused_for_several_requests(served: Served) -> None:
     with connect(served.host) as connection:
         for _ in range(3):
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-            (answer,) = answers(connection, 1)
-            assert answer.startswith(b"HTTP/1.1 200 ")
-            assert b"connection: close" not in answer.lower()
+            (response,) = read_responses(connection, 1)
+            assert response.startswith(b"HTTP/1.1 200 ")
+            assert b"connection: close" not in response.lower()
 
 
 def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
     paths = ("/v2/", "/v2/app/tags/list", "/v2/missing/tags/list")
     with connect(served.host) as connection:
         connection.sendall(b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths))
-        assert [b"200", b"200", b"404"] == [answer.split()[1] for answer in answers(connection, 3)]
+        assert [b"200", b"200", b"404"] == [response.split()[1] for response in read_responses(connection, 3)]
 
 
 @pytest.mark.parametrize("words", ["HTTP/1.1\r\nHost: x\r\nConnection: close", "HTTP/1.0"])
@@ -115,7 +115,7 @@ def test_a_request_body_may_be_chunked(served: Served, end: bytes) -> None:
         body = chunked(b"new" * 999, end=end)
         connection.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + body)
         connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert [b"201", b"200"] == [answer.split()[1] for answer in answers(connection, 2)]
+        assert [b"201", b"200"] == [response.split()[1] for response in read_responses(connection, 2)]
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def test_expect_100_continue_is_answered(served: Served) -> None:
         connection.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
         assert b"HTTP/1.1 100 Continue\r\n\r\n" == connection.recv(1000)
         connection.sendall(b"waits")
-        (answer,) = answers(connection, 1)
-        assert answer.startswith(b"HTTP/1.1 201 ")
+        (response,) = read_responses(connection, 1)
+        assert response.startswith(b"HTTP/1.1 201 ")
 
 
 def test_the_response_arrives_although_a_large_body_was_not_read(layout: Path) -> None:
@@ -232,11 +232,11 @@ def test_a_new_connection_replaces_the_one_that_was_idle_longest() -> None:
         for _ in range(5):
             connection = stack.enter_context(connect(server.address))
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert answers(connection, 1)
+            assert read_responses(connection, 1)
             made.append(connection)
         assert b"" == made[0].recv(1), "the first was ended"
         made[-1].sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert answers(made[-1], 1)
+        assert read_responses(made[-1], 1)
 
 
 def test_a_new_connection_replaces_one_with_an_unfinished_head() -> None:
@@ -245,13 +245,13 @@ def test_a_new_connection_replaces_one_with_an_unfinished_head() -> None:
             stack.enter_context(connect(server.address)).sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n")
         newcomer = stack.enter_context(connect(server.address))
         newcomer.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert answers(newcomer, 1)
+        assert read_responses(newcomer, 1)
 
 
 def test_shutdown_does_not_wait_for_silent_clients(served: Served) -> None:
     with connect(served.host) as silent, connect(served.host) as amid:
         silent.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert answers(silent, 1)
+        assert read_responses(silent, 1)
         amid.sendall(b"PUT /v2/app/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
         started = time.monotonic()
         served.__exit__()
@@ -270,7 +270,7 @@ def test_a_signal_ends_the_server_cleanly(layout: Path, number: signal.Signals, 
         host = line.split("/")[2]
         with connect(host) as connection:
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert answers(connection, 1)
+            assert read_responses(connection, 1)
             process.send_signal(number)
             assert code == process.wait(60)
         assert b"" == process.stderr.read()
@@ -280,7 +280,7 @@ def test_a_signal_ends_the_server_cleanly(layout: Path, number: signal.Signals, 
 def test_the_threads_of_the_server_have_names(served: Served) -> None:
     with connect(served.host) as connection:
         connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert answers(connection, 1)
+        assert read_responses(connection, 1)
         mine = {thread.name.partition("-")[0] for thread in threading.enumerate() if not thread.daemon}
     assert {"MainThread", "serve"} <= mine
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.registries.client import Answer, Client, sha256
+from tests.registries.client import Client, Response, sha256
 from tests.support.guards import keep
 from tests.support.images import EMPTY, OCI_INDEX, Graph
 from tests.support.layouts import Served, lay, pack
@@ -57,10 +57,10 @@ def client(served: Served) -> Iterator[Client]:
         yield made
 
 
-def code_of(answer: Answer) -> str:
+def code_of(response: Response) -> str:
     """Return the code of an error document, and check its format."""
-    assert "application/json" == answer.headers["content-type"]
-    (error,) = answer.json()["errors"]
+    assert "application/json" == response.headers["content-type"]
+    (error,) = response.json()["errors"]
     assert {"code", "message", "detail"} == error.keys()
     return str(error["code"])
 
@@ -68,9 +68,9 @@ def code_of(answer: Answer) -> str:
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_the_version_check_succeeds(client: Client, method: str, path: str) -> None:
-    answer = client.ask(method, path)
-    assert 200 == answer.status
-    assert "registry/2.0" == answer.headers["docker-distribution-api-version"]
+    response = client.ask(method, path)
+    assert 200 == response.status
+    assert "registry/2.0" == response.headers["docker-distribution-api-version"]
 
 
 # ---- manifests
@@ -83,18 +83,18 @@ def test_a_manifest_is_served_with_its_bytes_media_type_and_digest(
 ) -> None:
     for reference, digest in (*graph.tags.items(), *((digest, digest) for digest in graph.manifests)):
         body = graph.manifests[digest]
-        answer = client.ask(method, f"/v2/{repository}/manifests/{reference}")
-        assert 200 == answer.status
-        assert body.media_type == answer.headers["content-type"]
-        assert digest == answer.headers["docker-content-digest"]
-        assert str(len(body.data)) == answer.headers["content-length"]
-        assert (body.data if method == "GET" else b"") == answer.body
+        response = client.ask(method, f"/v2/{repository}/manifests/{reference}")
+        assert 200 == response.status
+        assert body.media_type == response.headers["content-type"]
+        assert digest == response.headers["docker-content-digest"]
+        assert str(len(body.data)) == response.headers["content-length"]
+        assert (body.data if method == "GET" else b"") == response.body
 
 
 def test_a_manifest_with_a_matching_etag_is_not_sent_again(client: Client, graph: Graph) -> None:
     digest = graph.tags["v1"]
-    answer = client.ask("GET", "/v2/app/manifests/v1", headers={"If-None-Match": f'"{digest}"'})
-    assert (304, b"") == (answer.status, answer.body)
+    response = client.ask("GET", "/v2/app/manifests/v1", headers={"If-None-Match": f'"{digest}"'})
+    assert (304, b"") == (response.status, response.body)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_a_manifest_with_a_matching_etag_is_not_sent_again(client: Client, graph
     ],
 )
 def test_missing_content_gets_the_error_code_of_the_spec(client: Client, path: str, status: int, code: str) -> None:
-    answer = client.ask("GET", path)
-    assert (status, code) == (answer.status, code_of(answer))
+    response = client.ask("GET", path)
+    assert (status, code) == (response.status, code_of(response))
     head = client.ask("HEAD", path)
-    assert (status, b"", answer.headers["content-length"]) == (head.status, head.body, head.headers["content-length"])
+    assert (status, b"", response.headers["content-length"]) == (head.status, head.body, head.headers["content-length"])
 
 
 # ---- blobs
@@ -136,15 +136,15 @@ def test_missing_content_gets_the_error_code_of_the_spec(client: Client, path: s
 
 def test_a_blob_is_not_served_as_a_manifest(client: Client, graph: Graph) -> None:
     for digest in graph.blobs:
-        answer = client.ask("GET", f"/v2/app/manifests/{digest}")
-        assert (404, "MANIFEST_UNKNOWN") == (answer.status, code_of(answer)), digest
+        response = client.ask("GET", f"/v2/app/manifests/{digest}")
+        assert (404, "MANIFEST_UNKNOWN") == (response.status, code_of(response)), digest
 
 
 def test_a_blob_is_served_completely(client: Client, graph: Graph) -> None:
     for digest, data in graph.blobs.items():
-        answer = client.ask("GET", f"/v2/app/blobs/{digest}")
-        assert (200, data) == (answer.status, answer.body)
-        assert (digest, "bytes") == (answer.headers["docker-content-digest"], answer.headers["accept-ranges"])
+        response = client.ask("GET", f"/v2/app/blobs/{digest}")
+        assert (200, data) == (response.status, response.body)
+        assert (digest, "bytes") == (response.headers["docker-content-digest"], response.headers["accept-ranges"])
         head = client.ask("HEAD", f"/v2/app/blobs/{digest}")
         assert (200, b"", str(len(data))) == (head.status, head.body, head.headers["content-length"])
 
@@ -167,24 +167,24 @@ SIZE = len(DATA)
 )
 def test_a_range_of_a_blob_is_served(client: Client, asked: str, part: tuple[int, int]) -> None:
     first, end = part
-    answer = client.ask("GET", f"/v2/app/blobs/{sha256(DATA)}", headers={"Range": asked})
-    assert (206, DATA[first:end]) == (answer.status, answer.body)
-    assert f"bytes {first}-{end - 1}/{SIZE}" == answer.headers["content-range"]
+    response = client.ask("GET", f"/v2/app/blobs/{sha256(DATA)}", headers={"Range": asked})
+    assert (206, DATA[first:end]) == (response.status, response.body)
+    assert f"bytes {first}-{end - 1}/{SIZE}" == response.headers["content-range"]
 
 
 @pytest.mark.parametrize("asked", ["bytes=0-1,5-6", "bytes=", "bytes=-", "bytes=9-5", "lines=0-1", "bytes=a-b"])
 def test_an_invalid_range_gets_the_whole_blob(client: Client, asked: str) -> None:
-    answer = client.ask("GET", f"/v2/app/blobs/{sha256(DATA)}", headers={"Range": asked})
-    assert (200, DATA) == (answer.status, answer.body)
+    response = client.ask("GET", f"/v2/app/blobs/{sha256(DATA)}", headers={"Range": asked})
+    assert (200, DATA) == (response.status, response.body)
 
 
 @pytest.mark.parametrize(
     ("data", "asked"), [(DATA, f"bytes={SIZE}-"), (DATA, "bytes=-0"), (b"", "bytes=0-"), (b"", "bytes=-1")]
 )
 def test_a_range_beyond_the_end_gets_416(client: Client, data: bytes, asked: str) -> None:
-    answer = client.ask("GET", f"/v2/app/blobs/{sha256(data)}", headers={"Range": asked})
-    assert (416, "RANGE_INVALID") == (answer.status, code_of(answer))
-    assert f"bytes */{len(data)}" == answer.headers["content-range"]
+    response = client.ask("GET", f"/v2/app/blobs/{sha256(data)}", headers={"Range": asked})
+    assert (416, "RANGE_INVALID") == (response.status, code_of(response))
+    assert f"bytes */{len(data)}" == response.headers["content-range"]
 
 
 # ---- listings
@@ -193,18 +193,18 @@ def test_a_range_beyond_the_end_gets_416(client: Client, data: bytes, asked: str
 def pages(client: Client, path: str, key: str) -> list[list[str]]:
     found = []
     while path:
-        answer = client.ask("GET", path, want=(200,))
-        found.append(answer.json()[key])
-        link = answer.headers.get("link", "")
+        response = client.ask("GET", path, want=(200,))
+        found.append(response.json()[key])
+        link = response.headers.get("link", "")
         assert not link or link.endswith('>; rel="next"')
         path = link[1 : link.index(">")] if link else ""
     return found
 
 
 def test_tags_are_listed_in_lexical_order(client: Client, graph: Graph) -> None:
-    answer = client.ask("GET", "/v2/team/web/tags/list")
-    assert {"name": "team/web", "tags": sorted(graph.tags)} == answer.json()
-    assert "link" not in answer.headers
+    response = client.ask("GET", "/v2/team/web/tags/list")
+    assert {"name": "team/web", "tags": sorted(graph.tags)} == response.json()
+    assert "link" not in response.headers
 
 
 def test_tags_are_listed_in_pages(client: Client, graph: Graph) -> None:
@@ -226,32 +226,32 @@ def test_the_catalog_is_listed_in_pages(client: Client) -> None:
 # ---- referrers
 
 
-def referrers(client: Client, digest: str, query: str = "") -> tuple[list[dict[str, Any]], Answer]:
-    answer = client.ask("GET", f"/v2/app/referrers/{digest}{query}", want=(200,))
-    document = answer.json()
+def referrers(client: Client, digest: str, query: str = "") -> tuple[list[dict[str, Any]], Response]:
+    response = client.ask("GET", f"/v2/app/referrers/{digest}{query}", want=(200,))
+    document = response.json()
     assert (OCI_INDEX, 2, OCI_INDEX) == (
-        answer.headers["content-type"],
+        response.headers["content-type"],
         document["schemaVersion"],
         document["mediaType"],
     )
-    return document["manifests"], answer
+    return document["manifests"], response
 
 
 def test_referrers_are_listed_with_artifact_type_and_annotations(client: Client, graph: Graph) -> None:
-    found, answer = referrers(client, graph.tags["v1"])
+    found, response = referrers(client, graph.tags["v1"])
     assert {"application/vnd.example.sbom", "application/vnd.example.signature"} == {
         one["artifactType"] for one in found
     }
     assert [{"by": "test"}] == [one["annotations"] for one in found if "annotations" in one]
     for one in found:
         assert len(graph.manifests[one["digest"]].data) == one["size"]
-    assert "oci-filters-applied" not in answer.headers
+    assert "oci-filters-applied" not in response.headers
 
 
 def test_referrers_are_filtered_by_artifact_type(client: Client, graph: Graph) -> None:
-    found, answer = referrers(client, graph.tags["v1"], "?artifactType=application%2Fvnd.example.sbom")
+    found, response = referrers(client, graph.tags["v1"], "?artifactType=application%2Fvnd.example.sbom")
     assert ["application/vnd.example.sbom"] == [one["artifactType"] for one in found]
-    assert "artifactType" == answer.headers["oci-filters-applied"]
+    assert "artifactType" == response.headers["oci-filters-applied"]
     assert [] == referrers(client, graph.tags["v1"], "?artifactType=other")[0]
 
 
@@ -291,9 +291,9 @@ def test_the_artifact_type_may_be_the_media_type_of_the_config(tmp_path: Path) -
 def test_a_read_only_server_refuses_every_write(
     served: Served, client: Client, graph: Graph, method: str, path: str
 ) -> None:
-    answer = client.ask(method, path, body=b"x" * 1000)
-    assert (405, "UNSUPPORTED") == (answer.status, code_of(answer))
-    assert not {"PUT", "POST", "PATCH", "DELETE"} & set(answer.headers["allow"].split(", "))
+    response = client.ask(method, path, body=b"x" * 1000)
+    assert (405, "UNSUPPORTED") == (response.status, code_of(response))
+    assert not {"PUT", "POST", "PATCH", "DELETE"} & set(response.headers["allow"].split(", "))
     assert sorted(graph.tags) == client.tags("app"), "and the connection can be used on"
 
 

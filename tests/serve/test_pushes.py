@@ -14,7 +14,7 @@ from mirror.errors import ConfigError, LockBusy
 from mirror.layout.directory import LayoutStore
 from mirror.serve.server import parse_address, serve
 from mirror.util.cancellation import Stop, Work
-from tests.registries.client import Answer, Client, sha256
+from tests.registries.client import Client, Response, sha256
 from tests.serve.test_handlers import code_of
 from tests.support.images import Graph
 from tests.support.layouts import Served, lay
@@ -43,21 +43,21 @@ def client(served: Served) -> Iterator[Client]:
 
 
 def begin(client: Client, repository: str = "app") -> str:
-    answer = client.ask("POST", f"/v2/{repository}/blobs/uploads/", want=(202,))
-    assert "0-0" == answer.headers["range"]
-    assert answer.headers["docker-upload-uuid"] in answer.headers["location"]
-    return answer.headers["location"]
+    response = client.ask("POST", f"/v2/{repository}/blobs/uploads/", want=(202,))
+    assert "0-0" == response.headers["range"]
+    assert response.headers["docker-upload-uuid"] in response.headers["location"]
+    return response.headers["location"]
 
 
 def with_digest(location: str, digest: str) -> str:
     return f"{location}{'&' if urlsplit(location).query else '?'}digest={digest}"
 
 
-def assert_there(client: Client, data: bytes, answer: Answer, repository: str = "app") -> None:
+def assert_there(client: Client, data: bytes, response: Response, repository: str = "app") -> None:
     digest = sha256(data)
-    assert 201 == answer.status
-    assert digest == answer.headers["docker-content-digest"]
-    assert f"/v2/{repository}/blobs/{digest}" == answer.headers["location"]
+    assert 201 == response.status
+    assert digest == response.headers["docker-content-digest"]
+    assert f"/v2/{repository}/blobs/{digest}" == response.headers["location"]
     assert data == client.blob(repository, digest).body
 
 
@@ -78,9 +78,9 @@ def test_a_blob_is_pushed_in_parts(client: Client, last: bytes) -> None:
     end = len(DATA) - len(last)
     for start, stop in ((0, 5000), (5000, 9000), (9000, end))[: 2 if last else 3]:
         sent = {"Content-Range": f"{start}-{stop - 1}"}
-        answer = client.ask("PATCH", location, headers=sent, body=DATA[start:stop], want=(202,))
-        assert f"0-{stop - 1}" == answer.headers["range"]
-        location = answer.headers["location"]
+        response = client.ask("PATCH", location, headers=sent, body=DATA[start:stop], want=(202,))
+        assert f"0-{stop - 1}" == response.headers["range"]
+        location = response.headers["location"]
         where = client.ask("GET", location, want=(204,))
         assert f"0-{stop - 1}" == where.headers["range"]
     assert_there(client, DATA, client.ask("PUT", with_digest(location, sha256(DATA)), body=last))
@@ -90,12 +90,12 @@ def test_a_part_out_of_order_is_refused_and_the_upload_continues(client: Client)
     location = begin(client)
     client.ask("PATCH", location, headers={"Content-Range": "0-99"}, body=DATA[:100], want=(202,))
     for text in ("200-299", "0-99", "junk"):
-        answer = client.ask("PATCH", location, headers={"Content-Range": text}, body=DATA[200:300])
-        assert (416, "RANGE_INVALID", "0-99") == (answer.status, code_of(answer), answer.headers["range"])
+        response = client.ask("PATCH", location, headers={"Content-Range": text}, body=DATA[200:300])
+        assert (416, "RANGE_INVALID", "0-99") == (response.status, code_of(response), response.headers["range"])
     for start in (200, 0):
         sent = {"Content-Range": f"{start}-{len(DATA) - 1}"}
-        answer = client.ask("PUT", with_digest(location, sha256(DATA)), headers=sent, body=DATA[start:])
-        assert (416, "RANGE_INVALID", "0-99") == (answer.status, code_of(answer), answer.headers["range"])
+        response = client.ask("PUT", with_digest(location, sha256(DATA)), headers=sent, body=DATA[start:])
+        assert (416, "RANGE_INVALID", "0-99") == (response.status, code_of(response), response.headers["range"])
     sent = {"Content-Range": f"100-{len(DATA) - 1}"}
     assert_there(client, DATA, client.ask("PUT", with_digest(location, sha256(DATA)), headers=sent, body=DATA[100:]))
 
@@ -120,16 +120,16 @@ def test_a_blob_with_another_digest_is_refused(client: Client, pieces: bool) -> 
     location = begin(client)
     if pieces:
         client.ask("PATCH", location, body=DATA, want=(202,))
-    answer = client.ask("PUT", with_digest(location, sha256(b"other")), body=b"" if pieces else DATA)
-    assert (400, "DIGEST_INVALID") == (answer.status, code_of(answer))
+    response = client.ask("PUT", with_digest(location, sha256(b"other")), body=b"" if pieces else DATA)
+    assert (400, "DIGEST_INVALID") == (response.status, code_of(response))
     assert not client.has_blob("app", sha256(b"other"))
     assert not client.has_blob("app", sha256(DATA))
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:1", "md5:d41d8cd98f00b204e9800998ecf8427e"])
 def test_a_blob_without_a_digest_is_refused(client: Client, digest: str) -> None:
-    answer = client.ask("PUT", f"{begin(client)}?digest={digest}" if digest else begin(client), body=DATA)
-    assert (400, "DIGEST_INVALID") == (answer.status, code_of(answer))
+    response = client.ask("PUT", f"{begin(client)}?digest={digest}" if digest else begin(client), body=DATA)
+    assert (400, "DIGEST_INVALID") == (response.status, code_of(response))
 
 
 def test_a_deleted_or_finished_upload_session_does_not_exist(client: Client) -> None:
@@ -138,8 +138,8 @@ def test_a_deleted_or_finished_upload_session_does_not_exist(client: Client) -> 
     client.ask("DELETE", deleted, want=(204,))
     for location in (done, deleted, "/v2/app/blobs/uploads/none"):
         for method in ("GET", "PATCH", "PUT", "DELETE"):
-            answer = client.ask(method, location, body=b"x")
-            assert (404, "BLOB_UPLOAD_UNKNOWN") == (answer.status, code_of(answer))
+            response = client.ask(method, location, body=b"x")
+            assert (404, "BLOB_UPLOAD_UNKNOWN") == (response.status, code_of(response))
 
 
 def test_unfinished_uploads_leave_no_files(layout: Path) -> None:
@@ -154,8 +154,8 @@ def test_unfinished_uploads_leave_no_files(layout: Path) -> None:
 
 def test_a_blob_is_mounted_from_a_repository_that_has_it(client: Client) -> None:
     client.put_blob("base", DATA)
-    answer = client.ask("POST", f"/v2/app/blobs/uploads/?mount={sha256(DATA)}&from=base")
-    assert_there(client, DATA, answer)
+    response = client.ask("POST", f"/v2/app/blobs/uploads/?mount={sha256(DATA)}&from=base")
+    assert_there(client, DATA, response)
 
 
 def test_a_blob_is_mounted_without_from(client: Client) -> None:
@@ -168,9 +168,9 @@ def test_a_blob_is_mounted_without_from(client: Client) -> None:
 )
 def test_a_mount_that_fails_opens_an_upload_session(client: Client, query: str) -> None:
     client.put_blob("base", DATA)
-    answer = client.ask("POST", f"/v2/app/blobs/uploads/?{query}", want=(202,))
+    response = client.ask("POST", f"/v2/app/blobs/uploads/?{query}", want=(202,))
     assert_there(
-        client, b"new", client.ask("PUT", with_digest(answer.headers["location"], sha256(b"new")), body=b"new")
+        client, b"new", client.ask("PUT", with_digest(response.headers["location"], sha256(b"new")), body=b"new")
     )
 
 
@@ -184,12 +184,12 @@ def test_a_manifest_is_pushed_and_read_back(client: Client) -> None:
         client.put_blob("app", data)
     body = graph.manifests[made.digest]
     for reference in ("v1", made.digest):
-        answer = client.ask(
+        response = client.ask(
             "PUT", f"/v2/app/manifests/{reference}", headers={"Content-Type": body.media_type}, body=body.data
         )
-        assert (201, made.digest) == (answer.status, answer.headers["docker-content-digest"])
-        assert f"/v2/app/manifests/{made.digest}" == answer.headers["location"]
-        assert "oci-subject" not in answer.headers
+        assert (201, made.digest) == (response.status, response.headers["docker-content-digest"])
+        assert f"/v2/app/manifests/{made.digest}" == response.headers["location"]
+        assert "oci-subject" not in response.headers
         assert body.data == client.manifest("app", reference).body
 
 
@@ -200,10 +200,10 @@ def test_the_subject_of_a_manifest_is_confirmed(client: Client) -> None:
     for data in graph.blobs.values():
         client.put_blob("app", data)
     body = graph.manifests[made.digest]
-    answer = client.ask(
+    response = client.ask(
         "PUT", f"/v2/app/manifests/{made.digest}", headers={"Content-Type": body.media_type}, body=body.data
     )
-    assert (201, subject.digest) == (answer.status, answer.headers["oci-subject"])
+    assert (201, subject.digest) == (response.status, response.headers["oci-subject"])
     listed = client.ask("GET", f"/v2/app/referrers/{subject.digest}").json()["manifests"]
     assert [made.digest] == [one["digest"] for one in listed]
     assert [] == client.ask("GET", f"/v2/other/referrers/{subject.digest}").json()["manifests"]
@@ -225,10 +225,10 @@ def test_an_invalid_manifest_is_refused(client: Client) -> None:
         ("v1", b" " * (5 << 20), 413, "SIZE_INVALID"),
     ]
     for reference, data, status, code in cases:
-        answer = client.ask("PUT", f"/v2/app/manifests/{reference}", headers=sent, body=data)
-        assert (status, code) == (answer.status, code_of(answer)), reference
-    answer = client.ask("PUT", "/v2/app/manifests/v1", headers={"Content-Type": "text/weird"}, body=body.data)
-    assert (400, "MANIFEST_INVALID") == (answer.status, code_of(answer))
+        response = client.ask("PUT", f"/v2/app/manifests/{reference}", headers=sent, body=data)
+        assert (status, code) == (response.status, code_of(response)), reference
+    response = client.ask("PUT", "/v2/app/manifests/v1", headers={"Content-Type": "text/weird"}, body=body.data)
+    assert (400, "MANIFEST_INVALID") == (response.status, code_of(response))
     assert [] == client.tags("app")
 
 
@@ -242,8 +242,8 @@ def test_a_tag_is_deleted_and_a_manifest_with_all_its_tags(layout: Path, served:
     assert 404 == client.delete("app", "v3")
     assert 202 == client.delete("app", graph.tags["v1"])
     assert [] == client.tags("app")
-    answer = client.ask("DELETE", f"/v2/app/blobs/{next(iter(graph.blobs))}")
-    assert (405, "UNSUPPORTED") == (answer.status, code_of(answer))
+    response = client.ask("DELETE", f"/v2/app/blobs/{next(iter(graph.blobs))}")
+    assert (405, "UNSUPPORTED") == (response.status, code_of(response))
 
 
 def test_a_manifest_deleted_by_digest_is_no_longer_served(layout: Path) -> None:
@@ -253,8 +253,8 @@ def test_a_manifest_deleted_by_digest_is_no_longer_served(layout: Path) -> None:
         push(server, "app", graph)
         assert 202 == client.delete("app", image.digest)
         for reference in (image.digest, "v1", "v2"):
-            answer = client.ask("GET", f"/v2/app/manifests/{reference}")
-            assert (404, "MANIFEST_UNKNOWN") == (answer.status, code_of(answer))
+            response = client.ask("GET", f"/v2/app/manifests/{reference}")
+            assert (404, "MANIFEST_UNKNOWN") == (response.status, code_of(response))
         assert 404 == client.delete("app", image.digest)
     assert not (layout / "blobs" / "sha256" / image.digest[7:]).exists()
     with Served(layout, writable=True) as server, server.client() as client:
@@ -287,8 +287,8 @@ def test_a_manifest_below_an_index_of_its_repository_is_not_deleted(served: Serv
     index = graph.platforms("v1")
     child = next(digest for digest in graph.manifests if digest != index.digest)
     push(served, "app", graph)
-    answer = client.ask("DELETE", f"/v2/app/manifests/{child}")
-    assert (405, "UNSUPPORTED") == (answer.status, code_of(answer))
+    response = client.ask("DELETE", f"/v2/app/manifests/{child}")
+    assert (405, "UNSUPPORTED") == (response.status, code_of(response))
     assert index.digest == assert_whole(served).tags["app", "v1"]
     assert [202, 202] == [client.delete("app", digest) for digest in (index.digest, child)]
 

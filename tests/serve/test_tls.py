@@ -24,7 +24,7 @@ from tests.registries.certificates import Authority
 from tests.registries.client import sha256
 from tests.registries.raw import connect
 from tests.registries.real import RealRegistry
-from tests.serve.test_connection import answers, nothing
+from tests.serve.test_connection import nothing, read_responses
 from tests.support.images import Graph
 from tests.support.layouts import Served, lay, pack
 from tests.support.oracle import assert_equal, assert_whole, skopeo
@@ -135,7 +135,7 @@ def test_only_current_versions_of_tls_are_accepted(
     with context.wrap_socket(connect(served.host), server_hostname="127.0.0.1") as connection:
         assert "http/1.1" == connection.selected_alpn_protocol()
         connection.sendall(PING)
-        assert 1 == len(answers(connection, 1))
+        assert 1 == len(read_responses(connection, 1))
 
 
 # ---- those that speak no TLS, or do not speak
@@ -160,14 +160,14 @@ def test_clients_that_disconnect_before_they_are_accepted_do_not_affect_others(a
     with RegistryServer(nothing, "127.0.0.1", 0, stop=Stop(), max_connections=1, tls=context) as server:
         with secure(server.address, authority) as busy:
             busy.sendall(PING + PING[:20])
-            assert answers(busy, 1)  # it is in the middle of a request, so no other connection takes its place
+            assert read_responses(busy, 1)  # it is in the middle of a request, so no other connection takes its place
             for _ in range(20):
                 gone = connect(server.address)
                 gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close() sends a reset
                 gone.close()
         with secure(server.address, authority) as connection:
             connection.sendall(PING)
-            assert answers(connection, 1)
+            assert read_responses(connection, 1)
 
 
 def test_stalled_handshakes_do_not_block_other_clients(authority: Authority) -> None:
@@ -180,7 +180,7 @@ def test_stalled_handshakes_do_not_block_other_clients(authority: Authority) -> 
         silent[-1].sendall(b"\x16\x03\x01\x02\x00\x01")  # the first bytes of a handshake
         connection = stack.enter_context(secure(server.address, authority))
         connection.sendall(PING)
-        assert answers(connection, 1)
+        assert read_responses(connection, 1)
         assert b"" == silent[0].recv(1), "the one that was silent longest made room"
 
 
@@ -196,7 +196,7 @@ def test_a_handshake_has_a_time_limit(authority: Authority) -> None:
 def test_shutdown_waits_neither_for_handshakes_nor_for_silent_clients(served: Served, authority: Authority) -> None:
     with connect(served.host) as amid, secure(served.host, authority) as silent:
         silent.sendall(PING)
-        assert answers(silent, 1)
+        assert read_responses(silent, 1)
         started = time.monotonic()
         served.__exit__()
         assert 3.0 > time.monotonic() - started
@@ -221,7 +221,7 @@ def test_the_command_prints_an_https_url(graph: Graph, authority: Authority, tmp
         host = line.split("/")[2]
         with secure(host, authority) as connection:
             connection.sendall(PING)
-            assert answers(connection, 1)
+            assert read_responses(connection, 1)
             process.send_signal(signal.SIGTERM)
             assert 143 == process.wait(60)
     assert f"https://{host}/ serves {layout} (read-only)\n" == line

@@ -51,17 +51,17 @@ def knows_all(state: State) -> bool:
     return (
         state.target_tag(APP, "v1") == digest("root")
         and state.source_tag("quay.io/app", "v1") == digest("source root")
-        and state.held(APP, digest("layer"))
-        and state.unfinished("localhost:5000/team/other")
+        and state.was_held(APP, digest("layer"))
+        and state.is_unfinished("localhost:5000/team/other")
     )
 
 
 def knows_nothing(state: State) -> bool:
     return (
         state.target_tag(APP, "v1") is None
-        and not state.held(APP, digest("layer"))
+        and not state.was_held(APP, digest("layer"))
         and state.holders("localhost:5000", digest("layer")) == []
-        and not state.unfinished("localhost:5000/team/other")
+        and not state.is_unfinished("localhost:5000/team/other")
     )
 
 
@@ -72,7 +72,7 @@ def test_hints_are_available_to_the_next_run(tmp_path: Path) -> None:
     fill(tmp_path)
     with open_state(tmp_path) as state:
         assert knows_all(state)
-        assert all(state.held(APP, digest(name)) for name in ("root", "layer", "config"))
+        assert all(state.was_held(APP, digest(name)) for name in ("root", "layer", "config"))
 
 
 def test_the_state_is_one_file_that_only_the_owner_can_read(tmp_path: Path) -> None:
@@ -104,10 +104,10 @@ def test_a_repository_held_its_roots_and_their_blobs(tmp_path: Path) -> None:
         state.note_graph(APP, digest("root"), [digest("layer")])
         state.note_graph("localhost:5000/team/else", digest("other"), [digest("base")])
         state.flush()
-        assert state.held(APP, digest("layer"))
-        assert state.held(APP, digest("root"))
-        assert not state.held(APP, digest("base"))
-        assert not state.held("localhost:5000/team", digest("layer"))
+        assert state.was_held(APP, digest("layer"))
+        assert state.was_held(APP, digest("root"))
+        assert not state.was_held(APP, digest("base"))
+        assert not state.was_held("localhost:5000/team", digest("layer"))
 
 
 def test_noting_a_root_again_replaces_its_blobs(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_noting_a_root_again_replaces_its_blobs(tmp_path: Path) -> None:
         state.note_graph(APP, digest("root"), [digest("one"), digest("two")])
         state.note_graph(APP, digest("root"), [digest("two"), digest("two")])
         state.flush()
-        assert [False, True, True] == [state.held(APP, digest(name)) for name in ("one", "two", "root")]
+        assert [False, True, True] == [state.was_held(APP, digest(name)) for name in ("one", "two", "root")]
 
 
 def test_roots_of_a_source_without_a_tag_are_pruned(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_roots_of_a_source_without_a_tag_are_pruned(tmp_path: Path) -> None:
             state.note_graph(APP, digest(name), [digest("base"), digest(f"{name} layer")])
             state.note_tag("source", APP, "v1", digest(name))
     with open_state(tmp_path) as state:
-        assert [False, True, True] == [state.held(APP, digest(name)) for name in ("old layer", "new layer", "base")]
+        assert [False, True, True] == [state.was_held(APP, digest(name)) for name in ("old layer", "new layer", "base")]
 
 
 def test_holders_are_repositories_of_the_host_with_the_last_written_first(tmp_path: Path) -> None:
@@ -146,13 +146,13 @@ def test_forgetting_a_repository_takes_effect_at_once_and_in_later_runs(tmp_path
         state.note_graph("localhost:5000/team/two", digest("two"), [digest("layer")])
         state.flush()
         state.forget(APP)
-        assert [None, False] == [state.target_tag(APP, "v1"), state.held(APP, digest("layer"))]
-        assert not state.held(APP, digest("root"))
+        assert [None, False] == [state.target_tag(APP, "v1"), state.was_held(APP, digest("layer"))]
+        assert not state.was_held(APP, digest("root"))
         assert ["team/two"] == state.holders("localhost:5000", digest("layer"))
     with open_state(tmp_path) as state:
         assert state.target_tag(APP, "v1") is None
         assert ["team/two"] == state.holders("localhost:5000", digest("layer"))
-        assert state.unfinished("localhost:5000/team/other")
+        assert state.is_unfinished("localhost:5000/team/other")
 
 
 def test_roots_without_a_tag_are_pruned_with_blobs_that_only_they_refer_to(tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_roots_without_a_tag_are_pruned_with_blobs_that_only_they_refer_to(tmp_p
             state.note_tag("target", APP, "latest", digest(f"root{n}"))
             state.note_tag("target", APP, f"v{n % 3}", digest(f"root{n}"))
     with open_state(tmp_path) as state:
-        known = [n for n in range(50) if state.held(APP, digest(f"root{n}"))]
+        known = [n for n in range(50) if state.was_held(APP, digest(f"root{n}"))]
         assert [47, 48, 49] == known
-        assert state.held(APP, digest("base"))
+        assert state.was_held(APP, digest("base"))
     ((rows,),), ((digests,),) = sql(tmp_path, "SELECT count(*) FROM member", "SELECT count(*) FROM digest")
     assert (9, 7) == (rows, digests)
 
@@ -174,17 +174,17 @@ def test_roots_without_a_tag_are_pruned_with_blobs_that_only_they_refer_to(tmp_p
 
 def test_a_repository_stays_marked_until_it_is_finished(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
-        assert not state.unfinished(APP)
+        assert not state.is_unfinished(APP)
         state.mark_unfinished(APP)
         state.mark_unfinished(APP)
-        assert state.unfinished(APP)
+        assert state.is_unfinished(APP)
     with open_state(tmp_path) as state:
-        assert state.unfinished(APP)
+        assert state.is_unfinished(APP)
         state.mark_finished(APP)
-        assert not state.unfinished(APP)
+        assert not state.is_unfinished(APP)
         state.mark_finished("localhost:5000/never/marked")
     with open_state(tmp_path) as state:
-        assert not state.unfinished(APP)
+        assert not state.is_unfinished(APP)
 
 
 MARK_AND_HANG = """
@@ -207,15 +207,15 @@ def test_a_mark_survives_a_kill_immediately_after_it(tmp_path: Path) -> None:
             assert "marked\n" == child.stdout.readline()
             child.kill()
         with open_state(tmp_path) as state:
-            assert state.unfinished(APP)
+            assert state.is_unfinished(APP)
             state.mark_finished(APP)
 
 
 def test_forgetting_a_repository_keeps_the_note_that_v2_answered(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
         assert not state.has_v2_answered(APP)
-        state.note_v2_answer(APP)
-        state.note_v2_answer(APP)
+        state.note_v2_response(APP)
+        state.note_v2_response(APP)
         state.forget(APP)
         state.flush()
         assert state.has_v2_answered(APP)
@@ -232,7 +232,7 @@ def test_a_file_of_the_first_version_is_upgraded_and_keeps_its_content(tmp_path:
     with open_state(tmp_path) as state:
         assert knows_all(state)
         assert not state.has_v2_answered(APP)
-        state.note_v2_answer(APP)
+        state.note_v2_response(APP)
     assert [[(2,)]] == sql(tmp_path, "PRAGMA user_version")
     with open_state(tmp_path) as state:
         assert state.has_v2_answered(APP)
@@ -262,7 +262,7 @@ def test_a_withdrawn_tag_is_removed_from_disk_before_the_call_returns(tmp_path: 
         child.kill()
     with open_state(tmp_path) as state:
         assert state.target_tag(APP, "v1") is None
-        assert state.held(APP, digest("layer"))
+        assert state.was_held(APP, digest("layer"))
 
 
 def test_withdrawing_an_unknown_tag_writes_nothing(tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_the_write_ahead_log_of_a_deleted_file_is_ignored(tmp_path: Path) -> Non
     (tmp_path / FILE_NAME).unlink()
     wal.write_bytes(content)
     with open_state(tmp_path) as state:
-        assert not state.unfinished(APP)
+        assert not state.is_unfinished(APP)
 
 
 def test_a_link_instead_of_the_file_is_an_error_and_not_followed(tmp_path: Path) -> None:
@@ -400,13 +400,13 @@ def test_flipped_bits_change_hints_only(tmp_path: Path, seed: int) -> None:
     with State.open(tmp_path, warnings.append) as state:
         for n in range(300):
             state.target_tag(APP, f"v{n}")
-            state.held(APP, digest(f"layer{n}"))
+            state.was_held(APP, digest(f"layer{n}"))
             state.holders("localhost:5000", digest(f"layer{n}"))
             state.note_graph(APP, digest(f"root{n}"), [digest(f"new{n}")])
         state.mark_unfinished("localhost:5000/team/third")
-        assert state.unfinished("localhost:5000/team/third")
+        assert state.is_unfinished("localhost:5000/team/third")
     with State.open(tmp_path, warnings.append) as state:
-        assert state.unfinished("localhost:5000/team/third")
+        assert state.is_unfinished("localhost:5000/team/third")
 
 
 def test_damage_found_during_a_run_loses_hints_but_keeps_marks(tmp_path: Path) -> None:
@@ -419,17 +419,17 @@ def test_damage_found_during_a_run_loses_hints_but_keeps_marks(tmp_path: Path) -
     path.write_bytes(content)
     warnings: list[str] = []
     with State.open(tmp_path, warnings.append) as state:
-        assert not state.held(APP, digest("layer"))
+        assert not state.was_held(APP, digest("layer"))
         state.flush()
         state.note_graph(APP, digest("root"), [digest("layer")])
         state.flush()
-        assert state.held(APP, digest("layer"))
-        assert state.unfinished("localhost:5000/team/other")
+        assert state.was_held(APP, digest("layer"))
+        assert state.is_unfinished("localhost:5000/team/other")
     assert 1 == len(warnings)
     assert "is damaged" in warnings[0]
     assert content == next(tmp_path.glob(f"{FILE_NAME}.bad-*[0-9]Z")).read_bytes()
     with open_state(tmp_path) as state:
-        assert state.unfinished("localhost:5000/team/other")
+        assert state.is_unfinished("localhost:5000/team/other")
 
 
 def test_values_that_are_not_digests_or_paths_are_ignored(tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_values_that_are_not_digests_or_paths_are_ignored(tmp_path: Path) -> Non
     with open_state(tmp_path) as state:
         assert [None, None] == [state.target_tag(APP, "v1"), state.source_tag("quay.io/app", "v1")]
         assert ["ok", "team/app"] == state.holders("localhost:5000", digest("layer"))
-        assert [False, True] == [state.held(APP, digest(name)) for name in ("config", "layer")]
+        assert [False, True] == [state.was_held(APP, digest(name)) for name in ("config", "layer")]
 
 
 # -- a disk that is full ----------------------------------------------------------------------------------------------
@@ -468,7 +468,7 @@ with State.open(directory, warnings.append) as state:
     try:
         state.mark_unfinished("h/a")
     except LocalError as error:
-        print("refused", error.exit_code, state.unfinished("h/a"))
+        print("refused", error.exit_code, state.is_unfinished("h/a"))
     print(state.target_tag("h/a", "v1") == Digest.of(b"one"), state.failure is not None)
 print(len(warnings))
 """
@@ -507,7 +507,7 @@ def test_twenty_threads_share_one_state(tmp_path: Path) -> None:
             state.note_graph(repository, root, [digest("base"), digest(f"{number}/{n}/layer")])
             state.note_tag("target", repository, f"v{n}", root)
             state.target_tag(repository, f"v{n}")
-            state.held(repository, digest("base"))
+            state.was_held(repository, digest("base"))
             assert set(state.holders("localhost:5000", digest("base"))) <= {f"team/r{n}" for n in range(20)}
         state.flush()
         state.mark_finished(repository)
@@ -516,8 +516,10 @@ def test_twenty_threads_share_one_state(tmp_path: Path) -> None:
     with open_state(tmp_path) as state, ThreadPoolExecutor(20) as pool:
         assert [50] * 20 == list(pool.map(work, range(20)))
     with open_state(tmp_path) as state:
-        assert not any(state.unfinished(f"localhost:5000/team/r{number}") for number in range(20))
-        assert all(state.held(f"localhost:5000/team/r{number}", digest(f"{number}/7/layer")) for number in range(20))
+        assert not any(state.is_unfinished(f"localhost:5000/team/r{number}") for number in range(20))
+        assert all(
+            state.was_held(f"localhost:5000/team/r{number}", digest(f"{number}/7/layer")) for number in range(20)
+        )
 
 
 def test_a_command_without_the_lock_reads_during_a_run_and_writes_nothing(tmp_path: Path) -> None:
@@ -550,7 +552,7 @@ def test_a_closed_state_knows_nothing(tmp_path: Path) -> None:
     fill(tmp_path)
     state = open_state(tmp_path)
     state.close()
-    assert [None, False] == [state.target_tag(APP, "v1"), state.held(APP, digest("layer"))]
+    assert [None, False] == [state.target_tag(APP, "v1"), state.was_held(APP, digest("layer"))]
     with pytest.raises(LocalError, match="closed"):
         state.mark_unfinished("localhost:5000/team/new")
 
@@ -562,15 +564,15 @@ def test_a_state_of_a_hundred_thousand_rows_opens_at_once(tmp_path: Path) -> Non
             state.note_graph(APP, root, [digest("base"), digest(f"a{n}"), digest(f"b{n}")])
             state.note_tag("target", APP, f"v{n}", root)
         state.flush()
-        assert state.held(APP, digest("base"))
+        assert state.was_held(APP, digest("base"))
     assert (tmp_path / FILE_NAME).stat().st_size < 2_000 * 500  # bytes a tag, on disk
 
 
 def test_results_of_transforms_are_stored_by_the_identity_of_the_version(tmp_path: Path) -> None:
     with open_state(tmp_path) as state:
-        assert state.transformed("v1 old.example.com 1234") is None
-        state.note_transformed("v1 old.example.com 1234", digest("first"))
-        state.note_transformed("v1 old.example.com 1234", digest("made"))
+        assert state.transform_digest("v1 old.example.com 1234") is None
+        state.note_transform_digest("v1 old.example.com 1234", digest("first"))
+        state.note_transform_digest("v1 old.example.com 1234", digest("made"))
     with open_state(tmp_path) as state:
-        assert digest("made") == state.transformed("v1 old.example.com 1234")
-        assert state.transformed("v1 other.example.com 1234") is None
+        assert digest("made") == state.transform_digest("v1 old.example.com 1234")
+        assert state.transform_digest("v1 other.example.com 1234") is None

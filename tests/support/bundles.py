@@ -11,7 +11,7 @@ from mirror.layout.inventory import BaseInventory
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
-from mirror.store import Coming, Mount
+from mirror.store import ExpectedImage, Mount
 from mirror.util.cancellation import Stop, Work
 from tests.support.images import Graph
 
@@ -52,7 +52,7 @@ def manifests_of(graph: Graph) -> dict[str, Manifest]:
     }
 
 
-def comings(graph: Graph, repository: str = "app", references: Iterable[str] | None = None) -> list[Coming]:
+def comings(graph: Graph, repository: str = "app", references: Iterable[str] | None = None) -> list[ExpectedImage]:
     """Return the images that a run would pass to `begin`: every tag of the graph, or `references` (tags or digests)."""
     every = manifests_of(graph)
 
@@ -66,11 +66,11 @@ def comings(graph: Graph, repository: str = "app", references: Iterable[str] | N
     for reference in graph.tags if references is None else references:
         manifests = tuple(below(graph.tags.get(reference, reference)).values())
         blobs = {blob.digest: blob for one in manifests for blob in one.blobs if not blob.foreign}
-        made.append(Coming(repository, reference, manifests, tuple(blobs.values())))
+        made.append(ExpectedImage(repository, reference, manifests, tuple(blobs.values())))
     return made
 
 
-def bring(bundle: BundleStore, images: Iterable[Coming], blobs: Mapping[str, bytes]) -> list[Digest]:
+def bring(bundle: BundleStore, images: Iterable[ExpectedImage], blobs: Mapping[str, bytes]) -> list[Digest]:
     """Upload all missing blobs, in an order that is not the bundle's, then the manifests. Return the uploaded blobs."""
     read: list[Digest] = []
     for coming in images:

@@ -13,14 +13,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from tests.support import guards
 
-_DECIDED_AT_START = ("PYTHON", "LANG", "LC_", "COVERAGE")
+_DECIDED_AT_START = ("PYTHON", "LANG", "LC_", "LD_", "TZ", "OPENSSL", "COVERAGE")
 
 
 class Forking:
@@ -45,20 +45,29 @@ class Forking:
         )
 
     def run(
-        self, arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, timeout: float
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: Path,
+        timeout: float,
+        *,
+        stdout: int | None = None,
+        began: Callable[[int], None] | None = None,
     ) -> tuple[int, str, str]:
         """Run to the end; return exit code (negative: the signal that ended it), standard output and standard error.
 
+        stdout: a descriptor to use instead; the output is not returned then. began: called with the process id.
         Raises subprocess.TimeoutExpired after killing the run."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            descriptors = [out.fileno() if stdout is None else stdout, err.fileno()]
             request = json.dumps({"arguments": arguments, "environment": dict(environment), "cwd": str(cwd)}).encode()
             reading, writing = os.pipe()
             try:
                 try:
-                    socket.send_fds(self._started(), [request], [out.fileno(), err.fileno(), writing])
+                    socket.send_fds(self._started(), [request], [*descriptors, writing])
                 finally:
                     os.close(writing)
-                code = _wait(reading, timeout)
+                code = _wait(reading, timeout, began)
             finally:
                 os.close(reading)
             texts = [_text(file) for file in (out, err)]
@@ -83,8 +92,8 @@ class Forking:
         process.wait()
 
 
-def _wait(status: int, timeout: float) -> int | None:
-    """Wait for a run whose process id and wait status come from a pipe.
+def _wait(status: int, timeout: float, began: Callable[[int], None] | None) -> int | None:
+    """Wait for a run whose process id and wait status come from a pipe. began: called with the process id.
 
     Returns the exit code; None if the run reached its time limit (seconds) and was killed."""
     end = time.monotonic() + timeout
@@ -98,6 +107,9 @@ def _wait(status: int, timeout: float) -> int | None:
                 os.killpg(int(seen.split()[0]), signal.SIGKILL)
         elif piece := os.read(status, 100):
             seen += piece
+            if began and b"\n" in seen:
+                began(int(seen.split()[0]))
+                began = None
         elif killed:
             return None
         else:

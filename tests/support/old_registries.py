@@ -16,7 +16,7 @@ from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.client import RegistryV2
 from mirror.registry.http.host_settings import V1, HostSettings, Secret, Tls
 from mirror.registry.session import Session
-from mirror.store import Source, Transform, Transformed, Version
+from mirror.store import Source, Transform, TransformResult, Version
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 from tests.conftest import ScriptedFactory
@@ -51,7 +51,7 @@ def opened(
         settings |= {"username": login[0], "password": Secret("the test", plain=login[1])}
     tls = registry.tls if isinstance(registry, ScriptedRegistry) else None
     settings = ({"tls": Tls(ca=tls.ca)} if tls else {"plain_http": True}) | settings
-    host_settings = HostSettings(host, **{"connect_timeout": 5.0, "idle_timeout": 5.0, **settings})
+    host_settings = HostSettings(host, **{"connect_timeout": 30.0, "idle_timeout": 30.0, **settings})
     limits = Limits()
     credentials = CredentialSource({host: host_settings}, {"HOME": str(folder)})
     session = Session(host_settings, limits, policy=QUICK)
@@ -94,14 +94,14 @@ def transform_of(source: Source, repository: str, tag: str) -> Transform:
     return version.transform
 
 
-def made(transform: Transform, work: Work = WORK) -> Transformed:
+def made(transform: Transform, work: Work = WORK) -> TransformResult:
     """Convert an image: make its parts one after another, and finish it."""
     for part in transform.parts(work):
         transform.make(part, work)
     return transform.finish(work)
 
 
-def blob(result: Transformed, descriptor: Descriptor, offset: int = 0) -> bytes:
+def blob(result: TransformResult, descriptor: Descriptor, offset: int = 0) -> bytes:
     """Return the bytes of a blob of a converted image."""
     out, buffer = bytearray(), memoryview(bytearray(1000))
     with result.source.open_blob(result.repository, descriptor, WORK, offset=offset) as reader:

@@ -130,15 +130,15 @@ class _Walker:
 
     def walk(self, reference: str) -> Walk:
         walk = Walk()
-        answer = self._client.manifest(self._repository, reference)
-        if answer.status != 200:
-            walk.problems.append(f"{self._repository}:{reference} is {answer.status}")
+        response = self._client.manifest(self._repository, reference)
+        if response.status != 200:
+            walk.problems.append(f"{self._repository}:{reference} is {response.status}")
             return walk
-        walk.digest = sha256(_identity(answer.body))
-        said = answer.headers.get("docker-content-digest")
+        walk.digest = sha256(_identity(response.body))
+        said = response.headers.get("docker-content-digest")
         if said not in (None, walk.digest):
             walk.problems.append(f"{self._repository}:{reference} is said to be {said}, its bytes are {walk.digest}")
-        self._manifest(walk, walk.digest, answer.body)
+        self._manifest(walk, walk.digest, response.body)
         return walk
 
     def _manifest(self, walk: Walk, digest: str, body: bytes) -> None:
@@ -161,13 +161,13 @@ class _Walker:
 
     def _child(self, walk: Walk, child: dict[str, Any]) -> None:
         digest, name = child["digest"], f"{self._repository}@{child['digest']}"
-        answer = self._client.manifest(self._repository, digest)
-        if answer.status != 200:
-            walk.problems.append(f"manifest {name} is {answer.status}")
-        elif sha256(answer.body) != digest or len(answer.body) != child["size"]:
+        response = self._client.manifest(self._repository, digest)
+        if response.status != 200:
+            walk.problems.append(f"manifest {name} is {response.status}")
+        elif sha256(response.body) != digest or len(response.body) != child["size"]:
             walk.problems.append(f"manifest {name} has other bytes")
         else:
-            self._manifest(walk, digest, answer.body)
+            self._manifest(walk, digest, response.body)
 
     def _blob(self, walk: Walk, blob: dict[str, Any]) -> None:
         digest, name = blob["digest"], f"{self._repository}@{blob['digest']}"
@@ -176,10 +176,10 @@ class _Walker:
         if digest in self._right:
             walk.objects.add(digest)
             return
-        answer = self._client.blob(self._repository, digest)
-        if answer.status != 200:
-            walk.problems.append(f"blob {name} is {answer.status}")
-        elif sha256(answer.body) != digest or blob.get("size", len(answer.body)) != len(answer.body):
+        response = self._client.blob(self._repository, digest)
+        if response.status != 200:
+            walk.problems.append(f"blob {name} is {response.status}")
+        elif sha256(response.body) != digest or blob.get("size", len(response.body)) != len(response.body):
             walk.problems.append(f"blob {name} has other bytes")
         else:
             walk.objects.add(digest)

@@ -12,7 +12,7 @@ from mirror.errors import MirrorError, NetworkError, NotFound, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import BlobReader, Coming, Mount, Version
+from mirror.store import BlobReader, ExpectedImage, Mount, Version
 from mirror.util.cancellation import Work
 
 
@@ -29,7 +29,7 @@ class MemoryStore:
     blobs: defaultdict[str, dict[str, bytes]] = field(default_factory=lambda: defaultdict(dict))
     manifests: defaultdict[str, dict[str, Manifest]] = field(default_factory=lambda: defaultdict(dict))
     partial = False
-    gathers = False
+    needs_all_images = False
     incomplete = False
     on_disk = False
     mounts: Mount | None = Mount.MOUNTED  # None: open an upload session instead
@@ -92,10 +92,10 @@ class MemoryStore:
             raise NotFound(f"{repository}@{blob.digest}") from None
         return MemoryReader(self, data, offset, work)
 
-    def lacks(self, blob: Descriptor) -> bool:
+    def leaves_out(self, blob: Descriptor) -> bool:
         return False
 
-    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+    def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
         self.note("prepare", "", "")
 
     def finish(self, *, whole: bool, work: Work) -> None:
@@ -154,9 +154,9 @@ class MemoryReader:
     def readinto(self, buffer: memoryview) -> int:
         gate = self._store.gate
         if gate is not None:
-            with self._work.stop.calls(gate.set):
+            with self._work.stop.callback_on_stop(gate.set):
                 gate.wait(30)
-        self._work.stop.check()
+        self._work.stop.raise_if_requested()
         count = min(len(buffer), len(self._data) - self._at)
         if self._left is not None:
             count = min(count, self._left)

@@ -28,10 +28,10 @@ OUTSIDE = "192.0.2.1"  # TEST-NET-1, RFC 5737
 # Bodies of tests that must fail, and the reason. The last one must pass.
 MISBEHAVIOUR = {
     "thread": (
-        "threading.Thread(target=kept.wait, args=(0.7,), name='forgotten').start()",
+        "threading.Thread(target=kept.wait, name='forgotten', daemon=True).start()",
         "left over: thread forgotten",
     ),
-    "process": ("things.append(subprocess.Popen(['sleep', '1']))", "left over: process"),
+    "process": ("things.append(subprocess.Popen(['cat'], stdin=subprocess.PIPE))", "left over: process"),
     "socket": ("things.append(socket.create_server(('127.0.0.1', 0)))", "left over: descriptor"),
     "file": ("things.append(open(__file__))", "left over: descriptor"),
     "connection": (
@@ -66,8 +66,8 @@ def inner(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     tests = [f"def test_{name}():\n    {body}\n" for name, (body, _) in MISBEHAVIOUR.items()]
     (folder / "test_inner.py").write_text("\n".join([head, "things, kept = [], threading.Event()\n", *tests]))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=report.xml", str(folder)]
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, capture_output=True, timeout=60, env=environment, cwd=folder, check=False)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "MIRROR_TESTS_GRACE": "0.1"}
+    subprocess.run(command, capture_output=True, timeout=100, env=environment, cwd=folder, check=False)
     said = dict.fromkeys(MISBEHAVIOUR, "")
     for case in ElementTree.parse(folder / "report.xml").iter("testcase"):  # noqa: S314  (pytest wrote it)
         said[case.attrib["name"].removeprefix("test_")] += "".join(f"{found.text}" for found in case)
@@ -301,15 +301,48 @@ asyncio.run(run())
 """
 
 
-def test_a_callback_that_keeps_the_event_loop_of_the_tool_is_found(tmp_path: Path) -> None:
-    found = tmp_path / "found"
+FOREIGN = """
+import asyncio
+import threading
+
+async def run():
+    loop = asyncio.get_running_loop()
+    for schedule in (loop.call_soon, lambda callback: loop.call_later(1, callback)):
+        errors = []
+
+        def use():
+            try:
+                schedule(print)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+        assert "Non-thread-safe" in errors[0]
+
+asyncio.run(run())
+"""
+
+
+def _watched(code: str, found: Path) -> None:
+    """Run `code` in a process whose event loop is watched. found: where the records are written."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support' / 'child'}",
         "MIRROR_TESTS_TRIPWIRE": str(found),
         "MIRROR_TESTS_WATCH_LOOP": "1",
     }
-    subprocess.run([sys.executable, "-c", BUSY], env=environment, timeout=60, check=True)
-    [line] = found.read_text().splitlines()
+    subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=True)
+
+
+def test_a_callback_that_keeps_the_event_loop_of_the_tool_is_found(tmp_path: Path) -> None:
+    _watched(BUSY, tmp_path / "found")
+    [line] = (tmp_path / "found").read_text().splitlines()
     assert "kept the event loop for 0." in line
     assert "burn" in line
+
+
+def test_a_callback_that_another_thread_schedules_is_an_error(tmp_path: Path) -> None:
+    _watched(FOREIGN, tmp_path / "found")
+    assert not (tmp_path / "found").exists()

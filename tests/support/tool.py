@@ -103,13 +103,26 @@ class MirrorTool:
 
     # ---- running
 
-    def __call__(self, *arguments: str | Path, timeout: float = 60, **options: Any) -> Ran:
-        """Run to the end. options: see `start`; without any, the run is forked instead of started."""
-        if options or not _forking.serves(self.environment):
-            return self.finish(self.start(*arguments, **options), timeout)
+    def __call__(
+        self,
+        *arguments: str | Path,
+        timeout: float = 60,
+        environment: Mapping[str, str] | None = None,
+        only_environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        **options: Any,
+    ) -> Ran:
+        """Run to the end. The run is forked instead of started if its environment allows that.
+
+        environment, only_environment, cwd: see `start`. options: see `Forking.run`; only for a run that is forked."""
+        every = {**self.environment, **(environment or {})}
+        if only_environment is not None or not _forking.serves(every):
+            assert not options, "this run cannot be forked"
+            process = self.start(*arguments, environment=environment, only_environment=only_environment, cwd=cwd)
+            return self.finish(process, timeout)
         words, started = tuple(map(str, arguments)), time.monotonic()
         try:
-            code, out, err = _forking.run(words, self.environment, self.folder, timeout)
+            code, out, err = _forking.run(words, every, cwd or self.folder, timeout, **options)
         except subprocess.TimeoutExpired as late:
             raise AssertionError(
                 f"still running after {timeout} s: {words!r}\n{late.output!r}\n{late.stderr!r}"

@@ -34,16 +34,16 @@ class RegistryView:
         return self.manifest(repository, tag)
 
     def manifest(self, repository: str, digest: str) -> bytes | None:
-        answer = self._client.manifest(repository, digest)
-        return answer.body if answer.status == 200 else None
+        response = self._client.manifest(repository, digest)
+        return response.body if response.status == 200 else None
 
     def size(self, repository: str, digest: str) -> int | None:
-        answer = self._client.ask("HEAD", f"/v2/{repository}/blobs/{digest}", repository=repository)
-        return int(answer.headers["content-length"]) if answer.status == 200 else None
+        response = self._client.ask("HEAD", f"/v2/{repository}/blobs/{digest}", repository=repository)
+        return int(response.headers["content-length"]) if response.status == 200 else None
 
     def blob(self, repository: str, digest: str) -> bytes | None:
-        answer = self._client.blob(repository, digest)
-        return answer.body if answer.status == 200 else None
+        response = self._client.blob(repository, digest)
+        return response.body if response.status == 200 else None
 
 
 class FilesView:

@@ -1,4 +1,4 @@
-"""Bodies of manifests: a bounded part of them in memory, the others in files while they are needed."""
+"""The store for bodies of manifests: a limited part in memory, the others in files while they are needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from mirror.errors import LocalError
 from mirror.oci.manifest import OCI_INDEX, Manifest, parse_manifest
-from mirror.sync.manifest_bodies import Bodies
+from mirror.sync.manifest_bodies import ManifestBodies
 from tests.support import schema1
 
 SIZE = 1000
@@ -20,34 +20,35 @@ def manifest(name: str) -> Manifest:
     return parse_manifest(json.dumps(document).encode().ljust(SIZE))
 
 
-def test_every_body_that_is_needed_can_be_read_and_few_are_in_memory(tmp_path: Path) -> None:
-    bodies = Bodies(tmp_path / "manifests", limit=3 * SIZE)
-    made = [manifest(str(number)) for number in range(10)]
-    kept = [bodies.keep(one) for one in made]
-    assert [(one.digest, one.size, one.body) for one in made] == [(one.digest, one.size, one.body) for one in kept]
+def test_all_referenced_bodies_can_be_read_and_a_limited_part_is_in_memory(tmp_path: Path) -> None:
+    bodies = ManifestBodies(tmp_path / "manifests", limit=3 * SIZE)
+    manifests = [manifest(str(number)) for number in range(10)]
+    kept = [bodies.keep(each) for each in manifests]
+    expected = [(each.digest, each.size, each.body) for each in manifests]
+    assert expected == [(each.digest, each.size, each.body) for each in kept]
     assert 7 == len(list((tmp_path / "manifests").iterdir()))
-    assert kept[0] == bodies.keep(made[0]) == bodies.keep(kept[0])
+    assert kept[0] == bodies.keep(manifests[0]) == bodies.keep(kept[0])
     bodies.close()
     assert not (tmp_path / "manifests").exists()
 
 
-def test_a_body_that_nothing_needs_gets_no_file(tmp_path: Path) -> None:
-    bodies = Bodies(tmp_path / "manifests", limit=3 * SIZE)
+def test_a_body_without_a_reference_is_not_written_to_a_file(tmp_path: Path) -> None:
+    bodies = ManifestBodies(tmp_path / "manifests", limit=3 * SIZE)
     for number in range(10):
         bodies.keep(manifest(str(number)))
     assert not (tmp_path / "manifests").exists()
 
 
-def test_files_of_bodies_that_nothing_needs_any_more_are_removed(tmp_path: Path) -> None:
-    bodies = Bodies(tmp_path / "manifests", limit=SIZE)
+def test_files_of_bodies_without_a_reference_are_deleted(tmp_path: Path) -> None:
+    bodies = ManifestBodies(tmp_path / "manifests", limit=SIZE)
     for batch in range(10):
         kept = [bodies.keep(manifest(f"{batch} {number}")) for number in range(50)]
         assert 50 == len({one.body for one in kept})
     assert len(list((tmp_path / "manifests").iterdir())) <= 150
 
 
-def test_without_a_directory_what_does_not_fit_is_dropped() -> None:
-    bodies = Bodies(None, limit=2 * SIZE)
+def test_without_a_directory_bodies_above_the_limit_are_dropped() -> None:
+    bodies = ManifestBodies(None, limit=2 * SIZE)
     first, *others = [bodies.keep(manifest(str(number))) for number in range(3)]
     assert [SIZE, SIZE] == [len(one.body) for one in others]
     assert SIZE == first.size
@@ -56,8 +57,8 @@ def test_without_a_directory_what_does_not_fit_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("how", ["changed", "gone"])
-def test_a_file_that_was_changed_is_noticed(how: str, tmp_path: Path) -> None:
-    bodies = Bodies(tmp_path, limit=SIZE)
+def test_a_file_that_was_changed_or_deleted_is_an_error(how: str, tmp_path: Path) -> None:
+    bodies = ManifestBodies(tmp_path, limit=SIZE)
     first, _second = bodies.keep(manifest("first")), bodies.keep(manifest("second"))
     [file] = tmp_path.iterdir()
     file.unlink() if how == "gone" else file.write_bytes(b"x" * SIZE)
@@ -67,15 +68,15 @@ def test_a_file_that_was_changed_is_noticed(how: str, tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_leaves_the_body_in_memory(tmp_path: Path) -> None:
     (tmp_path / "manifests").write_text("in the way")
-    bodies = Bodies(tmp_path / "manifests", limit=SIZE)
+    bodies = ManifestBodies(tmp_path / "manifests", limit=SIZE)
     first = bodies.keep(manifest("first"))
     with pytest.raises(LocalError):
         bodies.keep(manifest("second"))
     assert SIZE == len(first.body)
 
 
-def test_signed_manifests_with_one_payload_and_other_signatures_are_kept_apart(tmp_path: Path) -> None:
-    bodies = Bodies(tmp_path, limit=1)
+def test_signed_manifests_with_the_same_digest_and_different_bytes_are_both_stored(tmp_path: Path) -> None:
+    bodies = ManifestBodies(tmp_path, limit=1)
     layers = ["sha256:" + "a" * 64]
     one, other = (parse_manifest(schema1.signed("app", "v1", layers)) for _ in range(2))
     resigned = parse_manifest(one.body + b"\n") if one.body == other.body else other

@@ -1,4 +1,4 @@
-"""Reading an image as a graph."""
+"""Reading images as graphs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mirror.errors import MirrorError, NotFound, Refused
 from mirror.limits import Limits
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_INDEX, OCI_MANIFEST, Manifest, parse_manifest
-from mirror.sync.manifest_graph import MAX_DEPTH, Graph, Manifests
+from mirror.sync.manifest_graph import MAX_DEPTH, ManifestCache, ManifestGraph
 from mirror.transfer.calls import Calls, new_loop
 from mirror.util.cancellation import Stop
 from tests.support.stores import MemoryStore
 
 
 def put(store: MemoryStore, document: dict[str, Any], *tags: str) -> dict[str, Any]:
-    """Store a manifest; -> its descriptor."""
+    """Store a manifest and return its descriptor."""
     body = json.dumps(document).encode()
-    made = parse_manifest(body)
-    for name in (made.digest, *tags):
-        store.manifests["app"][name] = made
-    return {"mediaType": made.media_type, "digest": made.digest, "size": made.size}
+    manifest = parse_manifest(body)
+    for name in (manifest.digest, *tags):
+        store.manifests["app"][name] = manifest
+    return {"mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size}
 
 
 def blob(name: str, **more: Any) -> dict[str, Any]:
@@ -48,17 +48,17 @@ def index(store: MemoryStore, *children: dict[str, Any], tags: Sequence[str] = (
     return put(store, {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(children)}, *tags)
 
 
-def read(store: MemoryStore, *references: str, known: Manifest | None = None) -> list[Graph]:
+def read(store: MemoryStore, *references: str, known: Manifest | None = None) -> list[ManifestGraph]:
     loop = new_loop()
     calls = Calls(loop, Limits(), Stop())
-    manifests = Manifests(calls)
+    manifests = ManifestCache(calls)
     try:
-        return [loop.run_until_complete(manifests.graph(store, "app", one, known)) for one in references]
+        return [loop.run_until_complete(manifests.read_graph(store, "app", one, known)) for one in references]
     finally:
         calls.close()
 
 
-def refused(store: MemoryStore, reference: str) -> MirrorError:
+def read_error(store: MemoryStore, reference: str) -> MirrorError:
     with pytest.raises(MirrorError) as caught:
         read(store, reference)
     return caught.value
@@ -69,14 +69,14 @@ def store() -> MemoryStore:
     return MemoryStore("source")
 
 
-def test_an_image_is_one_manifest_and_its_blobs(store: MemoryStore) -> None:
+def test_the_graph_of_an_image_has_one_manifest_and_its_blobs(store: MemoryStore) -> None:
     image(store, "a", "b", "a", tags=["v1"])
     [graph] = read(store, "v1")
     assert () == graph.levels
     assert 3 == len(graph.blobs), "config, a and b, each once"
 
 
-def test_children_come_before_their_parents_and_shared_ones_once(store: MemoryStore) -> None:
+def test_children_come_before_their_parents_and_each_manifest_once(store: MemoryStore) -> None:
     one, two = image(store, "a"), image(store, "b")
     inner = index(store, one, two)
     index(store, inner, one, tags=["v1"])
@@ -88,7 +88,7 @@ def test_children_come_before_their_parents_and_shared_ones_once(store: MemorySt
     assert 4 == len(store.verbs("manifest"))
 
 
-def test_a_diamond_of_forty_levels_is_walked_once_and_too_deep(store: MemoryStore) -> None:
+def test_nested_indexes_are_read_once_and_are_an_error_if_they_are_too_deep(store: MemoryStore) -> None:
     child = image(store, "a")
     for number in range(40):
         child = put(
@@ -104,13 +104,13 @@ def test_a_diamond_of_forty_levels_is_walked_once_and_too_deep(store: MemoryStor
     [graph] = read(store, f"l{MAX_DEPTH - 1}")
     assert MAX_DEPTH == len(graph.levels)
     assert 1 + MAX_DEPTH == len(store.verbs("manifest"))
-    assert "too_deep" == refused(store, f"l{MAX_DEPTH + 1}").code
+    assert "too_deep" == read_error(store, f"l{MAX_DEPTH + 1}").code
 
 
-def test_too_many_manifests_under_one_root_are_refused(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_manifests_under_one_root_are_an_error(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mirror.sync.manifest_graph.MAX_MANIFESTS", 5)
     index(store, *[image(store, str(number)) for number in range(5)], tags=["v1"])
-    assert "too_many" == refused(store, "v1").code
+    assert "too_many" == read_error(store, "v1").code
 
 
 @pytest.mark.parametrize(
@@ -118,25 +118,25 @@ def test_too_many_manifests_under_one_root_are_refused(store: MemoryStore, monke
     [({"size": 1}, "size_mismatch"), ({"mediaType": OCI_INDEX}, "type_mismatch")],
     ids=["size", "type"],
 )
-def test_a_child_that_is_not_as_its_index_says_is_refused(
+def test_a_child_that_differs_from_its_descriptor_is_an_error(
     store: MemoryStore, change: dict[str, Any], code: str
 ) -> None:
     index(store, {**image(store, "a"), **change}, tags=["v1"])
-    error = refused(store, "v1")
+    error = read_error(store, "v1")
     assert code == error.code
     assert 3 == error.exit_code
 
 
-def test_a_child_that_is_missing_names_itself(store: MemoryStore) -> None:
+def test_the_error_for_a_missing_child_names_it(store: MemoryStore) -> None:
     child = image(store, "a")
     index(store, child, tags=["v1"])
     del store.manifests["app"][child["digest"]]
-    error = refused(store, "v1")
+    error = read_error(store, "v1")
     assert isinstance(error, NotFound)
     assert child["digest"] in str(error)
 
 
-def test_one_blob_with_two_sizes_is_refused(store: MemoryStore) -> None:
+def test_a_blob_with_two_sizes_is_an_error(store: MemoryStore) -> None:
     first = image(store, "a")
     second = put(
         store,
@@ -148,17 +148,17 @@ def test_one_blob_with_two_sizes_is_refused(store: MemoryStore) -> None:
         },
     )
     index(store, first, second, tags=["v1"])
-    assert isinstance(refused(store, "v1"), Refused)
+    assert isinstance(read_error(store, "v1"), Refused)
 
 
-def test_what_an_index_lists_and_is_no_manifest_is_a_blob(store: MemoryStore) -> None:
+def test_an_entry_of_an_index_that_is_no_manifest_is_a_blob(store: MemoryStore) -> None:
     cache = blob("cache", mediaType="application/vnd.buildkit.cacheconfig.v0")
     index(store, image(store, "a"), cache, tags=["v1"])
     [graph] = read(store, "v1")
     assert cache["digest"] in {one.digest for one in graph.blobs}
 
 
-def test_foreign_layers_are_left_where_they_are(store: MemoryStore) -> None:
+def test_foreign_layers_are_not_copied(store: MemoryStore) -> None:
     foreign = blob(
         "windows",
         mediaType="application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
@@ -170,7 +170,7 @@ def test_foreign_layers_are_left_where_they_are(store: MemoryStore) -> None:
     assert {blob("c")["digest"], blob("own")["digest"]} == {one.digest for one in graph.blobs}
 
 
-def test_a_layer_that_is_foreign_in_one_place_and_regular_in_another_is_to_be_brought(store: MemoryStore) -> None:
+def test_a_layer_that_is_foreign_in_one_manifest_and_regular_in_another_is_copied(store: MemoryStore) -> None:
     regular = blob("base")
     foreign = {
         **regular,
@@ -188,14 +188,14 @@ def test_a_layer_that_is_foreign_in_one_place_and_regular_in_another_is_to_be_br
         assert regular["digest"] in {one.digest for one in graph.blobs}
 
 
-def test_tags_of_one_image_read_their_common_children_once(store: MemoryStore) -> None:
+def test_common_children_of_two_tags_are_read_once(store: MemoryStore) -> None:
     index(store, image(store, "a"), image(store, "b"), tags=["v1", "latest"])
     first, second = read(store, "v1", "latest")
     assert first == second
     assert 4 == len(store.verbs("manifest")), "each tag once, each child once"
 
 
-def test_a_root_that_was_read_to_resolve_it_is_not_read_again(store: MemoryStore) -> None:
+def test_a_root_that_was_read_to_resolve_its_tag_is_not_read_again(store: MemoryStore) -> None:
     made = image(store, "a", tags=["v1"])
     known = store.manifests["app"]["v1"]
     [graph] = read(store, made["digest"], known=known)
@@ -203,11 +203,11 @@ def test_a_root_that_was_read_to_resolve_it_is_not_read_again(store: MemoryStore
     assert [] == store.verbs("manifest")
 
 
-def test_the_cache_is_bounded(store: MemoryStore) -> None:
+def test_the_cache_has_a_limit(store: MemoryStore) -> None:
     made = [image(store, str(number)) for number in range(10)]
     loop = new_loop()
     calls = Calls(loop, Limits(), Stop())
-    manifests = Manifests(calls, limit=3 * made[0]["size"])
+    manifests = ManifestCache(calls, limit=3 * made[0]["size"])
     for _ in range(2):
         for one in made:
             assert one["digest"] == loop.run_until_complete(manifests.read(store, "app", one["digest"])).digest

@@ -1,4 +1,4 @@
-"""Planning: what is asked of whom, and what is found."""
+"""The planner: which requests it sends, and what it plans."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mirror.commands.options import Only
+from mirror.commands.options import ReferenceFilter
 from mirror.errors import AuthError, MirrorError, NotFound, Refused, RemoteError, Unreachable
 from mirror.limits import Limits
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, parse_manifest
-from mirror.oci.reference import ListedTag
+from mirror.oci.reference import ListedTag, Repository
 from mirror.selection.tag_rules import TagRules
-from mirror.sync.plan_model import Entry, Finding, TargetEntry, Verdict
+from mirror.sync.plan_model import Action, MirrorEntry, PlanEntry, TargetEntry
 from mirror.sync.planner import Planner
-from mirror.transfer.blob_locations import Place
 from mirror.transfer.calls import Calls, new_loop
 from mirror.util.cancellation import Stop
 from tests.support.stores import MemoryStore
@@ -35,36 +34,36 @@ def manifest(name: str) -> Manifest:
 
 
 @dataclass
-class Seen:
-    """Implements planner.Findings."""
+class RecordedPlan:
+    """Implements PlanReceiver."""
 
-    findings: list[Finding] = field(default_factory=list)
+    plan_entries: list[PlanEntry] = field(default_factory=list)
     errors: list[tuple[str, MirrorError]] = field(default_factory=list)
     tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
     rejected: dict[str, Mapping[str, int]] = field(default_factory=dict)
 
-    def found(self, finding: Finding) -> None:
-        self.findings.append(finding)
+    def add_plan_entry(self, plan_entry: PlanEntry) -> None:
+        self.plan_entries.append(plan_entry)
 
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
+    def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
         self.errors.append((entry.name, error))
 
-    def refused_name(self, entry: Entry, error: MirrorError) -> None:
+    def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
         self.errors.append((entry.name, error))
 
-    def saw_target(self, place: Place, tag: str, digest: Digest) -> None:
-        self.tags[str(place), tag] = digest
+    def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
+        self.tags[str(repository), tag] = digest
 
-    def selected(self, entry: Entry, count: int, rejected: Mapping[str, int]) -> None:
+    def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
         self.rejected[entry.name] = rejected
 
-    def verdicts(self, host: str = "target") -> dict[str, str]:
-        return {one.reading.tag: one.verdict.value for one in self.findings if one.target.place.host == host}
+    def actions(self, host: str = "target") -> dict[str, str]:
+        return {one.reference.tag: one.action.value for one in self.plan_entries if one.target.repository.host == host}
 
 
 @dataclass
-class Memory:
-    """What earlier runs noted."""
+class Hints:
+    """Implements PlanHints: what earlier runs noted."""
 
     tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
     marks: set[str] = field(default_factory=set)
@@ -76,10 +75,10 @@ class Memory:
     def source_tag(self, repository: str, tag: str) -> Digest | None:
         return self.sources.get((repository, tag))
 
-    def transformed(self, identity: str) -> Digest | None:
+    def transform_digest(self, identity: str) -> Digest | None:
         return None
 
-    def unfinished(self, repository: str) -> bool:
+    def is_unfinished(self, repository: str) -> bool:
         return repository in self.marks
 
 
@@ -88,36 +87,36 @@ class World:
         self.source = MemoryStore("source")
         self.target = MemoryStore("target")
         self.other = MemoryStore("other")
-        self.memory = Memory()
-        self.seen = Seen()
-        self.wanted = ""
+        self.hints = Hints()
+        self.recorded = RecordedPlan()
+        self.only = ""
 
     def tag(self, store: MemoryStore, tag: str, name: str | None = None, repository: str = "app") -> Digest:
-        made = manifest(name or tag)
-        store.manifests[repository][tag] = store.manifests[repository][made.digest] = made
-        return made.digest
+        root = manifest(name or tag)
+        store.manifests[repository][tag] = store.manifests[repository][root.digest] = root
+        return root.digest
 
-    def was_equal(self, tag: str, digest: Digest) -> None:
-        """An earlier run noted so of the source and the target."""
-        self.memory.tags["target/copy", tag] = self.memory.sources["source/app target/copy", tag] = digest
+    def note_equal(self, tag: str, digest: Digest) -> None:
+        """Note, as an earlier run does, that source and target had the tag with the same digest."""
+        self.hints.tags["target/copy", tag] = self.hints.sources["source/app target/copy", tag] = digest
 
-    def plan(self, rules: TagRules | None = None, *targets: TargetEntry, heads_first: bool = False) -> Seen:
-        entry = Entry(
+    def plan(self, rules: TagRules | None = None, *targets: TargetEntry, heads_first: bool = False) -> RecordedPlan:
+        entry = MirrorEntry(
             self.source,
             "app",
             rules or TagRules(),
-            targets or (TargetEntry(self.target, Place("target", "copy")),),
+            targets or (TargetEntry(self.target, Repository("target", "copy")),),
             heads_first=heads_first,
         )
         loop = new_loop()
         calls = Calls(loop, Limits(), Stop())
-        only = Only([f"*{self.wanted}*"])
-        planner = Planner(calls, self.memory, self.seen, chosen=only, parallel={"source": 4})
+        only = ReferenceFilter([f"*{self.only}*"])
+        planner = Planner(calls, self.hints, self.recorded, only=only, parallel={"source": 4})
         try:
-            loop.run_until_complete(planner.all([entry]))
+            loop.run_until_complete(planner.plan_all([entry]))
         finally:
             calls.close()
-        return self.seen
+        return self.recorded
 
 
 @pytest.fixture
@@ -125,44 +124,44 @@ def world() -> World:
     return World()
 
 
-def test_tags_that_the_target_lacks_are_not_asked_for_on_either_side(world: World) -> None:
+def test_tags_that_the_target_does_not_list_are_resolved_on_neither_side(world: World) -> None:
     world.tag(world.source, "v1")
     world.tag(world.source, "v2")
-    assert {"v1": "copy", "v2": "copy"} == world.plan().verdicts()
+    assert {"v1": "copy", "v2": "copy"} == world.plan().actions()
     assert [("tags", "app", "")] == world.source.asked
     assert [("tags", "copy", "")] == world.target.asked
-    assert [False, False] == [one.may_have for one in world.seen.findings]
-    assert [None, None] == [one.reading.version for one in world.seen.findings]
+    assert [False, False] == [one.may_have_blobs for one in world.recorded.plan_entries]
+    assert [None, None] == [one.reference.version for one in world.recorded.plan_entries]
 
 
-def test_equal_tags_cost_one_question_on_each_side(world: World) -> None:
+def test_a_listed_tag_is_resolved_once_on_each_side(world: World) -> None:
     digest = world.tag(world.source, "v1")
     world.tag(world.target, "v1", repository="copy")
-    assert {"v1": "equal"} == world.plan().verdicts()
+    assert {"v1": "skip"} == world.plan().actions()
     assert ["tags", "resolve"] == [verb for verb, _, _ in world.source.asked]
     assert ["tags", "resolve"] == [verb for verb, _, _ in world.target.asked]
-    assert {("target/copy", "v1"): digest} == world.seen.tags
+    assert {("target/copy", "v1"): digest} == world.recorded.tags
 
 
-def test_a_tag_that_moved_is_to_be_copied_and_tells_what_is_there(world: World) -> None:
+def test_a_tag_that_differs_is_copied_and_its_old_digest_is_known(world: World) -> None:
     world.tag(world.source, "v1", "new")
     old = world.tag(world.target, "v1", "old", repository="copy")
-    [finding] = world.plan().findings
-    assert (Verdict.COPY, old, True) == (finding.verdict, finding.old, finding.may_have)
+    [plan_entry] = world.plan().plan_entries
+    assert (Action.COPY, old, True) == (plan_entry.action, plan_entry.old_digest, plan_entry.may_have_blobs)
 
 
-def test_other_tags_of_the_target_are_left_alone(world: World) -> None:
+def test_other_tags_of_the_target_are_not_resolved(world: World) -> None:
     world.tag(world.source, "v1")
     world.tag(world.target, "theirs", repository="copy")
-    assert {"v1": "copy"} == world.plan().verdicts()
+    assert {"v1": "copy"} == world.plan().actions()
     assert [] == world.target.verbs("resolve")
-    assert [True] == [one.may_have for one in world.seen.findings]
+    assert [True] == [one.may_have_blobs for one in world.recorded.plan_entries]
 
 
-def test_a_repository_that_a_killed_run_began_is_asked_for_blobs_though_it_has_no_tag(world: World) -> None:
+def test_an_unfinished_repository_may_have_blobs_although_it_has_no_tag(world: World) -> None:
     world.tag(world.source, "v1")
-    world.memory.marks.add("target/copy")
-    assert [True] == [one.may_have for one in world.plan().findings]
+    world.hints.marks.add("target/copy")
+    assert [True] == [one.may_have_blobs for one in world.plan().plan_entries]
 
 
 def test_the_source_is_resolved_once_for_all_targets(world: World) -> None:
@@ -171,105 +170,109 @@ def test_the_source_is_resolved_once_for_all_targets(world: World) -> None:
         world.tag(world.target, f"v{number}", repository="copy")
         world.tag(world.other, f"v{number}", "old", repository="copy")
     world.plan(
-        None, TargetEntry(world.target, Place("target", "copy")), TargetEntry(world.other, Place("other", "copy"))
+        None,
+        TargetEntry(world.target, Repository("target", "copy")),
+        TargetEntry(world.other, Repository("other", "copy")),
     )
     assert 10 == len(world.source.verbs("resolve"))
-    assert {"equal"} == set(world.seen.verdicts("target").values())
-    assert {"copy"} == set(world.seen.verdicts("other").values())
+    assert {"skip"} == set(world.recorded.actions("target").values())
+    assert {"copy"} == set(world.recorded.actions("other").values())
 
 
-def test_named_tags_are_asked_for_without_any_listing_of_the_source(world: World) -> None:
+def test_literal_tags_are_resolved_without_a_list(world: World) -> None:
     world.tag(world.source, "v1")
     world.tag(world.target, "v1", repository="copy")
-    assert {"v1": "equal", "nope": "failed"} == world.plan(TagRules(literal=("v1", "nope"))).verdicts()
+    assert {"v1": "skip", "nope": "fail"} == world.plan(TagRules(literal=("v1", "nope"))).actions()
     assert [] == world.source.verbs("tags") + world.target.verbs("tags")
-    assert [NotFound] == [type(one.error) for one in world.seen.findings if one.error]
+    assert [NotFound] == [type(one.error) for one in world.recorded.plan_entries if one.error]
 
 
-def test_named_tags_of_a_new_repository_cost_one_listing_that_spares_the_questions_for_blobs(world: World) -> None:
+def test_for_literal_tags_a_repository_is_listed_only_to_find_out_whether_it_may_have_blobs(world: World) -> None:
     world.tag(world.source, "v1")
-    assert [False] == [one.may_have for one in world.plan(TagRules(literal=("v1",))).findings]
+    assert [False] == [one.may_have_blobs for one in world.plan(TagRules(literal=("v1",))).plan_entries]
     assert 1 == len(world.target.verbs("tags"))
 
 
-def test_a_digest_is_its_own_version_and_is_asked_for_by_digest(world: World) -> None:
+def test_a_digest_is_mirrored_by_its_digest(world: World) -> None:
     digest = world.tag(world.source, "v1")
-    [finding] = world.plan(TagRules(digest=digest)).findings
-    assert f"target/copy@{digest}" == finding.name
+    [plan_entry] = world.plan(TagRules(digest=digest)).plan_entries
+    assert f"target/copy@{digest}" == plan_entry.name
     world.tag(world.target, "v1", repository="copy")
-    world.seen.findings.clear()
-    assert ["equal"] == list(world.plan(TagRules(digest=digest)).verdicts().values())
+    world.recorded.plan_entries.clear()
+    assert ["skip"] == list(world.plan(TagRules(digest=digest)).actions().values())
 
 
-def test_a_digest_can_be_given_a_tag_on_the_target(world: World) -> None:
+def test_a_digest_can_get_a_tag_on_the_target(world: World) -> None:
     digest = world.tag(world.source, "v1")
-    [finding] = world.plan(TagRules(literal=("stable",), digest=digest)).findings
-    assert "target/copy:stable" == finding.name
-    assert digest == finding.reading.reference
+    [plan_entry] = world.plan(TagRules(literal=("stable",), digest=digest)).plan_entries
+    assert "target/copy:stable" == plan_entry.name
+    assert digest == plan_entry.reference.identifier
 
 
-def test_where_gets_are_metered_digests_are_asked_for_first(world: World) -> None:
+def test_digests_are_resolved_first_if_the_source_limits_manifest_requests(world: World) -> None:
     world.tag(world.source, "v1")
-    [finding] = world.plan(heads_first=True).findings
-    assert finding.reading.version is not None
+    [plan_entry] = world.plan(heads_first=True).plan_entries
+    assert plan_entry.reference.version is not None
     assert 1 == len(world.source.verbs("resolve"))
 
 
-def test_an_exclusive_target_is_asked_nothing_about_what_is_remembered(world: World) -> None:
+def test_tags_that_the_state_knows_are_not_resolved_at_an_exclusive_target(world: World) -> None:
     digest = world.tag(world.source, "v1")
-    world.memory.tags["target/copy", "v1"] = digest
+    world.hints.tags["target/copy", "v1"] = digest
     world.tag(world.source, "v2")
-    seen = world.plan(None, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
-    assert {"v1": "equal", "v2": "copy"} == seen.verdicts()
-    assert [("resolve", "copy", "v2")] == world.target.asked, "an earlier run may have put it, and not have noted it"
+    recorded = world.plan(None, TargetEntry(world.target, Repository("target", "copy"), exclusive=True))
+    assert {"v1": "skip", "v2": "copy"} == recorded.actions()
+    assert [("resolve", "copy", "v2")] == world.target.asked, "an earlier run may have copied it without a note"
 
 
-def test_an_exclusive_target_that_nothing_is_remembered_of_is_asked(world: World) -> None:
+def test_an_exclusive_target_that_the_state_does_not_know_is_listed(world: World) -> None:
     world.tag(world.source, "v1")
     world.tag(world.target, "v1", repository="copy")
-    seen = world.plan(None, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
-    assert {"v1": "equal"} == seen.verdicts()
+    recorded = world.plan(None, TargetEntry(world.target, Repository("target", "copy"), exclusive=True))
+    assert {"v1": "skip"} == recorded.actions()
 
 
-def test_a_listing_that_fails_is_one_failure(world: World) -> None:
+def test_a_list_that_cannot_be_read_is_one_failure(world: World) -> None:
     world.source.fault = lambda verb, repository, reference: AuthError("wrong password")
     assert ["source/app"] == [name for name, _ in world.plan().errors]
-    assert [] == world.seen.findings
+    assert [] == world.recorded.plan_entries
     assert [] == world.target.verbs("resolve")
 
 
-def test_a_target_is_listed_while_the_source_is(world: World) -> None:
+def test_source_and_target_are_listed_in_parallel(world: World) -> None:
     world.tag(world.source, "v1")
     asked = threading.Event()
     world.target.fault = lambda verb, repository, reference: asked.set()
     world.source.fault = lambda verb, repository, reference: None if asked.wait(10) else AuthError("alone")
-    assert {"v1": "copy"} == world.plan().verdicts()
+    assert {"v1": "copy"} == world.plan().actions()
 
 
-def test_a_target_that_cannot_be_listed_fails_its_own_findings_only(world: World) -> None:
+def test_a_target_that_cannot_be_listed_does_not_affect_other_targets(world: World) -> None:
     world.tag(world.source, "v1")
     world.other.fault = lambda verb, repository, reference: Unreachable("refused")
     world.plan(
-        None, TargetEntry(world.target, Place("target", "copy")), TargetEntry(world.other, Place("other", "copy"))
+        None,
+        TargetEntry(world.target, Repository("target", "copy")),
+        TargetEntry(world.other, Repository("other", "copy")),
     )
-    assert {"v1": "copy"} == world.seen.verdicts("target")
-    assert {"v1": "failed"} == world.seen.verdicts("other")
+    assert {"v1": "copy"} == world.recorded.actions("target")
+    assert {"v1": "fail"} == world.recorded.actions("other")
 
 
-def test_a_target_tag_that_answers_an_error_is_pushed_again(world: World) -> None:
+def test_a_tag_that_the_target_answers_with_a_server_error_is_copied(world: World) -> None:
     world.tag(world.source, "v1")
     world.tag(world.target, "v1", repository="copy")
 
-    class Broken(MemoryStore):
+    class ServerError(MemoryStore):
         def resolve(self, repository, references, work):  # type: ignore[no-untyped-def]
             return [RemoteError("500", status=500) for _ in references]
 
-    broken = Broken("target")
-    broken.manifests = world.target.manifests
-    assert {"v1": "copy"} == world.plan(None, TargetEntry(broken, Place("target", "copy"))).verdicts()
+    failing = ServerError("target")
+    failing.manifests = world.target.manifests
+    assert {"v1": "copy"} == world.plan(None, TargetEntry(failing, Repository("target", "copy"))).actions()
 
 
-def test_a_hostile_name_is_told_and_the_rest_is_planned(world: World) -> None:
+def test_an_invalid_name_is_recorded_and_the_other_tags_are_planned(world: World) -> None:
     world.tag(world.source, "v1")
 
     class Hostile(MemoryStore):
@@ -279,97 +282,102 @@ def test_a_hostile_name_is_told_and_the_rest_is_planned(world: World) -> None:
     hostile = Hostile("source")
     hostile.manifests = world.source.manifests
     world.source = hostile
-    assert {"v1": "copy"} == world.plan().verdicts()
-    assert ["a hostile name"] == [error.what for _, error in world.seen.errors]
+    assert {"v1": "copy"} == world.plan().actions()
+    assert ["a hostile name"] == [error.what for _, error in world.recorded.errors]
 
 
-def test_what_is_not_wanted_is_not_found_and_what_rules_leave_out_is_counted(world: World) -> None:
+def test_references_that_are_not_selected_are_not_planned_and_rejected_tags_are_counted(world: World) -> None:
     for tag in ("v1", "v2", "v2-rc"):
         world.tag(world.source, tag)
-    world.wanted = "v2"
-    assert {"v2": "copy"} == world.plan(TagRules(exclude=(".*-rc",))).verdicts()
-    assert {"source/app": {"exclude .*-rc": 1}} == world.seen.rejected
+    world.only = "v2"
+    assert {"v2": "copy"} == world.plan(TagRules(exclude=(".*-rc",))).actions()
+    assert {"source/app": {"exclude .*-rc": 1}} == world.recorded.rejected
 
 
-def test_a_thousand_tags_are_asked_for_in_batches(world: World) -> None:
+def test_each_of_a_thousand_tags_is_resolved_once_on_each_side(world: World) -> None:
     for number in range(1000):
         world.tag(world.source, f"v{number}")
         world.tag(world.target, f"v{number}", repository="copy")
-    assert {"equal"} == set(world.plan().verdicts().values())
-    assert 1000 == len(world.seen.findings) == len(world.source.verbs("resolve")) == len(world.target.verbs("resolve"))
+    assert {"skip"} == set(world.plan().actions().values())
+    assert (
+        1000
+        == len(world.recorded.plan_entries)
+        == len(world.source.verbs("resolve"))
+        == len(world.target.verbs("resolve"))
+    )
 
 
 IMMUTABLE = TagRules(immutable=("v.*",))
 
 
-def test_an_immutable_tag_that_was_equal_is_not_asked_for_again(world: World) -> None:
+def test_an_immutable_tag_that_was_equal_is_not_resolved_again(world: World) -> None:
     for tag in ("v1", "latest"):
         world.tag(world.target, tag, repository="copy")
         digest = world.tag(world.source, tag)
-        world.was_equal(tag, digest)
-    assert {"v1": "equal", "latest": "equal"} == world.plan(IMMUTABLE).verdicts()
+        world.note_equal(tag, digest)
+    assert {"v1": "skip", "latest": "skip"} == world.plan(IMMUTABLE).actions()
     assert [("app", "latest")] == world.source.verbs("resolve")
     assert [("copy", "latest")] == world.target.verbs("resolve")
 
 
-def test_an_immutable_tag_that_vanished_from_the_target_is_copied_again(world: World) -> None:
-    world.was_equal("v1", world.tag(world.source, "v1"))
-    assert {"v1": "copy"} == world.plan(IMMUTABLE).verdicts()
+def test_an_immutable_tag_that_the_target_lacks_now_is_copied_again(world: World) -> None:
+    world.note_equal("v1", world.tag(world.source, "v1"))
+    assert {"v1": "copy"} == world.plan(IMMUTABLE).actions()
 
 
 def test_an_immutable_tag_that_is_not_known_to_be_equal_is_compared(world: World) -> None:
     digest = world.tag(world.source, "v1")
     world.tag(world.target, "v1", repository="copy")
-    world.memory.tags["target/copy", "v1"] = digest
-    assert {"v1": "equal"} == world.plan(IMMUTABLE).verdicts()
+    world.hints.tags["target/copy", "v1"] = digest
+    assert {"v1": "skip"} == world.plan(IMMUTABLE).actions()
     assert 1 == len(world.source.verbs("resolve"))
 
 
-def test_an_immutable_tag_that_differs_is_a_conflict_and_stays(world: World) -> None:
+def test_an_immutable_tag_that_differs_is_a_conflict(world: World) -> None:
     new = world.tag(world.source, "v1", "new")
     old = world.tag(world.target, "v1", "old", repository="copy")
-    [finding] = world.plan(IMMUTABLE).findings
-    assert finding.error is not None
-    assert ("tag_immutable", 3) == (finding.error.code, finding.error.exit_code)
-    assert old in str(finding.error)
-    assert new in str(finding.error)
+    [plan_entry] = world.plan(IMMUTABLE).plan_entries
+    assert plan_entry.error is not None
+    assert ("tag_immutable", 3) == (plan_entry.error.code, plan_entry.error.exit_code)
+    assert old in str(plan_entry.error)
+    assert new in str(plan_entry.error)
 
 
-def test_what_is_immutable_is_copied_the_first_time(world: World) -> None:
+def test_an_immutable_tag_that_the_target_lacks_is_copied(world: World) -> None:
     world.tag(world.source, "v1")
-    assert {"v1": "copy"} == world.plan(IMMUTABLE).verdicts()
+    assert {"v1": "copy"} == world.plan(IMMUTABLE).actions()
 
 
-def test_where_lists_say_what_tags_name_nothing_is_asked_for(world: World) -> None:
-    class Telling(MemoryStore):
+def test_no_tag_is_resolved_if_the_lists_contain_digests(world: World) -> None:
+    class ListsDigests(MemoryStore):
         def tags(self, repository, work):  # type: ignore[no-untyped-def]
             return [
                 ListedTag(name, made.digest) for name, made in self.manifests[repository].items() if ":" not in name
             ]
 
-    for store, repository in ((source := Telling("source"), "app"), (target := Telling("target"), "copy")):
+    for store, repository in ((source := ListsDigests("source"), "app"), (target := ListsDigests("target"), "copy")):
         world.tag(store, "same", repository=repository)
         world.tag(store, "moved", repository, repository=repository)
     world.tag(source, "new")
     world.source = source
-    seen = world.plan(None, TargetEntry(target, Place("target", "copy")))
-    assert {"same": "equal", "moved": "copy", "new": "copy"} == seen.verdicts()
+    recorded = world.plan(None, TargetEntry(target, Repository("target", "copy")))
+    assert {"same": "skip", "moved": "copy", "new": "copy"} == recorded.actions()
     assert [] == source.verbs("resolve") + target.verbs("resolve")
 
 
-def test_an_exclusive_target_with_immutable_tags_costs_the_listing_and_nothing_else(world: World) -> None:
+def test_immutable_tags_of_an_exclusive_target_need_only_the_list_of_the_source(world: World) -> None:
     for number in range(300):
-        world.was_equal(f"v{number}", world.tag(world.source, f"v{number}"))
-    seen = world.plan(IMMUTABLE, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
-    assert {"equal"} == set(seen.verdicts().values())
+        world.note_equal(f"v{number}", world.tag(world.source, f"v{number}"))
+    recorded = world.plan(IMMUTABLE, TargetEntry(world.target, Repository("target", "copy"), exclusive=True))
+    assert {"skip"} == set(recorded.actions().values())
     assert [("tags", "app", "")] == world.source.asked
     assert [] == world.target.asked
 
 
-def test_what_is_remembered_of_an_exclusive_target_is_told_once_for_each_tag(world: World) -> None:
-    told = []
-    world.seen.saw_target = lambda place, tag, digest: told.append(tag)  # type: ignore[method-assign]
+def test_each_tag_of_an_exclusive_target_is_noted_once(world: World) -> None:
+    noted = []
+    world.recorded.note_target_tag = lambda repository, tag, digest: noted.append(tag)  # type: ignore[method-assign]
     for number in range(200):
-        world.memory.tags["target/copy", f"v{number}"] = world.tag(world.source, f"v{number}")
-    world.plan(None, TargetEntry(world.target, Place("target", "copy"), exclusive=True))
-    assert 200 == len(told)
+        world.hints.tags["target/copy", f"v{number}"] = world.tag(world.source, f"v{number}")
+    world.plan(None, TargetEntry(world.target, Repository("target", "copy"), exclusive=True))
+    assert 200 == len(noted)

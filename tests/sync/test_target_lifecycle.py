@@ -1,59 +1,66 @@
-"""Targets that gather, and sources that are partial."""
+"""Bundles as targets, and partial sources."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from mirror.commands.options import Only
-from mirror.errors import LocalError, MirrorError, NotFound
+from mirror.commands.options import ReferenceFilter
+from mirror.errors import LocalError, MirrorError, NotFound, worst_exit_code
 from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST, parse_manifest
+from mirror.oci.reference import Repository
+from mirror.output.console import Console
+from mirror.output.progress import Progress
+from mirror.output.report import Report, RunCost
 from mirror.selection.tag_rules import TagRules
-from mirror.store import Coming
-from mirror.sync.copy_queue import Agenda
-from mirror.sync.image_copier import Sync
-from mirror.sync.image_reader import Reader
-from mirror.sync.manifest_graph import Manifests
-from mirror.sync.plan_model import Entry, Finding, TargetEntry
+from mirror.store import ExpectedImage
+from mirror.sync.copy_queue import CopyQueue
+from mirror.sync.image_copier import ImageCopier
+from mirror.sync.image_reader import ImageReader
+from mirror.sync.manifest_graph import ManifestCache
+from mirror.sync.plan_model import MirrorEntry, TargetEntry
 from mirror.sync.planner import Planner
-from mirror.sync.recorder import Tally
-from mirror.sync.target_lifecycle import Publishing
-from mirror.transfer.blob_copier import Deliveries
-from mirror.transfer.blob_locations import Inventory, Place, Routes
-from mirror.transfer.blob_outcomes import Outcomes
+from mirror.sync.recorder import ResultRecorder
+from mirror.sync.target_lifecycle import TargetLifecycle
+from mirror.transfer.blob_copier import BlobCopier
+from mirror.transfer.blob_locations import BlobLocations
+from mirror.transfer.blob_recorder import BlobRecorder
 from mirror.transfer.calls import Calls, new_loop
+from mirror.transfer.routes import Routes
 from mirror.transfer.spool import Spool
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemoryStore
-from tests.sync.test_planner import Memory
+from tests.sync.test_planner import Hints
 
 
-class Gathering(MemoryStore):
-    """Must know all that comes; shows what it holds when it is finished whole."""
+class BundleTarget(MemoryStore):
+    """A target that must know all images before the first write, and publishes them when it is finished."""
 
-    gathers = True
+    needs_all_images = True
     on_disk = True
-    begun: tuple[Coming, ...] | None = None
+    begun: tuple[ExpectedImage, ...] | None = None
     finished: bool | None = None
-    broken: MirrorError | None = None
+    finish_error: MirrorError | None = None
 
     missing: Collection[str] = ()
-    there = False  # before the run
+    existed = False  # before the run
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        if not self.there:
+        if not self.existed:
             raise NotFound(f"{self.host} does not exist")
         return super().repositories(prefix, work)
 
-    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
-        assert self.begun is None or self.finished is False, "once, or again with what is whole"
+    def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
+        assert self.begun is None or self.finished is False, "once, or again with the complete images"
         self.missing, self.finished = missing, None
         assert self.begun is not None or not self.verbs("put") + self.verbs("send"), "before the first write"
         self.begun = tuple(images)
@@ -61,23 +68,23 @@ class Gathering(MemoryStore):
     def finish(self, *, whole: bool, work: Work) -> None:
         assert self.finished is None, "once"
         self.finished = whole
-        if self.broken:
-            raise self.broken
+        if self.finish_error:
+            raise self.finish_error
 
 
-class Partial(MemoryStore):
-    """Has left out what `base` names."""
+class PartialSource(MemoryStore):
+    """A source that leaves out the blobs in `base`."""
 
     partial = True
     base: frozenset[Digest] = frozenset()
 
-    def lacks(self, blob: Descriptor) -> bool:
+    def leaves_out(self, blob: Descriptor) -> bool:
         return blob.digest in self.base
 
 
 @dataclass
-class Notes(Memory):
-    """Implements everybody's Memory."""
+class Notes(Hints):
+    """Implements the protocols for hints and notes of all parts of a run."""
 
     def note_tag(self, side: str, repository: str, tag: str, digest: Digest | None) -> None:
         if digest is not None:
@@ -88,13 +95,13 @@ class Notes(Memory):
     def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
         self.tags.pop((repository, tag), None)
 
-    def note_graph(self, repository: str, root: Digest, members: object) -> None:
+    def note_graph(self, repository: str, root: Digest, blobs: object) -> None:
         pass
 
-    def note_transformed(self, identity: str, digest: Digest) -> None:
+    def note_transform_digest(self, identity: str, digest: Digest) -> None:
         pass
 
-    def held(self, repository: str, digest: Digest) -> bool:
+    def was_held(self, repository: str, digest: Digest) -> bool:
         return False
 
     def holders(self, host: str, digest: Digest) -> list[str]:
@@ -105,52 +112,21 @@ class Notes(Memory):
 
 
 @dataclass
-class Told:
-    """Implements sync's Results."""
+class RunResult:
+    """The results and messages of images, by their names on the target; and the exit code."""
 
-    results: dict[str, str] = field(default_factory=dict)
-    errors: dict[str, MirrorError] = field(default_factory=dict)
-    troubles: list[MirrorError] = field(default_factory=list)
-
-    def _tell(self, finding: Finding, result: str) -> None:
-        assert finding.name not in self.results, "each once"
-        self.results[finding.name] = result
-
-    def up_to_date(self, finding: Finding, digest: Digest) -> None:
-        self._tell(finding, "up-to-date")
-
-    def copied(self, finding: Finding, digest: Digest, tally: Tally) -> None:
-        self._tell(finding, "copied")
-
-    def failed(self, finding: Finding, error: MirrorError, tally: Tally) -> None:
-        self._tell(finding, "failed")
-        self.errors[finding.name] = error
-
-    def skipped(self, finding: Finding, reason: str) -> None:
-        self._tell(finding, "skipped")
-
-    def listing_failed(self, entry: Entry, error: MirrorError) -> None:
-        self.errors[entry.name] = error
-
-    def selected(self, entry: Entry, count: int) -> None:
-        pass
-
-    def crashed(self, finding: Finding, error: BaseException) -> None:
-        raise AssertionError from error
-
-    def trouble(self, error: MirrorError) -> None:
-        self.troubles.append(error)
-
-    def bug(self, error: BaseException) -> None:
-        raise AssertionError from error
+    results: dict[str, str]
+    messages: dict[str, str]
+    codes: dict[str, str]
+    exit_code: int
 
 
 class World:
     def __init__(self, tmp_path: Path) -> None:
         self.source: MemoryStore = MemoryStore("source")
-        self.target: MemoryStore = Gathering("/media/out.tar")
+        self.target: MemoryStore = BundleTarget("/media/out.tar")
         self.tmp_path = tmp_path
-        self.memory = Notes()
+        self.notes = Notes()
 
     def image(self, store: MemoryStore, tag: str, *layers: bytes, repository: str = "app") -> Digest:
         config = store.add(repository, f"config of {layers}".encode())
@@ -167,56 +143,74 @@ class World:
         store.manifests[repository][tag] = store.manifests[repository][made.digest] = made
         return made.digest
 
-    def sync(self, *, deep: bool = False) -> Told:
-        told = Told()
+    def sync(self, *, deep: bool = False) -> RunResult:
+        """Copy `app` to `copy` on the target, and read the results from the report."""
+        progress = Progress(Console(io.StringIO()), "none")
+        with Report(self.tmp_path, run="run", started=datetime.now(UTC)) as report:
+            recorder = ResultRecorder(report, progress)
+            self._run(recorder, deep=deep)
+            code = worst_exit_code(recorder.codes)
+            report.finish(code, ended=datetime.now(UTC), cost=RunCost())
+            images = json.loads(report.path.read_bytes())["images"]
+        failures = {image["target"]: image["error"] for image in images if "error" in image}
+        assert "internal_error" not in {error["code"] for error in failures.values()}
+        results = {image["target"]: image["result"] for image in images}
+        assert len(images) == len(results), "one result for each image"
+        return RunResult(
+            results,
+            {name: error["message"] for name, error in failures.items()},
+            {name: error["code"] for name, error in failures.items()},
+            code,
+        )
+
+    def _run(self, recorder: ResultRecorder, *, deep: bool) -> None:
         host = self.target.host
-        entry = Entry(self.source, "app", TagRules(), (TargetEntry(self.target, Place(host, "copy")),))
+        entry = MirrorEntry(self.source, "app", TagRules(), (TargetEntry(self.target, Repository(host, "copy")),))
         targets = {host: self.target}
         spool = Spool(self.tmp_path, None)
         spool.prepare()
-        inventory = Inventory(self.memory, {host: ["copy", "sibling"]})
+        locations = BlobLocations(self.notes, {host: ["copy", "sibling"]})
         loop = new_loop()
         calls = Calls(loop, Limits(), Stop())
         try:
-            outcomes = Outcomes(lambda order, what, cost: None)
-            deliveries = Deliveries(
+            blob_recorder = BlobRecorder(lambda request, result, error: None)
+            blob_copier = BlobCopier(
                 calls,
-                inventory,
+                locations,
                 Routes([(self.source.host, host)], mounting={}, parallel={}),
                 spool,
-                outcomes=outcomes,
-                moved=lambda count: None,
-                before_write=lambda place: None,
+                recorder=blob_recorder,
+                count_bytes=lambda count: None,
+                before_write=lambda repository: None,
             )
-            sync = Sync(
+            copier = ImageCopier(
                 calls,
-                deliveries,
-                inventory,
-                self.memory,
+                blob_copier,
+                locations,
+                self.notes,
                 targets,
-                outcomes,
-                certain=deep,
-                writing=lambda place: None,
+                blob_recorder,
+                check_all=deep,
+                before_write=lambda repository: None,
             )
-            reader = Reader(calls, self.memory, Manifests(calls))
-            agenda = Agenda(
+            reader = ImageReader(calls, self.notes, ManifestCache(calls))
+            queue = CopyQueue(
                 calls,
                 reader,
-                sync,
-                inventory,
-                self.memory,
-                told,
+                copier,
+                locations,
+                self.notes,
+                recorder,
                 targets,
-                Publishing(calls, reader, targets),
+                TargetLifecycle(calls, reader, targets),
                 images=2,
                 deep=deep,
                 fail_fast=False,
             )
-            planner = Planner(calls, self.memory, agenda, chosen=Only(None), parallel={})
-            loop.run_until_complete(agenda.run(planner.all([entry])))
+            planner = Planner(calls, self.notes, queue, only=ReferenceFilter(None), parallel={})
+            loop.run_until_complete(queue.run(planner.plan_all([entry])))
         finally:
             calls.close()
-        return told
 
 
 @pytest.fixture
@@ -224,115 +218,116 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def gathering(world: World) -> Gathering:
-    assert isinstance(world.target, Gathering)
+def bundle(world: World) -> BundleTarget:
+    assert isinstance(world.target, BundleTarget)
     return world.target
 
 
-def test_a_store_that_gathers_is_told_of_everything_before_the_first_byte(world: World) -> None:
+def test_a_bundle_knows_all_images_before_the_first_write(world: World) -> None:
     for number in range(5):
         world.image(world.source, f"v{number}", b"base", bytes([number]))
-    told = world.sync()
-    assert {"copied"} == set(told.results.values())
-    begun = gathering(world).begun
+    result = world.sync()
+    assert {"copied"} == set(result.results.values())
+    begun = bundle(world).begun
     assert begun is not None
     assert {f"v{number}" for number in range(5)} == {one.reference for one in begun}
     assert all(one.manifests for one in begun)
     assert {3} == {len(one.blobs) for one in begun}
-    assert gathering(world).finished is True
+    assert bundle(world).finished is True
 
 
-def test_nothing_is_begun_where_nothing_changed(world: World) -> None:
+def test_a_bundle_is_not_opened_if_nothing_changed(world: World) -> None:
     digest = world.image(world.source, "v1", b"base")
     world.target.manifests["copy"]["v1"] = world.source.manifests["app"]["v1"]
     assert {"/media/out.tar:copy:v1": "up-to-date"} == world.sync().results
-    assert gathering(world).begun is None
-    assert world.memory.tags["/media/out.tar:copy", "v1"] == digest
+    assert bundle(world).begun is None
+    assert world.notes.tags["/media/out.tar:copy", "v1"] == digest
 
 
-def test_where_one_image_changed_all_come_again(world: World) -> None:
+def test_all_images_are_written_to_a_bundle_if_one_changed(world: World) -> None:
     world.image(world.source, "v1", b"base")
     world.target.manifests["copy"]["v1"] = world.source.manifests["app"]["v1"]
     world.image(world.source, "v2", b"base", b"more")
     assert {"copied"} == set(world.sync().results.values())
-    begun = gathering(world).begun
+    begun = bundle(world).begun
     assert begun is not None
     assert {"v1", "v2"} == {one.reference for one in begun}
 
 
-def test_an_image_that_cannot_be_read_is_left_out_and_told(world: World) -> None:
+def test_an_image_that_cannot_be_read_is_missing_in_the_bundle(world: World) -> None:
     world.image(world.source, "v1", b"base")
     bad = world.image(world.source, "bad", b"other")
     world.source.fault = lambda verb, repository, reference: (
         MirrorError("gone") if verb == "manifest" and reference in ("bad", bad) else None
     )
-    told = world.sync()
-    assert {"/media/out.tar:copy:v1": "copied", "/media/out.tar:copy:bad": "failed"} == told.results
-    assert (True, ["copy:bad"]) == (gathering(world).finished, list(gathering(world).missing))
+    result = world.sync()
+    assert {"/media/out.tar:copy:v1": "copied", "/media/out.tar:copy:bad": "failed"} == result.results
+    assert (True, ["copy:bad"]) == (bundle(world).finished, list(bundle(world).missing))
 
 
-def test_where_a_blob_does_not_come_the_rest_is_shown_and_says_that_it_is_incomplete(world: World) -> None:
+def test_a_new_bundle_is_published_without_an_image_whose_blob_is_missing(world: World) -> None:
     world.image(world.source, "v1", b"base")
     world.image(world.source, "bad", b"lost")
     del world.source.blobs["app"][Digest.of(b"lost")]
-    told = world.sync()
-    assert {"/media/out.tar:copy:v1": "copied", "/media/out.tar:copy:bad": "failed"} == told.results
-    begun = gathering(world).begun
+    result = world.sync()
+    assert {"/media/out.tar:copy:v1": "copied", "/media/out.tar:copy:bad": "failed"} == result.results
+    begun = bundle(world).begun
     assert begun is not None
     assert ["v1"] == [one.reference for one in begun]
-    assert (True, ["copy:bad"]) == (gathering(world).finished, list(gathering(world).missing))
+    assert (True, ["copy:bad"]) == (bundle(world).finished, list(bundle(world).missing))
 
 
-def test_where_no_blob_comes_nothing_is_shown(world: World) -> None:
+def test_a_bundle_without_any_complete_image_is_not_published(world: World) -> None:
     world.image(world.source, "bad", b"lost")
     del world.source.blobs["app"][Digest.of(b"lost")]
     assert {"/media/out.tar:copy:bad": "failed"} == world.sync().results
-    assert gathering(world).finished is False
+    assert bundle(world).finished is False
 
 
-def test_where_something_does_not_come_nothing_is_replaced_and_nothing_counts_as_copied(world: World) -> None:
+def test_an_existing_bundle_is_not_replaced_by_an_incomplete_one(world: World) -> None:
     world.image(world.source, "v1", b"base")
-    gathering(world).there = True
+    bundle(world).existed = True
     world.image(world.source, "bad", b"lost")
     del world.source.blobs["app"][Digest.of(b"lost")]
-    told = world.sync()
-    assert {"failed"} == set(told.results.values())
-    assert gathering(world).finished is False
-    assert "/media/out.tar stays as it is" in str(told.errors["/media/out.tar:copy:v1"])
+    result = world.sync()
+    assert {"failed"} == set(result.results.values())
+    assert bundle(world).finished is False
+    assert "/media/out.tar stays as it is" in result.messages["/media/out.tar:copy:v1"]
 
 
 @pytest.mark.parametrize("partial", [False, True])
-def test_what_a_store_that_is_not_replaced_has_already_is_up_to_date_unless_it_is_partial(
+def test_an_equal_image_in_a_bundle_that_is_not_replaced_is_up_to_date_unless_the_bundle_is_partial(
     world: World, partial: bool
 ) -> None:
     world.image(world.source, "v1", b"base")
     world.target.manifests["copy"]["v1"] = world.source.manifests["app"]["v1"]
     world.image(world.source, "bad", b"lost")
     del world.source.blobs["app"][Digest.of(b"lost")]
-    world.target.partial, gathering(world).there = partial, True
-    told = world.sync()
+    world.target.partial, bundle(world).existed = partial, True
+    result = world.sync()
     equal = "failed" if partial else "up-to-date"
-    assert {"/media/out.tar:copy:v1": equal, "/media/out.tar:copy:bad": "failed"} == told.results
+    assert {"/media/out.tar:copy:v1": equal, "/media/out.tar:copy:bad": "failed"} == result.results
 
 
-def test_an_incomplete_store_is_made_anew_once_it_can_be_complete(world: World) -> None:
+def test_an_incomplete_bundle_is_written_again_when_it_can_be_complete(world: World) -> None:
     world.image(world.source, "v1", b"base")
     world.target.manifests["copy"]["v1"] = world.source.manifests["app"]["v1"]
-    gathering(world).incomplete = True
+    bundle(world).incomplete = True
     assert {"/media/out.tar:copy:v1": "copied"} == world.sync().results
-    assert (True, []) == (gathering(world).finished, list(gathering(world).missing))
+    assert (True, []) == (bundle(world).finished, list(bundle(world).missing))
 
 
-def test_a_store_that_cannot_be_finished_fails_all_that_it_was_to_hold(world: World) -> None:
+def test_all_images_fail_if_a_bundle_cannot_be_finished(world: World) -> None:
     world.image(world.source, "v1", b"base")
-    gathering(world).broken = LocalError("no space left", code="local_full")
-    told = world.sync()
-    assert {"/media/out.tar:copy:v1": "failed"} == told.results
-    assert 4 == told.errors["/media/out.tar:copy:v1"].exit_code
+    bundle(world).finish_error = LocalError("no space left", code="local_full")
+    result = world.sync()
+    assert {"/media/out.tar:copy:v1": "failed"} == result.results
+    assert 4 == result.exit_code
 
 
-def partial(world: World, *base: bytes) -> MemoryStore:
-    source = Partial("/media/in.tar")
+def use_partial_source(world: World, *base: bytes) -> MemoryStore:
+    """Replace the source by one without the blobs in `base`, and the target by a registry. Return the target."""
+    source = PartialSource("/media/in.tar")
     source.base = frozenset(Digest.of(data) for data in base)
     world.source, world.target = source, MemoryStore("target")
     world.image(source, "v1", b"base", b"new")
@@ -341,26 +336,25 @@ def partial(world: World, *base: bytes) -> MemoryStore:
     return world.target
 
 
-def test_a_partial_source_is_completed_by_what_the_target_has(world: World) -> None:
-    target = partial(world, b"base")
+def test_blobs_that_a_partial_source_leaves_out_are_not_copied_if_the_target_has_them(world: World) -> None:
+    target = use_partial_source(world, b"base")
     target.add("copy", b"base")
     assert {"target/copy:v1": "copied"} == world.sync().results
     assert [("copy", Digest.of(b"base"))] == target.verbs("head"), "asked once"
 
 
-def test_what_a_sibling_repository_has_is_mounted_from_there(world: World) -> None:
-    target = partial(world, b"base")
+def test_blobs_that_a_partial_source_leaves_out_are_mounted_from_another_repository(world: World) -> None:
+    target = use_partial_source(world, b"base")
     target.add("sibling", b"base")
     assert {"target/copy:v1": "copied"} == world.sync().results
     assert [("copy", Digest.of(b"base"))] == target.verbs("mount")
 
 
-def test_where_the_base_is_not_there_nothing_is_written_and_what_is_missing_is_listed(world: World) -> None:
-    target = partial(world, b"base")
+def test_nothing_is_written_if_the_target_lacks_the_base_and_the_error_names_the_missing_blobs(world: World) -> None:
+    target = use_partial_source(world, b"base")
     world.image(world.source, "whole", b"whole")
-    told = world.sync()
-    assert {"failed"} == set(told.results.values())
-    error = told.errors["target/copy:v1"]
-    assert ("bundle_incomplete", 3) == (error.code, error.exit_code)
-    assert Digest.of(b"base") in str(error)
+    result = world.sync()
+    assert {"failed"} == set(result.results.values())
+    assert ("bundle_incomplete", 3) == (result.codes["target/copy:v1"], result.exit_code)
+    assert Digest.of(b"base") in result.messages["target/copy:v1"]
     assert [] == target.verbs("begin") + target.verbs("send") + target.verbs("put") + target.verbs("mount")

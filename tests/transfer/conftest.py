@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.transfer.harness import Desk
+from tests.transfer.harness import CallEnvironment
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
-    with Desk().opened() as desk:
-        yield desk
+def env() -> Iterator[CallEnvironment]:
+    """Calls with a fake clock, which are closed after the test."""
+    with CallEnvironment().opened() as env:
+        yield env

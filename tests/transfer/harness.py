@@ -1,4 +1,4 @@
-"""Shared parts of tests of coroutines: an event loop with a fake clock, and work that a test ends."""
+"""Helpers for tests of coroutines: an event loop with a fake clock, and calls that a test releases."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import TypeVar
 from mirror.limits import Limits
 from mirror.transfer.calls import Calls
 from mirror.transfer.permits import Permits
-from mirror.transfer.tasks import Steps
+from mirror.transfer.tasks import Coro
 from mirror.util.cancellation import Stop, Work
 
-DEADLINE = 20.0  # seconds in which whatever has to happen does
+DEADLINE = 20.0  # seconds after which a wait fails
 
 T = TypeVar("T")
 
 
 class FakeClock:
-    """Moves only by `advance`."""
+    """A clock that only `advance` moves."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.time = now
@@ -36,7 +36,7 @@ class FakeClock:
 
 
 class FakeLoop(asyncio.SelectorEventLoop):
-    """An event loop that takes its time from a clock."""
+    """An event loop that uses a fake clock."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(selectors.PollSelector())
@@ -46,8 +46,8 @@ class FakeLoop(asyncio.SelectorEventLoop):
         return self._clock.now()
 
 
-class Desk:
-    """Calls on a loop whose clock stands still, whose retries take the longest wait, and what they were given."""
+class CallEnvironment:
+    """Calls on an event loop with a fake clock. Retries take the longest backoff."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -56,39 +56,45 @@ class Desk:
         self.limits = Limits(self.clock)
         self.calls = Calls(self.loop, self.limits, self.stop, downloads=3, draw=lambda: 1.0)
 
-    def run(self, steps: Steps[T]) -> T:
-        return self.loop.run_until_complete(steps)
+    def run(self, coroutine: Coro[T]) -> T:
+        """Run a coroutine on the loop and return its result."""
+        return self.loop.run_until_complete(coroutine)
 
-    def start(self, steps: Steps[T]) -> asyncio.Task[T]:
-        return self.calls.tasks.start(steps)
+    def start(self, coroutine: Coro[T]) -> asyncio.Task[T]:
+        """Start a coroutine as a task."""
+        return self.calls.tasks.start(coroutine)
 
     @contextmanager
-    def opened(self) -> Iterator[Desk]:
+    def opened(self) -> Iterator[CallEnvironment]:
+        """Close the calls after the block."""
         yield self
         self.calls.close()
 
 
-def on_loop(test: Callable[..., Steps[None]]) -> Callable[..., None]:
-    """A test that is a coroutine: run on the loop of its `desk`."""
+def run_on_loop(test: Callable[..., Coro[None]]) -> Callable[..., None]:
+    """Run a test that is a coroutine on the loop of its `env`."""
 
     @functools.wraps(test)
-    def run(desk: Desk, **fixtures: object) -> None:
-        desk.run(test(desk, **fixtures))
+    def run(env: CallEnvironment, **fixtures: object) -> None:
+        env.run(test(env, **fixtures))
 
     return run
 
 
-class Gate:
-    """Work that goes on until it is let go, or stopped. moves: bytes that it reports at its start."""
+class BlockedCall:
+    """A call that runs until it is released or stopped.
+
+    moves: bytes that it reports at its start. calls: number of calls; inside: of those that run; most: the largest
+    number that ran at a time."""
 
     def __init__(self, moves: int = 0) -> None:
         self.moves = moves
         self.entered = threading.Event()
         self.calls = 0
-        self.most = 0  # in it at the same time
+        self.most = 0
         self.inside = 0
         self._lock = threading.Lock()
-        self._open = threading.Event()
+        self._released = threading.Event()
 
     def __call__(self, work: Work) -> str:
         with self._lock:
@@ -98,22 +104,23 @@ class Gate:
         if self.moves:
             work.progress(self.moves)
         self.entered.set()
-        left = threading.Event()
+        stopped = threading.Event()
         try:
-            with work.stop.calls(left.set):
-                until(lambda: self._open.is_set() or left.is_set())
-            work.stop.check()
+            with work.stop.callback_on_stop(stopped.set):
+                wait_until(lambda: self._released.is_set() or stopped.is_set())
+            work.stop.raise_if_requested()
             return "done"
         finally:
             with self._lock:
                 self.inside -= 1
 
-    def open(self) -> None:
-        self._open.set()
+    def release(self) -> None:
+        """Let all calls return."""
+        self._released.set()
 
 
-class Raises:
-    """Work that fails each time."""
+class FailingCall:
+    """A call that always raises the same error."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -122,32 +129,34 @@ class Raises:
         raise self.error
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait until `condition` holds; fails after the deadline. Not on a loop."""
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until a condition is true, or fail after DEADLINE seconds. Not on an event loop."""
     end = time.monotonic() + DEADLINE
     pause = threading.Event()
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, "the condition is still false"
         pause.wait(0.0005)
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    """Let the loop run until `condition` holds; fails after the deadline."""
+    """Let the event loop run until a condition is true, or fail after DEADLINE seconds."""
     end = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, "the condition is still false"
         await asyncio.sleep(0)
         time.sleep(0.0002)
 
 
 async def settle() -> None:
-    """Let the loop run what is ready, and what that makes ready."""
+    """Let the event loop run all tasks that are ready."""
     for _ in range(8):
         await asyncio.sleep(0)
 
 
-class Line:
-    """Numbered calls that ask for permits and keep them until they end. Each event returns what started, in order."""
+class NumberedCalls:
+    """Calls that acquire permits and hold them until `finish`.
+
+    Each method for an event returns the numbers of the calls that it started, in order."""
 
     def __init__(self, capacity: Callable[[str], int]) -> None:
         self.clock = FakeClock(0.0)
@@ -165,7 +174,7 @@ class Line:
             raise error
         return started
 
-    def finished(self, number: int) -> list[int]:
+    def finish(self, number: int) -> list[int]:
         self.permits.release(self._running.pop(number))
         return self._settle()
 
@@ -174,7 +183,7 @@ class Line:
         return self._settle()
 
     def finish_and_cancel(self, ended: int, cancelled: int) -> list[int]:
-        """Both before any task runs."""
+        """End one call and cancel another one before any task runs."""
         self.permits.release(self._running.pop(ended))
         self._waiting.pop(cancelled).cancel()
         return self._settle()
@@ -187,7 +196,7 @@ class Line:
         self.clock.time = now
         return self._settle()
 
-    def waits(self, number: int) -> bool:
+    def is_waiting(self, number: int) -> bool:
         return number in self._waiting
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Blocking calls on threads: with permits, retried without one, stopped when nobody wants them, and always ended."""
+"""Blocking calls on threads: permits, retries, cancellation, stops, and the end of the threads."""
 
 from __future__ import annotations
 
@@ -11,17 +11,26 @@ import pytest
 from mirror.errors import Cancelled, LocalError, MirrorError, NetworkError, NotFound, RateLimited
 from mirror.limits import Limits, Rate
 from mirror.transfer.calls import Calls, new_loop
-from mirror.transfer.permits import DOWNLOADS, Impossible, host_permit
+from mirror.transfer.permits import DOWNLOADS, TooFewPermits, host_permit
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import ONCE, Policy
-from tests.transfer.harness import DEADLINE, Desk, Gate, Raises, eventually, on_loop, settle, until
+from tests.transfer.harness import (
+    DEADLINE,
+    BlockedCall,
+    CallEnvironment,
+    FailingCall,
+    eventually,
+    run_on_loop,
+    settle,
+    wait_until,
+)
 
 HOST = host_permit("a")
 NEEDS = (HOST, DOWNLOADS)
 
 
 def failing(times: int, error: MirrorError) -> Callable[[Work], str]:
-    """Work that fails so often."""
+    """Return a call that fails `times` times."""
     left = [error] * times
 
     def run(work: Work) -> str:
@@ -32,82 +41,82 @@ def failing(times: int, error: MirrorError) -> Callable[[Work], str]:
     return run
 
 
-def slow(desk: Desk, seconds: float, moves: int = 0) -> Callable[[Work], None]:
-    """Work that takes its time, and fails."""
+def slow(env: CallEnvironment, seconds: float, moves: int = 0) -> Callable[[Work], None]:
+    """Return a call that takes `seconds` and fails. moves: bytes that it reports."""
 
     def run(work: Work) -> None:
         if moves:
             work.progress(moves)
-        desk.clock.advance(seconds)
+        env.clock.advance(seconds)
         raise NetworkError("timeout")
 
     return run
 
 
-async def wait_out(desk: Desk, task: asyncio.Task[object]) -> list[float]:
-    """Let time pass from wait to wait; -> how long each was."""
+async def pass_waits(env: CallEnvironment, task: asyncio.Task[object]) -> list[float]:
+    """Advance the clock by each backoff until the task ends, and return the waits in seconds."""
     waits: list[float] = []
     while not task.done():
-        await eventually(lambda: task.done() or desk.limits.waited > sum(waits))
-        if desk.limits.waited > sum(waits):
-            waits.append(desk.limits.waited - sum(waits))
+        await eventually(lambda: task.done() or env.limits.waited > sum(waits))
+        if env.limits.waited > sum(waits):
+            waits.append(env.limits.waited - sum(waits))
             await settle()
-            desk.clock.advance(waits[-1])
+            env.clock.advance(waits[-1])
     return waits
 
 
 # ---- results
 
 
-@on_loop
-async def test_the_result_reaches_the_caller(desk: Desk) -> None:
-    assert 7 == await desk.calls.call(lambda work: 7, needs=NEEDS)
+@run_on_loop
+async def test_a_call_returns_its_result(env: CallEnvironment) -> None:
+    assert 7 == await env.calls.call(lambda work: 7, needs=NEEDS)
 
 
-@on_loop
-async def test_the_error_reaches_the_caller(desk: Desk) -> None:
+@run_on_loop
+async def test_a_call_raises_its_error(env: CallEnvironment) -> None:
     with pytest.raises(NotFound, match="no such blob"):
-        await desk.calls.call(Raises(NotFound("no such blob")), needs=NEEDS)
+        await env.calls.call(FailingCall(NotFound("no such blob")), needs=NEEDS)
 
 
-@on_loop
-async def test_a_bug_is_raised_at_once_and_not_tried_again(desk: Desk) -> None:
+@run_on_loop
+async def test_an_error_that_is_no_mirror_error_is_not_retried(env: CallEnvironment) -> None:
     with pytest.raises(KeyError, match="oops"):
-        await desk.calls.call(Raises(KeyError("oops")), needs=NEEDS)
-    assert 0 == desk.limits.retries
+        await env.calls.call(FailingCall(KeyError("oops")), needs=NEEDS)
+    assert 0 == env.limits.retries
 
 
-@on_loop
-async def test_no_more_than_the_limit_run_at_a_time(desk: Desk) -> None:
-    gate = Gate()
-    tasks = [desk.start(desk.calls.call(gate, needs=NEEDS)) for _ in range(8)]
-    await eventually(lambda: 3 == gate.inside)
-    gate.open()
+@run_on_loop
+async def test_the_number_of_concurrent_calls_is_limited_by_the_permits(env: CallEnvironment) -> None:
+    blocked = BlockedCall()
+    tasks = [env.start(env.calls.call(blocked, needs=NEEDS)) for _ in range(8)]
+    await eventually(lambda: 3 == blocked.inside)
+    blocked.release()
     assert ["done"] * 8 == await asyncio.gather(*tasks)
-    assert (3, 8) == (gate.most, gate.calls)
+    assert (3, 8) == (blocked.most, blocked.calls)
 
 
-@on_loop
-async def test_calls_that_need_no_host_run_a_few_at_a_time(desk: Desk) -> None:
-    gate = Gate()
-    tasks = [desk.start(desk.calls.call(gate)) for _ in range(10)]
-    await eventually(lambda: 4 == gate.inside)
-    gate.open()
+@run_on_loop
+async def test_the_number_of_concurrent_calls_without_a_host_is_limited(env: CallEnvironment) -> None:
+    blocked = BlockedCall()
+    tasks = [env.start(env.calls.call(blocked)) for _ in range(10)]
+    await eventually(lambda: 4 == blocked.inside)
+    blocked.release()
     await asyncio.gather(*tasks)
-    assert 4 == gate.most
+    assert 4 == blocked.most
 
 
-@on_loop
-async def test_a_call_that_can_never_start_is_refused(desk: Desk) -> None:
-    with pytest.raises(Impossible, match="needs 9 of 'host a'"):
-        await desk.calls.call(Gate(), needs=(HOST,) * 9)
+@run_on_loop
+async def test_a_call_that_needs_more_permits_than_exist_is_an_error(env: CallEnvironment) -> None:
+    with pytest.raises(TooFewPermits, match="needs 9 of 'host a'"):
+        await env.calls.call(BlockedCall(), needs=(HOST,) * 9)
 
 
-@on_loop
-async def test_threads_are_few_and_no_daemons(desk: Desk) -> None:
-    seen = {await desk.calls.call(lambda work: threading.current_thread(), needs=NEEDS) for _ in range(20)}
+@run_on_loop
+async def test_sequential_calls_reuse_threads_that_are_no_daemons(env: CallEnvironment) -> None:
+    seen = {await env.calls.call(lambda work: threading.current_thread(), needs=NEEDS) for _ in range(20)}
     assert {False} == {thread.daemon for thread in seen}
-    assert 3 >= len(seen)
+    assert len(seen) < 20
 
 
 # ---- retries
@@ -117,215 +126,217 @@ async def test_threads_are_few_and_no_daemons(desk: Desk) -> None:
     ("attempts", "failures", "retries", "works"),
     [(5, 1, 1, True), (5, 4, 4, True), (5, 5, 4, False), (1, 0, 0, True), (1, 1, 0, False)],
 )
-@on_loop
-async def test_attempts_are_what_the_policy_says(
-    desk: Desk, attempts: int, failures: int, retries: int, works: bool
+@run_on_loop
+async def test_attempts_and_waits_follow_the_policy(
+    env: CallEnvironment, attempts: int, failures: int, retries: int, works: bool
 ) -> None:
     run = failing(failures, NetworkError("reset"))
-    task = desk.start(desk.calls.call(run, needs=NEEDS, policy=Policy(attempts=attempts)))
-    waits = await wait_out(desk, task)
+    task = env.start(env.calls.call(run, needs=NEEDS, policy=Policy(attempts=attempts)))
+    waits = await pass_waits(env, task)
     assert works == (task.exception() is None)
     assert [0.5, 1.0, 2.0, 4.0][:retries] == waits
-    assert (retries, sum(waits)) == (desk.limits.retries, desk.limits.waited)
+    assert (retries, sum(waits)) == (env.limits.retries, env.limits.waited)
 
 
-@on_loop
-async def test_what_cannot_work_later_is_tried_once(desk: Desk) -> None:
+@run_on_loop
+async def test_an_error_that_is_not_retryable_is_not_retried(env: CallEnvironment) -> None:
     with pytest.raises(NotFound):
-        await desk.calls.call(failing(1, NotFound("x")), needs=NEEDS)
-    assert 0 == desk.limits.retries
+        await env.calls.call(failing(1, NotFound("x")), needs=NEEDS)
+    assert 0 == env.limits.retries
 
 
-@on_loop
-async def test_a_call_that_waits_for_its_retry_has_no_permit(desk: Desk) -> None:
-    desk.limits.configure("a", 1)
-    task = desk.start(desk.calls.call(failing(1, NetworkError("reset")), needs=NEEDS))
-    await eventually(lambda: desk.limits.retries)
+@run_on_loop
+async def test_a_call_that_waits_for_a_retry_holds_no_permit(env: CallEnvironment) -> None:
+    env.limits.configure("a", 1)
+    task = env.start(env.calls.call(failing(1, NetworkError("reset")), needs=NEEDS))
+    await eventually(lambda: env.limits.retries)
     for _ in range(3):
-        await desk.calls.call(lambda work: 1, needs=NEEDS)
+        await env.calls.call(lambda work: 1, needs=NEEDS)
     assert not task.done()
-    desk.clock.advance(0.5)
+    env.clock.advance(0.5)
     assert "at last" == await task
 
 
-@on_loop
-async def test_a_wait_that_was_asked_for_is_kept(desk: Desk) -> None:
-    task = desk.start(desk.calls.call(failing(1, RateLimited("429", retry_after=100.0)), needs=NEEDS))
-    assert [100.0] == await wait_out(desk, task)
+@run_on_loop
+async def test_a_retry_after_is_honored(env: CallEnvironment) -> None:
+    task = env.start(env.calls.call(failing(1, RateLimited("429", retry_after=100.0)), needs=NEEDS))
+    assert [100.0] == await pass_waits(env, task)
     assert "at last" == await task
 
 
-@on_loop
-async def test_the_work_of_a_host_that_is_down_is_not_tried_again(desk: Desk) -> None:
+@run_on_loop
+async def test_calls_to_a_host_that_is_down_are_not_retried(env: CallEnvironment) -> None:
     error = NetworkError("no connection", host="a")
-    desk.limits.host("a").mark_down(error)
+    env.limits.host("a").mark_down(error)
     with pytest.raises(NetworkError):
-        await desk.calls.call(Raises(error), needs=NEEDS)
-    assert 0 == desk.limits.retries
+        await env.calls.call(FailingCall(error), needs=NEEDS)
+    assert 0 == env.limits.retries
 
 
-@on_loop
-async def test_a_wait_that_is_too_long_is_noted(desk: Desk) -> None:
+@run_on_loop
+async def test_a_retry_after_that_is_too_long_is_noted(env: CallEnvironment) -> None:
     with pytest.raises(RateLimited):
-        await desk.calls.call(failing(1, RateLimited("429", retry_after=1000.0)), needs=NEEDS)
-    assert 1000.0 == desk.limits.retry_after
+        await env.calls.call(failing(1, RateLimited("429", retry_after=1000.0)), needs=NEEDS)
+    assert 1000.0 == env.limits.retry_after
 
 
-@on_loop
-async def test_the_time_budget_counts_attempts_that_move_nothing_and_no_time_in_the_queue(desk: Desk) -> None:
-    desk.limits.configure("a", 1)
-    gate = Gate()
-    before = desk.start(desk.calls.call(gate, needs=NEEDS))
-    await eventually(lambda: gate.inside)
-    task = desk.start(desk.calls.call(slow(desk, 60.0), needs=NEEDS, policy=Policy(budget=90.0)))
+@run_on_loop
+async def test_the_time_budget_counts_attempts_without_progress_but_not_waits_for_permits(
+    env: CallEnvironment,
+) -> None:
+    env.limits.configure("a", 1)
+    blocked = BlockedCall()
+    before = env.start(env.calls.call(blocked, needs=NEEDS))
+    await eventually(lambda: blocked.inside)
+    task = env.start(env.calls.call(slow(env, 60.0), needs=NEEDS, policy=Policy(budget=90.0)))
     await settle()
-    desk.clock.advance(1000.0)
-    gate.open()
+    env.clock.advance(1000.0)
+    blocked.release()
     await before
-    await wait_out(desk, task)
+    await pass_waits(env, task)
     assert isinstance(task.exception(), NetworkError)
-    assert 1 == desk.limits.retries
+    assert 1 == env.limits.retries
 
 
-@on_loop
-async def test_a_retry_that_waits_long_for_a_permit_is_still_followed_by_others(desk: Desk) -> None:
-    desk.limits.configure("a", 1)
-    retried = desk.start(desk.calls.call(failing(2, NetworkError("reset")), needs=NEEDS))
-    await eventually(lambda: desk.limits.retries)
-    gate = Gate()
-    busy = desk.start(desk.calls.call(gate, needs=NEEDS))
-    await eventually(lambda: gate.inside)
-    desk.clock.advance(1000.0)
+@run_on_loop
+async def test_a_long_wait_for_a_permit_does_not_use_up_the_retries(env: CallEnvironment) -> None:
+    env.limits.configure("a", 1)
+    retried = env.start(env.calls.call(failing(2, NetworkError("reset")), needs=NEEDS))
+    await eventually(lambda: env.limits.retries)
+    blocked = BlockedCall()
+    busy = env.start(env.calls.call(blocked, needs=NEEDS))
+    await eventually(lambda: blocked.inside)
+    env.clock.advance(1000.0)
     await settle()
-    gate.open()
+    blocked.release()
     await busy
-    await eventually(lambda: desk.limits.retries == 2)
+    await eventually(lambda: env.limits.retries == 2)
     await settle()
-    desk.clock.advance(1.0)
+    env.clock.advance(1.0)
     assert "at last" == await retried
 
 
-@on_loop
-async def test_a_call_that_breaks_after_hours_of_progress_is_tried_again(desk: Desk) -> None:
-    task = desk.start(desk.calls.call(slow(desk, 7200.0, moves=1), needs=NEEDS))
-    await wait_out(desk, task)
+@run_on_loop
+async def test_a_call_that_fails_after_hours_of_progress_is_retried(env: CallEnvironment) -> None:
+    task = env.start(env.calls.call(slow(env, 7200.0, moves=1), needs=NEEDS))
+    await pass_waits(env, task)
     assert isinstance(task.exception(), NetworkError)
-    assert Policy().attempts == 1 + desk.limits.retries, "the number of attempts is what ends it"
+    assert Policy().attempts == 1 + env.limits.retries, "only the number of attempts is limited"
 
 
-@on_loop
-async def test_the_time_budget_begins_anew_after_an_attempt_that_moved_bytes(desk: Desk) -> None:
+@run_on_loop
+async def test_an_attempt_that_moved_bytes_resets_the_time_budget(env: CallEnvironment) -> None:
     durations = iter([(60.0, 0), (7200.0, 1), (60.0, 0), (60.0, 0)])
 
     def run(work: Work) -> None:
         seconds, moves = next(durations)
-        slow(desk, seconds, moves)(work)
+        slow(env, seconds, moves)(work)
 
-    task = desk.start(desk.calls.call(run, needs=NEEDS))
-    await wait_out(desk, task)
-    assert (NetworkError, 3) == (type(task.exception()), desk.limits.retries)
+    task = env.start(env.calls.call(run, needs=NEEDS))
+    await pass_waits(env, task)
+    assert (NetworkError, 3) == (type(task.exception()), env.limits.retries)
 
 
-@on_loop
-async def test_time_in_which_the_host_is_paused_is_in_no_budget(desk: Desk) -> None:
+@run_on_loop
+async def test_the_time_budget_does_not_count_pauses_of_the_host(env: CallEnvironment) -> None:
     def run(work: Work) -> None:
-        desk.clock.advance(60.0)
-        desk.limits.note_queued(60.0)
+        env.clock.advance(60.0)
+        env.limits.add_queued(60.0)
         raise NetworkError("reset")
 
-    task = desk.start(desk.calls.call(run, needs=NEEDS))
-    await wait_out(desk, task)
+    task = env.start(env.calls.call(run, needs=NEEDS))
+    await pass_waits(env, task)
     assert isinstance(task.exception(), NetworkError)
-    assert Policy().attempts == 1 + desk.limits.retries
+    assert Policy().attempts == 1 + env.limits.retries
 
 
 @pytest.mark.parametrize(("policy", "retries"), [(Policy(), False), (ONCE, True)])
-@on_loop
-async def test_small_requests_are_retried_inside_only_where_the_whole_is_not(
-    desk: Desk, policy: Policy, retries: bool
+@run_on_loop
+async def test_a_call_retries_its_own_requests_only_if_the_call_is_not_retried(
+    env: CallEnvironment, policy: Policy, retries: bool
 ) -> None:
-    assert retries == await desk.calls.call(lambda work: work.retries, needs=NEEDS, policy=policy)
+    assert retries == await env.calls.call(lambda work: work.retries, needs=NEEDS, policy=policy)
 
 
 # ---- cancellation
 
 
-@on_loop
-async def test_a_cancelled_call_is_stopped_and_its_thread_is_waited_for(desk: Desk) -> None:
-    ends, order = threading.Event(), list[str]()
+@run_on_loop
+async def test_a_cancelled_call_is_stopped_and_its_task_waits_for_the_thread(env: CallEnvironment) -> None:
+    may_end, events = threading.Event(), list[str]()
 
-    def reluctant(work: Work) -> None:
-        order.append("begins")
-        until(lambda: work.stop.requested)
-        assert ends.wait(DEADLINE)
-        order.append("ends")
+    def end_late(work: Work) -> None:
+        events.append("started")
+        wait_until(lambda: work.stop.is_requested)
+        assert may_end.wait(DEADLINE)
+        events.append("ended")
 
-    task = desk.start(desk.calls.call(reluctant, needs=NEEDS))
-    await eventually(lambda: order)
-    for _ in range(3):  # however often
+    task = env.start(env.calls.call(end_late, needs=NEEDS))
+    await eventually(lambda: events)
+    for _ in range(3):
         task.cancel()
         await settle()
-        assert (False, 1) == (task.done(), desk.calls.permits.used(DOWNLOADS))
-    ends.set()
+        assert (False, 1) == (task.done(), env.calls.permits.used_units(DOWNLOADS))
+    may_end.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (["begins", "ends"], 0) == (order, desk.calls.permits.used(DOWNLOADS))
+    assert (["started", "ended"], 0) == (events, env.calls.permits.used_units(DOWNLOADS))
 
 
-@on_loop
-async def test_a_cancelled_call_that_waits_for_a_permit_never_runs(desk: Desk) -> None:
-    gate, never = Gate(), Gate()
-    running = [desk.start(desk.calls.call(gate, needs=NEEDS)) for _ in range(3)]
-    queued = desk.start(desk.calls.call(never, needs=NEEDS))
-    await eventually(lambda: 3 == gate.inside)
+@run_on_loop
+async def test_a_cancelled_call_that_waits_for_a_permit_never_runs(env: CallEnvironment) -> None:
+    blocked, never = BlockedCall(), BlockedCall()
+    running = [env.start(env.calls.call(blocked, needs=NEEDS)) for _ in range(3)]
+    queued = env.start(env.calls.call(never, needs=NEEDS))
+    await eventually(lambda: 3 == blocked.inside)
     queued.cancel()
     await settle()
-    assert (True, 0) == (queued.cancelled(), desk.calls.permits.waiting())
-    gate.open()
+    assert (True, 0) == (queued.cancelled(), env.calls.permits.waiting_calls())
+    blocked.release()
     await asyncio.gather(*running)
     assert 0 == never.calls
 
 
-@on_loop
-async def test_a_wait_for_a_retry_ends_when_it_is_cancelled(desk: Desk) -> None:
-    task = desk.start(desk.calls.call(Raises(NetworkError("x")), needs=NEEDS))
-    await eventually(lambda: desk.limits.retries)
+@run_on_loop
+async def test_a_cancellation_ends_the_wait_for_a_retry(env: CallEnvironment) -> None:
+    task = env.start(env.calls.call(FailingCall(NetworkError("x")), needs=NEEDS))
+    await eventually(lambda: env.limits.retries)
     await settle()
     task.cancel()
     await settle()
     assert task.cancelled()
 
 
-def test_a_bug_of_a_call_that_nobody_wants_is_raised_at_the_end() -> None:
+def test_an_error_of_a_cancelled_call_that_is_no_mirror_error_is_raised_by_close() -> None:
     def run(work: Work) -> None:
-        until(lambda: work.stop.requested)
+        wait_until(lambda: work.stop.is_requested)
         raise KeyError("bug")
 
-    async def leave(desk: Desk) -> None:
-        task = desk.start(desk.calls.call(run, needs=NEEDS))
+    async def call_and_cancel(env: CallEnvironment) -> None:
+        task = env.start(env.calls.call(run, needs=NEEDS))
         await settle()
         task.cancel()
         await asyncio.wait([task])
 
-    with pytest.raises(KeyError, match="bug"), Desk().opened() as desk:
-        desk.run(leave(desk))
+    with pytest.raises(KeyError, match="bug"), CallEnvironment().opened() as env:
+        env.run(call_and_cancel(env))
 
 
 # ---- time
 
 
-@on_loop
-async def test_a_sleep_ends_in_time(desk: Desk) -> None:
-    early, late = (desk.start(desk.calls.sleep(seconds)) for seconds in (1.0, 2.0))
+@run_on_loop
+async def test_a_sleep_ends_after_its_time(env: CallEnvironment) -> None:
+    early, late = (env.start(env.calls.sleep(seconds)) for seconds in (1.0, 2.0))
     await settle()
-    desk.clock.advance(1.5)
+    env.clock.advance(1.5)
     await settle()
     assert (True, False) == (early.done(), late.done())
-    desk.clock.advance(1.5)
+    env.clock.advance(1.5)
     await late
 
 
-def test_sleeps_and_retries_end_by_themselves() -> None:
+def test_sleeps_and_retries_work_with_the_system_clock() -> None:
     loop = new_loop()
     calls = Calls(loop, Limits(), Stop(), policy=Policy(base=0.01))
     loop.run_until_complete(calls.sleep(0.01))
@@ -336,64 +347,64 @@ def test_sleeps_and_retries_end_by_themselves() -> None:
 # ---- hosts
 
 
-@on_loop
-async def test_nothing_starts_for_a_paused_host(desk: Desk) -> None:
-    await desk.calls.call(lambda work: 1, needs=NEEDS)
-    desk.limits.host("a").pause(30.0)
+@run_on_loop
+async def test_no_call_to_a_paused_host_starts(env: CallEnvironment) -> None:
+    await env.calls.call(lambda work: 1, needs=NEEDS)
+    env.limits.host("a").pause(30.0)
     await settle()
-    waits = desk.start(desk.calls.call(lambda work: 1, needs=NEEDS))
-    await desk.calls.call(lambda work: 1, needs=(host_permit("b"),))
+    waits = env.start(env.calls.call(lambda work: 1, needs=NEEDS))
+    await env.calls.call(lambda work: 1, needs=(host_permit("b"),))
     await settle()
     assert not waits.done()
-    desk.clock.advance(30.0)
+    env.clock.advance(30.0)
     await waits
 
 
-@on_loop
-async def test_a_pause_from_before_its_first_use_counts(desk: Desk) -> None:
-    desk.limits.host("a").pause(30.0)
-    waits = desk.start(desk.calls.call(lambda work: 1, needs=NEEDS))
+@run_on_loop
+async def test_a_pause_before_the_first_call_to_the_host_delays_that_call(env: CallEnvironment) -> None:
+    env.limits.host("a").pause(30.0)
+    waits = env.start(env.calls.call(lambda work: 1, needs=NEEDS))
     await settle()
-    assert 1 == desk.calls.permits.waiting()
-    desk.clock.advance(30.0)
+    assert 1 == env.calls.permits.waiting_calls()
+    env.clock.advance(30.0)
     await waits
 
 
-@on_loop
-async def test_nothing_starts_while_the_rate_of_a_host_is_used_up(desk: Desk) -> None:
-    host = desk.limits.configure("a", 2, Rate(1, 10.0))
-    for _ in range(2):  # the permits hear of the host only by the first of these
-        host.take()
+@run_on_loop
+async def test_no_call_starts_while_the_rate_limit_of_the_host_is_used_up(env: CallEnvironment) -> None:
+    host = env.limits.configure("a", 2, Rate(1, 10.0))
+    for _ in range(2):  # the first call connects the permits with the limits of the host
+        host.reserve_start()
         await settle()
-        waits = desk.start(desk.calls.call(lambda work: 1, needs=NEEDS))
+        waits = env.start(env.calls.call(lambda work: 1, needs=NEEDS))
         await settle()
-        assert 1 == desk.calls.permits.waiting()
-        desk.clock.advance(10.0)
+        assert 1 == env.calls.permits.waiting_calls()
+        env.clock.advance(10.0)
         await waits
 
 
-@on_loop
-async def test_the_limit_of_a_host_counts(desk: Desk) -> None:
-    desk.limits.configure("a", 2)
-    gate = Gate()
-    tasks = [desk.start(desk.calls.call(gate, needs=NEEDS)) for _ in range(3)]
-    await eventually(lambda: 2 == gate.inside)
-    gate.open()
+@run_on_loop
+async def test_the_number_of_concurrent_calls_to_a_host_is_limited(env: CallEnvironment) -> None:
+    env.limits.configure("a", 2)
+    blocked = BlockedCall()
+    tasks = [env.start(env.calls.call(blocked, needs=NEEDS)) for _ in range(3)]
+    await eventually(lambda: 2 == blocked.inside)
+    blocked.release()
     await asyncio.gather(*tasks)
-    assert 2 == gate.most
+    assert 2 == blocked.most
 
 
 # ---- the end
 
 
-@on_loop
-async def test_a_stop_ends_every_wait_at_once(desk: Desk) -> None:
-    hangs, never = threading.Event(), Gate()
-    running = [desk.start(desk.calls.call(lambda work: hangs.wait(DEADLINE), needs=NEEDS)) for _ in range(3)]
-    waiting = [desk.start(desk.calls.call(never, needs=NEEDS)) for _ in range(100)]
-    sleeping = desk.start(desk.calls.sleep(5.0))
+@run_on_loop
+async def test_a_stop_ends_all_waits_at_once(env: CallEnvironment) -> None:
+    hangs, never = threading.Event(), BlockedCall()
+    running = [env.start(env.calls.call(lambda work: hangs.wait(DEADLINE), needs=NEEDS)) for _ in range(3)]
+    waiting = [env.start(env.calls.call(never, needs=NEEDS)) for _ in range(100)]
+    sleeping = env.start(env.calls.sleep(5.0))
     await settle()
-    desk.stop.request("SIGTERM")
+    env.stop.request("SIGTERM")
     await settle()
     ended = [*running, *waiting, sleeping]
     assert {True} == {task.done() for task in ended}
@@ -402,74 +413,74 @@ async def test_a_stop_ends_every_wait_at_once(desk: Desk) -> None:
     hangs.set()
 
 
-@on_loop
-async def test_a_stop_ends_the_wait_for_the_thread_of_a_cancelled_call(desk: Desk) -> None:
+@run_on_loop
+async def test_a_stop_ends_the_wait_for_the_thread_of_a_cancelled_call(env: CallEnvironment) -> None:
     hangs = threading.Event()
-    task = desk.start(desk.calls.call(lambda work: hangs.wait(DEADLINE), needs=NEEDS))
+    task = env.start(env.calls.call(lambda work: hangs.wait(DEADLINE), needs=NEEDS))
     await settle()
     task.cancel()
     await settle()
     assert not task.done()
-    desk.stop.request("SIGTERM")
+    env.stop.request("SIGTERM")
     await settle()
     assert task.cancelled()
     hangs.set()
 
 
-@on_loop
-async def test_nothing_starts_after_a_stop(desk: Desk) -> None:
-    desk.stop.request("SIGTERM")
-    never = Gate()
-    for steps in (desk.calls.call(never, needs=NEEDS), desk.calls.sleep(0.0)):
+@run_on_loop
+async def test_no_call_starts_after_a_stop(env: CallEnvironment) -> None:
+    env.stop.request("SIGTERM")
+    never = BlockedCall()
+    for coroutine in (env.calls.call(never, needs=NEEDS), env.calls.sleep(0.0)):
         with pytest.raises(Cancelled, match="SIGTERM"):
-            await steps
+            await coroutine
     assert 0 == never.calls
 
 
-@on_loop
-async def test_a_retry_does_not_begin_after_a_stop(desk: Desk) -> None:
+@run_on_loop
+async def test_no_retry_starts_after_a_stop(env: CallEnvironment) -> None:
     attempts = []
 
     def run(work: Work) -> None:
         attempts.append(1)
-        desk.stop.request("SIGTERM")
+        env.stop.request("SIGTERM")
         raise NetworkError("reset")
 
     with pytest.raises(Cancelled):
-        await desk.calls.call(run, needs=NEEDS)
+        await env.calls.call(run, needs=NEEDS)
     assert [1] == attempts
 
 
-def test_closing_stops_what_is_left_and_ends_the_threads() -> None:
+def test_close_stops_the_calls_that_are_left_and_ends_the_threads() -> None:
     before = threading.active_count()
-    with Desk().opened() as desk:
-        gate = Gate()
-        tasks = [desk.start(desk.calls.call(gate, needs=NEEDS)), desk.start(desk.calls.sleep(100.0))]
-        desk.run(eventually(lambda: gate.inside))
+    with CallEnvironment().opened() as env:
+        blocked = BlockedCall()
+        tasks = [env.start(env.calls.call(blocked, needs=NEEDS)), env.start(env.calls.sleep(100.0))]
+        env.run(eventually(lambda: blocked.inside))
     assert [Cancelled, Cancelled] == [type(task.exception()) for task in tasks]
-    assert (before, True) == (threading.active_count(), desk.loop.is_closed())
-    desk.calls.close()
+    assert (before, True) == (threading.active_count(), env.loop.is_closed())
+    env.calls.close()
 
 
-def test_a_thread_that_hangs_is_an_error_and_is_not_waited_for_again() -> None:
-    hangs, desk = threading.Event(), Desk()
-    task = desk.start(desk.calls.call(lambda work: hangs.wait(DEADLINE), needs=NEEDS))
-    desk.run(settle())
-    with pytest.raises(LocalError, match=r"1 threads did not end within 0\.01 s"):
-        desk.calls.close(0.01)
-    desk.calls.close()
+def test_a_hanging_thread_is_an_error_of_the_first_close_only() -> None:
+    hangs, env = threading.Event(), CallEnvironment()
+    task = env.start(env.calls.call(lambda work: hangs.wait(DEADLINE), needs=NEEDS))
+    env.run(settle())
+    with pytest.raises(LocalError, match=r"1 threads"):
+        env.calls.close(0.01)
+    env.calls.close()
     assert isinstance(task.exception(), Cancelled)
     hangs.set()
-    until(lambda: not any(thread.name.startswith("mirror") for thread in threading.enumerate()))
+    wait_until(lambda: not any(thread.name.startswith("mirror") for thread in threading.enumerate()))
 
 
-def test_what_is_detached_runs_although_nobody_waits_and_loses_no_bug() -> None:
+def test_a_detached_call_runs_and_its_error_is_raised_by_close_unless_it_is_a_mirror_error() -> None:
     done = threading.Event()
-    with pytest.raises(KeyError, match="0") as caught, Desk().opened() as desk:
-        desk.calls.tasks.detach(desk.calls.call(lambda work: done.set()))
-        desk.calls.tasks.detach(desk.calls.call(Raises(NotFound("lost"))))
+    with pytest.raises(KeyError, match="0") as caught, CallEnvironment().opened() as env:
+        env.calls.tasks.detach(env.calls.call(lambda work: done.set()))
+        env.calls.tasks.detach(env.calls.call(FailingCall(NotFound("lost"))))
         for number in range(2):
-            desk.calls.tasks.detach(desk.calls.call(Raises(KeyError(number))))
-            desk.run(eventually(lambda: len(desk.calls.tasks.bugs) > number))  # noqa: B023 (called at once)
+            env.calls.tasks.detach(env.calls.call(FailingCall(KeyError(number))))
+            env.run(eventually(lambda: len(env.calls.tasks.bugs) > number))  # noqa: B023 (called at once)
     assert done.is_set()
-    assert ["and elsewhere: KeyError(1)"] == caught.value.__notes__
+    assert [True] == ["KeyError(1)" in note for note in caught.value.__notes__]

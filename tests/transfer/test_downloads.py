@@ -1,4 +1,4 @@
-"""Reading so that what is read is proven."""
+"""Blobs are verified while they are read, and broken connections are resumed."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ import pytest
 from mirror.errors import NetworkError, NotFound, Refused
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.transfer.downloads import MARK_EVERY, RESUMES, WORTH_RESUMING, Origin, SourceBody
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import CHECKPOINT_INTERVAL, MAX_RESUMES, MIN_PROGRESS, BlobDownload
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemoryStore, blob_of
 
-DATA = random.Random(7).randbytes(3 * MARK_EVERY + 12345)
+DATA = random.Random(7).randbytes(3 * CHECKPOINT_INTERVAL + 12345)
 
 
-def read_all(body: SourceBody, offset: int = 0) -> bytes:
+def read_all(download: BlobDownload, offset: int = 0) -> bytes:
     out = bytearray()
     buffer = memoryview(bytearray(1 << 20))
-    with body.open(offset, Work(Stop())) as reader:
+    with download.open(offset, Work(Stop())) as reader:
         while count := reader.readinto(buffer):
             out += buffer[:count]
     return bytes(out)
 
 
-def test_a_blob_is_read_in_one_request_and_proven() -> None:
+def test_a_blob_is_read_and_verified_with_one_request() -> None:
     store = MemoryStore("source")
-    body = SourceBody(store.add("app", DATA), [Origin(store, "app")])
-    assert DATA == read_all(body)
+    download = BlobDownload(store.add("app", DATA), [BlobSource(store, "app")])
+    assert DATA == read_all(download)
     assert [("app", Digest.of(DATA))] == store.verbs("open")
-    assert len(DATA) == body.read
+    assert len(DATA) == download.bytes_read
 
 
-def test_an_empty_blob_is_proven_too() -> None:
+def test_an_empty_blob_is_verified() -> None:
     store = MemoryStore("source")
-    assert b"" == read_all(SourceBody(store.add("app", b""), [Origin(store, "app")]))
+    assert b"" == read_all(BlobDownload(store.add("app", b""), [BlobSource(store, "app")]))
 
 
 @pytest.mark.parametrize(
-    ("claimed", "actual", "code"),
+    ("expected", "actual", "code"),
     [
         (b"right", b"wrong", "digest_mismatch"),
         (b"right", b"righ", "size_mismatch"),
@@ -47,72 +48,72 @@ def test_an_empty_blob_is_proven_too() -> None:
         (b"", b"x", "size_mismatch"),
     ],
 )
-def test_bytes_that_are_not_the_blobs_are_refused_at_the_end(claimed: bytes, actual: bytes, code: str) -> None:
+def test_wrong_bytes_raise_an_error_that_is_not_retryable(expected: bytes, actual: bytes, code: str) -> None:
     store = MemoryStore("source")
-    blob = blob_of(claimed)
+    blob = blob_of(expected)
     store.blobs["app"][blob.digest] = actual
     with pytest.raises(Refused) as caught:
-        read_all(SourceBody(blob, [Origin(store, "app")]))
+        read_all(BlobDownload(blob, [BlobSource(store, "app")]))
     assert code == caught.value.code
     assert not caught.value.retryable
 
 
-def test_the_store_that_gave_wrong_bytes_is_named_although_another_was_asked_first() -> None:
+def test_the_error_names_the_store_that_sent_wrong_bytes() -> None:
     first, second = MemoryStore("first"), MemoryStore("second")
     blob = blob_of(b"right")
     second.blobs["other"][blob.digest] = b"wrong"
     with pytest.raises(Refused) as caught:
-        read_all(SourceBody(blob, [Origin(first, "app"), Origin(second, "other")]))
-    assert caught.value.what.startswith(f"second/other@{blob.digest}: 5 bytes with the digest ")
-    assert "the storage of second, or something on the way, is damaged" == caught.value.hint
+        read_all(BlobDownload(blob, [BlobSource(first, "app"), BlobSource(second, "other")]))
+    assert f"second/other@{blob.digest}" in caught.value.what
+    assert "second" in caught.value.hint
 
 
-def test_a_blob_of_unknown_size_is_proven_by_its_digest() -> None:
+def test_a_blob_of_unknown_size_is_verified_by_its_digest() -> None:
     store = MemoryStore("source")
     store.add("app", DATA)
-    assert DATA == read_all(SourceBody(Descriptor(Digest.of(DATA), None), [Origin(store, "app")]))
+    assert DATA == read_all(BlobDownload(Descriptor(Digest.of(DATA), None), [BlobSource(store, "app")]))
 
 
-def test_a_body_that_breaks_after_getting_somewhere_is_gone_on_with_in_place() -> None:
-    store = MemoryStore("source", cut_after=MARK_EVERY)
-    body = SourceBody(store.add("app", DATA), [Origin(store, "app")])
-    assert DATA == read_all(body)
+def test_a_broken_connection_that_made_progress_is_resumed() -> None:
+    store = MemoryStore("source", cut_after=CHECKPOINT_INTERVAL)
+    download = BlobDownload(store.add("app", DATA), [BlobSource(store, "app")])
+    assert DATA == read_all(download)
     assert 4 == len(store.verbs("open"))
-    assert len(DATA) == body.read, "no byte was read twice"
+    assert len(DATA) == download.bytes_read, "no byte was read twice"
 
 
-def test_a_body_that_gets_nowhere_is_given_up_at_once() -> None:
-    store = MemoryStore("source", cut_after=WORTH_RESUMING - 1)
+def test_a_broken_connection_that_made_no_progress_is_an_error() -> None:
+    store = MemoryStore("source", cut_after=MIN_PROGRESS - 1)
     with pytest.raises(NetworkError):
-        read_all(SourceBody(store.add("app", DATA), [Origin(store, "app")]))
+        read_all(BlobDownload(store.add("app", DATA), [BlobSource(store, "app")]))
     assert 1 == len(store.verbs("open"))
 
 
-def test_going_on_in_place_has_an_end() -> None:
-    store = MemoryStore("source", cut_after=WORTH_RESUMING)
+def test_the_number_of_resumed_connections_is_limited() -> None:
+    store = MemoryStore("source", cut_after=MIN_PROGRESS)
     with pytest.raises(NetworkError):
-        read_all(SourceBody(store.add("app", DATA), [Origin(store, "app")]))
-    assert 1 + RESUMES == len(store.verbs("open"))
+        read_all(BlobDownload(store.add("app", DATA), [BlobSource(store, "app")]))
+    assert 1 + MAX_RESUMES == len(store.verbs("open"))
 
 
-@pytest.mark.parametrize("offset", [MARK_EVERY, MARK_EVERY + 1, 2 * MARK_EVERY, len(DATA)])
-def test_a_body_can_be_opened_again_in_the_middle_and_is_still_proven(offset: int) -> None:
+@pytest.mark.parametrize("offset", [CHECKPOINT_INTERVAL, CHECKPOINT_INTERVAL + 1, 2 * CHECKPOINT_INTERVAL, len(DATA)])
+def test_a_blob_that_is_opened_again_at_an_offset_is_verified_as_a_whole(offset: int) -> None:
     store = MemoryStore("source")
-    body = SourceBody(store.add("app", DATA), [Origin(store, "app")])
-    read_all(body)
-    assert DATA[offset:] == read_all(body, offset)
+    download = BlobDownload(store.add("app", DATA), [BlobSource(store, "app")])
+    read_all(download)
+    assert DATA[offset:] == read_all(download, offset)
     store.blobs["app"][Digest.of(DATA)] = DATA[:-1] + bytes([DATA[-1] ^ 1])
     with pytest.raises(Refused):
-        read_all(body, min(offset, 2 * MARK_EVERY))
+        read_all(download, min(offset, 2 * CHECKPOINT_INTERVAL))
 
 
-def test_an_origin_that_does_not_have_it_is_left_out() -> None:
+def test_a_source_that_lacks_the_blob_is_skipped() -> None:
     first, second = MemoryStore("first"), MemoryStore("second")
     blob = second.add("other", DATA)
-    assert DATA == read_all(SourceBody(blob, [Origin(first, "app"), Origin(second, "other")]))
+    assert DATA == read_all(BlobDownload(blob, [BlobSource(first, "app"), BlobSource(second, "other")]))
 
 
-def test_when_no_origin_has_it_the_error_names_blob_and_repository() -> None:
+def test_if_no_source_has_the_blob_the_error_names_blob_and_repository() -> None:
     store = MemoryStore("source")
-    with pytest.raises(NotFound, match=r"source/app does not have blob sha256:"):
-        read_all(SourceBody(blob_of(b"lost"), [Origin(store, "app")]))
+    with pytest.raises(NotFound, match=r"source/app .* sha256:"):
+        read_all(BlobDownload(blob_of(b"lost"), [BlobSource(store, "app")]))

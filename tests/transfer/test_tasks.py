@@ -1,4 +1,4 @@
-"""Groups of coroutines: all together, and what becomes of the others when one fails."""
+"""Groups of coroutines: their results, and the others if one fails."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 
 from mirror.errors import MirrorError, NotFound
 from mirror.transfer.tasks import gather_results, run_and_catch, run_group, run_in_background, task_group
-from tests.transfer.harness import Desk, on_loop, settle
+from tests.transfer.harness import CallEnvironment, run_on_loop, settle
 
 
-class Waiting:
-    """Waits for ever; notes that it was cancelled."""
+class Endless:
+    """A coroutine function that never ends, and notes that it was cancelled."""
 
     def __init__(self) -> None:
         self.cancelled = False
@@ -26,47 +26,47 @@ class Waiting:
         return 0
 
 
-async def gives(value: int) -> int:
+async def return_value(value: int) -> int:
     await asyncio.sleep(0)
     return value
 
 
-async def fails(error: BaseException, after: int = 1) -> int:
+async def fail(error: BaseException, after: int = 1) -> int:
     for _ in range(after):
         await asyncio.sleep(0)
     raise error
 
 
-@on_loop
-async def test_results_come_in_the_order_of_the_coroutines(desk: Desk) -> None:
-    assert [1, 2, 3] == await run_group([gives(1), gives(2), gives(3)])
+@run_on_loop
+async def test_results_are_in_the_order_of_the_coroutines(env: CallEnvironment) -> None:
+    assert [1, 2, 3] == await run_group([return_value(1), return_value(2), return_value(3)])
     assert [] == await run_group([])
 
 
-@on_loop
-async def test_the_first_failure_cancels_the_others_and_is_raised_as_it_is(desk: Desk) -> None:
-    waiting = Waiting()
+@run_on_loop
+async def test_the_first_error_cancels_the_others_and_is_raised_unchanged(env: CallEnvironment) -> None:
+    endless = Endless()
     with pytest.raises(NotFound, match="first"):
-        await run_group([waiting(), fails(NotFound("first")), fails(NotFound("second"), 2)])
-    assert waiting.cancelled
+        await run_group([endless(), fail(NotFound("first")), fail(NotFound("second"), 2)])
+    assert endless.cancelled
 
 
-@on_loop
-async def test_a_bug_counts_more_than_other_errors(desk: Desk) -> None:
+@run_on_loop
+async def test_an_error_that_is_no_mirror_error_takes_precedence(env: CallEnvironment) -> None:
     with pytest.raises(KeyError):
-        await run_group([fails(NotFound("x")), fails(KeyError("bug"))])
+        await run_group([fail(NotFound("x")), fail(KeyError("bug"))])
 
 
-@on_loop
-async def test_all_can_be_waited_for_whatever_their_errors(desk: Desk) -> None:
-    found = await gather_results([fails(NotFound("x")), gives(2)])
+@run_on_loop
+async def test_gather_results_returns_mirror_errors_and_raises_others(env: CallEnvironment) -> None:
+    found = await gather_results([fail(NotFound("x")), return_value(2)])
     assert [True, False] == [isinstance(one, MirrorError) for one in found]
     with pytest.raises(KeyError):
-        await gather_results([fails(KeyError("bug")), gives(2)])
+        await gather_results([fail(KeyError("bug")), return_value(2)])
 
 
-@on_loop
-async def test_a_group_ends_with_the_tasks_that_its_tasks_have_added(desk: Desk) -> None:
+@run_on_loop
+async def test_a_group_waits_for_tasks_that_its_tasks_have_added(env: CallEnvironment) -> None:
     done: list[int] = []
 
     async def add(group: asyncio.TaskGroup, depth: int) -> None:
@@ -80,31 +80,31 @@ async def test_a_group_ends_with_the_tasks_that_its_tasks_have_added(desk: Desk)
     assert [5, 4, 3, 2, 1, 0] == done
 
 
-@on_loop
-async def test_background_tasks_end_with_their_block(desk: Desk) -> None:
-    waiting = Waiting()
-    async with run_in_background([waiting(), gives(1), fails(NotFound("not asked for"))]) as (_, one, _):
+@run_on_loop
+async def test_background_tasks_are_cancelled_at_the_end_of_the_block(env: CallEnvironment) -> None:
+    endless = Endless()
+    async with run_in_background([endless(), return_value(1), fail(NotFound("nobody awaits this"))]) as (_, one, _):
         assert 1 == await one
-    assert waiting.cancelled
+    assert endless.cancelled
 
 
-@on_loop
-async def test_an_attempt_gives_back_whatever_is_raised_but_its_cancellation(desk: Desk) -> None:
-    assert isinstance(await run_and_catch(fails(KeyError("bug"))), KeyError)
-    assert 1 == await run_and_catch(gives(1))
-    task = desk.start(run_and_catch(Waiting()()))
+@run_on_loop
+async def test_run_and_catch_returns_all_errors_except_its_cancellation(env: CallEnvironment) -> None:
+    assert isinstance(await run_and_catch(fail(KeyError("bug"))), KeyError)
+    assert 1 == await run_and_catch(return_value(1))
+    task = env.start(run_and_catch(Endless()()))
     await settle()
     task.cancel()
     await settle()
     assert task.cancelled()
 
 
-@on_loop
-async def test_ten_thousand_coroutines_that_await_each_other_fit(desk: Desk) -> None:
+@run_on_loop
+async def test_ten_thousand_coroutines_can_await_each_other(env: CallEnvironment) -> None:
     async def after(before: asyncio.Task[int]) -> int:
         return await before + 1
 
-    task = desk.start(gives(0))
+    task = env.start(return_value(0))
     for _ in range(10_000):
-        task = desk.start(after(task))
+        task = env.start(after(task))
     assert 10_000 == await task

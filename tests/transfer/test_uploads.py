@@ -1,4 +1,4 @@
-"""The attempts of an upload, and what they keep."""
+"""The attempts of an upload, and the session that they share."""
 
 from __future__ import annotations
 
@@ -8,116 +8,119 @@ import pytest
 
 from mirror.errors import MirrorError, NetworkError
 from mirror.store import BlobReader
-from mirror.transfer.downloads import Origin, SourceBody
-from mirror.transfer.uploads import Sending
+from mirror.transfer.blob_request import BlobSource
+from mirror.transfer.downloads import BlobDownload
+from mirror.transfer.uploads import BlobUpload
 from mirror.util.cancellation import Stop, Work
 from tests.support.stores import MemorySession, MemoryStore, blob_of
 
 DATA = b"some bytes" * 1000
 
 
-def sending(source: MemoryStore, target: MemoryStore, told: list[str], session: MemorySession | None = None) -> Sending:
+def new_upload(
+    source: MemoryStore, target: MemoryStore, log: list[str], session: MemorySession | None = None
+) -> BlobUpload:
     blob = source.add("app", DATA)
-    body = SourceBody(blob, [Origin(source, "app")])
-    return Sending(target, "copy", blob, body, lambda count: None, lambda: told.append("writing"), session)
+    body = BlobDownload(blob, [BlobSource(source, "app")])
+    return BlobUpload(target, "copy", blob, body, lambda count: None, lambda: log.append("writing"), session)
 
 
-def test_the_source_speaks_before_an_upload_is_opened() -> None:
-    order: list[str] = []
+def test_the_blob_is_opened_at_the_source_before_the_upload_session() -> None:
+    log: list[str] = []
     source, target = MemoryStore("source"), MemoryStore("target")
-    source.fault = lambda verb, repository, reference: order.append(f"source {verb}")
-    target.fault = lambda verb, repository, reference: order.append(f"target {verb}")
-    sending(source, target, order).attempt(Work(Stop()))
-    assert ["source open", "writing", "target begin", "target send"] == order
+    source.fault = lambda verb, repository, reference: log.append(f"source {verb}")
+    target.fault = lambda verb, repository, reference: log.append(f"target {verb}")
+    new_upload(source, target, log).attempt(Work(Stop()))
+    assert ["source open", "writing", "target begin", "target send"] == log
     assert DATA in target.blobs["copy"].values()
 
 
-def test_a_source_that_does_not_speak_opens_no_upload() -> None:
+def test_no_upload_session_is_opened_if_the_source_fails() -> None:
     source, target = MemoryStore("source"), MemoryStore("target")
-    one = sending(source, target, [])
+    upload = new_upload(source, target, [])
     source.blobs.clear()
     with pytest.raises(MirrorError):
-        one.attempt(Work(Stop()))
+        upload.attempt(Work(Stop()))
     assert [] == target.asked
 
 
-def test_a_failed_attempt_deletes_its_session_and_the_next_asks_first_whether_it_is_there() -> None:
+def test_a_failed_attempt_deletes_its_session_and_the_next_one_starts_with_a_lookup() -> None:
     source, target = MemoryStore("source", cut_after=100), MemoryStore("target")
-    one = sending(source, target, [])
+    upload = new_upload(source, target, [])
     with pytest.raises(NetworkError):
-        one.attempt(Work(Stop()))
+        upload.attempt(Work(Stop()))
     assert 1 == len(target.deleted)
     source.cut_after = None
-    one.attempt(Work(Stop()))
+    upload.attempt(Work(Stop()))
     assert ["begin", "head", "begin", "send"] == [verb for verb, _, _ in target.asked]
-    assert 100 + len(DATA) == one.sent
+    assert 100 + len(DATA) == upload.bytes_sent
 
 
-def test_an_upload_whose_answer_was_lost_is_not_sent_again() -> None:
+def test_an_upload_whose_response_was_lost_is_not_sent_again() -> None:
     source, target = MemoryStore("source"), MemoryStore("target")
-    one = sending(source, target, [])
+    upload = new_upload(source, target, [])
 
-    def lose(verb: str, repository: str, reference: str) -> MirrorError | None:
+    def lose_response(verb: str, repository: str, reference: str) -> MirrorError | None:
         if verb != "send":
             return None
         target.blobs["copy"][reference] = DATA
-        return NetworkError("the answer was lost")
+        return NetworkError("the response was lost")
 
-    target.fault = lose
+    target.fault = lose_response
     with pytest.raises(NetworkError):
-        one.attempt(Work(Stop()))
-    one.attempt(Work(Stop()))
+        upload.attempt(Work(Stop()))
+    upload.attempt(Work(Stop()))
     assert 1 == len(target.verbs("send"))
-    assert len(DATA) == one.sent
+    assert len(DATA) == upload.bytes_sent
 
 
-class Halting(MemorySession):
-    """A session that can be gone on with: breaks after half of the blob, once."""
+class ResumableSession(MemorySession):
+    """A session that breaks once, after half of the blob, and can be resumed."""
 
-    answered = 0
+    received = 0
 
     @property
     def resumable(self) -> bool:  # type: ignore[override]
-        return 0 < self.answered and not self.committed
+        return 0 < self.received and not self.committed
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
         buffer = memoryview(bytearray(len(DATA) // 2))
-        with body(self.answered) as reader:
+        with body(self.received) as reader:
             while count := reader.readinto(buffer):
-                self.answered += count
-                if self.answered < len(DATA):
+                self.received += count
+                if self.received < len(DATA):
                     raise NetworkError("broke")
         self.committed = True
 
 
-def test_a_session_that_can_be_gone_on_with_is_kept_for_the_next_attempt() -> None:
+def test_a_resumable_session_is_kept_for_the_next_attempt() -> None:
     source, target = MemoryStore("source"), MemoryStore("target")
-    kept = Halting(target, "copy", blob_of(DATA))
-    one = sending(source, target, [], kept)
+    session = ResumableSession(target, "copy", blob_of(DATA))
+    upload = new_upload(source, target, [], session)
     with pytest.raises(NetworkError):
-        one.attempt(Work(Stop()))
-    one.attempt(Work(Stop()))
-    assert kept.committed
-    assert one.give_up() is None
+        upload.attempt(Work(Stop()))
+    upload.attempt(Work(Stop()))
+    assert session.committed
+    assert upload.end_attempts() is None
     assert [] == target.deleted
-    assert [] == target.asked, "no HEAD, no new session"
+    assert [] == target.asked, "neither a HEAD nor a new session"
 
 
-def test_what_is_given_up_between_attempts_is_handed_over_to_be_closed() -> None:
+def test_ending_the_attempts_returns_the_session_that_was_kept() -> None:
     source, target = MemoryStore("source"), MemoryStore("target")
-    kept = Halting(target, "copy", blob_of(DATA))
-    one = sending(source, target, [], kept)
+    session = ResumableSession(target, "copy", blob_of(DATA))
+    upload = new_upload(source, target, [], session)
     with pytest.raises(NetworkError):
-        one.attempt(Work(Stop()))
-    assert kept is one.give_up()
-    assert one.give_up() is None
+        upload.attempt(Work(Stop()))
+    assert session is upload.end_attempts()
+    assert upload.end_attempts() is None
 
 
-def test_what_is_given_up_during_an_attempt_is_closed_by_it() -> None:
+def test_a_running_attempt_closes_its_session_after_the_end_of_the_attempts() -> None:
     source, target = MemoryStore("source"), MemoryStore("target")
-    kept = Halting(target, "copy", blob_of(DATA))
-    one = sending(source, target, [], kept)
-    source.fault = lambda verb, repository, reference: one.give_up()  # type: ignore[assignment, return-value]
+    session = ResumableSession(target, "copy", blob_of(DATA))
+    upload = new_upload(source, target, [], session)
+    source.fault = lambda verb, repository, reference: upload.end_attempts()  # type: ignore[assignment, return-value]
     with pytest.raises(NetworkError):
-        one.attempt(Work(Stop()))
+        upload.attempt(Work(Stop()))
     assert [blob_of(DATA).digest] == target.deleted

@@ -14,13 +14,13 @@ from mirror.util.cancellation import Stop, Work
 
 def test_a_stop_cannot_be_withdrawn_and_keeps_its_first_reason() -> None:
     stop = Stop()
-    stop.check()
-    assert not stop.requested
+    stop.raise_if_requested()
+    assert not stop.is_requested
     stop.request("SIGTERM")
     stop.request("later")
-    assert stop.requested
+    assert stop.is_requested
     with pytest.raises(Cancelled, match="SIGTERM") as caught:
-        stop.check()
+        stop.raise_if_requested()
     assert ("interrupted", False) == (caught.value.code, caught.value.retryable)
 
 
@@ -39,9 +39,9 @@ def test_a_sleep_ends_after_its_time_or_at_once_on_a_stop() -> None:
 
 def test_a_stop_calls_a_callback_once_inside_its_block() -> None:
     stop, calls = Stop(), list[str]()
-    with stop.calls(lambda: calls.append("before")):
+    with stop.callback_on_stop(lambda: calls.append("before")):
         pass
-    with stop.calls(lambda: calls.append("inside")), stop.calls(lambda: calls.append("nested")):
+    with stop.callback_on_stop(lambda: calls.append("inside")), stop.callback_on_stop(lambda: calls.append("nested")):
         stop.request("now")
         stop.request("again")
         assert ["inside", "nested"] == calls
@@ -50,7 +50,7 @@ def test_a_stop_calls_a_callback_once_inside_its_block() -> None:
 def test_a_callback_registered_after_the_stop_is_called_at_once() -> None:
     stop, calls = Stop(), list[str]()
     stop.request("now")
-    with stop.calls(lambda: calls.append("late")):
+    with stop.callback_on_stop(lambda: calls.append("late")):
         assert ["late"] == calls
     assert ["late"] == calls
 
@@ -61,11 +61,11 @@ def test_a_callback_may_use_the_stop() -> None:
 
     def callback() -> None:
         stop.request("again")
-        with stop.calls(lambda: calls.append("inner")):
-            calls.append(stop.requested)
+        with stop.callback_on_stop(lambda: calls.append("inner")):
+            calls.append(stop.is_requested)
         other.close()
 
-    with stop.calls(callback):
+    with stop.callback_on_stop(callback):
         stop.request("now")
     assert ["inner", True] == calls
 
@@ -80,7 +80,7 @@ def test_leaving_the_block_during_a_stop_waits_for_the_callback() -> None:
         seen.append(left.wait(0.1))
 
     def use() -> None:
-        with stop.calls(shut):
+        with stop.callback_on_stop(shut):
             inside.set()
             with suppress(Cancelled):
                 stop.sleep(10)
@@ -102,7 +102,7 @@ def test_a_stop_of_the_parent_stops_its_children_but_not_vice_versa() -> None:
     closed.close()
     closed.close()
     child.request("only me")
-    assert [False, True, True, False] == [stop.requested for stop in (parent, child, grandchild, other)]
+    assert [False, True, True, False] == [stop.is_requested for stop in (parent, child, grandchild, other)]
     parent.request("all")
     assert ["only me", "only me", "all", ""] == [stop.reason for stop in (child, grandchild, other, closed)]
     assert "all" == Stop(parent).reason
@@ -118,15 +118,20 @@ def test_a_parent_does_not_keep_closed_children() -> None:
 def test_work_without_retries_has_the_same_stop_and_progress() -> None:
     moved = list[int]()
     work = Work(Stop(), moved.append)
-    work.once().progress(3)
-    assert ([3], True, False, work.stop) == (moved, work.retries, work.once().retries, work.once().stop)
+    work.without_retries().progress(3)
+    assert ([3], True, False, work.stop) == (
+        moved,
+        work.retries,
+        work.without_retries().retries,
+        work.without_retries().stop,
+    )
     Work(Stop()).progress(1)
 
 
 def test_work_with_a_grace_period_is_stopped_after_it() -> None:
     stop = Stop()
     with Work(stop).with_grace_period(0.01) as late:
-        assert not late.stop.requested
+        assert not late.stop.is_requested
         stop.request("a signal")
         with pytest.raises(Cancelled, match="a signal"):
             late.stop.sleep(30)
@@ -137,6 +142,6 @@ def test_work_with_a_grace_period_is_not_stopped_without_a_request_and_leaves_no
     with Work(stop).with_grace_period(0.0) as late:
         pass
     stop.request("later")
-    assert not late.stop.requested
+    assert not late.stop.is_requested
     with pytest.raises(Cancelled), Work(stop).with_grace_period(1.0):
         raise AssertionError

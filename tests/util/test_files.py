@@ -1,3 +1,5 @@
+"""Files that appear complete or not at all, private directories, and the lock of a run."""
+
 from __future__ import annotations
 
 import errno

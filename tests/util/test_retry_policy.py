@@ -11,7 +11,7 @@ from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, RateLi
 from mirror.util.retry_policy import ONCE, Policy, SystemClock
 
 LOST = NetworkError("reset")
-POLICY = Policy(attempts=5, base=0.5, cap=20.0, budget=90.0, longest_asked=120.0)
+POLICY = Policy(attempts=5, base=0.5, cap=20.0, budget=90.0, max_retry_after=120.0)
 
 
 def longest(attempt: int, error: MirrorError = LOST, waited: float = 0.0, policy: Policy = POLICY) -> float | None:
@@ -89,7 +89,7 @@ def test_every_sequence_of_waits_is_bounded(
         waits.append(wait)
         waited += wait
     assert len(waits) < attempts
-    assert all(0 <= wait <= max(cap, policy.longest_asked if asked is not None else 0) for wait in waits)
+    assert all(0 <= wait <= max(cap, policy.max_retry_after if asked is not None else 0) for wait in waits)
     assert asked is not None or sum(waits) < budget or not waits
 
 

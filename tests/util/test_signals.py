@@ -14,7 +14,7 @@ import pytest
 
 from mirror.commands.session import AT_LEAST, LEAVING, close_in_time, seconds_left
 from mirror.errors import LocalError
-from mirror.transfer.calls import PATIENCE
+from mirror.transfer.calls import CLOSE_TIMEOUT
 from mirror.util.signals import Signals
 from tests.registries.process import eventually
 
@@ -73,16 +73,16 @@ def test_a_signal_that_another_thread_gets_wakes_an_event_loop() -> None:
 
 
 def test_all_waits_after_a_signal_share_one_limit() -> None:
-    patience: list[float] = []
+    timeouts: list[float] = []
     with Signals() as signals:
-        close_in_time(patience.append, signals)
+        close_in_time(timeouts.append, signals)
         signal.raise_signal(signal.SIGTERM)
-        close_in_time(patience.append, signals)
+        close_in_time(timeouts.append, signals)
         before = time.monotonic()
         assert eventually(lambda: time.monotonic() > before, within=1)
-        close_in_time(patience.append, signals)
-    assert PATIENCE == patience[0]
-    assert LEAVING >= patience[1] > patience[2] >= AT_LEAST
+        close_in_time(timeouts.append, signals)
+    assert CLOSE_TIMEOUT == timeouts[0]
+    assert LEAVING >= timeouts[1] > timeouts[2] >= AT_LEAST
 
 
 def test_waits_at_the_end_of_a_run_fit_the_limit_of_a_later_signal() -> None:
@@ -93,8 +93,8 @@ def test_waits_at_the_end_of_a_run_fit_the_limit_of_a_later_signal() -> None:
 
 
 def test_threads_that_do_not_end_within_the_limit_are_left_behind() -> None:
-    def hang(patience: float) -> None:
-        raise LocalError(f"1 thread did not end within {patience} s")
+    def hang(timeout: float) -> None:
+        raise LocalError(f"1 thread did not end within {timeout} s")
 
     with Signals() as signals:
         with pytest.raises(LocalError):

@@ -18,11 +18,11 @@ class Call:
 
     def __init__(self, result: str | Exception) -> None:
         self.result = result
-        self.begun = threading.Event()
+        self.started = threading.Event()
         self.end = threading.Event()
 
     def __call__(self) -> str:
-        self.begun.set()
+        self.started.set()
         assert self.end.wait(60)
         return self.returned(self.result)
 
@@ -33,45 +33,45 @@ class Call:
         return result
 
 
-def start_call(pool: ThreadPoolExecutor, flights: SingleFlight[str, str], call: Call) -> Future[str]:
-    future = pool.submit(flights.share, "key", call, Stop())
-    assert call.begun.wait(60)
+def start_call(pool: ThreadPoolExecutor, calls: SingleFlight[str, str], call: Call) -> Future[str]:
+    future = pool.submit(calls.share, "key", call, Stop())
+    assert call.started.wait(60)
     return future
 
 
 def test_callers_during_a_call_get_its_result() -> None:
-    flights: SingleFlight[str, str] = SingleFlight("x")
+    calls: SingleFlight[str, str] = SingleFlight("x")
     call, stops = Call("first"), [WatchedStop() for _ in range(5)]
     with ThreadPoolExecutor(6) as pool:
-        leader = start_call(pool, flights, call)
-        others = [pool.submit(flights.share, "key", lambda: "other", stop) for stop in stops]
+        leader = start_call(pool, calls, call)
+        others = [pool.submit(calls.share, "key", lambda: "other", stop) for stop in stops]
         assert all(stop.waits.wait(60) for stop in stops)
         call.end.set()
         assert ["first"] * 6 == [future.result(10) for future in (leader, *others)]
-    assert "second" == flights.share("key", lambda: "second", Stop())
+    assert "second" == calls.share("key", lambda: "second", Stop())
 
 
 def test_all_waiting_callers_get_a_copy_of_the_error() -> None:
-    flights: SingleFlight[str, str] = SingleFlight("x")
+    calls: SingleFlight[str, str] = SingleFlight("x")
     call, stop = Call(AuthError("no", hint="h", status=401)), WatchedStop()
     with ThreadPoolExecutor(2) as pool:
-        leader = start_call(pool, flights, call)
-        other = pool.submit(flights.share, "key", lambda: "other", stop)
+        leader = start_call(pool, calls, call)
+        other = pool.submit(calls.share, "key", lambda: "other", stop)
         assert stop.waits.wait(60)
         call.end.set()
         errors = [future.exception(10) for future in (leader, other)]
     assert ["no (h)", "no (h)"] == [str(error) for error in errors]
     assert errors[0] is not errors[1]
-    assert "second" == flights.share("key", lambda: "second", Stop())
+    assert "second" == calls.share("key", lambda: "second", Stop())
 
 
 @pytest.mark.parametrize("failure", [Cancelled("only this one"), ValueError("a bug")])
 def test_if_the_calling_thread_is_cancelled_another_caller_makes_the_call(failure: Exception) -> None:
-    flights: SingleFlight[str, str] = SingleFlight("x")
+    calls: SingleFlight[str, str] = SingleFlight("x")
     call, stop = Call(failure), WatchedStop()
     with ThreadPoolExecutor(2) as pool:
-        leader = start_call(pool, flights, call)
-        other = pool.submit(flights.share, "key", lambda: "other", stop)
+        leader = start_call(pool, calls, call)
+        other = pool.submit(calls.share, "key", lambda: "other", stop)
         assert stop.waits.wait(60)
         call.end.set()
         assert "other" == other.result(10)
@@ -79,11 +79,11 @@ def test_if_the_calling_thread_is_cancelled_another_caller_makes_the_call(failur
 
 
 def test_a_waiting_caller_can_be_cancelled() -> None:
-    flights: SingleFlight[str, str] = SingleFlight("x")
+    calls: SingleFlight[str, str] = SingleFlight("x")
     call, stop = Call("late"), WatchedStop()
     with ThreadPoolExecutor(2) as pool:
-        leader = start_call(pool, flights, call)
-        other = pool.submit(flights.share, "key", lambda: "other", stop)
+        leader = start_call(pool, calls, call)
+        other = pool.submit(calls.share, "key", lambda: "other", stop)
         assert stop.waits.wait(60)
         stop.request("a signal")
         with pytest.raises(Cancelled, match="a signal"):
@@ -93,12 +93,12 @@ def test_a_waiting_caller_can_be_cancelled() -> None:
 
 
 def test_the_wait_for_a_shared_call_is_limited() -> None:
-    flights: SingleFlight[str, str] = SingleFlight("a token", patience=0.05)
+    calls: SingleFlight[str, str] = SingleFlight("a token", timeout=0.05)
     call = Call("late")
     with ThreadPoolExecutor(1) as pool:
-        leader = start_call(pool, flights, call)
+        leader = start_call(pool, calls, call)
         with pytest.raises(NetworkError, match="a token: no result") as caught:
-            flights.share("key", lambda: "other", Stop())
+            calls.share("key", lambda: "other", Stop())
         assert ("timeout", True) == (caught.value.code, caught.value.retryable)
         call.end.set()
         leader.result(10)
@@ -110,7 +110,7 @@ def test_a_value_is_created_once_for_all_callers() -> None:
     assert once.value_if_created() is None
     with ThreadPoolExecutor(2) as pool:
         leader = pool.submit(once.get, Work(Stop()))
-        assert call.begun.wait(60)
+        assert call.started.wait(60)
         other = pool.submit(once.get, Work(stop))
         assert stop.waits.wait(60)
         call.end.set()
@@ -131,11 +131,11 @@ def test_a_failed_creation_is_not_repeated_unless_it_was_cancelled() -> None:
 
 
 def test_calls_for_different_keys_do_not_wait_for_each_other() -> None:
-    flights: SingleFlight[str, str] = SingleFlight("x")
+    calls: SingleFlight[str, str] = SingleFlight("x")
     call = Call("a")
     with ThreadPoolExecutor(1) as pool:
-        leader = start_call(pool, flights, call)
-        assert "b" == flights.share("other", lambda: "b", Stop())
+        leader = start_call(pool, calls, call)
+        assert "b" == calls.share("other", lambda: "b", Stop())
         call.end.set()
         assert "a" == leader.result(10)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.util.structs import Hiding, Struct
+from mirror.util.structs import RedactedStruct, Struct
 
 PACKAGE = Path(__file__).resolve().parents[2] / "mirror"
 SECRETS = {"password", "secret", "identity_token", "registry_token", "proxy", "header", "headers"}
@@ -26,9 +26,9 @@ def structs() -> list[type[Struct]]:
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in structs() if issubclass(kind, Hiding)], ids=lambda kind: kind.__name__
+    "kind", [kind for kind in structs() if issubclass(kind, RedactedStruct)], ids=lambda kind: kind.__name__
 )
-def test_the_representation_of_a_value_omits_hidden_fields(kind: type[Hiding]) -> None:
+def test_the_representation_of_a_value_omits_hidden_fields(kind: type[RedactedStruct]) -> None:
     canaries = {name: f"CANARY-{name}" for name in kind.__struct_fields__}
     value = kind(*canaries.values())
     words = f"{value!r} {value.__rich_repr__()!r}"
@@ -41,12 +41,12 @@ def test_fields_with_the_name_of_a_secret_are_hidden() -> None:
         f"{kind.__name__}.{name}"
         for kind in structs()
         for name in SECRETS.intersection(kind.__struct_fields__)
-        if name not in (kind.HIDDEN if issubclass(kind, Hiding) else ())
+        if name not in (kind.HIDDEN if issubclass(kind, RedactedStruct) else ())
     }
     # A `Secret` has a representation of its own. Headers of responses, and of requests to `mirror serve`, are not ours.
     assert wanting == {
         "HostSettings.password",
-        "Answer.headers",
+        "Response.headers",
         "Head.headers",
         "ServerResponse.headers",
         "ServerRequest.header",

@@ -33,7 +33,7 @@ def _find_gaps_by_inventory(bundle: BundleReader, inventory: Inventory, work: Wo
     for digest, size in sizes.items():
         yield from _check_member(bundle, digest, size)
     for digest in inventory.manifests:
-        work.stop.check()
+        work.stop.raise_if_requested()
         if bundle.member(digest) is None:
             continue
         try:
@@ -49,7 +49,7 @@ def _find_gaps_by_index(bundle: BundleReader, work: Work) -> Iterator[str]:
     todo = [root.descriptor for root in bundle.roots()]
     seen: set[Digest] = set()
     while todo:
-        work.stop.check()
+        work.stop.raise_if_requested()
         one = todo.pop()
         if one.digest in seen or one.foreign:
             continue

@@ -95,8 +95,8 @@ class StreamInput:
     def _read_available(self, buffer: memoryview) -> int:
         """Wait for bytes and read what is available; return the number of bytes, 0 at the end."""
         while not self._poll.poll(_LOOK_EVERY * 1000):
-            self._stop.check()
-        self._stop.check()
+            self._stop.raise_if_requested()
+        self._stop.raise_if_requested()
         try:
             return os.readv(self._descriptor, [buffer])
         except OSError as error:

@@ -27,8 +27,8 @@ def write_to_pipe(descriptor: int, data: memoryview, stop: Stop) -> None:
     poll.register(descriptor, select.POLLOUT)
     while data:
         while not poll.poll(_LOOK_EVERY * 1000):
-            stop.check()
-        stop.check()
+            stop.raise_if_requested()
+        stop.raise_if_requested()
         try:
             # A larger write could block while the pipe is full, and a stop could not interrupt it.
             data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
@@ -47,7 +47,7 @@ def read_chunks(descriptor: int, offset: int, size: int, stop: Stop) -> Iterator
     Ends early where they cannot be read; the caller's hash then does not match."""
     buffer = memoryview(bytearray(min(CHUNK, size)))
     while size:
-        stop.check()
+        stop.raise_if_requested()
         try:
             count = os.preadv(descriptor, [buffer[: min(size, len(buffer))]], offset)
         except OSError:

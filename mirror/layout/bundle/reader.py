@@ -112,7 +112,7 @@ class BundleReader:
             hasher = digest.hasher()
             with MemberReader(self, member) as reader:
                 while count := reader.readinto(buffer):
-                    work.stop.check()
+                    work.stop.raise_if_requested()
                     hasher.update(buffer[:count])
             if hasher.hexdigest() != digest.hex:
                 return True
@@ -191,7 +191,7 @@ class BundleReader:
         """Return all readable manifests that the inventory lists, children before parents. Raises Cancelled."""
         read: dict[Digest, Manifest] = {}
         for digest in self.inventory.manifests if self.inventory is not None else ():
-            work.stop.check()
+            work.stop.raise_if_requested()
             with suppress(MirrorError):
                 read[digest] = self.manifest(digest)
         below = {digest: [child.digest for child in one.children] for digest, one in read.items()}

@@ -22,7 +22,7 @@ from mirror.layout.referrers import Referrers
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import DAMAGED, BlobReader, Coming, Mount, Version
+from mirror.store import DAMAGED, BlobReader, ExpectedImage, Mount, Version
 from mirror.util.cancellation import Work
 from mirror.util.single_flight import LazyValue
 
@@ -33,7 +33,7 @@ class BundleStore:
     partial: it lacks blobs that its base has. incomplete: it lacks images that it should have. Both are set when the
     bundle has been opened."""
 
-    gathers = True
+    needs_all_images = True
     on_disk = True
 
     def __init__(
@@ -129,7 +129,7 @@ class BundleStore:
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
         """Yield what each tag or digest refers to, or the error in its place."""
         for reference in references:
-            work.stop.check()
+            work.stop.raise_if_requested()
             yield self._resolve(repository, reference, work)
 
     def _resolve(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
@@ -160,7 +160,7 @@ class BundleStore:
             raise NotFound(f"{self.host} does not have blob {blob.digest}")
         return MemberReader(bundle, member, offset)
 
-    def lacks(self, blob: Descriptor) -> bool:
+    def leaves_out(self, blob: Descriptor) -> bool:
         """Whether the opened bundle does not have the blob. Does no I/O."""
         bundle = self._reader.value_if_created()
         return bundle is not None and bundle.member(blob.digest) is None
@@ -171,7 +171,7 @@ class BundleStore:
 
     # ---- writing
 
-    def begin(self, images: Sequence[Coming], work: Work, *, missing: Collection[str] = ()) -> None:
+    def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
         """Create the file at its final size with all manifests.
 
         Reuse the blobs of an interrupted run and of the existing bundle. Raises RemoteError (an image has blobs of

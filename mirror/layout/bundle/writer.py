@@ -241,7 +241,7 @@ class BundleWriter:
 
         Return False if it has been written."""
         while True:
-            stop.check()
+            stop.raise_if_requested()
             with self._changed:
                 if digest in self._written:
                     return False
@@ -255,7 +255,7 @@ class BundleWriter:
         buffer = memoryview(bytearray(min(CHUNK, position.size + 1)))
         written = 0
         while count := reader.readinto(buffer):
-            work.stop.check()
+            work.stop.raise_if_requested()
             if written + count > position.size:
                 raise Refused(f"blob {blob.digest} is longer than its {position.size} bytes", code="size_mismatch")
             self._write_at(buffer[:count], position.offset + written)

@@ -28,9 +28,9 @@ class Failure(Struct, frozen=True):
     retryable: bool = False
 
     @classmethod
-    def of(cls, error: MirrorError) -> Failure:
+    def from_error(cls, error: MirrorError) -> Failure:
         """Create the record of an error."""
-        return cls(error.code, error.what, error.hint, error.status, error.passing)
+        return cls(error.code, error.what, error.hint, error.status, error.is_transient)
 
 
 class ImageEntry(Struct, frozen=True):

@@ -84,7 +84,9 @@ class HostAuthorizer:
                 return grant.header
         return self._get_header(state, work)
 
-    def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
+    def handle_challenge(
+        self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
+    ) -> None:
         """Handle a 401 to a request that had the header `sent`, or another status that reports an expired token.
 
         challenges: the WWW-Authenticate fields. Returns if the request should be sent once more, with the result of
@@ -102,7 +104,7 @@ class HostAuthorizer:
         finally:
             self._leave_gates(state)  # still one request at a time: by this thread, or by one that waits
 
-    def accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
         """Note that a request with these scopes received a response other than 401."""
         state = self._states.get(scopes)
         if state is None or (state.is_authorized and not state.refusals):
@@ -118,7 +120,7 @@ class HostAuthorizer:
         state.gate.open()
         self._first_gate.open()
 
-    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+    def release(self, scopes: tuple[Scope, ...]) -> None:
         """Note that the request of this thread has no response; the next waiting request may be sent."""
         state = self._states.get(scopes)
         if state is not None:
@@ -136,7 +138,7 @@ class HostAuthorizer:
         with self._lock:
             self._states.pop(pull(repository), None)
 
-    def allow_another(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
         """Allow one more request with these scopes after the registry refused one for good; the next 401 is final at
         once.
 
@@ -162,7 +164,7 @@ class HostAuthorizer:
         """Return the header to send, after waiting for this request's turn."""
         try:
             while True:
-                work.stop.check()
+                work.stop.raise_if_requested()
                 if state.error is not None:
                     raise copy_error(state.error)
                 scheme = state.scheme or self._scheme

@@ -70,22 +70,24 @@ class Authorizer(Protocol):
         wait for it."""
         ...
 
-    def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
+    def handle_challenge(
+        self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
+    ) -> None:
         """Handle a 401 with these WWW-Authenticate values, to a request that had the header `sent`.
 
         Returns if the request should be sent once more, because `header` now returns another value. Raises AuthError
         otherwise."""
         ...
 
-    def accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
         """Note that the response was not a 401."""
         ...
 
-    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+    def release(self, scopes: tuple[Scope, ...]) -> None:
         """Note that no response was received, or one that does not show whether access is allowed."""
         ...
 
-    def allow_another(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
         """Allow one more request with these scopes, although the registry refused one for good."""
         ...
 
@@ -97,7 +99,7 @@ class Anonymous:
         """Return None: no header."""
         return None
 
-    def challenged(
+    def handle_challenge(
         self,
         scopes: tuple[Scope, ...],
         challenges: Sequence[str],
@@ -107,14 +109,14 @@ class Anonymous:
         """Raise AuthError: the registry requires credentials."""
         raise AuthError("the registry requires credentials, and none are configured", code="auth_failed", status=401)
 
-    def accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing."""
         pass
 
-    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+    def release(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing."""
         pass
 
-    def allow_another(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing."""
         pass

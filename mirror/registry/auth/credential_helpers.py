@@ -3,7 +3,7 @@
 A helper is a program `docker-credential-NAME`. It reads the name of a server from standard input, and writes a user
 name and a secret as JSON. Source: the protocol of the docker-credential-helpers project, `get`. A helper is another
 program with the user's rights, so its name, location, run time and output are limited. Its standard error is discarded,
-because some helpers print secrets there. Any result other than an answer or "credentials not found" is an error: a
+because some helpers print secrets there. Any result other than a response or "credentials not found" is an error: a
 broken helper must not lead to anonymous requests.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from mirror.errors import AuthError, printable
 from mirror.registry.auth.docker_config import home_directory, normalize_host
 from mirror.util.cancellation import Stop
-from mirror.util.structs import Hiding
+from mirror.util.structs import RedactedStruct
 
 MAX_BYTES = 64 * 1024  # of a helper's output
 
@@ -44,7 +44,7 @@ _PASSED_VARIABLES = re.compile(
 )
 
 
-class HelperAnswer(Hiding, frozen=True):
+class HelperResponse(RedactedStruct, frozen=True):
     """The credentials that a helper returned."""
 
     HIDDEN = ("secret",)
@@ -61,7 +61,7 @@ def ask_helper(
     stop: Stop,
     port: int = 443,
     timeout: float,
-) -> HelperAnswer | None:
+) -> HelperResponse | None:
     """Return the result of `docker-credential-NAME get` for `server`; None if the helper has no credentials for it.
 
     port: the default port, which names of servers may omit. Blocks for at most `timeout` seconds; then, or at a stop,
@@ -79,7 +79,7 @@ def ask_helper(
         if output.decode("utf-8", "replace").strip().lower().startswith(_NOT_FOUND):
             return None
         raise AuthError(f"{program} failed for {server}: exit code {code}", hint=f"run `{program} get` by hand")
-    return _parse_answer(program, server, output, port)
+    return _parse_response(program, server, output, port)
 
 
 def _safe_path_entries(environ: Mapping[str, str]) -> list[str]:
@@ -119,7 +119,7 @@ def _run_helper(
 ) -> tuple[int, bytes]:
     """Run `program get` and return its exit code and output."""
     deadline = time.monotonic() + timeout
-    stop.check()
+    stop.raise_if_requested()
     try:
         # A new session is a new process group, which can be killed as a whole, and it has no terminal for prompts.
         process = subprocess.Popen(
@@ -182,20 +182,20 @@ def _wait_for_exit(process: subprocess.Popen[bytes], name: str, deadline: float,
 
 def _next_wait(name: str, deadline: float, stop: Stop) -> float:
     """Return the seconds to wait before the next check. Raises AuthError past the deadline; Cancelled."""
-    stop.check()
+    stop.raise_if_requested()
     left = deadline - time.monotonic()
     if left <= 0:
         raise AuthError(f"{name} did not end within its time limit and was killed")
     return min(left, _POLL_INTERVAL)
 
 
-def _parse_answer(program: str, server: str, output: bytes, port: int) -> HelperAnswer:
+def _parse_response(program: str, server: str, output: bytes, port: int) -> HelperResponse:
     """Parse the output of a helper. Raises AuthError, without parts of the output."""
     try:
-        answer = json.loads(output.decode("utf-8"))
+        response = json.loads(output.decode("utf-8"))
     except (ValueError, RecursionError):
         raise AuthError(f"the output of {program} for {server} is not JSON") from None
-    fields = answer if isinstance(answer, dict) else {}
+    fields = response if isinstance(response, dict) else {}
     username, secret = fields.get("Username"), fields.get("Secret")
     for key, text in (("Username", username), ("Secret", secret)):
         if not isinstance(text, str) or not text or _CONTROL.search(text):
@@ -203,7 +203,7 @@ def _parse_answer(program: str, server: str, output: bytes, port: int) -> Helper
     other = fields.get("ServerURL") or server
     if not isinstance(other, str) or normalize_host(other, port) != normalize_host(server, port):
         raise AuthError(f"{program} returned credentials for {printable(other, 80)} instead of {server}")
-    return HelperAnswer(str(username), str(secret))
+    return HelperResponse(str(username), str(secret))
 
 
 _HINT = "check credHelpers and credsStore in docker's configuration"

@@ -17,14 +17,14 @@ from mirror.registry.auth.docker_config import HUB_KEY, DockerConfig, Login, con
 from mirror.registry.http.host_settings import HostSettings, Secret
 from mirror.util.cancellation import Stop
 from mirror.util.single_flight import SingleFlight, copy_error
-from mirror.util.structs import Hiding
+from mirror.util.structs import RedactedStruct
 
 HELPER_TIMEOUT = 30.0  # seconds for one run of a helper
 
 _IDENTITY_USER = "<token>"  # docker's user name for a secret that is an identity token, not a password
 
 
-class Credential(Hiding, frozen=True):
+class Credential(RedactedStruct, frozen=True):
     """A user name with a password, an identity token (for an OAuth2 token service) or a bearer token.
 
     origin: where it came from, for messages; it contains no part of a secret."""
@@ -84,7 +84,7 @@ class CredentialSource:
         self._configured: dict[str, Credential] = {}
         self._docker_configs: dict[Path, DockerConfig | None] = {}
         # By helper and server. Needs no lock: entries are only set, each as a whole.
-        self._helper_answers: dict[tuple[str, str], Credential | AuthError | None] = {}
+        self._helper_responses: dict[tuple[str, str], Credential | AuthError | None] = {}
         self._helper_calls: SingleFlight[tuple[str, str, bool], Credential | None] = SingleFlight("a credential helper")
         self._secrets: set[str] = set()
 
@@ -143,9 +143,9 @@ class CredentialSource:
                 continue
             helper = file.helper(name, port)
             if helper is not None:
-                answer = self._helper_credential(helper, HUB_KEY if name == DOCKER_HUB else host, port, fresh, stop)
-                if answer is not None:
-                    return answer
+                response = self._helper_credential(helper, HUB_KEY if name == DOCKER_HUB else host, port, fresh, stop)
+                if response is not None:
+                    return response
             entry = file.login(name, repository, port)
             if entry is not None:
                 return _entry_credential(entry, file.name)
@@ -182,17 +182,17 @@ class CredentialSource:
         """Return the credential that a helper has for `server`. Threads that need the same one share one run."""
 
         def ask() -> Credential | None:
-            if not fresh and (helper, server) in self._helper_answers:  # another thread has run the helper just now
-                return self._cached_answer(helper, server)
+            if not fresh and (helper, server) in self._helper_responses:  # another thread has run the helper just now
+                return self._cached_response(helper, server)
             return self._run_helper(helper, server, port, stop)
 
-        if not fresh and (helper, server) in self._helper_answers:
-            return self._cached_answer(helper, server)
+        if not fresh and (helper, server) in self._helper_responses:
+            return self._cached_response(helper, server)
         return self._helper_calls.share((helper, server, fresh), ask, stop)
 
-    def _cached_answer(self, helper: str, server: str) -> Credential | None:
+    def _cached_response(self, helper: str, server: str) -> Credential | None:
         """Return, or raise, the kept result of a helper."""
-        known = self._helper_answers[helper, server]
+        known = self._helper_responses[helper, server]
         if isinstance(known, AuthError):
             raise copy_error(known)
         return known
@@ -200,15 +200,15 @@ class CredentialSource:
     def _run_helper(self, helper: str, server: str, port: int, stop: Stop) -> Credential | None:
         """Run a helper and keep its result, also if that is an error."""
         try:
-            answer = credential_helpers.ask_helper(
+            response = credential_helpers.ask_helper(
                 helper, server, environ=self._environ, stop=stop, port=port, timeout=self._helper_timeout
             )
         except AuthError as error:
-            self._helper_answers[helper, server] = error
+            self._helper_responses[helper, server] = error
             raise
         origin = f"docker-credential-{helper}"
-        found = Credential.of(answer.username, answer.secret, origin) if answer is not None else None
-        self._helper_answers[helper, server] = found
+        found = Credential.of(response.username, response.secret, origin) if response is not None else None
+        self._helper_responses[helper, server] = found
         return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from mirror.errors import AuthError, printable
 from mirror.oci.reference import DOCKER_HUB
-from mirror.util.structs import Hiding
+from mirror.util.structs import RedactedStruct
 
 MAX_BYTES = 1024 * 1024
 HUB_KEY = "https://index.docker.io/v1/"  # docker's name for Docker Hub, in this file and for helpers
@@ -69,7 +69,7 @@ def normalize_host(text: str, port: int = 443) -> str:
     return DOCKER_HUB if host in _HUB_NAMES else host
 
 
-class Login(Hiding, frozen=True):
+class Login(RedactedStruct, frozen=True):
     """An entry of `auths`. path: the repositories that it is for; empty: all repositories of the host."""
 
     HIDDEN = ("password", "identity_token", "registry_token")

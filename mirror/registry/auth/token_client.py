@@ -16,7 +16,7 @@ from mirror.oci import strictjson
 from mirror.registry.auth.credentials import Credential
 from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Work
-from mirror.util.structs import Hiding
+from mirror.util.structs import RedactedStruct
 
 log = logging.getLogger("mirror.auth")
 
@@ -55,7 +55,7 @@ class OneOff(Protocol):
     ) -> Reply: ...
 
 
-class Token(Hiding, frozen=True):
+class Token(RedactedStruct, frozen=True):
     """A bearer token. value: visible ASCII. lifetime: seconds from the time of the request."""
 
     HIDDEN = ("value",)
@@ -111,20 +111,20 @@ class TokenClient:
         if len(reply.body) > MAX_BYTES:
             raise AuthError(f"{what} sent more than {MAX_BYTES} bytes")
         try:
-            answer = strictjson.parse(reply.body, what=f"the answer of {what}")
+            response = strictjson.parse(reply.body, what=f"the response of {what}")
         except Refused as error:
             raise AuthError(error.what) from error
-        if not isinstance(answer, dict):
+        if not isinstance(response, dict):
             raise AuthError(f"{what} sent no token: the response is not a JSON object")
         # The specification does not say which one counts if both are present; docker uses access_token.
-        value = answer.get("access_token") or answer.get("token")
+        value = response.get("access_token") or response.get("token")
         if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
             raise AuthError(f"{what} sent no usable token")
-        if not self._logged_two_tokens and answer.get("token") not in (None, "", value):
+        if not self._logged_two_tokens and response.get("token") not in (None, "", value):
             self._logged_two_tokens = True
             extra = {"event": "two_tokens", "host": self._host}
             log.info("%s sends two different tokens; its access_token is used", what, extra=extra)
-        return Token(value, _parse_lifetime(answer.get("expires_in")))
+        return Token(value, _parse_lifetime(response.get("expires_in")))
 
     def _refusal_error(self, reply: Reply, credential: Credential | None) -> MirrorError:
         """Return the error for a status other than 200."""

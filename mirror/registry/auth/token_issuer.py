@@ -16,7 +16,7 @@ from mirror.util.cancellation import Stop, Work
 from mirror.util.config_key import registry_key
 from mirror.util.retry_policy import Clock
 from mirror.util.single_flight import SingleFlight
-from mirror.util.structs import Hiding, Struct
+from mirror.util.structs import RedactedStruct, Struct
 
 RELOAD_INTERVAL = 10.0  # seconds between two fresh look-ups of credentials
 
@@ -33,7 +33,7 @@ class AuthScheme(Struct, frozen=True):
     name: str = ""
 
 
-class Grant(Hiding, frozen=True):
+class Grant(RedactedStruct, frozen=True):
     """A value of `Authorization` and its validity. Times are in seconds of the clock."""
 
     HIDDEN = ("header",)

@@ -13,7 +13,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.registry.convert.layer_cache import CachedLayer, LayerCache
-from mirror.store import BlobReader, Transformed, Version
+from mirror.store import BlobReader, TransformResult, Version
 from mirror.util.cancellation import Work
 
 N = TypeVar("N")
@@ -47,7 +47,7 @@ def assemble_image(
     keys: Sequence[Hashable],
     make: Callable[[Hashable], None],
     build: Callable[[Sequence[CachedLayer[N]]], tuple[bytes, Manifest]],
-) -> Transformed:
+) -> TransformResult:
     """Build one image from the layers of `keys`, and return it with a Source that serves it.
 
     `build` returns the config and the manifest for these layers. The layers stay pinned until the result is released.
@@ -60,7 +60,7 @@ def assemble_image(
         pins.release()
         raise
     layers = {cached.layer.digest: key for cached, key in zip(found, keys, strict=True)}
-    return Transformed(root, ConvertedSource(host, root, config, cache, layers), repository, pins.release)
+    return TransformResult(root, ConvertedSource(host, root, config, cache, layers), repository, pins.release)
 
 
 class LayerPins:
@@ -128,7 +128,7 @@ class ConvertedSource:
             raise self._not_found_error(repository, blob.digest)
         return self._open(self._layers[blob.digest], offset)
 
-    def lacks(self, blob: Descriptor) -> bool:
+    def leaves_out(self, blob: Descriptor) -> bool:
         """Return False: no blob of the image is left out."""
         return False
 

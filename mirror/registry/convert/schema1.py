@@ -19,7 +19,7 @@ from mirror.registry.convert.converted_source import assemble_image
 from mirror.registry.convert.image_builder import CONVERTER_VERSION, HistoryStep, build_image, history_entry
 from mirror.registry.convert.layer_cache import CachedLayer, LayerCache
 from mirror.registry.convert.layers import Layer
-from mirror.store import BlobReader, Source, Transformed, TransformPart, Version
+from mirror.store import BlobReader, Source, TransformPart, TransformResult, Version
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct
 
@@ -48,18 +48,18 @@ class Schema1Source:
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
         """Resolve references; a tag of a schema 1 manifest gets a version with a conversion."""
-        answers = self._source.resolve(repository, references, work)
-        for reference, answer in zip(references, answers, strict=True):
-            if not isinstance(answer, Version) or ":" in reference:
-                yield answer
-            elif answer.manifest is None and not is_manifest_type(answer.media_type):
+        results = self._source.resolve(repository, references, work)
+        for reference, result in zip(references, results, strict=True):
+            if not isinstance(result, Version) or ":" in reference:
+                yield result
+            elif result.manifest is None and not is_manifest_type(result.media_type):
                 # The media type is missing or useless, so the body decides.
                 try:
                     yield self._add_conversion(repository, self._source.read(repository, reference, work), keep=False)
                 except (NotFound, Refused) as error:
                     yield error
             else:
-                yield self._add_conversion(repository, answer, keep=False)
+                yield self._add_conversion(repository, result, keep=False)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         """Return the version of a reference; for a tag of a schema 1 manifest, one with a conversion."""
@@ -72,8 +72,8 @@ class Schema1Source:
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
         return self._source.open_blob(repository, blob, work, offset=offset)
 
-    def lacks(self, blob: Descriptor) -> bool:
-        return self._source.lacks(blob)
+    def leaves_out(self, blob: Descriptor) -> bool:
+        return self._source.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         return self._source.referrers(repository, digest, work)
@@ -125,7 +125,7 @@ class Schema1Transform:
         """Convert one layer."""
         self._convert_layer(part.key, work)
 
-    def finish(self, work: Work) -> Transformed:
+    def finish(self, work: Work) -> TransformResult:
         """Build the config and the manifest from the converted layers."""
         entries = self._read_entries(work)
         keys = [self._cache_key(entry.layer) for entry in entries if entry.layer is not None]

@@ -1,4 +1,4 @@
-"""One request on the wire and the answer to it: turn taken at the host, connection had, whole head read."""
+"""One request on the wire and the response to it: turn taken at the host, connection had, whole head read."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mirror.registry.http.framing import Body, read_beginning, read_head, read_s
 from mirror.registry.http.headers import Head, Headers, request_head
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.pool import Pool
-from mirror.registry.http.protocol import AnswerParser
+from mirror.registry.http.protocol import ResponseParser
 from mirror.registry.http.request_body import send_body
 from mirror.registry.http.url_policy import Destination, Trust
 from mirror.util.cancellation import Work
-from mirror.util.structs import Hiding, Struct, replace
+from mirror.util.structs import RedactedStruct, Struct, replace
 
 log = logging.getLogger("mirror.http")
 
-_AT_ONCE = 64 << 10  # bytes: a body up to this goes out with its head, without a look for an early answer
+_AT_ONCE = 64 << 10  # bytes: a body up to this goes out with its head, without a look for an early response
 _ERROR_BODY = 64 << 10  # bytes
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _SAFE = frozenset({"GET", "HEAD"})
@@ -38,7 +38,7 @@ class Upload(Struct, frozen=True):
     length: int | None
 
 
-class Request(Hiding, frozen=True):
+class Request(RedactedStruct, frozen=True):
     """kind: the noun under which it is counted, `manifest`."""
 
     HIDDEN = ("headers", "body")
@@ -56,8 +56,8 @@ class Request(Hiding, frozen=True):
         return f"{self.method} {self.destination}"
 
 
-class Answer(Struct, frozen=True):
-    """A whole answer. destination: of the last request, after redirects."""
+class Response(Struct, frozen=True):
+    """A whole response. destination: of the last request, after redirects."""
 
     status: int
     headers: Headers
@@ -66,7 +66,7 @@ class Answer(Struct, frozen=True):
 
 
 class Stream(AbstractContextManager["Stream"]):
-    """An answer whose head has come, its body still to be read. Closed before the end, its connection is cut."""
+    """A response whose head has come, its body still to be read. Closed before the end, its connection is cut."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Stream(AbstractContextManager["Stream"]):
         registered: AbstractContextManager[None],
         sent: bool,
     ) -> None:
-        """sent: all of the request went out before its answer came."""
+        """sent: all of the request went out before its response came."""
         self.status = head.status
         self.headers = head.headers
         self.request = request
@@ -108,7 +108,7 @@ class Stream(AbstractContextManager["Stream"]):
             self._exchange.name(error, self.request.destination)
             raise
 
-    def read(self, limit: int) -> Answer:
+    def read(self, limit: int) -> Response:
         """All of it, and close. Raises TooBig besides."""
         with self:
             try:
@@ -116,7 +116,7 @@ class Stream(AbstractContextManager["Stream"]):
             except MirrorError as error:
                 self._exchange.name(error, self.request.destination)
                 raise
-        return Answer(self.status, self.headers, body, self.request.destination)
+        return Response(self.status, self.headers, body, self.request.destination)
 
     def beginning(self) -> bytes:
         """What can be had of a small body that is only for people; again the same when asked again."""
@@ -137,7 +137,7 @@ class Stream(AbstractContextManager["Stream"]):
         self.close()
 
 
-A = TypeVar("A", Answer, Stream)
+A = TypeVar("A", Response, Stream)
 
 
 class Exchange:
@@ -171,7 +171,7 @@ class Exchange:
         return self._settings.host if origin == self._trust.api else origin.netloc
 
     def send(self, request: Request, work: Work, *, streamed: bool = False) -> Stream:
-        """Take the host's turn, send, and read the head of the answer. streamed: the body may be big or endless.
+        """Take the host's turn, send, and read the head of the response. streamed: the body may be big or endless.
 
         A GET or HEAD that met a kept connection which the peer was just closing is sent once more on a new one.
         Raises NetworkError, RemoteError, Refused, Cancelled, and the error of a host that is down."""
@@ -182,24 +182,24 @@ class Exchange:
         and the error of a host that is down."""
         destination = request.destination
         limits = self.host(destination)
-        probes = limits.check(f"{request.method} {request.kind}")
-        wait = limits.take()
+        probes = limits.check_available(f"{request.method} {request.kind}")
+        wait = limits.reserve_start()
         if wait > 0.0 and not work.urgent:
             work.stop.sleep(wait)
-            self._limits.note_queued(wait)
-        work.stop.check()
+            self._limits.add_queued(wait)
+        work.stop.raise_if_requested()
         begun = monotonic()
         try:
-            answer = run()
+            response = run()
         except MirrorError as error:
             if log.isEnabledFor(logging.DEBUG):
                 self._note(request, error.code, begun)
             self.name(error, destination)
             raise
-        limits.answered(f"{request.method} {request.kind}", answer.status, probe=probes)
+        limits.record_response(f"{request.method} {request.kind}", response.status, probe=probes)
         if log.isEnabledFor(logging.DEBUG):
-            self._note(request, answer.status, begun)
-        return answer
+            self._note(request, response.status, begun)
+        return response
 
     def name(self, error: MirrorError, destination: Destination) -> None:
         """Note in `error` whose trouble it is."""
@@ -226,16 +226,16 @@ class Exchange:
         return self._on(self._pool.take(request.destination, work.stop, fresh=True), request, work, streamed)
 
     def _on(self, connection: Connection, request: Request, work: Work, streamed: bool) -> Stream:
-        registered = work.stop.calls(connection.abort)
+        registered = work.stop.callback_on_stop(connection.abort)
         registered.__enter__()
         try:
             until = monotonic() + (self._idle if streamed else self._deadline)
             connection.begin(work.stop, Pace(self._idle, until), request)
-            parser = AnswerParser(request.method, request, small=not streamed)
+            parser = ResponseParser(request.method, request, small=not streamed)
             complete = self._say(connection, parser, request)
-            self.host(request.destination).sent(f"{request.method} {request.kind}")
+            self.host(request.destination).count_request(f"{request.method} {request.kind}")
             head = read_head(connection, parser)
-            work.stop.check()
+            work.stop.raise_if_requested()
             if not complete and head.status < 300:
                 raise RemoteError(f"{request}: answered {head.status} before it had the body", retryable=True)
             if streamed:
@@ -249,8 +249,8 @@ class Exchange:
             connection.close()
             raise
 
-    def _say(self, connection: Connection, parser: AnswerParser, request: Request) -> bool:
-        """Send the request. False: the answer came before all of it was sent."""
+    def _say(self, connection: Connection, parser: ResponseParser, request: Request) -> bool:
+        """Send the request. False: the response came before all of it was sent."""
         body = request.body
         head = self._head(request, body)
         if isinstance(body, bytes):

@@ -63,7 +63,7 @@ class Connection:
         self.subject = subject
         self.peer = peer  # the address at the other end; None behind a proxy
         self.reused = False
-        self.heard = False  # a byte of the current answer has come
+        self.heard = False  # a byte of the current response has come
         self._sock = sock
         self._timeout: float | None = sock.gettimeout()
         self._scratch = memoryview(bytearray(_READ))
@@ -128,8 +128,8 @@ class Connection:
                     self._raise(error)
             except OSError as error:
                 self._raise(error)
-        if self._stop.requested:
-            self._stop.check()
+        if self._stop.is_requested:
+            self._stop.raise_if_requested()
         if count:
             self.heard = True
             if self._pace.until is None and self._pace.too_slow(monotonic() - begun, count):
@@ -149,13 +149,13 @@ class Connection:
                 sent += self._sock.send(memoryview(data)[sent : sent + SLICE] if sent or len(data) > SLICE else data)
         except OSError as error:
             self._raise(error)
-        if self._stop.requested:
-            self._stop.check()
+        if self._stop.is_requested:
+            self._stop.raise_if_requested()
 
     def send_some(self, view: memoryview) -> int:
         """Send the beginning of `view` as soon as any fits; -> bytes sent, 0: something came to be read instead.
 
-        A readable TLS socket may only hold a session ticket: that is no answer, and goes away with `peek`."""
+        A readable TLS socket may only hold a session ticket: that is no response, and goes away with `peek`."""
         self._set_timeout(0.0)
         while True:
             try:
@@ -167,8 +167,8 @@ class Connection:
                     self._raise(error)
             if self._wait(events) & ~select.POLLOUT and events & select.POLLOUT:
                 return 0
-        if self._stop.requested:
-            self._stop.check()
+        if self._stop.is_requested:
+            self._stop.raise_if_requested()
         self._pace.too_slow(0.0, count)
         return count
 
@@ -192,7 +192,7 @@ class Connection:
         poll = select.poll()
         poll.register(self._sock, events)
         came = sum(found for _, found in poll.poll(patience * 1000))
-        self._stop.check()
+        self._stop.raise_if_requested()
         if (not came and self._pace.until is not None) or self._pace.too_slow(monotonic() - begun, 0):
             raise self._late()
         return came
@@ -215,7 +215,7 @@ class Connection:
             self._timeout = seconds
 
     def _raise(self, error: OSError) -> NoReturn:
-        self._stop.check()
+        self._stop.raise_if_requested()
         raise self._told(error) from error
 
     def _awaited(self, error: OSError) -> int:
@@ -230,9 +230,9 @@ class Connection:
     def _late(self) -> NetworkError:
         if self._pace.until is None or self.heard:
             return self._slow()
-        return NetworkError(f"{self.subject}: no answer within {self._pace.idle:g} s", code="timeout")
+        return NetworkError(f"{self.subject}: no response within {self._pace.idle:g} s", code="timeout")
 
     def _slow(self) -> NetworkError:
         if self._pace.until is None:
             return NetworkError(f"{self.subject}: less than 1 KiB/s over {self._pace.idle:g} s", code="too_slow")
-        return NetworkError(f"{self.subject}: the answer took too long", code="too_slow")
+        return NetworkError(f"{self.subject}: the response took too long", code="too_slow")

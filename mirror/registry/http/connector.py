@@ -18,7 +18,7 @@ from mirror.registry.http.framing import read_head
 from mirror.registry.http.headers import request_head
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.lookups import AddressInfo, Lookups, Resolve, system_resolve
-from mirror.registry.http.protocol import AnswerParser
+from mirror.registry.http.protocol import ResponseParser
 from mirror.registry.http.proxy import Proxies, Proxy
 from mirror.registry.http.tls import Handshakes
 from mirror.registry.http.url_policy import Destination, Trust
@@ -43,20 +43,20 @@ class Connector:
         """Raises Unreachable, NetworkError, RemoteError (tls_error), Refused (tls_error, unsafe_*), LocalError,
         Cancelled."""
         attempt = _Attempt(self, destination, stop)
-        with stop.calls(attempt.sockets.abort):
+        with stop.callback_on_stop(attempt.sockets.abort):
             try:
                 connection = attempt.run()
             except MirrorError:
-                stop.check()
+                stop.raise_if_requested()
                 raise
             except OSError as error:
                 # All others were told: this machine lacks something.
                 raise local_error("open a connection to", destination.origin.netloc, error) from error
             finally:
                 attempt.sockets.close()
-        if stop.requested:
+        if stop.is_requested:
             connection.close()
-            stop.check()
+            stop.raise_if_requested()
         return connection
 
     @property
@@ -115,10 +115,9 @@ class _Attempt:
     def _through_tls(self, proxy: Proxy, context: ssl.SSLContext | None) -> Connection:
         """context: of the host; None: it is contacted by http, and the proxy forwards requests."""
         handshakes = self._connector.handshakes()
+        proxy_context = handshakes.context(own=False)  # before a connection is open: it may fail
         sock = self._tcp(proxy.host, proxy.port)
-        outer = handshakes.connection(
-            sock, handshakes.context(own=False), proxy.host, subject=self._proxy_name, peer=None
-        )
+        outer = handshakes.connection(sock, proxy_context, proxy.host, subject=self._proxy_name, peer=None)
         if context is None:
             return outer
         self._tunnel(outer, proxy)
@@ -131,7 +130,7 @@ class _Attempt:
                 sock = proxy.socks_socket(address, family, self.destination.origin, self._left())
             except OSError as error:
                 last = error
-                self._stop.check()
+                self._stop.raise_if_requested()
             else:
                 return self._abortable(sock)
         raise self._unreachable(proxy.host, proxy.port, last) from last
@@ -164,7 +163,7 @@ class _Attempt:
         try:
             # A second handle: the handshake takes the first out of its object.
             self.sockets.add(sock.dup())
-            self._stop.check()  # after `add`: a stop from here on shuts it
+            self._stop.raise_if_requested()  # after `add`: a stop from here on shuts it
             sock.settimeout(self._left())
         except BaseException:
             sock.close()
@@ -215,7 +214,7 @@ class _Attempt:
         subject = self._proxy_name
         wire.begin(self._stop, Pace(self._timeout, self._until), subject)
         wire.send(request_head("CONNECT", f"{host}:{origin.port}", fields))
-        parser = AnswerParser("CONNECT", subject, small=False)
+        parser = ResponseParser("CONNECT", subject, small=False)
         head = read_head(wire, parser)
         wire.set_timeout(self._left())
         if head.status == 407:

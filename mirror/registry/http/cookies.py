@@ -36,7 +36,7 @@ class Cookies:
             return "; ".join(f"{name}={value}" for name, value in jar.items()) if jar else None
 
     def note(self, origin: Origin, fields: Sequence[str]) -> None:
-        """The Set-Cookie fields of an answer of `origin`. What is no cookie, or too big, is passed over."""
+        """The Set-Cookie fields of a response of `origin`. What is no cookie, or too big, is passed over."""
         for field in fields:
             found = _PAIR.match(field)
             if found is None or len(found[0]) > MAX_BYTES:

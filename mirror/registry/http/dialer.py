@@ -117,19 +117,22 @@ class Dialer:
         except OSError as error:  # this machine has no IPv6, for one
             self._note_failure(error)
             return
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        keep_alive(sock)
-        code = sock.connect_ex(address)
-        if code not in (0, errno.EINPROGRESS):
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(sock)
+            code = sock.connect_ex(address)
+            if code not in (0, errno.EINPROGRESS):
+                raise OSError(code, os.strerror(code))
+        except OSError as error:
             sock.close()
-            self._note_failure(OSError(code, os.strerror(code)))
+            self._note_failure(error)
             return
         self._next_start = monotonic() + ATTEMPT_DELAY
         self._pending[sock.fileno()] = sock
         self._sockets.add(sock)
         self._poll.register(sock, select.POLLOUT)
-        self._stop.check()  # after `add`: a stop from here on shuts it
+        self._stop.raise_if_requested()  # after `add`: a stop from here on shuts it
 
     def _wait(self, seconds: float) -> tuple[socket.socket, str] | None:
         """The first that is connected, and the address at its other end, if one is within `seconds`."""
@@ -138,7 +141,7 @@ class Dialer:
             self._poll.unregister(number)
             self._sockets.remove(sock)
             try:
-                self._stop.check()
+                self._stop.raise_if_requested()
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not code:
                     # Asked of the socket too: 0.0.0.0, for one, is not where a connection to it ends.
@@ -153,7 +156,7 @@ class Dialer:
                 raise
             sock.close()
             self._note_failure(failure)
-        self._stop.check()
+        self._stop.raise_if_requested()
         return None
 
     def _note_failure(self, error: OSError) -> None:

@@ -1,6 +1,6 @@
-"""Whole answers from a connection, read with blocking calls: the head, then the body to its proven end.
+"""Whole responses from a connection, read with blocking calls: the head, then the body to its proven end.
 
-`http.client` takes an answer that was cut within its headers for a complete one; here it is an error, always.
+`http.client` takes a response that was cut within its headers for a complete one; here it is an error, always.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import zlib
 from mirror.errors import MirrorError, RemoteError, printable
 from mirror.registry.http.connection import Connection
 from mirror.registry.http.headers import Head
-from mirror.registry.http.protocol import AnswerParser
+from mirror.registry.http.protocol import ResponseParser
 
 
 class TooBig(RemoteError):
-    """A small answer, a manifest or a page, is bigger than we read."""
+    """A small response, a manifest or a page, is bigger than we read."""
 
 
-def read_head(connection: Connection, parser: AnswerParser) -> Head:
+def read_head(connection: Connection, parser: ResponseParser) -> Head:
     """Read until `parser` has the final head. Interim ones (1xx) are passed over, within the time of the pace.
 
     Raises NetworkError (truncated, timeout, too_slow, net_error), RemoteError (bad_response), Cancelled."""
@@ -26,7 +26,7 @@ def read_head(connection: Connection, parser: AnswerParser) -> Head:
     return parser.head
 
 
-def answer_came(connection: Connection, parser: AnswerParser) -> bool:
+def poll_response(connection: Connection, parser: ResponseParser) -> bool:
     """Feed `parser` what came, without waiting: whether that is a final head, or the end of the connection.
 
     Raises RemoteError (bad_response)."""
@@ -36,7 +36,7 @@ def answer_came(connection: Connection, parser: AnswerParser) -> bool:
     return data is not None and (not data or parser.head is not None)
 
 
-def _receive(connection: Connection, parser: AnswerParser) -> None:
+def _receive(connection: Connection, parser: ResponseParser) -> None:
     data = connection.receive()
     if data:
         parser.feed(data)
@@ -45,9 +45,9 @@ def _receive(connection: Connection, parser: AnswerParser) -> None:
 
 
 class Body:
-    """The body of the answer that `parser` has the head of."""
+    """The body of the response that `parser` has the head of."""
 
-    def __init__(self, connection: Connection, parser: AnswerParser) -> None:
+    def __init__(self, connection: Connection, parser: ResponseParser) -> None:
         self._connection = connection
         self._parser = parser
 
@@ -85,7 +85,7 @@ def read_small(body: Body, head: Head, limit: int, subject: object) -> bytes:
     """All of a small body, decoded if gzip. Raises TooBig, RemoteError, NetworkError, Cancelled."""
     data = _read(body, limit) if body.announced <= limit else b""
     if max(len(data), body.announced) > limit:
-        raise TooBig(f"{subject}: an answer is bigger than {limit} bytes", status=head.status)
+        raise TooBig(f"{subject}: a response is bigger than {limit} bytes", status=head.status)
     coding = head.headers.listed("content-encoding")
     if not data or not coding or coding == ["identity"]:
         return data
@@ -126,9 +126,9 @@ def _unzipped(data: bytes, limit: int, subject: object, status: int) -> bytes:
     try:
         plain = unzip.decompress(data, limit + 1)
     except zlib.error as error:
-        raise RemoteError(f"{subject}: an answer is not the gzip it says it is", status=status) from error
+        raise RemoteError(f"{subject}: a response is not the gzip it says it is", status=status) from error
     if len(plain) > limit:
-        raise TooBig(f"{subject}: an answer unpacks to more than {limit} bytes", status=status)
+        raise TooBig(f"{subject}: a response unpacks to more than {limit} bytes", status=status)
     if not unzip.eof or unzip.unused_data:
-        raise RemoteError(f"{subject}: an answer's gzip is cut short or followed by something", status=status)
+        raise RemoteError(f"{subject}: a response's gzip is cut short or followed by something", status=status)
     return plain

@@ -1,4 +1,4 @@
-"""Header fields, and the heads of requests and answers as values. Source: RFC 9112, "Message Format"."""
+"""Header fields, and the heads of requests and responses as values. Source: RFC 9112, "Message Format"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNSENDABLE = re.compile(r"[\r\n\x00]")
 
 
 class Headers:
-    """Header fields of an answer by name, whatever its case, with all their values."""
+    """Header fields of a response by name, whatever its case, with all their values."""
 
     __slots__ = ("_fields",)
 
@@ -50,7 +50,7 @@ class Headers:
         if not found:
             return None
         if any(value != found[0] for value in found):
-            raise RemoteError(f"an answer has {len(found)} differing {name} headers")
+            raise RemoteError(f"a response has {len(found)} differing {name} headers")
         return found[0]
 
     def listed(self, name: str) -> list[str]:

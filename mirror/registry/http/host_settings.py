@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mirror.errors import AuthError, printable
 from mirror.limits import Rate
-from mirror.util.structs import Hiding, Struct
+from mirror.util.structs import RedactedStruct, Struct
 
 
-class Secret(Hiding, frozen=True):
+class Secret(RedactedStruct, frozen=True):
     """A password: a plain value, or where to read it when it is first needed. Never shown by repr or str.
 
     origin: for people, where it came from, like `env HUB_TOKEN`; holds no part of the secret."""
@@ -74,7 +74,7 @@ class V1(Enum):
     PER_TAG = "per-tag"
 
 
-class HostSettings(Hiding, frozen=True):
+class HostSettings(RedactedStruct, frozen=True):
     """One registry. host: as in references, with the port, `docker.io` for Docker Hub."""
 
     HIDDEN = ("proxy",)

@@ -6,7 +6,7 @@ import ipaddress
 from enum import Enum
 
 
-class Kind(Enum):
+class AddressKind(Enum):
     PUBLIC = "public"
     LOOPBACK = "loopback"
     INTERNAL = "private"
@@ -19,7 +19,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _METADATA = frozenset({"fd00:ec2::254", "100.100.100.200"})
 
 
-def kind_of(address: str) -> Kind:
+def kind_of(address: str) -> AddressKind:
     """Of an address as getpeername() or getaddrinfo() gives it. IPv4 within IPv6 counts as that IPv4.
 
     Raises ValueError if it is no address."""
@@ -34,16 +34,16 @@ def _unwrapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddr
     return address.ipv4_mapped or address.sixtofour or address
 
 
-def _kind(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Kind:
+def _kind(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> AddressKind:
     if str(address).partition("%")[0] in _METADATA or address.is_link_local:
-        return Kind.LINK_LOCAL
+        return AddressKind.LINK_LOCAL
     if address.is_unspecified or address.is_multicast:
-        return Kind.NOWHERE
+        return AddressKind.NOWHERE
     if address.is_loopback:
-        return Kind.LOOPBACK
+        return AddressKind.LOOPBACK
     if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
-        return Kind.INTERNAL
-    return Kind.PUBLIC if address.is_global and not address.is_private else Kind.INTERNAL
+        return AddressKind.INTERNAL
+    return AddressKind.PUBLIC if address.is_global and not address.is_private else AddressKind.INTERNAL
 
 
 def is_literal(host: str) -> bool:

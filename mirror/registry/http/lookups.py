@@ -41,9 +41,9 @@ class Lookups:
         found = self._join(host, port)
         woken = threading.Event()
         found.add_done_callback(lambda _: woken.set())
-        with stop.calls(woken.set):
+        with stop.callback_on_stop(woken.set):
             woken.wait(max(0.0, until - monotonic()))
-        stop.check()
+        stop.raise_if_requested()
         return found.result(timeout=0)
 
     def _join(self, host: str, port: int) -> Future[Sequence[AddressInfo]]:

@@ -1,6 +1,6 @@
 """Single calls to other services by requests, token services first.
 
-requests writes requests, reads answers and keeps connections. It gets them from our connector, so that addresses are
+requests writes requests, reads responses and keeps connections. It gets them from our connector, so that addresses are
 checked, TLS is as the operator set it, and a stop or a deadline reaches every wait. Importing it takes 0.1 s: import
 this module where it is needed.
 """
@@ -22,7 +22,7 @@ from urllib3.connection import HTTPConnection
 
 from mirror.errors import NetworkError, Refused, RemoteError
 from mirror.limits import HostLimits
-from mirror.registry.http.client import Answer, Exchange, Request
+from mirror.registry.http.client import Exchange, Request, Response
 from mirror.registry.http.connection import Connection, Pace
 from mirror.registry.http.connector import Connector
 from mirror.registry.http.framing import TooBig
@@ -37,7 +37,7 @@ from mirror.util.structs import replace
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_LARGEST = 64 << 10  # bytes of an answer
+_LARGEST = 64 << 10  # bytes of a response
 _MOST_HOPS = 5
 _KEPT = 8  # idle connections to an origin
 
@@ -75,22 +75,22 @@ class OneOffs:
         params: Sequence[tuple[str, str]] = (),
         form: Mapping[str, str] | None = None,
         basic: tuple[str, str] | None = None,
-    ) -> tuple[Request, Answer]:
+    ) -> tuple[Request, Response]:
         """Send `request` with `params` added to its query, `form` as its body, and a login. A GET is redirected within
-        its origin. -> the last request as it was sent, and its answer, whatever its status.
+        its origin. -> the last request as it was sent, and its response, whatever its status.
 
         Raises NetworkError, RemoteError (bad_response), TooBig, Refused (unsafe_realm), Cancelled."""
         if (basic or form) and not request.destination.credentials:
             raise Refused(f"{request}: credentials do not go there", code="unsafe_realm")
         for _ in range(_MOST_HOPS + 1):
             prepared = self._prepared(request, params, form, basic)
-            answer = self._exchange.in_turn(request, work, partial(self._send, prepared, request, work))
-            if answer.status not in REDIRECTS:
-                return _as_sent(request, prepared), answer
-            location = answer.headers.one("location")
+            response = self._exchange.in_turn(request, work, partial(self._send, prepared, request, work))
+            if response.status not in REDIRECTS:
+                return _as_sent(request, prepared), response
+            location = response.headers.one("location")
             if request.method != "GET" or not location:
-                raise RemoteError(f"{request}: {answer.status}: redirect not usable", status=answer.status)
-            request, params = request.to(self._trust.token_redirect(location, answer.destination)), ()
+                raise RemoteError(f"{request}: {response.status}: redirect not usable", status=response.status)
+            request, params = request.to(self._trust.token_redirect(location, response.destination)), ()
         raise Refused(f"{request}: more than {_MOST_HOPS} redirects", code="unsafe_realm")
 
     def _prepared(
@@ -117,7 +117,7 @@ class OneOffs:
             )
         )
 
-    def _send(self, prepared: requests.PreparedRequest, request: Request, work: Work) -> Answer:
+    def _send(self, prepared: requests.PreparedRequest, request: Request, work: Work) -> Response:
         """Send it. A GET on a kept connection that the peer was just closing is sent once more, on a new one."""
         pace = Pace(self._idle, monotonic() + self._deadline)
         call = _Call(self._connector, self._exchange.host(request.destination), request, work, pace)
@@ -129,45 +129,45 @@ class OneOffs:
         call.keeps = False
         return self._send_once(prepared, call, work)
 
-    def _send_once(self, prepared: requests.PreparedRequest, call: _Call, work: Work) -> Answer:
+    def _send_once(self, prepared: requests.PreparedRequest, call: _Call, work: Work) -> Response:
         request = call.request
-        with work.stop.calls(call.abort):
+        with work.stop.callback_on_stop(call.abort):
             _current.call = call
             try:
                 with self._session.send(prepared, allow_redirects=False, stream=True) as response:
                     return _read(response, request)
             except requests.RequestException as error:
-                work.stop.check()
+                work.stop.raise_if_requested()
                 if call.ended:
-                    raise NetworkError(f"{request}: the answer was cut off", code="truncated") from error
-                raise RemoteError(f"{request}: the answer is malformed", retryable=True) from error
+                    raise NetworkError(f"{request}: the response was cut off", code="truncated") from error
+                raise RemoteError(f"{request}: the response is malformed", retryable=True) from error
             finally:
                 _current.call = None
 
 
-def _read(response: requests.Response, request: Request) -> Answer:
+def _read(response: requests.Response, request: Request) -> Response:
     status, raw = response.status_code, response.raw
     headers = Headers(raw.headers.iteritems())
     if not raw.chunked and raw.length_remaining is None and "close" not in headers.listed("connection"):
-        raise RemoteError(f"{request}: an answer does not say how long it is")
+        raise RemoteError(f"{request}: a response does not say how long it is")
     body = bytearray()
     for piece in response.iter_content(_LARGEST + 1):
         body += piece
         if len(body) > _LARGEST:
             if status < 400:
-                raise TooBig(f"{request}: an answer is bigger than {_LARGEST} bytes", status=status)
-            return Answer(status, headers, b"", request.destination)
-    return Answer(status, headers, bytes(body), request.destination)
+                raise TooBig(f"{request}: a response is bigger than {_LARGEST} bytes", status=status)
+            return Response(status, headers, b"", request.destination)
+    return Response(status, headers, bytes(body), request.destination)
 
 
 def _as_sent(request: Request, prepared: requests.PreparedRequest) -> Request:
-    """With the query and headers that were sent: a message about the answer must hide what it repeats of them."""
+    """With the query and headers that were sent: a message about the response must hide what it repeats of them."""
     destination = replace(request.destination, target=prepared.path_url)
     return replace(request, destination=destination, headers=tuple(prepared.headers.items()))
 
 
 class _Call:
-    """One call, from the request to the end of its answer.
+    """One call, from the request to the end of its response.
 
     ended: the peer ended the connection. keeps: a kept connection may be used."""
 
@@ -198,15 +198,15 @@ class _Call:
 
     @property
     def met_end_of_kept(self) -> bool:
-        """Whether a kept connection was used, and not a byte of an answer came."""
+        """Whether a kept connection was used, and not a byte of a response came."""
         return self._kept and self._connection is not None and not self._connection.heard
 
     def note_sent(self) -> None:
         """Count the request."""
-        self._host.sent(f"{self.request.method} {self.request.kind}")
+        self._host.count_request(f"{self.request.method} {self.request.kind}")
 
     def abort(self) -> None:
-        """Wake the thread that waits for the answer. Any thread."""
+        """Wake the thread that waits for the response. Any thread."""
         if self._connection is not None:
             self._connection.abort()
 
@@ -278,7 +278,7 @@ class _Pool(HTTPConnectionPool):
 
 
 class _Socket:
-    """A connection of ours as a socket: closed when its last user, the connection or an answer, closes it."""
+    """A connection of ours as a socket: closed when its last user, the connection or a response, closes it."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -303,7 +303,7 @@ class _Socket:
 
 
 class _Received(io.RawIOBase):
-    """The bytes of an answer. http.client takes an end inside the head for the head's; here it is an error."""
+    """The bytes of a response. http.client takes an end inside the head for the head's; here it is an error."""
 
     def __init__(self, connection: Connection, close: Callable[[], None]) -> None:
         self._connection = connection
@@ -325,7 +325,7 @@ class _Received(io.RawIOBase):
             elif not count:
                 raise NetworkError(f"{self._connection.subject}: the connection ended inside a head", code="truncated")
             elif len(self._head) > MAX_HEAD:
-                raise RemoteError(f"{self._connection.subject}: the head of an answer is too big")
+                raise RemoteError(f"{self._connection.subject}: the head of a response is too big")
         return count
 
     def close(self) -> None:

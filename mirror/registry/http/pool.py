@@ -56,7 +56,7 @@ class Pool:
         return self._open(destination, stop)
 
     def give(self, destination: Destination, connection: Connection) -> None:
-        """Keep a connection whose last answer was whole."""
+        """Keep a connection whose last response was whole."""
         connection.end()
         spare: Connection | None = connection
         with self._lock:

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 answer, read from bytes without any input or output: heads, chunks, and where the answer ends.
+"""One HTTP/1.1 response, read from bytes without any input or output: heads, chunks, and where the response ends.
 
 llhttp (through httptools) parses heads and chunked bodies. This module decides how the body is framed, bounds what
-is not a body, and proves that the answer is whole. Sources: RFC 9112, sections 2 to 6 and 9.
+is not a body, and proves that the response is whole. Sources: RFC 9112, sections 2 to 6 and 9.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_BODY_STATUSES = frozenset({204, 304})
 
 
 class Framing(Enum):
-    """What ends the body of an answer. Source: RFC 9112, section 6.3."""
+    """What ends the body of a response. Source: RFC 9112, section 6.3."""
 
     NONE = "no body"
     LENGTH = "Content-Length"
@@ -37,13 +37,13 @@ class Framing(Enum):
     CLOSE = "the end of the connection"
 
 
-class AnswerParser:
-    """Parses the answer to one request. Feed it what the connection receives, then look at `head` and take the body.
+class ResponseParser:
+    """Parses the response to one request. Feed it what the connection receives, then look at `head` and take the body.
 
     method: of the request. subject: what errors are about. small: a body that only the end of the connection ends
     must be announced by `Connection: close` or HTTP/1.0.
 
-    head: of the final answer, once it is complete; interim heads (1xx) are dropped. complete: the end of the answer
+    head: of the final response, once it is complete; interim heads (1xx) are dropped. complete: the end of the response
     was seen."""
 
     def __init__(self, method: str, subject: object, *, small: bool) -> None:
@@ -64,7 +64,7 @@ class AnswerParser:
         self._persistent = False
         self._surplus = False
         self._refusal: RemoteError | None = None
-        # Refers back to this object: dropped at the end of the answer, so that no cycle is left to the collector.
+        # Refers back to this object: dropped at the end of the response, so that no cycle is left to the collector.
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
             lenient_headers=True,  # folded lines (RFC 9112, 5.2); what else it lets through is checked here
@@ -75,12 +75,12 @@ class AnswerParser:
 
     @property
     def surplus(self) -> bool:
-        """Whether more came than the answer."""
+        """Whether more came than the response."""
         return self._surplus
 
     @property
     def finished(self) -> bool:
-        """Whether the answer is complete and its body was taken."""
+        """Whether the response is complete and its body was taken."""
         return self.complete and not self._pieces
 
     @property
@@ -127,16 +127,16 @@ class AnswerParser:
                 self._surplus = True
         elif self.head is None:
             if self._framing_bytes > MAX_HEAD:
-                raise self._error(f"an answer's head has more than {MAX_HEAD} bytes")
+                raise self._error(f"a response's head has more than {MAX_HEAD} bytes")
         elif self.framing is Framing.CHUNKED and self._framing_bytes > _MAX_CHUNK_FRAMING:
             raise self._error("malformed chunks", retryable=True)
 
     def feed_end(self) -> None:
-        """The peer has ended the connection. Raises NetworkError (truncated) unless that completes the answer."""
+        """The peer has ended the connection. Raises NetworkError (truncated) unless that completes the response."""
         if self.complete:
             return
         if self.head is None:
-            raise self._cut("inside the head" if self._framing_bytes or self._names else "before the answer")
+            raise self._cut("inside the head" if self._framing_bytes or self._names else "before the response")
         if self.framing is not Framing.CLOSE:
             raise self._cut(f"{self._left} bytes before the end of the body" if self._left else "inside a chunk")
         self.complete = True
@@ -184,11 +184,11 @@ class AnswerParser:
         self._framing_bytes = 0
         minor = _MINORS.get(self._parser.get_http_version())
         if minor is None:
-            self._refuse("not an HTTP/1.1 answer", retryable=True)
+            self._refuse("not an HTTP/1.1 response", retryable=True)
         elif not 100 <= status < 600:
-            self._refuse(f"an answer with the status {status:03}, which HTTP does not have", retryable=True)
+            self._refuse(f"a response with the status {status:03}, which HTTP does not have", retryable=True)
         elif status == 101:
-            self._refuse("an answer switches to another protocol")
+            self._refuse("a response switches to another protocol")
         elif status >= 200 and self.head is None and self._refusal is None:
             self.head = Head(minor, status, reason, headers)
             self._decide_framing(self.head)
@@ -225,11 +225,11 @@ class AnswerParser:
         if not count:
             return Headers()
         if count > MAX_FIELDS:
-            self._refuse(f"an answer has more than {MAX_FIELDS} header lines")
+            self._refuse(f"a response has more than {MAX_FIELDS} header lines")
         elif (lowered := _lowered(names)) is None or values.count(b"\n") != count - 1:
-            self._refuse("an answer has a malformed header line")
+            self._refuse("a response has a malformed header line")
         elif b"\0" in values:
-            self._refuse("an answer has a NUL in its head")
+            self._refuse("a response has a NUL in its head")
         else:
             texts = [text.strip(WHITE_SPACE) for text in values.decode("latin-1").split("\n")]
             return Headers.parsed(lowered, texts)
@@ -246,19 +246,19 @@ class AnswerParser:
             if codings != ["chunked"]:
                 self._refuse(f"unknown transfer coding {printable(', '.join(codings), 80)}")
             self.framing = Framing.CHUNKED
-            # RFC 9112, 6.1 and 6.3: the framing of such an answer may be faulty.
+            # RFC 9112, 6.1 and 6.3: the framing of such a response may be faulty.
             self._persistent = self._persistent and length is None and head.minor >= 1
         elif length is not None:
             self.framing = Framing.LENGTH
             self._left = int(length)
             self.complete = self._left == 0
             if self._left >= _LARGEST:
-                self._refuse("an answer has no usable length")
+                self._refuse("a response has no usable length")
         else:
             self.framing = Framing.CLOSE
             self._persistent = False
             if self._small and head.minor >= 1 and "close" not in words:
-                self._refuse("an answer does not say how long it is")
+                self._refuse("a response does not say how long it is")
 
     def _count(self, received: int) -> None:
         self._left -= received
@@ -276,7 +276,7 @@ class AnswerParser:
         if 0 < end < len(start):
             self._start = None
             if start[end] in b" \t":
-                raise self._error("an answer has a malformed header line")
+                raise self._error("a response has a malformed header line")
 
     def _refuse(self, why: str, *, retryable: bool = False) -> None:
         """Keep an error until the parser has returned. The first one stays."""
@@ -288,7 +288,7 @@ class AnswerParser:
         if self.head is not None:
             return self._error(f"malformed chunks: {why}", retryable=True)
         begun = bool(self._reason or self._names)
-        return self._error(f"an answer has a malformed head: {why}", retryable=not begun)
+        return self._error(f"a response has a malformed head: {why}", retryable=not begun)
 
     def _error(self, why: str, *, retryable: bool = False) -> RemoteError:
         return RemoteError(f"{self._subject}: {why}", retryable=retryable)
@@ -304,5 +304,5 @@ def _lowered(names: bytes) -> tuple[str, ...] | None:
 
 @functools.lru_cache(maxsize=64)
 def _kept_names(names: bytes) -> tuple[str, ...] | None:
-    """As `_lowered`. Kept, because nearly all answers of a registry have the same names."""
+    """As `_lowered`. Kept, because nearly all responses of a registry have the same names."""
     return tuple(names.decode("ascii").lower().split("\n")) if _NAMES.fullmatch(names) else None

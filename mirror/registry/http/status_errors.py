@@ -1,4 +1,4 @@
-"""What an answer that is not the wanted one means: its status and body as one of our errors. No I/O.
+"""What a response that is not the wanted one means: its status and body as one of our errors. No I/O.
 
 Error documents: distribution-spec v1.1.1, "Error Codes".
 """
@@ -82,7 +82,7 @@ def failure(
     writes: bool = True,
     now: Callable[[], float] = time.time,
 ) -> MirrorError:
-    """The error that an answer to `what` amounts to. longest_wait: seconds beyond which a wait is not waited for.
+    """The error that a response to `what` amounts to. longest_wait: seconds beyond which a wait is not waited for.
 
     writes: whether something was to be stored, so that it may be room that lacks."""
     # Below 500 such a detail repeats what was asked for: a name, a scope, a digest.
@@ -128,7 +128,7 @@ def _limited(told: str, code: str, message: str, asked: float | None) -> MirrorE
 def retry_after(headers: Headers, now: Callable[[], float] = time.time) -> float | None:
     """Seconds that the other side asks to wait; None if it does not, or not in a form of RFC 9110, "Retry-After".
 
-    A date counts from the answer's own Date, so that neither clock matters."""
+    A date counts from the response's own Date, so that neither clock matters."""
     text = (headers.get("retry-after") or "").strip(WHITE_SPACE)
     if text.isascii() and text.isdigit():
         return float(text[:12])

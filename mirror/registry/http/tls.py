@@ -14,6 +14,7 @@ from mirror.errors import LocalError, MirrorError, NetworkError, Refused, Remote
 from mirror.registry.http.connection import SLICE, Connection
 from mirror.registry.http.host_settings import Tls
 from mirror.util.config_key import registry_key
+from mirror.util.tls_socket import TlsSocket
 
 # Where the system's authorities are, when OpenSSL was not built for this system.
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
@@ -51,6 +52,7 @@ class Handshakes:
         (tls_error), Unreachable."""
         with sock:  # it is none any more once the handshake has begun
             try:
+                host.encode("idna")  # wrap_socket() would do it too late to close the socket on errors
                 known = self._sessions.get((context, subject))
                 secured = context.wrap_socket(sock, server_hostname=host, session=known)
                 return SecureConnection(secured, subject, peer, self._sessions)
@@ -79,6 +81,7 @@ class Handshakes:
         tls = self._tls
         # Not create_default_context: that heeds SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.sslsocket_class = TlsSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_COMPRESSION
         context.set_alpn_protocols(["http/1.1"])
@@ -223,7 +226,7 @@ class _InnerConnection(SecureConnection):
             count: int = self._inner.send(view[:SLICE])
         except OSError as error:
             self._raise(error)
-        self._stop.check()
+        self._stop.raise_if_requested()
         if self._pace.too_slow(monotonic() - begun, count):
             raise self._slow()
         return count

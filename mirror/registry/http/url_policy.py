@@ -16,7 +16,7 @@ from mirror.errors import Refused, RemoteError, printable
 from mirror.oci.reference import DOCKER_HUB
 from mirror.registry.http import ip_addresses, url
 from mirror.registry.http.host_settings import HostSettings
-from mirror.registry.http.ip_addresses import Kind
+from mirror.registry.http.ip_addresses import AddressKind
 from mirror.registry.http.url import BadUrl, Origin
 from mirror.util.config_key import registry_key
 from mirror.util.structs import Struct, replace
@@ -73,7 +73,7 @@ class Trust:
         self._allow_hosts = frozenset(host.lower() for host in settings.allow_hosts)
         self.api = self._api(settings)
         self.endpoints: set[Origin] = set()  # of `endpoint`: may get tokens of the registry as it does
-        self._kinds: dict[Origin, Kind] = {}
+        self._kinds: dict[Origin, AddressKind] = {}
 
     @staticmethod
     def _api(settings: HostSettings) -> Origin:
@@ -92,7 +92,7 @@ class Trust:
         return self._led(location, base, code="unsafe_redirect", what="redirect")
 
     def upload_location(self, location: str, base: Destination) -> Destination:
-        """The next URL of an upload, from an answer of `base`. Raises Refused (unsafe_location), RemoteError (empty).
+        """The next URL of an upload, from a response of `base`. Raises Refused (unsafe_location), RemoteError (empty).
 
         http for a host that we speak https with is a proxy's usual mistake, and is read as https."""
         if not location:
@@ -171,7 +171,7 @@ class Trust:
         try:
             kind = ip_addresses.kind_of(address)
         except ValueError:
-            kind = Kind.NOWHERE
+            kind = AddressKind.NOWHERE
         if destination.server_named:
             self._check_kind(destination, kind)
         self._kinds[destination.origin] = kind
@@ -196,12 +196,12 @@ class Trust:
         if ip_addresses.is_literal(destination.origin.host):
             self._check_kind(destination, ip_addresses.kind_of(destination.origin.host))
 
-    def _check_kind(self, destination: Destination, kind: Kind) -> None:
+    def _check_kind(self, destination: Destination, kind: AddressKind) -> None:
         origin = destination.origin
-        if kind is Kind.PUBLIC or origin.host in self._allow_hosts or _listed(origin, self._allow_hosts):
+        if kind is AddressKind.PUBLIC or origin.host in self._allow_hosts or _listed(origin, self._allow_hosts):
             return
         namer = destination.named_by
-        if kind is not Kind.NOWHERE and namer is not None and self._kind_of(namer) is kind:
+        if kind is not AddressKind.NOWHERE and namer is not None and self._kind_of(namer) is kind:
             return
         raise Refused(
             f"{namer or self.api} leads to {origin}, which is at a {kind.value} address",
@@ -209,7 +209,7 @@ class Trust:
             code=destination.refusal,
         )
 
-    def _kind_of(self, origin: Origin) -> Kind | None:
+    def _kind_of(self, origin: Origin) -> AddressKind | None:
         if origin in self._kinds:
             return self._kinds[origin]
         return ip_addresses.kind_of(origin.host) if ip_addresses.is_literal(origin.host) else None

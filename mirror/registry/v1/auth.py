@@ -73,7 +73,9 @@ class V1Authorizer:
                 return basic
         return f"Token {token}" if token is not None else None
 
-    def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
+    def handle_challenge(
+        self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
+    ) -> None:
         """Handle a 401: renew the token of the repository once. Raises AuthError if that does not help."""
         repository = scopes[0].repository if scopes else ""
         subject = f"{self._settings.host}/{repository} (v1)"
@@ -97,13 +99,13 @@ class V1Authorizer:
             hint = "credentials that v2 rejected are not sent to v1"
         raise AuthError(f"{subject}: the registry requires credentials", hint=hint, status=401)
 
-    def accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing: no request waits for the result of another one."""
 
-    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+    def release(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing: no request waits for the result of another one."""
 
-    def allow_another(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
         """Do nothing: no refusal is final."""
 
     def _basic_header(self, repository: str, work: Work) -> str | None:

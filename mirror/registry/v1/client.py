@@ -14,7 +14,7 @@ from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, Refuse
 from mirror.oci.strictjson import Value
 from mirror.registry.blobs import NO_RANGE_STATUSES
 from mirror.registry.http.url_policy import Destination
-from mirror.registry.session import Answer, Session, Stream, TooBig
+from mirror.registry.session import Response, Session, Stream, TooBig
 from mirror.registry.v1 import parsing
 from mirror.registry.v1.auth import ENDPOINT, IMAGES, INDEX, V1Authorizer, v1_scopes
 from mirror.registry.v1.layer_reader import LayerReader
@@ -91,13 +91,13 @@ class V1Client:
 
     def ancestry(self, repository: str, image_id: str, work: Work) -> tuple[str, ...]:
         """Return the ids of the image and its ancestors, the base last. Raises Refused (v1_invalid)."""
-        answer = self._get_image_part(repository, image_id, "ancestry", MAX_ANCESTRY_BYTES, work)
-        return parsing.parse_ancestry(answer.body, image_id, self._describe(image_id, "ancestry"))
+        response = self._get_image_part(repository, image_id, "ancestry", MAX_ANCESTRY_BYTES, work)
+        return parsing.parse_ancestry(response.body, image_id, self._describe(image_id, "ancestry"))
 
     def image(self, repository: str, image_id: str, work: Work) -> ImageJson:
         """Return the JSON of one image. Raises Refused (v1_invalid)."""
-        answer = self._get_image_part(repository, image_id, "json", MAX_JSON_BYTES, work)
-        return parsing.parse_image(answer, image_id, self._describe(image_id, "json"))
+        response = self._get_image_part(repository, image_id, "json", MAX_JSON_BYTES, work)
+        return parsing.parse_image(response, image_id, self._describe(image_id, "json"))
 
     def open_layer(self, repository: str, image: ImageJson, work: Work, *, exact: bool) -> LayerReader:
         """Open the stored bytes of an image's layer; use with `with`.
@@ -139,13 +139,13 @@ class V1Client:
         if self._answers_ping is not None:
             return self._answers_ping
         try:
-            answer = self._session.call("GET", "/v1/_ping", work, kind="v1-ping", expect={200, 404, 405, 410, 501})
+            response = self._session.call("GET", "/v1/_ping", work, kind="v1-ping", expect={200, 404, 405, 410, 501})
         except (AuthError, Refused) as error:
             if isinstance(error, Refused) and error.code != "unsafe_redirect":
                 raise
             ping = None
         else:
-            ping = parsing.parse_ping(answer)
+            ping = parsing.parse_ping(response)
         if ping is not None:
             self._authorizer.standalone = ping.standalone
         self._answers_ping = ping is not None
@@ -161,7 +161,7 @@ class V1Client:
         if known is None:
             return self._index_loads.share(repository, lambda: self._load_index(repository, work), work.stop)
         if isinstance(known, MirrorError):
-            raise known.about(f"{self.host}/{repository}")
+            raise known.with_subject(f"{self.host}/{repository}")
         return known
 
     def _load_index(self, repository: str, work: Work) -> _IndexedRepository:
@@ -180,7 +180,7 @@ class V1Client:
 
     def _request_index(self, repository: str, work: Work) -> _IndexedRepository:
         """Request the index of a repository, and store its token."""
-        answer = self._session.call(
+        response = self._session.call(
             "GET",
             f"/v1/repositories/{repository}/images",
             work,
@@ -191,12 +191,12 @@ class V1Client:
             expect={200, 404, 405, 501},
             limit=MAX_LIST_BYTES,
         )
-        if answer.status != 200:
+        if response.status != 200:
             return _IndexedRepository((self._session.trust.own("/"),), is_index=False)
-        self._authorizer.store_token(repository, parsing.parse_token(answer.headers))
-        endpoints = parsing.parse_endpoints(answer.headers)
+        self._authorizer.store_token(repository, parsing.parse_token(response.headers))
+        endpoints = parsing.parse_endpoints(response.headers)
         hosts = dict.fromkeys(self._session.trust.endpoint(host) for host in endpoints)
-        return _IndexedRepository(tuple(hosts) or (self._session.trust.own("/"),), parsing.is_index(answer))
+        return _IndexedRepository(tuple(hosts) or (self._session.trust.own("/"),), parsing.is_index(response))
 
     # ---- tags and images
 
@@ -207,19 +207,19 @@ class V1Client:
         def ask(host: Destination) -> dict[str, Value]:
             scopes = v1_scopes(self._scope_kind(host), repository)
             where = replace(host, target=path)
-            answer = self._session.call(
+            response = self._session.call(
                 "GET", where, work, kind="v1-tags", scopes=scopes, expect={200}, limit=MAX_LIST_BYTES
             )
-            return parsing.parse_tags(answer.body, f"the list at {self.host}{path}")
+            return parsing.parse_tags(response.body, f"the list at {self.host}{path}")
 
         return self._ask_in_turn(hosts, ask)
 
-    def _get_image_part(self, repository: str, image_id: str, part: str, limit: int, work: Work) -> Answer:
+    def _get_image_part(self, repository: str, image_id: str, part: str, limit: int, work: Work) -> Response:
         """Request one part of an image (`ancestry` or `json`), of at most `limit` bytes."""
         what = self._describe(parsing.check_id(image_id, f"{self.host}/{repository}"), part)
         hosts = self._get_index(repository, work).hosts
 
-        def ask(host: Destination) -> Answer:
+        def ask(host: Destination) -> Response:
             where = replace(host, target=f"/v1/images/{image_id}/{part}")
             scopes = v1_scopes(self._scope_kind(host), repository)
             return self._session.call("GET", where, work, kind=f"v1-{part}", scopes=scopes, expect={200}, limit=limit)

@@ -70,15 +70,17 @@ class FallbackSource:
         results: dict[str, Version | MirrorError] = {}
         listing_error: MirrorError | None = None
         try:
-            for reference, answer in zip(v2_references, self._v2.resolve(repository, v2_references, work), strict=True):
-                results[reference] = answer
-                if isinstance(answer, Version):
-                    self._selector.note_v2_answer(repository, state)
+            for reference, v2_result in zip(
+                v2_references, self._v2.resolve(repository, v2_references, work), strict=True
+            ):
+                results[reference] = v2_result
+                if isinstance(v2_result, Version):
+                    self._selector.note_v2_response(repository, state)
         except MirrorError as error:  # it applies to all remaining references
             listing_error = error
             results = {reference: results.get(reference, error) for reference in v2_references}
         for reference in references:
-            work.stop.check()
+            work.stop.raise_if_requested()
             result = self._resolve_reference(repository, state, reference, results.get(reference), work)
             if result is listing_error and listing_error is not None:
                 raise listing_error
@@ -87,14 +89,14 @@ class FallbackSource:
     def read(self, repository: str, reference: str, work: Work) -> Version:
         """Read a reference by v2, or by v1 if the rules allow it."""
         state = self._selector.state(repository)
-        answer: Version | MirrorError | None = None
+        v2_result: Version | MirrorError | None = None
         if not self._skips_v2(state, reference):
             try:
-                answer = self._v2.read(repository, reference, work)
-                self._selector.note_v2_answer(repository, state)
+                v2_result = self._v2.read(repository, reference, work)
+                self._selector.note_v2_response(repository, state)
             except MirrorError as error:
-                answer = error
-        result = self._resolve_reference(repository, state, reference, answer, work)
+                v2_result = error
+        result = self._resolve_reference(repository, state, reference, v2_result, work)
         if isinstance(result, MirrorError):
             raise result
         return result
@@ -105,8 +107,8 @@ class FallbackSource:
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
         return self._v2.open_blob(repository, blob, work, offset=offset)
 
-    def lacks(self, blob: Descriptor) -> bool:
-        return self._v2.lacks(blob)
+    def leaves_out(self, blob: Descriptor) -> bool:
+        return self._v2.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         return self._v2.referrers(repository, digest, work)
@@ -145,7 +147,7 @@ class FallbackSource:
         try:
             choice = self._choose_protocol(repository, state, reference, v2_result, work)
         except MirrorError as error:  # from the tag list, possibly by v1
-            return error.about(f"{self.host}/{repository}")
+            return error.with_subject(f"{self.host}/{repository}")
         if choice is ProtocolChoice.V1:
             try:
                 return self._resolve_by_v1(repository, state, reference, work)
@@ -205,7 +207,7 @@ class FallbackSource:
         except (Cancelled, LocalError):
             raise
         except MirrorError as error:
-            yield error.about(f"{self.host}/{repository}: the tags by v1")
+            yield error.with_subject(f"{self.host}/{repository}: the tags by v1")
         else:
             yield from self._check_tag_names(repository, (name for name in tags if name not in v2_tags))
 

@@ -63,7 +63,7 @@ class V2Memory(Protocol):
         """Return whether v2 answered for the repository. Does I/O."""
         ...
 
-    def note_v2_answer(self, repository: str) -> None:
+    def note_v2_response(self, repository: str) -> None:
         """Record that v2 answered for the repository."""
         ...
 
@@ -138,12 +138,12 @@ class ProtocolSelector:
         """Return the state of a repository, which is created on first use."""
         return self._repositories.setdefault(repository, RepositoryState())
 
-    def note_v2_answer(self, repository: str, state: RepositoryState) -> None:
+    def note_v2_response(self, repository: str, state: RepositoryState) -> None:
         """Record that v2 answered for the repository, in the state too."""
         if not state.answered:
             state.answered = True
             if self._memory is not None:
-                self._memory.note_v2_answer(f"{self.host}/{repository}")
+                self._memory.note_v2_response(f"{self.host}/{repository}")
             self._log_protocol(repository, state, "v2", "v2 answers for the repository")
 
     def _log_protocol(self, repository: str, state: RepositoryState, protocol: str, reason: str) -> None:
@@ -164,9 +164,9 @@ class ProtocolSelector:
         try:
             for name in self._v2.tags(repository, work):
                 has_names = True
-                self.note_v2_answer(repository, state)
+                self.note_v2_response(repository, state)
                 yield name
-            self.note_v2_answer(repository, state)
+            self.note_v2_response(repository, state)
         except MirrorError as error:
             if not self._try_v1(
                 Operation.LATER_PAGE if has_names else Operation.LISTING, repository, state, error, work
@@ -181,7 +181,7 @@ class ProtocolSelector:
         decision = self.decide(operation, repository, state, error)
         if decision.choice is ProtocolChoice.PING:
             try:
-                self._registry.ping(work.once())
+                self._registry.ping(work.without_retries())
             except MirrorError as silent:
                 if isinstance(silent, Cancelled):
                     raise
@@ -292,6 +292,6 @@ def combined_error(by_v2: MirrorError | None, by_v1: MirrorError) -> MirrorError
     if isinstance(by_v1, NotV1Registry):
         return by_v2
     leading = by_v1 if isinstance(by_v1, Refused) else by_v2
-    found = leading.told(f"{by_v2.what}; by v1: {by_v1.what}")
+    found = leading.with_text(f"{by_v2.what}; by v1: {by_v1.what}")
     found.hint, found.protocol = by_v2.hint or by_v1.hint, ""  # it belongs to both
     return found

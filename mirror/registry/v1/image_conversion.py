@@ -16,7 +16,7 @@ from mirror.registry.convert.layers import Layer
 from mirror.registry.v1 import parsing
 from mirror.registry.v1.client import V1Client
 from mirror.registry.v1.parsing import ImageJson
-from mirror.store import Transformed, TransformPart
+from mirror.store import TransformPart, TransformResult
 from mirror.util.cancellation import Work
 from mirror.util.config_key import registry_key
 from mirror.util.structs import Struct
@@ -60,7 +60,7 @@ class V1Transform:
         """Convert the layer of one image."""
         self._convert_layer(part.key, work)
 
-    def finish(self, work: Work) -> Transformed:
+    def finish(self, work: Work) -> TransformResult:
         """Build the config and the manifest from the converted layers."""
         chain = self._ancestry(work)
         keys = [self._cache_key(image_id) for image_id in reversed(chain)]

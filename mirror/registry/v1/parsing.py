@@ -13,7 +13,7 @@ from mirror.errors import Refused, RemoteError, printable
 from mirror.oci import strictjson
 from mirror.oci.strictjson import Object, Value
 from mirror.registry.http.headers import WHITE_SPACE, Headers
-from mirror.registry.session import Answer
+from mirror.registry.session import Response
 from mirror.util.structs import Struct
 
 MAX_CHAIN = 127  # images in an ancestry: what docker's storage drivers can stack
@@ -57,20 +57,20 @@ def check_id(text: object, what: str) -> str:
     raise invalid_error(what, f"not an image id: {printable(text, 80)!r}")
 
 
-def parse_ping(answer: Answer) -> PingResponse | None:
+def parse_ping(response: Response) -> PingResponse | None:
     """Parse the response to a ping; None if a v1 registry would not send it.
 
     v1 registries answer `true`, `{}`, `"pong"` or `pong`, with or without headers of their own. A web site that answers
     every request with a page is not a v1 registry."""
-    headers = answer.headers
+    headers = response.headers
     has_header = "x-docker-registry-version" in headers or "x-docker-registry-standalone" in headers
     body: Value = None
     try:
-        body = strictjson.parse(answer.body, what="a ping")
+        body = strictjson.parse(response.body, what="a ping")
         is_known_body = body is True or isinstance(body, str | dict)
     except Refused:
-        is_known_body = answer.body.strip() == b"pong"
-    if answer.status != 200 or not (has_header or is_known_body):
+        is_known_body = response.body.strip() == b"pong"
+    if response.status != 200 or not (has_header or is_known_body):
         return None
     standalone_header = (headers.get("x-docker-registry-standalone") or "").lower()
     if standalone_header:
@@ -79,10 +79,10 @@ def parse_ping(answer: Answer) -> PingResponse | None:
     return PingResponse(standalone if isinstance(standalone, bool) else True)
 
 
-def is_index(answer: Answer) -> bool:
+def is_index(response: Response) -> bool:
     """Return whether this is an index's list of images: a JSON list of objects with ids."""
     try:
-        images = strictjson.parse(answer.body, what="a list of images", fold=False)
+        images = strictjson.parse(response.body, what="a list of images", fold=False)
     except Refused:
         return False
     return isinstance(images, list) and all(isinstance(item, dict) and "id" in item for item in images)
@@ -131,19 +131,19 @@ def parse_ancestry(body: bytes, image_id: str, what: str) -> tuple[str, ...]:
     return chain
 
 
-def parse_image(answer: Answer, image_id: str, what: str) -> ImageJson:
+def parse_image(response: Response, image_id: str, what: str) -> ImageJson:
     """Return the JSON of an image, with id and parent checked. Raises Refused."""
-    document = parse_image_json(answer.body, what)
+    document = parse_image_json(response.body, what)
     if document.get("id") != image_id:
         raise invalid_error(what, f"its id is {printable(document.get('id'), 80)!r}")
-    size = answer.headers.get("x-docker-size") or ""
+    size = response.headers.get("x-docker-size") or ""
     return ImageJson(
         image_id,
         parse_parent(document, what),
-        answer.body,
+        response.body,
         document,
         int(size) if size.isascii() and size.isdigit() and len(size) < 19 else None,
-        parse_checksums(answer.headers),
+        parse_checksums(response.headers),
     )
 
 

@@ -17,7 +17,7 @@ from mirror.layout.inventory import BaseInventory, Inventory, parse_inventory
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.store import Coming, Mount, Version
+from mirror.store import ExpectedImage, Mount, Version
 from tests.support.bundles import Bytes, bring, comings, export, manifests_of, opened, stock, work
 from tests.support.images import Graph
 
@@ -227,7 +227,7 @@ def test_a_second_run_that_writes_the_same_bundle_fails_at_once(path: Path) -> N
 
 def test_an_image_with_blobs_of_unknown_size_cannot_be_bundled(path: Path) -> None:
     manifest = manifests_of(stock())[stock().tags["v2"]]
-    schema1 = Coming("app", "old", (manifest,), (Descriptor(Digest.of(b"layer"), None),))
+    schema1 = ExpectedImage("app", "old", (manifest,), (Descriptor(Digest.of(b"layer"), None),))
     with pytest.raises(RemoteError, match="schema 1"):
         opened(path).begin([schema1], work())
     assert [] == listing(path.parent)
@@ -311,7 +311,7 @@ def test_a_differential_export_has_all_manifests_and_only_new_blobs(path: Path, 
     bundle = opened(second)
     assert sorted(new.tags) == sorted(map(str, bundle.tags("app", work())))
     assert bundle.partial
-    lacking = {blob.digest for coming in comings(new) for blob in coming.blobs if bundle.lacks(blob)}
+    lacking = {blob.digest for coming in comings(new) for blob in coming.blobs if bundle.leaves_out(blob)}
     assert wanted == lacking
     bundle.close()
     assert len(second.read_bytes()) - sum(len(new.blobs[digest]) for digest in fresh) < 64 << 10
@@ -321,7 +321,7 @@ def test_a_manifest_in_the_base_implies_its_blobs(path: Path) -> None:
     graph = stock()
     inventory = Inventory()
     for coming in comings(graph, references=["v1"]):
-        inventory.add(Coming("hub/app", "v1", coming.manifests[-1:], ()), BaseInventory())
+        inventory.add(ExpectedImage("hub/app", "v1", coming.manifests[-1:], ()), BaseInventory())
     read = export(path, graph, base=BaseInventory(inventory))
     of_v1 = {blob.digest for coming in comings(graph, references=["v1"]) for blob in coming.blobs}
     assert set(graph.blobs) - of_v1 == set(read)
@@ -398,7 +398,7 @@ def test_a_bundle_written_by_another_tool_is_read_by_its_index(path: Path, tmp_p
     found = bundle.manifest("whatever", "v1", work())
     assert graph.tags["v1"] == found.digest
     assert bundle.partial  # without an inventory it is not known to be complete
-    assert not any(bundle.lacks(blob) for coming in comings(graph, references=["v1"]) for blob in coming.blobs)
+    assert not any(bundle.leaves_out(blob) for coming in comings(graph, references=["v1"]) for blob in coming.blobs)
     bundle.close()
 
 

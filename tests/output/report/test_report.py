@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 STARTED = datetime(2025, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
 ENDED = STARTED + timedelta(seconds=90)
 DIGEST = "sha256:" + "a" * 64
-FAILED = Failure.of(NetworkError("reset", status=None, hint="look at the network"))
+FAILED = Failure.from_error(NetworkError("reset", status=None, hint="look at the network"))
 
 
 def entry(tag: str, result: Any = "copied", **more: Any) -> ImageEntry:
@@ -265,7 +265,7 @@ def test_a_report_contains_no_secrets_and_no_control_characters(tmp_path: Path) 
     redact.add("hunter2-canary")
     error = NotFound("blob: hunter2-canary\x1b[31m", hint="see https://s3/x?sig=canary-query")
     with report_on(tmp_path, redact=redact) as report:
-        report.add(ImageEntry("h/a:\x1b]0;x\x07", "g/a:\u202ev1\n", "failed", error=Failure.of(error)))
+        report.add(ImageEntry("h/a:\x1b]0;x\x07", "g/a:\u202ev1\n", "failed", error=Failure.from_error(error)))
         report.finish(1, ended=ENDED, cost=RunCost())
         lines = summary(report, RunCost(), 1, config=Path("mirror.yaml"))
     written = (tmp_path / "report.json").read_text() + "\n".join(lines) + (tmp_path / "failed.txt").read_text()
@@ -312,7 +312,7 @@ def test_the_summary_lists_failures_with_hints_and_does_not_repeat_the_last_hint
         entry("v1", "failed", error=FAILED),
         entry("v2", "failed", error=FAILED),
         entry("v3", "conflict", error=Failure("tag_immutable", "the tag is another image there")),
-        entry("v4", "failed", error=Failure.of(RateLimited("429 listing tags", hint="add credentials"))),
+        entry("v4", "failed", error=Failure.from_error(RateLimited("429 listing tags", hint="add credentials"))),
         cost=RunCost(retry_after=3600),
     )
     assert [

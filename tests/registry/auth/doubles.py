@@ -158,9 +158,9 @@ class World:
         for count in range(1, 6):
             sent = self.auth.header(scopes, work)
             if self.registry.answer(scopes, sent) != 401:
-                self.auth.accepted(scopes)
+                self.auth.note_accepted(scopes)
                 return count
-            self.auth.challenged(scopes, self.registry.challenges, sent, work)
+            self.auth.handle_challenge(scopes, self.registry.challenges, sent, work)
         raise AssertionError("too many requests")
 
 

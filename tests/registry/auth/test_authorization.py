@@ -109,7 +109,7 @@ def test_an_expiry_without_a_challenge_uses_the_earlier_challenge() -> None:
     world = basic_world(("acme", "right"), found=ACME)
     world.request(pull())
     world.logins.later = Credential("acme", "rotated", origin="x")
-    world.auth.challenged(pull(), [], basic("acme", "right"), Work(Stop()))
+    world.auth.handle_challenge(pull(), [], basic("acme", "right"), Work(Stop()))
     assert basic("acme", "rotated") == world.auth.header(pull(), Work(Stop()))
 
 
@@ -134,9 +134,9 @@ def test_a_401_after_a_final_error_raises_that_error() -> None:
     world = basic_world(found=ACME)
     error = error_of(world, pull())
     with pytest.raises(AuthError) as caught:
-        world.auth.challenged(pull(), BASIC, None, Work(Stop()))
+        world.auth.handle_challenge(pull(), BASIC, None, Work(Stop()))
     assert error.what == caught.value.what
-    world.auth.accepted(pull())
+    world.auth.note_accepted(pull())
     assert error.what == error_of(world, pull()).what
 
 
@@ -265,7 +265,7 @@ def test_with_configured_credentials_the_first_request_to_each_repository_is_sen
         second = pool.submit(world.auth.header, pull("secret/app"), Work(stop))
         assert stop.waits.wait(60)
         assert not second.done()
-        world.auth.accepted(pull("secret/app"))
+        world.auth.note_accepted(pull("secret/app"))
         assert second.result(10) is None
 
 
@@ -290,7 +290,7 @@ def test_a_request_without_a_response_lets_the_next_one_go() -> None:
             second = other.submit(world.auth.header, pull(), Work(waiting))
             assert waiting.waits.wait(60)
             assert not second.done()
-            pool.submit(world.auth.abandoned, pull()).result(10)
+            pool.submit(world.auth.release, pull()).result(10)
             assert second.result(10) is None
 
 
@@ -316,9 +316,9 @@ def test_a_cancelled_token_request_is_repeated_by_another_thread() -> None:
     def fail() -> None:
         if not entered.is_set():
             entered.set()
-            while not stop.requested:
+            while not stop.is_requested:
                 threading.Event().wait(0.01)
-            stop.check()
+            stop.raise_if_requested()
 
     world.tokens.failure = fail
     with ThreadPoolExecutor(2) as pool:
@@ -343,8 +343,8 @@ def test_a_stopped_call_gets_no_header() -> None:
 
 def test_responses_for_unknown_scopes_are_ignored() -> None:
     world = open_world()
-    world.auth.accepted(pull())
-    world.auth.abandoned(pull())
+    world.auth.note_accepted(pull())
+    world.auth.release(pull())
     assert 1 == world.request(pull())
 
 

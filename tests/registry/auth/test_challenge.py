@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.registry.auth.challenge import MAX_CHALLENGES, MAX_CHARACTERS, Challenge, choose_challenge, parse_challenges
@@ -102,7 +102,6 @@ def test_challenges_beyond_the_limit_are_ignored() -> None:
     assert MAX_CHALLENGES == len(parse_challenges(["Basic, " * 500, "Basic"]))
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(alphabet=st.characters(codec="latin-1"), max_size=200), max_size=3))
 def test_no_header_raises_an_error(fields: list[str]) -> None:
     for challenge in parse_challenges(fields):
@@ -113,7 +112,6 @@ _token = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,8}", fullmatch=True)
 _text = st.text(alphabet=st.characters(codec="latin-1", exclude_characters="\r\n\x00"), max_size=30)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(_token, st.dictionaries(_token.map(str.lower), _text, min_size=1, max_size=4)), min_size=1, max_size=4

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import AuthError, Cancelled
-from mirror.registry.auth.credential_helpers import MAX_BYTES, HelperAnswer, ask_helper
+from mirror.registry.auth.credential_helpers import MAX_BYTES, HelperResponse, ask_helper
 from mirror.util.cancellation import Stop
 
 HOST = "reg.example.com"
@@ -35,7 +35,7 @@ class Helpers:
 
     def ask(
         self, name: str = "test", server: str = HOST, timeout: float = 20, stop: Stop | None = None
-    ) -> HelperAnswer | None:
+    ) -> HelperResponse | None:
         return ask_helper(name, server, environ=self.environ, stop=stop or Stop(), timeout=timeout)
 
 
@@ -61,14 +61,14 @@ def is_running(pid: int) -> bool:
 
 def test_a_helper_reads_the_server_from_its_standard_input(helpers: Helpers) -> None:
     helpers.add(f'echo "$@" > {helpers.folder}/args; cat > {helpers.folder}/input\n{GOOD}')
-    assert HelperAnswer("u", "s") == helpers.ask()
+    assert HelperResponse("u", "s") == helpers.ask()
     assert "get\n" == (helpers.folder / "args").read_text()
     assert HOST == (helpers.folder / "input").read_text()
 
 
 def test_a_helper_may_answer_without_reading_its_input(helpers: Helpers) -> None:
     helpers.add(f"exec <&-\n{GOOD}")
-    assert HelperAnswer("u", "s") == helpers.ask()
+    assert HelperResponse("u", "s") == helpers.ask()
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_any_other_output_is_an_error_that_does_not_quote_it(
 
 
 @pytest.mark.parametrize("other", ["", f"https://{HOST}/v2/", f"{HOST}:443", "REG.example.com"])
-def test_the_server_in_the_answer_may_have_another_spelling(helpers: Helpers, other: str) -> None:
+def test_the_server_in_the_response_may_have_another_spelling(helpers: Helpers, other: str) -> None:
     helpers.add(fields(ServerURL=other))
-    assert HelperAnswer("u", "s") == helpers.ask()
+    assert HelperResponse("u", "s") == helpers.ask()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_unsafe_path_entries_are_not_searched(
     open_to_all.chmod(0o777)
     monkeypatch.chdir(open_to_all)
     helpers.environ["PATH"] = f":.:open:{open_to_all}:{helpers.environ['PATH']}:/does/not/exist"
-    assert HelperAnswer("u", "s") == helpers.ask()
+    assert HelperResponse("u", "s") == helpers.ask()
     assert not (tmp_path / "evil").exists()
     assert f"{helpers.folder}:/usr/bin:/bin\n" == (helpers.folder / "path").read_text()
 

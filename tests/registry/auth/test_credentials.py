@@ -315,16 +315,17 @@ def helper_path(tmp_path: Path) -> str:
     return f"{tmp_path / 'bin'}:/usr/bin:/bin"
 
 
-def answer(name: str, word: str = "s") -> str:
+def print_login(name: str, word: str = "s") -> str:
     return f"""echo '{{"ServerURL": "", "Username": "{name}", "Secret": "{word}"}}'"""
 
 
 def test_a_helper_takes_precedence_over_the_store_and_the_store_over_entries(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    helper("own", answer("own"))
+    helper("own", print_login("own"))
     helper(
-        "store", "case $server in store.example) " + answer("store") + ";; *) echo credentials not found; exit 1;; esac"
+        "store",
+        "case $server in store.example) " + print_login("store") + ";; *) echo credentials not found; exit 1;; esac",
     )
     document = {
         "credHelpers": {f"https://{HOST}": "own"},
@@ -339,7 +340,7 @@ def test_a_helper_takes_precedence_over_the_store_and_the_store_over_entries(
 def test_a_helper_receives_the_docker_name_of_docker_hub(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    runs = helper("store", answer("acme"))
+    runs = helper("store", print_login("acme"))
     source = docker({"credsStore": "store"}, PATH=helper_path(tmp_path))
     found = source.find("docker.io")
     assert found is not None
@@ -350,7 +351,7 @@ def test_a_helper_receives_the_docker_name_of_docker_hub(
 def test_the_secret_of_the_user_token_is_an_identity_token(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    helper("acr", answer("<token>", "id"))
+    helper("acr", print_login("<token>", "id"))
     found = docker({"credHelpers": {HOST: "acr"}}, PATH=helper_path(tmp_path)).find(HOST)
     assert found is not None
     assert ("id", None, None) == (found.identity_token, found.username, found.password)
@@ -359,7 +360,7 @@ def test_the_secret_of_the_user_token_is_an_identity_token(
 def test_a_helper_runs_once_for_many_threads_and_again_on_a_fresh_look_up(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    runs = helper("slow", "sleep 0.2\n" + answer("u"))
+    runs = helper("slow", "sleep 0.2\n" + print_login("u"))
     source = docker({"credHelpers": {HOST: "slow"}}, PATH=helper_path(tmp_path))
     together = threading.Barrier(12)
 

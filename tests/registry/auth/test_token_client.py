@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.errors import AuthError, MirrorError
@@ -59,7 +59,7 @@ def fetch(
     return TokenClient("reg.example.com", Service(*replies)).fetch(SERVICE, "reg", scopes, credential, WORK)
 
 
-def answer(**fields: Any) -> tuple[int, bytes]:
+def token_response(**fields: Any) -> tuple[int, bytes]:
     return 200, json.dumps(fields).encode()
 
 
@@ -67,20 +67,20 @@ def answer(**fields: Any) -> tuple[int, bytes]:
 
 
 def test_each_scope_is_a_separate_parameter() -> None:
-    service = Service(answer(token="t"))
+    service = Service(token_response(token="t"))
     TokenClient("reg", service).fetch(SERVICE, "reg", ["repository:a:pull,push", "repository:b:pull"], ACME, WORK)
     params = [("service", "reg"), ("scope", "repository:a:pull,push"), ("scope", "repository:b:pull")]
     assert [("GET", params, None, ("acme", "s€cret"))] == service.calls
 
 
 def test_missing_credentials_service_or_scopes_are_not_sent() -> None:
-    service = Service(answer(token="t"))
+    service = Service(token_response(token="t"))
     TokenClient("reg", service).fetch(SERVICE, "", [], None, WORK)
     assert [("GET", [], None, None)] == service.calls
 
 
 def test_an_identity_token_is_posted() -> None:
-    service = Service(answer(access_token="t"))
+    service = Service(token_response(access_token="t"))
     client = TokenClient("reg", service)
     token = client.fetch(
         SERVICE, "reg", ["repository:a:pull", "repository:b:pull"], Credential(identity_token="I"), WORK
@@ -107,7 +107,7 @@ def test_an_identity_token_is_posted() -> None:
 def test_a_service_without_post_is_asked_by_get_from_then_on(
     status: int, credential: Credential, basic: tuple[str, str]
 ) -> None:
-    service = Service((status, b"no"), answer(token="t"))
+    service = Service((status, b"no"), token_response(token="t"))
     client = TokenClient("reg", service)
     for _ in range(2):
         assert "t" == client.fetch(SERVICE, "reg", ["s"], credential, WORK).value
@@ -170,12 +170,12 @@ def test_a_response_without_a_valid_token_is_an_error_that_does_not_quote_it(bod
     ids=lambda value: str(value)[:40],
 )
 def test_access_token_takes_precedence_over_token(fields: dict[str, Any], expected: str) -> None:
-    assert expected == fetch(answer(**fields)).value
+    assert expected == fetch(token_response(**fields)).value
 
 
 def test_two_different_tokens_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    client = TokenClient("reg", Service(answer(token="TTTT", access_token="AAAA")))
+    client = TokenClient("reg", Service(token_response(token="TTTT", access_token="AAAA")))
     for _ in range(3):
         client.fetch(SERVICE, "reg", [], None, WORK)
     assert 1 == len(caplog.records)
@@ -196,11 +196,11 @@ def test_two_different_tokens_are_logged_once(caplog: pytest.LogCaptureFixture) 
 )  # fmt: skip
 def test_the_lifetime_is_limited(expires_in: object, expected: float) -> None:
     fields = {"token": "t", "expires_in": expires_in, "issued_at": "2099-01-01T00:00:00Z"}
-    assert expected == fetch(answer(**fields)).lifetime
+    assert expected == fetch(token_response(**fields)).lifetime
 
 
 def test_without_expires_in_a_token_is_valid_for_a_minute() -> None:
-    assert MIN_LIFETIME == fetch(answer(token="t")).lifetime
+    assert MIN_LIFETIME == fetch(token_response(token="t")).lifetime
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_other_statuses_are_errors_that_name_host_and_account(status: int, code:
 
 
 def test_no_repr_contains_a_token() -> None:
-    assert "CANARY" not in repr(fetch(answer(token="CANARY")))
+    assert "CANARY" not in repr(fetch(token_response(token="CANARY")))
 
 
 _json = st.recursive(
@@ -232,7 +232,6 @@ _json = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     st.binary(max_size=60)
     | st.fixed_dictionaries({}, optional={"token": _json, "access_token": _json, "expires_in": _json}).map(

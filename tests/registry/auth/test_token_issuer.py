@@ -182,7 +182,7 @@ def test_a_token_refused_in_eight_threads_is_renewed_once() -> None:
         work = Work(Stop())
         sent = world.auth.header(pull(), work)
         all_sent.wait(60)
-        world.auth.challenged(pull(), BEARER, sent, work)
+        world.auth.handle_challenge(pull(), BEARER, sent, work)
         return world.auth.header(pull(), work)
 
     assert ["Bearer token-2"] * 8 == [future.result() for future in in_threads(8, request)]

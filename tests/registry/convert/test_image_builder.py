@@ -17,7 +17,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import DOCKER_MANIFEST, Kind
 from mirror.registry.convert.image_builder import CONFIG_TYPE, LAYER_TYPE, HistoryStep, build_image, history_entry
 from mirror.registry.convert.layers import EMPTY_LAYER, LayerWriter
-from mirror.store import Transformed
+from mirror.store import TransformResult
 from mirror.util.cancellation import Stop, Work
 from tests.conftest import ScriptedFactory
 from tests.registries.scripted import ScriptedRegistry
@@ -32,7 +32,7 @@ def diff_id(stored: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def config_of(result: Transformed) -> dict[str, Any]:
+def config_of(result: TransformResult) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(blob(result, result.root.blobs[0]))
     return config
 
@@ -201,7 +201,7 @@ def test_a_converted_source_serves_only_its_own_image(scripted: ScriptedFactory,
         assert [[], [], []] == [
             list(store.tags("app", WORK)), list(store.repositories("", WORK)), list(store.referrers("app", other, WORK))
         ]  # fmt: skip
-        assert not store.lacks(Descriptor(other, 1))
+        assert not store.leaves_out(Descriptor(other, 1))
         for ask in (lambda: store.manifest("app", other, WORK), lambda: blob(result, Descriptor(other, 1))):
             with pytest.raises(NotFound):
                 ask()

@@ -8,14 +8,14 @@ from typing import Any
 
 import trustme
 
-from mirror.registry.session import Answer, Session
+from mirror.registry.session import Response, Session
 from tests.registry.http.peers import Peer, whole
 from tests.registry.http.sessions import session_with, work
 
 OK = whole("200 OK", b"yes")
 
 
-def get(session: Session, where: str = "/v2/", **options: Any) -> Answer:
+def get(session: Session, where: str = "/v2/", **options: Any) -> Response:
     return session.call("GET", where, options.pop("work", work(retries=False)), kind="ping", expect={200}, **options)
 
 

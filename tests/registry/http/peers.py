@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from mirror.util.tls_socket import TlsSocket
+
 CRLF = b"\r\n"
 Script = Callable[["Talk"], object]
 
@@ -58,7 +60,7 @@ class Talk:
         with contextlib.suppress(OSError):  # the client may have had enough
             self.sock.sendall(data)
 
-    def answer(self, status: str, body: bytes = b"", *fields: str) -> None:
+    def respond(self, status: str, body: bytes = b"", *fields: str) -> None:
         self.say(whole(status, body, *fields))
 
     def reset(self) -> None:
@@ -109,13 +111,13 @@ class Talk:
 
 
 def whole(status: str, body: bytes = b"", *fields: str) -> bytes:
-    """An answer with its length."""
+    """A response with its length."""
     lines = [f"HTTP/1.1 {status}", *fields, f"Content-Length: {len(body)}"]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-def answers(*said: bytes) -> Script:
-    """A script: the peer's n-th request, over all connections, gets the n-th answer; the last one again and again."""
+def reply(*said: bytes) -> Script:
+    """A script: the peer's n-th request, over all connections, gets the n-th response; the last one again and again."""
 
     def script(talk: Talk) -> None:
         while talk.request() is not None:
@@ -139,6 +141,8 @@ class Peer:
         self.changed = threading.Condition()
         self._script = script
         self._tls = tls
+        if tls is not None:
+            tls.sslsocket_class = TlsSocket  # clients may be gone before their handshake
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server((address, 0))

@@ -11,7 +11,7 @@ from typing import Any
 from mirror.limits import Limits
 from mirror.registry.auth.authorizer import Scope, pull
 from mirror.registry.http.host_settings import HostSettings, Tls
-from mirror.registry.session import Answer, Session
+from mirror.registry.session import Response, Session
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
 from tests.registry.http.peers import Peer, Script, Talk
@@ -21,9 +21,9 @@ _SETTINGS = set(HostSettings.__struct_fields__)
 
 
 def session_with(peer: Peer | str, *, limits: Limits | None = None, **options: Any) -> Session:
-    """Options are those of HostSettings and of Session. http, unless told; waits of at most 5 s."""
+    """Options are those of HostSettings and of Session. http, unless told; waits of at most 30 s."""
     host = peer if isinstance(peer, str) else peer.name
-    mine: dict[str, Any] = {"plain_http": True, "idle_timeout": 5.0, "connect_timeout": 5.0}
+    mine: dict[str, Any] = {"plain_http": True, "idle_timeout": 30.0, "connect_timeout": 30.0}
     mine |= {name: options.pop(name) for name in list(options) if name in _SETTINGS}
     return Session(HostSettings(host, **mine), limits or Limits(), **{"policy": QUICK, **options})
 
@@ -47,22 +47,24 @@ class Keys:
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         return self.values[0]
 
-    def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
+    def handle_challenge(
+        self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
+    ) -> None:
         self.challenges.append((list(challenges), sent))
         if len(self.values) > 1:
             del self.values[0]
 
-    def accepted(self, scopes: tuple[Scope, ...]) -> None:
+    def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
         self.accepted_scopes.append(scopes)
 
-    def abandoned(self, scopes: tuple[Scope, ...]) -> None:
+    def release(self, scopes: tuple[Scope, ...]) -> None:
         self.abandonments += 1
 
-    def allow_another(self, scopes: tuple[Scope, ...]) -> None:
+    def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
         pass
 
 
-def get(session: Session, where: Any = "/v2/a/b/tags/list", *, retries: bool = True, **options: Any) -> Answer:
+def get(session: Session, where: Any = "/v2/a/b/tags/list", *, retries: bool = True, **options: Any) -> Response:
     options = {"kind": "tags", "expect": {200}, **options}
     return session.call(options.pop("method", "GET"), where, options.pop("work", work(retries=retries)), **options)
 
@@ -116,6 +118,6 @@ def trusting(authority: Any, **more: Any) -> Tls:
 def led_to(place: Callable[[], str], status: str = "307 Temporary Redirect") -> Script:
     def script(talk: Talk) -> None:
         while talk.request() is not None:
-            talk.answer(status, b"moved", f"Location: {place()}")
+            talk.respond(status, b"moved", f"Location: {place()}")
 
     return script

@@ -14,7 +14,7 @@ from mirror.errors import (
 )
 from mirror.limits import Limits
 from mirror.registry.session import Session
-from tests.registry.http.peers import Peer, Script, Talk, answers, whole
+from tests.registry.http.peers import Peer, Script, Talk, reply, whole
 from tests.registry.http.sessions import (
     get,
     read_all,
@@ -42,7 +42,7 @@ CUT_IN_HEAD = SWEPT | {"GET until closed": ("GET", CLOSED[: CLOSED.index(b"abc")
 
 
 def cut_script(said: bytes, end: Script) -> Script:
-    """The n-th request gets an answer cut after n - 1 bytes."""
+    """The n-th request gets a response cut after n - 1 bytes."""
 
     def script(talk: Talk) -> None:
         if talk.request() is not None:
@@ -64,20 +64,20 @@ def outcomes_of_cuts(session: Session, method: str, said: bytes) -> set[str]:
 
 
 @pytest.mark.parametrize(("method", "said"), CUT_IN_HEAD.values(), ids=CUT_IN_HEAD)
-def test_no_cut_answer_counts(method: str, said: bytes) -> None:
+def test_no_cut_response_counts(method: str, said: bytes) -> None:
     with Peer(cut_script(said, lambda talk: talk.sock.close())) as peer, session_with(peer) as session:
         assert {"truncated"} == outcomes_of_cuts(session, method, said)
         assert len(said) == len(peer.requests)
 
 
 @pytest.mark.parametrize(("method", "said"), PROVEN.values(), ids=PROVEN)
-def test_no_answer_with_a_reset_in_it_counts(method: str, said: bytes) -> None:
+def test_no_response_with_a_reset_in_it_counts(method: str, said: bytes) -> None:
     with Peer(cut_script(said, Talk.reset)) as peer, session_with(peer) as session:
         assert {"net_error"} == outcomes_of_cuts(session, method, said)
 
 
 @pytest.mark.parametrize(("method", "said"), PROVEN.values(), ids=PROVEN)
-def test_no_end_without_a_tls_goodbye_counts_as_an_answer(method: str, said: bytes, authority: Any) -> None:
+def test_no_end_without_a_tls_goodbye_counts_as_a_response(method: str, said: bytes, authority: Any) -> None:
     script = cut_script(said, lambda talk: talk.sock.close())
     with (
         Peer(script, tls=authority.server_context()) as peer,
@@ -87,7 +87,7 @@ def test_no_end_without_a_tls_goodbye_counts_as_an_answer(method: str, said: byt
 
 
 def test_connections_are_kept_and_used_again_and_closed_in_the_end() -> None:
-    with Peer(answers(whole("200 OK"))) as peer:
+    with Peer(reply(whole("200 OK"))) as peer:
         with session_with(peer) as session:
             for _ in range(5):
                 get(session)
@@ -101,11 +101,11 @@ def test_connections_are_kept_and_used_again_and_closed_in_the_end() -> None:
 
 
 def test_a_connection_that_died_while_idle_is_replaced_without_a_word() -> None:
-    def one_answer(talk: Talk) -> None:
+    def one_response(talk: Talk) -> None:
         if talk.request() is not None:
-            talk.answer("200 OK")
+            talk.respond("200 OK")
 
-    with Peer(one_answer) as peer, session_with(peer) as session:
+    with Peer(one_response) as peer, session_with(peer) as session:
         for number in range(1, 4):
             get(session, method="PUT", retries=False)
             assert number == peer.connections
@@ -115,7 +115,7 @@ def test_a_connection_that_died_while_idle_is_replaced_without_a_word() -> None:
 def dies_when_asked_again(talk: Talk, end: Script = Talk.reset) -> None:
     """The race of keep-alive: the first request is answered, the second one meets an end."""
     if talk.request() is not None:
-        talk.answer("200 OK")
+        talk.respond("200 OK")
         if talk.request() is not None:
             end(talk)
 
@@ -143,10 +143,10 @@ def test_an_unsafe_request_that_met_a_dying_connection_is_an_error() -> None:
         assert 1 == peer.connections
 
 
-def test_an_answer_half_heard_is_not_asked_for_again() -> None:
+def test_a_response_half_heard_is_not_asked_for_again() -> None:
     def script(talk: Talk) -> None:
         if talk.request() is not None:
-            talk.answer("200 OK")
+            talk.respond("200 OK")
             talk.request()
             talk.say(b"HTTP/1.1 20")
 
@@ -163,19 +163,19 @@ def test_an_answer_half_heard_is_not_asked_for_again() -> None:
         whole("200 OK", b"", "Connection: close"),
         b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
         whole("200 OK") + b"surplus",
-        whole("200 OK", b"an answer to HEAD has no body"),
+        whole("200 OK", b"a response to HEAD has no body"),
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
     ],
 )
 def test_a_connection_in_doubt_is_not_used_again(said: bytes) -> None:
-    with Peer(answers(said)) as peer, session_with(peer) as session:
+    with Peer(reply(said)) as peer, session_with(peer) as session:
         for _ in range(3):
             assert 200 == get(session, method="HEAD").status
         assert (3 if b"chunked" not in said else 1) == peer.connections
 
 
 def test_a_stream_left_early_costs_its_connection() -> None:
-    with Peer(answers(whole("200 OK", b"x" * 100))) as peer, session_with(peer) as session:
+    with Peer(reply(whole("200 OK", b"x" * 100))) as peer, session_with(peer) as session:
         with session.stream("/x", work(), kind="blob") as stream:
             assert 10 == stream.readinto(memoryview(bytearray(10)))
         assert b"x" * 100 == read_all(session)
@@ -185,7 +185,7 @@ def test_a_stream_left_early_costs_its_connection() -> None:
 
 
 def test_a_part_of_a_blob_is_asked_for_with_a_range() -> None:
-    script = answers(whole("206 Partial Content", b"cd", "Content-Range: bytes 2-3/4"))
+    script = reply(whole("206 Partial Content", b"cd", "Content-Range: bytes 2-3/4"))
     with Peer(script) as peer, session_with(peer) as session:
         with session.stream("/x", work(), kind="blob", headers=(("Range", "bytes=2-"),)) as stream:
             assert (206, "bytes 2-3/4") == (stream.status, stream.headers.get("content-range"))
@@ -198,23 +198,26 @@ def test_a_part_of_a_blob_is_asked_for_with_a_range() -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip"])
 def test_the_bytes_of_a_blob_are_not_taken_encoded(coding: str) -> None:
-    with Peer(answers(whole("200 OK", b"xx", f"Content-Encoding: {coding}"))) as peer, session_with(peer) as session:
+    with (
+        Peer(reply(whole("200 OK", b"xx", f"Content-Encoding: {coding}"))) as peer,
+        session_with(peer) as session,
+    ):
         with pytest.raises(RemoteError) as caught:
             read_all(session)
         assert "bad_response" == caught.value.code
 
 
 def test_a_stream_is_not_tried_again() -> None:
-    with Peer(answers(whole("500 R"))) as peer, session_with(peer) as session:
+    with Peer(reply(whole("500 R"))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError):
             read_all(session)
         assert 1 == len(peer.requests)
 
 
-def test_threads_share_a_session_and_each_gets_its_own_answers() -> None:
+def test_threads_share_a_session_and_each_gets_its_own_responses() -> None:
     def echo(talk: Talk) -> None:
         while (request := talk.request()) is not None:
-            talk.answer("200 OK", request.target.encode())
+            talk.respond("200 OK", request.target.encode())
 
     wrong: list[str] = []
 

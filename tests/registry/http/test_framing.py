@@ -16,13 +16,13 @@ from mirror.registry.http.connection import Connection, Pace
 from mirror.registry.http.framing import (
     Body,
     TooBig,
-    answer_came,
+    poll_response,
     read_beginning,
     read_head,
     read_small,
 )
 from mirror.registry.http.headers import Head
-from mirror.registry.http.protocol import AnswerParser
+from mirror.registry.http.protocol import ResponseParser
 from mirror.util.cancellation import Stop
 
 
@@ -72,7 +72,7 @@ def line() -> Iterator[Line]:
 
 
 def opened(line: Line, method: str = "GET", *, small: bool = True) -> tuple[Head, Body]:
-    parser = AnswerParser(method, "GET it", small=small)
+    parser = ResponseParser(method, "GET it", small=small)
     return read_head(line.ours, parser), Body(line.ours, parser)
 
 
@@ -97,9 +97,9 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("said", WHOLE.values(), ids=WHOLE)
-def test_a_whole_answer_is_read(line: Line, said: tuple[bytes, bytes, bool]) -> None:
-    answer, body, reusable = said
-    line.says(answer, ends=b"close" in answer)
+def test_a_whole_response_is_read(line: Line, said: tuple[bytes, bytes, bool]) -> None:
+    response, body, reusable = said
+    line.says(response, ends=b"close" in response)
     assert (200, body, reusable) == read_all(line)
 
 
@@ -113,7 +113,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("whole", CUT.values(), ids=CUT)
-def test_an_answer_cut_anywhere_is_truncated(whole: bytes) -> None:
+def test_a_response_cut_anywhere_is_truncated(whole: bytes) -> None:
     codes = []
     for cut in range(len(whole)):
         line = Line()
@@ -138,7 +138,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("said", REFUSED.values(), ids=REFUSED)
-def test_a_malformed_answer_is_refused_at_once(line: Line, said: bytes) -> None:
+def test_a_malformed_response_is_refused_at_once(line: Line, said: bytes) -> None:
     line.says(said, ends=False)
     with pytest.raises(RemoteError) as caught:
         read_all(line)
@@ -146,7 +146,7 @@ def test_a_malformed_answer_is_refused_at_once(line: Line, said: bytes) -> None:
     assert str(caught.value).startswith("GET it: ")
 
 
-def test_a_small_answer_is_bounded_however_it_is_framed() -> None:
+def test_a_small_response_is_bounded_however_it_is_framed() -> None:
     big, packed = b"x" * 1001, gzip.compress(b"x" * 100_000)
     for said in (
         OK + b"Content-Length: 1001\r\n\r\n" + big,
@@ -162,7 +162,7 @@ def test_a_small_answer_is_bounded_however_it_is_framed() -> None:
         line.close()
 
 
-def test_an_answer_of_exactly_the_limit_is_read(line: Line) -> None:
+def test_a_response_of_exactly_the_limit_is_read(line: Line) -> None:
     line.says(OK + b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n" + b"x" * 1000 + b"\r\n0\r\n\r\n", ends=False)
     assert (200, b"x" * 1000, True) == read_all(line)
 
@@ -206,12 +206,12 @@ def test_a_big_body_goes_straight_into_the_readers_buffer(line: Line) -> None:
         (b"", True, True),
     ],
 )
-def test_an_interim_head_is_not_an_answer(line: Line, said: bytes, ends: bool, came: bool) -> None:
+def test_an_interim_head_is_not_a_response(line: Line, said: bytes, ends: bool, came: bool) -> None:
     line.says(said, ends=ends)
-    assert came == answer_came(line.ours, AnswerParser("PUT", "PUT it", small=True))
+    assert came == poll_response(line.ours, ResponseParser("PUT", "PUT it", small=True))
 
 
-def test_an_answer_of_another_protocol_is_an_error_while_sending(line: Line) -> None:
+def test_a_response_of_another_protocol_is_an_error_while_sending(line: Line) -> None:
     line.says(b"junk", ends=False)
     with pytest.raises(RemoteError):
-        answer_came(line.ours, AnswerParser("PUT", "PUT it", small=True))
+        poll_response(line.ours, ResponseParser("PUT", "PUT it", small=True))

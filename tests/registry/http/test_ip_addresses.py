@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from mirror.registry.http.ip_addresses import Kind, is_literal, kind_of
+from mirror.registry.http.ip_addresses import AddressKind, is_literal, kind_of
 
 
 @pytest.mark.parametrize(
     ("kind", "addresses"),
     [
-        (Kind.PUBLIC, "1.1.1.1 8.8.8.8 2606:4700::1111 ::ffff:1.1.1.1 64:ff9b::101:101 2002:101:101::1"),
-        (Kind.LOOPBACK, "127.0.0.1 127.9.9.9 ::1 ::ffff:127.0.0.1"),
+        (AddressKind.PUBLIC, "1.1.1.1 8.8.8.8 2606:4700::1111 ::ffff:1.1.1.1 64:ff9b::101:101 2002:101:101::1"),
+        (AddressKind.LOOPBACK, "127.0.0.1 127.9.9.9 ::1 ::ffff:127.0.0.1"),
         (
-            Kind.INTERNAL,
+            AddressKind.INTERNAL,
             "10.0.0.5 172.16.0.1 192.168.1.1 100.64.0.1 fd00::1 fec0::1 240.0.0.1 "
             "::ffff:10.0.0.1 64:ff9b::a00:1 2002:a00:1::1 198.18.0.1 0.0.0.1 255.255.255.255",
         ),
         (
-            Kind.LINK_LOCAL,
+            AddressKind.LINK_LOCAL,
             "169.254.169.254 fe80::1 fe80::1%eth0 ::ffff:169.254.169.254 fd00:ec2::254 100.100.100.200",
         ),
-        (Kind.NOWHERE, "0.0.0.0 :: 224.0.0.1 ff02::1 ::ffff:0.0.0.0"),
+        (AddressKind.NOWHERE, "0.0.0.0 :: 224.0.0.1 ff02::1 ::ffff:0.0.0.0"),
     ],
     ids=str,
 )
-def test_every_address_is_of_one_kind(kind: Kind, addresses: str) -> None:
+def test_every_address_is_of_one_kind(kind: AddressKind, addresses: str) -> None:
     assert dict.fromkeys(addresses.split(), kind) == {a: kind_of(a) for a in addresses.split()}
 
 

@@ -11,7 +11,7 @@ import pytest
 from mirror.errors import Cancelled, NetworkError, RateLimited, Refused, RemoteError
 from mirror.limits import Limits
 from mirror.registry.session import TooBig
-from tests.registry.http.peers import Peer, Script, Talk, answers, peers, whole
+from tests.registry.http.peers import Peer, Script, Talk, peers, reply, whole
 from tests.registry.http.sessions import hanging, session_with, stopped_soon, work
 from tests.registry.http.test_client import cut_script
 from tests.registry.http.test_waits import HANGS
@@ -27,12 +27,12 @@ def test_a_token_is_asked_for_with_our_parameters_and_login(monkeypatch: pytest.
     for name in ("http_proxy", "all_proxy", "REQUESTS_CA_BUNDLE"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     limits = Limits()
-    with Peer(answers(TOKEN)) as peer, session_with(peer, limits=limits) as session:
+    with Peer(reply(TOKEN)) as peer, session_with(peer, limits=limits) as session:
         realm = session.trust.realm(f"http://{peer.name}/token?service=a%20b")
         scopes = [("scope", "repository:a/b:pull"), ("scope", "repository:c:pull")]
         for basic in (("me", "pä:ss"), None):
-            answer = session.one_off("GET", realm, params=scopes, basic=basic, work=work())
-            assert (200, b'{"token":"t"}') == (answer.status, answer.body)
+            response = session.one_off("GET", realm, params=scopes, basic=basic, work=work())
+            assert (200, b'{"token":"t"}') == (response.status, response.body)
         login = base64.b64encode("me:pä:ss".encode()).decode()
         target = "/token?service=a%20b&scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull"
         assert [f"Basic {login}", None] == [request.headers.get("authorization") for request in peer.requests]
@@ -43,7 +43,7 @@ def test_a_token_is_asked_for_with_our_parameters_and_login(monkeypatch: pytest.
 
 
 def test_a_form_is_posted() -> None:
-    with Peer(answers(TOKEN)) as peer, session_with(peer) as session:
+    with Peer(reply(TOKEN)) as peer, session_with(peer) as session:
         form = {"grant_type": "refresh_token", "refresh_token": "a b&c=ü"}
         session.one_off("POST", session.trust.realm("/token"), form=form, work=work())
         request = peer.requests[0]
@@ -53,28 +53,28 @@ def test_a_form_is_posted() -> None:
 
 @pytest.mark.parametrize("status", ["200 OK", "400 Bad", "401 Who", "403 No", "404 None", "405 Not so"])
 def test_what_the_service_says_is_for_the_caller_to_judge(status: str) -> None:
-    with Peer(answers(whole(status, b"words"))) as peer, session_with(peer) as session:
-        answer = session.one_off("GET", session.trust.realm("/token"), work=work())
-        assert (int(status[:3]), b"words", 1) == (answer.status, answer.body, len(peer.requests))
+    with Peer(reply(whole(status, b"words"))) as peer, session_with(peer) as session:
+        response = session.one_off("GET", session.trust.realm("/token"), work=work())
+        assert (int(status[:3]), b"words", 1) == (response.status, response.body, len(peer.requests))
 
 
 @pytest.mark.parametrize("status", ["408 R", "429 R", "500 R", "503 R"])
 def test_what_may_pass_is_tried_again(status: str) -> None:
-    with Peer(answers(whole(status), TOKEN)) as peer, session_with(peer) as session:
+    with Peer(reply(whole(status), TOKEN)) as peer, session_with(peer) as session:
         assert 200 == session.one_off("GET", session.trust.realm("/token"), work=work()).status
         assert 2 == len(peer.requests)
         assert 2 == session.host.requests()["GET token"]
 
 
 def test_nothing_is_tried_again_where_the_caller_does_it() -> None:
-    with Peer(answers(whole("429 R", b"", "Retry-After: 5"))) as peer, session_with(peer) as session:
+    with Peer(reply(whole("429 R", b"", "Retry-After: 5"))) as peer, session_with(peer) as session:
         with pytest.raises(RateLimited):
             session.one_off("GET", session.trust.realm("/token"), work=work(retries=False))
         assert 1 == len(peer.requests)
 
 
 def test_credentials_go_nowhere_but_where_a_rule_allowed_them() -> None:
-    with peers(answers(TOKEN), answers(TOKEN), addresses=("127.0.0.2", "127.0.0.3")) as both:
+    with peers(reply(TOKEN), reply(TOKEN), addresses=("127.0.0.2", "127.0.0.3")) as both:
         with session_with(both[0]) as session:
             elsewhere = session.trust.redirect(f"http://{both[1].name}/token", session.trust.own("/v2/"))
             options: list[dict[str, Any]] = [{"basic": ("me", "secret")}, {"form": {"password": "secret"}}]
@@ -86,7 +86,7 @@ def test_credentials_go_nowhere_but_where_a_rule_allowed_them() -> None:
 
 
 def test_a_redirect_is_followed_within_the_origin_with_the_login() -> None:
-    script = answers(whole("307 T", b"", "Location: /login?state=1"), TOKEN)
+    script = reply(whole("307 T", b"", "Location: /login?state=1"), TOKEN)
     with Peer(script) as peer, session_with(peer) as session:
         realm = session.trust.realm("/token?service=x")
         session.one_off("GET", realm, params=[("scope", "s")], basic=("me", "secret"), work=work())
@@ -107,23 +107,22 @@ def test_a_redirect_is_followed_within_the_origin_with_the_login() -> None:
 def test_other_redirects_are_not_followed(
     method: str, fields: tuple[str, ...], kind: type[Exception], code: str, asked: int
 ) -> None:
-    with Peer(answers(whole("302 F", b"", *fields))) as peer, session_with(peer) as session:
+    with Peer(reply(whole("302 F", b"", *fields))) as peer, session_with(peer) as session:
         with pytest.raises(kind) as caught:
             session.one_off(method, session.trust.realm("/token"), form=None, work=work())
         assert (code, asked) == (getattr(caught.value, "code", ""), len(peer.requests))
 
 
-def test_an_answer_is_bounded_and_whole() -> None:
-    script = answers(whole("200 OK", b"x" * 70_000), whole("200 OK", b"abc")[:-1])
-    with Peer(script) as peer, session_with(peer, idle_timeout=0.2) as session:
-        realm = session.trust.realm("/token")
-        with pytest.raises(TooBig):
-            session.one_off("GET", realm, work=work())
-        with pytest.raises(NetworkError):
-            session.one_off("GET", realm, work=work(retries=False))
+def test_a_response_is_bounded_and_whole() -> None:
+    script = reply(whole("200 OK", b"x" * 70_000), whole("200 OK", b"abc")[:-1])
+    with Peer(script) as peer:
+        with session_with(peer) as session, pytest.raises(TooBig):
+            session.one_off("GET", session.trust.realm("/token"), work=work())
+        with session_with(peer, idle_timeout=0.2) as session, pytest.raises(NetworkError):
+            session.one_off("GET", session.trust.realm("/token"), work=work(retries=False))
 
 
-def test_no_cut_counts_as_an_answer() -> None:
+def test_no_cut_counts_as_a_response() -> None:
     script = cut_script(TOKEN, lambda talk: talk.sock.close())
     with Peer(script) as peer, session_with(peer) as session:
         realm = session.trust.realm("/token")
@@ -135,8 +134,8 @@ def test_no_cut_counts_as_an_answer() -> None:
 
 
 @pytest.mark.parametrize("said", [b"SSH-2.0\r\n\r\n", CHUNKED + b"zz\r\n", CHUNKED + b"-1\r\n"])
-def test_a_malformed_answer_may_be_asked_for_again(said: bytes) -> None:
-    with Peer(answers(said, TOKEN)) as peer, session_with(peer) as session:
+def test_a_malformed_response_may_be_asked_for_again(said: bytes) -> None:
+    with Peer(reply(said, TOKEN)) as peer, session_with(peer, idle_timeout=1.0) as session:
         assert 200 == session.one_off("GET", session.trust.realm("/token"), work=work()).status
         assert 2 == len(peer.requests)
 
@@ -176,7 +175,10 @@ def test_a_get_on_a_connection_that_the_service_was_just_closing_is_sent_once_mo
 
 
 def test_a_proxy_is_asked_for_the_whole_url_with_its_login() -> None:
-    with Peer(answers(TOKEN)) as proxy, session_with("reg.example.com", proxy=f"http://me:x@{proxy.name}") as session:
+    with (
+        Peer(reply(TOKEN)) as proxy,
+        session_with("reg.example.com", proxy=f"http://me:x@{proxy.name}") as session,
+    ):
         session.one_off("GET", session.trust.realm("/token"), params=[("a", "b")], work=work())
     assert ["GET http://reg.example.com/token?a=b"] == proxy.targets()
     assert "Basic bWU6eA==" == proxy.requests[0].headers["proxy-authorization"]
@@ -184,7 +186,7 @@ def test_a_proxy_is_asked_for_the_whole_url_with_its_login() -> None:
 
 def test_a_token_service_elsewhere_is_counted_and_paused_under_its_own_name() -> None:
     limits = Limits()
-    with peers(answers(TOKEN), answers(TOKEN), addresses=("127.0.0.2", "127.0.0.3")) as both:
+    with peers(reply(TOKEN), reply(TOKEN), addresses=("127.0.0.2", "127.0.0.3")) as both:
         realms = frozenset({both[1].name})
         with session_with(both[0], limits=limits, token_realms=realms) as session:
             realm = session.trust.realm(f"http://{both[1].name}/token")

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from mirror.errors import MirrorError, NetworkError, RemoteError
 from mirror.registry.http.headers import Head
-from mirror.registry.http.protocol import MAX_FIELDS, MAX_HEAD, AnswerParser
+from mirror.registry.http.protocol import MAX_FIELDS, MAX_HEAD, ResponseParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-def parser_of(*pieces: bytes, method: str = "GET", small: bool = True, ends: bool = False) -> AnswerParser:
+def parser_of(*pieces: bytes, method: str = "GET", small: bool = True, ends: bool = False) -> ResponseParser:
     """A parser that was fed `pieces`, and then the end of the connection if `ends`."""
-    parser = AnswerParser(method, "GET it", small=small)
+    parser = ResponseParser(method, "GET it", small=small)
     for piece in pieces:
         parser.feed(piece)
     if ends:
@@ -27,7 +27,7 @@ def parser_of(*pieces: bytes, method: str = "GET", small: bool = True, ends: boo
     return parser
 
 
-def body_of(parser: AnswerParser) -> bytes:
+def body_of(parser: ResponseParser) -> bytes:
     view, body = memoryview(bytearray(7)), b""
     while count := parser.take(view):
         body += view[:count]
@@ -44,7 +44,7 @@ def in_bytes(data: bytes) -> Iterator[bytes]:
     return (data[at : at + 1] for at in range(len(data)))
 
 
-# Answer -> body, whether the connection may be used again.
+# Response -> body, whether the connection may be used again.
 WHOLE = {
     "counted": (OK + b"Content-Length: 3\r\n\r\nabc", b"abc", True),
     "empty": (OK + b"Content-Length: 0\r\n\r\n", b"", True),
@@ -95,21 +95,21 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("said", WHOLE.values(), ids=WHOLE)
-def test_a_whole_answer_is_read_however_it_is_cut_into_pieces(said: tuple[bytes, bytes, bool]) -> None:
-    answer, body, reusable = said
-    for pieces in ([answer], list(in_bytes(answer)), [answer[:20], answer[20:]]):
-        parser = parser_of(*pieces, ends=b"close" in answer or b"1.0" in answer)
+def test_a_whole_response_is_read_however_it_is_cut_into_pieces(said: tuple[bytes, bytes, bool]) -> None:
+    response, body, reusable = said
+    for pieces in ([response], list(in_bytes(response)), [response[:20], response[20:]]):
+        parser = parser_of(*pieces, ends=b"close" in response or b"1.0" in response)
         assert (body, True, reusable) == (body_of(parser), parser.complete, parser.reusable)
 
 
 @pytest.mark.parametrize("said", WHOLE.values(), ids=WHOLE)
-def test_no_cut_answer_counts(said: tuple[bytes, bytes, bool]) -> None:
-    answer, body, _ = said
-    until_closed = b"Content-Length" not in answer and b"hunked" not in answer and bool(body)
+def test_no_cut_response_counts(said: tuple[bytes, bytes, bool]) -> None:
+    response, body, _ = said
+    until_closed = b"Content-Length" not in response and b"hunked" not in response and bool(body)
     # Of a body that only the end of the connection ends, every beginning looks whole.
-    end = answer.index(b"\r\n\r\n") + 4 if until_closed else len(answer)
+    end = response.index(b"\r\n\r\n") + 4 if until_closed else len(response)
     for cut in range(end):
-        parser = parser_of(answer[:cut])
+        parser = parser_of(response[:cut])
         assert not parser.complete
         with pytest.raises(NetworkError) as caught:
             parser.feed_end()
@@ -117,7 +117,7 @@ def test_no_cut_answer_counts(said: tuple[bytes, bytes, bool]) -> None:
 
 
 SURPLUS = {
-    "another answer": (OK + b"Content-Length: 3\r\n\r\nabc", OK),
+    "another response": (OK + b"Content-Length: 3\r\n\r\nabc", OK),
     "junk": (OK + b"Content-Length: 3\r\n\r\nabc", b"x"),
     "after a close": (OK + b"Connection: close\r\nContent-Length: 3\r\n\r\nabc", b"x"),
     "no content, yet some": (b"HTTP/1.1 204 No Content\r\n\r\n", b"xx"),
@@ -125,15 +125,15 @@ SURPLUS = {
 }
 
 
-@pytest.mark.parametrize(("answer", "more"), SURPLUS.values(), ids=SURPLUS)
-def test_what_comes_after_the_end_costs_the_connection(answer: bytes, more: bytes) -> None:
-    for pieces in ([answer + more], [answer, more], list(in_bytes(answer + more))):
+@pytest.mark.parametrize(("response", "more"), SURPLUS.values(), ids=SURPLUS)
+def test_what_comes_after_the_end_costs_the_connection(response: bytes, more: bytes) -> None:
+    for pieces in ([response + more], [response, more], list(in_bytes(response + more))):
         parser = parser_of(*pieces)
         assert body_of(parser) in (b"abc", b"")
         assert (True, False, True) == (parser.complete, parser.reusable, parser.surplus)
 
 
-def test_an_answer_to_head_has_no_body_whatever_it_announces() -> None:
+def test_a_response_to_head_has_no_body_whatever_it_announces() -> None:
     for field in (b"Content-Length: 1000000", b"Transfer-Encoding: chunked", b"Content-Encoding: br", b"X: y"):
         for pieces in ([OK + field + b"\r\n\r\n"], list(in_bytes(OK + field + b"\r\n\r\n"))):
             parser = parser_of(*pieces, method="HEAD")
@@ -180,12 +180,12 @@ REFUSED = {
     "HTTP/0.9": b"<html></html>",
     "RTSP": b"RTSP/1.0 200 OK\r\n\r\n",
     "blank": b"\r\n\r\n",
-    "blank, then an answer": b"\r\n" + OK + b"Content-Length: 0\r\n\r\n",
+    "blank, then a response": b"\r\n" + OK + b"Content-Length: 0\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("said", REFUSED.values(), ids=REFUSED)
-def test_a_malformed_answer_is_refused_at_once(said: bytes) -> None:
+def test_a_malformed_response_is_refused_at_once(said: bytes) -> None:
     for size in (9, 1000, 16 << 10):  # the last is what a connection gives at most
         pieces = in_pieces(said, size)
         with pytest.raises(RemoteError) as caught:
@@ -326,7 +326,7 @@ def test_trailers_are_no_headers() -> None:
     assert (True, None) == (parser.complete, parser.head.headers.get("docker-content-digest"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.binary(max_size=300),
     st.sampled_from([b"", OK, CHUNKED, OK + b"A: ", OK + b"Content-Length: 9\r\n\r\n"]),
@@ -342,12 +342,12 @@ def test_of_any_bytes_only_our_errors_come(data: bytes, before: bytes, size: int
         assert error.code in ("bad_response", "truncated")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from([said[0] for said in WHOLE.values()]), st.data())
-def test_pieces_make_no_difference(answer: bytes, data: st.DataObject) -> None:
-    cuts = sorted(data.draw(st.lists(st.integers(1, len(answer) - 1), unique=True, max_size=6)))
-    pieces = [answer[a:b] for a, b in zip([0, *cuts], [*cuts, len(answer)], strict=True)]
-    one, other = parser_of(answer), parser_of(*pieces)
+def test_pieces_make_no_difference(response: bytes, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(1, len(response) - 1), unique=True, max_size=6)))
+    pieces = [response[a:b] for a, b in zip([0, *cuts], [*cuts, len(response)], strict=True)]
+    one, other = parser_of(response), parser_of(*pieces)
     assert one.head is not None
     assert other.head is not None
     assert (one.head.status, dict(one.head.headers)) == (other.head.status, dict(other.head.headers))

@@ -18,6 +18,7 @@ from mirror.errors import (
     AuthError,
     Cancelled,
     ConfigError,
+    LocalError,
     MirrorError,
     NetworkError,
     Refused,
@@ -29,7 +30,7 @@ from mirror.registry.http.proxy import Proxies
 from mirror.registry.http.url import Origin
 from mirror.registry.session import Session
 from tests.registry.http.dialling import OK, at, closed_port, get, secure, server
-from tests.registry.http.peers import Peer, Talk, answers, whole
+from tests.registry.http.peers import Peer, Talk, reply, whole
 from tests.registry.http.sessions import PATIENT, hanging, read_all, session_with, stopped_soon
 from tests.registry.http.test_request_body import BLOB, CREATED, NEVER, endless, pieces, put
 
@@ -112,7 +113,7 @@ def refuses(host: str, port: int) -> list[tuple[Any, ...]]:
 
 
 def test_https_goes_through_a_tunnel_and_the_proxys_login_goes_no_further(certificates: trustme.CA, ca: Path) -> None:
-    with Peer(answers(OK), tls=server(certificates, "reg.example.com")) as origin:
+    with Peer(reply(OK), tls=server(certificates, "reg.example.com")) as origin:
         script = Proxy({"reg.example.com:443": origin.port})
         with Peer(script) as proxy:
             options = {"proxy": f"http://me:pa%20ss@{proxy.name}", "tls": Tls(ca=ca), "resolve": refuses}
@@ -175,7 +176,7 @@ def test_a_proxy_that_hangs_or_is_not_there_is_told_as_that() -> None:
 
 def test_behind_a_proxy_only_literal_addresses_can_be_judged() -> None:
     said = [whole("307 T", b"", f"Location: http://{host}/x") for host in ("169.254.169.254", "cdn.internal")]
-    with Peer(answers(*said, OK)) as proxy:
+    with Peer(reply(*said, OK)) as proxy:
         with session_with("reg.example.com", proxy=f"http://{proxy.name}", resolve=refuses) as session:
             with pytest.raises(Refused):
                 get(session)
@@ -207,7 +208,7 @@ KINDS = ("http", "https", "socks5h")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_registry_is_used_through_a_proxy_of_any_kind(kind: str, certificates: trustme.CA, ca: Path) -> None:
-    said = answers(CREATED, whole("200 OK", BLOB), OK)
+    said = reply(CREATED, whole("200 OK", BLOB), OK)
     with (
         Peer(said, tls=server(certificates, "reg.example.com")) as origin,
         way(kind, origin, certificates, ca) as through,
@@ -226,7 +227,7 @@ def test_a_refusal_that_comes_before_the_body_was_sent_is_read_through_a_proxy(
 ) -> None:
     def refuse(talk: Talk) -> None:
         talk.head()
-        talk.answer("403 No")
+        talk.respond("403 No")
         talk.until_gone()
 
     with (
@@ -269,7 +270,7 @@ def test_an_end_without_a_tls_goodbye_is_a_cut_through_a_proxy(kind: str, certif
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_certificate_behind_a_proxy_is_verified(kind: str, certificates: trustme.CA, ca: Path) -> None:
     with (
-        Peer(answers(OK), tls=server(certificates, "other.example.com")) as origin,
+        Peer(reply(OK), tls=server(certificates, "other.example.com")) as origin,
         way(kind, origin, certificates, ca) as through,
         pytest.raises(Refused) as caught,
     ):
@@ -286,14 +287,22 @@ def test_the_certificate_of_a_proxy_is_verified(certificates: trustme.CA, ca: Pa
     assert "proxy" in str(caught.value)
 
 
+def test_a_proxy_is_not_connected_to_if_a_file_for_its_tls_is_missing() -> None:
+    with Peer(reply(OK)) as proxy:
+        options: dict[str, Any] = {"proxy": f"https://{proxy.name}", "tls": Tls(ca=Path("/nowhere/ca.pem"))}
+        with session_with("reg.example.com", **options) as session, pytest.raises(LocalError):
+            get(session)
+        assert 0 == proxy.connections
+
+
 def test_http_goes_to_a_proxy_in_tls_whole_and_through_socks_as_it_is(certificates: trustme.CA, ca: Path) -> None:
-    with Peer(answers(OK), tls=server(certificates)) as proxy:
+    with Peer(reply(OK), tls=server(certificates)) as proxy:
         options: dict[str, Any] = {"proxy": f"https://me:x@{proxy.name}", "tls": Tls(ca=ca), "resolve": refuses}
         with session_with("reg.example.com:5000", **options) as session:
             assert b"yes" == get(session).body
         assert ["GET http://reg.example.com:5000/v2/"] == proxy.targets()
         assert "Basic bWU6eA==" == proxy.requests[0].headers["proxy-authorization"]
-    with Peer(answers(OK)) as origin:
+    with Peer(reply(OK)) as origin:
         script = Socks({"reg.example.com:5000": origin.port})
         with Peer(script) as proxy:
             options = {"proxy": f"socks5h://{proxy.name}", "resolve": refuses}
@@ -305,19 +314,21 @@ def test_http_goes_to_a_proxy_in_tls_whole_and_through_socks_as_it_is(certificat
 
 
 @pytest.mark.parametrize(
-    ("script", "kind", "code"),
+    ("script", "seconds", "kind", "code"),
     [
-        (Socks({}, login=(b"me", b"other")), AuthError, "auth_failed"),
-        (Socks({}, reply=5), Unreachable, "net_error"),
-        (lambda talk: talk.until_gone(), Unreachable, "timeout"),
-        (lambda talk: talk.say(b"HTTP/1.1 400 Bad\r\n\r\n"), Unreachable, "net_error"),
+        (Socks({}, login=(b"me", b"other")), 60.0, AuthError, "auth_failed"),
+        (Socks({}, reply=5), 60.0, Unreachable, "net_error"),
+        (lambda talk: talk.until_gone(), 0.5, Unreachable, "timeout"),
+        (lambda talk: talk.say(b"HTTP/1.1 400 Bad\r\n\r\n"), 60.0, Unreachable, "net_error"),
     ],
     ids=["wrong login", "refused", "hangs", "no socks"],
 )
-def test_a_socks_proxy_that_does_not_connect_says_why(script: Any, kind: type[MirrorError], code: str) -> None:
+def test_a_socks_proxy_that_does_not_connect_says_why(
+    script: Any, seconds: float, kind: type[MirrorError], code: str
+) -> None:
     with (
         Peer(script) as proxy,
-        secure("reg.example.com", proxy=f"socks5h://me:x@{proxy.name}", connect_timeout=0.5) as session,
+        secure("reg.example.com", proxy=f"socks5h://me:x@{proxy.name}", connect_timeout=seconds) as session,
         pytest.raises(kind) as caught,
     ):
         get(session)
@@ -349,7 +360,7 @@ def test_hosts_of_no_proxy_and_those_below_them_are_contacted_directly(host: str
 def test_a_host_that_is_contacted_without_the_proxy_must_not_be_at_a_private_address() -> None:
     """Behind the proxy that is the proxy's business."""
     said = [whole("307 T", b"", "Location: http://cdn.example.com/x"), OK]
-    with Peer(answers(*said)) as proxy:
+    with Peer(reply(*said)) as proxy:
         options: dict[str, Any] = {"proxy": f"http://{proxy.name}", "resolve": at(("127.0.0.1", proxy.port))}
         with session_with("reg.example.com", **options) as session:
             assert b"yes" == get(session).body

@@ -1,4 +1,4 @@
-"""Uploads: bodies that are sent once, watched for an early answer, and never look whole when they are not."""
+"""Uploads: bodies that are sent once, watched for an early response, and never look whole when they are not."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from mirror.errors import AuthError, Cancelled, LocalError, NetworkError, RemoteError
 from mirror.registry.auth.authorizer import Anonymous, Scope, push
 from mirror.registry.http.host_settings import Tls
-from mirror.registry.session import Answer, Session
+from mirror.registry.session import Response, Session
 from mirror.util.cancellation import Stop, Work
-from tests.registry.http.peers import Peer, Talk, answers, peers, whole
+from tests.registry.http.peers import Peer, Talk, peers, reply, whole
 from tests.registry.http.sessions import PATIENT, STOPPED_WITHIN, session_with, work
 
 BLOB = bytes(range(256)) * (16 << 10)  # 4 MiB
@@ -32,7 +32,9 @@ class Renewing(Anonymous):
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         return "Bearer secret"
 
-    def challenged(self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work) -> None:
+    def handle_challenge(
+        self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
+    ) -> None:
         self.challenges.append(challenges)
 
 
@@ -55,7 +57,7 @@ def put(
     length: int | None = len(BLOB),
     where: str = "/v2/a/b/blobs/uploads/u?_state=CANARY",
     **options: Any,
-) -> Answer:
+) -> Response:
     destination = session.trust.upload_location(where, session.trust.own("/v2/a/b/blobs/uploads/"))
     options = {"work": work(), "kind": "blob", "scopes": push("a/b"), "expect": {201}, **options}
     return session.upload("PUT", destination, options.pop("work"), length=length, body=body, **options)
@@ -66,10 +68,10 @@ def put(
 def test_a_body_arrives_as_it_is_and_the_connection_is_kept(length: int | None, secure: bool, authority: Any) -> None:
     tls = authority.server_context() if secure else None
     options: dict[str, Any] = {"plain_http": False, "tls": Tls(ca=authority.ca)} if secure else {}
-    with Peer(answers(CREATED), tls=tls) as peer, session_with(peer, **options) as session:
+    with Peer(reply(CREATED), tls=tls) as peer, session_with(peer, **options) as session:
         for _ in range(2):
-            answer = put(session, [b"", *pieces(), b""], length=length)
-            assert (201, "/v2/a/b/blobs/x") == (answer.status, answer.headers.get("location"))
+            response = put(session, [b"", *pieces(), b""], length=length)
+            assert (201, "/v2/a/b/blobs/x") == (response.status, response.headers.get("location"))
         digests = {hashlib.sha256(request.body).hexdigest() for request in peer.requests}
         assert {hashlib.sha256(BLOB).hexdigest()} == digests
         assert (1, {"PUT blob": 2}) == (peer.connections, session.host.requests())
@@ -78,7 +80,7 @@ def test_a_body_arrives_as_it_is_and_the_connection_is_kept(length: int | None, 
 
 @pytest.mark.parametrize("length", [0, None])
 def test_an_empty_body_is_a_body(length: int | None) -> None:
-    with Peer(answers(CREATED)) as peer, session_with(peer) as session:
+    with Peer(reply(CREATED)) as peer, session_with(peer) as session:
         assert 201 == put(session, [], length=length).status
         assert [b""] == [request.body for request in peer.requests]
 
@@ -147,7 +149,7 @@ def test_an_early_refusal_ends_the_sending_and_is_heard(then: str, length: int |
     with Peer(early(said, then=then)) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError) as caught:
             put(session, endless(), length=length)
-        if then != "reset":  # then the answer may be lost on the way
+        if then != "reset":  # then the response may be lost on the way
             assert (413, False) == (caught.value.status, caught.value.retryable)
         peer.note(lambda: setattr(peer, "connections", -1))
 
@@ -160,7 +162,7 @@ def test_a_success_that_comes_before_the_body_does_not_count(length: int | None)
         assert ("bad_response", True) == (caught.value.code, caught.value.retryable)
 
 
-def test_an_interim_answer_does_not_end_the_sending() -> None:
+def test_an_interim_response_does_not_end_the_sending() -> None:
     def script(talk: Talk) -> None:
         talk.head()
         talk.say(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Proc")
@@ -236,7 +238,7 @@ def test_a_stop_reaches_a_blocked_send() -> None:
 
 def test_a_refused_login_lets_the_caller_start_again_with_a_new_one() -> None:
     keys = Renewing()
-    script = answers(whole("401 Who", b"", 'WWW-Authenticate: Bearer realm="x"'))
+    script = reply(whole("401 Who", b"", 'WWW-Authenticate: Bearer realm="x"'))
     with Peer(script) as peer, session_with(peer, authorizer=keys) as session:
         with pytest.raises(AuthError) as caught:
             put(session, pieces())
@@ -247,7 +249,7 @@ def test_a_refused_login_lets_the_caller_start_again_with_a_new_one() -> None:
 
 @pytest.mark.parametrize("status", ["301 A", "302 B", "303 C", "307 D", "308 E"])
 def test_an_upload_is_never_redirected(status: str) -> None:
-    with Peer(answers(whole(status, b"", "Location: /elsewhere"))) as peer, session_with(peer) as session:
+    with Peer(reply(whole(status, b"", "Location: /elsewhere"))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError, match="redirect is not usable") as caught:
             put(session, pieces())
         assert ("bad_response", 1) == (caught.value.code, len(peer.requests))
@@ -255,7 +257,7 @@ def test_an_upload_is_never_redirected(status: str) -> None:
 
 def test_an_upload_to_another_host_shows_no_credentials_and_no_query() -> None:
     keys = Renewing()
-    with peers(answers(CREATED), answers(CREATED, whole("401 Who")), addresses=("127.0.0.2", "127.0.0.3")) as both:
+    with peers(reply(CREATED), reply(CREATED, whole("401 Who")), addresses=("127.0.0.2", "127.0.0.3")) as both:
         with session_with(both[0], authorizer=keys) as session:
             where = f"http://{both[1].name}/upload?signature=CANARY"
             put(session, pieces(), where=where)

@@ -30,12 +30,12 @@ from mirror.registry.http.host_settings import Tls
 from mirror.registry.http.tls import SecureConnection
 from mirror.util.cancellation import Stop
 from tests.registry.http.dialling import OK, at, get, secure, server
-from tests.registry.http.peers import Peer, Talk, answers, whole
+from tests.registry.http.peers import Peer, Talk, reply, whole
 from tests.registry.http.sessions import session_with, work
 
 
 def test_an_authority_of_ones_own_is_trusted(certificates: trustme.CA, ca: Path) -> None:
-    with Peer(answers(OK), tls=server(certificates)) as peer, secure(peer, tls=Tls(ca=ca)) as session:
+    with Peer(reply(OK), tls=server(certificates)) as peer, secure(peer, tls=Tls(ca=ca)) as session:
         for _ in range(3):
             assert b"yes" == get(session).body
         assert 1 == peer.connections
@@ -57,7 +57,7 @@ UNTRUSTED: dict[str, tuple[tuple[str, ...], dict[str, Any], bool, str]] = {
 def test_a_certificate_that_does_not_hold_is_refused_and_explained(
     names: tuple[str, ...], dates: dict[str, Any], known: bool, hint: str, certificates: trustme.CA, ca: Path
 ) -> None:
-    with Peer(answers(OK), tls=server(certificates, *names, **dates)) as peer:
+    with Peer(reply(OK), tls=server(certificates, *names, **dates)) as peer:
         with secure(peer, tls=Tls(ca=ca if known else None)) as session:
             with pytest.raises(Refused) as caught:
                 get(session, work=work())
@@ -76,7 +76,7 @@ def test_the_environment_adds_no_authority_and_takes_no_keys(
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.setenv(name, str(ca))
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
-    with Peer(answers(OK), tls=server(certificates)) as peer:
+    with Peer(reply(OK), tls=server(certificates)) as peer:
         with secure(peer) as session, pytest.raises(Refused):
             get(session)
         with secure(peer, tls=Tls(ca=ca)) as session:
@@ -147,7 +147,7 @@ def test_a_client_certificate_is_shown_where_it_is_configured(
     certificates: trustme.CA, ca: Path, client: tuple[Path, Path]
 ) -> None:
     cert, key = client
-    with Peer(answers(OK), tls=wants_client(certificates)) as peer:
+    with Peer(reply(OK), tls=wants_client(certificates)) as peer:
         with secure(peer, tls=Tls(ca=ca, cert=cert, key=key)) as session:
             assert b"yes" == get(session).body
         with secure(peer, tls=Tls(ca=ca)) as session, pytest.raises(MirrorError) as caught:
@@ -169,7 +169,7 @@ def test_a_client_certificate_is_not_shown_to_a_host_that_a_server_named(
 
     context = wants_client(certificates, "127.0.0.1", "127.0.0.3", required=False)
     with Peer(noting, address="127.0.0.3", tls=context) as other:
-        script = answers(OK, whole("307 T", b"", f"Location: https://{other.name}/x"))
+        script = reply(OK, whole("307 T", b"", f"Location: https://{other.name}/x"))
         tls = Tls(ca=ca, cert=client[0], key=client[1])
         with Peer(script, tls=wants_client(certificates)) as peer, secure(peer, tls=tls) as session:
             for _ in range(2):
@@ -204,7 +204,7 @@ def test_an_intermediate_authority_is_enough() -> None:
     intermediate = trustme.CA().create_child_ca()
     with (
         intermediate.cert_pem.tempfile() as only,
-        Peer(answers(OK), tls=server(intermediate)) as peer,
+        Peer(reply(OK), tls=server(intermediate)) as peer,
         secure(peer, tls=Tls(ca=Path(only))) as session,
     ):
         assert b"yes" == get(session).body
@@ -227,7 +227,7 @@ def named_in_the_old_way(host: str, folder: Path) -> tuple[ssl.SSLContext, Path]
 def test_a_host_must_be_among_the_alternative_names_of_its_certificate(tmp_path: Path) -> None:
     """Source: RFC 9525, 2: a common name is none."""
     context, file = named_in_the_old_way("reg.example.com", tmp_path)
-    with Peer(answers(OK), tls=context) as peer:
+    with Peer(reply(OK), tls=context) as peer:
         resolve = at(("127.0.0.1", peer.port))
         host = f"reg.example.com:{peer.port}"
         with secure(host, tls=Tls(ca=file), resolve=resolve) as session, pytest.raises(Refused) as caught:
@@ -267,7 +267,7 @@ def test_a_goodbye_does_not_wait_for_a_peer_that_takes_nothing(certificates: tru
                 connection.send(b"x" * (16 << 20))
             begun = monotonic()
             connection.close()
-            assert monotonic() - begun < 5.0
+            assert monotonic() - begun < 20.0  # seconds; less than the timeout of the socket
 
 
 def test_a_message_has_one_bound_however_many_records_it_is(certificates: trustme.CA) -> None:
@@ -289,14 +289,14 @@ def test_a_message_has_one_bound_however_many_records_it_is(certificates: trustm
         begun = monotonic()
         connection.begin(Stop(), Pace(0.3, begun + 0.3), "it")
         with pytest.raises(NetworkError) as caught:
-            connection.send(b"x" * (1 << 20))
-        assert ("timeout", True) == (caught.value.code, monotonic() - begun < 2.0)
+            connection.send(b"x" * (8 << 20))  # all of it takes the server more than 50 s
+        assert ("timeout", True) == (caught.value.code, monotonic() - begun < 30.0)
         connection.close()
 
 
 @pytest.mark.parametrize("tls", [Tls(ca=Path("/nowhere/ca.pem")), Tls(verify=False, cert=Path("/nowhere/c.pem"))])
 def test_a_missing_file_is_named(tls: Tls) -> None:
-    with Peer(answers(OK)) as peer, secure(peer, tls=tls) as session, pytest.raises(LocalError) as caught:
+    with Peer(reply(OK)) as peer, secure(peer, tls=tls) as session, pytest.raises(LocalError) as caught:
         get(session)
     assert "/nowhere/" in str(caught.value)
     assert 0 == peer.connections
@@ -306,7 +306,7 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
     junk = tmp_path / "junk.pem"
     junk.write_text("junk")
     for tls in (Tls(ca=junk), Tls(verify=False, cert=junk)):
-        with Peer(answers(OK)) as peer, secure(peer, tls=tls) as session, pytest.raises(LocalError) as caught:
+        with Peer(reply(OK)) as peer, secure(peer, tls=tls) as session, pytest.raises(LocalError) as caught:
             get(session)
         assert "junk.pem" in str(caught.value)
 
@@ -333,5 +333,5 @@ def test_a_handshake_that_breaks_or_hangs_may_work_the_next_time(end: Any) -> No
 
 def test_https_behind_plain_http_is_an_error(certificates: trustme.CA) -> None:
     tls = server(certificates)
-    with Peer(answers(OK), tls=tls) as peer, session_with(peer) as session, pytest.raises(RemoteError):
+    with Peer(reply(OK), tls=tls) as peer, session_with(peer) as session, pytest.raises(RemoteError):
         get(session)

@@ -213,7 +213,7 @@ def test_each_row_of_the_fallback_tables_in_each_setting(
 ) -> None:
     registry = mixed(scripted)
     row.change(registry)
-    with opened(registry, tmp_path, mode=mode, connect_timeout=1.0) as source:
+    with opened(registry, tmp_path, mode=mode) as source:
         results = outcome(source, "app", row.tags)
     shown = summarize(results, registry, row.tags)
     errors = [one for one in results if isinstance(one, MirrorError)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import sys
 from contextlib import suppress
@@ -36,38 +37,44 @@ _REQUEST_BYTES = 1 << 20
 
 def main() -> None:
     """Fork for every request. Returns in the process that becomes the run."""
+    runs: dict[int, tuple[int, int]] = {}  # pidfd -> process id, pipe for the status
+    poll = select.poll()
     with socket.socket(fileno=os.dup(0)) as requests:
+        poll.register(requests, select.POLLIN)
         while True:
-            message, descriptors, _flags, _sender = socket.recv_fds(requests, _REQUEST_BYTES, 3)
-            if not message:
-                sys.exit(0)
-            if os.fork():
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                _reap()
+            ready, _ = poll.poll()[0]
+            if ready != requests.fileno():
+                poll.unregister(ready)
+                _report_end(ready, *runs.pop(ready))
                 continue
-            if _is_run(descriptors[2]):
+            message, (out, err, status_to), _flags, _sender = _receive(requests)
+            run = os.fork()
+            if not run:
                 break
-    _prepare(json.loads(message), *descriptors)
+            os.close(out)
+            os.close(err)
+            os.write(status_to, b"%d\n" % run)
+            ended = os.pidfd_open(run)
+            runs[ended] = run, status_to
+            poll.register(ended, select.POLLIN)
+    os.setsid()
+    _prepare(json.loads(message), out, err, status_to)
 
 
-def _reap() -> None:
-    """Wait for ended children, so that the processor time of the runs is counted."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+def _receive(requests: socket.socket) -> tuple[bytes, list[int], int, object]:
+    received = socket.recv_fds(requests, _REQUEST_BYTES, 3)
+    if not received[0]:
+        sys.exit(0)
+    return received
 
 
-def _is_run(status_to: int) -> bool:
-    """Fork again. Return True in the run; the other process waits for it, reports its status, and exits."""
-    run = os.fork()
-    if not run:
-        os.setsid()
-        return True
-    with open(status_to, "w") as status:
-        print(run, file=status, flush=True)
-        print(os.waitpid(run, 0)[1], file=status, flush=True)
-    os._exit(0)
+def _report_end(ended: int, run: int, status_to: int) -> None:
+    """Write the wait status of a run that has ended."""
+    status = os.waitpid(run, 0)[1]
+    with suppress(BrokenPipeError):  # nobody waits for it any more
+        os.write(status_to, b"%d\n" % status)
+    os.close(status_to)
+    os.close(ended)
 
 
 def _prepare(request: dict[str, object], out: int, err: int, status_to: int) -> None:

@@ -1,6 +1,6 @@
 """On the module path of the tool in tests: keeps the tool on loopback, and records attempts to leave it.
 
-On request it also runs the event loop in debug mode, and records callbacks that block it."""
+On request it also records callbacks that block the event loop."""
 
 from __future__ import annotations
 

@@ -1,0 +1,220 @@
+"""Plans the references of one mirror for one target: compares what both ends have. Only reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from mirror.errors import MirrorError
+from mirror.store import Version
+from mirror.sync.plan_model import (
+    Action,
+    MirrorEntry,
+    PlanEntry,
+    PlanHints,
+    PlanReceiver,
+    SourceReference,
+    TargetEntry,
+    plan_image,
+)
+from mirror.sync.planner_queries import (
+    DigestOrError,
+    KeepManifest,
+    add_transform_result,
+    call_store,
+    digest_or_error,
+    may_be_damaged,
+    resolve_all,
+)
+from mirror.sync.target_tags import TargetTagReader, TargetTags
+from mirror.transfer.calls import Calls
+from mirror.transfer.tasks import run_group, run_in_background
+from mirror.util.cancellation import Work
+
+LARGEST_BATCH = 64  # references that one call resolves
+
+
+class Batch:
+    """References of one source that are resolved together.
+
+    lock: held while they are resolved, so that each reference is resolved once for all targets."""
+
+    def __init__(self, references: list[SourceReference]) -> None:
+        self.references = references
+        self.lock = asyncio.Lock()
+
+
+def make_batches(references: list[SourceReference], parallel: int) -> list[Batch]:
+    """Divide references into batches for `parallel` requests at the same time."""
+    size = max(1, min(LARGEST_BATCH, -(-len(references) // max(1, parallel))))
+    return [Batch(references[start : start + size]) for start in range(0, len(references), size)]
+
+
+class TargetPlanner:
+    """Plans references for single targets, and passes the plan entries to a PlanReceiver.
+
+    The parameters are those of Planner."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        hints: PlanHints,
+        receiver: PlanReceiver,
+        *,
+        use_hints: bool,
+        repeat_transforms: bool,
+        repair: bool,
+        keep_manifest: KeepManifest | None,
+    ) -> None:
+        self._calls = calls
+        self._hints = hints
+        self._receiver = receiver
+        self._repeat_transforms = repeat_transforms
+        self._repair = repair
+        self._keep_manifest = keep_manifest
+        self._target_tags = TargetTagReader(calls, hints, use_hints=use_hints, repair=repair)
+
+    async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
+        """List the tags of a target, or return None if the list may not be needed."""
+        return await self._target_tags.list_if_needed(entry, target)
+
+    async def plan_target(
+        self,
+        entry: MirrorEntry,
+        target: TargetEntry,
+        batches: Sequence[Batch],
+        listing: asyncio.Task[TargetTags | None],
+    ) -> None:
+        """Plan all references of an entry for one target. listing: the result of `list_if_needed`."""
+        references = [reference for batch in batches for reference in batch.references]
+        try:
+            target_tags = await self._target_tags.read(entry, target, references, listing)
+        except MirrorError as error:
+            self._fail_all(references, target, error)
+            return
+        await run_group(self._plan_batch(target, target_tags, batch) for batch in batches)
+
+    def _fail_all(self, references: Sequence[SourceReference], target: TargetEntry, error: MirrorError) -> None:
+        """Plan the same failure for all references on one target."""
+        for reference in references:
+            self._receiver.add_plan_entry(PlanEntry(reference, target, Action.FAIL, error=error))
+
+    async def _plan_batch(self, target: TargetEntry, target_tags: TargetTags, batch: Batch) -> None:
+        """Plan the references of one batch for one target."""
+        references = self._skip_known_equal(target, target_tags, batch)
+        if not references:
+            return
+        tags = target_tags.tags
+        listed = [reference for reference in references if tags is None or reference.tag in tags]
+        at_source = references if tags is None or references[0].entry.heads_first else listed
+        try:
+            digests = await self._resolve_at_both(target, target_tags, batch, at_source, listed)
+            digests |= await self._resolve_unlisted_immutable(target, target_tags, batch, references)
+            if any(digest is not None for digest in digests.values()):
+                target_tags.may_have_blobs = True  # even if its list of tags is empty
+            elif target_tags.may_have_blobs is None:
+                target_tags.may_have_blobs = await self._target_tags.may_have_blobs(target, target_tags)
+        except MirrorError as error:
+            self._fail_all(references, target, error)
+            return
+        for reference in references:
+            plan_entry = plan_image(
+                reference,
+                target,
+                digests.get(reference.tag),
+                known_equal=target_tags.known_equal.get(reference.tag),
+                may_have_blobs=bool(target_tags.may_have_blobs),
+                damaged=reference.tag in target_tags.damaged,
+                repair=self._repair,
+                damaged_digest=target_tags.damaged_digest(reference.tag),
+            )
+            self._receiver.add_plan_entry(plan_entry)
+
+    def _skip_known_equal(self, target: TargetEntry, target_tags: TargetTags, batch: Batch) -> list[SourceReference]:
+        """Plan to skip the references that are known to be equal, and return the others.
+
+        An immutable tag that was equal in an earlier run is still equal, unless the list of the target lacks it."""
+        others = []
+        for reference in batch.references:
+            digest = target_tags.known_equal.get(reference.tag)
+            if digest is None or (target_tags.tags is not None and reference.tag not in target_tags.tags):
+                others.append(reference)
+            else:
+                self._receiver.note_target_tag(target.repository, reference.tag, digest)
+                self._receiver.add_plan_entry(PlanEntry(reference, target, Action.SKIP, digest))
+        return others
+
+    async def _resolve_unlisted_immutable(
+        self, target: TargetEntry, target_tags: TargetTags, batch: Batch, references: Sequence[SourceReference]
+    ) -> dict[str, DigestOrError]:
+        """Resolve the immutable tags that the list of the target lacks, and return what they refer to there.
+
+        A list may be incomplete (a 404, pages that end early), so it is no reason to overwrite an immutable tag. Of
+        these tags, the source resolves those that exist and differ from what was equal in an earlier run."""
+        if target_tags.tags is None:
+            return {}
+        immutable = references[0].entry.rules.is_immutable
+        unlisted = [
+            reference for reference in references if reference.tag not in target_tags.tags and immutable(reference.tag)
+        ]
+        digests = await self._resolve_at_both(target, target_tags, batch, [], unlisted)
+        differing = [
+            reference
+            for reference in unlisted
+            if digests[reference.tag] not in (None, target_tags.known_equal.get(reference.tag))
+        ]
+        await self._resolve_at_source(batch, differing)
+        return digests
+
+    async def _resolve_at_both(
+        self,
+        target: TargetEntry,
+        target_tags: TargetTags,
+        batch: Batch,
+        at_source: Sequence[SourceReference],
+        at_target: Sequence[SourceReference],
+    ) -> dict[str, DigestOrError]:
+        """Resolve references at the source and at the target in parallel. Return what those at the target refer to."""
+        tags = [reference.tag for reference in at_target]
+        unknown = [tag for tag in tags if tag not in target_tags.known_digests]
+        async with run_in_background([self._resolve_at_source(batch, at_source)]) as (source_task,):
+            versions = await self._resolve_at_target(target, unknown)
+            await source_task
+        digests: dict[str, DigestOrError] = {
+            tag: target_tags.known_digests[tag] for tag in tags if tag in target_tags.known_digests
+        }
+        is_immutable = batch.references[0].entry.rules.is_immutable
+        for tag, version in zip(unknown, versions, strict=True):
+            if may_be_damaged(version):
+                target_tags.damaged[tag] = version.tag_digest
+            digests[tag] = digest_or_error(version, immutable=is_immutable(tag))
+        for tag, digest in digests.items():
+            if isinstance(digest, str):
+                self._receiver.note_target_tag(target.repository, tag, digest)
+        return digests
+
+    async def _resolve_at_target(self, target: TargetEntry, tags: Sequence[str]) -> list[Version | MirrorError]:
+        """Resolve tags at the target."""
+        if not tags:
+            return []
+        return await call_store(
+            self._calls, target.store, lambda work: resolve_all(target.store, target.repository.path, tags, work)
+        )
+
+    async def _resolve_at_source(self, batch: Batch, references: Sequence[SourceReference]) -> None:
+        """Resolve those of `references` that have no version yet."""
+        async with batch.lock:
+            unresolved = [reference for reference in references if reference.version is None]
+            if not unresolved:
+                return
+            entry = unresolved[0].entry
+
+            def run(work: Work) -> list[Version | MirrorError]:
+                identifiers = [reference.identifier for reference in unresolved]
+                versions = resolve_all(entry.source, entry.repository, identifiers, work, self._keep_manifest)
+                if self._repeat_transforms:
+                    return versions
+                return [add_transform_result(self._hints, version) for version in versions]
+
+            for reference, version in zip(unresolved, await call_store(self._calls, entry.source, run), strict=True):
+                reference.version = version

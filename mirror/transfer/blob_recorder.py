@@ -1,0 +1,78 @@
+"""Records how the copy of each blob and manifest to each target repository ended."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+from mirror.errors import Cancelled, MirrorError
+from mirror.oci.digest import Digest
+from mirror.oci.reference import Repository
+from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
+
+BlobCallback: TypeAlias = Callable[[BlobRequest, BlobResult, "MirrorError | None"], None]
+
+
+class BlobRecorder:
+    """Calls `record` once for each pair of repository and digest. Thread-safe.
+
+    It is called a second time only if a copy succeeds after a failed one, or if a blob that existed had to be copied
+    after all."""
+
+    def __init__(self, record: BlobCallback) -> None:
+        """record: gets the request, the result, and the error of a failed copy."""
+        self._record = record
+        self._lock = threading.Lock()
+        self._outcomes: dict[tuple[Repository, Digest], BlobOutcome | None] = {}  # None: failed
+        self._failed: dict[tuple[Repository, Digest], BlobResult] = {}  # failures that no image has counted yet
+        self._interrupted: dict[tuple[Repository, Digest], tuple[BlobRequest, Cancelled]] = {}
+
+    def record_blob(self, request: BlobRequest, result: BlobResult, error: MirrorError | None = None) -> None:
+        """Record the end of a copy. error: why it failed."""
+        if not self._is_new(request, result.outcome, error, success_is_final=False):
+            result.counted = True  # the report counts the first result
+            return
+        if error is not None:
+            with self._lock:
+                self._failed[request.repository, request.blob.digest] = result
+        self._record(request, result, error)
+
+    def record_manifest(self, request: BlobRequest, result: BlobResult, error: MirrorError | None = None) -> None:
+        """Record that a manifest was written or existed, or why it could not be written.
+
+        One manifest may be recorded several times, under several references."""
+        if self._is_new(request, result.outcome, error, success_is_final=True):
+            self._record(request, result, error)
+
+    def take_failed(self, request: BlobRequest) -> BlobResult:
+        """Return the result of a failed copy to the first image that asks for it, and an empty one to the others."""
+        with self._lock:
+            return self._failed.pop((request.repository, request.blob.digest), None) or BlobResult()
+
+    def _is_new(
+        self, request: BlobRequest, outcome: BlobOutcome | None, error: MirrorError | None, *, success_is_final: bool
+    ) -> bool:
+        """Note the outcome and return whether it has to be recorded."""
+        key = (request.repository, request.blob.digest)
+        with self._lock:
+            if isinstance(error, Cancelled):
+                if key not in self._outcomes:
+                    self._interrupted.setdefault(key, (request, error))  # another image may still copy it
+                return False
+            self._interrupted.pop(key, None)
+            if key in self._outcomes:
+                succeeded = self._outcomes[key] is not None
+                if succeeded and (success_is_final or outcome is BlobOutcome.EXISTS):
+                    return False
+                if not succeeded and outcome is None:
+                    return False
+            self._outcomes[key] = outcome
+            return True
+
+    def close(self) -> None:
+        """Record the copies that were cancelled, after the last copy of the run."""
+        with self._lock:
+            interrupted, self._interrupted = self._interrupted, {}
+        for request, error in interrupted.values():
+            self._record(request, BlobResult(), error)

@@ -1,0 +1,216 @@
+"""Uploads blobs from their sources: from memory, as a direct stream, or through the spool."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from functools import partial
+
+from mirror.errors import MirrorError, Refused, RemoteError
+from mirror.oci.reference import Repository
+from mirror.store import UploadSession
+from mirror.transfer.blob_locations import BlobLocations
+from mirror.transfer.blob_request import BlobRequest, BlobResult, BlobSource
+from mirror.transfer.blob_sources import BlobSources
+from mirror.transfer.calls import Calls
+from mirror.transfer.downloads import BlobDownload, BufferedBlob
+from mirror.transfer.idle_sessions import IdleSessions
+from mirror.transfer.permits import DOWNLOADS, UPLOADS, host_permit
+from mirror.transfer.read_failures import ReadFailures
+from mirror.transfer.retry_budgets import RetryBudgets
+from mirror.transfer.routes import Routes
+from mirror.transfer.shared_tasks import result_of
+from mirror.transfer.spool import DownloadBroken, Spool, SpoolFile
+from mirror.transfer.spool_downloads import SpoolDownloads
+from mirror.transfer.spool_room import SpoolRoom
+from mirror.transfer.tasks import run_group
+from mirror.transfer.uploads import BlobBody, BlobUpload
+from mirror.util.cancellation import Work
+from mirror.util.structs import Struct
+
+SMALL_BLOB = 64 << 10  # bytes up to which a blob is read into memory before its upload starts
+MAX_BUFFERED = 4 << 20  # bytes of such blobs in memory at a time; further ones are streamed
+
+_log = logging.getLogger("mirror.transfer")
+
+
+class UploadTry(Struct, eq=False):
+    """One try to upload a blob, from sources on one host.
+
+    session: an open upload session to use. result: counts bytes and attempts.
+    read_error: why the bytes could not be read, if that made the try fail.
+    joined: the bytes were read by the download of another upload, perhaps from other sources."""
+
+    request: BlobRequest
+    sources: list[BlobSource]
+    session: UploadSession | None
+    result: BlobResult
+    upload: BlobUpload | None = None
+    read_error: BaseException | None = None
+    joined: bool = False
+
+    @property
+    def source_host(self) -> str:
+        """The host of the sources."""
+        return self.sources[0].store.host
+
+    @property
+    def target_host(self) -> str:
+        """The host of the repository."""
+        return self.request.repository.host
+
+
+class BlobUploader:
+    """Uploads blobs. Used on the event loop."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        locations: BlobLocations,
+        sources: BlobSources,
+        routes: Routes,
+        spool: Spool,
+        idle: IdleSessions,
+        *,
+        count_bytes: Callable[[int], None],
+        before_write: Callable[[Repository], None],
+    ) -> None:
+        """count_bytes, before_write: see `BlobCopier`."""
+        self._locations = locations
+        self._sources = sources
+        self._routes = routes
+        self._room = SpoolRoom(spool, calls)
+        self._idle = idle
+        self._count_bytes = count_bytes
+        self._before_write = before_write
+        self._failures = ReadFailures()
+        self._budgets = RetryBudgets(calls)
+        self._downloads = SpoolDownloads(calls, self._budgets, self._failures)
+        self._buffered = 0  # bytes of small blobs in memory, or about to be read
+
+    async def upload(self, request: BlobRequest, result: BlobResult, session: UploadSession | None) -> None:
+        """Upload the blob. If it cannot be read from one host, try the sources on the next host.
+
+        session: an open upload session for the first try; it is used or closed. result: counts bytes and attempts.
+        Raises the errors of the target. If no source can be read, raises the error of the request's own source."""
+        tried: set[BlobSource] = set()
+        failure: MirrorError | None = None
+        while sources := self._next_sources(request, tried):
+            upload_try = UploadTry(request, sources, session, result)
+            try:
+                await self._try_upload(upload_try)
+                return
+            except (RemoteError, Refused) as error:
+                if upload_try.read_error is None:
+                    raise
+                if failure is None or request.source in sources:
+                    failure = error
+                text = f"{request.blob.digest} could not be read from {', '.join(map(str, sources))}: {error.what}"
+                _log.info("blob_unread", extra={"target": str(request.repository), "code": error.code, "text": text})
+            session = None
+            if not upload_try.joined:
+                tried.update(sources)
+        if failure is None:
+            raise RuntimeError("a request has at least one source")
+        raise failure
+
+    def _next_sources(self, request: BlobRequest, tried: Collection[BlobSource]) -> list[BlobSource]:
+        """Return the sources for the next try, all on one host.
+
+        A repository on the target's host that has the blob comes first: it could not be mounted from there. Then the
+        request's own source, then those of other requests."""
+        holder = self._locations.find_holder(request.repository, request.blob.digest)
+        near = BlobSource(request.target, holder) if holder else None
+        return [near] if near is not None and near not in tried else self._sources.next_untried(request, tried)
+
+    async def _try_upload(self, upload_try: UploadTry) -> None:
+        """Upload through the spool or without it, and close the session that is left."""
+        source, target, request = upload_try.source_host, upload_try.target_host, upload_try.request
+        try:
+            if not self._routes.needs_spool(source, target, mounts_work=self._locations.is_mount_worthwhile(target)):
+                await self._upload_directly(upload_try)
+                return
+            may_stream = self._routes.can_stream(source, target) and not request.target.on_disk
+            file = await self._room.acquire(request.blob, target, may_stream=may_stream)
+            try:
+                if file is None:
+                    await self._upload_directly(upload_try)
+                else:
+                    await self._upload_from_spool(upload_try, file)
+            finally:
+                self._room.release(file, target)
+        finally:
+            session = upload_try.session
+            if upload_try.upload is not None:
+                session = upload_try.upload.end_attempts()
+                upload_try.result.bytes_sent += upload_try.upload.bytes_sent
+            if session is not None:
+                self._idle.discard(session, target)
+
+    async def _upload_directly(self, upload_try: UploadTry) -> None:
+        """Upload without the spool: no other upload gets the bytes."""
+        blob = upload_try.request.blob
+        download = BlobDownload(blob, upload_try.sources, self._failures)
+        try:
+            if blob.size is not None and blob.size <= SMALL_BLOB and self._buffered + blob.size <= MAX_BUFFERED:
+                await self._upload_from_memory(upload_try, download, blob.size)
+            else:
+                upload = self._create_upload(upload_try, download)
+                await self._send(upload_try, upload, host_permit(upload_try.source_host), DOWNLOADS)
+        finally:
+            upload_try.result.bytes_read += download.bytes_read
+            upload_try.read_error = download.error
+
+    async def _upload_from_memory(self, upload_try: UploadTry, download: BlobDownload, size: int) -> None:
+        """Read a small blob, then send it, so that no permit of one host is held while waiting for the other."""
+        self._buffered += size
+        try:
+            read = partial(BufferedBlob.read_from, download, size)
+            body = await self._budgets.call(upload_try.source_host, upload_try.request.blob, read, [DOWNLOADS])
+            await self._send(upload_try, self._create_upload(upload_try, body))
+        finally:
+            self._buffered -= size
+
+    async def _upload_from_spool(self, upload_try: UploadTry, file: SpoolFile) -> None:
+        """Upload from a spool file while it is written. If the download breaks, upload again when it is complete."""
+        upload = self._create_upload(upload_try, file)
+        upload_try.joined = True
+
+        def set_own() -> None:
+            upload_try.joined = False
+
+        async with self._downloads.join(file, upload_try.sources, upload_try.result, set_own) as download:
+            try:
+                # On one host, an upload that waits for its download could hold the permit that the download needs.
+                one_host = upload_try.source_host == upload_try.target_host
+                if not one_host:
+                    await self._downloads.wait_for_progress(file)
+                if one_host or download.done():
+                    await result_of(download)
+                try:
+                    await run_group([result_of(download), self._send(upload_try, upload)])
+                except DownloadBroken:
+                    await result_of(download)
+                    await self._send(upload_try, upload)
+            except MirrorError:
+                upload_try.read_error = download.exception() if download.done() else None
+                raise
+
+    def _create_upload(self, upload_try: UploadTry, body: BlobBody) -> BlobUpload:
+        """Return the upload of a try. It owns the session from now on."""
+        request, session = upload_try.request, upload_try.session
+        if session is not None:
+            self._idle.take(session)
+        before_write, path = partial(self._before_write, request.repository), request.repository.path
+        upload = BlobUpload(request.target, path, request.blob, body, self._count_bytes, before_write, session)
+        upload_try.upload = upload
+        return upload
+
+    async def _send(self, upload_try: UploadTry, upload: BlobUpload, *permits: str) -> None:
+        """Run the attempts of an upload, with a permit of the target host and `permits`."""
+
+        def attempt(work: Work) -> None:
+            upload_try.result.attempts += 1
+            upload.attempt(work)
+
+        await self._budgets.call(upload_try.target_host, upload_try.request.blob, attempt, (*permits, UPLOADS))

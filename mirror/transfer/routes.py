@@ -1,0 +1,39 @@
+"""Decides which blobs go through the spool."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+_PARALLEL = 8  # requests at a time to a host without a setting
+
+
+class Routes:
+    """The rules for the use of the spool and of mounts. They follow from the configuration."""
+
+    def __init__(
+        self, pairs: Iterable[tuple[str, str]], *, mounting: Mapping[str, bool], parallel: Mapping[str, int]
+    ) -> None:
+        """pairs: source host and target host of every mirror entry.
+        mounting: whether the configuration allows mounts, by host. parallel: number of parallel requests, by host."""
+        self._targets: defaultdict[str, set[str]] = defaultdict(set)
+        for source, target in pairs:
+            self._targets[source].add(target)
+        self._mounting = mounting
+        self._parallel = parallel
+
+    def allows_mounts(self, host: str) -> bool:
+        """Return whether the configuration allows mounts on `host`."""
+        return self._mounting.get(host, True)
+
+    def needs_spool(self, source: str, target: str, *, mounts_work: bool) -> bool:
+        """Return whether blobs from host `source` to host `target` go through the spool.
+
+        A direct stream serves one upload. With several uploads, the spool is needed to read the source once."""
+        if len(self._targets[source]) > 1 or not self.allows_mounts(target) or not mounts_work:
+            return True
+        return not self.can_stream(source, target)
+
+    def can_stream(self, source: str, target: str) -> bool:
+        """Return whether a direct stream can get its permits: it needs one of each host at the same time."""
+        return source != target or self._parallel.get(target, _PARALLEL) >= 2

@@ -1,0 +1,98 @@
+"""Single-flight for coroutines: callers of the same key share one task, which runs while one of them needs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+from mirror.transfer.tasks import Coro, Tasks, strip_traceback
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+class SharedTasks(Generic[K, T]):
+    """Tasks in progress, by key. Event loop only."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._running: dict[K, _SharedTask[T]] = {}
+
+    async def run(self, key: K, start: Callable[[], Coro[T]]) -> T:
+        """Return the result of the task for `key`; start it with `start()` if none is in progress.
+
+        Raises the error of the task."""
+        async with self.join(key, start) as task:
+            return await result_of(task)
+
+    @asynccontextmanager
+    async def join(self, key: K, start: Callable[[], Coro[T]]) -> AsyncIterator[asyncio.Task[T]]:
+        """Share the task for `key` inside the block; start it with `start()` if none is in progress.
+
+        If the last caller leaves before the task ends, the task is cancelled, and the caller waits for its end. A
+        cancelled task is not joined: the caller waits for its end and starts a new one.
+
+        Await the task with `result_of`: a plain `await` would pass a cancellation of the caller on to it."""
+        while (entry := self._running.get(key)) is not None and (entry.is_cancelled or entry.task.done()):
+            if not entry.task.done():
+                await asyncio.wait([entry.task])
+            self._remove_entry(key, entry)
+        if entry is None:
+            entry = self._running[key] = _SharedTask(self._tasks.start(start()))
+            started = entry
+            entry.task.add_done_callback(lambda _: self._remove_entry(key, started))
+        entry.callers += 1
+        try:
+            yield entry.task
+        finally:
+            entry.callers -= 1
+            if not entry.callers:
+                await self._end_task(entry)
+
+    async def _end_task(self, entry: _SharedTask[T]) -> None:
+        """Cancel a task without callers unless it has ended, and wait for its end."""
+        task = entry.task
+        if not task.done():
+            entry.is_cancelled = True
+            task.cancel()
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:  # wait for its end nevertheless
+                cancelled = error
+        if entry.is_cancelled:
+            self._tasks.collect(task)
+        elif not task.cancelled():
+            task.exception()  # otherwise asyncio logs the error if nobody has asked for the result
+        if cancelled is not None:
+            raise cancelled
+
+    def _remove_entry(self, key: K, entry: _SharedTask[T]) -> None:
+        """Remove an entry unless a new one has replaced it."""
+        if self._running.get(key) is entry:
+            del self._running[key]
+
+
+class _SharedTask(Generic[T]):
+    """A task in progress and the number of its callers."""
+
+    __slots__ = ("callers", "is_cancelled", "task")
+
+    def __init__(self, task: asyncio.Task[T]) -> None:
+        self.task = task
+        self.callers = 0
+        self.is_cancelled = False  # the last caller left before the end
+
+
+async def result_of(task: asyncio.Task[T]) -> T:
+    """Return the result of a task that other callers await too. Cancelling this call does not cancel the task.
+
+    Raises the error of the task."""
+    if not task.done():
+        await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise strip_traceback(error)
+    return task.result()
