@@ -230,7 +230,7 @@ class ImageCopier:
         try:
             await self._calls.call(read_back, needs=(host_permit(repository.host),), policy=ONCE)
         except MirrorError as error:
-            self._recorder.record_blob(request, BlobResult(), error)  # replaces the record that it was copied
+            self._recorder.record_blob(request, BlobResult(), error)  # after the record that it was copied
             raise
 
     async def _is_tag_current(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
@@ -279,7 +279,7 @@ class ImageCopier:
 
     def _record_existing(self, request: BlobRequest) -> None:
         """Record that the target has a manifest already."""
-        self._recorder.record_manifest(request, BlobResult().end(BlobOutcome.EXISTS))
+        self._recorder.record_manifest(request, BlobResult(BlobOutcome.EXISTS))
 
     def _can_mount_from_source(self, plan_entry: PlanEntry, graph: ManifestGraph) -> bool:
         """Return whether the source is a repository of a target registry, and has the image without a transform."""

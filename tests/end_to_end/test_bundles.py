@@ -22,7 +22,7 @@ from mirror.layout.bundle.journal import read_journal
 from mirror.layout.inventory import parse_inventory
 from tests.conftest import RegistryFactory, ScriptedFactory
 from tests.end_to_end.conftest import NAMES
-from tests.end_to_end.test_kill import Killer, killed_after
+from tests.end_to_end.test_kill import IMAGES, KILLS, Killer, killed_after
 from tests.registries.process import eventually
 from tests.registries.real import RealRegistry
 from tests.registries.wires import Front, Pipe
@@ -417,10 +417,9 @@ class Moment:
 
 def moments(seed_of: str) -> list[Moment]:
     chance = random.Random(seed_of)
-    count = int(os.environ.get("MIRROR_TESTS_KILLS", "1"))
     first = [Moment(0, "request", 0.3), Moment(1, "time", 0.7), Moment(2, "request", 0.95)]
     more = [Moment(number, chance.choice(("request", "request", "time")), chance.random()) for number in range(3, 25)]
-    return [*first, *more][:count]
+    return [*first, *more][:KILLS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +442,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     with ExitStack() as stack:
         source, target = (stack.enter_context(RealRegistry(root, name)) for name in ("source", "target"))
         gap = Gap(stack.enter_context(MirrorTool(root / "mirror")), root / "media")
-        seeded = seed(source, "team/app", repositories=3, images=3, layer_size=60_000, index=True)
+        seeded = seed(source, "team/app", repositories=3, images=IMAGES, layer_size=60_000, index=True)
         source.mark()
         ran = gap.export(source, *seeded.repositories)
         blobs = source.counts()["GET blob"]
@@ -519,7 +518,7 @@ def stored(target: RealRegistry) -> set[tuple[str, str]]:
 
 def test_a_stopped_export_ends_in_time_and_resumes(gap: Gap, stocked: RealRegistry, graphs: dict[str, Graph]) -> None:
     blobs = {digest for graph in graphs.values() for digest in graph.blobs}
-    with Pipe(stocked.port, rate=600_000) as pipe:
+    with Pipe(stocked.port, rate=200_000) as pipe:
         mirrors = [{"source": f"{pipe.host}/{name}", "targets": [str(gap.bundle)]} for name in NAMES]
         config = gap.tool.config(mirrors, registries={pipe.host: {"plain-http": True}})
         process = gap.tool.start("sync", config)

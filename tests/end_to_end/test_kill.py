@@ -31,6 +31,8 @@ from tests.support.tool import MirrorTool, Ran
 WRITES = ("POST upload", "PUT upload", "POST mount", "PUT manifest")
 BROUGHT = ("PUT upload", "POST mount")  # final requests of the ways in which a blob gets into a repository
 SIZE = 60_000  # bytes of a layer
+KILLS = int(os.environ.get("MIRROR_TESTS_KILLS", "1"))
+IMAGES = 2 if KILLS == 1 else 4  # of a repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     with ExitStack() as stack:
         source, target = (stack.enter_context(RealRegistry(root, name)) for name in ("source", "target"))
         tool = stack.enter_context(MirrorTool(root / "mirror"))
-        seeded = seed(source, "team/app", repositories=3, images=4, layer_size=SIZE, index=True)
+        seeded = seed(source, "team/app", repositories=3, images=IMAGES, layer_size=SIZE, index=True)
         _config(tool, source, target.host, seeded)
         ran = tool.sync()
         yield Setting(source, seeded, dict(target.counts()), ran.seconds)
@@ -132,7 +134,7 @@ def killed_after(seconds: float, process: subprocess.Popen[str]) -> None:
     process.kill()
 
 
-@pytest.mark.parametrize("moment", moments(int(os.environ.get("MIRROR_TESTS_KILLS", "1"))), ids=str)
+@pytest.mark.parametrize("moment", moments(KILLS), ids=str)
 def test_a_killed_run_breaks_no_tag_and_the_next_run_sends_only_missing_content(
     moment: Moment, setting: Setting, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:

@@ -20,7 +20,7 @@ import pytest
 from mirror.layout.inventory import REF_NAME
 from tests.conftest import RegistryFactory
 from tests.end_to_end.conftest import NAMES
-from tests.end_to_end.test_kill import Killer, killed_after
+from tests.end_to_end.test_kill import IMAGES, KILLS, Killer, killed_after
 from tests.registries.client import sha256
 from tests.registries.real import RealRegistry
 from tests.registries.wires import Front
@@ -402,7 +402,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     with ExitStack() as stack:
         source = stack.enter_context(RealRegistry(root, "source"))
         tool = stack.enter_context(MirrorTool(root / "mirror"))
-        seeded = seed(source, "team/app", repositories=3, images=4, layer_size=60_000, index=True)
+        seeded = seed(source, "team/app", repositories=3, images=IMAGES, layer_size=60_000, index=True)
         mirrors = [{"source": f"{source.host}/team/*", "targets": [f"oci:{root / 'layout'}:team/{{repository}}"]}]
         tool.config(mirrors, source)
         yield Setting(source, seeded, tool.sync().seconds)
@@ -411,8 +411,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
 def moments() -> list[tuple[str, float]]:
     chance = random.Random("layout")
     drawn = [(chance.choice(("request", "time")), chance.random()) for _ in range(23)]
-    count = int(os.environ.get("MIRROR_TESTS_KILLS", "1"))
-    return [("request", 0.5), ("time", 0.7), *drawn][:count]
+    return [("request", 0.5), ("time", 0.7), *drawn][:KILLS]
 
 
 @pytest.mark.parametrize(("by", "place"), moments(), ids=lambda value: str(value)[:5])

@@ -18,7 +18,8 @@ from tests.registries.scripted import ScriptedRegistry
 from tests.support.images import Graph
 from tests.support.tool import MirrorTool
 
-WITHIN = 5.0  # seconds from the signal to the end
+# Seconds from the signal to the end. The limit is 5 s; a busy machine gets more, but less than any other timeout.
+WITHIN = 15.0
 
 
 def prepared(scripted: ScriptedFactory, tool: MirrorTool) -> ScriptedRegistry:

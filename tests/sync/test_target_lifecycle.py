@@ -176,7 +176,7 @@ class World:
         loop = new_loop()
         calls = Calls(loop, Limits(), Stop())
         try:
-            blob_recorder = BlobRecorder(lambda request, result, cost: None)
+            blob_recorder = BlobRecorder(lambda request, result, error: None)
             blob_copier = BlobCopier(
                 calls,
                 locations,
