@@ -73,14 +73,14 @@ def world(
     with ExitStack() as stack:
 
         def client(host: str) -> RegistryV2:
-            made = RegistryV2(Session(HostSettings(host, plain_http=True), Limits()))
-            stack.callback(made.close)
-            return made
+            registry = RegistryV2(Session(HostSettings(host, plain_http=True), Limits()))
+            stack.callback(registry.close)
+            return registry
 
         def layout(*, new: bool = False) -> LayoutStore:
-            made = LayoutStore(tmp_path / "layout", new=new)
-            stack.callback(made.close)
-            return made
+            store = LayoutStore(tmp_path / "layout", new=new)
+            stack.callback(store.close)
+            return store
 
         if request.param == "layout":
             written = layout(new=True)
@@ -103,8 +103,8 @@ def world(
         yield World(first, lambda: client(host))
 
 
-def sorted_names(found: object) -> list[str]:
-    return sorted(str(name) for name in found)  # type: ignore[attr-defined]  # an iterable of names
+def sorted_names(names: object) -> list[str]:
+    return sorted(str(name) for name in names)  # type: ignore[attr-defined]  # an iterable of names
 
 
 # ---- writing and reading
@@ -147,8 +147,8 @@ def test_equal_tags_in_two_repositories_are_independent(world: World) -> None:
     theirs.image("v1")
     world.upload_graph(ours, "team/app")
     world.upload_graph(theirs, "team/lib")
-    found = [world.store.read(name, "v1", WORK).digest for name in ("team/app", "team/lib")]
-    assert [ours.tags["v1"], theirs.tags["v1"]] == found
+    digests = [world.store.read(name, "v1", WORK).digest for name in ("team/app", "team/lib")]
+    assert [ours.tags["v1"], theirs.tags["v1"]] == digests
     assert ["team/app", "team/lib"] == sorted_names(world.store.repositories("team/", WORK))
     assert [] == sorted_names(world.store.repositories("other/", WORK))
 
@@ -184,11 +184,11 @@ def test_an_error_for_one_reference_is_yielded_in_its_place(world: World) -> Non
 
 def test_a_digest_resolves_to_itself(world: World) -> None:
     graph = Graph("digest")
-    made = graph.image("v1")
+    root = graph.image("v1")
     world.upload_graph(graph)
-    found, missing = world.store.resolve("app", [made.digest, ABSENT.digest], WORK)
-    assert isinstance(found, Version)
-    assert made.digest == found.digest
+    version, missing = world.store.resolve("app", [root.digest, ABSENT.digest], WORK)
+    assert isinstance(version, Version)
+    assert root.digest == version.digest
     assert isinstance(missing, NotFound)
 
 
@@ -270,19 +270,19 @@ def test_a_manifest_with_missing_blobs_is_an_error(world: World) -> None:
 def test_a_manifest_with_a_missing_subject_is_accepted(world: World) -> None:
     graph = Graph("subject")
     subject = Graph("elsewhere").image("v1")
-    made = graph.artifact("about", subject=subject)
+    root = graph.artifact("about", subject=subject)
     world.upload_graph(graph)
-    assert made.digest == world.store.read("app", "about", WORK).digest
+    assert root.digest == world.store.read("app", "about", WORK).digest
 
 
 def test_the_media_type_of_a_manifest_without_one_is_determined_from_its_content(world: World) -> None:
     graph = Graph("plain")
-    made = graph.image("v1")
-    body = graph.manifests[made.digest].data.replace(
+    root = graph.image("v1")
+    body = graph.manifests[root.digest].data.replace(
         b'"mediaType":  "application/vnd.oci.image.manifest.v1+json" ,\n', b"", 1
     )
-    plain = parse_manifest(body, made.media_type)
-    assert made.digest != plain.digest
+    plain = parse_manifest(body, root.media_type)
+    assert root.digest != plain.digest
     world.upload_graph(graph)
     world.store.put_manifest("app", "plain", plain, WORK)
     assert body == world.store.manifest("app", "plain", WORK).body

@@ -69,7 +69,8 @@ class BundleBases:
             rest = len(digests) - _MOST_DIGESTS
             more = f" and {rest} more, which the log names" if rest > 0 else ""
             error = Refused(
-                f"{source} relies on {len(digests)} blobs that are missing: {', '.join(digests[:_MOST_DIGESTS])}{more}",
+                f"{source} relies on {len(digests)} blobs that are missing on its targets: "
+                f"{', '.join(digests[:_MOST_DIGESTS])}{more}",
                 hint="import the bundle that it is based on first, or export without `base`",
                 code="bundle_incomplete",
             )

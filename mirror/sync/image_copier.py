@@ -110,7 +110,9 @@ class ImageCopier:
         except RemoteError as error:
             if error.code != "blob_missing":
                 raise
-            text = f"{plan_entry.name}: the target lacks a blob that it was known to have; looking again for all"
+            text = (
+                f"{plan_entry.name}: the target lacks a blob that it was known to have; checking and pushing it again"
+            )
             _log.warning("distrust", extra={"target": plan_entry.name, "code": error.code, "text": text})
         self._locations.distrust(repository)
         counts.reset_for_second_push()

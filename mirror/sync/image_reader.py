@@ -93,7 +93,7 @@ class ImageReader:
         if not entry.schema1 and any(manifest.kind is Kind.SCHEMA1 for manifest in graph.manifests()):
             raise RemoteError(
                 f"{reference.name} is a schema 1 image (made by Docker before 1.10)",
-                hint="the configuration says `schema1: fail`",
+                hint="the configuration says `schema1: fail`: leave the tag out, or set `schema1: copy`",
                 code="manifest_invalid",
             )
         return graph

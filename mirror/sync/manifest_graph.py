@@ -25,6 +25,7 @@ MAX_DEPTH = 16  # levels of nested indexes
 MAX_MANIFESTS = 10_000  # under one root
 CACHE_BYTES = 32 << 20  # sizes of cached manifests
 LARGE_SIZE = 1 << 20  # bytes; larger manifests need the permit LARGE
+_LEAVE_OUT = "leave this image out of the configuration"
 _REBUILD = "the image itself is wrong, not a copy of it: have it built and pushed again"
 
 
@@ -113,7 +114,11 @@ class ManifestCache:
             if not wanted:
                 return _assemble_graph(root, manifests, BlobSource(source, repository))
             if len(manifests) + len(wanted) > MAX_MANIFESTS:
-                raise Refused(f"{repository}: more than {MAX_MANIFESTS} manifests under one root", code="too_many")
+                raise Refused(
+                    f"{repository}: more than {MAX_MANIFESTS} manifests under one root",
+                    hint=_LEAVE_OUT,
+                    code="too_many",
+                )
             for descriptor in wanted.values():
                 if descriptor.size is not None and descriptor.size > MAX_BYTES:
                     raise too_big(f"{source.host}/{repository}@{descriptor.digest}", descriptor.size)
@@ -123,7 +128,7 @@ class ManifestCache:
             for child, descriptor in zip(level, wanted.values(), strict=True):
                 _check_descriptor(child, descriptor, f"{source.host}/{repository}")
                 manifests[child.digest] = child
-        raise Refused(f"{repository}: indexes nested deeper than {MAX_DEPTH}", code="too_deep")
+        raise Refused(f"{repository}: indexes nested deeper than {MAX_DEPTH}", hint=_LEAVE_OUT, code="too_deep")
 
     def add(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
         """Add a manifest that was read elsewhere. Return it with its body stored here. May write a file; any thread."""

@@ -218,7 +218,7 @@ class RepairTarget:
         copy = f"a damaged copy{_describe_damage(error, target, digest)}"
         refused = Refused(
             f"{target} accepted the upload of {digest} but still serves {copy}",
-            hint="look at that disk" if self.on_disk else remedy(digest),
+            hint="check the disk of the target" if self.on_disk else remedy(digest),
             code="target_lied",
         )
         with self._lock:

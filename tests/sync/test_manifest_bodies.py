@@ -43,14 +43,14 @@ def test_files_of_bodies_without_a_reference_are_deleted(tmp_path: Path) -> None
     bodies = ManifestBodies(tmp_path / "manifests", limit=SIZE)
     for batch in range(10):
         kept = [bodies.keep(manifest(f"{batch} {number}")) for number in range(50)]
-        assert 50 == len({one.body for one in kept})
+        assert 50 == len({each.body for each in kept})
     assert len(list((tmp_path / "manifests").iterdir())) <= 150
 
 
 def test_without_a_directory_bodies_above_the_limit_are_dropped() -> None:
     bodies = ManifestBodies(None, limit=2 * SIZE)
     first, *others = [bodies.keep(manifest(str(number))) for number in range(3)]
-    assert [SIZE, SIZE] == [len(one.body) for one in others]
+    assert [SIZE, SIZE] == [len(each.body) for each in others]
     assert SIZE == first.size
     with pytest.raises(RuntimeError, match="was not kept"):
         _ = first.body
@@ -82,4 +82,4 @@ def test_signed_manifests_with_the_same_digest_and_different_bytes_are_both_stor
     resigned = parse_manifest(one.body + b"\n") if one.body == other.body else other
     kept = [bodies.keep(one), bodies.keep(resigned), bodies.keep(manifest("third"))]
     assert one.digest == resigned.digest
-    assert [one.body, resigned.body] == [found.body for found in kept[:2]]
+    assert [one.body, resigned.body] == [each.body for each in kept[:2]]

@@ -53,7 +53,7 @@ def read(store: MemoryStore, *references: str, known: Manifest | None = None) ->
     calls = Calls(loop, Limits(), Stop())
     manifests = ManifestCache(calls)
     try:
-        return [loop.run_until_complete(manifests.read_graph(store, "app", one, known)) for one in references]
+        return [loop.run_until_complete(manifests.read_graph(store, "app", each, known)) for each in references]
     finally:
         calls.close()
 
@@ -155,7 +155,7 @@ def test_an_entry_of_an_index_that_is_no_manifest_is_a_blob(store: MemoryStore) 
     cache = blob("cache", mediaType="application/vnd.buildkit.cacheconfig.v0")
     index(store, image(store, "a"), cache, tags=["v1"])
     [graph] = read(store, "v1")
-    assert cache["digest"] in {one.digest for one in graph.blobs}
+    assert cache["digest"] in {layer.digest for layer in graph.blobs}
 
 
 def test_foreign_layers_are_not_copied(store: MemoryStore) -> None:
@@ -167,7 +167,7 @@ def test_foreign_layers_are_not_copied(store: MemoryStore) -> None:
     document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": blob("c"), "layers": [foreign, blob("own")]}
     put(store, document, "v1")
     [graph] = read(store, "v1")
-    assert {blob("c")["digest"], blob("own")["digest"]} == {one.digest for one in graph.blobs}
+    assert {blob("c")["digest"], blob("own")["digest"]} == {layer.digest for layer in graph.blobs}
 
 
 def test_a_layer_that_is_foreign_in_one_manifest_and_regular_in_another_is_copied(store: MemoryStore) -> None:
@@ -185,7 +185,7 @@ def test_a_layer_that_is_foreign_in_one_manifest_and_regular_in_another_is_copie
     )
     index(store, one, other, tags=["index"])
     for graph in read(store, "both", "index"):
-        assert regular["digest"] in {one.digest for one in graph.blobs}
+        assert regular["digest"] in {layer.digest for layer in graph.blobs}
 
 
 def test_common_children_of_two_tags_are_read_once(store: MemoryStore) -> None:
@@ -196,20 +196,20 @@ def test_common_children_of_two_tags_are_read_once(store: MemoryStore) -> None:
 
 
 def test_a_root_that_was_read_to_resolve_its_tag_is_not_read_again(store: MemoryStore) -> None:
-    made = image(store, "a", tags=["v1"])
+    descriptor = image(store, "a", tags=["v1"])
     known = store.manifests["app"]["v1"]
-    [graph] = read(store, made["digest"], known=known)
+    [graph] = read(store, descriptor["digest"], known=known)
     assert (known.digest, known.body) == (graph.root.digest, graph.root.body)
     assert [] == store.verbs("manifest")
 
 
 def test_the_cache_has_a_limit(store: MemoryStore) -> None:
-    made = [image(store, str(number)) for number in range(10)]
+    descriptors = [image(store, str(number)) for number in range(10)]
     loop = new_loop()
     calls = Calls(loop, Limits(), Stop())
-    manifests = ManifestCache(calls, limit=3 * made[0]["size"])
+    manifests = ManifestCache(calls, limit=3 * descriptors[0]["size"])
     for _ in range(2):
-        for one in made:
-            assert one["digest"] == loop.run_until_complete(manifests.read(store, "app", one["digest"])).digest
+        for each in descriptors:
+            assert each["digest"] == loop.run_until_complete(manifests.read(store, "app", each["digest"])).digest
     calls.close()
     assert 20 == len(store.verbs("manifest"))

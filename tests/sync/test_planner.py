@@ -58,7 +58,12 @@ class RecordedPlan:
         self.rejected[entry.name] = rejected
 
     def actions(self, host: str = "target") -> dict[str, str]:
-        return {one.reference.tag: one.action.value for one in self.plan_entries if one.target.repository.host == host}
+        """Return the planned actions on one target host, by tag."""
+        return {
+            entry.reference.tag: entry.action.value
+            for entry in self.plan_entries
+            if entry.target.repository.host == host
+        }
 
 
 @dataclass
@@ -83,6 +88,8 @@ class Hints:
 
 
 class World:
+    """A source, two targets, and what earlier runs noted."""
+
     def __init__(self) -> None:
         self.source = MemoryStore("source")
         self.target = MemoryStore("target")
@@ -92,6 +99,7 @@ class World:
         self.only = ""
 
     def tag(self, store: MemoryStore, tag: str, name: str | None = None, repository: str = "app") -> Digest:
+        """Add a tag to a store and return its digest. name: makes the manifest unique; the tag by default."""
         root = manifest(name or tag)
         store.manifests[repository][tag] = store.manifests[repository][root.digest] = root
         return root.digest
@@ -101,6 +109,7 @@ class World:
         self.hints.tags["target/copy", tag] = self.hints.sources["source/app target/copy", tag] = digest
 
     def plan(self, rules: TagRules | None = None, *targets: TargetEntry, heads_first: bool = False) -> RecordedPlan:
+        """Plan a mirror of `app`, by default to `copy` on the first target."""
         entry = MirrorEntry(
             self.source,
             "app",
@@ -130,8 +139,8 @@ def test_tags_that_the_target_does_not_list_are_resolved_on_neither_side(world: 
     assert {"v1": "copy", "v2": "copy"} == world.plan().actions()
     assert [("tags", "app", "")] == world.source.asked
     assert [("tags", "copy", "")] == world.target.asked
-    assert [False, False] == [one.may_have_blobs for one in world.recorded.plan_entries]
-    assert [None, None] == [one.reference.version for one in world.recorded.plan_entries]
+    assert [False, False] == [entry.may_have_blobs for entry in world.recorded.plan_entries]
+    assert [None, None] == [entry.reference.version for entry in world.recorded.plan_entries]
 
 
 def test_a_listed_tag_is_resolved_once_on_each_side(world: World) -> None:
@@ -155,13 +164,13 @@ def test_other_tags_of_the_target_are_not_resolved(world: World) -> None:
     world.tag(world.target, "theirs", repository="copy")
     assert {"v1": "copy"} == world.plan().actions()
     assert [] == world.target.verbs("resolve")
-    assert [True] == [one.may_have_blobs for one in world.recorded.plan_entries]
+    assert [True] == [entry.may_have_blobs for entry in world.recorded.plan_entries]
 
 
 def test_an_unfinished_repository_may_have_blobs_although_it_has_no_tag(world: World) -> None:
     world.tag(world.source, "v1")
     world.hints.marks.add("target/copy")
-    assert [True] == [one.may_have_blobs for one in world.plan().plan_entries]
+    assert [True] == [entry.may_have_blobs for entry in world.plan().plan_entries]
 
 
 def test_the_source_is_resolved_once_for_all_targets(world: World) -> None:
@@ -184,12 +193,12 @@ def test_literal_tags_are_resolved_without_a_list(world: World) -> None:
     world.tag(world.target, "v1", repository="copy")
     assert {"v1": "skip", "nope": "fail"} == world.plan(TagRules(literal=("v1", "nope"))).actions()
     assert [] == world.source.verbs("tags") + world.target.verbs("tags")
-    assert [NotFound] == [type(one.error) for one in world.recorded.plan_entries if one.error]
+    assert [NotFound] == [type(entry.error) for entry in world.recorded.plan_entries if entry.error]
 
 
 def test_for_literal_tags_a_repository_is_listed_only_to_find_out_whether_it_may_have_blobs(world: World) -> None:
     world.tag(world.source, "v1")
-    assert [False] == [one.may_have_blobs for one in world.plan(TagRules(literal=("v1",))).plan_entries]
+    assert [False] == [entry.may_have_blobs for entry in world.plan(TagRules(literal=("v1",))).plan_entries]
     assert 1 == len(world.target.verbs("tags"))
 
 
@@ -352,7 +361,7 @@ def test_no_tag_is_resolved_if_the_lists_contain_digests(world: World) -> None:
     class ListsDigests(MemoryStore):
         def tags(self, repository, work):  # type: ignore[no-untyped-def]
             return [
-                ListedTag(name, made.digest) for name, made in self.manifests[repository].items() if ":" not in name
+                ListedTag(name, root.digest) for name, root in self.manifests[repository].items() if ":" not in name
             ]
 
     for store, repository in ((source := ListsDigests("source"), "app"), (target := ListsDigests("target"), "copy")):

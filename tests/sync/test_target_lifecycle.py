@@ -47,7 +47,7 @@ class BundleTarget(MemoryStore):
 
     needs_all_images = True
     on_disk = True
-    begun: tuple[ExpectedImage, ...] | None = None
+    expected_images: tuple[ExpectedImage, ...] | None = None
     finished: bool | None = None
     finish_error: MirrorError | None = None
 
@@ -60,10 +60,10 @@ class BundleTarget(MemoryStore):
         return super().repositories(prefix, work)
 
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
-        assert self.begun is None or self.finished is False, "once, or again with the complete images"
+        assert self.expected_images is None or self.finished is False, "once, or again with the complete images"
         self.missing, self.finished = missing, None
-        assert self.begun is not None or not self.verbs("put") + self.verbs("send"), "before the first write"
-        self.begun = tuple(images)
+        assert self.expected_images is not None or not self.verbs("put") + self.verbs("send"), "before the first write"
+        self.expected_images = tuple(images)
 
     def finish(self, *, whole: bool, work: Work) -> None:
         assert self.finished is None, "once"
@@ -122,6 +122,8 @@ class RunResult:
 
 
 class World:
+    """A source and a bundle as its target, or others that a test sets."""
+
     def __init__(self, tmp_path: Path) -> None:
         self.source: MemoryStore = MemoryStore("source")
         self.target: MemoryStore = BundleTarget("/media/out.tar")
@@ -129,19 +131,20 @@ class World:
         self.notes = Notes()
 
     def image(self, store: MemoryStore, tag: str, *layers: bytes, repository: str = "app") -> Digest:
+        """Add an image to a store and return its digest."""
         config = store.add(repository, f"config of {layers}".encode())
         document = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
             "config": {"mediaType": "application/x", "digest": config.digest, "size": config.size},
             "layers": [
-                {"mediaType": "application/x", "digest": made.digest, "size": made.size}
-                for made in (store.add(repository, layer) for layer in layers)
+                {"mediaType": "application/x", "digest": blob.digest, "size": blob.size}
+                for blob in (store.add(repository, layer) for layer in layers)
             ],
         }
-        made = parse_manifest(json.dumps(document).encode())
-        store.manifests[repository][tag] = store.manifests[repository][made.digest] = made
-        return made.digest
+        root = parse_manifest(json.dumps(document).encode())
+        store.manifests[repository][tag] = store.manifests[repository][root.digest] = root
+        return root.digest
 
     def sync(self, *, deep: bool = False) -> RunResult:
         """Copy `app` to `copy` on the target, and read the results from the report."""
@@ -228,11 +231,11 @@ def test_a_bundle_knows_all_images_before_the_first_write(world: World) -> None:
         world.image(world.source, f"v{number}", b"base", bytes([number]))
     result = world.sync()
     assert {"copied"} == set(result.results.values())
-    begun = bundle(world).begun
-    assert begun is not None
-    assert {f"v{number}" for number in range(5)} == {one.reference for one in begun}
-    assert all(one.manifests for one in begun)
-    assert {3} == {len(one.blobs) for one in begun}
+    expected_images = bundle(world).expected_images
+    assert expected_images is not None
+    assert {f"v{number}" for number in range(5)} == {image.reference for image in expected_images}
+    assert all(image.manifests for image in expected_images)
+    assert {3} == {len(image.blobs) for image in expected_images}
     assert bundle(world).finished is True
 
 
@@ -240,7 +243,7 @@ def test_a_bundle_is_not_opened_if_nothing_changed(world: World) -> None:
     digest = world.image(world.source, "v1", b"base")
     world.target.manifests["copy"]["v1"] = world.source.manifests["app"]["v1"]
     assert {"/media/out.tar:copy:v1": "up-to-date"} == world.sync().results
-    assert bundle(world).begun is None
+    assert bundle(world).expected_images is None
     assert world.notes.tags["/media/out.tar:copy", "v1"] == digest
 
 
@@ -249,9 +252,9 @@ def test_all_images_are_written_to_a_bundle_if_one_changed(world: World) -> None
     world.target.manifests["copy"]["v1"] = world.source.manifests["app"]["v1"]
     world.image(world.source, "v2", b"base", b"more")
     assert {"copied"} == set(world.sync().results.values())
-    begun = bundle(world).begun
-    assert begun is not None
-    assert {"v1", "v2"} == {one.reference for one in begun}
+    expected_images = bundle(world).expected_images
+    assert expected_images is not None
+    assert {"v1", "v2"} == {image.reference for image in expected_images}
 
 
 def test_an_image_that_cannot_be_read_is_missing_in_the_bundle(world: World) -> None:
@@ -271,9 +274,9 @@ def test_a_new_bundle_is_published_without_an_image_whose_blob_is_missing(world:
     del world.source.blobs["app"][Digest.of(b"lost")]
     result = world.sync()
     assert {"/media/out.tar:copy:v1": "copied", "/media/out.tar:copy:bad": "failed"} == result.results
-    begun = bundle(world).begun
-    assert begun is not None
-    assert ["v1"] == [one.reference for one in begun]
+    expected_images = bundle(world).expected_images
+    assert expected_images is not None
+    assert ["v1"] == [image.reference for image in expected_images]
     assert (True, ["copy:bad"]) == (bundle(world).finished, list(bundle(world).missing))
 
 
