@@ -18,7 +18,7 @@ Change = Callable[[Database], None]
 _GATHER = 1.0  # seconds that a note waits for others, to be written with them
 _BATCH = 2000  # actions in one transaction
 _PRUNE = 1.0  # seconds for pruning at the end of a run
-_PATIENCE = 60.0  # seconds after which a commit that has not ended is an error
+_COMMIT_TIMEOUT = 60.0  # seconds after which a commit that has not ended is an error
 
 
 class _Action:
@@ -63,12 +63,12 @@ class Writer:
 
     def _wait_for(self, job: _Action) -> None:
         """Wait until the action is done. Raises its error, or LocalError."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _COMMIT_TIMEOUT
         while job.done and not job.done.wait(0.5 if self._thread.is_alive() else 0.0):
             if not self._thread.is_alive() and not job.done.is_set():
                 raise LocalError(f"cannot write {self._path}: it is closed")
             if time.monotonic() > deadline:
-                raise LocalError(f"cannot write {self._path}: the disk did not respond within {_PATIENCE:g} s")
+                raise LocalError(f"cannot write {self._path}: the disk did not respond within {_COMMIT_TIMEOUT:g} s")
         if job.error:
             raise job.error
 
