@@ -93,11 +93,12 @@ bench: $(STAMP) ## compare with other tools; over an hour on an idle machine (BE
 bench-verify: $(STAMP) ## compare `mirror bundle verify` with sha256sum (about a minute)
 	$(BIN)/python -m benchmarks.verify $(BENCH_ARGS)
 
-bench-tools: ## install the tools for `make bench` with Go into .bench/bin
+bench-tools: ## install tools and a fast registry for `make bench` with Go into .bench/bin
 	@command -v go >/dev/null || { echo "bench-tools needs Go: https://go.dev/doc/install" >&2; exit 1; }
 	GOBIN=$(CURDIR)/.bench/bin go install github.com/regclient/regclient/cmd/regsync@latest
 	GOBIN=$(CURDIR)/.bench/bin go install github.com/google/go-containerregistry/cmd/crane@latest
 	GOBIN=$(CURDIR)/.bench/bin go install oras.land/oras/cmd/oras@latest
+	cd benchmarks/fastregistry && GOBIN=$(CURDIR)/.bench/bin go install .
 
 registries: ## install the registries for test-registries with Go into .registries/bin
 	@command -v go >/dev/null || { echo "registries needs Go: https://go.dev/doc/install" >&2; exit 1; }

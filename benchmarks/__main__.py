@@ -12,7 +12,7 @@ from benchmarks import files, surroundings, tables
 from benchmarks.harness import measure
 from benchmarks.samples import Outcome, Report
 from benchmarks.scenarios import SCENARIOS, Scale
-from benchmarks.tools import TOOLS
+from benchmarks.tools import TOOLS, find
 
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -20,6 +20,9 @@ _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     scenarios = [scenario for scenario in SCENARIOS if not options.scenario or scenario.name in options.scenario]
+    for scenario in [one for one in scenarios if one.program and find(one.program) is None]:
+        _say(f"{scenario.name} is left out: {scenario.program} is not installed; run `make bench-tools`")
+        scenarios.remove(scenario)
     tools = [tool for tool in TOOLS if not options.tools or tool.name in options.tools]
     scale = Scale(quick=options.quick, big=options.size)
     machine, versions = surroundings.machine(), surroundings.versions(tools)

@@ -197,10 +197,12 @@ class Limits:
 
     def host(self, name: str) -> HostLimits:
         """Return the limits of the host, with the default values if it was not configured."""
-        with self._lock:
-            found = self._hosts.get(name)
-            if found is None:
-                found = self._hosts[name] = HostLimits(name, self._default, None, self.clock)
+        found = self._hosts.get(name)
+        if found is None:
+            with self._lock:
+                found = self._hosts.get(name)
+                if found is None:
+                    found = self._hosts[name] = HostLimits(name, self._default, None, self.clock)
         return found
 
     def hosts(self) -> list[HostLimits]:

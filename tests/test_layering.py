@@ -51,9 +51,9 @@ TEST_FOLDERS = {"end_to_end", "registries", "support"}
 
 # External library -> the module or package that may import it, or several that may share it.
 HOMES = {
-    "requests": ("mirror.registry.http.one_off",),
+    "requests": ("mirror.registry.http.one_off", "mirror.registry.http.requests_adapter"),
     "httptools": ("mirror.registry.http.protocol",),
-    "urllib3": ("mirror.registry.http.one_off", "mirror.registry.http.tls"),
+    "urllib3": ("mirror.registry.http.requests_adapter", "mirror.registry.http.tls"),
     "yaml": ("mirror.config",),
     "jsonschema": ("mirror.config",),
     "platformdirs": ("mirror.config",),

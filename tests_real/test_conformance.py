@@ -32,7 +32,7 @@ def address(tool: MirrorTool, tmp_path: Path) -> Iterator[str]:
             cwd=tool.folder,
         )
         try:
-            assert eventually(lambda: "://" in said.read_text(), within=20)
+            assert eventually(lambda: "://" in said.read_text(), within=60)
             found = re.search(r"http://(\S+)/", said.read_text())
             assert found is not None
             yield found[1]

@@ -7,13 +7,14 @@ from benchmarks.scenarios.big import Big
 from benchmarks.scenarios.cold import Cold, ColdManyTags, ThreeTargets
 from benchmarks.scenarios.distant import DistantCold, DistantUnchanged
 from benchmarks.scenarios.listing import Selected
-from benchmarks.scenarios.unchanged import OneChanged, Unchanged, UnchangedThousand
+from benchmarks.scenarios.unchanged import OneChanged, Unchanged, UnchangedTenThousand, UnchangedThousand
 from benchmarks.scenarios.unwilling import Unwilling
 
 SCENARIOS: tuple[type[Scenario], ...] = (
     Cold,
     Unchanged,
     UnchangedThousand,
+    UnchangedTenThousand,
     OneChanged,
     ThreeTargets,
     Big,

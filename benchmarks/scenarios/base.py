@@ -15,6 +15,7 @@ from benchmarks.job import Job
 from benchmarks.traffic import Content
 from tests.registries.access import Seen
 from tests.registries.client import Client, Registry
+from tests.registries.process import RegistryProcess
 from tests.registries.real import RealRegistry
 from tests.support.seeding import Seeded
 
@@ -81,7 +82,8 @@ class Scenario(ABC):
 
     name, title, note: for messages and tables. fresh: each run has new targets and a tool without state; otherwise each
     tool keeps its targets, which were equal at the beginning, and has run once before. target_count: registries to copy
-    to. excluded: the reason why a tool is not run, by tool. runs: the default number of runs per tool."""
+    to. program: what its registries need from `make bench-tools`. excluded: the reason why a tool is not run, by tool.
+    runs: the default number of runs per tool."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -90,6 +92,7 @@ class Scenario(ABC):
     runs: ClassVar[int] = RUNS
     target_count: ClassVar[int] = 1
     with_ideal: ClassVar[bool] = False
+    program: ClassVar[str] = ""
     pattern: ClassVar[str] = ""
     reads_all_back: ClassVar[bool] = True  # after the first round everything on the targets is read and hashed
     continue_on_error: ClassVar[bool] = False  # run the next command of a tool although one failed
@@ -105,11 +108,11 @@ class Scenario(ABC):
     def open_source(self, folder: Path, stack: ExitStack) -> Access:
         """Start the source and fill it; sets `content`."""
 
-    def reach(self, registry: RealRegistry, stack: ExitStack) -> Access:
+    def reach(self, registry: RegistryProcess, stack: ExitStack) -> Access:
         """Return how tools reach a registry: directly."""
         return Access(registry, registry.host, registry, registry.pid)
 
-    def target(self, folder: Path, name: str) -> RealRegistry:
+    def target(self, folder: Path, name: str) -> RegistryProcess:
         """Return a target that is not started yet. A scenario that is not `fresh` returns one that equals the
         source."""
         return RealRegistry(folder, name)

@@ -8,13 +8,13 @@ from benchmarks.delay import DelayProxy
 from benchmarks.scenarios.base import SLOW, Access, RealScenario
 from benchmarks.scenarios.cold import Cold
 from benchmarks.scenarios.unchanged import Unchanged
-from tests.registries.real import RealRegistry
+from tests.registries.process import RegistryProcess
 
 _ROUND_TRIP = 0.050  # seconds
 
 
 class _Distant(RealScenario):
-    def reach(self, registry: RealRegistry, stack: ExitStack) -> Access:
+    def reach(self, registry: RegistryProcess, stack: ExitStack) -> Access:
         proxy = stack.enter_context(DelayProxy(registry.port, _ROUND_TRIP))
         return Access(registry, proxy.host, registry, registry.pid)
 

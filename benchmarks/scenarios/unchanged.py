@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import ExitStack
 from pathlib import Path
+from typing import ClassVar
 
-from benchmarks.scenarios.base import RealScenario, Scale, Source, StoredRegistry
+from benchmarks.fast import PROGRAM, FastRegistry
+from benchmarks.scenarios.base import Access, RealScenario, Scale, Scenario, Source, StoredRegistry
 from benchmarks.scenarios.cold import ten_repositories, thousand_tags
 from benchmarks.traffic import Content
 from tests.registries.real import RealRegistry
@@ -45,6 +48,36 @@ class UnchangedThousand(Unchanged):
 
     def fill(self, source: RealRegistry) -> Content:
         return thousand_tags(source, self.scale.count(1000))
+
+
+class UnchangedTenThousand(Scenario):
+    name = "unchanged-10000"
+    title = "Nothing has changed: 10 repositories × 1,000 tags at fast registries"
+    note = (
+        "The registries are a few lines of Go and answer from memory (`benchmarks/fastregistry`), so that the figures "
+        "show the cost of the tool."
+    )
+    fresh = False
+    reads_all_back = False
+    program = PROGRAM
+    excluded: ClassVar[dict[str, str]] = dict.fromkeys(("skopeo", "crane", "oras"), "reads blobs; there are none")
+
+    def open_source(self, folder: Path, stack: ExitStack) -> Access:
+        registry = stack.enter_context(self.target(folder, "source"))
+        tags: dict[tuple[str, str], str] = {}
+        with registry.client() as client:
+            for repository in (f"app-{number}" for number in range(self._repositories)):
+                for tag in client.tags(repository):
+                    tags[repository, tag] = client.manifest(repository, tag).headers["docker-content-digest"]
+        self.content = Content(tags, {})
+        return Access(registry, registry.host, registry, registry.pid)
+
+    def target(self, folder: Path, name: str) -> FastRegistry:
+        return FastRegistry(folder, name, repositories=self._repositories, tags=1000)
+
+    @property
+    def _repositories(self) -> int:
+        return self.scale.count(10)
 
 
 class OneChanged(UnchangedThousand):

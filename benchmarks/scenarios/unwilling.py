@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from benchmarks.scenarios.base import SLOW, Access
 from benchmarks.scenarios.cold import Cold
 from tests.registries.exchange import Reply, Request, error_reply
-from tests.registries.real import RealRegistry
+from tests.registries.process import RegistryProcess
 from tests.registries.wires import Front
 
 _EVERY_NTH = 50  # requests
@@ -27,7 +27,7 @@ class Unwilling(Cold):
     with_ideal = False
     continue_on_error = True
 
-    def reach(self, registry: RealRegistry, stack: ExitStack) -> Access:
+    def reach(self, registry: RegistryProcess, stack: ExitStack) -> Access:
         front = stack.enter_context(Front(registry.port, hook=_Busy()))
         return Access(registry, front.host, front.journal, registry.pid)
 

@@ -12,7 +12,7 @@ from mirror.registry.auth.authorization import HostAuthorizer
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.client import RegistryV2
 from mirror.registry.convert.layer_cache import LayerCache, MeasuringCache
-from mirror.registry.http.host_settings import V1, HostSettings
+from mirror.registry.http.host_settings import HostSettings, V1Mode
 from mirror.registry.v1.fallback_source import FallbackSource
 from mirror.registry.v1.fallback_state import ProtocolSelector, V2Memory
 from mirror.store import Source
@@ -47,17 +47,23 @@ class RegistrySources:
         self._ancestors: LayerCache[Ancestor] = LayerCache(scratch / "v1", limit) if scratch else MeasuringCache()
         self._layers: LayerCache[None] = LayerCache(scratch / "schema1", limit) if scratch else MeasuringCache()
         self._v1_hosts: dict[str, V1Host] = {}
-        self._opened: dict[tuple[str, V1, bool], Source] = {}
+        self._opened: dict[tuple[str, V1Mode, bool], Source] = {}
 
     def open(
-        self, registry: RegistryV2, authorizer: HostAuthorizer, settings: HostSettings, *, v1: V1, convert_schema1: bool
+        self,
+        registry: RegistryV2,
+        authorizer: HostAuthorizer,
+        settings: HostSettings,
+        *,
+        v1: V1Mode,
+        convert_schema1: bool,
     ) -> Source:
         """Return the registry as a source. v1: the mode for this use; Docker Hub is always `never`."""
-        mode = V1.NEVER if settings.host == DOCKER_HUB else v1
+        mode = V1Mode.NEVER if settings.host == DOCKER_HUB else v1
         key = (settings.host, mode, convert_schema1)
         if key not in self._opened:
             source = self._schema1_source(registry) if convert_schema1 else registry
-            if mode is not V1.NEVER:
+            if mode is not V1Mode.NEVER:
                 open_v1 = partial(self._open_v1, settings)
                 selector = ProtocolSelector(source, registry, open_v1, mode, authorizer, self._memory)
                 source = FallbackSource(source, selector)

@@ -12,7 +12,7 @@ from mirror.config.section import Section
 from mirror.config.tree import Scalar
 from mirror.errors import ConfigError, printable
 from mirror.oci.reference import DOCKER_HUB, Repository, is_tag, tag_hint
-from mirror.registry.http.host_settings import V1, HostSettings
+from mirror.registry.http.host_settings import HostSettings, V1Mode
 from mirror.selection.locations import (
     MATCHED,
     STREAM,
@@ -47,7 +47,7 @@ class MirrorConfig(Struct, frozen=True):
     targets: tuple[Repository, ...]
     tags: TagRules
     schema1: str
-    v1: V1 | None = None
+    v1: V1Mode | None = None
     wildcard: bool = False
     base: Path | None = None
 
@@ -159,9 +159,9 @@ def _check_wildcard(mirror: MirrorConfig, section: Section, hosts: Hosts) -> Non
     if not mirror.wildcard or not is_registry(host) or host == DOCKER_HUB:
         return
     mode = mirror.v1 or hosts.settings.get(host, HostSettings(host)).v1
-    if mode is V1.ONLY:
+    if mode is V1Mode.ONLY:
         section.add_problem("v1 has no list of repositories: write a mirror for each", below="source")
-    elif mode is V1.PER_TAG:
+    elif mode is V1Mode.PER_TAG:
         what = "a wildcard does not find repositories that only v1 has: write a mirror for each"
         section.add_warning(what, below="source")
 
@@ -203,10 +203,10 @@ def _real_path(section: Section, name: str) -> str:
     return os.path.realpath(section.resolve_path(name))
 
 
-def _v1_mode(section: Section) -> V1 | None:
+def _v1_mode(section: Section) -> V1Mode | None:
     """Return the mode for v1, if set."""
     text = section.text("v1")
-    return V1(text) if text else None
+    return V1Mode(text) if text else None
 
 
 def _tag_rules(section: Section) -> TagRules | None:

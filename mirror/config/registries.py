@@ -14,7 +14,7 @@ from mirror.config.problems import KeyPath, format_key_path, quote_key
 from mirror.config.section import Section
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
-from mirror.registry.http.host_settings import V1, HostSettings, Secret, Tls
+from mirror.registry.http.host_settings import HostSettings, Secret, TlsSettings, V1Mode
 from mirror.util.structs import Struct
 
 _READABLE_BY_ALL = 0o004
@@ -95,7 +95,7 @@ def check_presence(hosts: Hosts, used: set[str], document: Document, warnings: l
     """Report missing passwords of registries in use: as warnings if `warnings` is given, otherwise as problems."""
     for host in sorted(used & hosts.settings.keys()):
         password, path = hosts.settings[host].password, (*hosts.paths[host], "password")
-        missing = password.present() if password and document.is_valid(path) else None
+        missing = password.problem() if password and document.is_valid(path) else None
         if missing and warnings is not None:
             warnings.append(f"{document.position(path)}: {format_key_path(path)}: {missing}; a run needs it")
         elif missing:
@@ -136,7 +136,7 @@ def _settings(host: str, section: Section, *, secrets: bool) -> HostSettings:
         allow_hosts=_host_set(section, "allow-hosts"),
         mount=section.flag("mount", True),
         exclusive=section.flag("exclusive", False),
-        v1=V1(v1) if v1 else V1.AUTO,
+        v1=V1Mode(v1) if v1 else V1Mode.AUTO,
         v1_checksums=section.text("v1-checksums") or "require",
     )
 
@@ -178,7 +178,7 @@ def _password(section: Section) -> Secret | None:
     return Secret(f"file {file}", file=file)
 
 
-def _tls(section: Section, *, secrets: bool) -> Tls:
+def _tls(section: Section, *, secrets: bool) -> TlsSettings:
     """Build the TLS settings, and check the files."""
     ca, cert, key = section.file("ca"), section.file("cert"), section.file("key")
     verify = section.flag("verify", True)
@@ -192,7 +192,7 @@ def _tls(section: Section, *, secrets: bool) -> Tls:
     good = [_check_pem(section, name, file, secrets=secrets) for name, file in files if file]
     if good and all(good):
         _check_with_openssl(section, ca, cert, key)
-    return Tls(ca, cert, key, verify)
+    return TlsSettings(ca, cert, key, verify)
 
 
 def _check_pem(section: Section, name: str, file: Path, *, secrets: bool) -> bool:

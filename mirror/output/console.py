@@ -15,7 +15,7 @@ from typing import TextIO
 from mirror.errors import LOCAL, OK, printable
 
 LONGEST = 4000  # bytes of a line: with its newline less than PIPE_BUF, so that lines of several writers never mix
-_PATIENCE = 1.0  # seconds to wait for a full pipe, once
+_PIPE_TIMEOUT = 1.0  # seconds to wait for a full pipe, once
 
 
 class Console:
@@ -85,7 +85,7 @@ class Console:
 
     def _write_all(self, descriptor: int, data: bytes) -> None:
         """Write all of `data`, or count it as dropped if the pipe stays full."""
-        deadline = time.monotonic() + (0.0 if self._pipe_full else _PATIENCE)
+        deadline = time.monotonic() + (0.0 if self._pipe_full else _PIPE_TIMEOUT)
         rest = b"\n" + data if self._partial_line else data
         poll = select.poll()
         poll.register(descriptor, select.POLLOUT)

@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 
 from mirror.errors import Cancelled, LocalError
 from mirror.output.console import Console
-from mirror.output.log_file import PATIENCE, Backlog, LogFile, LogLocked
+from mirror.output.log_file import LOCK_TIMEOUT, Backlog, LogFile, LogLocked
 from mirror.output.log_format import LONGEST_FIELD, ConsolePrinter, JsonFormatter, record_fields
 from mirror.output.redaction import Redactor
 
@@ -210,7 +210,7 @@ class _Listener:
 
     def __exit__(self, *_: object) -> None:
         if self._backlog:
-            self._backlog.limit_patience(PATIENCE)
+            self._backlog.limit_lock_waits(LOCK_TIMEOUT)
         self.put(None)
         self._thread.join()
 
@@ -227,7 +227,7 @@ class _Listener:
     def finish(self, within: float) -> None:
         """As `flush`; also limits the waits for the file's lock until the log is closed."""
         if self._backlog:
-            self._backlog.limit_patience(within)
+            self._backlog.limit_lock_waits(within)
         self._wait_for(_FlushMarker(last=True), within + _MORE)
 
     def _wait_for(self, mark: _FlushMarker, within: float) -> None:

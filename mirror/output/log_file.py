@@ -25,7 +25,7 @@ from mirror.util.files import local_error
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-PATIENCE = 2.0  # seconds that one attempt waits for the lock of another process
+LOCK_TIMEOUT = 2.0  # seconds that one attempt waits for the lock of another process
 _MOMENT = 0.1  # seconds that a write of another process takes at most
 _KEPT = 8 * 1024 * 1024  # characters of buffered lines; further lines are lost, and counted
 _NEW = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -52,7 +52,7 @@ class LogFile(ConcurrentRotatingFileHandler):
         """max_size: bytes at which the file is rotated. Raises LocalError if the file cannot be written."""
         super().__init__(path.absolute(), maxBytes=max_size, backupCount=backups, encoding="ascii")
         self.path = path.absolute()
-        self.patience_ends = math.inf  # monotonic clock; after it, waits for the lock are short. Any thread
+        self.waits_end = math.inf  # monotonic clock; after it, waits for the lock are short. Any thread
         self.terminator = ""
         self.maxLockAttempts = 1
         self._error: BaseException | None = None
@@ -91,7 +91,7 @@ class LogFile(ConcurrentRotatingFileHandler):
                 fcntl.flock(stream_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if time.monotonic() > min(began + PATIENCE, max(began + _MOMENT, self.patience_ends)):
+                if time.monotonic() > min(began + LOCK_TIMEOUT, max(began + _MOMENT, self.waits_end)):
                     self._error = LogLocked(self.path, self.lockFilename)
                     raise
             time.sleep(wait)
@@ -176,9 +176,9 @@ class Backlog:
             self._lines.clear()
             self._characters = 0
 
-    def limit_patience(self, seconds: float) -> None:
+    def limit_lock_waits(self, seconds: float) -> None:
         """Limit the waits for the file's lock to `seconds` from now, for all writes together. Any thread."""
-        self._file.patience_ends = min(self._file.patience_ends, time.monotonic() + seconds)
+        self._file.waits_end = min(self._file.waits_end, time.monotonic() + seconds)
 
     def close(self) -> None:
         """Close the file. Lines that are still buffered are lost."""

@@ -9,7 +9,7 @@ from types import TracebackType
 from mirror.errors import NetworkError, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.registry.auth.authorizer import Scope
-from mirror.registry.session import Headers, Session, Stream
+from mirror.registry.session import Headers, ResponseStream, Session
 from mirror.util.cancellation import Work
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
@@ -21,7 +21,7 @@ _SKIP_BUFFER = 1 << 18  # bytes
 class BlobStream:
     """The body of a blob GET. size: of the whole blob, bytes; None if the response does not have it."""
 
-    def __init__(self, stream: Stream, size: int | None) -> None:
+    def __init__(self, stream: ResponseStream, size: int | None) -> None:
         self._stream = stream
         self.size = size
 
@@ -73,7 +73,7 @@ def _request_blob(
     *,
     headers: Sequence[tuple[str, str]] = (),
     expect: Collection[int] = (200,),
-) -> Stream:
+) -> ResponseStream:
     """Send a GET for a blob."""
     return session.stream(
         f"/v2/{repository}/blobs/{blob.digest}",
@@ -87,7 +87,7 @@ def _request_blob(
 
 def _request_range(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, offset: int
-) -> Stream | None:
+) -> ResponseStream | None:
     """Request the bytes from `offset` on. The response has those bytes (206) or the whole blob (200).
 
     None: the registry rejected the request, or sent another range."""
@@ -106,7 +106,7 @@ def _request_range(
     return None
 
 
-def _content_range(stream: Stream) -> re.Match[str] | None:
+def _content_range(stream: ResponseStream) -> re.Match[str] | None:
     """Return the parsed Content-Range of a response; None if it is missing or invalid."""
     return _CONTENT_RANGE.fullmatch(stream.headers.get("content-range") or "")
 
@@ -116,7 +116,7 @@ def _reaches_end(match: re.Match[str]) -> bool:
     return match[3] == "*" or int(match[2]) == int(match[3]) - 1
 
 
-def _full_size(stream: Stream) -> int | None:
+def _full_size(stream: ResponseStream) -> int | None:
     """Return the size of the whole blob in bytes; None if the response does not have it."""
     if stream.status != 206:
         return _content_length(stream.headers)
@@ -124,7 +124,7 @@ def _full_size(stream: Stream) -> int | None:
     return int(match[3]) if match and match[3] != "*" else None
 
 
-def _skip_bytes(stream: Stream, count: int) -> None:
+def _skip_bytes(stream: ResponseStream, count: int) -> None:
     """Read and discard `count` bytes. Raises NetworkError (truncated)."""
     buffer = memoryview(bytearray(min(_SKIP_BUFFER, count)))
     while count:
@@ -148,8 +148,8 @@ def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple
     )
     if response.status == 404:
         return None
-    if response.status == 403 and not response.destination.server_named:
-        raise session.failure(response, "HEAD", "blob")
+    if response.status == 403 and not response.destination.named_by_server:
+        raise session.error_for(response, "HEAD", "blob")
     size = _content_length(response.headers) if response.status == 200 else None
     # HEAD is not supported, was redirected to a URL signed for GET (moby/moby#50065), or has no Content-Length.
     return size if size is not None else _get_blob_size(session, repository, blob, scopes, work)
@@ -175,7 +175,7 @@ def _get_blob_size(
     return None
 
 
-def _count_bytes(stream: Stream, blob: Descriptor) -> int:
+def _count_bytes(stream: ResponseStream, blob: Descriptor) -> int:
     """Count the bytes of the body. Stops after the expected size is exceeded."""
     buffer = memoryview(bytearray(_SKIP_BUFFER))
     count = 0

@@ -310,7 +310,7 @@ class RegistryV2:
             raise Refused(text, hint=hint, code="target_lied")
         # Some registries answer 200 or 202 for a stored manifest; some proxies answer 200 to every request.
         if response.status != 201 and not self._has_manifest(repository, reference, manifest, work):
-            failure = self._session.failure(response, "PUT", "manifest").with_subject(what)
+            failure = self._session.error_for(response, "PUT", "manifest").with_subject(what)
             failure.hint = failure.hint or "the target acknowledged the manifest, but did not store it"
             raise failure
 
@@ -342,7 +342,7 @@ def _invalid_name_error(subject: str, name: str) -> Refused:
 
 def _content_digest(response: Response) -> Digest | None:
     """Return the digest in the Docker-Content-Digest header; None if it is missing or invalid."""
-    reported = response.headers.all("docker-content-digest")
+    reported = response.headers.get_all("docker-content-digest")
     try:
         return Digest.parse(reported[0]) if len(reported) == 1 else None
     except Refused:

@@ -152,10 +152,10 @@ class _ListReader:
 
     def _get_linked_page(self, response: Response, names: Sequence[str], new: Sequence[str]) -> Response | None:
         """Request the next page if the registry links to one. Raises Refused (unsafe_link, too_many)."""
-        link = next_link(response.headers.all("link"))
+        link = next_link(response.headers.get_all("link"))
         if link is None:
             return None
-        destination = self._session.trust.link(link, response.destination)
+        destination = self._session.url_policy.check_next_link(link, response.destination)
         if destination.target.partition("?")[0] != self._path:
             raise Refused(f"{self._what}: the link to the next page leads to another list", code="unsafe_link")
         self._empty_pages = 0 if names else self._empty_pages + 1
@@ -186,7 +186,7 @@ class _ListReader:
                 paging.shortest_cut = min(paging.shortest_cut or count, count)
                 self._greatest_first ^= new_count * 2 < len(next_names)
                 return response
-            if next_link(response.headers.all("link")) is not None:
+            if next_link(response.headers.get_all("link")) is not None:
                 return response
             if last != min(names) and set(next_names) == set(names):
                 paging.supports_last = False  # the registry sent the same page again
@@ -242,7 +242,7 @@ class _ListReader:
         query = "&".join(
             part for part in (f"n={size}" if size else "", f"last={quote(last, safe='')}" if last else "") if part
         )
-        return self._session.trust.own(f"{self._path}?{query}" if query else self._path)
+        return self._session.url_policy.destination(f"{self._path}?{query}" if query else self._path)
 
     def _get_page(self, destination: Destination) -> Response:
         """Request one page. Raises Refused (too_many), NotFound for the first page."""

@@ -7,8 +7,7 @@ is stopped, and raises only MirrorErrors. A status that was not expected is an e
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mirror import __version__
@@ -16,22 +15,22 @@ from mirror.errors import AuthError, MirrorError, Refused, RemoteError
 from mirror.limits import HostLimits, Limits
 from mirror.registry.auth.authorizer import Anonymous, Authorizer, Scope
 from mirror.registry.http import status_errors
-from mirror.registry.http.client import Exchange, Request, Response, Stream, Upload
+from mirror.registry.http.client import HttpClient, Request, Response, ResponseStream, StreamedBody
 from mirror.registry.http.connector import Connector
 from mirror.registry.http.framing import TooBig
 from mirror.registry.http.headers import Headers
 from mirror.registry.http.host_settings import HostSettings
-from mirror.registry.http.lookups import Resolve, system_resolve
-from mirror.registry.http.url_policy import Destination, Trust
+from mirror.registry.http.lookups import Resolver, system_resolve
+from mirror.registry.http.url_policy import Destination, UrlPolicy
 from mirror.registry.retries import Retries
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import Policy
 
 if TYPE_CHECKING:
-    from mirror.registry.http.cookies import Cookies
-    from mirror.registry.http.one_off import OneOffs
+    from mirror.registry.http.cookies import CookieJar
+    from mirror.registry.http.one_off import OneOffClient
 
-__all__ = ["Anonymous", "Authorizer", "Headers", "Response", "Scope", "Session", "Stream", "TooBig"]
+__all__ = ["Anonymous", "Authorizer", "Headers", "Response", "ResponseStream", "Scope", "Session", "TooBig"]
 
 MAX_REDIRECTS = 5
 _MAX_SMALL_BODY = 64 << 10  # bytes; the default limit of responses
@@ -50,24 +49,24 @@ class Session:
         policy: Policy | None = None,
         user_agent: str = f"mirror/{__version__}",
         deadline: float = 120.0,
-        resolve: Resolve = system_resolve,
-        cookies: Cookies | None = None,
+        resolve: Resolver = system_resolve,
+        cookies: CookieJar | None = None,
     ) -> None:
         """deadline: seconds for a whole small request with its response. cookies: None: they are ignored."""
         self.settings = settings
-        self.trust = Trust(settings)
+        self.url_policy = UrlPolicy(settings)
         self.host: HostLimits = limits.host(settings.host)
         self.authorizer: Authorizer = authorizer or Anonymous()
         self.speaks_v2 = False  # a response of the registry named the API version
         self._cookies = cookies
         self._policy = policy or Policy()
-        self._connector = Connector(settings, self.trust, resolve=resolve)
+        self._connector = Connector(settings, self.url_policy, resolve=resolve)
         self._user_agent, self._deadline = user_agent, deadline
-        self._exchange = Exchange(
-            settings, self.trust, limits, self._connector, user_agent=user_agent, deadline=deadline
+        self._client = HttpClient(
+            settings, self.url_policy, limits, self._connector, user_agent=user_agent, deadline=deadline
         )
         self._lock = threading.Lock()
-        self._one_off_client: OneOffs | None = None
+        self._one_off_client: OneOffClient | None = None
         self._retries = Retries(limits, self._policy, settings.host)
 
     def __enter__(self) -> Session:
@@ -78,7 +77,7 @@ class Session:
 
     def close(self) -> None:
         """Close idle connections. A connection in use is closed by its user."""
-        self._exchange.close()
+        self._client.close()
         with self._lock:
             client, self._one_off_client = self._one_off_client, None
         if client is not None:
@@ -99,7 +98,7 @@ class Session:
     ) -> Response:
         """Send a small request and return its response of at most `limit` bytes. Retried if `work` allows it.
 
-        where: a path of the registry, or a destination that `trust` has accepted. kind: the noun under which the
+        where: a path of the registry, or a destination that `url_policy` has accepted. kind: the noun under which the
         request is counted. GET and HEAD follow redirects; if `expect` contains 403, the caller sees which host answered
         it. Raises TooBig."""
         request = Request(method, kind, self._destination(where), tuple(headers), body)
@@ -118,11 +117,11 @@ class Session:
         scopes: tuple[Scope, ...] = (),
         headers: Sequence[tuple[str, str]] = (),
         expect: Collection[int] = (200, 206),
-    ) -> Stream:
+    ) -> ResponseStream:
         """Send a GET for a large body; use with `with`. Not retried here: the transfer retries it."""
         request = Request("GET", kind, self._destination(where), tuple(headers))
         stream = self._send_following_redirects(request, scopes, work, expect, streamed=True)
-        coding = stream.headers.listed("content-encoding")
+        coding = stream.headers.tokens("content-encoding")
         if coding and coding != ["identity"]:
             stream.close()
             text = f"{request}: the response has the content encoding {', '.join(coding)}"
@@ -147,9 +146,9 @@ class Session:
 
         If `body` raises, the connection is closed, so that the registry does not see a complete body. An early response
         ends the sending. Raises a retryable AuthError after a 401 that a new token solves."""
-        request = Request(method, kind, destination, tuple(headers), Upload(body, length))
+        request = Request(method, kind, destination, tuple(headers), StreamedBody(body, length))
         if not self._is_registry(destination):
-            stream = self._exchange.send(request, work)
+            stream = self._client.send(request, work)
         else:
             stream, sent = self._send_authorized(request, scopes, work)
             if stream.status == 401:
@@ -172,37 +171,38 @@ class Session:
         work: Work,
         kind: str = "token",
     ) -> Response:
-        """Send a request to a token service that `trust.realm` has accepted. Every status is returned, except 408, 425,
-        429 and 5xx: these are retried as in `call`, then raised."""
+        """Send a request to a token service that `url_policy.check_realm` has accepted.
+
+        Every status is returned, except 408, 425, 429 and 5xx: these are retried as in `call`, then raised."""
         request = Request(method, kind, destination, (("Accept", "application/json"),))
 
         def attempt() -> Response:
-            sent, response = self._get_one_off_client().perform(request, work, params=params, form=form, basic=basic)
+            sent, response = self._get_one_off_client().send(request, work, params=params, form=form, basic=basic)
             if response.status in (408, 425, 429) or response.status >= 500:
                 error = self._failure_of(sent, response.status, response.headers, response.body)
-                self._retries.apply_to_host(error, sent, self._exchange.host(sent.destination).name)
+                self._retries.apply_to_host(error, sent, self._client.limits_of(sent.destination).name)
                 raise error
             return response
 
         return self._retries.run(attempt, request, work)
 
-    def _get_one_off_client(self) -> OneOffs:
+    def _get_one_off_client(self) -> OneOffClient:
         """Return the client for token services, which is created on first use."""
-        from mirror.registry.http.one_off import OneOffs  # noqa: PLC0415 (requests takes 0.1 s)
+        from mirror.registry.http.one_off import OneOffClient  # noqa: PLC0415 (requests takes 0.1 s)
 
         with self._lock:
             if self._one_off_client is None:
-                self._one_off_client = OneOffs(
-                    self._exchange,
+                self._one_off_client = OneOffClient(
+                    self._client,
                     self._connector,
-                    self.trust,
+                    self.url_policy,
                     user_agent=self._user_agent,
                     idle=self.settings.idle_timeout,
                     deadline=self._deadline,
                 )
             return self._one_off_client
 
-    def failure(self, response: Response, method: str, kind: str) -> MirrorError:
+    def error_for(self, response: Response, method: str, kind: str) -> MirrorError:
         """Return the error for a response whose status was expected, but which is an error after all."""
         request = Request(method, kind, response.destination)
         return self._failure_of(request, response.status, response.headers, response.body)
@@ -213,11 +213,11 @@ class Session:
 
     def _destination(self, where: str | Destination) -> Destination:
         """Return the destination of a path or an accepted destination."""
-        return where if isinstance(where, Destination) else self.trust.own(where)
+        return where if isinstance(where, Destination) else self.url_policy.destination(where)
 
     def _send_following_redirects(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, expect: Collection[int], *, streamed: bool
-    ) -> Stream:
+    ) -> ResponseStream:
         """Send a request, follow redirects, and return the first response with an expected status. Each URL is checked
         first."""
         for _ in range(MAX_REDIRECTS + 1):
@@ -227,17 +227,19 @@ class Session:
             if stream.status not in status_errors.REDIRECTS or request.method not in _REDIRECTED_METHODS:
                 raise self._read_failure(stream)
             with stream:
-                stream.beginning()
-                location = stream.headers.one("location")
+                stream.read_error_body()
+                location = stream.headers.single("location")
                 if not location:
                     raise RemoteError(f"{stream.request}: a redirect without a Location", status=stream.status)
-                request = request.to(self.trust.redirect(location, request.destination))
+                request = request.with_destination(self.url_policy.check_redirect(location, request.destination))
         raise Refused(f"{request}: more than {MAX_REDIRECTS} redirects", code="unsafe_redirect")
 
-    def _send_authenticated(self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool) -> Stream:
+    def _send_authenticated(
+        self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool
+    ) -> ResponseStream:
         """Send a request, and once more with renewed credentials after a 401. A second 401 is final."""
         if not self._is_registry(request.destination):
-            return self._exchange.send(request, work, streamed=streamed)
+            return self._client.send(request, work, streamed=streamed)
         for may_renew in (True, False):
             stream, sent = self._send_authorized(request, scopes, work, streamed)
             if stream.status != 401 and not (may_renew and self._reports_expiry(stream, scopes)):
@@ -250,25 +252,27 @@ class Session:
 
     def _send_authorized(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool = False
-    ) -> tuple[Stream, str | None]:
+    ) -> tuple[ResponseStream, str | None]:
         """Send a request with its `Authorization`. Return the response and the value of that header."""
-        with _mark_spent():
+        with _mark_exhausted:
             sent = self.authorizer.header(scopes, work)
         try:
             authorized = _add_header(request, "Authorization", sent)
             if self._cookies is not None:
                 authorized = _add_header(authorized, "Cookie", self._cookies.header(request.destination.origin))
-            stream = self._exchange.send(authorized, work, streamed=streamed)
+            stream = self._client.send(authorized, work, streamed=streamed)
         except BaseException:
             self.authorizer.release(scopes)
             raise
         if not self.speaks_v2:
-            self.speaks_v2 = status_errors.says_v2(stream.headers.all("docker-distribution-api-version"))
+            self.speaks_v2 = status_errors.names_v2(stream.headers.get_all("docker-distribution-api-version"))
         if self._cookies is not None:
-            self._cookies.note(request.destination.origin, stream.headers.all("set-cookie"))
+            self._cookies.store(request.destination.origin, stream.headers.get_all("set-cookie"))
         return stream, sent
 
-    def _handle_challenge(self, stream: Stream, scopes: tuple[Scope, ...], sent: str | None, work: Work) -> MirrorError:
+    def _handle_challenge(
+        self, stream: ResponseStream, scopes: tuple[Scope, ...], sent: str | None, work: Work
+    ) -> MirrorError:
         """Let the authorizer handle a 401. Returns the error to raise if the request is not sent again. Raises
         AuthError."""
         try:
@@ -276,14 +280,14 @@ class Session:
         except BaseException:
             self.authorizer.release(scopes)
             raise
-        with _mark_spent():
-            self.authorizer.handle_challenge(scopes, stream.headers.all("www-authenticate"), sent, work)
+        with _mark_exhausted:
+            self.authorizer.handle_challenge(scopes, stream.headers.get_all("www-authenticate"), sent, work)
         return error
 
-    def _reports_expiry(self, stream: Stream, scopes: tuple[Scope, ...]) -> bool:
+    def _reports_expiry(self, stream: ResponseStream, scopes: tuple[Scope, ...]) -> bool:
         """Return whether a 403 reports an expired token."""
         try:
-            return stream.status == 403 and status_errors.says_expired(403, stream.beginning())
+            return stream.status == 403 and status_errors.is_token_expired(403, stream.read_error_body())
         except BaseException:
             stream.close()
             self.authorizer.release(scopes)
@@ -300,40 +304,44 @@ class Session:
     def _is_registry(self, destination: Destination) -> bool:
         """Return whether a destination is the registry itself, which receives its credentials."""
         origin = destination.origin
-        return destination.credentials and (origin == self.trust.api or origin in self.trust.endpoints)
+        return destination.credentials and (origin == self.url_policy.api or origin in self.url_policy.endpoints)
 
-    def _read_failure(self, stream: Stream) -> MirrorError:
+    def _read_failure(self, stream: ResponseStream) -> MirrorError:
         """Read an error response, close it, and apply it to the host (pause, rate limit). Returns the error."""
         with stream:
-            error = self._failure_of(stream.request, stream.status, stream.headers, stream.beginning())
-        self._retries.apply_to_host(error, stream.request, self._exchange.host(stream.destination).name)
+            error = self._failure_of(stream.request, stream.status, stream.headers, stream.read_error_body())
+        self._retries.apply_to_host(error, stream.request, self._client.limits_of(stream.destination).name)
         return error
 
     def _failure_of(self, request: Request, code: int, headers: Headers, body: bytes) -> MirrorError:
         """Return the error for a response."""
-        error = status_errors.failure(
+        error = status_errors.error_for(
             str(request),
             code,
             headers,
-            status_errors.unechoed(body, request.headers, request.destination.target),
-            host=self._exchange.host(request.destination).name,
+            status_errors.redact_body(body, request.headers, request.destination.target),
+            host=self._client.limits_of(request.destination).name,
             longest_wait=self._policy.max_retry_after,
             writes=request.method not in _REDIRECTED_METHODS and request.kind != "token",
         )
-        if request.destination.server_named and isinstance(error, AuthError):
+        if request.destination.named_by_server and isinstance(error, AuthError):
             # No credentials were sent to this host. If a signed URL has expired, a retry gets a new one.
             error.code, error.retryable = "auth_denied", code == 403
         return error
 
 
-@contextmanager
-def _mark_spent() -> Iterator[None]:
-    """Mark errors of a token request as already retried: the session must not retry them again."""
-    try:
-        yield
-    except MirrorError as error:
-        error.retries_exhausted = True
-        raise
+class _ExhaustedMarker:
+    """Marks errors of a token request as already retried: the session must not retry them again."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, MirrorError):
+            error.retries_exhausted = True
+
+
+_mark_exhausted = _ExhaustedMarker()
 
 
 def _add_header(request: Request, name: str, value: str | None) -> Request:

@@ -65,10 +65,10 @@ class RegistryUpload:
         self._min_chunk = _min_chunk_length(response)
         self.committed = False
         self._what = f"{session.settings.host}/{repository}@{blob.digest}"
-        locations = response.headers.all("location")
+        locations = response.headers.get_all("location")
         if len(locations) != 1 or not locations[0]:
             raise RemoteError(f"{self._what}: the response to the POST has no Location", retryable=True)
-        self._location = session.trust.upload_location(locations[0], response.destination)
+        self._location = session.url_policy.check_upload_location(locations[0], response.destination)
 
     @property
     def resumable(self) -> bool:
@@ -165,7 +165,7 @@ class RegistryUpload:
 
     def _check_committed(self, response: Response, work: Work) -> None:
         """Check that the response to the last request confirms the blob; by a HEAD if its status is not 201."""
-        reported = response.headers.all("docker-content-digest")
+        reported = response.headers.get_all("docker-content-digest")
         if reported and reported[0] != self._blob.digest and reported[0].startswith("sha256:"):
             raise Refused(f"{self._what}: the target stored {reported[0]} instead", code="target_lied")
         if response.status != 201:
@@ -290,9 +290,9 @@ class RegistryUpload:
 
     def _update_location(self, response: Response) -> None:
         """Use the Location of a response for the next request."""
-        locations = response.headers.all("location")
+        locations = response.headers.get_all("location")
         if locations and locations[0]:
-            self._location = self._session.trust.upload_location(locations[0], response.destination)
+            self._location = self._session.url_policy.check_upload_location(locations[0], response.destination)
 
     def _received_bytes(self, response: Response, expected: int, limit: int | None = None) -> int:
         """Return the number of bytes that the registry has, from the Range of a response; `expected` if there is none.

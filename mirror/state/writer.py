@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from mirror.errors import LocalError, MirrorError
 from mirror.state.database import Database, DatabaseError
@@ -18,7 +18,7 @@ Change = Callable[[Database], None]
 _GATHER = 1.0  # seconds that a note waits for others, to be written with them
 _BATCH = 2000  # actions in one transaction
 _PRUNE = 1.0  # seconds for pruning at the end of a run
-_PATIENCE = 60.0  # seconds after which a commit that has not ended is an error
+_COMMIT_TIMEOUT = 60.0  # seconds after which a commit that has not ended is an error
 
 
 class _Action:
@@ -46,6 +46,7 @@ class Writer:
         self._marks = marks
         self._warn = warn
         self._queue: SimpleQueue[_Action | None] = SimpleQueue()
+        self._urgent = threading.Event()  # a caller waits: nothing more is gathered
         self._thread = threading.Thread(target=self._run, name="state", daemon=False)
         self._thread.start()
 
@@ -57,22 +58,24 @@ class Writer:
         """Queue an action and wait until it and all actions before it are on disk. Raises LocalError."""
         job = _Action(action, threading.Event())
         self._queue.put(job)
+        self._urgent.set()
         self._wait_for(job)
 
     def _wait_for(self, job: _Action) -> None:
         """Wait until the action is done. Raises its error, or LocalError."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _COMMIT_TIMEOUT
         while job.done and not job.done.wait(0.5 if self._thread.is_alive() else 0.0):
             if not self._thread.is_alive() and not job.done.is_set():
                 raise LocalError(f"cannot write {self._path}: it is closed")
             if time.monotonic() > deadline:
-                raise LocalError(f"cannot write {self._path}: the disk did not respond within {_PATIENCE:g} s")
+                raise LocalError(f"cannot write {self._path}: the disk did not respond within {_COMMIT_TIMEOUT:g} s")
         if job.error:
             raise job.error
 
     def close(self) -> None:
         """Write the queued actions, prune, and end the thread."""
         self._queue.put(None)
+        self._urgent.set()
         self._thread.join()
 
     def check_file(self) -> None:
@@ -84,29 +87,29 @@ class Writer:
         try:
             last = False
             while not last:
-                jobs, last = self._next_actions()
+                first = self._queue.get()
+                # Not one `get` for each action: that would wake this thread for each of them.
+                if first is not None and first.done is None:
+                    self._urgent.wait(_GATHER)
+                self._urgent.clear()
+                jobs, last = self._actions_from(first)
+                if len(jobs) == _BATCH:
+                    self._urgent.set()  # a caller may wait for one of those that are left
                 self._commit(jobs)
             self._prune()
         finally:
             self._database.close()
 
-    def _next_actions(self) -> tuple[list[_Action], bool]:
-        """Return the next actions in order, and whether they are the last ones."""
+    def _actions_from(self, first: _Action | None) -> tuple[list[_Action], bool]:
+        """Return the actions that are queued, in order, and whether they are the last ones. first: the oldest."""
         jobs: list[_Action] = []
-        until: float | None = None  # wait for the first without limit: `close` ends the wait
-        while len(jobs) < _BATCH:
-            try:
-                job = self._queue.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
-            except Empty:
-                break
-            if job is None:
-                return jobs, True
+        job = first
+        while job is not None:
             jobs.append(job)
-            if job.done:
-                until = 0.0  # a caller waits: take only what is queued already
-            elif until is None:
-                until = time.monotonic() + _GATHER
-        return jobs, False
+            if len(jobs) == _BATCH or self._queue.empty():
+                return jobs, False
+            job = self._queue.get()
+        return jobs, True
 
     def _commit(self, jobs: list[_Action]) -> None:
         """Run the actions, and wake their callers."""

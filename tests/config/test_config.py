@@ -37,7 +37,7 @@ from mirror.errors import ConfigError, LocalError, MirrorError
 from mirror.limits import Rate
 from mirror.oci.digest import Digest
 from mirror.oci.reference import Repository
-from mirror.registry.http.host_settings import V1, HostSettings
+from mirror.registry.http.host_settings import HostSettings, V1Mode
 from mirror.selection.tag_rules import TagRules
 from tests.support.bad_configs import CANARY, CASES, HEAD, MIRROR, Case
 
@@ -265,7 +265,7 @@ mirrors:
         allow_hosts=frozenset({"cdn.example.com"}),
         mount=False,
         exclusive=True,
-        v1=V1.NEVER,
+        v1=V1Mode.NEVER,
         v1_checksums="warn",
     )
     assert expected == hub
@@ -279,7 +279,9 @@ mirrors:
         TagRules(("v1", "1.10")),
     ] == [mirror.tags for mirror in config.mirrors]
     assert ["fail", "copy", "convert", "fail", "fail"] == [mirror.schema1 for mirror in config.mirrors]
-    assert [V1.NEVER, V1.NEVER, V1.PER_TAG, V1.NEVER, V1.NEVER] == [mirror.v1 for mirror in config.mirrors]
+    assert [V1Mode.NEVER, V1Mode.NEVER, V1Mode.PER_TAG, V1Mode.NEVER, V1Mode.NEVER] == [
+        mirror.v1 for mirror in config.mirrors
+    ]
 
 
 def test_all_spellings_of_a_registry_have_one_name(tmp_path: Path) -> None:

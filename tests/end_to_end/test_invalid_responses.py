@@ -59,7 +59,7 @@ def test_a_full_target_is_reported_with_its_own_message(scripted: ScriptedFactor
         error = errors[f"{target.host}/app:v1"]
         assert ("target_full", True) == (error["code"], error["retryable"])
         assert said in error["message"]
-        assert "make room there" in error["message"]
+        assert "free space" in error["message"]
         asked = Counter(seen.reference for seen in target.requests() if seen.kind == kind)
         most = 5 * (6 if kind == "POST upload" else 1)
         assert max(asked.values()) <= most, "no more than the attempts of the retry policy"

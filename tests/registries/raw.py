@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests.registries.client import Client, Response
 from tests.registries.scripted import ScriptedRegistry
 
-_WAIT = 10.0  # seconds until a read fails
+_WAIT = 60.0  # seconds until a read fails
 
 
 @dataclass(frozen=True, slots=True)

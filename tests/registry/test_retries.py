@@ -57,7 +57,7 @@ def test_requests_to_a_token_service_are_retried_within_one_budget(known: bool) 
     class Fetching(Keys):
         def fetch(self, work: Work) -> None:
             with pytest.raises(RemoteError) as caught:
-                session.one_off("GET", session.trust.realm(f"http://{service.name}/token"), work=work)
+                session.one_off("GET", session.url_policy.check_realm(f"http://{service.name}/token"), work=work)
             raise caught.value
 
         def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:

@@ -14,7 +14,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.registry.auth.authorization import HostAuthorizer
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.client import RegistryV2
-from mirror.registry.http.host_settings import V1, HostSettings, Secret, Tls
+from mirror.registry.http.host_settings import HostSettings, Secret, TlsSettings, V1Mode
 from mirror.registry.session import Session
 from mirror.store import Source, Transform, TransformResult, Version
 from mirror.util.cancellation import Stop, Work
@@ -39,7 +39,7 @@ def opened(
     registry: ScriptedRegistry | str,
     folder: Path,
     *,
-    mode: V1 = V1.AUTO,
+    mode: V1Mode = V1Mode.AUTO,
     schema1: bool = False,
     login: tuple[str, str] | None = None,
     limit: int | None = None,
@@ -50,12 +50,14 @@ def opened(
     if login is not None:
         settings |= {"username": login[0], "password": Secret("the test", plain=login[1])}
     tls = registry.tls if isinstance(registry, ScriptedRegistry) else None
-    settings = ({"tls": Tls(ca=tls.ca)} if tls else {"plain_http": True}) | settings
+    settings = ({"tls": TlsSettings(ca=tls.ca)} if tls else {"plain_http": True}) | settings
     host_settings = HostSettings(host, **{"connect_timeout": 30.0, "idle_timeout": 30.0, **settings})
     limits = Limits()
     credentials = CredentialSource({host: host_settings}, {"HOME": str(folder)})
     session = Session(host_settings, limits, policy=QUICK)
-    authorizer = HostAuthorizer(host_settings, credentials, session.one_off, session.trust.realm, limits.clock)
+    authorizer = HostAuthorizer(
+        host_settings, credentials, session.one_off, session.url_policy.check_realm, limits.clock
+    )
     session.authorizer = authorizer
     v2 = RegistryV2(session)
     sources = RegistrySources(credentials, limits, folder / "converted", limit, policy=QUICK)

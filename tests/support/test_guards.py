@@ -269,7 +269,7 @@ def test_watched_conditions_notify_each_other() -> None:
     thread = threading.Thread(target=bring)
     with condition:
         thread.start()
-        assert condition.wait_for(lambda: come, 5)
+        assert condition.wait_for(lambda: come, 60)
     thread.join()
     assert [] == lock_watch.breaches()
 

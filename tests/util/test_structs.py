@@ -47,7 +47,7 @@ def test_fields_with_the_name_of_a_secret_are_hidden() -> None:
     assert wanting == {
         "HostSettings.password",
         "Response.headers",
-        "Head.headers",
+        "ResponseHead.headers",
         "ServerResponse.headers",
         "ServerRequest.header",
     }

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from mirror.errors import NetworkError, Unreachable
-from mirror.registry.http.host_settings import Tls
-from mirror.registry.http.tls import Handshakes
+from mirror.registry.http.host_settings import TlsSettings
+from mirror.registry.http.tls import TlsClient
 from mirror.serve.tls import wrap_connection
 from mirror.util.tls_socket import TlsSocket
 from tests.support import leftovers
@@ -37,8 +37,8 @@ def reset_by_peer() -> socket.socket:
 
 
 def shake_hands(sock: socket.socket) -> None:
-    handshakes = Handshakes(Tls(verify=False), "reg.example.com")
-    handshakes.connection(sock, handshakes.context(own=True), "127.0.0.1", subject="reg.example.com", peer=None)
+    tls_client = TlsClient(TlsSettings(verify=False), "reg.example.com")
+    tls_client.connect(sock, tls_client.context(for_registry=True), "127.0.0.1", subject="reg.example.com", peer=None)
 
 
 def wrap_as_server(sock: socket.socket) -> None:
@@ -70,8 +70,8 @@ def test_a_socket_is_closed_if_the_name_of_the_host_is_not_valid(host: str) -> N
     before = leftovers.take()
     near, far = connected()
     with far:
-        handshakes = Handshakes(Tls(verify=False), host)
+        tls_client = TlsClient(TlsSettings(verify=False), host)
         with pytest.raises(Unreachable) as caught:
-            handshakes.connection(near, handshakes.context(own=True), host, subject=host, peer=None)
+            tls_client.connect(near, tls_client.context(for_registry=True), host, subject=host, peer=None)
     assert "label" in str(caught.value)
     assert [] == (leftovers.take() - before).describe()

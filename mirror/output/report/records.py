@@ -91,8 +91,10 @@ class Totals(Struct):
     def add(self, entry: ImageEntry) -> None:
         """Add an entry to the sums."""
         self.images[entry.result] += 1
-        self.blobs.update(entry.blobs)
-        self.bytes.update(entry.bytes)
+        for sums, counts in ((self.blobs, entry.blobs), (self.bytes, entry.bytes)):
+            for name, count in counts.items():
+                if count:
+                    sums[name] += count
         self.sources.add(hash(entry.source))
         self.hosts.add(entry.target.partition("/")[0])
 

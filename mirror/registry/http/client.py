@@ -1,4 +1,4 @@
-"""One request on the wire and the response to it: turn taken at the host, connection had, whole head read."""
+"""The HTTP client: sends single requests within the limits of their hosts, and reads the responses."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ from typing import TypeVar
 
 from mirror.errors import MirrorError, NetworkError, Refused, RemoteError
 from mirror.limits import HostLimits, Limits
-from mirror.registry.http.connection import Connection, Pace
+from mirror.registry.http.connection import Connection, Timeouts
 from mirror.registry.http.connector import Connector
-from mirror.registry.http.framing import Body, read_beginning, read_head, read_small
-from mirror.registry.http.headers import Head, Headers, request_head
+from mirror.registry.http.framing import ResponseBody, read_error_body, read_head, read_small
+from mirror.registry.http.headers import Headers, ResponseHead, request_head
 from mirror.registry.http.host_settings import HostSettings
-from mirror.registry.http.pool import Pool
+from mirror.registry.http.pool import ConnectionPool
 from mirror.registry.http.protocol import ResponseParser
 from mirror.registry.http.request_body import send_body
-from mirror.registry.http.url_policy import Destination, Trust
+from mirror.registry.http.url_policy import Destination, UrlPolicy
 from mirror.util.cancellation import Work
 from mirror.util.structs import RedactedStruct, Struct, replace
 
 log = logging.getLogger("mirror.http")
 
-_AT_ONCE = 64 << 10  # bytes: a body up to this goes out with its head, without a look for an early response
-_ERROR_BODY = 64 << 10  # bytes
-_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-_SAFE = frozenset({"GET", "HEAD"})
+_MAX_UNWATCHED_BODY = 64 << 10  # bytes; a body up to this size is sent without a check for an early response
+_MAX_ERROR_BODY = 64 << 10  # bytes
+_BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
-class Upload(Struct, frozen=True):
-    """A body that can be had once. length: bytes; None: sent in chunks."""
+class StreamedBody(Struct, frozen=True):
+    """A request body that can be read only once. length: bytes; None: the body is sent in chunks."""
 
     body: Iterable[bytes | memoryview]
     length: int | None
 
 
 class Request(RedactedStruct, frozen=True):
-    """kind: the noun under which it is counted, `manifest`."""
+    """An HTTP request. kind: the noun under which the request is counted, such as `manifest`."""
 
     HIDDEN = ("headers", "body")
 
     method: str
     kind: str
     destination: Destination
-    headers: tuple[tuple[str, str], ...] = ()  # Authorization may be among them
-    body: bytes | Upload = b""
+    headers: tuple[tuple[str, str], ...] = ()  # may contain Authorization
+    body: bytes | StreamedBody = b""
 
-    def to(self, destination: Destination) -> Request:
+    def with_destination(self, destination: Destination) -> Request:
+        """Return the same request to another destination."""
         return replace(self, destination=destination)
 
     def __str__(self) -> str:
@@ -57,7 +58,7 @@ class Request(RedactedStruct, frozen=True):
 
 
 class Response(Struct, frozen=True):
-    """A whole response. destination: of the last request, after redirects."""
+    """A complete HTTP response. destination: of the last request, after redirects."""
 
     status: int
     headers: Headers
@@ -65,39 +66,44 @@ class Response(Struct, frozen=True):
     destination: Destination
 
 
-class Stream(AbstractContextManager["Stream"]):
-    """A response whose head has come, its body still to be read. Closed before the end, its connection is cut."""
+class ResponseStream(AbstractContextManager["ResponseStream"]):
+    """A response whose head was received and whose body is still to be read. Use it with `with`.
+
+    If it is closed before the end of the body, its connection is closed too."""
 
     def __init__(
         self,
         request: Request,
-        head: Head,
-        body: Body,
+        head: ResponseHead,
+        body: ResponseBody,
         *,
-        exchange: Exchange,
+        client: HttpClient,
         connection: Connection,
-        registered: AbstractContextManager[None],
-        sent: bool,
+        stop_callback: AbstractContextManager[None],
+        request_complete: bool,
     ) -> None:
-        """sent: all of the request went out before its response came."""
+        """stop_callback: the registration that lets a stop abort the connection; it ends with `close`.
+
+        request_complete: the whole request was sent before the response was received."""
         self.status = head.status
         self.headers = head.headers
         self.request = request
-        self._exchange = exchange
+        self._client = client
         self._connection = connection
         self._head = head
         self._body = body
-        self._registered = registered  # so that a stop reaches the connection
-        self._sent = sent
+        self._stop_callback = stop_callback
+        self._request_complete = request_complete
         self._open = True
-        self._beginning: bytes | None = None
+        self._error_body: bytes | None = None
 
     @property
     def destination(self) -> Destination:
+        """The destination of the request."""
         return self.request.destination
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of `buffer`; -> how many bytes; 0 only at the proven end.
+        """Fill the beginning of `buffer` and return the number of bytes; 0 only at the end of a complete body.
 
         Raises NetworkError (truncated, too_slow, net_error), RemoteError (malformed chunks), Cancelled."""
         if not buffer.nbytes:
@@ -105,31 +111,35 @@ class Stream(AbstractContextManager["Stream"]):
         try:
             return self._body.readinto(buffer)
         except MirrorError as error:
-            self._exchange.name(error, self.request.destination)
+            self._client.set_error_host(error, self.request.destination)
             raise
 
     def read(self, limit: int) -> Response:
-        """All of it, and close. Raises TooBig besides."""
+        """Read the whole body, close, and return the response. limit: bytes. Raises as `readinto`, and TooBig."""
         with self:
             try:
                 body = read_small(self._body, self._head, limit, self.request)
             except MirrorError as error:
-                self._exchange.name(error, self.request.destination)
+                self._client.set_error_host(error, self.request.destination)
                 raise
         return Response(self.status, self.headers, body, self.request.destination)
 
-    def beginning(self) -> bytes:
-        """What can be had of a small body that is only for people; again the same when asked again."""
-        if self._beginning is None:
-            self._beginning = read_beginning(self._body, self._head, _ERROR_BODY, self.request)
-        return self._beginning
+    def read_error_body(self) -> bytes:
+        """Return the body of an error response for messages; empty if it cannot be read. Later calls return the same.
+
+        Raises Cancelled."""
+        if self._error_body is None:
+            self._error_body = read_error_body(self._body, self._head, _MAX_ERROR_BODY, self.request)
+        return self._error_body
 
     def close(self) -> None:
+        """Keep the connection if the exchange is complete, otherwise close it. May be called again."""
         if not self._open:
             return
         self._open = False
-        self._registered.__exit__(None, None, None)
-        self._exchange.release(self._connection, self.request.destination, keep=self._sent and self._body.reusable)
+        self._stop_callback.__exit__(None, None, None)
+        keep = self._request_complete and self._body.is_reusable
+        self._client.release(self._connection, self.request.destination, keep=keep)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -137,145 +147,160 @@ class Stream(AbstractContextManager["Stream"]):
         self.close()
 
 
-A = TypeVar("A", Response, Stream)
+A = TypeVar("A", Response, ResponseStream)
 
 
-class Exchange:
-    """Sends single requests for one registry's session. Thread-safe."""
+class HttpClient:
+    """The HTTP client of one registry's session. Thread-safe."""
 
     def __init__(
         self,
         settings: HostSettings,
-        trust: Trust,
+        url_policy: UrlPolicy,
         limits: Limits,
         connector: Connector,
         *,
         user_agent: str,
         deadline: float,
     ) -> None:
+        """deadline: seconds for a whole exchange that is not streamed."""
         self._settings = settings
-        self._trust = trust
+        self._url_policy = url_policy
         self._limits = limits
-        self._idle = settings.idle_timeout
+        self._idle_timeout = settings.idle_timeout
         self._deadline = deadline
         self._proxies = connector.proxies
-        self._common = (("User-Agent", user_agent), ("Accept-Encoding", "identity"))
-        self._pool = Pool(connector.open, connector.check, keep=settings.parallel or 8)
+        self._common_headers = (("User-Agent", user_agent), ("Accept-Encoding", "identity"))
+        self._pool = ConnectionPool(connector.open, connector.check, keep=settings.parallel or 8)
 
-    def host(self, destination: Destination) -> HostLimits:
-        """The limits of the host that a request goes to."""
-        return self._limits.host(self._name(destination))
+    def limits_of(self, destination: Destination) -> HostLimits:
+        """Return the limits of the host of a destination."""
+        return self._limits.host(self._host_name(destination))
 
-    def _name(self, destination: Destination) -> str:
+    def _host_name(self, destination: Destination) -> str:
+        """Return the name of a destination's host in limits, errors and logs: for the registry, its configured name."""
         origin = destination.origin
-        return self._settings.host if origin == self._trust.api else origin.netloc
+        return self._settings.host if origin == self._url_policy.api else origin.netloc
 
-    def send(self, request: Request, work: Work, *, streamed: bool = False) -> Stream:
-        """Take the host's turn, send, and read the head of the response. streamed: the body may be big or endless.
+    def send(self, request: Request, work: Work, *, streamed: bool = False) -> ResponseStream:
+        """Send a request and read the response head. Waits until the limits of the host allow the request.
 
-        A GET or HEAD that met a kept connection which the peer was just closing is sent once more on a new one.
-        Raises NetworkError, RemoteError, Refused, Cancelled, and the error of a host that is down."""
-        return self.in_turn(request, work, lambda: self._on_some_connection(request, work, streamed))
+        streamed: the body may have any size; it has no deadline, but a minimum rate. If a kept connection was closed by
+        the peer, a GET or HEAD is sent once more on a new connection. Raises NetworkError, RemoteError, Refused,
+        Cancelled, and the error of a host that is down."""
+        return self.run_within_limits(request, work, lambda: self._send_with_retry(request, work, streamed))
 
-    def in_turn(self, request: Request, work: Work, run: Callable[[], A]) -> A:
-        """Wait until the host may be asked, call `run`, and note what came of it. Raises what `run` raises, Cancelled,
-        and the error of a host that is down."""
+    def run_within_limits(self, request: Request, work: Work, run: Callable[[], A]) -> A:
+        """Wait until the limits of the host allow the request, call `run`, record and log the outcome.
+
+        Raises what `run` raises, Cancelled, and the error of a host that is down."""
         destination = request.destination
-        limits = self.host(destination)
+        limits = self.limits_of(destination)
         probes = limits.check_available(f"{request.method} {request.kind}")
         wait = limits.reserve_start()
         if wait > 0.0 and not work.urgent:
             work.stop.sleep(wait)
             self._limits.add_queued(wait)
         work.stop.raise_if_requested()
-        begun = monotonic()
+        started = monotonic()
         try:
             response = run()
         except MirrorError as error:
             if log.isEnabledFor(logging.DEBUG):
-                self._note(request, error.code, begun)
-            self.name(error, destination)
+                self._log_request(request, error.code, started)
+            self.set_error_host(error, destination)
             raise
         limits.record_response(f"{request.method} {request.kind}", response.status, probe=probes)
         if log.isEnabledFor(logging.DEBUG):
-            self._note(request, response.status, begun)
+            self._log_request(request, response.status, started)
         return response
 
-    def name(self, error: MirrorError, destination: Destination) -> None:
-        """Note in `error` whose trouble it is."""
-        error.host = error.host or self._name(destination)
+    def set_error_host(self, error: MirrorError, destination: Destination) -> None:
+        """Set the host of an error that has none."""
+        error.host = error.host or self._host_name(destination)
 
     def release(self, connection: Connection, destination: Destination, *, keep: bool) -> None:
+        """Return a connection to the pool, or close it if `keep` is false."""
         if keep:
-            self._pool.give(destination, connection)
+            self._pool.release(destination, connection)
         else:
             connection.close()
 
     def close(self) -> None:
-        """Close what is idle; what is in use is closed when it ends."""
+        """Close idle connections. A connection in use is closed when its response is closed."""
         self._pool.close()
 
-    def _on_some_connection(self, request: Request, work: Work, streamed: bool) -> Stream:
-        connection = self._pool.take(request.destination, work.stop)
+    def _send_with_retry(self, request: Request, work: Work, streamed: bool) -> ResponseStream:
+        """Send a request; if a kept connection turns out to be closed, send a GET or HEAD again on a new one."""
+        connection = self._pool.acquire(request.destination, work.stop)
         try:
-            return self._on(connection, request, work, streamed)
+            return self._send_on(connection, request, work, streamed)
         except NetworkError as error:
-            again = connection.reused and not connection.heard and request.method in _SAFE
-            if not again or error.code not in ("net_error", "truncated"):
+            was_closed = connection.reused and not connection.received_any
+            if not was_closed or request.method not in _SAFE_METHODS or error.code not in ("net_error", "truncated"):
                 raise
-        return self._on(self._pool.take(request.destination, work.stop, fresh=True), request, work, streamed)
+        return self._send_on(self._pool.acquire(request.destination, work.stop, fresh=True), request, work, streamed)
 
-    def _on(self, connection: Connection, request: Request, work: Work, streamed: bool) -> Stream:
-        registered = work.stop.callback_on_stop(connection.abort)
-        registered.__enter__()
+    def _send_on(self, connection: Connection, request: Request, work: Work, streamed: bool) -> ResponseStream:
+        """Send a request on a connection and read the response head. Closes the connection on errors."""
+        stop_callback = work.stop.callback_on_stop(connection.abort)
+        stop_callback.__enter__()
         try:
-            until = monotonic() + (self._idle if streamed else self._deadline)
-            connection.begin(work.stop, Pace(self._idle, until), request)
+            deadline = monotonic() + (self._idle_timeout if streamed else self._deadline)
+            connection.start_exchange(work.stop, Timeouts(self._idle_timeout, deadline), request)
             parser = ResponseParser(request.method, request, small=not streamed)
-            complete = self._say(connection, parser, request)
-            self.host(request.destination).count_request(f"{request.method} {request.kind}")
+            request_complete = self._send_request(connection, parser, request)
+            self.limits_of(request.destination).count_request(f"{request.method} {request.kind}")
             head = read_head(connection, parser)
             work.stop.raise_if_requested()
-            if not complete and head.status < 300:
-                raise RemoteError(f"{request}: answered {head.status} before it had the body", retryable=True)
+            if not request_complete and head.status < 300:
+                text = f"{request}: status {head.status} was received before the whole body was sent"
+                raise RemoteError(text, retryable=True)
             if streamed:
-                connection.bound(Pace(self._idle))
-            body = Body(connection, parser)
-            return Stream(
-                request, head, body, exchange=self, connection=connection, registered=registered, sent=complete
+                connection.set_timeouts(Timeouts(self._idle_timeout))
+            body = ResponseBody(connection, parser)
+            return ResponseStream(
+                request,
+                head,
+                body,
+                client=self,
+                connection=connection,
+                stop_callback=stop_callback,
+                request_complete=request_complete,
             )
         except BaseException:
-            registered.__exit__(None, None, None)
+            stop_callback.__exit__(None, None, None)
             connection.close()
             raise
 
-    def _say(self, connection: Connection, parser: ResponseParser, request: Request) -> bool:
-        """Send the request. False: the response came before all of it was sent."""
+    def _send_request(self, connection: Connection, parser: ResponseParser, request: Request) -> bool:
+        """Send a request with its body. Return False if a response was received before the whole body was sent."""
         body = request.body
-        head = self._head(request, body)
+        head = self._request_head(request, body)
         if isinstance(body, bytes):
-            if len(body) <= _AT_ONCE:
+            if len(body) <= _MAX_UNWATCHED_BODY:
                 connection.send(head + body)
                 return True
             connection.send(head)
             return send_body(connection, parser, (body,), len(body))
         connection.send(head)
-        connection.bound(Pace(self._idle))
+        connection.set_timeouts(Timeouts(self._idle_timeout))
         complete = send_body(connection, parser, body.body, body.length)
-        # A registry may move gigabytes about before it answers.
-        patience = 2 * self._idle
-        connection.bound(Pace(patience, monotonic() + patience))
+        # A registry may copy gigabytes before it sends the response.
+        seconds = 2 * self._idle_timeout
+        connection.set_timeouts(Timeouts(seconds, monotonic() + seconds))
         return complete
 
-    def _head(self, request: Request, body: bytes | Upload) -> bytes:
+    def _request_head(self, request: Request, body: bytes | StreamedBody) -> bytes:
+        """Return the request head. Raises Refused (auth_failed) if a header value cannot be sent."""
         origin, target = request.destination.origin, request.destination.target
-        fields = [("Host", origin.netloc), *self._common, *request.headers]
-        if isinstance(body, Upload):
+        fields = [("Host", origin.netloc), *self._common_headers, *request.headers]
+        if isinstance(body, StreamedBody):
             length = body.length
             fields.append(("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length)))
-        elif body or request.method in _WITH_BODY:
+        elif body or request.method in _BODY_METHODS:
             fields.append(("Content-Length", str(len(body))))
-        proxy = self._proxies.forwarder_for(origin)
+        proxy = self._proxies.forward_proxy_for(origin)
         if proxy is not None:
             target = f"{origin}{target}"
             if proxy.authorization:
@@ -285,7 +310,8 @@ class Exchange:
         except ValueError as error:
             raise Refused(f"{request} cannot be sent: {error}", code="auth_failed") from None
 
-    def _note(self, request: Request, outcome: object, begun: float) -> None:
+    def _log_request(self, request: Request, outcome: object, started: float) -> None:
+        """Log a request. outcome: the status or the error code. started: of the monotonic clock, seconds."""
         log.debug(
             "%s: %s",
             str(request),
@@ -294,9 +320,9 @@ class Exchange:
                 "event": "request",
                 "method": request.method,
                 "kind": request.kind,
-                "host": self._name(request.destination),
+                "host": self._host_name(request.destination),
                 "path": request.destination.path,
                 "status": outcome,
-                "seconds": round(monotonic() - begun, 4),
+                "seconds": round(monotonic() - started, 4),
             },
         )

@@ -1,4 +1,4 @@
-"""One connection: bytes in and out, each wait with an end, and an abort that reaches a blocked wait."""
+"""A connection: reads and writes with time limits, and an abort that wakes a blocked read or write."""
 
 from __future__ import annotations
 
@@ -12,227 +12,235 @@ from typing import NoReturn
 from mirror.errors import MirrorError, NetworkError
 from mirror.util.cancellation import Stop
 
-FLOOR = 1024  # bytes a second: a body that moves slower, over the idle time, is cut
-_READ = 16 << 10  # bytes, of one read of heads and small bodies
-SLICE = 64 << 10  # bytes, of one write: of its progress TLS tells only when all of it is done
+MIN_RATE = 1024  # bytes per second, averaged over the idle timeout; a slower body is an error
+_READ_SIZE = 16 << 10  # bytes of one read of heads and small bodies
+MAX_WRITE = 64 << 10  # bytes of one write; a TLS write reports progress only when it is complete
 
 
-class Pace:
-    """The bounds of one exchange. With `until`: nothing waits longer than `idle`, and all ends by then.
-    Without: bytes must move at FLOOR or faster, over each `idle` seconds spent waiting for the peer."""
+class Timeouts:
+    """The time limits of one exchange. idle: seconds. deadline: of the monotonic clock.
 
-    __slots__ = ("_moved", "_waited", "idle", "until")
+    With a deadline, each wait ends after `idle` seconds and all waits end at the deadline. Without one, bytes must be
+    transferred at MIN_RATE or faster, measured over each `idle` seconds of waiting for the peer."""
 
-    def __init__(self, idle: float, until: float | None = None) -> None:
+    __slots__ = ("_transferred", "_waited", "deadline", "idle")
+
+    def __init__(self, idle: float, deadline: float | None = None) -> None:
         self.idle = idle
-        self.until = until
+        self.deadline = deadline
         self._waited = 0.0
-        self._moved = 0
+        self._transferred = 0
 
-    def patience(self, now: float) -> float:
-        """Seconds that the next wait may last; zero or less: none."""
-        if self.until is None:
+    def remaining(self, now: float) -> float:
+        """Return the seconds that the next wait may last; zero or less if the time is used up."""
+        if self.deadline is None:
             return self.idle - self._waited
-        return min(self.idle, self.until - now)
+        return min(self.idle, self.deadline - now)
 
-    def too_slow(self, seconds: float, count: int) -> bool:
-        """Note that `count` bytes took `seconds`. True: slower than the floor."""
-        if self.until is not None:
+    def record_progress(self, seconds: float, count: int) -> bool:
+        """Record that `count` bytes took `seconds` of waiting. Return True if the rate is below MIN_RATE."""
+        if self.deadline is not None:
             return False
         self._waited += seconds
-        self._moved += count
+        self._transferred += count
         if self._waited < self.idle:
             return False
-        slow = self._moved < FLOOR * self._waited
-        self._waited, self._moved = 0.0, 0
-        return slow
+        too_slow = self._transferred < MIN_RATE * self._waited
+        self._waited, self._transferred = 0.0, 0
+        return too_slow
 
 
 _NO_STOP = Stop()
-_NO_PACE = Pace(0.0, 0.0)
+_NO_TIMEOUTS = Timeouts(0.0, 0.0)
 
 
 class Connection:
-    """An open connection in plain TCP; `tls` has one for TLS. One user at a time; `abort` is for any thread.
+    """An open TCP connection without TLS. One user at a time; only `abort` may be called from any thread.
 
-    subject: what errors are about, a request or a host.
-
-    Raises NetworkError (net_error, timeout: not a byte came, too_slow, truncated) and Cancelled."""
+    subject: the request or host that errors name. Methods raise NetworkError (net_error, timeout: no byte of a response
+    was received, too_slow, truncated) and Cancelled."""
 
     def __init__(self, sock: socket.socket, subject: object, peer: str | None = None) -> None:
         self.subject = subject
-        self.peer = peer  # the address at the other end; None behind a proxy
+        self.peer = peer  # IP address of the peer; None behind a proxy
         self.reused = False
-        self.heard = False  # a byte of the current response has come
+        self.received_any = False  # at least one byte of the current response was received
         self._sock = sock
         self._timeout: float | None = sock.gettimeout()
-        self._scratch = memoryview(bytearray(_READ))
-        self._pace = _NO_PACE
+        self._buffer = memoryview(bytearray(_READ_SIZE))
+        self._timeouts = _NO_TIMEOUTS
         self._stop = _NO_STOP
-        self._lock = threading.Lock()  # between abort and close, so that no other socket's number is shut
+        self._lock = threading.Lock()  # so that `abort` does not shut down another socket with the same descriptor
         self._open = True
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
-    def begin(self, stop: Stop, pace: Pace, subject: object) -> None:
-        """A new exchange starts."""
-        self._stop, self._pace, self.subject, self.heard = stop, pace, subject, False
+    def start_exchange(self, stop: Stop, timeouts: Timeouts, subject: object) -> None:
+        """Start an exchange: set its stop, its time limits and the subject of its errors."""
+        self._stop, self._timeouts, self.subject, self.received_any = stop, timeouts, subject, False
 
-    def bound(self, pace: Pace) -> None:
-        """Other bounds from here on: a body's, after its head."""
-        self._pace = pace
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Replace the time limits, for example between the head and the body."""
+        self._timeouts = timeouts
 
-    def end(self) -> None:
-        """The exchange is over; the connection goes to rest."""
-        self._stop, self._pace = _NO_STOP, _NO_PACE
+    def end_exchange(self) -> None:
+        """End an exchange, so that the connection can be kept for another one."""
+        self._stop, self._timeouts = _NO_STOP, _NO_TIMEOUTS
         self.reused = True
 
     def abort(self) -> None:
-        """Wake the thread that waits on this connection, and make it unusable. Any thread, any number of times."""
-        with self._lock, contextlib.suppress(OSError):  # the peer may have been faster
+        """Shut the connection down, which wakes a thread that is blocked on it. Any thread; may be called again."""
+        with self._lock, contextlib.suppress(OSError):  # the peer may have closed the connection
             if self._open:
-                # The plain socket's: SSLSocket.shutdown drops the TLS layer first, under its reader's feet.
+                # Not SSLSocket.shutdown, which would drop the TLS layer while another thread reads from it.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Waits for nothing."""
-        self._say_goodbye()
+        """Close the connection without waiting."""
+        self._send_close_notify()
         with self._lock:
             self._open = False
             self._sock.close()
 
-    def _say_goodbye(self) -> None:
-        """What the protocol below HTTP says before the end: TCP says it by itself."""
+    def _send_close_notify(self) -> None:
+        """Send the close_notify of TLS; without TLS, do nothing."""
 
-    def stale(self) -> bool:
-        """Whether an idle connection is of no use: closed by the peer, or with bytes that nobody asked for."""
-        return self.readable()
+    def is_stale(self) -> bool:
+        """Return whether an idle connection is unusable: the peer closed it, or sent bytes without a request."""
+        return self.is_readable()
 
-    def readable(self) -> bool:
-        """Whether bytes, or an end, wait to be read."""
+    def is_readable(self) -> bool:
+        """Return whether a read would return at once, with bytes or with the end."""
         return bool(self._poll.poll(0))
 
     def receive_into(self, view: memoryview) -> int:
-        """Wait for bytes; 0: the peer has ended."""
+        """Wait for bytes and return their number; 0 if the peer has closed the connection."""
         while True:
-            begun = monotonic()
-            self._arm(begun)
+            started = monotonic()
+            self._apply_timeout(started)
             try:
                 count = self._sock.recv_into(view)
                 break
             except TimeoutError as error:
                 if error.errno is not None:
-                    # Not ours: the kernel gave the peer up (TCP keepalive). The next read would see an end.
-                    self._raise(error)
-                if self._pace.until is not None or self._pace.too_slow(monotonic() - begun, 0):
-                    self._raise(error)
+                    # From the kernel, whose TCP keepalive got no response. The next read would return an end.
+                    self._raise_error(error)
+                if self._timeouts.deadline is not None or self._timeouts.record_progress(monotonic() - started, 0):
+                    self._raise_error(error)
             except OSError as error:
-                self._raise(error)
+                self._raise_error(error)
         if self._stop.is_requested:
             self._stop.raise_if_requested()
         if count:
-            self.heard = True
-            if self._pace.until is None and self._pace.too_slow(monotonic() - begun, count):
-                raise self._slow()
+            self.received_any = True
+            if self._timeouts.deadline is None and self._timeouts.record_progress(monotonic() - started, count):
+                raise self._too_slow_error()
         return count
 
     def receive(self) -> memoryview:
-        """Wait for bytes; valid until the next call. Empty: the peer has ended."""
-        return self._scratch[: self.receive_into(self._scratch)]
+        """Wait for bytes and return them, valid until the next call; empty if the peer has closed the connection."""
+        return self._buffer[: self.receive_into(self._buffer)]
 
     def send(self, data: bytes) -> None:
-        """Send all of a small message, as part of the pace's time."""
+        """Send all of a small message within the time limits."""
         sent = 0
         try:
             while sent < len(data):
-                self._arm(monotonic())  # for each part: `sendall` over TLS may give every record the whole time
-                sent += self._sock.send(memoryview(data)[sent : sent + SLICE] if sent or len(data) > SLICE else data)
+                # For each part, because `sendall` over TLS may apply the whole timeout to every record.
+                self._apply_timeout(monotonic())
+                part = memoryview(data)[sent : sent + MAX_WRITE] if sent or len(data) > MAX_WRITE else data
+                sent += self._sock.send(part)
         except OSError as error:
-            self._raise(error)
+            self._raise_error(error)
         if self._stop.is_requested:
             self._stop.raise_if_requested()
 
     def send_some(self, view: memoryview) -> int:
-        """Send the beginning of `view` as soon as any fits; -> bytes sent, 0: something came to be read instead.
+        """Send some bytes of `view` as soon as possible and return their number; 0 if there is something to read first.
 
-        A readable TLS socket may only hold a session ticket: that is no response, and goes away with `peek`."""
-        self._set_timeout(0.0)
+        With TLS that may be a session ticket instead of a response; `peek` removes it."""
+        self.set_timeout(0.0)
         while True:
             try:
                 count = self._sock.send(view)
                 break
             except OSError as error:
-                events = self._awaited(error)
+                events = self._blocking_events(error)
                 if not events:
-                    self._raise(error)
+                    self._raise_error(error)
             if self._wait(events) & ~select.POLLOUT and events & select.POLLOUT:
                 return 0
         if self._stop.is_requested:
             self._stop.raise_if_requested()
-        self._pace.too_slow(0.0, count)
+        self._timeouts.record_progress(0.0, count)
         return count
 
     def peek(self) -> memoryview | None:
-        """What has come, valid until the next call; waits for nothing. None: nothing came. Empty: the peer ended."""
-        self._set_timeout(0.0)
+        """Return received bytes without waiting, valid until the next call; None if there are none.
+
+        Empty if the peer has closed the connection."""
+        self.set_timeout(0.0)
         try:
-            count = self._sock.recv_into(self._scratch)
+            count = self._sock.recv_into(self._buffer)
         except OSError as error:
-            # An error other than "not yet" is raised again by the next read.
-            return None if self._awaited(error) else self._scratch[:0]
-        self.heard = self.heard or count > 0
-        return self._scratch[:count]
+            # Any error except "would block" is raised again by the next read.
+            return None if self._blocking_events(error) else self._buffer[:0]
+        self.received_any = self.received_any or count > 0
+        return self._buffer[:count]
 
     def _wait(self, events: int) -> int:
-        """-> what of `events`, or what trouble, came first; 0: nothing yet, but within the pace."""
-        begun = monotonic()
-        patience = self._pace.patience(begun)
-        if patience <= 0:
-            raise self._late()
+        """Wait for `events` of poll or an error, and return what occurred; 0 if nothing did, and time remains."""
+        started = monotonic()
+        remaining = self._timeouts.remaining(started)
+        if remaining <= 0:
+            raise self._timeout_error()
         poll = select.poll()
         poll.register(self._sock, events)
-        came = sum(found for _, found in poll.poll(patience * 1000))
+        occurred = sum(flags for _, flags in poll.poll(remaining * 1000))
         self._stop.raise_if_requested()
-        if (not came and self._pace.until is not None) or self._pace.too_slow(monotonic() - begun, 0):
-            raise self._late()
-        return came
+        timed_out = not occurred and self._timeouts.deadline is not None
+        if timed_out or self._timeouts.record_progress(monotonic() - started, 0):
+            raise self._timeout_error()
+        return occurred
 
-    def _arm(self, now: float) -> None:
-        patience = self._pace.patience(now)
-        if patience <= 0:
-            raise self._late()
+    def _apply_timeout(self, now: float) -> None:
+        """Set the socket's timeout to the remaining time. A small difference is tolerated, to save system calls."""
+        remaining = self._timeouts.remaining(now)
+        if remaining <= 0:
+            raise self._timeout_error()
         timeout = self._timeout
-        if timeout is None or not patience * 0.95 <= timeout <= patience * 1.02:
-            self._set_timeout(patience)
+        if timeout is None or not remaining * 0.95 <= timeout <= remaining * 1.02:
+            self.set_timeout(remaining)
 
     def set_timeout(self, seconds: float) -> None:
-        """For who uses the socket without the connection."""
-        self._set_timeout(seconds)
-
-    def _set_timeout(self, seconds: float) -> None:
+        """Set the socket's timeout; also for callers that use the socket directly."""
         if seconds != self._timeout:
             self._sock.settimeout(seconds)
             self._timeout = seconds
 
-    def _raise(self, error: OSError) -> NoReturn:
+    def _raise_error(self, error: OSError) -> NoReturn:
+        """Raise an error of the socket as one of ours, or Cancelled after a stop."""
         self._stop.raise_if_requested()
-        raise self._told(error) from error
+        raise self._translate(error) from error
 
-    def _awaited(self, error: OSError) -> int:
-        """What a send or read that may not wait would have waited for, as events of poll; 0: it failed."""
+    def _blocking_events(self, error: OSError) -> int:
+        """Return the poll events that a non-blocking call would have waited for; 0 if the call failed."""
         return select.POLLIN | select.POLLOUT if isinstance(error, BlockingIOError) else 0
 
-    def _told(self, error: OSError) -> MirrorError:
+    def _translate(self, error: OSError) -> MirrorError:
+        """Return the error of ours for an error of the socket."""
         if isinstance(error, TimeoutError) and error.errno is None:
-            return self._late()
-        return NetworkError(f"{self.subject}: the connection broke: {error.strerror or error}")
+            return self._timeout_error()
+        return NetworkError(f"{self.subject}: the connection failed: {error.strerror or error}")
 
-    def _late(self) -> NetworkError:
-        if self._pace.until is None or self.heard:
-            return self._slow()
-        return NetworkError(f"{self.subject}: no response within {self._pace.idle:g} s", code="timeout")
+    def _timeout_error(self) -> NetworkError:
+        """Return the error for a wait that took too long."""
+        if self._timeouts.deadline is None or self.received_any:
+            return self._too_slow_error()
+        return NetworkError(f"{self.subject}: no response within {self._timeouts.idle:g} s", code="timeout")
 
-    def _slow(self) -> NetworkError:
-        if self._pace.until is None:
-            return NetworkError(f"{self.subject}: less than 1 KiB/s over {self._pace.idle:g} s", code="too_slow")
-        return NetworkError(f"{self.subject}: the response took too long", code="too_slow")
+    def _too_slow_error(self) -> NetworkError:
+        """Return the error for a transfer below MIN_RATE, or for a response that was not complete at the deadline."""
+        if self._timeouts.deadline is None:
+            return NetworkError(f"{self.subject}: less than 1 KiB/s over {self._timeouts.idle:g} s", code="too_slow")
+        return NetworkError(f"{self.subject}: the response was not complete in time", code="too_slow")

@@ -1,7 +1,6 @@
-"""Opening connections: name, TCP, proxy, TLS, and a look at who is at the other end before a byte is said.
+"""Opens connections: name lookup, TCP, proxy and TLS, with a check of the peer's address before any byte is sent.
 
-The connect timeout of a registry bounds all of it together. Nothing of the environment is consulted: no netrc, no
-proxies, no CA bundles.
+The connect timeout of a registry applies to all steps together. The environment is ignored: netrc, proxies, CA bundles.
 """
 
 from __future__ import annotations
@@ -12,45 +11,47 @@ from collections.abc import Sequence
 from time import monotonic
 
 from mirror.errors import MirrorError, RemoteError, Unreachable
-from mirror.registry.http.connection import Connection, Pace
-from mirror.registry.http.dialer import LACKING, AbortableSockets, Dialer
+from mirror.registry.http.connection import Connection, Timeouts
+from mirror.registry.http.dialer import RESOURCE_ERRORS, AbortableSockets, Dialer
 from mirror.registry.http.framing import read_head
 from mirror.registry.http.headers import request_head
 from mirror.registry.http.host_settings import HostSettings
-from mirror.registry.http.lookups import AddressInfo, Lookups, Resolve, system_resolve
+from mirror.registry.http.lookups import AddressInfo, HostLookups, Resolver, system_resolve
 from mirror.registry.http.protocol import ResponseParser
 from mirror.registry.http.proxy import Proxies, Proxy
-from mirror.registry.http.tls import Handshakes
-from mirror.registry.http.url_policy import Destination, Trust
+from mirror.registry.http.tls import TlsClient
+from mirror.registry.http.url_policy import Destination, UrlPolicy
 from mirror.util.cancellation import Stop
 from mirror.util.config_key import registry_key
 from mirror.util.files import local_error
 
-_LEAST = 0.001  # seconds: a timeout of 0 is none
+_MIN_TIMEOUT = 0.001  # seconds; a timeout of 0 would make the socket non-blocking
 
 
 class Connector:
-    """Opens connections for one registry: to itself, its token service, and hosts that it leads to. Thread-safe."""
+    """Opens connections for one registry: to the registry, its token service, and hosts that they name. Thread-safe."""
 
-    def __init__(self, settings: HostSettings, trust: Trust, *, resolve: Resolve = system_resolve) -> None:
+    def __init__(self, settings: HostSettings, url_policy: UrlPolicy, *, resolve: Resolver = system_resolve) -> None:
         self.proxies = Proxies(settings)
         self._settings = settings
-        self._trust = trust
-        self.lookups = Lookups(resolve)
-        self._handshakes: Handshakes | None = None  # made twice is harmless
+        self._url_policy = url_policy
+        self.lookups = HostLookups(resolve)
+        self._tls_client: TlsClient | None = None  # creating it twice is harmless
 
     def open(self, destination: Destination, stop: Stop) -> Connection:
-        """Raises Unreachable, NetworkError, RemoteError (tls_error), Refused (tls_error, unsafe_*), LocalError,
-        Cancelled."""
-        attempt = _Attempt(self, destination, stop)
+        """Open a connection to the host of `destination`.
+
+        Raises Unreachable, NetworkError, RemoteError (tls_error), Refused (tls_error, unsafe_*), AuthError (the proxy
+        rejects the login), LocalError, Cancelled."""
+        attempt = _ConnectionAttempt(self, destination, stop)
         with stop.callback_on_stop(attempt.sockets.abort):
             try:
-                connection = attempt.run()
+                connection = attempt.connect()
             except MirrorError:
                 stop.raise_if_requested()
                 raise
             except OSError as error:
-                # All others were told: this machine lacks something.
+                # A resource of this machine is missing. All other errors were translated.
                 raise local_error("open a connection to", destination.origin.netloc, error) from error
             finally:
                 attempt.sockets.close()
@@ -61,22 +62,23 @@ class Connector:
 
     @property
     def settings(self) -> HostSettings:
+        """The settings of the registry."""
         return self._settings
 
-    def handshakes(self) -> Handshakes:
-        """Made for the first host that is asked by https."""
-        if self._handshakes is None:
-            self._handshakes = Handshakes(self._settings.tls, self._settings.host)
-        return self._handshakes
+    def tls_client(self) -> TlsClient:
+        """Return the TLS client, which is created for the first https connection."""
+        if self._tls_client is None:
+            self._tls_client = TlsClient(self._settings.tls, self._settings.host)
+        return self._tls_client
 
     def check(self, destination: Destination, address: str) -> None:
-        """Raises Refused if `destination` may not be at `address`. The address of a proxy may be any."""
+        """Raise Refused if `destination` may not be at the IP address `address`. Behind a proxy nothing is checked."""
         if self.proxies.proxy_for(destination.origin) is None:
-            self._trust.check_peer(destination, address)
+            self._url_policy.check_peer(destination, address)
 
 
-class _Attempt:
-    """One connection in the making."""
+class _ConnectionAttempt:
+    """Opens one connection. sockets: those that a stop must shut down."""
 
     def __init__(self, connector: Connector, destination: Destination, stop: Stop) -> None:
         self.destination = destination
@@ -85,143 +87,152 @@ class _Attempt:
         self._connector = connector
         self._stop = stop
         self._timeout = connector.settings.connect_timeout
-        self._until = monotonic() + self._timeout
+        self._deadline = monotonic() + self._timeout
         self._peer: str | None = None
         self._proxy = connector.proxies.proxy_for(self.destination.origin)
 
-    def run(self) -> Connection:
+    def connect(self) -> Connection:
+        """Open the connection. Raises as `Connector.open`; OSError if a resource of this machine is missing."""
         origin, proxy = self.destination.origin, self._proxy
         secure = origin.scheme == "https"
-        # Before anybody is connected to: it may fail.
-        context = self._connector.handshakes().context(own=self.destination.credentials) if secure else None
+        # Before any connection is opened, because loading the certificates may fail.
+        context = self._connector.tls_client().context(for_registry=self.destination.credentials) if secure else None
         if proxy is None:
-            sock = self._tcp(origin.host, origin.port)
+            sock = self._connect_tcp(origin.host, origin.port)
         elif proxy.is_socks:
-            sock = self._through_socks(proxy)
+            sock = self._connect_through_socks(proxy)
         elif proxy.is_tls:
-            return self._through_tls(proxy, context)
+            return self._connect_through_tls(proxy, context)
         else:
-            sock = self._tcp(proxy.host, proxy.port)
+            sock = self._connect_tcp(proxy.host, proxy.port)
             if secure:
-                self._tunnel(Connection(sock, self._proxy_name), proxy)
+                self._open_tunnel(Connection(sock, self._proxy_name), proxy)
         if context is None:
             return Connection(sock, self.name, self._peer)
-        return self._connector.handshakes().connection(sock, context, origin.host, subject=self.name, peer=self._peer)
+        return self._connector.tls_client().connect(sock, context, origin.host, subject=self.name, peer=self._peer)
 
     @property
     def _proxy_name(self) -> str:
+        """The name of the proxy in errors."""
         return f"the proxy for {self.name}"
 
-    def _through_tls(self, proxy: Proxy, context: ssl.SSLContext | None) -> Connection:
-        """context: of the host; None: it is contacted by http, and the proxy forwards requests."""
-        handshakes = self._connector.handshakes()
-        proxy_context = handshakes.context(own=False)  # before a connection is open: it may fail
-        sock = self._tcp(proxy.host, proxy.port)
-        outer = handshakes.connection(sock, proxy_context, proxy.host, subject=self._proxy_name, peer=None)
+    def _connect_through_tls(self, proxy: Proxy, context: ssl.SSLContext | None) -> Connection:
+        """Connect through an https proxy. context: of the host; None: plain http, the proxy forwards requests."""
+        tls_client = self._connector.tls_client()
+        proxy_context = tls_client.context(for_registry=False)  # before any connection is opened: it may fail
+        sock = self._connect_tcp(proxy.host, proxy.port)
+        outer = tls_client.connect(sock, proxy_context, proxy.host, subject=self._proxy_name, peer=None)
         if context is None:
             return outer
-        self._tunnel(outer, proxy)
-        return handshakes.connection_inside(outer, context, self.destination.origin.host, subject=self.name)
+        self._open_tunnel(outer, proxy)
+        return tls_client.connect_inside(outer, context, self.destination.origin.host, subject=self.name)
 
-    def _through_socks(self, proxy: Proxy) -> socket.socket:
+    def _connect_through_socks(self, proxy: Proxy) -> socket.socket:
+        """Return a socket that a SOCKS proxy connected to the host; the proxy's addresses are tried in turn."""
         last: OSError = ConnectionError(0, "it has no address")
         for family, _, _, _, address in self._addresses(proxy.host, proxy.port):
             try:
-                sock = proxy.socks_socket(address, family, self.destination.origin, self._left())
+                sock = proxy.connect_socks(address, family, self.destination.origin, self._remaining())
             except OSError as error:
                 last = error
                 self._stop.raise_if_requested()
             else:
-                return self._abortable(sock)
-        raise self._unreachable(proxy.host, proxy.port, last) from last
+                return self._make_abortable(sock)
+        raise self._connect_error(proxy.host, proxy.port, last) from last
 
-    def _tcp(self, host: str, port: int) -> socket.socket:
-        """A connection to the first of the host's addresses that takes one. Raises Unreachable, Refused."""
+    def _connect_tcp(self, host: str, port: int) -> socket.socket:
+        """Return a socket connected to one of the host's addresses. Raises Unreachable, Refused."""
         addresses = self._addresses(host, port)
-        dialer = Dialer(self.sockets, self._check, until=self._until, stop=self._stop)
+        dialer = Dialer(self.sockets, self._check, deadline=self._deadline, stop=self._stop)
         try:
             sock, peer = dialer.connect(addresses)
         except OSError as error:
-            if error.errno in LACKING:
+            if error.errno in RESOURCE_ERRORS:
                 raise
-            raise self._unreachable(host, port, error) from error
+            raise self._connect_error(host, port, error) from error
         self._peer = None if self._proxy else peer
-        return self._abortable(sock)
+        return self._make_abortable(sock)
 
     def _addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
+        """Return the addresses of a host. Raises Unreachable, Cancelled."""
         try:
-            return self._connector.lookups.find(host, port, until=self._until, stop=self._stop)
+            return self._connector.lookups.addresses(host, port, deadline=self._deadline, stop=self._stop)
         except (OSError, UnicodeError) as error:
-            raise self._nameless(host, error) from error
+            raise self._lookup_error(host, error) from error
 
-    def _left(self) -> float:
-        """Seconds of the connect timeout that are left."""
-        return max(_LEAST, self._until - monotonic())
+    def _remaining(self) -> float:
+        """Return the remaining seconds of the connect timeout."""
+        return max(_MIN_TIMEOUT, self._deadline - monotonic())
 
-    def _abortable(self, sock: socket.socket) -> socket.socket:
-        """A connected socket, from here on within reach of a stop."""
+    def _make_abortable(self, sock: socket.socket) -> socket.socket:
+        """Register a connected socket, so that a stop shuts it down. Closes it on errors."""
         try:
-            # A second handle: the handshake takes the first out of its object.
+            # A duplicate, because the TLS handshake detaches the descriptor from its socket object.
             self.sockets.add(sock.dup())
-            self._stop.raise_if_requested()  # after `add`: a stop from here on shuts it
-            sock.settimeout(self._left())
+            self._stop.raise_if_requested()  # a stop after `add` shuts the socket down
+            sock.settimeout(self._remaining())
         except BaseException:
             sock.close()
             raise
         return sock
 
     def _check(self, address: str) -> None:
+        """Raise Refused if the destination may not be at an IP address."""
         self._connector.check(self.destination, address)
 
-    def _nameless(self, host: str, error: OSError | UnicodeError) -> Unreachable:
-        hint = "check the name, and this machine's DNS"
+    def _lookup_error(self, host: str, error: OSError | UnicodeError) -> Unreachable:
+        """Return the error for a host name that could not be resolved."""
+        hint = "check the name and the DNS settings of this machine"
         if isinstance(error, TimeoutError):
             return Unreachable(
-                f"{host}: its name cannot be resolved within {self._timeout:g} s", code="timeout", hint=hint
+                f"{host}: the host name was not resolved within {self._timeout:g} s", code="timeout", hint=hint
             )
-        reason = getattr(error, "strerror", None) or "not a usable name"
-        return Unreachable(f"{host}: its name cannot be resolved: {reason}", hint=hint)
+        reason = getattr(error, "strerror", None) or "it is not a valid host name"
+        return Unreachable(f"{host}: the host name cannot be resolved: {reason}", hint=hint)
 
-    def _unreachable(self, host: str, port: int, error: OSError) -> Unreachable:
+    def _connect_error(self, host: str, port: int, error: OSError) -> Unreachable:
+        """Return the error for a host or proxy of which no address accepted a connection."""
         proxied = self._proxy is not None
         what = f"{self.name}: its proxy {host}:{port}" if proxied else self.name
         hint = (
             f"check {registry_key(self._connector.settings.host, 'proxy')}"
             if proxied
-            else "check the host, port and network"
+            else "check the host, the port and the network"
         )
         if isinstance(error, TimeoutError):
             return Unreachable(
-                f"{what} does not take a connection within {self._timeout:g} s", code="timeout", hint=hint
+                f"{what} did not accept a connection within {self._timeout:g} s", code="timeout", hint=hint
             )
         return Unreachable(f"{what} cannot be reached: {error.strerror}", hint=hint)
 
-    def _tunnel(self, wire: Connection, proxy: Proxy) -> None:
-        """CONNECT through the proxy, which `wire` leads to; closed on errors. Raises NetworkError, RemoteError,
-        AuthError."""
+    def _open_tunnel(self, connection: Connection, proxy: Proxy) -> None:
+        """Open a tunnel to the host through the proxy at the other end of `connection`. Closes it on errors.
+
+        Raises NetworkError, RemoteError, AuthError. Source: RFC 9110, "CONNECT"."""
         try:
-            self._connect_through(wire, proxy)
+            self._send_connect(connection, proxy)
         except BaseException:
-            wire.close()
+            connection.close()
             raise
 
-    def _connect_through(self, wire: Connection, proxy: Proxy) -> None:
+    def _send_connect(self, connection: Connection, proxy: Proxy) -> None:
+        """Send a CONNECT request and check the response."""
         origin = self.destination.origin
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
         fields = [("Host", f"{host}:{origin.port}")]
         if proxy.authorization:
             fields.append(("Proxy-Authorization", proxy.authorization))
         subject = self._proxy_name
-        wire.begin(self._stop, Pace(self._timeout, self._until), subject)
-        wire.send(request_head("CONNECT", f"{host}:{origin.port}", fields))
+        connection.start_exchange(self._stop, Timeouts(self._timeout, self._deadline), subject)
+        connection.send(request_head("CONNECT", f"{host}:{origin.port}", fields))
         parser = ResponseParser("CONNECT", subject, small=False)
-        head = read_head(wire, parser)
-        wire.set_timeout(self._left())
+        head = read_head(connection, parser)
+        connection.set_timeout(self._remaining())
         if head.status == 407:
-            raise proxy.login_refused(self.name)
-        if not 200 <= head.status < 300 or parser.surplus:
+            raise proxy.login_error(self.name)
+        if not 200 <= head.status < 300 or parser.has_surplus:
             raise RemoteError(
-                f"{self.name}: the proxy answers CONNECT with {head.status}",
+                f"{self.name}: the proxy responded to CONNECT with {head.status}",
                 status=head.status,
                 retryable=head.status >= 500,
             )

@@ -1,6 +1,6 @@
-"""Cookies, for the v1 protocol alone: the oldest registries know by one of them who was let in.
+"""Cookies, which are used only with the v1 protocol: the oldest registries recognize a logged-in client by a cookie.
 
-Each goes back to the origin that set it, and to no other, until the run ends.
+A cookie is sent only to the origin that set it, until the end of the run.
 """
 
 from __future__ import annotations
@@ -11,41 +11,42 @@ from collections.abc import Sequence
 
 from mirror.registry.http.url import Origin
 
-MAX_COOKIES = 50  # of an origin
-MAX_BYTES = 4096  # of a cookie
+MAX_COOKIES = 50  # per origin
+MAX_BYTES = 4096  # bytes of a cookie
 
-# RFC 6265, "Set-Cookie", cookie-pair; quotes around a value are part of it.
+# A cookie-pair; quotes around a value belong to it: RFC 6265, 4.1.1.
 _PAIR = re.compile(
     r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)="
     r"([\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*|\"[^\"\s;\\]*\")(?=\s*(?:;|$))"
 )
-_GONE = re.compile(r";\s*max-age\s*=\s*(?:0+|-\d+)\s*(?:;|$)", re.IGNORECASE)
+_EXPIRED = re.compile(r";\s*max-age\s*=\s*(?:0+|-\d+)\s*(?:;|$)", re.IGNORECASE)
 
 
-class Cookies:
-    """A jar. Thread-safe."""
+class CookieJar:
+    """The cookies of all origins. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._jars: dict[Origin, dict[str, str]] = {}
 
     def header(self, origin: Origin) -> str | None:
-        """The Cookie field for a request to `origin`; None: none."""
+        """Return the value of the header Cookie for a request to `origin`; None if there are no cookies."""
         with self._lock:
             jar = self._jars.get(origin)
             return "; ".join(f"{name}={value}" for name, value in jar.items()) if jar else None
 
-    def note(self, origin: Origin, fields: Sequence[str]) -> None:
-        """The Set-Cookie fields of a response of `origin`. What is no cookie, or too big, is passed over."""
+    def store(self, origin: Origin, fields: Sequence[str]) -> None:
+        """Store the cookies of a response of `origin`. fields: its Set-Cookie headers. Invalid and large
+        cookies are ignored."""
         for field in fields:
-            found = _PAIR.match(field)
-            if found is None or len(found[0]) > MAX_BYTES:
+            pair = _PAIR.match(field)
+            if pair is None or len(pair[0]) > MAX_BYTES:
                 continue
             with self._lock:
                 jar = self._jars.setdefault(origin, {})
-                jar.pop(found[1], None)
-                if not _GONE.search(field) and len(jar) < MAX_COOKIES:
-                    jar[found[1]] = found[2]
+                jar.pop(pair[1], None)
+                if not _EXPIRED.search(field) and len(jar) < MAX_COOKIES:
+                    jar[pair[1]] = pair[2]
 
     def __repr__(self) -> str:
-        return "Cookies()"  # their values are secrets
+        return "CookieJar()"  # the values are secrets

@@ -1,4 +1,4 @@
-"""Connects to the first of a host's addresses that takes a connection. Source: RFC 8305 ("Happy Eyeballs")."""
+"""Connects to the first address of a host that accepts a connection. Source: RFC 8305 ("Happy Eyeballs")."""
 
 from __future__ import annotations
 
@@ -15,112 +15,116 @@ from mirror.errors import Refused
 from mirror.registry.http.lookups import AddressInfo
 from mirror.util.cancellation import Stop
 
-ATTEMPT_DELAY = 0.25  # seconds before the next address is tried beside those that do not answer: RFC 8305, 8
-MOST_ADDRESSES = 16  # of one host that are tried
-# Probes begin before middleboxes forget a connection (the quickest common ones after 60 s), so that it stays known to
-# them while a registry works for minutes before it answers. A peer that is gone is noticed after 60 s.
+ATTEMPT_DELAY = 0.25  # seconds until the next address is tried while earlier attempts are pending: RFC 8305, 8
+MAX_ADDRESSES = 16  # addresses of one host that are tried
+# Keepalive probes start before middleboxes drop an idle connection (common ones after 60 s at the earliest), because a
+# registry may need minutes before it responds. A peer that is gone is detected after 60 s.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
-LACKING = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # no other address can do without
+# This machine lacks a resource, so no other address is tried.
+RESOURCE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def interleave(addresses: Sequence[AddressInfo]) -> list[AddressInfo]:
-    """The addresses with their families in turn, beginning with that of the first. Source: RFC 8305, 4."""
+    """Return the addresses in an order that alternates IPv6 and IPv4, starting with the first. Source: RFC 8305, 4."""
     families: dict[int, list[AddressInfo]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)
     longest = max(map(len, families.values()), default=0)
-    return [family[turn] for turn in range(longest) for family in families.values() if turn < len(family)]
+    return [family[index] for index in range(longest) for family in families.values() if index < len(family)]
 
 
 class AbortableSockets:
-    """Sockets that `abort`, from any thread, wakes the users of."""
+    """A set of sockets that `abort` shuts down, which wakes threads that are blocked on them. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # no socket is closed while it is being shut: its number may be another's then
+        self._lock = threading.Lock()  # a socket must not be closed and its descriptor reused while `abort` runs
         self._sockets: list[socket.socket] = []
 
     def add(self, sock: socket.socket) -> None:
+        """Add a socket."""
         with self._lock:
             self._sockets.append(sock)
 
     def remove(self, sock: socket.socket) -> None:
+        """Remove a socket. Raises ValueError if it was not added."""
         with self._lock:
             self._sockets.remove(sock)
 
     def close(self) -> None:
-        """Close those that were not removed."""
+        """Close the sockets that were not removed."""
         with self._lock:
             for sock in self._sockets:
                 sock.close()
             self._sockets.clear()
 
     def abort(self) -> None:
+        """Shut all sockets down. Any thread."""
         with self._lock:
             for sock in self._sockets:
-                with contextlib.suppress(OSError):  # it may not be connected any more
+                with contextlib.suppress(OSError):  # the socket may be disconnected
                     sock.shutdown(socket.SHUT_RDWR)
 
 
 class Dialer:
-    """One attempt to connect to a host.
+    """Connects to one host; for one use.
 
-    check: told each address before it is connected to, and the one that was connected to; raises Refused."""
+    check: called with each address before a connection attempt, and with the address of the peer; raises Refused."""
 
-    def __init__(self, sockets: AbortableSockets, check: Callable[[str], None], *, until: float, stop: Stop) -> None:
-        """until: of the monotonic clock."""
+    def __init__(self, sockets: AbortableSockets, check: Callable[[str], None], *, deadline: float, stop: Stop) -> None:
+        """sockets: receives pending sockets, so that a stop can shut them down. deadline: of the monotonic clock."""
         self._sockets = sockets
         self._check = check
-        self._until = until
+        self._deadline = deadline
         self._stop = stop
         self._pending: dict[int, socket.socket] = {}
         self._poll = select.poll()
-        self._next_start = 0.0  # of the monotonic clock
+        self._next_start = 0.0  # when the next address may be tried; of the monotonic clock
         self._error: OSError | None = None  # of the last address that failed
-        self._refused: Refused | None = None
+        self._refusal: Refused | None = None
 
     def connect(self, addresses: Sequence[AddressInfo]) -> tuple[socket.socket, str]:
-        """A connected socket that does not block, and the address at its other end.
+        """Connect, and return the non-blocking socket and the IP address of the peer.
 
-        Raises OSError (of the last address that failed; TimeoutError where none answers in time), Refused, Cancelled.
-        An address that is refused ends the search, but for those that were tried before it."""
-        waiting = interleave(addresses)[:MOST_ADDRESSES]
+        Raises OSError (of the last address that failed; TimeoutError at the deadline), Refused, Cancelled. If `check`
+        rejects an address, no further address is tried, but pending attempts may still succeed."""
+        waiting = interleave(addresses)[:MAX_ADDRESSES]
         try:
             while True:
                 now = monotonic()
-                if now >= self._until:
-                    raise self._refused or TimeoutError
-                if waiting and not self._refused and now >= self._next_start:
+                if now >= self._deadline:
+                    raise self._refusal or TimeoutError
+                if waiting and not self._refusal and now >= self._next_start:
                     self._start(waiting.pop(0))
                 elif not self._pending:
-                    raise self._refused or self._error or OSError(0, "it has no address")
-                elif (found := self._wait(self._pause(waiting) - now)) is not None:
-                    return found
+                    raise self._refusal or self._error or OSError(0, "it has no address")
+                elif (connected := self._wait(self._wait_end(waiting) - now)) is not None:
+                    return connected
         finally:
             for sock in self._pending.values():
                 self._sockets.remove(sock)
                 sock.close()
 
-    def _pause(self, waiting: list[AddressInfo]) -> float:
-        """Until when to wait for those that were begun."""
-        return self._until if self._refused or not waiting else min(self._until, self._next_start)
+    def _wait_end(self, waiting: list[AddressInfo]) -> float:
+        """Return the end of the next wait for pending attempts, of the monotonic clock."""
+        return self._deadline if self._refusal or not waiting else min(self._deadline, self._next_start)
 
     def _start(self, info: AddressInfo) -> None:
-        """Begin to connect to an address."""
+        """Start to connect to an address."""
         family, kind, protocol, _, address = info
         try:
             self._check(str(address[0]))
         except Refused as error:
-            self._refused = error
+            self._refusal = error
             return
         try:
             sock = socket.socket(family, kind, protocol)
-        except OSError as error:  # this machine has no IPv6, for one
+        except OSError as error:  # for example: this machine has no IPv6
             self._note_failure(error)
             return
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            keep_alive(sock)
+            enable_keepalive(sock)
             code = sock.connect_ex(address)
             if code not in (0, errno.EINPROGRESS):
                 raise OSError(code, os.strerror(code))
@@ -132,10 +136,11 @@ class Dialer:
         self._pending[sock.fileno()] = sock
         self._sockets.add(sock)
         self._poll.register(sock, select.POLLOUT)
-        self._stop.raise_if_requested()  # after `add`: a stop from here on shuts it
+        self._stop.raise_if_requested()  # a stop after `add` shuts the socket down
 
     def _wait(self, seconds: float) -> tuple[socket.socket, str] | None:
-        """The first that is connected, and the address at its other end, if one is within `seconds`."""
+        """Wait for a pending attempt. Return the connected socket and the address of its peer; None if there is none
+        after `seconds`."""
         for number, _ in self._poll.poll(max(1, seconds * 1000)):
             sock = self._pending.pop(number)
             self._poll.unregister(number)
@@ -144,12 +149,12 @@ class Dialer:
                 self._stop.raise_if_requested()
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not code:
-                    # Asked of the socket too: 0.0.0.0, for one, is not where a connection to it ends.
+                    # Check the peer too: a connection to 0.0.0.0, for example, ends at another address.
                     peer = str(sock.getpeername()[0])
                     self._check(peer)
                     return sock, peer
                 failure = OSError(code, os.strerror(code))
-            except OSError as error:  # it is gone already
+            except OSError as error:  # the peer has already disconnected
                 failure = error
             except BaseException:
                 sock.close()
@@ -160,16 +165,16 @@ class Dialer:
         return None
 
     def _note_failure(self, error: OSError) -> None:
-        """An address failed: the next one is tried at once."""
+        """Record that an address failed, so that the next one is tried at once. Raises RESOURCE_ERRORS."""
         self._error = error
         self._next_start = 0.0
-        if error.errno in LACKING:
+        if error.errno in RESOURCE_ERRORS:
             raise error
 
 
-def keep_alive(sock: socket.socket) -> None:
-    """Have the kernel ask from time to time whether the peer is still there."""
+def enable_keepalive(sock: socket.socket) -> None:
+    """Enable TCP keepalive: the kernel checks from time to time whether the peer is still reachable."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():
-        if hasattr(socket, name):  # not everywhere
+        if hasattr(socket, name):  # not available on every system
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

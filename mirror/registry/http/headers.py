@@ -1,4 +1,4 @@
-"""Header fields, and the heads of requests and responses as values. Source: RFC 9112, "Message Format"."""
+"""Header fields, response heads as values, and request heads as bytes. Source: RFC 9112, "Message Format"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNSENDABLE = re.compile(r"[\r\n\x00]")
 
 
 class Headers:
-    """Header fields of a response by name, whatever its case, with all their values."""
+    """The header fields of a response, with all their values. Names are case-insensitive."""
 
     __slots__ = ("_fields",)
 
@@ -23,11 +23,12 @@ class Headers:
             self.add(name, value)
 
     def add(self, name: str, value: str) -> None:
+        """Add a field."""
         self._fields.setdefault(name.lower(), []).append(value)
 
     @classmethod
-    def parsed(cls, names: Iterable[str], values: Iterable[str]) -> Headers:
-        """From names in lower case."""
+    def from_lists(cls, names: Iterable[str], values: Iterable[str]) -> Headers:
+        """Create headers from names in lower case and their values."""
         headers = cls()
         fields = headers._fields
         for name, value in zip(names, values, strict=True):
@@ -38,29 +39,32 @@ class Headers:
         return headers
 
     def get(self, name: str) -> str | None:
-        """The first value."""
+        """Return the first value of a field; None if the field is missing."""
         found = self._fields.get(name.lower())
         return found[0] if found else None
 
-    def all(self, name: str) -> list[str]:
+    def get_all(self, name: str) -> list[str]:
+        """Return all values of a field."""
         return list(self._fields.get(name.lower(), ()))
 
-    def one(self, name: str) -> str | None:
-        """The value of a field that must not be told twice. Raises RemoteError if it has differing values."""
+    def single(self, name: str) -> str | None:
+        """Return the value of a field that must be unique; None if the field is missing.
+
+        Raises RemoteError if the field occurs with different values."""
         found = self._fields.get(name.lower())
         if not found:
             return None
         if any(value != found[0] for value in found):
-            raise RemoteError(f"a response has {len(found)} differing {name} headers")
+            raise RemoteError(f"the response has {len(found)} {name} headers with different values")
         return found[0]
 
-    def listed(self, name: str) -> list[str]:
-        """The comma-separated words of a field, lower case: `Connection`, `Transfer-Encoding`."""
+    def tokens(self, name: str) -> list[str]:
+        """Return the comma-separated tokens of a field such as `Connection` or `Transfer-Encoding`, in lower case."""
         found = self._fields.get(name.lower())
         if not found:
             return []
-        words = (word.strip(WHITE_SPACE).lower() for value in found for word in value.split(","))
-        return [word for word in words if word]
+        tokens = (token.strip(WHITE_SPACE).lower() for value in found for token in value.split(","))
+        return [token for token in tokens if token]
 
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._fields
@@ -72,8 +76,8 @@ class Headers:
         return f"Headers({', '.join(self._fields)})"  # values may be secrets
 
 
-class Head(Struct, frozen=True):
-    """Status line and headers of one whole response head. minor: of HTTP/1.x."""
+class ResponseHead(Struct, frozen=True):
+    """The status line and headers of a response. minor: the minor version, x of HTTP/1.x."""
 
     minor: int
     status: int
@@ -82,14 +86,16 @@ class Head(Struct, frozen=True):
 
 
 def request_head(method: str, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
-    """Raises ValueError if a field would break out of its line; its value is not in the text."""
+    """Return the bytes of a request head.
+
+    Raises ValueError if a value has a line break, a NUL or a character outside Latin-1. Its text has no value."""
     lines = [f"{method} {target} HTTP/1.1"]
     for name, value in fields:
         if _UNSENDABLE.search(value):
-            raise ValueError(f"the value of the {name} header has a line break")
+            raise ValueError(f"the value of the {name} header has a line break or a NUL")
         lines.append(f"{name}: {value}")
     lines.append("\r\n")
     try:
         return "\r\n".join(lines).encode("latin-1")
     except UnicodeEncodeError:
-        raise ValueError("a request header has characters that HTTP cannot carry") from None
+        raise ValueError("a request header has characters outside Latin-1") from None

@@ -1,4 +1,4 @@
-"""The settings of one host, as plain values: a store never reads the configuration file."""
+"""The settings of a registry as plain values, so that its client does not depend on the configuration file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mirror.util.structs import RedactedStruct, Struct
 
 
 class Secret(RedactedStruct, frozen=True):
-    """A password: a plain value, or where to read it when it is first needed. Never shown by repr or str.
+    """A password: a plain value, or the environment variable or file from which it is read on use. Hidden in repr.
 
-    origin: for people, where it came from, like `env HUB_TOKEN`; holds no part of the secret."""
+    origin: where it comes from, for messages, such as `env HUB_TOKEN`; contains no part of the secret."""
 
     HIDDEN = ("plain",)
 
@@ -23,8 +23,8 @@ class Secret(RedactedStruct, frozen=True):
     file: Path | None = None
     plain: str | None = None
 
-    def present(self) -> str | None:
-        """What is wrong with it without reading it; None if it looks usable."""
+    def problem(self) -> str | None:
+        """Return why the secret is not usable, without reading it; None if it seems usable."""
         if self.env is not None and not os.environ.get(self.env):
             return f"the environment variable {self.env} is not set or empty"
         if self.file is not None:
@@ -36,15 +36,15 @@ class Secret(RedactedStruct, frozen=True):
         return None
 
     def reveal(self) -> str:
-        """The secret itself. One trailing newline of a file is not part of it. Raises AuthError."""
+        """Return the secret. One trailing line break of a file is removed. Raises AuthError."""
         if self.plain is not None:
             return self.plain
-        wrong = self.present()
-        if wrong:
-            raise AuthError(wrong, hint="it holds a password of the configuration")
+        problem = self.problem()
+        if problem:
+            raise AuthError(problem, hint="the configuration reads a password from it")
         if self.env is not None:
             return os.environ[self.env]
-        assert self.file is not None  # noqa: S101 - one of the three is set; config/registries.py sees to it
+        assert self.file is not None  # noqa: S101 - one of the three is set; config/registries.py ensures it
         try:
             return self.file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
@@ -56,8 +56,9 @@ class Secret(RedactedStruct, frozen=True):
     __str__ = __repr__
 
 
-class Tls(Struct, frozen=True):
-    """ca: PEM file that replaces the system's authorities; cert and key: of the client; verify: False accepts any."""
+class TlsSettings(Struct, frozen=True):
+    """TLS settings. ca: PEM file with authorities that replace those of the system. cert, key: PEM files of the client
+    certificate. verify: False: every certificate is accepted."""
 
     ca: Path | None = None
     cert: Path | None = None
@@ -65,7 +66,7 @@ class Tls(Struct, frozen=True):
     verify: bool = True
 
 
-class V1(Enum):
+class V1Mode(Enum):
     """Whether the v1 protocol may be used for a source (docs/configuration.md, `v1`)."""
 
     NEVER = "never"
@@ -75,7 +76,7 @@ class V1(Enum):
 
 
 class HostSettings(RedactedStruct, frozen=True):
-    """One registry. host: as in references, with the port, `docker.io` for Docker Hub."""
+    """The settings of one registry. host: as in references, with the port; `docker.io` for Docker Hub."""
 
     HIDDEN = ("proxy",)
 
@@ -83,16 +84,16 @@ class HostSettings(RedactedStruct, frozen=True):
     plain_http: bool = False
     username: str | None = None
     password: Secret | None = None
-    tls: Tls = Tls()
-    parallel: int | None = None  # requests in flight; None: 8
+    tls: TlsSettings = TlsSettings()
+    parallel: int | None = None  # concurrent requests; None: 8
     rate: Rate | None = None
-    proxy: str | None = None  # URL; may hold a password
-    no_proxy: frozenset[str] = frozenset()  # hosts that are contacted without the proxy, and those below them
+    proxy: str | None = None  # URL; may contain a password
+    no_proxy: frozenset[str] = frozenset()  # hosts that are contacted without the proxy, and their subdomains
     connect_timeout: float = 10.0  # seconds
     idle_timeout: float = 60.0  # seconds
     token_realms: frozenset[str] = frozenset()
     allow_hosts: frozenset[str] = frozenset()
     mount: bool = True
     exclusive: bool = False
-    v1: V1 = V1.AUTO
+    v1: V1Mode = V1Mode.AUTO
     v1_checksums: str = "require"

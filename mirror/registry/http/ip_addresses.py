@@ -1,32 +1,38 @@
-"""Kinds of IP addresses, as far as it matters who may send us there: see mirror/registry/http/url_policy.py."""
+"""Kinds of IP addresses, for the rules of mirror/registry/http/url_policy.py."""
 
 from __future__ import annotations
 
 import ipaddress
 from enum import Enum
+from typing import TypeAlias
+
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class AddressKind(Enum):
+    """The kind of an IP address; the values appear in messages."""
+
     PUBLIC = "public"
     LOOPBACK = "loopback"
     INTERNAL = "private"
     LINK_LOCAL = "link-local"
-    NOWHERE = "unspecified or multicast"
+    UNUSABLE = "unspecified or multicast"
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Cloud metadata services at addresses that are not link-local: they must not be had more cheaply than 169.254.169.254.
+# Metadata services of clouds at addresses that are not link-local. The rules treat them like 169.254.169.254.
 _METADATA = frozenset({"fd00:ec2::254", "100.100.100.200"})
 
 
-def kind_of(address: str) -> AddressKind:
-    """Of an address as getpeername() or getaddrinfo() gives it. IPv4 within IPv6 counts as that IPv4.
+def address_kind(address: str) -> AddressKind:
+    """Return the kind of an IP address as text. An IPv4 address embedded in an IPv6 address counts as that address.
 
-    Raises ValueError if it is no address."""
-    return _kind(_unwrapped(ipaddress.ip_address(address)))
+    Raises ValueError if it is not an IP address."""
+    return _classify(_unwrap_ipv4(ipaddress.ip_address(address)))
 
 
-def _unwrapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _unwrap_ipv4(address: IPAddress) -> IPAddress:
+    """Return the IPv4 address that is embedded in an IPv6 address, otherwise the address itself."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in _NAT64:
@@ -34,11 +40,12 @@ def _unwrapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddr
     return address.ipv4_mapped or address.sixtofour or address
 
 
-def _kind(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> AddressKind:
+def _classify(address: IPAddress) -> AddressKind:
+    """Return the kind of an address."""
     if str(address).partition("%")[0] in _METADATA or address.is_link_local:
         return AddressKind.LINK_LOCAL
     if address.is_unspecified or address.is_multicast:
-        return AddressKind.NOWHERE
+        return AddressKind.UNUSABLE
     if address.is_loopback:
         return AddressKind.LOOPBACK
     if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
@@ -46,8 +53,8 @@ def _kind(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> AddressKind
     return AddressKind.PUBLIC if address.is_global and not address.is_private else AddressKind.INTERNAL
 
 
-def is_literal(host: str) -> bool:
-    """Whether `host`, without brackets, is an IP address."""
+def is_ip_address(host: str) -> bool:
+    """Return whether `host`, without brackets, is an IP address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

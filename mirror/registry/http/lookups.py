@@ -1,4 +1,4 @@
-"""Look-ups of host names that end in time, although nothing can interrupt one."""
+"""Lookups of host names with a deadline. A system lookup cannot be interrupted, so each runs on its own thread."""
 
 from __future__ import annotations
 
@@ -9,64 +9,66 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import Any, TypeAlias
 
-from mirror.registry.http.ip_addresses import is_literal
+from mirror.registry.http.ip_addresses import is_ip_address
 from mirror.util.cancellation import Stop
 
 AddressInfo: TypeAlias = tuple[Any, ...]
-"""Family, type, protocol, name and address, as getaddrinfo gives them."""
+"""Family, type, protocol, canonical name and address, as returned by getaddrinfo."""
 
-Resolve: TypeAlias = Callable[[str, int], Sequence[AddressInfo]]
-"""Host and port -> its addresses, the best first. Raises OSError, UnicodeError."""
+Resolver: TypeAlias = Callable[[str, int], Sequence[AddressInfo]]
+"""Returns the addresses of a host and port, the best first. Raises OSError, UnicodeError."""
 
 
 def system_resolve(host: str, port: int) -> Sequence[AddressInfo]:
-    # As bytes: what `url` lets through is ASCII, and of a text Python would load its tables for other names.
+    """Resolve a host name by getaddrinfo."""
+    # As bytes: the name is ASCII (see `url`), and for a string Python would load the tables of IDNA.
     return socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
 
 
-class Lookups:
-    """Looks up names on threads of their own, one at a time for each host and port. Thread-safe."""
+class HostLookups:
+    """Looks up host names on separate threads, at most one at a time for each host and port. Thread-safe."""
 
-    def __init__(self, resolve: Resolve) -> None:
+    def __init__(self, resolve: Resolver) -> None:
         self._resolve = resolve
         self._lock = threading.Lock()
         self._running: dict[tuple[str, int], Future[Sequence[AddressInfo]]] = {}
 
-    def find(self, host: str, port: int, *, until: float, stop: Stop) -> Sequence[AddressInfo]:
-        """The addresses of a host. until: of the monotonic clock.
+    def addresses(self, host: str, port: int, *, deadline: float, stop: Stop) -> Sequence[AddressInfo]:
+        """Return the addresses of a host. deadline: of the monotonic clock.
 
-        Raises what the resolver raises, TimeoutError, Cancelled."""
-        if is_literal(host):
+        Raises the errors of the resolver, TimeoutError, Cancelled."""
+        if is_ip_address(host):
             return self._resolve(host, port)
-        found = self._join(host, port)
-        woken = threading.Event()
-        found.add_done_callback(lambda _: woken.set())
-        with stop.callback_on_stop(woken.set):
-            woken.wait(max(0.0, until - monotonic()))
+        lookup = self._join_or_start(host, port)
+        wake = threading.Event()
+        lookup.add_done_callback(lambda _: wake.set())
+        with stop.callback_on_stop(wake.set):
+            wake.wait(max(0.0, deadline - monotonic()))
         stop.raise_if_requested()
-        return found.result(timeout=0)
+        return lookup.result(timeout=0)
 
-    def _join(self, host: str, port: int) -> Future[Sequence[AddressInfo]]:
-        """The look-up in progress, or a new one."""
+    def _join_or_start(self, host: str, port: int) -> Future[Sequence[AddressInfo]]:
+        """Return the lookup of a host and port that is in progress, or start a new one."""
         with self._lock:
-            found = self._running.get((host, port))
-            if found is not None:
-                return found
-            found = self._running[host, port] = Future()
-        # A daemon: a look-up that hangs must not keep the process from ending.
-        threading.Thread(target=self._run, args=(host, port, found), name="lookup", daemon=True).start()
-        return found
+            lookup = self._running.get((host, port))
+            if lookup is not None:
+                return lookup
+            lookup = self._running[host, port] = Future()
+        # A daemon thread, because a lookup that hangs must not prevent the end of the process.
+        threading.Thread(target=self._run, args=(host, port, lookup), name="lookup", daemon=True).start()
+        return lookup
 
-    def _run(self, host: str, port: int, found: Future[Sequence[AddressInfo]]) -> None:
+    def _run(self, host: str, port: int, lookup: Future[Sequence[AddressInfo]]) -> None:
+        """Look up a host and set the result or the error of `lookup`."""
         try:
             addresses = self._resolve(host, port)
-        except BaseException as error:  # noqa: BLE001 - it is raised by those who wait
+        except BaseException as error:  # noqa: BLE001 - it is raised in the waiting threads
             failure: BaseException | None = error
         else:
             failure = None
         with self._lock:
             del self._running[host, port]
         if failure is None:
-            found.set_result(addresses)
+            lookup.set_result(addresses)
         else:
-            found.set_exception(failure)
+            lookup.set_exception(failure)

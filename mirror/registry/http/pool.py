@@ -1,4 +1,4 @@
-"""Connections kept for the next request. No lock is held while one is opened, used or closed."""
+"""A pool of idle connections. No lock is held while a connection is opened, used or closed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from mirror.registry.http.url import Origin
 from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Stop
 
-# Load balancers and NAT gateways forget idle connections, often without a word: those of clouds after 60 s (AWS's load
-# balancer for applications), 240 s (Azure), 350 s (AWS's NAT); nginx closes them after 75 s. A request on a connection
-# that was forgotten waits for the whole idle timeout.
-MOST_IDLE = 50.0  # seconds
+# Load balancers and NAT gateways drop idle connections, often without closing them: after 60 s (AWS's application load
+# balancer), 240 s (Azure), 350 s (AWS's NAT gateway). nginx closes them after 75 s. A request on a dropped connection
+# would wait for the whole idle timeout.
+MAX_IDLE = 50.0  # seconds
 
-Key: TypeAlias = tuple[Origin, bool]  # whether our client certificate was offered there
+PoolKey: TypeAlias = tuple[Origin, bool]
+"""The origin, and whether our client certificate was offered to it."""
 
 
-class Pool:
-    """Idle connections by origin, last used first, each for at most MOST_IDLE seconds. Thread-safe.
+class ConnectionPool:
+    """Keeps idle connections by origin for at most MAX_IDLE seconds. The last used one is reused first. Thread-safe.
 
-    open: makes a new connection. check: told the destination and peer of a kept one before it is used again."""
+    open: opens a new connection. check: is called with the destination and the peer's address before a kept connection
+    is reused; raises Refused. keep: the number of idle connections."""
 
     def __init__(
         self,
@@ -38,26 +40,26 @@ class Pool:
         self._keep = keep
         self._now = now
         self._lock = threading.Lock()
-        self._idle: list[tuple[float, Key, Connection]] = []  # with the time since when, the freshest last
+        self._idle: list[tuple[float, PoolKey, Connection]] = []  # with the start of the idle time, the newest last
         self._closed = False
 
-    def take(self, destination: Destination, stop: Stop, *, fresh: bool = False) -> Connection:
-        """A connection for one exchange: a kept one if there is a live one, unless `fresh`. Give it back, or close it.
+    def acquire(self, destination: Destination, stop: Stop, *, fresh: bool = False) -> Connection:
+        """Return a connection for one exchange: a usable idle one, otherwise, or if `fresh`, a new one.
 
-        Raises NetworkError, Refused, Cancelled."""
+        The caller releases or closes it. Raises as `open` and `check`."""
         key = (destination.origin, destination.credentials)
-        while not fresh and (found := self._pop(key)) is not None:
-            if found.stale():
-                found.close()
+        while not fresh and (idle := self._take_idle(key)) is not None:
+            if idle.is_stale():
+                idle.close()
                 continue
-            if destination.server_named and found.peer is not None:
-                self._checked(destination, found)
-            return found
+            if destination.named_by_server and idle.peer is not None:
+                self._check_peer(destination, idle)
+            return idle
         return self._open(destination, stop)
 
-    def give(self, destination: Destination, connection: Connection) -> None:
-        """Keep a connection whose last response was whole."""
-        connection.end()
+    def release(self, destination: Destination, connection: Connection) -> None:
+        """Keep a connection whose last exchange is complete."""
+        connection.end_exchange()
         spare: Connection | None = connection
         with self._lock:
             if not self._closed:
@@ -67,18 +69,19 @@ class Pool:
             spare.close()
 
     def close(self) -> None:
+        """Close idle connections. Connections that are released later are closed too."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
         for _, _, connection in idle:
             connection.close()
 
-    def _pop(self, key: Key) -> Connection | None:
-        """The freshest one of `key`. Closes all that are too old."""
+    def _take_idle(self, key: PoolKey) -> Connection | None:
+        """Remove and return the last used idle connection of `key`. Closes all connections that are too old."""
         found: Connection | None = None
         old: list[Connection] = []
         with self._lock:
-            oldest = self._now() - MOST_IDLE
+            oldest = self._now() - MAX_IDLE
             while self._idle and self._idle[0][0] < oldest:
                 old.append(self._idle.pop(0)[2])
             for index in range(len(self._idle) - 1, -1, -1):
@@ -89,7 +92,8 @@ class Pool:
             connection.close()
         return found
 
-    def _checked(self, destination: Destination, connection: Connection) -> None:
+    def _check_peer(self, destination: Destination, connection: Connection) -> None:
+        """Check the address of an idle connection's peer. Closes the connection if it is refused."""
         try:
             self._check(destination, connection.peer or "")
         except BaseException:

@@ -1,4 +1,4 @@
-"""Proxies: which one a connection takes, and connections through SOCKS."""
+"""Proxies of a registry: which hosts are contacted through them, and connections through SOCKS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from mirror.errors import AuthError, ConfigError
 from mirror.registry.http.host_settings import HostSettings
-from mirror.registry.http.ip_addresses import is_literal
+from mirror.registry.http.ip_addresses import is_ip_address
 from mirror.registry.http.url import Origin
 from mirror.util.config_key import registry_key
 
@@ -17,11 +17,11 @@ _PORTS = {"http": 3128, "https": 443, "socks5h": 1080}
 
 
 class Proxy:
-    """`http://`, `https://` or `socks5h://` and `[user:password@]host[:port]`.
-
-    authorization: for the proxy, never for anybody else; key: the registry's name in the configuration."""
+    """The proxy of a registry. key: the registry's name in the configuration. authorization: the value of the header
+    Proxy-Authorization, which is sent only to the proxy; empty if there is no login."""
 
     def __init__(self, text: str, key: str) -> None:
+        """text: `http://`, `https://` or `socks5h://`, then `[user:password@]host[:port]`. Raises ConfigError."""
         parts = urlsplit(text)
         try:
             port = _PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
@@ -41,15 +41,16 @@ class Proxy:
             self._login = unquote(parts.username), unquote(parts.password or "")
             self.authorization = "Basic " + base64.b64encode(":".join(self._login).encode()).decode("ascii")
 
-    def login_refused(self, name: str) -> AuthError:
-        """The error for `name`, the host that the proxy was to connect to."""
+    def login_error(self, name: str) -> AuthError:
+        """Return the error for a rejected login. name: the host to which the proxy was asked to connect."""
         hint = f"set user and password in {registry_key(self.key, 'proxy')}"
-        return AuthError(f"{name}: the proxy wants a login", code="auth_failed", status=407, hint=hint)
+        return AuthError(f"{name}: the proxy requires a valid login", code="auth_failed", status=407, hint=hint)
 
-    def socks_socket(self, address: tuple[Any, ...], family: int, origin: Origin, seconds: float) -> socket.socket:
-        """Connect to the proxy at `address`, and through it to `origin`, whose name the proxy resolves.
+    def connect_socks(self, address: tuple[Any, ...], family: int, origin: Origin, seconds: float) -> socket.socket:
+        """Return a socket that is connected to `origin` through the SOCKS proxy at `address`.
 
-        Raises AuthError; OSError with the reason as its `strerror`, TimeoutError."""
+        The proxy resolves the name. seconds: the timeout. Raises AuthError, TimeoutError, or OSError whose
+        `strerror` is the reason."""
         import socks  # noqa: PLC0415 (of the extra `socks`)
 
         user, password = self._login or (None, None)
@@ -62,7 +63,7 @@ class Proxy:
             sock.close()
             cause = error.socket_err or error
             if isinstance(cause, socks.SOCKS5AuthError):
-                raise self.login_refused(origin.netloc) from error
+                raise self.login_error(origin.netloc) from error
             if isinstance(cause, TimeoutError):
                 raise TimeoutError from error
             raise ConnectionError(0, getattr(cause, "strerror", None) or str(cause)) from error
@@ -76,26 +77,30 @@ class Proxies:
     """The proxy of one registry, and the hosts that are contacted without it."""
 
     def __init__(self, settings: HostSettings) -> None:
-        """Raises ConfigError."""
+        """Parse the proxy of the settings. Raises ConfigError."""
         self._proxy = Proxy(settings.proxy, settings.host) if settings.proxy else None
-        self._direct = [_host_and_port(host) for host in settings.no_proxy]
+        self._direct = [_split_host(host) for host in settings.no_proxy]
 
     def proxy_for(self, origin: Origin) -> Proxy | None:
-        """The proxy through which `origin` is contacted; None: it is contacted directly."""
+        """Return the proxy through which `origin` is contacted; None if it is contacted directly."""
         return None if any(_covers(host, port, origin) for host, port in self._direct) else self._proxy
 
-    def forwarder_for(self, origin: Origin) -> Proxy | None:
-        """The proxy that is sent requests to `origin` with their whole URL, as plain http is; None: there is none."""
+    def forward_proxy_for(self, origin: Origin) -> Proxy | None:
+        """Return the proxy that forwards requests to `origin`, which have absolute URLs; None if there is none.
+
+        Only plain http is forwarded; https uses a tunnel."""
         proxy = self.proxy_for(origin) if origin.scheme == "http" else None
         return proxy if proxy and not proxy.is_socks else None
 
 
-def _host_and_port(text: str) -> tuple[str, int | None]:
+def _split_host(text: str) -> tuple[str, int | None]:
+    """Split `host[:port]` into the host in lower case and the port; None if there is no port."""
     parts = urlsplit(f"//{text}")
     return (parts.hostname or "").lower(), parts.port
 
 
 def _covers(host: str, port: int | None, origin: Origin) -> bool:
+    """Return whether an entry of `no-proxy` applies to `origin`: to the host itself and to its subdomains."""
     if port is not None and port != origin.port:
         return False
-    return origin.host == host or (origin.host.endswith(f".{host}") and not is_literal(host))
+    return origin.host == host or (origin.host.endswith(f".{host}") and not is_ip_address(host))

@@ -1,4 +1,4 @@
-"""Sending a request's body, with an eye on a response that comes before its end."""
+"""Sends request bodies, and stops if a response is received before the end of the body."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from mirror.registry.http.protocol import ResponseParser
 def send_body(
     connection: Connection, parser: ResponseParser, body: Iterable[bytes | memoryview], length: int | None
 ) -> bool:
-    """Send `body` as `length` bytes, or in chunks where that is None. False: a response came before its end.
+    """Send `body` with a Content-Length of `length` bytes, or in chunks if that is None.
 
-    parser: of the response; it is fed what comes meanwhile.
+    Return False if a response was received before the end of the body. parser: is fed the bytes received meanwhile.
 
-    What the body raises goes through; then, and for any other error, the connection is not to be used again:
-    the peer must never see a body that looks complete. Raises NetworkError, RemoteError
-    (size_mismatch, bad_response), Cancelled."""
-    left = length
+    Raises what `body` raises, NetworkError, RemoteError (size_mismatch, bad_response), Cancelled. After an error the
+    connection must be closed, so that the peer does not see a complete body."""
+    remaining = length
     for piece in body:
         view = memoryview(piece)
         if not view.nbytes:
             continue
-        if left is not None:
-            left -= view.nbytes
-            if left < 0:
-                raise RemoteError("more bytes to upload than were announced", code="size_mismatch")
-        if connection.readable() and poll_response(connection, parser):
+        if remaining is not None:
+            remaining -= view.nbytes
+            if remaining < 0:
+                raise RemoteError(f"the body to upload has more than {length} bytes", code="size_mismatch")
+        if connection.is_readable() and poll_response(connection, parser):
             return False
         if length is not None:
             sent = _send_all(connection, parser, view)
@@ -41,19 +40,19 @@ def send_body(
             )
         if not sent:
             return False
-    if left:
-        raise RemoteError(f"the bytes to upload ended {left} early", code="size_mismatch")
+    if remaining:
+        raise RemoteError(f"the body to upload ended {remaining} bytes early", code="size_mismatch")
     return length is not None or _send_all(connection, parser, memoryview(b"0\r\n\r\n"))
 
 
 def _send_all(connection: Connection, parser: ResponseParser, view: memoryview) -> bool:
-    """False: a response came first."""
+    """Send all of `view`. Return False if a response was received first."""
     view = view.cast("B")
     while view.nbytes:
         try:
             count = connection.send_some(view)
         except NetworkError:
-            # A peer that answers early and closes resets what we still send: its response may be here.
+            # A peer that responds early and closes the connection resets it; the response may already be here.
             if poll_response(connection, parser) and parser.head is not None:
                 return False
             raise

@@ -1,4 +1,4 @@
-"""TLS as the operator set it for a host: contexts, handshakes, connections, and what their failures mean."""
+"""TLS as configured for a registry: contexts, handshakes, connections, and the errors for their failures."""
 
 from __future__ import annotations
 
@@ -11,97 +11,101 @@ from time import monotonic
 from typing import Any
 
 from mirror.errors import LocalError, MirrorError, NetworkError, Refused, RemoteError, Unreachable, printable
-from mirror.registry.http.connection import SLICE, Connection
-from mirror.registry.http.host_settings import Tls
+from mirror.registry.http.connection import MAX_WRITE, Connection
+from mirror.registry.http.host_settings import TlsSettings
 from mirror.util.config_key import registry_key
 from mirror.util.tls_socket import TlsSocket
 
-# Where the system's authorities are, when OpenSSL was not built for this system.
-_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
-_CLOCK = {9: "not valid yet", 10: "expired"}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+# Files with the system's certificate authorities, for an OpenSSL that was not built for this system.
+_CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+_VALIDITY_ERRORS = {9: "not valid yet", 10: "expired"}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
-class Handshakes:
-    """TLS by one registry's settings. Thread-safe (a context made twice is harmless).
+class TlsClient:
+    """Makes TLS handshakes with the settings of one registry. Thread-safe."""
 
-    key: the registry's name in the configuration, for errors."""
-
-    def __init__(self, tls: Tls, key: str) -> None:
+    def __init__(self, tls: TlsSettings, key: str) -> None:
+        """key: the registry's name in the configuration, for errors."""
         self._tls = tls
         self._key = key
-        self._made: dict[bool, ssl.SSLContext] = {}
+        self._contexts: dict[bool, ssl.SSLContext] = {}
         self._sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession] = {}  # the last one with each host and port
 
-    def context(self, *, own: bool) -> ssl.SSLContext:
-        """own: for the registry and its token service; otherwise for hosts that it leads to, which never see
-        the client certificate and may be certified by the system's authorities as well as by the registry's.
+    def context(self, *, for_registry: bool) -> ssl.SSLContext:
+        """Return the TLS context, which is created on first use.
 
-        Made when it is first needed. Raises LocalError if a file is not usable."""
-        found = self._made.get(own)
-        if found is None:
-            found = self._made[own] = self._new_context(own=own)
-        return found
+        for_registry: for the registry and its token service. Otherwise for the hosts that they name: these never get
+        the client certificate, and the authorities of the system are accepted besides those of the registry. Raises
+        LocalError if a file is not usable."""
+        context = self._contexts.get(for_registry)
+        if context is None:  # creating it twice is harmless
+            context = self._contexts[for_registry] = self._new_context(for_registry=for_registry)
+        return context
 
-    def connection(
+    def connect(
         self, sock: socket.socket, context: ssl.SSLContext, host: str, *, subject: str, peer: str | None
-    ) -> SecureConnection:
-        """Shake hands over a connected socket, whose timeout stays: with `host`, to whom the certificate must be given,
-        or with whom an earlier handshake is taken up again. subject: host and port.
+    ) -> TlsConnection:
+        """Make a handshake over a connected socket and return the connection. Resumes an earlier session if possible.
 
-        The socket is the connection's afterwards, or closed. Raises NetworkError, RemoteError (tls_error), Refused
+        host: the name that the certificate must have. subject: host and port. The socket keeps its timeout; it belongs
+        to the connection afterwards, and is closed on errors. Raises NetworkError, RemoteError (tls_error), Refused
         (tls_error), Unreachable."""
-        with sock:  # it is none any more once the handshake has begun
+        with sock:  # has no effect after the handshake has started, because the descriptor is detached then
             try:
-                host.encode("idna")  # wrap_socket() would do it too late to close the socket on errors
-                known = self._sessions.get((context, subject))
-                secured = context.wrap_socket(sock, server_hostname=host, session=known)
-                return SecureConnection(secured, subject, peer, self._sessions)
+                host.encode("idna")  # wrap_socket() would do this too late to close the socket on errors
+                session = self._sessions.get((context, subject))
+                secured = context.wrap_socket(sock, server_hostname=host, session=session)
+                return TlsConnection(secured, subject, peer, self._sessions)
             except OSError as error:  # an SSLError is one
-                raise _handshake_failure(error, subject, self._key) from error
-            except ValueError as error:  # a name that IDNA does not know
-                raise Unreachable(f"{subject}: no connection: {printable(error)}") from error
+                raise _handshake_error(error, subject, self._key) from error
+            except ValueError as error:  # the name is not valid in IDNA
+                raise Unreachable(f"{subject}: the host name is not valid: {printable(error)}") from error
 
-    def connection_inside(
-        self, outer: SecureConnection, context: ssl.SSLContext, host: str, *, subject: str
-    ) -> SecureConnection:
-        """Shake hands with `host` through `outer`, which leads to a proxy. Closes it on errors. Raises as above."""
+    def connect_inside(
+        self, outer: TlsConnection, context: ssl.SSLContext, host: str, *, subject: str
+    ) -> TlsConnection:
+        """Make a handshake with `host` inside `outer`, the TLS connection to a proxy. Closes it on errors.
+
+        Raises as `connect`."""
         from urllib3.util.ssltransport import SSLTransport  # noqa: PLC0415 (urllib3 takes 0.1 s)
 
         try:
-            layer = SSLTransport(outer.layer, context, server_hostname=host, suppress_ragged_eofs=False)
+            ssl_socket = SSLTransport(outer.ssl_socket, context, server_hostname=host, suppress_ragged_eofs=False)
         except OSError as error:
             outer.close()
-            raise _handshake_failure(error, subject, self._key) from error
+            raise _handshake_error(error, subject, self._key) from error
         except ValueError as error:
             outer.close()
-            raise Unreachable(f"{subject}: no connection: {printable(error)}") from error
-        return _InnerConnection(layer, outer.layer, subject)
+            raise Unreachable(f"{subject}: the host name is not valid: {printable(error)}") from error
+        return _NestedTlsConnection(ssl_socket, outer.ssl_socket, subject)
 
-    def _new_context(self, *, own: bool) -> ssl.SSLContext:
+    def _new_context(self, *, for_registry: bool) -> ssl.SSLContext:
+        """Create a context. Raises LocalError if a file is not usable."""
         tls = self._tls
-        # Not create_default_context: that heeds SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR.
+        # Not create_default_context, which uses SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR of the environment.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.sslsocket_class = TlsSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_COMPRESSION
         context.set_alpn_protocols(["http/1.1"])
-        context.post_handshake_auth = True  # a server may ask for the client certificate by the path of a request
-        context.hostname_checks_common_name = False  # RFC 9525, 2: only subjectAltName counts
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate in `tls.ca` is enough
+        context.post_handshake_auth = True  # a server may request the client certificate for some paths
+        context.hostname_checks_common_name = False  # only subjectAltName counts: RFC 9525, 2
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # `tls.ca` may be an intermediate certificate
         if not tls.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         else:
-            if tls.ca is None or not own:
-                _load_system_authorities(context)
+            if tls.ca is None or not for_registry:
+                _load_system_ca(context)
             if tls.ca is not None:
-                _load(context, tls.ca)
-        if own and tls.cert is not None:
-            _load_client(context, tls.cert, tls.key)
+                _load_ca(context, tls.ca)
+        if for_registry and tls.cert is not None:
+            _load_client_certificate(context, tls.cert, tls.key)
         return context
 
 
-def _load_system_authorities(context: ssl.SSLContext) -> None:
+def _load_system_ca(context: ssl.SSLContext) -> None:
+    """Load the certificate authorities of the system."""
     paths = ssl.get_default_verify_paths()
     file, folder = Path(paths.openssl_cafile), Path(paths.openssl_capath)
     if file.is_file():
@@ -109,34 +113,37 @@ def _load_system_authorities(context: ssl.SSLContext) -> None:
     if folder.is_dir():
         context.load_verify_locations(capath=folder)
     if not file.is_file() and not (folder.is_dir() and any(folder.glob("*.0"))):
-        bundle = next((path for path in _BUNDLES if Path(path).is_file()), None)
+        bundle = next((path for path in _CA_BUNDLES if Path(path).is_file()), None)
         if bundle:
             context.load_verify_locations(cafile=bundle)
 
 
-def _load(context: ssl.SSLContext, ca: Path) -> None:
+def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
+    """Load the certificate authorities of a PEM file. Raises LocalError."""
     try:
         context.load_verify_locations(cafile=ca)
     except OSError as error:  # an SSLError is one
-        raise LocalError(f"{ca} is not usable: {_reason(error)}", hint="tls.ca names a PEM file") from error
+        raise LocalError(f"{ca} is not usable: {_reason(error)}", hint="`tls.ca` must be a PEM file") from error
 
 
-def _load_client(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
+def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
+    """Load the client certificate. key: None: it is in the same file. Raises LocalError."""
     try:
-        context.load_cert_chain(cert, key, password="")  # an encrypted key fails, instead of asking on a terminal
+        context.load_cert_chain(cert, key, password="")  # an encrypted key is an error, without a prompt on a terminal
     except OSError as error:
-        hint = "tls.cert and tls.key name PEM files; the key must not be encrypted"
+        hint = "`tls.cert` and `tls.key` must be PEM files, and the key must not be encrypted"
         raise LocalError(f"{key or cert} is not usable: {_reason(error)}", hint=hint) from error
 
 
 def _reason(error: OSError) -> str:
+    """Return the reason of an error of a file or of TLS as text."""
     if isinstance(error, ssl.SSLError):
         return printable((error.reason or str(error)).lower().replace("_", " "), 120)
     return error.strerror or printable(error, 120)
 
 
-class SecureConnection(Connection):
-    """An open connection in TLS."""
+class TlsConnection(Connection):
+    """An open connection with TLS."""
 
     def __init__(
         self,
@@ -145,52 +152,58 @@ class SecureConnection(Connection):
         peer: str | None,
         sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession],
     ) -> None:
-        """sessions: where to leave what the next connection may take up."""
+        """sessions: where to store the TLS session, so that a later connection can resume it."""
         super().__init__(sock, subject, peer)
         self._sessions, self._name = sessions, subject
-        # Private in typeshed only: an end without a TLS goodbye must be told from an end.
+        # An end without close_notify must be an error. Only typeshed treats this attribute as private.
         sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
-        self._layer = sock
+        self._ssl_socket = sock
 
-    def end(self) -> None:
-        if not self.reused:  # with TLS 1.3 the server's tickets come behind the handshake
-            session = self._layer.session
+    def end_exchange(self) -> None:
+        """End an exchange and store the TLS session."""
+        if not self.reused:  # with TLS 1.3, the server sends its tickets after the handshake
+            session = self._ssl_socket.session
             if session is not None and session.has_ticket:
-                self._sessions[self._layer.context, self._name] = session
-        super().end()
+                self._sessions[self._ssl_socket.context, self._name] = session
+        super().end_exchange()
 
-    def _say_goodbye(self) -> None:
-        """Send close_notify, which tells an end from a cut (RFC 8446, 6.1). The peer's own is not waited for."""
-        with suppress(OSError, ValueError):  # the connection broke, is full, or had no handshake
-            self._set_timeout(0.0)
-            self._layer.unwrap()
+    def _send_close_notify(self) -> None:
+        """Send close_notify (RFC 8446, 6.1), without waiting for that of the peer."""
+        with suppress(OSError, ValueError):  # the connection failed, its buffer is full, or there was no handshake
+            self.set_timeout(0.0)
+            self._ssl_socket.unwrap()
 
     @property
-    def layer(self) -> ssl.SSLSocket:
-        return self._layer
+    def ssl_socket(self) -> ssl.SSLSocket:
+        """The TLS socket."""
+        return self._ssl_socket
 
-    def readable(self) -> bool:
-        return super().readable() or self._layer.pending() > 0
+    def is_readable(self) -> bool:
+        """Return whether a read would return at once; also true for bytes in the buffer of the TLS layer."""
+        return super().is_readable() or self._ssl_socket.pending() > 0
 
     def send_some(self, view: memoryview) -> int:
-        return super().send_some(view[:SLICE])
+        """Send at most MAX_WRITE bytes of `view`, as `Connection.send_some` does."""
+        return super().send_some(view[:MAX_WRITE])
 
-    def _awaited(self, error: OSError) -> int:
+    def _blocking_events(self, error: OSError) -> int:
+        """Return the poll events that a non-blocking call would have waited for; 0 if the call failed."""
         if isinstance(error, ssl.SSLWantWriteError):
             return select.POLLIN | select.POLLOUT
-        return select.POLLIN if isinstance(error, ssl.SSLWantReadError) else super()._awaited(error)
+        return select.POLLIN if isinstance(error, ssl.SSLWantReadError) else super()._blocking_events(error)
 
-    def _told(self, error: OSError) -> MirrorError:
-        error = self._alert() or error
+    def _translate(self, error: OSError) -> MirrorError:
+        """Return the error of ours for an error of the socket, or for an alert of the peer."""
+        error = self._read_alert() or error
         if isinstance(error, ssl.SSLEOFError):
-            return NetworkError(f"{self.subject}: the connection ended without a TLS goodbye", code="truncated")
-        return _broken(self.subject, error) if isinstance(error, ssl.SSLError) else super()._told(error)
+            return NetworkError(f"{self.subject}: the connection ended without close_notify", code="truncated")
+        return _connection_error(self.subject, error) if isinstance(error, ssl.SSLError) else super()._translate(error)
 
-    def _alert(self) -> ssl.SSLError | None:
-        """Why the peer hung up: where sending failed, its alert may still be there to be read."""
-        self._set_timeout(0.0)
+    def _read_alert(self) -> ssl.SSLError | None:
+        """Return the TLS alert of the peer, which can still be read after a failed write; None if there is none."""
+        self.set_timeout(0.0)
         try:
-            self._layer.recv_into(self._scratch)
+            self._ssl_socket.recv_into(self._buffer)
         except ssl.SSLError as error:
             return error if "ALERT" in (error.reason or "") else None
         except OSError:
@@ -198,75 +211,80 @@ class SecureConnection(Connection):
         return None
 
 
-class _InnerConnection(SecureConnection):
-    """A connection in TLS within the TLS of a proxy. Its layer is no socket, but has the methods of one."""
+class _NestedTlsConnection(TlsConnection):
+    """A TLS connection inside the TLS connection to a proxy. Its socket has the methods of an SSLSocket."""
 
-    def __init__(self, layer: Any, outer: ssl.SSLSocket, subject: str) -> None:
-        super().__init__(layer, subject, None, {})
-        self._inner = layer
+    def __init__(self, ssl_socket: Any, outer: ssl.SSLSocket, subject: str) -> None:
+        super().__init__(ssl_socket, subject, None, {})
+        self._inner = ssl_socket
         self._outer = outer
 
-    def end(self) -> None:
-        Connection.end(self)  # no session is kept
+    def end_exchange(self) -> None:
+        """End an exchange. The TLS session is not stored."""
+        Connection.end_exchange(self)
 
     def abort(self) -> None:
+        """Shut the connection to the proxy down. Any thread."""
         with self._lock, suppress(OSError):
             if self._open:
                 socket.socket.shutdown(self._outer, socket.SHUT_RDWR)
 
-    def readable(self) -> bool:
-        held = self._inner.sslobj.pending() or self._inner.incoming.pending or self._outer.pending()
-        return held > 0 or Connection.readable(self)
+    def is_readable(self) -> bool:
+        """Return whether a read would return at once; also true for bytes in the buffers of both TLS layers."""
+        buffered = self._inner.sslobj.pending() or self._inner.incoming.pending or self._outer.pending()
+        return buffered > 0 or Connection.is_readable(self)
 
     def send_some(self, view: memoryview) -> int:
-        """Waits until it is sent: what the layer could not pass on at once would be lost."""
-        begun = monotonic()
-        self._arm(begun)
+        """Send at most MAX_WRITE bytes of `view`. Blocks: after a partial write, the layer would lose the rest."""
+        started = monotonic()
+        self._apply_timeout(started)
         try:
-            count: int = self._inner.send(view[:SLICE])
+            count: int = self._inner.send(view[:MAX_WRITE])
         except OSError as error:
-            self._raise(error)
+            self._raise_error(error)
         self._stop.raise_if_requested()
-        if self._pace.too_slow(monotonic() - begun, count):
-            raise self._slow()
+        if self._timeouts.record_progress(monotonic() - started, count):
+            raise self._too_slow_error()
         return count
 
 
-def _broken(subject: object, error: ssl.SSLError) -> MirrorError:
+def _connection_error(subject: object, error: ssl.SSLError) -> MirrorError:
+    """Return the error for a TLS error after the handshake."""
     reason = (error.reason or "").lower().replace("_", " ")
-    if "alert" in reason and "certificate" in reason:  # TLS 1.3 tells of a client certificate only now
+    if "alert" in reason and "certificate" in reason:  # in TLS 1.3 a client certificate is rejected after the handshake
         return Refused(
-            f"{subject} does not accept our client certificate: {reason}",
+            f"{subject}: the server rejected the client certificate: {reason}",
             code="tls_error",
             hint="set `tls.cert` and `tls.key` of that registry",
         )
-    return NetworkError(f"{subject}: the TLS connection broke: {reason or error}")
+    return NetworkError(f"{subject}: the TLS connection failed: {reason or error}")
 
 
-def _handshake_failure(error: OSError, host: str, key: str) -> MirrorError:
-    """What a handshake with `host` failed of. key: the registry's name in the configuration."""
+def _handshake_error(error: OSError, host: str, key: str) -> MirrorError:
+    """Return the error for a failed handshake with `host`. key: the registry's name in the configuration."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        why = _CLOCK.get(error.verify_code)
+        why = _VALIDITY_ERRORS.get(error.verify_code)
         if why:
             return Refused(
                 f"{host}: its certificate is {why}",
                 code="tls_error",
-                hint="check this machine's clock; if that is right, the host needs a new certificate",
+                hint="check the clock of this machine; if it is correct, renew the certificate of the host",
             )
-        hint = f"if its authority is your own, set {registry_key(key, 'tls', 'ca')} to that certificate"
+        hint = f"if the certificate was issued by your own authority, set {registry_key(key, 'tls', 'ca')}"
         return Refused(f"{host}: its certificate is not trusted: {error.verify_message}", code="tls_error", hint=hint)
     if isinstance(error, TimeoutError):
         return NetworkError(f"{host}: the TLS handshake timed out", code="timeout", host=host)
     if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-        return _other_failure(error, host, key)
-    return NetworkError(f"{host}: the TLS handshake broke off: {_reason(error)}", host=host)
+        return _ssl_error(error, host, key)
+    return NetworkError(f"{host}: the connection ended during the TLS handshake: {_reason(error)}", host=host)
 
 
-def _other_failure(error: ssl.SSLError, host: str, key: str) -> MirrorError:
+def _ssl_error(error: ssl.SSLError, host: str, key: str) -> MirrorError:
+    """Return the error for a TLS error during the handshake, with a hint if its cause is likely."""
     reason = _reason(error)
     hint = ""
     if any(word in reason for word in ("wrong version number", "http request", "packet length", "record layer")):
-        hint = f"it may speak plain http: then set {registry_key(key, 'plain-http')}"
+        hint = f"if the host uses plain http, set {registry_key(key, 'plain-http')}"
     elif "certificate" in reason:
-        hint = f"it may want a client certificate: {registry_key(key, 'tls', 'cert')} and tls.key"
+        hint = f"if the host requires a client certificate, set {registry_key(key, 'tls', 'cert')} and `tls.key`"
     return RemoteError(f"{host}: the TLS handshake failed: {reason}", code="tls_error", hint=hint, retryable=False)

@@ -1,7 +1,7 @@
-"""The one parser of URLs: what it says of a host is what a rule decides on and what a connection is opened to.
+"""The only parser of URLs, so that the rules check the same host to which a connection is opened.
 
-It knows http and https only, and refuses what parsers are known to read differently (backslashes, user
-information, control bytes, spaces, names that are not ASCII, numbers in the place of an address).
+It accepts http and https only, and rejects everything that parsers are known to interpret differently: backslashes,
+user information, control characters, spaces, host names that are not ASCII, numbers in place of an address.
 Sources: RFC 3986; RFC 9110, "https URI scheme".
 """
 
@@ -18,19 +18,19 @@ _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
 _ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _HIERARCHY = re.compile(r"//([^/?#]*)([^#]*)")
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
-# A name ending in a number is an address in one of its odd spellings (127.1, 0x7f.1, 2130706433) to some resolvers.
+# Some resolvers interpret a name that ends in a number as an address (127.1, 0x7f.1, 2130706433).
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
-
 
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class BadUrl(ValueError):
-    """Why a URL is not usable. Holds nothing of the URL."""
+    """A URL is not usable. The text says why, and contains nothing of the URL."""
 
 
 class Origin(Struct, frozen=True):
-    """Scheme, host and port: the unit of trust. host: lower case, without brackets or trailing dot."""
+    """A scheme, host and port. Credentials are sent to one origin only. host: in lower case, without brackets or a
+    trailing dot."""
 
     scheme: str
     host: str
@@ -38,7 +38,7 @@ class Origin(Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Origin:
-        """`https://host[:port]`. Raises BadUrl."""
+        """Parse `https://host[:port]` or `http://host[:port]`. Raises BadUrl."""
         origin, rest = split(text)
         if rest not in ("", "/"):
             raise BadUrl("an origin has no path")
@@ -46,7 +46,7 @@ class Origin(Struct, frozen=True):
 
     @property
     def netloc(self) -> str:
-        """`host`, or `host:port` where the port is not the scheme's own: the Host header; a host's name in limits."""
+        """`host`, or `host:port` if the port is not the default of the scheme, as in the header Host."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -55,8 +55,8 @@ class Origin(Struct, frozen=True):
 
 
 def split(text: str) -> tuple[Origin, str]:
-    """An absolute URL -> its origin, and path and query as they stand (the fragment dropped). Raises BadUrl."""
-    match = _ABSOLUTE.fullmatch(_clean(text))
+    """Split an absolute URL into its origin and its target: path and query, unchanged. Raises BadUrl."""
+    match = _ABSOLUTE.fullmatch(_check_characters(text))
     if match is None:
         raise BadUrl("it is not absolute")
     scheme, rest = match[1].lower(), match[2]
@@ -65,14 +65,15 @@ def split(text: str) -> tuple[Origin, str]:
     hierarchy = _HIERARCHY.match(rest)
     if hierarchy is None:
         raise BadUrl("it has no host")
-    return _origin(scheme, hierarchy[1]), _escaped(hierarchy[2])
+    return _parse_origin(scheme, hierarchy[1]), _escape(hierarchy[2])
 
 
 def join(origin: Origin, target: str, text: str) -> tuple[Origin, str]:
-    """`text`, absolute or relative to `origin` and `target` -> origin and target. Raises BadUrl.
+    """Resolve `text`, an absolute URL or one relative to `origin` and `target`, into its origin and target.
 
-    Encoding and query stay as they are; only a path relative to the directory is put together, RFC 3986, 5.2."""
-    text = _clean(text).partition("#")[0]
+    The encoding and the query are not changed; only a path without a leading slash is merged with the path of `target`
+    (RFC 3986, 5.2). Raises BadUrl."""
+    text = _check_characters(text).partition("#")[0]
     if not text:
         raise BadUrl("it is empty")
     if _ABSOLUTE.match(text.partition("?")[0]):
@@ -88,53 +89,57 @@ def join(origin: Origin, target: str, text: str) -> tuple[Origin, str]:
             rest = text
         else:
             relative, mark, query = text.partition("?")
-            rest = _without_dots(path.rpartition("/")[0] + "/" + relative) + mark + query
-    return found, _escaped(rest) if rest.startswith("/") else "/" + _escaped(rest)
+            rest = _remove_dot_segments(path.rpartition("/")[0] + "/" + relative) + mark + query
+    return found, _escape(rest) if rest.startswith("/") else "/" + _escape(rest)
 
 
-def _escaped(target: str) -> str:
-    """Only bytes above ASCII are escaped, which a request line cannot carry."""
+def _escape(target: str) -> str:
+    """Percent-encode bytes above ASCII, which a request line cannot contain, and nothing else."""
     return target if target.isascii() else quote(target, safe=_PRINTABLE, encoding="latin-1")
 
 
-def _clean(text: str) -> str:
+def _check_characters(text: str) -> str:
+    """Return the text if all its characters are allowed in a URL. Raises BadUrl."""
     if _FORBIDDEN.search(text):
         raise BadUrl("it has a space, a control character or a backslash")
     if not text.isascii() and max(text) > "\xff":
-        raise BadUrl("it is not encoded")
+        raise BadUrl("it has characters that are not percent-encoded")
     return text
 
 
-def _origin(scheme: str, authority: str) -> Origin:
+def _parse_origin(scheme: str, authority: str) -> Origin:
+    """Parse `host[:port]`. Raises BadUrl."""
     if "@" in authority:
-        raise BadUrl("it names a user")
+        raise BadUrl("it contains a user name")
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
-        raise BadUrl("it has no usable host")
+        raise BadUrl("its host is not valid")
     host = match[1].lower().removesuffix(".")
     port = int(match[2]) if match[2] else _PORTS[scheme]
     if not 1 <= port <= 65535:
         raise BadUrl("its port is out of range")
-    return Origin(scheme, _address(host), port)
+    return Origin(scheme, _parse_host(host), port)
 
 
-def _address(host: str) -> str:
+def _parse_host(host: str) -> str:
+    """Return a host name or address in its canonical form, without brackets. Raises BadUrl."""
     if host.startswith("["):
         try:
             return str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
-            raise BadUrl("it has no usable IPv6 address") from None
+            raise BadUrl("its IPv6 address is not valid") from None
     if _ENDS_IN_NUMBER.fullmatch(host):
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError:
-            raise BadUrl("its host is a number, not a name or an address") from None
+            raise BadUrl("its host is a number instead of a name or address") from None
     if len(host) > 253 or not all(0 < len(label) < 64 for label in host.split(".")):  # RFC 1035, 2.3.4
-        raise BadUrl("it has no usable host")
+        raise BadUrl("its host is not valid")
     return host
 
 
-def _without_dots(path: str) -> str:
+def _remove_dot_segments(path: str) -> str:
+    """Remove the segments `.` and `..` of a path. Source: RFC 3986, 5.2.4."""
     kept: list[str] = []
     for segment in path.split("/"):
         if segment == "..":

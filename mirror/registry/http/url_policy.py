@@ -1,8 +1,8 @@
-"""Who may name a host, and what such a host is given (docs/decisions.md).
+"""The rules for URLs: to which hosts requests and credentials may be sent (docs/trust.md).
 
-Hosts that the operator named may get credentials, for exactly that origin. Hosts that a server named (in a
-redirect, an upload Location, a Link, a realm) get none, never a weaker scheme, and must not be at an internal
-address unless the host that named them is at one too. Each refusal is a `Refused`; then no request is sent.
+Hosts that the operator names receive credentials, for exactly their origin. Hosts that a server names (in a redirect,
+an upload Location, a Link, a realm) receive none. They must not have a weaker scheme. They must not have an internal
+address unless the host that named them has one. A URL that breaks a rule raises Refused, and no request is sent.
 """
 
 from __future__ import annotations
@@ -24,29 +24,30 @@ from mirror.util.structs import Struct, replace
 if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList
 
-__all__ = ["Destination", "Origin", "Trust", "with_query"]
+__all__ = ["Destination", "Origin", "UrlPolicy", "with_query"]
 
 log = logging.getLogger("mirror.http")
 
-_HUB = Origin("https", "registry-1.docker.io", 443)
+_DOCKER_HUB = Origin("https", "registry-1.docker.io", 443)
 
 
 class Destination(Struct, frozen=True):
-    """Where one request goes, after the rules have agreed.
+    """A URL that passed the rules, to which a request may be sent.
 
-    target: path and query exactly as sent. credentials: whether the registry's may go along.
-    server_named: the address rule holds. named_by: the origin that named it. refusal: the code if that rule refuses."""
+    target: path and query exactly as sent. credentials: whether those of the registry may be sent. named_by_server: the
+    address of the host is checked when a connection is opened. named_by: the origin that named it. refusal_code: the
+    error code if the address is refused."""
 
     origin: Origin
     target: str
     credentials: bool = False
-    server_named: bool = False
+    named_by_server: bool = False
     named_by: Origin | None = None
-    refusal: str = "unsafe_redirect"
+    refusal_code: str = "unsafe_redirect"
 
     @property
     def path(self) -> str:
-        """Without the query, which may hold a signature."""
+        """The path without the query, which may contain a signature."""
         return self.target.partition("?")[0]
 
     def __str__(self) -> str:
@@ -57,190 +58,208 @@ class Destination(Struct, frozen=True):
 
 
 def with_query(destination: Destination, key: str, value: str) -> Destination:
-    """The same with `key=value` at the end of its query, once; the rest of the query stays as it is."""
+    """Return the destination with `key=value` at the end of its query. Earlier values of `key` are removed."""
     path, _, query = destination.target.partition("?")
     kept = [part for part in query.split("&") if part and part.partition("=")[0] != key]
     kept.append(f"{key}={quote(value, safe='')}")
     return replace(destination, target=f"{path}?{'&'.join(kept)}")
 
 
-class Trust:
-    """The rules for one registry. Thread-safe: what it learns (at what kind of address hosts are) only grows."""
+class UrlPolicy:
+    """The rules for the URLs of one registry. Thread-safe."""
 
     def __init__(self, settings: HostSettings) -> None:
         self._host = settings.host
         self._token_realms = frozenset(host.lower() for host in settings.token_realms)
         self._allow_hosts = frozenset(host.lower() for host in settings.allow_hosts)
         self.api = self._api(settings)
-        self.endpoints: set[Origin] = set()  # of `endpoint`: may get tokens of the registry as it does
-        self._kinds: dict[Origin, AddressKind] = {}
+        self.endpoints: set[Origin] = set()  # accepted by `check_endpoint`; they may receive the registry's tokens
+        self._kinds: dict[Origin, AddressKind] = {}  # of the addresses to which connections were opened
 
     @staticmethod
     def _api(settings: HostSettings) -> Origin:
+        """Return the origin of the registry's API."""
         if settings.host == DOCKER_HUB:
-            return _HUB
+            return _DOCKER_HUB
         return Origin.parse(f"{'http' if settings.plain_http else 'https'}://{settings.host}")
 
-    def own(self, target: str) -> Destination:
-        """A path (and query) of the registry itself, made by us of checked names."""
+    def destination(self, target: str) -> Destination:
+        """Return the destination for a path, with or without a query, of the registry itself. Raises Refused."""
         if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
-            raise Refused(f"not a path to ask for: {printable(target, 80)}", code="unsafe_path")
+            raise Refused(f"not a valid path: {printable(target, 80)}", code="unsafe_path")
         return Destination(self.api, target, credentials=True)
 
-    def redirect(self, location: str, base: Destination) -> Destination:
-        """Where a GET or HEAD of `base` was redirected to. Raises Refused (unsafe_redirect)."""
-        return self._led(location, base, code="unsafe_redirect", what="redirect")
+    def check_redirect(self, location: str, base: Destination) -> Destination:
+        """Return the destination of a redirect of a GET or HEAD of `base`. Raises Refused (unsafe_redirect)."""
+        return self._check_location(location, base, code="unsafe_redirect", what="redirect")
 
-    def upload_location(self, location: str, base: Destination) -> Destination:
-        """The next URL of an upload, from a response of `base`. Raises Refused (unsafe_location), RemoteError (empty).
+    def check_upload_location(self, location: str, base: Destination) -> Destination:
+        """Return the destination of an upload Location in a response of `base`.
 
-        http for a host that we speak https with is a proxy's usual mistake, and is read as https."""
+        Some proxies replace https by http in the Location; for the host of `base` this is corrected. Raises Refused
+        (unsafe_location), RemoteError (it is empty)."""
         if not location:
-            raise RemoteError(f"{base}: an upload's Location is empty", retryable=True)
-        origin, target = _joined(location, base, "unsafe_location", "upload location")
+            raise RemoteError(f"{base}: the upload Location is empty", retryable=True)
+        origin, target = _join_location(location, base, "unsafe_location", "upload location")
         ours = base.origin
         if (origin.scheme, ours.scheme, origin.host) == ("http", "https", ours.host) and origin.port in (80, ours.port):
-            log.warning("%s names upload locations by http; https is used", ours.netloc)
+            log.warning("%s returns upload locations with http; https is used instead", ours.netloc)
             origin = ours
-        return self._judged(origin, target, base, code="unsafe_location", what="upload location")
+        return self._check_target(origin, target, base, code="unsafe_location", what="upload location")
 
-    def link(self, location: str, base: Destination) -> Destination:
-        """The next page of the listing `base`: the same listing of the same origin. Raises Refused (unsafe_link)."""
-        origin, target = _joined(location, base, "unsafe_link", "link to the next page")
+    def check_next_link(self, location: str, base: Destination) -> Destination:
+        """Return the destination of a Link to the next page of the list `base`.
+
+        It must be the same list of the same origin. Raises Refused (unsafe_link)."""
+        origin, target = _join_location(location, base, "unsafe_link", "link to the next page")
         if origin != base.origin:
-            raise _refusal("unsafe_link", "link to the next page", base, f"leads to another origin, {origin}")
+            raise _policy_error("unsafe_link", "link to the next page", base, f"leads to another origin, {origin}")
         if not unquote(target.partition("?")[0]).endswith(unquote(base.path)):
-            raise _refusal("unsafe_link", "link to the next page", base, "leads to another listing")
+            raise _policy_error("unsafe_link", "link to the next page", base, "leads to another list")
         return replace(base, target=target)
 
-    def realm(self, location: str) -> Destination:
-        """The token service that a challenge of the registry names. Raises Refused (unsafe_realm).
+    def check_realm(self, location: str) -> Destination:
+        """Return the destination of a token service that a challenge of the registry names.
 
-        It gets the registry's credentials: so it is of the same origin, or https (at the usual port or the
-        registry's) and of the same registrable domain, or one of `token-realms`."""
-        own = Destination(self.api, "/", credentials=True)
-        origin, target = _joined(location, own, "unsafe_realm", "token service")
-        found = Destination(origin, target, credentials=True, named_by=self.api, refusal="unsafe_realm")
+        It receives the registry's credentials. So it must have the same origin; or use https, at port 443 or the
+        registry's, and have the same registrable domain; or be in `token-realms`. Raises Refused (unsafe_realm)."""
+        base = Destination(self.api, "/", credentials=True)
+        origin, target = _join_location(location, base, "unsafe_realm", "token service")
+        realm = Destination(origin, target, credentials=True, named_by=self.api, refusal_code="unsafe_realm")
         if origin == self.api:
-            return found
+            return realm
         if origin.scheme == "http" and self.api.scheme == "https":
-            raise _refusal("unsafe_realm", "token service", own, f"would be asked without encryption: {origin}")
-        if _listed(origin, self._token_realms):
-            return found
-        if origin.scheme == "https" and origin.port in (443, self.api.port) and _same_domain(origin, self.api):
-            found = replace(found, server_named=True)
-            self._check_literal(found)
-            return found
-        raise _refusal(
+            raise _policy_error("unsafe_realm", "token service", base, f"{origin} is not encrypted")
+        if _is_listed(origin, self._token_realms):
+            return realm
+        if origin.scheme == "https" and origin.port in (443, self.api.port) and _is_same_domain(origin, self.api):
+            realm = replace(realm, named_by_server=True)
+            self._check_literal(realm)
+            return realm
+        raise _policy_error(
             "unsafe_realm",
             "token service",
-            own,
-            f"{origin} is not of the registry's domain",
-            hint="if it may have this registry's credentials, "
+            base,
+            f"{origin} is not in the registry's domain",
+            hint="if it may receive this registry's credentials, "
             f'add "{origin.netloc}" to {registry_key(self._host, "token-realms")}',
         )
 
-    def endpoint(self, host: str) -> Destination:
-        """The root of a host that a v1 index names for its images (X-Docker-Endpoints). Raises Refused.
+    def check_endpoint(self, host: str) -> Destination:
+        """Return the root of a host that a v1 index names for its images (X-Docker-Endpoints).
 
-        It gets the index's token: so it is the index itself, or one of `token-realms` or `allow-hosts`; and it is
-        asked with the index's scheme."""
-        own = Destination(self.api, "/", credentials=True)
+        It receives the tokens of the index. So it must be the index itself, or be in `token-realms` or `allow-hosts`.
+        It is contacted with the scheme of the index. Raises Refused (unsafe_location)."""
+        base = Destination(self.api, "/", credentials=True)
         try:
             origin = Origin.parse(f"{self.api.scheme}://{host}")
         except BadUrl as error:
-            raise _refusal("unsafe_location", "endpoint", own, str(error)) from None
+            raise _policy_error("unsafe_location", "endpoint", base, str(error)) from None
         if origin != self.api:
-            if not (_listed(origin, self._token_realms) or _listed(origin, self._allow_hosts)):
-                hint = f'if its images are there, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}'
-                raise _refusal("unsafe_location", "endpoint", own, f"{origin} is another host", hint=hint)
+            if not (_is_listed(origin, self._token_realms) or _is_listed(origin, self._allow_hosts)):
+                hint = f'if it has the images, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}'
+                raise _policy_error("unsafe_location", "endpoint", base, f"{origin} is another host", hint=hint)
             self.endpoints.add(origin)
-        return Destination(origin, "/", credentials=True, named_by=self.api, refusal="unsafe_location")
+        return Destination(origin, "/", credentials=True, named_by=self.api, refusal_code="unsafe_location")
 
-    def token_redirect(self, location: str, base: Destination) -> Destination:
-        """Where a token service redirected to: the same origin only. Raises Refused (unsafe_realm)."""
-        origin, target = _joined(location, base, "unsafe_realm", "redirect of the token service")
+    def check_token_redirect(self, location: str, base: Destination) -> Destination:
+        """Return the destination of a token service's redirect, which must have the same origin.
+
+        Raises Refused (unsafe_realm)."""
+        origin, target = _join_location(location, base, "unsafe_realm", "redirect of the token service")
         if origin != base.origin:
-            raise _refusal("unsafe_realm", "redirect of the token service", base, f"leads to another origin, {origin}")
+            raise _policy_error(
+                "unsafe_realm", "redirect of the token service", base, f"leads to another origin, {origin}"
+            )
         return replace(base, target=target)
 
     def check_peer(self, destination: Destination, address: str) -> None:
-        """Whether `destination` may be at `address`, told before a byte is sent. Raises Refused.
+        """Raise Refused if `destination` may not be at the IP address `address`. Called before a byte is sent.
 
-        Learns at what kind of address the origin is, for the hosts that it names in turn."""
+        Records the kind of the address, for the hosts that this origin will name."""
         try:
-            kind = ip_addresses.kind_of(address)
+            kind = ip_addresses.address_kind(address)
         except ValueError:
-            kind = AddressKind.NOWHERE
-        if destination.server_named:
+            kind = AddressKind.UNUSABLE
+        if destination.named_by_server:
             self._check_kind(destination, kind)
         self._kinds[destination.origin] = kind
 
-    def _led(self, location: str, base: Destination, *, code: str, what: str) -> Destination:
-        origin, target = _joined(location, base, code, what)
-        return self._judged(origin, target, base, code=code, what=what)
+    def _check_location(self, location: str, base: Destination, *, code: str, what: str) -> Destination:
+        """Return the destination of a URL in a response of `base`. code, what: for errors. Raises Refused."""
+        origin, target = _join_location(location, base, code, what)
+        return self._check_target(origin, target, base, code=code, what=what)
 
-    def _judged(self, origin: Origin, target: str, base: Destination, *, code: str, what: str) -> Destination:
+    def _check_target(self, origin: Origin, target: str, base: Destination, *, code: str, what: str) -> Destination:
+        """Return the destination of a parsed URL in a response of `base`. code, what: for errors. Raises Refused."""
         if origin == self.api:
             return Destination(origin, target, credentials=True)
         if origin.scheme == "http" and base.origin.scheme == "https":
-            raise _refusal(code, what, base, f"leads from https to {origin}")
+            raise _policy_error(code, what, base, f"leads from https to {origin}")
         if origin == base.origin:
-            return replace(base, target=target, refusal=code)
-        led = Destination(origin, target, server_named=True, named_by=base.origin, refusal=code)
-        self._check_literal(led)
-        return led
+            return replace(base, target=target, refusal_code=code)
+        destination = Destination(origin, target, named_by_server=True, named_by=base.origin, refusal_code=code)
+        self._check_literal(destination)
+        return destination
 
     def _check_literal(self, destination: Destination) -> None:
-        """An address written in the URL needs no connection to be judged (and behind a proxy, there is no other)."""
-        if ip_addresses.is_literal(destination.origin.host):
-            self._check_kind(destination, ip_addresses.kind_of(destination.origin.host))
+        """Check an IP address in the URL, before a connection is opened. Behind a proxy this is the only check.
+
+        Raises Refused."""
+        if ip_addresses.is_ip_address(destination.origin.host):
+            self._check_kind(destination, ip_addresses.address_kind(destination.origin.host))
 
     def _check_kind(self, destination: Destination, kind: AddressKind) -> None:
+        """Raise Refused if a host that a server named may not have an address of this kind."""
         origin = destination.origin
-        if kind is AddressKind.PUBLIC or origin.host in self._allow_hosts or _listed(origin, self._allow_hosts):
+        if kind is AddressKind.PUBLIC or origin.host in self._allow_hosts or _is_listed(origin, self._allow_hosts):
             return
         namer = destination.named_by
-        if kind is not AddressKind.NOWHERE and namer is not None and self._kind_of(namer) is kind:
+        if kind is not AddressKind.UNUSABLE and namer is not None and self._known_kind(namer) is kind:
             return
         raise Refused(
             f"{namer or self.api} leads to {origin}, which is at a {kind.value} address",
-            hint=f'if that is right, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}',
-            code=destination.refusal,
+            hint=f'if this is correct, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}',
+            code=destination.refusal_code,
         )
 
-    def _kind_of(self, origin: Origin) -> AddressKind | None:
+    def _known_kind(self, origin: Origin) -> AddressKind | None:
+        """Return the kind of an origin's address; None if it is not known."""
         if origin in self._kinds:
             return self._kinds[origin]
-        return ip_addresses.kind_of(origin.host) if ip_addresses.is_literal(origin.host) else None
+        return ip_addresses.address_kind(origin.host) if ip_addresses.is_ip_address(origin.host) else None
 
 
-def _joined(location: str, base: Destination, code: str, what: str) -> tuple[Origin, str]:
+def _join_location(location: str, base: Destination, code: str, what: str) -> tuple[Origin, str]:
+    """Resolve a URL in a response of `base`. code, what: for errors. Raises Refused."""
     try:
         return url.join(base.origin, base.target, location)
     except BadUrl as error:
-        raise _refusal(code, what, base, str(error)) from None
+        raise _policy_error(code, what, base, str(error)) from None
 
 
-def _refusal(code: str, what: str, base: Destination, why: str, hint: str = "") -> Refused:
+def _policy_error(code: str, what: str, base: Destination, why: str, hint: str = "") -> Refused:
+    """Return the error for an unsafe URL. what: the kind of URL."""
     return Refused(f"{base}: unsafe {what}: {why}", code=code, hint=hint)
 
 
-def _listed(origin: Origin, hosts: frozenset[str]) -> bool:
+def _is_listed(origin: Origin, hosts: frozenset[str]) -> bool:
+    """Return whether `hosts` contains the host of `origin`. An entry may omit the default port."""
     exact = f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}"
     return origin.netloc in hosts or exact in hosts
 
 
-def _same_domain(one: Origin, other: Origin) -> bool:
-    """Whether both belong to one owner: the label below a public suffix, and all before it, is one's own."""
-    if ip_addresses.is_literal(one.host) or ip_addresses.is_literal(other.host):
+def _is_same_domain(one: Origin, other: Origin) -> bool:
+    """Return whether two origins have the same registrable domain: one label below a public suffix."""
+    if ip_addresses.is_ip_address(one.host) or ip_addresses.is_ip_address(other.host):
         return False
-    domain: str | None = _suffixes().privatesuffix(one.host)
-    return domain is not None and domain == _suffixes().privatesuffix(other.host)
+    domain: str | None = _public_suffixes().privatesuffix(one.host)
+    return domain is not None and domain == _public_suffixes().privatesuffix(other.host)
 
 
 @functools.cache
-def _suffixes() -> PublicSuffixList:
-    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 (with its list 50 ms, for realms at another host)
+def _public_suffixes() -> PublicSuffixList:
+    """Return the list of public suffixes, which is loaded on first use."""
+    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 (with its list 50 ms; used only for realms on another host)
 
     return PublicSuffixList()

@@ -14,7 +14,7 @@ from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, Refuse
 from mirror.oci.strictjson import Value
 from mirror.registry.blobs import NO_RANGE_STATUSES
 from mirror.registry.http.url_policy import Destination
-from mirror.registry.session import Response, Session, Stream, TooBig
+from mirror.registry.session import Response, ResponseStream, Session, TooBig
 from mirror.registry.v1 import parsing
 from mirror.registry.v1.auth import ENDPOINT, IMAGES, INDEX, V1Authorizer, v1_scopes
 from mirror.registry.v1.layer_reader import LayerReader
@@ -106,7 +106,7 @@ class V1Client:
         hosts = self._get_index(repository, work).hosts
         what = self._describe(image.id, "layer")
 
-        def open_at(offset: int, size: int | None) -> Stream:
+        def open_at(offset: int, size: int | None) -> ResponseStream:
             """Open the whole layer (size is None), or the bytes from `offset` to the last of `size` bytes."""
             # docker-registry handles a range without an end incorrectly.
             headers = () if size is None else (("Range", f"bytes={offset}-{size - 1}"),)
@@ -192,11 +192,13 @@ class V1Client:
             limit=MAX_LIST_BYTES,
         )
         if response.status != 200:
-            return _IndexedRepository((self._session.trust.own("/"),), is_index=False)
+            return _IndexedRepository((self._session.url_policy.destination("/"),), is_index=False)
         self._authorizer.store_token(repository, parsing.parse_token(response.headers))
         endpoints = parsing.parse_endpoints(response.headers)
-        hosts = dict.fromkeys(self._session.trust.endpoint(host) for host in endpoints)
-        return _IndexedRepository(tuple(hosts) or (self._session.trust.own("/"),), parsing.is_index(response))
+        hosts = dict.fromkeys(self._session.url_policy.check_endpoint(host) for host in endpoints)
+        return _IndexedRepository(
+            tuple(hosts) or (self._session.url_policy.destination("/"),), parsing.is_index(response)
+        )
 
     # ---- tags and images
 
@@ -256,7 +258,7 @@ class V1Client:
 
     def _scope_kind(self, host: Destination) -> str:
         """Return the kind of scope for a request to `host`: the registry itself or another endpoint."""
-        return IMAGES if host.origin == self._session.trust.api else ENDPOINT
+        return IMAGES if host.origin == self._session.url_policy.api else ENDPOINT
 
     def _describe(self, image_id: str, part: str) -> str:
         """Return the subject of error messages about a part of an image."""

@@ -23,7 +23,7 @@ from mirror.errors import (
     RemoteError,
     Unreachable,
 )
-from mirror.registry.http.host_settings import V1
+from mirror.registry.http.host_settings import V1Mode
 from mirror.registry.session import TooBig
 from mirror.util.structs import Struct
 
@@ -76,7 +76,7 @@ class Observation(Struct, frozen=True):
 
     operation: Operation
     failure: V2Failure
-    mode: V1
+    mode: V1Mode
     speaks_v2: bool | None = None
     answered: bool = False
     answered_before: bool = False
@@ -127,7 +127,7 @@ _TAG_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
 
 def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return per rule
     """Return what to do about a failure of v2. Source: docs/fallback.md."""
-    if observation.mode is V1.NEVER:
+    if observation.mode is V1Mode.NEVER:
         return Decision(ProtocolChoice.STOP, "v1 is never used for this source")
     if observation.operation is Operation.DIGEST:
         return Decision(ProtocolChoice.STOP, "v1 has no digests")  # T9
@@ -135,7 +135,7 @@ def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return 
         return Decision(ProtocolChoice.STOP, "v2 returned tags before it failed")  # L18
     if (
         observation.operation is Operation.TAG
-        and observation.mode is V1.PER_TAG
+        and observation.mode is V1Mode.PER_TAG
         and observation.failure is V2Failure.UNKNOWN
     ):
         return Decision(ProtocolChoice.V1, "v2 does not have this tag")
@@ -143,7 +143,7 @@ def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return 
         return Decision(ProtocolChoice.STOP, "v2 has answered for this repository")  # L22, T10, T11
     table = _LISTING_RULES if observation.operation is Operation.LISTING else _TAG_RULES
     rule = table[observation.failure]
-    if rule is not ProtocolChoice.STOP and observation.answered_before and observation.mode is V1.AUTO:
+    if rule is not ProtocolChoice.STOP and observation.answered_before and observation.mode is V1Mode.AUTO:
         return Decision(ProtocolChoice.STOP, ANSWERED_BEFORE)
     if isinstance(rule, ProtocolChoice):
         return Decision(rule, observation.failure.value)

@@ -14,7 +14,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.reference import is_tag
-from mirror.registry.http.host_settings import V1
+from mirror.registry.http.host_settings import V1Mode
 from mirror.registry.v1.fallback_policy import Operation, ProtocolChoice
 from mirror.registry.v1.fallback_state import PER_TAG, NotV1Registry, ProtocolSelector, RepositoryState, combined_error
 from mirror.store import BlobReader, Source, Version
@@ -40,7 +40,7 @@ class FallbackSource:
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
         """List the repositories by v2. Raises RemoteError with `v1: only`, since v1 cannot list them."""
-        if self._mode is V1.ONLY:
+        if self._mode is V1Mode.ONLY:
             what = f"{self.host}: the v1 protocol cannot list repositories"
             raise RemoteError(what, hint="write one mirror for each repository", protocol="v1")
         return self._v2.repositories(prefix, work)
@@ -49,14 +49,14 @@ class FallbackSource:
         """List the tags by v2 or by v1; with `v1: per-tag`, by both."""
         state = self._selector.state(repository)
         v2_tags: set[str] = set()
-        if self._mode is not V1.ONLY:
+        if self._mode is not V1Mode.ONLY:
             for name in self._selector.list_by_v2(repository, state, work):
                 if isinstance(name, str):
                     v2_tags.add(name)
                 yield name
-        if self._mode is V1.ONLY or state.uses_v1:
+        if self._mode is V1Mode.ONLY or state.uses_v1:
             yield from self._check_tag_names(repository, self._selector.get_v1_tags(repository, state, work))
-        elif self._mode is V1.PER_TAG:
+        elif self._mode is V1Mode.PER_TAG:
             state.v2_tags = frozenset(v2_tags)
             yield from self._list_v1_only_tags(repository, state, v2_tags, work)
         elif not v2_tags:
@@ -118,9 +118,9 @@ class FallbackSource:
     def _skips_v2(self, state: RepositoryState, reference: str) -> bool:
         """Return whether this reference is resolved without asking v2."""
         if ":" in reference:  # a digest; v1 has none
-            return self._mode is V1.ONLY
+            return self._mode is V1Mode.ONLY
         missing = state.v2_tags is not None and reference not in state.v2_tags
-        return self._mode is V1.ONLY or state.uses_v1 or missing
+        return self._mode is V1Mode.ONLY or state.uses_v1 or missing
 
     def _resolve_reference(
         self,
@@ -154,7 +154,7 @@ class FallbackSource:
             except MirrorError as error:
                 only_v1 = state.uses_v1 or reference in (state.v1_tags or ())  # then the error of v2 is irrelevant
                 return error if only_v1 else combined_error(v2_result, error)
-        if isinstance(v2_result, NotFound) and state.answered and self._mode is V1.AUTO and ":" not in reference:
+        if isinstance(v2_result, NotFound) and state.answered and self._mode is V1Mode.AUTO and ":" not in reference:
             v2_result.hint = v2_result.hint or PER_TAG
         if ":" in reference and isinstance(v2_result, NotFound) and not self._selector.speaks_v2:
             v2_result.hint = v2_result.hint or "v1 cannot provide a reference by digest"

@@ -13,7 +13,7 @@ from typing import Protocol
 from mirror.errors import AuthError, Cancelled, LocalError, MirrorError, Refused, RemoteError
 from mirror.oci.strictjson import Value
 from mirror.registry.client import RegistryV2
-from mirror.registry.http.host_settings import V1
+from mirror.registry.http.host_settings import V1Mode
 from mirror.registry.v1.fallback_policy import (
     ANSWERED_BEFORE,
     Decision,
@@ -115,7 +115,7 @@ class ProtocolSelector:
         v2: Source,
         registry: RegistryV2,
         open_v1: Callable[[], V1Backend],
-        mode: V1,
+        mode: V1Mode,
         access: V2Access,
         memory: V2Memory | None = None,
     ) -> None:
@@ -152,7 +152,7 @@ class ProtocolSelector:
             return
         state.logged_protocol = protocol
         source = f"{self.host}/{repository}"
-        also = f"; {PER_TAG}" if protocol == "v2" and state.answered and self.mode is V1.AUTO else ""
+        also = f"; {PER_TAG}" if protocol == "v2" and state.answered and self.mode is V1Mode.AUTO else ""
         fields = {"source": source, "protocol": protocol, "reason": reason}
         how = "is read by v1" if protocol == "v1" else "stays with v2"
         _log.info("protocol", extra=fields | {"text": f"{source} {how}: {reason}{also}"})
@@ -185,7 +185,7 @@ class ProtocolSelector:
             except MirrorError as silent:
                 if isinstance(silent, Cancelled):
                     raise
-                if self.mode is V1.AUTO:
+                if self.mode is V1Mode.AUTO:
                     key = registry_key(self.host, "v1")
                     error.hint = error.hint or f"if {self.host} supports only v1, set {key} to only"
                 return False  # without a response it is unknown whether the host supports v2
@@ -251,7 +251,7 @@ class ProtocolSelector:
             if not isinstance(error, Cancelled):
                 state.v1_error = error
             raise
-        if self.mode is V1.ONLY:
+        if self.mode is V1Mode.ONLY:
             state.reason = "`v1: only`"
             self._log_protocol(repository, state, "v1", state.reason)
 

@@ -9,7 +9,7 @@ from mirror.limits import Limits
 from mirror.oci.strictjson import Value
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.convert.layer_cache import LayerCache
-from mirror.registry.http.cookies import Cookies
+from mirror.registry.http.cookies import CookieJar
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.session import Session
 from mirror.registry.v1 import parsing
@@ -32,7 +32,7 @@ class V1Host:
         policy: Policy | None,
     ) -> None:
         authorizer = V1Authorizer(settings, credentials)
-        session = Session(settings, limits, authorizer=authorizer, cookies=Cookies(), policy=policy)
+        session = Session(settings, limits, authorizer=authorizer, cookies=CookieJar(), policy=policy)
         self._client = V1Client(session, authorizer)
         self._cache = cache
         self._exact = settings.v1_checksums == "require"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from mirror.errors import NetworkError, RemoteError
-from mirror.registry.session import Headers, Stream
+from mirror.registry.session import Headers, ResponseStream
 from mirror.registry.v1 import parsing
 
 # A broken download is resumed only if at least this much arrived since the last start.
@@ -27,7 +27,12 @@ class LayerReader:
     end_known: whether the response marks the end of the layer by other means than closing the connection."""
 
     def __init__(
-        self, open_at: Callable[[int, int | None], Stream], announced: int | None, what: str, *, checked: bool = True
+        self,
+        open_at: Callable[[int, int | None], ResponseStream],
+        announced: int | None,
+        what: str,
+        *,
+        checked: bool = True,
     ) -> None:
         """Open the layer. Raises the errors of the session, and Refused.
 
@@ -40,14 +45,14 @@ class LayerReader:
         self._resumed_at = 0
         self._resumes = 0
         self.end_known = True
-        self._stream: Stream | None = open_at(0, None)
+        self._stream: ResponseStream | None = open_at(0, None)
         try:
             self.size = self._check_response(self._stream, announced)
         except BaseException:
             self.close()
             raise
 
-    def _check_response(self, stream: Stream, announced: int | None) -> int | None:
+    def _check_response(self, stream: ResponseStream, announced: int | None) -> int | None:
         """Check the response to the first request, and return the size of the layer; None: unknown."""
         if stream.status == 416:
             # docker-registry answers so for an empty layer.
@@ -59,8 +64,8 @@ class LayerReader:
         length = _content_length(stream.headers)
         if None not in (length, announced) and length != announced:
             raise parsing.invalid_error(self._what, f"the response has {length} bytes, but {announced} were announced")
-        self._ranges = "bytes" in stream.headers.listed("accept-ranges")
-        self.end_known = (length, announced) != (None, None) or "chunked" in stream.headers.listed("transfer-encoding")
+        self._ranges = "bytes" in stream.headers.tokens("accept-ranges")
+        self.end_known = (length, announced) != (None, None) or "chunked" in stream.headers.tokens("transfer-encoding")
         return announced if length is None else length
 
     def readinto(self, buffer: memoryview) -> int:
@@ -104,7 +109,7 @@ class LayerReader:
         has_progressed = self._bytes - self._resumed_at >= MIN_PROGRESS
         return self.size if has_progressed and self._resumes < MAX_RESUMES else None
 
-    def _reopen(self, size: int) -> Stream:
+    def _reopen(self, size: int) -> ResponseStream:
         """Request the rest of the layer. Raises NetworkError (truncated) if the server sends another range."""
         stream = self._open_at(self._bytes, size)
         if stream.status == 206 and parsing.is_requested_range(stream.headers, self._bytes, size):

@@ -96,7 +96,7 @@ def parse_token(headers: Headers) -> str | None:
 
 def parse_endpoints(headers: Headers) -> list[str]:
     """Return the hosts of a repository, in the order in which they are to be asked."""
-    hosts = (host.strip(WHITE_SPACE) for value in headers.all("x-docker-endpoints") for host in value.split(","))
+    hosts = (host.strip(WHITE_SPACE) for value in headers.get_all("x-docker-endpoints") for host in value.split(","))
     return [host for host in hosts if host]
 
 
@@ -172,7 +172,9 @@ def parse_parent(document: Object, what: str) -> str | None:
 
 def parse_checksums(headers: Headers) -> tuple[str, ...]:
     """Return the sha256 checksums over the stored JSON and layer. Other kinds (tarsum) are ignored."""
-    words = [word.strip(WHITE_SPACE) for value in headers.all("x-docker-checksum-payload") for word in value.split(",")]
+    words = [
+        word.strip(WHITE_SPACE) for value in headers.get_all("x-docker-checksum-payload") for word in value.split(",")
+    ]
     return tuple(match[1] for word in words if (match := _SHA256.fullmatch(word)))
 
 
@@ -180,6 +182,6 @@ def is_requested_range(headers: Headers, offset: int, size: int) -> bool:
     """Return whether a 206 response has the requested range: from `offset` to the last of `size` bytes.
 
     docker-registry omits the unit."""
-    values: Sequence[str] = headers.all("content-range")
+    values: Sequence[str] = headers.get_all("content-range")
     match = _CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
     return match is not None and (int(match[1]), int(match[2]), int(match[3])) == (offset, size - 1, size)

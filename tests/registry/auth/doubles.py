@@ -16,7 +16,7 @@ from mirror.registry.auth.authorization import HostAuthorizer
 from mirror.registry.auth.authorizer import Scope
 from mirror.registry.auth.credentials import Credential, CredentialSource
 from mirror.registry.http.host_settings import HostSettings
-from mirror.registry.http.url_policy import Destination, Trust
+from mirror.registry.http.url_policy import Destination, UrlPolicy
 from mirror.util.cancellation import Stop, Work
 
 HOST = "reg.example.com"
@@ -150,7 +150,9 @@ class World:
     clock: FakeClock = field(default_factory=FakeClock)
 
     def __post_init__(self) -> None:
-        self.auth = HostAuthorizer(self.settings, self.logins, self.tokens, Trust(self.settings).realm, self.clock)
+        self.auth = HostAuthorizer(
+            self.settings, self.logins, self.tokens, UrlPolicy(self.settings).check_realm, self.clock
+        )
 
     def request(self, scopes: Scopes, work: Work | None = None) -> int:
         """Send a request until it is accepted, and return how often it was sent. Raises what the authorizer raises."""

@@ -15,7 +15,7 @@ from mirror.registry.auth.authorization import HostAuthorizer
 from mirror.registry.auth.credentials import Credential, CredentialSource
 from mirror.registry.auth.token_issuer import RELOAD_INTERVAL
 from mirror.registry.http.host_settings import HostSettings, Secret
-from mirror.registry.http.url_policy import Trust
+from mirror.registry.http.url_policy import UrlPolicy
 from mirror.util.cancellation import Stop, Work
 from mirror.util.single_flight import HAND_OVER
 from tests.registry.auth.doubles import (
@@ -76,7 +76,7 @@ def test_without_credentials_the_error_names_the_searched_files(tmp_path: Path) 
     settings = HostSettings(HOST)
     source = CredentialSource({}, {"HOME": str(tmp_path)})
     world = World(FakeRegistry(BASIC, lambda scopes, header: False))
-    world.auth = HostAuthorizer(settings, source, world.tokens, Trust(settings).realm, world.clock)
+    world.auth = HostAuthorizer(settings, source, world.tokens, UrlPolicy(settings).check_realm, world.clock)
     error = error_of(world, pull())
     assert f"no credentials for {HOST}: neither in the configuration nor in ~/.docker/config.json" in error.what
     assert ("auth_failed", 401, 1) == (error.code, error.status, world.registry.count)
@@ -355,7 +355,7 @@ def test_all_secrets_are_known_and_no_repr_contains_one(tmp_path: Path) -> None:
     settings = HostSettings(HOST, username="acme", password=Secret("env HUB_TOKEN", plain="PASSWORD"))
     source = CredentialSource({HOST: settings}, {"HOME": str(tmp_path)})
     world = bearer_world()
-    world.auth = HostAuthorizer(settings, source, world.tokens, Trust(settings).realm, world.clock)
+    world.auth = HostAuthorizer(settings, source, world.tokens, UrlPolicy(settings).check_realm, world.clock)
     world.request(pull())
     assert {"PASSWORD", "token-1"} <= world.auth.known_secrets()
     world.registry.challenges = BASIC

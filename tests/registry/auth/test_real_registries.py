@@ -37,7 +37,9 @@ def session(host: str, home: Path, *, login: tuple[str, str] | None = None, **op
     limits = Limits()
     with Session(settings, limits) as opened:
         source = CredentialSource({host: settings}, {"HOME": str(home)})
-        opened.authorizer = HostAuthorizer(settings, source, opened.one_off, opened.trust.realm, limits.clock)
+        opened.authorizer = HostAuthorizer(
+            settings, source, opened.one_off, opened.url_policy.check_realm, limits.clock
+        )
         yield opened
 
 

@@ -1,4 +1,4 @@
-"""The cache of converted layers, and the parts of HTTP that only v1 uses: cookies and endpoints."""
+"""The cache of converted layers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ import pytest
 
 from mirror.errors import LocalError, NotFound, Refused
 from mirror.registry.convert.layer_cache import LayerCache, MeasuringCache
-from mirror.registry.http.cookies import Cookies
-from mirror.registry.http.host_settings import HostSettings
-from mirror.registry.http.status_errors import says_v2
-from mirror.registry.http.url import Origin
-from mirror.registry.http.url_policy import Trust
 from tests.registries.v1 import gz, tar
-
-HERE, THERE = Origin.parse("https://old.example.com"), Origin.parse("http://old.example.com")
 
 
 def put(cache: LayerCache[str], key: str, data: bytes, note: str = "") -> None:
@@ -92,46 +85,3 @@ def test_a_measuring_cache_knows_its_layers_but_writes_no_file(tmp_path: Path) -
     with pytest.raises(NotFound):
         measured.open("a", 0)
     measured.close()
-
-
-def test_a_cookie_is_sent_only_to_its_origin() -> None:
-    jar = Cookies()
-    assert jar.header(HERE) is None
-    jar.note(HERE, ["session=abc; Path=/; HttpOnly", 'other="x y"', "=none", "no cookie", "big=" + "x" * 5000])
-    jar.note(HERE, ["third=1", "third=2"])
-    assert ("session=abc; third=2", None) == (jar.header(HERE), jar.header(THERE))
-    jar.note(HERE, ["session=gone; Max-Age=0", "third=; max-age=-1"])
-    assert jar.header(HERE) is None
-    jar.note(HERE, [f"c{number}=1" for number in range(100)])
-    assert 50 == len((jar.header(HERE) or "").split("; "))
-    assert "Cookies()" == repr(jar)
-
-
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        ([], False),
-        (["registry/2.0"], True),
-        (["Registry/2.0"], True),
-        (["other/1.0  registry/2.0"], True),
-        (["other/1.0", "registry/2.0"], True),
-        (["registry/2.1", "registry", "registry/2.0x", "/2.0"], False),
-    ],
-)
-def test_the_api_version_may_be_one_of_several_words(values: list[str], says: bool) -> None:
-    assert says == says_v2(values)
-
-
-def test_an_endpoint_must_be_the_index_itself_or_listed_in_the_configuration() -> None:
-    trust = Trust(HostSettings("old.example.com", token_realms=frozenset({"images.example.com"})))
-    assert trust.api == trust.endpoint("old.example.com").origin == trust.endpoint("OLD.example.com:443").origin
-    assert set() == trust.endpoints
-    found = trust.endpoint("images.example.com")
-    assert {found.origin} == trust.endpoints
-    assert (True, "https") == (found.credentials, found.origin.scheme)
-    for host in ("other.example.com", "images.example.com:80", "http://images.example.com", "a b", ""):
-        with pytest.raises(Refused) as caught:
-            trust.endpoint(host)
-        assert "unsafe_location" == caught.value.code
-        assert "token-realms" not in str(caught.value)
-    assert {found.origin} == trust.endpoints

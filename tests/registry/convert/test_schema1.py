@@ -14,7 +14,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Kind, Manifest
 from mirror.registry.convert.layers import EMPTY_GZIP
 from mirror.registry.convert.schema1 import read_history
-from mirror.registry.http.host_settings import V1
+from mirror.registry.http.host_settings import V1Mode
 from mirror.store import Version
 from tests.conftest import ScriptedFactory
 from tests.registries.faults import FOREVER, wrong_bytes
@@ -36,8 +36,8 @@ def world(scripted: ScriptedFactory, **options: Any) -> tuple[ScriptedRegistry, 
     return registry, digest
 
 
-@pytest.mark.parametrize("mode", [V1.NEVER, V1.AUTO])
-def test_a_schema1_image_becomes_one_of_schema2(scripted: ScriptedFactory, tmp_path: Path, mode: V1) -> None:
+@pytest.mark.parametrize("mode", [V1Mode.NEVER, V1Mode.AUTO])
+def test_a_schema1_image_becomes_one_of_schema2(scripted: ScriptedFactory, tmp_path: Path, mode: V1Mode) -> None:
     registry, digest = world(scripted)
     with opened(registry, tmp_path, mode=mode, schema1=True) as source:
         old, new = source.resolve("app", ["old", "new"], WORK)
@@ -56,7 +56,7 @@ def test_a_schema1_image_becomes_one_of_schema2(scripted: ScriptedFactory, tmp_p
 
 def test_a_reference_by_digest_is_not_converted(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry, digest = world(scripted)
-    with opened(registry, tmp_path, mode=V1.NEVER, schema1=True) as source:
+    with opened(registry, tmp_path, mode=V1Mode.NEVER, schema1=True) as source:
         (version,) = source.resolve("app", [digest], WORK)
         assert isinstance(version, Version)
         assert (digest, None) == (version.digest, version.transform)
@@ -65,7 +65,7 @@ def test_a_reference_by_digest_is_not_converted(scripted: ScriptedFactory, tmp_p
 
 def test_read_converts_a_schema1_image_too(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry, _ = world(scripted)
-    with opened(registry, tmp_path, mode=V1.NEVER, schema1=True) as source:
+    with opened(registry, tmp_path, mode=V1Mode.NEVER, schema1=True) as source:
         version = source.read("app", "old", WORK)
         assert version.transform is not None
         root = made(version.transform).root
@@ -77,7 +77,7 @@ def test_read_converts_a_schema1_image_too(scripted: ScriptedFactory, tmp_path: 
 def test_a_manifest_without_a_useful_media_type_is_read(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry, _ = world(scripted)
     registry.fault("HEAD manifest", after=True, headers=[("Content-Type", "application/json")], times=FOREVER)
-    with opened(registry, tmp_path, mode=V1.NEVER, schema1=True) as source:
+    with opened(registry, tmp_path, mode=V1Mode.NEVER, schema1=True) as source:
         old, new = source.resolve("app", ["old", "new"], WORK)
         assert isinstance(old, Version)
         assert isinstance(new, Version)
@@ -89,7 +89,7 @@ def test_a_manifest_without_a_useful_media_type_is_read(scripted: ScriptedFactor
 def test_a_layer_with_a_wrong_digest_is_rejected(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry, _ = world(scripted)
     registry.fault("GET blob", after=True, change=wrong_bytes, times=FOREVER)
-    with opened(registry, tmp_path, mode=V1.NEVER, schema1=True) as source, pytest.raises(Refused):
+    with opened(registry, tmp_path, mode=V1Mode.NEVER, schema1=True) as source, pytest.raises(Refused):
         made(transform_of(source, "app", "old"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mirror.limits import Limits
 from mirror.registry.auth.authorizer import Scope, pull
-from mirror.registry.http.host_settings import HostSettings, Tls
+from mirror.registry.http.host_settings import HostSettings, TlsSettings
 from mirror.registry.session import Response, Session
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
@@ -111,8 +111,8 @@ def hanging(first: bytes) -> Script:
     return script
 
 
-def trusting(authority: Any, **more: Any) -> Tls:
-    return Tls(ca=authority.ca, **more)
+def trusting(authority: Any, **more: Any) -> TlsSettings:
+    return TlsSettings(ca=authority.ca, **more)
 
 
 def led_to(place: Callable[[], str], status: str = "307 Temporary Redirect") -> Script:

@@ -87,7 +87,7 @@ def test_an_address_that_does_not_answer_does_not_hold_up_the_next() -> None:
 
 def test_an_address_that_does_not_answer_is_waited_for_when_the_others_have_failed() -> None:
     with black_hole() as dead:
-        dialer = Dialer(AbortableSockets(), lambda address: None, until=monotonic() + 0.5, stop=Stop())
+        dialer = Dialer(AbortableSockets(), lambda address: None, deadline=monotonic() + 0.5, stop=Stop())
         with pytest.raises(TimeoutError):
             dialer.connect(at(("127.0.0.1", dead), ("127.0.0.1", closed_port()))("", 0))
 
@@ -95,7 +95,7 @@ def test_an_address_that_does_not_answer_is_waited_for_when_the_others_have_fail
 def test_a_family_that_this_machine_does_not_have_is_passed_over() -> None:
     with Peer(reply(OK)) as peer:
         unknown = (socket.AF_APPLETALK, socket.SOCK_STREAM, 6, "", ("::1", 1))
-        dialer = Dialer(AbortableSockets(), lambda address: None, until=monotonic() + 5.0, stop=Stop())
+        dialer = Dialer(AbortableSockets(), lambda address: None, deadline=monotonic() + 5.0, stop=Stop())
         sock, _ = dialer.connect([unknown, *at(("127.0.0.1", peer.port))("", 0)])
         sock.close()
 
@@ -105,9 +105,9 @@ def test_a_socket_whose_options_cannot_be_set_is_closed(monkeypatch: pytest.Monk
     def fail(sock: socket.socket) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("mirror.registry.http.dialer.keep_alive", fail)
+    monkeypatch.setattr("mirror.registry.http.dialer.enable_keepalive", fail)
     before = leftovers.take()
-    dialer = Dialer(AbortableSockets(), lambda address: None, until=monotonic() + 5.0, stop=Stop())
+    dialer = Dialer(AbortableSockets(), lambda address: None, deadline=monotonic() + 5.0, stop=Stop())
     with pytest.raises(OSError, match=re.escape(os.strerror(number))) as caught:
         dialer.connect(at(*[("127.0.0.1", closed_port())] * 2)("", 0))
     assert number == caught.value.errno
@@ -133,7 +133,7 @@ def test_an_address_that_is_refused_ends_the_search_but_for_those_that_were_begu
         first, second, third = ("127.0.0.1", dead), ("127.0.0.2", forbidden.port), ("127.0.0.1", peer.port)
 
         def connected(*addresses: tuple[str, int]) -> int:
-            dialer = Dialer(AbortableSockets(), check, until=monotonic() + 1.0, stop=Stop())
+            dialer = Dialer(AbortableSockets(), check, deadline=monotonic() + 1.0, stop=Stop())
             sock, _ = dialer.connect(at(*addresses)("", 0))
             with sock:
                 return int(sock.getpeername()[1])
@@ -245,7 +245,7 @@ def test_a_stop_reaches_a_blocked_handshake() -> None:
 
 def test_the_socket_sends_at_once_and_watches_for_dead_peers() -> None:
     with Peer(reply(OK)) as peer, session_with(peer) as session:
-        connection = session._exchange._pool.take(session.trust.own("/"), Stop())
+        connection = session._client._pool.acquire(session.url_policy.destination("/"), Stop())
         options = [
             connection._sock.getsockopt(*option)
             for option in (
@@ -278,7 +278,7 @@ def test_a_name_that_leads_to_a_forbidden_address_is_refused_before_a_connection
 
 def as_if_public(session: Session) -> None:
     """From here on the registry counts as met at a public address."""
-    session.trust.check_peer(session.trust.own("/"), "1.1.1.1")
+    session.url_policy.check_peer(session.url_policy.destination("/"), "1.1.1.1")
 
 
 def test_a_public_registry_does_not_lead_to_this_machine() -> None:

@@ -12,16 +12,16 @@ from time import monotonic
 import pytest
 
 from mirror.errors import NetworkError, RemoteError
-from mirror.registry.http.connection import Connection, Pace
+from mirror.registry.http.connection import Connection, Timeouts
 from mirror.registry.http.framing import (
-    Body,
+    ResponseBody,
     TooBig,
     poll_response,
-    read_beginning,
+    read_error_body,
     read_head,
     read_small,
 )
-from mirror.registry.http.headers import Head
+from mirror.registry.http.headers import ResponseHead
 from mirror.registry.http.protocol import ResponseParser
 from mirror.util.cancellation import Stop
 
@@ -39,7 +39,7 @@ class Dying(socket.socket):
 def test_a_peer_that_the_kernel_gave_up_is_no_end_of_a_body() -> None:
     near, far = socket.socketpair()
     with far, contextlib.closing(Connection(Dying(fileno=near.detach()), "the peer")) as connection:
-        connection.begin(Stop(), Pace(5.0), "GET it")
+        connection.start_exchange(Stop(), Timeouts(5.0), "GET it")
         with pytest.raises(NetworkError) as caught:
             connection.receive()
     assert ("net_error", True) == (caught.value.code, caught.value.retryable)
@@ -52,7 +52,7 @@ class Line:
         near, self.theirs = socket.socketpair()
         self.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
         self.ours = Connection(near, "the peer")
-        self.ours.begin(Stop(), Pace(idle, monotonic() + idle), "GET it")
+        self.ours.start_exchange(Stop(), Timeouts(idle, monotonic() + idle), "GET it")
 
     def says(self, data: bytes, *, ends: bool = True) -> None:
         self.theirs.sendall(data)
@@ -71,16 +71,16 @@ def line() -> Iterator[Line]:
     line.close()
 
 
-def opened(line: Line, method: str = "GET", *, small: bool = True) -> tuple[Head, Body]:
+def opened(line: Line, method: str = "GET", *, small: bool = True) -> tuple[ResponseHead, ResponseBody]:
     parser = ResponseParser(method, "GET it", small=small)
-    return read_head(line.ours, parser), Body(line.ours, parser)
+    return read_head(line.ours, parser), ResponseBody(line.ours, parser)
 
 
 def read_all(line: Line, method: str = "GET", *, small: bool = True, limit: int = 1000) -> tuple[int, bytes, bool]:
     """-> status, body, whether the connection may be used again."""
     head, body = opened(line, method, small=small)
     data = read_small(body, head, limit, "GET it")
-    return head.status, data, body.reusable
+    return head.status, data, body.is_reusable
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -170,13 +170,13 @@ def test_a_response_of_exactly_the_limit_is_read(line: Line) -> None:
 def test_what_a_failure_says_is_read_as_far_as_it_can_be(line: Line) -> None:
     line.says(OK + b"Content-Length: 9\r\n\r\nabc")
     head, body = opened(line)
-    assert b"" == read_beginning(body, head, 10, "it")
+    assert b"" == read_error_body(body, head, 10, "it")
 
 
 def test_an_error_page_that_is_too_big_is_not_read_to_its_end(line: Line) -> None:
     line.says(OK + b"Content-Length: 99\r\n\r\n" + b"x" * 99)
     head, body = opened(line)
-    assert b"" == read_beginning(body, head, 10, "it")
+    assert b"" == read_error_body(body, head, 10, "it")
 
 
 def test_the_body_of_a_blob_may_end_with_the_connection(line: Line) -> None:
@@ -192,7 +192,7 @@ def test_a_big_body_goes_straight_into_the_readers_buffer(line: Line) -> None:
     while count := body.readinto(view):
         got += view[:count]
         most = max(most, count)
-    assert (blob, True, 0) == (bytes(got), body.whole, body.readinto(view))
+    assert (blob, True, 0) == (bytes(got), body.is_complete, body.readinto(view))
     assert most > 16 << 10, "read by more than the connection holds itself"
 
 

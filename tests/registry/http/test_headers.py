@@ -10,22 +10,22 @@ from mirror.registry.http.headers import Headers, request_head
 
 def test_a_field_told_twice_differently_is_refused_where_one_is_wanted() -> None:
     headers = Headers([("Location", "/a"), ("location", "/a"), ("Link", "1"), ("Link", "2")])
-    assert "/a" == headers.one("LOCATION")
-    assert None is headers.one("absent")
+    assert "/a" == headers.single("LOCATION")
+    assert None is headers.single("absent")
     with pytest.raises(RemoteError):
-        headers.one("link")
+        headers.single("link")
 
 
 def test_lists_of_words_are_joined_over_lines() -> None:
     headers = Headers([("Connection", "Keep-Alive, , close"), ("connection", "TE")])
-    assert ["keep-alive", "close", "te"] == headers.listed("Connection")
-    assert [] == headers.listed("absent")
+    assert ["keep-alive", "close", "te"] == headers.tokens("Connection")
+    assert [] == headers.tokens("absent")
     assert "connection" in headers
 
 
 def test_only_spaces_and_tabs_are_white_space() -> None:
     headers = Headers([("Connection", "\xa0close, \x85close\x1c,\tclose ")])
-    assert ["\xa0close", "\x85close\x1c", "close"] == headers.listed("connection")
+    assert ["\xa0close", "\x85close\x1c", "close"] == headers.tokens("connection")
 
 
 def test_a_repr_shows_no_value() -> None:

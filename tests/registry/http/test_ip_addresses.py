@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mirror.registry.http.ip_addresses import AddressKind, is_literal, kind_of
+from mirror.registry.http.ip_addresses import AddressKind, address_kind, is_ip_address
 
 
 @pytest.mark.parametrize(
@@ -21,13 +21,13 @@ from mirror.registry.http.ip_addresses import AddressKind, is_literal, kind_of
             AddressKind.LINK_LOCAL,
             "169.254.169.254 fe80::1 fe80::1%eth0 ::ffff:169.254.169.254 fd00:ec2::254 100.100.100.200",
         ),
-        (AddressKind.NOWHERE, "0.0.0.0 :: 224.0.0.1 ff02::1 ::ffff:0.0.0.0"),
+        (AddressKind.UNUSABLE, "0.0.0.0 :: 224.0.0.1 ff02::1 ::ffff:0.0.0.0"),
     ],
     ids=str,
 )
 def test_every_address_is_of_one_kind(kind: AddressKind, addresses: str) -> None:
-    assert dict.fromkeys(addresses.split(), kind) == {a: kind_of(a) for a in addresses.split()}
+    assert dict.fromkeys(addresses.split(), kind) == {a: address_kind(a) for a in addresses.split()}
 
 
 def test_only_addresses_are_literal() -> None:
-    assert [True, True, False, False] == [is_literal(text) for text in ("10.0.0.1", "::1", "localhost", "10.1")]
+    assert [True, True, False, False] == [is_ip_address(text) for text in ("10.0.0.1", "::1", "localhost", "10.1")]

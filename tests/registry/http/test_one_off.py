@@ -28,7 +28,7 @@ def test_a_token_is_asked_for_with_our_parameters_and_login(monkeypatch: pytest.
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     limits = Limits()
     with Peer(reply(TOKEN)) as peer, session_with(peer, limits=limits) as session:
-        realm = session.trust.realm(f"http://{peer.name}/token?service=a%20b")
+        realm = session.url_policy.check_realm(f"http://{peer.name}/token?service=a%20b")
         scopes = [("scope", "repository:a/b:pull"), ("scope", "repository:c:pull")]
         for basic in (("me", "pä:ss"), None):
             response = session.one_off("GET", realm, params=scopes, basic=basic, work=work())
@@ -45,7 +45,7 @@ def test_a_token_is_asked_for_with_our_parameters_and_login(monkeypatch: pytest.
 def test_a_form_is_posted() -> None:
     with Peer(reply(TOKEN)) as peer, session_with(peer) as session:
         form = {"grant_type": "refresh_token", "refresh_token": "a b&c=ü"}
-        session.one_off("POST", session.trust.realm("/token"), form=form, work=work())
+        session.one_off("POST", session.url_policy.check_realm("/token"), form=form, work=work())
         request = peer.requests[0]
         assert ("POST", b"grant_type=refresh_token&refresh_token=a+b%26c%3D%C3%BC") == (request.method, request.body)
         assert "application/x-www-form-urlencoded" == request.headers["content-type"]
@@ -54,14 +54,14 @@ def test_a_form_is_posted() -> None:
 @pytest.mark.parametrize("status", ["200 OK", "400 Bad", "401 Who", "403 No", "404 None", "405 Not so"])
 def test_what_the_service_says_is_for_the_caller_to_judge(status: str) -> None:
     with Peer(reply(whole(status, b"words"))) as peer, session_with(peer) as session:
-        response = session.one_off("GET", session.trust.realm("/token"), work=work())
+        response = session.one_off("GET", session.url_policy.check_realm("/token"), work=work())
         assert (int(status[:3]), b"words", 1) == (response.status, response.body, len(peer.requests))
 
 
 @pytest.mark.parametrize("status", ["408 R", "429 R", "500 R", "503 R"])
 def test_what_may_pass_is_tried_again(status: str) -> None:
     with Peer(reply(whole(status), TOKEN)) as peer, session_with(peer) as session:
-        assert 200 == session.one_off("GET", session.trust.realm("/token"), work=work()).status
+        assert 200 == session.one_off("GET", session.url_policy.check_realm("/token"), work=work()).status
         assert 2 == len(peer.requests)
         assert 2 == session.host.requests()["GET token"]
 
@@ -69,14 +69,16 @@ def test_what_may_pass_is_tried_again(status: str) -> None:
 def test_nothing_is_tried_again_where_the_caller_does_it() -> None:
     with Peer(reply(whole("429 R", b"", "Retry-After: 5"))) as peer, session_with(peer) as session:
         with pytest.raises(RateLimited):
-            session.one_off("GET", session.trust.realm("/token"), work=work(retries=False))
+            session.one_off("GET", session.url_policy.check_realm("/token"), work=work(retries=False))
         assert 1 == len(peer.requests)
 
 
 def test_credentials_go_nowhere_but_where_a_rule_allowed_them() -> None:
     with peers(reply(TOKEN), reply(TOKEN), addresses=("127.0.0.2", "127.0.0.3")) as both:
         with session_with(both[0]) as session:
-            elsewhere = session.trust.redirect(f"http://{both[1].name}/token", session.trust.own("/v2/"))
+            elsewhere = session.url_policy.check_redirect(
+                f"http://{both[1].name}/token", session.url_policy.destination("/v2/")
+            )
             options: list[dict[str, Any]] = [{"basic": ("me", "secret")}, {"form": {"password": "secret"}}]
             for option in options:
                 with pytest.raises(Refused) as caught:
@@ -88,7 +90,7 @@ def test_credentials_go_nowhere_but_where_a_rule_allowed_them() -> None:
 def test_a_redirect_is_followed_within_the_origin_with_the_login() -> None:
     script = reply(whole("307 T", b"", "Location: /login?state=1"), TOKEN)
     with Peer(script) as peer, session_with(peer) as session:
-        realm = session.trust.realm("/token?service=x")
+        realm = session.url_policy.check_realm("/token?service=x")
         session.one_off("GET", realm, params=[("scope", "s")], basic=("me", "secret"), work=work())
         assert ["GET /token?service=x&scope=s", "GET /login?state=1"] == peer.targets()
         assert 1 == len({request.headers["authorization"] for request in peer.requests})
@@ -109,7 +111,7 @@ def test_other_redirects_are_not_followed(
 ) -> None:
     with Peer(reply(whole("302 F", b"", *fields))) as peer, session_with(peer) as session:
         with pytest.raises(kind) as caught:
-            session.one_off(method, session.trust.realm("/token"), form=None, work=work())
+            session.one_off(method, session.url_policy.check_realm("/token"), form=None, work=work())
         assert (code, asked) == (getattr(caught.value, "code", ""), len(peer.requests))
 
 
@@ -117,15 +119,15 @@ def test_a_response_is_bounded_and_whole() -> None:
     script = reply(whole("200 OK", b"x" * 70_000), whole("200 OK", b"abc")[:-1])
     with Peer(script) as peer:
         with session_with(peer) as session, pytest.raises(TooBig):
-            session.one_off("GET", session.trust.realm("/token"), work=work())
+            session.one_off("GET", session.url_policy.check_realm("/token"), work=work())
         with session_with(peer, idle_timeout=0.2) as session, pytest.raises(NetworkError):
-            session.one_off("GET", session.trust.realm("/token"), work=work(retries=False))
+            session.one_off("GET", session.url_policy.check_realm("/token"), work=work(retries=False))
 
 
 def test_no_cut_counts_as_a_response() -> None:
     script = cut_script(TOKEN, lambda talk: talk.sock.close())
     with Peer(script) as peer, session_with(peer) as session:
-        realm = session.trust.realm("/token")
+        realm = session.url_policy.check_realm("/token")
         for _ in range(len(TOKEN)):
             with pytest.raises(NetworkError) as caught:
                 session.one_off("GET", realm, work=work(retries=False))
@@ -136,7 +138,7 @@ def test_no_cut_counts_as_a_response() -> None:
 @pytest.mark.parametrize("said", [b"SSH-2.0\r\n\r\n", CHUNKED + b"zz\r\n", CHUNKED + b"-1\r\n"])
 def test_a_malformed_response_may_be_asked_for_again(said: bytes) -> None:
     with Peer(reply(said, TOKEN)) as peer, session_with(peer, idle_timeout=1.0) as session:
-        assert 200 == session.one_off("GET", session.trust.realm("/token"), work=work()).status
+        assert 200 == session.one_off("GET", session.url_policy.check_realm("/token"), work=work()).status
         assert 2 == len(peer.requests)
 
 
@@ -144,7 +146,7 @@ def test_a_malformed_response_may_be_asked_for_again(said: bytes) -> None:
 def test_no_service_outlasts_the_deadline(script: Script, code: str) -> None:
     with Peer(script) as peer, session_with(peer, idle_timeout=0.3, deadline=0.4) as session:
         with pytest.raises(NetworkError) as caught:
-            session.one_off("GET", session.trust.realm("/token"), work=work(retries=False))
+            session.one_off("GET", session.url_policy.check_realm("/token"), work=work(retries=False))
         assert (code, True) == (caught.value.code, caught.value.retryable)
 
 
@@ -156,7 +158,7 @@ def test_a_stop_reaches_a_call(first: bytes) -> None:
         stopped_soon(peer, lambda: bool(peer.requests)) as doomed,
         pytest.raises(Cancelled),
     ):
-        session.one_off("GET", session.trust.realm("/token"), work=doomed)
+        session.one_off("GET", session.url_policy.check_realm("/token"), work=doomed)
 
 
 @pytest.mark.parametrize("end", [Talk.reset, lambda talk: talk.sock.close()], ids=["reset", "close"])
@@ -169,7 +171,7 @@ def test_a_get_on_a_connection_that_the_service_was_just_closing_is_sent_once_mo
 
     with Peer(script) as peer, session_with(peer) as session:
         for asked in (1, 3):
-            session.one_off("GET", session.trust.realm("/token"), work=work(retries=False))
+            session.one_off("GET", session.url_policy.check_realm("/token"), work=work(retries=False))
             assert asked == len(peer.requests)
         assert 2 == peer.connections
 
@@ -179,7 +181,7 @@ def test_a_proxy_is_asked_for_the_whole_url_with_its_login() -> None:
         Peer(reply(TOKEN)) as proxy,
         session_with("reg.example.com", proxy=f"http://me:x@{proxy.name}") as session,
     ):
-        session.one_off("GET", session.trust.realm("/token"), params=[("a", "b")], work=work())
+        session.one_off("GET", session.url_policy.check_realm("/token"), params=[("a", "b")], work=work())
     assert ["GET http://reg.example.com/token?a=b"] == proxy.targets()
     assert "Basic bWU6eA==" == proxy.requests[0].headers["proxy-authorization"]
 
@@ -189,7 +191,7 @@ def test_a_token_service_elsewhere_is_counted_and_paused_under_its_own_name() ->
     with peers(reply(TOKEN), reply(TOKEN), addresses=("127.0.0.2", "127.0.0.3")) as both:
         realms = frozenset({both[1].name})
         with session_with(both[0], limits=limits, token_realms=realms) as session:
-            realm = session.trust.realm(f"http://{both[1].name}/token")
+            realm = session.url_policy.check_realm(f"http://{both[1].name}/token")
             session.one_off("GET", realm, basic=("me", "secret"), work=work())
         assert ["authorization"] == [name for name in both[1].requests[0].headers if name == "authorization"]
         assert ({}, {"GET token": 1}) == (limits.host(both[0].name).requests(), limits.host(both[1].name).requests())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from mirror.registry.http.connection import Connection
-from mirror.registry.http.pool import MOST_IDLE, Pool
+from mirror.registry.http.pool import MAX_IDLE, ConnectionPool
 from mirror.registry.http.url import Origin
 from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Stop
@@ -25,7 +25,7 @@ class Opened:
         self.now = 1000.0
         self.all: list[Connection] = []
         self._peers: list[socket.socket] = []
-        self.pool = Pool(self._open, lambda destination, address: None, keep=2, now=lambda: self.now)
+        self.pool = ConnectionPool(self._open, lambda destination, address: None, keep=2, now=lambda: self.now)
 
     def _open(self, destination: Destination, stop: Stop) -> Connection:
         near, far = socket.socketpair()
@@ -33,8 +33,8 @@ class Opened:
         self.all.append(Connection(near, destination))
         return self.all[-1]
 
-    def take(self, destination: Destination = HERE) -> Connection:
-        return self.pool.take(destination, Stop())
+    def acquire(self, destination: Destination = HERE) -> Connection:
+        return self.pool.acquire(destination, Stop())
 
     def still_open(self) -> list[int]:
         return [number for number, connection in enumerate(self.all) if connection._sock.fileno() >= 0]
@@ -52,35 +52,35 @@ def opened() -> Iterator[Opened]:
 
 
 def test_a_connection_is_kept_for_its_destination(opened: Opened) -> None:
-    first = opened.take()
-    opened.pool.give(HERE, first)
-    other = opened.take(ELSEWHERE)
-    assert first is opened.take()
+    first = opened.acquire()
+    opened.pool.release(HERE, first)
+    other = opened.acquire(ELSEWHERE)
+    assert first is opened.acquire()
     other.close()
     first.close()
 
 
 def test_a_connection_that_was_idle_for_too_long_is_not_used_again(opened: Opened) -> None:
     """A middlebox may have forgotten it, and answers nothing."""
-    opened.pool.give(HERE, opened.take())
-    opened.now += MOST_IDLE - 1
-    opened.pool.give(HERE, opened.take())
+    opened.pool.release(HERE, opened.acquire())
+    opened.now += MAX_IDLE - 1
+    opened.pool.release(HERE, opened.acquire())
     assert 1 == len(opened.all)
-    opened.now += MOST_IDLE + 1
-    opened.pool.give(HERE, opened.take())
+    opened.now += MAX_IDLE + 1
+    opened.pool.release(HERE, opened.acquire())
     assert [1] == opened.still_open()
 
 
 def test_connections_that_nobody_takes_are_closed_by_the_next_who_takes_another(opened: Opened) -> None:
-    opened.pool.give(ELSEWHERE, opened.take(ELSEWHERE))
-    opened.now += MOST_IDLE + 1
-    here = opened.take()
+    opened.pool.release(ELSEWHERE, opened.acquire(ELSEWHERE))
+    opened.now += MAX_IDLE + 1
+    here = opened.acquire()
     assert [1] == opened.still_open()
     here.close()
 
 
 def test_no_more_are_kept_than_may_be(opened: Opened) -> None:
-    taken = [opened.take() for _ in range(3)]
+    taken = [opened.acquire() for _ in range(3)]
     for connection in taken:
-        opened.pool.give(HERE, connection)
+        opened.pool.release(HERE, connection)
     assert [1, 2] == opened.still_open()

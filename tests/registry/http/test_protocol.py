@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror.errors import MirrorError, NetworkError, RemoteError
-from mirror.registry.http.headers import Head
+from mirror.registry.http.headers import ResponseHead
 from mirror.registry.http.protocol import MAX_FIELDS, MAX_HEAD, ResponseParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -29,12 +29,12 @@ def parser_of(*pieces: bytes, method: str = "GET", small: bool = True, ends: boo
 
 def body_of(parser: ResponseParser) -> bytes:
     view, body = memoryview(bytearray(7)), b""
-    while count := parser.take(view):
+    while count := parser.copy_body(view):
         body += view[:count]
     return body
 
 
-def head_of(*pieces: bytes) -> Head:
+def head_of(*pieces: bytes) -> ResponseHead:
     head = parser_of(*pieces).head
     assert head is not None
     return head
@@ -99,7 +99,7 @@ def test_a_whole_response_is_read_however_it_is_cut_into_pieces(said: tuple[byte
     response, body, reusable = said
     for pieces in ([response], list(in_bytes(response)), [response[:20], response[20:]]):
         parser = parser_of(*pieces, ends=b"close" in response or b"1.0" in response)
-        assert (body, True, reusable) == (body_of(parser), parser.complete, parser.reusable)
+        assert (body, True, reusable) == (body_of(parser), parser.complete, parser.is_reusable)
 
 
 @pytest.mark.parametrize("said", WHOLE.values(), ids=WHOLE)
@@ -130,16 +130,16 @@ def test_what_comes_after_the_end_costs_the_connection(response: bytes, more: by
     for pieces in ([response + more], [response, more], list(in_bytes(response + more))):
         parser = parser_of(*pieces)
         assert body_of(parser) in (b"abc", b"")
-        assert (True, False, True) == (parser.complete, parser.reusable, parser.surplus)
+        assert (True, False, True) == (parser.complete, parser.is_reusable, parser.has_surplus)
 
 
 def test_a_response_to_head_has_no_body_whatever_it_announces() -> None:
     for field in (b"Content-Length: 1000000", b"Transfer-Encoding: chunked", b"Content-Encoding: br", b"X: y"):
         for pieces in ([OK + field + b"\r\n\r\n"], list(in_bytes(OK + field + b"\r\n\r\n"))):
             parser = parser_of(*pieces, method="HEAD")
-            assert (True, True, b"") == (parser.complete, parser.reusable, body_of(parser))
+            assert (True, True, b"") == (parser.complete, parser.is_reusable, body_of(parser))
         parser = parser_of(OK + field + b"\r\n\r\nabc", method="HEAD")
-        assert (True, False, b"") == (parser.complete, parser.reusable, body_of(parser))
+        assert (True, False, b"") == (parser.complete, parser.is_reusable, body_of(parser))
 
 
 REFUSED = {
@@ -200,7 +200,7 @@ def test_a_head_gives_status_reason_and_every_field() -> None:
         b"ized\r\nA: 1\r\nWWW-Authenticate: Basic\r\nwww-authenticate:  Bearer \t\r\nContent-Length: 0\r\n\r\n",
     )
     assert (1, 401, "Un authorized") == (head.minor, head.status, head.reason)
-    assert ["Basic", "Bearer"] == head.headers.all("Www-Authenticate")
+    assert ["Basic", "Bearer"] == head.headers.get_all("Www-Authenticate")
     assert {"a": "1", "www-authenticate": "Bearer", "content-length": "0"} == dict(head.headers)
 
 
@@ -272,7 +272,7 @@ def test_header_lines_that_do_not_count(fields: bytes) -> None:
 
 def test_the_bounds_themselves_are_allowed() -> None:
     fields = b"A: b\r\n" * (MAX_FIELDS - 1)
-    assert MAX_FIELDS - 1 == len(head_of(OK + fields + b"Content-Length: 0\r\n\r\n").headers.all("a"))
+    assert MAX_FIELDS - 1 == len(head_of(OK + fields + b"Content-Length: 0\r\n\r\n").headers.get_all("a"))
     before = OK + b"Content-Length: 0\r\nA: "
     long = b"b" * (MAX_HEAD - len(before) - 4)
     assert long.decode() == head_of(*in_pieces(before + long + b"\r\n\r\n", 1400)).headers.get("a")
@@ -304,20 +304,20 @@ def test_a_blob_may_end_with_the_connection() -> None:
     parser = parser_of(OK + b"\r\nabc", small=False)
     assert (b"abc", False) == (body_of(parser), parser.complete)
     parser.feed_end()
-    assert (True, False) == (parser.complete, parser.reusable)
+    assert (True, False) == (parser.complete, parser.is_reusable)
 
 
 def test_bytes_of_a_body_with_a_known_end_need_not_be_fed() -> None:
     parser = parser_of(OK + b"Content-Length: 10\r\n\r\nabc")
-    assert (10, 0) == (parser.announced, parser.unparsed)
+    assert (10, 0) == (parser.known_remaining, parser.unparsed_bytes)
     assert b"abc" == body_of(parser)
-    assert (7, 7) == (parser.announced, parser.unparsed)
+    assert (7, 7) == (parser.known_remaining, parser.unparsed_bytes)
     parser.skip(6)
     with pytest.raises(NetworkError):
         parser.feed_end()
     parser.skip(1)
-    assert (True, True, 0) == (parser.complete, parser.reusable, parser.unparsed)
-    assert 0 == parser_of(CHUNKED + b"A\r\n").unparsed
+    assert (True, True, 0) == (parser.complete, parser.is_reusable, parser.unparsed_bytes)
+    assert 0 == parser_of(CHUNKED + b"A\r\n").unparsed_bytes
 
 
 def test_trailers_are_no_headers() -> None:
@@ -351,5 +351,5 @@ def test_pieces_make_no_difference(response: bytes, data: st.DataObject) -> None
     assert one.head is not None
     assert other.head is not None
     assert (one.head.status, dict(one.head.headers)) == (other.head.status, dict(other.head.headers))
-    assert (one.complete, one.reusable) == (other.complete, other.reusable) or body_of(one) == b""
+    assert (one.complete, one.is_reusable) == (other.complete, other.is_reusable) or body_of(one) == b""
     assert body_of(one) == body_of(other)

@@ -25,7 +25,7 @@ from mirror.errors import (
     RemoteError,
     Unreachable,
 )
-from mirror.registry.http.host_settings import HostSettings, Tls
+from mirror.registry.http.host_settings import HostSettings, TlsSettings
 from mirror.registry.http.proxy import Proxies
 from mirror.registry.http.url import Origin
 from mirror.registry.session import Session
@@ -116,7 +116,7 @@ def test_https_goes_through_a_tunnel_and_the_proxys_login_goes_no_further(certif
     with Peer(reply(OK), tls=server(certificates, "reg.example.com")) as origin:
         script = Proxy({"reg.example.com:443": origin.port})
         with Peer(script) as proxy:
-            options = {"proxy": f"http://me:pa%20ss@{proxy.name}", "tls": Tls(ca=ca), "resolve": refuses}
+            options = {"proxy": f"http://me:pa%20ss@{proxy.name}", "tls": TlsSettings(ca=ca), "resolve": refuses}
             with secure("reg.example.com", **options) as session:
                 for _ in range(2):
                     assert b"yes" == get(session).body
@@ -198,7 +198,12 @@ def way(kind: str, origin: Peer, certificates: trustme.CA, ca: Path, **options: 
     ports = {"reg.example.com:443": origin.port}
     script = Socks(ports, login=(b"me", b"pa ss")) if kind == "socks5h" else Proxy(ports)
     with Peer(script, tls=server(certificates) if kind == "https" else None) as proxy:
-        options = {"proxy": f"{kind}://me:pa%20ss@{proxy.name}", "tls": Tls(ca=ca), "resolve": refuses, **options}
+        options = {
+            "proxy": f"{kind}://me:pa%20ss@{proxy.name}",
+            "tls": TlsSettings(ca=ca),
+            "resolve": refuses,
+            **options,
+        }
         with secure("reg.example.com", **options) as session:
             yield Way(proxy, session)
 
@@ -280,7 +285,7 @@ def test_the_certificate_behind_a_proxy_is_verified(kind: str, certificates: tru
 
 def test_the_certificate_of_a_proxy_is_verified(certificates: trustme.CA, ca: Path) -> None:
     with Peer(Proxy({}), tls=server(certificates, "other.example.com")) as proxy:
-        options = {"proxy": f"https://{proxy.name}", "tls": Tls(ca=ca)}
+        options = {"proxy": f"https://{proxy.name}", "tls": TlsSettings(ca=ca)}
         with secure("reg.example.com", **options) as session, pytest.raises(Refused) as caught:
             get(session)
     assert "tls_error" == caught.value.code
@@ -289,7 +294,7 @@ def test_the_certificate_of_a_proxy_is_verified(certificates: trustme.CA, ca: Pa
 
 def test_a_proxy_is_not_connected_to_if_a_file_for_its_tls_is_missing() -> None:
     with Peer(reply(OK)) as proxy:
-        options: dict[str, Any] = {"proxy": f"https://{proxy.name}", "tls": Tls(ca=Path("/nowhere/ca.pem"))}
+        options: dict[str, Any] = {"proxy": f"https://{proxy.name}", "tls": TlsSettings(ca=Path("/nowhere/ca.pem"))}
         with session_with("reg.example.com", **options) as session, pytest.raises(LocalError):
             get(session)
         assert 0 == proxy.connections
@@ -297,7 +302,7 @@ def test_a_proxy_is_not_connected_to_if_a_file_for_its_tls_is_missing() -> None:
 
 def test_http_goes_to_a_proxy_in_tls_whole_and_through_socks_as_it_is(certificates: trustme.CA, ca: Path) -> None:
     with Peer(reply(OK), tls=server(certificates)) as proxy:
-        options: dict[str, Any] = {"proxy": f"https://me:x@{proxy.name}", "tls": Tls(ca=ca), "resolve": refuses}
+        options: dict[str, Any] = {"proxy": f"https://me:x@{proxy.name}", "tls": TlsSettings(ca=ca), "resolve": refuses}
         with session_with("reg.example.com:5000", **options) as session:
             assert b"yes" == get(session).body
         assert ["GET http://reg.example.com:5000/v2/"] == proxy.targets()

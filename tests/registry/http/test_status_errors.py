@@ -8,14 +8,21 @@ import pytest
 
 from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, RemoteError
 from mirror.registry.http.headers import Headers
-from mirror.registry.http.status_errors import error_document, failure, retry_after, says_expired, unechoed
+from mirror.registry.http.status_errors import (
+    error_document,
+    error_for,
+    is_token_expired,
+    names_v2,
+    redact_body,
+    retry_after,
+)
 
 NOON = 1_780_000_000.0  # Thu, 28 May 2026 20:26:40 GMT
 
 
 def failed(status: int, body: bytes = b"", **headers: str) -> MirrorError:
     fields = Headers((name.replace("_", "-"), value) for name, value in headers.items())
-    return failure("GET https://h/v2/x", status, fields, body, host="h", now=lambda: NOON)
+    return error_for("GET https://h/v2/x", status, fields, body, host="h", now=lambda: NOON)
 
 
 def document(code: object, message: object = "m", **more: object) -> bytes:
@@ -86,7 +93,7 @@ def test_a_full_disk_is_told_from_other_server_errors() -> None:
     for detail in ("write /x: no space left on device", driver, {"Err": 122}):
         error = failed(500, document("UNKNOWN", "unknown error", detail=detail))
         assert ("target_full", True, "UNKNOWN") == (error.code, error.retryable, error.registry_code)
-        assert "make room" in error.hint
+        assert "free space" in error.hint
     for detail in ({"Err": 5}, {"Err": 280}, {"Err": 2}, "Err28"):
         assert "bad_response" == failed(500, document("UNKNOWN", "unknown error", detail=detail)).code
 
@@ -99,7 +106,7 @@ def test_a_quota_of_a_project_is_told_from_a_denial() -> None:
 
 def test_a_full_disk_where_nothing_was_to_be_stored_is_a_server_error() -> None:
     said = document("UNKNOWN", "unknown error", detail="write /x: no space left on device")
-    error = failure("GET https://h/v2/x", 500, Headers(), said, writes=False)
+    error = error_for("GET https://h/v2/x", 500, Headers(), said, writes=False)
     assert ("bad_response", True) == (error.code, error.retryable)
     assert "no space left on device" in error.what
 
@@ -215,9 +222,9 @@ def test_the_limit_on_abuse_is_over_soon() -> None:
 
 def test_an_expired_login_is_told_from_a_denial() -> None:
     said = b"Your Authorization Token has expired. Reauthenticate and try again.\n"
-    assert says_expired(403, said)
-    assert not says_expired(401, said)
-    assert not says_expired(403, b"denied")
+    assert is_token_expired(403, said)
+    assert not is_token_expired(401, said)
+    assert not is_token_expired(403, b"denied")
 
 
 TOKEN = 'signature=5ab1e5ab1e,repository="team/app",access=read'
@@ -237,7 +244,7 @@ def test_a_credential_that_a_server_repeats_is_hidden_however_it_is_quoted(
 ) -> None:
     for secret in secrets:
         for body in (f"bad: {secret}!", json.dumps({"error": f"bad: {secret}!"})):
-            left = unechoed(body.encode(), [("Accept", "x"), header]).decode()
+            left = redact_body(body.encode(), [("Accept", "x"), header]).decode()
             assert "[hidden]" in left
             assert "bad: " in left
             assert not [one for one in secrets if one in left or json.dumps(one)[1:-1] in left]
@@ -246,7 +253,7 @@ def test_a_credential_that_a_server_repeats_is_hidden_however_it_is_quoted(
 def test_the_signature_of_a_url_that_its_host_repeats_is_hidden() -> None:
     target = "/blob?X-Amz-Signature=5ab1e5ab1e&X-Amz-Credential=me%2Fyou%2Fthem&digest=sha256:abc"
     body = b"<SignatureProvided>5ab1e5ab1e</SignatureProvided> me/you/them me%2Fyou%2Fthem of sha256:abc"
-    left = unechoed(body, [], target)
+    left = redact_body(body, [], target)
     assert b"<SignatureProvided>[hidden]</SignatureProvided> [hidden] [hidden] of sha256:abc" == left
 
 
@@ -255,4 +262,19 @@ def test_the_signature_of_a_url_that_its_host_repeats_is_hidden() -> None:
 )
 def test_words_that_are_too_short_for_a_credential_stay(header: tuple[str, str]) -> None:
     body = f"1 on abc {header[1]}".encode()
-    assert body == unechoed(body, [header])
+    assert body == redact_body(body, [header])
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], False),
+        (["registry/2.0"], True),
+        (["Registry/2.0"], True),
+        (["other/1.0  registry/2.0"], True),
+        (["other/1.0", "registry/2.0"], True),
+        (["registry/2.1", "registry", "registry/2.0x", "/2.0"], False),
+    ],
+)
+def test_the_api_version_may_be_one_of_several_words(values: list[str], expected: bool) -> None:
+    assert expected == names_v2(values)

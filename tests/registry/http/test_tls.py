@@ -25,9 +25,9 @@ from mirror.errors import (
     Refused,
     RemoteError,
 )
-from mirror.registry.http.connection import Pace
-from mirror.registry.http.host_settings import Tls
-from mirror.registry.http.tls import SecureConnection
+from mirror.registry.http.connection import Timeouts
+from mirror.registry.http.host_settings import TlsSettings
+from mirror.registry.http.tls import TlsConnection
 from mirror.util.cancellation import Stop
 from tests.registry.http.dialling import OK, at, get, secure, server
 from tests.registry.http.peers import Peer, Talk, reply, whole
@@ -35,7 +35,7 @@ from tests.registry.http.sessions import session_with, work
 
 
 def test_an_authority_of_ones_own_is_trusted(certificates: trustme.CA, ca: Path) -> None:
-    with Peer(reply(OK), tls=server(certificates)) as peer, secure(peer, tls=Tls(ca=ca)) as session:
+    with Peer(reply(OK), tls=server(certificates)) as peer, secure(peer, tls=TlsSettings(ca=ca)) as session:
         for _ in range(3):
             assert b"yes" == get(session).body
         assert 1 == peer.connections
@@ -58,15 +58,15 @@ def test_a_certificate_that_does_not_hold_is_refused_and_explained(
     names: tuple[str, ...], dates: dict[str, Any], known: bool, hint: str, certificates: trustme.CA, ca: Path
 ) -> None:
     with Peer(reply(OK), tls=server(certificates, *names, **dates)) as peer:
-        with secure(peer, tls=Tls(ca=ca if known else None)) as session:
+        with secure(peer, tls=TlsSettings(ca=ca if known else None)) as session:
             with pytest.raises(Refused) as caught:
                 get(session, work=work())
             assert ("tls_error", False, peer.name) == (caught.value.code, caught.value.retryable, caught.value.host)
             assert hint in caught.value.hint
             assert [] == peer.requests
-        with secure(peer, tls=Tls(verify=False)) as session:
+        with secure(peer, tls=TlsSettings(verify=False)) as session:
             assert b"yes" == get(session).body
-        with secure(peer, tls=Tls(ca=ca if known else None)) as session, pytest.raises(Refused):
+        with secure(peer, tls=TlsSettings(ca=ca if known else None)) as session, pytest.raises(Refused):
             get(session)
 
 
@@ -79,7 +79,7 @@ def test_the_environment_adds_no_authority_and_takes_no_keys(
     with Peer(reply(OK), tls=server(certificates)) as peer:
         with secure(peer) as session, pytest.raises(Refused):
             get(session)
-        with secure(peer, tls=Tls(ca=ca)) as session:
+        with secure(peer, tls=TlsSettings(ca=ca)) as session:
             get(session)
     assert not (tmp_path / "keys").exists()
 
@@ -102,7 +102,7 @@ def test_a_handshake_names_the_host_unless_it_is_an_address_and_offers_http_1_1(
     context.sni_callback = lambda sock, name, context: names.append(name)
     with Peer(noting, tls=context) as peer:
         resolve = at(("127.0.0.1", peer.port))
-        with secure(f"{host}:{peer.port}", tls=Tls(ca=ca), resolve=resolve) as session:
+        with secure(f"{host}:{peer.port}", tls=TlsSettings(ca=ca), resolve=resolve) as session:
             assert b"yes" == get(session).body
     assert ([told], ["http/1.1"]) == (names, chosen)
 
@@ -121,7 +121,7 @@ def test_a_second_connection_takes_up_the_handshake_of_the_first(
 
     context = server(certificates)
     context.minimum_version = context.maximum_version = version
-    with Peer(once, tls=context) as peer, secure(peer, tls=Tls(ca=ca)) as session:
+    with Peer(once, tls=context) as peer, secure(peer, tls=TlsSettings(ca=ca)) as session:
         for _ in range(3):
             assert b"yes" == get(session).body
     assert [False, True, True] == taken_up
@@ -148,9 +148,9 @@ def test_a_client_certificate_is_shown_where_it_is_configured(
 ) -> None:
     cert, key = client
     with Peer(reply(OK), tls=wants_client(certificates)) as peer:
-        with secure(peer, tls=Tls(ca=ca, cert=cert, key=key)) as session:
+        with secure(peer, tls=TlsSettings(ca=ca, cert=cert, key=key)) as session:
             assert b"yes" == get(session).body
-        with secure(peer, tls=Tls(ca=ca)) as session, pytest.raises(MirrorError) as caught:
+        with secure(peer, tls=TlsSettings(ca=ca)) as session, pytest.raises(MirrorError) as caught:
             get(session)
         assert ("tls_error", False) == (caught.value.code, caught.value.retryable)
         assert "tls.cert" in caught.value.hint
@@ -170,7 +170,7 @@ def test_a_client_certificate_is_not_shown_to_a_host_that_a_server_named(
     context = wants_client(certificates, "127.0.0.1", "127.0.0.3", required=False)
     with Peer(noting, address="127.0.0.3", tls=context) as other:
         script = reply(OK, whole("307 T", b"", f"Location: https://{other.name}/x"))
-        tls = Tls(ca=ca, cert=client[0], key=client[1])
+        tls = TlsSettings(ca=ca, cert=client[0], key=client[1])
         with Peer(script, tls=wants_client(certificates)) as peer, secure(peer, tls=tls) as session:
             for _ in range(2):
                 get(session)
@@ -193,7 +193,10 @@ def test_a_client_certificate_is_shown_when_it_is_asked_for_after_the_handshake(
 
     context = wants_client(certificates)
     context.post_handshake_auth = True
-    with Peer(asking, tls=context) as peer, secure(peer, tls=Tls(ca=ca, cert=client[0], key=client[1])) as session:
+    with (
+        Peer(asking, tls=context) as peer,
+        secure(peer, tls=TlsSettings(ca=ca, cert=client[0], key=client[1])) as session,
+    ):
         for _ in range(2):
             assert b"yes" == get(session).body
     assert {True} == set(shown)
@@ -205,7 +208,7 @@ def test_an_intermediate_authority_is_enough() -> None:
     with (
         intermediate.cert_pem.tempfile() as only,
         Peer(reply(OK), tls=server(intermediate)) as peer,
-        secure(peer, tls=Tls(ca=Path(only))) as session,
+        secure(peer, tls=TlsSettings(ca=Path(only))) as session,
     ):
         assert b"yes" == get(session).body
 
@@ -230,7 +233,7 @@ def test_a_host_must_be_among_the_alternative_names_of_its_certificate(tmp_path:
     with Peer(reply(OK), tls=context) as peer:
         resolve = at(("127.0.0.1", peer.port))
         host = f"reg.example.com:{peer.port}"
-        with secure(host, tls=Tls(ca=file), resolve=resolve) as session, pytest.raises(Refused) as caught:
+        with secure(host, tls=TlsSettings(ca=file), resolve=resolve) as session, pytest.raises(Refused) as caught:
             get(session)
     assert "tls_error" == caught.value.code
 
@@ -248,7 +251,7 @@ def test_a_connection_is_closed_with_a_goodbye(certificates: trustme.CA, ca: Pat
         except OSError as error:
             ends.append(error)
 
-    with Peer(noting, tls=server(certificates)) as peer, secure(peer, tls=Tls(ca=ca)) as session:
+    with Peer(noting, tls=server(certificates)) as peer, secure(peer, tls=TlsSettings(ca=ca)) as session:
         get(session)
     assert [b""] == ends
 
@@ -260,9 +263,9 @@ def test_a_goodbye_does_not_wait_for_a_peer_that_takes_nothing(certificates: tru
     with ThreadPoolExecutor(1) as pool:
         theirs = pool.submit(server(certificates).wrap_socket, far, server_side=True)
         near.settimeout(30.0)
-        connection = SecureConnection(ours.wrap_socket(near, server_hostname="127.0.0.1"), "it", None, {})
+        connection = TlsConnection(ours.wrap_socket(near, server_hostname="127.0.0.1"), "it", None, {})
         with theirs.result():
-            connection.begin(Stop(), Pace(0.1, monotonic() + 0.1), "it")
+            connection.start_exchange(Stop(), Timeouts(0.1, monotonic() + 0.1), "it")
             with pytest.raises(NetworkError):
                 connection.send(b"x" * (16 << 20))
             begun = monotonic()
@@ -285,17 +288,19 @@ def test_a_message_has_one_bound_however_many_records_it_is(certificates: trustm
     with ThreadPoolExecutor(1) as pool:
         pool.submit(slow)
         near.settimeout(30.0)
-        connection = SecureConnection(ours.wrap_socket(near, server_hostname="127.0.0.1"), "it", None, {})
+        connection = TlsConnection(ours.wrap_socket(near, server_hostname="127.0.0.1"), "it", None, {})
         begun = monotonic()
-        connection.begin(Stop(), Pace(0.3, begun + 0.3), "it")
+        connection.start_exchange(Stop(), Timeouts(0.3, begun + 0.3), "it")
         with pytest.raises(NetworkError) as caught:
             connection.send(b"x" * (8 << 20))  # all of it takes the server more than 50 s
         assert ("timeout", True) == (caught.value.code, monotonic() - begun < 30.0)
         connection.close()
 
 
-@pytest.mark.parametrize("tls", [Tls(ca=Path("/nowhere/ca.pem")), Tls(verify=False, cert=Path("/nowhere/c.pem"))])
-def test_a_missing_file_is_named(tls: Tls) -> None:
+@pytest.mark.parametrize(
+    "tls", [TlsSettings(ca=Path("/nowhere/ca.pem")), TlsSettings(verify=False, cert=Path("/nowhere/c.pem"))]
+)
+def test_a_missing_file_is_named(tls: TlsSettings) -> None:
     with Peer(reply(OK)) as peer, secure(peer, tls=tls) as session, pytest.raises(LocalError) as caught:
         get(session)
     assert "/nowhere/" in str(caught.value)
@@ -305,7 +310,7 @@ def test_a_missing_file_is_named(tls: Tls) -> None:
 def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
     junk = tmp_path / "junk.pem"
     junk.write_text("junk")
-    for tls in (Tls(ca=junk), Tls(verify=False, cert=junk)):
+    for tls in (TlsSettings(ca=junk), TlsSettings(verify=False, cert=junk)):
         with Peer(reply(OK)) as peer, secure(peer, tls=tls) as session, pytest.raises(LocalError) as caught:
             get(session)
         assert "junk.pem" in str(caught.value)

@@ -9,21 +9,21 @@ import pytest
 from mirror.config import values
 from mirror.errors import Refused, RemoteError
 from mirror.registry.http.host_settings import HostSettings
-from mirror.registry.http.url_policy import Destination, Origin, Trust, with_query
+from mirror.registry.http.url_policy import Destination, Origin, UrlPolicy, with_query
 
 PUBLIC = "1.1.1.1"
 ANY = "0.0.0.0"  # noqa: S104 - nothing is bound to it
 
 
-def trust_of(host: str = "reg.example.com", *, at: str = PUBLIC, **settings: object) -> Trust:
+def policy_for(host: str = "reg.example.com", *, at: str = PUBLIC, **settings: object) -> UrlPolicy:
     """The registry's rules, after it was met at an address."""
-    trust = Trust(HostSettings(host, **settings))  # type: ignore[arg-type]
-    trust.check_peer(trust.own("/v2/"), at)
-    return trust
+    policy = UrlPolicy(HostSettings(host, **settings))  # type: ignore[arg-type]
+    policy.check_peer(policy.destination("/v2/"), at)
+    return policy
 
 
-def base_of(trust: Trust, target: str = "/v2/a/blobs/uploads/x?_state=1") -> Destination:
-    return trust.own(target)
+def base_of(policy: UrlPolicy, target: str = "/v2/a/blobs/uploads/x?_state=1") -> Destination:
+    return policy.destination(target)
 
 
 @pytest.mark.parametrize(
@@ -37,20 +37,20 @@ def base_of(trust: Trust, target: str = "/v2/a/blobs/uploads/x?_state=1") -> Des
     ],
 )
 def test_a_registry_is_asked_at_its_api(settings: HostSettings, api: str) -> None:
-    trust = Trust(settings)
-    assert api == str(trust.api)
-    assert Destination(trust.api, "/v2/a?b", credentials=True) == trust.own("/v2/a?b")
+    policy = UrlPolicy(settings)
+    assert api == str(policy.api)
+    assert Destination(policy.api, "/v2/a?b", credentials=True) == policy.destination("/v2/a?b")
 
 
 @pytest.mark.parametrize("target", ["v2/", "", "/v2/a b", "/v2/\r\nX: y", "/v2/ü", "/v2/\x7f"])
 def test_a_path_of_ours_is_clean(target: str) -> None:
     with pytest.raises(Refused) as caught:
-        trust_of().own(target)
+        policy_for().destination(target)
     assert "unsafe_path" == caught.value.code
 
 
 def test_a_destination_is_told_without_its_query() -> None:
-    destination = trust_of().own("/v2/a?token=secret")
+    destination = policy_for().destination("/v2/a?token=secret")
     assert "https://reg.example.com/v2/a" == str(destination)
     assert "Destination(https://reg.example.com/v2/a)" == repr(destination)
 
@@ -76,12 +76,12 @@ LOCATIONS = [
 
 @pytest.mark.parametrize(("location", "where", "credentials"), LOCATIONS)
 def test_an_upload_goes_on_where_it_may(location: str, where: str, credentials: bool) -> None:
-    trust = trust_of()
-    found = trust.upload_location(location, base_of(trust))
+    policy = policy_for()
+    found = policy.check_upload_location(location, base_of(policy))
     assert (where, credentials, not credentials) == (
         f"{found.origin}{found.target}",
         found.credentials,
-        found.server_named,
+        found.named_by_server,
     )
 
 
@@ -116,10 +116,15 @@ UNSAFE_PLACES = [
 
 @pytest.mark.parametrize("place", UNSAFE_PLACES)
 def test_nobody_is_led_to_an_unsafe_place(place: str) -> None:
-    trust = trust_of(token_realms=frozenset({"evil.example"}))
-    base = base_of(trust)
+    policy = policy_for(token_realms=frozenset({"evil.example"}))
+    base = base_of(policy)
     told = []
-    for rule in (trust.upload_location, trust.redirect, trust.link, lambda place, _: trust.realm(place)):
+    for rule in (
+        policy.check_upload_location,
+        policy.check_redirect,
+        policy.check_next_link,
+        lambda place, _: policy.check_realm(place),
+    ):
         with pytest.raises(Refused) as caught:
             rule(place, base)
         told.append(caught.value)
@@ -128,24 +133,24 @@ def test_nobody_is_led_to_an_unsafe_place(place: str) -> None:
 
 
 def test_an_http_location_of_our_host_is_read_as_https_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    trust = trust_of("reg.example.com:5000")
+    policy = policy_for("reg.example.com:5000")
     with caplog.at_level(logging.WARNING, "mirror.http"):
-        found = trust.upload_location("http://reg.example.com:5000/u?secret=1", base_of(trust))
-    assert (trust.api, "/u?secret=1", True) == (found.origin, found.target, found.credentials)
+        found = policy.check_upload_location("http://reg.example.com:5000/u?secret=1", base_of(policy))
+    assert (policy.api, "/u?secret=1", True) == (found.origin, found.target, found.credentials)
     assert 1 == len(caplog.records)
     assert "secret" not in caplog.text
 
 
 def test_a_redirect_of_our_host_to_http_is_refused() -> None:
-    trust = trust_of()
+    policy = policy_for()
     with pytest.raises(Refused):
-        trust.redirect("http://reg.example.com/x", base_of(trust))
+        policy.check_redirect("http://reg.example.com/x", base_of(policy))
 
 
 def test_an_upload_without_a_location_may_be_tried_again() -> None:
-    trust = trust_of()
+    policy = policy_for()
     with pytest.raises(RemoteError) as caught:
-        trust.upload_location("", base_of(trust))
+        policy.check_upload_location("", base_of(policy))
     assert ("bad_response", True) == (caught.value.code, caught.value.retryable)
 
 
@@ -160,18 +165,18 @@ def test_an_upload_without_a_location_may_be_tried_again() -> None:
     ],
 )
 def test_a_redirect_takes_credentials_only_within_the_origin(location: str, credentials: bool) -> None:
-    trust = trust_of()
-    assert credentials == trust.redirect(location, base_of(trust)).credentials
+    policy = policy_for()
+    assert credentials == policy.check_redirect(location, base_of(policy)).credentials
 
 
 def test_each_hop_is_checked_against_the_one_before() -> None:
-    trust = trust_of("reg.example.com", plain_http=True)
-    first = trust.redirect("https://cdn.example.net/x", base_of(trust))
+    policy = policy_for("reg.example.com", plain_http=True)
+    first = policy.check_redirect("https://cdn.example.net/x", base_of(policy))
     with pytest.raises(Refused):
-        trust.redirect("http://other.example.net/x", first)
-    assert not trust.redirect("/y", first).credentials
-    home = trust.redirect("http://cdn.example.net/x", base_of(trust))
-    assert trust.redirect("http://reg.example.com/x", home).credentials
+        policy.check_redirect("http://other.example.net/x", first)
+    assert not policy.check_redirect("/y", first).credentials
+    home = policy.check_redirect("http://cdn.example.net/x", base_of(policy))
+    assert policy.check_redirect("http://reg.example.com/x", home).credentials
 
 
 @pytest.mark.parametrize(
@@ -195,14 +200,14 @@ def test_each_hop_is_checked_against_the_one_before() -> None:
     ],
 )
 def test_a_next_page_is_of_the_same_listing(link: str, target: str | None) -> None:
-    trust = trust_of()
-    base = trust.own("/v2/a/tags/list?n=1000")
+    policy = policy_for()
+    base = policy.destination("/v2/a/tags/list?n=1000")
     if target is None:
         with pytest.raises(Refused) as caught:
-            trust.link(link, base)
+            policy.check_next_link(link, base)
         assert "unsafe_link" == caught.value.code
     else:
-        assert Destination(trust.api, target, credentials=True) == trust.link(link, base)
+        assert Destination(policy.api, target, credentials=True) == policy.check_next_link(link, base)
 
 
 @pytest.mark.parametrize(
@@ -236,44 +241,44 @@ def test_a_next_page_is_of_the_same_listing(link: str, target: str | None) -> No
     ],
 )
 def test_credentials_go_only_to_a_token_service_of_the_registry(host: str, realm: str, where: str | None) -> None:
-    trust = trust_of(host, token_realms=frozenset({"login.listed.example", "Listed.example:5001"}))
+    policy = policy_for(host, token_realms=frozenset({"login.listed.example", "Listed.example:5001"}))
     if where is None:
         with pytest.raises(Refused) as caught:
-            trust.realm(realm)
+            policy.check_realm(realm)
         assert "unsafe_realm" == caught.value.code
     else:
-        found = trust.realm(realm)
+        found = policy.check_realm(realm)
         assert (where, True) == (f"{found.origin}{found.target}", found.credentials)
 
 
 def test_a_realm_elsewhere_is_refused_with_what_to_do() -> None:
     with pytest.raises(Refused) as caught:
-        trust_of().realm("https://login.example.net/token")
+        policy_for().check_realm("https://login.example.net/token")
     assert 'add "login.example.net" to registries."reg.example.com".token-realms' in caught.value.hint
-    added = trust_of(token_realms=frozenset({values.host("login.example.net")}))
-    assert "login.example.net" == added.realm("https://login.example.net/token").origin.host
+    added = policy_for(token_realms=frozenset({values.host("login.example.net")}))
+    assert "login.example.net" == added.check_realm("https://login.example.net/token").origin.host
 
 
 def test_a_token_service_of_the_same_domain_must_not_be_at_an_internal_address() -> None:
-    trust = trust_of()
+    policy = policy_for()
     with pytest.raises(Refused) as caught:
-        trust.check_peer(trust.realm("https://auth.example.com/t"), "10.0.0.1")
+        policy.check_peer(policy.check_realm("https://auth.example.com/t"), "10.0.0.1")
     assert "unsafe_realm" == caught.value.code
 
 
 def test_a_token_service_that_the_operator_named_may_be_anywhere() -> None:
-    trust = trust_of(token_realms=frozenset({"auth.example.com"}))
-    trust.check_peer(trust.realm("https://auth.example.com/t"), "10.0.0.1")
-    assert trust.realm("https://auth.example.com/t").credentials
+    policy = policy_for(token_realms=frozenset({"auth.example.com"}))
+    policy.check_peer(policy.check_realm("https://auth.example.com/t"), "10.0.0.1")
+    assert policy.check_realm("https://auth.example.com/t").credentials
 
 
 def test_a_token_service_redirects_within_its_origin() -> None:
-    trust = trust_of()
-    realm = trust.realm("https://auth.example.com/t?service=x")
-    assert "/login?a" == trust.token_redirect("/login?a", realm).target
+    policy = policy_for()
+    realm = policy.check_realm("https://auth.example.com/t?service=x")
+    assert "/login?a" == policy.check_token_redirect("/login?a", realm).target
     for place in ("https://reg.example.com/t", "http://auth.example.com/t", "https://evil.example/"):
         with pytest.raises(Refused) as caught:
-            trust.token_redirect(place, realm)
+            policy.check_token_redirect(place, realm)
         assert "unsafe_realm" == caught.value.code
 
 
@@ -302,50 +307,50 @@ PEERS = [
 
 @pytest.mark.parametrize(("registry", "led", "allowed"), PEERS)
 def test_a_host_that_a_server_named_is_not_at_an_internal_address(registry: str, led: str, allowed: bool) -> None:
-    trust = trust_of(at=registry)
+    policy = policy_for(at=registry)
     for destination, code in (
-        (trust.redirect("https://cdn.example.net/x", base_of(trust)), "unsafe_redirect"),
-        (trust.upload_location("https://cdn.example.net/x", base_of(trust)), "unsafe_location"),
+        (policy.check_redirect("https://cdn.example.net/x", base_of(policy)), "unsafe_redirect"),
+        (policy.check_upload_location("https://cdn.example.net/x", base_of(policy)), "unsafe_location"),
     ):
         if allowed:
-            trust.check_peer(destination, led)
-            assert destination.server_named
+            policy.check_peer(destination, led)
+            assert destination.named_by_server
         else:
             with pytest.raises(Refused) as caught:
-                trust.check_peer(destination, led)
+                policy.check_peer(destination, led)
             assert code == caught.value.code
 
 
 def test_the_registry_itself_may_be_anywhere() -> None:
-    trust = trust_of(at="169.254.169.254")
-    assert not trust.own("/").server_named
+    policy = policy_for(at="169.254.169.254")
+    assert not policy.destination("/").named_by_server
 
 
 @pytest.mark.parametrize("entry", ["minio.internal", "minio.internal:9000", "MINIO.internal"])
 def test_allow_hosts_lifts_the_address_rule(entry: str) -> None:
-    trust = trust_of(allow_hosts=frozenset({entry, "10.0.0.9"}))
-    found = trust.redirect("https://minio.internal:9000/x", base_of(trust))
-    trust.check_peer(found, "10.0.0.1")
+    policy = policy_for(allow_hosts=frozenset({entry, "10.0.0.9"}))
+    found = policy.check_redirect("https://minio.internal:9000/x", base_of(policy))
+    policy.check_peer(found, "10.0.0.1")
     assert not found.credentials
-    assert "10.0.0.9" == trust.redirect("https://10.0.0.9:9000/x", base_of(trust)).origin.host
+    assert "10.0.0.9" == policy.check_redirect("https://10.0.0.9:9000/x", base_of(policy)).origin.host
     with pytest.raises(Refused) as caught:
-        trust.redirect("https://10.0.0.8:9000/x", base_of(trust))
+        policy.check_redirect("https://10.0.0.8:9000/x", base_of(policy))
     assert 'add "10.0.0.8:9000" to registries."reg.example.com".allow-hosts' in caught.value.hint
     assert "10.0.0.8:9000" == values.host("10.0.0.8:9000")
 
 
 def test_it_is_the_host_that_named_it_that_counts_not_the_first_one() -> None:
-    trust = trust_of(at="10.0.0.1")
-    outside = trust.redirect("https://cdn.example.net/x", base_of(trust))
-    trust.check_peer(outside, PUBLIC)
+    policy = policy_for(at="10.0.0.1")
+    outside = policy.check_redirect("https://cdn.example.net/x", base_of(policy))
+    policy.check_peer(outside, PUBLIC)
     with pytest.raises(Refused):
-        trust.check_peer(trust.redirect("https://inside.example.net/x", outside), "10.0.0.2")
+        policy.check_peer(policy.check_redirect("https://inside.example.net/x", outside), "10.0.0.2")
 
 
 def test_a_registry_at_a_literal_address_is_known_without_a_connection() -> None:
-    trust = Trust(HostSettings("127.0.0.1:5000", plain_http=True))
-    found = trust.redirect("http://127.0.0.2:5000/x", trust.own("/v2/"))
-    assert (True, False) == (found.server_named, found.credentials)
+    policy = UrlPolicy(HostSettings("127.0.0.1:5000", plain_http=True))
+    found = policy.check_redirect("http://127.0.0.2:5000/x", policy.destination("/v2/"))
+    assert (True, False) == (found.named_by_server, found.credentials)
 
 
 @pytest.mark.parametrize(
@@ -360,3 +365,22 @@ def test_a_registry_at_a_literal_address_is_known_without_a_connection() -> None
 )
 def test_the_digest_is_added_once(target: str, expected: str) -> None:
     assert expected == with_query(Destination(Origin("https", "h", 443), target), "digest", "sha256:ab").target
+
+
+def test_an_endpoint_must_be_the_index_itself_or_listed_in_the_configuration() -> None:
+    policy = UrlPolicy(HostSettings("old.example.com", token_realms=frozenset({"images.example.com"})))
+    assert (
+        policy.api
+        == policy.check_endpoint("old.example.com").origin
+        == policy.check_endpoint("OLD.example.com:443").origin
+    )
+    assert set() == policy.endpoints
+    found = policy.check_endpoint("images.example.com")
+    assert {found.origin} == policy.endpoints
+    assert (True, "https") == (found.credentials, found.origin.scheme)
+    for host in ("other.example.com", "images.example.com:80", "http://images.example.com", "a b", ""):
+        with pytest.raises(Refused) as caught:
+            policy.check_endpoint(host)
+        assert "unsafe_location" == caught.value.code
+        assert "token-realms" not in str(caught.value)
+    assert {found.origin} == policy.endpoints

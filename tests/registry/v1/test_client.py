@@ -82,7 +82,7 @@ def test_a_name_without_a_slash_is_also_tried_under_library(
 
 def test_an_empty_tag_list_means_that_the_repository_does_not_exist(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = world(scripted, unknown_is_empty=True)
-    with opened(registry, tmp_path, mode=host_settings.V1.ONLY) as source:
+    with opened(registry, tmp_path, mode=host_settings.V1Mode.ONLY) as source:
         (error,) = outcome(source, "other/app")
     assert isinstance(error, MirrorError)
     assert ("not_found", 404) == (error.code, error.status)
@@ -206,7 +206,7 @@ def test_cookies_are_returned_only_to_the_origin_that_set_them(scripted: Scripte
 
 def test_a_private_repository_without_credentials_is_an_auth_error(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = world(scripted, users={"acme": "right"})
-    with opened(registry, tmp_path, mode=host_settings.V1.ONLY) as source:
+    with opened(registry, tmp_path, mode=host_settings.V1Mode.ONLY) as source:
         (error,) = outcome(source, "team/app")
     assert isinstance(error, MirrorError)
     assert "auth_failed" == error.code
@@ -215,7 +215,7 @@ def test_a_private_repository_without_credentials_is_an_auth_error(scripted: Scr
 
 def test_a_wrong_password_costs_two_requests(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = world(scripted, users={"acme": "right"})
-    with opened(registry, tmp_path, mode=host_settings.V1.ONLY, login=("acme", "wrong-password")) as source:
+    with opened(registry, tmp_path, mode=host_settings.V1Mode.ONLY, login=("acme", "wrong-password")) as source:
         assert ["auth_failed"] == [one.code for one in outcome(source, "team/app") if isinstance(one, MirrorError)]
         outcome(source, "team/app", ["t"])
     assert {"GET v1-ping": 1, "GET v1-index": 1} == registry.counts()

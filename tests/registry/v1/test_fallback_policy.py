@@ -16,7 +16,7 @@ from mirror.errors import (
     RemoteError,
     Unreachable,
 )
-from mirror.registry.http.host_settings import V1
+from mirror.registry.http.host_settings import V1Mode
 from mirror.registry.session import TooBig
 from mirror.registry.v1.fallback_policy import (
     Observation,
@@ -67,39 +67,41 @@ def test_every_kind_of_failure_has_a_rule() -> None:
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
 def test_auto_follows_the_tables(operation: Operation, failure: V2Failure) -> None:
-    decided = [decide(Observation(operation, failure, V1.AUTO, speaks_v2)).choice for speaks_v2 in (None, False, True)]
+    decided = [
+        decide(Observation(operation, failure, V1Mode.AUTO, speaks_v2)).choice for speaks_v2 in (None, False, True)
+    ]
     assert list(RULES[operation, failure]) == decided
 
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
 def test_never_stops_in_every_row(operation: Operation, failure: V2Failure) -> None:
-    assert STOP is decide(Observation(operation, failure, V1.NEVER, False)).choice
+    assert STOP is decide(Observation(operation, failure, V1Mode.NEVER, False)).choice
 
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
 def test_per_tag_reads_a_tag_by_v1_if_v2_does_not_have_it(operation: Operation, failure: V2Failure) -> None:
     expected = V1_ if (operation, failure) == (T, F.UNKNOWN) else RULES[operation, failure][2]
-    assert expected is decide(Observation(operation, failure, V1.PER_TAG, True)).choice
+    assert expected is decide(Observation(operation, failure, V1Mode.PER_TAG, True)).choice
     after_listing = V1_ if (operation, failure) == (T, F.UNKNOWN) else STOP
-    assert after_listing is decide(Observation(operation, failure, V1.PER_TAG, True, answered=True)).choice
+    assert after_listing is decide(Observation(operation, failure, V1Mode.PER_TAG, True, answered=True)).choice
 
 
 @pytest.mark.parametrize(("operation", "failure"), RULES, ids=str)
 def test_a_repository_that_v2_answered_in_an_earlier_run_stays_with_v2_under_auto(
     operation: Operation, failure: V2Failure
 ) -> None:
-    def choice(mode: V1) -> ProtocolChoice:
+    def choice(mode: V1Mode) -> ProtocolChoice:
         return decide(Observation(operation, failure, mode, False, answered_before=True)).choice
 
-    assert STOP is choice(V1.AUTO)
-    assert decide(Observation(operation, failure, V1.PER_TAG, False)).choice is choice(V1.PER_TAG)
+    assert STOP is choice(V1Mode.AUTO)
+    assert decide(Observation(operation, failure, V1Mode.PER_TAG, False)).choice is choice(V1Mode.PER_TAG)
 
 
 @pytest.mark.parametrize("failure", V2Failure, ids=str)
 def test_no_failure_leads_to_v1_after_v2_has_answered(failure: V2Failure) -> None:
     for operation in Operation:
-        assert STOP is decide(Observation(operation, failure, V1.AUTO, answered=True)).choice
-    for mode in V1:
+        assert STOP is decide(Observation(operation, failure, V1Mode.AUTO, answered=True)).choice
+    for mode in V1Mode:
         assert STOP is decide(Observation(Operation.LATER_PAGE, failure, mode)).choice
         assert STOP is decide(Observation(Operation.DIGEST, failure, mode)).choice
 
@@ -115,7 +117,7 @@ ERRORS: list[tuple[MirrorError, V2Failure]] = [
     (AuthError("x", status=401), F.ACCESS),
     (AuthError("x", status=403, code="auth_denied"), F.ACCESS),
     (AuthError("a helper failed"), F.LOCAL),
-    (AuthError("the proxy wants a login", status=407), F.LOCAL),
+    (AuthError("the proxy requires a login", status=407), F.LOCAL),
     (RateLimited("x", status=429), F.BUSY),
     (RateLimited("wait an hour", status=503, retryable=False), F.BUSY),
     (RemoteError("x", status=400), F.STATUS),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mirror.errors import MirrorError
-from mirror.registry.http.host_settings import V1
+from mirror.registry.http.host_settings import V1Mode
 from mirror.store import Version
 from mirror.util.cancellation import Stop, Work
 from tests.conftest import ScriptedFactory
@@ -207,9 +207,9 @@ def v2_paths(registry: ScriptedRegistry) -> list[str]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-@pytest.mark.parametrize("mode", V1, ids=lambda mode: mode.value)
+@pytest.mark.parametrize("mode", V1Mode, ids=lambda mode: mode.value)
 def test_each_row_of_the_fallback_tables_in_each_setting(
-    scripted: ScriptedFactory, tmp_path: Path, row: Row, mode: V1
+    scripted: ScriptedFactory, tmp_path: Path, row: Row, mode: V1Mode
 ) -> None:
     registry = mixed(scripted)
     row.change(registry)
@@ -217,28 +217,28 @@ def test_each_row_of_the_fallback_tables_in_each_setting(
         results = outcome(source, "app", row.tags)
     shown = summarize(results, registry, row.tags)
     errors = [one for one in results if isinstance(one, MirrorError)]
-    if mode is V1.NEVER:
+    if mode is V1Mode.NEVER:
         assert [] == v1_paths(registry)
         assert not any(one.endswith(" v1") for one in shown)
-    elif mode is V1.ONLY:
+    elif mode is V1Mode.ONLY:
         assert [] == v2_paths(registry)
         if row.name not in ("L15", "T1", "T8", "T9"):
             assert [f"{name} v1" for name in row.tags or ("both", "old")] == shown
         else:
             assert errors
     else:
-        expected = row.per_tag if row.per_tag is not None and mode is V1.PER_TAG else row.auto
+        expected = row.per_tag if row.per_tag is not None and mode is V1Mode.PER_TAG else row.auto
         assert expected == shown
-        if mode is V1.AUTO or expected == row.auto == V2:
+        if mode is V1Mode.AUTO or expected == row.auto == V2:
             assert row.asked == bool(v1_paths(registry))
         for error in errors:
-            assert row.text in str(error) or mode is V1.PER_TAG
+            assert row.text in str(error) or mode is V1Mode.PER_TAG
     assert not any("/layer" in path for path in v1_paths(registry))  # only copying reads layers
 
 
-@pytest.mark.parametrize("mode", V1, ids=lambda mode: mode.value)
+@pytest.mark.parametrize("mode", V1Mode, ids=lambda mode: mode.value)
 def test_an_untrusted_certificate_does_not_lead_to_v1(  # L16
-    scripted: ScriptedFactory, tmp_path: Path, authority: Authority, mode: V1
+    scripted: ScriptedFactory, tmp_path: Path, authority: Authority, mode: V1Mode
 ) -> None:
     registry = mixed(scripted, tls=authority)
     with opened(registry.host, tmp_path, mode=mode, plain_http=False) as source:
@@ -246,8 +246,8 @@ def test_an_untrusted_certificate_does_not_lead_to_v1(  # L16
     assert [] == registry.log
 
 
-@pytest.mark.parametrize("mode", V1, ids=lambda mode: mode.value)
-def test_there_is_no_fallback_to_plain_http(scripted: ScriptedFactory, tmp_path: Path, mode: V1) -> None:  # L17
+@pytest.mark.parametrize("mode", V1Mode, ids=lambda mode: mode.value)
+def test_there_is_no_fallback_to_plain_http(scripted: ScriptedFactory, tmp_path: Path, mode: V1Mode) -> None:  # L17
     registry = mixed(scripted)
     with opened(registry.host, tmp_path, mode=mode, plain_http=False) as source:
         (error,) = outcome(source, "app")
@@ -445,7 +445,7 @@ def test_if_v1_has_the_repository_only_its_error_about_a_tag_is_reported(
 
 
 def test_a_tag_that_neither_protocol_has_reports_both_errors(scripted: ScriptedFactory, tmp_path: Path) -> None:
-    with opened(mixed(scripted), tmp_path, mode=V1.PER_TAG) as source:
+    with opened(mixed(scripted), tmp_path, mode=V1Mode.PER_TAG) as source:
         (error,) = outcome(source, "app", ["none"])
     assert isinstance(error, MirrorError)
     assert ("not_found", "") == (error.code, error.protocol)
@@ -457,7 +457,7 @@ def test_a_repository_read_by_v1_reports_only_the_error_of_v1(
     scripted: ScriptedFactory, tmp_path: Path, names: list[str]
 ) -> None:
     registry = mixed(scripted)
-    with opened(registry, tmp_path, mode=V1.ONLY) as source:
+    with opened(registry, tmp_path, mode=V1Mode.ONLY) as source:
         for _ in range(2):
             (error,) = outcome(source, "none", names)
             assert "not_found" == v1_error(error).code
@@ -474,7 +474,7 @@ def test_if_v2_does_not_respond_the_hint_names_the_v1_setting(
         registry.fault(kind, times=FOREVER, **rule)
     with opened(registry, tmp_path, idle_timeout=0.2) as source:
         (error,) = outcome(source, "app", names)
-    with opened(registry, tmp_path, idle_timeout=0.2, mode=V1.NEVER) as source:
+    with opened(registry, tmp_path, idle_timeout=0.2, mode=V1Mode.NEVER) as source:
         (never,) = outcome(source, "app", names)
     over.set()
     assert isinstance(error, MirrorError)
@@ -527,7 +527,7 @@ def test_a_repository_that_neither_protocol_has_is_not_requested_again(
 
 def test_per_tag_adds_the_tags_that_only_v1_has(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = mixed(scripted)
-    with opened(registry, tmp_path, mode=V1.PER_TAG) as source:
+    with opened(registry, tmp_path, mode=V1Mode.PER_TAG) as source:
         assert ["both", "new", "old"] == sorted(str(name) for name in source.tags("app", WORK))
         registry.mark()
         versions = [source.read("app", tag, WORK) for tag in ("both", "new", "old")]
@@ -539,7 +539,7 @@ def test_per_tag_adds_the_tags_that_only_v1_has(scripted: ScriptedFactory, tmp_p
 def test_tags_of_v2_are_read_although_v1_fails(scripted: ScriptedFactory, tmp_path: Path, status: int) -> None:
     registry = mixed(scripted)
     registry.fault("GET v1-tags", status=status, times=FOREVER)
-    with opened(registry, tmp_path, mode=V1.PER_TAG) as source:
+    with opened(registry, tmp_path, mode=V1Mode.PER_TAG) as source:
         names = list(source.tags("app", WORK))
     assert ["both", "new"] == sorted(name for name in names if isinstance(name, str))
     (error,) = [name for name in names if isinstance(name, MirrorError)]
@@ -549,12 +549,12 @@ def test_tags_of_v2_are_read_although_v1_fails(scripted: ScriptedFactory, tmp_pa
 def test_per_tag_on_a_host_without_v1_reads_v2(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = mixed(scripted)
     registry.v1 = None
-    with opened(registry, tmp_path, mode=V1.PER_TAG) as source:
+    with opened(registry, tmp_path, mode=V1Mode.PER_TAG) as source:
         assert ["both", "new"] == sorted(str(name) for name in source.tags("app", WORK))
 
 
 def test_docker_hub_has_no_v1(tmp_path: Path) -> None:
-    for mode in V1:
+    for mode in V1Mode:
         with opened("docker.io", tmp_path, mode=mode, plain_http=False) as source:
             assert "RegistryV2" == type(source).__name__
 

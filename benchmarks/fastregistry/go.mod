@@ -1,0 +1,3 @@
+module fastregistry
+
+go 1.24.0

@@ -1,0 +1,233 @@
+"""A transport adapter of `requests` whose connections come from our connector. Importing `requests` takes 0.1 s."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool
+from urllib3.connection import HTTPConnection
+
+from mirror.errors import NetworkError, RemoteError
+from mirror.limits import HostLimits
+from mirror.registry.http.client import Request
+from mirror.registry.http.connection import Connection, Timeouts
+from mirror.registry.http.connector import Connector
+from mirror.registry.http.pool import MAX_IDLE
+from mirror.registry.http.protocol import MAX_HEAD
+from mirror.util.cancellation import Work
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+MAX_IDLE_CONNECTIONS = 8  # per origin
+
+
+class OneOffCall:
+    """One request and its response. Everything but `abort` is called by the sending thread.
+
+    uses_absolute_url: the request goes to a forward proxy. peer_closed: the peer closed the connection. may_reuse: an
+    idle connection may be used."""
+
+    def __init__(
+        self, connector: Connector, host: HostLimits, request: Request, work: Work, timeouts: Timeouts
+    ) -> None:
+        self.request = request
+        self.uses_absolute_url = connector.proxies.forward_proxy_for(request.destination.origin) is not None
+        self.peer_closed = False
+        self.may_reuse = True
+        self._connector = connector
+        self._host = host
+        self._work = work
+        self._timeouts = timeouts
+        self._connection: Connection | None = None
+        self._reused = False
+
+    def open(self) -> Connection:
+        """Open a new connection. Raises as `Connector.open`."""
+        return self._connector.open(self.request.destination, self._work.stop)
+
+    def start_exchange(self, connection: Connection) -> None:
+        """Start the exchange on a new or kept connection. Raises Refused if its peer is not allowed."""
+        destination = self.request.destination
+        if destination.named_by_server and connection.peer is not None:
+            self._connector.check(destination, connection.peer)
+        self._reused = connection.reused
+        connection.start_exchange(self._work.stop, self._timeouts, self.request)
+        self._connection = connection
+
+    @property
+    def kept_connection_was_closed(self) -> bool:
+        """Whether a kept connection was used and no byte of a response was received."""
+        return self._reused and self._connection is not None and not self._connection.received_any
+
+    def count_request(self) -> None:
+        """Count the request."""
+        self._host.count_request(f"{self.request.method} {self.request.kind}")
+
+    def abort(self) -> None:
+        """Shut the connection down, which wakes the sending thread. Any thread."""
+        if self._connection is not None:
+            self._connection.abort()
+
+
+class _CallOfThread(threading.local):
+    """The call of the current thread: `requests` gives no way to pass it to a connection."""
+
+    call: OneOffCall | None = None
+
+
+_thread_local = _CallOfThread()
+
+
+@contextmanager
+def activate(call: OneOffCall) -> Iterator[None]:
+    """Make `call` the call of the current thread within the block."""
+    _thread_local.call = call
+    try:
+        yield
+    finally:
+        _thread_local.call = None
+
+
+def _current_call() -> OneOffCall:
+    """Return the call of the current thread."""
+    call = _thread_local.call
+    if call is None:
+        raise RuntimeError("a connection is used outside a call")
+    return call
+
+
+class RequestsAdapter(HTTPAdapter):
+    """A transport adapter of `requests` whose connections come from our connector."""
+
+    def __init__(self) -> None:
+        super().__init__(max_retries=0)
+        self._lock = threading.Lock()
+        self._pools: dict[object, _RequestsPool] = {}
+
+    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
+        """Return the pool of the origin. Connections that offer our client certificate have a pool of their own."""
+        destination = _current_call().request.destination
+        key = (destination.origin, destination.credentials)
+        with self._lock:
+            if key not in self._pools:
+                self._pools[key] = _RequestsPool(
+                    destination.origin.host, destination.origin.port, maxsize=MAX_IDLE_CONNECTIONS
+                )
+            return self._pools[key]
+
+    def cert_verify(self, *_: Any) -> None:
+        """Do nothing: the connector verifies certificates."""
+
+    def request_url(self, request: requests.PreparedRequest, _: Any) -> str:
+        """Return the request target: an absolute URL for a forward proxy, otherwise path and query."""
+        return str(request.url) if _current_call().uses_absolute_url else request.path_url
+
+    def close(self) -> None:
+        """Close idle connections."""
+        with self._lock:
+            pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            pool.close()
+
+
+class _RequestsConnection(HTTPConnection):
+    """An HTTP connection of urllib3 over a connection of ours, with or without TLS."""
+
+    sock: _SocketAdapter | None
+
+    def request(self, *arguments: Any, **options: Any) -> None:
+        """Send a request, over a new connection if there is none."""
+        call = _current_call()
+        sock = self.sock = self.sock or _SocketAdapter(call.open())
+        call.start_exchange(sock.connection)
+        super().request(*arguments, **options)
+        call.count_request()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection can be reused; urllib3 otherwise closes it and connects again."""
+        sock = self.sock
+        if sock is None or not _current_call().may_reuse or monotonic() > sock.idle_since + MAX_IDLE:
+            return False
+        return not sock.connection.is_stale()
+
+
+class _RequestsPool(HTTPConnectionPool):
+    """A connection pool of urllib3 with our connections."""
+
+    ConnectionCls = _RequestsConnection
+
+
+class _SocketAdapter:
+    """A connection of ours with the methods of a socket. Closed when its last user has closed it: the connection of
+    urllib3, or a response."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.idle_since = monotonic()
+        self._users = 1
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of `data`."""
+        self.connection.send(data)
+
+    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
+        """Return a reader for one response."""
+        self._users += 1
+        return io.BufferedReader(_ResponseBytes(self.connection, self.close))
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Do nothing: the connection has its own time limits."""
+
+    def close(self) -> None:
+        """Remove one user, and close the connection if it was the last one."""
+        self.idle_since = monotonic()
+        self._users -= 1
+        if not self._users:
+            self.connection.close()
+
+
+class _ResponseBytes(io.RawIOBase):
+    """The received bytes of a response. A connection that ends inside the head is an error, unlike in `http.client`."""
+
+    def __init__(self, connection: Connection, close: Callable[[], None]) -> None:
+        self._connection = connection
+        self._close = close
+        self._head: bytearray | None = bytearray()  # None: it is complete
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill the beginning of `buffer` and return the number of bytes; 0 at the end of the connection."""
+        view = memoryview(buffer).cast("B")
+        count = self._connection.receive_into(view)
+        if not count:
+            _current_call().peer_closed = True
+        if self._head is not None:
+            self._head += view[:count]
+            if b"\n\r\n" in self._head or b"\n\n" in self._head:
+                self._head = None
+            elif not count:
+                raise NetworkError(
+                    f"{self._connection.subject}: the connection ended inside the head", code="truncated"
+                )
+            elif len(self._head) > MAX_HEAD:
+                raise RemoteError(f"{self._connection.subject}: the response head has more than {MAX_HEAD} bytes")
+        return count
+
+    def close(self) -> None:
+        """End the exchange."""
+        if not self.closed:
+            self._connection.end_exchange()
+            self._close()
+        super().close()
