@@ -193,7 +193,7 @@ def answered_by_somebody_else(tool: MirrorTool, target: ScriptedRegistry) -> Non
     tool.sync(expect=1)
 
 
-@pytest.mark.parametrize("lose_the_answer", [killed_after_the_tag_was_put, answered_by_somebody_else])
+@pytest.mark.parametrize("lose_the_response", [killed_after_the_tag_was_put, answered_by_somebody_else])
 def test_a_tag_whose_put_got_no_response_is_copied_again_when_the_source_rolls_back(
     lose_the_response: Callable[[MirrorTool, ScriptedRegistry], None], scripted: ScriptedFactory, mirror_run: MirrorTool
 ) -> None:
