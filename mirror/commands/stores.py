@@ -98,7 +98,7 @@ class Stores:
         self._limits.configure(host, settings.parallel or DEFAULT_PARALLEL, settings.rate)
         session = Session(settings, self._limits)
         session.authorizer = self._authorizers[host] = HostAuthorizer(
-            settings, self._credentials, session.one_off, session.url_policy.check_realm, self._limits.clock
+            settings, self._credentials, session.send_one_off, session.url_policy.check_realm, self._limits.clock
         )
         return RegistryV2(session)
 

@@ -6,21 +6,27 @@ docs/compatibility.md lists the tested registries.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from urllib.parse import quote
 
 from mirror.errors import AuthError, MirrorError, NetworkError, NotFound, RateLimited, Refused, RemoteError, printable
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manifest, plain_type, too_big
+from mirror.oci.manifest import Kind, Manifest
 from mirror.oci.reference import is_path, is_tag
-from mirror.registry.auth.authorizer import CATALOG, Scope, pull, push
+from mirror.registry.auth.authorizer import CATALOG, Scope, pull_scopes, push_scopes
 from mirror.registry.blobs import BlobStream, blob_size, open_blob
 from mirror.registry.listings import Paging, list_names
+from mirror.registry.manifests import (
+    content_digest,
+    manifest_name,
+    read_manifest,
+    read_referrers,
+    resolve_reference,
+)
 from mirror.registry.push_errors import SCHEMA1_HINT, classify_mount_error, explain_manifest_error, may_be_stored
-from mirror.registry.session import Response, Session, TooBig
+from mirror.registry.session import Response, Session
 from mirror.registry.upload_capabilities import UploadCapabilities
 from mirror.registry.uploads import RegistryUpload
 from mirror.store import ExpectedImage, Mount, Version
@@ -28,14 +34,6 @@ from mirror.util.cancellation import Work
 
 # After a stop, the response to a POST is still awaited: without it the upload session could not be deleted.
 RESPONSE_TIMEOUT = 1.0  # seconds
-
-# Larger manifests are parsed one at a time, because parsing takes several times their size in memory. If one is read
-# only for its digest, it is not kept, and is read again when it is copied.
-LARGE_MANIFEST = 64 << 10  # bytes
-_parse_lock = threading.Lock()
-
-# Registry 2.3 and 2.4 compare whole Accept lines, so each type has its own line.
-_ACCEPT = tuple(("Accept", media_type) for media_type in ACCEPTED)
 
 
 class RegistryV2:
@@ -52,7 +50,7 @@ class RegistryV2:
     def __init__(self, session: Session, *, as_target: bool = False) -> None:
         self._session = session
         self._as_target = as_target
-        self._read_scopes = push if as_target else pull
+        self._read_scopes = push_scopes if as_target else pull_scopes
         self.host = session.settings.host
         self._capabilities = UploadCapabilities()
         self._paging = {"repositories": Paging(), "tags": Paging()}
@@ -62,6 +60,7 @@ class RegistryV2:
         return RegistryV2(self._session, as_target=True)
 
     def close(self) -> None:
+        """Close the session."""
         self._session.close()
 
     @property
@@ -83,6 +82,7 @@ class RegistryV2:
     # ---- reading
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
+        """Yield the repositories of the catalog under `prefix`; a Refused error for an invalid name."""
         try:
             for name in self._list_names("/v2/_catalog", "repositories", CATALOG, work):
                 if not is_path(name):
@@ -94,6 +94,7 @@ class RegistryV2:
             raise
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
+        """Yield the tags of a repository; a Refused error for an invalid name. Raises NotFound, AuthError."""
         scopes = self._read_scopes(repository)
         try:
             for name in self._list_names(f"/v2/{repository}/tags/list", "tags", scopes[0], work):
@@ -104,14 +105,16 @@ class RegistryV2:
             raise
 
     def _list_names(self, path: str, key: str, scope: Scope, work: Work) -> Iterable[str]:
+        """Yield the names of a list, which are not checked. key: the key of the list in a page."""
         return list_names(self._session, path, key, scope, work, self._paging[key])
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
+        """Yield the version of each reference, or the error that concerns it, in the same order."""
         failed_before = False
         for reference in references:
             work.stop.raise_if_requested()
             try:
-                yield self._resolve_reference(repository, reference, work)
+                yield resolve_reference(self._session, repository, reference, self._read_scopes(repository), work)
                 failed_before = False
             except NetworkError as error:
                 if failed_before:
@@ -119,108 +122,26 @@ class RegistryV2:
                 failed_before = True
                 yield error
 
-    def _resolve_reference(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
-        try:
-            response = self._session.call(
-                "HEAD",
-                f"/v2/{repository}/manifests/{reference}",
-                work,
-                kind="manifest",
-                scopes=self._read_scopes(repository),
-                headers=_ACCEPT,
-                expect={200, 404, 405, 501},
-            )
-            if response.status == 404:
-                return NotFound(f"{self._manifest_name(repository, reference)} does not exist", status=404)
-            digest = _content_digest(response)
-            if response.status == 200 and digest is not None:
-                return Version(digest, media_type=plain_type(response.headers.get("content-type") or ""))
-            # The registry does not support HEAD, or sends no digest: compute it from the body.
-            manifest = self.manifest(repository, reference, work)
-            manifest_to_keep = manifest if manifest.size <= LARGE_MANIFEST else None
-            return Version(manifest.digest, manifest_to_keep, media_type=manifest.media_type)
-        except (NotFound, Refused) as error:
-            return error
-        except AuthError as error:
-            if error.code == "auth_denied":
-                return error
-            raise
-        except RemoteError as error:
-            if error.status is None or isinstance(error, RateLimited):
-                raise
-            return error
-
-    def _manifest_name(self, repository: str, reference: str) -> str:
-        """Return the name of a manifest for messages. reference: a tag or a digest."""
-        return f"{self.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
-
     def read(self, repository: str, reference: str, work: Work) -> Version:
+        """Return the version of a reference with its manifest."""
         manifest = self.manifest(repository, reference, work)
         return Version(manifest.digest, manifest, media_type=manifest.media_type)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        try:
-            return self._read_manifest(repository, reference, work)
-        except Refused as error:
-            if error.code != "digest_mismatch":
-                raise
-            # Read once more, in case a cache on the way was damaged.
-            return self._read_manifest(repository, reference, work)
-
-    def _read_manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        expected = Digest.parse(reference) if ":" in reference else None
-        what = self._manifest_name(repository, reference)
-        try:
-            response = self._session.call(
-                "GET",
-                f"/v2/{repository}/manifests/{reference}",
-                work,
-                kind="manifest",
-                scopes=self._read_scopes(repository),
-                headers=_ACCEPT,
-                expect={200, 404},
-                limit=MAX_BYTES,
-            )
-        except TooBig as error:
-            raise too_big(what) from error
-        if response.status == 404:
-            raise NotFound(f"{what} does not exist", status=404)
-        content_type = response.headers.get("content-type") or ""
-        with _parse_lock if len(response.body) > LARGE_MANIFEST else nullcontext():
-            manifest = parse_manifest(response.body, content_type, expected=expected, what=what)
-        reported = _content_digest(response)
-        if reported is not None and reported.algorithm == manifest.digest.algorithm and reported != manifest.digest:
-            text = f"{what}: the digest of the body is {manifest.digest}, but the response header has {reported}"
-            is_resigned = manifest.kind is Kind.SCHEMA1 and reported == Digest.of(response.body)
-            hint = "this registry does not support schema 1: push the image again as schema 2" if is_resigned else ""
-            raise Refused(text, hint=hint, code="digest_mismatch")
-        return manifest
+        """Return the manifest of a tag or digest, verified. Raises NotFound, Refused."""
+        return read_manifest(self._session, repository, reference, self._read_scopes(repository), work)
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
+        """Open a blob at `offset`, bytes; use with `with`. The caller verifies the digest. Raises NotFound."""
         return open_blob(self._session, repository, blob, self._read_scopes(repository), work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
+        """Return False: a registry leaves out no blob."""
         return False
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the referrers, from the referrers API; none if the registry does not have it."""
-        what = f"the referrers of {self.host}/{repository}@{digest}"
-        try:
-            response = self._session.call(
-                "GET",
-                f"/v2/{repository}/referrers/{digest}",
-                work,
-                kind="referrers",
-                scopes=self._read_scopes(repository),
-                expect={200, 400, 404, 405},
-                limit=MAX_BYTES,
-            )
-        except TooBig as error:
-            raise too_big(what) from error
-        if response.status != 200:
-            return ()
-        index = parse_manifest(response.body, what=what)
-        return index.children if index.kind is Kind.INDEX else ()
+        """Return the referrers of a manifest, from the referrers API; none if the registry does not have it."""
+        return read_referrers(self._session, repository, digest, self._read_scopes(repository), work)
 
     # ---- writing
 
@@ -231,6 +152,7 @@ class RegistryV2:
         """Do nothing: each tag is visible as soon as it is put."""
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
+        """Return whether the repository has a blob. Raises Refused (size_mismatch) if it has another size."""
         size = blob_size(self._session, repository, blob, self._read_scopes(repository), work)
         if size is None or blob.size is None or size == blob.size:
             return size is not None
@@ -241,6 +163,7 @@ class RegistryV2:
         )
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | RegistryUpload:
+        """Mount a blob from another repository. If the registry opens an upload session instead, return that."""
         query = f"mount={quote(blob.digest, safe=':')}&from={quote(from_repository, safe='/')}"
         try:
             with work.with_grace_period(RESPONSE_TIMEOUT) as waiting:
@@ -249,7 +172,7 @@ class RegistryV2:
                     f"/v2/{repository}/blobs/uploads/?{query}",
                     waiting.without_retries(),
                     kind="mount",
-                    scopes=(*push(repository), *pull(from_repository)),
+                    scopes=(*push_scopes(repository), *pull_scopes(from_repository)),
                     expect={201, 202},
                 )
         except RemoteError as error:
@@ -259,12 +182,13 @@ class RegistryV2:
             return classify_mount_error(error)
         if response.status == 202:
             return self._create_upload(repository, blob, response)
-        reported = _content_digest(response)
+        reported = content_digest(response)
         if reported == blob.digest or (reported is None and self.has_blob(repository, blob, work)):
             return Mount.MOUNTED
         return Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> RegistryUpload:
+        """Open an upload session."""
         try:
             with work.with_grace_period(RESPONSE_TIMEOUT) as waiting:
                 response = self._session.call(
@@ -272,7 +196,7 @@ class RegistryV2:
                     f"/v2/{repository}/blobs/uploads/",
                     waiting,
                     kind="upload",
-                    scopes=push(repository),
+                    scopes=push_scopes(repository),
                     expect={202},
                 )
         except NotFound as error:
@@ -282,17 +206,21 @@ class RegistryV2:
         return self._create_upload(repository, blob, response)
 
     def _create_upload(self, repository: str, blob: Descriptor, response: Response) -> RegistryUpload:
-        return RegistryUpload(self._session, self._capabilities, repository, blob, push(repository), response)
+        """Return the upload session that a response opens."""
+        return RegistryUpload(self._session, self._capabilities, repository, blob, push_scopes(repository), response)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        what = self._manifest_name(repository, reference)
+        """Put a manifest under a tag or its digest, and check that the registry stored it.
+
+        Raises Refused (target_lied, ...), RemoteError."""
+        what = manifest_name(self._session, repository, reference)
         try:
             response = self._session.call(
                 "PUT",
                 f"/v2/{repository}/manifests/{reference}",
                 work,
                 kind="manifest",
-                scopes=push(repository),
+                scopes=push_scopes(repository),
                 headers=(("Content-Type", manifest.media_type),),
                 body=manifest.body,
                 expect={200, 201, 202},
@@ -303,7 +231,7 @@ class RegistryV2:
             if may_be_stored(refusal) and self._has_manifest(repository, reference, manifest, work):
                 return
             raise refusal from error
-        reported = _content_digest(response)
+        reported = content_digest(response)
         if reported is not None and reported.algorithm == manifest.digest.algorithm and reported != manifest.digest:
             hint = SCHEMA1_HINT if manifest.kind is Kind.SCHEMA1 else ""
             text = f"{what} has the digest {manifest.digest}, but the target stored {reported}"
@@ -315,9 +243,9 @@ class RegistryV2:
             raise failure
 
     def _has_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
-        """Return whether `reference` names `manifest` now. Raises errors that may pass, and rate limits."""
+        """Return whether `reference` now names `manifest`. Raises retryable errors and rate limits."""
         try:
-            found = self._resolve_reference(repository, reference, work)
+            found = resolve_reference(self._session, repository, reference, self._read_scopes(repository), work)
         except RemoteError as error:
             work.stop.raise_if_requested()
             found = error
@@ -326,6 +254,7 @@ class RegistryV2:
         return isinstance(found, Version) and found.digest == manifest.digest
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
+        """Delete a tag or a manifest. A reference that does not exist is not an error."""
         self._session.call(
             "DELETE",
             f"/v2/{repository}/manifests/{reference}",
@@ -337,13 +266,5 @@ class RegistryV2:
 
 
 def _invalid_name_error(subject: str, name: str) -> Refused:
+    """Return the error for an invalid name in a list."""
     return Refused(f"{subject} with an invalid name: {printable(name, 80)!r}", code="ref_invalid")
-
-
-def _content_digest(response: Response) -> Digest | None:
-    """Return the digest in the Docker-Content-Digest header; None if it is missing or invalid."""
-    reported = response.headers.get_all("docker-content-digest")
-    try:
-        return Digest.parse(reported[0]) if len(reported) == 1 else None
-    except Refused:
-        return None

@@ -157,10 +157,10 @@ class Session:
                 raise error
             self._note_status(stream.status, scopes)
         if stream.status not in expect:
-            raise self._read_failure(stream)
+            raise self._read_error(stream)
         return stream.read(limit)
 
-    def one_off(
+    def send_one_off(
         self,
         method: str,
         destination: Destination,
@@ -179,7 +179,7 @@ class Session:
         def attempt() -> Response:
             sent, response = self._get_one_off_client().send(request, work, params=params, form=form, basic=basic)
             if response.status in (408, 425, 429) or response.status >= 500:
-                error = self._failure_of(sent, response.status, response.headers, response.body)
+                error = self._error_of(sent, response.status, response.headers, response.body)
                 self._retries.apply_to_host(error, sent, self._client.limits_of(sent.destination).name)
                 raise error
             return response
@@ -205,10 +205,10 @@ class Session:
     def error_for(self, response: Response, method: str, kind: str) -> MirrorError:
         """Return the error for a response whose status was expected, but which is an error after all."""
         request = Request(method, kind, response.destination)
-        return self._failure_of(request, response.status, response.headers, response.body)
+        return self._error_of(request, response.status, response.headers, response.body)
 
     def note_exhausted(self, error: MirrorError) -> None:
-        """Note an error that remained after all retries of a transfer, which are not made here."""
+        """Note an error that remained after all retries of a transfer; the session does not make those."""
         self._retries.note_exhausted(error)
 
     def _destination(self, where: str | Destination) -> Destination:
@@ -225,7 +225,7 @@ class Session:
             if stream.status in expect:
                 return stream
             if stream.status not in status_errors.REDIRECTS or request.method not in _REDIRECTED_METHODS:
-                raise self._read_failure(stream)
+                raise self._read_error(stream)
             with stream:
                 stream.read_error_body()
                 location = stream.headers.single("location")
@@ -276,7 +276,7 @@ class Session:
         """Let the authorizer handle a 401. Returns the error to raise if the request is not sent again. Raises
         AuthError."""
         try:
-            error = self._read_failure(stream)
+            error = self._read_error(stream)
         except BaseException:
             self.authorizer.release(scopes)
             raise
@@ -306,14 +306,14 @@ class Session:
         origin = destination.origin
         return destination.credentials and (origin == self.url_policy.api or origin in self.url_policy.endpoints)
 
-    def _read_failure(self, stream: ResponseStream) -> MirrorError:
+    def _read_error(self, stream: ResponseStream) -> MirrorError:
         """Read an error response, close it, and apply it to the host (pause, rate limit). Returns the error."""
         with stream:
-            error = self._failure_of(stream.request, stream.status, stream.headers, stream.read_error_body())
+            error = self._error_of(stream.request, stream.status, stream.headers, stream.read_error_body())
         self._retries.apply_to_host(error, stream.request, self._client.limits_of(stream.destination).name)
         return error
 
-    def _failure_of(self, request: Request, code: int, headers: Headers, body: bytes) -> MirrorError:
+    def _error_of(self, request: Request, code: int, headers: Headers, body: bytes) -> MirrorError:
         """Return the error for a response."""
         error = status_errors.error_for(
             str(request),

@@ -12,4 +12,4 @@ class UploadCapabilities(Struct):
     needs_patch: bool = False  # requires a streamed PATCH and a PUT instead of one PUT
     chunk_size: int = 0  # bytes; 0: the host has not rejected a large body
     rejects_chunks: bool = False
-    broken_blobs: set[Digest] = field(default_factory=set)  # blobs whose upload broke after CHUNK_AFTER bytes
+    broken_blobs: set[Digest] = field(default_factory=set)  # blobs whose upload failed after CHUNK_AFTER bytes

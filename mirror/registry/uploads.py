@@ -28,7 +28,7 @@ from mirror.util.cancellation import Stop, Work
 CHUNK_AFTER = 64 << 20  # bytes; if an upload breaks after this many, it is repeated in chunks
 MAX_CHUNK = 32 << 20  # bytes
 MIN_CHUNK = 4 << 20  # bytes; the largest chunk that one popular host accepts (docs/compatibility.md)
-DELETE_TIMEOUT = 2.0  # seconds for the DELETE of an abandoned session
+DELETE_TIMEOUT = 2.0  # seconds for the DELETE of an uncommitted session
 _DELETED = frozenset({200, 202, 204, 404})
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
@@ -327,7 +327,7 @@ class RegistryUpload:
                 scopes = (Scope(self._repository, ("pull", "push", "delete")),)
                 self._session.call("DELETE", self._location, work, kind="upload", scopes=scopes, expect=_DELETED)
             except MirrorError as failure:
-                # Registries remove abandoned sessions themselves.
+                # Registries remove unused sessions themselves.
                 _log.debug("%s: upload session not deleted: %s", self._what, failure)
 
 

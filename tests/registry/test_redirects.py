@@ -10,12 +10,12 @@ from mirror.errors import (
     RemoteError,
 )
 from mirror.limits import Limits
-from tests.registry.http.peers import Peer, peers, reply, whole
+from tests.registry.http.peers import Peer, peers, raw_response, reply
 from tests.registry.http.sessions import (
     Keys,
     get,
-    led_to,
     read_all,
+    redirect_to,
     session_with,
 )
 
@@ -25,7 +25,7 @@ from tests.registry.http.sessions import (
 def test_a_redirected_read_sends_no_credentials_to_another_host(method: str, status: str) -> None:
     found: list[Peer] = []
     place = lambda: f"http://{found[1].name}/signed?X-Signature=CANARY"  # noqa: E731
-    with peers(led_to(place, status), reply(whole("200 OK")), addresses=("127.0.0.2", "127.0.0.3")) as both:
+    with peers(redirect_to(place, status), reply(raw_response("200 OK")), addresses=("127.0.0.2", "127.0.0.3")) as both:
         found += both
         limits = Limits()
         with session_with(both[0], authorizer=Keys("Bearer secret"), limits=limits) as session:
@@ -39,7 +39,7 @@ def test_a_redirected_read_sends_no_credentials_to_another_host(method: str, sta
 
 
 def test_a_redirect_within_the_origin_keeps_the_credentials() -> None:
-    script = reply(whole("307 T", b"", "Location: /elsewhere?x=1"), whole("200 OK", b"blob"))
+    script = reply(raw_response("307 T", b"", "Location: /elsewhere?x=1"), raw_response("200 OK", b"blob"))
     with Peer(script) as peer, session_with(peer, authorizer=Keys("Bearer secret")) as session:
         assert b"blob" == read_all(session)
         assert ["Bearer secret"] * 2 == [request.headers["authorization"] for request in peer.requests]
@@ -48,7 +48,7 @@ def test_a_redirect_within_the_origin_keeps_the_credentials() -> None:
 
 @pytest.mark.parametrize("place", ["/v2/a/b/tags/list", "/other"])
 def test_a_redirect_loop_ends_after_five_redirects(place: str) -> None:
-    with Peer(led_to(lambda: place)) as peer, session_with(peer) as session:
+    with Peer(redirect_to(lambda: place)) as peer, session_with(peer) as session:
         with pytest.raises(Refused) as caught:
             get(session)
         assert ("unsafe_redirect", 6) == (caught.value.code, len(peer.requests))
@@ -58,7 +58,7 @@ def test_a_redirect_loop_ends_after_five_redirects(place: str) -> None:
     "place", ["http://169.254.169.254/latest", "http://0.0.0.0:1/", "ftp://127.0.0.1/", "http://u:p@127.0.0.1/", "//"]
 )
 def test_an_unsafe_redirect_is_not_followed(place: str) -> None:
-    with Peer(led_to(lambda: place)) as peer, session_with(peer) as session:
+    with Peer(redirect_to(lambda: place)) as peer, session_with(peer) as session:
         with pytest.raises(Refused) as caught:
             get(session)
         assert ("unsafe_redirect", 1) == (caught.value.code, len(peer.requests))
@@ -66,7 +66,7 @@ def test_an_unsafe_redirect_is_not_followed(place: str) -> None:
 
 @pytest.mark.parametrize("fields", [(), ("Location: /a", "Location: /b"), ("Location: ",)])
 def test_a_redirect_must_have_a_location(fields: tuple[str, ...]) -> None:
-    with Peer(reply(whole("302 Found", b"", *fields))) as peer, session_with(peer) as session:
+    with Peer(reply(raw_response("302 Found", b"", *fields))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError) as caught:
             get(session)
         assert ("bad_response", 1) == (caught.value.code, len(peer.requests))
@@ -75,7 +75,7 @@ def test_a_redirect_must_have_a_location(fields: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("status", ["301 A", "302 B", "303 C", "307 D", "308 E"])
 def test_a_write_is_never_redirected(method: str, status: str) -> None:
-    with Peer(led_to(lambda: "/elsewhere", status)) as peer, session_with(peer) as session:
+    with Peer(redirect_to(lambda: "/elsewhere", status)) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError, match="redirect") as caught:
             get(session, method=method, body=b"body", expect={201, 202})
         assert ("bad_response", 1) == (caught.value.code, len(peer.requests))
@@ -85,8 +85,8 @@ def test_a_401_of_another_host_is_final_and_its_403_starts_again_at_the_registry
     for status, tries in (("401 Who", 1), ("403 Signature expired", 3)):
         found: list[Peer] = []
         place = lambda found=found: f"http://{found[1].name}/signed?s"  # noqa: E731
-        script = reply(whole(status, b"", 'WWW-Authenticate: Basic realm="give"'))
-        with peers(led_to(place), script, addresses=("127.0.0.2", "127.0.0.3")) as both:
+        script = reply(raw_response(status, b"", 'WWW-Authenticate: Basic realm="give"'))
+        with peers(redirect_to(place), script, addresses=("127.0.0.2", "127.0.0.3")) as both:
             found += both
             keys = Keys("Bearer secret")
             with session_with(both[0], authorizer=keys) as session, pytest.raises(AuthError) as caught:
@@ -99,7 +99,7 @@ def test_a_401_of_another_host_is_final_and_its_403_starts_again_at_the_registry
 def test_an_expected_status_is_returned_with_its_destination() -> None:
     found: list[Peer] = []
     place = lambda: f"http://{found[1].name}/signed"  # noqa: E731
-    with peers(led_to(place), reply(whole("403 No")), addresses=("127.0.0.2", "127.0.0.3")) as both:
+    with peers(redirect_to(place), reply(raw_response("403 No")), addresses=("127.0.0.2", "127.0.0.3")) as both:
         found += both
         with session_with(both[0]) as session:
             response = get(session, method="HEAD", expect={200, 403}, kind="blob")

@@ -20,7 +20,7 @@ from mirror.registry.auth.authorizer import Scope
 from mirror.registry.retries import MIN_PAUSE
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
-from tests.registry.http.peers import Peer, Talk, reply, whole
+from tests.registry.http.peers import Peer, PeerConnection, raw_response, reply
 from tests.registry.http.sessions import (
     QUICK,
     Keys,
@@ -35,7 +35,7 @@ def test_temporary_errors_are_retried(status: str, caplog: pytest.LogCaptureFixt
     limits = Limits()
     with (
         caplog.at_level(logging.INFO, "mirror.http"),
-        Peer(reply(whole(status), whole("200 OK"))) as peer,
+        Peer(reply(raw_response(status), raw_response("200 OK"))) as peer,
         session_with(peer, limits=limits) as session,
     ):
         assert 200 == get(session, method="POST").status
@@ -45,7 +45,7 @@ def test_temporary_errors_are_retried(status: str, caplog: pytest.LogCaptureFixt
 
 
 def test_attempts_are_counted() -> None:
-    with Peer(reply(whole("500 R"))) as peer, session_with(peer) as session:
+    with Peer(reply(raw_response("500 R"))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError):
             get(session)
         assert QUICK.attempts == len(peer.requests)
@@ -57,7 +57,7 @@ def test_requests_to_a_token_service_are_retried_within_one_budget(known: bool) 
     class Fetching(Keys):
         def fetch(self, work: Work) -> None:
             with pytest.raises(RemoteError) as caught:
-                session.one_off("GET", session.url_policy.check_realm(f"http://{service.name}/token"), work=work)
+                session.send_one_off("GET", session.url_policy.check_realm(f"http://{service.name}/token"), work=work)
             raise caught.value
 
         def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
@@ -68,10 +68,10 @@ def test_requests_to_a_token_service_are_retried_within_one_budget(known: bool) 
         def handle_challenge(self, scopes: object, challenges: object, sent: object, work: Work) -> None:
             self.fetch(work)
 
-    rejection = reply(whole("401 Who", b"", "WWW-Authenticate: Bearer"))
+    rejection = reply(raw_response("401 Who", b"", "WWW-Authenticate: Bearer"))
     with (
         Peer(rejection) as registry,
-        Peer(reply(whole("500 R"))) as service,
+        Peer(reply(raw_response("500 R"))) as service,
         session_with(registry, authorizer=Fetching(), token_realms=frozenset({service.name})) as session,
     ):
         with pytest.raises(RemoteError, match="500"):
@@ -80,7 +80,7 @@ def test_requests_to_a_token_service_are_retried_within_one_budget(known: bool) 
 
 
 def test_nothing_is_retried_if_the_caller_retries() -> None:
-    with Peer(reply(whole("500 R"))) as peer, session_with(peer) as session:
+    with Peer(reply(raw_response("500 R"))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError):
             get(session, retries=False)
         assert 1 == len(peer.requests)
@@ -116,7 +116,7 @@ def test_a_host_that_asks_for_a_pause_is_paused_for_all_requests(
 ) -> None:
     limits = Limits(Clock())
     with (
-        Peer(reply(whole(status, b"", f"Retry-After: {form()}"))) as peer,
+        Peer(reply(raw_response(status, b"", f"Retry-After: {form()}"))) as peer,
         session_with(peer, limits=limits) as session,
     ):
         with pytest.raises(RemoteError) as caught:
@@ -151,7 +151,7 @@ def test_a_retry_after_of_zero_keeps_the_backoff_and_the_limit_of_attempts(statu
     date = form if form == "0" else formatdate(time() - 90, usegmt=True)
     policy = Policy(attempts=4, base=8.0, cap=8.0)
     with (
-        Peer(reply(whole(status, b"", f"Retry-After: {date}"))) as peer,
+        Peer(reply(raw_response(status, b"", f"Retry-After: {date}"))) as peer,
         session_with(peer, limits=Limits(clock), policy=policy) as session,
     ):
         with pytest.raises(RemoteError):
@@ -163,7 +163,7 @@ def test_a_retry_after_of_zero_keeps_the_backoff_and_the_limit_of_attempts(statu
 def test_delays_by_a_rate_do_not_count_against_the_time_budget() -> None:
     clock = Clock()
     limits = Limits(clock)
-    with Peer(reply(whole("500 R"))) as peer:
+    with Peer(reply(raw_response("500 R"))) as peer:
         limits.configure(peer.name, 8, Rate(1, 60.0))
         with session_with(peer, limits=limits, policy=Policy(attempts=5, base=0.001)) as session:
             with pytest.raises(RemoteError):
@@ -175,7 +175,7 @@ def test_delays_by_a_rate_do_not_count_against_the_time_budget() -> None:
 def test_a_host_that_still_answers_429_after_all_retries_only_gets_probes() -> None:
     clock = Clock()
     limits = Limits(clock)
-    responses = [whole("429 Slow")] * (QUICK.attempts + 1) + [whole("200 OK")]
+    responses = [raw_response("429 Slow")] * (QUICK.attempts + 1) + [raw_response("200 OK")]
     with Peer(reply(*responses)) as peer, session_with(peer, limits=limits) as session:
         for _ in range(3):
             with pytest.raises(RateLimited) as caught:
@@ -194,7 +194,7 @@ def test_a_host_that_still_answers_429_after_all_retries_only_gets_probes() -> N
 
 def test_a_host_that_requested_a_long_wait_is_not_probed_before_its_end() -> None:
     clock = Clock()
-    responses = [whole("429 Slow", b"", "Retry-After: 3600"), whole("200 OK")]
+    responses = [raw_response("429 Slow", b"", "Retry-After: 3600"), raw_response("200 OK")]
     with Peer(reply(*responses)) as peer, session_with(peer, limits=Limits(clock)) as session:
         for seconds in (0, 3599):
             clock.time += seconds
@@ -207,7 +207,7 @@ def test_a_host_that_requested_a_long_wait_is_not_probed_before_its_end() -> Non
 
 def test_a_response_to_an_earlier_request_does_not_end_a_rate_limit() -> None:
     limits = Limits(Clock())
-    with Peer(reply(whole("200 OK"))) as peer, session_with(peer, limits=limits) as session:
+    with Peer(reply(raw_response("200 OK"))) as peer, session_with(peer, limits=limits) as session:
         with session.stream("/x", work(), kind="blob"):
             session.note_exhausted(RateLimited("429", status=429))
         session.host.record_response("GET blob", 200, probe=False)
@@ -216,7 +216,7 @@ def test_a_response_to_an_earlier_request_does_not_end_a_rate_limit() -> None:
 
 def test_a_request_is_sent_again_after_the_requested_wait() -> None:
     with (
-        Peer(reply(whole("429 Slow", b"", "Retry-After: 1"), whole("200 OK"))) as peer,
+        Peer(reply(raw_response("429 Slow", b"", "Retry-After: 1"), raw_response("200 OK"))) as peer,
         session_with(peer) as session,
     ):
         begun = monotonic()
@@ -227,7 +227,7 @@ def test_a_request_is_sent_again_after_the_requested_wait() -> None:
 def test_a_requested_wait_of_more_than_two_minutes_marks_the_host_as_down() -> None:
     limits = Limits()
     with (
-        Peer(reply(whole("429 Slow", b"", "Retry-After: 3600"))) as peer,
+        Peer(reply(raw_response("429 Slow", b"", "Retry-After: 3600"))) as peer,
         session_with(peer, limits=limits) as session,
     ):
         for _ in range(3):
@@ -244,7 +244,7 @@ def test_a_requested_wait_of_more_than_two_minutes_marks_the_host_as_down() -> N
 def test_a_429_without_retry_after_is_retried_after_a_pause() -> None:
     limits = Limits(Clock())
     with (
-        Peer(reply(whole("429 Slow", b"Too Many Requests"))) as peer,
+        Peer(reply(raw_response("429 Slow", b"Too Many Requests"))) as peer,
         session_with(peer, limits=limits) as session,
     ):
         with pytest.raises(RateLimited) as caught:
@@ -256,7 +256,7 @@ def test_a_used_up_quota_stops_only_the_requests_that_count_against_it() -> None
     body = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}'
     limits = Limits(Clock())
     with (
-        Peer(reply(whole("429 Slow", body), whole("200 OK"))) as peer,
+        Peer(reply(raw_response("429 Slow", body), raw_response("200 OK"))) as peer,
         session_with(peer, limits=limits) as session,
     ):
         for _ in range(3):
@@ -272,7 +272,7 @@ def test_a_used_up_quota_stops_only_the_requests_that_count_against_it() -> None
 
 def test_a_rate_limits_requests() -> None:
     limits = Limits()
-    with Peer(reply(whole("200 OK"))) as peer:
+    with Peer(reply(raw_response("200 OK"))) as peer:
         limits.configure(peer.name, 8, Rate(20, 1.0))
         with session_with(peer, limits=limits) as session:
             begun = monotonic()
@@ -282,7 +282,7 @@ def test_a_rate_limits_requests() -> None:
 
 
 def test_a_host_that_does_not_respond_within_a_retry_budget_is_down(caplog: pytest.LogCaptureFixture) -> None:
-    with Peer(reply(whole("200 OK"))) as peer:
+    with Peer(reply(raw_response("200 OK"))) as peer:
         name = peer.name
     with session_with(name) as session:
         for _ in range(2):
@@ -293,13 +293,13 @@ def test_a_host_that_does_not_respond_within_a_retry_budget_is_down(caplog: pyte
         assert 1 == sum(getattr(record, "event", "") == "host_down" for record in caplog.records)
 
 
-def close_at_once(talk: Talk) -> None:
-    talk.request()
-    talk.reset()
+def close_at_once(conn: PeerConnection) -> None:
+    conn.read_request()
+    conn.reset()
 
 
 def test_a_host_that_does_not_respond_is_down_but_one_with_bad_responses_is_not() -> None:
-    with Peer(lambda talk: talk.until_gone()) as peer, session_with(peer, idle_timeout=0.05) as session:
+    with Peer(lambda conn: conn.read_to_end()) as peer, session_with(peer, idle_timeout=0.05) as session:
         with pytest.raises(NetworkError):
             get(session)
         assert session.host.down
@@ -310,7 +310,7 @@ def test_a_host_that_does_not_respond_is_down_but_one_with_bad_responses_is_not(
 
 
 def test_exhausted_transfer_retries_mark_a_host_as_down_until_it_responds() -> None:
-    with Peer(reply(whole("200 OK"))) as peer, session_with(peer) as session:
+    with Peer(reply(raw_response("200 OK"))) as peer, session_with(peer) as session:
         session.note_exhausted(RemoteError("a bad answer"))
         assert not session.host.down
         session.note_exhausted(Unreachable("nobody there", host="cdn.example.net"))

@@ -56,7 +56,7 @@ def opened(
     credentials = CredentialSource({host: host_settings}, {"HOME": str(folder)})
     session = Session(host_settings, limits, policy=QUICK)
     authorizer = HostAuthorizer(
-        host_settings, credentials, session.one_off, session.url_policy.check_realm, limits.clock
+        host_settings, credentials, session.send_one_off, session.url_policy.check_realm, limits.clock
     )
     session.authorizer = authorizer
     v2 = RegistryV2(session)

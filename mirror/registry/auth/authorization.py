@@ -1,12 +1,12 @@
 """The `Authorization` header of each request to a registry, and the reaction to a 401.
 
 There is one `HostAuthorizer` per registry. It sends no credentials before the registry asks for them (RFC 9110, section
-11.6.1): the first request goes alone, without a header. After a Basic challenge every request has Basic credentials.
+11.6.1): the first request is sent alone, without a header. After a Basic challenge every request has Basic credentials.
 After a Bearer challenge a token is fetched for each exact set of scopes, before the first request that needs it. The
-first request with a set of scopes goes alone until its response is known, so a wrong password costs one or two
+first request with a set of scopes is sent alone until its response is known, so a wrong password costs one or two
 requests, and not one per image.
 
-The first 401 leads to a new token and a new look-up of credentials. The next 401 is final for that set of scopes: later
+The first 401 leads to a new token and a new lookup of credentials. The next 401 is final for that set of scopes: later
 requests fail without being sent.
 """
 
@@ -18,11 +18,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from mirror.errors import AuthError, Cancelled, MirrorError, printable
-from mirror.registry.auth.authorizer import Scope, pull, widen_scopes
+from mirror.registry.auth.authorizer import Scope, pull_scopes, widen_scopes
 from mirror.registry.auth.challenge import Challenge, choose_challenge, parse_challenges
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.auth.scope_state import ScopeState
-from mirror.registry.auth.token_client import OneOff
+from mirror.registry.auth.token_client import OneOffSender
 from mirror.registry.auth.token_issuer import NO_GRANT, AuthScheme, Grant, GrantRequest, TokenIssuer
 from mirror.registry.http.host_settings import HostSettings
 from mirror.registry.http.url_policy import Destination
@@ -48,7 +48,7 @@ class HostAuthorizer:
         self,
         settings: HostSettings,
         credentials: CredentialSource,
-        one_off: OneOff,
+        one_off: OneOffSender,
         realm_check: Callable[[str], Destination],
         clock: Clock | None = None,
     ) -> None:
@@ -73,8 +73,8 @@ class HostAuthorizer:
         """Return the `Authorization` for a request that needs `scopes`, or None for no header.
 
         May fetch a token, and may wait for another thread's token or first response. The same thread must then call
-        `accepted`, `challenged` or `abandoned`. Raises AuthError (at once after a final 401), Refused (unsafe_realm),
-        NetworkError."""
+        `note_accepted`, `handle_challenge` or `release`. Raises AuthError (at once after a final 401),
+        Refused (unsafe_realm), NetworkError."""
         state = self._states.get(scopes)
         if state is None:
             state = self._get_state(scopes)
@@ -90,7 +90,7 @@ class HostAuthorizer:
         """Handle a 401 to a request that had the header `sent`, or another status that reports an expired token.
 
         challenges: the WWW-Authenticate fields. Returns if the request should be sent once more, with the result of
-        `header`. Otherwise raises AuthError or Refused. An error that cannot pass is raised again by every later
+        `header`. Otherwise raises AuthError or Refused. An error that is not retryable is raised again by every later
         `header` for these scopes."""
         state = self._get_state(scopes)
         try:
@@ -102,7 +102,7 @@ class HostAuthorizer:
             self._record_error(state, error)
             raise
         finally:
-            self._leave_gates(state)  # still one request at a time: by this thread, or by one that waits
+            self._leave_gates(state)  # still one request at a time, of this thread or of a waiting one
 
     def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
         """Note that a request with these scopes received a response other than 401."""
@@ -127,20 +127,18 @@ class HostAuthorizer:
             self._leave_gates(state)
 
     def has_shown_credentials(self, repository: str, work: Work) -> bool:
-        """Return whether the registry asked for credentials for `repository` and there are some; they were sent
-        then."""
-        state = self._states.get(pull(repository))
+        """Return whether credentials for `repository` were sent: the registry requires them, and there are some."""
+        state = self._states.get(pull_scopes(repository))
         scheme = self._scheme if state is None else state.scheme or self._scheme
         return scheme is not None and self._credentials.find(self._host, repository, stop=work.stop) is not None
 
     def forget_refusal(self, repository: str) -> None:
-        """Forget that reading `repository` was refused for good, so that one more request can be sent."""
+        """Forget a final refusal to read `repository`, so that one more request can be sent."""
         with self._lock:
-            self._states.pop(pull(repository), None)
+            self._states.pop(pull_scopes(repository), None)
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
-        """Allow one more request with these scopes after the registry refused one for good; the next 401 is final at
-        once.
+        """Allow one more request with these scopes after a final refusal by the registry. The next 401 is final.
 
         For requests that a registry may refuse on their own. A refusal by the token service stays final."""
         with self._lock:
@@ -161,7 +159,7 @@ class HostAuthorizer:
     # --- one request
 
     def _get_header(self, state: ScopeState, work: Work) -> str | None:
-        """Return the header to send, after waiting for this request's turn."""
+        """Return the header to send. Waits while only one request at a time may be sent."""
         try:
             while True:
                 work.stop.raise_if_requested()
@@ -170,7 +168,7 @@ class HostAuthorizer:
                 scheme = state.scheme or self._scheme
                 grant = self._get_grant(state, scheme, work)
                 if (
-                    self._enter_gate(state, scheme, work.stop)
+                    self._wait_at_gate(state, scheme, work.stop)
                     and scheme == (state.scheme or self._scheme)
                     and not state.error
                 ):
@@ -180,8 +178,8 @@ class HostAuthorizer:
             self._leave_gates(state)
             raise
 
-    def _enter_gate(self, state: ScopeState, scheme: AuthScheme | None, stop: Stop) -> bool:
-        """Wait for this request's turn. Returns False if the state changed meanwhile."""
+    def _wait_at_gate(self, state: ScopeState, scheme: AuthScheme | None, stop: Stop) -> bool:
+        """Wait until this request may be sent. Return False if the state changed meanwhile."""
         if state.is_authorized:
             return True
         if scheme is None and not self._is_open:
@@ -191,7 +189,7 @@ class HostAuthorizer:
         return state.gate.enter(stop)
 
     def _leave_gates(self, state: ScopeState) -> None:
-        """Let the next request go."""
+        """Allow the next waiting request."""
         state.gate.leave()
         self._first_gate.leave()
 
@@ -223,14 +221,14 @@ class HostAuthorizer:
         """Record a 401, and return the scheme that the registry requires. Several 401s to the same header count
         once."""
         chosen = choose_challenge(challenges)
-        scheme = self._scheme_of(chosen) if chosen else state.scheme or self._scheme
+        scheme = self._parse_scheme(chosen) if chosen else state.scheme or self._scheme
         if scheme is None:
             raise self._unsupported_error(state, challenges)
         with self._lock:
             grant = state.grant
             renewing = grant is None and state.scheme is not None
             if renewing or sent != (grant.header if grant else None):
-                return state.scheme or scheme  # another thread has recorded it already
+                return state.scheme or scheme  # another thread has already recorded it
             state.refusals += 1
             state.scheme = self._scheme = scheme
             state.grant = None
@@ -247,25 +245,25 @@ class HostAuthorizer:
             raise self._refusal_error(state, grant)
         return scheme
 
-    def _scheme_of(self, challenge: Challenge) -> AuthScheme:
+    def _parse_scheme(self, challenge: Challenge) -> AuthScheme:
         """Return the scheme of a challenge. Raises Refused (unsafe_realm)."""
         if challenge.scheme == "basic":
             return AuthScheme()
         return AuthScheme(self._realm_check(challenge.params["realm"]), challenge.params.get("service", ""))
 
     def _unsupported_error(self, state: ScopeState, challenges: Sequence[Challenge]) -> AuthError:
-        """Return the error for a 401 without a challenge that can be answered."""
+        """Return the error for a 401 without a supported challenge."""
         schemes = sorted({challenge.scheme for challenge in challenges})
         if "bearer" in schemes:
             why = "requires a bearer token, but its challenge has no realm"
         elif schemes:
             why = f"requires an unsupported authentication scheme: {printable(', '.join(schemes), 80)}"
         else:
-            why = "answers 401 without a valid challenge"
+            why = "responds with 401 without a valid challenge"
         return AuthError(f"{self._subject(state)}: {self._host} {why}", status=401)
 
     def _record_error(self, state: ScopeState, error: MirrorError) -> None:
-        """Keep an error that cannot pass; all later requests with these scopes raise it."""
+        """Keep an error that is not retryable; all later requests with these scopes raise it."""
         if error.retryable or isinstance(error, Cancelled):
             return
         with self._lock:
@@ -300,7 +298,7 @@ class HostAuthorizer:
         """Request a grant from the token service, or keep the old one for a while if that fails."""
         old, now = state.grant, self._clock.now()
         if old is not None and now < old.renew_at:
-            return old  # another thread has renewed it just now
+            return old  # another thread has just renewed it
         if self._use_wider_grant(state, now) and state.grant is not None:
             return state.grant
         request = GrantRequest(self._subject(state), state.repository, state.requested_scopes, state.suspect_credential)

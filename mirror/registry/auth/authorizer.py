@@ -30,12 +30,12 @@ _ADDABLE_ACTIONS = {"pull", "push", "delete"}  # actions that a challenge may ad
 CATALOG = Scope("catalog", ("*",), "registry")
 
 
-def pull(repository: str) -> tuple[Scope, ...]:
+def pull_scopes(repository: str) -> tuple[Scope, ...]:
     """Return the scopes for reading a repository."""
     return (Scope(repository, ("pull",)),)
 
 
-def push(repository: str) -> tuple[Scope, ...]:
+def push_scopes(repository: str) -> tuple[Scope, ...]:
     """Return the scopes for writing to a repository."""
     return (Scope(repository, ("pull", "push")),)
 
@@ -66,8 +66,8 @@ class Authorizer(Protocol):
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         """Return the `Authorization` value to send now; None for no header. May fetch a token. Raises AuthError.
 
-        Each call must be followed, in the same thread, by `challenged`, `accepted` or `abandoned`: other threads may
-        wait for it."""
+        Each call must be followed, in the same thread, by `handle_challenge`, `note_accepted` or `release`: other
+        threads may wait for it."""
         ...
 
     def handle_challenge(
@@ -88,7 +88,7 @@ class Authorizer(Protocol):
         ...
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
-        """Allow one more request with these scopes, although the registry refused one for good."""
+        """Allow one more request with these scopes after a final refusal."""
         ...
 
 

@@ -113,7 +113,7 @@ class CredentialSource:
         """Return the credential for `repository` of `host` (named as in references); None if there is none.
 
         fresh: read files and run helpers again. May block as long as a helper runs. Raises AuthError (a secret or file
-        cannot be read, or a helper failed, which is kept until the next fresh look-up), Cancelled."""
+        cannot be read, or a helper failed, which is kept until the next fresh lookup), Cancelled."""
         found = self._look_up(host, repository, fresh, stop or Stop())
         if found is not None:
             with self._lock:

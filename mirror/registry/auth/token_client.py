@@ -33,12 +33,17 @@ class Reply(Protocol):
     """A complete response with a small body."""
 
     @property
-    def status(self) -> int: ...
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
     @property
-    def body(self) -> bytes: ...
+    def body(self) -> bytes:
+        """The whole body."""
+        ...
 
 
-class OneOff(Protocol):
+class OneOffSender(Protocol):
     """Sends one small request to a token service.
 
     Every status is a result. Raises MirrorErrors for network problems, after its own retries."""
@@ -67,7 +72,7 @@ class Token(RedactedStruct, frozen=True):
 class TokenClient:
     """Fetches tokens for one registry. Thread-safe; remembers only which form the service supports."""
 
-    def __init__(self, host: str, one_off: OneOff) -> None:
+    def __init__(self, host: str, one_off: OneOffSender) -> None:
         self._host = host
         self._one_off = one_off
         self._get_only = False  # the service does not support POST
@@ -132,9 +137,9 @@ class TokenClient:
         what = f"the token service of {self._host}"
         status = reply.status
         if status == 429:
-            return RateLimited(f"{what} answers 429", status=status)
+            return RateLimited(f"{what} responded with 429", status=status)
         if status >= 500:
-            return RemoteError(f"{what} answers {status}", status=status, retryable=True)
+            return RemoteError(f"{what} responded with {status}", status=status, retryable=True)
         account = credential.description if credential else "a request without credentials"
         return AuthError(
             f"{what} refused {account} ({status})",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mirror.errors import AuthError
 from mirror.registry.auth.credentials import Credential, CredentialSource
-from mirror.registry.auth.token_client import OneOff, TokenClient
+from mirror.registry.auth.token_client import OneOffSender, TokenClient
 from mirror.registry.http.url_policy import Destination
 from mirror.util.cancellation import Stop, Work
 from mirror.util.config_key import registry_key
@@ -18,7 +18,7 @@ from mirror.util.retry_policy import Clock
 from mirror.util.single_flight import SingleFlight
 from mirror.util.structs import RedactedStruct, Struct
 
-RELOAD_INTERVAL = 10.0  # seconds between two fresh look-ups of credentials
+RELOAD_INTERVAL = 10.0  # seconds between two fresh lookups of credentials
 
 _REFUSAL_STATUSES = {400, 401, 403}  # of a token service; OAuth2 uses 400 for an invalid grant
 _REMEMBERED_TOKENS = 1024
@@ -62,7 +62,7 @@ class GrantRequest(Struct, frozen=True):
 class TokenIssuer:
     """Issues grants for one registry. Thread-safe; no lock is held across requests, helpers or waits."""
 
-    def __init__(self, host: str, credentials: CredentialSource, one_off: OneOff, clock: Clock) -> None:
+    def __init__(self, host: str, credentials: CredentialSource, one_off: OneOffSender, clock: Clock) -> None:
         self._host = host
         self._credentials = credentials
         self._client = TokenClient(host, one_off)
@@ -96,7 +96,7 @@ class TokenIssuer:
                 f"{subject}: no credentials for {self._host}: "
                 f"neither in the configuration nor in {self._credentials.searched_files}",
                 hint=f"set {registry_key(self._host, 'username')} and password, or log in with docker; "
-                "some registries answer so for a repository that does not exist",
+                "some registries do so for a repository that does not exist",
                 status=status,
                 code=code,
             )

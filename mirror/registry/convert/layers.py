@@ -62,15 +62,19 @@ EMPTY_LAYER = Layer(Digest.of(EMPTY_TAR), Digest.of(EMPTY_GZIP), len(EMPTY_GZIP)
 
 
 class _Unpacker(Protocol):
-    """A decompressor for a whole layer: bytes in, unpacked pieces out. `end` raises ValueError if the input is
-    incomplete.
+    """A decompressor for one layer.
 
     padding: the number of input bytes after the end of the data that are padding."""
 
     padding: int
 
-    def feed(self, data: bytes) -> Iterator[bytes]: ...
-    def end(self) -> None: ...
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the unpacked pieces of the next bytes."""
+        ...
+
+    def end(self) -> None:
+        """Raise ValueError if the input is incomplete."""
+        ...
 
 
 class LayerWriter:
@@ -212,12 +216,23 @@ class _Decompressor(Protocol):
     """The common interface of the decompressors in bz2 and lzma."""
 
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """Whether the end of the stream was reached."""
+        ...
+
     @property
-    def needs_input(self) -> bool: ...
+    def needs_input(self) -> bool:
+        """Whether the next call needs more input to produce output."""
+        ...
+
     @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """The bytes after the end of the stream."""
+        ...
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        """Unpack at most `max_length` bytes."""
+        ...
 
 
 class _StreamSequence:
@@ -283,6 +298,7 @@ class _GzipDecompressor:
 
     @property
     def eof(self) -> bool:
+        """Whether the end of the stream was reached."""
         return self._zlib.eof
 
     @property
@@ -292,6 +308,7 @@ class _GzipDecompressor:
 
     @property
     def unused_data(self) -> bytes:
+        """The bytes after the end of the stream."""
         return self._zlib.unused_data
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
@@ -312,4 +329,5 @@ def _new_xz() -> _Decompressor:
 
 
 def _digest_of(hasher: hashlib._Hash) -> Digest:
+    """Return the digest of the hashed bytes."""
     return Digest(f"sha256:{hasher.hexdigest()}")

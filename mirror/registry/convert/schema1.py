@@ -36,6 +36,7 @@ class Schema1Source:
         self._cache = cache
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
+        """Yield the repositories of the source."""
         return self._source.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:
@@ -67,15 +68,19 @@ class Schema1Source:
         return version if ":" in reference else self._add_conversion(repository, version)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
+        """Return a manifest of the source, unconverted."""
         return self._source.manifest(repository, reference, work)
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
+        """Open a blob of the source."""
         return self._source.open_blob(repository, blob, work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
+        """Return whether the source leaves out this blob."""
         return self._source.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
+        """Return the referrers of the source."""
         return self._source.referrers(repository, digest, work)
 
     def _add_conversion(self, repository: str, version: Version, *, keep: bool = True) -> Version:

@@ -1,1 +1,1 @@
-"""HTTP/1.1 as registries speak it, strictly: whole responses only, every wait with an end, no redirect of its own."""
+"""An HTTP/1.1 client for registries: accepts only complete responses, limits every wait, follows no redirects."""

@@ -198,7 +198,7 @@ def _secrets_in(name: str, value: str) -> list[str]:
     """Return the secrets in a request header."""
     if name == "Authorization":
         secret = value.partition(" ")[2]
-        return [secret, *_SIGNATURE.findall(secret)]  # a v1 token has a signature; the rest is not secret
+        return [secret, *_SIGNATURE.findall(secret)]  # a token of v1 has a signature; its other parts are not secret
     return [pair.partition("=")[2] for pair in value.split("; ")] if name == "Cookie" else []
 
 

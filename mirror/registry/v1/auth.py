@@ -21,7 +21,7 @@ from mirror.util.config_key import registry_key
 
 log = logging.getLogger("mirror.auth")
 
-# Kinds of scopes that tell V1Authorizer what a request is for. The v1 protocol itself has no scopes.
+# Kinds of scopes, by which V1Authorizer knows the kind of a request. The v1 protocol itself has no scopes.
 INDEX, IMAGES, ENDPOINT = "v1-index", "v1-images", "v1-endpoint"
 
 

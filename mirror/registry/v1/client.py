@@ -33,7 +33,7 @@ T = TypeVar("T")
 class _IndexedRepository(Struct, frozen=True):
     """The response of the index about one repository.
 
-    hosts: the hosts of its tags and images, in the order in which they are asked. is_index: whether the response was
+    hosts: the hosts of its tags and images, in the order of requests. is_index: whether the response was
     that of an index."""
 
     hosts: tuple[Destination, ...]
@@ -55,6 +55,7 @@ class V1Client:
         self._index_loads: SingleFlight[str, _IndexedRepository] = SingleFlight(f"the index of {self.host}")
 
     def close(self) -> None:
+        """Close the session."""
         self._session.close()
 
     def withhold_credentials(self, repository: str) -> None:
@@ -110,7 +111,7 @@ class V1Client:
             """Open the whole layer (size is None), or the bytes from `offset` to the last of `size` bytes."""
             # docker-registry handles a range without an end incorrectly.
             headers = () if size is None else (("Range", f"bytes={offset}-{size - 1}"),)
-            return self._ask_in_turn(
+            return self._request_from_any(
                 hosts,
                 lambda host: self._session.stream(
                     replace(host, target=f"/v1/images/{image.id}/layer"),
@@ -206,7 +207,7 @@ class V1Client:
         """Request the tags of the repository `name` from its hosts."""
         path = f"/v1/repositories/{name}/tags"
 
-        def ask(host: Destination) -> dict[str, Value]:
+        def request_from(host: Destination) -> dict[str, Value]:
             scopes = v1_scopes(self._scope_kind(host), repository)
             where = replace(host, target=path)
             response = self._session.call(
@@ -214,23 +215,23 @@ class V1Client:
             )
             return parsing.parse_tags(response.body, f"the list at {self.host}{path}")
 
-        return self._ask_in_turn(hosts, ask)
+        return self._request_from_any(hosts, request_from)
 
     def _get_image_part(self, repository: str, image_id: str, part: str, limit: int, work: Work) -> Response:
         """Request one part of an image (`ancestry` or `json`), of at most `limit` bytes."""
         what = self._describe(parsing.check_id(image_id, f"{self.host}/{repository}"), part)
         hosts = self._get_index(repository, work).hosts
 
-        def ask(host: Destination) -> Response:
+        def request_from(host: Destination) -> Response:
             where = replace(host, target=f"/v1/images/{image_id}/{part}")
             scopes = v1_scopes(self._scope_kind(host), repository)
             return self._session.call("GET", where, work, kind=f"v1-{part}", scopes=scopes, expect={200}, limit=limit)
 
         try:
-            return self._ask_in_turn(hosts, ask)
+            return self._request_from_any(hosts, request_from)
         except NetworkError as error:
             if not isinstance(error, Unreachable):
-                # The server in Node does not answer if it lacks the parent of the image.
+                # The Node server does not respond if it does not have the parent of the image.
                 error.hint = (
                     error.hint
                     or "the image may be incomplete on the registry: some servers do not respond in this case"
@@ -243,18 +244,18 @@ class V1Client:
                 raise parsing.invalid_error(what, f"the response has more than {limit} bytes") from error
             raise
 
-    def _ask_in_turn(self, hosts: tuple[Destination, ...], ask: Callable[[Destination], T]) -> T:
+    def _request_from_any(self, hosts: tuple[Destination, ...], request_from: Callable[[Destination], T]) -> T:
         """Return the first usable response of `hosts`.
 
-        Not found, a refusal of credentials and a network error are final: the next host is not asked."""
+        A response 404, a refusal of credentials and a network error are final: the next host gets no request."""
         for host in hosts[:-1]:
             try:
-                return ask(host)
+                return request_from(host)
             except (NotFound, AuthError, NetworkError):
                 raise
             except RemoteError:
                 continue
-        return ask(hosts[-1])
+        return request_from(hosts[-1])
 
     def _scope_kind(self, host: Destination) -> str:
         """Return the kind of scope for a request to `host`: the registry itself or another endpoint."""

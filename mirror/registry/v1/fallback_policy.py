@@ -29,7 +29,7 @@ from mirror.util.structs import Struct
 
 
 class Operation(Enum):
-    """What v2 was asked for. LISTING: the first page of tags. LATER_PAGE: a further page. TAG: a manifest by its
+    """The kind of a v2 request. LISTING: the first page of tags. LATER_PAGE: a further page. TAG: a manifest by its
     tag."""
 
     LISTING = "listing the tags"
@@ -48,7 +48,7 @@ class V2Failure(Enum):
     JUNK = "v2 answers 200 with an invalid body"  # not a list, not a manifest
     STATUS = "v2 rejects the request"  # 400, 405, 501 and others
     BROKEN = "v2 answers with a server error"  # 5xx
-    NETWORK = "the response of v2 was lost"  # reset, truncated or timed out after the connection was made
+    NETWORK = "the response of v2 was lost"  # reset, truncated or timed out after the connection was established
     UNREACHABLE = "the host cannot be reached"
     TLS = "TLS fails"
     UNSAFE = "the response of v2 is unsafe"  # its realm, redirect or size

@@ -1,6 +1,6 @@
 """A Source that reads each tag list and each tag by v2 or by v1.
 
-The rules are in `fallback_policy`; `fallback_state` reads the tag lists. A caller can only tell from the version which
+The rules are in `fallback_policy`; `fallback_state` reads the tag lists. A caller sees only in the version which
 protocol was used.
 """
 
@@ -102,21 +102,25 @@ class FallbackSource:
         return result
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
+        """Read a manifest by v2."""
         return self._v2.manifest(repository, reference, work)
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
+        """Open a blob by v2."""
         return self._v2.open_blob(repository, blob, work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
+        """Return whether the v2 source leaves out this blob."""
         return self._v2.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
+        """Return the referrers by v2."""
         return self._v2.referrers(repository, digest, work)
 
     # ---- one reference
 
     def _skips_v2(self, state: RepositoryState, reference: str) -> bool:
-        """Return whether this reference is resolved without asking v2."""
+        """Return whether this reference is resolved without a v2 request."""
         if ":" in reference:  # a digest; v1 has none
             return self._mode is V1Mode.ONLY
         missing = state.v2_tags is not None and reference not in state.v2_tags
@@ -130,7 +134,7 @@ class FallbackSource:
         v2_result: Version | MirrorError | None,
         work: Work,
     ) -> Version | MirrorError:
-        """Return what a reference names. v2_result: the result of v2; None if v2 was not asked."""
+        """Return what a reference names. v2_result: the result of v2; None if no v2 request was sent."""
         if isinstance(v2_result, Version | Cancelled):
             return v2_result
         if v2_result is not None:

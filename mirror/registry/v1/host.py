@@ -58,4 +58,5 @@ class V1Host:
         return V1Transform(self._client, self._cache, repository, image_id, exact=self._exact)
 
     def close(self) -> None:
+        """Close the v1 client."""
         self._client.close()

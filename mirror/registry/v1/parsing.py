@@ -95,7 +95,7 @@ def parse_token(headers: Headers) -> str | None:
 
 
 def parse_endpoints(headers: Headers) -> list[str]:
-    """Return the hosts of a repository, in the order in which they are to be asked."""
+    """Return the hosts of a repository, in the order of requests."""
     hosts = (host.strip(WHITE_SPACE) for value in headers.get_all("x-docker-endpoints") for host in value.split(","))
     return [host for host in hosts if host]
 

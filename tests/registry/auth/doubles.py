@@ -27,11 +27,11 @@ BEARER = [f'Bearer realm="{REALM}",service="reg"']
 Scopes = tuple[Scope, ...]
 
 
-def pull(repository: str = "team/app") -> Scopes:
+def pull_scopes(repository: str = "team/app") -> Scopes:
     return (Scope(repository, ("pull",)),)
 
 
-def push(repository: str = "team/app") -> Scopes:
+def push_scopes(repository: str = "team/app") -> Scopes:
     return (Scope(repository, ("pull", "push")),)
 
 
@@ -48,12 +48,12 @@ class FakeClock:
 
 
 class FakeCredentials(CredentialSource):
-    """Credentials that a test can change. `fresh` counts the fresh look-ups."""
+    """Credentials that a test can change. `fresh` counts the fresh lookups."""
 
     def __init__(self, **by_host: Credential | MirrorError) -> None:
         super().__init__({}, {"HOME": "/nonexistent"})
         self.now: Credential | MirrorError | None = by_host.get("reg")
-        self.later: Credential | MirrorError | None = None  # the result of a fresh look-up
+        self.later: Credential | MirrorError | None = None  # the result of a fresh lookup
         self.fresh = 0
         self.asked: list[tuple[str, str]] = []
 

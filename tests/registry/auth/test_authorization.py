@@ -34,8 +34,8 @@ from tests.registry.auth.doubles import (
     error_of,
     in_threads,
     open_world,
-    pull,
-    push,
+    pull_scopes,
+    push_scopes,
 )
 
 # --- anonymous, Basic
@@ -44,25 +44,27 @@ from tests.registry.auth.doubles import (
 def test_a_host_without_a_challenge_receives_no_credentials() -> None:
     world = open_world()
     for number in range(3):
-        assert 1 == world.request(pull(f"team/{number}"))
+        assert 1 == world.request(pull_scopes(f"team/{number}"))
     assert [None] * 3 == world.registry.headers
     assert ([], []) == (world.logins.asked, world.tokens.calls)
 
 
 def test_basic_is_sent_with_every_request_after_the_first_challenge() -> None:
     world = basic_world(("acme", "right"), found=ACME)
-    assert [2, 1, 1, 1] == [world.request(scopes) for scopes in (pull(), pull(), push(), pull("other/app"))]
+    assert [2, 1, 1, 1] == [
+        world.request(scopes) for scopes in (pull_scopes(), pull_scopes(), push_scopes(), pull_scopes("other/app"))
+    ]
     assert [None, *[basic("acme", "right")] * 4] == world.registry.headers
 
 
 def test_basic_is_encoded_as_utf_8() -> None:
     world = basic_world(("jürgen", "pä:ss€"), found=Credential("jürgen", "pä:ss€", origin="x"))
-    assert 2 == world.request(pull())
+    assert 2 == world.request(pull_scopes())
 
 
 def test_a_wrong_password_costs_two_requests_for_any_number_of_threads() -> None:
     world = basic_world(("acme", "right"), found=Credential("acme", "CANARY", origin="env HUB_TOKEN"))
-    ended = in_threads(12, lambda number: [error_of(world, pull()) for _ in range(5)])
+    ended = in_threads(12, lambda number: [error_of(world, pull_scopes()) for _ in range(5)])
     errors = [error for future in ended for error in future.result()]  # type: ignore[attr-defined]
     assert 60 == len(errors)
     assert {"auth_failed"} == {error.code for error in errors}
@@ -77,7 +79,7 @@ def test_without_credentials_the_error_names_the_searched_files(tmp_path: Path) 
     source = CredentialSource({}, {"HOME": str(tmp_path)})
     world = World(FakeRegistry(BASIC, lambda scopes, header: False))
     world.auth = HostAuthorizer(settings, source, world.tokens, UrlPolicy(settings).check_realm, world.clock)
-    error = error_of(world, pull())
+    error = error_of(world, pull_scopes())
     assert f"no credentials for {HOST}: neither in the configuration nor in ~/.docker/config.json" in error.what
     assert ("auth_failed", 401, 1) == (error.code, error.status, world.registry.count)
 
@@ -85,9 +87,9 @@ def test_without_credentials_the_error_names_the_searched_files(tmp_path: Path) 
 def test_changed_credentials_are_looked_up_once_and_used() -> None:
     world = basic_world(("acme", "new"), found=ACME)
     world.logins.later = Credential("acme", "new", origin="env HUB_TOKEN")
-    assert 3 == world.request(pull())
+    assert 3 == world.request(pull_scopes())
     assert [None, basic("acme", "right"), basic("acme", "new")] == world.registry.headers
-    assert 1 == world.request(pull("other/app"))
+    assert 1 == world.request(pull_scopes("other/app"))
     assert 1 == world.logins.fresh
 
 
@@ -96,7 +98,7 @@ def test_expired_basic_credentials_are_looked_up_once_for_all_threads() -> None:
     world = World(
         FakeRegistry(BASIC, lambda scopes, header: header == basic("acme", good["word"])), FakeCredentials(reg=ACME)
     )
-    repositories = [pull(f"team/{number}") for number in range(8)]
+    repositories = [pull_scopes(f"team/{number}") for number in range(8)]
     for scopes in repositories:
         world.request(scopes)
     good["word"] = "rotated"
@@ -107,43 +109,43 @@ def test_expired_basic_credentials_are_looked_up_once_for_all_threads() -> None:
 
 def test_an_expiry_without_a_challenge_uses_the_earlier_challenge() -> None:
     world = basic_world(("acme", "right"), found=ACME)
-    world.request(pull())
+    world.request(pull_scopes())
     world.logins.later = Credential("acme", "rotated", origin="x")
-    world.auth.handle_challenge(pull(), [], basic("acme", "right"), Work(Stop()))
-    assert basic("acme", "rotated") == world.auth.header(pull(), Work(Stop()))
+    world.auth.handle_challenge(pull_scopes(), [], basic("acme", "right"), Work(Stop()))
+    assert basic("acme", "rotated") == world.auth.header(pull_scopes(), Work(Stop()))
 
 
 def test_a_rejected_password_is_looked_up_again_only_after_an_interval() -> None:
     world = basic_world(found=ACME)
     for number in range(5):
-        error_of(world, pull(f"team/{number}"))
+        error_of(world, pull_scopes(f"team/{number}"))
     assert 1 == world.logins.fresh
     world.clock.time += RELOAD_INTERVAL
-    error_of(world, pull("team/later"))
+    error_of(world, pull_scopes("team/later"))
     assert 2 == world.logins.fresh
 
 
 def test_an_identity_token_without_a_user_cannot_be_used_for_basic() -> None:
     world = basic_world(found=Credential(identity_token="CANARY", origin="docker-credential-acr"))
-    error = error_of(world, pull())
+    error = error_of(world, pull_scopes())
     assert "does not accept identity token from docker-credential-acr" in error.what
     assert [None] == world.registry.headers
 
 
 def test_a_401_after_a_final_error_raises_that_error() -> None:
     world = basic_world(found=ACME)
-    error = error_of(world, pull())
+    error = error_of(world, pull_scopes())
     with pytest.raises(AuthError) as caught:
-        world.auth.handle_challenge(pull(), BASIC, None, Work(Stop()))
+        world.auth.handle_challenge(pull_scopes(), BASIC, None, Work(Stop()))
     assert error.what == caught.value.what
-    world.auth.note_accepted(pull())
-    assert error.what == error_of(world, pull()).what
+    world.auth.note_accepted(pull_scopes())
+    assert error.what == error_of(world, pull_scopes()).what
 
 
 def test_unreadable_credentials_are_an_error_and_no_anonymous_request_follows() -> None:
     error = AuthError("the helper failed")
     world = basic_world(found=error)
-    assert [error.what] * 3 == [error_of(world, push()).what for _ in range(3)]
+    assert [error.what] * 3 == [error_of(world, push_scopes()).what for _ in range(3)]
     assert [None] == world.registry.headers
 
 
@@ -151,7 +153,7 @@ def test_credentials_over_plain_http_cause_one_warning(caplog: pytest.LogCapture
     world = basic_world(("acme", "right"), found=ACME)
     world = World(world.registry, world.logins, settings=HostSettings(HOST, plain_http=True))
     for number in range(3):
-        world.request(pull(f"team/{number}"))
+        world.request(pull_scopes(f"team/{number}"))
     assert [logging.WARNING] == [record.levelno for record in caplog.records]
     assert HOST in caplog.text
     assert "right" not in caplog.text
@@ -176,7 +178,7 @@ def test_credentials_over_plain_http_cause_one_warning(caplog: pytest.LogCapture
 )
 def test_a_challenge_that_cannot_be_answered_is_final(challenges: list[str], why: str) -> None:
     world = World(FakeRegistry(challenges, lambda scopes, header: False), FakeCredentials(reg=ACME))
-    assert all(why in error_of(world, pull()).what for _ in range(3))
+    assert all(why in error_of(world, pull_scopes()).what for _ in range(3))
     assert [None] == world.registry.headers
     assert [] == world.tokens.calls
 
@@ -192,7 +194,7 @@ def test_a_challenge_that_cannot_be_answered_is_final(challenges: list[str], why
 def test_no_request_is_sent_to_a_rejected_realm(realm: str, found: Credential | None) -> None:
     world = World(FakeRegistry([f'Bearer realm="{realm}"'], lambda scopes, header: False), FakeCredentials())
     world.logins.now = found
-    errors = [error_of(world, pull()) for _ in range(5)]
+    errors = [error_of(world, pull_scopes()) for _ in range(5)]
     assert {(Refused, "unsafe_realm", 3)} == {(type(error), error.code, error.exit_code) for error in errors}
     assert [] == world.tokens.calls
     assert [None] == world.registry.headers
@@ -201,14 +203,14 @@ def test_no_request_is_sent_to_a_rejected_realm(realm: str, found: Credential | 
 def test_a_relative_realm_is_on_the_registry_itself() -> None:
     world = bearer_world()
     world.registry.challenges = ['Bearer realm="/auth/token?x=1",service="reg"']
-    world.request(pull())
+    world.request(pull_scopes())
     assert [f"https://{HOST}/auth/token"] == [call["to"] for call in world.tokens.calls]
 
 
 def test_bearer_is_preferred_to_basic() -> None:
     world = bearer_world(ACME)
     world.registry.challenges = [*BASIC, *BEARER]
-    assert 2 == world.request(pull())
+    assert 2 == world.request(pull_scopes())
     assert [None, "Bearer token-1"] == world.registry.headers
 
 
@@ -232,7 +234,7 @@ def test_bearer_is_preferred_to_basic() -> None:
 def test_the_scope_of_a_challenge_only_adds_actions_on_the_same_repository(scope: str, expected: str) -> None:
     world = bearer_world()
     world.registry.challenges = [f'Bearer realm="{REALM}",scope="{scope}"']
-    world.request(pull())
+    world.request(pull_scopes())
     assert [[f"repository:team/app:{expected}"]] == [call["scopes"] for call in world.tokens.calls]
 
 
@@ -241,7 +243,7 @@ def test_the_scope_of_a_challenge_only_adds_actions_on_the_same_repository(scope
 
 def test_the_first_request_to_a_host_is_sent_alone() -> None:
     world = bearer_world(ACME)
-    ended = in_threads(16, lambda number: world.request(pull(f"team/{number % 4}")))
+    ended = in_threads(16, lambda number: world.request(pull_scopes(f"team/{number % 4}")))
     assert 1 == sum(future.result() == 2 for future in ended)
     assert 1 == world.registry.headers.count(None)
     assert 4 == len(world.tokens.calls)
@@ -249,68 +251,68 @@ def test_the_first_request_to_a_host_is_sent_alone() -> None:
 
 def test_further_repositories_of_a_host_without_a_challenge_do_not_wait() -> None:
     world = open_world()
-    world.request(pull("first/app"))
+    world.request(pull_scopes("first/app"))
     work = Work(Stop())
-    headers = in_threads(2, lambda number: world.auth.header(pull("second/app"), work))
+    headers = in_threads(2, lambda number: world.auth.header(pull_scopes("second/app"), work))
     assert [None, None] == [future.result() for future in headers]
 
 
 def test_with_configured_credentials_the_first_request_to_each_repository_is_sent_alone() -> None:
     settings = HostSettings(HOST, username="acme", password=Secret("env X", plain="right"))
     world = World(FakeRegistry([], lambda scopes, header: True), settings=settings)
-    world.request(pull("public/app"))
-    world.auth.header(pull("secret/app"), Work(Stop()))
+    world.request(pull_scopes("public/app"))
+    world.auth.header(pull_scopes("secret/app"), Work(Stop()))
     with ThreadPoolExecutor(1) as pool:
         stop = WatchedStop()
-        second = pool.submit(world.auth.header, pull("secret/app"), Work(stop))
+        second = pool.submit(world.auth.header, pull_scopes("secret/app"), Work(stop))
         assert stop.waits.wait(60)
         assert not second.done()
-        world.auth.note_accepted(pull("secret/app"))
+        world.auth.note_accepted(pull_scopes("secret/app"))
         assert second.result(10) is None
 
 
 def test_a_failed_header_does_not_block_other_requests() -> None:
     world = open_world()
     stop = Stop()
-    world.auth.header(pull(), Work(stop))
+    world.auth.header(pull_scopes(), Work(stop))
     stop.request("a signal")
     with pytest.raises(Cancelled):
-        world.auth.header(pull(), Work(stop))
+        world.auth.header(pull_scopes(), Work(stop))
     with ThreadPoolExecutor(1) as pool:
-        assert 1 == pool.submit(world.request, pull()).result(HAND_OVER - 1)
+        assert 1 == pool.submit(world.request, pull_scopes()).result(HAND_OVER - 1)
 
 
 def test_a_request_without_a_response_lets_the_next_one_go() -> None:
     world = open_world()
     work = Work(Stop())
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(world.auth.header, pull(), work).result(10) is None
+        assert pool.submit(world.auth.header, pull_scopes(), work).result(10) is None
         waiting = WatchedStop()
         with ThreadPoolExecutor(1) as other:
-            second = other.submit(world.auth.header, pull(), Work(waiting))
+            second = other.submit(world.auth.header, pull_scopes(), Work(waiting))
             assert waiting.waits.wait(60)
             assert not second.done()
-            pool.submit(world.auth.release, pull()).result(10)
+            pool.submit(world.auth.release, pull_scopes()).result(10)
             assert second.result(10) is None
 
 
 def test_a_request_that_waits_for_the_first_response_can_be_cancelled_and_has_a_time_limit() -> None:
     world = open_world()
-    world.auth.header(pull(), Work(Stop()))
+    world.auth.header(pull_scopes(), Work(Stop()))
     with ThreadPoolExecutor(1) as pool:
         stop = WatchedStop()
-        waiting = pool.submit(world.auth.header, pull(), Work(stop))
+        waiting = pool.submit(world.auth.header, pull_scopes(), Work(stop))
         assert stop.waits.wait(60)
         stop.request("a signal")
         with pytest.raises(Cancelled):
             waiting.result(10)
         world.clock.time += HAND_OVER
-        assert pool.submit(world.auth.header, pull(), Work(Stop())).result(10) is None
+        assert pool.submit(world.auth.header, pull_scopes(), Work(Stop())).result(10) is None
 
 
 def test_a_cancelled_token_request_is_repeated_by_another_thread() -> None:
     world = bearer_world(ACME)
-    world.request(pull("first/app"))
+    world.request(pull_scopes("first/app"))
     entered, stop = threading.Event(), Stop()
 
     def fail() -> None:
@@ -322,10 +324,10 @@ def test_a_cancelled_token_request_is_repeated_by_another_thread() -> None:
 
     world.tokens.failure = fail
     with ThreadPoolExecutor(2) as pool:
-        leader = pool.submit(world.request, pull(), Work(stop))
+        leader = pool.submit(world.request, pull_scopes(), Work(stop))
         assert entered.wait(60)
         other = WatchedStop()
-        follower = pool.submit(world.request, pull(), Work(other))
+        follower = pool.submit(world.request, pull_scopes(), Work(other))
         assert other.waits.wait(60)
         stop.request("not wanted any more")
         assert isinstance(leader.exception(10), Cancelled)
@@ -337,15 +339,15 @@ def test_a_stopped_call_gets_no_header() -> None:
     stop = Stop()
     stop.request("a signal")
     with pytest.raises(Cancelled):
-        world.auth.header(pull(), Work(stop))
-    assert 1 == world.request(pull())
+        world.auth.header(pull_scopes(), Work(stop))
+    assert 1 == world.request(pull_scopes())
 
 
 def test_responses_for_unknown_scopes_are_ignored() -> None:
     world = open_world()
-    world.auth.note_accepted(pull())
-    world.auth.release(pull())
-    assert 1 == world.request(pull())
+    world.auth.note_accepted(pull_scopes())
+    world.auth.release(pull_scopes())
+    assert 1 == world.request(pull_scopes())
 
 
 # --- secrets, memory
@@ -356,11 +358,11 @@ def test_all_secrets_are_known_and_no_repr_contains_one(tmp_path: Path) -> None:
     source = CredentialSource({HOST: settings}, {"HOME": str(tmp_path)})
     world = bearer_world()
     world.auth = HostAuthorizer(settings, source, world.tokens, UrlPolicy(settings).check_realm, world.clock)
-    world.request(pull())
+    world.request(pull_scopes())
     assert {"PASSWORD", "token-1"} <= world.auth.known_secrets()
     world.registry.challenges = BASIC
     world.registry.accepts = lambda scopes, header: header == basic("acme", "PASSWORD")
-    world.request(pull())
+    world.request(pull_scopes())
     assert {"PASSWORD", "token-1", basic("acme", "PASSWORD").removeprefix("Basic ")} <= world.auth.known_secrets()
     entries = [
         repr(getattr(entry, name)) for entry in world.auth._states.values() for name in ("grant", "suspect_credential")
@@ -371,24 +373,24 @@ def test_all_secrets_are_known_and_no_repr_contains_one(tmp_path: Path) -> None:
 def test_expired_tokens_are_removed() -> None:
     world = bearer_world()
     for number in range(600):
-        world.request(pull(f"team/{number}"))
+        world.request(pull_scopes(f"team/{number}"))
         world.clock.time += 10
     kept = [entry for entry in world.auth._states.values() if entry.grant is not None]
     assert len(kept) < 200
-    assert 1 == world.request(pull("team/0"))
+    assert 1 == world.request(pull_scopes("team/0"))
 
 
 def test_credentials_count_as_shown_only_for_their_repository() -> None:
     world = bearer_world(ACME)
-    for scopes in (pull("a/b"), (*push("c/d"), *pull("a/b"))):
+    for scopes in (pull_scopes("a/b"), (*push_scopes("c/d"), *pull_scopes("a/b"))):
         world.request(scopes)
     assert {(HOST, "a/b"), (HOST, "c/d")} == set(world.logins.asked)
 
 
 def test_an_authorized_request_costs_no_token_request_no_look_up_and_no_wait() -> None:
     world = bearer_world(ACME)
-    world.request(pull())
+    world.request(pull_scopes())
     before = (len(world.tokens.calls), len(world.logins.asked))
-    counts = Counter(world.request(pull()) for _ in range(1000))
+    counts = Counter(world.request(pull_scopes()) for _ in range(1000))
     assert {1: 1000} == counts
     assert before == (len(world.tokens.calls), len(world.logins.asked))

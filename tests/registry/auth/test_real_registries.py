@@ -16,7 +16,7 @@ from mirror.limits import Limits
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.registry.auth.authorization import HostAuthorizer
-from mirror.registry.auth.authorizer import Scope, pull, push
+from mirror.registry.auth.authorizer import Scope, pull_scopes, push_scopes
 from mirror.registry.auth.credentials import CredentialSource
 from mirror.registry.client import RegistryV2
 from mirror.registry.http.host_settings import HostSettings, Secret
@@ -38,7 +38,7 @@ def session(host: str, home: Path, *, login: tuple[str, str] | None = None, **op
     with Session(settings, limits) as opened:
         source = CredentialSource({host: settings}, {"HOME": str(home)})
         opened.authorizer = HostAuthorizer(
-            settings, source, opened.one_off, opened.url_policy.check_realm, limits.clock
+            settings, source, opened.send_one_off, opened.url_policy.check_realm, limits.clock
         )
         yield opened
 
@@ -63,7 +63,7 @@ def basic_registry(tmp_path: Path) -> Iterator[RealRegistry]:
 
 def test_a_real_registry_accepts_basic(basic_registry: RealRegistry, tmp_path: Path) -> None:
     with session(basic_registry.host, tmp_path, login=("acme", USERS["acme"])) as opened:
-        assert ["not there"] * 3 == [ask(opened, pull("team/app"), tag) for tag in ("1", "2", "3")]
+        assert ["not there"] * 3 == [ask(opened, pull_scopes("team/app"), tag) for tag in ("1", "2", "3")]
         assert 4 == sum(opened.host.requests().values())
 
 
@@ -71,7 +71,7 @@ def test_a_wrong_password_costs_a_real_registry_two_requests_for_sixty_tags(
     basic_registry: RealRegistry, tmp_path: Path
 ) -> None:
     with session(basic_registry.host, tmp_path, login=("acme", "CANARY")) as opened, ThreadPoolExecutor(8) as pool:
-        said = set(pool.map(lambda number: ask(opened, pull("team/app"), str(number)), range(60)))
+        said = set(pool.map(lambda number: ask(opened, pull_scopes("team/app"), str(number)), range(60)))
         assert 2 == sum(opened.host.requests().values())
     assert 1 == len(said)
     text = said.pop()
@@ -91,7 +91,12 @@ def test_tokens_are_fetched_once_for_each_set_of_scopes(tmp_path: Path) -> None:
         session(registry.host, tmp_path, login=("acme", USERS["acme"]), **options) as opened,
         ThreadPoolExecutor(8) as pool,
     ):
-        wanted = [push("team/app"), pull("team/app"), pull("other/app"), (*push("new/app"), *pull("team/app"))]
+        wanted = [
+            push_scopes("team/app"),
+            pull_scopes("team/app"),
+            pull_scopes("other/app"),
+            (*push_scopes("new/app"), *pull_scopes("team/app")),
+        ]
         ask(opened, wanted[0])
         said = set(pool.map(lambda number: ask(opened, wanted[number % 4], str(number)), range(40)))
         assert {"not there"} == said
@@ -108,13 +113,13 @@ def test_tokens_that_expire_early_are_replaced_without_an_error(tmp_path: Path) 
         token_registry(tmp_path, anonymous=("pull",), life=4, says_life=False) as (registry, service, options),
         session(registry.host, tmp_path, **options) as opened,
     ):
-        assert "not there" == ask(opened, pull("team/app"))
+        assert "not there" == ask(opened, pull_scopes("team/app"))
         first, service.life = service.issued[0], 300
         end = time.monotonic() + 20
         while service.access_of(first)[1]:
             assert time.monotonic() < end
             time.sleep(0.05)
-        assert "not there" == ask(opened, pull("team/app"))
+        assert "not there" == ask(opened, pull_scopes("team/app"))
         assert 2 == len(service.asked)
 
 
@@ -144,13 +149,13 @@ def test_a_refused_request_names_the_files_searched_for_credentials(tmp_path: Pa
         token_registry(tmp_path, users=USERS, anonymous=("pull",)) as (registry, _, options),
         session(registry.host, tmp_path, **options) as opened,
     ):
-        assert "not there" == ask(opened, pull("team/app"))
+        assert "not there" == ask(opened, pull_scopes("team/app"))
         with pytest.raises(AuthError, match=r"neither in the configuration nor in ~/\.docker/config\.json"):
             opened.call(
                 "POST",
                 "/v2/team/app/blobs/uploads/",
                 Work(Stop()),
                 kind="upload",
-                scopes=push("team/app"),
+                scopes=push_scopes("team/app"),
                 expect={202},
             )

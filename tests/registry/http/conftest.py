@@ -1,4 +1,4 @@
-"""An authority of one test."""
+"""A certificate authority for one test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of opening connections share."""
+"""Helpers for tests of opening connections."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import trustme
 
 from mirror.registry.session import Response, Session
-from tests.registry.http.peers import Peer, whole
+from tests.registry.http.peers import Peer, raw_response
 from tests.registry.http.sessions import session_with, work
 
-OK = whole("200 OK", b"yes")
+OK = raw_response("200 OK", b"yes")
 
 
 def get(session: Session, where: str = "/v2/", **options: Any) -> Response:
@@ -20,7 +20,7 @@ def get(session: Session, where: str = "/v2/", **options: Any) -> Response:
 
 
 def at(*addresses: tuple[str, int]) -> Any:
-    """A resolver that knows one answer."""
+    """Return a resolver that returns these addresses for every name."""
 
     def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
@@ -29,15 +29,15 @@ def at(*addresses: tuple[str, int]) -> Any:
 
 
 def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as server_context:
+        return int(server_context.getsockname()[1])
 
 
-def server(certificates: trustme.CA, *names: str, **options: Any) -> ssl.SSLContext:
+def server_context(certificates: trustme.CA, *names: str, **options: Any) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificates.issue_cert(*(names or ("127.0.0.1",)), **options).configure_cert(context)
     return context
 
 
-def secure(peer: Peer | str, **options: Any) -> Session:
+def https_session(peer: Peer | str, **options: Any) -> Session:
     return session_with(peer, plain_http=False, **options)

@@ -1,4 +1,4 @@
-"""Peers that talk to our client by the byte: a listener on loopback and a script for each connection."""
+"""Servers that control every byte: a listener on loopback, and a script that runs for each connection."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from types import TracebackType
 from mirror.util.tls_socket import TlsSocket
 
 CRLF = b"\r\n"
-Script = Callable[["Talk"], object]
+Script = Callable[["PeerConnection"], object]
 
 
 @dataclass
-class Received:
-    """A request as it came."""
+class ReceivedRequest:
+    """A received request."""
 
     method: str
     target: str
@@ -28,55 +28,59 @@ class Received:
 
 
 @dataclass
-class Talk:
-    """One connection, seen from the peer."""
+class PeerConnection:
+    """One connection, from the side of the peer."""
 
     sock: socket.socket
     peer: Peer
     _rest: bytes = field(default=b"")
 
-    def request(self) -> Received | None:
-        """The next whole request; None: the client has ended."""
-        head = self._until(b"\r\n\r\n")
+    def read_request(self) -> ReceivedRequest | None:
+        """Read and record the next complete request; None if the client has closed the connection."""
+        head = self._read_until(b"\r\n\r\n")
         if head is None:
             return None
         lines = head.decode("latin-1").split("\r\n")
         method, target, _ = lines[0].split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         body = (
-            self._chunks() if "transfer-encoding" in headers else self._exactly(int(headers.get("content-length", 0)))
+            self._read_chunks()
+            if "transfer-encoding" in headers
+            else self._read_exactly(int(headers.get("content-length", 0)))
         )
         if body is None:
             return None
-        received = Received(method, target, headers, body)
+        received = ReceivedRequest(method, target, headers, body)
         self.peer.requests.append(received)
         return received
 
-    def head(self) -> bytes | None:
-        """Only a request's head."""
-        return self._until(b"\r\n\r\n")
+    def read_head(self) -> bytes | None:
+        """Read the head of a request; None if the client has closed the connection."""
+        return self._read_until(b"\r\n\r\n")
 
-    def say(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # the client may have had enough
+    def send(self, data: bytes) -> None:
+        """Send bytes. A client that has disconnected is ignored."""
+        with contextlib.suppress(OSError):  # the client may have closed the connection
             self.sock.sendall(data)
 
     def respond(self, status: str, body: bytes = b"", *fields: str) -> None:
-        self.say(whole(status, body, *fields))
+        """Send a response. fields: header lines."""
+        self.send(raw_response(status, body, *fields))
 
     def reset(self) -> None:
-        """End with an RST."""
+        """Close the connection with an RST."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
-    def until_gone(self) -> bytes:
-        """Everything up to the client's end."""
+    def read_to_end(self) -> bytes:
+        """Return all bytes up to the end of the connection."""
         data, self._rest = self._rest, b""
         with contextlib.suppress(OSError):
             while got := self.sock.recv(65536):
                 data += got
         return data
 
-    def _more(self) -> bool:
+    def _receive(self) -> bool:
         try:
             got = self.sock.recv(65536)
         except OSError:
@@ -84,24 +88,24 @@ class Talk:
         self._rest += got
         return bool(got)
 
-    def _until(self, mark: bytes) -> bytes | None:
+    def _read_until(self, mark: bytes) -> bytes | None:
         while mark not in self._rest:
-            if not self._more():
+            if not self._receive():
                 return None
         found, self._rest = self._rest.split(mark, 1)
         return found
 
-    def _exactly(self, count: int) -> bytes | None:
+    def _read_exactly(self, count: int) -> bytes | None:
         while len(self._rest) < count:
-            if not self._more():
+            if not self._receive():
                 return None
         found, self._rest = self._rest[:count], self._rest[count:]
         return found
 
-    def _chunks(self) -> bytes | None:
+    def _read_chunks(self) -> bytes | None:
         body = b""
-        while (line := self._until(CRLF)) is not None:
-            chunk = self._exactly(int(line, 16) + 2)
+        while (line := self._read_until(CRLF)) is not None:
+            chunk = self._read_exactly(int(line, 16) + 2)
             if chunk is None:
                 return None
             if chunk == CRLF:
@@ -110,24 +114,24 @@ class Talk:
         return None
 
 
-def whole(status: str, body: bytes = b"", *fields: str) -> bytes:
-    """A response with its length."""
+def raw_response(status: str, body: bytes = b"", *fields: str) -> bytes:
+    """Return the bytes of a response with a Content-Length. fields: header lines."""
     lines = [f"HTTP/1.1 {status}", *fields, f"Content-Length: {len(body)}"]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-def reply(*said: bytes) -> Script:
-    """A script: the peer's n-th request, over all connections, gets the n-th response; the last one again and again."""
+def reply(*responses: bytes) -> Script:
+    """Return a script: the n-th request to the peer gets the n-th response, and all further ones the last response."""
 
-    def script(talk: Talk) -> None:
-        while talk.request() is not None:
-            talk.say(said[min(len(talk.peer.requests), len(said)) - 1])
+    def script(conn: PeerConnection) -> None:
+        while conn.read_request() is not None:
+            conn.send(responses[min(len(conn.peer.requests), len(responses)) - 1])
 
     return script
 
 
 class Peer:
-    """A listener; each connection gets a thread that runs the script. Use with `with`."""
+    """A listener that runs the script on a thread for each connection. Use with `with`."""
 
     def __init__(
         self,
@@ -136,13 +140,13 @@ class Peer:
         address: str = "127.0.0.1",
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.requests: list[Received] = []
+        self.requests: list[ReceivedRequest] = []
         self.connections = 0
         self.changed = threading.Condition()
         self._script = script
         self._tls = tls
         if tls is not None:
-            tls.sslsocket_class = TlsSocket  # clients may be gone before their handshake
+            tls.sslsocket_class = TlsSocket  # clients may disconnect before the handshake
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server((address, 0))
@@ -158,13 +162,13 @@ class Peer:
         with self.changed:
             return self.changed.wait_for(what, seconds)
 
-    def note(self, what: Callable[[], None] = lambda: None) -> None:
+    def notify(self, what: Callable[[], None] = lambda: None) -> None:
         with self.changed:
             what()
             self.changed.notify_all()
 
-    def settle(self) -> None:
-        """Wait until the scripts of all connections so far have ended, and closed them."""
+    def wait_for_scripts(self) -> None:
+        """Wait until the scripts of all connections so far have ended."""
         for thread in list(self._threads):
             thread.join(60.0)
 
@@ -210,12 +214,12 @@ class Peer:
                     return
                 self._sockets.append(sock)
                 stack.callback(sock.close)
-            self._script(Talk(sock, self))
+            self._script(PeerConnection(sock, self))
 
 
 @contextlib.contextmanager
 def peers(*scripts: Script, addresses: Sequence[str] = ()) -> Iterator[list[Peer]]:
-    """Several at once, at 127.0.0.1 unless told."""
+    """Run several peers. addresses: one for each; by default 127.0.0.1."""
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(Peer(script, address=addresses[i] if addresses else "127.0.0.1"))

@@ -1,4 +1,4 @@
-"""Short ways to a session with a peer of peers.py, and to what tests do with it."""
+"""Helpers for sessions with a peer of peers.py."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from time import monotonic
 from typing import Any
 
 from mirror.limits import Limits
-from mirror.registry.auth.authorizer import Scope, pull
+from mirror.registry.auth.authorizer import Scope, pull_scopes
 from mirror.registry.http.host_settings import HostSettings, TlsSettings
 from mirror.registry.session import Response, Session
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import Policy
-from tests.registry.http.peers import Peer, Script, Talk
+from tests.registry.http.peers import Peer, PeerConnection, Script
 
 QUICK = Policy(attempts=3, base=0.001, cap=0.001)
 _SETTINGS = set(HostSettings.__struct_fields__)
 
 
 def session_with(peer: Peer | str, *, limits: Limits | None = None, **options: Any) -> Session:
-    """Options are those of HostSettings and of Session. http, unless told; waits of at most 30 s."""
+    """Return a session. options: of HostSettings and Session; by default plain http and timeouts of 30 s."""
     host = peer if isinstance(peer, str) else peer.name
     mine: dict[str, Any] = {"plain_http": True, "idle_timeout": 30.0, "connect_timeout": 30.0}
     mine |= {name: options.pop(name) for name in list(options) if name in _SETTINGS}
@@ -32,17 +32,17 @@ def work(*, retries: bool = True) -> Work:
     return Work(Stop(), retries=retries)
 
 
-SCOPES = pull("a/b")
+SCOPES = pull_scopes("a/b")
 
 
 class Keys:
-    """An Authorizer with a list of values; `challenged` moves on to the next one."""
+    """An Authorizer with a list of header values; `handle_challenge` switches to the next one."""
 
     def __init__(self, *values: str | None) -> None:
         self.values = list(values)
         self.challenges: list[tuple[list[str], str | None]] = []
         self.accepted_scopes: list[tuple[Scope, ...]] = []
-        self.abandonments = 0
+        self.releases = 0
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         return self.values[0]
@@ -58,7 +58,7 @@ class Keys:
         self.accepted_scopes.append(scopes)
 
     def release(self, scopes: tuple[Scope, ...]) -> None:
-        self.abandonments += 1
+        self.releases += 1
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
         pass
@@ -77,14 +77,14 @@ def read_all(session: Session, where: Any = "/v2/a/b/blobs/x", **options: Any) -
     return bytes(data)
 
 
-# Of a session whose waits are to be ended by a stop, and a bound for that: none of its own waits ends before it.
-PATIENT: dict[str, Any] = {"idle_timeout": 90.0, "connect_timeout": 90.0, "deadline": 90.0}
+# Timeouts of a session whose waits a test ends by a stop: none of them ends before STOPPED_WITHIN.
+LONG_TIMEOUTS: dict[str, Any] = {"idle_timeout": 90.0, "connect_timeout": 90.0, "deadline": 90.0}
 STOPPED_WITHIN = 60.0  # seconds
 
 
 @contextlib.contextmanager
-def stopped_soon(peer: Peer, when: Callable[[], bool]) -> Iterator[Work]:
-    """Work that is stopped, from another thread, once the peer has got so far. For sessions that are PATIENT."""
+def stopped_when(peer: Peer, when: Callable[[], bool]) -> Iterator[Work]:
+    """Yield a Work that another thread stops when `when()` is true for the peer. For sessions with LONG_TIMEOUTS."""
     stop = Stop()
 
     def wait() -> None:
@@ -93,31 +93,31 @@ def stopped_soon(peer: Peer, when: Callable[[], bool]) -> Iterator[Work]:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    begun = monotonic()
+    started = monotonic()
     yield Work(stop)
     thread.join()
-    assert monotonic() - begun < STOPPED_WITHIN
+    assert monotonic() - started < STOPPED_WITHIN
 
 
-def hanging(first: bytes) -> Script:
-    """Say `first`, tell, and then nothing until the client is gone."""
+def send_and_hang(first: bytes) -> Script:
+    """Return a script that sends `first`, records that, and then sends nothing until the client disconnects."""
 
-    def script(talk: Talk) -> None:
-        talk.head()
-        talk.say(first)
-        talk.peer.note(lambda: talk.peer.requests.append(None))  # type: ignore[arg-type]
-        talk.until_gone()
+    def script(conn: PeerConnection) -> None:
+        conn.read_head()
+        conn.send(first)
+        conn.peer.notify(lambda: conn.peer.requests.append(None))  # type: ignore[arg-type]
+        conn.read_to_end()
 
     return script
 
 
-def trusting(authority: Any, **more: Any) -> TlsSettings:
+def tls_with_ca(authority: Any, **more: Any) -> TlsSettings:
     return TlsSettings(ca=authority.ca, **more)
 
 
-def led_to(place: Callable[[], str], status: str = "307 Temporary Redirect") -> Script:
-    def script(talk: Talk) -> None:
-        while talk.request() is not None:
-            talk.respond(status, b"moved", f"Location: {place()}")
+def redirect_to(place: Callable[[], str], status: str = "307 Temporary Redirect") -> Script:
+    def script(conn: PeerConnection) -> None:
+        while conn.read_request() is not None:
+            conn.respond(status, b"moved", f"Location: {place()}")
 
     return script

@@ -1,4 +1,4 @@
-"""Whole answers only, over connections that are kept while nothing is in doubt."""
+"""The client accepts only complete responses, and keeps only connections in a known state."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mirror.errors import (
 )
 from mirror.limits import Limits
 from mirror.registry.session import Session
-from tests.registry.http.peers import Peer, Script, Talk, reply, whole
+from tests.registry.http.peers import Peer, PeerConnection, Script, raw_response, reply
 from tests.registry.http.sessions import (
     get,
     read_all,
     session_with,
-    trusting,
+    tls_with_ca,
     work,
 )
 
@@ -36,26 +36,26 @@ SWEPT = {
     ),
 }
 CLOSED = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabcdefghijkl"
-# A cut within the body of CLOSED looks like its end where only the end of the connection ends it.
+# The body of CLOSED ends with the connection, so a truncation inside it cannot be detected.
 PROVEN = SWEPT | {"GET until closed": ("GET", CLOSED)}
 CUT_IN_HEAD = SWEPT | {"GET until closed": ("GET", CLOSED[: CLOSED.index(b"abc")])}
 
 
-def cut_script(said: bytes, end: Script) -> Script:
-    """The n-th request gets a response cut after n - 1 bytes."""
+def send_truncated(sent_bytes: bytes, end: Script) -> Script:
+    """Return a script: the n-th request gets a response that ends after n - 1 bytes."""
 
-    def script(talk: Talk) -> None:
-        if talk.request() is not None:
-            talk.say(said[: len(talk.peer.requests) - 1])
-            end(talk)
+    def script(conn: PeerConnection) -> None:
+        if conn.read_request() is not None:
+            conn.send(sent_bytes[: len(conn.peer.requests) - 1])
+            end(conn)
 
     return script
 
 
-def outcomes_of_cuts(session: Session, method: str, said: bytes) -> set[str]:
+def outcomes_of_truncation(session: Session, method: str, sent_bytes: bytes) -> set[str]:
     codes = set()
-    status = int(said[9:12])
-    for _ in range(len(said)):
+    status = int(sent_bytes[9:12])
+    for _ in range(len(sent_bytes)):
         with pytest.raises(MirrorError) as caught:
             get(session, method=method, expect={status}, retries=False)
         assert caught.value.retryable
@@ -63,31 +63,31 @@ def outcomes_of_cuts(session: Session, method: str, said: bytes) -> set[str]:
     return codes
 
 
-@pytest.mark.parametrize(("method", "said"), CUT_IN_HEAD.values(), ids=CUT_IN_HEAD)
-def test_no_cut_response_counts(method: str, said: bytes) -> None:
-    with Peer(cut_script(said, lambda talk: talk.sock.close())) as peer, session_with(peer) as session:
-        assert {"truncated"} == outcomes_of_cuts(session, method, said)
-        assert len(said) == len(peer.requests)
+@pytest.mark.parametrize(("method", "sent_bytes"), CUT_IN_HEAD.values(), ids=CUT_IN_HEAD)
+def test_a_truncated_response_is_an_error(method: str, sent_bytes: bytes) -> None:
+    with Peer(send_truncated(sent_bytes, lambda conn: conn.sock.close())) as peer, session_with(peer) as session:
+        assert {"truncated"} == outcomes_of_truncation(session, method, sent_bytes)
+        assert len(sent_bytes) == len(peer.requests)
 
 
-@pytest.mark.parametrize(("method", "said"), PROVEN.values(), ids=PROVEN)
-def test_no_response_with_a_reset_in_it_counts(method: str, said: bytes) -> None:
-    with Peer(cut_script(said, Talk.reset)) as peer, session_with(peer) as session:
-        assert {"net_error"} == outcomes_of_cuts(session, method, said)
+@pytest.mark.parametrize(("method", "sent_bytes"), PROVEN.values(), ids=PROVEN)
+def test_a_response_interrupted_by_a_reset_is_an_error(method: str, sent_bytes: bytes) -> None:
+    with Peer(send_truncated(sent_bytes, PeerConnection.reset)) as peer, session_with(peer) as session:
+        assert {"net_error"} == outcomes_of_truncation(session, method, sent_bytes)
 
 
-@pytest.mark.parametrize(("method", "said"), PROVEN.values(), ids=PROVEN)
-def test_no_end_without_a_tls_goodbye_counts_as_a_response(method: str, said: bytes, authority: Any) -> None:
-    script = cut_script(said, lambda talk: talk.sock.close())
+@pytest.mark.parametrize(("method", "sent_bytes"), PROVEN.values(), ids=PROVEN)
+def test_a_response_that_ends_without_close_notify_is_an_error(method: str, sent_bytes: bytes, authority: Any) -> None:
+    script = send_truncated(sent_bytes, lambda conn: conn.sock.close())
     with (
         Peer(script, tls=authority.server_context()) as peer,
-        session_with(peer, plain_http=False, tls=trusting(authority)) as session,
+        session_with(peer, plain_http=False, tls=tls_with_ca(authority)) as session,
     ):
-        assert {"truncated"} == outcomes_of_cuts(session, method, said)
+        assert {"truncated"} == outcomes_of_truncation(session, method, sent_bytes)
 
 
-def test_connections_are_kept_and_used_again_and_closed_in_the_end() -> None:
-    with Peer(reply(whole("200 OK"))) as peer:
+def test_connections_are_kept_and_reused_and_closed_with_the_session() -> None:
+    with Peer(reply(raw_response("200 OK"))) as peer:
         with session_with(peer) as session:
             for _ in range(5):
                 get(session)
@@ -100,32 +100,32 @@ def test_connections_are_kept_and_used_again_and_closed_in_the_end() -> None:
             assert 3 == peer.connections
 
 
-def test_a_connection_that_died_while_idle_is_replaced_without_a_word() -> None:
-    def one_response(talk: Talk) -> None:
-        if talk.request() is not None:
-            talk.respond("200 OK")
+def test_a_connection_that_was_closed_while_idle_is_replaced() -> None:
+    def one_response(conn: PeerConnection) -> None:
+        if conn.read_request() is not None:
+            conn.respond("200 OK")
 
     with Peer(one_response) as peer, session_with(peer) as session:
         for number in range(1, 4):
             get(session, method="PUT", retries=False)
             assert number == peer.connections
-            peer.settle()
+            peer.wait_for_scripts()
 
 
-def dies_when_asked_again(talk: Talk, end: Script = Talk.reset) -> None:
-    """The race of keep-alive: the first request is answered, the second one meets an end."""
-    if talk.request() is not None:
-        talk.respond("200 OK")
-        if talk.request() is not None:
-            end(talk)
+def close_at_second_request(conn: PeerConnection, end: Script = PeerConnection.reset) -> None:
+    """Respond to the first request, and end the connection at the second one, as a keep-alive timeout does."""
+    if conn.read_request() is not None:
+        conn.respond("200 OK")
+        if conn.read_request() is not None:
+            end(conn)
 
 
-@pytest.mark.parametrize("end", [Talk.reset, lambda talk: None], ids=["reset", "end"])
+@pytest.mark.parametrize("end", [PeerConnection.reset, lambda conn: None], ids=["reset", "end"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_safe_request_that_met_a_dying_connection_is_sent_once_more(method: str, end: Any) -> None:
+def test_a_safe_request_is_sent_again_if_the_peer_closes_a_kept_connection(method: str, end: Any) -> None:
     limits = Limits()
     with (
-        Peer(lambda talk: dies_when_asked_again(talk, end)) as peer,
+        Peer(lambda conn: close_at_second_request(conn, end)) as peer,
         session_with(peer, limits=limits) as session,
     ):
         for _ in range(3):
@@ -135,20 +135,20 @@ def test_a_safe_request_that_met_a_dying_connection_is_sent_once_more(method: st
         assert 0 == limits.retries
 
 
-def test_an_unsafe_request_that_met_a_dying_connection_is_an_error() -> None:
-    with Peer(dies_when_asked_again) as peer, session_with(peer) as session:
+def test_an_unsafe_request_is_not_sent_again_if_the_peer_closes_a_kept_connection() -> None:
+    with Peer(close_at_second_request) as peer, session_with(peer) as session:
         get(session, method="PUT", retries=False)
         with pytest.raises(NetworkError):
             get(session, method="PUT", retries=False)
         assert 1 == peer.connections
 
 
-def test_a_response_half_heard_is_not_asked_for_again() -> None:
-    def script(talk: Talk) -> None:
-        if talk.request() is not None:
-            talk.respond("200 OK")
-            talk.request()
-            talk.say(b"HTTP/1.1 20")
+def test_a_request_is_not_sent_again_after_a_part_of_its_response() -> None:
+    def script(conn: PeerConnection) -> None:
+        if conn.read_request() is not None:
+            conn.respond("200 OK")
+            conn.read_request()
+            conn.send(b"HTTP/1.1 20")
 
     with Peer(script) as peer, session_with(peer) as session:
         get(session)
@@ -158,24 +158,24 @@ def test_a_response_half_heard_is_not_asked_for_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent_bytes",
     [
-        whole("200 OK", b"", "Connection: close"),
+        raw_response("200 OK", b"", "Connection: close"),
         b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
-        whole("200 OK") + b"surplus",
-        whole("200 OK", b"a response to HEAD has no body"),
+        raw_response("200 OK") + b"surplus",
+        raw_response("200 OK", b"a response to HEAD has no body"),
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
     ],
 )
-def test_a_connection_in_doubt_is_not_used_again(said: bytes) -> None:
-    with Peer(reply(said)) as peer, session_with(peer) as session:
+def test_a_connection_in_an_uncertain_state_is_not_reused(sent_bytes: bytes) -> None:
+    with Peer(reply(sent_bytes)) as peer, session_with(peer) as session:
         for _ in range(3):
             assert 200 == get(session, method="HEAD").status
-        assert (3 if b"chunked" not in said else 1) == peer.connections
+        assert (3 if b"chunked" not in sent_bytes else 1) == peer.connections
 
 
-def test_a_stream_left_early_costs_its_connection() -> None:
-    with Peer(reply(whole("200 OK", b"x" * 100))) as peer, session_with(peer) as session:
+def test_a_stream_that_is_closed_early_closes_its_connection() -> None:
+    with Peer(reply(raw_response("200 OK", b"x" * 100))) as peer, session_with(peer) as session:
         with session.stream("/x", work(), kind="blob") as stream:
             assert 10 == stream.readinto(memoryview(bytearray(10)))
         assert b"x" * 100 == read_all(session)
@@ -184,8 +184,8 @@ def test_a_stream_left_early_costs_its_connection() -> None:
         assert 2 == peer.connections
 
 
-def test_a_part_of_a_blob_is_asked_for_with_a_range() -> None:
-    script = reply(whole("206 Partial Content", b"cd", "Content-Range: bytes 2-3/4"))
+def test_a_part_of_a_blob_is_requested_with_a_range() -> None:
+    script = reply(raw_response("206 Partial Content", b"cd", "Content-Range: bytes 2-3/4"))
     with Peer(script) as peer, session_with(peer) as session:
         with session.stream("/x", work(), kind="blob", headers=(("Range", "bytes=2-"),)) as stream:
             assert (206, "bytes 2-3/4") == (stream.status, stream.headers.get("content-range"))
@@ -197,9 +197,9 @@ def test_a_part_of_a_blob_is_asked_for_with_a_range() -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip"])
-def test_the_bytes_of_a_blob_are_not_taken_encoded(coding: str) -> None:
+def test_a_blob_with_a_content_encoding_is_an_error(coding: str) -> None:
     with (
-        Peer(reply(whole("200 OK", b"xx", f"Content-Encoding: {coding}"))) as peer,
+        Peer(reply(raw_response("200 OK", b"xx", f"Content-Encoding: {coding}"))) as peer,
         session_with(peer) as session,
     ):
         with pytest.raises(RemoteError) as caught:
@@ -207,17 +207,17 @@ def test_the_bytes_of_a_blob_are_not_taken_encoded(coding: str) -> None:
         assert "bad_response" == caught.value.code
 
 
-def test_a_stream_is_not_tried_again() -> None:
-    with Peer(reply(whole("500 R"))) as peer, session_with(peer) as session:
+def test_a_stream_is_not_retried() -> None:
+    with Peer(reply(raw_response("500 R"))) as peer, session_with(peer) as session:
         with pytest.raises(RemoteError):
             read_all(session)
         assert 1 == len(peer.requests)
 
 
-def test_threads_share_a_session_and_each_gets_its_own_responses() -> None:
-    def echo(talk: Talk) -> None:
-        while (request := talk.request()) is not None:
-            talk.respond("200 OK", request.target.encode())
+def test_threads_that_share_a_session_get_their_own_responses() -> None:
+    def echo(conn: PeerConnection) -> None:
+        while (request := conn.read_request()) is not None:
+            conn.respond("200 OK", request.target.encode())
 
     wrong: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Opening connections: names, addresses, and who is at the other end."""
+"""Opening connections: name lookups, addresses, timeouts, and the check of the peer."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from mirror.registry.http.dialer import AbortableSockets, Dialer, interleave
 from mirror.registry.session import Session
 from mirror.util.cancellation import Stop, Work
 from tests.registry.http.dialling import OK, at, closed_port, get
-from tests.registry.http.peers import Peer, peers, reply, whole
-from tests.registry.http.sessions import PATIENT, STOPPED_WITHIN, session_with
+from tests.registry.http.peers import Peer, peers, raw_response, reply
+from tests.registry.http.sessions import LONG_TIMEOUTS, STOPPED_WITHIN, session_with
 from tests.support import leftovers
 
 
-def test_a_host_that_refuses_is_unreachable() -> None:
+def test_a_host_that_refuses_connections_is_unreachable() -> None:
     with session_with(f"127.0.0.1:{closed_port()}") as session, pytest.raises(Unreachable) as caught:
         get(session)
     assert ("net_error", True) == (caught.value.code, caught.value.retryable)
@@ -53,20 +53,20 @@ def test_a_name_without_addresses_is_unreachable() -> None:
 
 
 @contextlib.contextmanager
-def black_hole() -> Iterator[int]:
-    """A port that answers no SYN: its queue of connections is full."""
+def unresponsive_port() -> Iterator[int]:
+    """Yield a port that does not respond to SYN, because its accept queue is full."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(socket.socket())
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
+        server_context = stack.enter_context(socket.socket())
+        server_context.bind(("127.0.0.1", 0))
+        server_context.listen(0)
         for _ in range(4):
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
-            waiting.connect_ex(server.getsockname())
-        yield server.getsockname()[1]
+            waiting.connect_ex(server_context.getsockname())
+        yield server_context.getsockname()[1]
 
 
-def test_the_addresses_of_a_name_are_tried_in_turn() -> None:
+def test_all_addresses_of_a_host_are_tried() -> None:
     with Peer(reply(OK)) as peer:
         dead = closed_port()
         for count in (1, 4):
@@ -76,23 +76,23 @@ def test_the_addresses_of_a_name_are_tried_in_turn() -> None:
         assert f"reg.example.com:{peer.port}" == peer.requests[0].headers["host"]
 
 
-def test_an_address_that_does_not_answer_does_not_hold_up_the_next() -> None:
-    with black_hole() as dead, Peer(reply(OK)) as peer:
+def test_an_address_that_does_not_respond_does_not_delay_the_next_one() -> None:
+    with unresponsive_port() as dead, Peer(reply(OK)) as peer:
         resolve = at(*[("127.0.0.1", dead)] * 4, ("127.0.0.1", peer.port))
         with session_with("reg.example.com", resolve=resolve, connect_timeout=60.0) as session:
-            begun = monotonic()
+            started = monotonic()
             assert b"yes" == get(session).body
-            assert monotonic() - begun < 30.0  # four timeouts: 240 s
+            assert monotonic() - started < 30.0  # with the timeouts of all four: 240 s
 
 
-def test_an_address_that_does_not_answer_is_waited_for_when_the_others_have_failed() -> None:
-    with black_hole() as dead:
+def test_a_pending_attempt_may_still_succeed_after_the_other_addresses_failed() -> None:
+    with unresponsive_port() as dead:
         dialer = Dialer(AbortableSockets(), lambda address: None, deadline=monotonic() + 0.5, stop=Stop())
         with pytest.raises(TimeoutError):
             dialer.connect(at(("127.0.0.1", dead), ("127.0.0.1", closed_port()))("", 0))
 
 
-def test_a_family_that_this_machine_does_not_have_is_passed_over() -> None:
+def test_an_address_family_that_this_machine_does_not_support_is_skipped() -> None:
     with Peer(reply(OK)) as peer:
         unknown = (socket.AF_APPLETALK, socket.SOCK_STREAM, 6, "", ("::1", 1))
         dialer = Dialer(AbortableSockets(), lambda address: None, deadline=monotonic() + 5.0, stop=Stop())
@@ -114,7 +114,7 @@ def test_a_socket_whose_options_cannot_be_set_is_closed(monkeypatch: pytest.Monk
     assert [] == (leftovers.take() - before).describe()
 
 
-def test_families_of_addresses_take_turns() -> None:
+def test_address_families_alternate() -> None:
     """Source: RFC 8305, 4."""
     four, six = socket.AF_INET, socket.AF_INET6
     found = [(family, socket.SOCK_STREAM, 6, "", (name, 1)) for family, name in [
@@ -124,12 +124,12 @@ def test_families_of_addresses_take_turns() -> None:
     assert [] == interleave([])
 
 
-def test_an_address_that_is_refused_ends_the_search_but_for_those_that_were_begun() -> None:
+def test_a_forbidden_address_ends_the_search_except_for_pending_attempts() -> None:
     def check(address: str) -> None:
         if address == "127.0.0.2":
             raise Refused("not there", code="unsafe_redirect")
 
-    with black_hole() as dead, Peer(reply(OK)) as peer, Peer(reply(OK), address="127.0.0.2") as forbidden:
+    with unresponsive_port() as dead, Peer(reply(OK)) as peer, Peer(reply(OK), address="127.0.0.2") as forbidden:
         first, second, third = ("127.0.0.1", dead), ("127.0.0.2", forbidden.port), ("127.0.0.1", peer.port)
 
         def connected(*addresses: tuple[str, int]) -> int:
@@ -146,7 +146,7 @@ def test_an_address_that_is_refused_ends_the_search_but_for_those_that_were_begu
 
 @contextlib.contextmanager
 def hanging_lookup() -> Iterator[Any]:
-    """A resolver that hangs until the test is over."""
+    """Yield a resolver that hangs until the end of the test."""
     over = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -162,7 +162,7 @@ def hanging_lookup() -> Iterator[Any]:
     assert 1 == len(threads), "one for all that wait for the same name"
 
 
-def test_a_look_up_that_hangs_ends_with_the_time_for_a_connection() -> None:
+def test_a_lookup_that_hangs_ends_at_the_connect_timeout() -> None:
     with (
         hanging_lookup() as resolve,
         session_with("reg.example.com", resolve=resolve, connect_timeout=0.1) as session,
@@ -174,18 +174,18 @@ def test_a_look_up_that_hangs_ends_with_the_time_for_a_connection() -> None:
             assert "DNS" in caught.value.hint
 
 
-def test_a_stop_reaches_a_look_up_that_hangs() -> None:
+def test_a_stop_interrupts_a_lookup_that_hangs() -> None:
     with (
         hanging_lookup() as resolve,
-        session_with("reg.example.com", resolve=resolve, **PATIENT) as session,
+        session_with("reg.example.com", resolve=resolve, **LONG_TIMEOUTS) as session,
         stopped_after(0.1) as doomed,
         pytest.raises(Cancelled),
     ):
         get(session, work=doomed)
 
 
-def test_one_time_is_for_all_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look-up takes most of it by a clock that jumps, the handshake is not answered."""
+def test_the_connect_timeout_applies_to_all_steps_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lookup uses up most of it, by a clock that jumps; the handshake gets no response."""
     passed = [0.0]
     for module in ("connector", "dialer", "lookups"):
         monkeypatch.setattr(f"mirror.registry.http.{module}.monotonic", lambda: monotonic() + passed[0])
@@ -195,18 +195,18 @@ def test_one_time_is_for_all_of_a_connection(monkeypatch: pytest.MonkeyPatch) ->
         return at(("127.0.0.1", peer.port))(host, port)
 
     with (
-        Peer(lambda talk: talk.until_gone()) as peer,
+        Peer(lambda conn: conn.read_to_end()) as peer,
         session_with("reg.example.com", plain_http=False, resolve=slow, connect_timeout=90.0) as session,
     ):
-        begun = monotonic()
+        started = monotonic()
         with pytest.raises(NetworkError) as caught:
             get(session)
         assert "timeout" == caught.value.code
-        assert monotonic() - begun < 60.0  # seconds; a time of its own for the handshake makes it 90
+        assert monotonic() - started < 60.0  # seconds; 90 if the handshake had a timeout of its own
 
 
-def test_a_connect_that_is_not_answered_ends() -> None:
-    with black_hole() as port, session_with(f"127.0.0.1:{port}", connect_timeout=0.2) as session:
+def test_a_connect_without_a_response_times_out() -> None:
+    with unresponsive_port() as port, session_with(f"127.0.0.1:{port}", connect_timeout=0.2) as session:
         with pytest.raises(Unreachable) as caught:
             get(session)
         assert "timeout" == caught.value.code
@@ -217,33 +217,33 @@ def stopped_after(seconds: float) -> Iterator[Work]:
     stop = Stop()
     timer = threading.Timer(seconds, stop.request, ("a signal",))
     timer.start()
-    begun = monotonic()
+    started = monotonic()
     yield Work(stop)
-    assert monotonic() - begun < STOPPED_WITHIN
+    assert monotonic() - started < STOPPED_WITHIN
     timer.join()
 
 
-def test_a_stop_reaches_a_blocked_connect() -> None:
+def test_a_stop_interrupts_a_blocked_connect() -> None:
     with (
-        black_hole() as port,
-        session_with(f"127.0.0.1:{port}", **PATIENT) as session,
+        unresponsive_port() as port,
+        session_with(f"127.0.0.1:{port}", **LONG_TIMEOUTS) as session,
         stopped_after(0.1) as doomed,
         pytest.raises(Cancelled),
     ):
         get(session, work=doomed)
 
 
-def test_a_stop_reaches_a_blocked_handshake() -> None:
+def test_a_stop_interrupts_a_blocked_handshake() -> None:
     with (
-        Peer(lambda talk: talk.until_gone()) as peer,
-        session_with(peer, plain_http=False, **PATIENT) as session,
+        Peer(lambda conn: conn.read_to_end()) as peer,
+        session_with(peer, plain_http=False, **LONG_TIMEOUTS) as session,
         stopped_after(0.1) as doomed,
         pytest.raises(Cancelled),
     ):
         get(session, work=doomed)
 
 
-def test_the_socket_sends_at_once_and_watches_for_dead_peers() -> None:
+def test_sockets_have_no_delay_and_keepalive() -> None:
     with Peer(reply(OK)) as peer, session_with(peer) as session:
         connection = session._client._pool.acquire(session.url_policy.destination("/"), Stop())
         options = [
@@ -260,13 +260,13 @@ def test_the_socket_sends_at_once_and_watches_for_dead_peers() -> None:
         assert options[2] < 60, "seconds: below what middleboxes forget"
 
 
-def redirecting(place: str) -> Any:
-    return reply(whole("307 T", b"", f"Location: {place}"))
+def redirect_script(place: str) -> Any:
+    return reply(raw_response("307 T", b"", f"Location: {place}"))
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "224.0.0.1", "0.0.0.0"])  # noqa: S104 - none is bound
-def test_a_name_that_leads_to_a_forbidden_address_is_refused_before_a_connection(address: str) -> None:
-    with Peer(redirecting("http://metadata.example:9/latest")) as peer:
+def test_a_name_with_a_forbidden_address_is_refused_before_a_connection_is_opened(address: str) -> None:
+    with Peer(redirect_script("http://metadata.example:9/latest")) as peer:
 
         def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
             return list(at((peer.address if host == peer.address else address, port))(host, port))
@@ -276,35 +276,35 @@ def test_a_name_that_leads_to_a_forbidden_address_is_refused_before_a_connection
         assert ("unsafe_redirect", False) == (caught.value.code, caught.value.retryable)
 
 
-def as_if_public(session: Session) -> None:
-    """From here on the registry counts as met at a public address."""
+def pretend_public(session: Session) -> None:
+    """Let the session treat the address of the registry as public."""
     session.url_policy.check_peer(session.url_policy.destination("/"), "1.1.1.1")
 
 
-def test_a_public_registry_does_not_lead_to_this_machine() -> None:
-    with peers(reply(OK, whole("307 T", b"", "Location: http://cdn.example:9/x")), reply(OK)) as both:
+def test_a_public_registry_cannot_redirect_to_this_machine() -> None:
+    with peers(reply(OK, raw_response("307 T", b"", "Location: http://cdn.example:9/x")), reply(OK)) as both:
         inside = at(("127.0.0.1", both[1].port))
         own = at(("127.0.0.1", both[0].port))
         with session_with(
             "reg.example.com", resolve=lambda host, port: (inside if host == "cdn.example" else own)(host, port)
         ) as session:
             get(session)
-            as_if_public(session)
+            pretend_public(session)
             with pytest.raises(Refused) as caught:
                 get(session)
             assert ("unsafe_redirect", 0, 0) == (caught.value.code, both[1].connections, len(both[1].requests))
 
 
-def test_a_kept_connection_is_looked_at_again() -> None:
+def test_the_address_of_a_kept_connection_is_checked_again() -> None:
     place = "http://cdn.example:9/x"
-    with peers(redirecting(place), reply(OK)) as both:
+    with peers(redirect_script(place), reply(OK)) as both:
         addresses = {"cdn.example": both[1].port, "reg.example.com": both[0].port}
         resolve = lambda host, port: at(("127.0.0.1", addresses[host]))(host, port)  # noqa: E731
         with session_with("reg.example.com", resolve=resolve) as session:
             for _ in range(2):
                 get(session)
             assert [1, 1] == [peer.connections for peer in both]
-            as_if_public(session)
+            pretend_public(session)
             with pytest.raises(Refused):
                 get(session)
             assert 2 == len(both[1].requests)

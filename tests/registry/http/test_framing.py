@@ -1,4 +1,4 @@
-"""Heads and bodies read from a socket: whole, or an error."""
+"""Heads and bodies that are read from a socket: complete, or an error."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from mirror.registry.http.protocol import ResponseParser
 from mirror.util.cancellation import Stop
 
 
-class Dying(socket.socket):
-    """A socket whose peer the kernel has given up: TCP keepalive was not answered. Later reads see an end."""
+class KeepaliveTimeoutSocket(socket.socket):
+    """A socket whose peer did not respond to TCP keepalive: the next read fails, and later reads return an end."""
 
     def recv_into(self, *_: object) -> int:
         if self.gettimeout() is None:
@@ -36,17 +36,17 @@ class Dying(socket.socket):
         raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
 
 
-def test_a_peer_that_the_kernel_gave_up_is_no_end_of_a_body() -> None:
+def test_a_keepalive_timeout_is_not_the_end_of_a_body() -> None:
     near, far = socket.socketpair()
-    with far, contextlib.closing(Connection(Dying(fileno=near.detach()), "the peer")) as connection:
+    with far, contextlib.closing(Connection(KeepaliveTimeoutSocket(fileno=near.detach()), "the peer")) as connection:
         connection.start_exchange(Stop(), Timeouts(5.0), "GET it")
         with pytest.raises(NetworkError) as caught:
             connection.receive()
     assert ("net_error", True) == (caught.value.code, caught.value.retryable)
 
 
-class Line:
-    """A socket pair: `theirs` speaks, `ours` is the connection that listens."""
+class ConnectedPair:
+    """A socket pair: the test sends to `theirs`, and `ours` is the connection that reads."""
 
     def __init__(self, idle: float = 5.0) -> None:
         near, self.theirs = socket.socketpair()
@@ -54,7 +54,7 @@ class Line:
         self.ours = Connection(near, "the peer")
         self.ours.start_exchange(Stop(), Timeouts(idle, monotonic() + idle), "GET it")
 
-    def says(self, data: bytes, *, ends: bool = True) -> None:
+    def send(self, data: bytes, *, ends: bool = True) -> None:
         self.theirs.sendall(data)
         if ends:
             self.theirs.shutdown(socket.SHUT_WR)
@@ -65,20 +65,22 @@ class Line:
 
 
 @pytest.fixture
-def line() -> Iterator[Line]:
-    line = Line()
-    yield line
-    line.close()
+def pair() -> Iterator[ConnectedPair]:
+    pair = ConnectedPair()
+    yield pair
+    pair.close()
 
 
-def opened(line: Line, method: str = "GET", *, small: bool = True) -> tuple[ResponseHead, ResponseBody]:
+def open_response(pair: ConnectedPair, method: str = "GET", *, small: bool = True) -> tuple[ResponseHead, ResponseBody]:
     parser = ResponseParser(method, "GET it", small=small)
-    return read_head(line.ours, parser), ResponseBody(line.ours, parser)
+    return read_head(pair.ours, parser), ResponseBody(pair.ours, parser)
 
 
-def read_all(line: Line, method: str = "GET", *, small: bool = True, limit: int = 1000) -> tuple[int, bytes, bool]:
-    """-> status, body, whether the connection may be used again."""
-    head, body = opened(line, method, small=small)
+def read_all(
+    pair: ConnectedPair, method: str = "GET", *, small: bool = True, limit: int = 1000
+) -> tuple[int, bytes, bool]:
+    """Return the status, the body, and whether the connection is reusable."""
+    head, body = open_response(pair, method, small=small)
     data = read_small(body, head, limit, "GET it")
     return head.status, data, body.is_reusable
 
@@ -96,11 +98,11 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("said", WHOLE.values(), ids=WHOLE)
-def test_a_whole_response_is_read(line: Line, said: tuple[bytes, bytes, bool]) -> None:
-    response, body, reusable = said
-    line.says(response, ends=b"close" in response)
-    assert (200, body, reusable) == read_all(line)
+@pytest.mark.parametrize("sent_bytes", WHOLE.values(), ids=WHOLE)
+def test_a_complete_response_is_read(pair: ConnectedPair, sent_bytes: tuple[bytes, bytes, bool]) -> None:
+    response, body, reusable = sent_bytes
+    pair.send(response, ends=b"close" in response)
+    assert (200, body, reusable) == read_all(pair)
 
 
 CUT = {
@@ -113,15 +115,15 @@ CUT = {
 
 
 @pytest.mark.parametrize("whole", CUT.values(), ids=CUT)
-def test_a_response_cut_anywhere_is_truncated(whole: bytes) -> None:
+def test_a_response_that_ends_early_is_truncated(whole: bytes) -> None:
     codes = []
     for cut in range(len(whole)):
-        line = Line()
-        line.says(whole[:cut])
+        pair = ConnectedPair()
+        pair.send(whole[:cut])
         with pytest.raises(NetworkError) as caught:
-            read_all(line)
+            read_all(pair)
         codes.append((caught.value.code, caught.value.retryable))
-        line.close()
+        pair.close()
     assert {("truncated", True)} == set(codes)
 
 
@@ -137,57 +139,57 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("said", REFUSED.values(), ids=REFUSED)
-def test_a_malformed_response_is_refused_at_once(line: Line, said: bytes) -> None:
-    line.says(said, ends=False)
+@pytest.mark.parametrize("sent_bytes", REFUSED.values(), ids=REFUSED)
+def test_a_malformed_response_is_an_error_at_once(pair: ConnectedPair, sent_bytes: bytes) -> None:
+    pair.send(sent_bytes, ends=False)
     with pytest.raises(RemoteError) as caught:
-        read_all(line)
+        read_all(pair)
     assert "bad_response" == caught.value.code
     assert str(caught.value).startswith("GET it: ")
 
 
-def test_a_small_response_is_bounded_however_it_is_framed() -> None:
+def test_a_small_response_is_limited_with_every_framing() -> None:
     big, packed = b"x" * 1001, gzip.compress(b"x" * 100_000)
-    for said in (
+    for sent_bytes in (
         OK + b"Content-Length: 1001\r\n\r\n" + big,
         OK + b"Content-Length: 4611686018427387904\r\n\r\n" + big,
         OK + b"Transfer-Encoding: chunked\r\n\r\n3e9\r\n" + big,
         OK + b"Connection: close\r\n\r\n" + big,
         OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed,
     ):
-        line = Line()
-        line.says(said)
+        pair = ConnectedPair()
+        pair.send(sent_bytes)
         with pytest.raises(TooBig):
-            read_all(line)
-        line.close()
+            read_all(pair)
+        pair.close()
 
 
-def test_a_response_of_exactly_the_limit_is_read(line: Line) -> None:
-    line.says(OK + b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n" + b"x" * 1000 + b"\r\n0\r\n\r\n", ends=False)
-    assert (200, b"x" * 1000, True) == read_all(line)
+def test_a_response_of_exactly_the_limit_is_read(pair: ConnectedPair) -> None:
+    pair.send(OK + b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n" + b"x" * 1000 + b"\r\n0\r\n\r\n", ends=False)
+    assert (200, b"x" * 1000, True) == read_all(pair)
 
 
-def test_what_a_failure_says_is_read_as_far_as_it_can_be(line: Line) -> None:
-    line.says(OK + b"Content-Length: 9\r\n\r\nabc")
-    head, body = opened(line)
+def test_the_body_of_an_error_response_is_empty_if_it_cannot_be_read(pair: ConnectedPair) -> None:
+    pair.send(OK + b"Content-Length: 9\r\n\r\nabc")
+    head, body = open_response(pair)
     assert b"" == read_error_body(body, head, 10, "it")
 
 
-def test_an_error_page_that_is_too_big_is_not_read_to_its_end(line: Line) -> None:
-    line.says(OK + b"Content-Length: 99\r\n\r\n" + b"x" * 99)
-    head, body = opened(line)
+def test_an_error_page_that_is_too_large_is_not_read_to_its_end(pair: ConnectedPair) -> None:
+    pair.send(OK + b"Content-Length: 99\r\n\r\n" + b"x" * 99)
+    head, body = open_response(pair)
     assert b"" == read_error_body(body, head, 10, "it")
 
 
-def test_the_body_of_a_blob_may_end_with_the_connection(line: Line) -> None:
-    line.says(OK + b"\r\nabc")
-    assert (200, b"abc", False) == read_all(line, small=False)
+def test_the_body_of_a_blob_may_end_with_the_connection(pair: ConnectedPair) -> None:
+    pair.send(OK + b"\r\nabc")
+    assert (200, b"abc", False) == read_all(pair, small=False)
 
 
-def test_a_big_body_goes_straight_into_the_readers_buffer(line: Line) -> None:
+def test_a_large_body_is_read_directly_into_the_buffer(pair: ConnectedPair) -> None:
     blob = bytes(range(256)) * 4096
-    line.says(OK + b"Content-Length: %d\r\n\r\n" % len(blob) + blob, ends=False)
-    _, body = opened(line, small=False)
+    pair.send(OK + b"Content-Length: %d\r\n\r\n" % len(blob) + blob, ends=False)
+    _, body = open_response(pair, small=False)
     got, view, most = bytearray(), memoryview(bytearray(256 << 10)), 0
     while count := body.readinto(view):
         got += view[:count]
@@ -197,7 +199,7 @@ def test_a_big_body_goes_straight_into_the_readers_buffer(line: Line) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "ends", "came"),
+    ("sent_bytes", "ends", "came"),
     [
         (b"", False, False),
         (b"HTTP/1.1 100 Continue\r\n\r\n", False, False),
@@ -206,12 +208,12 @@ def test_a_big_body_goes_straight_into_the_readers_buffer(line: Line) -> None:
         (b"", True, True),
     ],
 )
-def test_an_interim_head_is_not_a_response(line: Line, said: bytes, ends: bool, came: bool) -> None:
-    line.says(said, ends=ends)
-    assert came == poll_response(line.ours, ResponseParser("PUT", "PUT it", small=True))
+def test_an_interim_head_is_not_a_response(pair: ConnectedPair, sent_bytes: bytes, ends: bool, came: bool) -> None:
+    pair.send(sent_bytes, ends=ends)
+    assert came == poll_response(pair.ours, ResponseParser("PUT", "PUT it", small=True))
 
 
-def test_a_response_of_another_protocol_is_an_error_while_sending(line: Line) -> None:
-    line.says(b"junk", ends=False)
+def test_a_response_of_another_protocol_is_an_error_while_sending(pair: ConnectedPair) -> None:
+    pair.send(b"junk", ends=False)
     with pytest.raises(RemoteError):
-        poll_response(line.ours, ResponseParser("PUT", "PUT it", small=True))
+        poll_response(pair.ours, ResponseParser("PUT", "PUT it", small=True))

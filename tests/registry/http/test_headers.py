@@ -1,4 +1,4 @@
-"""Header fields, and heads of requests as bytes."""
+"""Header fields, and request heads as bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mirror.errors import RemoteError
 from mirror.registry.http.headers import Headers, request_head
 
 
-def test_a_field_told_twice_differently_is_refused_where_one_is_wanted() -> None:
+def test_a_field_with_different_values_is_an_error_if_it_must_be_unique() -> None:
     headers = Headers([("Location", "/a"), ("location", "/a"), ("Link", "1"), ("Link", "2")])
     assert "/a" == headers.single("LOCATION")
     assert None is headers.single("absent")
@@ -16,7 +16,7 @@ def test_a_field_told_twice_differently_is_refused_where_one_is_wanted() -> None
         headers.single("link")
 
 
-def test_lists_of_words_are_joined_over_lines() -> None:
+def test_tokens_of_several_lines_are_combined() -> None:
     headers = Headers([("Connection", "Keep-Alive, , close"), ("connection", "TE")])
     assert ["keep-alive", "close", "te"] == headers.tokens("Connection")
     assert [] == headers.tokens("absent")
@@ -38,7 +38,7 @@ def test_a_request_head_is_exact() -> None:
 
 
 @pytest.mark.parametrize("value", ["a\r\nEvil: 1", "a\nb", "a\rb", "a\x00", "日"])
-def test_a_value_that_would_leave_its_line_is_not_sent_nor_shown(value: str) -> None:
+def test_a_value_with_a_line_break_is_neither_sent_nor_shown(value: str) -> None:
     with pytest.raises(ValueError, match="header") as caught:
         request_head("GET", "/", [("Authorization", value)])
     assert value not in str(caught.value)

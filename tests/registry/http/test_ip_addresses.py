@@ -1,4 +1,4 @@
-"""Kinds of addresses."""
+"""Kinds of IP addresses."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from mirror.registry.http.ip_addresses import AddressKind, address_kind, is_ip_a
     ],
     ids=str,
 )
-def test_every_address_is_of_one_kind(kind: AddressKind, addresses: str) -> None:
+def test_every_address_has_one_kind(kind: AddressKind, addresses: str) -> None:
     assert dict.fromkeys(addresses.split(), kind) == {a: address_kind(a) for a in addresses.split()}
 
 
-def test_only_addresses_are_literal() -> None:
+def test_only_ip_addresses_are_recognized() -> None:
     assert [True, True, False, False] == [is_ip_address(text) for text in ("10.0.0.1", "::1", "localhost", "10.1")]

@@ -1,4 +1,4 @@
-"""Connections that are kept: how long, how many, and which."""
+"""Idle connections: how long and how many are kept, and which one is reused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HERE = Destination(Origin("http", "here.example", 80), "/")
 ELSEWHERE = Destination(Origin("http", "elsewhere.example", 80), "/")
 
 
-class Opened:
-    """Opens connections to nowhere, and knows which are still open."""
+class PoolWithFakes:
+    """A pool whose connections have no peer, and the list of those that are open."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -46,12 +46,12 @@ class Opened:
 
 
 @pytest.fixture
-def opened() -> Iterator[Opened]:
-    with contextlib.closing(Opened()) as opened:
+def opened() -> Iterator[PoolWithFakes]:
+    with contextlib.closing(PoolWithFakes()) as opened:
         yield opened
 
 
-def test_a_connection_is_kept_for_its_destination(opened: Opened) -> None:
+def test_a_connection_is_kept_for_its_destination(opened: PoolWithFakes) -> None:
     first = opened.acquire()
     opened.pool.release(HERE, first)
     other = opened.acquire(ELSEWHERE)
@@ -60,8 +60,8 @@ def test_a_connection_is_kept_for_its_destination(opened: Opened) -> None:
     first.close()
 
 
-def test_a_connection_that_was_idle_for_too_long_is_not_used_again(opened: Opened) -> None:
-    """A middlebox may have forgotten it, and answers nothing."""
+def test_a_connection_that_was_idle_for_too_long_is_not_reused(opened: PoolWithFakes) -> None:
+    """A middlebox may have dropped it without closing it."""
     opened.pool.release(HERE, opened.acquire())
     opened.now += MAX_IDLE - 1
     opened.pool.release(HERE, opened.acquire())
@@ -71,7 +71,7 @@ def test_a_connection_that_was_idle_for_too_long_is_not_used_again(opened: Opene
     assert [1] == opened.still_open()
 
 
-def test_connections_that_nobody_takes_are_closed_by_the_next_who_takes_another(opened: Opened) -> None:
+def test_connections_that_are_too_old_are_closed_when_another_one_is_acquired(opened: PoolWithFakes) -> None:
     opened.pool.release(ELSEWHERE, opened.acquire(ELSEWHERE))
     opened.now += MAX_IDLE + 1
     here = opened.acquire()
@@ -79,7 +79,7 @@ def test_connections_that_nobody_takes_are_closed_by_the_next_who_takes_another(
     here.close()
 
 
-def test_no_more_are_kept_than_may_be(opened: Opened) -> None:
+def test_the_number_of_idle_connections_is_limited(opened: PoolWithFakes) -> None:
     taken = [opened.acquire() for _ in range(3)]
     for connection in taken:
         opened.pool.release(HERE, connection)

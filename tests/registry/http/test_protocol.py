@@ -1,4 +1,4 @@
-"""One answer from bytes: which count, how they are cut into pieces, and that a cut one never counts."""
+"""The parser: valid and invalid responses, in pieces of any size; a truncated response is never complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 def parser_of(*pieces: bytes, method: str = "GET", small: bool = True, ends: bool = False) -> ResponseParser:
-    """A parser that was fed `pieces`, and then the end of the connection if `ends`."""
+    """Return a parser that was fed `pieces`, and then the end of the connection if `ends`."""
     parser = ResponseParser(method, "GET it", small=small)
     for piece in pieces:
         parser.feed(piece)
@@ -44,7 +44,7 @@ def in_bytes(data: bytes) -> Iterator[bytes]:
     return (data[at : at + 1] for at in range(len(data)))
 
 
-# Response -> body, whether the connection may be used again.
+# A response, its body, and whether the connection is reusable.
 WHOLE = {
     "counted": (OK + b"Content-Length: 3\r\n\r\nabc", b"abc", True),
     "empty": (OK + b"Content-Length: 0\r\n\r\n", b"", True),
@@ -94,19 +94,19 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("said", WHOLE.values(), ids=WHOLE)
-def test_a_whole_response_is_read_however_it_is_cut_into_pieces(said: tuple[bytes, bytes, bool]) -> None:
-    response, body, reusable = said
+@pytest.mark.parametrize("sent_bytes", WHOLE.values(), ids=WHOLE)
+def test_a_complete_response_is_read_in_pieces_of_any_size(sent_bytes: tuple[bytes, bytes, bool]) -> None:
+    response, body, reusable = sent_bytes
     for pieces in ([response], list(in_bytes(response)), [response[:20], response[20:]]):
         parser = parser_of(*pieces, ends=b"close" in response or b"1.0" in response)
         assert (body, True, reusable) == (body_of(parser), parser.complete, parser.is_reusable)
 
 
-@pytest.mark.parametrize("said", WHOLE.values(), ids=WHOLE)
-def test_no_cut_response_counts(said: tuple[bytes, bytes, bool]) -> None:
-    response, body, _ = said
+@pytest.mark.parametrize("sent_bytes", WHOLE.values(), ids=WHOLE)
+def test_a_truncated_response_is_an_error(sent_bytes: tuple[bytes, bytes, bool]) -> None:
+    response, body, _ = sent_bytes
     until_closed = b"Content-Length" not in response and b"hunked" not in response and bool(body)
-    # Of a body that only the end of the connection ends, every beginning looks whole.
+    # A body that ends with the connection seems complete after every byte.
     end = response.index(b"\r\n\r\n") + 4 if until_closed else len(response)
     for cut in range(end):
         parser = parser_of(response[:cut])
@@ -126,14 +126,14 @@ SURPLUS = {
 
 
 @pytest.mark.parametrize(("response", "more"), SURPLUS.values(), ids=SURPLUS)
-def test_what_comes_after_the_end_costs_the_connection(response: bytes, more: bytes) -> None:
+def test_bytes_after_the_end_prevent_the_reuse_of_the_connection(response: bytes, more: bytes) -> None:
     for pieces in ([response + more], [response, more], list(in_bytes(response + more))):
         parser = parser_of(*pieces)
         assert body_of(parser) in (b"abc", b"")
         assert (True, False, True) == (parser.complete, parser.is_reusable, parser.has_surplus)
 
 
-def test_a_response_to_head_has_no_body_whatever_it_announces() -> None:
+def test_a_response_to_head_has_no_body_regardless_of_its_headers() -> None:
     for field in (b"Content-Length: 1000000", b"Transfer-Encoding: chunked", b"Content-Encoding: br", b"X: y"):
         for pieces in ([OK + field + b"\r\n\r\n"], list(in_bytes(OK + field + b"\r\n\r\n"))):
             parser = parser_of(*pieces, method="HEAD")
@@ -184,17 +184,17 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("said", REFUSED.values(), ids=REFUSED)
-def test_a_malformed_response_is_refused_at_once(said: bytes) -> None:
-    for size in (9, 1000, 16 << 10):  # the last is what a connection gives at most
-        pieces = in_pieces(said, size)
+@pytest.mark.parametrize("sent_bytes", REFUSED.values(), ids=REFUSED)
+def test_a_malformed_response_is_an_error_at_once(sent_bytes: bytes) -> None:
+    for size in (9, 1000, 16 << 10):  # the last one is the largest read of a connection
+        pieces = in_pieces(sent_bytes, size)
         with pytest.raises(RemoteError) as caught:
             parser_of(*pieces)
         assert "bad_response" == caught.value.code
         assert str(caught.value).startswith("GET it: ")
 
 
-def test_a_head_gives_status_reason_and_every_field() -> None:
+def test_a_head_has_its_status_reason_and_all_fields() -> None:
     head = head_of(
         b"HTTP/1.1 401 Un author",
         b"ized\r\nA: 1\r\nWWW-Authenticate: Basic\r\nwww-authenticate:  Bearer \t\r\nContent-Length: 0\r\n\r\n",
@@ -214,7 +214,7 @@ def test_a_head_gives_status_reason_and_every_field() -> None:
         (b"HTTP/1.1 200 \xfcber", 200),
     ],
 )
-def test_status_lines_that_count(line: bytes, status: int) -> None:
+def test_valid_status_lines(line: bytes, status: int) -> None:
     assert status == head_of(line + b"\r\nContent-Length: 0\r\n\r\n").status
 
 
@@ -241,7 +241,7 @@ def test_status_lines_that_count(line: bytes, status: int) -> None:
         b"<html>",
     ],
 )
-def test_a_broken_status_line_may_be_asked_for_again(line: bytes) -> None:
+def test_a_malformed_status_line_is_retryable(line: bytes) -> None:
     with pytest.raises(RemoteError) as caught:
         parser_of(line + b"\r\nContent-Length: 0\r\n\r\n")
     assert ("bad_response", True) == (caught.value.code, caught.value.retryable)
@@ -262,15 +262,15 @@ def test_a_broken_status_line_may_be_asked_for_again(line: bytes) -> None:
         b"A b: c\r\n",
     ],
 )
-def test_header_lines_that_do_not_count(fields: bytes) -> None:
-    said = OK + fields + b"\r\n"
-    for pieces in ([said], list(in_bytes(said))):
+def test_invalid_header_lines(fields: bytes) -> None:
+    sent_bytes = OK + fields + b"\r\n"
+    for pieces in ([sent_bytes], list(in_bytes(sent_bytes))):
         with pytest.raises(RemoteError) as caught:
             parser_of(*pieces)
         assert ("bad_response", False) == (caught.value.code, caught.value.retryable)
 
 
-def test_the_bounds_themselves_are_allowed() -> None:
+def test_a_head_of_exactly_the_limits_is_valid() -> None:
     fields = b"A: b\r\n" * (MAX_FIELDS - 1)
     assert MAX_FIELDS - 1 == len(head_of(OK + fields + b"Content-Length: 0\r\n\r\n").headers.get_all("a"))
     before = OK + b"Content-Length: 0\r\nA: "
@@ -282,20 +282,20 @@ def in_pieces(data: bytes, size: int) -> Sequence[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
-def test_a_head_in_many_packets_is_not_parsed_anew_for_each() -> None:
-    said = OK + b"A: b\r\n" * (MAX_FIELDS - 1) + b"B: " + b"b" * 100_000
-    begun = process_time()
-    parser_of(*in_bytes(said))
-    assert process_time() - begun < 2.0  # seconds; anew for each: 5 GB are looked at
+def test_a_head_in_many_packets_is_parsed_only_once() -> None:
+    sent_bytes = OK + b"A: b\r\n" * (MAX_FIELDS - 1) + b"B: " + b"b" * 100_000
+    started = process_time()
+    parser_of(*in_bytes(sent_bytes))
+    assert process_time() - started < 2.0  # seconds; parsing again for each packet would scan 5 GB
 
 
 def test_folded_lines_are_read() -> None:
-    said = b"HTTP/1.1 200 OK\nA: 1\nB: 2\n\t3\nContent-Length: 0\n\n"
-    for pieces in ([said], list(in_bytes(said))):
+    sent_bytes = b"HTTP/1.1 200 OK\nA: 1\nB: 2\n\t3\nContent-Length: 0\n\n"
+    for pieces in ([sent_bytes], list(in_bytes(sent_bytes))):
         assert {"a": "1", "b": "2\t3", "content-length": "0"} == dict(head_of(*pieces).headers)
 
 
-def test_only_spaces_and_tabs_around_a_value_are_not_of_it() -> None:
+def test_only_spaces_and_tabs_around_a_value_are_removed() -> None:
     head = head_of(OK + b"A: \t\xa0b\x85 \r\nContent-Length: 0\r\n\r\n")
     assert "\xa0b\x85" == head.headers.get("a")
 
@@ -307,7 +307,7 @@ def test_a_blob_may_end_with_the_connection() -> None:
     assert (True, False) == (parser.complete, parser.is_reusable)
 
 
-def test_bytes_of_a_body_with_a_known_end_need_not_be_fed() -> None:
+def test_bytes_of_a_body_with_a_known_length_need_not_be_fed() -> None:
     parser = parser_of(OK + b"Content-Length: 10\r\n\r\nabc")
     assert (10, 0) == (parser.known_remaining, parser.unparsed_bytes)
     assert b"abc" == body_of(parser)
@@ -320,7 +320,7 @@ def test_bytes_of_a_body_with_a_known_end_need_not_be_fed() -> None:
     assert 0 == parser_of(CHUNKED + b"A\r\n").unparsed_bytes
 
 
-def test_trailers_are_no_headers() -> None:
+def test_trailers_are_not_headers() -> None:
     parser = parser_of(CHUNKED + b"0\r\nDocker-Content-Digest: x\r\n\r\n")
     assert parser.head is not None
     assert (True, None) == (parser.complete, parser.head.headers.get("docker-content-digest"))
@@ -332,7 +332,7 @@ def test_trailers_are_no_headers() -> None:
     st.sampled_from([b"", OK, CHUNKED, OK + b"A: ", OK + b"Content-Length: 9\r\n\r\n"]),
     st.integers(1, 300),
 )
-def test_of_any_bytes_only_our_errors_come(data: bytes, before: bytes, size: int) -> None:
+def test_any_bytes_give_a_response_or_an_error_of_ours(data: bytes, before: bytes, size: int) -> None:
     try:
         parser = parser_of(*in_pieces(before + data, size), ends=True)
         assert parser.head is not None
@@ -343,8 +343,8 @@ def test_of_any_bytes_only_our_errors_come(data: bytes, before: bytes, size: int
 
 
 @settings(max_examples=300)
-@given(st.sampled_from([said[0] for said in WHOLE.values()]), st.data())
-def test_pieces_make_no_difference(response: bytes, data: st.DataObject) -> None:
+@given(st.sampled_from([sent_bytes[0] for sent_bytes in WHOLE.values()]), st.data())
+def test_the_size_of_the_pieces_does_not_matter(response: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(1, len(response) - 1), unique=True, max_size=6)))
     pieces = [response[a:b] for a, b in zip([0, *cuts], [*cuts, len(response)], strict=True)]
     one, other = parser_of(response), parser_of(*pieces)

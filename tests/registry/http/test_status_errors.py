@@ -1,4 +1,4 @@
-"""What unwanted answers amount to."""
+"""Errors for responses with an unexpected status."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def document(code: object, message: object = "m", **more: object) -> bytes:
         (600, RemoteError, "bad_response", False),
     ],
 )
-def test_a_status_has_a_kind_a_code_and_a_hope(status: int, kind: type, code: str, retryable: bool) -> None:
+def test_the_class_code_and_retryability_of_each_status(status: int, kind: type, code: str, retryable: bool) -> None:
     error = failed(status)
     assert (kind, code, retryable, status, "h") == (type(error), error.code, error.retryable, error.status, error.host)
     assert str(error).startswith(f"GET https://h/v2/x: {status}")
 
 
-def test_an_unfinished_push_is_told_from_other_requests_that_are_not_taken() -> None:
+def test_an_unfinished_push_is_recognized_among_rejected_requests() -> None:
     error = failed(400, b'{"error": "Image is being uploaded, retry later"}')
     assert (RemoteError, "bad_response", True) == (type(error), error.code, error.retryable)
     assert not failed(404, b"Image is being uploaded").retryable
@@ -80,15 +80,15 @@ def test_an_unfinished_push_is_told_from_other_requests_that_are_not_taken() -> 
         b"Error 404: Not Found.",
     ],
 )
-def test_a_status_is_not_said_twice(body: bytes) -> None:
+def test_a_body_that_repeats_the_status_is_omitted(body: bytes) -> None:
     assert "GET https://h/v2/x: 404 Not Found" == str(failed(404, body))
 
 
-def test_what_a_body_says_beyond_its_status_is_told() -> None:
+def test_other_text_of_a_body_is_part_of_the_message() -> None:
     assert "404 Not Found: 404 page not found" in str(failed(404, b"404 page not found"))
 
 
-def test_a_full_disk_is_told_from_other_server_errors() -> None:
+def test_a_full_disk_is_recognized_among_server_errors() -> None:
     driver = {"DriverName": "filesystem", "Enclosed": {"Op": "write", "Path": "/x/startedat", "Err": 28}}
     for detail in ("write /x: no space left on device", driver, {"Err": 122}):
         error = failed(500, document("UNKNOWN", "unknown error", detail=detail))
@@ -98,20 +98,20 @@ def test_a_full_disk_is_told_from_other_server_errors() -> None:
         assert "bad_response" == failed(500, document("UNKNOWN", "unknown error", detail=detail)).code
 
 
-def test_a_quota_of_a_project_is_told_from_a_denial() -> None:
-    said = "adding 1.0 MiB of storage resource, which when updated to current usage of 9.9 MiB will exceed the "
-    assert "target_full" == failed(403, document("DENIED", said + "configured upper limit of 10.0 MiB.")).code
+def test_a_used_up_quota_is_recognized_among_403_responses() -> None:
+    sent_bytes = "adding 1.0 MiB of storage resource, which when updated to current usage of 9.9 MiB will exceed the "
+    assert "target_full" == failed(403, document("DENIED", sent_bytes + "configured upper limit of 10.0 MiB.")).code
     assert "auth_denied" == failed(403, document("DENIED", "requested access to the resource is denied")).code
 
 
-def test_a_full_disk_where_nothing_was_to_be_stored_is_a_server_error() -> None:
-    said = document("UNKNOWN", "unknown error", detail="write /x: no space left on device")
-    error = error_for("GET https://h/v2/x", 500, Headers(), said, writes=False)
+def test_a_full_disk_is_a_server_error_if_nothing_was_to_be_stored() -> None:
+    sent_bytes = document("UNKNOWN", "unknown error", detail="write /x: no space left on device")
+    error = error_for("GET https://h/v2/x", 500, Headers(), sent_bytes, writes=False)
     assert ("bad_response", True) == (error.code, error.retryable)
     assert "no space left on device" in error.what
 
 
-def test_the_detail_of_a_server_error_is_told_whatever_it_is() -> None:
+def test_the_detail_of_a_server_error_is_part_of_the_message() -> None:
     for detail in ({"Enclosed": {"Op": "open", "Err": 5}}, [{"why": "input/output error"}]):
         assert json.dumps(detail) in failed(500, document("UNKNOWN", "unknown error", detail=detail)).what
     assert "name" not in failed(404, document("NAME_UNKNOWN", "m", detail={"name": "app"})).what
@@ -142,7 +142,7 @@ def test_the_detail_of_a_server_error_is_told_whatever_it_is() -> None:
         (b"{" * 100_000, ("", "")),
     ],
 )
-def test_an_error_document_is_read_if_it_is_one(body: bytes, expected: tuple[str, str]) -> None:
+def test_only_valid_error_documents_are_parsed(body: bytes, expected: tuple[str, str]) -> None:
     assert expected == error_document(body)
 
 
@@ -156,7 +156,7 @@ def test_an_error_document_is_read_if_it_is_one(body: bytes, expected: tuple[str
         (b"\x1b]0;x\x07", ": \\x1b]0;x\\x07"),
     ],
 )
-def test_a_servers_words_are_shortened_and_made_harmless(body: bytes, words: str) -> None:
+def test_text_of_a_server_is_shortened_and_escaped(body: bytes, words: str) -> None:
     assert f"GET https://h/v2/x: 502 Bad Gateway{words}" == failed(502, body).what
 
 
@@ -186,7 +186,7 @@ def test_retry_after_has_two_forms(text: str, date: str, seconds: float | None) 
     assert seconds == retry_after(headers, lambda: NOON)
 
 
-def test_a_wait_of_two_minutes_is_waited_for_and_a_longer_one_is_not() -> None:
+def test_a_wait_of_two_minutes_is_accepted_and_a_longer_one_is_an_error() -> None:
     for status in (429, 503):
         assert (True, 120.0) == (
             failed(status, Retry_After="120").retryable,
@@ -201,7 +201,7 @@ def test_a_wait_of_two_minutes_is_waited_for_and_a_longer_one_is_not() -> None:
         )
 
 
-def test_only_429_and_503_ask_for_a_wait() -> None:
+def test_retry_after_applies_only_to_429_and_503() -> None:
     assert None is failed(500, Retry_After="5").retry_after
     assert (True, 5.0) == (failed(503, Retry_After="5").retryable, failed(503, Retry_After="5").retry_after)
 
@@ -210,20 +210,20 @@ QUOTA = document("TOOMANYREQUESTS", "You have reached your pull rate limit. You 
 ABUSE = b"Too Many Requests (HAP429).\n"
 
 
-def test_a_used_up_quota_is_not_tried_again_in_this_run() -> None:
+def test_a_used_up_pull_quota_is_not_retried() -> None:
     error = failed(429, QUOTA)
     assert (RateLimited, False, "TOOMANYREQUESTS") == (type(error), error.retryable, error.registry_code)
     assert failed(429, QUOTA, Retry_After="60").retryable
 
 
-def test_the_limit_on_abuse_is_over_soon() -> None:
+def test_the_abuse_limit_is_retried() -> None:
     assert failed(429, ABUSE).retryable
 
 
-def test_an_expired_login_is_told_from_a_denial() -> None:
-    said = b"Your Authorization Token has expired. Reauthenticate and try again.\n"
-    assert is_token_expired(403, said)
-    assert not is_token_expired(401, said)
+def test_an_expired_token_is_recognized_among_403_responses() -> None:
+    sent_bytes = b"Your Authorization Token has expired. Reauthenticate and try again.\n"
+    assert is_token_expired(403, sent_bytes)
+    assert not is_token_expired(401, sent_bytes)
     assert not is_token_expired(403, b"denied")
 
 
@@ -239,7 +239,7 @@ TOKEN = 'signature=5ab1e5ab1e,repository="team/app",access=read'
         (("Cookie", "session=c00k1e; other=0th3r-one"), ["c00k1e", "0th3r-one"]),
     ],
 )
-def test_a_credential_that_a_server_repeats_is_hidden_however_it_is_quoted(
+def test_a_credential_that_a_server_repeats_is_hidden_in_any_quoting(
     header: tuple[str, str], secrets: list[str]
 ) -> None:
     for secret in secrets:
@@ -260,7 +260,7 @@ def test_the_signature_of_a_url_that_its_host_repeats_is_hidden() -> None:
 @pytest.mark.parametrize(
     "header", [("Cookie", "a=1; b=on"), ("Authorization", "Basic abc"), ("X-Other", "value-of-it")]
 )
-def test_words_that_are_too_short_for_a_credential_stay(header: tuple[str, str]) -> None:
+def test_words_that_are_too_short_for_a_credential_are_not_hidden(header: tuple[str, str]) -> None:
     body = f"1 on abc {header[1]}".encode()
     assert body == redact_body(body, [header])
 
@@ -276,5 +276,5 @@ def test_words_that_are_too_short_for_a_credential_stay(header: tuple[str, str])
         (["registry/2.1", "registry", "registry/2.0x", "/2.0"], False),
     ],
 )
-def test_the_api_version_may_be_one_of_several_words(values: list[str], expected: bool) -> None:
+def test_the_api_version_may_be_one_of_several_entries(values: list[str], expected: bool) -> None:
     assert expected == names_v2(values)

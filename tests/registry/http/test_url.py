@@ -1,4 +1,4 @@
-"""URLs: one parser, and what it will not read."""
+"""The parser of URLs, and what it rejects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASE = Origin("https", "reg.example.com", 443)
         ("https://under_score.example/%2F+%zz", "https://under_score.example", "/%2F+%zz"),
     ],
 )
-def test_an_absolute_url_gives_origin_and_target(text: str, origin: str, target: str) -> None:
+def test_an_absolute_url_is_split_into_origin_and_target(text: str, origin: str, target: str) -> None:
     found, rest = split(text)
     assert (origin, target) == (str(found), rest)
 
@@ -81,7 +81,7 @@ def test_an_absolute_url_gives_origin_and_target(text: str, origin: str, target:
         "gopher://h/",
     ],
 )
-def test_what_parsers_might_read_differently_is_not_read(text: str) -> None:
+def test_ambiguous_urls_are_rejected(text: str) -> None:
     with pytest.raises(BadUrl) as caught:
         split(text)
     assert "u:p" not in str(caught.value)
@@ -114,7 +114,7 @@ def test_a_relative_url_is_resolved_against_the_request(text: str, target: str |
         assert (BASE, target) == join(BASE, "/v2/a/blobs/u?old=1", text)
 
 
-def test_an_empty_reference_is_not_a_place() -> None:
+def test_an_empty_reference_is_rejected() -> None:
     for text in ("", "#x"):
         with pytest.raises(BadUrl):
             join(BASE, "/", text)
@@ -127,7 +127,7 @@ def test_an_origin_has_no_path() -> None:
 
 
 @given(st.text(max_size=40))
-def test_of_any_text_nothing_but_a_clean_origin_or_a_refusal_comes(text: str) -> None:
+def test_any_text_gives_a_valid_origin_or_an_error(text: str) -> None:
     for candidate in (text, f"https://{text}", f"https://h/{text}"):
         try:
             origin, target = join(BASE, "/", candidate)

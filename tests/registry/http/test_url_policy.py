@@ -1,4 +1,4 @@
-"""Who may name a host: the tables of redirects, upload locations, links and token services."""
+"""The rules for redirects, upload locations, links, token services and endpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ANY = "0.0.0.0"  # noqa: S104 - nothing is bound to it
 
 
 def policy_for(host: str = "reg.example.com", *, at: str = PUBLIC, **settings: object) -> UrlPolicy:
-    """The registry's rules, after it was met at an address."""
+    """Return the rules of a registry. at: the address of the registry."""
     policy = UrlPolicy(HostSettings(host, **settings))  # type: ignore[arg-type]
     policy.check_peer(policy.destination("/v2/"), at)
     return policy
@@ -36,26 +36,26 @@ def base_of(policy: UrlPolicy, target: str = "/v2/a/blobs/uploads/x?_state=1") -
         (HostSettings("reg.example.com:443"), "https://reg.example.com"),
     ],
 )
-def test_a_registry_is_asked_at_its_api(settings: HostSettings, api: str) -> None:
+def test_the_api_origin_of_a_registry(settings: HostSettings, api: str) -> None:
     policy = UrlPolicy(settings)
     assert api == str(policy.api)
     assert Destination(policy.api, "/v2/a?b", credentials=True) == policy.destination("/v2/a?b")
 
 
 @pytest.mark.parametrize("target", ["v2/", "", "/v2/a b", "/v2/\r\nX: y", "/v2/ü", "/v2/\x7f"])
-def test_a_path_of_ours_is_clean(target: str) -> None:
+def test_an_invalid_path_is_refused(target: str) -> None:
     with pytest.raises(Refused) as caught:
         policy_for().destination(target)
     assert "unsafe_path" == caught.value.code
 
 
-def test_a_destination_is_told_without_its_query() -> None:
+def test_a_destination_is_shown_without_its_query() -> None:
     destination = policy_for().destination("/v2/a?token=secret")
     assert "https://reg.example.com/v2/a" == str(destination)
     assert "Destination(https://reg.example.com/v2/a)" == repr(destination)
 
 
-# What an upload may go on at: (Location, where that is, with credentials).
+# (Location of an upload, the URL that it names, whether credentials are sent)
 LOCATIONS = [
     ("/v2/a/blobs/uploads/u?_state=x", "https://reg.example.com/v2/a/blobs/uploads/u?_state=x", True),
     ("u", "https://reg.example.com/v2/a/blobs/uploads/u", True),
@@ -75,7 +75,7 @@ LOCATIONS = [
 
 
 @pytest.mark.parametrize(("location", "where", "credentials"), LOCATIONS)
-def test_an_upload_goes_on_where_it_may(location: str, where: str, credentials: bool) -> None:
+def test_allowed_upload_locations(location: str, where: str, credentials: bool) -> None:
     policy = policy_for()
     found = policy.check_upload_location(location, base_of(policy))
     assert (where, credentials, not credentials) == (
@@ -115,7 +115,7 @@ UNSAFE_PLACES = [
 
 
 @pytest.mark.parametrize("place", UNSAFE_PLACES)
-def test_nobody_is_led_to_an_unsafe_place(place: str) -> None:
+def test_unsafe_urls_are_refused(place: str) -> None:
     policy = policy_for(token_realms=frozenset({"evil.example"}))
     base = base_of(policy)
     told = []
@@ -132,7 +132,9 @@ def test_nobody_is_led_to_an_unsafe_place(place: str) -> None:
     assert not any(error.retryable or "u:p" in str(error) for error in told)
 
 
-def test_an_http_location_of_our_host_is_read_as_https_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_http_upload_location_of_the_same_host_becomes_https_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     policy = policy_for("reg.example.com:5000")
     with caplog.at_level(logging.WARNING, "mirror.http"):
         found = policy.check_upload_location("http://reg.example.com:5000/u?secret=1", base_of(policy))
@@ -141,13 +143,13 @@ def test_an_http_location_of_our_host_is_read_as_https_with_a_warning(caplog: py
     assert "secret" not in caplog.text
 
 
-def test_a_redirect_of_our_host_to_http_is_refused() -> None:
+def test_a_redirect_from_https_to_http_is_refused() -> None:
     policy = policy_for()
     with pytest.raises(Refused):
         policy.check_redirect("http://reg.example.com/x", base_of(policy))
 
 
-def test_an_upload_without_a_location_may_be_tried_again() -> None:
+def test_an_upload_without_a_location_is_retryable() -> None:
     policy = policy_for()
     with pytest.raises(RemoteError) as caught:
         policy.check_upload_location("", base_of(policy))
@@ -164,12 +166,12 @@ def test_an_upload_without_a_location_may_be_tried_again() -> None:
         ("https://reg.example.com.evil.example/x", False),
     ],
 )
-def test_a_redirect_takes_credentials_only_within_the_origin(location: str, credentials: bool) -> None:
+def test_credentials_follow_a_redirect_only_within_the_origin(location: str, credentials: bool) -> None:
     policy = policy_for()
     assert credentials == policy.check_redirect(location, base_of(policy)).credentials
 
 
-def test_each_hop_is_checked_against_the_one_before() -> None:
+def test_each_redirect_is_checked_against_the_previous_one() -> None:
     policy = policy_for("reg.example.com", plain_http=True)
     first = policy.check_redirect("https://cdn.example.net/x", base_of(policy))
     with pytest.raises(Refused):
@@ -199,7 +201,7 @@ def test_each_hop_is_checked_against_the_one_before() -> None:
         ("", None),
     ],
 )
-def test_a_next_page_is_of_the_same_listing(link: str, target: str | None) -> None:
+def test_a_next_page_must_be_of_the_same_list(link: str, target: str | None) -> None:
     policy = policy_for()
     base = policy.destination("/v2/a/tags/list?n=1000")
     if target is None:
@@ -240,7 +242,7 @@ def test_a_next_page_is_of_the_same_listing(link: str, target: str | None) -> No
         ("reg.example.com", "", None),
     ],
 )
-def test_credentials_go_only_to_a_token_service_of_the_registry(host: str, realm: str, where: str | None) -> None:
+def test_credentials_are_sent_only_to_a_token_service_of_the_registry(host: str, realm: str, where: str | None) -> None:
     policy = policy_for(host, token_realms=frozenset({"login.listed.example", "Listed.example:5001"}))
     if where is None:
         with pytest.raises(Refused) as caught:
@@ -251,7 +253,7 @@ def test_credentials_go_only_to_a_token_service_of_the_registry(host: str, realm
         assert (where, True) == (f"{found.origin}{found.target}", found.credentials)
 
 
-def test_a_realm_elsewhere_is_refused_with_what_to_do() -> None:
+def test_a_realm_on_another_host_is_refused_with_a_hint() -> None:
     with pytest.raises(Refused) as caught:
         policy_for().check_realm("https://login.example.net/token")
     assert 'add "login.example.net" to registries."reg.example.com".token-realms' in caught.value.hint
@@ -259,20 +261,20 @@ def test_a_realm_elsewhere_is_refused_with_what_to_do() -> None:
     assert "login.example.net" == added.check_realm("https://login.example.net/token").origin.host
 
 
-def test_a_token_service_of_the_same_domain_must_not_be_at_an_internal_address() -> None:
+def test_a_token_service_of_the_same_domain_must_not_have_an_internal_address() -> None:
     policy = policy_for()
     with pytest.raises(Refused) as caught:
         policy.check_peer(policy.check_realm("https://auth.example.com/t"), "10.0.0.1")
     assert "unsafe_realm" == caught.value.code
 
 
-def test_a_token_service_that_the_operator_named_may_be_anywhere() -> None:
+def test_a_token_service_that_the_operator_named_may_have_any_address() -> None:
     policy = policy_for(token_realms=frozenset({"auth.example.com"}))
     policy.check_peer(policy.check_realm("https://auth.example.com/t"), "10.0.0.1")
     assert policy.check_realm("https://auth.example.com/t").credentials
 
 
-def test_a_token_service_redirects_within_its_origin() -> None:
+def test_a_token_service_may_redirect_only_within_its_origin() -> None:
     policy = policy_for()
     realm = policy.check_realm("https://auth.example.com/t?service=x")
     assert "/login?a" == policy.check_token_redirect("/login?a", realm).target
@@ -282,7 +284,7 @@ def test_a_token_service_redirects_within_its_origin() -> None:
         assert "unsafe_realm" == caught.value.code
 
 
-# (address of the registry, address of the host that it leads to, whether that is allowed)
+# (address of the registry, address of the host that it names, whether that is allowed)
 PEERS = [
     (PUBLIC, "8.8.8.8", True),
     (PUBLIC, "10.0.0.1", False),
@@ -306,7 +308,7 @@ PEERS = [
 
 
 @pytest.mark.parametrize(("registry", "led", "allowed"), PEERS)
-def test_a_host_that_a_server_named_is_not_at_an_internal_address(registry: str, led: str, allowed: bool) -> None:
+def test_a_host_that_a_server_named_must_not_have_an_internal_address(registry: str, led: str, allowed: bool) -> None:
     policy = policy_for(at=registry)
     for destination, code in (
         (policy.check_redirect("https://cdn.example.net/x", base_of(policy)), "unsafe_redirect"),
@@ -321,13 +323,13 @@ def test_a_host_that_a_server_named_is_not_at_an_internal_address(registry: str,
             assert code == caught.value.code
 
 
-def test_the_registry_itself_may_be_anywhere() -> None:
+def test_the_registry_itself_may_have_any_address() -> None:
     policy = policy_for(at="169.254.169.254")
     assert not policy.destination("/").named_by_server
 
 
 @pytest.mark.parametrize("entry", ["minio.internal", "minio.internal:9000", "MINIO.internal"])
-def test_allow_hosts_lifts_the_address_rule(entry: str) -> None:
+def test_allow_hosts_exempts_from_the_address_rule(entry: str) -> None:
     policy = policy_for(allow_hosts=frozenset({entry, "10.0.0.9"}))
     found = policy.check_redirect("https://minio.internal:9000/x", base_of(policy))
     policy.check_peer(found, "10.0.0.1")
@@ -339,7 +341,7 @@ def test_allow_hosts_lifts_the_address_rule(entry: str) -> None:
     assert "10.0.0.8:9000" == values.host("10.0.0.8:9000")
 
 
-def test_it_is_the_host_that_named_it_that_counts_not_the_first_one() -> None:
+def test_the_address_is_compared_with_that_of_the_host_that_named_it() -> None:
     policy = policy_for(at="10.0.0.1")
     outside = policy.check_redirect("https://cdn.example.net/x", base_of(policy))
     policy.check_peer(outside, PUBLIC)
@@ -363,7 +365,7 @@ def test_a_registry_at_a_literal_address_is_known_without_a_connection() -> None
         ("/u?digestive=1", "/u?digestive=1&digest=sha256%3Aab"),
     ],
 )
-def test_the_digest_is_added_once(target: str, expected: str) -> None:
+def test_the_digest_is_added_to_the_query_once(target: str, expected: str) -> None:
     assert expected == with_query(Destination(Origin("https", "h", 443), target), "digest", "sha256:ab").target
 
 

@@ -1,0 +1,141 @@
+"""Reads manifests of a registry: digests of references, manifests and referrers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from contextlib import nullcontext
+
+from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manifest, plain_type, too_big
+from mirror.registry.auth.authorizer import Scope
+from mirror.registry.session import Response, Session, TooBig
+from mirror.store import Version
+from mirror.util.cancellation import Work
+
+# Larger manifests are parsed one at a time, because parsing takes several times their size in memory. If one is read
+# only for its digest, it is not kept, and is read again when it is copied.
+LARGE_MANIFEST = 64 << 10  # bytes
+_parse_lock = threading.Lock()
+
+# Registry 2.3 and 2.4 compare whole Accept lines, so each type has its own line.
+_ACCEPT = tuple(("Accept", media_type) for media_type in ACCEPTED)
+
+
+def manifest_name(session: Session, repository: str, reference: str) -> str:
+    """Return the name of a manifest for messages. reference: a tag or a digest."""
+    return f"{session.settings.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
+
+
+def resolve_reference(
+    session: Session, repository: str, reference: str, scopes: tuple[Scope, ...], work: Work
+) -> Version | MirrorError:
+    """Return the version that a reference names, or the error if it concerns this reference alone.
+
+    Costs one HEAD, and a GET if the response has no digest. Raises all other errors."""
+    try:
+        response = session.call(
+            "HEAD",
+            f"/v2/{repository}/manifests/{reference}",
+            work,
+            kind="manifest",
+            scopes=scopes,
+            headers=_ACCEPT,
+            expect={200, 404, 405, 501},
+        )
+        if response.status == 404:
+            return NotFound(f"{manifest_name(session, repository, reference)} does not exist", status=404)
+        digest = content_digest(response)
+        if response.status == 200 and digest is not None:
+            return Version(digest, media_type=plain_type(response.headers.get("content-type") or ""))
+        # The registry does not support HEAD, or sends no digest: compute it from the body.
+        manifest = read_manifest(session, repository, reference, scopes, work)
+        manifest_to_keep = manifest if manifest.size <= LARGE_MANIFEST else None
+        return Version(manifest.digest, manifest_to_keep, media_type=manifest.media_type)
+    except (NotFound, Refused) as error:
+        return error
+    except AuthError as error:
+        if error.code == "auth_denied":
+            return error
+        raise
+    except RemoteError as error:
+        if error.status is None or isinstance(error, RateLimited):
+            raise
+        return error
+
+
+def read_manifest(session: Session, repository: str, reference: str, scopes: tuple[Scope, ...], work: Work) -> Manifest:
+    """Return a manifest whose digest is verified. Raises NotFound, Refused (digest_mismatch, manifest_invalid).
+
+    A manifest with a wrong digest is requested once more, in case a cache on the way has a damaged copy."""
+    try:
+        return _get_manifest(session, repository, reference, scopes, work)
+    except Refused as error:
+        if error.code != "digest_mismatch":
+            raise
+        return _get_manifest(session, repository, reference, scopes, work)
+
+
+def _get_manifest(session: Session, repository: str, reference: str, scopes: tuple[Scope, ...], work: Work) -> Manifest:
+    """Request a manifest once and verify its digest."""
+    expected = Digest.parse(reference) if ":" in reference else None
+    what = manifest_name(session, repository, reference)
+    try:
+        response = session.call(
+            "GET",
+            f"/v2/{repository}/manifests/{reference}",
+            work,
+            kind="manifest",
+            scopes=scopes,
+            headers=_ACCEPT,
+            expect={200, 404},
+            limit=MAX_BYTES,
+        )
+    except TooBig as error:
+        raise too_big(what) from error
+    if response.status == 404:
+        raise NotFound(f"{what} does not exist", status=404)
+    content_type = response.headers.get("content-type") or ""
+    with _parse_lock if len(response.body) > LARGE_MANIFEST else nullcontext():
+        manifest = parse_manifest(response.body, content_type, expected=expected, what=what)
+    reported = content_digest(response)
+    if reported is not None and reported.algorithm == manifest.digest.algorithm and reported != manifest.digest:
+        text = f"{what}: the digest of the body is {manifest.digest}, but the response header has {reported}"
+        is_resigned = manifest.kind is Kind.SCHEMA1 and reported == Digest.of(response.body)
+        hint = "this registry does not support schema 1: push the image again as schema 2" if is_resigned else ""
+        raise Refused(text, hint=hint, code="digest_mismatch")
+    return manifest
+
+
+def read_referrers(
+    session: Session, repository: str, digest: Digest, scopes: tuple[Scope, ...], work: Work
+) -> Iterable[Descriptor]:
+    """Return the referrers, from the referrers API; none if the registry does not have it."""
+    what = f"the referrers of {session.settings.host}/{repository}@{digest}"
+    try:
+        response = session.call(
+            "GET",
+            f"/v2/{repository}/referrers/{digest}",
+            work,
+            kind="referrers",
+            scopes=scopes,
+            expect={200, 400, 404, 405},
+            limit=MAX_BYTES,
+        )
+    except TooBig as error:
+        raise too_big(what) from error
+    if response.status != 200:
+        return ()
+    index = parse_manifest(response.body, what=what)
+    return index.children if index.kind is Kind.INDEX else ()
+
+
+def content_digest(response: Response) -> Digest | None:
+    """Return the digest in the Docker-Content-Digest header; None if it is missing or invalid."""
+    reported = response.headers.get_all("docker-content-digest")
+    try:
+        return Digest.parse(reported[0]) if len(reported) == 1 else None
+    except Refused:
+        return None
