@@ -18,8 +18,8 @@ from tests.registries.scripted import ScriptedRegistry
 from tests.support.images import Graph
 from tests.support.tool import MirrorTool
 
-# Seconds from the signal to the end. The limit is 5 s; a busy machine gets more, but less than any other timeout.
-WITHIN = 15.0
+# Seconds from the signal to the end. The limit is 5 s; a busy machine gets twice as much.
+WITHIN = 10.0
 
 
 def prepared(scripted: ScriptedFactory, tool: MirrorTool) -> ScriptedRegistry:

@@ -20,6 +20,7 @@ from mirror.serve.messages import ServerRequest, ServerResponse, json_response
 from mirror.serve.server import RegistryServer
 from mirror.util.cancellation import Stop
 from tests.registries.client import sha256
+from tests.registries.process import eventually
 from tests.registries.raw import Received, ask, connect
 from tests.support.images import Graph
 from tests.support.layouts import Served, lay, pack
@@ -233,6 +234,8 @@ def test_a_new_connection_replaces_the_one_that_was_idle_longest() -> None:
             connection = stack.enter_context(connect(server.address))
             connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
             assert read_responses(connection, 1)
+            # The thread of the connection notes since when it is idle just after it has sent the response.
+            assert eventually(lambda: all(one.idle_since for one in list(server._connections)), within=60)
             made.append(connection)
         assert b"" == made[0].recv(1), "the first was ended"
         made[-1].sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")

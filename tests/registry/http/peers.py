@@ -152,6 +152,7 @@ class Peer:
         self._listener = socket.create_server((address, 0))
         self.address = address
         self.port: int = self._listener.getsockname()[1]
+        self._accepted = self._ended = 0
         self._accepting = threading.Thread(target=self._accept, name="peer-accept")
 
     @property
@@ -168,9 +169,8 @@ class Peer:
             self.changed.notify_all()
 
     def wait_for_scripts(self) -> None:
-        """Wait until the scripts of all connections so far have ended."""
-        for thread in list(self._threads):
-            thread.join(60.0)
+        """Wait until the scripts of all connections so far have ended, and closed them."""
+        assert self.wait_for(lambda: self._ended == self._accepted)
 
     def targets(self) -> list[str]:
         return [f"{request.method} {request.target}" for request in self.requests]
@@ -199,12 +199,22 @@ class Peer:
             except OSError:
                 return
             self._sockets.append(sock)
+            self._accepted += 1
             self.connections += 1
             thread = threading.Thread(target=self._serve, args=(sock,), name="peer-serve")
             thread.start()
             self._threads.append(thread)
 
     def _serve(self, sock: socket.socket) -> None:
+        try:
+            self._talk(sock)
+        finally:
+            self.notify(self._count_end)
+
+    def _count_end(self) -> None:
+        self._ended += 1
+
+    def _talk(self, sock: socket.socket) -> None:
         with contextlib.ExitStack() as stack:
             stack.callback(sock.close)
             if self._tls is not None:
