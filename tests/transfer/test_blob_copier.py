@@ -393,7 +393,7 @@ def test_a_broken_upload_is_retried(world: World) -> None:
     assert 2 == world.limits.retries
 
 
-def test_wrong_bytes_are_not_uploaded_and_recorded_once(world: World) -> None:
+def test_wrong_bytes_are_not_uploaded_and_the_failure_is_recorded_once(world: World) -> None:
     blob = blob_of(DATA)
     world.source.blobs["app"][blob.digest] = DATA[:-1] + b"?"
     with pytest.raises(Refused):
