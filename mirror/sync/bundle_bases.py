@@ -85,7 +85,7 @@ class BundleBases:
         missing = []
         for ((repository, digest), blob), exists in zip(wanted.items(), answers, strict=True):
             if exists:
-                self._locations.add(repository, digest)
+                self._locations.add_blob(repository, digest)
             elif not await self._is_in_sibling(repository, blob):
                 missing.append((repository, digest))
         return missing
@@ -96,7 +96,7 @@ class BundleBases:
             return True
         for sibling in self._locations.sibling_repositories(repository):
             if await self.has_blob(sibling, blob):
-                self._locations.add(sibling, blob.digest)
+                self._locations.add_blob(sibling, blob.digest)
                 return True
         return False
 

@@ -97,7 +97,9 @@ class ImageCopier:
         repository = plan_entry.target.repository
         digests = [blob.digest for blob in graph.blobs]
         if self._can_mount_from_source(plan_entry, graph):
-            self._locations.suggest(Repository(graph.blob_source.store.host, graph.blob_source.repository), digests)
+            self._locations.suggest_mounts(
+                Repository(graph.blob_source.store.host, graph.blob_source.repository), digests
+            )
         if not self._check_all and not self._targets[repository.host].on_disk:
             unknown = [digest for digest in digests if not self._locations.has_blob(repository, digest)]
             if unknown:

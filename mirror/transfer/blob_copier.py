@@ -89,7 +89,7 @@ class BlobCopier:
         try:
             self._locations.check_size(request.blob)
             await self._copy(request, result)
-            self._locations.add(request.repository, request.blob.digest)
+            self._locations.add_blob(request.repository, request.blob.digest)
             if result.size_verified:
                 self._locations.add_size(request.blob)
         except MirrorError as error:
@@ -122,7 +122,7 @@ class BlobCopier:
             async with self._leader_locks.setdefault((repository.host, digest), asyncio.Lock()):
                 if not self._locations.find_holder(repository, digest):
                     await self._mount_or_upload(request, result, may_exist=may_exist)
-                    self._locations.add(repository, digest)  # before the next copy gets the lock
+                    self._locations.add_blob(repository, digest)  # before the next copy gets the lock
                     return
         await self._mount_or_upload(request, result, may_exist=may_exist)
 

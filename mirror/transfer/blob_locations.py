@@ -92,7 +92,7 @@ class BlobLocations:
         if blob.size is not None:
             self._sizes[blob.digest] = blob.size
 
-    def add(self, repository: Repository, digest: Digest) -> None:
+    def add_blob(self, repository: Repository, digest: Digest) -> None:
         """Note that the repository has the blob, as verified in this run."""
         if digest not in self._blobs[repository]:
             self._blobs[repository].add(digest)
@@ -131,7 +131,7 @@ class BlobLocations:
             if hint.holders:
                 self._suggested[repository.host, hint.digest].update(dict.fromkeys(hint.holders))
 
-    def suggest(self, repository: Repository, digests: Iterable[Digest]) -> None:
+    def suggest_mounts(self, repository: Repository, digests: Iterable[Digest]) -> None:
         """Suggest mounts of these blobs from a repository with a manifest that refers to them."""
         for digest in digests:
             self._suggested[repository.host, digest][repository.path] = None

@@ -39,7 +39,7 @@ class UploadTry(Struct, eq=False):
 
     session: an open upload session to use. result: counts bytes and attempts.
     read_error: why the bytes could not be read, if that made the try fail.
-    joined: the bytes were read by the download of another upload, perhaps from other sources."""
+    is_shared: the bytes were read by the download of another upload, perhaps from other sources."""
 
     request: BlobRequest
     sources: list[BlobSource]
@@ -47,7 +47,7 @@ class UploadTry(Struct, eq=False):
     result: BlobResult
     upload: BlobUpload | None = None
     read_error: BaseException | None = None
-    joined: bool = False
+    is_shared: bool = False
 
     @property
     def source_host(self) -> str:
@@ -108,7 +108,7 @@ class BlobUploader:
                 text = f"{request.blob.digest} could not be read from {', '.join(map(str, sources))}: {error.what}"
                 _log.info("blob_unread", extra={"target": str(request.repository), "code": error.code, "text": text})
             session = None
-            if not upload_try.joined:
+            if not upload_try.is_shared:
                 tried.update(sources)
         if failure is None:
             raise RuntimeError("a request has at least one source")
@@ -119,9 +119,11 @@ class BlobUploader:
 
         A repository on the target's host that has the blob comes first: it could not be mounted from there. Then the
         request's own source, then those of other requests."""
-        holder = self._locations.find_holder(request.repository, request.blob.digest)
-        near = BlobSource(request.target, holder) if holder else None
-        return [near] if near is not None and near not in tried else self._sources.next_untried(request, tried)
+        path = self._locations.find_holder(request.repository, request.blob.digest)
+        sibling = BlobSource(request.target, path) if path else None
+        if sibling is not None and sibling not in tried:
+            return [sibling]
+        return self._sources.next_untried(request, tried)
 
     async def _try_upload(self, upload_try: UploadTry) -> None:
         """Upload through the spool or without it, and close the session that is left."""
@@ -174,12 +176,12 @@ class BlobUploader:
     async def _upload_from_spool(self, upload_try: UploadTry, file: SpoolFile) -> None:
         """Upload from a spool file while it is written. If the download breaks, upload again when it is complete."""
         upload = self._create_upload(upload_try, file)
-        upload_try.joined = True
+        upload_try.is_shared = True
 
-        def set_own() -> None:
-            upload_try.joined = False
+        def set_not_shared() -> None:
+            upload_try.is_shared = False
 
-        async with self._downloads.join(file, upload_try.sources, upload_try.result, set_own) as download:
+        async with self._downloads.join(file, upload_try.sources, upload_try.result, set_not_shared) as download:
             try:
                 # On one host, an upload that waits for its download could hold the permit that the download needs.
                 one_host = upload_try.source_host == upload_try.target_host

@@ -129,7 +129,7 @@ class World:
         """Add a blob to the source and to another repository of the target, and return it."""
         blob = self.source.add("app", data)
         self.targets["target"].blobs["two"][blob.digest] = data
-        self.locations.add(Repository("target", "two"), blob.digest)
+        self.locations.add_blob(Repository("target", "two"), blob.digest)
         return blob
 
     def request(
@@ -215,7 +215,7 @@ def test_an_upload_session_opened_instead_of_a_mount_is_used(world: World) -> No
     target = world.targets["target"]
     target.mounts = None
     blob = world.source.add("app", DATA)
-    world.locations.add(Repository("target", "two"), blob.digest)
+    world.locations.add_blob(Repository("target", "two"), blob.digest)
     target.blobs["two"][blob.digest] = DATA
     [result] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
     assert BlobOutcome.COPIED is result.outcome
@@ -312,8 +312,8 @@ def test_blobs_are_mounted_from_repositories_that_match_a_pattern_of_the_configu
 def test_a_blob_is_mounted_from_the_source_of_another_mirror_on_the_same_host(world: World) -> None:
     blob = world.source.add("app", DATA)
     world.targets["target"].blobs["two"][blob.digest] = DATA
-    world.locations.suggest(Repository("target", "two"), [blob.digest])
-    world.locations.suggest(Repository("target", "secret"), [blob.digest])
+    world.locations.suggest_mounts(Repository("target", "two"), [blob.digest])
+    world.locations.suggest_mounts(Repository("target", "secret"), [blob.digest])
     [result] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one"))])
     assert (BlobOutcome.MOUNTED, "two") == (result.outcome, result.mounted_from)
     assert [] == world.source.asked
@@ -375,7 +375,7 @@ def test_a_denied_or_rate_limited_lookup_fails_the_copy(world: World, error: Mir
 def test_a_blob_is_looked_up_in_a_distrusted_repository(world: World) -> None:
     blob = world.source.add("app", DATA)
     repository = Repository("target", "one")
-    world.locations.add(repository, blob.digest)
+    world.locations.add_blob(repository, blob.digest)
     world.locations.distrust(repository)
     [result] = world.run(lambda blob_copier: [blob_copier.copy(world.request(blob, "one", lookup_first=True))])
     assert BlobOutcome.COPIED is result.outcome
@@ -393,7 +393,7 @@ def test_a_broken_upload_is_retried(world: World) -> None:
     assert 2 == world.limits.retries
 
 
-def test_wrong_bytes_are_not_uploaded_and_recorded_once(world: World) -> None:
+def test_wrong_bytes_are_not_uploaded_and_the_failure_is_recorded_once(world: World) -> None:
     blob = blob_of(DATA)
     world.source.blobs["app"][blob.digest] = DATA[:-1] + b"?"
     with pytest.raises(Refused):
