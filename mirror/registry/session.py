@@ -263,7 +263,7 @@ class Session:
             self.authorizer.release(scopes)
             raise
         if not self.speaks_v2:
-            self.speaks_v2 = status_errors.names_v2(stream.headers.get_all("docker-distribution-api-version"))
+            self.speaks_v2 = status_errors.has_v2_version(stream.headers.get_all("docker-distribution-api-version"))
         if self._cookies is not None:
             self._cookies.store(request.destination.origin, stream.headers.get_all("set-cookie"))
         return stream, sent

@@ -300,7 +300,7 @@ class ResponseParser:
             self._pending_error = self._bad_response(why, retryable=retryable)
 
     def _parser_error(self, error: httptools.HttpParserError) -> RemoteError:
-        """Return the error of ours for an error of llhttp."""
+        """Return the RemoteError for an error of llhttp."""
         why = printable(str(error).lower(), 80)
         if self.head is not None:
             return self._bad_response(f"malformed chunks: {why}", retryable=True)
