@@ -171,9 +171,8 @@ class Session:
         work: Work,
         kind: str = "token",
     ) -> Response:
-        """Send a request to a token service that `url_policy.check_realm` has accepted.
-
-        Every status is returned, except 408, 425, 429 and 5xx: these are retried as in `call`, then raised."""
+        """Send a request to a token service that `url_policy.check_realm` has accepted. Returns the response of any
+        status, except 408, 425, 429 and 5xx: these are retried as in `call`, then raised."""
         request = Request(method, kind, destination, (("Accept", "application/json"),))
 
         def attempt() -> Response:
@@ -218,8 +217,7 @@ class Session:
     def _send_following_redirects(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, expect: Collection[int], *, streamed: bool
     ) -> ResponseStream:
-        """Send a request, follow redirects, and return the first response with an expected status. Each URL is checked
-        first."""
+        """Send a request, follow redirects whose URL is allowed, and return the response with an expected status."""
         for _ in range(MAX_REDIRECTS + 1):
             stream = self._send_authenticated(request, scopes, work, streamed)
             if stream.status in expect:
@@ -265,7 +263,7 @@ class Session:
             self.authorizer.release(scopes)
             raise
         if not self.speaks_v2:
-            self.speaks_v2 = status_errors.names_v2(stream.headers.get_all("docker-distribution-api-version"))
+            self.speaks_v2 = status_errors.has_v2_version(stream.headers.get_all("docker-distribution-api-version"))
         if self._cookies is not None:
             self._cookies.store(request.destination.origin, stream.headers.get_all("set-cookie"))
         return stream, sent

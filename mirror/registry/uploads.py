@@ -173,7 +173,7 @@ class RegistryUpload:
             size = blob_size(self._session, self._repository, self._blob, self._scopes, work)
             if size is None or (self._blob.size is not None and size != self._blob.size):
                 raise RemoteError(
-                    f"{self._what}: the upload was answered with {response.status}, but the blob is missing",
+                    f"{self._what}: the response to the upload is {response.status}, but the blob is missing",
                     retryable=True,
                 )
 

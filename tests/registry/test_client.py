@@ -732,7 +732,7 @@ def test_valid_digests_in_a_tag_list_are_used(scripted: ScriptedFactory) -> None
 
 
 def test_a_page_may_have_50_000_tags_with_their_manifests(scripted: ScriptedFactory) -> None:
-    """GCR and Artifact Registry answer so, whatever `n` is."""
+    """GCR and Artifact Registry do so for every `n`."""
     registry = scripted()
     about = {
         "imageSizeBytes": "123456789",
@@ -763,7 +763,7 @@ def test_a_page_that_is_too_large_has_a_hint_that_avoids_the_list(
     assert hint in caught.value.hint
 
 
-def test_a_registry_that_rejects_large_pages_is_asked_for_its_own_page_size(scripted: ScriptedFactory) -> None:
+def test_a_registry_that_rejects_large_pages_is_read_with_its_own_page_size(scripted: ScriptedFactory) -> None:
     registry = scripted(max_n=100, page=50)
     graph = Graph()
     names = [f"t{number:03}" for number in range(120)]

@@ -126,7 +126,7 @@ class HostAuthorizer:
         if state is not None:
             self._leave_gates(state)
 
-    def has_shown_credentials(self, repository: str, work: Work) -> bool:
+    def has_sent_credentials(self, repository: str, work: Work) -> bool:
         """Return whether credentials for `repository` were sent: the registry requires them, and there are some."""
         state = self._states.get(pull_scopes(repository))
         scheme = self._scheme if state is None else state.scheme or self._scheme

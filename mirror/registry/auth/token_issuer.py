@@ -96,7 +96,7 @@ class TokenIssuer:
                 f"{subject}: no credentials for {self._host}: "
                 f"neither in the configuration nor in {self._credentials.searched_files}",
                 hint=f"set {registry_key(self._host, 'username')} and password, or log in with docker; "
-                "some registries do so for a repository that does not exist",
+                "some registries require credentials for a repository that does not exist",
                 status=status,
                 code=code,
             )

@@ -234,14 +234,18 @@ class HttpClient:
         """Send a request; if a kept connection turns out to be closed, send a GET or HEAD again on a new one."""
         connection = self._pool.acquire(request.destination, work.stop)
         try:
-            return self._send_on(connection, request, work, streamed)
+            return self._send_on_connection(connection, request, work, streamed)
         except NetworkError as error:
             was_closed = connection.reused and not connection.received_any
             if not was_closed or request.method not in _SAFE_METHODS or error.code not in ("net_error", "truncated"):
                 raise
-        return self._send_on(self._pool.acquire(request.destination, work.stop, fresh=True), request, work, streamed)
+        return self._send_on_connection(
+            self._pool.acquire(request.destination, work.stop, fresh=True), request, work, streamed
+        )
 
-    def _send_on(self, connection: Connection, request: Request, work: Work, streamed: bool) -> ResponseStream:
+    def _send_on_connection(
+        self, connection: Connection, request: Request, work: Work, streamed: bool
+    ) -> ResponseStream:
         """Send a request on a connection and read the response head. Closes the connection on errors."""
         stop_callback = work.stop.callback_on_stop(connection.abort)
         stop_callback.__enter__()

@@ -219,7 +219,7 @@ class Connection:
             self._timeout = seconds
 
     def _raise_error(self, error: OSError) -> NoReturn:
-        """Raise an error of the socket as one of ours, or Cancelled after a stop."""
+        """Raise a socket error as a MirrorError, or Cancelled after a stop."""
         self._stop.raise_if_requested()
         raise self._translate(error) from error
 
@@ -228,7 +228,7 @@ class Connection:
         return select.POLLIN | select.POLLOUT if isinstance(error, BlockingIOError) else 0
 
     def _translate(self, error: OSError) -> MirrorError:
-        """Return the error of ours for an error of the socket."""
+        """Return the MirrorError for a socket error."""
         if isinstance(error, TimeoutError) and error.errno is None:
             return self._timeout_error()
         return NetworkError(f"{self.subject}: the connection failed: {error.strerror or error}")

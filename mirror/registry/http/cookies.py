@@ -30,7 +30,7 @@ class CookieJar:
         self._jars: dict[Origin, dict[str, str]] = {}
 
     def header(self, origin: Origin) -> str | None:
-        """Return the value of the header Cookie for a request to `origin`; None if there are no cookies."""
+        """Return the value of the Cookie header for a request to `origin`; None if there are no cookies."""
         with self._lock:
             jar = self._jars.get(origin)
             return "; ".join(f"{name}={value}" for name, value in jar.items()) if jar else None

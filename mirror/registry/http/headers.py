@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from mirror.errors import RemoteError
 from mirror.util.structs import Struct
@@ -27,15 +27,14 @@ class Headers:
         self._fields.setdefault(name.lower(), []).append(value)
 
     @classmethod
-    def from_lists(cls, names: Iterable[str], values: Iterable[str]) -> Headers:
+    def from_lists(cls, names: Sequence[str], values: Sequence[str]) -> Headers:
         """Create headers from names in lower case and their values."""
         headers = cls()
-        fields = headers._fields
-        for name, value in zip(names, values, strict=True):
-            if name in fields:
-                fields[name].append(value)
-            else:
-                fields[name] = [value]
+        fields = headers._fields = {name: [value] for name, value in zip(names, values, strict=True)}
+        if len(fields) != len(names):  # a field is repeated
+            fields.clear()
+            for name, value in zip(names, values, strict=True):
+                fields.setdefault(name, []).append(value)
         return headers
 
     def get(self, name: str) -> str | None:
@@ -85,17 +84,16 @@ class ResponseHead(Struct, frozen=True):
     headers: Headers
 
 
-def request_head(method: str, target: str, fields: Iterable[tuple[str, str]]) -> bytes:
+def request_head(method: str, target: str, fields: Sequence[tuple[str, str]]) -> bytes:
     """Return the bytes of a request head.
 
     Raises ValueError if a value has a line break, a NUL or a character outside Latin-1. Its text has no value."""
-    lines = [f"{method} {target} HTTP/1.1"]
-    for name, value in fields:
-        if _UNSENDABLE.search(value):
-            raise ValueError(f"the value of the {name} header has a line break or a NUL")
-        lines.append(f"{name}: {value}")
-    lines.append("\r\n")
+    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in fields], "\r\n"]
+    head = "\r\n".join(lines)
+    if not head.count("\r") == head.count("\n") == len(lines) or "\0" in head:
+        name = next((name for name, value in fields if _UNSENDABLE.search(value)), "first")
+        raise ValueError(f"the value of the {name} header has a line break or a NUL")
     try:
-        return "\r\n".join(lines).encode("latin-1")
+        return head.encode("latin-1")
     except UnicodeEncodeError:
         raise ValueError("a request header has characters outside Latin-1") from None

@@ -1,6 +1,6 @@
 """A client for single requests to other services, mainly token services, on top of the library `requests`.
 
-`requests` writes requests, reads responses and pools connections. The connections come from our connector, so that
+`requests` writes requests, reads responses and pools connections. Its connections are opened by `Connector`, so that
 addresses are checked, the TLS settings apply, and stops and deadlines reach every wait. Importing `requests` takes
 0.1 s, so this module is imported only where it is needed.
 """
@@ -135,7 +135,7 @@ class OneOffClient:
         return self._send_once(prepared, call, work)
 
     def _send_once(self, prepared: requests.PreparedRequest, call: OneOffCall, work: Work) -> Response:
-        """Send a request once. Errors of `requests` become ours."""
+        """Send a request once. Errors of `requests` are raised as MirrorErrors."""
         request = call.request
         with work.stop.callback_on_stop(call.abort), activate(call):
             try:

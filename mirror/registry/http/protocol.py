@@ -6,6 +6,7 @@ heads and of chunk framing, and verifies that the response is complete. Sources:
 
 from __future__ import annotations
 
+import functools
 import re
 from enum import Enum
 
@@ -19,6 +20,7 @@ MAX_FIELDS = 100  # header lines of a head or of trailers
 _MAX_CHUNK_FRAMING = 16 << 10  # bytes between two parts of a chunked body: sizes, extensions, trailers
 _MAX_LENGTH = 1 << 63  # bytes; a Content-Length of this size or more is invalid
 _NO_LIMIT = 1 << 62  # bytes
+_MAX_CACHED_NAMES = 2048  # bytes; the check of longer lists of field names is not cached
 _START = b"HTTP/1."
 # Field names joined by line breaks; each is a token: RFC 9110, 5.6.2.
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
@@ -236,13 +238,13 @@ class ResponseParser:
             return Headers()
         if count > MAX_FIELDS:
             self._set_error(f"the response has more than {MAX_FIELDS} header lines")
-        elif _NAMES.fullmatch(names) is None or values.count(b"\n") != count - 1:
+        elif (lower_names := _check_names(names)) is None or values.count(b"\n") != count - 1:
             self._set_error("the response has a malformed header line")
         elif b"\0" in values:
             self._set_error("the response head contains a NUL")
         else:
             texts = [text.strip(WHITE_SPACE) for text in values.decode("latin-1").split("\n")]
-            return Headers.from_lists(names.decode("ascii").lower().split("\n"), texts)
+            return Headers.from_lists(lower_names, texts)
         return Headers()
 
     def _decide_framing(self, head: ResponseHead) -> None:
@@ -298,7 +300,7 @@ class ResponseParser:
             self._pending_error = self._bad_response(why, retryable=retryable)
 
     def _parser_error(self, error: httptools.HttpParserError) -> RemoteError:
-        """Return the error of ours for an error of llhttp."""
+        """Return the RemoteError for an error of llhttp."""
         why = printable(str(error).lower(), 80)
         if self.head is not None:
             return self._bad_response(f"malformed chunks: {why}", retryable=True)
@@ -312,3 +314,14 @@ class ResponseParser:
     def _truncated(self, where: str) -> NetworkError:
         """Return an error with the code truncated. where: the position in the response."""
         return NetworkError(f"{self._subject}: the connection ended {where}", code="truncated")
+
+
+def _check_names(names: bytes) -> tuple[str, ...] | None:
+    """Return field names, separated by line feeds, in lower case; None if one of them is not a token."""
+    return _check_common_names(names) if len(names) <= _MAX_CACHED_NAMES else _check_common_names.__wrapped__(names)
+
+
+@functools.lru_cache(maxsize=64)
+def _check_common_names(names: bytes) -> tuple[str, ...] | None:
+    """Return the result of `_check_names`. It is cached, because most responses of a registry have the same names."""
+    return tuple(names.decode("ascii").lower().split("\n")) if _NAMES.fullmatch(names) else None

@@ -17,8 +17,8 @@ _PORTS = {"http": 3128, "https": 443, "socks5h": 1080}
 
 
 class Proxy:
-    """The proxy of a registry. key: the registry's name in the configuration. authorization: the value of the header
-    Proxy-Authorization, which is sent only to the proxy; empty if there is no login."""
+    """The proxy of a registry. key: the registry's name in the configuration. authorization: the value of the
+    Proxy-Authorization header, which is sent only to the proxy; empty if there is no login."""
 
     def __init__(self, text: str, key: str) -> None:
         """text: `http://`, `https://` or `socks5h://`, then `[user:password@]host[:port]`. Raises ConfigError."""
@@ -83,7 +83,7 @@ class Proxies:
 
     def proxy_for(self, origin: Origin) -> Proxy | None:
         """Return the proxy through which `origin` is contacted; None if it is contacted directly."""
-        return None if any(_covers(host, port, origin) for host, port in self._direct) else self._proxy
+        return None if any(_applies_to(host, port, origin) for host, port in self._direct) else self._proxy
 
     def forward_proxy_for(self, origin: Origin) -> Proxy | None:
         """Return the proxy that forwards requests to `origin`, which have absolute URLs; None if there is none.
@@ -99,7 +99,7 @@ def _split_host(text: str) -> tuple[str, int | None]:
     return (parts.hostname or "").lower(), parts.port
 
 
-def _covers(host: str, port: int | None, origin: Origin) -> bool:
+def _applies_to(host: str, port: int | None, origin: Origin) -> bool:
     """Return whether an entry of `no-proxy` applies to `origin`: to the host itself and to its subdomains."""
     if port is not None and port != origin.port:
         return False

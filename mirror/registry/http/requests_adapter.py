@@ -1,4 +1,4 @@
-"""A transport adapter of `requests` whose connections come from our connector. Importing `requests` takes 0.1 s."""
+"""A transport adapter for `requests` that uses the connections of `Connector`. Importing `requests` takes 0.1 s."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class OneOffCall:
 
 
 class _CallOfThread(threading.local):
-    """The call of the current thread: `requests` gives no way to pass it to a connection."""
+    """The current call of each thread, because `requests` cannot pass it to a connection."""
 
     call: OneOffCall | None = None
 
@@ -105,7 +105,7 @@ def _current_call() -> OneOffCall:
 
 
 class RequestsAdapter(HTTPAdapter):
-    """A transport adapter of `requests` whose connections come from our connector."""
+    """A transport adapter for `requests` that uses the connections of `Connector`."""
 
     def __init__(self) -> None:
         super().__init__(max_retries=0)
@@ -139,7 +139,7 @@ class RequestsAdapter(HTTPAdapter):
 
 
 class _RequestsConnection(HTTPConnection):
-    """An HTTP connection of urllib3 over a connection of ours, with or without TLS."""
+    """An HTTP connection of urllib3 over a `Connection`, with or without TLS."""
 
     sock: _SocketAdapter | None
 
@@ -161,13 +161,13 @@ class _RequestsConnection(HTTPConnection):
 
 
 class _RequestsPool(HTTPConnectionPool):
-    """A connection pool of urllib3 with our connections."""
+    """A connection pool of urllib3 that creates such connections."""
 
     ConnectionCls = _RequestsConnection
 
 
 class _SocketAdapter:
-    """A connection of ours with the methods of a socket. Closed when its last user has closed it: the connection of
+    """A `Connection` with the methods of a socket. It is closed when its last user has closed it: the connection of
     urllib3, or a response."""
 
     def __init__(self, connection: Connection) -> None:

@@ -132,7 +132,7 @@ def _rate_limit_error(text: str, code: str, message: str, wait: float | None) ->
 
 
 def retry_after(headers: Headers, now: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds of the header Retry-After; None if it is missing or invalid. Source: RFC 9110, "Retry-After".
+    """Return the seconds of the Retry-After header; None if it is missing or invalid. Source: RFC 9110, "Retry-After".
 
     A date is compared with the Date of the response, so that a difference between the clocks has no effect."""
     text = (headers.get("retry-after") or "").strip(WHITE_SPACE)
@@ -202,7 +202,7 @@ def _secrets_in(name: str, value: str) -> list[str]:
     return [pair.partition("=")[2] for pair in value.split("; ")] if name == "Cookie" else []
 
 
-def names_v2(values: Sequence[str]) -> bool:
+def has_v2_version(values: Sequence[str]) -> bool:
     """Return whether the values of Docker-Distribution-Api-Version name v2. The header may be repeated, and a value may
     have several entries."""
     for value in values:

@@ -193,7 +193,7 @@ class TlsConnection(Connection):
         return select.POLLIN if isinstance(error, ssl.SSLWantReadError) else super()._blocking_events(error)
 
     def _translate(self, error: OSError) -> MirrorError:
-        """Return the error of ours for an error of the socket, or for an alert of the peer."""
+        """Return the MirrorError for a socket error, or for a TLS alert of the peer."""
         error = self._read_alert() or error
         if isinstance(error, ssl.SSLEOFError):
             return NetworkError(f"{self.subject}: the connection ended without close_notify", code="truncated")
@@ -235,7 +235,7 @@ class _NestedTlsConnection(TlsConnection):
         return buffered > 0 or Connection.is_readable(self)
 
     def send_some(self, view: memoryview) -> int:
-        """Send at most MAX_WRITE bytes of `view`. Blocks: after a partial write, the layer would lose the rest."""
+        """Send at most MAX_WRITE bytes of `view`. Blocks, because a partial write would lose bytes."""
         started = monotonic()
         self._apply_timeout(started)
         try:

@@ -46,7 +46,7 @@ class Origin(Struct, frozen=True):
 
     @property
     def netloc(self) -> str:
-        """`host`, or `host:port` if the port is not the default of the scheme, as in the header Host."""
+        """`host`, or `host:port` if the port is not the default of the scheme, as in the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 

@@ -94,7 +94,7 @@ class V1Authorizer:
             is_basic = credential is not None and sent.startswith("Basic ")
             rejected = credential.description if credential is not None and is_basic else "the token from the index"
             raise AuthError(f"{subject}: the registry rejected {rejected}", status=401)
-        hint = f"give {registry_key(self._settings.host, 'username')} and password"
+        hint = f"set {registry_key(self._settings.host, 'username')} and password"
         if repository in self._withheld:
             hint = "credentials that v2 rejected are not sent to v1"
         raise AuthError(f"{subject}: the registry requires credentials", hint=hint, status=401)

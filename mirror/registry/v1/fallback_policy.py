@@ -32,10 +32,10 @@ class Operation(Enum):
     """The kind of a v2 request. LISTING: the first page of tags. LATER_PAGE: a further page. TAG: a manifest by its
     tag."""
 
-    LISTING = "listing the tags"
+    LISTING = "the first page of tags"
     LATER_PAGE = "a later page of the tags"
-    TAG = "asking for the tag"
-    DIGEST = "asking for the digest"
+    TAG = "a manifest by its tag"
+    DIGEST = "a manifest by its digest"
 
 
 class V2Failure(Enum):

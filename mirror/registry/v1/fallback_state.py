@@ -71,7 +71,7 @@ class V2Memory(Protocol):
 class V2Access(Protocol):
     """The use of credentials by the v2 side."""
 
-    def has_shown_credentials(self, repository: str, work: Work) -> bool:
+    def has_sent_credentials(self, repository: str, work: Work) -> bool:
         """Return whether credentials for the repository were sent to v2."""
         ...
 
@@ -193,7 +193,7 @@ class ProtocolSelector:
         if decision.choice is not ProtocolChoice.V1:
             self._log_protocol(repository, state, "v2", decision.reason)
             return False
-        if isinstance(error, AuthError) and self._access.has_shown_credentials(repository, work):
+        if isinstance(error, AuthError) and self._access.has_sent_credentials(repository, work):
             self.open_v1().withhold_credentials(repository)
         try:
             self.get_v1_tags(repository, state, work)
@@ -269,7 +269,7 @@ class ProtocolSelector:
         """Request the tag list, unless the protocol is known already."""
         if state.uses_v1 or state.answered:
             return
-        if refused and self._access.has_shown_credentials(repository, work):
+        if refused and self._access.has_sent_credentials(repository, work):
             self.open_v1().withhold_credentials(repository)  # whatever the result of the list is
         elif refused:
             # Without this, the authorizer would repeat the refusal and not send the request.

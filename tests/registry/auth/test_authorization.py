@@ -282,7 +282,7 @@ def test_a_failed_header_does_not_block_other_requests() -> None:
         assert 1 == pool.submit(world.request, pull_scopes()).result(HAND_OVER - 1)
 
 
-def test_a_request_without_a_response_lets_the_next_one_go() -> None:
+def test_the_next_request_is_sent_after_a_request_without_a_response() -> None:
     world = open_world()
     work = Work(Stop())
     with ThreadPoolExecutor(1) as pool:
@@ -380,7 +380,7 @@ def test_expired_tokens_are_removed() -> None:
     assert 1 == world.request(pull_scopes("team/0"))
 
 
-def test_credentials_count_as_shown_only_for_their_repository() -> None:
+def test_credentials_count_as_sent_only_for_their_repository() -> None:
     world = bearer_world(ACME)
     for scopes in (pull_scopes("a/b"), (*push_scopes("c/d"), *pull_scopes("a/b"))):
         world.request(scopes)

@@ -251,7 +251,7 @@ def test_docker_files_are_not_read_if_our_own_configuration_has_credentials(
         source.check_docker_files([HOST, "other.example"])
 
 
-def test_a_password_is_read_on_first_use_and_again_only_on_a_fresh_look_up(
+def test_a_password_is_read_on_first_use_and_again_only_on_a_fresh_lookup(
     docker: Callable[..., CredentialSource], tmp_path: Path
 ) -> None:
     file = tmp_path / "password"
@@ -268,7 +268,7 @@ def test_a_password_that_no_longer_exists_is_an_error(docker: Callable[..., Cred
         docker(None, settings_with(Secret("file", file=tmp_path / "missing"))).find(HOST)
 
 
-def test_the_docker_file_is_read_again_only_on_a_fresh_look_up(
+def test_the_docker_file_is_read_again_only_on_a_fresh_lookup(
     docker: Callable[..., CredentialSource], tmp_path: Path
 ) -> None:
     source = docker({"auths": {HOST: entry("u", "first")}})
@@ -357,7 +357,7 @@ def test_the_secret_of_the_user_token_is_an_identity_token(
     assert ("id", None, None) == (found.identity_token, found.username, found.password)
 
 
-def test_a_helper_runs_once_for_many_threads_and_again_on_a_fresh_look_up(
+def test_a_helper_runs_once_for_many_threads_and_again_on_a_fresh_lookup(
     docker: Callable[..., CredentialSource], helper: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     runs = helper("slow", "sleep 0.2\n" + print_login("u"))

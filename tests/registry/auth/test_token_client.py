@@ -104,7 +104,7 @@ def test_an_identity_token_is_posted() -> None:
         (Credential("acme", "p", "I"), ("acme", "p")),
     ],
 )
-def test_a_service_without_post_is_asked_by_get_from_then_on(
+def test_a_service_without_post_gets_only_get_requests_afterwards(
     status: int, credential: Credential, basic: tuple[str, str]
 ) -> None:
     service = Service((status, b"no"), token_response(token="t"))

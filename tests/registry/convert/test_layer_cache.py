@@ -46,7 +46,7 @@ def test_the_oldest_layer_is_evicted_unless_it_is_pinned(tmp_path: Path) -> None
     assert [True, None] == [cache.find(name) and True for name in "ab"]
 
 
-def test_nothing_is_kept_of_what_was_given_up(tmp_path: Path) -> None:
+def test_nothing_is_kept_of_an_unfinished_layer(tmp_path: Path) -> None:
     cache: LayerCache[str] = LayerCache(tmp_path / "scratch")
     with cache.write_layer("a", what="a", code="v1_invalid") as pending:
         pending.feed(b"x")

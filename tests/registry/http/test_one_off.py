@@ -144,7 +144,7 @@ def test_a_malformed_response_is_retried(sent_bytes: bytes) -> None:
 
 @pytest.mark.parametrize(("script", "code"), HANGS.values(), ids=HANGS)
 def test_a_slow_service_is_interrupted_at_the_deadline(script: Script, code: str) -> None:
-    with Peer(script) as peer, session_with(peer, idle_timeout=0.3, deadline=0.4) as session:
+    with Peer(script) as peer, session_with(peer, idle_timeout=0.8, deadline=1.0) as session:
         with pytest.raises(NetworkError) as caught:
             session.send_one_off("GET", session.url_policy.check_realm("/token"), work=work(retries=False))
         assert (code, True) == (caught.value.code, caught.value.retryable)

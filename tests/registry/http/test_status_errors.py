@@ -11,8 +11,8 @@ from mirror.registry.http.headers import Headers
 from mirror.registry.http.status_errors import (
     error_document,
     error_for,
+    has_v2_version,
     is_token_expired,
-    names_v2,
     redact_body,
     retry_after,
 )
@@ -277,4 +277,4 @@ def test_words_that_are_too_short_for_a_credential_are_not_hidden(header: tuple[
     ],
 )
 def test_the_api_version_may_be_one_of_several_entries(values: list[str], expected: bool) -> None:
-    assert expected == names_v2(values)
+    assert expected == has_v2_version(values)

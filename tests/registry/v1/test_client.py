@@ -259,7 +259,7 @@ def test_an_invalid_endpoint_is_rejected(scripted: ScriptedFactory, tmp_path: Pa
     assert "unsafe_location 3" == fetch_tag(registry, tmp_path)
 
 
-def test_the_next_endpoint_is_asked_if_one_fails(scripted: ScriptedFactory, tmp_path: Path) -> None:
+def test_the_next_endpoint_is_used_if_one_fails(scripted: ScriptedFactory, tmp_path: Path) -> None:
     registry = world(scripted)
     other = second_host(scripted, registry)
     other.fault("GET v1-tags", status=500, times=FOREVER)

@@ -371,7 +371,7 @@ def test_a_host_that_does_not_behave_like_a_v1_registry_is_not_read_by_v1(
     assert ["/v1/_ping"] == v1_paths(registry)  # on a host that supports v2, the ping decides
 
 
-def test_a_host_that_supports_neither_protocol_is_also_asked_for_its_index(
+def test_the_index_is_also_requested_from_a_host_that_supports_neither_protocol(
     scripted: ScriptedFactory, tmp_path: Path
 ) -> None:
     registry = old_registry(scripted, v1.V1(ping=Reply(404), index=False))
