@@ -20,7 +20,7 @@ MAX_FIELDS = 100  # header lines of a head, or of the trailers
 _MAX_CHUNK_FRAMING = 16 << 10  # bytes between two pieces of a chunked body: sizes, extensions, trailers
 _LARGEST = 1 << 63  # bytes: a length of this size or more is not meant seriously
 _ENDLESS = 1 << 62  # bytes
-_LONGEST_KEPT = 2048  # bytes of names whose check is kept
+_LONGEST_CACHED = 2048  # bytes of names whose check is cached
 _START = b"HTTP/1."
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")  # tokens: RFC 9110, 5.6.2
 _MINORS = {"1.0": 0, "1.1": 1}
@@ -226,7 +226,7 @@ class ResponseParser:
             return Headers()
         if count > MAX_FIELDS:
             self._refuse(f"a response has more than {MAX_FIELDS} header lines")
-        elif (lowered := _lowered(names)) is None or values.count(b"\n") != count - 1:
+        elif (lowered := _lower_names(names)) is None or values.count(b"\n") != count - 1:
             self._refuse("a response has a malformed header line")
         elif b"\0" in values:
             self._refuse("a response has a NUL in its head")
@@ -297,12 +297,12 @@ class ResponseParser:
         return NetworkError(f"{self._subject}: the connection ended {where}", code="truncated")
 
 
-def _lowered(names: bytes) -> tuple[str, ...] | None:
+def _lower_names(names: bytes) -> tuple[str, ...] | None:
     """Names of fields, which line feeds separate, in lower case; None: one of them is not a token."""
-    return _kept_names(names) if len(names) <= _LONGEST_KEPT else _kept_names.__wrapped__(names)
+    return _lower_known_names(names) if len(names) <= _LONGEST_CACHED else _lower_known_names.__wrapped__(names)
 
 
 @functools.lru_cache(maxsize=64)
-def _kept_names(names: bytes) -> tuple[str, ...] | None:
-    """As `_lowered`. Kept, because nearly all responses of a registry have the same names."""
+def _lower_known_names(names: bytes) -> tuple[str, ...] | None:
+    """As `_lower_names`. Cached, because nearly all responses of a registry have the same names."""
     return tuple(names.decode("ascii").lower().split("\n")) if _NAMES.fullmatch(names) else None
