@@ -21,35 +21,35 @@ import (
 const mediaType = "application/vnd.oci.image.manifest.v1+json"
 
 var (
-	answers   = map[string]answer{} // by path
-	lastPage  = newAnswer("200 OK", "application/json", `{"tags":null}`, "")
-	notFound  = newAnswer("404 Not Found", "application/json", `{"errors":[{"code":"NAME_UNKNOWN"}]}`, "")
+	responses = map[string]response{} // by path
+	lastPage  = newResponse("200 OK", "application/json", `{"tags":null}`, "")
+	notFound  = newResponse("404 Not Found", "application/json", `{"errors":[{"code":"NAME_UNKNOWN"}]}`, "")
 	accessLog = bufio.NewWriterSize(os.Stdout, 1<<16)
 	logLock   sync.Mutex
 )
 
-// An answer to GET, and the length of its head, which is the answer to HEAD.
-type answer struct {
+// A response to GET, and the length of its head, which is the response to HEAD.
+type response struct {
 	status string
 	whole  []byte
 	head   int
 }
 
-func newAnswer(status, contentType, body, more string) answer {
+func newResponse(status, contentType, body, more string) response {
 	head := fmt.Sprintf("HTTP/1.1 %s\r\nDocker-Distribution-Api-Version: registry/2.0\r\nContent-Type: %s\r\n"+
 		"Content-Length: %d\r\nX-Content-Type-Options: nosniff\r\nDate: Sat, 28 Nov 2026 00:00:00 GMT\r\n%s\r\n",
 		status, contentType, len(body), more)
-	return answer{status[:3], []byte(head + body), len(head)}
+	return response{status[:3], []byte(head + body), len(head)}
 }
 
 func main() {
 	listen := flag.String("listen", "127.0.0.1:0", "address")
 	repositories := flag.Int("repositories", 10, "number of repositories")
 	tags := flag.Int("tags", 1000, "tags of each repository")
-	delay := flag.Duration("delay", 0, "time before each answer")
+	delay := flag.Duration("delay", 0, "time before each response")
 	flag.Parse()
 	runtime.GOMAXPROCS(1) // the tool needs the other cores
-	answers["/v2/"] = newAnswer("200 OK", "application/json", "{}", "")
+	responses["/v2/"] = newResponse("200 OK", "application/json", "{}", "")
 	for number := range *repositories {
 		addRepository(fmt.Sprintf("app-%d", number), *tags)
 	}
@@ -75,10 +75,10 @@ func addRepository(repository string, tags int) {
 			`"digest":"sha256:%x","size":2},"layers":[]}`, mediaType, sha256.Sum256([]byte(repository+names[number])))
 		digest := fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(body)))
 		headers := fmt.Sprintf("Docker-Content-Digest: %s\r\nEtag: \"%s\"\r\n", digest, digest)
-		answers["/v2/"+repository+"/manifests/"+names[number]] = newAnswer("200 OK", mediaType, body, headers)
+		responses["/v2/"+repository+"/manifests/"+names[number]] = newResponse("200 OK", mediaType, body, headers)
 	}
 	list := fmt.Sprintf(`{"name":%q,"tags":["%s"]}`, repository, strings.Join(names, `","`))
-	answers["/v2/"+repository+"/tags/list"] = newAnswer("200 OK", "application/json", list, "")
+	responses["/v2/"+repository+"/tags/list"] = newResponse("200 OK", "application/json", list, "")
 }
 
 func serve(connection net.Conn, delay time.Duration) {
@@ -118,9 +118,9 @@ func serve(connection net.Conn, delay time.Duration) {
 	}
 }
 
-func find(target string) answer {
+func find(target string) response {
 	path, query, _ := strings.Cut(target, "?")
-	found, exists := answers[path]
+	found, exists := responses[path]
 	if !exists {
 		return notFound
 	}
