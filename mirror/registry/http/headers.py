@@ -39,8 +39,8 @@ class Headers:
 
     def get(self, name: str) -> str | None:
         """Return the first value of a field; None if the field is missing."""
-        found = self._fields.get(name.lower())
-        return found[0] if found else None
+        values = self._fields.get(name.lower())
+        return values[0] if values else None
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of a field."""
@@ -50,19 +50,19 @@ class Headers:
         """Return the value of a field that must be unique; None if the field is missing.
 
         Raises RemoteError if the field occurs with different values."""
-        found = self._fields.get(name.lower())
-        if not found:
+        values = self._fields.get(name.lower())
+        if not values:
             return None
-        if any(value != found[0] for value in found):
-            raise RemoteError(f"the response has {len(found)} {name} headers with different values")
-        return found[0]
+        if any(value != values[0] for value in values):
+            raise RemoteError(f"the response has {len(values)} {name} headers with different values")
+        return values[0]
 
     def tokens(self, name: str) -> list[str]:
         """Return the comma-separated tokens of a field such as `Connection` or `Transfer-Encoding`, in lower case."""
-        found = self._fields.get(name.lower())
-        if not found:
+        values = self._fields.get(name.lower())
+        if not values:
             return []
-        tokens = (token.strip(WHITE_SPACE).lower() for value in found for token in value.split(","))
+        tokens = (token.strip(WHITE_SPACE).lower() for value in values for token in value.split(","))
         return [token for token in tokens if token]
 
     def __contains__(self, name: str) -> bool:

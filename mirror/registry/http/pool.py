@@ -78,7 +78,7 @@ class ConnectionPool:
 
     def _take_idle(self, key: PoolKey) -> Connection | None:
         """Remove and return the last used idle connection of `key`. Closes all connections that are too old."""
-        found: Connection | None = None
+        matching: Connection | None = None
         old: list[Connection] = []
         with self._lock:
             oldest = self._now() - MAX_IDLE
@@ -86,11 +86,11 @@ class ConnectionPool:
                 old.append(self._idle.pop(0)[2])
             for index in range(len(self._idle) - 1, -1, -1):
                 if self._idle[index][1] == key:
-                    found = self._idle.pop(index)[2]
+                    matching = self._idle.pop(index)[2]
                     break
         for connection in old:
             connection.close()
-        return found
+        return matching
 
     def _check_peer(self, destination: Destination, connection: Connection) -> None:
         """Check the address of an idle connection's peer. Closes the connection if it is refused."""

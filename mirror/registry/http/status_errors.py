@@ -138,11 +138,11 @@ def retry_after(headers: Headers, now: Callable[[], float] = time.time) -> float
     text = (headers.get("retry-after") or "").strip(WHITE_SPACE)
     if text.isascii() and text.isdigit():
         return float(text[:12])
-    until = _timestamp(text)
-    if until is None:
+    retry_at = _timestamp(text)
+    if retry_at is None:
         return None
     sent = _timestamp(headers.get("date") or "")
-    return max(0.0, until - (now() if sent is None else sent))
+    return max(0.0, retry_at - (now() if sent is None else sent))
 
 
 def _timestamp(date: str) -> float | None:

@@ -39,8 +39,8 @@ class Origin(Struct, frozen=True):
     @classmethod
     def parse(cls, text: str) -> Origin:
         """Parse `https://host[:port]` or `http://host[:port]`. Raises BadUrl."""
-        origin, rest = split(text)
-        if rest not in ("", "/"):
+        origin, target = split(text)
+        if target not in ("", "/"):
             raise BadUrl("an origin has no path")
         return origin
 
@@ -77,20 +77,20 @@ def join(origin: Origin, target: str, text: str) -> tuple[Origin, str]:
     if not text:
         raise BadUrl("it is empty")
     if _ABSOLUTE.match(text.partition("?")[0]):
-        found, rest = split(text)
+        resolved, new_target = split(text)
     elif text.startswith("//"):
-        found, rest = split(f"{origin.scheme}:{text}")
+        resolved, new_target = split(f"{origin.scheme}:{text}")
     else:
         path = target.partition("?")[0]
-        found = origin
+        resolved = origin
         if text.startswith("?"):
-            rest = path + text
+            new_target = path + text
         elif text.startswith("/"):
-            rest = text
+            new_target = text
         else:
             relative, mark, query = text.partition("?")
-            rest = _remove_dot_segments(path.rpartition("/")[0] + "/" + relative) + mark + query
-    return found, _escape(rest) if rest.startswith("/") else "/" + _escape(rest)
+            new_target = _remove_dot_segments(path.rpartition("/")[0] + "/" + relative) + mark + query
+    return resolved, _escape(new_target) if new_target.startswith("/") else "/" + _escape(new_target)
 
 
 def _escape(target: str) -> str:
