@@ -189,7 +189,7 @@ class HostAuthorizer:
         return state.gate.enter(stop)
 
     def _leave_gates(self, state: ScopeState) -> None:
-        """Allow the next waiting request."""
+        """Allow the next waiting request to be sent."""
         state.gate.leave()
         self._first_gate.leave()
 

@@ -116,6 +116,6 @@ def _item_end(text: str, position: int) -> int:
 
 
 def _match_end(pattern: re.Pattern[str], text: str, position: int) -> int:
-    """Return the position after a match of `pattern`; `position` if it does not match."""
+    """Return the end of a match of `pattern` at `position`; `position` if it does not match."""
     match = pattern.match(text, position)
     return match.end() if match else position
