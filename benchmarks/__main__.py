@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: compares tools that copy images. See docs/performance.md."""
+"""`python -m benchmarks`: compares tools that copy images between registries. See docs/performance.md."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the chosen scenarios and tools, and write the results. Return 1 if `mirror` left unequal targets."""
     options = _parser().parse_args(arguments)
     scenarios = [scenario for scenario in SCENARIOS if not options.scenario or scenario.name in options.scenario]
     for scenario in [one for one in scenarios if one.program and find(one.program) is None]:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcomes.append(measure(scenario(scale), tools, runs=options.runs or scenario.runs, say=_say))
             print(f"\n{tables.plain(outcomes[-1])}", flush=True)
     except KeyboardInterrupt:
-        print("stopped; the results so far are written", file=sys.stderr)
+        print("interrupted; the results so far are written", file=sys.stderr)
         return 130
     finally:
         date = datetime.now(UTC).isoformat(timespec="minutes")
@@ -50,13 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
+    """Print a line of progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names, tools = [scenario.name for scenario in SCENARIOS], [tool.name for tool in TOOLS]
-    parser.add_argument("--scenario", action="append", choices=names, help="run only this scenario; can be repeated")
+    parser.add_argument(
+        "--scenario", action="append", choices=names, help="run only this scenario; may be given several times"
+    )
     parser.add_argument("--tools", nargs="+", choices=tools, help="run only these tools")
     parser.add_argument(
         "--runs", type=_count, help="runs per tool and scenario (default: 5; 3 if a round takes minutes)"
@@ -64,25 +68,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="reduce counts and sizes, to check that everything works")
     parser.add_argument("--size", type=_size, default=_size("1 GiB"), help="size of the big image (default: 1 GiB)")
     parser.add_argument(
-        "--into", type=Path, metavar="FOLDER", help=f"write {files.FIGURES}, {files.PAGE} and {files.CHART} there"
+        "--into", type=Path, metavar="FOLDER", help=f"write {files.FIGURES}, {files.PAGE} and {files.CHART} to FOLDER"
     )
     parser.add_argument(
         "--docs",
         type=Path,
         metavar="FOLDER",
-        help="write the page and its chart there instead after a complete run: all scenarios, all tools, full size",
+        help="after a complete run (all scenarios, all tools, full size), write the page and its chart to this FOLDER "
+        "and not to that of --into",
     )
     return parser
 
 
 def _count(text: str) -> int:
+    """Parse a number of at least 1."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError("expected a number of at least 1")
     return int(text)
 
 
 def _size(text: str) -> int:
-    """Parse a size such as `8 GiB`; returns bytes."""
+    """Parse a size such as `8 GiB`, and return it in bytes."""
     number, unit = text[:-3].strip(), text[-3:]
     if unit not in _UNITS or not number.isdigit():
         raise argparse.ArgumentTypeError(f"expected a size such as `8 GiB`, got {text!r}")

@@ -14,14 +14,14 @@ _MIRROR = "mirror"
 
 
 def svg(outcomes: Sequence[Outcome]) -> str:
-    """Return the SVG file. Each scenario has its own scale."""
+    """Return the content of the SVG file. The bars of each scenario have their own scale."""
     parts, y = [], 10
     for outcome in outcomes:
         lines = list(_group(outcome, y))
         parts += lines
         y += _HEADING + len(outcome.tools) * (_BAR + _GAP) + 14
     legend = (
-        f'<text x="{_LEFT}" y="{y + 6}" fill="#666">Wall time, medians; thin lines: least and most. '
+        f'<text x="{_LEFT}" y="{y + 6}" fill="#666">Bars: median wall time. Thin lines: minimum to maximum. '
         "Green: an ideal replay that checks nothing. Red: the targets were not equal, or the tool failed.</text>"
     )
     body = "\n".join([*parts, legend])
@@ -33,7 +33,7 @@ def svg(outcomes: Sequence[Outcome]) -> str:
 
 
 def _group(outcome: Outcome, top: int) -> Iterator[str]:
-    """Yield the elements of one scenario."""
+    """Yield the SVG elements of one scenario, which begins `top` pixels from the top."""
     yield f'<text x="10" y="{top + 14}" font-weight="bold" fill="#222">{escape(outcome.heading)}</text>'
     walls = {tool: outcome.wall(tool) for tool in outcome.tools}
     scale = (_WIDTH - _LEFT - _RIGHT) / max(spread.high for spread in walls.values())
@@ -50,13 +50,14 @@ def _group(outcome: Outcome, top: int) -> Iterator[str]:
 
 
 def _colour(outcome: Outcome, tool: str) -> str:
+    """Return the colour of the bar of a tool."""
     if not outcome.correct(tool):
         return _WRONG
     return {_MIRROR: _OURS, IDEAL: _IDEAL}.get(tool, _OTHERS)
 
 
 def _label(outcome: Outcome, tool: str) -> str:
-    """Return the text after the bar of a tool."""
+    """Return the text beside the bar of a tool: its median wall time, and the ratio if the tool is `mirror`."""
     ratio = outcome.ratio(tool) if tool == _MIRROR else None
     best = "" if ratio is None else f" ({ratio:.2f} × best other)"
     return f"{outcome.wall(tool).median:.2f} s{best}"

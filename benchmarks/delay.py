@@ -8,14 +8,15 @@ from contextlib import suppress
 from typing import Self
 
 _BLOCK = 1 << 16
-_WINDOW = 256  # blocks in transit in one direction of a connection: 16 MiB, more than any of them sends
+_WINDOW = 256  # blocks in transit in one direction of a connection: 16 MiB, more than a connection has in transit
 
 
 class DelayProxy:
-    """A relay; use with `with`. seconds: the round-trip time, half of which is added in each direction.
+    """A context manager that relays connections to a port, and adds a delay until the `with` block exits.
 
-    A new connection is delayed by one more round trip, as by its TCP handshake: the first bytes of the client are held
-    back."""
+    port: the port of 127.0.0.1 to which connections are relayed. seconds: the round-trip time; half of it is added in
+    each direction. To simulate the TCP handshake, the first bytes of the client on a new connection are delayed by one
+    more round trip."""
 
     def __init__(self, port: int, seconds: float) -> None:
         self._upstream, self._seconds = port, seconds
@@ -28,6 +29,7 @@ class DelayProxy:
 
     @property
     def host(self) -> str:
+        """The `host:port` that clients connect to."""
         return f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
@@ -42,6 +44,7 @@ class DelayProxy:
         self._thread.join()
 
     async def _serve(self) -> None:
+        """Accept connections until the `with` block exits, then close all of them."""
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         async with server:
@@ -53,6 +56,7 @@ class DelayProxy:
         await asyncio.gather(*self._relays, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Relay one connection in both directions until it ends."""
         relay = asyncio.current_task()
         if relay:
             self._relays.add(relay)
@@ -65,18 +69,19 @@ class DelayProxy:
                 self._carry(answers, writer),
             )
         except (OSError, asyncio.CancelledError):
-            pass  # an end closed the connection, or the relay ends
+            pass  # the client or the server closed the connection, or the `with` block exits
         finally:
             for end in (writer, back):
                 if end:
                     end.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, handshake: float = 0) -> None:
-        """Relay one direction until its end."""
+        """Relay one direction of a connection until the sender closes it. handshake: seconds of the first delay."""
         clock = asyncio.get_running_loop().time
         underway: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_WINDOW)
 
         async def deliver() -> None:
+            """Write each block when it is due."""
             while True:
                 due, data = await underway.get()
                 await asyncio.sleep(due - clock())

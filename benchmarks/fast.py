@@ -1,4 +1,4 @@
-"""A registry that costs little, so that a benchmark shows the cost of the tool: benchmarks/fastregistry, in Go."""
+"""Runs benchmarks/fastregistry, a registry in Go that uses so little CPU time that the cost of the tools dominates."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ PROGRAM = "fastregistry"
 
 
 class FastRegistry(RegistryProcess):
-    """Holds `repositories` × `tags` images without layers, always the same ones, in memory; it can only be read."""
+    """A read-only registry that holds the same images in every run, in memory.
+
+    It has `repositories` repositories with `tags` tags each. Each tag is an image without layers."""
 
     def __init__(self, root: Path, name: str, *, repositories: int, tags: int) -> None:
         super().__init__(root, name)
         self._size = {"-repositories": repositories, "-tags": tags}
 
     def command(self) -> list[str]:
+        """Return the command line. Raises RuntimeError if the program is not installed."""
         program = find(PROGRAM)
         if program is None:
             raise RuntimeError(f"{PROGRAM} is not installed: run `make bench-tools`")

@@ -1,4 +1,4 @@
-"""The page of figures, in Markdown. It is generated as a whole and never edited."""
+"""Generates the complete page of figures in Markdown. The page is never edited by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ for orientation.
 
 
 def page(report: Report, chart: str | None = None) -> str:
-    """Return the page. chart: the path of the chart as seen from the page, if there is one."""
+    """Return the page. chart: the path of the chart, relative to the page; None if there is no chart."""
     rows = (
         "\n".join(f"| {name} | {text} |" for name, text in part.items()) for part in (report.machine, report.versions)
     )

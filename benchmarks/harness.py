@@ -1,4 +1,4 @@
-"""Starts the registries of a scenario and runs the tools in turns."""
+"""Starts the registries of a scenario, and runs the tools in an interleaved order."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Say = Callable[[str], None]
 def measure(
     scenario: Scenario, tools: Sequence[Tool], *, runs: int, say: Say = lambda _: None, timeout: float = TIMEOUT
 ) -> Outcome:
-    """Run each tool `runs` times, in turns, and return the outcome. All files are removed afterwards.
+    """Run each tool `runs` times and return the outcome. All files are removed afterwards.
 
-    say: called with a line for each run. timeout: seconds for one run. Raises RuntimeError if a registry does not
-    start."""
+    In each round, every tool runs once. say: called with a line of text after each run. timeout: seconds for one run
+    of one tool. Raises RuntimeError if a registry does not start."""
     absent = {tool.name: "not installed" for tool in tools if tool.program() is None} | scenario.excluded
     present = [tool for tool in tools if tool.name not in absent]
-    turn: list[Tool | None] = [*present, None] if scenario.with_ideal else [*present]
+    each_round: list[Tool | None] = [*present, None] if scenario.with_ideal else [*present]
     with TemporaryDirectory(prefix="mirror-bench-") as folder, ExitStack() as stack:
         stage = _Stage(scenario, Path(folder), stack, timeout)
         samples: defaultdict[str, list[Sample]] = defaultdict(list)
@@ -42,12 +42,12 @@ def measure(
                 stage.run(tool, 0)
         for number in range(1, runs + 1):
             scenario.change(stage.source.registry)
-            for each in turn:
-                name = each.name if each else IDEAL
-                sample = stage.run(each, number)
+            for tool_or_ideal in each_round:
+                name = tool_or_ideal.name if tool_or_ideal else IDEAL
+                sample = stage.run(tool_or_ideal, number)
                 samples[name].append(sample)
-                verdict = "equal" if sample.equal else "NOT EQUAL"
-                say(f"{scenario.name} {number}/{runs} {name}: {sample.wall:.2f} s, {verdict}")
+                equality = "equal" if sample.equal else "NOT EQUAL"
+                say(f"{scenario.name} {number}/{runs} {name}: {sample.wall:.2f} s, {equality}")
         gigabytes = scenario.bytes / 1e9
         title, note, reduced = scenario.title, scenario.note, scenario.scale.quick
         return Outcome(scenario.name, title, note, gigabytes, dict(samples), absent, reduced)
@@ -55,14 +55,14 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class _Targets:
-    """The targets of one tool, and the folder in which it runs."""
+    """The target registries of one tool, and the folder in which the tool runs."""
 
     folder: Path
     accesses: list[Access]
 
 
 class _Stage:
-    """A scenario with its running source."""
+    """Runs tools in a scenario whose source registry has been started."""
 
     def __init__(self, scenario: Scenario, folder: Path, stack: ExitStack, timeout: float) -> None:
         self._scenario, self._folder, self._stack, self._timeout = scenario, folder, stack, timeout
@@ -70,7 +70,10 @@ class _Stage:
         self.source = scenario.open_source(folder, stack)
 
     def run(self, tool: Tool | None, number: int) -> Sample:
-        """Run a tool once. tool: None for the ideal replay. number: of the round; round 0 is not counted."""
+        """Run a tool once and return the result.
+
+        tool: None for the ideal replay. number: the number of the round; 0 for the run before the first round, which is
+        not counted."""
         name = tool.name if tool else "ideal"
         with self._targets(name, number) as targets:
             commands = self._commands(tool, targets)
@@ -106,6 +109,7 @@ class _Stage:
         )
 
     def _commands(self, tool: Tool | None, targets: _Targets) -> list[list[str]]:
+        """Return the command lines of a tool, after removing its state if the scenario requires that."""
         job = self._scenario.job(self.source, targets.accesses)
         if tool is None:
             return ideal.commands(job, self.source.registry, targets.folder)
@@ -115,7 +119,10 @@ class _Stage:
 
     @contextmanager
     def _targets(self, name: str, number: int) -> Iterator[_Targets]:
-        """Yield new targets that end with the run, or the tool's own targets, which end with the scenario."""
+        """As a context manager, provide the targets for a run of the tool `name`.
+
+        In a scenario that is `fresh`, they are new and removed after the run. Otherwise the tool keeps the same targets
+        until the end of the scenario."""
         if not self._scenario.fresh:
             if name not in self._kept:
                 self._kept[name] = self._open(name, self._stack)
@@ -127,6 +134,7 @@ class _Stage:
             yield targets
 
     def _open(self, name: str, stack: ExitStack) -> _Targets:
+        """Start new target registries, which `stack` stops."""
         folder = self._folder / name
         folder.mkdir()
         accesses = []
@@ -136,17 +144,21 @@ class _Stage:
         return _Targets(folder, accesses)
 
     def _equal(self, targets: _Targets, *, whole: bool) -> bool:
+        """Return whether the targets are equal to the source.
+
+        whole: also read and hash all content, unless the scenario has `reads_all_back = False`."""
         scenario, registries = self._scenario, [access.registry for access in targets.accesses]
-        ask = outcome.content_equal if whole and scenario.reads_all_back else outcome.tags_equal
-        return ask(scenario.content, scenario.wanted, registries)
+        are_equal = outcome.content_equal if whole and scenario.reads_all_back else outcome.tags_equal
+        return are_equal(scenario.content, scenario.wanted, registries)
 
 
 def _cpu(registries: Sequence[Access]) -> float | None:
+    """Return the CPU seconds of registries together; None if one of them is not a separate process."""
     pids = [access.pid for access in registries]
     return None if None in pids else sum(cost.cpu_of(pid) for pid in pids if pid is not None)
 
 
 def _print_output(name: str, code: int, output: Path) -> None:
-    """Print the end of the output of a tool that failed."""
-    said = output.read_text(encoding="utf-8", errors="replace")[-800:] if output.exists() else ""
-    print(f"--- {name}: exit {code}\n{said}", file=sys.stderr)
+    """Print the last 800 characters of the output of a tool that failed."""
+    text = output.read_text(encoding="utf-8", errors="replace")[-800:] if output.exists() else ""
+    print(f"--- {name}: exit {code}\n{text}", file=sys.stderr)

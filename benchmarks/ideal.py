@@ -1,7 +1,7 @@
-"""A baseline, not a tool: the fewest requests and the least work for a cold copy.
+"""The ideal replay: a baseline that does a cold copy with the fewest requests and the least work.
 
-It knows the content of the source in advance, so it decides, checks and hashes nothing. It moves blobs from socket to
-socket inside the kernel. `replay` does this in a separate process.
+It knows the content of the source in advance, so it makes no decisions, and checks and hashes nothing. It moves blobs
+from socket to socket inside the kernel. `replay` does this in a separate process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _REPLAY = Path(__file__).with_name("replay.py")
 
 
 def commands(job: Job, source: Registry, folder: Path) -> list[list[str]]:
-    """Return the command line for a job with one target, after writing its plan to `folder`."""
+    """Write the plan of a job with one target to `folder`, and return the command line that replays it."""
     plan = folder / "plan.json"
     with source.client() as client:
         document = {"source": job.source, "target": job.targets[0], **_plan(client, job)}
@@ -28,10 +28,11 @@ def commands(job: Job, source: Registry, folder: Path) -> list[list[str]]:
 
 
 def _plan(client: Client, job: Job) -> dict[str, Any]:
-    """Return the plan of a job.
+    """Read the images of a job, and return the requests that copy them, as a JSON object.
 
-    manifests: [repository, digest, type, references to put it under], children first. blobs: [digest, size,
-    repositories], those in the most repositories first, then the largest."""
+    listings: repositories whose tags are listed. manifests: [repository, digest, media type, references under which the
+    manifest is pushed], children first. blobs: [digest, size in bytes, repositories]; blobs of the most repositories
+    come first, and among these the largest."""
     manifests: dict[tuple[str, str], tuple[str, list[str]]] = {}
     blobs: dict[str, tuple[int, list[str]]] = {}
     for repository, tags in job.images.items():
@@ -53,7 +54,7 @@ def _walk(
     manifests: dict[tuple[str, str], tuple[str, list[str]]],
     blobs: dict[str, tuple[int, list[str]]],
 ) -> None:
-    """Add a manifest, its children and its blobs to the plan."""
+    """Read a manifest, and add it, its children and its blobs to `manifests` and `blobs`."""
     response = client.manifest(repository, reference)
     digest, document = response.headers["docker-content-digest"], response.json()
     if (repository, digest) not in manifests:
@@ -70,4 +71,5 @@ def _walk(
 
 
 def _blobs(document: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Return the descriptors of the config and layers of a manifest; none for an index."""
     return [document["config"], *document["layers"]] if "config" in document else []

@@ -1,4 +1,4 @@
-"""The job of a tool, independent of the tool."""
+"""Describes what a tool has to copy, independently of the tool."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Copy repositories from one registry to others, under the same names.
+    """Images to copy from one registry to others, under the same repository names.
 
-    source, targets: `host:port`, plain http on loopback. images: the wanted tags by repository. pattern: a regular
-    expression that selects them; a tool that supports selection gets only this, and must read the tag list. Empty: the
-    wanted tags are all tags."""
+    source, targets: `host:port` of registries on loopback, over plain http. images: the tags to copy, by repository.
+    pattern: a regular expression that selects these tags. A tool that supports selection gets only the pattern, so it
+    must read the tag list. If `pattern` is empty, all tags of the repositories are copied."""
 
     source: str
     targets: Sequence[str]

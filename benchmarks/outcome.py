@@ -1,4 +1,4 @@
-"""Checks the content of targets, by requests to the registries and not by the tools."""
+"""Checks the content of targets with requests to the registries, independently of the tools."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Wanted = Iterable[tuple[str, str]]  # repository, tag
 
 
 def tags_equal(content: Content, wanted: Wanted, targets: Iterable[Registry]) -> bool:
-    """Return whether every wanted tag has on each target the same digest as at the source.
+    """Return whether every wanted tag has the same digest on each target as at the source.
 
-    A registry accepts a manifest only with everything that it refers to, and a blob only with the right digest, so this
-    nearly proves that the content is equal."""
+    A registry accepts a manifest only if it has everything that the manifest refers to, and a blob only if its digest
+    is right. So equal digests of tags nearly prove that the content is equal."""
     return all(_tags_equal_on(content, wanted, target) for target in targets)
 
 
@@ -25,13 +25,16 @@ def _tags_equal_on(content: Content, wanted: Wanted, target: Registry) -> bool:
 
 
 def _digest(client: Client, repository: str, tag: str) -> str | None:
+    """Return the digest of a tag; None if the registry does not have the tag."""
     accept = {"Accept": ", ".join(MANIFEST_TYPES)}
     response = client.ask("HEAD", f"/v2/{repository}/manifests/{tag}", headers=accept, repository=repository)
     return response.headers.get("docker-content-digest") if response.status == 200 else None
 
 
 def content_equal(content: Content, wanted: Wanted, targets: Iterable[Registry]) -> bool:
-    """Return whether the tags are equal and every manifest and blob below them can be read and has the right digest."""
+    """Return whether every wanted tag has the same digest on each target, and all content below it is intact.
+
+    For this, every manifest and blob is read and hashed."""
     for target in targets:
         found = snapshot(target, sorted({repository for repository, _ in wanted}))
         if found.problems or any(found.tags.get(name) != content.tags[name] for name in wanted):

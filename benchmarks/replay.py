@@ -1,8 +1,9 @@
-"""Replays a plan of `ideal`: bare sockets, a fixed list of requests, blobs spliced by the kernel, only statuses
-checked.
+"""Sends the requests of a plan from `ideal` over plain sockets. The kernel splices blobs from socket to socket.
 
-A separate program that imports nothing of the project, because its start is part of the measurement. Threads share a
-list of requests, each with one connection to either registry. The list has four steps.
+Of the responses, only the status is checked. This is a separate program that imports nothing of the project, because
+its start is part of the measurement. Several threads send the requests, each over its own connections to the source and
+the target. They finish each step of the plan before the next one: listing tags, reading manifests, copying blobs,
+mounting blobs, pushing child manifests, and pushing root manifests.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from typing import Any
 
 _WORKERS = 6
 _PIPE = 1 << 20  # bytes
-_SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, which is not defined in every build of `fcntl`
+_SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, which some builds of `fcntl` do not define
 
 Item = list[Any]
 
 
 class Connection:
-    """A persistent connection. Responses come in the order of the requests."""
+    """A persistent HTTP/1.1 connection. Requests may be sent before earlier responses have been read."""
 
     def __init__(self, host: str) -> None:
         name, _, port = host.rpartition(":")
@@ -35,22 +36,26 @@ class Connection:
         self._rest = b""
 
     def send(self, method: str, path: str, *headers: str, body: bytes | None = None) -> None:
+        """Send a request. headers: complete header lines."""
         length = [] if body is None else [f"Content-Length: {len(body)}"]
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}", *length, *headers, "", ""]
         self.socket.sendall("\r\n".join(lines).encode() + (body or b""))
 
     def head(self, *statuses: int) -> dict[str, str]:
-        """Read the head of the next response and return its headers."""
+        """Read the head of the next response and return its headers.
+
+        Raises RuntimeError if the status is not one of `statuses`."""
         data = self._rest
         while b"\r\n\r\n" not in data:
             data += self._receive()
         head, _, self._rest = data.partition(b"\r\n\r\n")
         first, *lines = head.decode().split("\r\n")
         if int(first.split()[1]) not in statuses:
-            raise RuntimeError(f"want {statuses}, got {head.decode()}")
+            raise RuntimeError(f"expected a status of {statuses}, got {head.decode()}")
         return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
     def body(self, size: int) -> bytes:
+        """Read the next `size` bytes."""
         data = self._rest
         while len(data) < size:
             data += self._receive()
@@ -58,7 +63,7 @@ class Connection:
         return data[:size]
 
     def answer(self, *statuses: int) -> bytes:
-        """Read the next response and return its body."""
+        """Read the next response and return its body. Raises RuntimeError if the status is not one of `statuses`."""
         headers = self.head(*statuses)
         if "chunked" in headers.get("transfer-encoding", ""):
             parts = []
@@ -69,19 +74,23 @@ class Connection:
         return self.body(int(headers.get("content-length", 0)))
 
     def _line(self) -> bytes:
+        """Read the next line, and return it without its end."""
         while b"\r\n" not in self._rest:
             self._rest += self._receive()
         line, _, self._rest = self._rest.partition(b"\r\n")
         return line
 
     def _receive(self) -> bytes:
+        """Return the next bytes from the socket. Raises RuntimeError if the connection was closed."""
         data = self.socket.recv(1 << 16)
         if not data:
             raise RuntimeError(f"{self.host} closed the connection")
         return data
 
     def splice_to(self, size: int, other: Connection, pipe: tuple[int, int]) -> None:
-        """Send the next `size` bytes on another connection, without reading them into memory."""
+        """Send the next `size` bytes of this connection on another one, without copying them through this process.
+
+        pipe: the read end and the write end of the pipe for the splice calls."""
         first = self._rest[:size]
         self._rest = self._rest[size:]
         other.socket.sendall(first)
@@ -94,7 +103,7 @@ class Connection:
 
 
 class ThreadConnections:
-    """The connections and the pipe of one thread. Closed by the end of the process."""
+    """The connections and the pipe of one thread. They stay open until the process ends."""
 
     def __init__(self, source: str, target: str) -> None:
         self.source, self.target = Connection(source), Connection(target)
@@ -103,7 +112,7 @@ class ThreadConnections:
 
 
 class Replay:
-    """A plan, and the data read so far."""
+    """Executes a plan, and keeps the bodies of the manifests that have been read."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan
@@ -111,6 +120,7 @@ class Replay:
         self._own = threading.local()
 
     def run(self) -> None:
+        """Execute the steps of the plan, each with several threads."""
         manifests, blobs = self._plan["manifests"], self._plan["blobs"]
         mounts = [[digest, home, homes[0]] for digest, _, homes in blobs for home in homes[1:]]
         children = [item for item in manifests if item[3][0] == item[1]]
@@ -128,10 +138,12 @@ class Replay:
                     pass
 
     def _open_connections(self) -> None:
+        """Open the connections of the current thread."""
         self._own.connections = ThreadConnections(self._plan["source"], self._plan["target"])
 
     @property
     def _connections(self) -> ThreadConnections:
+        """The connections of the current thread."""
         connections: ThreadConnections = self._own.connections
         return connections
 

@@ -1,4 +1,4 @@
-"""Results: single runs, and the outcome of a scenario. Plain values, which are written as JSON."""
+"""The results of single runs and of scenarios, as plain values that can be written as JSON."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 
 from benchmarks.traffic import Traffic
 
-IDEAL = "ideal replay"  # a baseline, never counted as a tool
+IDEAL = "ideal replay"  # the name of the baseline, which is not a tool
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run of one tool.
+    """The result of one run of one tool.
 
-    wall, cpu, registry_cpu: seconds (registry_cpu: None if a registry is not a separate process). memory: bytes. code:
-    exit code. equal: whether every wanted tag is on every target."""
+    wall, cpu: seconds. registry_cpu: CPU seconds of all registries; None if a registry is not a separate process.
+    memory: peak memory in bytes. code: the exit code. equal: whether every wanted tag has the right digest on every
+    target. source, target: the traffic of the source, and of all targets together."""
 
     wall: float
     cpu: float
@@ -31,7 +32,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median and the range of a figure over the runs."""
+    """The median, minimum and maximum of a figure over all runs of a tool."""
 
     median: float
     low: float
@@ -39,6 +40,7 @@ class Spread:
 
     @classmethod
     def of(cls, figures: Sequence[float]) -> Spread:
+        """Compute the spread of figures."""
         return cls(statistics.median(figures), min(figures), max(figures))
 
 
@@ -46,8 +48,9 @@ class Spread:
 class Outcome:
     """The results of one scenario.
 
-    tools: the runs by tool. gigabytes: 10^9 bytes that each run copies. absent: the reason why a tool was not run, by
-    tool. reduced: counts and sizes were smaller than title and note say."""
+    tools: the runs, by name of the tool. gigabytes: the amount of data that each run copies, in units of 10^9 bytes.
+    absent: for each tool that was not run, the reason. reduced: whether counts and sizes were smaller than `title` and
+    `note` say."""
 
     name: str
     title: str
@@ -68,9 +71,11 @@ class Outcome:
         return max(map(len, self.tools.values()), default=0)
 
     def spread(self, tool: str, figure: Callable[[Sample], float]) -> Spread:
+        """Return the spread of a figure over the runs of a tool."""
         return Spread.of([figure(sample) for sample in self.tools[tool]])
 
     def wall(self, tool: str) -> Spread:
+        """Return the spread of the wall time of a tool, in seconds."""
         return self.spread(tool, lambda sample: sample.wall)
 
     def correct(self, tool: str) -> bool:
@@ -78,18 +83,20 @@ class Outcome:
         return all(sample.equal and sample.code == 0 for sample in self.tools[tool])
 
     def ratio(self, tool: str) -> float | None:
-        """Return the median wall time divided by that of the fastest other tool with correct targets; None if there is
-        none."""
+        """Return the median wall time of a tool divided by that of the fastest other tool.
+
+        Only tools with correct targets are compared. Return None if there is no such other tool."""
         others = [self.wall(name).median for name in self.tools if name not in (tool, IDEAL) and self.correct(name)]
         return self.wall(tool).median / min(others) if others else None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The results of one call of the harness.
+    """All results of one call of `python -m benchmarks`.
 
-    machine, versions: descriptions by name. date: ISO 8601. quick: sizes were reduced. left_out, tools_left_out: names
-    of scenarios and tools that were not measured."""
+    date: in ISO 8601. quick: whether counts and sizes were reduced. machine: properties of the machine, by name.
+    versions: versions of the software, by name. left_out, tools_left_out: names of the scenarios and tools that were
+    not measured."""
 
     date: str
     quick: bool
@@ -101,15 +108,16 @@ class Report:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all scenarios were measured with all tools, in full size."""
+        """Whether all scenarios were measured with all tools and at full size."""
         return not (self.quick or self.left_out or self.tools_left_out)
 
     def document(self) -> dict[str, Any]:
-        """Return the report for JSON: every sample, and the medians with the ratios."""
+        """Return the report as a JSON object with all samples, and a summary of medians and ratios."""
         return {"schema": 1, **asdict(self), "summary": {one.name: _summary(one) for one in self.scenarios}}
 
 
 def _summary(outcome: Outcome) -> dict[str, Any]:
+    """Return medians and ratios of a scenario, by name of the tool."""
     return {
         tool: {
             "wall": asdict(outcome.wall(tool)),

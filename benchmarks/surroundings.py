@@ -1,4 +1,4 @@
-"""The machine and the versions of the software that was measured."""
+"""Describes the machine, and the versions of the measured software."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.tools import Tool
 
 
 def machine() -> Mapping[str, str]:
-    """Return descriptions of the machine by name."""
+    """Return properties of the machine by name, such as its processor and the current load average."""
     return {
         "processor": _proc_value("/proc/cpuinfo", "model name") or platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
@@ -26,11 +26,11 @@ def machine() -> Mapping[str, str]:
 def versions(tools: Iterable[Tool]) -> Mapping[str, str]:
     """Return the versions of the installed tools, the interpreter and the registry."""
     found = {tool.name: tool.version() for tool in tools if tool.program()}
-    said = subprocess.run(["docker-registry", "--version"], capture_output=True, text=True, check=True, timeout=30)
-    return {**found, "python": platform.python_version(), "docker-registry": said.stdout.split()[-1]}
+    printed = subprocess.run(["docker-registry", "--version"], capture_output=True, text=True, check=True, timeout=30)
+    return {**found, "python": platform.python_version(), "docker-registry": printed.stdout.split()[-1]}
 
 
 def _proc_value(file: str, name: str) -> str:
-    """Return the value of a line `name : value` in a file of /proc."""
+    """Return the value of the first line `name : value` in a file of /proc; empty if there is none."""
     found = re.search(rf"^{name}\s*:\s*(.+)$", Path(file).read_text(encoding="utf-8"), re.MULTILINE)
     return found[1] if found else ""

@@ -1,4 +1,4 @@
-"""Presents outcomes: one table per scenario, for a terminal or in Markdown."""
+"""Formats the outcome of a scenario as a table, either as plain text or in Markdown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HEADINGS = (
 
 
 def plain(outcome: Outcome) -> str:
-    """Return a table for a terminal."""
+    """Return the outcome as plain text for a terminal: a table and remarks."""
     rows = [list(_HEADINGS), *_rows(outcome)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -32,7 +32,7 @@ def plain(outcome: Outcome) -> str:
 
 
 def markdown(outcome: Outcome) -> str:
-    """Return a section with a table and the requests by kind."""
+    """Return the outcome as a section in Markdown: a table, remarks, and a table of requests by kind."""
     rows = [list(_HEADINGS), ["---", *["--:"] * (len(_HEADINGS) - 1)], *_rows(outcome)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     remarks = "".join(f"\n{line}\n" for line in _remarks(outcome))
@@ -42,6 +42,7 @@ def markdown(outcome: Outcome) -> str:
 
 
 def _rows(outcome: Outcome) -> Iterator[list[str]]:
+    """Yield the cells of one row for each tool, the fastest tool first."""
     for tool in sorted(outcome.tools, key=lambda tool: outcome.wall(tool).median):
         ratio = outcome.ratio(tool)
         yield [
@@ -55,22 +56,25 @@ def _rows(outcome: Outcome) -> Iterator[list[str]]:
             _median(outcome, tool, lambda sample: sample.target.requests, "{:,.0f}"),
             _median(outcome, tool, lambda sample: sample.source.sent / 1e6, "{:,.1f}"),
             _median(outcome, tool, lambda sample: sample.target.accepted / 1e6, "{:,.1f}"),
-            _verdict(outcome.tools[tool]),
+            _equality(outcome.tools[tool]),
         ]
 
 
 def _spread(spread: Spread) -> str:
+    """Return the text of a cell such as `1.50 (1.20–1.90)`: median, minimum and maximum."""
     return f"{spread.median:.2f} ({spread.low:.2f}–{spread.high:.2f})"
 
 
 def _median(outcome: Outcome, tool: str, figure: Callable[[Sample], float | None], form: str = "{:.2f}") -> str:
+    """Return the text of a cell with the median of a figure; a dash if no run has a value."""
     figures = [found for sample in outcome.tools[tool] if (found := figure(sample)) is not None]
     return form.format(median(figures)) if figures else "–"
 
 
-def _verdict(samples: Sequence[Sample]) -> str:
-    """Return `yes`, or the number of runs that were not equal, or the exit code of a tool that failed with equal
-    targets."""
+def _equality(samples: Sequence[Sample]) -> str:
+    """Return the text of the column "equal".
+
+    It is `yes`, or `no` with the number of runs that left unequal targets, followed by all exit codes other than 0."""
     unequal = sum(not sample.equal for sample in samples)
     codes = sorted({sample.code for sample in samples} - {0})
     words = [f"no ({unequal} of {len(samples)})" if unequal else "yes"]
@@ -78,11 +82,12 @@ def _verdict(samples: Sequence[Sample]) -> str:
 
 
 def _remarks(outcome: Outcome) -> list[str]:
+    """Return lines about CPU time per GB, rejected requests, and tools that were not run."""
     remarks = []
     if outcome.gigabytes >= 0.05:
         each = {tool: outcome.spread(tool, lambda sample: sample.cpu).median for tool in outcome.tools}
-        told = ", ".join(f"{tool} {cpu / outcome.gigabytes:.2f}" for tool, cpu in each.items())
-        remarks.append(f"Client CPU seconds per GB (10^9 bytes) of content: {told}.")
+        listed = ", ".join(f"{tool} {cpu / outcome.gigabytes:.2f}" for tool, cpu in each.items())
+        remarks.append(f"Client CPU seconds per GB (10^9 bytes) of content: {listed}.")
     refused = {
         tool: max(one.source.refused + one.target.refused for one in runs) for tool, runs in outcome.tools.items()
     }
@@ -93,7 +98,8 @@ def _remarks(outcome: Outcome) -> list[str]:
 
 
 def _kinds(outcome: Outcome) -> Iterator[list[str]]:
-    """Return the requests of the last run by kind, with a column for each tool."""
+    """Yield the rows of the table of requests by kind, which has a column for each tool. The numbers are those of the
+    last run."""
     last = {tool: samples[-1] for tool, samples in outcome.tools.items()}
     yield ["request", *last]
     yield ["---", *["--:"] * len(last)]

@@ -1,7 +1,8 @@
 """The compared tools: their programs, versions and command lines.
 
-Each tool copies four images at a time if that can be set, which is the default of `mirror`. Nothing else is tuned. A
-tool that copies only one image or repository per call is called for each of them in turn, as a shell script would.
+If the number of parallel copies of a tool can be set, it is set to four images, the default of `mirror`. Nothing else
+is tuned. A tool that copies only one image or repository per call is called once for each image or repository, one
+after another, as in a shell script.
 """
 
 from __future__ import annotations
@@ -28,44 +29,50 @@ _VERSION = re.compile(r"v?\d+\.\d+\.\d+[\w.+-]*")
 
 
 def find(program: str) -> str | None:
-    """Return the path of a program on PATH, or where Go installs programs; None if it is missing."""
+    """Return the path of a program from PATH or PROGRAM_FOLDERS; None if the program is not installed."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, PROGRAM_FOLDERS)])
     return shutil.which(program, path=path)
 
 
 class Tool(ABC):
-    """A tool. name: of the tool and its program. version_arguments: the arguments that print the version."""
+    """A tool that copies images between registries.
+
+    name: the name of the tool and of its program. version_arguments: the arguments that print the version."""
 
     name: str
     version_arguments: Sequence[str] = ("version",)
 
     @abstractmethod
     def commands(self, job: Job, folder: Path) -> list[list[str]]:
-        """Return the command lines for a job, to be run in `folder`. Only this tool uses the folder; its files are
-        kept."""
+        """Return the command lines that do a job, to be run in `folder`.
+
+        No other tool uses this folder, and its files are kept between runs."""
 
     def program(self) -> str | None:
         """Return the path of the program; None if it is not installed."""
         return find(self.name)
 
     def remove_state(self, folder: Path) -> None:
-        """Remove what earlier runs have stored. Most tools store nothing."""
+        """Remove the state that earlier runs of the tool have stored in `folder`. Most tools store no state."""
         return
 
     def version(self) -> str:
-        said = subprocess.run(
+        """Return the version that the program prints; "unknown" if the output contains no version."""
+        printed = subprocess.run(
             [self.program() or self.name, *self.version_arguments],
             capture_output=True,
             text=True,
             timeout=30,
             check=True,
         )
-        found = _VERSION.search(said.stdout + said.stderr)
+        found = _VERSION.search(printed.stdout + printed.stderr)
         return found[0] if found else "unknown"
 
 
 def environment(folder: Path) -> Mapping[str, str]:
-    """Return the environment of every tool: its own HOME, PATH, and the paths of this project."""
+    """Return the environment variables for a tool.
+
+    HOME is the folder of the tool, PATH is unchanged, and PYTHONPATH is the root of this project."""
     return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), "PYTHONPATH": str(ROOT)}
 
 
@@ -125,8 +132,9 @@ class Skopeo(Tool):
     version_arguments = ("--version",)
 
     def commands(self, job: Job, folder: Path) -> list[list[str]]:
-        """One call per parent folder, because `skopeo sync` uses only the last part of a repository as the target
-        name."""
+        """Return one call for each parent of repositories and each target.
+
+        `skopeo sync` uses only the last component of the source repository as the target repository."""
         groups: dict[str, list[str]] = {}
         for repository in job.images:
             groups.setdefault(repository.rpartition("/")[0], []).append(repository)
@@ -139,8 +147,8 @@ class Skopeo(Tool):
             listed = _written(folder / f"skopeo-{number}.yaml", config)
             for target in job.targets:
                 options = ["--all", "--src", "yaml", "--dest", "docker", "--dest-tls-verify=false"]
-                where = f"{target}/{parent}" if parent else target
-                made.append([self.program() or self.name, "--insecure-policy", "sync", *options, listed, where])
+                destination = f"{target}/{parent}" if parent else target
+                made.append([self.program() or self.name, "--insecure-policy", "sync", *options, listed, destination])
         return made
 
 
@@ -162,7 +170,7 @@ class Crane(Tool):
 
 
 class Oras(Tool):
-    """Copies one image per call. The script lists the tags first."""
+    """The tool `oras`. One call copies one image, and a call before these lists the tags, as a script has to."""
 
     name = "oras"
 
@@ -182,5 +190,6 @@ TOOLS: tuple[Tool, ...] = (Mirror(), Regsync(), Crane(), Skopeo(), Oras())
 
 
 def _written(path: Path, config: object) -> str:
-    path.write_text(json.dumps(config, indent=1), encoding="utf-8")  # JSON is YAML
+    """Write a configuration file, and return its path."""
+    path.write_text(json.dumps(config, indent=1), encoding="utf-8")  # every JSON document is also YAML
     return str(path)

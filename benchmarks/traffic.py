@@ -1,4 +1,4 @@
-"""The requests and bytes of registries, from their access logs."""
+"""Counts the requests to registries, and the bytes they sent and accepted, from their access logs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _COMMITS = ("PUT upload", "PUT manifest")
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """The traffic of one side in one run.
+    """The traffic of the source, or of all targets together, in one run.
 
-    kinds: the number of requests by kind (`HEAD manifest`). refused: responses 429 and 503, included in `kinds`. sent:
-    bytes of response bodies. accepted: bytes of accepted blobs and manifests; their logs do not show bytes sent in
-    vain, such as those of interrupted uploads."""
+    kinds: the number of requests by kind, such as `HEAD manifest`. refused: the number of responses with status 429 or
+    503, whose requests are included in `kinds`. sent: bytes of response bodies. accepted: bytes of accepted blobs and
+    manifests. Access logs do not show bytes of uploads that were not completed, so these are not included."""
 
     kinds: Mapping[str, int] = field(default_factory=dict)
     refused: int = 0
@@ -26,23 +26,27 @@ class Traffic:
 
     @property
     def requests(self) -> int:
+        """The total number of requests."""
         return sum(self.kinds.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a source. tags: (repository, tag) -> digest. sizes: digest of a blob or manifest -> bytes."""
+    """The content of a source.
+
+    tags: the digest of each (repository, tag). sizes: the size in bytes of each blob and manifest, by digest."""
 
     tags: Mapping[tuple[str, str], str]
     sizes: Mapping[str, int]
 
     @property
     def repositories(self) -> list[str]:
+        """The names of all repositories, sorted."""
         return sorted({repository for repository, _ in self.tags})
 
 
 def traffic(requests: Iterable[Seen], content: Content) -> Traffic:
-    """Return the traffic of the requests that one or several registries received."""
+    """Return the traffic of the given requests, which may have been received by several registries."""
     kinds: Counter[str] = Counter()
     refused = sent = accepted = 0
     for seen in requests:

@@ -1,6 +1,6 @@
-// A registry that answers pings, lists of tags and requests for manifests from memory, over HTTP/1.1 with persistent
-// connections, at the least cost. Its repositories are app-0, app-1, ... with the tags t-0000, t-0001, ... It writes an
-// access log in Apache's combined format to standard output.
+// Command fastregistry is a read-only registry that uses as little CPU time as possible. It answers pings and requests
+// for tag lists and manifests from memory, over HTTP/1.1 with persistent connections. Its repositories are app-0, app-1,
+// ..., each with the tags t-0000, t-0001, ... It writes an access log in Apache's combined format to standard output.
 package main
 
 import (
@@ -21,20 +21,21 @@ import (
 const mediaType = "application/vnd.oci.image.manifest.v1+json"
 
 var (
-	responses = map[string]response{} // by path
+	responses = map[string]response{} // by request path
 	lastPage  = newResponse("200 OK", "application/json", `{"tags":null}`, "")
 	notFound  = newResponse("404 Not Found", "application/json", `{"errors":[{"code":"NAME_UNKNOWN"}]}`, "")
 	accessLog = bufio.NewWriterSize(os.Stdout, 1<<16)
 	logLock   sync.Mutex
 )
 
-// A response to GET, and the length of its head, which is the response to HEAD.
+// A response to a GET request. The response to a HEAD request is its head, the first bytes of the whole response.
 type response struct {
 	status string
 	whole  []byte
 	head   int
 }
 
+// newResponse returns a response. more: additional header lines, each with its line end.
 func newResponse(status, contentType, body, more string) response {
 	head := fmt.Sprintf("HTTP/1.1 %s\r\nDocker-Distribution-Api-Version: registry/2.0\r\nContent-Type: %s\r\n"+
 		"Content-Length: %d\r\nX-Content-Type-Options: nosniff\r\nDate: Sat, 28 Nov 2026 00:00:00 GMT\r\n%s\r\n",
@@ -67,6 +68,7 @@ func main() {
 	}
 }
 
+// addRepository stores the responses for one repository, its tag list and its manifests.
 func addRepository(repository string, tags int) {
 	names := make([]string, tags)
 	for number := range names {
@@ -81,6 +83,7 @@ func addRepository(repository string, tags int) {
 	responses["/v2/"+repository+"/tags/list"] = newResponse("200 OK", "application/json", list, "")
 }
 
+// serve answers the requests of one connection until the client closes it.
 func serve(connection net.Conn, delay time.Duration) {
 	defer connection.Close()
 	reader := bufio.NewReader(connection)
@@ -106,36 +109,39 @@ func serve(connection net.Conn, delay time.Duration) {
 		method, rest, _ := strings.Cut(line, " ")
 		target, _, _ := strings.Cut(rest, " ")
 		found := find(target)
-		said := found.whole
+		data := found.whole
 		if method == "HEAD" {
-			said = said[:found.head]
+			data = data[:found.head]
 		}
 		time.Sleep(delay)
-		if _, err := connection.Write(said); err != nil {
+		if _, err := connection.Write(data); err != nil {
 			return
 		}
-		note(line, found.status, len(said)-found.head, agent)
+		logRequest(line, found.status, len(data)-found.head, agent)
 	}
 }
 
+// find returns the response for a request target: a path, with a query if there is one.
 func find(target string) response {
 	path, query, _ := strings.Cut(target, "?")
 	found, exists := responses[path]
 	if !exists {
 		return notFound
 	}
-	if strings.Contains(query, "last=") { // each list has one page
+	if strings.Contains(query, "last=") { // each list has a single page, so nothing follows
 		return lastPage
 	}
 	return found
 }
 
-func note(line, status string, size int, agent []byte) {
+// logRequest adds a line to the access log. size: bytes of the response body.
+func logRequest(line, status string, size int, agent []byte) {
 	logLock.Lock()
 	defer logLock.Unlock()
 	fmt.Fprintf(accessLog, "127.0.0.1 - - [] \"%s\" %s %d \"\" \"%s\"\n", line, status, size, agent)
 }
 
+// flushLog writes the buffered access log to standard output every 10 ms.
 func flushLog() {
 	for {
 		time.Sleep(10 * time.Millisecond)

@@ -1,4 +1,4 @@
-"""The scenarios: each is a class with the content of the registries and the changes between runs."""
+"""The scenarios. Each is a class that defines the content of the registries and the changes between runs."""
 
 from __future__ import annotations
 

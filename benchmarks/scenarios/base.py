@@ -1,4 +1,4 @@
-"""The base of all scenarios: registries, content, a job, and hooks for changes."""
+"""The base classes of all scenarios. They start registries, fill the source, and define the job of the tools."""
 
 from __future__ import annotations
 
@@ -20,32 +20,36 @@ from tests.registries.real import RealRegistry
 from tests.support.seeding import Seeded
 
 MIB = 1 << 20
-RUNS = 5
-SLOW = 3  # runs, if a round of all tools takes minutes
+RUNS = 5  # the default number of runs per tool
+SLOW = 3  # the default number of runs if a round of all tools takes minutes
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The size of a benchmark. quick: fewer and smaller images, only to check that it works. big: bytes of the one big
-    image."""
+    """The size of the scenarios.
+
+    quick: whether to use fewer and smaller images, to check that the benchmark works. big: size of the big image, in
+    bytes."""
 
     quick: bool = False
     big: int = 1 << 30
 
     def count(self, full: int) -> int:
-        """Return `number`, or a tenth of it with `quick`, but at least 2."""
+        """Return `full`; with `quick`, a tenth of it, but at least 2."""
         return max(2, full // 10) if self.quick else full
 
 
 class Witness(Protocol):
-    """Records the requests to a registry."""
+    """An observer that records the requests to a registry.
+
+    `mark` starts a new record; `requests` returns the requests since then."""
 
     def mark(self) -> None: ...
     def requests(self) -> list[Seen]: ...
 
 
 class Source(Registry, Protocol):
-    """A registry with the requests that it received."""
+    """A source registry that also records the requests that it receives."""
 
     def mark(self) -> None: ...
     def requests(self) -> list[Seen]: ...
@@ -54,9 +58,10 @@ class Source(Registry, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A registry as a tool reaches it. host: possibly of a relay, which is then the witness too.
+    """How a tool reaches a registry, either directly or through a relay.
 
-    pid: of the registry's process, if it is a separate process."""
+    host: `host:port` of the registry or the relay. witness: records the requests. pid: the process ID of the registry;
+    None if it is not a separate process."""
 
     registry: Source
     host: str
@@ -65,7 +70,9 @@ class Access:
 
 
 class StoredRegistry(RealRegistry):
-    """A registry whose files are a copy of another's, or on the disk instead of in memory."""
+    """A registry that can start with a copy of the files of another registry, or store its files on disk.
+
+    like: the files to copy. on_disk: whether to store files on disk instead of in memory."""
 
     def __init__(self, root: Path, name: str, *, like: Path | None = None, on_disk: bool = False) -> None:
         super().__init__(root, name)
@@ -78,12 +85,14 @@ class StoredRegistry(RealRegistry):
 
 
 class Scenario(ABC):
-    """One scenario, used once: `open_source`, then `change` before each round.
+    """Base class of the scenarios. An instance is used once: `open_source` is called first, then `change` before each
+    round.
 
-    name, title, note: for messages and tables. fresh: each run has new targets and a tool without state; otherwise each
-    tool keeps its targets, which were equal at the beginning, and has run once before. target_count: registries to copy
-    to. program: what its registries need from `make bench-tools`. excluded: the reason why a tool is not run, by tool.
-    runs: the default number of runs per tool."""
+    name, title, note: texts for messages and tables. fresh: whether each run starts with new targets, and with a tool
+    without state. Otherwise each tool keeps its targets, which are equal to the source at the beginning, and has
+    already run once. target_count: the number of target registries. program: a program of `make bench-tools` that the
+    registries need; empty if there is none. excluded: for each tool that is not run, the reason. runs: the default
+    number of runs per tool. with_ideal: whether the ideal replay is measured too. pattern: see `Job`."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -94,27 +103,28 @@ class Scenario(ABC):
     with_ideal: ClassVar[bool] = False
     program: ClassVar[str] = ""
     pattern: ClassVar[str] = ""
-    reads_all_back: ClassVar[bool] = True  # after the first round everything on the targets is read and hashed
-    continue_on_error: ClassVar[bool] = False  # run the next command of a tool although one failed
+    reads_all_back: ClassVar[bool] = True  # whether everything on the targets is read and hashed after the first round
+    continue_on_error: ClassVar[bool] = False  # whether the next command of a tool runs after a failed one
     excluded: ClassVar[dict[str, str]] = {}
 
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
         self.content = Content({}, {})
 
-    # ---- to be defined by scenarios
+    # ---- defined by each scenario
 
     @abstractmethod
     def open_source(self, folder: Path, stack: ExitStack) -> Access:
-        """Start the source and fill it; sets `content`."""
+        """Start the source registry, fill it, and set `content`."""
 
     def reach(self, registry: RegistryProcess, stack: ExitStack) -> Access:
-        """Return how tools reach a registry: directly."""
+        """Return how tools reach a registry. By default they reach it directly."""
         return Access(registry, registry.host, registry, registry.pid)
 
     def target(self, folder: Path, name: str) -> RegistryProcess:
-        """Return a target that is not started yet. A scenario that is not `fresh` returns one that equals the
-        source."""
+        """Return a target registry that has not been started yet.
+
+        In a scenario that is not `fresh`, its content is equal to that of the source."""
         return RealRegistry(folder, name)
 
     def change(self, source: Source) -> None:
@@ -128,12 +138,13 @@ class Scenario(ABC):
 
     @property
     def bytes(self) -> int:
-        """The least bytes that a run must copy to one target."""
+        """The minimum number of bytes that a run must copy to one target."""
         return sum(self.content.sizes.values()) if self.fresh else 0
 
-    # ---- common to all
+    # ---- common to all scenarios
 
     def job(self, source: Access, targets: list[Access]) -> Job:
+        """Return the job that each tool has to do."""
         images: defaultdict[str, list[str]] = defaultdict(list)
         for repository, tag in self.wanted:
             images[repository].append(tag)
@@ -141,7 +152,7 @@ class Scenario(ABC):
 
 
 class RealScenario(Scenario):
-    """A scenario whose source is a real registry, filled by pushing."""
+    """A scenario whose source is a real registry, which `seed` fills by pushing images."""
 
     def open_source(self, folder: Path, stack: ExitStack) -> Access:
         registry = stack.enter_context(RealRegistry(folder, "source"))
@@ -150,8 +161,9 @@ class RealScenario(Scenario):
 
     @abstractmethod
     def seed(self, source: RealRegistry) -> Content:
-        """Fill the source."""
+        """Push images to the source, and return its content."""
 
 
 def content_of(seeded: Seeded) -> Content:
+    """Return the content of a registry that was filled by `tests.support.seeding`."""
     return Content(seeded.tags, {**seeded.blobs, **seeded.manifests})

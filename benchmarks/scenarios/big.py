@@ -1,4 +1,4 @@
-"""One image so large that only streaming matters."""
+"""A scenario with one image so large that the run time depends only on the speed of data transfer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.images import OCI_LAYER, Graph, Made
 from tests.support.seeding import push
 
 _REPOSITORY = "team/big"
-_SPARE = 4 << 30  # bytes of memory that must stay free
+_SPARE = 4 << 30  # bytes of memory that must remain available
 _QUICK = 64 * MIB
 
 
@@ -32,11 +32,12 @@ class Big(Scenario):
 
     @property
     def size(self) -> int:
+        """The size of the layer before gzip, in bytes."""
         return min(self.scale.big, _QUICK) if self.scale.quick else self.scale.big
 
     @property
     def _on_disk(self) -> bool:
-        """Whether the registries store on disk; they use memory if there is room for both."""
+        """Whether the registries store their files on disk, because memory has no room for both."""
         if not MEMORY.is_dir():
             return True
         room = os.statvfs(MEMORY)
@@ -67,9 +68,10 @@ class Big(Scenario):
 
 
 def _store(storage: Path, size: int) -> tuple[str, int]:
-    """Write random bytes where docker-registry's filesystem driver stores a blob, and return digest and size.
+    """Write a layer of random bytes directly to the storage of docker-registry, and return its digest and size.
 
-    They are a valid gzip without compression, because some tools compress uncompressed layers on the way."""
+    The layer is a valid gzip file without compression, because some tools compress uncompressed layers while copying
+    them. size: bytes before gzip."""
     pool = random.Random("big").randbytes(8 * MIB)
     root = storage / "docker" / "registry" / "v2"
     root.mkdir(parents=True, exist_ok=True)

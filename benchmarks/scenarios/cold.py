@@ -1,4 +1,4 @@
-"""The first run into an empty registry."""
+"""Scenarios in which a tool copies to empty registries for the first time."""
 
 from __future__ import annotations
 
@@ -41,10 +41,12 @@ class ColdManyTags(RealScenario):
 
 
 def ten_repositories(source: RealRegistry, scale: Scale) -> Content:
+    """Push 10 repositories with 6 tags each to the source, and return the content. With `quick`, push fewer."""
     repositories, size = scale.count(10), scale.count(MIB)
     return content_of(seed(source, "team/app", repositories=repositories, images=6, layer_size=size, index=True))
 
 
 def thousand_tags(source: RealRegistry, tags: int) -> Content:
+    """Push one repository with `tags` tags to the source, 20 for each image, and return the content."""
     seeded = seed(source, "team/app", images=tags // 20, tags=tags, layers=2, layer_size=65_536, index=True)
     return content_of(seeded)

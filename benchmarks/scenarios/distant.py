@@ -1,4 +1,4 @@
-"""Both registries are distant: every round trip takes 50 ms."""
+"""Scenarios with distant registries: every round trip to the source or the target takes 50 ms."""
 
 from __future__ import annotations
 

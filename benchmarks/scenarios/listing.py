@@ -1,4 +1,4 @@
-"""A repository with very many tags, of which a few are wanted."""
+"""A scenario in which a few tags are selected from a repository with very many tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run of a cron job: nothing has changed, or nearly nothing."""
+"""Scenarios like a regular run of a cron job: the source has not changed since the last run, or only in one tag."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Unchanged(RealScenario):
         return self.fill(source)
 
     def fill(self, source: RealRegistry) -> Content:
+        """Push the images of the scenario to the source, and return the content."""
         return ten_repositories(source, self.scale)
 
     def target(self, folder: Path, name: str) -> RealRegistry:

@@ -1,4 +1,4 @@
-"""Busy registries: some requests are answered with 429 or 503."""
+"""A scenario with busy registries, which answer some requests with 429 or 503."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Unwilling(Cold):
 
 
 class _Busy:
-    """Answers every n-th request itself. Thread-safe."""
+    """A hook of the proxy that answers every 50th request with 429 or 503 instead of forwarding it. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock, self._numbers = threading.Lock(), itertools.count(1)
