@@ -76,7 +76,9 @@ class DelayProxy:
                     end.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, handshake: float = 0) -> None:
-        """Relay one direction of a connection until the sender closes it. handshake: seconds of the first delay."""
+        """Relay one direction of a connection until the sender closes it.
+
+        handshake: additional seconds by which the first bytes are delayed."""
         clock = asyncio.get_running_loop().time
         underway: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_WINDOW)
 

@@ -153,7 +153,7 @@ class _Stage:
 
 
 def _cpu(registries: Sequence[Access]) -> float | None:
-    """Return the CPU seconds of registries together; None if one of them is not a separate process."""
+    """Return the total CPU seconds of several registries; None if one of them is not a separate process."""
     pids = [access.pid for access in registries]
     return None if None in pids else sum(cost.cpu_of(pid) for pid in pids if pid is not None)
 

@@ -42,7 +42,7 @@ class Connection:
         self.socket.sendall("\r\n".join(lines).encode() + (body or b""))
 
     def head(self, *statuses: int) -> dict[str, str]:
-        """Read the head of the next response and return its headers.
+        """Read the head of the next response and return its header fields, with names in lower case.
 
         Raises RuntimeError if the status is not one of `statuses`."""
         data = self._rest
@@ -148,17 +148,20 @@ class Replay:
         return connections
 
     def _list(self, repository: str) -> None:
+        """List the tags of a repository at the source."""
         source = self._connections.source
         source.send("GET", f"/v2/{repository}/tags/list")
         source.answer(200)
 
     def _read_manifest(self, item: Item) -> None:
+        """Read a manifest from the source and keep its body."""
         repository, digest, media_type, _ = item
         source = self._connections.source
         source.send("GET", f"/v2/{repository}/manifests/{digest}", f"Accept: {media_type}")
         self._bodies[repository, digest] = source.answer(200)
 
     def _copy_blob(self, item: Item) -> None:
+        """Copy a blob to the first of its repositories."""
         digest, size, homes = item
         source, target = self._connections.source, self._connections.target
         target.send("POST", f"/v2/{homes[0]}/blobs/uploads/", "Content-Length: 0")
@@ -171,12 +174,14 @@ class Replay:
         target.answer(201)
 
     def _mount(self, item: Item) -> None:
+        """Mount a blob at the target from the repository to which it was copied."""
         digest, repository, home = item
         target = self._connections.target
         target.send("POST", f"/v2/{repository}/blobs/uploads/?mount={digest}&from={home}", "Content-Length: 0")
         target.answer(201)
 
     def _put_manifest(self, item: Item) -> None:
+        """Push a manifest to the target under each of its references."""
         repository, digest, media_type, references = item
         target = self._connections.target
         for reference in references:

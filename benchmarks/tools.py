@@ -101,7 +101,7 @@ class Mirror(Tool):
                 for repository in job.images
             ],
         }
-        return [[sys.executable, "-m", "mirror", "sync", _written(folder / "mirror.yaml", config)]]
+        return [[sys.executable, "-m", "mirror", "sync", _write_config(folder / "mirror.yaml", config)]]
 
 
 class Regsync(Tool):
@@ -124,7 +124,7 @@ class Regsync(Tool):
                 for target in job.targets
             ],
         }
-        return [[self.program() or self.name, "once", "--config", _written(folder / "regsync.yaml", config)]]
+        return [[self.program() or self.name, "once", "--config", _write_config(folder / "regsync.yaml", config)]]
 
 
 class Skopeo(Tool):
@@ -132,7 +132,7 @@ class Skopeo(Tool):
     version_arguments = ("--version",)
 
     def commands(self, job: Job, folder: Path) -> list[list[str]]:
-        """Return one call for each parent of repositories and each target.
+        """Return one call for each target and each parent path of the repositories.
 
         `skopeo sync` uses only the last component of the source repository as the target repository."""
         groups: dict[str, list[str]] = {}
@@ -144,7 +144,7 @@ class Skopeo(Tool):
             every: str | list[str] = job.pattern or []  # an empty list selects every tag
             wanted = dict.fromkeys(repositories, every)
             config = {job.source: {key: wanted, "tls-verify": False}}
-            listed = _written(folder / f"skopeo-{number}.yaml", config)
+            listed = _write_config(folder / f"skopeo-{number}.yaml", config)
             for target in job.targets:
                 options = ["--all", "--src", "yaml", "--dest", "docker", "--dest-tls-verify=false"]
                 destination = f"{target}/{parent}" if parent else target
@@ -170,7 +170,7 @@ class Crane(Tool):
 
 
 class Oras(Tool):
-    """The tool `oras`. One call copies one image, and a call before these lists the tags, as a script has to."""
+    """The tool `oras`. One call lists the tags of a repository, and one more call copies each image."""
 
     name = "oras"
 
@@ -189,7 +189,7 @@ class Oras(Tool):
 TOOLS: tuple[Tool, ...] = (Mirror(), Regsync(), Crane(), Skopeo(), Oras())
 
 
-def _written(path: Path, config: object) -> str:
+def _write_config(path: Path, config: object) -> str:
     """Write a configuration file, and return its path."""
     path.write_text(json.dumps(config, indent=1), encoding="utf-8")  # every JSON document is also YAML
     return str(path)

@@ -37,7 +37,7 @@ class Big(Scenario):
 
     @property
     def _on_disk(self) -> bool:
-        """Whether the registries store their files on disk, because memory has no room for both."""
+        """Whether the registries store their files on disk, because the memory has no room for source and target."""
         if not MEMORY.is_dir():
             return True
         room = os.statvfs(MEMORY)
