@@ -167,7 +167,7 @@ class HttpClient:
         user_agent: str,
         deadline: float,
     ) -> None:
-        """`deadline` is the maximum duration of an exchange that is not streamed, in seconds."""
+        """Create a client. `deadline` is the maximum duration of an exchange that is not streamed, in seconds."""
         self._settings = settings
         self._url_policy = url_policy
         self._limits = limits
@@ -178,11 +178,11 @@ class HttpClient:
         self._pool = ConnectionPool(connector.open, connector.check, keep=settings.parallel or 8)
 
     def limits_of(self, destination: Destination) -> HostLimits:
-        """Return the limits of a destination's host."""
+        """Return the limits (parallel requests, rate, pauses) of a destination's host."""
         return self._limits.host(self._host_name(destination))
 
     def _host_name(self, destination: Destination) -> str:
-        """Return the host name to use in limits, errors and logs. For the registry itself, its configured name."""
+        """Return the host name to use in limits, errors and logs. The registry itself has its configured name."""
         origin = destination.origin
         return self._settings.host if origin == self._url_policy.api else origin.netloc
 
@@ -220,7 +220,7 @@ class HttpClient:
         return response
 
     def set_error_host(self, error: MirrorError, destination: Destination) -> None:
-        """Set the host of an error that does not have one yet."""
+        """Set `error.host` to the host of `destination`, unless the error already names a host."""
         error.host = error.host or self._host_name(destination)
 
     def release(self, connection: Connection, destination: Destination, *, keep: bool) -> None:

@@ -91,7 +91,9 @@ class Connection:
         self.reused = True
 
     def abort(self) -> None:
-        """Shut down the socket, which wakes a thread that is blocked on it. Any thread may call it, repeatedly."""
+        """Shut down the socket, which wakes a thread that is blocked on it.
+
+        May be called from any thread, and more than once."""
         with self._lock, contextlib.suppress(OSError):  # the peer may have closed the connection
             if self._open:
                 # Not SSLSocket.shutdown, which would drop the TLS layer while another thread reads from it.
@@ -193,7 +195,9 @@ class Connection:
         return self._buffer[:count]
 
     def _wait(self, events: int) -> int:
-        """Wait for the poll `events` or an error. Return the events that occurred; 0 if none did and time remains."""
+        """Wait for poll `events` or an error of the socket.
+
+        Return the events that occurred; 0 if none occurred, but time remains for another wait."""
         started = monotonic()
         remaining = self._timeouts.remaining(started)
         if remaining <= 0:

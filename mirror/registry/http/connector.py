@@ -30,7 +30,7 @@ _MIN_TIMEOUT = 0.001  # seconds; a timeout of 0 would make the socket non-blocki
 
 
 class Connector:
-    """Opens connections for one registry: to the registry, its token service, and hosts that they name. Thread-safe."""
+    """A factory for connections to a registry, its token service and the hosts that they name. Thread-safe."""
 
     def __init__(self, settings: HostSettings, url_policy: UrlPolicy, *, resolve: Resolver = system_resolve) -> None:
         self.proxies = Proxies(settings)
@@ -95,7 +95,7 @@ class _ConnectionAttempt:
         self._proxy = connector.proxies.proxy_for(self.destination.origin)
 
     def connect(self) -> Connection:
-        """Open the connection.
+        """Connect to the destination, directly or through the configured proxy, and with TLS if its scheme is https.
 
         Raises the errors of `Connector.open`, but OSError if this machine lacks a resource."""
         origin, proxy = self.destination.origin, self._proxy
@@ -161,7 +161,7 @@ class _ConnectionAttempt:
         return self._make_abortable(sock)
 
     def _addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
-        """Look up the addresses of a host. Raises Unreachable if the lookup fails, Cancelled."""
+        """Look up the addresses of a host. Raises Unreachable if the lookup fails, or Cancelled."""
         try:
             return self._connector.lookups.addresses(host, port, deadline=self._deadline, stop=self._stop)
         except (OSError, UnicodeError) as error:
@@ -223,7 +223,7 @@ class _ConnectionAttempt:
             raise
 
     def _send_connect(self, connection: Connection, proxy: Proxy) -> None:
-        """Send a CONNECT request and check the response."""
+        """Send a CONNECT request for the host to the proxy, and check the response."""
         origin = self.destination.origin
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
         fields = [("Host", f"{host}:{origin.port}")]

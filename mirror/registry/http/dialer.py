@@ -34,7 +34,7 @@ def interleave(addresses: Sequence[AddressInfo]) -> list[AddressInfo]:
 
 
 class AbortableSockets:
-    """A set of sockets that `abort` shuts down, which wakes threads that are blocked on them. Thread-safe."""
+    """A set of sockets that `abort` shuts down together to wake the threads that are blocked on them. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # a socket must not be closed and its descriptor reused while `abort` runs
@@ -58,7 +58,7 @@ class AbortableSockets:
             self._sockets.clear()
 
     def abort(self) -> None:
-        """Shut down all sockets of the set. Any thread may call it."""
+        """Shut down all sockets of the set. May be called from any thread."""
         with self._lock:
             for sock in self._sockets:
                 with contextlib.suppress(OSError):  # the socket may be disconnected
@@ -66,13 +66,13 @@ class AbortableSockets:
 
 
 class Dialer:
-    """Connects to one of the addresses of a host. An instance is used for one connection.
+    """An attempt to connect to a host. It tries the addresses of the host until one accepts a connection.
 
-    `check` is called with each address before a connection attempt, and with the address of the connected peer. It
-    raises Refused if the address is not allowed."""
+    An instance is used once. `check` is called with each address before a connection attempt, and with the address of
+    the connected peer. It raises Refused if the address is not allowed."""
 
     def __init__(self, sockets: AbortableSockets, check: Callable[[str], None], *, deadline: float, stop: Stop) -> None:
-        """Pending sockets are added to `sockets`, so that a stop can shut them down.
+        """Create a dialer that adds its pending sockets to `sockets`, so that a stop can shut them down.
 
         `deadline` is a time of the monotonic clock."""
         self._sockets = sockets

@@ -47,7 +47,7 @@ def _receive_and_feed(connection: Connection, parser: ResponseParser) -> None:
 
 
 class ResponseBody:
-    """Reads the body of a response whose head was already parsed."""
+    """The body of a response whose head was already parsed. It is read from the connection on demand."""
 
     def __init__(self, connection: Connection, parser: ResponseParser) -> None:
         self._connection = connection

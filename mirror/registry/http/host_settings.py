@@ -12,7 +12,7 @@ from mirror.util.structs import RedactedStruct, Struct
 
 
 class Secret(RedactedStruct, frozen=True):
-    """A password: a plain value, or an environment variable or file that is read when the password is needed.
+    """A password, given as a plain value, or as an environment variable or file that is read when it is needed.
 
     `origin` says in messages where the password comes from, such as `env HUB_TOKEN`. It contains no part of the
     password, which `repr` does not show either."""
@@ -25,7 +25,7 @@ class Secret(RedactedStruct, frozen=True):
     plain: str | None = None
 
     def problem(self) -> str | None:
-        """Return the reason why the secret cannot be used; None if there seems to be none. Does not read the file."""
+        """Return the reason why the secret cannot be used, or None if no reason is found. Does not read the file."""
         if self.env is not None and not os.environ.get(self.env):
             return f"the environment variable {self.env} is not set or empty"
         if self.file is not None:

@@ -25,9 +25,10 @@ _METADATA = frozenset({"fd00:ec2::254", "100.100.100.200"})
 
 
 def address_kind(address: str) -> AddressKind:
-    """Return the kind of the IP address `address`. For an IPv6 address that embeds an IPv4 address, the latter counts.
+    """Return the kind of an IP address that is given as text.
 
-    Raises ValueError if `address` is not an IP address."""
+    If an IPv6 address embeds an IPv4 address, the kind is that of the IPv4 address. Raises ValueError if `address` is
+    not an IP address."""
     return _classify(_unwrap_ipv4(ipaddress.ip_address(address)))
 
 

@@ -26,7 +26,9 @@ def system_resolve(host: str, port: int) -> Sequence[AddressInfo]:
 
 
 class HostLookups:
-    """Looks up host names on separate threads. Concurrent lookups of the same host and port are shared. Thread-safe."""
+    """A resolver that runs each lookup on its own thread. Concurrent calls for the same host and port share a lookup.
+
+    Thread-safe."""
 
     def __init__(self, resolve: Resolver) -> None:
         self._resolve = resolve
@@ -34,7 +36,7 @@ class HostLookups:
         self._running: dict[tuple[str, int], Future[Sequence[AddressInfo]]] = {}
 
     def addresses(self, host: str, port: int, *, deadline: float, stop: Stop) -> Sequence[AddressInfo]:
-        """Look up a host and return its addresses.
+        """Look up a host and return its addresses, the preferred ones first.
 
         `deadline` is a time of the monotonic clock. Raises the errors of the resolver, TimeoutError at the deadline,
         Cancelled."""

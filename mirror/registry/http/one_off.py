@@ -45,7 +45,7 @@ class OneOffClient:
         idle: float,
         deadline: float,
     ) -> None:
-        """`idle` is the maximum duration of one wait, and `deadline` that of a whole exchange, both in seconds."""
+        """Create a client. One wait lasts at most `idle` seconds, and a whole exchange at most `deadline` seconds."""
         self._client = client
         self._connector = connector
         self._url_policy = url_policy
@@ -122,7 +122,7 @@ class OneOffClient:
         )
 
     def _send(self, prepared: requests.PreparedRequest, request: Request, work: Work) -> Response:
-        """Send a request and read the response. If the peer has closed an idle connection, send a GET again."""
+        """Send a request and read the response. If the peer has closed an idle connection, send a GET on a new one."""
         timeouts = Timeouts(self._idle_timeout, monotonic() + self._deadline)
         call = OneOffCall(self._connector, self._client.limits_of(request.destination), request, work, timeouts)
         try:

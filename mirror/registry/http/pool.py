@@ -22,7 +22,7 @@ PoolKey: TypeAlias = tuple[Origin, bool]
 
 
 class ConnectionPool:
-    """Keeps idle connections for at most MAX_IDLE seconds. The most recently used one is reused first. Thread-safe.
+    """A pool of connections that are idle for at most MAX_IDLE seconds. The last used one is reused first. Thread-safe.
 
     `open` opens a new connection. `keep` is the maximum number of idle connections. Before a connection to a host that
     a server named is reused, `check` is called with the destination and the peer's address; it may raise Refused."""

@@ -39,7 +39,7 @@ class BodyFraming(Enum):
 
 
 class ResponseParser:
-    """Parses the response to one request. `feed` takes received bytes, and `copy_body` returns bytes of the body.
+    """A parser for the response to one request. `feed` accepts received bytes, and `copy_body` copies out the body.
 
     `method` is the method of the request. Errors name `subject`, the request. If `small` is true, a body that ends with
     the connection is accepted only after `Connection: close` or with HTTP/1.0.
@@ -56,11 +56,11 @@ class ResponseParser:
         self._small = small
         self._first_bytes: bytearray | None = bytearray()  # the status line and one more byte; None after the check
         self._reason = b""
-        self._names: list[bytes] = []  # of fields since the last complete head
-        self._values: list[bytes] = []
-        self._framing_bytes = 0  # since the last complete head or part of the body
+        self._names: list[bytes] = []  # names of the fields received since the last complete head
+        self._values: list[bytes] = []  # the values of these fields
+        self._framing_bytes = 0  # bytes received since the last complete head or part of the body
         self._remaining = 0  # bytes of the body that were not received yet, if it has a Content-Length
-        self._body_parts: list[bytes] = []  # received and not copied out
+        self._body_parts: list[bytes] = []  # parts of the body that were received but not copied out completely
         self._consumed = 0  # bytes of the first part that were copied out
         self._keep_alive = False
         self._has_surplus = False
@@ -227,7 +227,7 @@ class ResponseParser:
             self.complete = True
 
     def on_message_begin(self) -> None:
-        """Detect a second response."""
+        """Detect the start of a second response, which is surplus."""
         if self.complete:
             self._has_surplus = True
 
@@ -312,11 +312,11 @@ class ResponseParser:
         return self._bad_response(f"the response has a malformed head: {why}", retryable=not started)
 
     def _bad_response(self, why: str, *, retryable: bool = False) -> RemoteError:
-        """Return an error with the code bad_response."""
+        """Return a RemoteError (bad_response) that names the request and the reason `why`."""
         return RemoteError(f"{self._subject}: {why}", retryable=retryable)
 
     def _truncated(self, where: str) -> NetworkError:
-        """Return an error with the code truncated. `where` is the position in the response, for the message."""
+        """Return a NetworkError (truncated). `where` says at which position in the response the connection ended."""
         return NetworkError(f"{self._subject}: the connection ended {where}", code="truncated")
 
 
@@ -327,5 +327,5 @@ def _parse_names(names: bytes) -> tuple[str, ...] | None:
 
 @functools.lru_cache(maxsize=64)
 def _parse_common_names(names: bytes) -> tuple[str, ...] | None:
-    """Parse names for `_parse_names`, with a cache, because most responses of a registry have the same names."""
+    """Implement `_parse_names` with a cache, because most responses of a registry have the same field names."""
     return tuple(names.decode("ascii").lower().split("\n")) if _NAMES.fullmatch(names) else None

@@ -81,7 +81,7 @@ class Proxies:
     """The proxy of one registry, and the hosts that are contacted without it."""
 
     def __init__(self, settings: HostSettings) -> None:
-        """Parse the proxy of the settings. Raises ConfigError."""
+        """Read the proxy and its exceptions from the settings. Raises ConfigError if the URL is invalid."""
         self._proxy = Proxy(settings.proxy, settings.host) if settings.proxy else None
         self._direct = [_split_host(host) for host in settings.no_proxy]
 

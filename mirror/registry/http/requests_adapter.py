@@ -30,7 +30,7 @@ MAX_IDLE_CONNECTIONS = 8  # per origin
 
 
 class OneOffCall:
-    """A call of `requests` that sends one request. Only the sending thread uses it, except for `abort`.
+    """The state of one request that is sent through `requests`. Only the sending thread uses it, except for `abort`.
 
     `uses_absolute_url` is true if the request goes to a forward proxy. `peer_closed` is true after the peer has closed
     the connection. `may_reuse` says whether an idle connection may be used."""
@@ -64,15 +64,15 @@ class OneOffCall:
 
     @property
     def kept_connection_was_closed(self) -> bool:
-        """Whether the call used an idle connection on which it received no byte of a response."""
+        """Whether an idle connection was used and then returned no bytes, so that the peer had probably closed it."""
         return self._reused and self._connection is not None and not self._connection.received_any
 
     def count_request(self) -> None:
-        """Add the request to the number of requests to its host."""
+        """Count the request in the statistics of its host."""
         self._host.count_request(f"{self.request.method} {self.request.kind}")
 
     def abort(self) -> None:
-        """Shut down the connection, which wakes the sending thread. Any thread may call it."""
+        """Shut down the connection, which wakes the sending thread. May be called from any thread."""
         if self._connection is not None:
             self._connection.abort()
 

@@ -23,10 +23,10 @@ _VALIDITY_ERRORS = {9: "not valid yet", 10: "expired"}  # X509_V_ERR_CERT_NOT_YE
 
 
 class TlsClient:
-    """Performs TLS handshakes with the settings of one registry. Thread-safe."""
+    """The client side of TLS with the settings of one registry: contexts, handshakes and sessions. Thread-safe."""
 
     def __init__(self, tls: TlsSettings, key: str) -> None:
-        """`key` is the registry's name in the configuration, for errors."""
+        """Create a TLS client. `key` is the registry's name in the configuration, for errors."""
         self._tls = tls
         self._key = key
         self._contexts: dict[bool, ssl.SSLContext] = {}
@@ -46,11 +46,11 @@ class TlsClient:
     def connect(
         self, sock: socket.socket, context: ssl.SSLContext, host: str, *, subject: str, peer: str | None
     ) -> TlsConnection:
-        """Perform a TLS handshake over a connected socket and return the connection. Resumes a session if possible.
+        """Perform a TLS handshake over a connected socket and return the connection.
 
-        `host` is the name that the certificate must have. `subject` is the host and port, for errors. The connection
-        takes over the socket with its timeout; on errors, the socket is closed. Raises NetworkError, RemoteError
-        (tls_error), Refused (tls_error), Unreachable."""
+        An earlier TLS session is resumed if possible. `host` is the name that the certificate must have. `subject` is
+        the host and port, for errors. The connection takes over the socket with its timeout; on errors, the socket is
+        closed. Raises NetworkError, RemoteError (tls_error), Refused (tls_error), Unreachable."""
         with sock:  # has no effect after the handshake has started, because the descriptor is detached then
             try:
                 host.encode("idna")  # wrap_socket() would do this too late to close the socket on errors
@@ -81,7 +81,7 @@ class TlsClient:
         return _NestedTlsConnection(ssl_socket, outer.ssl_socket, subject)
 
     def _new_context(self, *, for_registry: bool) -> ssl.SSLContext:
-        """Create a TLS context as described for `context`. Raises LocalError if a file is not usable."""
+        """Create a TLS context; `context` describes the parameter. Raises LocalError if a file is not usable."""
         tls = self._tls
         # Not create_default_context, which uses SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR of the environment.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -139,14 +139,14 @@ def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | No
 
 
 def _reason(error: OSError) -> str:
-    """Return a text that describes the reason of a file error or a TLS error."""
+    """Return a short description of the cause of a file error or a TLS error."""
     if isinstance(error, ssl.SSLError):
         return printable((error.reason or str(error)).lower().replace("_", " "), 120)
     return error.strerror or printable(error, 120)
 
 
 class TlsConnection(Connection):
-    """An open connection with TLS."""
+    """An open TLS connection. Its TLS session can be resumed by later connections."""
 
     def __init__(
         self,
@@ -230,7 +230,7 @@ class _NestedTlsConnection(TlsConnection):
         Connection.end_exchange(self)
 
     def abort(self) -> None:
-        """Shut down the connection to the proxy. Any thread may call it."""
+        """Shut down the connection to the proxy. May be called from any thread."""
         with self._lock, suppress(OSError):
             if self._open:
                 socket.socket.shutdown(self._outer, socket.SHUT_RDWR)

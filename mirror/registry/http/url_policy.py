@@ -67,7 +67,7 @@ def with_query(destination: Destination, key: str, value: str) -> Destination:
 
 
 class UrlPolicy:
-    """Applies the rules for URLs to the URLs of one registry. Thread-safe."""
+    """The rules for the URLs that one registry and its token service name in their responses. Thread-safe."""
 
     def __init__(self, settings: HostSettings) -> None:
         self._host = settings.host
@@ -164,7 +164,8 @@ class UrlPolicy:
         if origin != self.api:
             if not (_is_listed(origin, self._token_realms) or _is_listed(origin, self._allow_hosts)):
                 hint = f'if it has the images, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}'
-                raise _policy_error("unsafe_location", "endpoint", base, f"{origin} is another host", hint=hint)
+                why = f"{origin} is not the host of the index"
+                raise _policy_error("unsafe_location", "endpoint", base, why, hint=hint)
             self.endpoints.add(origin)
         return Destination(origin, "/", credentials=True, named_by=self.api, refusal_code="unsafe_location")
 
@@ -228,7 +229,7 @@ class UrlPolicy:
         if kind is not AddressKind.UNUSABLE and namer is not None and self._known_kind(namer) is kind:
             return
         raise Refused(
-            f"{namer or self.api} leads to {origin}, which is at a {kind.value} address",
+            f"{namer or self.api} leads to {origin}, whose address is {kind.value}",
             hint=f'if this is correct, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}',
             code=destination.refusal_code,
         )
@@ -262,7 +263,7 @@ def _is_listed(origin: Origin, hosts: frozenset[str]) -> bool:
 
 
 def _is_same_domain(one: Origin, other: Origin) -> bool:
-    """Return whether two origins have the same registrable domain: one label below a public suffix."""
+    """Return whether two origins have the same registrable domain, which is a public suffix and one more label."""
     if ip_addresses.is_ip_address(one.host) or ip_addresses.is_ip_address(other.host):
         return False
     domain: str | None = _public_suffixes().privatesuffix(one.host)
