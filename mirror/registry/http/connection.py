@@ -96,7 +96,7 @@ class Connection:
         May be called from any thread, and more than once."""
         with self._lock, contextlib.suppress(OSError):  # the peer may have closed the connection
             if self._open:
-                # Not SSLSocket.shutdown, which would drop the TLS layer while another thread reads from it.
+                # SSLSocket.shutdown would drop the TLS layer while another thread reads from it.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ class Connector:
         self._settings = settings
         self._url_policy = url_policy
         self.lookups = HostLookups(resolve)
-        self._tls_client: TlsClient | None = None  # creating it twice is harmless
+        self._tls_client: TlsClient | None = None  # if two threads create one, either may be used
 
     def open(self, destination: Destination, stop: Stop) -> Connection:
         """Open a connection to the host of `destination`.
@@ -174,7 +174,7 @@ class _ConnectionAttempt:
     def _make_abortable(self, sock: socket.socket) -> socket.socket:
         """Register a connected socket, so that a stop shuts it down. Closes the socket on errors."""
         try:
-            # A duplicate, because the TLS handshake detaches the descriptor from its socket object.
+            # A duplicate is registered, because the TLS handshake detaches the descriptor from its socket object.
             self.sockets.add(sock.dup())
             self._stop.raise_if_requested()  # a stop after `add` shuts the socket down
             sock.settimeout(self._remaining())

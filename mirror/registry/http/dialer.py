@@ -82,7 +82,7 @@ class Dialer:
         self._pending: dict[int, socket.socket] = {}
         self._poll = select.poll()
         self._next_start = 0.0  # the time of the monotonic clock at which the next address may be tried
-        self._error: OSError | None = None  # of the last address that failed
+        self._error: OSError | None = None  # the error of the last address that failed
         self._refusal: Refused | None = None
 
     def connect(self, addresses: Sequence[AddressInfo]) -> tuple[socket.socket, str]:
@@ -121,7 +121,7 @@ class Dialer:
             return
         try:
             sock = socket.socket(family, kind, protocol)
-        except OSError as error:  # for example: this machine has no IPv6
+        except OSError as error:  # for example, because this machine has no IPv6
             self._record_failure(error)
             return
         try:

@@ -64,7 +64,7 @@ class TlsSettings(Struct, frozen=True):
 
     ca: Path | None = None  # certificate authorities that replace those of the system
     cert: Path | None = None  # the client certificate
-    key: Path | None = None  # the key of the client certificate; None: the file `cert` also contains the key
+    key: Path | None = None  # the key of the client certificate; if it is None, `cert` also contains the key
     verify: bool = True  # if false, every certificate is accepted
 
 
@@ -87,7 +87,7 @@ class HostSettings(RedactedStruct, frozen=True):
     username: str | None = None
     password: Secret | None = None
     tls: TlsSettings = TlsSettings()
-    parallel: int | None = None  # concurrent requests; None: 8
+    parallel: int | None = None  # concurrent requests; None means 8
     rate: Rate | None = None
     proxy: str | None = None  # URL; may contain a password
     no_proxy: frozenset[str] = frozenset()  # these hosts and their subdomains are contacted without the proxy

@@ -69,7 +69,7 @@ class ResponseParser:
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
             lenient_headers=True,  # allows folded lines (RFC 9112, 5.2); everything else is checked here
-            lenient_chunked_length=True,  # the length is ignored (RFC 9112, 6.3), and the connection is not kept
+            lenient_chunked_length=True,  # Content-Length is ignored (RFC 9112, 6.3), and the connection is closed
             lenient_optional_cr_before_lf=True,  # Docker Hub once sent bare LF: docker/hub-feedback#1907
             lenient_spaces_after_chunk_size=True,
         )
@@ -118,7 +118,7 @@ class ResponseParser:
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # after 101, which is an error here, or after CONNECT
+            pass  # raised after 101, which is an error here, or after CONNECT
         except httptools.HttpParserError as error:
             if self._pending_error is None and not self.complete:
                 raise self._parser_error(error) from error
@@ -263,7 +263,7 @@ class ResponseParser:
             if codings != ["chunked"]:
                 self._set_error(f"unsupported transfer coding {printable(', '.join(codings), 80)}")
             self.framing = BodyFraming.CHUNKED
-            # With a length, or in HTTP/1.0, the framing may be wrong: RFC 9112, 6.1 and 6.3.
+            # If there is also a Content-Length, or with HTTP/1.0, the framing may be wrong: RFC 9112, 6.1 and 6.3.
             self._keep_alive = self._keep_alive and length is None and head.minor >= 1
         elif length is not None:
             self.framing = BodyFraming.LENGTH

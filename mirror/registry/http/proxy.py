@@ -55,7 +55,7 @@ class Proxy:
 
         The proxy resolves the host name. `seconds` is the timeout. Raises AuthError if the proxy rejects the login,
         TimeoutError, and an OSError whose `strerror` is the reason for any other failure."""
-        import socks  # noqa: PLC0415 (of the extra `socks`)
+        import socks  # noqa: PLC0415 (installed by the extra `socks`)
 
         user, password = self._login or (None, None)
         sock = socks.socksocket(family, socket.SOCK_STREAM)

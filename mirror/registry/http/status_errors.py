@@ -30,7 +30,7 @@ _ERRORS: dict[int, tuple[type[MirrorError], str, str]] = {
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _SIGNATURE = re.compile(r'signature="?([^,"]+)')
-_UPLOADING = re.compile(rb"image is being uploaded", re.IGNORECASE)  # docker-registry 0.9.1, which speaks v1
+_UPLOADING = re.compile(rb"image is being uploaded", re.IGNORECASE)  # docker-registry 0.9.1, a v1 registry
 # docker-registry (v2) reports the Linux error number of its storage driver in `detail`: 28 (ENOSPC) or 122 (EDQUOT).
 _NO_SPACE = re.compile(
     r"no space left|not enough space|disk (?:is )?full|quota exceeded|insufficient storage|"

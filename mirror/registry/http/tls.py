@@ -39,7 +39,7 @@ class TlsClient:
         that they name: it has no client certificate, and it accepts the certificate authorities of the system in
         addition to those of the registry. Raises LocalError if a file is not usable."""
         context = self._contexts.get(for_registry)
-        if context is None:  # creating it twice is harmless
+        if context is None:  # if two threads create one, either may be used
             context = self._contexts[for_registry] = self._new_context(for_registry=for_registry)
         return context
 
@@ -57,7 +57,7 @@ class TlsClient:
                 session = self._sessions.get((context, subject))
                 secured = context.wrap_socket(sock, server_hostname=host, session=session)
                 return TlsConnection(secured, subject, peer, self._sessions)
-            except OSError as error:  # an SSLError is one
+            except OSError as error:  # includes SSLError
                 raise _handshake_error(error, subject, self._key) from error
             except ValueError as error:  # the name is not valid in IDNA
                 raise Unreachable(f"{subject}: the host name is not valid: {printable(error)}") from error
@@ -68,7 +68,7 @@ class TlsClient:
         """Perform a TLS handshake with `host` inside `outer`, the TLS connection to a proxy. Closes `outer` on errors.
 
         Raises the errors of `connect`."""
-        from urllib3.util.ssltransport import SSLTransport  # noqa: PLC0415 (urllib3 takes 0.1 s)
+        from urllib3.util.ssltransport import SSLTransport  # noqa: PLC0415 (importing urllib3 takes 0.1 s)
 
         try:
             ssl_socket = SSLTransport(outer.ssl_socket, context, server_hostname=host, suppress_ragged_eofs=False)
@@ -83,7 +83,7 @@ class TlsClient:
     def _new_context(self, *, for_registry: bool) -> ssl.SSLContext:
         """Create a TLS context; `context` describes the parameter. Raises LocalError if a file is not usable."""
         tls = self._tls
-        # Not create_default_context, which uses SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR of the environment.
+        # create_default_context() would use the environment variables SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.sslsocket_class = TlsSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -123,7 +123,7 @@ def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
     """Add the certificate authorities of a PEM file to `context`. Raises LocalError if the file is not usable."""
     try:
         context.load_verify_locations(cafile=ca)
-    except OSError as error:  # an SSLError is one
+    except OSError as error:  # includes SSLError
         raise LocalError(f"{ca} is not usable: {_reason(error)}", hint="`tls.ca` must be a PEM file") from error
 
 

@@ -273,6 +273,6 @@ def _is_same_domain(one: Origin, other: Origin) -> bool:
 @functools.cache
 def _public_suffixes() -> PublicSuffixList:
     """Return the public suffix list, which is loaded on first use."""
-    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 (with its list 50 ms; used only for realms on another host)
+    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 (loading takes 50 ms; needed only for realms on another host)
 
     return PublicSuffixList()
