@@ -1,1 +1,1 @@
-"""An HTTP/1.1 client for registries: accepts only complete responses, limits every wait, follows no redirects."""
+"""An HTTP/1.1 client for registries. It accepts only complete responses and limits the duration of every wait."""

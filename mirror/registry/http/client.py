@@ -1,4 +1,4 @@
-"""The HTTP client: sends single requests within the limits of their hosts, and reads the responses."""
+"""The HTTP client of a registry. It sends requests within the limits of each host and reads the responses."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from mirror.util.structs import RedactedStruct, Struct, replace
 log = logging.getLogger("mirror.http")
 
 _MAX_UNWATCHED_BODY = 64 << 10  # bytes; a body up to this size is sent without a check for an early response
-_MAX_ERROR_BODY = 64 << 10  # bytes
+_MAX_ERROR_BODY = 64 << 10  # bytes; a larger body of an error response is ignored
 _BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
 class StreamedBody(Struct, frozen=True):
-    """A request body that can be read only once. length: bytes; None: the body is sent in chunks."""
+    """A request body that can be read only once. If `length` (in bytes) is None, the body is sent in chunks."""
 
     body: Iterable[bytes | memoryview]
     length: int | None
 
 
 class Request(RedactedStruct, frozen=True):
-    """An HTTP request. kind: the noun under which the request is counted, such as `manifest`."""
+    """An HTTP request. `kind` is the noun under which the request is counted, such as `manifest`."""
 
     HIDDEN = ("headers", "body")
 
@@ -50,7 +50,7 @@ class Request(RedactedStruct, frozen=True):
     body: bytes | StreamedBody = b""
 
     def with_destination(self, destination: Destination) -> Request:
-        """Return the same request to another destination."""
+        """Return a copy of the request with another destination."""
         return replace(self, destination=destination)
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Request(RedactedStruct, frozen=True):
 
 
 class Response(Struct, frozen=True):
-    """A complete HTTP response. destination: of the last request, after redirects."""
+    """A complete HTTP response. `destination` is the URL that returned it, after any redirects."""
 
     status: int
     headers: Headers
@@ -67,9 +67,9 @@ class Response(Struct, frozen=True):
 
 
 class ResponseStream(AbstractContextManager["ResponseStream"]):
-    """A response whose head was received and whose body is still to be read. Use it with `with`.
+    """A response whose head was received and whose body can still be read. Use it as a context manager.
 
-    If it is closed before the end of the body, its connection is closed too."""
+    If it is closed before the whole body was read, its connection is closed too."""
 
     def __init__(
         self,
@@ -82,9 +82,10 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         stop_callback: AbstractContextManager[None],
         request_complete: bool,
     ) -> None:
-        """stop_callback: the registration that lets a stop abort the connection; it ends with `close`.
+        """Create a stream for the body of a response.
 
-        request_complete: the whole request was sent before the response was received."""
+        `stop_callback` is the active registration that aborts the connection on a stop; `close` ends it.
+        `request_complete` is true if the whole request was sent before the response was received."""
         self.status = head.status
         self.headers = head.headers
         self.request = request
@@ -99,13 +100,14 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
 
     @property
     def destination(self) -> Destination:
-        """The destination of the request."""
+        """The URL to which the request was sent."""
         return self.request.destination
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of `buffer` and return the number of bytes; 0 only at the end of a complete body.
+        """Read some bytes of the body into the start of `buffer` and return their number.
 
-        Raises NetworkError (truncated, too_slow, net_error), RemoteError (malformed chunks), Cancelled."""
+        Unless `buffer` is empty, 0 means that the body is complete. Raises NetworkError (truncated, too_slow,
+        net_error), RemoteError (malformed chunks), Cancelled."""
         if not buffer.nbytes:
             return 0
         try:
@@ -115,7 +117,9 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
             raise
 
     def read(self, limit: int) -> Response:
-        """Read the whole body, close, and return the response. limit: bytes. Raises as `readinto`, and TooBig."""
+        """Read the whole body, close the stream, and return the response.
+
+        Raises TooBig if the body has more than `limit` bytes, and the errors of `readinto`."""
         with self:
             try:
                 body = read_small(self._body, self._head, limit, self.request)
@@ -125,15 +129,15 @@ class ResponseStream(AbstractContextManager["ResponseStream"]):
         return Response(self.status, self.headers, body, self.request.destination)
 
     def read_error_body(self) -> bytes:
-        """Return the body of an error response for messages; empty if it cannot be read. Later calls return the same.
+        """Return the body of an error response, for use in messages; empty if it cannot be read.
 
-        Raises Cancelled."""
+        The body is read by the first call; later calls return the same bytes. Raises Cancelled."""
         if self._error_body is None:
             self._error_body = read_error_body(self._body, self._head, _MAX_ERROR_BODY, self.request)
         return self._error_body
 
     def close(self) -> None:
-        """Keep the connection if the exchange is complete, otherwise close it. May be called again."""
+        """Return the connection to the pool if the exchange is complete, otherwise close it. Later calls do nothing."""
         if not self._open:
             return
         self._open = False
@@ -151,7 +155,7 @@ A = TypeVar("A", Response, ResponseStream)
 
 
 class HttpClient:
-    """The HTTP client of one registry's session. Thread-safe."""
+    """The HTTP client for one registry and for the hosts to which it refers. Thread-safe."""
 
     def __init__(
         self,
@@ -163,7 +167,7 @@ class HttpClient:
         user_agent: str,
         deadline: float,
     ) -> None:
-        """deadline: seconds for a whole exchange that is not streamed."""
+        """Create a client. `deadline` is the maximum duration of an exchange that is not streamed, in seconds."""
         self._settings = settings
         self._url_policy = url_policy
         self._limits = limits
@@ -174,26 +178,26 @@ class HttpClient:
         self._pool = ConnectionPool(connector.open, connector.check, keep=settings.parallel or 8)
 
     def limits_of(self, destination: Destination) -> HostLimits:
-        """Return the limits of the host of a destination."""
+        """Return the limits (parallel requests, rate, pauses) of a destination's host."""
         return self._limits.host(self._host_name(destination))
 
     def _host_name(self, destination: Destination) -> str:
-        """Return the name of a destination's host in limits, errors and logs: for the registry, its configured name."""
+        """Return the host name to use in limits, errors and logs. The registry itself has its configured name."""
         origin = destination.origin
         return self._settings.host if origin == self._url_policy.api else origin.netloc
 
     def send(self, request: Request, work: Work, *, streamed: bool = False) -> ResponseStream:
         """Send a request and read the response head. Waits until the limits of the host allow the request.
 
-        streamed: the body may have any size; it has no deadline, but a minimum rate. If a kept connection was closed by
-        the peer, a GET or HEAD is sent once more on a new connection. Raises NetworkError, RemoteError, Refused,
-        Cancelled, and the error of a host that is down."""
+        If `streamed` is true, the response body may have any size and has no deadline, but it has a minimum rate. If
+        the peer has closed an idle connection, a GET or HEAD is sent again on a new one. Raises NetworkError,
+        RemoteError, Refused, Cancelled, and the earlier error for which requests to the host are suspended."""
         return self.run_within_limits(request, work, lambda: self._send_with_retry(request, work, streamed))
 
     def run_within_limits(self, request: Request, work: Work, run: Callable[[], A]) -> A:
-        """Wait until the limits of the host allow the request, call `run`, record and log the outcome.
+        """Wait until the limits of the host allow the request, call `run`, and record and log the outcome.
 
-        Raises what `run` raises, Cancelled, and the error of a host that is down."""
+        Raises what `run` raises, Cancelled, and the earlier error for which requests to the host are suspended."""
         destination = request.destination
         limits = self.limits_of(destination)
         probes = limits.check_available(f"{request.method} {request.kind}")
@@ -216,7 +220,7 @@ class HttpClient:
         return response
 
     def set_error_host(self, error: MirrorError, destination: Destination) -> None:
-        """Set the host of an error that has none."""
+        """Set `error.host` to the host of `destination`, unless the error already names a host."""
         error.host = error.host or self._host_name(destination)
 
     def release(self, connection: Connection, destination: Destination, *, keep: bool) -> None:
@@ -231,7 +235,7 @@ class HttpClient:
         self._pool.close()
 
     def _send_with_retry(self, request: Request, work: Work, streamed: bool) -> ResponseStream:
-        """Send a request; if a kept connection turns out to be closed, send a GET or HEAD again on a new one."""
+        """Send a request. If the peer has closed an idle connection, send a GET or HEAD again on a new one."""
         connection = self._pool.acquire(request.destination, work.stop)
         try:
             return self._send_on_connection(connection, request, work, streamed)
@@ -290,13 +294,13 @@ class HttpClient:
         connection.send(head)
         connection.set_timeouts(Timeouts(self._idle_timeout))
         complete = send_body(connection, parser, body.body, body.length)
-        # A registry may copy gigabytes before it sends the response.
+        # After an upload, a registry may copy gigabytes before it sends the response.
         seconds = 2 * self._idle_timeout
         connection.set_timeouts(Timeouts(seconds, monotonic() + seconds))
         return complete
 
     def _request_head(self, request: Request, body: bytes | StreamedBody) -> bytes:
-        """Return the request head. Raises Refused (auth_failed) if a header value cannot be sent."""
+        """Return the request line and headers as bytes. Raises Refused (auth_failed) if a header cannot be sent."""
         origin, target = request.destination.origin, request.destination.target
         fields = [("Host", origin.netloc), *self._common_headers, *request.headers]
         if isinstance(body, StreamedBody):
@@ -315,7 +319,9 @@ class HttpClient:
             raise Refused(f"{request} cannot be sent: {error}", code="auth_failed") from None
 
     def _log_request(self, request: Request, outcome: object, started: float) -> None:
-        """Log a request. outcome: the status or the error code. started: of the monotonic clock, seconds."""
+        """Log a request at the level DEBUG. `outcome` is the status or the error code.
+
+        `started` is a time of the monotonic clock, in seconds."""
         log.debug(
             "%s: %s",
             str(request),

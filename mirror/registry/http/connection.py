@@ -1,4 +1,4 @@
-"""A connection: reads and writes with time limits, and an abort that wakes a blocked read or write."""
+"""A TCP connection with time limits for reads and writes. Another thread can abort it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MAX_WRITE = 64 << 10  # bytes of one write; a TLS write reports progress only wh
 
 
 class Timeouts:
-    """The time limits of one exchange. idle: seconds. deadline: of the monotonic clock.
+    """The time limits of one exchange: `idle` in seconds, and `deadline` as a time of the monotonic clock or None.
 
-    With a deadline, each wait ends after `idle` seconds and all waits end at the deadline. Without one, bytes must be
-    transferred at MIN_RATE or faster, measured over each `idle` seconds of waiting for the peer."""
+    With a deadline, one wait lasts at most `idle` seconds, and all waits end at the deadline. Without a deadline, the
+    average rate must be at least MIN_RATE, measured over each `idle` seconds of waiting for the peer."""
 
     __slots__ = ("_transferred", "_waited", "deadline", "idle")
 
@@ -32,13 +32,15 @@ class Timeouts:
         self._transferred = 0
 
     def remaining(self, now: float) -> float:
-        """Return the seconds that the next wait may last; zero or less if the time is used up."""
+        """Return how many seconds the next wait may last; zero or less if no time is left.
+
+        `now` is the current time of the monotonic clock."""
         if self.deadline is None:
             return self.idle - self._waited
         return min(self.idle, self.deadline - now)
 
     def record_progress(self, seconds: float, count: int) -> bool:
-        """Record that `count` bytes took `seconds` of waiting. Return True if the rate is below MIN_RATE."""
+        """Record a wait of `seconds` that transferred `count` bytes. Return True if the average is below MIN_RATE."""
         if self.deadline is not None:
             return False
         self._waited += seconds
@@ -55,10 +57,10 @@ _NO_TIMEOUTS = Timeouts(0.0, 0.0)
 
 
 class Connection:
-    """An open TCP connection without TLS. One user at a time; only `abort` may be called from any thread.
+    """An open TCP connection without TLS. Only one thread may use it at a time, but any thread may call `abort`.
 
-    subject: the request or host that errors name. Methods raise NetworkError (net_error, timeout: no byte of a response
-    was received, too_slow, truncated) and Cancelled."""
+    Errors name `subject`, the request or the host. Methods raise Cancelled and NetworkError. The codes are net_error,
+    truncated, timeout (no byte of the response was received in time) and too_slow."""
 
     def __init__(self, sock: socket.socket, subject: object, peer: str | None = None) -> None:
         self.subject = subject
@@ -70,7 +72,7 @@ class Connection:
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._timeouts = _NO_TIMEOUTS
         self._stop = _NO_STOP
-        self._lock = threading.Lock()  # so that `abort` does not shut down another socket with the same descriptor
+        self._lock = threading.Lock()  # prevents `abort` from shutting down a new socket that reuses the descriptor
         self._open = True
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -89,10 +91,12 @@ class Connection:
         self.reused = True
 
     def abort(self) -> None:
-        """Shut the connection down, which wakes a thread that is blocked on it. Any thread; may be called again."""
+        """Shut down the socket, which wakes a thread that is blocked on it.
+
+        May be called from any thread, and more than once."""
         with self._lock, contextlib.suppress(OSError):  # the peer may have closed the connection
             if self._open:
-                # Not SSLSocket.shutdown, which would drop the TLS layer while another thread reads from it.
+                # SSLSocket.shutdown would drop the TLS layer while another thread reads from it.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -103,18 +107,18 @@ class Connection:
             self._sock.close()
 
     def _send_close_notify(self) -> None:
-        """Send the close_notify of TLS; without TLS, do nothing."""
+        """Do nothing. A TLS connection overrides this method to send a close_notify alert."""
 
     def is_stale(self) -> bool:
-        """Return whether an idle connection is unusable: the peer closed it, or sent bytes without a request."""
+        """Return whether an idle connection is unusable, because the peer closed it or sent unsolicited bytes."""
         return self.is_readable()
 
     def is_readable(self) -> bool:
-        """Return whether a read would return at once, with bytes or with the end."""
+        """Return whether a read would return at once, with bytes or because the peer has closed the connection."""
         return bool(self._poll.poll(0))
 
     def receive_into(self, view: memoryview) -> int:
-        """Wait for bytes and return their number; 0 if the peer has closed the connection."""
+        """Wait for bytes, read them into `view`, and return their number; 0 if the peer has closed the connection."""
         while True:
             started = monotonic()
             self._apply_timeout(started)
@@ -123,7 +127,7 @@ class Connection:
                 break
             except TimeoutError as error:
                 if error.errno is not None:
-                    # From the kernel, whose TCP keepalive got no response. The next read would return an end.
+                    # The kernel reports that its TCP keepalive probes got no response. Another read would return 0.
                     self._raise_error(error)
                 if self._timeouts.deadline is not None or self._timeouts.record_progress(monotonic() - started, 0):
                     self._raise_error(error)
@@ -138,7 +142,9 @@ class Connection:
         return count
 
     def receive(self) -> memoryview:
-        """Wait for bytes and return them, valid until the next call; empty if the peer has closed the connection."""
+        """Wait for bytes and return them; empty if the peer has closed the connection.
+
+        The next call overwrites the returned bytes."""
         return self._buffer[: self.receive_into(self._buffer)]
 
     def send(self, data: bytes) -> None:
@@ -146,7 +152,7 @@ class Connection:
         sent = 0
         try:
             while sent < len(data):
-                # For each part, because `sendall` over TLS may apply the whole timeout to every record.
+                # Set the timeout for each part, because `sendall` over TLS may apply it to every record.
                 self._apply_timeout(monotonic())
                 part = memoryview(data)[sent : sent + MAX_WRITE] if sent or len(data) > MAX_WRITE else data
                 sent += self._sock.send(part)
@@ -156,9 +162,9 @@ class Connection:
             self._stop.raise_if_requested()
 
     def send_some(self, view: memoryview) -> int:
-        """Send some bytes of `view` as soon as possible and return their number; 0 if there is something to read first.
+        """Send some bytes of `view` and return their number. Return 0 if received bytes must be read first.
 
-        With TLS that may be a session ticket instead of a response; `peek` removes it."""
+        With TLS, these may be a session ticket instead of a response; `receive_available` consumes it."""
         self.set_timeout(0.0)
         while True:
             try:
@@ -175,10 +181,10 @@ class Connection:
         self._timeouts.record_progress(0.0, count)
         return count
 
-    def peek(self) -> memoryview | None:
-        """Return received bytes without waiting, valid until the next call; None if there are none.
+    def receive_available(self) -> memoryview | None:
+        """Return the bytes that can be read without waiting; None if there are none.
 
-        Empty if the peer has closed the connection."""
+        The result is empty if the peer has closed the connection. The next call overwrites the returned bytes."""
         self.set_timeout(0.0)
         try:
             count = self._sock.recv_into(self._buffer)
@@ -189,7 +195,9 @@ class Connection:
         return self._buffer[:count]
 
     def _wait(self, events: int) -> int:
-        """Wait for `events` of poll or an error, and return what occurred; 0 if nothing did, and time remains."""
+        """Wait for poll `events` or an error of the socket.
+
+        Return the events that occurred; 0 if none occurred, but time remains for another wait."""
         started = monotonic()
         remaining = self._timeouts.remaining(started)
         if remaining <= 0:
@@ -204,7 +212,7 @@ class Connection:
         return occurred
 
     def _apply_timeout(self, now: float) -> None:
-        """Set the socket's timeout to the remaining time. A small difference is tolerated, to save system calls."""
+        """Set the socket's timeout to the remaining time. A small difference is ignored to save a system call."""
         remaining = self._timeouts.remaining(now)
         if remaining <= 0:
             raise self._timeout_error()
@@ -213,18 +221,18 @@ class Connection:
             self.set_timeout(remaining)
 
     def set_timeout(self, seconds: float) -> None:
-        """Set the socket's timeout; also for callers that use the socket directly."""
+        """Set the socket's timeout, in seconds."""
         if seconds != self._timeout:
             self._sock.settimeout(seconds)
             self._timeout = seconds
 
     def _raise_error(self, error: OSError) -> NoReturn:
-        """Raise a socket error as a MirrorError, or Cancelled after a stop."""
+        """Raise the MirrorError for a socket error. After a stop, raise Cancelled instead."""
         self._stop.raise_if_requested()
         raise self._translate(error) from error
 
     def _blocking_events(self, error: OSError) -> int:
-        """Return the poll events that a non-blocking call would have waited for; 0 if the call failed."""
+        """Return the poll events to wait for if `error` means that the call would block; 0 for any other error."""
         return select.POLLIN | select.POLLOUT if isinstance(error, BlockingIOError) else 0
 
     def _translate(self, error: OSError) -> MirrorError:

@@ -1,6 +1,7 @@
 """Opens connections: name lookup, TCP, proxy and TLS, with a check of the peer's address before any byte is sent.
 
-The connect timeout of a registry applies to all steps together. The environment is ignored: netrc, proxies, CA bundles.
+The connect timeout of a registry covers all these steps together. Netrc files are not read, and environment variables
+that name proxies or CA bundles are ignored.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ _MIN_TIMEOUT = 0.001  # seconds; a timeout of 0 would make the socket non-blocki
 
 
 class Connector:
-    """Opens connections for one registry: to the registry, its token service, and hosts that they name. Thread-safe."""
+    """A factory for connections to a registry, its token service and the hosts that they name. Thread-safe."""
 
     def __init__(self, settings: HostSettings, url_policy: UrlPolicy, *, resolve: Resolver = system_resolve) -> None:
         self.proxies = Proxies(settings)
         self._settings = settings
         self._url_policy = url_policy
         self.lookups = HostLookups(resolve)
-        self._tls_client: TlsClient | None = None  # creating it twice is harmless
+        self._tls_client: TlsClient | None = None  # if two threads create one, either may be used
 
     def open(self, destination: Destination, stop: Stop) -> Connection:
         """Open a connection to the host of `destination`.
@@ -51,7 +52,7 @@ class Connector:
                 stop.raise_if_requested()
                 raise
             except OSError as error:
-                # A resource of this machine is missing. All other errors were translated.
+                # This machine lacks a resource, such as file descriptors. All other errors were translated before.
                 raise local_error("open a connection to", destination.origin.netloc, error) from error
             finally:
                 attempt.sockets.close()
@@ -66,19 +67,21 @@ class Connector:
         return self._settings
 
     def tls_client(self) -> TlsClient:
-        """Return the TLS client, which is created for the first https connection."""
+        """Return the TLS client for this registry, which is created on first use."""
         if self._tls_client is None:
             self._tls_client = TlsClient(self._settings.tls, self._settings.host)
         return self._tls_client
 
     def check(self, destination: Destination, address: str) -> None:
-        """Raise Refused if `destination` may not be at the IP address `address`. Behind a proxy nothing is checked."""
+        """Raise Refused if the URL policy forbids the IP address `address` for `destination`.
+
+        Behind a proxy, the address of the destination is unknown, so nothing is checked."""
         if self.proxies.proxy_for(destination.origin) is None:
             self._url_policy.check_peer(destination, address)
 
 
 class _ConnectionAttempt:
-    """Opens one connection. sockets: those that a stop must shut down."""
+    """An attempt to open one connection. `sockets` contains the sockets that a stop must shut down."""
 
     def __init__(self, connector: Connector, destination: Destination, stop: Stop) -> None:
         self.destination = destination
@@ -92,10 +95,12 @@ class _ConnectionAttempt:
         self._proxy = connector.proxies.proxy_for(self.destination.origin)
 
     def connect(self) -> Connection:
-        """Open the connection. Raises as `Connector.open`; OSError if a resource of this machine is missing."""
+        """Connect to the destination, directly or through the configured proxy, and with TLS if its scheme is https.
+
+        Raises the errors of `Connector.open`, but OSError if this machine lacks a resource."""
         origin, proxy = self.destination.origin, self._proxy
         secure = origin.scheme == "https"
-        # Before any connection is opened, because loading the certificates may fail.
+        # Created before any connection is opened, because loading the certificates may fail.
         context = self._connector.tls_client().context(for_registry=self.destination.credentials) if secure else None
         if proxy is None:
             sock = self._connect_tcp(origin.host, origin.port)
@@ -113,13 +118,15 @@ class _ConnectionAttempt:
 
     @property
     def _proxy_name(self) -> str:
-        """The name of the proxy in errors."""
+        """The text that names the proxy in errors."""
         return f"the proxy for {self.name}"
 
     def _connect_through_tls(self, proxy: Proxy, context: ssl.SSLContext | None) -> Connection:
-        """Connect through an https proxy. context: of the host; None: plain http, the proxy forwards requests."""
+        """Connect to the host through an https proxy. `context` is the TLS context for the host.
+
+        If `context` is None, the host uses plain http. The connection ends at the proxy, which forwards requests."""
         tls_client = self._connector.tls_client()
-        proxy_context = tls_client.context(for_registry=False)  # before any connection is opened: it may fail
+        proxy_context = tls_client.context(for_registry=False)  # may fail, so it is created before any connection
         sock = self._connect_tcp(proxy.host, proxy.port)
         outer = tls_client.connect(sock, proxy_context, proxy.host, subject=self._proxy_name, peer=None)
         if context is None:
@@ -128,7 +135,7 @@ class _ConnectionAttempt:
         return tls_client.connect_inside(outer, context, self.destination.origin.host, subject=self.name)
 
     def _connect_through_socks(self, proxy: Proxy) -> socket.socket:
-        """Return a socket that a SOCKS proxy connected to the host; the proxy's addresses are tried in turn."""
+        """Return a socket that is connected to the host through a SOCKS proxy. Tries each address of the proxy."""
         last: OSError = ConnectionError(0, "it has no address")
         for family, _, _, _, address in self._addresses(proxy.host, proxy.port):
             try:
@@ -141,7 +148,7 @@ class _ConnectionAttempt:
         raise self._connect_error(proxy.host, proxy.port, last) from last
 
     def _connect_tcp(self, host: str, port: int) -> socket.socket:
-        """Return a socket connected to one of the host's addresses. Raises Unreachable, Refused."""
+        """Return a socket that is connected to one of the host's addresses. Raises Unreachable, Refused, Cancelled."""
         addresses = self._addresses(host, port)
         dialer = Dialer(self.sockets, self._check, deadline=self._deadline, stop=self._stop)
         try:
@@ -154,7 +161,7 @@ class _ConnectionAttempt:
         return self._make_abortable(sock)
 
     def _addresses(self, host: str, port: int) -> Sequence[AddressInfo]:
-        """Return the addresses of a host. Raises Unreachable, Cancelled."""
+        """Look up the addresses of a host. Raises Unreachable if the lookup fails, or Cancelled."""
         try:
             return self._connector.lookups.addresses(host, port, deadline=self._deadline, stop=self._stop)
         except (OSError, UnicodeError) as error:
@@ -165,9 +172,9 @@ class _ConnectionAttempt:
         return max(_MIN_TIMEOUT, self._deadline - monotonic())
 
     def _make_abortable(self, sock: socket.socket) -> socket.socket:
-        """Register a connected socket, so that a stop shuts it down. Closes it on errors."""
+        """Register a connected socket, so that a stop shuts it down. Closes the socket on errors."""
         try:
-            # A duplicate, because the TLS handshake detaches the descriptor from its socket object.
+            # A duplicate is registered, because the TLS handshake detaches the descriptor from its socket object.
             self.sockets.add(sock.dup())
             self._stop.raise_if_requested()  # a stop after `add` shuts the socket down
             sock.settimeout(self._remaining())
@@ -177,7 +184,7 @@ class _ConnectionAttempt:
         return sock
 
     def _check(self, address: str) -> None:
-        """Raise Refused if the destination may not be at an IP address."""
+        """Raise Refused if the URL policy forbids the IP address `address` for the destination."""
         self._connector.check(self.destination, address)
 
     def _lookup_error(self, host: str, error: OSError | UnicodeError) -> Unreachable:
@@ -191,7 +198,7 @@ class _ConnectionAttempt:
         return Unreachable(f"{host}: the host name cannot be resolved: {reason}", hint=hint)
 
     def _connect_error(self, host: str, port: int, error: OSError) -> Unreachable:
-        """Return the error for a host or proxy of which no address accepted a connection."""
+        """Return the error for a host or proxy that accepted no connection at any of its addresses."""
         proxied = self._proxy is not None
         what = f"{self.name}: its proxy {host}:{port}" if proxied else self.name
         hint = (
@@ -206,7 +213,7 @@ class _ConnectionAttempt:
         return Unreachable(f"{what} cannot be reached: {error.strerror}", hint=hint)
 
     def _open_tunnel(self, connection: Connection, proxy: Proxy) -> None:
-        """Open a tunnel to the host through the proxy at the other end of `connection`. Closes it on errors.
+        """Open a tunnel to the host through the proxy at the other end of `connection`. Closes `connection` on errors.
 
         Raises NetworkError, RemoteError, AuthError. Source: RFC 9110, "CONNECT"."""
         try:
@@ -216,7 +223,7 @@ class _ConnectionAttempt:
             raise
 
     def _send_connect(self, connection: Connection, proxy: Proxy) -> None:
-        """Send a CONNECT request and check the response."""
+        """Send a CONNECT request for the host to the proxy, and check the response."""
         origin = self.destination.origin
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
         fields = [("Host", f"{host}:{origin.port}")]

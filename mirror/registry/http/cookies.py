@@ -14,7 +14,7 @@ from mirror.registry.http.url import Origin
 MAX_COOKIES = 50  # per origin
 MAX_BYTES = 4096  # bytes of a cookie
 
-# A cookie-pair; quotes around a value belong to it: RFC 6265, 4.1.1.
+# The cookie-pair of RFC 6265, 4.1.1. Quotes around a value are part of the value.
 _PAIR = re.compile(
     r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)="
     r"([\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*|\"[^\"\s;\\]*\")(?=\s*(?:;|$))"
@@ -23,7 +23,7 @@ _EXPIRED = re.compile(r";\s*max-age\s*=\s*(?:0+|-\d+)\s*(?:;|$)", re.IGNORECASE)
 
 
 class CookieJar:
-    """The cookies of all origins. Thread-safe."""
+    """The cookies that each origin has set in this run. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,8 +36,9 @@ class CookieJar:
             return "; ".join(f"{name}={value}" for name, value in jar.items()) if jar else None
 
     def store(self, origin: Origin, fields: Sequence[str]) -> None:
-        """Store the cookies of a response of `origin`. fields: its Set-Cookie headers. Invalid and large
-        cookies are ignored."""
+        """Store the cookies that a response of `origin` set. `fields` are the values of its Set-Cookie headers.
+
+        Invalid cookies, cookies above MAX_BYTES and new cookies after the first MAX_COOKIES are ignored."""
         for field in fields:
             pair = _PAIR.match(field)
             if pair is None or len(pair[0]) > MAX_BYTES:

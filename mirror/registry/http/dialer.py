@@ -16,16 +16,16 @@ from mirror.registry.http.lookups import AddressInfo
 from mirror.util.cancellation import Stop
 
 ATTEMPT_DELAY = 0.25  # seconds until the next address is tried while earlier attempts are pending: RFC 8305, 8
-MAX_ADDRESSES = 16  # addresses of one host that are tried
-# Keepalive probes start before middleboxes drop an idle connection (common ones after 60 s at the earliest), because a
-# registry may need minutes before it responds. A peer that is gone is detected after 60 s.
+MAX_ADDRESSES = 16  # the maximum number of addresses that are tried for one host
+# A registry may need minutes before it responds. Keepalive probes start before middleboxes drop the idle connection;
+# common ones do so after 60 s at the earliest. An unreachable peer is detected after 60 s.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
-# This machine lacks a resource, so no other address is tried.
+# Error numbers for a lack of resources on this machine. After such an error, no other address is tried.
 RESOURCE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def interleave(addresses: Sequence[AddressInfo]) -> list[AddressInfo]:
-    """Return the addresses in an order that alternates IPv6 and IPv4, starting with the first. Source: RFC 8305, 4."""
+    """Return the addresses with IPv6 and IPv4 alternating, starting with the first address. Source: RFC 8305, 4."""
     families: dict[int, list[AddressInfo]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)
@@ -34,14 +34,14 @@ def interleave(addresses: Sequence[AddressInfo]) -> list[AddressInfo]:
 
 
 class AbortableSockets:
-    """A set of sockets that `abort` shuts down, which wakes threads that are blocked on them. Thread-safe."""
+    """A set of sockets that `abort` shuts down together to wake the threads that are blocked on them. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # a socket must not be closed and its descriptor reused while `abort` runs
         self._sockets: list[socket.socket] = []
 
     def add(self, sock: socket.socket) -> None:
-        """Add a socket."""
+        """Add a socket, so that `abort` shuts it down."""
         with self._lock:
             self._sockets.append(sock)
 
@@ -51,14 +51,14 @@ class AbortableSockets:
             self._sockets.remove(sock)
 
     def close(self) -> None:
-        """Close the sockets that were not removed."""
+        """Close and remove all sockets of the set."""
         with self._lock:
             for sock in self._sockets:
                 sock.close()
             self._sockets.clear()
 
     def abort(self) -> None:
-        """Shut all sockets down. Any thread."""
+        """Shut down all sockets of the set. May be called from any thread."""
         with self._lock:
             for sock in self._sockets:
                 with contextlib.suppress(OSError):  # the socket may be disconnected
@@ -66,26 +66,29 @@ class AbortableSockets:
 
 
 class Dialer:
-    """Connects to one host; for one use.
+    """An attempt to connect to a host. It tries the addresses of the host until one accepts a connection.
 
-    check: called with each address before a connection attempt, and with the address of the peer; raises Refused."""
+    An instance is used once. `check` is called with each address before a connection attempt, and with the address of
+    the connected peer. It raises Refused if the address is not allowed."""
 
     def __init__(self, sockets: AbortableSockets, check: Callable[[str], None], *, deadline: float, stop: Stop) -> None:
-        """sockets: receives pending sockets, so that a stop can shut them down. deadline: of the monotonic clock."""
+        """Create a dialer that adds its pending sockets to `sockets`, so that a stop can shut them down.
+
+        `deadline` is a time of the monotonic clock."""
         self._sockets = sockets
         self._check = check
         self._deadline = deadline
         self._stop = stop
         self._pending: dict[int, socket.socket] = {}
         self._poll = select.poll()
-        self._next_start = 0.0  # when the next address may be tried; of the monotonic clock
-        self._error: OSError | None = None  # of the last address that failed
+        self._next_start = 0.0  # the time of the monotonic clock at which the next address may be tried
+        self._error: OSError | None = None  # the error of the last address that failed
         self._refusal: Refused | None = None
 
     def connect(self, addresses: Sequence[AddressInfo]) -> tuple[socket.socket, str]:
-        """Connect, and return the non-blocking socket and the IP address of the peer.
+        """Connect to one of the addresses. Return the non-blocking socket and the IP address of the peer.
 
-        Raises OSError (of the last address that failed; TimeoutError at the deadline), Refused, Cancelled. If `check`
+        Raises the OSError of the last address that failed, TimeoutError at the deadline, Refused, Cancelled. If `check`
         rejects an address, no further address is tried, but pending attempts may still succeed."""
         waiting = interleave(addresses)[:MAX_ADDRESSES]
         try:
@@ -105,11 +108,11 @@ class Dialer:
                 sock.close()
 
     def _wait_end(self, waiting: list[AddressInfo]) -> float:
-        """Return the end of the next wait for pending attempts, of the monotonic clock."""
+        """Return the time of the monotonic clock at which the next wait for pending attempts must end."""
         return self._deadline if self._refusal or not waiting else min(self._deadline, self._next_start)
 
     def _start(self, info: AddressInfo) -> None:
-        """Start to connect to an address."""
+        """Start a non-blocking connection attempt to one address."""
         family, kind, protocol, _, address = info
         try:
             self._check(str(address[0]))
@@ -118,8 +121,8 @@ class Dialer:
             return
         try:
             sock = socket.socket(family, kind, protocol)
-        except OSError as error:  # for example: this machine has no IPv6
-            self._note_failure(error)
+        except OSError as error:  # for example, because this machine has no IPv6
+            self._record_failure(error)
             return
         try:
             sock.setblocking(False)
@@ -130,7 +133,7 @@ class Dialer:
                 raise OSError(code, os.strerror(code))
         except OSError as error:
             sock.close()
-            self._note_failure(error)
+            self._record_failure(error)
             return
         self._next_start = monotonic() + ATTEMPT_DELAY
         self._pending[sock.fileno()] = sock
@@ -139,8 +142,9 @@ class Dialer:
         self._stop.raise_if_requested()  # a stop after `add` shuts the socket down
 
     def _wait(self, seconds: float) -> tuple[socket.socket, str] | None:
-        """Wait for a pending attempt. Return the connected socket and the address of its peer; None if there is none
-        after `seconds`."""
+        """Wait at most `seconds` for a pending attempt to succeed. Return the socket and the peer's address, or None.
+
+        Raises Refused, Cancelled, and an OSError for a lack of resources."""
         for number, _ in self._poll.poll(max(1, seconds * 1000)):
             sock = self._pending.pop(number)
             self._poll.unregister(number)
@@ -160,12 +164,14 @@ class Dialer:
                 sock.close()
                 raise
             sock.close()
-            self._note_failure(failure)
+            self._record_failure(failure)
         self._stop.raise_if_requested()
         return None
 
-    def _note_failure(self, error: OSError) -> None:
-        """Record that an address failed, so that the next one is tried at once. Raises RESOURCE_ERRORS."""
+    def _record_failure(self, error: OSError) -> None:
+        """Record a failed attempt, so that the next address is tried at once.
+
+        Raises `error` if its number is one of RESOURCE_ERRORS."""
         self._error = error
         self._next_start = 0.0
         if error.errno in RESOURCE_ERRORS:
@@ -173,7 +179,7 @@ class Dialer:
 
 
 def enable_keepalive(sock: socket.socket) -> None:
-    """Enable TCP keepalive: the kernel checks from time to time whether the peer is still reachable."""
+    """Enable TCP keepalive, with which the kernel checks periodically whether the peer is still reachable."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():
         if hasattr(socket, name):  # not available on every system

@@ -1,6 +1,6 @@
 """Reads complete responses from a connection with blocking calls: the head, then the body up to its verified end.
 
-`http.client` accepts a response that is cut off inside its headers as complete; here that is always an error.
+`http.client` accepts a response that is truncated inside its headers. Here, every truncated response is an error.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from mirror.registry.http.protocol import ResponseParser
 
 
 class TooBig(RemoteError):
-    """A small response, such as a manifest or a page of a list, is larger than the limit."""
+    """Raised if a response that must be small, such as a manifest or a page of a list, exceeds its size limit."""
 
 
 def read_head(connection: Connection, parser: ResponseParser) -> ResponseHead:
-    """Read and return the final response head. Interim heads (1xx) are skipped within the same time limits.
+    """Read and return the head of the final response. Interim responses (1xx) are skipped.
 
     Raises NetworkError (truncated, timeout, too_slow, net_error), RemoteError (bad_response), Cancelled."""
     while parser.head is None:
@@ -27,17 +27,18 @@ def read_head(connection: Connection, parser: ResponseParser) -> ResponseHead:
 
 
 def poll_response(connection: Connection, parser: ResponseParser) -> bool:
-    """Feed `parser` received bytes without waiting. Return True after a final head or the end of the connection.
+    """Pass the bytes that were already received to `parser`, without waiting.
 
-    Raises RemoteError (bad_response)."""
-    data = connection.peek()
+    Return True if the head of the final response is complete, or if the peer has closed the connection. Raises
+    RemoteError (bad_response)."""
+    data = connection.receive_available()
     if data:
         parser.feed(data)
     return data is not None and (not data or parser.head is not None)
 
 
 def _receive_and_feed(connection: Connection, parser: ResponseParser) -> None:
-    """Wait for bytes, or the end of the connection, and feed `parser`."""
+    """Wait for bytes or the end of the connection, and pass either to `parser`."""
     data = connection.receive()
     if data:
         parser.feed(data)
@@ -46,7 +47,7 @@ def _receive_and_feed(connection: Connection, parser: ResponseParser) -> None:
 
 
 class ResponseBody:
-    """Reads the body of a response whose head was parsed."""
+    """The body of a response whose head was already parsed. It is read from the connection on demand."""
 
     def __init__(self, connection: Connection, parser: ResponseParser) -> None:
         self._connection = connection
@@ -54,7 +55,7 @@ class ResponseBody:
 
     @property
     def known_remaining(self) -> int:
-        """Bytes of the body that are known to follow; 0 if the length is unknown."""
+        """The number of body bytes that have not been read yet; 0 if the length of the body is unknown."""
         return self._parser.known_remaining
 
     @property
@@ -64,13 +65,13 @@ class ResponseBody:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the connection may serve another request."""
+        """Whether the connection can be used for another request."""
         return self._parser.is_reusable
 
     def readinto(self, view: memoryview) -> int:
-        """Fill the beginning of `view`, which is not empty, and return the number of bytes; 0 at the end.
+        """Read some bytes of the body into the start of `view` and return their number; 0 at the end of the body.
 
-        Raises NetworkError, RemoteError, Cancelled."""
+        `view` must not be empty. Raises NetworkError, RemoteError, Cancelled."""
         parser, connection = self._parser, self._connection
         while not (count := parser.copy_body(view)) and not parser.complete:
             unparsed = parser.unparsed_bytes
@@ -85,9 +86,10 @@ class ResponseBody:
 
 
 def read_small(body: ResponseBody, head: ResponseHead, limit: int, subject: object) -> bytes:
-    """Return the whole body, decompressed if it is encoded as gzip. limit: bytes, before and after decompression.
+    """Read and return the whole body, decompressed if its content coding is gzip.
 
-    Raises TooBig, RemoteError, NetworkError, Cancelled."""
+    Raises TooBig if the body has more than `limit` bytes before or after decompression, RemoteError, NetworkError,
+    Cancelled."""
     data = _read_up_to(body, limit) if body.known_remaining <= limit else b""
     if max(len(data), body.known_remaining) > limit:
         raise TooBig(f"{subject}: the response is larger than {limit} bytes", status=head.status)
@@ -101,7 +103,7 @@ def read_small(body: ResponseBody, head: ResponseHead, limit: int, subject: obje
 
 
 def read_error_body(body: ResponseBody, head: ResponseHead, limit: int, subject: object) -> bytes:
-    """Return the body of an error response for messages; empty if it is too large or cannot be read.
+    """Read and return the body of an error response, for use in messages; empty if it is too large or unreadable.
 
     Raises only Cancelled."""
     try:
@@ -115,7 +117,7 @@ def read_error_body(body: ResponseBody, head: ResponseHead, limit: int, subject:
 
 
 def _read_up_to(body: ResponseBody, limit: int) -> bytes:
-    """Return the body up to `limit` + 1 bytes."""
+    """Read and return at most `limit` + 1 bytes of the body, so that the caller can detect that it is too large."""
     if body.is_complete:
         return b""
     first = bytearray(min(limit + 1, 16 << 10))
@@ -130,7 +132,9 @@ def _read_up_to(body: ResponseBody, limit: int) -> bytes:
 
 
 def _decompress(data: bytes, limit: int, subject: object, status: int) -> bytes:
-    """Decompress a gzip body. Raises TooBig, RemoteError."""
+    """Decompress a gzip body.
+
+    Raises TooBig if the result has more than `limit` bytes, RemoteError if the gzip data is invalid or incomplete."""
     unzip = zlib.decompressobj(wbits=31)
     try:
         plain = unzip.decompress(data, limit + 1)

@@ -1,4 +1,4 @@
-"""Header fields, response heads as values, and request heads as bytes. Source: RFC 9112, "Message Format"."""
+"""Header fields, parsed response heads, and serialized request heads. Source: RFC 9112, "Message Format"."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Headers:
             self.add(name, value)
 
     def add(self, name: str, value: str) -> None:
-        """Add a field."""
+        """Add a value to a field. Earlier values are kept."""
         self._fields.setdefault(name.lower(), []).append(value)
 
     @classmethod
     def from_lists(cls, names: Sequence[str], values: Sequence[str]) -> Headers:
-        """Create headers from names in lower case and their values."""
+        """Create headers from a list of lowercase names and a list with the value for each name."""
         headers = cls()
         fields = headers._fields = {name: [value] for name, value in zip(names, values, strict=True)}
         if len(fields) != len(names):  # a field is repeated
@@ -43,13 +43,13 @@ class Headers:
         return values[0] if values else None
 
     def get_all(self, name: str) -> list[str]:
-        """Return all values of a field."""
+        """Return all values of a field; empty if the field is missing."""
         return list(self._fields.get(name.lower(), ()))
 
     def single(self, name: str) -> str | None:
-        """Return the value of a field that must be unique; None if the field is missing.
+        """Return the value of a field that must have a single value; None if the field is missing.
 
-        Raises RemoteError if the field occurs with different values."""
+        Raises RemoteError if the field is repeated with different values."""
         values = self._fields.get(name.lower())
         if not values:
             return None
@@ -76,7 +76,7 @@ class Headers:
 
 
 class ResponseHead(Struct, frozen=True):
-    """The status line and headers of a response. minor: the minor version, x of HTTP/1.x."""
+    """The status line and headers of a response. `minor` is the minor version of HTTP: 1 for HTTP/1.1."""
 
     minor: int
     status: int
@@ -85,9 +85,10 @@ class ResponseHead(Struct, frozen=True):
 
 
 def request_head(method: str, target: str, fields: Sequence[tuple[str, str]]) -> bytes:
-    """Return the bytes of a request head.
+    """Return a request line and headers as bytes.
 
-    Raises ValueError if a value has a line break, a NUL or a character outside Latin-1. Its text has no value."""
+    Raises ValueError if a value has a line break, a NUL or a character outside Latin-1. The text of the error does not
+    contain the value, which may be secret."""
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in fields], "\r\n"]
     head = "\r\n".join(lines)
     if not head.count("\r") == head.count("\n") == len(lines) or "\0" in head:

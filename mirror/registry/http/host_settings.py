@@ -12,9 +12,10 @@ from mirror.util.structs import RedactedStruct, Struct
 
 
 class Secret(RedactedStruct, frozen=True):
-    """A password: a plain value, or the environment variable or file from which it is read on use. Hidden in repr.
+    """A password, given as a plain value, or as an environment variable or file that is read when it is needed.
 
-    origin: where it comes from, for messages, such as `env HUB_TOKEN`; contains no part of the secret."""
+    `origin` says in messages where the password comes from, such as `env HUB_TOKEN`. It contains no part of the
+    password, which `repr` does not show either."""
 
     HIDDEN = ("plain",)
 
@@ -24,7 +25,7 @@ class Secret(RedactedStruct, frozen=True):
     plain: str | None = None
 
     def problem(self) -> str | None:
-        """Return why the secret is not usable, without reading it; None if it seems usable."""
+        """Return the reason why the secret cannot be used, or None if no reason is found. Does not read the file."""
         if self.env is not None and not os.environ.get(self.env):
             return f"the environment variable {self.env} is not set or empty"
         if self.file is not None:
@@ -36,12 +37,14 @@ class Secret(RedactedStruct, frozen=True):
         return None
 
     def reveal(self) -> str:
-        """Return the secret. One trailing line break of a file is removed. Raises AuthError."""
+        """Return the plain password. One line break at the end of a file is removed.
+
+        Raises AuthError if the environment variable or the file is missing, empty or unreadable."""
         if self.plain is not None:
             return self.plain
         problem = self.problem()
         if problem:
-            raise AuthError(problem, hint="the configuration reads a password from it")
+            raise AuthError(problem, hint="it must contain the password that the configuration refers to")
         if self.env is not None:
             return os.environ[self.env]
         assert self.file is not None  # noqa: S101 - one of the three is set; config/registries.py ensures it
@@ -57,13 +60,12 @@ class Secret(RedactedStruct, frozen=True):
 
 
 class TlsSettings(Struct, frozen=True):
-    """TLS settings. ca: PEM file with authorities that replace those of the system. cert, key: PEM files of the client
-    certificate. verify: False: every certificate is accepted."""
+    """The TLS settings of a registry. All files are PEM files."""
 
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-    verify: bool = True
+    ca: Path | None = None  # certificate authorities that replace those of the system
+    cert: Path | None = None  # the client certificate
+    key: Path | None = None  # the key of the client certificate; if it is None, `cert` also contains the key
+    verify: bool = True  # if false, every certificate is accepted
 
 
 class V1Mode(Enum):
@@ -76,7 +78,7 @@ class V1Mode(Enum):
 
 
 class HostSettings(RedactedStruct, frozen=True):
-    """The settings of one registry. host: as in references, with the port; `docker.io` for Docker Hub."""
+    """The settings of one registry. `host` is its name in references, such as `docker.io` or `example.com:5000`."""
 
     HIDDEN = ("proxy",)
 
@@ -85,15 +87,15 @@ class HostSettings(RedactedStruct, frozen=True):
     username: str | None = None
     password: Secret | None = None
     tls: TlsSettings = TlsSettings()
-    parallel: int | None = None  # concurrent requests; None: 8
+    parallel: int | None = None  # concurrent requests; None means 8
     rate: Rate | None = None
     proxy: str | None = None  # URL; may contain a password
-    no_proxy: frozenset[str] = frozenset()  # hosts that are contacted without the proxy, and their subdomains
+    no_proxy: frozenset[str] = frozenset()  # these hosts and their subdomains are contacted without the proxy
     connect_timeout: float = 10.0  # seconds
     idle_timeout: float = 60.0  # seconds
-    token_realms: frozenset[str] = frozenset()
-    allow_hosts: frozenset[str] = frozenset()
-    mount: bool = True
-    exclusive: bool = False
+    token_realms: frozenset[str] = frozenset()  # hosts of token services that may receive the credentials
+    allow_hosts: frozenset[str] = frozenset()  # hosts to which responses may refer even at a private address
+    mount: bool = True  # blobs are mounted from other repositories of the host
+    exclusive: bool = False  # no other program writes to this target
     v1: V1Mode = V1Mode.AUTO
-    v1_checksums: str = "require"
+    v1_checksums: str = "require"  # "require" or "warn": what to do if the checksum of a v1 layer does not match

@@ -1,4 +1,4 @@
-"""Kinds of IP addresses, for the rules of mirror/registry/http/url_policy.py."""
+"""Kinds of IP addresses, such as public or loopback, for the rules of mirror/registry/http/url_policy.py."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ class AddressKind(Enum):
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Metadata services of clouds at addresses that are not link-local. The rules treat them like 169.254.169.254.
+# Cloud metadata services at addresses that are not link-local. They are treated like 169.254.169.254.
 _METADATA = frozenset({"fd00:ec2::254", "100.100.100.200"})
 
 
 def address_kind(address: str) -> AddressKind:
-    """Return the kind of an IP address as text. An IPv4 address embedded in an IPv6 address counts as that address.
+    """Return the kind of an IP address that is given as text.
 
-    Raises ValueError if it is not an IP address."""
+    If an IPv6 address embeds an IPv4 address, the kind is that of the IPv4 address. Raises ValueError if `address` is
+    not an IP address."""
     return _classify(_unwrap_ipv4(ipaddress.ip_address(address)))
 
 
@@ -41,7 +42,7 @@ def _unwrap_ipv4(address: IPAddress) -> IPAddress:
 
 
 def _classify(address: IPAddress) -> AddressKind:
-    """Return the kind of an address."""
+    """Return the kind of an IPv4 address, or of an IPv6 address that embeds no IPv4 address."""
     if str(address).partition("%")[0] in _METADATA or address.is_link_local:
         return AddressKind.LINK_LOCAL
     if address.is_unspecified or address.is_multicast:

@@ -1,4 +1,4 @@
-"""Lookups of host names with a deadline. A system lookup cannot be interrupted, so each runs on its own thread."""
+"""Host name lookups with a deadline. A system lookup cannot be interrupted, so each one runs on its own thread."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from mirror.registry.http.ip_addresses import is_ip_address
 from mirror.util.cancellation import Stop
 
 AddressInfo: TypeAlias = tuple[Any, ...]
-"""Family, type, protocol, canonical name and address, as returned by getaddrinfo."""
+"""The family, type, protocol, canonical name and address that getaddrinfo returns for an address."""
 
 Resolver: TypeAlias = Callable[[str, int], Sequence[AddressInfo]]
-"""Returns the addresses of a host and port, the best first. Raises OSError, UnicodeError."""
+"""A function that returns the addresses of a host and port, the preferred ones first. Raises OSError, UnicodeError."""
 
 
 def system_resolve(host: str, port: int) -> Sequence[AddressInfo]:
-    """Resolve a host name by getaddrinfo."""
-    # As bytes: the name is ASCII (see `url`), and for a string Python would load the tables of IDNA.
+    """Resolve a host name with getaddrinfo."""
+    # The name is ASCII (see `url`). It is passed as bytes, because Python would load its IDNA tables for a string.
     return socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
 
 
 class HostLookups:
-    """Looks up host names on separate threads, at most one at a time for each host and port. Thread-safe."""
+    """A resolver that runs each lookup on its own thread. Concurrent calls for the same host and port share a lookup.
+
+    Thread-safe."""
 
     def __init__(self, resolve: Resolver) -> None:
         self._resolve = resolve
@@ -34,9 +36,10 @@ class HostLookups:
         self._running: dict[tuple[str, int], Future[Sequence[AddressInfo]]] = {}
 
     def addresses(self, host: str, port: int, *, deadline: float, stop: Stop) -> Sequence[AddressInfo]:
-        """Return the addresses of a host. deadline: of the monotonic clock.
+        """Look up a host and return its addresses, the preferred ones first.
 
-        Raises the errors of the resolver, TimeoutError, Cancelled."""
+        `deadline` is a time of the monotonic clock. Raises the errors of the resolver, TimeoutError at the deadline,
+        Cancelled."""
         if is_ip_address(host):
             return self._resolve(host, port)
         lookup = self._join_or_start(host, port)
@@ -54,12 +57,12 @@ class HostLookups:
             if lookup is not None:
                 return lookup
             lookup = self._running[host, port] = Future()
-        # A daemon thread, because a lookup that hangs must not prevent the end of the process.
+        # A daemon thread, because a lookup that hangs must not prevent the process from exiting.
         threading.Thread(target=self._run, args=(host, port, lookup), name="lookup", daemon=True).start()
         return lookup
 
     def _run(self, host: str, port: int, lookup: Future[Sequence[AddressInfo]]) -> None:
-        """Look up a host and set the result or the error of `lookup`."""
+        """Resolve a host, and set the addresses or the error as the outcome of `lookup`."""
         try:
             addresses = self._resolve(host, port)
         except BaseException as error:  # noqa: BLE001 - it is raised in the waiting threads

@@ -1,8 +1,8 @@
 """A client for single requests to other services, mainly token services, on top of the library `requests`.
 
-`requests` writes requests, reads responses and pools connections. Its connections are opened by `Connector`, so that
-addresses are checked, the TLS settings apply, and stops and deadlines reach every wait. Importing `requests` takes
-0.1 s, so this module is imported only where it is needed.
+`requests` writes requests, reads responses and pools connections. `Connector` opens the connections: it checks
+addresses and applies the TLS settings, and every wait ends at a stop or a deadline. Importing `requests` takes 0.1 s,
+so this module is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ _MAX_REDIRECTS = 5
 
 
 class OneOffClient:
-    """Sends single requests for one registry's session. Thread-safe. Close it after use."""
+    """A client for single requests that a registry's session sends, mainly to token services. Thread-safe.
+
+    It must be closed after use."""
 
     def __init__(
         self,
@@ -43,14 +45,14 @@ class OneOffClient:
         idle: float,
         deadline: float,
     ) -> None:
-        """idle: seconds that one wait may last. deadline: seconds for a whole exchange."""
+        """Create a client. One wait lasts at most `idle` seconds, and a whole exchange at most `deadline` seconds."""
         self._client = client
         self._connector = connector
         self._url_policy = url_policy
         self._idle_timeout = idle
         self._deadline = deadline
         self._session = requests.Session()
-        self._session.trust_env = False  # no netrc, no proxies, no CA bundle of the environment
+        self._session.trust_env = False  # ignores netrc, and proxies and CA bundles from environment variables
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self._session.headers.clear()
         self._session.headers.update({"User-Agent": user_agent, "Accept-Encoding": "identity"})
@@ -71,10 +73,11 @@ class OneOffClient:
         form: Mapping[str, str] | None = None,
         basic: tuple[str, str] | None = None,
     ) -> tuple[Request, Response]:
-        """Send a request and return the last request as it was sent, and its response of any status.
+        """Send a request. Return the last request, exactly as sent, and its response, which may have any status.
 
-        params: are added to the query. form: the body. basic: user and password. Redirects of a GET are followed within
-        its origin. Raises NetworkError, RemoteError (bad_response), TooBig, Refused (unsafe_realm), Cancelled."""
+        `params` are added to the query, `form` is sent as the body, and `basic` is a user and password for Basic
+        authentication. Redirects of a GET are followed within the same origin. Raises NetworkError, RemoteError
+        (bad_response), TooBig, Refused (unsafe_realm), Cancelled."""
         if (basic or form) and not request.destination.credentials:
             raise Refused(f"{request}: credentials must not be sent to this host", code="unsafe_realm")
         for _ in range(_MAX_REDIRECTS + 1):
@@ -100,7 +103,7 @@ class OneOffClient:
         form: Mapping[str, str] | None,
         basic: tuple[str, str] | None,
     ) -> requests.PreparedRequest:
-        """Return the request for `requests`, with the login of a forward proxy if there is one."""
+        """Convert a request for `requests`, and add the credentials for a forward proxy if there is one."""
         origin = request.destination.origin
         proxy = self._connector.proxies.forward_proxy_for(origin)
         headers = {"Host": origin.netloc, **dict(request.headers)}
@@ -113,13 +116,13 @@ class OneOffClient:
                 headers=headers,
                 params=list(params),
                 data=None if form is None else dict(form),
-                # Encoded here as UTF-8, because requests would use Latin-1.
+                # Encoded as UTF-8 here, because `requests` would use Latin-1.
                 auth=None if basic is None else (basic[0].encode("utf-8"), basic[1].encode("utf-8")),
             )
         )
 
     def _send(self, prepared: requests.PreparedRequest, request: Request, work: Work) -> Response:
-        """Send a request. If a kept connection was closed by the peer, a GET is sent once more on a new connection."""
+        """Send a request and read the response. If the peer has closed an idle connection, send a GET on a new one."""
         timeouts = Timeouts(self._idle_timeout, monotonic() + self._deadline)
         call = OneOffCall(self._connector, self._client.limits_of(request.destination), request, work, timeouts)
         try:
@@ -135,7 +138,7 @@ class OneOffClient:
         return self._send_once(prepared, call, work)
 
     def _send_once(self, prepared: requests.PreparedRequest, call: OneOffCall, work: Work) -> Response:
-        """Send a request once. Errors of `requests` are raised as MirrorErrors."""
+        """Send a request without a retry, and read the response. Translate errors of `requests` to MirrorErrors."""
         request = call.request
         with work.stop.callback_on_stop(call.abort), activate(call):
             try:
@@ -149,7 +152,7 @@ class OneOffClient:
 
 
 def _read_response(response: requests.Response, request: Request) -> Response:
-    """Read a response completely. An error response that is too large is returned without its body.
+    """Read the body of a response and return the whole response. The body of an error response is empty if too large.
 
     Raises RemoteError (bad_response), TooBig."""
     status, raw = response.status_code, response.raw
@@ -167,6 +170,6 @@ def _read_response(response: requests.Response, request: Request) -> Response:
 
 
 def _request_as_sent(request: Request, prepared: requests.PreparedRequest) -> Request:
-    """Return the request with the query and headers that were sent, so that their secrets can be redacted in errors."""
+    """Return `request` with the query and headers that were sent, so that errors can hide the secrets in them."""
     destination = replace(request.destination, target=prepared.path_url)
     return replace(request, destination=destination, headers=tuple(prepared.headers.items()))

@@ -18,14 +18,14 @@ from mirror.util.cancellation import Stop
 MAX_IDLE = 50.0  # seconds
 
 PoolKey: TypeAlias = tuple[Origin, bool]
-"""The origin, and whether our client certificate was offered to it."""
+"""An origin, and whether the registry's credentials, such as the client certificate, may be sent on the connection."""
 
 
 class ConnectionPool:
-    """Keeps idle connections by origin for at most MAX_IDLE seconds. The last used one is reused first. Thread-safe.
+    """A pool of connections that are idle for at most MAX_IDLE seconds. The last used one is reused first. Thread-safe.
 
-    open: opens a new connection. check: is called with the destination and the peer's address before a kept connection
-    is reused; raises Refused. keep: the number of idle connections."""
+    `open` opens a new connection. `keep` is the maximum number of idle connections. Before a connection to a host that
+    a server named is reused, `check` is called with the destination and the peer's address; it may raise Refused."""
 
     def __init__(
         self,
@@ -40,13 +40,13 @@ class ConnectionPool:
         self._keep = keep
         self._now = now
         self._lock = threading.Lock()
-        self._idle: list[tuple[float, PoolKey, Connection]] = []  # with the start of the idle time, the newest last
+        self._idle: list[tuple[float, PoolKey, Connection]] = []  # (idle since, key, connection), oldest first
         self._closed = False
 
     def acquire(self, destination: Destination, stop: Stop, *, fresh: bool = False) -> Connection:
-        """Return a connection for one exchange: a usable idle one, otherwise, or if `fresh`, a new one.
+        """Return an idle connection for one exchange. If none is usable, or `fresh` is true, open a new one.
 
-        The caller releases or closes it. Raises as `open` and `check`."""
+        The caller must release or close the connection. Raises the errors of `open` and `check`."""
         key = (destination.origin, destination.credentials)
         while not fresh and (idle := self._take_idle(key)) is not None:
             if idle.is_stale():
@@ -58,7 +58,9 @@ class ConnectionPool:
         return self._open(destination, stop)
 
     def release(self, destination: Destination, connection: Connection) -> None:
-        """Keep a connection whose last exchange is complete."""
+        """Return a connection to the pool after a complete exchange.
+
+        If the pool is full, its oldest connection is closed. If the pool was closed, `connection` is closed."""
         connection.end_exchange()
         spare: Connection | None = connection
         with self._lock:
@@ -77,7 +79,9 @@ class ConnectionPool:
             connection.close()
 
     def _take_idle(self, key: PoolKey) -> Connection | None:
-        """Remove and return the last used idle connection of `key`. Closes all connections that are too old."""
+        """Remove and return the most recently used connection for `key`; None if there is none.
+
+        Closes all connections that have been idle for too long."""
         matching: Connection | None = None
         old: list[Connection] = []
         with self._lock:
@@ -93,7 +97,7 @@ class ConnectionPool:
         return matching
 
     def _check_peer(self, destination: Destination, connection: Connection) -> None:
-        """Check the address of an idle connection's peer. Closes the connection if it is refused."""
+        """Check the address of an idle connection's peer. Closes the connection if the check fails."""
         try:
             self._check(destination, connection.peer or "")
         except BaseException:

@@ -1,4 +1,4 @@
-"""Parses one HTTP/1.1 response from bytes, without I/O: the head, the body, and the end of the response.
+"""Parses the head, the body and the end of one HTTP/1.1 response from bytes, without I/O.
 
 llhttp (through httptools) parses heads and chunked bodies. This module determines how the body ends, limits the size of
 heads and of chunk framing, and verifies that the response is complete. Sources: RFC 9112, sections 2 to 6 and 9.
@@ -15,12 +15,12 @@ import httptools
 from mirror.errors import NetworkError, RemoteError, printable
 from mirror.registry.http.headers import WHITE_SPACE, Headers, ResponseHead
 
-MAX_HEAD = 256 << 10  # bytes of a head
-MAX_FIELDS = 100  # header lines of a head or of trailers
+MAX_HEAD = 256 << 10  # bytes; the maximum size of a head
+MAX_FIELDS = 100  # the maximum number of header lines of a head or of trailers
 _MAX_CHUNK_FRAMING = 16 << 10  # bytes between two parts of a chunked body: sizes, extensions, trailers
 _MAX_LENGTH = 1 << 63  # bytes; a Content-Length of this size or more is invalid
 _NO_LIMIT = 1 << 62  # bytes
-_MAX_CACHED_NAMES = 2048  # bytes; the check of longer lists of field names is not cached
+_MAX_CACHED_NAMES = 2048  # bytes; longer lists of field names are parsed without the cache
 _START = b"HTTP/1."
 # Field names joined by line breaks; each is a token: RFC 9110, 5.6.2.
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
@@ -39,13 +39,13 @@ class BodyFraming(Enum):
 
 
 class ResponseParser:
-    """Parses the response to one request. The caller feeds it received bytes and copies the body out.
+    """A parser for the response to one request. `feed` accepts received bytes, and `copy_body` copies out the body.
 
-    method: of the request. subject: the request that errors name. small: a body that ends with the connection is
-    accepted only after `Connection: close` or with HTTP/1.0.
+    `method` is the method of the request. Errors name `subject`, the request. If `small` is true, a body that ends with
+    the connection is accepted only after `Connection: close` or with HTTP/1.0.
 
-    head: of the final response, once it is complete; interim heads (1xx) are skipped. complete: the whole response was
-    received. framing: how the body ends."""
+    `head` is the head of the final response, or None until it is complete; interim responses (1xx) are skipped.
+    `complete` is true when the whole response was received. `framing` says how the end of the body is determined."""
 
     def __init__(self, method: str, subject: object, *, small: bool) -> None:
         self.head: ResponseHead | None = None
@@ -56,20 +56,20 @@ class ResponseParser:
         self._small = small
         self._first_bytes: bytearray | None = bytearray()  # the status line and one more byte; None after the check
         self._reason = b""
-        self._names: list[bytes] = []  # of fields since the last complete head
-        self._values: list[bytes] = []
-        self._framing_bytes = 0  # since the last complete head or part of the body
+        self._names: list[bytes] = []  # names of the fields received since the last complete head
+        self._values: list[bytes] = []  # the values of these fields
+        self._framing_bytes = 0  # bytes received since the last complete head or part of the body
         self._remaining = 0  # bytes of the body that were not received yet, if it has a Content-Length
-        self._body_parts: list[bytes] = []  # received and not copied out
+        self._body_parts: list[bytes] = []  # parts of the body that were received but not copied out completely
         self._consumed = 0  # bytes of the first part that were copied out
         self._keep_alive = False
         self._has_surplus = False
         self._pending_error: RemoteError | None = None
-        # It refers back to this object. It is dropped at the end of the response, so that no reference cycle remains.
+        # The parser refers back to this object. It is dropped at the end of the response to break the reference cycle.
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
             lenient_headers=True,  # allows folded lines (RFC 9112, 5.2); everything else is checked here
-            lenient_chunked_length=True,  # the length is ignored (RFC 9112, 6.3), and the connection is not kept
+            lenient_chunked_length=True,  # Content-Length is ignored (RFC 9112, 6.3), and the connection is closed
             lenient_optional_cr_before_lf=True,  # Docker Hub once sent bare LF: docker/hub-feedback#1907
             lenient_spaces_after_chunk_size=True,
         )
@@ -86,18 +86,20 @@ class ResponseParser:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the connection may serve another request."""
+        """Whether the connection can be used for another request."""
         return self.is_finished and self._keep_alive and not self._has_surplus
 
     @property
     def known_remaining(self) -> int:
-        """Bytes of the body that are not copied out yet; 0 if the length is unknown."""
+        """The number of body bytes that have not been copied out yet; 0 if the length of the body is unknown."""
         return self._remaining + self._buffered if self.framing is BodyFraming.LENGTH else 0
 
     @property
     def unparsed_bytes(self) -> int:
-        """The number of following bytes that belong to the body and need no parsing: the reader may consume them
-        directly and call `skip`. 0: the following bytes must be fed."""
+        """The number of bytes that follow on the connection, belong to the body and need no parsing.
+
+        The caller may consume up to this many bytes directly, and then calls `skip`. If the number is 0, the bytes that
+        follow must be passed to `feed`."""
         if self.complete or self._body_parts or self.head is None:
             return 0
         if self.framing is BodyFraming.CLOSE:
@@ -105,7 +107,7 @@ class ResponseParser:
         return self._remaining if self.framing is BodyFraming.LENGTH else 0
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Parse received bytes; `data` is not empty. Raises RemoteError (bad_response)."""
+        """Parse received bytes. `data` must not be empty. Raises RemoteError (bad_response)."""
         parser = self._parser
         if parser is None:
             self._has_surplus = True
@@ -116,7 +118,7 @@ class ResponseParser:
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # after 101, which is an error here, or after CONNECT
+            pass  # raised after 101, which is an error here, or after CONNECT
         except httptools.HttpParserError as error:
             if self._pending_error is None and not self.complete:
                 raise self._parser_error(error) from error
@@ -125,7 +127,7 @@ class ResponseParser:
             raise self._pending_error
         if self.complete:
             self._parser = None
-            # llhttp parses bytes after a head without body as the size of a chunk, and does not report them.
+            # After a head without a body, llhttp parses more bytes as the size of a chunk, and does not report them.
             if self.framing is BodyFraming.NONE and data[-1] != ord("\n"):
                 self._has_surplus = True
         elif self.head is None:
@@ -148,14 +150,14 @@ class ResponseParser:
         self._parser = None
 
     def skip(self, count: int) -> None:
-        """Count `count` of the `unparsed_bytes`, which the reader consumed without `feed`."""
+        """Record that the caller consumed `count` of the `unparsed_bytes` directly."""
         if self.framing is BodyFraming.LENGTH:
             self._count_body_bytes(count)
             if self.complete:
                 self._parser = None
 
     def copy_body(self, view: memoryview) -> int:
-        """Move received bytes of the body to the beginning of `view` and return their number; 0 if there are none."""
+        """Move received bytes of the body to the start of `view` and return their number; 0 if there are none."""
         if not self._body_parts:
             return 0
         part = self._body_parts[0]
@@ -169,7 +171,7 @@ class ResponseParser:
 
     @property
     def _buffered(self) -> int:
-        """Bytes of the body that were received and not copied out."""
+        """The number of body bytes that were received but not copied out yet."""
         return sum(map(len, self._body_parts)) - self._consumed
 
     # ---- callbacks of httptools
@@ -225,12 +227,14 @@ class ResponseParser:
             self.complete = True
 
     def on_message_begin(self) -> None:
-        """Detect a second response."""
+        """Detect the start of a second response, which is surplus."""
         if self.complete:
             self._has_surplus = True
 
     def _take_fields(self) -> Headers:
-        """Check and return the fields since the last call; all at once, because this is half the cost of a head."""
+        """Check and return the fields that were collected since the last call.
+
+        All fields are checked together for speed, because this takes half of the time for a head."""
         names, values = b"\n".join(self._names), b"\n".join(self._values)
         count = len(self._names)
         self._names, self._values = [], []
@@ -238,7 +242,7 @@ class ResponseParser:
             return Headers()
         if count > MAX_FIELDS:
             self._set_error(f"the response has more than {MAX_FIELDS} header lines")
-        elif (lower_names := _check_names(names)) is None or values.count(b"\n") != count - 1:
+        elif (lower_names := _parse_names(names)) is None or values.count(b"\n") != count - 1:
             self._set_error("the response has a malformed header line")
         elif b"\0" in values:
             self._set_error("the response head contains a NUL")
@@ -248,7 +252,7 @@ class ResponseParser:
         return Headers()
 
     def _decide_framing(self, head: ResponseHead) -> None:
-        """Decide how the body ends, and whether the connection may be kept."""
+        """Determine how the body ends, and whether the connection can be kept."""
         headers = head.headers
         options = headers.tokens("connection")
         self._keep_alive = "close" not in options and (head.minor >= 1 or "keep-alive" in options)
@@ -259,7 +263,7 @@ class ResponseParser:
             if codings != ["chunked"]:
                 self._set_error(f"unsupported transfer coding {printable(', '.join(codings), 80)}")
             self.framing = BodyFraming.CHUNKED
-            # With a length, or in HTTP/1.0, the framing may be wrong: RFC 9112, 6.1 and 6.3.
+            # If there is also a Content-Length, or with HTTP/1.0, the framing may be wrong: RFC 9112, 6.1 and 6.3.
             self._keep_alive = self._keep_alive and length is None and head.minor >= 1
         elif length is not None:
             self.framing = BodyFraming.LENGTH
@@ -274,14 +278,14 @@ class ResponseParser:
                 self._set_error("the response has no length")
 
     def _count_body_bytes(self, received: int) -> None:
-        """Count received bytes of a body with a Content-Length."""
+        """Subtract received bytes from the remaining bytes of a body with a Content-Length."""
         self._remaining -= received
         self.complete = self._remaining == 0
 
     def _check_start(self, data: bytes | memoryview) -> None:
-        """Reject another protocol at once instead of at a timeout, and white space before the first field.
+        """Check that a response starts as HTTP/1 and has no white space before its first field.
 
-        Source: RFC 9112, 2.2."""
+        A response in another protocol is thus rejected at once, not after a timeout. Source: RFC 9112, 2.2."""
         start = self._first_bytes
         assert start is not None  # noqa: S101 - checked by the caller
         searched = len(start)
@@ -295,7 +299,7 @@ class ResponseParser:
                 raise self._bad_response("the response has a malformed header line")
 
     def _set_error(self, why: str, *, retryable: bool = False) -> None:
-        """Store an error until llhttp has returned. The first one counts."""
+        """Store an error, which is raised after llhttp has returned. Only the first one is kept."""
         if self._pending_error is None:
             self._pending_error = self._bad_response(why, retryable=retryable)
 
@@ -308,20 +312,20 @@ class ResponseParser:
         return self._bad_response(f"the response has a malformed head: {why}", retryable=not started)
 
     def _bad_response(self, why: str, *, retryable: bool = False) -> RemoteError:
-        """Return an error with the code bad_response."""
+        """Return a RemoteError (bad_response) that names the request and the reason `why`."""
         return RemoteError(f"{self._subject}: {why}", retryable=retryable)
 
     def _truncated(self, where: str) -> NetworkError:
-        """Return an error with the code truncated. where: the position in the response."""
+        """Return a NetworkError (truncated). `where` says at which position in the response the connection ended."""
         return NetworkError(f"{self._subject}: the connection ended {where}", code="truncated")
 
 
-def _check_names(names: bytes) -> tuple[str, ...] | None:
-    """Return field names, separated by line feeds, in lower case; None if one of them is not a token."""
-    return _check_common_names(names) if len(names) <= _MAX_CACHED_NAMES else _check_common_names.__wrapped__(names)
+def _parse_names(names: bytes) -> tuple[str, ...] | None:
+    """Split field names at line feeds and convert them to lower case. Return None if a name is not a token."""
+    return _parse_common_names(names) if len(names) <= _MAX_CACHED_NAMES else _parse_common_names.__wrapped__(names)
 
 
 @functools.lru_cache(maxsize=64)
-def _check_common_names(names: bytes) -> tuple[str, ...] | None:
-    """Return the result of `_check_names`. It is cached, because most responses of a registry have the same names."""
+def _parse_common_names(names: bytes) -> tuple[str, ...] | None:
+    """Implement `_parse_names` with a cache, because most responses of a registry have the same field names."""
     return tuple(names.decode("ascii").lower().split("\n")) if _NAMES.fullmatch(names) else None

@@ -1,4 +1,4 @@
-"""Proxies of a registry: which hosts are contacted through them, and connections through SOCKS."""
+"""The proxy of a registry: which hosts are contacted through it, and connections through a SOCKS proxy."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ _PORTS = {"http": 3128, "https": 443, "socks5h": 1080}
 
 
 class Proxy:
-    """The proxy of a registry. key: the registry's name in the configuration. authorization: the value of the
-    Proxy-Authorization header, which is sent only to the proxy; empty if there is no login."""
+    """The proxy of a registry, parsed from its URL. `key` is the registry's name in the configuration.
+
+    `authorization` is the value of the Proxy-Authorization header, which is sent only to the proxy. It is empty if the
+    URL contains no user name."""
 
     def __init__(self, text: str, key: str) -> None:
-        """text: `http://`, `https://` or `socks5h://`, then `[user:password@]host[:port]`. Raises ConfigError."""
+        """Parse `text`: `http://`, `https://` or `socks5h://`, then `[user:password@]host[:port]`.
+
+        Raises ConfigError."""
         parts = urlsplit(text)
         try:
             port = _PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
@@ -42,16 +46,16 @@ class Proxy:
             self.authorization = "Basic " + base64.b64encode(":".join(self._login).encode()).decode("ascii")
 
     def login_error(self, name: str) -> AuthError:
-        """Return the error for a rejected login. name: the host to which the proxy was asked to connect."""
+        """Return the error for a login that the proxy rejected. `name` is the host to connect to through the proxy."""
         hint = f"set user and password in {registry_key(self.key, 'proxy')}"
         return AuthError(f"{name}: the proxy requires a valid login", code="auth_failed", status=407, hint=hint)
 
     def connect_socks(self, address: tuple[Any, ...], family: int, origin: Origin, seconds: float) -> socket.socket:
         """Return a socket that is connected to `origin` through the SOCKS proxy at `address`.
 
-        The proxy resolves the name. seconds: the timeout. Raises AuthError, TimeoutError, or OSError whose
-        `strerror` is the reason."""
-        import socks  # noqa: PLC0415 (of the extra `socks`)
+        The proxy resolves the host name. `seconds` is the timeout. Raises AuthError if the proxy rejects the login,
+        TimeoutError, and an OSError whose `strerror` is the reason for any other failure."""
+        import socks  # noqa: PLC0415 (installed by the extra `socks`)
 
         user, password = self._login or (None, None)
         sock = socks.socksocket(family, socket.SOCK_STREAM)
@@ -77,7 +81,7 @@ class Proxies:
     """The proxy of one registry, and the hosts that are contacted without it."""
 
     def __init__(self, settings: HostSettings) -> None:
-        """Parse the proxy of the settings. Raises ConfigError."""
+        """Read the proxy and its exceptions from the settings. Raises ConfigError if the URL is invalid."""
         self._proxy = Proxy(settings.proxy, settings.host) if settings.proxy else None
         self._direct = [_split_host(host) for host in settings.no_proxy]
 
@@ -86,21 +90,21 @@ class Proxies:
         return None if any(_applies_to(host, port, origin) for host, port in self._direct) else self._proxy
 
     def forward_proxy_for(self, origin: Origin) -> Proxy | None:
-        """Return the proxy that forwards requests to `origin`, which have absolute URLs; None if there is none.
+        """Return the proxy that forwards plain http requests to `origin`; None if there is none.
 
-        Only plain http is forwarded; https uses a tunnel."""
+        Such requests have absolute URLs. For https, the proxy opens a tunnel instead."""
         proxy = self.proxy_for(origin) if origin.scheme == "http" else None
         return proxy if proxy and not proxy.is_socks else None
 
 
 def _split_host(text: str) -> tuple[str, int | None]:
-    """Split `host[:port]` into the host in lower case and the port; None if there is no port."""
+    """Split `host[:port]` into the lowercase host and the port. The port is None if the text has none."""
     parts = urlsplit(f"//{text}")
     return (parts.hostname or "").lower(), parts.port
 
 
 def _applies_to(host: str, port: int | None, origin: Origin) -> bool:
-    """Return whether an entry of `no-proxy` applies to `origin`: to the host itself and to its subdomains."""
+    """Return whether a `no-proxy` entry for `host` applies to `origin`. It applies to the host and its subdomains."""
     if port is not None and port != origin.port:
         return False
     return origin.host == host or (origin.host.endswith(f".{host}") and not is_ip_address(host))

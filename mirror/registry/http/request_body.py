@@ -13,12 +13,12 @@ from mirror.registry.http.protocol import ResponseParser
 def send_body(
     connection: Connection, parser: ResponseParser, body: Iterable[bytes | memoryview], length: int | None
 ) -> bool:
-    """Send `body` with a Content-Length of `length` bytes, or in chunks if that is None.
+    """Send a request body of `length` bytes, or in chunks if `length` is None.
 
-    Return False if a response was received before the end of the body. parser: is fed the bytes received meanwhile.
+    Return False if a response was received before the end of the body. Its bytes were passed to `parser`.
 
-    Raises what `body` raises, NetworkError, RemoteError (size_mismatch, bad_response), Cancelled. After an error the
-    connection must be closed, so that the peer does not see a complete body."""
+    Raises what `body` raises, NetworkError, RemoteError (size_mismatch, bad_response), Cancelled. After an error, the
+    connection must be closed, so that the peer does not accept the body as complete."""
     remaining = length
     for piece in body:
         view = memoryview(piece)
@@ -52,7 +52,7 @@ def _send_all(connection: Connection, parser: ResponseParser, view: memoryview) 
         try:
             count = connection.send_some(view)
         except NetworkError:
-            # A peer that responds early and closes the connection resets it; the response may already be here.
+            # The peer may have responded early and then reset the connection. Its response may already be received.
             if poll_response(connection, parser) and parser.head is not None:
                 return False
             raise

@@ -30,10 +30,10 @@ MAX_IDLE_CONNECTIONS = 8  # per origin
 
 
 class OneOffCall:
-    """One request and its response. Everything but `abort` is called by the sending thread.
+    """The state of one request that is sent through `requests`. Only the sending thread uses it, except for `abort`.
 
-    uses_absolute_url: the request goes to a forward proxy. peer_closed: the peer closed the connection. may_reuse: an
-    idle connection may be used."""
+    `uses_absolute_url` is true if the request goes to a forward proxy. `peer_closed` is true after the peer has closed
+    the connection. `may_reuse` says whether an idle connection may be used."""
 
     def __init__(
         self, connector: Connector, host: HostLimits, request: Request, work: Work, timeouts: Timeouts
@@ -50,11 +50,11 @@ class OneOffCall:
         self._reused = False
 
     def open(self) -> Connection:
-        """Open a new connection. Raises as `Connector.open`."""
+        """Open a new connection. Raises the errors of `Connector.open`."""
         return self._connector.open(self.request.destination, self._work.stop)
 
     def start_exchange(self, connection: Connection) -> None:
-        """Start the exchange on a new or kept connection. Raises Refused if its peer is not allowed."""
+        """Start the exchange on a new or idle connection. Raises Refused if the peer's address is not allowed."""
         destination = self.request.destination
         if destination.named_by_server and connection.peer is not None:
             self._connector.check(destination, connection.peer)
@@ -64,21 +64,21 @@ class OneOffCall:
 
     @property
     def kept_connection_was_closed(self) -> bool:
-        """Whether a kept connection was used and no byte of a response was received."""
+        """Whether an idle connection was used and then returned no bytes, so that the peer had probably closed it."""
         return self._reused and self._connection is not None and not self._connection.received_any
 
     def count_request(self) -> None:
-        """Count the request."""
+        """Count the request in the statistics of its host."""
         self._host.count_request(f"{self.request.method} {self.request.kind}")
 
     def abort(self) -> None:
-        """Shut the connection down, which wakes the sending thread. Any thread."""
+        """Shut down the connection, which wakes the sending thread. May be called from any thread."""
         if self._connection is not None:
             self._connection.abort()
 
 
 class _CallOfThread(threading.local):
-    """The current call of each thread, because `requests` cannot pass it to a connection."""
+    """The current call of each thread. It is stored here because `requests` cannot pass it to a connection."""
 
     call: OneOffCall | None = None
 
@@ -88,7 +88,7 @@ _thread_local = _CallOfThread()
 
 @contextmanager
 def activate(call: OneOffCall) -> Iterator[None]:
-    """Make `call` the call of the current thread within the block."""
+    """As a context manager, make `call` the current call of this thread until the `with` block exits."""
     _thread_local.call = call
     try:
         yield
@@ -97,10 +97,10 @@ def activate(call: OneOffCall) -> Iterator[None]:
 
 
 def _current_call() -> OneOffCall:
-    """Return the call of the current thread."""
+    """Return the current call of this thread. Raises RuntimeError if there is none."""
     call = _thread_local.call
     if call is None:
-        raise RuntimeError("a connection is used outside a call")
+        raise RuntimeError("a connection was used outside a call")
     return call
 
 
@@ -113,7 +113,9 @@ class RequestsAdapter(HTTPAdapter):
         self._pools: dict[object, _RequestsPool] = {}
 
     def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
-        """Return the pool of the origin. Connections that offer our client certificate have a pool of their own."""
+        """Return the connection pool for the current call's origin.
+
+        Connections that may use the registry's credentials, such as its client certificate, have a separate pool."""
         destination = _current_call().request.destination
         key = (destination.origin, destination.credentials)
         with self._lock:
@@ -127,7 +129,7 @@ class RequestsAdapter(HTTPAdapter):
         """Do nothing: the connector verifies certificates."""
 
     def request_url(self, request: requests.PreparedRequest, _: Any) -> str:
-        """Return the request target: an absolute URL for a forward proxy, otherwise path and query."""
+        """Return the request target: an absolute URL for a forward proxy, otherwise the path and query."""
         return str(request.url) if _current_call().uses_absolute_url else request.path_url
 
     def close(self) -> None:
@@ -139,12 +141,12 @@ class RequestsAdapter(HTTPAdapter):
 
 
 class _RequestsConnection(HTTPConnection):
-    """An HTTP connection of urllib3 over a `Connection`, with or without TLS."""
+    """A connection of urllib3 that sends and receives over a `Connection`, with or without TLS."""
 
     sock: _SocketAdapter | None
 
     def request(self, *arguments: Any, **options: Any) -> None:
-        """Send a request, over a new connection if there is none."""
+        """Send a request. Opens the connection first if it is not open."""
         call = _current_call()
         sock = self.sock = self.sock or _SocketAdapter(call.open())
         call.start_exchange(sock.connection)
@@ -153,7 +155,7 @@ class _RequestsConnection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection can be reused; urllib3 otherwise closes it and connects again."""
+        """Whether the connection can be reused. If it cannot, urllib3 closes it and connects again."""
         sock = self.sock
         if sock is None or not _current_call().may_reuse or monotonic() > sock.idle_since + MAX_IDLE:
             return False
@@ -161,14 +163,16 @@ class _RequestsConnection(HTTPConnection):
 
 
 class _RequestsPool(HTTPConnectionPool):
-    """A connection pool of urllib3 that creates such connections."""
+    """A connection pool of urllib3 that creates connections of the class `_RequestsConnection`."""
 
     ConnectionCls = _RequestsConnection
 
 
 class _SocketAdapter:
-    """A `Connection` with the methods of a socket. It is closed when its last user has closed it: the connection of
-    urllib3, or a response."""
+    """A wrapper that gives a `Connection` the methods of a socket that urllib3 calls.
+
+    It counts its users: the connection of urllib3 and each open response. The last user that closes it closes the
+    `Connection`."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -180,7 +184,7 @@ class _SocketAdapter:
         self.connection.send(data)
 
     def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
-        """Return a reader for one response."""
+        """Return a file object that reads one response. It counts as a user until it is closed."""
         self._users += 1
         return io.BufferedReader(_ResponseBytes(self.connection, self.close))
 
@@ -188,7 +192,7 @@ class _SocketAdapter:
         """Do nothing: the connection has its own time limits."""
 
     def close(self) -> None:
-        """Remove one user, and close the connection if it was the last one."""
+        """Remove one user. If it was the last one, close the connection."""
         self.idle_since = monotonic()
         self._users -= 1
         if not self._users:
@@ -196,19 +200,21 @@ class _SocketAdapter:
 
 
 class _ResponseBytes(io.RawIOBase):
-    """The received bytes of a response. A connection that ends inside the head is an error, unlike in `http.client`."""
+    """A stream of the bytes of one response. Unlike in `http.client`, a truncated head is an error."""
 
     def __init__(self, connection: Connection, close: Callable[[], None]) -> None:
         self._connection = connection
         self._close = close
-        self._head: bytearray | None = bytearray()  # None: it is complete
+        self._head: bytearray | None = bytearray()  # received bytes of the head; None once it is complete
 
     def readable(self) -> bool:
         """Return True."""
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill the beginning of `buffer` and return the number of bytes; 0 at the end of the connection."""
+        """Read received bytes into the start of `buffer` and return their number; 0 if the peer closed the connection.
+
+        Raises NetworkError (truncated) if the head is incomplete, RemoteError if the head is too large."""
         view = memoryview(buffer).cast("B")
         count = self._connection.receive_into(view)
         if not count:
@@ -226,7 +232,7 @@ class _ResponseBytes(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """End the exchange."""
+        """End the exchange and release the connection."""
         if not self.closed:
             self._connection.end_exchange()
             self._close()

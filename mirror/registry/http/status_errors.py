@@ -1,6 +1,6 @@
-"""Errors for responses with an unexpected status, from the status, the headers and the body. No I/O.
+"""Creates errors for responses with an unexpected status, from the status, the headers and the body. Does no I/O.
 
-Error documents: distribution-spec v1.1.1, "Error Codes".
+Source for error documents: distribution-spec v1.1.1, "Error Codes".
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mirror.output.redaction import QUERY_KEYS
 from mirror.registry.http.headers import WHITE_SPACE, Headers
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_RETRYABLE = frozenset({408, 425})  # besides 5xx
-_NOT_RETRYABLE = frozenset({501, 505})  # of 5xx
+_RETRYABLE = frozenset({408, 425})  # in addition to 5xx
+_NOT_RETRYABLE = frozenset({501, 505})  # exceptions among 5xx
 _ERRORS: dict[int, tuple[type[MirrorError], str, str]] = {
     401: (AuthError, "auth_failed", ""),
     403: (AuthError, "auth_denied", ""),
@@ -30,11 +30,11 @@ _ERRORS: dict[int, tuple[type[MirrorError], str, str]] = {
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _SIGNATURE = re.compile(r'signature="?([^,"]+)')
-_UPLOADING = re.compile(rb"image is being uploaded", re.IGNORECASE)  # docker-registry 0.9.1, which speaks v1
-# docker-registry (v2) has the error number in the `detail` of its storage driver: ENOSPC or EDQUOT of Linux.
+_UPLOADING = re.compile(rb"image is being uploaded", re.IGNORECASE)  # docker-registry 0.9.1, a v1 registry
+# docker-registry (v2) reports the Linux error number of its storage driver in `detail`: 28 (ENOSPC) or 122 (EDQUOT).
 _NO_SPACE = re.compile(
     r"no space left|not enough space|disk (?:is )?full|quota exceeded|insufficient storage|"
-    r"exceed the configured upper limit|"  # quota of a project in Harbor, with 403
+    r"exceed the configured upper limit|"  # Harbor sends this with 403 for the quota of a project
     r"\bErr\"?: ?(?:28|122)\b",
     re.IGNORECASE,
 )
@@ -44,10 +44,10 @@ MIN_SECRET_LENGTH = 6  # characters; shorter credentials are not searched for in
 
 
 def error_document(body: bytes, *, objects: bool = False) -> tuple[str, str]:
-    """Return the code and the message of the first error of an OCI error document; ("", "") if `body` is none.
+    """Return the code and message of the first error in an OCI error document; empty strings if `body` is not one.
 
-    A detail that is a string is appended to the message, because docker-registry has the reason only there. objects: a
-    detail that is an object or a list is appended as JSON; docker-registry reports storage errors in this form."""
+    A string in `detail` is appended to the message, because docker-registry gives the reason only there. If `objects`
+    is true, an object or a list in `detail` is appended as JSON, because docker-registry reports storage errors so."""
     if body[:1] not in (b"{", b" ", b"\n"):
         return "", ""
     try:
@@ -66,7 +66,7 @@ def error_document(body: bytes, *, objects: bool = False) -> tuple[str, str]:
 
 
 def _detail(detail: strictjson.Value, *, objects: bool) -> str:
-    """Return the detail of an error as text; empty if it is not used."""
+    """Return the `detail` of an error as text for the message; empty if it is not used."""
     if isinstance(detail, str):
         return detail
     return printable(json.dumps(detail, ensure_ascii=False), _MAX_DETAIL) if detail and objects else ""
@@ -83,11 +83,11 @@ def error_for(
     writes: bool = True,
     now: Callable[[], float] = time.time,
 ) -> MirrorError:
-    """Return the error for a response. what: the request, for the message.
+    """Return the error for a response with an unexpected status. `what` is the request, for the message.
 
-    longest_wait: seconds; if the server requests a longer wait, the error is final. writes: the request was to store
-    something, so that the cause may be a lack of space."""
-    # Below 500, an object only repeats a part of the request: a name, a scope, a digest.
+    If the server requests a wait of more than `longest_wait` seconds, the error is not retryable. `writes` is true if
+    the request stores data, so that the cause may be a lack of space."""
+    # For a status below 500, an object in `detail` only repeats part of the request: a name, a scope or a digest.
     code, message = error_document(body, objects=status >= 500)
     text = f"{what}: {_status_text(status)}{_body_text(status, code, message, body)}"
     error = _classify_status(text, status, body, writes)
@@ -104,7 +104,7 @@ def error_for(
 
 
 def _classify_status(text: str, status: int, body: bytes, writes: bool) -> MirrorError:
-    """Return the error for a status, without regard to rate limits. text: the message."""
+    """Return the error for a status, regardless of rate limits. `text` is the message."""
     if writes and (status == 507 or (status >= 400 and _NO_SPACE.search(body[:4096].decode("latin-1")))):
         hint = "free space on the registry, or have its quota raised"
         return RemoteError(text, code="target_full", retryable=True, hint=hint)
@@ -116,12 +116,12 @@ def _classify_status(text: str, status: int, body: bytes, writes: bool) -> Mirro
         hint = "a push of this image is not complete; if this persists, push it again or exclude the tag"
         return RemoteError(text, retryable=True, hint=hint)
     if status in REDIRECTS:
-        return RemoteError(f"{text}: a redirect of this request is not followed")
+        return RemoteError(f"{text}: redirects of this request are not followed")
     return RemoteError(text, retryable=status in _RETRYABLE or (500 <= status < 600 and status not in _NOT_RETRYABLE))
 
 
 def _rate_limit_error(text: str, code: str, message: str, wait: float | None) -> MirrorError:
-    """Return the error for a 429. wait: seconds that the server requests.
+    """Return the error for a 429 response. `wait` is the wait that the server requests, in seconds, or None.
 
     Docker Hub has a pull quota, which may be used up for hours, and an abuse limit, which lasts about a minute."""
     quota = code == "TOOMANYREQUESTS" and "pull rate limit" in message.lower()
@@ -132,9 +132,10 @@ def _rate_limit_error(text: str, code: str, message: str, wait: float | None) ->
 
 
 def retry_after(headers: Headers, now: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds of the Retry-After header; None if it is missing or invalid. Source: RFC 9110, "Retry-After".
+    """Return the wait that a Retry-After header requests, in seconds; None if the header is missing or invalid.
 
-    A date is compared with the Date of the response, so that a difference between the clocks has no effect."""
+    A date is compared with the Date header of the response, so that a difference between the clocks of the server and
+    this machine has no effect. Source: RFC 9110, "Retry-After"."""
     text = (headers.get("retry-after") or "").strip(WHITE_SPACE)
     if text.isascii() and text.isdigit():
         return float(text[:12])
@@ -146,7 +147,7 @@ def retry_after(headers: Headers, now: Callable[[], float] = time.time) -> float
 
 
 def _timestamp(date: str) -> float | None:
-    """Return an HTTP date in seconds since 1970; None if it is missing or invalid."""
+    """Convert an HTTP date to seconds since 1970. Return None if it is missing or invalid."""
     try:
         return parsedate_to_datetime(date).timestamp() if date else None
     except (ValueError, TypeError, OverflowError, IndexError):
@@ -154,7 +155,7 @@ def _timestamp(date: str) -> float | None:
 
 
 def _status_text(status: int) -> str:
-    """Return a status with its phrase: `404 Not Found`."""
+    """Return a status with its reason phrase, such as `404 Not Found`."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
@@ -162,7 +163,7 @@ def _status_text(status: int) -> str:
 
 
 def _body_text(status: int, code: str, message: str, body: bytes) -> str:
-    """Return the text of an error body after a colon; empty if it only repeats the status."""
+    """Return a colon and the text of an error body; an empty string if the body only repeats the status."""
     if code or message:
         return ": " + ": ".join(filter(None, (code, message)))
     text = " ".join(_TAG.sub(" ", body[:4096].decode("utf-8", "replace")).split())
@@ -172,16 +173,17 @@ def _body_text(status: int, code: str, message: str, body: bytes) -> str:
 
 
 def is_token_expired(status: int, body: bytes) -> bool:
-    """Return whether a response reports an expired token. Amazon ECR does so with 403 and plain text:
-    deis/builder#426."""
+    """Return whether a response reports an expired token. Amazon ECR does so with 403 and plain text.
+
+    Source: deis/builder#426."""
     return status == 403 and b"authorization token has expired" in body[:1024].lower()
 
 
 def redact_body(body: bytes, headers: Sequence[tuple[str, str]], target: str = "") -> bytes:
-    """Remove the secrets of a request from an error body, because some servers repeat them there.
+    """Remove the secrets of a request from the body of its error response, because some servers repeat them there.
 
-    headers: of the request; Authorization and Cookie contain secrets. target: of the request; its query may contain a
-    signature."""
+    `headers` are those of the request; Authorization and Cookie contain secrets. `target` is the path and query of the
+    request; the query may contain a signature."""
     secrets = [secret for name, value in headers for secret in _secrets_in(name, value)]
     if "?" in target:
         pairs = (part.partition("=") for part in target.partition("?")[2].split("&"))
@@ -195,16 +197,17 @@ def redact_body(body: bytes, headers: Sequence[tuple[str, str]], target: str = "
 
 
 def _secrets_in(name: str, value: str) -> list[str]:
-    """Return the secrets in a request header."""
+    """Return the secrets in the value of a request header."""
     if name == "Authorization":
         secret = value.partition(" ")[2]
-        return [secret, *_SIGNATURE.findall(secret)]  # a token of v1 has a signature; its other parts are not secret
+        return [secret, *_SIGNATURE.findall(secret)]  # a v1 token contains a signature; its other parts are not secret
     return [pair.partition("=")[2] for pair in value.split("; ")] if name == "Cookie" else []
 
 
 def has_v2_version(values: Sequence[str]) -> bool:
-    """Return whether the values of Docker-Distribution-Api-Version name v2. The header may be repeated, and a value may
-    have several entries."""
+    """Return whether the values of the Docker-Distribution-Api-Version header announce v2.
+
+    The header may be repeated, and a value may have several entries."""
     for value in values:
         for entry in value.split(" "):
             kind, _, version = entry.partition("/")

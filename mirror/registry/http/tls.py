@@ -16,47 +16,48 @@ from mirror.registry.http.host_settings import TlsSettings
 from mirror.util.config_key import registry_key
 from mirror.util.tls_socket import TlsSocket
 
-# Files with the system's certificate authorities, for an OpenSSL that was not built for this system.
+# Files with the system's certificate authorities. They are used if the default paths of OpenSSL contain none, because
+# it was built for another system.
 _CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 _VALIDITY_ERRORS = {9: "not valid yet", 10: "expired"}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
 class TlsClient:
-    """Makes TLS handshakes with the settings of one registry. Thread-safe."""
+    """The client side of TLS with the settings of one registry: contexts, handshakes and sessions. Thread-safe."""
 
     def __init__(self, tls: TlsSettings, key: str) -> None:
-        """key: the registry's name in the configuration, for errors."""
+        """Create a TLS client. `key` is the registry's name in the configuration, for errors."""
         self._tls = tls
         self._key = key
         self._contexts: dict[bool, ssl.SSLContext] = {}
-        self._sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession] = {}  # the last one with each host and port
+        self._sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession] = {}  # the latest, by host and port
 
     def context(self, *, for_registry: bool) -> ssl.SSLContext:
-        """Return the TLS context, which is created on first use.
+        """Return the TLS context for the registry or for other hosts. It is created on first use.
 
-        for_registry: for the registry and its token service. Otherwise for the hosts that they name: these never get
-        the client certificate, and the authorities of the system are accepted besides those of the registry. Raises
-        LocalError if a file is not usable."""
+        If `for_registry` is true, the context is for the registry and its token service. Otherwise, it is for hosts
+        that they name: it has no client certificate, and it accepts the certificate authorities of the system in
+        addition to those of the registry. Raises LocalError if a file is not usable."""
         context = self._contexts.get(for_registry)
-        if context is None:  # creating it twice is harmless
+        if context is None:  # if two threads create one, either may be used
             context = self._contexts[for_registry] = self._new_context(for_registry=for_registry)
         return context
 
     def connect(
         self, sock: socket.socket, context: ssl.SSLContext, host: str, *, subject: str, peer: str | None
     ) -> TlsConnection:
-        """Make a handshake over a connected socket and return the connection. Resumes an earlier session if possible.
+        """Perform a TLS handshake over a connected socket and return the connection.
 
-        host: the name that the certificate must have. subject: host and port. The socket keeps its timeout; it belongs
-        to the connection afterwards, and is closed on errors. Raises NetworkError, RemoteError (tls_error), Refused
-        (tls_error), Unreachable."""
+        An earlier TLS session is resumed if possible. `host` is the name that the certificate must have. `subject` is
+        the host and port, for errors. The connection takes over the socket with its timeout; on errors, the socket is
+        closed. Raises NetworkError, RemoteError (tls_error), Refused (tls_error), Unreachable."""
         with sock:  # has no effect after the handshake has started, because the descriptor is detached then
             try:
                 host.encode("idna")  # wrap_socket() would do this too late to close the socket on errors
                 session = self._sessions.get((context, subject))
                 secured = context.wrap_socket(sock, server_hostname=host, session=session)
                 return TlsConnection(secured, subject, peer, self._sessions)
-            except OSError as error:  # an SSLError is one
+            except OSError as error:  # includes SSLError
                 raise _handshake_error(error, subject, self._key) from error
             except ValueError as error:  # the name is not valid in IDNA
                 raise Unreachable(f"{subject}: the host name is not valid: {printable(error)}") from error
@@ -64,10 +65,10 @@ class TlsClient:
     def connect_inside(
         self, outer: TlsConnection, context: ssl.SSLContext, host: str, *, subject: str
     ) -> TlsConnection:
-        """Make a handshake with `host` inside `outer`, the TLS connection to a proxy. Closes it on errors.
+        """Perform a TLS handshake with `host` inside `outer`, the TLS connection to a proxy. Closes `outer` on errors.
 
-        Raises as `connect`."""
-        from urllib3.util.ssltransport import SSLTransport  # noqa: PLC0415 (urllib3 takes 0.1 s)
+        Raises the errors of `connect`."""
+        from urllib3.util.ssltransport import SSLTransport  # noqa: PLC0415 (importing urllib3 takes 0.1 s)
 
         try:
             ssl_socket = SSLTransport(outer.ssl_socket, context, server_hostname=host, suppress_ragged_eofs=False)
@@ -80,9 +81,9 @@ class TlsClient:
         return _NestedTlsConnection(ssl_socket, outer.ssl_socket, subject)
 
     def _new_context(self, *, for_registry: bool) -> ssl.SSLContext:
-        """Create a context. Raises LocalError if a file is not usable."""
+        """Create a TLS context; `context` describes the parameter. Raises LocalError if a file is not usable."""
         tls = self._tls
-        # Not create_default_context, which uses SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR of the environment.
+        # create_default_context() would use the environment variables SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.sslsocket_class = TlsSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -105,7 +106,7 @@ class TlsClient:
 
 
 def _load_system_ca(context: ssl.SSLContext) -> None:
-    """Load the certificate authorities of the system."""
+    """Add the certificate authorities of the system to `context`."""
     paths = ssl.get_default_verify_paths()
     file, folder = Path(paths.openssl_cafile), Path(paths.openssl_capath)
     if file.is_file():
@@ -119,15 +120,17 @@ def _load_system_ca(context: ssl.SSLContext) -> None:
 
 
 def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
-    """Load the certificate authorities of a PEM file. Raises LocalError."""
+    """Add the certificate authorities of a PEM file to `context`. Raises LocalError if the file is not usable."""
     try:
         context.load_verify_locations(cafile=ca)
-    except OSError as error:  # an SSLError is one
+    except OSError as error:  # includes SSLError
         raise LocalError(f"{ca} is not usable: {_reason(error)}", hint="`tls.ca` must be a PEM file") from error
 
 
 def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
-    """Load the client certificate. key: None: it is in the same file. Raises LocalError."""
+    """Load the client certificate and its key. If `key` is None, the file `cert` also contains the key.
+
+    Raises LocalError if a file is not usable."""
     try:
         context.load_cert_chain(cert, key, password="")  # an encrypted key is an error, without a prompt on a terminal
     except OSError as error:
@@ -136,14 +139,14 @@ def _load_client_certificate(context: ssl.SSLContext, cert: Path, key: Path | No
 
 
 def _reason(error: OSError) -> str:
-    """Return the reason of an error of a file or of TLS as text."""
+    """Return a short description of the cause of a file error or a TLS error."""
     if isinstance(error, ssl.SSLError):
         return printable((error.reason or str(error)).lower().replace("_", " "), 120)
     return error.strerror or printable(error, 120)
 
 
 class TlsConnection(Connection):
-    """An open connection with TLS."""
+    """An open TLS connection. Its TLS session can be resumed by later connections."""
 
     def __init__(
         self,
@@ -152,10 +155,13 @@ class TlsConnection(Connection):
         peer: str | None,
         sessions: dict[tuple[ssl.SSLContext, str], ssl.SSLSession],
     ) -> None:
-        """sessions: where to store the TLS session, so that a later connection can resume it."""
+        """Wrap a socket after its handshake. Its TLS session is stored in `sessions`, for later connections to resume.
+
+        `peer` is the IP address of the peer, or None behind a proxy."""
         super().__init__(sock, subject, peer)
         self._sessions, self._name = sessions, subject
-        # An end without close_notify must be an error. Only typeshed treats this attribute as private.
+        # If the peer closes the connection without close_notify, a read must fail. Only typeshed treats this attribute
+        # as private.
         sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
         self._ssl_socket = sock
 
@@ -168,18 +174,18 @@ class TlsConnection(Connection):
         super().end_exchange()
 
     def _send_close_notify(self) -> None:
-        """Send close_notify (RFC 8446, 6.1), without waiting for that of the peer."""
+        """Send a close_notify alert (RFC 8446, 6.1), without waiting for the peer's."""
         with suppress(OSError, ValueError):  # the connection failed, its buffer is full, or there was no handshake
             self.set_timeout(0.0)
             self._ssl_socket.unwrap()
 
     @property
     def ssl_socket(self) -> ssl.SSLSocket:
-        """The TLS socket."""
+        """The TLS socket of the connection."""
         return self._ssl_socket
 
     def is_readable(self) -> bool:
-        """Return whether a read would return at once; also true for bytes in the buffer of the TLS layer."""
+        """Return whether a read would return at once, possibly with bytes from the buffer of the TLS layer."""
         return super().is_readable() or self._ssl_socket.pending() > 0
 
     def send_some(self, view: memoryview) -> int:
@@ -187,7 +193,7 @@ class TlsConnection(Connection):
         return super().send_some(view[:MAX_WRITE])
 
     def _blocking_events(self, error: OSError) -> int:
-        """Return the poll events that a non-blocking call would have waited for; 0 if the call failed."""
+        """Return the poll events to wait for if `error` means that the call would block; 0 for any other error."""
         if isinstance(error, ssl.SSLWantWriteError):
             return select.POLLIN | select.POLLOUT
         return select.POLLIN if isinstance(error, ssl.SSLWantReadError) else super()._blocking_events(error)
@@ -200,7 +206,7 @@ class TlsConnection(Connection):
         return _connection_error(self.subject, error) if isinstance(error, ssl.SSLError) else super()._translate(error)
 
     def _read_alert(self) -> ssl.SSLError | None:
-        """Return the TLS alert of the peer, which can still be read after a failed write; None if there is none."""
+        """Return the TLS alert that the peer sent, or None. It can still be read after a write has failed."""
         self.set_timeout(0.0)
         try:
             self._ssl_socket.recv_into(self._buffer)
@@ -212,7 +218,7 @@ class TlsConnection(Connection):
 
 
 class _NestedTlsConnection(TlsConnection):
-    """A TLS connection inside the TLS connection to a proxy. Its socket has the methods of an SSLSocket."""
+    """A TLS connection inside the TLS connection to a proxy. Its socket is an SSLTransport of urllib3."""
 
     def __init__(self, ssl_socket: Any, outer: ssl.SSLSocket, subject: str) -> None:
         super().__init__(ssl_socket, subject, None, {})
@@ -224,13 +230,13 @@ class _NestedTlsConnection(TlsConnection):
         Connection.end_exchange(self)
 
     def abort(self) -> None:
-        """Shut the connection to the proxy down. Any thread."""
+        """Shut down the connection to the proxy. May be called from any thread."""
         with self._lock, suppress(OSError):
             if self._open:
                 socket.socket.shutdown(self._outer, socket.SHUT_RDWR)
 
     def is_readable(self) -> bool:
-        """Return whether a read would return at once; also true for bytes in the buffers of both TLS layers."""
+        """Return whether a read would return at once, possibly with bytes from the buffers of either TLS layer."""
         buffered = self._inner.sslobj.pending() or self._inner.incoming.pending or self._outer.pending()
         return buffered > 0 or Connection.is_readable(self)
 
@@ -249,9 +255,10 @@ class _NestedTlsConnection(TlsConnection):
 
 
 def _connection_error(subject: object, error: ssl.SSLError) -> MirrorError:
-    """Return the error for a TLS error after the handshake."""
+    """Return the MirrorError for a TLS error that occurred after the handshake."""
     reason = (error.reason or "").lower().replace("_", " ")
-    if "alert" in reason and "certificate" in reason:  # in TLS 1.3 a client certificate is rejected after the handshake
+    # With TLS 1.3, the server rejects a client certificate only after the handshake.
+    if "alert" in reason and "certificate" in reason:
         return Refused(
             f"{subject}: the server rejected the client certificate: {reason}",
             code="tls_error",
@@ -261,7 +268,7 @@ def _connection_error(subject: object, error: ssl.SSLError) -> MirrorError:
 
 
 def _handshake_error(error: OSError, host: str, key: str) -> MirrorError:
-    """Return the error for a failed handshake with `host`. key: the registry's name in the configuration."""
+    """Return the error for a failed handshake with `host`. `key` is the registry's name in the configuration."""
     if isinstance(error, ssl.SSLCertVerificationError):
         why = _VALIDITY_ERRORS.get(error.verify_code)
         if why:
@@ -280,7 +287,7 @@ def _handshake_error(error: OSError, host: str, key: str) -> MirrorError:
 
 
 def _ssl_error(error: ssl.SSLError, host: str, key: str) -> MirrorError:
-    """Return the error for a TLS error during the handshake, with a hint if its cause is likely."""
+    """Return the MirrorError for a TLS error during the handshake, with a hint for a likely cause."""
     reason = _reason(error)
     hint = ""
     if any(word in reason for word in ("wrong version number", "http request", "packet length", "record layer")):

@@ -1,7 +1,7 @@
-"""The only parser of URLs, so that the rules check the same host to which a connection is opened.
+"""The only parser of request URLs, so that the host that is checked is always the host that is contacted.
 
-It accepts http and https only, and rejects everything that parsers are known to interpret differently: backslashes,
-user information, control characters, spaces, host names that are not ASCII, numbers in place of an address.
+It accepts only http and https, and rejects everything that parsers are known to interpret differently: backslashes,
+user information, control characters, spaces, host names that are not ASCII, and numbers instead of an address.
 Sources: RFC 3986; RFC 9110, "https URI scheme".
 """
 
@@ -25,12 +25,11 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class BadUrl(ValueError):
-    """A URL is not usable. The text says why, and contains nothing of the URL."""
+    """Raised for a URL that is not usable. The text gives the reason and contains no part of the URL."""
 
 
 class Origin(Struct, frozen=True):
-    """A scheme, host and port. Credentials are sent to one origin only. host: in lower case, without brackets or a
-    trailing dot."""
+    """The scheme, host and port of a URL. `host` is in lower case, without brackets and without a trailing dot."""
 
     scheme: str
     host: str
@@ -46,7 +45,7 @@ class Origin(Struct, frozen=True):
 
     @property
     def netloc(self) -> str:
-        """`host`, or `host:port` if the port is not the default of the scheme, as in the Host header."""
+        """The value for the Host header: `host`, or `host:port` if the port is not the default of the scheme."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -55,7 +54,7 @@ class Origin(Struct, frozen=True):
 
 
 def split(text: str) -> tuple[Origin, str]:
-    """Split an absolute URL into its origin and its target: path and query, unchanged. Raises BadUrl."""
+    """Split an absolute URL into its origin and its target, which is the path and the query. Raises BadUrl."""
     match = _ABSOLUTE.fullmatch(_check_characters(text))
     if match is None:
         raise BadUrl("it is not absolute")
@@ -69,10 +68,10 @@ def split(text: str) -> tuple[Origin, str]:
 
 
 def join(origin: Origin, target: str, text: str) -> tuple[Origin, str]:
-    """Resolve `text`, an absolute URL or one relative to `origin` and `target`, into its origin and target.
+    """Resolve an absolute or relative URL against the URL given by `origin` and `target`.
 
-    The encoding and the query are not changed; only a path without a leading slash is merged with the path of `target`
-    (RFC 3986, 5.2). Raises BadUrl."""
+    Return the origin and the target of the resolved URL. Its percent-encoding and query are not changed. Only a path
+    without a leading slash is merged with the path of `target` (RFC 3986, 5.2). Raises BadUrl."""
     text = _check_characters(text).partition("#")[0]
     if not text:
         raise BadUrl("it is empty")
@@ -94,12 +93,12 @@ def join(origin: Origin, target: str, text: str) -> tuple[Origin, str]:
 
 
 def _escape(target: str) -> str:
-    """Percent-encode bytes above ASCII, which a request line cannot contain, and nothing else."""
+    """Percent-encode only the characters outside ASCII, which a request line must not contain."""
     return target if target.isascii() else quote(target, safe=_PRINTABLE, encoding="latin-1")
 
 
 def _check_characters(text: str) -> str:
-    """Return the text if all its characters are allowed in a URL. Raises BadUrl."""
+    """Return `text` unchanged if all its characters are allowed in a URL. Raises BadUrl otherwise."""
     if _FORBIDDEN.search(text):
         raise BadUrl("it has a space, a control character or a backslash")
     if not text.isascii() and max(text) > "\xff":
@@ -108,7 +107,7 @@ def _check_characters(text: str) -> str:
 
 
 def _parse_origin(scheme: str, authority: str) -> Origin:
-    """Parse `host[:port]`. Raises BadUrl."""
+    """Return the origin for a scheme and an authority of the form `host[:port]`. Raises BadUrl."""
     if "@" in authority:
         raise BadUrl("it contains a user name")
     match = _AUTHORITY.fullmatch(authority)
@@ -139,7 +138,7 @@ def _parse_host(host: str) -> str:
 
 
 def _remove_dot_segments(path: str) -> str:
-    """Remove the segments `.` and `..` of a path. Source: RFC 3986, 5.2.4."""
+    """Resolve the segments `.` and `..` of a path. Source: RFC 3986, 5.2.4."""
     kept: list[str] = []
     for segment in path.split("/"):
         if segment == "..":

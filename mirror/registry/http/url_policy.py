@@ -1,8 +1,9 @@
 """The rules for URLs: to which hosts requests and credentials may be sent (docs/trust.md).
 
-Hosts that the operator names receive credentials, for exactly their origin. Hosts that a server names (in a redirect,
-an upload Location, a Link, a realm) receive none. They must not have a weaker scheme. They must not have an internal
-address unless the host that named them has one. A URL that breaks a rule raises Refused, and no request is sent.
+The credentials of a registry are sent only to its origin and its token service. Other hosts that a server names, such
+as in a redirect or an upload Location, receive none. A URL in a response over https must not use http. The address of
+such a host must not be internal, unless the host that named it has an internal address of the same kind, or
+`allow-hosts` lists it. For a URL that violates a rule, Refused is raised and no request is sent.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ _DOCKER_HUB = Origin("https", "registry-1.docker.io", 443)
 
 
 class Destination(Struct, frozen=True):
-    """A URL that passed the rules, to which a request may be sent.
+    """A URL that has passed the checks, so that a request may be sent to it.
 
-    target: path and query exactly as sent. credentials: whether those of the registry may be sent. named_by_server: the
-    address of the host is checked when a connection is opened. named_by: the origin that named it. refusal_code: the
-    error code if the address is refused."""
+    `target` is the path and query exactly as sent. `credentials` says whether the registry's credentials may be sent.
+    If `named_by_server` is true, the host's address is checked when a connection is opened or reused. `named_by` is the
+    origin that named the host. `refusal_code` is the error code if the address is rejected."""
 
     origin: Origin
     target: str
@@ -66,7 +67,7 @@ def with_query(destination: Destination, key: str, value: str) -> Destination:
 
 
 class UrlPolicy:
-    """The rules for the URLs of one registry. Thread-safe."""
+    """The rules for the URLs that one registry and its token service name in their responses. Thread-safe."""
 
     def __init__(self, settings: HostSettings) -> None:
         self._host = settings.host
@@ -74,7 +75,7 @@ class UrlPolicy:
         self._allow_hosts = frozenset(host.lower() for host in settings.allow_hosts)
         self.api = self._api(settings)
         self.endpoints: set[Origin] = set()  # accepted by `check_endpoint`; they may receive the registry's tokens
-        self._kinds: dict[Origin, AddressKind] = {}  # of the addresses to which connections were opened
+        self._kinds: dict[Origin, AddressKind] = {}  # the kind of the last accepted address of each origin
 
     @staticmethod
     def _api(settings: HostSettings) -> Origin:
@@ -84,20 +85,24 @@ class UrlPolicy:
         return Origin.parse(f"{'http' if settings.plain_http else 'https'}://{settings.host}")
 
     def destination(self, target: str) -> Destination:
-        """Return the destination for a path, with or without a query, of the registry itself. Raises Refused."""
+        """Return the destination for a path, with or without a query, on the registry itself.
+
+        Raises Refused (unsafe_path) if the path contains forbidden characters."""
         if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
             raise Refused(f"not a valid path: {printable(target, 80)}", code="unsafe_path")
         return Destination(self.api, target, credentials=True)
 
     def check_redirect(self, location: str, base: Destination) -> Destination:
-        """Return the destination of a redirect of a GET or HEAD of `base`. Raises Refused (unsafe_redirect)."""
+        """Check the redirect of a GET or HEAD request to `base`, and return its destination.
+
+        Raises Refused (unsafe_redirect)."""
         return self._check_location(location, base, code="unsafe_redirect", what="redirect")
 
     def check_upload_location(self, location: str, base: Destination) -> Destination:
-        """Return the destination of an upload Location in a response of `base`.
+        """Check the upload Location in a response of `base`, and return its destination.
 
-        Some proxies replace https by http in the Location; for the host of `base` this is corrected. Raises Refused
-        (unsafe_location), RemoteError (it is empty)."""
+        Some proxies replace https with http in the Location. If its host is the host of `base`, https is used instead.
+        Raises Refused (unsafe_location), RemoteError if `location` is empty."""
         if not location:
             raise RemoteError(f"{base}: the upload Location is empty", retryable=True)
         origin, target = _join_location(location, base, "unsafe_location", "upload location")
@@ -108,9 +113,9 @@ class UrlPolicy:
         return self._check_target(origin, target, base, code="unsafe_location", what="upload location")
 
     def check_next_link(self, location: str, base: Destination) -> Destination:
-        """Return the destination of a Link to the next page of the list `base`.
+        """Check the Link to the next page of the list `base`, and return its destination.
 
-        It must be the same list of the same origin. Raises Refused (unsafe_link)."""
+        It must lead to the same list on the same origin. Raises Refused (unsafe_link)."""
         origin, target = _join_location(location, base, "unsafe_link", "link to the next page")
         if origin != base.origin:
             raise _policy_error("unsafe_link", "link to the next page", base, f"leads to another origin, {origin}")
@@ -119,10 +124,11 @@ class UrlPolicy:
         return replace(base, target=target)
 
     def check_realm(self, location: str) -> Destination:
-        """Return the destination of a token service that a challenge of the registry names.
+        """Check the token service that a challenge of the registry names, and return its destination.
 
-        It receives the registry's credentials. So it must have the same origin; or use https, at port 443 or the
-        registry's, and have the same registrable domain; or be in `token-realms`. Raises Refused (unsafe_realm)."""
+        The token service receives the registry's credentials. So it must meet one of these conditions: it has the same
+        origin, it is listed in `token-realms`, or it uses https on port 443 or the registry's port and has the same
+        registrable domain. If the registry uses https, it must use https too. Raises Refused (unsafe_realm)."""
         base = Destination(self.api, "/", credentials=True)
         origin, target = _join_location(location, base, "unsafe_realm", "token service")
         realm = Destination(origin, target, credentials=True, named_by=self.api, refusal_code="unsafe_realm")
@@ -146,10 +152,10 @@ class UrlPolicy:
         )
 
     def check_endpoint(self, host: str) -> Destination:
-        """Return the root of a host that a v1 index names for its images (X-Docker-Endpoints).
+        """Check a host that a v1 index names for its images (X-Docker-Endpoints), and return its root URL.
 
-        It receives the tokens of the index. So it must be the index itself, or be in `token-realms` or `allow-hosts`.
-        It is contacted with the scheme of the index. Raises Refused (unsafe_location)."""
+        The host receives the tokens of the index. So it must be the index itself, or be listed in `token-realms` or
+        `allow-hosts`. It is contacted with the scheme of the index. Raises Refused (unsafe_location)."""
         base = Destination(self.api, "/", credentials=True)
         try:
             origin = Origin.parse(f"{self.api.scheme}://{host}")
@@ -158,12 +164,13 @@ class UrlPolicy:
         if origin != self.api:
             if not (_is_listed(origin, self._token_realms) or _is_listed(origin, self._allow_hosts)):
                 hint = f'if it has the images, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}'
-                raise _policy_error("unsafe_location", "endpoint", base, f"{origin} is another host", hint=hint)
+                why = f"{origin} is not the host of the index"
+                raise _policy_error("unsafe_location", "endpoint", base, why, hint=hint)
             self.endpoints.add(origin)
         return Destination(origin, "/", credentials=True, named_by=self.api, refusal_code="unsafe_location")
 
     def check_token_redirect(self, location: str, base: Destination) -> Destination:
-        """Return the destination of a token service's redirect, which must have the same origin.
+        """Check a redirect of a token service, which must stay on the same origin, and return its destination.
 
         Raises Refused (unsafe_realm)."""
         origin, target = _join_location(location, base, "unsafe_realm", "redirect of the token service")
@@ -174,9 +181,9 @@ class UrlPolicy:
         return replace(base, target=target)
 
     def check_peer(self, destination: Destination, address: str) -> None:
-        """Raise Refused if `destination` may not be at the IP address `address`. Called before a byte is sent.
+        """Check the IP address of a peer before any byte is sent to `destination`. Raises Refused.
 
-        Records the kind of the address, for the hosts that this origin will name."""
+        Stores the kind of the address, on which the rule for hosts that this origin names depends."""
         try:
             kind = ip_addresses.address_kind(address)
         except ValueError:
@@ -186,12 +193,16 @@ class UrlPolicy:
         self._kinds[destination.origin] = kind
 
     def _check_location(self, location: str, base: Destination, *, code: str, what: str) -> Destination:
-        """Return the destination of a URL in a response of `base`. code, what: for errors. Raises Refused."""
+        """Check a URL in a response of `base`, and return its destination. Raises Refused.
+
+        `code` and `what` (the kind of URL) are used in errors."""
         origin, target = _join_location(location, base, code, what)
         return self._check_target(origin, target, base, code=code, what=what)
 
     def _check_target(self, origin: Origin, target: str, base: Destination, *, code: str, what: str) -> Destination:
-        """Return the destination of a parsed URL in a response of `base`. code, what: for errors. Raises Refused."""
+        """Check a parsed URL in a response of `base`, and return its destination. Raises Refused.
+
+        `code` and `what` (the kind of URL) are used in errors."""
         if origin == self.api:
             return Destination(origin, target, credentials=True)
         if origin.scheme == "http" and base.origin.scheme == "https":
@@ -203,14 +214,14 @@ class UrlPolicy:
         return destination
 
     def _check_literal(self, destination: Destination) -> None:
-        """Check an IP address in the URL, before a connection is opened. Behind a proxy this is the only check.
+        """Check the host of `destination` if it is an IP address. Raises Refused.
 
-        Raises Refused."""
+        Behind a proxy, this is the only check of an address."""
         if ip_addresses.is_ip_address(destination.origin.host):
             self._check_kind(destination, ip_addresses.address_kind(destination.origin.host))
 
     def _check_kind(self, destination: Destination, kind: AddressKind) -> None:
-        """Raise Refused if a host that a server named may not have an address of this kind."""
+        """Raise Refused if `destination`, which a server named, must not have an address of this kind."""
         origin = destination.origin
         if kind is AddressKind.PUBLIC or origin.host in self._allow_hosts or _is_listed(origin, self._allow_hosts):
             return
@@ -218,7 +229,7 @@ class UrlPolicy:
         if kind is not AddressKind.UNUSABLE and namer is not None and self._known_kind(namer) is kind:
             return
         raise Refused(
-            f"{namer or self.api} leads to {origin}, which is at a {kind.value} address",
+            f"{namer or self.api} leads to {origin}, whose address is {kind.value}",
             hint=f'if this is correct, add "{origin.netloc}" to {registry_key(self._host, "allow-hosts")}',
             code=destination.refusal_code,
         )
@@ -231,7 +242,9 @@ class UrlPolicy:
 
 
 def _join_location(location: str, base: Destination, code: str, what: str) -> tuple[Origin, str]:
-    """Resolve a URL in a response of `base`. code, what: for errors. Raises Refused."""
+    """Resolve a URL in a response of `base` into its origin and target. Raises Refused if it is not usable.
+
+    `code` and `what` (the kind of URL) are used in errors."""
     try:
         return url.join(base.origin, base.target, location)
     except BadUrl as error:
@@ -239,7 +252,7 @@ def _join_location(location: str, base: Destination, code: str, what: str) -> tu
 
 
 def _policy_error(code: str, what: str, base: Destination, why: str, hint: str = "") -> Refused:
-    """Return the error for an unsafe URL. what: the kind of URL."""
+    """Return the error for a URL in a response of `base` that violates a rule. `what` is the kind of URL."""
     return Refused(f"{base}: unsafe {what}: {why}", code=code, hint=hint)
 
 
@@ -250,7 +263,7 @@ def _is_listed(origin: Origin, hosts: frozenset[str]) -> bool:
 
 
 def _is_same_domain(one: Origin, other: Origin) -> bool:
-    """Return whether two origins have the same registrable domain: one label below a public suffix."""
+    """Return whether two origins have the same registrable domain, which is a public suffix and one more label."""
     if ip_addresses.is_ip_address(one.host) or ip_addresses.is_ip_address(other.host):
         return False
     domain: str | None = _public_suffixes().privatesuffix(one.host)
@@ -259,7 +272,7 @@ def _is_same_domain(one: Origin, other: Origin) -> bool:
 
 @functools.cache
 def _public_suffixes() -> PublicSuffixList:
-    """Return the list of public suffixes, which is loaded on first use."""
-    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 (with its list 50 ms; used only for realms on another host)
+    """Return the public suffix list, which is loaded on first use."""
+    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 (loading takes 50 ms; needed only for realms on another host)
 
     return PublicSuffixList()
