@@ -19,7 +19,7 @@ _SKIP_BUFFER = 1 << 18  # bytes
 
 
 class BlobStream:
-    """The body of a response to a GET of a blob.
+    """The body of the response to a GET request for a blob.
 
     `size` is the size of the whole blob in bytes, or None if the response does not state it."""
 
@@ -57,7 +57,7 @@ def open_blob(
     try:
         size = _full_size(stream)
         if size is not None and blob.size is not None and size != blob.size:
-            text = f"{what} has {size} bytes, but its descriptor has the size {blob.size}"
+            text = f"{what} has {size} bytes, but its descriptor says {blob.size}"
             raise Refused(text, code="size_mismatch")
         if stream.status == 200 and offset:
             _skip_bytes(stream, offset)
@@ -77,7 +77,7 @@ def _request_blob(
     headers: Sequence[tuple[str, str]] = (),
     expect: Collection[int] = (200,),
 ) -> ResponseStream:
-    """Send a GET for a blob."""
+    """Send a GET request for a blob, and return the response as a stream."""
     return session.stream(
         f"/v2/{repository}/blobs/{blob.digest}",
         work,
@@ -162,10 +162,10 @@ def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple
 def _get_blob_size(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work
 ) -> int | None:
-    """Determine the size of a blob with a GET: from the headers of the response, otherwise by counting its bytes.
+    """Determine the size of a blob in bytes with a GET; None if the registry does not have the blob.
 
-    The GET is for the first byte, if the registry supports Range. Returns None if the registry does not have the
-    blob."""
+    If the registry supports Range, only the first byte is requested, and the size comes from Content-Range. Otherwise
+    it comes from Content-Length, or the bytes of the blob are counted."""
     first = (("Range", "bytes=0-0"),) if blob.size != 0 else ()
     for headers in dict.fromkeys((first, ())):
         expect = (200, 206, 404, *NO_RANGE_STATUSES) if headers else (200, 404)
@@ -182,7 +182,7 @@ def _get_blob_size(
 
 
 def _count_bytes(stream: ResponseStream, blob: Descriptor) -> int:
-    """Return the number of bytes in the body. Stops reading once there are more than the descriptor says."""
+    """Return the number of bytes in the body. Stop reading once there are more than the descriptor's size."""
     buffer = memoryview(bytearray(_SKIP_BUFFER))
     count = 0
     while (blob.size is None or count <= blob.size) and (count_read := stream.readinto(buffer)):

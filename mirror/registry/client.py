@@ -77,7 +77,7 @@ class RegistryV2:
             self._session.call("GET", "/v2/", work, kind="ping", expect=range(100, 600))
 
     def note_exhausted(self, error: MirrorError) -> None:
-        """Record an error that remained after all retries of a blob transfer, which the session does not see.
+        """Record an error that remained after all retries of a blob transfer. The session does not see such errors.
 
         If the host did not respond or still limits requests, it is marked as down."""
         self._session.note_exhausted(error)
@@ -99,7 +99,7 @@ class RegistryV2:
             raise
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        """Yield the tags of a repository. For an invalid tag, a Refused error is yielded instead.
+        """Yield the tags of a repository. For an invalid tag, yield a Refused error instead.
 
         Raises NotFound if the repository does not exist, AuthError."""
         scopes = self._read_scopes(repository)
@@ -116,7 +116,7 @@ class RegistryV2:
         return list_names(self._session, path, key, scope, work, self._paging[key])
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
-        """Yield, in order, the version of each reference, or the error that concerns only this reference.
+        """Yield the version of each reference, in the same order. If resolving one fails, yield the error instead.
 
         Raises NetworkError if two references in a row fail with it, and any error that concerns more than one
         reference."""
@@ -171,7 +171,7 @@ class RegistryV2:
         if size is None or blob.size is None or size == blob.size:
             return size is not None
         raise Refused(
-            f"{self.host}/{repository}@{blob.digest} has {size} bytes, but its descriptor has the size {blob.size}",
+            f"{self.host}/{repository}@{blob.digest} has {size} bytes, but its descriptor says {blob.size}",
             hint="the target's storage is damaged: run `mirror sync --repair CONFIG`",
             code="size_mismatch",
         )

@@ -29,7 +29,7 @@ PAGE_SIZE = 1000
 _SMALLER_SIZES = (100, 50, 20, 10)
 # Numbers of names that indicate a full page. If such a page has no Link, the next page is always requested.
 _FULL_PAGE_COUNTS = frozenset({50, 100, 200, 250, 500, PAGE_SIZE})
-# While it is unknown how a registry paginates, a page with fewer names and without a Link is taken as the last one.
+# While it is unknown how a registry paginates, a page without a Link that has fewer names than this is the last one.
 MIN_SILENT_PAGE = 20
 _SIZE_REJECTED = frozenset({400, 413, 416, 422})
 _LAST_REJECTED = _SIZE_REJECTED | {404, 405, 501}
@@ -50,7 +50,7 @@ _REL = re.compile(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\s;,\"]*))", re.IGNORECASE)
 
 
 class Paging:
-    """How a registry paginates one kind of list, as observed in this run. Thread-safe.
+    """The pagination behaviour of a registry for one kind of list, as observed in this run. Thread-safe.
 
     These observations are not saved for the next run. If the registry changed its pagination, outdated observations
     could make lists incomplete."""
@@ -65,7 +65,7 @@ class Paging:
 
     @property
     def min_to_continue(self) -> int:
-        """The minimum number of names on a page without a Link for the next page to be requested."""
+        """The minimum number of names that a page without a Link must have for the next page to be requested."""
         minimum = MIN_SILENT_PAGE if self.size == PAGE_SIZE else 1
         return min(minimum, self.shortest_cut) if self.shortest_cut else minimum
 
@@ -107,8 +107,8 @@ class _ListReader:
         self._paging = paging
         self._what = f"{session.settings.host}{path}"
         self._seen: set[str] = set()
-        self._requested: set[str] = set()  # paths with queries
-        self._empty_pages = 0  # in a row
+        self._requested: set[str] = set()  # the paths of pages, with their queries
+        self._empty_pages = 0  # consecutive ones
         self._greatest_first = False  # on an unsorted page, try its greatest name as `last` first
 
     def names(self) -> Iterator[str]:
@@ -130,7 +130,7 @@ class _ListReader:
             response = unlinked_page
 
     def _new_names(self, names: Sequence[str]) -> list[str]:
-        """Return those of `names` that were not on an earlier page. Raises Refused (too_many)."""
+        """Return the names that were not on an earlier page. Raises Refused (too_many) if the list is too long."""
         new = [name for name in dict.fromkeys(names) if name not in self._seen]
         self._seen.update(new)
         if len(self._seen) > MAX_NAMES:

@@ -79,7 +79,7 @@ def read_manifest(session: Session, repository: str, reference: str, scopes: tup
 
 
 def _get_manifest(session: Session, repository: str, reference: str, scopes: tuple[Scope, ...], work: Work) -> Manifest:
-    """Request a manifest, without a second attempt, and verify its digest."""
+    """Request a manifest once, and verify its digest."""
     expected = Digest.parse(reference) if ":" in reference else None
     what = manifest_name(session, repository, reference)
     try:

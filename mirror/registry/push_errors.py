@@ -54,14 +54,14 @@ def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest) ->
             registry_code=error.registry_code,
             retryable=True,
         )
-    message = error.what.partition(": ")[2].lower()  # without the URL, since names may contain any word
+    message = error.what.partition(": ")[2].lower()  # without the URL, because a name in it may contain any word
     if error.status == 413 or (error.status == 400 and _TOO_BIG_PHRASE in message):
         return RemoteError(
             f"{what}: the manifest of {manifest.size} bytes is too large for the target",
             code="manifest_too_big",
             status=error.status,
         )
-    # The text of a server error may contain a path, and so any name.
+    # The text of a server error may contain a path, in which a name may contain any word.
     if (error.status or 0) < 500 and any(words in message for words in _IMMUTABLE_PHRASES):
         return Refused(
             f"{what} cannot be overwritten on the target: {error.what}",

@@ -142,7 +142,7 @@ class Session:
         expect: Collection[int],
         limit: int = _MAX_SMALL_BODY,
     ) -> Response:
-        """Send a request with `length` bytes of `body`, or with a chunked body if `length` is None. It is not retried.
+        """Send a request with `length` bytes of `body`, or with a chunked body if `length` is None. Never retried.
 
         If `body` raises, the connection is closed, so that the registry does not see a complete body. After an early
         response, the rest is not sent. After a 401, raises an AuthError, which is retryable if a retry can help."""
@@ -300,7 +300,7 @@ class Session:
             self.authorizer.note_accepted(scopes)
 
     def _is_registry(self, destination: Destination) -> bool:
-        """Return whether a destination is the registry itself. Credentials are sent only there."""
+        """Return whether a destination is the registry itself. Credentials are sent to no other destination."""
         origin = destination.origin
         return destination.credentials and (origin == self.url_policy.api or origin in self.url_policy.endpoints)
 
@@ -329,7 +329,7 @@ class Session:
 
 
 class _ExhaustedMarker:
-    """A context manager that marks MirrorErrors from its block as already retried, so the session does not retry."""
+    """A context manager that marks MirrorErrors from its block as already retried, to prevent further retries."""
 
     def __enter__(self) -> None:
         pass

@@ -23,7 +23,7 @@ class ByteCounter(Struct):
     bytes: int = 0
 
     def add(self, count: int) -> None:
-        """Count `count` more bytes, and report them as progress."""
+        """Add `count` to the number of sent bytes, and report it as progress."""
         self.bytes += count
         self.work.progress(count)
 
@@ -38,7 +38,7 @@ class TrackedBody:
         self.error: MirrorError | None = None
 
     def __call__(self, offset: int) -> TrackedReader:
-        """Open the body at `offset`, bytes."""
+        """Open the body for reading from byte `offset`."""
         try:
             return TrackedReader(self, self._open_at(offset))
         except MirrorError as error:

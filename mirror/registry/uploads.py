@@ -164,7 +164,7 @@ class RegistryUpload:
         return RemoteError(error.what, hint=error.hint, code=error.code, status=error.status, retryable=True)
 
     def _check_committed(self, response: Response, work: Work) -> None:
-        """Check that the registry has stored the blob: if the response is not a 201, with a HEAD."""
+        """Check that the registry has stored the blob. If the response is not a 201, send a HEAD to find out."""
         reported = response.headers.get_all("docker-content-digest")
         if reported and reported[0] != self._blob.digest and reported[0].startswith("sha256:"):
             raise Refused(f"{self._what}: the target stored {reported[0]} instead", code="target_lied")
@@ -191,7 +191,7 @@ class RegistryUpload:
             raise self._handle_failure(error, body, counter.bytes) from error
 
     def _commit(self, work: Work) -> None:
-        """Commit the blob with an empty PUT, after all its bytes were sent."""
+        """Commit the blob with a PUT without a body, after all its bytes were sent."""
         response = self._session.call(
             "PUT",
             with_query(self._location, "digest", self._blob.digest),
@@ -227,7 +227,7 @@ class RegistryUpload:
     def _send_chunk(
         self, method: str, destination: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
     ) -> Response:
-        """Send the bytes up to, but not including, the offset `end`. If `last`, the request also commits the blob."""
+        """Send the bytes up to, but not including, offset `end`. If `last` is true, the request commits the blob."""
         length = end - self._acknowledged
         return self._session.upload(
             method,
@@ -327,7 +327,7 @@ class RegistryUpload:
                 scopes = (Scope(self._repository, ("pull", "push", "delete")),)
                 self._session.call("DELETE", self._location, work, kind="upload", scopes=scopes, expect=_DELETED)
             except MirrorError as failure:
-                # This is no error, because registries remove unused sessions themselves.
+                # This is not an error, because registries remove unused sessions themselves.
                 _log.debug("%s: upload session not deleted: %s", self._what, failure)
 
 

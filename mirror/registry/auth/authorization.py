@@ -40,7 +40,7 @@ _CLEANUP_EVERY = 512  # renewals between two removals of expired tokens
 
 
 class HostAuthorizer:
-    """The `Authorizer` of a session. Thread-safe; no lock is held across requests, credential helpers or waits.
+    """The `Authorizer` for one registry. Thread-safe; no lock is held across requests, credential helpers or waits.
 
     `realm_check` returns the destination for the realm of a challenge (the URL of its token service), or raises Refused
     if no request may be sent there."""
@@ -128,13 +128,13 @@ class HostAuthorizer:
             self._leave_gates(state)
 
     def has_sent_credentials(self, repository: str, work: Work) -> bool:
-        """Return whether credentials are sent to read `repository`: the registry requires them, and some were found."""
+        """Return whether the registry requires credentials for reading `repository`, and credentials were found."""
         state = self._states.get(pull_scopes(repository))
         scheme = self._scheme if state is None else state.scheme or self._scheme
         return scheme is not None and self._credentials.find(self._host, repository, stop=work.stop) is not None
 
     def forget_refusal(self, repository: str) -> None:
-        """Forget that reading `repository` was finally refused, so that requests for it are sent again."""
+        """Forget a final refusal to read `repository`, so that requests for it are sent again."""
         with self._lock:
             self._states.pop(pull_scopes(repository), None)
 
@@ -222,8 +222,10 @@ class HostAuthorizer:
     # --- a 401
 
     def _record_challenge(self, state: ScopeState, challenges: Sequence[Challenge], sent: str | None) -> AuthScheme:
-        """Record a 401, and return the scheme that the registry requires. Several 401s for the same header are recorded
-        once. Raises AuthError if the 401 is final, or if no supported scheme is known."""
+        """Record a 401, and return the authentication scheme that the registry requires.
+
+        Several 401s for the same header are recorded once. Raises AuthError if the 401 is final, or if no supported
+        scheme is known."""
         chosen = choose_challenge(challenges)
         scheme = self._parse_scheme(chosen) if chosen else state.scheme or self._scheme
         if scheme is None:
@@ -251,7 +253,7 @@ class HostAuthorizer:
         return scheme
 
     def _parse_scheme(self, challenge: Challenge) -> AuthScheme:
-        """Return the scheme of a challenge. Raises Refused (unsafe_realm)."""
+        """Return the authentication scheme of a challenge. Raises Refused (unsafe_realm)."""
         if challenge.scheme == "basic":
             return AuthScheme()
         return AuthScheme(self._realm_check(challenge.params["realm"]), challenge.params.get("service", ""))

@@ -41,7 +41,7 @@ def push_scopes(repository: str) -> tuple[Scope, ...]:
 
 
 def widen_scopes(scopes: tuple[Scope, ...], challenge: str) -> tuple[str, ...]:
-    """Return the scopes to request: `scopes`, plus the actions that a challenge adds on the same repository.
+    """Return the scopes to request: `scopes`, plus the actions that a challenge adds for the same repository.
 
     `challenge` is the `scope` parameter of the challenge. Other repositories, wildcards and kinds in it are ignored,
     because some servers send placeholders, and refuse token requests for more than is needed."""
@@ -61,7 +61,7 @@ def widen_scopes(scopes: tuple[Scope, ...], challenge: str) -> tuple[str, ...]:
 
 
 class Authorizer(Protocol):
-    """The interface for authorizing requests to one registry. Thread-safe."""
+    """The interface of objects that authorize the requests to one registry. Thread-safe."""
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         """Return the `Authorization` value to send now; None for no header. May fetch a token. Raises AuthError.
@@ -88,7 +88,7 @@ class Authorizer(Protocol):
         ...
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
-        """Allow one more request with these scopes after the registry has finally refused them."""
+        """Allow one more request with these scopes after a final refusal by the registry."""
         ...
 
 
@@ -110,13 +110,13 @@ class Anonymous:
         raise AuthError("the registry requires credentials, and none are configured", code="auth_failed", status=401)
 
     def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing."""
+        """Do nothing, because there is no authorization to record."""
         pass
 
     def release(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing."""
+        """Do nothing, because no other request waits for this one."""
         pass
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing."""
+        """Do nothing, because refusals are not recorded."""
         pass

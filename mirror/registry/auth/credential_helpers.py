@@ -62,7 +62,7 @@ def ask_helper(
     port: int = 443,
     timeout: float,
 ) -> HelperResponse | None:
-    """Return the result of `docker-credential-NAME get` for `server`; None if the helper has no credentials for it.
+    """Run `docker-credential-NAME get` for `server` and return the result; None if the helper has no credentials.
 
     `port` is the default port, which server names may omit. Blocks for at most `timeout` seconds; then, or after a stop
     request, the helper and its process group are killed. Raises AuthError, Cancelled."""
@@ -94,7 +94,7 @@ def _safe_path_entries(environ: Mapping[str, str]) -> list[str]:
 
 
 def _find_program(program: str, environ: Mapping[str, str]) -> Path | None:
-    """Return the path of an executable on PATH that is not world-writable; None if there is none."""
+    """Return the path of the executable `program` on PATH, ignoring world-writable files; None if there is none."""
     for directory in _safe_path_entries(environ):
         path = Path(directory, program)
         with suppress(OSError):
@@ -140,7 +140,7 @@ def _run_helper(
             output = _read_output(process, program.name, deadline, stop)
             code = _wait_for_exit(process, program.name, deadline, stop)
         finally:
-            # Until the process is waited for, its process group id cannot be reused.
+            # The process was not waited for yet, so its process group id cannot have been reused.
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)

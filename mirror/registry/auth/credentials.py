@@ -95,7 +95,7 @@ class CredentialSource:
         return " or ".join(names) if names else "a docker configuration (there is no home directory)"
 
     def check_docker_files(self, hosts: Iterable[str]) -> None:
-        """Read docker's configuration now, unless mirror's own has credentials for all `hosts`.
+        """Read docker's configuration now, unless mirror's own configuration has credentials for all `hosts`.
 
         Raises ConfigError if a file is invalid, so that this is reported before the first request."""
         if all(self._configured_login(host) for host in hosts):

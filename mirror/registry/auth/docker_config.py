@@ -72,7 +72,7 @@ def normalize_host(text: str, port: int = 443) -> str:
 
 
 class Login(RedactedStruct, frozen=True):
-    """The credentials in an entry of `auths`. They apply to `path` and to the repositories below it.
+    """The credentials in an entry of `auths`. They apply to the repository `path` and to those below it.
 
     If `path` is empty, they apply to all repositories of the host."""
 
@@ -99,8 +99,7 @@ class DockerConfig:
 
     @classmethod
     def read(cls, path: Path, name: str) -> DockerConfig | None:
-        """Read a configuration file. Return None if it does not exist. Raises AuthError if it is unreadable or
-        invalid."""
+        """Read a configuration file; None if it does not exist. Raises AuthError if it is unreadable or invalid."""
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)

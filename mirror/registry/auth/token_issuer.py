@@ -50,7 +50,7 @@ NO_GRANT = Grant()
 
 
 class GrantRequest(Struct, frozen=True):
-    """A request for a grant for certain scopes of one repository.
+    """The parameters of a request for a new grant.
 
     `subject` is the subject of error messages, and `scopes` are sent to the token service. `suspect_credential` is the
     credential of a refused grant, in a tuple because there may have been none; it is looked up again."""
@@ -62,7 +62,7 @@ class GrantRequest(Struct, frozen=True):
 
 
 class TokenIssuer:
-    """The issuer of all grants for one registry.
+    """The issuer of all grants (`Authorization` values) for one registry.
 
     Thread-safe; no lock is held across requests, credential helpers or waits."""
 
@@ -151,7 +151,7 @@ class TokenIssuer:
         return credential
 
     def _reload_credential(self, request: GrantRequest, stop: Stop) -> Credential | None:
-        """Look up the credential in files and helpers again, in case it has changed. This is done at most once per
+        """Look up the credential again, in case it has changed. Reads files and runs helpers at most once per
         RELOAD_INTERVAL."""
 
         def reload() -> None:
