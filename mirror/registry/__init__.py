@@ -1,1 +1,1 @@
-"""Stores that are registries, and everything that speaks HTTP."""
+"""Registries as sources and targets of copies, and all code that uses HTTP."""

@@ -1,4 +1,4 @@
-"""Reads blobs of a registry: existence, size, and the bytes from an offset on."""
+"""Reads blobs from a registry, starting at any offset, and determines their size."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from mirror.util.cancellation import Work
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _RANGE_TOTAL = re.compile(r"bytes (?:\d{1,19}-\d{1,19}|\*)/(\d{1,19})")
-NO_RANGE_STATUSES = frozenset({400, 405, 412, 416, 501})  # from registries that do not support Range
+NO_RANGE_STATUSES = frozenset({400, 405, 412, 416, 501})  # sent by registries that do not support Range
 _SKIP_BUFFER = 1 << 18  # bytes
 
 
 class BlobStream:
-    """The body of a blob GET. size: of the whole blob, bytes; None if the response does not have it."""
+    """The body of the response to a GET request for a blob.
+
+    `size` is the size of the whole blob in bytes, or None if the response does not state it."""
 
     def __init__(self, stream: ResponseStream, size: int | None) -> None:
         self._stream = stream
         self.size = size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of `buffer` and return the number of bytes; 0 at the end."""
+        """Read bytes into the beginning of `buffer`, and return their number; 0 at the end of the blob."""
         return self._stream.readinto(buffer)
 
     def __enter__(self) -> BlobStream:
@@ -41,10 +43,11 @@ class BlobStream:
 def open_blob(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, *, offset: int = 0
 ) -> BlobStream:
-    """Open `blob` at `offset`. Raises Refused (size_mismatch) if the response has another length.
+    """Open `blob` for reading from byte `offset`.
 
     If the registry does not support Range, the whole blob is requested and the first `offset` bytes are skipped. The
-    caller verifies the digest over the bytes that it had before and those from here."""
+    caller verifies the digest of the whole blob: the bytes before `offset`, which it already has, and those read here.
+    Raises Refused (size_mismatch) if the registry's blob has a different size than its descriptor."""
     what = f"{session.settings.host}/{repository}@{blob.digest}"
     stream = (
         _request_range(session, repository, blob, scopes, work, offset) if offset and blob.size is not None else None
@@ -54,7 +57,7 @@ def open_blob(
     try:
         size = _full_size(stream)
         if size is not None and blob.size is not None and size != blob.size:
-            text = f"{what} has {size} bytes, but its descriptor has the size {blob.size}"
+            text = f"{what} has {size} bytes, but its descriptor says {blob.size}"
             raise Refused(text, code="size_mismatch")
         if stream.status == 200 and offset:
             _skip_bytes(stream, offset)
@@ -74,7 +77,7 @@ def _request_blob(
     headers: Sequence[tuple[str, str]] = (),
     expect: Collection[int] = (200,),
 ) -> ResponseStream:
-    """Send a GET for a blob."""
+    """Send a GET request for a blob, and return the response as a stream."""
     return session.stream(
         f"/v2/{repository}/blobs/{blob.digest}",
         work,
@@ -88,9 +91,9 @@ def _request_blob(
 def _request_range(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work, offset: int
 ) -> ResponseStream | None:
-    """Request the bytes from `offset` on. The response has those bytes (206) or the whole blob (200).
+    """Request a blob from byte `offset` to its end. Return a response with those bytes (206) or the whole blob (200).
 
-    None: the registry rejected the request, or sent another range."""
+    Return None if the registry rejected the request or sent a different range."""
     last = (blob.size or 0) - 1
     headers = (("Range", f"bytes={offset}-{last}"),)
     try:
@@ -112,12 +115,12 @@ def _content_range(stream: ResponseStream) -> re.Match[str] | None:
 
 
 def _reaches_end(match: re.Match[str]) -> bool:
-    """Return whether a range ends with the last byte of the blob."""
+    """Return whether a parsed Content-Range extends to the last byte of the blob."""
     return match[3] == "*" or int(match[2]) == int(match[3]) - 1
 
 
 def _full_size(stream: ResponseStream) -> int | None:
-    """Return the size of the whole blob in bytes; None if the response does not have it."""
+    """Return the size of the whole blob in bytes; None if the response does not state it."""
     if stream.status != 206:
         return _content_length(stream.headers)
     match = _content_range(stream)
@@ -125,19 +128,19 @@ def _full_size(stream: ResponseStream) -> int | None:
 
 
 def _skip_bytes(stream: ResponseStream, count: int) -> None:
-    """Read and discard `count` bytes. Raises NetworkError (truncated)."""
+    """Read and discard `count` bytes. Raises NetworkError (truncated) if the body is shorter."""
     buffer = memoryview(bytearray(min(_SKIP_BUFFER, count)))
     while count:
         count_read = stream.readinto(buffer[: min(len(buffer), count)])
         if not count_read:
-            raise NetworkError("the blob ended before the offset from which to resume", code="truncated")
+            raise NetworkError("the blob ended before the offset at which to resume the download", code="truncated")
         count -= count_read
 
 
 def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work) -> int | None:
     """Return the size of `blob` on the registry in bytes; None if the registry does not have it.
 
-    Costs one HEAD, and a GET if the response has no size. Raises the errors of the session."""
+    Sends one HEAD, and also a GET if the response to it has no size. Raises MirrorError."""
     response = session.call(
         "HEAD",
         f"/v2/{repository}/blobs/{blob.digest}",
@@ -151,15 +154,18 @@ def blob_size(session: Session, repository: str, blob: Descriptor, scopes: tuple
     if response.status == 403 and not response.destination.named_by_server:
         raise session.error_for(response, "HEAD", "blob")
     size = _content_length(response.headers) if response.status == 200 else None
-    # HEAD is not supported, was redirected to a URL signed for GET (moby/moby#50065), or has no Content-Length.
+    # HEAD is not supported, or was redirected to a URL that is signed for GET (moby/moby#50065), or its response has no
+    # Content-Length.
     return size if size is not None else _get_blob_size(session, repository, blob, scopes, work)
 
 
 def _get_blob_size(
     session: Session, repository: str, blob: Descriptor, scopes: tuple[Scope, ...], work: Work
 ) -> int | None:
-    """Determine the size by a GET of the first byte, from its Content-Range. Otherwise read the blob and count its
-    bytes."""
+    """Determine the size of a blob in bytes with a GET; None if the registry does not have the blob.
+
+    If the registry supports Range, only the first byte is requested, and the size comes from Content-Range. Otherwise
+    it comes from Content-Length, or the bytes of the blob are counted."""
     first = (("Range", "bytes=0-0"),) if blob.size != 0 else ()
     for headers in dict.fromkeys((first, ())):
         expect = (200, 206, 404, *NO_RANGE_STATUSES) if headers else (200, 404)
@@ -176,7 +182,7 @@ def _get_blob_size(
 
 
 def _count_bytes(stream: ResponseStream, blob: Descriptor) -> int:
-    """Count the bytes of the body. Stops after the expected size is exceeded."""
+    """Return the number of bytes in the body. Stop reading once there are more than the descriptor's size."""
     buffer = memoryview(bytearray(_SKIP_BUFFER))
     count = 0
     while (blob.size is None or count <= blob.size) and (count_read := stream.readinto(buffer)):

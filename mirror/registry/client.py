@@ -1,4 +1,4 @@
-"""A registry with the v2 protocol, as a Source and a Target.
+"""A client for registries with the v2 API, which implements `Source` and `Target`.
 
 Source of the rules: distribution-spec v1.1.1. Deviations of real registries are noted where they matter;
 docs/compatibility.md lists the tested registries.
@@ -32,15 +32,16 @@ from mirror.registry.uploads import RegistryUpload
 from mirror.store import ExpectedImage, Mount, Version
 from mirror.util.cancellation import Work
 
-# After a stop, the response to a POST is still awaited: without it the upload session could not be deleted.
+# How long a POST that opens an upload session may continue after a stop request. The response contains the URL that is
+# needed to delete the session.
 RESPONSE_TIMEOUT = 1.0  # seconds
 
 
 class RegistryV2:
-    """One registry host. Thread-safe; closes its session when closed.
+    """A client for one registry, used as a source or a target of copies. Thread-safe.
 
-    as_target: reads request the scopes `pull,push`, because registries that hide repositories (Quay) answer 401 to
-    `pull` for a repository that does not exist yet."""
+    For a target (`as_target`), reads request the scopes `pull,push`, because registries that hide repositories (Quay)
+    respond with 401 to `pull` if the repository does not exist yet."""
 
     partial = False
     needs_all_images = False
@@ -56,33 +57,37 @@ class RegistryV2:
         self._paging = {"repositories": Paging(), "tags": Paging()}
 
     def as_target(self) -> RegistryV2:
-        """Return the same registry, with the same session, for use as a target."""
+        """Return a client for the same registry, with the same session, that is used as a target."""
         return RegistryV2(self._session, as_target=True)
 
     def close(self) -> None:
-        """Close the session."""
+        """Close the HTTP session."""
         self._session.close()
 
     @property
     def speaks_v2(self) -> bool:
-        """Whether a response of the host named the API version."""
+        """Whether a response from the host had a header with the v2 API version."""
         return self._session.speaks_v2
 
     def ping(self, work: Work) -> None:
-        """Request `/v2/`, so that `speaks_v2` is known; any status is accepted.
+        """Send a GET to `/v2/` to find out whether the host supports v2 (`speaks_v2`). Any status is accepted.
 
         Raises NetworkError, Refused, Cancelled, RemoteError (tls_error)."""
         with suppress(AuthError):
             self._session.call("GET", "/v2/", work, kind="ping", expect=range(100, 600))
 
     def note_exhausted(self, error: MirrorError) -> None:
-        """Note an error that remained after all retries of a transfer; the session does not see those."""
+        """Record an error that remained after all retries of a blob transfer. The session does not see such errors.
+
+        If the host did not respond or still limits requests, it is marked as down."""
         self._session.note_exhausted(error)
 
     # ---- reading
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Yield the repositories of the catalog under `prefix`; a Refused error for an invalid name."""
+        """Yield the repositories in the registry's catalog whose names begin with `prefix`.
+
+        For an invalid name, a Refused error is yielded instead. Raises NotFound if the registry has no catalog."""
         try:
             for name in self._list_names("/v2/_catalog", "repositories", CATALOG, work):
                 if not is_path(name):
@@ -90,26 +95,31 @@ class RegistryV2:
                 elif name.startswith(prefix):
                     yield name
         except NotFound as error:
-            error.hint = error.hint or "some registries cannot list repositories: write one mirror for each repository"
+            error.hint = error.hint or "some registries do not list repositories: write one mirror for each repository"
             raise
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        """Yield the tags of a repository; a Refused error for an invalid name. Raises NotFound, AuthError."""
+        """Yield the tags of a repository. For an invalid tag, yield a Refused error instead.
+
+        Raises NotFound if the repository does not exist, AuthError."""
         scopes = self._read_scopes(repository)
         try:
             for name in self._list_names(f"/v2/{repository}/tags/list", "tags", scopes[0], work):
                 yield name if is_tag(name) else _invalid_name_error(f"{self.host}/{repository} lists a tag", name)
         except AuthError:
             if self._as_target:
-                self._session.authorizer.allow_one_more(scopes)  # a target does not need the list
+                self._session.authorizer.allow_one_more(scopes)  # a target can be used without its tag list
             raise
 
     def _list_names(self, path: str, key: str, scope: Scope, work: Work) -> Iterable[str]:
-        """Yield the names of a list, which are not checked. key: the key of the list in a page."""
+        """Yield the names of a paginated list, without validating them. `key` is the JSON key of the list."""
         return list_names(self._session, path, key, scope, work, self._paging[key])
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
-        """Yield the version of each reference, or the error that concerns it, in the same order."""
+        """Yield the version of each reference, in the same order. If resolving one fails, yield the error instead.
+
+        Raises NetworkError if two references in a row fail with it, and any error that concerns more than one
+        reference."""
         failed_before = False
         for reference in references:
             work.stop.raise_if_requested()
@@ -118,29 +128,31 @@ class RegistryV2:
                 failed_before = False
             except NetworkError as error:
                 if failed_before:
-                    raise  # twice in a row: the error does not concern this reference alone
+                    raise  # two failures in a row: the host has a problem, not this reference
                 failed_before = True
                 yield error
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Return the version of a reference with its manifest."""
+        """Return the version that a tag or digest refers to, including its manifest."""
         manifest = self.manifest(repository, reference, work)
         return Version(manifest.digest, manifest, media_type=manifest.media_type)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """Return the manifest of a tag or digest, verified. Raises NotFound, Refused."""
+        """Fetch the manifest of a tag or digest and verify its digest. Raises NotFound, Refused."""
         return read_manifest(self._session, repository, reference, self._read_scopes(repository), work)
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobStream:
-        """Open a blob at `offset`, bytes; use with `with`. The caller verifies the digest. Raises NotFound."""
+        """Open a blob for reading from byte `offset`. Use the result in a `with` block, and verify the digest.
+
+        Raises NotFound."""
         return open_blob(self._session, repository, blob, self._read_scopes(repository), work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return False: a registry leaves out no blob."""
+        """Return False, because a registry is expected to have every blob of its images."""
         return False
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the referrers of a manifest, from the referrers API; none if the registry does not have it."""
+        """Return the referrers of a manifest; empty if the registry does not support the referrers API."""
         return read_referrers(self._session, repository, digest, self._read_scopes(repository), work)
 
     # ---- writing
@@ -149,21 +161,25 @@ class RegistryV2:
         """Do nothing: a registry needs no preparation."""
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """Do nothing: each tag is visible as soon as it is put."""
+        """Do nothing: a registry publishes each tag as soon as its manifest is pushed."""
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Return whether the repository has a blob. Raises Refused (size_mismatch) if it has another size."""
+        """Return whether the repository has a blob.
+
+        Raises Refused (size_mismatch) if its size differs from the size in `blob`."""
         size = blob_size(self._session, repository, blob, self._read_scopes(repository), work)
         if size is None or blob.size is None or size == blob.size:
             return size is not None
         raise Refused(
-            f"{self.host}/{repository} has {size} bytes for {blob.digest}, whose size is {blob.size} bytes",
-            hint="the storage of the target is damaged: run `mirror sync --repair CONFIG`",
+            f"{self.host}/{repository}@{blob.digest} has {size} bytes, but its descriptor says {blob.size}",
+            hint="the target's storage is damaged: run `mirror sync --repair CONFIG`",
             code="size_mismatch",
         )
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | RegistryUpload:
-        """Mount a blob from another repository. If the registry opens an upload session instead, return that."""
+        """Mount a blob from another repository of this registry.
+
+        If the registry opens an upload session instead, return the upload."""
         query = f"mount={quote(blob.digest, safe=':')}&from={quote(from_repository, safe='/')}"
         try:
             with work.with_grace_period(RESPONSE_TIMEOUT) as waiting:
@@ -188,7 +204,7 @@ class RegistryV2:
         return Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> RegistryUpload:
-        """Open an upload session."""
+        """Open an upload session for a blob."""
         try:
             with work.with_grace_period(RESPONSE_TIMEOUT) as waiting:
                 response = self._session.call(
@@ -201,16 +217,16 @@ class RegistryV2:
                 )
         except NotFound as error:
             if not self.speaks_v2:
-                error.hint = error.hint or "a target must support v2"
+                error.hint = error.hint or "a target must support the v2 protocol"
             raise
         return self._create_upload(repository, blob, response)
 
     def _create_upload(self, repository: str, blob: Descriptor, response: Response) -> RegistryUpload:
-        """Return the upload session that a response opens."""
+        """Return an upload for the session that the registry opened with `response`."""
         return RegistryUpload(self._session, self._capabilities, repository, blob, push_scopes(repository), response)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        """Put a manifest under a tag or its digest, and check that the registry stored it.
+        """Push a manifest under a tag or its digest, and check that the registry stored it.
 
         Raises Refused (target_lied, ...), RemoteError."""
         what = manifest_name(self._session, repository, reference)
@@ -227,7 +243,7 @@ class RegistryV2:
             )
         except RemoteError as error:
             refusal = explain_manifest_error(error, what, manifest)
-            # If the response to a PUT is lost, the PUT is repeated, and a registry with immutable tags rejects it.
+            # If the response to a PUT was lost, the PUT was repeated, and a registry with immutable tags rejects it.
             if may_be_stored(refusal) and self._has_manifest(repository, reference, manifest, work):
                 return
             raise refusal from error
@@ -243,7 +259,7 @@ class RegistryV2:
             raise failure
 
     def _has_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> bool:
-        """Return whether `reference` now names `manifest`. Raises retryable errors and rate limits."""
+        """Return whether `reference` now refers to `manifest`. Raises RateLimited and other retryable errors."""
         try:
             found = resolve_reference(self._session, repository, reference, self._read_scopes(repository), work)
         except RemoteError as error:
@@ -254,7 +270,7 @@ class RegistryV2:
         return isinstance(found, Version) and found.digest == manifest.digest
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
-        """Delete a tag or a manifest. A reference that does not exist is not an error."""
+        """Delete a tag or a manifest. It is not an error if the reference does not exist."""
         self._session.call(
             "DELETE",
             f"/v2/{repository}/manifests/{reference}",
@@ -266,5 +282,5 @@ class RegistryV2:
 
 
 def _invalid_name_error(subject: str, name: str) -> Refused:
-    """Return the error for an invalid name in a list."""
+    """Return the error for an invalid repository or tag name in a list."""
     return Refused(f"{subject} with an invalid name: {printable(name, 80)!r}", code="ref_invalid")

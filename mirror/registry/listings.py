@@ -1,9 +1,10 @@
-"""Reads lists in pages: tags and the catalog.
+"""Reads paginated lists from a registry: the tags of a repository, and the repositories of the catalog.
 
-Sources: distribution-spec v1.1.1, "Listing Tags"; RFC 8288 for Link. The registry's links to next pages are followed on
-the same origin only, within limits; a list whose links form a loop is an error. Some registries truncate a list without
-a Link ("silent" paging). Therefore a list that may be truncated is continued after its last name but one. If the next
-page lacks the last name, the registry does not support `last`; it does not mean that the list has ended.
+Sources: distribution-spec v1.1.1, "Listing Tags"; RFC 8288 for the Link header. Links to next pages are followed only
+on the same origin, and only up to a limit. If the links form a loop, that is an error. Some registries truncate a list
+without sending a Link ("silent" paging). Therefore, after a page that may be truncated, the names after its
+second-to-last name are requested. If the response lacks the last name, the registry does not support `last`, and the
+list may be longer.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ from mirror.util.cancellation import Work
 PAGE_SIZE = 1000
 # Smaller page sizes for a registry that rejects PAGE_SIZE, in the order in which they are tried.
 _SMALLER_SIZES = (100, 50, 20, 10)
-# Numbers of names that indicate a full page. After such a page without a Link, the next one is always requested.
+# Numbers of names that indicate a full page. If such a page has no Link, the next page is always requested.
 _FULL_PAGE_COUNTS = frozenset({50, 100, 200, 250, 500, PAGE_SIZE})
-# The fewest names without a Link after which the next page is requested, if the paging of the registry is unknown.
+# While it is unknown how a registry paginates, a page without a Link that has fewer names than this is the last one.
 MIN_SILENT_PAGE = 20
 _SIZE_REJECTED = frozenset({400, 413, 416, 422})
 _LAST_REJECTED = _SIZE_REJECTED | {404, 405, 501}
-# The fewest names of a page that is continued after its last name but one. Shorter pages: after the last name.
+# A page with at least this many names is continued after its second-to-last name, a shorter page after its last name.
 _MIN_OVERLAP = 3
-MAX_EMPTY_PAGES = 100  # in a row, each with a Link
+MAX_EMPTY_PAGES = 100  # consecutive empty pages that each have a Link
 # GCR and Artifact Registry ignore `n` and send all tags in one page, with 290 bytes per tag: 14 MiB for 50,000 tags.
 MAX_PAGE_BYTES = 16 << 20
 MAX_PAGES = 10_000
 MAX_NAMES = 1_000_000
 _HINTS = {
-    "tags": "write `tags` as a list of names: they are requested one by one, without this list",
+    "tags": "write the tag names under `tags`: mirror then requests each tag, and does not need this list",
     "repositories": "write one mirror for each repository, without `*`",
 }
 
@@ -49,29 +50,30 @@ _REL = re.compile(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\s;,\"]*))", re.IGNORECASE)
 
 
 class Paging:
-    """The paging behaviour of a registry for one kind of list, as observed in this run. Thread-safe.
+    """The pagination behaviour of a registry for one kind of list, as observed in this run. Thread-safe.
 
-    Not stored in the state: if "does not page silently" became wrong, names would be lost."""
+    These observations are not saved for the next run. If the registry changed its pagination, outdated observations
+    could make lists incomplete."""
 
     def __init__(self) -> None:
-        self.size: int | None = PAGE_SIZE  # `n` for the first page; None: omit it, since the registry rejects PAGE_SIZE
-        self.next_size: int | None = PAGE_SIZE  # `n` for a page after a name
+        self.size: int | None = PAGE_SIZE  # `n` for the first page; None: send no `n`, since the registry rejects it
+        self.next_size: int | None = PAGE_SIZE  # `n` for a page requested with `last`; None: send no `n`
         self.sends_links = False  # the registry has sent a Link to a next page
         self.supports_last: bool | None = None  # None: unknown
-        self.longest_complete = 0  # the most names of a page without a Link that was a complete list
-        self.shortest_cut = 0  # the fewest names of a page without a Link that was truncated; 0: there was none
+        self.longest_complete = 0  # number of names on the longest page that was a complete list
+        self.shortest_cut = 0  # number of names on the shortest silently truncated page; 0: there was none
 
     @property
     def min_to_continue(self) -> int:
-        """The fewest names of a page without a Link after which the next page is requested."""
+        """The minimum number of names that a page without a Link must have for the next page to be requested."""
         minimum = MIN_SILENT_PAGE if self.size == PAGE_SIZE else 1
         return min(minimum, self.shortest_cut) if self.shortest_cut else minimum
 
     def may_continue(self, count: int) -> bool:
         """Return whether a page of `count` names without a Link may be truncated.
 
-        A list that was complete proves only that pages may have that many names. A list of the same length or longer
-        may still be truncated, however many complete lists of that length there were."""
+        A complete list shows only that a page can have that many names. Another list of that length, or a longer one,
+        may still be truncated."""
         if self.shortest_cut:
             return count >= self.min_to_continue
         if self.sends_links or self.supports_last is False:
@@ -79,21 +81,22 @@ class Paging:
         return count >= max(self.min_to_continue, self.longest_complete)
 
     def sizes_to_try(self) -> list[int | None]:
-        """Return the values of `n` to send with `last`, in order, until one is not rejected."""
+        """Return the values of `n` to try with `last`, in order. None stands for a request without `n`."""
         if self.next_size is None:
             return [None]
         return [self.next_size, *(size for size in _SMALLER_SIZES if size < self.next_size), None]
 
 
 def list_names(session: Session, path: str, key: str, scope: Scope, work: Work, paging: Paging) -> Iterator[str]:
-    """Yield each string under `key` of every page once, unchecked; a ListedTag if the page contains its digest.
+    """Yield the names of a paginated list without duplicates. The names are not validated.
 
+    `key` is the JSON key of the list on each page. A tag is yielded as a ListedTag if the page also has its digest.
     Raises NotFound, Refused (too_many, unsafe_link)."""
     return _ListReader(session, path, key, scope, work, paging).names()
 
 
 class _ListReader:
-    """Reads one list page by page."""
+    """A reader of one paginated list, which requests page after page until the list is complete."""
 
     def __init__(self, session: Session, path: str, key: str, scope: Scope, work: Work, paging: Paging) -> None:
         self._session = session
@@ -104,9 +107,9 @@ class _ListReader:
         self._paging = paging
         self._what = f"{session.settings.host}{path}"
         self._seen: set[str] = set()
-        self._requested: set[str] = set()  # paths with queries
-        self._empty_pages = 0  # in a row
-        self._greatest_first = False  # continue unsorted pages after their greatest name first
+        self._requested: set[str] = set()  # the paths of pages, with their queries
+        self._empty_pages = 0  # consecutive ones
+        self._greatest_first = False  # on an unsorted page, try its greatest name as `last` first
 
     def names(self) -> Iterator[str]:
         """Yield the names of all pages."""
@@ -127,7 +130,7 @@ class _ListReader:
             response = unlinked_page
 
     def _new_names(self, names: Sequence[str]) -> list[str]:
-        """Return the names of a page that were not on an earlier page. Raises Refused (too_many)."""
+        """Return the names that were not on an earlier page. Raises Refused (too_many) if the list is too long."""
         new = [name for name in dict.fromkeys(names) if name not in self._seen]
         self._seen.update(new)
         if len(self._seen) > MAX_NAMES:
@@ -135,23 +138,24 @@ class _ListReader:
         return new
 
     def _get_first_page(self) -> Response:
-        """Request the first page, without a page size if the registry rejects ours."""
+        """Request the first page. If the registry rejects the page size, request it without one."""
         size = self._paging.size
         try:
             return self._get_page(self._page_destination(size))
         except RemoteError as error:
             if size is None or error.status not in _SIZE_REJECTED:
                 raise
-        response = self._get_page(
-            self._page_destination(None)
-        )  # use the registry's own page size (Quay: 413 for a large n)
+        # The registry uses its own page size (Quay responds with 413 to a large `n`).
+        response = self._get_page(self._page_destination(None))
         self._paging.size = None
         if self._paging.next_size == PAGE_SIZE:
             self._paging.next_size = _SMALLER_SIZES[0]
         return response
 
     def _get_linked_page(self, response: Response, names: Sequence[str], new: Sequence[str]) -> Response | None:
-        """Request the next page if the registry links to one. Raises Refused (unsafe_link, too_many)."""
+        """Request the next page if `response` has a link to it; otherwise return None.
+
+        Raises Refused (unsafe_link, too_many)."""
         link = next_link(response.headers.get_all("link"))
         if link is None:
             return None
@@ -165,7 +169,9 @@ class _ListReader:
         return self._get_page(destination)
 
     def _get_unlinked_page(self, names: Sequence[str]) -> Response | None:
-        """Request the page after one without a Link; None if the list is complete or cannot be continued."""
+        """Request the page that follows a page without a Link.
+
+        Return None if the list is complete, or if the registry cannot continue it."""
         paging, count = self._paging, len(names)
         full = count in _FULL_PAGE_COUNTS or count == paging.next_size
         if not full and not paging.may_continue(count):
@@ -204,9 +210,10 @@ class _ListReader:
     def _last_candidates(self, names: Sequence[str]) -> list[str]:
         """Return the values of `last` to try after a page, in order.
 
-        `last` is a position for some registries and a name to compare with for others, so an unsorted page is continued
-        near its last name and near its greatest name. The last name but one is used because some registries answer 404
-        if nothing follows; a page that is too short for that is continued after its last name."""
+        Some registries continue after the position of `last`, others with the names that are greater. On an unsorted
+        page, both the second-to-last and the second-greatest name are tried. The last name itself is not used, because
+        some registries respond with 404 if no name follows. Only very short pages are continued after their last
+        name."""
         at = -2 if len(names) >= _MIN_OVERLAP else -1
         ends = (names[at], sorted(names)[at])
         return list(dict.fromkeys(ends[::-1] if self._greatest_first else ends))
@@ -214,8 +221,9 @@ class _ListReader:
     def _handle_rejected_last(self, error: RemoteError, count: int, *, full: bool) -> None:
         """Handle the rejection of `last` after a page of `count` names.
 
-        Raises `error`, unless the registry may reject any `last`, or one that nothing follows."""
-        has_next = count >= _MIN_OVERLAP  # the last name itself follows `last`
+        Raises `error` if the page was full, or if the registry supports `last` and a name follows it: then the list
+        may be incomplete. Otherwise the list is taken as complete."""
+        has_next = count >= _MIN_OVERLAP  # at least the last name of the page follows `last`
         if full or (has_next and self._paging.supports_last):
             error.hint = error.hint or _HINTS[self._key]
             raise error
@@ -235,17 +243,17 @@ class _ListReader:
             else:
                 self._paging.next_size = size
                 return response
-        raise rejected or RemoteError(f"{self._what} cannot be continued after {last!r}")
+        raise rejected or RemoteError(f"{self._what}: the list cannot be continued after {last!r}")
 
     def _page_destination(self, size: int | None, last: str = "") -> Destination:
-        """Return the URL of a page."""
+        """Return the URL of the page after the name `last`, or of the first page if `last` is empty."""
         query = "&".join(
             part for part in (f"n={size}" if size else "", f"last={quote(last, safe='')}" if last else "") if part
         )
         return self._session.url_policy.destination(f"{self._path}?{query}" if query else self._path)
 
     def _get_page(self, destination: Destination) -> Response:
-        """Request one page. Raises Refused (too_many), NotFound for the first page."""
+        """Request one page. Raises Refused (too_many); NotFound if the list does not exist."""
         if len(self._requested) >= MAX_PAGES:
             raise Refused(f"{self._what} has more than {MAX_PAGES} pages", code="too_many")
         self._requested.add(destination.target)
@@ -264,16 +272,15 @@ class _ListReader:
         except NotFound as error:
             if not self._seen:
                 raise
-            # Not a NotFound, which callers would take for an empty list.
+            # Raise RemoteError instead of NotFound, which callers would treat as an empty list.
             what = f"a later page of the list is missing: {error.what}"
             raise RemoteError(what, code=error.code, status=error.status) from error
 
 
 def _tag_digests(manifests: Value) -> dict[str, Digest]:
-    """Return the digests of tags, from the map of manifests that some registries add to a list of tags (GCR, Artifact
-    Registry).
+    """Return the digest of each tag from the `manifest` object that GCR and Artifact Registry add to a list of tags.
 
-    A tag that occurs at several digests is left out, so that it is requested."""
+    A tag that occurs under several digests is omitted, so that its digest is requested from the registry."""
     digests: dict[str, Digest] = {}
     ambiguous: set[str] = set()
     for text, entry in manifests.items() if isinstance(manifests, dict) else ():
@@ -289,25 +296,25 @@ def _tag_digests(manifests: Value) -> dict[str, Digest]:
 
 
 def _parse_names(response: Response, what: str, key: str) -> list[str]:
-    """Return the names on a page. Raises RemoteError."""
+    """Return the names on a page. Raises RemoteError if the response is not a list of names."""
     try:
         document = strictjson.parse(response.body, what=f"the list at {what}", code="bad_response")
     except Refused as error:
         raise RemoteError(error.what, hint=error.hint, status=response.status) from error
     if not isinstance(document, dict):
-        raise RemoteError(f"the response of {what} is not a list of {key}")
+        raise RemoteError(f"the response from {what} is not a list of {key}")
     names = document.get(key)
     if names is None:
         return []
     if not isinstance(names, list):
-        raise RemoteError(f"the response of {what} is not a list of {key}")
+        raise RemoteError(f"the response from {what} is not a list of {key}")
     digests = _tag_digests(document.get("manifest"))
     texts = [name if isinstance(name, str) else repr(name) for name in names]
     return [ListedTag(text, digests[text]) if text in digests else text for text in texts] if digests else texts
 
 
 def next_link(values: Sequence[str]) -> str | None:
-    """Return the target of the first link with the relation `next`; None if there is none."""
+    """Return the URL of the first link with the relation `next` in Link headers; None if there is none."""
     for value in values:
         position = 0
         while match := _LINK.match(value, position):

@@ -1,4 +1,4 @@
-"""Reads manifests of a registry: digests of references, manifests and referrers."""
+"""Reads manifests and lists of referrers from a registry, and resolves references to digests."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _ACCEPT = tuple(("Accept", media_type) for media_type in ACCEPTED)
 
 
 def manifest_name(session: Session, repository: str, reference: str) -> str:
-    """Return the name of a manifest for messages. reference: a tag or a digest."""
+    """Return the full name of a manifest for messages, such as `host/repository:tag` or `host/repository@digest`."""
     return f"{session.settings.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
 
 
 def resolve_reference(
     session: Session, repository: str, reference: str, scopes: tuple[Scope, ...], work: Work
 ) -> Version | MirrorError:
-    """Return the version that a reference names, or the error if it concerns this reference alone.
+    """Return the version that a reference refers to, or the error if it concerns only this reference.
 
-    Costs one HEAD, and a GET if the response has no digest. Raises all other errors."""
+    Sends one HEAD, and also a GET if the response to it has no digest. Raises all other errors."""
     try:
         response = session.call(
             "HEAD",
@@ -67,9 +67,9 @@ def resolve_reference(
 
 
 def read_manifest(session: Session, repository: str, reference: str, scopes: tuple[Scope, ...], work: Work) -> Manifest:
-    """Return a manifest whose digest is verified. Raises NotFound, Refused (digest_mismatch, manifest_invalid).
+    """Fetch a manifest and verify its digest. Raises NotFound, Refused (digest_mismatch, manifest_invalid).
 
-    A manifest with a wrong digest is requested once more, in case a cache on the way has a damaged copy."""
+    If the digest is wrong, the manifest is requested once more, in case a cache returned a damaged copy."""
     try:
         return _get_manifest(session, repository, reference, scopes, work)
     except Refused as error:
@@ -79,7 +79,7 @@ def read_manifest(session: Session, repository: str, reference: str, scopes: tup
 
 
 def _get_manifest(session: Session, repository: str, reference: str, scopes: tuple[Scope, ...], work: Work) -> Manifest:
-    """Request a manifest once and verify its digest."""
+    """Request a manifest once, and verify its digest."""
     expected = Digest.parse(reference) if ":" in reference else None
     what = manifest_name(session, repository, reference)
     try:
@@ -112,7 +112,7 @@ def _get_manifest(session: Session, repository: str, reference: str, scopes: tup
 def read_referrers(
     session: Session, repository: str, digest: Digest, scopes: tuple[Scope, ...], work: Work
 ) -> Iterable[Descriptor]:
-    """Return the referrers, from the referrers API; none if the registry does not have it."""
+    """Return the referrers of a manifest; empty if the registry does not support the referrers API."""
     what = f"the referrers of {session.settings.host}/{repository}@{digest}"
     try:
         response = session.call(

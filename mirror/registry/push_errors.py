@@ -1,4 +1,4 @@
-"""Interprets errors of a target that rejects a mount or a manifest, and adds hints."""
+"""Interprets the errors of a target that rejects a mount or a manifest, and adds hints."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mirror.store import Mount
 _MISSING_CODES = {"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"}
 
 
-SCHEMA1_HINT = "if the target does not support schema 1: set `schema1: convert` for this mirror"
+SCHEMA1_HINT = "if the target does not support schema 1, set `schema1: convert` for this mirror"
 _FOREIGN_HINT = (
     "the target may reject non-distributable layers: "
-    "docker-registry allows their URLs by `validation.manifests.urls.allow`"
+    "for docker-registry, allow their URLs in `validation.manifests.urls.allow`"
 )
-_TOO_BIG_PHRASE = "body too large"  # docker-registry's 400
+_TOO_BIG_PHRASE = "body too large"  # in the message of docker-registry's 400
 _IMMUTABLE_PHRASES = ("immutable", "cannot be overwritten", "cannot overwrite tag")
 
 
@@ -27,7 +27,9 @@ _BLOB_CODES = frozenset(
 
 
 def classify_mount_error(error: RemoteError) -> Mount:
-    """Return whether a permanent error of a mount concerns this blob (ABSENT) or both repositories (REFUSED)."""
+    """Return the outcome of a mount that failed with a permanent error.
+
+    It is REFUSED if the error concerns all mounts between the two repositories, and ABSENT if it concerns this blob."""
     concerns_repositories = error.status in _NO_MOUNT_STATUSES and error.registry_code not in _BLOB_CODES
     return Mount.REFUSED if concerns_repositories else Mount.ABSENT
 
@@ -42,23 +44,24 @@ def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest) ->
             registry_code=error.registry_code,
         )
     if error.status == 400 and error.registry_code == "DIGEST_INVALID":
-        # The bytes are right: docker-registry read a child that was still being written (docs/compatibility.md).
+        # The right bytes were sent: docker-registry read a child manifest that was still being written
+        # (docs/compatibility.md).
         return RemoteError(
-            f"{what}: the target received other bytes than were sent: {error.what}",
-            hint="if this persists, a proxy between here and the target changes bytes",
+            f"{what}: the target received different bytes than were sent: {error.what}",
+            hint="if this persists, a proxy in front of the target may modify the data",
             code=error.code,
             status=400,
             registry_code=error.registry_code,
             retryable=True,
         )
-    message = error.what.partition(": ")[2].lower()  # without the URL, since names may contain any word
+    message = error.what.partition(": ")[2].lower()  # without the URL, because a name in it may contain any word
     if error.status == 413 or (error.status == 400 and _TOO_BIG_PHRASE in message):
         return RemoteError(
             f"{what}: the manifest of {manifest.size} bytes is too large for the target",
             code="manifest_too_big",
             status=error.status,
         )
-    # The text of a server error may contain a path, and so any name.
+    # The text of a server error may contain a path, in which a name may contain any word.
     if (error.status or 0) < 500 and any(words in message for words in _IMMUTABLE_PHRASES):
         return Refused(
             f"{what} cannot be overwritten on the target: {error.what}",
@@ -75,9 +78,10 @@ def explain_manifest_error(error: RemoteError, what: str, manifest: Manifest) ->
 
 
 def may_be_stored(refusal: MirrorError) -> bool:
-    """Return whether the target may have a manifest that it rejects, because the response to an earlier PUT was lost.
+    """Return whether the target may have stored a manifest that it now rejects. The response to an earlier PUT may
+    have been lost.
 
-    False if the rejection concerns credentials, a limit, a blob or the size, or if a retry may help."""
+    False if the reason is the credentials, a rate limit, a missing blob or the size, or if a retry may help."""
     if refusal.code in ("auth_failed", "rate_limited", "blob_missing", "manifest_too_big") or refusal.retryable:
         return False
     return refusal.status is not None and 400 <= refusal.status < 500

@@ -1,4 +1,4 @@
-"""Retries of small requests, and the effect of an error on its whole host: pauses, rate limits, unavailability."""
+"""Retries small requests, and applies errors to the whole host: pauses it, marks it as down, or stops requests."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ T = TypeVar("T")
 
 
 class Retries:
-    """The retries of one session. Thread-safe."""
+    """The retry logic of one session. Thread-safe."""
 
     def __init__(self, limits: Limits, policy: Policy, host: str) -> None:
-        """host: the host for errors that name none."""
+        """`host` is the host of errors that do not name one."""
         self._limits = limits
         self._policy = policy
         self._host = host
 
     def run(self, attempt: Callable[[], T], request: Request, work: Work) -> T:
-        """Call `attempt` until it succeeds, within the number of attempts and the time budget of the policy.
+        """Call `attempt` until it succeeds or the policy allows no further attempt. Return its result.
 
-        The budget covers the time of attempts and the waits between them. It does not cover waits that the server
-        requests, nor the time while the host is paused or its rate is used up."""
+        The policy's time budget covers the attempts and the waits between them. It does not cover waits that the server
+        requested, or waits for a paused host or a rate limit."""
         limits, clock = self._limits, self._limits.clock
         number, waited = 1, 0.0
         while True:
@@ -62,8 +62,8 @@ class Retries:
         log.info("retry in %.1f s: %s", wait, error, extra=extra)
 
     def note_exhausted(self, error: MirrorError) -> None:
-        """Note an error that remained after all retries. If the host did not respond, or still answers 429, mark it as
-        down."""
+        """Record an error that remained after all retries. If the host did not respond, or still responds with 429,
+        mark it as down."""
         host = self._limits.host(error.host or self._host)
         silent = isinstance(error, Unreachable) or (isinstance(error, NetworkError) and error.code == "timeout")
         limited = isinstance(error, RateLimited) and error.retryable
@@ -72,8 +72,8 @@ class Retries:
             log.warning("%s", host.describe_outage(error), extra={"event": event, "host": host.name})
 
     def apply_to_host(self, error: MirrorError, request: Request, host: str) -> None:
-        """Apply an error response of `host` to all requests: pause the host, mark it as down, or stop requests of this
-        kind."""
+        """Apply an error response from `host` to later requests: pause the host, mark it as down, or stop requests of
+        this kind."""
         limits, requested_wait = self._limits.host(host), error.retry_after
         if requested_wait is not None and requested_wait > self._policy.max_retry_after:
             self._limits.note_refused_wait(requested_wait)

@@ -1,7 +1,7 @@
-"""Sends the requests of a registry client: authorization, redirects, retries, limits, exact statuses.
+"""Sends requests to a registry, with authorization, redirects, retries and limits.
 
-There is one session per registry, for any thread. Each method blocks until it is done, raises Cancelled when the work
-is stopped, and raises only MirrorErrors. A status that was not expected is an error.
+There is one session per registry, which any thread may use. Each method blocks until it is done, and raises Cancelled
+when the work is stopped. All errors are MirrorErrors. A status that the caller did not expect is an error.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["Anonymous", "Authorizer", "Headers", "Response", "ResponseStream", "Scope", "Session", "TooBig"]
 
 MAX_REDIRECTS = 5
-_MAX_SMALL_BODY = 64 << 10  # bytes; the default limit of responses
+_MAX_SMALL_BODY = 64 << 10  # bytes; the default limit of a response body
 _REDIRECTED_METHODS = frozenset({"GET", "HEAD"})
 
 
 class Session:
-    """Sends requests to one registry, and to the hosts that it redirects to. Close it, or use `with`."""
+    """An HTTP session with one registry and the hosts that it redirects to. Use it in a `with` block, or close it."""
 
     def __init__(
         self,
@@ -52,12 +52,12 @@ class Session:
         resolve: Resolver = system_resolve,
         cookies: CookieJar | None = None,
     ) -> None:
-        """deadline: seconds for a whole small request with its response. cookies: None: they are ignored."""
+        """`deadline` limits a small request with its response, in seconds. If `cookies` is None, none are stored."""
         self.settings = settings
         self.url_policy = UrlPolicy(settings)
         self.host: HostLimits = limits.host(settings.host)
         self.authorizer: Authorizer = authorizer or Anonymous()
-        self.speaks_v2 = False  # a response of the registry named the API version
+        self.speaks_v2 = False  # a response of the registry had a header with the v2 API version
         self._cookies = cookies
         self._policy = policy or Policy()
         self._connector = Connector(settings, self.url_policy, resolve=resolve)
@@ -76,7 +76,7 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Close idle connections. A connection in use is closed by its user."""
+        """Close idle connections. A connection that is in use is closed together with its response."""
         self._client.close()
         with self._lock:
             client, self._one_off_client = self._one_off_client, None
@@ -86,7 +86,7 @@ class Session:
     def call(
         self,
         method: str,
-        where: str | Destination,
+        destination: str | Destination,
         work: Work,
         *,
         kind: str,
@@ -96,12 +96,12 @@ class Session:
         expect: Collection[int],
         limit: int = _MAX_SMALL_BODY,
     ) -> Response:
-        """Send a small request and return its response of at most `limit` bytes. Retried if `work` allows it.
+        """Send a small request, with retries if `work` allows them, and return the response.
 
-        where: a path of the registry, or a destination that `url_policy` has accepted. kind: the noun under which the
-        request is counted. GET and HEAD follow redirects; if `expect` contains 403, the caller sees which host answered
-        it. Raises TooBig."""
-        request = Request(method, kind, self._destination(where), tuple(headers), body)
+        `destination` is a path on the registry, or a Destination that `url_policy` has accepted. `kind` names the
+        request in statistics. Redirects of GET and HEAD are followed, so another host may have sent the response (see
+        its `destination`). Raises TooBig if the response body is longer than `limit` bytes."""
+        request = Request(method, kind, self._to_destination(destination), tuple(headers), body)
 
         def attempt() -> Response:
             return self._send_following_redirects(request, scopes, work, expect, streamed=False).read(limit)
@@ -110,7 +110,7 @@ class Session:
 
     def stream(
         self,
-        where: str | Destination,
+        destination: str | Destination,
         work: Work,
         *,
         kind: str,
@@ -118,13 +118,13 @@ class Session:
         headers: Sequence[tuple[str, str]] = (),
         expect: Collection[int] = (200, 206),
     ) -> ResponseStream:
-        """Send a GET for a large body; use with `with`. Not retried here: the transfer retries it."""
-        request = Request("GET", kind, self._destination(where), tuple(headers))
+        """Send a GET for a large body, and return the response for use in a `with` block. The caller retries errors."""
+        request = Request("GET", kind, self._to_destination(destination), tuple(headers))
         stream = self._send_following_redirects(request, scopes, work, expect, streamed=True)
         coding = stream.headers.tokens("content-encoding")
         if coding and coding != ["identity"]:
             stream.close()
-            text = f"{request}: the response has the content encoding {', '.join(coding)}"
+            text = f"{request}: the response has an unsupported content encoding: {', '.join(coding)}"
             raise RemoteError(text, status=stream.status)
         return stream
 
@@ -142,10 +142,10 @@ class Session:
         expect: Collection[int],
         limit: int = _MAX_SMALL_BODY,
     ) -> Response:
-        """Send a request with `length` bytes of `body`, or in chunks if `length` is None. Never retried here.
+        """Send a request with `length` bytes of `body`, or with a chunked body if `length` is None. Never retried.
 
-        If `body` raises, the connection is closed, so that the registry does not see a complete body. An early response
-        ends the sending. Raises a retryable AuthError after a 401 that a new token solves."""
+        If `body` raises, the connection is closed, so that the registry does not see a complete body. After an early
+        response, the rest is not sent. After a 401, raises an AuthError, which is retryable if a retry can help."""
         request = Request(method, kind, destination, tuple(headers), StreamedBody(body, length))
         if not self._is_registry(destination):
             stream = self._client.send(request, work)
@@ -171,8 +171,8 @@ class Session:
         work: Work,
         kind: str = "token",
     ) -> Response:
-        """Send a request to a token service that `url_policy.check_realm` has accepted. Returns the response of any
-        status, except 408, 425, 429 and 5xx: these are retried as in `call`, then raised."""
+        """Send a request to a token service that `url_policy.check_realm` has accepted. Return the response, whatever
+        its status. Only 408, 425, 429 and 5xx are errors; they are retried as in `call`, and then raised."""
         request = Request(method, kind, destination, (("Accept", "application/json"),))
 
         def attempt() -> Response:
@@ -186,8 +186,8 @@ class Session:
         return self._retries.run(attempt, request, work)
 
     def _get_one_off_client(self) -> OneOffClient:
-        """Return the client for token services, which is created on first use."""
-        from mirror.registry.http.one_off import OneOffClient  # noqa: PLC0415 (requests takes 0.1 s)
+        """Return the client for token services, creating it on first use."""
+        from mirror.registry.http.one_off import OneOffClient  # noqa: PLC0415 (importing requests takes 0.1 s)
 
         with self._lock:
             if self._one_off_client is None:
@@ -202,22 +202,22 @@ class Session:
             return self._one_off_client
 
     def error_for(self, response: Response, method: str, kind: str) -> MirrorError:
-        """Return the error for a response whose status was expected, but which is an error after all."""
+        """Return the error for a response that has an expected status, but that the caller rejects."""
         request = Request(method, kind, response.destination)
         return self._error_of(request, response.status, response.headers, response.body)
 
     def note_exhausted(self, error: MirrorError) -> None:
-        """Note an error that remained after all retries of a transfer; the session does not make those."""
+        """Record an error that remained after a transfer's own retries; the host may be marked as down."""
         self._retries.note_exhausted(error)
 
-    def _destination(self, where: str | Destination) -> Destination:
-        """Return the destination of a path or an accepted destination."""
-        return where if isinstance(where, Destination) else self.url_policy.destination(where)
+    def _to_destination(self, path: str | Destination) -> Destination:
+        """Return the destination for a path on the registry. A Destination is returned unchanged."""
+        return path if isinstance(path, Destination) else self.url_policy.destination(path)
 
     def _send_following_redirects(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, expect: Collection[int], *, streamed: bool
     ) -> ResponseStream:
-        """Send a request, follow redirects whose URL is allowed, and return the response with an expected status."""
+        """Send a request, follow redirects to allowed URLs, and return the first response with an expected status."""
         for _ in range(MAX_REDIRECTS + 1):
             stream = self._send_authenticated(request, scopes, work, streamed)
             if stream.status in expect:
@@ -228,14 +228,14 @@ class Session:
                 stream.read_error_body()
                 location = stream.headers.single("location")
                 if not location:
-                    raise RemoteError(f"{stream.request}: a redirect without a Location", status=stream.status)
+                    raise RemoteError(f"{stream.request}: the redirect has no Location", status=stream.status)
                 request = request.with_destination(self.url_policy.check_redirect(location, request.destination))
         raise Refused(f"{request}: more than {MAX_REDIRECTS} redirects", code="unsafe_redirect")
 
     def _send_authenticated(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool
     ) -> ResponseStream:
-        """Send a request, and once more with renewed credentials after a 401. A second 401 is final."""
+        """Send a request. After a 401, send it once more with renewed credentials; a second 401 is an error."""
         if not self._is_registry(request.destination):
             return self._client.send(request, work, streamed=streamed)
         for may_renew in (True, False):
@@ -251,7 +251,7 @@ class Session:
     def _send_authorized(
         self, request: Request, scopes: tuple[Scope, ...], work: Work, streamed: bool = False
     ) -> tuple[ResponseStream, str | None]:
-        """Send a request with its `Authorization`. Return the response and the value of that header."""
+        """Send a request with its `Authorization` header, and return the response and the value of that header."""
         with _mark_exhausted:
             sent = self.authorizer.header(scopes, work)
         try:
@@ -271,8 +271,8 @@ class Session:
     def _handle_challenge(
         self, stream: ResponseStream, scopes: tuple[Scope, ...], sent: str | None, work: Work
     ) -> MirrorError:
-        """Let the authorizer handle a 401. Returns the error to raise if the request is not sent again. Raises
-        AuthError."""
+        """Let the authorizer handle a 401. Return the error for it, in case the caller does not send the request again.
+        Raises AuthError if sending it again cannot help."""
         try:
             error = self._read_error(stream)
         except BaseException:
@@ -283,7 +283,7 @@ class Session:
         return error
 
     def _reports_expiry(self, stream: ResponseStream, scopes: tuple[Scope, ...]) -> bool:
-        """Return whether a 403 reports an expired token."""
+        """Return whether a response is a 403 that reports an expired token."""
         try:
             return stream.status == 403 and status_errors.is_token_expired(403, stream.read_error_body())
         except BaseException:
@@ -292,27 +292,27 @@ class Session:
             raise
 
     def _note_status(self, code: int, scopes: tuple[Scope, ...]) -> None:
-        """Report a status to the authorizer. A 429 or 5xx, perhaps from a gateway, does not show whether access is
-        allowed."""
+        """Report the status of a response to the authorizer. A 429 or 5xx does not show whether access is allowed,
+        because it may come from a gateway."""
         if code == 429 or code >= 500:
             self.authorizer.release(scopes)
         elif code != 401:
             self.authorizer.note_accepted(scopes)
 
     def _is_registry(self, destination: Destination) -> bool:
-        """Return whether a destination is the registry itself, which receives its credentials."""
+        """Return whether a destination is the registry itself. Credentials are sent to no other destination."""
         origin = destination.origin
         return destination.credentials and (origin == self.url_policy.api or origin in self.url_policy.endpoints)
 
     def _read_error(self, stream: ResponseStream) -> MirrorError:
-        """Read an error response, close it, and apply it to the host (pause, rate limit). Returns the error."""
+        """Read and close an error response, apply its effects on the host (such as a pause), and return the error."""
         with stream:
             error = self._error_of(stream.request, stream.status, stream.headers, stream.read_error_body())
         self._retries.apply_to_host(error, stream.request, self._client.limits_of(stream.destination).name)
         return error
 
     def _error_of(self, request: Request, code: int, headers: Headers, body: bytes) -> MirrorError:
-        """Return the error for a response."""
+        """Return the error for a response to `request`, without the secrets that its body may repeat."""
         error = status_errors.error_for(
             str(request),
             code,
@@ -329,7 +329,7 @@ class Session:
 
 
 class _ExhaustedMarker:
-    """Marks errors of a token request as already retried: the session must not retry them again."""
+    """A context manager that marks MirrorErrors from its block as already retried, to prevent further retries."""
 
     def __enter__(self) -> None:
         pass
@@ -343,7 +343,7 @@ _mark_exhausted = _ExhaustedMarker()
 
 
 def _add_header(request: Request, name: str, value: str | None) -> Request:
-    """Return the request with one more header, at the beginning; unchanged if `value` is None."""
+    """Return the request with a header inserted before the others; unchanged if `value` is None."""
     if value is None:
         return request
     headers = ((name, value), *request.headers)

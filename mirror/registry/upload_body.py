@@ -1,5 +1,6 @@
-"""The body of an upload: it is read from the source and counted, and its last bytes are held back until they are
-verified.
+"""The body of an upload.
+
+The bytes of the blob are read from the source and counted. The last ones are sent only after the digest was verified.
 """
 
 from __future__ import annotations
@@ -16,25 +17,28 @@ BUFFER = 256 << 10  # bytes read at a time
 
 
 class ByteCounter(Struct):
-    """Counts the bytes of a body that were passed to the socket."""
+    """A counter of the bytes of a body that were sent, which also reports them as progress."""
 
     work: Work
     bytes: int = 0
 
     def add(self, count: int) -> None:
-        """Count bytes, and report them as progress."""
+        """Add `count` to the number of sent bytes, and report it as progress."""
         self.bytes += count
         self.work.progress(count)
 
 
 class TrackedBody:
-    """A body that records the error of reading it: such an error does not concern the target."""
+    """The body of an upload, which records errors of the source, so that they are not taken for errors of the target.
+
+    A call opens the body at an offset."""
 
     def __init__(self, open_at: Callable[[int], BlobReader]) -> None:
         self._open_at = open_at
         self.error: MirrorError | None = None
 
     def __call__(self, offset: int) -> TrackedReader:
+        """Open the body for reading from byte `offset`."""
         try:
             return TrackedReader(self, self._open_at(offset))
         except MirrorError as error:
@@ -43,7 +47,7 @@ class TrackedBody:
 
 
 class TrackedReader:
-    """A BlobReader of a TrackedBody."""
+    """A reader of the source's blob that records its errors in the TrackedBody."""
 
     def __init__(self, body: TrackedBody, reader: BlobReader) -> None:
         self._body = body
@@ -51,7 +55,7 @@ class TrackedReader:
         self.size = reader.size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read from the body, and record an error."""
+        """Read bytes into the beginning of `buffer`, and return their number. An error is recorded and raised."""
         try:
             return self._reader.readinto(buffer)
         except MirrorError as error:
@@ -71,10 +75,10 @@ class TrackedReader:
 def hold_back_end(
     reader: BlobReader, counter: ByteCounter, limit: int | None, *, must_end: bool
 ) -> Iterator[memoryview]:
-    """Yield the bytes of `reader`, at most `limit`, one buffer late: the last one only after the end was verified.
+    """Yield at most `limit` bytes of `reader`. Each buffer is yielded only after the next one was read.
 
-    must_end: the reader must end at `limit`; at its end it verifies the digest. Raises Refused (size_mismatch) if it is
-    longer."""
+    If `must_end` is true, the blob must end at `limit`. The reader verifies the digest at the end of the blob, so the
+    last buffer is yielded only after that. Raises Refused (size_mismatch) if the blob is longer."""
     room = BUFFER if limit is None else max(1, min(BUFFER, limit))
     buffers = [memoryview(bytearray(room)) for _ in range(2)]
     current, remaining = 0, limit

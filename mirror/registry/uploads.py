@@ -1,8 +1,8 @@
 """Uploads one blob through an upload session, and remembers which methods a host accepts.
 
-Source: distribution-spec v1.1.1, "Pushing blobs". A single streamed PUT costs the fewest requests. A host that rejects
-it gets a streamed PATCH and a PUT; a host that rejects large bodies gets chunks. If the upload of a blob breaks after
-many bytes, that blob is also sent in chunks, unless the host rejects chunks.
+Source: distribution-spec v1.1.1, "Pushing blobs". A single streamed PUT needs the fewest requests. If the host rejects
+it, the blob is sent with a streamed PATCH and an empty PUT. If the host rejects large bodies, the blob is sent in
+chunks. A blob whose upload fails after many bytes is also sent in chunks, unless the host rejects chunks.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from mirror.registry.upload_capabilities import UploadCapabilities
 from mirror.store import BlobReader
 from mirror.util.cancellation import Stop, Work
 
-CHUNK_AFTER = 64 << 20  # bytes; if an upload breaks after this many, it is repeated in chunks
+CHUNK_AFTER = 64 << 20  # bytes; an upload that fails after this many is repeated in chunks
 MAX_CHUNK = 32 << 20  # bytes
 MIN_CHUNK = 4 << 20  # bytes; the largest chunk that one popular host accepts (docs/compatibility.md)
-DELETE_TIMEOUT = 2.0  # seconds for the DELETE of an uncommitted session
+DELETE_TIMEOUT = 2.0  # seconds; the time limit for deleting an uncommitted session
 _DELETED = frozenset({200, 202, 204, 404})
-
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 # Statuses that may mean that the host does not support an upload in one PUT; a streamed PATCH is tried next.
 _PUT_REJECTED = {400, 404, 405, 411, 415, 501}
-
-# Statuses for a first chunk that may mean that the host does not support chunks; one request is tried next.
+# Statuses after a first chunk that may mean that the host does not support chunks; a single request is tried next.
 _CHUNK_REJECTED = {400, 404, 405, 415, 416, 501}
 
 _log = logging.getLogger("mirror.upload")
 
 
 class RegistryUpload:
-    """One upload session. Use with `with`: unless it is committed, it is deleted. Used by one thread at a time."""
+    """An upload session for one blob. At the end of its `with` block, it is deleted unless the blob was committed.
+
+    Not thread-safe."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class RegistryUpload:
         return (self._acknowledged > 0 or self._was_busy) and not self._is_lost and not self.committed
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
-        """Upload the blob by the method that the host accepts, and commit it."""
+        """Upload the blob with a method that the host accepts, and commit it. `body` opens the blob at an offset."""
         tracked = TrackedBody(body)
         if self._acknowledged or self._uses_chunks():
             self._send_chunks(tracked, work, self._blob.size or 0)
@@ -88,7 +88,7 @@ class RegistryUpload:
         self._capabilities.broken_blobs.discard(self._blob.digest)
 
     def _uses_chunks(self) -> bool:
-        """Return whether the blob is sent in chunks."""
+        """Return whether to send the blob in chunks."""
         capabilities, size = self._capabilities, self._blob.size
         chunk = capabilities.chunk_size or (MAX_CHUNK if self._blob.digest in capabilities.broken_blobs else 0)
         return not capabilities.rejects_chunks and size is not None and 0 < chunk < size
@@ -108,16 +108,16 @@ class RegistryUpload:
     def _handle_failure(
         self, error: RemoteError, body: TrackedBody, sent: int, *, whole: bool = False, chunk: int = 0
     ) -> MirrorError:
-        """Update the capabilities of the host after a failed upload. Return the error, retryable if another method is
-        left.
+        """Update the capabilities of the host after a failed upload, and return the error. It is retryable if another
+        method can be tried.
 
-        sent: bytes. whole: the blob was sent in one request. chunk: the size of its chunks, bytes; 0: none. Other
-        uploads may have learned the same meanwhile, so only the method used here is considered."""
+        `sent` is the number of bytes that were sent, `chunk` the chunk size in bytes (0: no chunks). `whole` is true
+        after a single PUT. Another upload may have recorded the same already, so only the method used here matters."""
         if error is body.error:
             self._was_busy = False
             return error
         was_busy, self._was_busy = self._was_busy, whole and error.status in (429, 503)
-        is_mixed = error.registry_code == "DIGEST_INVALID"  # then the content of the session is wrong too
+        is_mixed = error.registry_code == "DIGEST_INVALID"  # the session has wrong content and cannot be resumed
         self._is_lost = self._is_lost or is_mixed or error.status in (404, 416) or (was_busy and not self._was_busy)
         if error.status == 413:
             return self._handle_too_large(error, chunk)
@@ -136,15 +136,15 @@ class RegistryUpload:
             return self._retry_error(error, method)
         if is_mixed:
             return Refused(
-                f"{self._what}: the target received other bytes than were sent: {error.what}",
-                hint="a proxy between here and the target may change bytes",
+                f"{self._what}: the target received different bytes than were sent: {error.what}",
+                hint="a proxy in front of the target may modify the data",
                 retryable=True,
             )
         return error
 
     def _handle_too_large(self, error: RemoteError, chunk: int) -> MirrorError:
-        """Return the error for a body that a proxy rejects for its size; retryable if smaller chunks are left to
-        try."""
+        """Return the error for a request body that was rejected as too large (413). It is retryable if smaller chunks
+        can be tried."""
         chunk_size = min(chunk // 2 or MAX_CHUNK, self._capabilities.chunk_size or MAX_CHUNK)
         while chunk_size >= (self._blob.size or 1):
             chunk_size //= 2
@@ -158,22 +158,22 @@ class RegistryUpload:
         )
 
     def _retry_error(self, error: RemoteError, method: str) -> MirrorError:
-        """Log the next method, and return a retryable copy of `error`."""
+        """Log the method that is tried next, and return a retryable copy of `error`."""
         text = f"{self._what}: retrying {method}"
         _log.info("upload_method", extra={"digest": self._blob.digest, "code": error.code, "text": text})
         return RemoteError(error.what, hint=error.hint, code=error.code, status=error.status, retryable=True)
 
     def _check_committed(self, response: Response, work: Work) -> None:
-        """Check that the response to the last request confirms the blob; by a HEAD if its status is not 201."""
+        """Check that the registry has stored the blob. If the response is not a 201, send a HEAD to find out."""
         reported = response.headers.get_all("docker-content-digest")
         if reported and reported[0] != self._blob.digest and reported[0].startswith("sha256:"):
             raise Refused(f"{self._what}: the target stored {reported[0]} instead", code="target_lied")
         if response.status != 201:
-            # Some registries confirm with another status, so check that the blob exists.
+            # Some registries confirm an upload with a different status, so check that the blob exists.
             size = blob_size(self._session, self._repository, self._blob, self._scopes, work)
             if size is None or (self._blob.size is not None and size != self._blob.size):
                 raise RemoteError(
-                    f"{self._what}: the response to the upload is {response.status}, but the blob is missing",
+                    f"{self._what}: the target responded to the upload with {response.status}, but lacks the blob",
                     retryable=True,
                 )
 
@@ -191,7 +191,7 @@ class RegistryUpload:
             raise self._handle_failure(error, body, counter.bytes) from error
 
     def _commit(self, work: Work) -> None:
-        """Commit a blob whose bytes were all sent."""
+        """Commit the blob with a PUT without a body, after all its bytes were sent."""
         response = self._session.call(
             "PUT",
             with_query(self._location, "digest", self._blob.digest),
@@ -205,7 +205,7 @@ class RegistryUpload:
     # ---- chunks
 
     def _send_chunks(self, body: TrackedBody, work: Work, size: int) -> None:
-        """Send the blob in chunks, from the first byte that is not acknowledged on."""
+        """Send the blob in chunks, starting with the first byte that the registry has not acknowledged."""
         if self._acknowledged:
             self._resume(work, size)
         chunk = max(self._capabilities.chunk_size or MAX_CHUNK, self._min_chunk)
@@ -217,7 +217,7 @@ class RegistryUpload:
                     self._update_location(response)
                     self._received_bytes(response, end)
                     self._acknowledged = end
-                # The last chunk is sent with the closing PUT: one request less, and some hosts reject an empty PUT.
+                # The last chunk is the body of the final PUT. This saves a request, and some hosts reject an empty PUT.
                 destination = with_query(self._location, "digest", self._blob.digest)
                 response = self._send_chunk("PUT", destination, reader, size, work=work, last=True)
             self._check_committed(response, work)
@@ -227,7 +227,7 @@ class RegistryUpload:
     def _send_chunk(
         self, method: str, destination: Destination, reader: BlobReader, end: int, *, work: Work, last: bool
     ) -> Response:
-        """Send the bytes up to `end`. last: with the closing request, after which the body must end."""
+        """Send the bytes up to, but not including, offset `end`. If `last` is true, the request commits the blob."""
         length = end - self._acknowledged
         return self._session.upload(
             method,
@@ -245,9 +245,9 @@ class RegistryUpload:
         )
 
     def _resume(self, work: Work, size: int) -> None:
-        """Ask the registry how many bytes it has, and continue there, even within a chunk.
+        """Ask the registry how many bytes it has, so that the upload continues there, even in the middle of a chunk.
 
-        A session that does not respond is lost."""
+        Raises a retryable RemoteError; if the registry rejects the request, a new session is needed."""
         try:
             response = self._session.call(
                 "GET", self._location, work.without_retries(), kind="upload", scopes=self._scopes, expect={200, 204}
@@ -269,12 +269,12 @@ class RegistryUpload:
         counter: ByteCounter,
         expect: set[int],
     ) -> Response:
-        """Send the whole blob as the body of one request."""
+        """Send the whole blob in the body of one request."""
         with body(0) as reader:
             size = self._blob.size if self._blob.size is not None else reader.size
             chunks = hold_back_end(reader, counter, size, must_end=True)
             if size == 0:
-                # An empty body has no last bytes to hold back: verify it before the request.
+                # An empty blob has no last bytes to hold back, so verify it before the request.
                 chunks = iter(tuple(chunks))
             return self._session.upload(
                 method,
@@ -289,16 +289,16 @@ class RegistryUpload:
             )
 
     def _update_location(self, response: Response) -> None:
-        """Use the Location of a response for the next request."""
+        """Use the Location of a response, if there is one, for the next request."""
         locations = response.headers.get_all("location")
         if locations and locations[0]:
             self._location = self._session.url_policy.check_upload_location(locations[0], response.destination)
 
     def _received_bytes(self, response: Response, expected: int, limit: int | None = None) -> int:
-        """Return the number of bytes that the registry has, from the Range of a response; `expected` if there is none.
+        """Return the number of bytes that the registry has, according to the Range header of a response.
 
-        Raises RemoteError if it is less than `expected`, or more than `limit` (None: `expected`): the registry lost
-        bytes."""
+        Without that header, `expected` is returned. Raises RemoteError if the number is less than `expected`, or
+        greater than `limit` (if None, than `expected`)."""
         match = _RANGE.fullmatch(response.headers.get("range") or "")
         received = int(match[1]) + 1 if match and expected else expected
         if not expected <= received <= max(expected, limit or 0):
@@ -316,7 +316,7 @@ class RegistryUpload:
         self.close()
 
     def close(self) -> None:
-        """Delete the session unless it was committed; also after a stop, within DELETE_TIMEOUT."""
+        """Delete the session unless the blob was committed. Takes at most DELETE_TIMEOUT, also after a stop request."""
         if self.committed or self._closed:
             return
         self._closed = True
@@ -327,19 +327,19 @@ class RegistryUpload:
                 scopes = (Scope(self._repository, ("pull", "push", "delete")),)
                 self._session.call("DELETE", self._location, work, kind="upload", scopes=scopes, expect=_DELETED)
             except MirrorError as failure:
-                # Registries remove unused sessions themselves.
+                # This is not an error, because registries remove unused sessions themselves.
                 _log.debug("%s: upload session not deleted: %s", self._what, failure)
 
 
 def _min_chunk_length(response: Response) -> int:
-    """Return the minimum chunk size that the registry requires, bytes; 0: none."""
+    """Return the minimum chunk size in bytes that the registry requires; 0 if it requires none."""
     text = response.headers.get("oci-chunk-min-length") or ""
     return min(int(text), 1 << 30) if text.isascii() and text.isdigit() else 0
 
 
 @contextmanager
 def _limited_work(seconds: float) -> Iterator[Work]:
-    """Yield a Work that is stopped after `seconds`, independent of the run's stop."""
+    """Yield a Work that is stopped after `seconds`, but not when the run is stopped."""
     stop = Stop()
     timer = threading.Timer(seconds, stop.request, args=("time limit",))
     timer.start()

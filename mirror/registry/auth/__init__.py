@@ -1,1 +1,1 @@
-"""Authorization at registries: challenges, credentials, token services."""
+"""Authorization for registries: challenges, credentials and token services."""

@@ -1,13 +1,13 @@
-"""The `Authorization` header of each request to a registry, and the reaction to a 401.
+"""Determines the `Authorization` header of each request to a registry, and handles 401 responses.
 
 There is one `HostAuthorizer` per registry. It sends no credentials before the registry asks for them (RFC 9110, section
-11.6.1): the first request is sent alone, without a header. After a Basic challenge every request has Basic credentials.
-After a Bearer challenge a token is fetched for each exact set of scopes, before the first request that needs it. The
-first request with a set of scopes is sent alone until its response is known, so a wrong password costs one or two
-requests, and not one per image.
+11.6.1): the first request is sent alone, without the header. After a Basic challenge, every request has Basic
+credentials. After a Bearer challenge, a token is fetched for each exact set of scopes, before the first request that
+needs it. Until the first request with a set of scopes has a response, no other request with these scopes is sent. A
+wrong password therefore costs one or two requests, instead of one per image.
 
-The first 401 leads to a new token and a new lookup of credentials. The next 401 is final for that set of scopes: later
-requests fail without being sent.
+After the first 401, the credentials are looked up again and a new token is fetched. The next 401 is final for that set
+of scopes: later requests fail without being sent.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ log = logging.getLogger("mirror.auth")
 
 RENEWAL_RETRY = 5.0  # seconds after a failed renewal until the next one, while the old token is still valid
 
-_MAX_REFUSALS = 3  # 401s in a row, including the one to the request without a header
+_MAX_REFUSALS = 3  # consecutive 401s, including the one for the request without a header
 _CLEANUP_EVERY = 512  # renewals between two removals of expired tokens
 
 
 class HostAuthorizer:
-    """Implements the session's `Authorizer`. Thread-safe; no lock is held across requests, helpers or waits.
+    """The `Authorizer` for one registry. Thread-safe; no lock is held across requests, credential helpers or waits.
 
-    realm_check: returns the destination of a realm, or raises Refused; then no request is sent there."""
+    `realm_check` returns the destination for the realm of a challenge (the URL of its token service), or raises Refused
+    if no request may be sent there."""
 
     def __init__(
         self,
@@ -63,17 +64,17 @@ class HostAuthorizer:
         self._by_repository: dict[str, list[ScopeState]] = {}  # states with a single scope
         self._scheme: AuthScheme | None = None  # from the last challenge
         self._is_open = False  # the host has accepted a request without a header
-        self._first_gate = Gate(self._clock)  # for the first requests, until one of the two is known
+        self._first_gate = Gate(self._clock)  # until the scheme is known or the host is open: one request at a time
         self._renewals: SingleFlight[ScopeState, Grant] = SingleFlight(f"a token for {self._host}")
         self._renewal_count = 0
-        # With a user name in the configuration, the warning was logged when the configuration was read.
+        # If the configuration has a user name, the warning was logged when the configuration was read.
         self._warned = not settings.plain_http or settings.username is not None
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         """Return the `Authorization` for a request that needs `scopes`, or None for no header.
 
-        May fetch a token, and may wait for another thread's token or first response. The same thread must then call
-        `note_accepted`, `handle_challenge` or `release`. Raises AuthError (at once after a final 401),
+        May fetch a token, and may wait for another thread that fetches it or sends the first request. The same thread
+        must then call `note_accepted`, `handle_challenge` or `release`. Raises AuthError (at once after a final 401),
         Refused (unsafe_realm), NetworkError."""
         state = self._states.get(scopes)
         if state is None:
@@ -87,11 +88,11 @@ class HostAuthorizer:
     def handle_challenge(
         self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
     ) -> None:
-        """Handle a 401 to a request that had the header `sent`, or another status that reports an expired token.
+        """Handle a 401 (or another response that reports an expired token) to a request with the header `sent`.
 
-        challenges: the WWW-Authenticate fields. Returns if the request should be sent once more, with the result of
-        `header`. Otherwise raises AuthError or Refused. An error that is not retryable is raised again by every later
-        `header` for these scopes."""
+        `challenges` are the values of WWW-Authenticate. Returns if the request should be sent once more with the value
+        that `header` returns then. Otherwise raises AuthError or Refused. If the error is not retryable, every later
+        call of `header` for these scopes raises it too."""
         state = self._get_state(scopes)
         try:
             if state.error is not None:
@@ -102,10 +103,10 @@ class HostAuthorizer:
             self._record_error(state, error)
             raise
         finally:
-            self._leave_gates(state)  # still one request at a time, of this thread or of a waiting one
+            self._leave_gates(state)  # this or a waiting thread may send the next request
 
     def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Note that a request with these scopes received a response other than 401."""
+        """Record that a request with these scopes received a response other than 401."""
         state = self._states.get(scopes)
         if state is None or (state.is_authorized and not state.refusals):
             return
@@ -121,26 +122,27 @@ class HostAuthorizer:
         self._first_gate.open()
 
     def release(self, scopes: tuple[Scope, ...]) -> None:
-        """Note that the request of this thread has no response; the next waiting request may be sent."""
+        """Record that the request of this thread has no usable response. The next waiting request may then be sent."""
         state = self._states.get(scopes)
         if state is not None:
             self._leave_gates(state)
 
     def has_sent_credentials(self, repository: str, work: Work) -> bool:
-        """Return whether credentials for `repository` were sent: the registry requires them, and there are some."""
+        """Return whether the registry requires credentials for reading `repository`, and credentials were found."""
         state = self._states.get(pull_scopes(repository))
         scheme = self._scheme if state is None else state.scheme or self._scheme
         return scheme is not None and self._credentials.find(self._host, repository, stop=work.stop) is not None
 
     def forget_refusal(self, repository: str) -> None:
-        """Forget a final refusal to read `repository`, so that one more request can be sent."""
+        """Forget a final refusal to read `repository`, so that requests for it are sent again."""
         with self._lock:
             self._states.pop(pull_scopes(repository), None)
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
         """Allow one more request with these scopes after a final refusal by the registry. The next 401 is final.
 
-        For requests that a registry may refuse on their own. A refusal by the token service stays final."""
+        To be called after a request that a registry may refuse although it accepts others with the same scopes. A
+        refusal by the token service stays final."""
         with self._lock:
             state = self._states.get(scopes)
             if state is not None and state.error is not None and state.refused_by_registry:
@@ -150,7 +152,9 @@ class HostAuthorizer:
                 state.gate = Gate(self._clock)
 
     def known_secrets(self) -> frozenset[str]:
-        """Return every secret seen so far, as sent. Of expired tokens, only the latest are included."""
+        """Return all secrets that were used so far, in the form in which they were sent.
+
+        Of the expired tokens, only the latest are included."""
         with self._lock:
             grants = [state.grant for state in self._states.values() if state.grant is not None]
         sent = {grant.header.partition(" ")[2] for grant in grants if grant.header is not None}
@@ -159,7 +163,7 @@ class HostAuthorizer:
     # --- one request
 
     def _get_header(self, state: ScopeState, work: Work) -> str | None:
-        """Return the header to send. Waits while only one request at a time may be sent."""
+        """Return the `Authorization` to send, or None, after waiting until the request may be sent."""
         try:
             while True:
                 work.stop.raise_if_requested()
@@ -179,7 +183,7 @@ class HostAuthorizer:
             raise
 
     def _wait_at_gate(self, state: ScopeState, scheme: AuthScheme | None, stop: Stop) -> bool:
-        """Wait until this request may be sent. Return False if the state changed meanwhile."""
+        """Wait until this request may be sent. Return False if the state may have changed during the wait."""
         if state.is_authorized:
             return True
         if scheme is None and not self._is_open:
@@ -194,14 +198,14 @@ class HostAuthorizer:
         self._first_gate.leave()
 
     def _warn_plain_http(self, grant: Grant) -> None:
-        """Warn once that credentials are sent without encryption."""
+        """Log one warning if credentials are sent without encryption."""
         if not self._warned and grant.credential is not None:
             self._warned = True
             extra = {"event": "plain_http", "host": self._host}
             log.warning("%s: credentials are sent without encryption (plain-http)", self._host, extra=extra)
 
     def _get_state(self, scopes: tuple[Scope, ...]) -> ScopeState:
-        """Return the state of these scopes, which is created on first use. The order of scopes and actions does not
+        """Return the state of these scopes, creating it on first use. The order of scopes and actions does not
         matter."""
         with self._lock:
             state = self._states.get(scopes)
@@ -218,8 +222,10 @@ class HostAuthorizer:
     # --- a 401
 
     def _record_challenge(self, state: ScopeState, challenges: Sequence[Challenge], sent: str | None) -> AuthScheme:
-        """Record a 401, and return the scheme that the registry requires. Several 401s to the same header count
-        once."""
+        """Record a 401, and return the authentication scheme that the registry requires.
+
+        Several 401s for the same header are recorded once. Raises AuthError if the 401 is final, or if no supported
+        scheme is known."""
         chosen = choose_challenge(challenges)
         scheme = self._parse_scheme(chosen) if chosen else state.scheme or self._scheme
         if scheme is None:
@@ -237,7 +243,8 @@ class HostAuthorizer:
                 state.suspect_credential = (grant.credential if grant else None,)
             if chosen:
                 state.requested_scopes = widen_scopes(state.scopes, chosen.params.get("scope", ""))
-            # A rejected token was new, so that is final. Basic gets a third attempt, with a changed password.
+            # A rejected token was newly issued, so its rejection is final. With Basic, a third attempt is allowed, in
+            # case the password has changed.
             final = sent is not None and state.refusals >= (_MAX_REFUSALS - 1 if scheme.service else _MAX_REFUSALS)
             state.refused_by_registry = final
         self._first_gate.open()
@@ -246,7 +253,7 @@ class HostAuthorizer:
         return scheme
 
     def _parse_scheme(self, challenge: Challenge) -> AuthScheme:
-        """Return the scheme of a challenge. Raises Refused (unsafe_realm)."""
+        """Return the authentication scheme of a challenge. Raises Refused (unsafe_realm)."""
         if challenge.scheme == "basic":
             return AuthScheme()
         return AuthScheme(self._realm_check(challenge.params["realm"]), challenge.params.get("service", ""))
@@ -263,7 +270,7 @@ class HostAuthorizer:
         return AuthError(f"{self._subject(state)}: {self._host} {why}", status=401)
 
     def _record_error(self, state: ScopeState, error: MirrorError) -> None:
-        """Keep an error that is not retryable; all later requests with these scopes raise it."""
+        """Store an error that is not retryable. Later requests with these scopes then fail with it."""
         if error.retryable or isinstance(error, Cancelled):
             return
         with self._lock:
@@ -277,7 +284,7 @@ class HostAuthorizer:
         return self._issuer.refusal_error(self._subject(state), grant.credential if grant else None)
 
     def _subject(self, state: ScopeState) -> str:
-        """Return the subject of error messages about these scopes."""
+        """Return the subject of error messages about these scopes, such as `host/repository (pull)`."""
         if not state.scopes:
             return self._host
         return f"{self._host}/{state.repository} ({','.join(state.scopes[0].actions)})"
@@ -285,8 +292,7 @@ class HostAuthorizer:
     # --- grants
 
     def _get_grant(self, state: ScopeState, scheme: AuthScheme | None, work: Work) -> Grant:
-        """Return a valid grant, which is requested if there is none. Threads that need the same grant share one
-        request."""
+        """Return a valid grant, and request it if there is none. Threads that need the same grant share one request."""
         grant = state.grant
         if grant is not None and self._clock.now() < grant.renew_at:
             return grant
@@ -295,7 +301,7 @@ class HostAuthorizer:
         return self._renewals.share(state, lambda: self._renew(state, scheme, work), work.stop)
 
     def _renew(self, state: ScopeState, scheme: AuthScheme, work: Work) -> Grant:
-        """Request a grant from the token service, or keep the old one for a while if that fails."""
+        """Request a new grant. If that fails with a retryable error, keep using the old grant while it is valid."""
         old, now = state.grant, self._clock.now()
         if old is not None and now < old.renew_at:
             return old  # another thread has just renewed it
@@ -320,14 +326,14 @@ class HostAuthorizer:
         return grant
 
     def _drop_expired_tokens(self) -> None:
-        """Remove expired tokens: there is one per repository, of several KiB."""
+        """Remove expired tokens to save memory, since each repository has its own token of several KiB."""
         now = self._clock.now()
         for state in self._states.values():
             if state.grant is not None and state.grant.expires_at < now:
                 state.grant = None
 
     def _use_wider_grant(self, state: ScopeState, now: float) -> bool:
-        """Use a grant for more actions on the same repository, if there is one. Return whether there is."""
+        """Use a valid token for the same repository that allows at least these actions. Return whether there is one."""
         if len(state.scopes) != 1 or state.refusals:
             return False
         wanted = set(state.scopes[0].actions)

@@ -14,7 +14,7 @@ from mirror.util.structs import Struct
 
 
 class Scope(Struct, frozen=True, order=True):
-    """Actions on one repository (`pull`, `push`, `delete`), or on another resource of a registry, such as the
+    """The scope of a token: actions (`pull`, `push`, `delete`) on a repository or another resource, such as the
     catalog."""
 
     repository: str
@@ -41,10 +41,10 @@ def push_scopes(repository: str) -> tuple[Scope, ...]:
 
 
 def widen_scopes(scopes: tuple[Scope, ...], challenge: str) -> tuple[str, ...]:
-    """Return the scopes to request: `scopes`, plus the actions that a challenge adds on the same repository.
+    """Return the scopes to request: `scopes`, plus the actions that a challenge adds for the same repository.
 
-    challenge: the value of its `scope`. Other repositories, wildcards and kinds are ignored: some servers name
-    placeholders, and refuse requests for more than is needed."""
+    `challenge` is the `scope` parameter of the challenge. Other repositories, wildcards and kinds in it are ignored,
+    because some servers send placeholders, and refuse token requests for more than is needed."""
     requested = tuple(dict.fromkeys(map(str, scopes)))
     if len(scopes) != 1:
         return requested
@@ -61,34 +61,34 @@ def widen_scopes(scopes: tuple[Scope, ...], challenge: str) -> tuple[str, ...]:
 
 
 class Authorizer(Protocol):
-    """The authorization at one registry. Thread-safe."""
+    """The interface of objects that authorize the requests to one registry. Thread-safe."""
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
         """Return the `Authorization` value to send now; None for no header. May fetch a token. Raises AuthError.
 
-        Each call must be followed, in the same thread, by `handle_challenge`, `note_accepted` or `release`: other
-        threads may wait for it."""
+        After each call, the same thread must call `handle_challenge`, `note_accepted` or `release`, because other
+        threads may be waiting for that."""
         ...
 
     def handle_challenge(
         self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
     ) -> None:
-        """Handle a 401 with these WWW-Authenticate values, to a request that had the header `sent`.
+        """Handle a 401 with these WWW-Authenticate values, in response to a request with the header `sent`.
 
         Returns if the request should be sent once more, because `header` now returns another value. Raises AuthError
         otherwise."""
         ...
 
     def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Note that the response was not a 401."""
+        """Record that a request with these scopes received a response other than 401."""
         ...
 
     def release(self, scopes: tuple[Scope, ...]) -> None:
-        """Note that no response was received, or one that does not show whether access is allowed."""
+        """Record that there was no response, or one that does not show whether access is allowed."""
         ...
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
-        """Allow one more request with these scopes after a final refusal."""
+        """Allow one more request with these scopes after a final refusal by the registry."""
         ...
 
 
@@ -96,7 +96,7 @@ class Anonymous:
     """An Authorizer without credentials."""
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
-        """Return None: no header."""
+        """Return None, so that no header is sent."""
         return None
 
     def handle_challenge(
@@ -106,17 +106,17 @@ class Anonymous:
         sent: str | None,
         work: Work,
     ) -> None:
-        """Raise AuthError: the registry requires credentials."""
+        """Raise AuthError, because the registry requires credentials."""
         raise AuthError("the registry requires credentials, and none are configured", code="auth_failed", status=401)
 
     def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing."""
+        """Do nothing, because there is no authorization to record."""
         pass
 
     def release(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing."""
+        """Do nothing, because no other request waits for this one."""
         pass
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing."""
+        """Do nothing, because refusals are not recorded."""
         pass

@@ -1,7 +1,7 @@
-"""Parser for `WWW-Authenticate`.
+"""Parser for the `WWW-Authenticate` header.
 
 Grammar: RFC 9110, sections 11.2 to 11.6.1 (formerly RFC 7235). Servers violate it, so invalid parts are skipped up to
-the next comma. The parser raises no errors.
+the next comma, and no errors are raised.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _UP_TO_COMMA = re.compile(r"[^,]*")
 
 
 class Challenge(Struct, frozen=True):
-    """One challenge. The scheme and the names of parameters are in lower case; of a repeated parameter the first
-    counts."""
+    """An authentication challenge. The scheme and the parameter names are in lower case. If a parameter is repeated,
+    its first value is used."""
 
     scheme: str
     params: Mapping[str, str] = field(default_factory=dict)
@@ -87,15 +87,16 @@ def _parse_field(text: str, limit: int) -> list[Challenge]:
 
 
 def _read_token68(text: str, position: int) -> tuple[str, int]:
-    """Read a single word of credentials after a scheme (`Negotiate a87421000492==`); not a parameter such as
-    `realm=x`."""
+    """Read the token68 value after a scheme, as in `Negotiate a87421000492==`, and return it with the position of its
+    end. Return an empty value if a parameter such as `realm=x` follows instead."""
     gap = _match_end(_GAP, text, position)
     token = _TOKEN68.match(text, gap) if gap > position else None
     return (token.group(), token.end()) if token else ("", position)
 
 
 def _read_value(text: str, position: int) -> tuple[str | None, int]:
-    """Read the value of a parameter; None if a quote is not closed."""
+    """Read the value of a parameter, and return it with the position of its end. The value is None if a quote is not
+    closed."""
     if text.startswith('"', position):
         quoted = _QUOTED.match(text, position)
         return (_ESCAPE.sub(r"\1", quoted.group(1)), quoted.end()) if quoted else (None, len(text))
@@ -105,7 +106,7 @@ def _read_value(text: str, position: int) -> tuple[str | None, int]:
 
 
 def _item_end(text: str, position: int) -> int:
-    """Return the position of the next comma outside of quotes; the end of `text` if a quote is not closed."""
+    """Return the position of the next comma outside quotes. If there is none, return the end of `text`."""
     while position < len(text) and text[position] != ",":
         if text[position] == '"':
             quoted = _QUOTED.match(text, position)
@@ -116,6 +117,6 @@ def _item_end(text: str, position: int) -> int:
 
 
 def _match_end(pattern: re.Pattern[str], text: str, position: int) -> int:
-    """Return the end of a match of `pattern` at `position`; `position` if it does not match."""
+    """Return the end of the match of `pattern` at `position`, or `position` itself if it does not match."""
     match = pattern.match(text, position)
     return match.end() if match else position

@@ -1,10 +1,10 @@
 """Runs docker's credential helpers.
 
 A helper is a program `docker-credential-NAME`. It reads the name of a server from standard input, and writes a user
-name and a secret as JSON. Source: the protocol of the docker-credential-helpers project, `get`. A helper is another
-program with the user's rights, so its name, location, run time and output are limited. Its standard error is discarded,
-because some helpers print secrets there. Any result other than a response or "credentials not found" is an error: a
-broken helper must not lead to anonymous requests.
+name and a secret as JSON. Source: the protocol of the docker-credential-helpers project, `get`. A helper runs with the
+user's rights, so its name, location, run time and output are restricted. Its standard error is discarded, because some
+helpers print secrets there. Any result other than a response or "credentials not found" is an error, because a broken
+helper must not lead to anonymous requests.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _NOT_FOUND = "credentials not found"
 _POLL_INTERVAL = 0.1  # seconds between two checks for a stop
 
 # The variables that helpers are known to need: for programs and the user's files, for a keychain (the session bus, gpg,
-# pass), for a cloud (its configuration, roles and endpoints), and for a proxy. No other variables are passed on, since
-# they may contain secrets of ours.
+# pass), for a cloud (its configuration, roles and endpoints), and for a proxy. Other variables are not passed on, since
+# they may contain secrets.
 _PASSED_VARIABLES = re.compile(
     r"HOME|USER|LOGNAME|LANG|LC_[A-Z]+|TZ|TMPDIR|DOCKER_CONFIG|REGISTRY_AUTH_FILE|XDG_\w+"
     r"|DBUS_SESSION_BUS_ADDRESS|GNUPGHOME|PASSWORD_STORE_\w+"
@@ -62,14 +62,14 @@ def ask_helper(
     port: int = 443,
     timeout: float,
 ) -> HelperResponse | None:
-    """Return the result of `docker-credential-NAME get` for `server`; None if the helper has no credentials for it.
+    """Run `docker-credential-NAME get` for `server` and return the result; None if the helper has no credentials.
 
-    port: the default port, which names of servers may omit. Blocks for at most `timeout` seconds; then, or at a stop,
-    the helper and its process group are killed. Raises AuthError, Cancelled."""
+    `port` is the default port, which server names may omit. Blocks for at most `timeout` seconds; then, or after a stop
+    request, the helper and its process group are killed. Raises AuthError, Cancelled."""
     if not _NAME.fullmatch(name):
-        raise AuthError(f"{printable(name, 80)!r} is not a valid name of a credential helper", hint=_HINT)
+        raise AuthError(f"{printable(name, 80)!r} is not a valid credential helper name", hint=_HINT)
     if _CONTROL.search(server):
-        raise AuthError(f"no credential helper is run for the invalid server name {printable(server, 80)!r}")
+        raise AuthError(f"a credential helper cannot be run for the invalid server name {printable(server, 80)!r}")
     program = f"docker-credential-{name}"
     path = _find_program(program, environ)
     if path is None:
@@ -94,7 +94,7 @@ def _safe_path_entries(environ: Mapping[str, str]) -> list[str]:
 
 
 def _find_program(program: str, environ: Mapping[str, str]) -> Path | None:
-    """Return the path of an executable that is not world-writable; None if there is none."""
+    """Return the path of the executable `program` on PATH, ignoring world-writable files; None if there is none."""
     for directory in _safe_path_entries(environ):
         path = Path(directory, program)
         with suppress(OSError):
@@ -105,7 +105,7 @@ def _find_program(program: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def _helper_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a helper: known variables only."""
+    """Return the environment for a helper, which contains only the variables that helpers are known to need."""
     passed = {name: value for name, value in environ.items() if _PASSED_VARIABLES.fullmatch(name)}
     passed["PATH"] = os.pathsep.join(_safe_path_entries(environ))
     home = home_directory(environ)
@@ -117,7 +117,7 @@ def _helper_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def _run_helper(
     program: Path, server: str, environment: dict[str, str], stop: Stop, timeout: float
 ) -> tuple[int, bytes]:
-    """Run `program get` and return its exit code and output."""
+    """Run `program get` and return its exit code and output. Raises AuthError, Cancelled."""
     deadline = time.monotonic() + timeout
     stop.raise_if_requested()
     try:
@@ -140,7 +140,7 @@ def _run_helper(
             output = _read_output(process, program.name, deadline, stop)
             code = _wait_for_exit(process, program.name, deadline, stop)
         finally:
-            # Until the process is waited for, its process group id cannot be reused.
+            # The process was not waited for yet, so its process group id cannot have been reused.
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -150,14 +150,16 @@ def _run_helper(
 def _send_server(process: subprocess.Popen[bytes], server: str) -> None:
     """Write the name of the server to the helper's standard input, and close it."""
     if process.stdin is not None:
-        with suppress(BrokenPipeError):  # a helper may answer without reading
+        with suppress(BrokenPipeError):  # a helper may exit without reading its input
             process.stdin.write(server.encode())  # at most about 260 bytes, so the pipe does not block
         with suppress(BrokenPipeError):
             process.stdin.close()
 
 
 def _read_output(process: subprocess.Popen[bytes], name: str, deadline: float, stop: Stop) -> bytes:
-    """Read the output until the helper closes it. Raises AuthError (too long, timeout), Cancelled."""
+    """Read the output until the helper closes it. Raises AuthError if it is too long or incomplete at the deadline.
+
+    Raises Cancelled after a stop request."""
     read = bytearray()
     if process.stdout is None:
         return b""
@@ -174,23 +176,27 @@ def _read_output(process: subprocess.Popen[bytes], name: str, deadline: float, s
 
 
 def _wait_for_exit(process: subprocess.Popen[bytes], name: str, deadline: float, stop: Stop) -> int:
-    """Return the exit code. Raises AuthError (timeout), Cancelled."""
+    """Wait until the helper exits, and return its exit code.
+
+    Raises AuthError after the deadline, and Cancelled after a stop request."""
     while True:
         with suppress(subprocess.TimeoutExpired):
             return process.wait(_next_wait(name, deadline, stop))
 
 
 def _next_wait(name: str, deadline: float, stop: Stop) -> float:
-    """Return the seconds to wait before the next check. Raises AuthError past the deadline; Cancelled."""
+    """Return the seconds to wait until the next check for a stop request.
+
+    Raises AuthError after the deadline, and Cancelled after a stop request."""
     stop.raise_if_requested()
     left = deadline - time.monotonic()
     if left <= 0:
-        raise AuthError(f"{name} did not end within its time limit and was killed")
+        raise AuthError(f"{name} did not finish within its time limit and was killed")
     return min(left, _POLL_INTERVAL)
 
 
 def _parse_response(program: str, server: str, output: bytes, port: int) -> HelperResponse:
-    """Parse the output of a helper. Raises AuthError, without parts of the output."""
+    """Parse the output of a helper. Raises AuthError if it is invalid; the message does not quote the output."""
     try:
         response = json.loads(output.decode("utf-8"))
     except (ValueError, RecursionError):

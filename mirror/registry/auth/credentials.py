@@ -1,6 +1,6 @@
-"""Finds credentials for a registry: in our configuration, otherwise in docker's.
+"""Finds the credentials for a registry in mirror's own configuration, or else in docker's.
 
-Files and helpers are read when they are first needed. The results are kept until a caller asks for fresh ones.
+Files are read and helpers are run when they are first needed. The results are kept until a caller requests fresh ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IDENTITY_USER = "<token>"  # docker's user name for a secret that is an identit
 class Credential(RedactedStruct, frozen=True):
     """A user name with a password, an identity token (for an OAuth2 token service) or a bearer token.
 
-    origin: where it came from, for messages; it contains no part of a secret."""
+    `origin` says where the credential was found, for messages; it contains no part of a secret."""
 
     HIDDEN = ("password", "identity_token", "registry_token")
 
@@ -39,7 +39,7 @@ class Credential(RedactedStruct, frozen=True):
 
     @classmethod
     def of(cls, username: str, secret: str, origin: str) -> Credential:
-        """Return the credential for a user name and secret. As in docker, the secret of the user `<token>` is an
+        """Return a credential with a user name and secret. As in docker, the secret of the user `<token>` is an
         identity token."""
         if username == _IDENTITY_USER:
             return cls(identity_token=secret, origin=origin)
@@ -47,7 +47,7 @@ class Credential(RedactedStruct, frozen=True):
 
     @property
     def description(self) -> str:
-        """The credential for messages, without secrets: `user acme, password from env HUB_TOKEN`."""
+        """A description for messages, without the secret, such as `user acme, password from env HUB_TOKEN`."""
         if self.registry_token is not None:
             kind = "token"
         elif self.identity_token is not None:
@@ -62,10 +62,10 @@ class Credential(RedactedStruct, frozen=True):
 
 
 class CredentialSource:
-    """Finds credentials for hosts. Thread-safe: threads that wait for a helper share one run, outside of any lock.
+    """The source of the credentials for all hosts. Thread-safe. Threads that need the same helper share one run of it.
 
-    hosts: the settings of hosts that differ from the defaults. on_secret: called with each new secret and its user
-    before the credential is returned, so that output can be redacted."""
+    `hosts` has the settings of the hosts that differ from the defaults. `on_secret` is called with each new secret and
+    its user name before the credential is returned, so that the secret can be redacted from output."""
 
     def __init__(
         self,
@@ -83,22 +83,21 @@ class CredentialSource:
         self._lock = threading.Lock()
         self._configured: dict[str, Credential] = {}
         self._docker_configs: dict[Path, DockerConfig | None] = {}
-        # By helper and server. Needs no lock: entries are only set, each as a whole.
+        # The keys are a helper and a server. No lock is needed: entries are replaced as a whole, and never removed.
         self._helper_responses: dict[tuple[str, str], Credential | AuthError | None] = {}
         self._helper_calls: SingleFlight[tuple[str, str, bool], Credential | None] = SingleFlight("a credential helper")
         self._secrets: set[str] = set()
 
     @property
     def searched_files(self) -> str:
-        """The docker configuration files that are searched, for messages."""
+        """The paths of docker's configuration files that are searched, for messages."""
         names = [display_path(path, self._environ) for path in self._files]
         return " or ".join(names) if names else "a docker configuration (there is no home directory)"
 
     def check_docker_files(self, hosts: Iterable[str]) -> None:
-        """Read docker's configuration now if any of `hosts` needs it, so that an invalid file is found before any
-        request.
+        """Read docker's configuration now, unless mirror's own configuration has credentials for all `hosts`.
 
-        Raises ConfigError."""
+        Raises ConfigError if a file is invalid, so that this is reported before the first request."""
         if all(self._configured_login(host) for host in hosts):
             return
         try:
@@ -110,10 +109,11 @@ class CredentialSource:
     def find(
         self, host: str, repository: str = "", *, fresh: bool = False, stop: Stop | None = None
     ) -> Credential | None:
-        """Return the credential for `repository` of `host` (named as in references); None if there is none.
+        """Return the credential for `repository` on `host` (as it is written in references); None if there is none.
 
-        fresh: read files and run helpers again. May block as long as a helper runs. Raises AuthError (a secret or file
-        cannot be read, or a helper failed, which is kept until the next fresh lookup), Cancelled."""
+        If `fresh` is true, files are read and helpers are run again. May block while a helper runs. Raises Cancelled.
+        Raises AuthError if a secret or file cannot be read, or if a helper failed; without `fresh`, a helper that
+        failed is not run again."""
         found = self._look_up(host, repository, fresh, stop or Stop())
         if found is not None:
             with self._lock:
@@ -125,7 +125,7 @@ class CredentialSource:
         return found
 
     def known_secrets(self) -> frozenset[str]:
-        """Return all secrets returned so far, for redaction."""
+        """Return the secrets of all credentials returned so far, for redaction."""
         with self._lock:
             return frozenset(self._secrets)
 
@@ -152,14 +152,14 @@ class CredentialSource:
         return None
 
     def _configured_login(self, host: str) -> tuple[str, Secret] | None:
-        """Return the user name and password that our own configuration has for a host."""
+        """Return the user name and password for a host in mirror's own configuration; None if there are none."""
         settings = self._hosts.get(host)
         if settings is None or settings.username is None or settings.password is None:
             return None
         return settings.username, settings.password
 
     def _configured_credential(self, host: str, username: str, password: Secret, fresh: bool) -> Credential:
-        """Return the credential of our own configuration, whose password is read on first use."""
+        """Return a credential from mirror's own configuration. Its password is read on first use."""
         with self._lock:
             known = self._configured.get(host)
         if known is None or fresh:
@@ -169,7 +169,7 @@ class CredentialSource:
         return known
 
     def _read_file(self, path: Path, fresh: bool) -> DockerConfig | None:
-        """Return one of docker's configuration files; None if it does not exist."""
+        """Return the content of a docker configuration file; None if it does not exist."""
         with self._lock:
             if path in self._docker_configs and not fresh:
                 return self._docker_configs[path]
@@ -179,10 +179,11 @@ class CredentialSource:
         return read
 
     def _helper_credential(self, helper: str, server: str, port: int, fresh: bool, stop: Stop) -> Credential | None:
-        """Return the credential that a helper has for `server`. Threads that need the same one share one run."""
+        """Return the credential that a helper has for `server`. Threads that need the same credential share one run."""
 
         def ask() -> Credential | None:
-            if not fresh and (helper, server) in self._helper_responses:  # another thread has run the helper just now
+            """Run the helper, unless another thread has just done so."""
+            if not fresh and (helper, server) in self._helper_responses:
                 return self._cached_response(helper, server)
             return self._run_helper(helper, server, port, stop)
 
@@ -191,14 +192,14 @@ class CredentialSource:
         return self._helper_calls.share((helper, server, fresh), ask, stop)
 
     def _cached_response(self, helper: str, server: str) -> Credential | None:
-        """Return, or raise, the kept result of a helper."""
+        """Return the cached response of a helper, or raise its cached error."""
         known = self._helper_responses[helper, server]
         if isinstance(known, AuthError):
             raise copy_error(known)
         return known
 
     def _run_helper(self, helper: str, server: str, port: int, stop: Stop) -> Credential | None:
-        """Run a helper and keep its result, also if that is an error."""
+        """Run a helper, and cache its response or error."""
         try:
             response = credential_helpers.ask_helper(
                 helper, server, environ=self._environ, stop=stop, port=port, timeout=self._helper_timeout
@@ -213,7 +214,7 @@ class CredentialSource:
 
 
 def _entry_credential(login: Login, origin: str) -> Credential:
-    """Return the credential of an entry in docker's configuration."""
+    """Return the credential for an entry of `auths` in docker's configuration."""
     if login.username == _IDENTITY_USER and not login.identity_token:
         return Credential.of(login.username, login.password, origin)
     return Credential(

@@ -1,7 +1,7 @@
 """Reads docker's client configuration (config.json, and podman's auth.json in the same format).
 
 Only the keys for credentials are read: `auths`, `credHelpers`, `credsStore`. A file that exists but cannot be parsed is
-an error. If it counted as "no credentials", anonymous requests would fail later, with a less clear error.
+an error. If it were treated as having no credentials, anonymous requests would fail later with a less clear error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _API_PATHS = {"", "v1", "v2"}
 
 
 def home_directory(environ: Mapping[str, str]) -> Path | None:
-    """Return the user's home: $HOME, otherwise from the user database (cron sets no HOME); None if neither is known."""
+    """Return the user's home directory: $HOME if it is an absolute path, otherwise the one in the user database.
+
+    Return None if neither is known."""
     home = environ.get("HOME", "")
     if home.startswith("/"):
         return Path(home)
@@ -39,7 +41,7 @@ def home_directory(environ: Mapping[str, str]) -> Path | None:
 
 
 def config_files(environ: Mapping[str, str]) -> list[Path]:
-    """Return the files to read, in order. podman's file is read only if $REGISTRY_AUTH_FILE names it."""
+    """Return the configuration files to read, in order. podman's file is read only if $REGISTRY_AUTH_FILE names it."""
     files = []
     directory = environ.get("DOCKER_CONFIG", "")
     home = home_directory(environ)
@@ -53,7 +55,7 @@ def config_files(environ: Mapping[str, str]) -> list[Path]:
 
 
 def display_path(path: Path, environ: Mapping[str, str]) -> str:
-    """Return `path` for messages, with the home directory as `~`."""
+    """Return `path` for messages, with `~` in place of the home directory."""
     home = home_directory(environ)
     if home is not None and home != Path("/") and path.is_relative_to(home):
         return f"~/{path.relative_to(home)}"
@@ -61,16 +63,18 @@ def display_path(path: Path, environ: Mapping[str, str]) -> str:
 
 
 def normalize_host(text: str, port: int = 443) -> str:
-    """Return the host that `text` (a key or a server's URL) names, in lower case, without scheme, path and default
-    `port`.
+    """Return the host in a key of a docker configuration or in a server URL.
 
-    All names of Docker Hub become `docker.io`."""
+    The host is in lower case, without scheme and path, and without `:port` if that is the default port. For all names
+    of Docker Hub, return `docker.io`."""
     host = text.rpartition("://")[2].partition("/")[0].lower().removesuffix(f":{port}")
     return DOCKER_HUB if host in _HUB_NAMES else host
 
 
 class Login(RedactedStruct, frozen=True):
-    """An entry of `auths`. path: the repositories that it is for; empty: all repositories of the host."""
+    """The credentials in an entry of `auths`. They apply to the repository `path` and to those below it.
+
+    If `path` is empty, they apply to all repositories of the host."""
 
     HIDDEN = ("password", "identity_token", "registry_token")
 
@@ -82,7 +86,7 @@ class Login(RedactedStruct, frozen=True):
 
 
 class DockerConfig:
-    """The content of one file. Immutable."""
+    """The parsed content of one configuration file. Immutable."""
 
     def __init__(self, name: str, document: dict[str, Any]) -> None:
         self.name = name  # for messages
@@ -95,7 +99,7 @@ class DockerConfig:
 
     @classmethod
     def read(cls, path: Path, name: str) -> DockerConfig | None:
-        """Read a file; None if it does not exist. Raises AuthError if it cannot be read or parsed."""
+        """Read a configuration file; None if it does not exist. Raises AuthError if it is unreadable or invalid."""
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
@@ -115,8 +119,9 @@ class DockerConfig:
         return cls(name, document)
 
     def helper(self, host: str, port: int) -> str | None:
-        """Return the name of the credential helper for a host; None if there is none. An empty name is returned as it
-        is."""
+        """Return the name of the credential helper for a host; None if there is none.
+
+        Raises AuthError if the entry for the host is not a string."""
         for key, helper in self._helpers.items():
             if normalize_host(key, port) == host:
                 if not isinstance(helper, str):
@@ -127,8 +132,8 @@ class DockerConfig:
     def login(self, host: str, repository: str, port: int) -> Login | None:
         """Return the entry of `auths` for a repository: the one with the longest path that contains it.
 
-        Of entries with equal paths, the key that equals the host is preferred (for Docker Hub: docker's own key), then
-        the first one. Entries without a secret are skipped."""
+        Among entries with equal paths, one whose key is in the usual form is preferred (`host/path`; for Docker Hub,
+        docker's own key), then the first one. Entries without credentials are skipped."""
         found: list[tuple[int, bool, Login]] = []
         for key, entry in self._auths.items():
             path = _key_path(key)
@@ -141,7 +146,7 @@ class DockerConfig:
         return min(found, key=lambda one: one[:2])[2] if found else None
 
     def _parse_login(self, key: str, path: str, entry: object) -> Login | None:
-        """Parse one entry of `auths`; None if it has no secret. Raises AuthError."""
+        """Parse one entry of `auths`. Return None if it has no credentials. Raises AuthError if it is malformed."""
         if not isinstance(entry, dict):
             raise self._invalid_error(f"the entry {printable(key, 80)!r} is not an object")
         texts = {name: entry.get(name) or "" for name in _FIELDS}
@@ -156,18 +161,18 @@ class DockerConfig:
         return Login(path, username, password, identity, registry)
 
     def _decode_auth(self, key: str, auth: str) -> tuple[str, str]:
-        """Return the user name and password in an `auth` value. Raises AuthError."""
+        """Return the user name and password in an `auth` value. Raises AuthError if it is malformed."""
         try:
             raw = base64.b64decode(auth.replace("\n", "").replace("\r", ""), validate=True)
             username, colon, password = raw.decode("utf-8").partition(":")
         except (binascii.Error, ValueError):
-            raise self._invalid_error(f"`auth` of {printable(key, 80)!r} is not base64 of UTF-8") from None
+            raise self._invalid_error(f"`auth` of {printable(key, 80)!r} is not base64-encoded UTF-8") from None
         if not colon:
             raise self._invalid_error(f"`auth` of {printable(key, 80)!r} has no colon between user and password")
-        return username, password.rstrip("\0")  # docker pads old entries with NULs
+        return username, password.rstrip("\0")  # docker padded old entries with NUL characters
 
     def _get_mapping(self, document: dict[str, Any], key: str) -> dict[str, Any]:
-        """Return the object under `key`; empty if it is missing. Raises AuthError."""
+        """Return the JSON object under `key`; empty if it is missing. Raises AuthError if it is not an object."""
         found = document.get(key)
         if found is None:
             return {}
@@ -176,16 +181,16 @@ class DockerConfig:
         return found
 
     def _invalid_error(self, why: str) -> AuthError:
-        """Return the error for an invalid file."""
+        """Return the error for an invalid configuration file."""
         return AuthError(f"{self.name}: {why}", hint=_HINT)
 
 
 _FIELDS = ("auth", "username", "password", "identitytoken", "registrytoken")
-_HINT = "this file is read for credentials; fix it, or set username and password in the configuration of mirror"
+_HINT = "this file is read for credentials; fix it, or set username and password in mirror's own configuration"
 
 
 def _key_path(key: str) -> str:
-    """Return the path in a key of `auths`: `ns` for `reg/ns`, empty for `reg` and for `https://reg/v2/`."""
+    """Return the repository path in a key of `auths`: `ns` for `reg/ns`, empty for `reg` and for `https://reg/v2/`."""
     if "://" in key:
         return ""
     path = key.partition("/")[2].strip("/")

@@ -1,4 +1,4 @@
-"""What an authorizer knows of one set of scopes."""
+"""The state of the authorization for one set of scopes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from mirror.util.single_flight import Gate
 
 
 class ScopeState:
-    """What is known of one set of scopes. Written under the authorizer's lock; single attributes are read without
-    it."""
+    """The state of the authorization for one set of scopes: the scheme, the grant and the refusals.
+
+    Attributes that belong together are written under the authorizer's lock. Single attributes are read without it."""
 
     __slots__ = (
         "error", "gate", "grant", "is_authorized", "refusals", "refused_by_registry", "refused_header",
@@ -21,18 +22,18 @@ class ScopeState:
 
     def __init__(self, scopes: tuple[Scope, ...], clock: Clock) -> None:
         self.scopes = scopes
-        self.requested_scopes = tuple(dict.fromkeys(map(str, scopes)))  # from the token service
+        self.requested_scopes = tuple(dict.fromkeys(map(str, scopes)))  # sent to the token service
         self.gate = Gate(clock)
-        self.scheme: AuthScheme | None = None  # from a challenge for these scopes; None: that of the host applies
+        self.scheme: AuthScheme | None = None  # from a challenge for these scopes; None: use the scheme of the host
         self.grant: Grant | None = None
         self.is_authorized = False  # a response other than 401 was received
-        self.refusals = 0  # 401s since then
+        self.refusals = 0  # 401s since the last other response
         self.refused_header: str | None = None  # the last header that led to a 401
-        self.suspect_credential: tuple[Credential | None] | None = None  # the credential of that header
-        self.error: MirrorError | None = None  # raised for all later requests
-        self.refused_by_registry = False  # by the registry itself, not by the token service
+        self.suspect_credential: tuple[Credential | None] | None = None  # the credential in `refused_header`
+        self.error: MirrorError | None = None  # all later requests fail with it
+        self.refused_by_registry = False  # the final refusal came from the registry, not from the token service
 
     @property
     def repository(self) -> str:
-        """The repository of the first scope; empty without scopes."""
+        """The repository of the first scope; empty if there are no scopes."""
         return self.scopes[0].repository if self.scopes else ""

@@ -1,7 +1,7 @@
 """Requests bearer tokens from a token service.
 
-Source: the distribution project's token authentication specification (the GET form with `scope` and `expires_in`), and
-its OAuth2 form (POST with an identity token). Where clients interpret these differently, this module does as docker.
+Source: the distribution project's specifications for token authentication (a GET with `scope` in the query) and for
+OAuth2 (a POST with an identity token). Where clients interpret these differently, this module follows docker.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from mirror.util.structs import RedactedStruct
 log = logging.getLogger("mirror.auth")
 
 CLIENT = "mirror"  # the OAuth2 client_id
-MIN_LIFETIME, MAX_LIFETIME = 60.0, 3600.0  # seconds; bounds of the lifetime of a token, whatever the service says
-MAX_BYTES = 64 * 1024  # of a response
+MIN_LIFETIME, MAX_LIFETIME = 60.0, 3600.0  # seconds; limits for the lifetime that a service reports
+MAX_BYTES = 64 * 1024  # of a response body
 
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _DIGITS = re.compile(r"[0-9]{1,18}")
@@ -30,7 +30,7 @@ _IDENTITY_USER = "<token>"  # docker's user name for an identity token
 
 
 class Reply(Protocol):
-    """A complete response with a small body."""
+    """The response of a token service, whose body was read completely."""
 
     @property
     def status(self) -> int:
@@ -44,9 +44,9 @@ class Reply(Protocol):
 
 
 class OneOffSender(Protocol):
-    """Sends one small request to a token service.
+    """A callable that sends a small request to a token service, and retries it if necessary.
 
-    Every status is a result. Raises MirrorErrors for network problems, after its own retries."""
+    An error status such as 403 does not raise an exception. Raises a MirrorError if all attempts fail."""
 
     def __call__(
         self,
@@ -61,7 +61,9 @@ class OneOffSender(Protocol):
 
 
 class Token(RedactedStruct, frozen=True):
-    """A bearer token. value: visible ASCII. lifetime: seconds from the time of the request."""
+    """A bearer token.
+
+    `value` consists of visible ASCII characters. `lifetime` is in seconds and begins with the request."""
 
     HIDDEN = ("value",)
 
@@ -70,7 +72,7 @@ class Token(RedactedStruct, frozen=True):
 
 
 class TokenClient:
-    """Fetches tokens for one registry. Thread-safe; remembers only which form the service supports."""
+    """A client of the token service of one registry. Thread-safe. Remembers whether the service supports POST."""
 
     def __init__(self, host: str, one_off: OneOffSender) -> None:
         self._host = host
@@ -86,9 +88,10 @@ class TokenClient:
         credential: Credential | None,
         work: Work,
     ) -> Token:
-        """Fetch a token for `scopes` from `service`; `name` is the service parameter of the challenge.
+        """Fetch a token for `scopes` from `service`; `name` is the `service` parameter of the challenge.
 
-        Raises AuthError (refused, with the status; or no valid token in the response), RateLimited, RemoteError."""
+        Raises AuthError if the service refuses the request (with its status), or if its response has no valid token.
+        Raises RateLimited (429), RemoteError (5xx)."""
         if credential is not None and credential.identity_token is not None and not self._get_only:
             reply = self._post_token(service, name, scopes, credential.identity_token, work)
             if reply.status not in (404, 405):
@@ -100,7 +103,7 @@ class TokenClient:
         return self._parse_token(reply, credential)
 
     def _post_token(self, service: Destination, name: str, scopes: Sequence[str], secret: str, work: Work) -> Reply:
-        """Request a token by the OAuth2 form, with an identity token."""
+        """Request a token with an OAuth2 POST. `secret` is an identity token."""
         form = {"grant_type": "refresh_token", "client_id": CLIENT, "refresh_token": secret}
         if name:
             form["service"] = name
@@ -116,12 +119,12 @@ class TokenClient:
         if len(reply.body) > MAX_BYTES:
             raise AuthError(f"{what} sent more than {MAX_BYTES} bytes")
         try:
-            response = strictjson.parse(reply.body, what=f"the response of {what}")
+            response = strictjson.parse(reply.body, what=f"the response from {what}")
         except Refused as error:
             raise AuthError(error.what) from error
         if not isinstance(response, dict):
             raise AuthError(f"{what} sent no token: the response is not a JSON object")
-        # The specification does not say which one counts if both are present; docker uses access_token.
+        # The specification does not say which token to use if both are present. docker uses `access_token`.
         value = response.get("access_token") or response.get("token")
         if not isinstance(value, str) or not _VISIBLE.fullmatch(value):
             raise AuthError(f"{what} sent no usable token")
@@ -149,7 +152,7 @@ class TokenClient:
 
 
 def _basic_credentials(credential: Credential | None) -> tuple[str, str] | None:
-    """Return the user name and password to send; None without a credential."""
+    """Return the user name and password for Basic authentication at the token service; None without a credential."""
     if credential is None:
         return None
     if credential.password:
@@ -160,7 +163,9 @@ def _basic_credentials(credential: Credential | None) -> tuple[str, str] | None:
 
 
 def _parse_lifetime(expires_in: strictjson.Value) -> float:
-    """Return the lifetime in seconds, within MIN_LIFETIME and MAX_LIFETIME; MIN_LIFETIME if there is no number."""
+    """Return the lifetime of a token in seconds, between MIN_LIFETIME and MAX_LIFETIME.
+
+    If `expires_in` is missing or not a number, return MIN_LIFETIME."""
     if isinstance(expires_in, str) and _DIGITS.fullmatch(expires_in):
         expires_in = int(expires_in)
     if isinstance(expires_in, bool) or not isinstance(expires_in, int | float):

@@ -1,4 +1,4 @@
-"""Creates the `Authorization` of a registry from its challenge and our credentials."""
+"""Creates the `Authorization` for a registry from its challenge and the user's credentials."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from mirror.util.retry_policy import Clock
 from mirror.util.single_flight import SingleFlight
 from mirror.util.structs import RedactedStruct, Struct
 
-RELOAD_INTERVAL = 10.0  # seconds between two fresh lookups of credentials
+RELOAD_INTERVAL = 10.0  # seconds; the shortest time between two fresh lookups of credentials
 
 _REFUSAL_STATUSES = {400, 401, 403}  # of a token service; OAuth2 uses 400 for an invalid grant
-_REMEMBERED_TOKENS = 1024
+_REMEMBERED_TOKENS = 1024  # the number of latest tokens that are redacted from output
 
 
 class AuthScheme(Struct, frozen=True):
-    """The authentication that a registry requires: Basic (service is None), or a bearer token.
+    """The authentication scheme that a registry requires: Basic if `service` is None, otherwise a bearer token.
 
-    service: the token service. name: the `service` parameter of the challenge."""
+    `service` is the URL of the token service, and `name` the `service` parameter of the challenge."""
 
     service: Destination | None = None
     name: str = ""
 
 
 class Grant(RedactedStruct, frozen=True):
-    """A value of `Authorization` and its validity. Times are in seconds of the clock."""
+    """A value of the `Authorization` header, and the period for which it is valid.
+
+    If `header` is None, the header is not sent. `renew_at` and `expires_at` are values of `Clock.now`, in seconds."""
 
     HIDDEN = ("header",)
 
@@ -48,10 +50,10 @@ NO_GRANT = Grant()
 
 
 class GrantRequest(Struct, frozen=True):
-    """What a grant is needed for.
+    """The parameters of a request for a new grant.
 
-    subject: for messages. scopes: for the token service. suspect_credential: the credential (in a tuple) of a grant
-    that was refused; it is looked up again."""
+    `subject` is the subject of error messages, and `scopes` are sent to the token service. `suspect_credential` is the
+    credential of a refused grant, in a tuple because there may have been none; it is looked up again."""
 
     subject: str
     repository: str
@@ -60,7 +62,9 @@ class GrantRequest(Struct, frozen=True):
 
 
 class TokenIssuer:
-    """Issues grants for one registry. Thread-safe; no lock is held across requests, helpers or waits."""
+    """The issuer of all grants (`Authorization` values) for one registry.
+
+    Thread-safe; no lock is held across requests, credential helpers or waits."""
 
     def __init__(self, host: str, credentials: CredentialSource, one_off: OneOffSender, clock: Clock) -> None:
         self._host = host
@@ -73,7 +77,9 @@ class TokenIssuer:
         self._tokens: deque[str] = deque(maxlen=_REMEMBERED_TOKENS)
 
     def issue(self, scheme: AuthScheme, request: GrantRequest, work: Work) -> Grant:
-        """Return a grant. May request a token, read files and run a helper. Raises AuthError, NetworkError,
+        """Return a new grant. May request a token, read credential files and run a credential helper.
+
+        Raises AuthError if no suitable credentials were found or the token service refused them. Raises NetworkError,
         Cancelled."""
         credential = self._find_credential(request, work.stop)
         if scheme.service is None:
@@ -89,7 +95,7 @@ class TokenIssuer:
             return self._token_grant(scheme.service, scheme.name, request, reloaded, work)
 
     def refusal_error(self, subject: str, credential: Credential | None, status: int = 401) -> AuthError:
-        """Return the error for a registry that refused `credential`, or that refused anonymous access (None)."""
+        """Return the error for a registry that refused `credential`, or anonymous access if `credential` is None."""
         code = "auth_denied" if status == 403 else "auth_failed"
         if credential is None:
             return AuthError(
@@ -108,12 +114,12 @@ class TokenIssuer:
         )
 
     def known_secrets(self) -> frozenset[str]:
-        """Return the secrets of the credentials, also encoded, and the latest tokens."""
+        """Return the secrets of all credentials that were found so far, and the latest tokens."""
         with self._lock:
             return self._credentials.known_secrets() | set(self._tokens)
 
     def _basic_grant(self, request: GrantRequest, credential: Credential | None) -> Grant:
-        """Return a grant for Basic. Raises AuthError if there is no user name."""
+        """Return a grant for Basic authentication. Raises AuthError if there is no user name."""
         if credential is None or credential.username is None:
             raise self.refusal_error(request.subject, credential)
         text = f"{credential.username}:{credential.password or credential.identity_token or ''}"
@@ -122,7 +128,7 @@ class TokenIssuer:
     def _token_grant(
         self, service: Destination, name: str, request: GrantRequest, credential: Credential | None, work: Work
     ) -> Grant:
-        """Return a grant with a token of the service, or with the registry token of the credential."""
+        """Return a grant with a token from the token service, or with the registry token of the credential."""
         if credential is not None and credential.registry_token is not None:
             return Grant(f"Bearer {credential.registry_token}", credential=credential)
         now = self._clock.now()
@@ -138,17 +144,18 @@ class TokenIssuer:
         return Grant(f"Bearer {token.value}", now + token.lifetime - early, now + token.lifetime, credential)
 
     def _find_credential(self, request: GrantRequest, stop: Stop) -> Credential | None:
-        """Return the credential for a request, looked up again if it is suspect."""
+        """Return the credential for a request. If it is the one that was refused, look it up again."""
         credential = self._credentials.find(self._host, request.repository, stop=stop)
         if request.suspect_credential is not None and request.suspect_credential[0] == credential:
             return self._reload_credential(request, stop)
         return credential
 
     def _reload_credential(self, request: GrantRequest, stop: Stop) -> Credential | None:
-        """Look up the credential in files and helpers again, at most once per RELOAD_INTERVAL. It may have changed
-        meanwhile."""
+        """Look up the credential again, in case it has changed. Reads files and runs helpers at most once per
+        RELOAD_INTERVAL."""
 
         def reload() -> None:
+            """Refresh the cached credentials, unless another thread has just done so."""
             if self._clock.now() >= self._next_reload_at:
                 self._credentials.find(self._host, request.repository, fresh=True, stop=stop)
                 self._next_reload_at = self._clock.now() + RELOAD_INTERVAL

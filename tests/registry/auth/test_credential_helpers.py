@@ -186,7 +186,7 @@ def test_no_helper_is_started_after_a_stop(helpers: Helpers) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a b", "", "/bin/sh", "a" * 65, "x;y", "x\n", "ü"])
 def test_an_invalid_helper_name_is_rejected(helpers: Helpers, name: str) -> None:
-    with pytest.raises(AuthError, match="name of a credential helper"):
+    with pytest.raises(AuthError, match="credential helper name"):
         helpers.ask(name)
 
 
