@@ -491,7 +491,7 @@ LOCATIONS = (
     Case("source-case", _source("a.example.com/App"), "3:11", ("in lower case: 'app'",), fixed=("App", "app")),
     Case("source-dots", _source("a.example.com/x/../y"), "3:11", ("not a valid reference",)),
     Case("source-tag", _source("a.example.com/app:v1+2"), "3:11", ("use 'v1_2'",), fixed=("v1+2", "v1_2")),
-    Case("source-digest", _source("a.example.com/app@sha256:12"), "3:11", ("want sha256: and 64 hex digits",)),
+    Case("source-digest", _source("a.example.com/app@sha256:12"), "3:11", ("expected sha256: and 64 hex digits",)),
     Case("source-algorithm", _source("a.example.com/app@md5:12"), "3:11", ("digest algorithm",)),
     Case("source-credentials", _source(f"joe:{CANARY}@a.example.com/app"), "3:11", ("credentials",)),
     Case("source-url-credentials", _source(f"https://joe:{CANARY}@a.example.com/app"), "3:11", ("without a scheme",)),
