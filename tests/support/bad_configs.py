@@ -486,7 +486,7 @@ LOCATIONS = (
         "source-transport",
         _source("docker://a.example.com/app"),
         "3:11",
-        ('drop the `docker://`; write "a.example.com/app"',),
+        ('leave out the `docker://`; write "a.example.com/app"',),
     ),
     Case("source-case", _source("a.example.com/App"), "3:11", ("in lower case: 'app'",), fixed=("App", "app")),
     Case("source-dots", _source("a.example.com/x/../y"), "3:11", ("not a valid reference",)),
@@ -572,7 +572,7 @@ LOCATIONS = (
     ),
     Case("source-template", _source('"a.example.com/{repository}"'), "3:11", ("targets",)),
     Case("source-stars", _source("a.example.com/*/x"), "3:11", ("at the end",)),
-    Case("target-tag", _target("b.example.com/app:v1"), "4:13", ("a target has no tag", 'write "b.example.com/app"')),
+    Case("target-tag", _target("b.example.com/app:v1"), "4:13", ("a target must not have a tag", 'write "b.example.com/app"')),
     Case("target-number", _target("12"), "4:13", ("targets[0]: read as the number 12",)),
     Case("itself", _target("a.example.com/app"), "4:13", ("would mirror onto itself",)),
     Case(
@@ -780,7 +780,7 @@ ON_DISK = (
         fixed=("a.example.com/app", "a.example.com/app/*"),
     ),
     Case("bundle-to-one", _source('"in.tar:*"'), "4:13", ("has no template", '/{repository}"')),
-    Case("bundle-with-a-tag-as-target", _target('"out.tar:app:v1"'), "4:13", ("a target has no tag",)),
+    Case("bundle-with-a-tag-as-target", _target('"out.tar:app:v1"'), "4:13", ("a target must not have a tag",)),
     Case(
         "base-for-a-layout",
         f"{HEAD}mirrors:\n- source: a.example.com/app\n  targets: ['oci:out']\n  base: far-side.json\n",
@@ -790,8 +790,8 @@ ON_DISK = (
     Case("layout-to-one", _source('"oci:in:*"'), "4:13", ("has no template", '/{repository}"')),
     Case("nul-in-a-layout", _target(r'"oci:a\0b"'), "4:13", ("a path cannot contain", "remove it")),
     Case("no-home-of-a-bundle", _target("~no-such-user/x.tar"), "4:13", ("no home directory", "use an absolute path")),
-    Case("layout-with-a-tag-as-target", _target('"oci:out:app:v1"'), "4:13", ("a target has no tag",)),
-    Case("layout-without-a-directory", _target('"oci::app"'), "4:13", ("want oci:DIR or oci:DIR:REPOSITORY",)),
+    Case("layout-with-a-tag-as-target", _target('"oci:out:app:v1"'), "4:13", ("a target must not have a tag",)),
+    Case("layout-without-a-directory", _target('"oci::app"'), "4:13", ("expected oci:DIR or oci:DIR:REPOSITORY",)),
     Case("layout-without-a-repository", _target('"oci:out:"'), "4:13", ("the repository is missing",)),
     Case(
         "layout-onto-itself",
