@@ -572,7 +572,12 @@ LOCATIONS = (
     ),
     Case("source-template", _source('"a.example.com/{repository}"'), "3:11", ("targets",)),
     Case("source-stars", _source("a.example.com/*/x"), "3:11", ("at the end",)),
-    Case("target-tag", _target("b.example.com/app:v1"), "4:13", ("a target must not have a tag", 'write "b.example.com/app"')),
+    Case(
+        "target-tag",
+        _target("b.example.com/app:v1"),
+        "4:13",
+        ("a target must not have a tag", 'write "b.example.com/app"'),
+    ),
     Case("target-number", _target("12"), "4:13", ("targets[0]: read as the number 12",)),
     Case("itself", _target("a.example.com/app"), "4:13", ("would mirror onto itself",)),
     Case(
