@@ -139,4 +139,4 @@ def test_a_missing_repository_of_a_real_v1_server(
     server: NodeRegistry, target: RealRegistry, mirror_run: MirrorTool
 ) -> None:
     mirror_run.config([{"source": f"{server.host}/no/such", "targets": [f"{target.host}/moved"]}], server, target)
-    assert "; by v1: " in mirror_run.sync(expect=1).text
+    assert "; over v1: " in mirror_run.sync(expect=1).text

@@ -17,7 +17,7 @@ from mirror.config.tree import Document
 from mirror.errors import printable
 from mirror.oci.reference import Repository
 from mirror.selection.locations import STREAM, is_bundle
-from mirror.selection.tag_rules import overlap
+from mirror.selection.tag_rules import common_tag
 
 
 def check(document: Document, drafts: Sequence[Draft], warnings: list[str]) -> None:
@@ -93,7 +93,7 @@ def _check_writers_of_repository(document: Document, target: Repository, found: 
         earlier, tag = next(((named[tag], tag) for tag in tags if tag in named), (None, ""))
         rivals = open_ended if rules.is_literal else [*open_ended, *dict.fromkeys(named.values())]
         for rival in rivals if earlier is None else ():
-            shared = overlap(rules, rival.mirror.tags)
+            shared = common_tag(rules, rival.mirror.tags)
             if shared is not None:
                 earlier, tag = rival, shared
                 break
@@ -119,7 +119,7 @@ def _check_cycles(document: Document, drafts: Sequence[Draft], warnings: list[st
             reader
             for target in draft.mirror.targets
             for reader in readers.readers_of(target)
-            if reader is not draft and overlap(draft.mirror.tags, reader.mirror.tags) is not None
+            if reader is not draft and common_tag(draft.mirror.tags, reader.mirror.tags) is not None
         ]
         feeds[draft.path] = list({reader.path: reader for reader in found}.values())
     literal = [draft for draft in drafts if not draft.mirror.wildcard]

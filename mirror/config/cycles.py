@@ -10,7 +10,7 @@ from mirror.config.problems import KeyPath
 from mirror.config.tree import Document
 from mirror.oci.reference import Repository
 from mirror.selection.locations import MATCHED
-from mirror.selection.tag_rules import overlap
+from mirror.selection.tag_rules import common_tag
 from mirror.util.structs import Struct
 
 _MOST_STEPS = 1000  # names that are checked from one target
@@ -88,7 +88,7 @@ def _find_cycle(start: Draft, target: Repository, readers: Readers) -> list[Draf
     while todo:
         written, chain = todo.popleft()
         for reader in readers.readers_of_path(written):
-            if overlap(chain[-1].mirror.tags, reader.mirror.tags) is None:
+            if common_tag(chain[-1].mirror.tags, reader.mirror.tags) is None:
                 continue
             if reader is start:
                 return chain

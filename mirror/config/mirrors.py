@@ -25,7 +25,7 @@ from mirror.selection.locations import (
     is_registry,
     parse_source,
     parse_target,
-    template_in,
+    written_template,
 )
 from mirror.selection.patterns import compile_pattern, regex_for_shell_pattern
 from mirror.selection.tag_rules import TagRules
@@ -140,7 +140,7 @@ def _is_wildcard(section: Section, source: Location, targets: Sequence[tuple[int
         elif target.wildcard and not wildcard:
             path = (*section.path, "targets", number)
             node = section.document.node(path)
-            written = template_in(node.text if isinstance(node, Scalar) else "")
+            written = written_template(node.text if isinstance(node, Scalar) else "")
             what = f"has {written}, but the source is one repository; a source with several ends in /*"
             section.document.add(path, what)
     return wildcard

@@ -10,7 +10,7 @@ from typing import TypeVar
 from mirror.config.problems import KeyPath, format_key_path, quote_value
 from mirror.config.tree import Document
 from mirror.errors import ConfigError
-from mirror.selection.locations import NO_VARIABLES, VARIABLE, without_home
+from mirror.selection.locations import NO_VARIABLES, VARIABLE, replace_home
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class Section:
 
         The bytes of the path are those in the file, whatever the encoding of the locale."""
         if VARIABLE.search(text):
-            home = without_home(text)
+            home = replace_home(text)
             meant = f"; write {quote_value(home)}" if home.startswith("~") and "$" not in home else ""
             raise ConfigError(f"{NO_VARIABLES}{meant}")
         if "\0" in text:

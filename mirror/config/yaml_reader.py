@@ -26,7 +26,7 @@ from mirror.config.problems import (
 )
 from mirror.config.tree import Document, Mapping, MisreadScalar, Node, Scalar, Sequence, describe_read_value
 from mirror.errors import printable
-from mirror.selection.locations import NO_VARIABLES, without_home
+from mirror.selection.locations import NO_VARIABLES, replace_home
 from mirror.util.structs import Struct
 
 MAX_DEPTH = 32
@@ -176,7 +176,7 @@ class _Composer:
             if variable:
                 self.fail(mark.line, column, f"write {{env: {variable['name']}}} for an environment variable")
         elif _VARIABLE.search(text) and self._last_key not in _PATTERNS:
-            home = without_home(text)
+            home = replace_home(text)
             meant = "" if _VARIABLE.search(home) else f"; write {quote_value(home)}"
             self.fail(mark.line, column, f"{NO_VARIABLES}{meant}")
 

@@ -111,7 +111,7 @@ class LayoutStore:
         if size is not None:
             self._check_size(descriptor, size)
             if size > manifests.MAX_BYTES:
-                raise manifests.too_big(str(path), size)
+                raise manifests.manifest_too_big_error(str(path), size)
         body = self._files.read_blob(descriptor.digest, manifests.MAX_BYTES)
         if body is None:
             raise self._missing_error(repository, reference, descriptor)

@@ -12,7 +12,7 @@ from mirror.util.structs import Struct
 
 _LARGEST = 1 << 63
 _MOST_URLS = 100
-_MOST_DATA = 64 * 1024  # characters of base64 that are verified at most
+_MOST_DATA = 64 * 1024  # characters of base64; longer embedded content is not verified
 _KEYS = frozenset({"mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform"})
 _EMPTY = Digest.of(b"")
 _FOREIGN = (
@@ -22,7 +22,7 @@ _FOREIGN = (
 
 
 class Platform(Struct, frozen=True):
-    """The platform of a child manifest, as the index names it. Unknown values are kept as text."""
+    """The platform of a child manifest, as stated by its index. The values are not validated."""
 
     os: str = ""
     architecture: str = ""
@@ -33,7 +33,9 @@ class Platform(Struct, frozen=True):
 
 
 class Descriptor(Struct, frozen=True):
-    """A descriptor: digest, size (bytes), media type. size is None only in schema 1, which has no sizes."""
+    """A descriptor: the digest, the size in bytes and the media type of an object.
+
+    size: None only for the layers of a schema 1 manifest, which does not state sizes."""
 
     digest: Digest
     size: int | None
@@ -43,16 +45,16 @@ class Descriptor(Struct, frozen=True):
 
     @property
     def foreign(self) -> bool:
-        """Whether it is a non-distributable layer with a URL.
+        """Whether this is a non-distributable layer with a URL.
 
         Such layers are not uploaded, and not expected on targets."""
         return bool(self.urls) and self.media_type.startswith(_FOREIGN)
 
 
 def unique_descriptors(descriptors: Iterable[Descriptor], what: str) -> tuple[Descriptor, ...]:
-    """Return the first descriptor of each digest. A descriptor that is not foreign takes precedence.
+    """Return one descriptor per digest, in order of first appearance. Non-foreign descriptors take precedence.
 
-    Raises Refused (manifest_invalid) if a digest has two sizes."""
+    what: the name of the document in error messages. Raises Refused (manifest_invalid) if a digest has two sizes."""
     found: dict[Digest, Descriptor] = {}
     for descriptor in descriptors:
         known = found.setdefault(descriptor.digest, descriptor)
@@ -64,29 +66,31 @@ def unique_descriptors(descriptors: Iterable[Descriptor], what: str) -> tuple[De
 
 
 def parse_descriptor(value: Value, where: str) -> Descriptor:
-    """Parse the descriptor at `where` in a document. Raises Refused (manifest_invalid, manifest_ambiguous)."""
+    """Parse a descriptor. Raises Refused (manifest_invalid, manifest_ambiguous) if it is not valid.
+
+    where: the position of the descriptor in its document, for error messages."""
     if not isinstance(value, dict):
-        raise _invalid(where, "is not a descriptor")
+        raise _invalid_error(where, "not a descriptor")
     if not value.keys() <= _KEYS:
         refuse_look_alikes(value, _KEYS, where=where)
     try:
         digest = Digest.parse(value.get("digest"))
     except MirrorError as error:
-        raise _invalid(f"{where}.digest", str(error)) from None
+        raise _invalid_error(f"{where}.digest", str(error)) from None
     size = value.get("size")
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < _LARGEST:
-        raise _invalid(f"{where}.size", f"want a number of bytes, got {printable(size, 80)!r}")
+        raise _invalid_error(f"{where}.size", f"expected a number of bytes, got {printable(size, 80)!r}")
     if size == 0 and digest.algorithm == _EMPTY.algorithm and digest != _EMPTY:
-        raise _invalid(f"{where}.size", f"size is 0, but the digest is not that of empty content: {digest}")
+        raise _invalid_error(f"{where}.size", f"size is 0, but {digest} is not the digest of empty content")
     _check_data(value.get("data"), digest, size, where)
     media_type = value.get("mediaType", "")
     if not isinstance(media_type, str):
-        raise _invalid(f"{where}.mediaType", "want a string")
+        raise _invalid_error(f"{where}.mediaType", "expected a string")
     return Descriptor(digest, size, media_type, _platform(value), _urls(value, where))
 
 
 def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:
-    """Raise Refused if embedded content does not match the descriptor."""
+    """Raise Refused unless the embedded content (`data`) matches the digest and size of the descriptor."""
     # This program does not use embedded content, but clients of the copied manifest may trust it.
     if data is None or (isinstance(data, str) and len(data) > _MOST_DATA):
         return
@@ -95,18 +99,19 @@ def _check_data(data: Value, digest: Digest, size: int, where: str) -> None:
     except ValueError:
         content = None
     if content is None:
-        raise _invalid(f"{where}.data", "is not base64")
+        raise _invalid_error(f"{where}.data", "not base64")
     if len(content) != size or Digest.of(content, digest.algorithm) != digest:
-        raise _invalid(f"{where}.data", "does not match the digest and size")
+        raise _invalid_error(f"{where}.data", "the decoded content does not match the digest and size")
 
 
 def _platform(value: Object) -> Platform | None:
-    """Return the platform of a descriptor, if it has one."""
+    """Return the platform of a descriptor, or None if it has none."""
     platform = value.get("platform")
     if not isinstance(platform, dict):
         return None
 
     def text(key: str) -> str:
+        """Return the string at `key` in printable form, or an empty string if there is none."""
         part = platform.get(key)
         return printable(part, 64) if isinstance(part, str) else ""
 
@@ -114,15 +119,15 @@ def _platform(value: Object) -> Platform | None:
 
 
 def _urls(value: Object, where: str) -> tuple[str, ...]:
-    """Return the URLs of a descriptor. Raises Refused."""
+    """Return the URLs of a descriptor. Raises Refused if `urls` is not a list or is too long."""
     urls = value.get("urls")
     if urls is None:
         return ()
     if not isinstance(urls, list) or len(urls) > _MOST_URLS:
-        raise _invalid(f"{where}.urls", f"want a list of at most {_MOST_URLS} strings")
+        raise _invalid_error(f"{where}.urls", f"expected a list of at most {_MOST_URLS} strings")
     return tuple(url for url in urls if isinstance(url, str))
 
 
-def _invalid(where: str, why: str) -> Refused:
+def _invalid_error(where: str, why: str) -> Refused:
     """Return the error for an invalid descriptor."""
     return Refused(f"{where}: {why}", code="manifest_invalid")

@@ -17,23 +17,23 @@ _GRAMMAR = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]+")
 
 
 class Hasher(Protocol):
-    """The methods of hashlib's objects that are used here."""
+    """The interface of hashlib's hash objects."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Add data."""
+        """Add `data` to the bytes to hash."""
         ...
 
     def hexdigest(self) -> str:
-        """Return the digest of the data so far."""
+        """Return the digest of the bytes added so far, in hex."""
         ...
 
     def copy(self) -> Hasher:
-        """Return a copy with the same state."""
+        """Return an independent copy with the same state."""
         ...
 
 
 class Digest(str):
-    """A digest with a supported algorithm. Created only by `parse` and `of`. Compares and hashes as its text."""
+    """A digest with a supported algorithm, such as `sha256:…`. Use `parse` for untrusted text."""
 
     __slots__ = ()
 
@@ -52,7 +52,7 @@ class Digest(str):
             )
         raise Refused(
             f"not a digest: '{printable(text, 80)}'",
-            hint="want sha256: and 64 hex digits",
+            hint="expected sha256: and 64 hex digits",
             code="ref_invalid",
         )
 
@@ -63,18 +63,18 @@ class Digest(str):
 
     @property
     def algorithm(self) -> str:
-        """The part before the colon."""
+        """The name of the algorithm, such as `sha256`."""
         return self.partition(":")[0]
 
     @property
     def hex(self) -> str:
-        """The part after the colon."""
+        """The hex digits after the colon."""
         return self.partition(":")[2]
 
     def hasher(self) -> Hasher:
-        """Return a new hash object of this digest's algorithm."""
+        """Return a new hash object for this digest's algorithm."""
         return hashlib.new(self.algorithm)
 
     def short(self) -> str:
-        """Return the first 12 characters of the hex part, for messages."""
+        """Return the first 12 hex digits, for messages."""
         return self.hex[:12]

@@ -32,7 +32,7 @@ MAX_ENTRIES = 10_000  # layers of an image, children of an index
 
 
 class Kind(Enum):
-    """The kind of a manifest, which determines the keys with references to other objects."""
+    """The kind of a manifest. It determines which keys of the document refer to other objects."""
 
     IMAGE = "image"
     INDEX = "index"
@@ -50,7 +50,7 @@ _KINDS = {
     SCHEMA1: Kind.SCHEMA1,
 }
 
-# In order of preference. Each is sent in a header line of its own, because old registries compare whole lines.
+# For the Accept header, in order of preference. Each has its own line, because old registries compare whole lines.
 ACCEPTED = tuple(_KINDS)
 
 _KEYS = {
@@ -70,7 +70,7 @@ _GENERIC_TYPES = {"", "application/json", "application/octet-stream", "text/plai
 
 
 class StoredContent(Protocol):
-    """The bytes of a manifest that are not in memory."""
+    """The bytes of a manifest that is stored on disk and read when needed."""
 
     @property
     def size(self) -> int:
@@ -78,7 +78,7 @@ class StoredContent(Protocol):
         ...
 
     def read(self) -> bytes:
-        """Return the bytes. May do I/O. Raises LocalError."""
+        """Read the bytes and return them. Raises LocalError if they cannot be read."""
         ...
 
 
@@ -98,7 +98,7 @@ class Manifest(Struct, frozen=True):
 
     @property
     def body(self) -> bytes:
-        """The bytes. May do I/O if they are not in memory. Raises LocalError."""
+        """The bytes, which are read from disk if they are not in memory. Raises LocalError if that fails."""
         return self.content if isinstance(self.content, bytes) else self.content.read()
 
     @property
@@ -108,11 +108,11 @@ class Manifest(Struct, frozen=True):
 
 
 def is_manifest_type(media_type: str) -> bool:
-    """Return whether the media type is one of a manifest or index that can be copied."""
+    """Return whether this is the media type of a manifest or index that can be copied."""
     return media_type in _KINDS
 
 
-def too_big(what: str, size: int | None = None) -> Refused:
+def manifest_too_big_error(what: str, size: int | None = None) -> Refused:
     """Return the error for a manifest that is larger than MAX_BYTES. size: bytes, if known."""
     has = f"has {size} bytes, more" if size is not None else "is larger"
     hint = "push a smaller one (an index can be split), or exclude the tag with `tags.exclude`"
@@ -122,7 +122,7 @@ def too_big(what: str, size: int | None = None) -> Refused:
 
 
 def plain_type(content_type: str) -> str:
-    """Return a Content-Type without its parameters."""
+    """Return the media type of a Content-Type header: in lower case and without parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 
@@ -131,15 +131,15 @@ def parse_manifest(
 ) -> Manifest:
     """Parse the manifest in `body`.
 
-    content_type: of the response. expected: the digest that was requested, if any.
-    Raises RemoteError (bad_response) for HTML; Refused: manifest_too_big, digest_mismatch, manifest_invalid,
-    manifest_ambiguous, type_mismatch, too_many."""
+    content_type: the Content-Type of the response. expected: the requested digest, if any. what: the name of the
+    manifest in error messages. Raises RemoteError (bad_response) for an HTML page, and Refused (manifest_too_big,
+    digest_mismatch, manifest_invalid, manifest_ambiguous, type_mismatch, too_many) for other invalid bodies."""
     declared = plain_type(content_type)
     if len(body) > MAX_BYTES:
-        raise too_big(what, len(body))
+        raise manifest_too_big_error(what, len(body))
     if declared == "text/html" or body[:100].lstrip().startswith(b"<"):
         raise RemoteError(
-            f"{what} is an HTML page, not a manifest", hint="a proxy or login page answers for the registry"
+            f"{what} is an HTML page, not a manifest", hint="a proxy or a login page responded instead of the registry"
         )
     verified = False
     if expected is not None and not _may_be_schema1(declared, body):
@@ -154,7 +154,7 @@ def parse_manifest(
     foreign_keys = sorted(_EXCLUSIVE_KEYS.intersection(document) - _KEYS[kind])
     if foreign_keys:
         raise Refused(
-            f"{what} is ambiguous: {media_type} with {', '.join(foreign_keys)}",
+            f"{what} is ambiguous: its media type is {media_type}, but it contains {', '.join(foreign_keys)}",
             code="manifest_ambiguous",
         )
     strictjson.refuse_look_alikes(document, _DOCUMENT_KEYS, where=what)
@@ -188,15 +188,15 @@ def _check_digest(actual: Digest, expected: Digest, body: bytes, what: str) -> N
     if actual != expected:
         raise Refused(
             f"{what}: received {len(body)} bytes, but their digest is {actual}, not {expected}",
-            hint="the server, or a proxy before it, changed the bytes or sent another object",
+            hint="the server, or a proxy in front of it, changed the bytes or sent another object",
             code="digest_mismatch",
         )
 
 
 def _media_type(document: Object, declared: str, what: str) -> str:
-    """Return the media type of the document.
+    """Return the media type of a manifest.
 
-    Raises Refused if it is unknown, or if it contradicts the Content-Type."""
+    declared: the media type of the response. Raises Refused if the document's type is unknown, or differs from it."""
     named = document.get("mediaType", "")
     if not isinstance(named, str):
         raise Refused(f"{what}: mediaType is not a string", code="manifest_invalid")
@@ -208,17 +208,17 @@ def _media_type(document: Object, declared: str, what: str) -> str:
         )
     media_type = named or ("" if is_generic else declared)
     if not media_type:
-        return _type_from_shape(document, what)
+        return _type_from_keys(document, what)
     if media_type not in _KINDS:
         raise Refused(
             f"{what} has an unsupported media type: {printable(media_type, 80)}",
-            hint="only manifests with a known format can be copied",
+            hint="only manifests of a known format can be copied",
             code="manifest_invalid",
         )
     return media_type
 
 
-def _type_from_shape(document: Object, what: str) -> str:
+def _type_from_keys(document: Object, what: str) -> str:
     """Return the media type that the keys of the document imply. Raises Refused if they are not conclusive."""
     # mediaType is optional in OCI 1.0.
     if "fsLayers" in document and document.get("schemaVersion") == 1:
@@ -231,27 +231,29 @@ def _type_from_shape(document: Object, what: str) -> str:
 
 
 def _check_version(document: Object, kind: Kind, what: str) -> None:
-    """Raise Refused unless schemaVersion is the one of this kind."""
+    """Raise Refused unless schemaVersion has the value that manifests of this kind must have."""
     version = document.get("schemaVersion")
     if kind is Kind.ARTIFACT and version is None:
         return
-    wanted = 1 if kind is Kind.SCHEMA1 else 2
-    if type(version) is not int or version != wanted:  # neither true nor 2.0
-        raise Refused(f"{what}: schemaVersion is {printable(version, 40)!r}, want {wanted}", code="manifest_invalid")
+    expected = 1 if kind is Kind.SCHEMA1 else 2
+    if type(version) is not int or version != expected:  # neither true nor 2.0
+        raise Refused(
+            f"{what}: schemaVersion is {printable(version, 40)!r}, expected {expected}", code="manifest_invalid"
+        )
 
 
 def _entries(document: Object, key: str, what: str) -> list[Value]:
-    """Return the list at `key`. Raises Refused if it is not a list, or too long."""
+    """Return the list at `key`. Raises Refused if it is not a list or has too many entries."""
     entries = document.get(key)
     if not isinstance(entries, list):
         raise Refused(f"{what}: {key} is not a list", code="manifest_invalid")
     if len(entries) > MAX_ENTRIES:
-        raise Refused(f"{what}: {len(entries)} {key}, more than {MAX_ENTRIES}", code="too_many")
+        raise Refused(f"{what}: {key} has {len(entries)} entries, more than {MAX_ENTRIES}", code="too_many")
     return entries
 
 
 def _children(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
-    """Yield the child manifests of an index."""
+    """Yield the descriptors of the child manifests of an index; none for other kinds."""
     if kind is Kind.INDEX:
         for descriptor in _index_entries(document, what):
             if is_manifest_type(descriptor.media_type) or not descriptor.media_type:
@@ -265,7 +267,7 @@ def _index_entries(document: Object, what: str) -> Iterator[Descriptor]:
 
 
 def _blobs(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
-    """Yield the blobs, with repetitions."""
+    """Yield the descriptors of the blobs. A blob that is listed twice is yielded twice."""
     if kind is Kind.INDEX:
         # Build caches are indexes that list layers. Entries that are not manifests are copied as blobs.
         for descriptor in _index_entries(document, what):
@@ -284,10 +286,14 @@ def _blobs(document: Object, kind: Kind, what: str) -> Iterator[Descriptor]:
 
 
 def _schema1_layers(document: Object, what: str) -> Iterator[Descriptor]:
-    """Yield the layers of a schema 1 manifest, which have no sizes."""
+    """Yield the descriptors of the layers of a schema 1 manifest, without sizes."""
     layers, history = _entries(document, "fsLayers", what), _entries(document, "history", what)
     if not layers or len(layers) != len(history):
-        raise Refused(f"{what}: {len(layers)} fsLayers and {len(history)} history entries", code="manifest_invalid")
+        raise Refused(
+            f"{what}: fsLayers and history must have the same number of entries, and at least one; they have "
+            f"{len(layers)} and {len(history)}",
+            code="manifest_invalid",
+        )
     for number, entry in enumerate(layers):
         try:
             yield Descriptor(Digest.parse(entry.get("blobSum") if isinstance(entry, dict) else None), None)
@@ -296,17 +302,17 @@ def _schema1_layers(document: Object, what: str) -> Iterator[Descriptor]:
 
 
 def _subject(document: Object, kind: Kind, what: str) -> Descriptor | None:
-    """Return the descriptor of the subject, if there is one."""
+    """Return the descriptor of the subject, or None if the manifest has none."""
     if kind is Kind.SCHEMA1 or document.get("subject") is None:
         return None
     return parse_descriptor(document["subject"], f"{what}: subject")
 
 
 def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
-    """Return the sha256 of the signed payload: the body without its signatures.
+    """Return the digest of a schema 1 manifest: the sha256 of its payload, which excludes the signatures.
 
-    Each signature's `protected` describes the payload. Source: docker's manifest v2 schema 1, "Signed manifests" (JSON
-    web signature, pretty form)."""
+    The `protected` header of each signature describes the payload. Raises Refused if that is invalid. Source: docker's
+    manifest v2 schema 1, "Signed manifests" (JSON web signature, pretty form)."""
     signatures = document.get("signatures")
     if signatures is None:
         return Digest.of(body)
@@ -319,22 +325,22 @@ def schema1_digest(body: bytes, document: Object, what: str) -> Digest:
 
 
 def _payload(body: bytes, signature: Value, what: str) -> bytes:
-    """Return the payload that a signature covers. Raises Refused."""
+    """Return the payload that a signature covers. Raises Refused if its description is invalid."""
     protected = signature.get("protected") if isinstance(signature, dict) else None
-    head = strictjson.parse(_base64url(protected, what), what=f"{what}: signatures[].protected")
+    head = strictjson.parse(_decode_base64url(protected, what), what=f"{what}: signatures[].protected")
     length = head.get("formatLength") if isinstance(head, dict) else None
-    tail = _base64url(head.get("formatTail") if isinstance(head, dict) else None, what)
+    tail = _decode_base64url(head.get("formatTail") if isinstance(head, dict) else None, what)
     if isinstance(length, bool) or not isinstance(length, int) or not 0 < length < len(body):
-        raise Refused(f"{what}: invalid formatLength", code="manifest_invalid")
+        raise Refused(f"{what}: a signature has an invalid formatLength", code="manifest_invalid")
     rest = body[length:].lstrip()
     if not rest.startswith(b",") or not rest[1:].lstrip().startswith(b'"signatures"'):
         # Other data between the payload and the signatures would not be covered by the digest.
-        raise Refused(f"{what}: data outside of the signed payload", code="manifest_invalid")
+        raise Refused(f"{what}: it contains data outside the signed payload", code="manifest_invalid")
     return body[:length] + tail
 
 
-def _base64url(text: Value, what: str) -> bytes:
-    """Decode base64url without padding. Raises Refused."""
+def _decode_base64url(text: Value, what: str) -> bytes:
+    """Decode base64url, with or without padding. Raises Refused if `text` is invalid."""
     if not isinstance(text, str) or not text.isascii():
         raise Refused(f"{what}: a signature is not base64url", code="manifest_invalid")
     try:

@@ -25,7 +25,7 @@ _LONGEST_TEXT = 1024
 
 
 class ListedTag(str):
-    """A tag from a list that also contains the digest that the tag refers to."""
+    """A tag from a tag list that also states the digest to which the tag refers."""
 
     __slots__ = ("digest",)
     digest: Digest
@@ -47,20 +47,20 @@ def is_path(text: object) -> bool:
 
 
 def parse_host(text: str) -> str:
-    """Return `host[:port]` in its canonical form: lower case, no trailing dot, docker.io for its other names.
+    """Return `host[:port]` in canonical form: in lower case, without a trailing dot, `docker.io` for Docker Hub.
 
     Raises ConfigError (ref_invalid)."""
     if "@" in text:
-        raise _invalid(text, "a reference must not contain credentials")
+        raise _invalid_error(text, "a reference must not contain credentials")
     if not text.isascii():  # before lower(), which turns the Kelvin sign into an ASCII k
-        raise _invalid(text, "write an international host name as punycode (xn--…)")
+        raise _invalid_error(text, "write an international host name as punycode (xn--…)")
     if len(text) > _LONGEST_NAME:
-        raise _invalid(text, f"longer than {_LONGEST_NAME} characters")
+        raise _invalid_error(text, f"longer than {_LONGEST_NAME} characters")
     host, colon, port = _split_ipv6(text) if text.startswith("[") else _split_name(text)
     if colon and not port:
-        raise _invalid(text, "the port is missing after the colon")
+        raise _invalid_error(text, "the port is missing after the colon")
     if port and not (port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
-        raise _invalid(text, "the port must be a number from 1 to 65535")
+        raise _invalid_error(text, "the port must be a number from 1 to 65535")
     port = port.lstrip("0")
     if host in _HUB_NAMES and port in ("", "443"):
         return DOCKER_HUB
@@ -68,21 +68,25 @@ def parse_host(text: str) -> str:
 
 
 def _split_ipv6(text: str) -> tuple[str, str, str]:
-    """Split an IPv6 host: address in its shortest form, colon, port."""
+    """Split `[address]:port` into `[address]` in its shortest form, the colon and the port.
+
+    The colon and the port may be empty. Raises ConfigError (ref_invalid) if the address is invalid."""
     inner, bracket, rest = text[1:].partition("]")
     if not bracket or (rest and not rest.startswith(":")) or not _is_ipv6(inner):
-        raise _invalid(text, "want an IPv6 address in brackets, like [::1]:5000")
+        raise _invalid_error(text, "expected an IPv6 address in brackets, like [::1]:5000")
     return f"[{ipaddress.IPv6Address(inner).compressed}]", rest[:1], rest[1:]
 
 
 def _split_name(text: str) -> tuple[str, str, str]:
-    """Split a host name: name, colon, port."""
+    """Split `name:port` into the name in lower case, the colon and the port.
+
+    The colon and the port may be empty. Raises ConfigError (ref_invalid) if the name is invalid."""
     host, colon, port = text.lower().partition(":")
     if ":" in port:
-        raise _invalid(text, "an IPv6 address needs brackets, like [::1]:5000")
+        raise _invalid_error(text, "an IPv6 address needs brackets, like [::1]:5000")
     host = host.removesuffix(".")
     if not _NAME.fullmatch(host):
-        raise _invalid(text, "not a host name")
+        raise _invalid_error(text, "not a host name")
     return host, colon, port
 
 
@@ -98,9 +102,10 @@ def _is_ipv6(text: str) -> bool:
 
 
 class Repository(Struct, frozen=True, order=True):
-    """A repository of a registry. host: as `parse_host` returns it; path: without the host, `library/` explicit.
+    """A repository of a registry or of a store on disk.
 
-    For stores on disk, host is a path or `-`."""
+    host: the registry in the canonical form of `parse_host`; for stores on disk, a path or `-`. path: the name of the
+    repository without the host, and with `library/` where docker implies it."""
 
     host: str
     path: str
@@ -110,7 +115,7 @@ class Repository(Struct, frozen=True, order=True):
         """Parse a repository. Raises ConfigError (ref_invalid), also if `text` has a tag or digest."""
         reference = Reference.parse(text)
         if reference.tag or reference.digest:
-            raise _invalid(text, "want a repository without tag or digest")
+            raise _invalid_error(text, "expected a repository without a tag or digest")
         return reference.repository
 
     def __str__(self) -> str:
@@ -120,7 +125,7 @@ class Repository(Struct, frozen=True, order=True):
 
 
 class Reference(Struct, frozen=True, order=True):
-    """A repository with a tag, a digest, both or neither. With both, the digest counts."""
+    """A repository with a tag, a digest, both or neither. If it has both, the digest determines the manifest."""
 
     repository: Repository
     tag: str | None = None
@@ -128,39 +133,39 @@ class Reference(Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Parse a reference: `ubuntu` is docker.io/library/ubuntu. Raises ConfigError (ref_invalid).
+        """Parse a reference; `ubuntu` means `docker.io/library/ubuntu`. Raises ConfigError (ref_invalid).
 
         The first part is a host if it contains a dot or a colon, begins with a bracket or is `localhost`."""
         if len(text) > _LONGEST_TEXT:
-            raise _invalid(text, f"longer than {_LONGEST_TEXT} characters")
+            raise _invalid_error(text, f"longer than {_LONGEST_TEXT} characters")
         if "://" in text:
-            raise _invalid(text, "write host/repository, without a scheme")
+            raise _invalid_error(text, "write host/repository, without a scheme")
         rest, at, digest_text = text.partition("@")
         digest = None
         if at:
             if ":" not in digest_text or "/" in digest_text or "@" in digest_text:
-                raise _invalid(text, "a reference must not contain credentials; a digest is written as @sha256:…")
+                raise _invalid_error(text, "a reference must not contain credentials; a digest has the form @sha256:…")
             try:
                 digest = Digest.parse(digest_text)
             except Refused as error:
-                raise _invalid(text, str(error)) from None
+                raise _invalid_error(text, str(error)) from None
         host, path = _split_host(rest)
         if not ("." in host or ":" in host or host == "localhost"):
-            raise _invalid(text, "a host contains a dot or a port, or is localhost")  # `app.` has lost its dot
+            raise _invalid_error(text, "a host contains a dot or a port, or is localhost")  # `app.`, for example
         path, colon, tag = path.partition(":")
         if colon and not is_tag(tag):
-            raise _invalid(text, tag_hint(tag))
+            raise _invalid_error(text, tag_hint(tag))
         if host == DOCKER_HUB and "/" not in path:
             path = f"library/{path}"
         if not _PATH.fullmatch(path):
-            raise _invalid(text, _path_hint(path))
+            raise _invalid_error(text, _path_hint(path))
         if len(host) + 1 + len(path) > _LONGEST_NAME:
-            raise _invalid(text, f"host and repository together are longer than {_LONGEST_NAME} characters")
+            raise _invalid_error(text, f"host and repository together are longer than {_LONGEST_NAME} characters")
         return cls(Repository(host, path), tag or None, digest)
 
     @property
     def name(self) -> str:
-        """The reference in a request: the digest if there is one, otherwise the tag."""
+        """The part of a request URL that names the manifest: the digest if there is one, otherwise the tag."""
         return self.digest or self.tag or ""
 
     def __str__(self) -> str:
@@ -170,7 +175,7 @@ class Reference(Struct, frozen=True, order=True):
 
 
 def _split_host(text: str) -> tuple[str, str]:
-    """Return the host, or Docker Hub, and the rest."""
+    """Split a reference into its host and the remaining text. The default host is Docker Hub."""
     first, slash, rest = text.partition("/")
     if slash and names_host(first):
         return parse_host(first), rest
@@ -178,12 +183,14 @@ def _split_host(text: str) -> tuple[str, str]:
 
 
 def names_host(first: str) -> bool:
-    """Return whether the part before the first slash is a host, not a part of a repository of Docker Hub."""
+    """Return whether `first`, the text before the first slash of a reference, is a host.
+
+    Otherwise it is the first part of the path of a Docker Hub repository."""
     return "." in first or ":" in first or first == "localhost" or first.startswith("[")
 
 
 def tag_hint(tag: str) -> str:
-    """Return why a text is not a valid tag."""
+    """Return a hint that says why `tag` is not a valid tag."""
     if not tag:
         return "the tag is missing after the colon"
     if len(tag) > 128:
@@ -194,7 +201,7 @@ def tag_hint(tag: str) -> str:
 
 
 def _path_hint(path: str) -> str:
-    """Return why a text is not a valid repository path."""
+    """Return a hint that says why `path` is not a valid repository path."""
     if not path or path == "library/":
         return "the repository is missing"
     if _PATH.fullmatch(path.lower()):
@@ -202,12 +209,12 @@ def _path_hint(path: str) -> str:
     return "a repository consists of lower-case letters and digits, joined by '/', '.', '_', '__' or '-'"
 
 
-def _invalid(text: str, hint: str) -> ConfigError:
+def _invalid_error(text: str, hint: str) -> ConfigError:
     """Return the error for an invalid reference."""
     return ConfigError(f"not a valid reference: '{printable_reference(text)}'", hint=hint, code="ref_invalid")
 
 
 def printable_reference(text: str) -> str:
-    """Return an invalid reference for a message. The text before an `@` is hidden: it may be a password."""
+    """Return an invalid reference in printable form. The text before `@` is hidden, since it may be a password."""
     _, at, after = text.rpartition("@")
     return printable(f"***@{after}" if at else text, 80)

@@ -1,4 +1,4 @@
-"""A strict JSON parser: it rejects documents that two parsers could read differently.
+"""A strict JSON parser: it rejects documents that two parsers could interpret differently.
 
 Python's json accepts duplicate keys (the last one counts), NaN, UTF-16 and a byte order mark; Go's decoder matches keys
 regardless of case. Such documents are rejected before their content is used (docs/decisions.md).
@@ -22,15 +22,18 @@ MAX_NODES = 1_000_000
 def parse(
     data: bytes, *, what: str, code: str = "manifest_invalid", fold: bool = True, nodes: int = MAX_NODES
 ) -> Value:
-    """Parse a document. Raises Refused with `code` and `what`.
+    """Parse a JSON document. Raises Refused if it is invalid, ambiguous or too large.
 
-    fold: treat keys that differ only in case as duplicates; False for objects whose keys are names, such as tags.
-    nodes: the maximum number of values and keys."""
+    what: the name of the document in error messages. code: the error code. fold: whether keys that differ only in case
+    are duplicates; False for objects whose keys are names, such as tags. nodes: the maximum number of values and
+    keys."""
 
     def refuse(why: str) -> NoReturn:
+        """Raise Refused for this document."""
         raise Refused(f"{what} is not valid JSON: {why}", code=code)
 
-    def pairs(items: list[tuple[str, Value]]) -> Object:
+    def build_object(items: list[tuple[str, Value]]) -> Object:
+        """Return the object with these keys and values. Raises Refused if a key is repeated."""
         found = dict(items)
         if len(found) != len(items) or (fold and len({key.casefold() for key in found}) != len(items)):
             keys = [key.casefold() if fold else key for key, _ in items]
@@ -38,19 +41,20 @@ def parse(
             refuse(f"duplicate key {printable(again, 80)!r}")
         return found
 
-    def constant(name: str) -> NoReturn:
-        refuse(f"{name} is not JSON")
+    def refuse_constant(name: str) -> NoReturn:
+        """Raise Refused for NaN, Infinity or -Infinity, which Python's json accepts."""
+        refuse(f"{name} is not a JSON value")
 
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        refuse(f"not UTF-8 at byte {error.start}")
+        refuse(f"byte {error.start} is not valid UTF-8")
     if text.startswith("\ufeff"):
         refuse("it begins with a byte order mark")
     try:
-        value: Value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+        value: Value = json.loads(text, object_pairs_hook=build_object, parse_constant=refuse_constant)
     except RecursionError:
-        refuse(f"nested deeper than {MAX_DEPTH}")
+        refuse(f"it is nested more than {MAX_DEPTH} levels deep")
     except ValueError as error:
         refuse(printable(error, 120))
     _check_limits(value, refuse, nodes)
@@ -58,7 +62,7 @@ def parse(
 
 
 def refuse_look_alikes(value: Object, known: frozenset[str], *, where: str) -> None:
-    """Raise Refused for a key that differs from one of `known` only in case."""
+    """Raise Refused (manifest_ambiguous) if a key of `value` differs only in case from a key in `known`."""
     for key in value.keys() - known:
         if key.casefold() in {name.casefold() for name in known}:
             raise Refused(
@@ -67,30 +71,32 @@ def refuse_look_alikes(value: Object, known: frozenset[str], *, where: str) -> N
             )
 
 
-def _check_limits(value: Value, refuse: Callable[[str], NoReturn], most: int) -> None:
-    """Raise Refused if the document is too deep or too large, or contains lone surrogates."""
+def _check_limits(value: Value, refuse: Callable[[str], NoReturn], max_nodes: int) -> None:
+    """Raise Refused if the document is nested too deeply, is too large or contains lone surrogates.
+
+    max_nodes: the maximum number of values and keys."""
     level: list[Value] = [value]
     nodes = depth = 0
     while level:
         nodes += len(level)
-        if nodes > most:
-            refuse(f"more than {most} values")
-        below: list[Value] = []
+        if nodes > max_nodes:
+            refuse(f"it has more than {max_nodes} values")
+        next_level: list[Value] = []
         holders = False
         for item in level:
             if isinstance(item, dict):
                 holders = True
-                below.extend(item)
-                below.extend(item.values())
+                next_level.extend(item)
+                next_level.extend(item.values())
             elif isinstance(item, list):
                 holders = True
-                below.extend(item)
+                next_level.extend(item)
             elif isinstance(item, str) and not item.isascii() and _has_surrogate(item):
-                refuse("a lone surrogate in a string")
+                refuse("a string contains a lone surrogate")
         depth += holders
         if depth > MAX_DEPTH:
-            refuse(f"nested deeper than {MAX_DEPTH}")
-        level = below
+            refuse(f"it is nested more than {MAX_DEPTH} levels deep")
+        level = next_level
 
 
 def _has_surrogate(text: str) -> bool:

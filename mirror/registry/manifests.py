@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from mirror.errors import AuthError, MirrorError, NotFound, RateLimited, Refused, RemoteError
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, parse_manifest, plain_type, too_big
+from mirror.oci.manifest import ACCEPTED, MAX_BYTES, Kind, Manifest, manifest_too_big_error, parse_manifest, plain_type
 from mirror.registry.auth.authorizer import Scope
 from mirror.registry.session import Response, Session, TooBig
 from mirror.store import Version
@@ -94,7 +94,7 @@ def _get_manifest(session: Session, repository: str, reference: str, scopes: tup
             limit=MAX_BYTES,
         )
     except TooBig as error:
-        raise too_big(what) from error
+        raise manifest_too_big_error(what) from error
     if response.status == 404:
         raise NotFound(f"{what} does not exist", status=404)
     content_type = response.headers.get("content-type") or ""
@@ -125,7 +125,7 @@ def read_referrers(
             limit=MAX_BYTES,
         )
     except TooBig as error:
-        raise too_big(what) from error
+        raise manifest_too_big_error(what) from error
     if response.status != 200:
         return ()
     index = parse_manifest(response.body, what=what)

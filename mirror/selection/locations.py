@@ -1,9 +1,9 @@
 """The grammar of sources and targets: `host/repository`, `oci:DIR[:REPOSITORY]`, `FILE.tar[:REPOSITORY]`, `-`.
 
-A source may end in `/*`: all repositories under the prefix. In its targets, `*` or `{repository}` stands for the text
-that the `*` matched, which may contain slashes. A text that ends in `.tar`, or has `.tar:` before a repository, is a
-bundle. A target needs a registry. A source without a registry is an image of Docker Hub, as in docker, unless it looks
-like a host without a repository or like a file.
+A source may end in `/*`, which selects all repositories under the prefix. In its targets, `*` or `{repository}` stands
+for the text that the `*` matched, which may contain slashes. A text that ends in `.tar`, or has `.tar:` before a
+repository, is a bundle. A target in a registry must name its host. A source without a host is an image of Docker Hub,
+as in docker, unless it looks like a host without a repository or like a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MATCHED = "{repository}"
 STREAM = "-"  # the host name of a standard stream
 VARIABLE = re.compile(r"\$\{?[A-Za-z_]")  # a shell variable
 NO_VARIABLES = "variables like $HOME are not expanded: write their values"
-_ANY_NAME = "any-name-0"  # stands for the match of `*` while the rest is checked
+_ANY_NAME = "any-name-0"  # replaces the wildcard while the other parts are checked
 _NO_HOST = "layout.invalid"
 _BUNDLE = re.compile(r"(?P<file>.+\.tar)(?::(?P<repository>.*))?", re.DOTALL)
 
@@ -43,7 +43,7 @@ _LONGEST_SUGGESTION = 80
 
 
 class RegistryLocation(Struct, frozen=True):
-    """A repository of a registry, or with a wildcard, several.
+    """A repository of a registry or, with a wildcard, several repositories.
 
     repository: for a wildcard source, the prefix, which may be empty; for a wildcard target, it contains
     `{repository}`."""
@@ -57,7 +57,7 @@ class RegistryLocation(Struct, frozen=True):
 
 
 class LayoutLocation(Struct, frozen=True):
-    """An OCI image layout in a directory. repository: empty if not given; with a wildcard as for registries."""
+    """An OCI image layout in a directory. repository: may be empty; with a wildcard, as in RegistryLocation."""
 
     directory: str
     repository: str = ""
@@ -69,7 +69,7 @@ class LayoutLocation(Struct, frozen=True):
 
 
 class BundleLocation(Struct, frozen=True):
-    """A bundle in a file."""
+    """A bundle: a tar file with an image layout. repository: as in LayoutLocation."""
 
     file: str
     repository: str = ""
@@ -81,7 +81,7 @@ class BundleLocation(Struct, frozen=True):
 
 
 class StreamLocation(Struct, frozen=True):
-    """A bundle on standard input or output."""
+    """A bundle that is read from standard input or written to standard output."""
 
     wildcard: bool = False
 
@@ -92,19 +92,19 @@ Location: TypeAlias = RegistryLocation | LayoutLocation | BundleLocation | Strea
 
 
 def is_registry(host: str) -> bool:
-    """Return whether a host name is that of a registry. Stores on disk have absolute paths as names."""
+    """Return whether `host` is the name of a registry. The names of other stores are `-` or contain a path."""
     return host != STREAM and "/" not in host
 
 
 def is_bundle(host: str) -> bool:
-    """Return whether a host name is that of a bundle, in a file or on a standard stream."""
+    """Return whether `host` is the name of a bundle, in a file or on a standard stream."""
     return not is_registry(host) and not host.startswith("oci:")
 
 
 class _Invalid(Exception):
-    """A text that is not a valid location.
+    """Raised for a text that is not a valid location.
 
-    hint: why; candidates: texts that were probably meant, not validated yet."""
+    hint: why it is invalid. candidates: texts that were probably meant; they may be invalid too."""
 
     def __init__(self, hint: str, *candidates: str) -> None:
         super().__init__(hint)
@@ -113,17 +113,17 @@ class _Invalid(Exception):
 
 
 def parse_source(text: str) -> Location:
-    """Parse a source. Raises ConfigError (ref_invalid); the text that its message suggests is valid."""
+    """Parse a source. Raises ConfigError (ref_invalid) with a hint that suggests only valid sources."""
     return _parse_or_suggest(text, _parse_source_text)
 
 
 def parse_target(text: str) -> Location:
-    """Parse a target. Raises ConfigError (ref_invalid), also for a tag, a digest or a missing registry."""
+    """Parse a target. Raises ConfigError (ref_invalid), also if it has a tag or digest or names no registry."""
     return _parse_or_suggest(text, _parse_target_text)
 
 
 def _parse_or_suggest(text: str, parse: Callable[[str], Location]) -> Location:
-    """Call `parse`; raise its error with the valid candidates as suggestions."""
+    """Call `parse`. If it fails, raise a ConfigError that suggests the valid candidates."""
     try:
         return parse(text)
     except _Invalid as error:
@@ -151,7 +151,7 @@ def _parse_source_text(text: str) -> Location:
     """Parse a source. Raises _Invalid, ConfigError."""
     _check_foreign_syntax(text)
     if _TEMPLATE.search(text):
-        hint = f"in a source, `*` is written at the end; {MATCHED} is for targets"
+        hint = f"a source can only end in `*`; {MATCHED} is for targets"
         raise _Invalid(hint, _TEMPLATE.sub("*", text), _TEMPLATE.split(text)[0].rstrip(":/"))
     wildcard = text.endswith(("/*", ":*"))
     stem = text.removesuffix("*") if wildcard else text
@@ -159,7 +159,7 @@ def _parse_source_text(text: str) -> Location:
         raise _Invalid("the registry is missing before the `*`", f"{_EXAMPLE_HOST}/*")
     if "*" in stem:
         candidate = f"{stem.partition('*')[0].rpartition('/')[0]}/*"
-        raise _Invalid("`*` must be at the end, after a slash; patterns of tags are written under `tags`", candidate)
+        raise _Invalid("`*` must be at the end, after a slash; patterns for tags belong under `tags`", candidate)
     if text.endswith(":*") and not _is_on_disk(text):
         raise _Invalid("`*` stands for repositories; without a tag, every tag is selected", text.removesuffix(":*"))
     _check_registry(text, hub=True)
@@ -185,7 +185,7 @@ def _parse_target_text(text: str) -> Location:
         raise _Invalid(f"`*` or {MATCHED} is allowed only once")
     unknown = next((found for found in _TEMPLATE.findall(template) if found != MATCHED), None)
     if unknown == "{tag}":
-        raise _Invalid("{tag} is not in this version: images keep the tags of the source", _without_tag(text))
+        raise _Invalid("{tag} is not in this version: images keep the tags of the source", _remove_tag(text))
     if unknown is not None:
         candidate = template.replace(unknown, MATCHED)
         raise _Invalid(f"unknown template {printable_reference(unknown)}: only {MATCHED} exists", candidate)
@@ -195,8 +195,8 @@ def _parse_target_text(text: str) -> Location:
     if isinstance(found, StreamLocation):
         return found
     if found.tag or found.digest:
-        hint = "a target has no tag or digest: images keep the tags of the source"
-        raise _Invalid(hint, _without_tag(text))
+        hint = "a target must not have a tag or digest: images keep the tags of the source"
+        raise _Invalid(hint, _remove_tag(text))
     if MATCHED not in template:
         return found
     if isinstance(found, RegistryLocation):
@@ -208,19 +208,19 @@ def _parse_target_text(text: str) -> Location:
         path = found.repository.replace(_ANY_NAME, MATCHED)
         parsed = replace(found, repository=path, wildcard=True)
     if MATCHED not in path:
-        raise _Invalid(f"{template_in(text)} is allowed in the repository only")
+        raise _Invalid(f"{written_template(text)} is allowed only in the repository")
     return parsed
 
 
-def template_in(text: str) -> str:
-    """Return the template of a wildcard target as it was written, for a message."""
+def written_template(text: str) -> str:
+    """Return the template of a target as the user wrote it, `*` or `{repository}`, for a message."""
     return "`*`" if "*" in text else MATCHED
 
 
 def expand(target: RegistryLocation, matched: str) -> Repository:
-    """Return the repository of a wildcard target for the text that the source's `*` matched.
+    """Return the repository of a wildcard target in which `matched` replaces the template.
 
-    Raises ConfigError (ref_invalid)."""
+    matched: the text that the source's `*` matched. Raises ConfigError (ref_invalid) if the result is invalid."""
     return Repository.parse(str(target.repository).replace(MATCHED, matched))
 
 
@@ -233,7 +233,7 @@ def _parse(text: str) -> Location:
     if text.startswith("oci:"):
         directory, colon, rest = text.removeprefix("oci:").partition(":")
         if not directory:
-            raise _Invalid("want oci:DIR or oci:DIR:REPOSITORY")
+            raise _Invalid("expected oci:DIR or oci:DIR:REPOSITORY")
         return LayoutLocation(directory, *_split_inner(rest if colon else None))
     bundle = _BUNDLE.fullmatch(text)
     if bundle and "://" not in text:
@@ -243,7 +243,7 @@ def _parse(text: str) -> Location:
 
 
 def _split_inner(text: str | None) -> tuple[str, str | None, Digest | None]:
-    """Split the REPOSITORY[:TAG][@DIGEST] of a layout or bundle. It has no implied host or namespace."""
+    """Split `REPOSITORY[:TAG][@DIGEST]` in a layout or bundle, where no host or namespace is implied."""
     if text is None:
         return "", None, None
     if not text:
@@ -256,30 +256,30 @@ def _split_inner(text: str | None) -> tuple[str, str | None, Digest | None]:
 
 
 def _check_foreign_syntax(text: str) -> None:
-    """Raise _Invalid for the syntax of other tools and for shell variables."""
+    """Raise _Invalid if `text` has a URL scheme, the transport prefix of another tool, or a shell variable."""
     transport, _, rest = text.partition(":")
     if transport == "docker" and (rest.startswith("//") or not is_tag(rest)):
         name = rest.removeprefix("//")
-        raise _Invalid(f"drop the `{text.removesuffix(name)}`", name)
+        raise _Invalid(f"leave out the `{text.removesuffix(name)}`", name)
     if transport in _TRANSPORTS:
         form, prefix = _TRANSPORTS[transport]
         candidates = [] if prefix is None else [prefix + rest.removeprefix("//")]
         raise _Invalid(f"`{transport}:` is not supported; {form}", *candidates)
     if "://" in text:
-        raise _Invalid("want host/repository without a scheme", text.partition("://")[2])
+        raise _Invalid("expected host/repository without a scheme", text.partition("://")[2])
     if VARIABLE.search(text):
-        raise _Invalid(NO_VARIABLES, without_home(text))
+        raise _Invalid(NO_VARIABLES, replace_home(text))
 
 
-def without_home(text: str) -> str:
-    """Return the text with `~` in place of the variable HOME."""
+def replace_home(text: str) -> str:
+    """Return the text with `~` in place of the shell variable HOME."""
     return text.replace("${HOME}", "~").replace("$HOME", "~")
 
 
 def _check_registry(text: str, *, hub: bool) -> None:
-    """Raise _Invalid for a directory, an archive, or a host without a repository.
+    """Raise _Invalid if `text` looks like a directory, an archive or a host without a repository.
 
-    hub: a repository of Docker Hub may be meant, too."""
+    hub: whether the suggestions include a repository of Docker Hub."""
     name = text.partition("@sha")[0]
     first = name.partition("/")[0]
     if _is_on_disk(name) or not name or "@" in name:
@@ -289,7 +289,7 @@ def _check_registry(text: str, *, hub: bool) -> None:
     _, colon, port = first.partition(":")
     if nearly and ("/" not in name.rstrip("/") or not named or (colon and not port.isdecimal())):
         plain = f"{nearly['stem']}.tar{nearly['rest'] or ''}"
-        raise _Invalid("the name of a bundle ends in `.tar`, in lower case and without a slash", plain)
+        raise _Invalid("the name of a bundle must end in `.tar`, in lower case and without a slash", plain)
     if name.startswith(("/", "./", "../", "~")) or name in (".", "..") or (name.endswith("/") and not named):
         directory = name.rstrip("/") or "/"
         rooted = f"oci:{directory[:-2]}:*" if directory.endswith("/*") else f"oci:{directory}"
@@ -298,7 +298,7 @@ def _check_registry(text: str, *, hub: bool) -> None:
     archive = _ARCHIVE.fullmatch(name)
     if archive and ("/" not in name or not named):
         plain = f"{archive['stem']}.tar{archive['rest'] or ''}"
-        raise _Invalid("it looks like a file, but a bundle is an uncompressed tar", plain, *of_the_hub)
+        raise _Invalid("it looks like a file, but a bundle must be an uncompressed tar", plain, *of_the_hub)
     if named and name in (first, f"{first}/"):
         # `mono:6000` may be an image with a tag. A host with a dot, `localhost` and `[::1]` are not images.
         meant = [] if _is_host(first.partition(":")[0], alone=True) else of_the_hub
@@ -306,23 +306,23 @@ def _check_registry(text: str, *, hub: bool) -> None:
 
 
 def _check_host(text: str) -> None:
-    """Raise _Invalid for a target without a registry."""
+    """Raise _Invalid if a target in a registry does not name the registry."""
     first, slash, _ = text.partition("/")
     if _is_on_disk(text) or "@" in text or not text or (slash and names_host(first)):
         return
-    name = _without_tag(text)
-    raise _Invalid("a target needs a registry", f"{_EXAMPLE_HOST}/{name}", f"oci:{name}")
+    name = _remove_tag(text)
+    raise _Invalid("a target must name a registry", f"{_EXAMPLE_HOST}/{name}", f"oci:{name}")
 
 
 def _is_on_disk(text: str) -> bool:
-    """Return whether a text is a layout, a bundle or a stream, or begins like one."""
+    """Return whether `text` is, or begins like, a layout, a bundle or a stream."""
     return text == STREAM or text.startswith((f"{STREAM}:", "oci:")) or _BUNDLE.fullmatch(text) is not None
 
 
 def _is_host(first: str, *, alone: bool) -> bool:
-    """Return whether the first part is a host.
+    """Return whether the first part of a location is a host.
 
-    alone: nothing follows it, so the text after a colon may be a tag: numbers from 1024 are taken for ports."""
+    alone: whether nothing follows it. A number after a colon is then a port only if it is at least 1024, else a tag."""
     if not alone:
         return names_host(first)
     name, colon, port = first.partition(":")
@@ -331,8 +331,8 @@ def _is_host(first: str, *, alone: bool) -> bool:
     return "." in name or name == "localhost" or name.startswith("[")
 
 
-def _without_tag(text: str) -> str:
-    """Return the text without the tag and digest at its end."""
+def _remove_tag(text: str) -> str:
+    """Return a location without its tag and digest."""
     name = text.partition("@")[0]
     start = name.rfind("/") + 1
     if name.startswith("oci:") or _BUNDLE.fullmatch(name):
@@ -341,9 +341,9 @@ def _without_tag(text: str) -> str:
     return name if colon < 0 else name[:colon]
 
 
-def can_match(path: str, written: str) -> bool:
-    """Return whether `path` can be the repository that is written as `written`, which may contain MATCHED."""
-    before, matched, after = written.partition(MATCHED)
+def can_match(path: str, template: str) -> bool:
+    """Return whether `template`, in which MATCHED stands for any text, can expand to the repository `path`."""
+    before, matched, after = template.partition(MATCHED)
     if not matched:
-        return path == written
+        return path == template
     return path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)

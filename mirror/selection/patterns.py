@@ -19,24 +19,24 @@ _STRAY_BRACE = re.compile(r"\{(?!\d+(?:,\d*)?\})[^}]*\}?")
 _HINTS = {
     **dict.fromkeys(
         ("(?!", "(?=", "(?<!", "(?<="),
-        "patterns have no look-around: put what a tag must match under `include` and what it must not under `exclude`",
+        "look-around is not supported: put what a tag must match under `include` and what it must not under `exclude`",
     ),
-    **dict.fromkeys(("(?P", r"\1", r"\2", r"\3"), "patterns have no backreferences: write out the alternatives"),
-    **dict.fromkeys(("(?>", "*+", "++", "?+"), "leave out the `+` or `?>`: matching takes linear time without it"),
-    r"\Z": "leave it out: a pattern must match the whole tag anyway",
+    **dict.fromkeys(("(?P", r"\1", r"\2", r"\3"), "backreferences are not supported: write out the alternatives"),
+    **dict.fromkeys(("(?>", "*+", "++", "?+"), "leave out the `+` or `?>`: matching takes linear time anyway"),
+    r"\Z": r"leave out `\Z`: a pattern must match the whole tag anyway",
     "(?x": "write the pattern without spaces, comments and the flag `x`",
-    "(?#": "write a comment in YAML, after a `#`",
+    "(?#": "write the comment in YAML, after `#`",
 }
 
 
 class Pattern:
-    """A compiled pattern. Thread-safe."""
+    """A compiled pattern for tags. Thread-safe."""
 
     def __init__(self, text: str) -> None:
-        """Raises re2.error, UnicodeError."""
+        """Compile `text`. Raises re2.error if its syntax is invalid, UnicodeError if it has lone surrogates."""
         options = re2.Options()
         options.log_errors = False
-        options.never_capture = True  # twice as fast
+        options.never_capture = True  # matching is then twice as fast
         self.text = text
         self._fullmatch = re2.compile(text, options).fullmatch
 
@@ -47,11 +47,11 @@ class Pattern:
 
 @lru_cache(maxsize=10_000)
 def compile_pattern(text: str) -> Pattern:
-    """Compile a pattern. Raises ConfigError with the reason and, if known, with the correct form.
+    """Compile a pattern. Raises ConfigError if it is invalid, with a hint at the correct form where one is known.
 
     Syntax: https://github.com/google/re2/wiki/Syntax."""
     if len(text) > LONGEST:
-        raise ConfigError(f"pattern too long: {len(text)} characters, at most {LONGEST}")
+        raise ConfigError(f"pattern too long: {len(text)} characters, at most {LONGEST} are allowed")
     brace = _STRAY_BRACE.search(_ESCAPED.sub("", text))
     if brace is not None:
         hint = "a repetition is {2}, {2,} or {0,2}"
@@ -70,7 +70,7 @@ def compile_pattern(text: str) -> Pattern:
 
 
 def regex_for_shell_pattern(text: str) -> str | None:
-    """Return the regular expression for a text that looks like a shell pattern (`v*`, `*-alpine`); otherwise None."""
+    """Return the equivalent regular expression if `text` looks like a shell pattern (`v*`), otherwise None."""
     if not _SHELL_PATTERN.match(text):
         return None
     return re.sub(r"[.*?]", lambda match: {".": r"\.", "*": ".*", "?": "."}[match.group()], text)

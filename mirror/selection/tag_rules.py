@@ -11,12 +11,13 @@ from mirror.util.structs import Struct
 
 
 class TagRules(Struct, frozen=True):
-    """The tags that a mirror selects.
+    """The rules by which a mirror selects tags.
 
-    literal: only these tags, without a listing. digest: only this manifest; the literal tag, if any, names it on
-    targets.
-    include, exclude: tags that match one of `include` (empty: every tag) and none of `exclude`.
-    immutable: tags that are never overwritten. allow_empty: it is not an error if no tag is selected.
+    literal: select exactly these tags, without listing the repository. digest: select only this manifest; on targets
+    it gets the literal tag, if there is one.
+    include, exclude: select the tags that match a pattern of `include` and no pattern of `exclude`. If `include` is
+    empty, it matches every tag.
+    immutable: patterns of tags that are never overwritten. allow_empty: whether a selection without tags is allowed.
     Patterns are regular expressions that match whole tags; `compile_pattern` has checked them."""
 
     literal: tuple[str, ...] | None = None
@@ -27,16 +28,16 @@ class TagRules(Struct, frozen=True):
     allow_empty: bool = False
 
     def is_immutable(self, tag: str) -> bool:
-        """Return whether `tag` is never overwritten on a target."""
+        """Return whether `tag` must never be overwritten on a target."""
         return any(compile_pattern(text).matches(tag) for text in self.immutable)
 
     @property
     def is_literal(self) -> bool:
-        """Whether the selection needs no listing."""
+        """Whether the selection is known without listing the repository's tags."""
         return self.literal is not None or self.digest is not None
 
-    def rejected_by(self, tag: str) -> str | None:
-        """Return the rule that excludes `tag`, as the configuration names it; None if the tag is selected."""
+    def rejecting_rule(self, tag: str) -> str | None:
+        """Return the rule that excludes `tag`, as named in the configuration, or None if the tag is selected."""
         if self.is_literal:
             return None if tag in (self.literal or ()) else "tags"
         if self.include and not any(compile_pattern(text).matches(tag) for text in self.include):
@@ -45,18 +46,18 @@ class TagRules(Struct, frozen=True):
 
 
 class Selection(Struct, frozen=True):
-    """The result of `select`.
+    """The tags that the rules select, and how many tags each rule excludes.
 
-    selected: in the order of the list, each tag once. rejected: the number of tags that each rule excluded."""
+    selected: each tag once, in the order of the tag list. rejected: the number of tags that each rule excluded."""
 
     selected: tuple[str, ...]
     rejected: Mapping[str, int]
 
 
 def select(rules: TagRules, tags: Iterable[str]) -> Selection:
-    """Select tags from a list. Literal rules select the tags that they name, even if they are not listed.
+    """Apply the rules to a tag list. Literal tags are always selected, even if `tags` does not contain them.
 
-    Whether such a tag exists is found out when it is resolved."""
+    Whether a literal tag exists is not known until it is resolved."""
     if rules.is_literal:
         return Selection(rules.literal or (), {})
     rejected: Counter[str] = Counter()
@@ -77,16 +78,16 @@ def select(rules: TagRules, tags: Iterable[str]) -> Selection:
     return Selection(tuple(selected), rejected)
 
 
-def overlap(one: TagRules, other: TagRules) -> str | None:
-    """Return a tag that both rules may select, or `*` if that depends on the tags; None if they cannot share a tag."""
-    if not (_names_tags(one) and _names_tags(other)):
+def common_tag(one: TagRules, other: TagRules) -> str | None:
+    """Return a tag that both rules select; `*` if that depends on the existing tags; None if there cannot be one."""
+    if not (_selects_tags(one) and _selects_tags(other)):
         return None
     if not one.is_literal and not other.is_literal:
         return "*"
     literal, rules = (one, other) if one.is_literal else (other, one)
-    return next((tag for tag in literal.literal or () if rules.rejected_by(tag) is None), None)
+    return next((tag for tag in literal.literal or () if rules.rejecting_rule(tag) is None), None)
 
 
-def _names_tags(rules: TagRules) -> bool:
-    """Return whether the rules may write tags: a digest alone writes none."""
+def _selects_tags(rules: TagRules) -> bool:
+    """Return whether the selected images have tags. A digest without a literal tag selects an untagged image."""
     return rules.literal is not None or rules.digest is None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from mirror.errors import Refused
 from mirror.oci.descriptor import Descriptor, unique_descriptors
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import MAX_BYTES, Manifest, too_big
+from mirror.oci.manifest import MAX_BYTES, Manifest, manifest_too_big_error
 from mirror.store import Source
 from mirror.sync.manifest_bodies import ManifestBodies
 from mirror.transfer.blob_request import BlobSource
@@ -121,7 +121,7 @@ class ManifestCache:
                 )
             for descriptor in wanted.values():
                 if descriptor.size is not None and descriptor.size > MAX_BYTES:
-                    raise too_big(f"{source.host}/{repository}@{descriptor.digest}", descriptor.size)
+                    raise manifest_too_big_error(f"{source.host}/{repository}@{descriptor.digest}", descriptor.size)
             level = await run_group(
                 self.read(source, repository, digest, child.size) for digest, child in wanted.items()
             )

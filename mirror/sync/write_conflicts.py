@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from mirror.errors import Refused
 from mirror.oci.reference import Repository
 from mirror.selection.locations import MATCHED
-from mirror.selection.tag_rules import overlap
+from mirror.selection.tag_rules import common_tag
 from mirror.sync.plan_model import MirrorEntry
 from mirror.util.structs import replace
 
@@ -34,7 +34,7 @@ def find_possible_conflicts(entries: Sequence[MirrorEntry]) -> list[MirrorEntry]
                 if (
                     position != other_position
                     and _may_be_equal(path, other_path)
-                    and overlap(entries[number].rules, entries[other].rules)
+                    and common_tag(entries[number].rules, entries[other].rules)
                 ):
                     conflicting |= {number, other}
     return [entries[number] for number in sorted(conflicting)]
@@ -77,7 +77,7 @@ class WriteConflicts:
         others = [writer for writer in writers if writer is not entry]
         if len(writers) - len(others) > 1:
             others.append(entry)  # two of its own targets
-        other = next((writer for writer in others if overlap(entry.rules, writer.rules)), None)
+        other = next((writer for writer in others if common_tag(entry.rules, writer.rules)), None)
         if other is None:
             return None
         return Refused(

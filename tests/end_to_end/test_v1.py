@@ -341,7 +341,7 @@ def test_the_error_of_v2_comes_first_and_sets_the_exit_code(
     v1.tags.clear()
     mirror_run.config([{"source": f"{registry.host}/app", "targets": [f"{target.host}/app"]}], registry, target)
     ran = mirror_run.sync(expect=1)
-    before, _, after = ran.text.partition("; by v1: ")
+    before, _, after = ran.text.partition("; over v1: ")
     assert "NAME_UNKNOWN" in before
     assert "/v1/" in after
     (image,) = mirror_run.report()["images"]

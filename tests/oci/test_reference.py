@@ -85,12 +85,12 @@ INVALID = {
     "x:a\u202eb": "letters, digits",
     "x:\t": "letters, digits",
     "x\n": "lower-case letters and digits",
-    f"x@sha256:{HEX[:-1]}": "want sha256: and 64 hex digits",
-    f"x@{SHA256}0": "want sha256: and 64 hex digits",
-    f"x@sha256:{HEX.upper()}": "want sha256: and 64 hex digits",
-    "x@sha256:": "want sha256: and 64 hex digits",
-    "x@:abc": "want sha256: and 64 hex digits",
-    f"x@sha256:{'g' * 64}": "want sha256: and 64 hex digits",
+    f"x@sha256:{HEX[:-1]}": "expected sha256: and 64 hex digits",
+    f"x@{SHA256}0": "expected sha256: and 64 hex digits",
+    f"x@sha256:{HEX.upper()}": "expected sha256: and 64 hex digits",
+    "x@sha256:": "expected sha256: and 64 hex digits",
+    "x@:abc": "expected sha256: and 64 hex digits",
+    f"x@sha256:{'g' * 64}": "expected sha256: and 64 hex digits",
     f"x@sha256-{HEX}": "credentials",
     "x@": "credentials",
     "x@md5:d41d8cd98f00b204e9800998ecf8427e": "digest algorithm",
@@ -100,10 +100,10 @@ INVALID = {
     "x@blake3:aa": "digest algorithm",
     "x@multihash+base58:Qmaa": "digest algorithm",
     "x@sha256:../../../../etc/passwd": "credentials",
-    "x@sha256:..%2f..": "want sha256: and 64 hex digits",
-    f"x@sha256:{'.' * 64}": "want sha256: and 64 hex digits",
+    "x@sha256:..%2f..": "expected sha256: and 64 hex digits",
+    f"x@sha256:{'.' * 64}": "expected sha256: and 64 hex digits",
     f"x@{SHA256}@{SHA256}": "credentials",
-    f"x@{SHA256}:v1": "want sha256: and 64 hex digits",
+    f"x@{SHA256}:v1": "expected sha256: and 64 hex digits",
     "host:0/x": "from 1 to 65535",
     "host:65536/x": "from 1 to 65535",
     "host:abc/x": "from 1 to 65535",
@@ -112,11 +112,11 @@ INVALID = {
     "host:٥٠٠٠/x": "punycode",
     "host:/x": "the port is missing",
     "::1/x": "an IPv6 address needs brackets",
-    "[fe80::1%eth0]/x": "want an IPv6 address in brackets",
-    "[::1/x": "want an IPv6 address in brackets",
-    "[::1]x/y": "want an IPv6 address in brackets",
+    "[fe80::1%eth0]/x": "expected an IPv6 address in brackets",
+    "[::1/x": "expected an IPv6 address in brackets",
+    "[::1]x/y": "expected an IPv6 address in brackets",
     "[::1]:/y": "the port is missing",
-    "[127.0.0.1]/y": "want an IPv6 address in brackets",
+    "[127.0.0.1]/y": "expected an IPv6 address in brackets",
     "-h.example.com/x": "not a host name",
     "h..example.com/x": "not a host name",
     "h_1.example.com/x": "not a host name",
@@ -158,7 +158,7 @@ def test_the_error_for_an_invalid_reference_has_a_hint(text: str) -> None:
 def test_a_repository_with_a_tag_or_digest_is_an_error() -> None:
     assert Repository("docker.io", "library/x") == Repository.parse("x")
     for text in ("x:v1", f"x@{SHA256}"):
-        with pytest.raises(ConfigError, match="without tag or digest"):
+        with pytest.raises(ConfigError, match="without a tag or digest"):
             Repository.parse(text)
 
 

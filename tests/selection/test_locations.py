@@ -92,8 +92,8 @@ def test_a_valid_target_is_parsed(text: str) -> None:
         ("reg.example.com/*/app", "at the end"),
         ("reg.example.com/app:v*", "under `tags`"),
         ("reg.example.com/{repository}", "targets"),
-        ("oci:", "want oci:DIR or oci:DIR:REPOSITORY"),
-        ("oci::app", "want oci:DIR or oci:DIR:REPOSITORY"),
+        ("oci:", "expected oci:DIR or oci:DIR:REPOSITORY"),
+        ("oci::app", "expected oci:DIR or oci:DIR:REPOSITORY"),
         ("oci:/srv:", "the repository is missing after the colon"),
         ("oci:/srv:App", "lower case"),
         ("x.tar:", "the repository is missing after the colon"),
@@ -102,9 +102,9 @@ def test_a_valid_target_is_parsed(text: str) -> None:
         ("-:team/app", "`-` has no repository"),
         (
             "docker://reg.example.com/app",
-            'drop the `docker://`; write "reg.example.com/app"',
+            'leave out the `docker://`; write "reg.example.com/app"',
         ),
-        ("docker:reg.example.com/app", 'drop the `docker:`; write "reg.example.com/app"'),
+        ("docker:reg.example.com/app", 'leave out the `docker:`; write "reg.example.com/app"'),
         ("oci-archive:x.tar", '`oci-archive:` is not supported; a bundle is FILE.tar; write "x.tar"'),
         ("dir:/srv", '`dir:` is not supported; a layout is oci:DIR; write "oci:/srv"'),
         ("docker-daemon:app", "`docker-daemon:` is not supported; write the host/repository of a registry)"),
@@ -122,16 +122,16 @@ def test_an_invalid_source_is_an_error(text: str, says: str) -> None:
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("reg.example.com/app:v1", "a target has no tag or digest"),
-        (f"reg.example.com/app@{DIGEST}", "a target has no tag or digest"),
-        ("oci:/srv/x:app:v1", "a target has no tag or digest"),
+        ("reg.example.com/app:v1", "a target must not have a tag or digest"),
+        (f"reg.example.com/app@{DIGEST}", "a target must not have a tag or digest"),
+        ("oci:/srv/x:app:v1", "a target must not have a tag or digest"),
         ("reg.example.com/*/{repository}", "only once"),
-        ("*.example.com/app", "(`*` is allowed in the repository only"),
-        ("oci:/srv/*", "(`*` is allowed in the repository only"),
-        ("{repository}.example.com/app", "({repository} is allowed in the repository only"),
-        ("oci:/srv/{repository}", "in the repository only"),
+        ("*.example.com/app", "(`*` is allowed only in the repository"),
+        ("oci:/srv/*", "(`*` is allowed only in the repository"),
+        ("{repository}.example.com/app", "({repository} is allowed only in the repository"),
+        ("oci:/srv/{repository}", "only in the repository"),
         ("-:{repository}", "`-` has no repository"),
-        ("{repository}.tar", "in the repository only"),
+        ("{repository}.tar", "only in the repository"),
     ],
 )
 def test_an_invalid_target_is_an_error(text: str, says: str) -> None:
@@ -142,10 +142,10 @@ def test_an_invalid_target_is_an_error(text: str, says: str) -> None:
 
 
 DIRECTORY = "a directory needs the prefix `oci:`"
-BUNDLE = "the name of a bundle ends in `.tar`, in lower case and without a slash"
-ARCHIVE = "it looks like a file, but a bundle is an uncompressed tar"
+BUNDLE = "the name of a bundle must end in `.tar`, in lower case and without a slash"
+ARCHIVE = "it looks like a file, but a bundle must be an uncompressed tar"
 NO_REPOSITORY = "the repository is missing after the host"
-NO_HOST = "a target needs a registry"
+NO_HOST = "a target must name a registry"
 # Text that looks like a host or a file: the reason, the suggestions for a target, and further ones for a source.
 SLIPS: dict[str, tuple[str, list[str], list[str]]] = {
     "images.tgz": (ARCHIVE, ["images.tar"], ["docker.io/library/images.tgz"]),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mirror.errors import ConfigError
 from mirror.oci.digest import Digest
 from mirror.selection.patterns import compile_pattern
-from mirror.selection.tag_rules import Selection, TagRules, overlap, select
+from mirror.selection.tag_rules import Selection, TagRules, common_tag, select
 
 DIGEST = Digest("sha256:" + "a" * 64)
 TAGS = ("v1.0.0", "v1.1.0-rc.1", "v1.1.0", "v2.0.0", "latest", "nightly")
@@ -69,7 +69,7 @@ def test_rules_with_literal_tags_or_a_digest_need_no_listing() -> None:
 def test_select_agrees_with_rejected_by(tags: list[str], include: list[str], exclude: list[str]) -> None:
     rules = TagRules(include=tuple(include), exclude=tuple(exclude))
     found = select(rules, tags)
-    assert tuple(dict.fromkeys(tag for tag in tags if rules.rejected_by(tag) is None)) == found.selected
+    assert tuple(dict.fromkeys(tag for tag in tags if rules.rejecting_rule(tag) is None)) == found.selected
     plainly = {
         tag
         for tag in tags
@@ -95,7 +95,7 @@ def test_select_agrees_with_rejected_by(tags: list[str], include: list[str], exc
     ],
 )
 def test_rules_overlap_if_both_may_select_one_tag(one: TagRules, other: TagRules, shared: str | None) -> None:
-    assert (shared, shared) == (overlap(one, other), overlap(other, one))
+    assert (shared, shared) == (common_tag(one, other), common_tag(other, one))
 
 
 # ---- patterns ----
@@ -174,16 +174,16 @@ def test_patterns_match_in_linear_time(text: str) -> None:
         ("\x1b(", "\\x1b("),
         ("\ud800", "Unicode"),
         ("(?!latest).*", "put what a tag must match under `include` and what it must not under `exclude`"),
-        ("(?=v).*", "no look-around"),
-        (".*(?<!-rc)", "no look-around"),
-        (".*(?<=-rc)", "no look-around"),
-        (r"(a|b)\1", "no backreferences"),
-        ("(?P<n>x)(?P=n)", "no backreferences"),
+        ("(?=v).*", "look-around"),
+        (".*(?<!-rc)", "look-around"),
+        (".*(?<=-rc)", "look-around"),
+        (r"(a|b)\1", "backreferences"),
+        ("(?P<n>x)(?P=n)", "backreferences"),
         ("(?>a+)", "linear time"),
         ("a++", "linear time"),
         (r"v1\Z", "a pattern must match the whole tag anyway"),
         ("(?x) v 1", "without spaces"),
-        ("(?#one)v", "a comment in YAML"),
+        ("(?#one)v", "the comment in YAML"),
     ],
 )
 def test_an_invalid_pattern_is_an_error_with_a_reason(text: str, says: str) -> None:

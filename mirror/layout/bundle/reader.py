@@ -183,7 +183,7 @@ class BundleReader:
         if member is None:
             raise bundle_incomplete(self.what, f"manifest {digest} is missing")
         if member.size > manifests.MAX_BYTES:
-            raise manifests.too_big(what, member.size)
+            raise manifests.manifest_too_big_error(what, member.size)
         media_type_hint = self._media_type(digest) if media_type is None else media_type
         return parse_manifest(self.read_member(member), media_type_hint, expected=digest, what=what)
 

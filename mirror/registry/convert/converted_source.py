@@ -1,4 +1,4 @@
-"""A converted image as a Source: the config is in memory, the layers are in the layer cache."""
+"""A Source that serves one converted image: its config from memory, its layers from the layer cache."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def pin_layers(
 ) -> list[CachedLayer[N]]:
     """Pin the cached layer of each key, and return these layers in the order of `keys`.
 
-    A layer that is missing, or that was evicted meanwhile, is made with `make`. If `make` raises, nothing stays
-    pinned."""
+    A layer that is missing or was evicted is converted by `make(key)`. If `make` raises, no layer stays pinned."""
     found: list[CachedLayer[N]] = []
     try:
         for key in keys:
@@ -48,10 +47,11 @@ def assemble_image(
     make: Callable[[Hashable], None],
     build: Callable[[Sequence[CachedLayer[N]]], tuple[bytes, Manifest]],
 ) -> TransformResult:
-    """Build one image from the layers of `keys`, and return it with a Source that serves it.
+    """Build one image from cached layers, and return it with a Source that serves it.
 
-    `build` returns the config and the manifest for these layers. The layers stay pinned until the result is released.
-    Raises what `make` and `build` raise; then nothing stays pinned."""
+    keys: the cache keys of the layers, the base first. make: converts a layer that is not cached. build: returns the
+    config and the manifest for the layers. The layers stay pinned until the result is released. If `make` or `build`
+    raises, no layer stays pinned."""
     found = pin_layers(cache, keys, make)
     pins = LayerPins(cache, keys)
     try:
@@ -64,7 +64,7 @@ def assemble_image(
 
 
 class LayerPins:
-    """The pins of one image. `release` removes them once, however often it is called. Thread-safe."""
+    """The pins on the cached layers of one image. Thread-safe."""
 
     def __init__(self, cache: LayerCache[N], keys: Sequence[Hashable]) -> None:
         self._unpin: Callable[[], None] = partial(cache.unpin, keys)
@@ -72,7 +72,7 @@ class LayerPins:
         self._released = False
 
     def release(self) -> None:
-        """Unpin the layers, unless that was done before."""
+        """Unpin the layers at the first call; do nothing at later calls."""
         with self._lock:
             first, self._released = not self._released, True
         if first:
@@ -80,9 +80,9 @@ class LayerPins:
 
 
 class ConvertedSource:
-    """A Source of one converted image.
+    """A Source that contains only one converted image.
 
-    host: the registry that the image was read from. layers: the cache key of each layer, by its digest."""
+    host: the registry from which the image was read. layers: the cache key of each layer, by the layer's digest."""
 
     partial = False
 
@@ -97,31 +97,31 @@ class ConvertedSource:
         self._layers = dict(layers)
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return nothing: the image is not listed."""
+        """Return no repositories, since this Source is only read by digest."""
         return ()
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return nothing: the image has no tag here."""
+        """Return no tags, since this Source is only read by digest."""
         return ()
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
-        """Yield the version of the converted image for its digest, and NotFound for other references."""
+        """For each reference, yield the version of the converted image if it is its digest, otherwise NotFound."""
         for reference in references:
             is_root = reference == self._root.digest
             yield Version(self._root.digest, self._root) if is_root else self._not_found_error(repository, reference)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Return the version of the converted image. Raises NotFound for other references."""
+        """Return the version of the converted image. Raises NotFound unless `reference` is its digest."""
         return Version(self._root.digest, self.manifest(repository, reference, work))
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """Return the manifest of the converted image. Raises NotFound for other references."""
+        """Return the manifest of the converted image. Raises NotFound unless `reference` is its digest."""
         if reference != self._root.digest:
             raise self._not_found_error(repository, reference)
         return self._root
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
-        """Open the config or a converted layer. Raises NotFound for other blobs."""
+        """Open the config or a layer of the converted image. Raises NotFound for other blobs."""
         if blob.digest == self._config_digest:
             return _BytesReader(self._config, offset)
         if blob.digest not in self._layers:
@@ -129,15 +129,15 @@ class ConvertedSource:
         return self._open(self._layers[blob.digest], offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return False: no blob of the image is left out."""
+        """Return False, since the image is complete."""
         return False
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return nothing: a converted image has no referrers."""
+        """Return no referrers, since a converted image has none."""
         return ()
 
     def _not_found_error(self, repository: str, reference: str) -> NotFound:
-        """Return the error for anything that is not part of this image."""
+        """Return the error for a reference or blob that is not part of the converted image."""
         return NotFound(f"{reference} is not part of the image that was converted from {self.host}/{repository}")
 
 

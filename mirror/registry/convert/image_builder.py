@@ -1,4 +1,4 @@
-"""Builds the config and the manifest of a converted image. The same parts give the same bytes.
+"""Builds the config and the manifest of a converted image. Equal inputs give equal bytes.
 
 The config is the JSON of the top image without the keys that only v1 uses, plus the digests of the layers and one
 history entry per image. Sources: docker's image manifest v2 schema 2 and image specification v1.2; OCI image-spec v1.1,
@@ -20,16 +20,16 @@ from mirror.oci.strictjson import Object, Value
 from mirror.registry.convert.layers import Layer
 from mirror.util.structs import Struct
 
-CONVERTER_VERSION = 2  # to be changed with the rules of the conversion: all images are then converted again
+CONVERTER_VERSION = 2  # increased when the rules of the conversion change; all images are then converted again
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 LAYER_TYPE = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 MAX_CONFIG = 8 << 20  # bytes
 
 _log = logging.getLogger("mirror.convert")
 
-# Keys of v1 and schema 1 that have no place in a schema 2 config.
+# Keys of v1 and schema 1 that do not belong in a schema 2 config.
 _DROPPED_KEYS = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway", "rootfs", "history")
-# Keys whose type readers of a config check. All other keys are kept unchanged.
+# Keys whose type is checked by programs that read a config. All other keys are kept unchanged.
 _STRING_KEYS = ("architecture", "author", "comment", "container", "docker_version", "os")
 _OBJECT_KEYS = ("config", "container_config")
 _DEFAULTS = {"architecture": "amd64", "os": "linux"}
@@ -40,14 +40,14 @@ _TIME = re.compile(
 
 
 class HistoryStep(Struct, frozen=True):
-    """One history entry of an image, and its layer. layer: None if this step changed no file."""
+    """One history entry of an image, and the layer that it created. layer: None if it changed no files."""
 
     history: Object
     layer: Layer | None
 
 
 def history_entry(document: Object) -> Object:
-    """Return the history entry for the JSON of one image. Empty values and values of a wrong type are left out."""
+    """Return the history entry for the JSON of one v1 image. Leave out empty and wrongly typed values."""
     created = document.get("created")
     entry: Object = {"created": created if _is_time(created) else _ZERO_TIME}
     for key in ("author", "comment"):
@@ -64,8 +64,8 @@ def history_entry(document: Object) -> Object:
 def build_image(document: Object, history: Sequence[HistoryStep], what: str) -> tuple[bytes, Manifest]:
     """Return the config and the manifest of an image.
 
-    document: the JSON of the top image; it is not changed. history: the base first. Raises Refused (v1_invalid) if the
-    JSON cannot be encoded or the config exceeds MAX_CONFIG."""
+    document: the JSON of the top image, which is not modified. history: the base image first. Raises Refused
+    (v1_invalid) if the JSON cannot be encoded or the config is larger than MAX_CONFIG."""
     layers = [step.layer for step in history if step.layer is not None]
     config = _clean_config(document, what)
     config["rootfs"] = {"type": "layers", "diff_ids": [str(layer.diff_id) for layer in layers]}
@@ -74,7 +74,7 @@ def build_image(document: Object, history: Sequence[HistoryStep], what: str) -> 
     ]
     body = _encode_json(config, what)
     if len(body) > MAX_CONFIG:
-        raise Refused(f"{what}: its config would be {len(body)} bytes long", code="v1_invalid")
+        raise Refused(f"{what}: the config would have {len(body)} bytes, more than {MAX_CONFIG}", code="v1_invalid")
     manifest: Object = {
         "schemaVersion": 2,
         "mediaType": DOCKER_MANIFEST,
@@ -85,7 +85,7 @@ def build_image(document: Object, history: Sequence[HistoryStep], what: str) -> 
 
 
 def _clean_config(document: Object, what: str) -> Object:
-    """Return `document` without the keys of v1 and the values of a wrong type, with a platform in any case."""
+    """Return a copy of `document` without v1 keys and wrongly typed values, and with a default platform."""
     config = {key: value for key, value in document.items() if key not in _DROPPED_KEYS}
     invalid = [key for key in _STRING_KEYS if config.get(key) is not None and not isinstance(config[key], str)]
     invalid += [key for key in _OBJECT_KEYS if config.get(key) is not None and not isinstance(config[key], dict)]
@@ -95,7 +95,7 @@ def _clean_config(document: Object, what: str) -> Object:
     for key in invalid:
         del config[key]
     if invalid:
-        text = f"{what}: removed keys with a wrong type from the config: {', '.join(invalid)}"
+        text = f"{what}: removed these keys from the config, whose values are of the wrong type: {', '.join(invalid)}"
         _log.warning("convert", extra={"text": text})
     for key, default in _DEFAULTS.items():
         config[key] = config.get(key) or default
@@ -103,8 +103,7 @@ def _clean_config(document: Object, what: str) -> Object:
 
 
 def _is_time(value: Value) -> bool:
-    """Return whether `value` is an RFC 3339 time with a date that exists. Readers in Go reject a config with any
-    other."""
+    """Return whether `value` is a valid RFC 3339 time. Programs in Go reject a config with an invalid one."""
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     try:
         return match is not None and bool(date.fromisoformat(match[1]))
@@ -113,7 +112,7 @@ def _is_time(value: Value) -> bool:
 
 
 def _descriptor(media_type: str, digest: Digest, size: int) -> Object:
-    """Return a descriptor as JSON."""
+    """Return a descriptor as a JSON object."""
     return {"mediaType": media_type, "digest": str(digest), "size": size}
 
 

@@ -1,7 +1,7 @@
-"""Converted layers on their way to the targets, in files below the spool, for one run.
+"""A cache for the converted layers of one run, in files in the spool directory.
 
-The layers of images in progress are pinned. Other layers are evicted when the limit is reached, the oldest first, and
-converted again if they are needed again. No file outlives the run.
+The layers of images in progress are pinned. If the size limit is exceeded, other layers are evicted, the least recently
+used ones first. An evicted layer is converted again when it is needed. All files are removed at the end of the run.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ N = TypeVar("N")
 
 
 class CachedLayer(Struct, Generic[N]):
-    """A layer and the note that was stored with it.
+    """A converted layer and a note of the converter, such as the parent of the image.
 
-    pins: images in progress that need the file. is_present: whether the file exists; evicted layers have none."""
+    path: the file with the bytes. pins: the number of images in progress that need the file. is_present: whether the
+    file exists; it does not if the layer was evicted."""
 
     layer: Layer
     note: N
@@ -37,9 +38,9 @@ class CachedLayer(Struct, Generic[N]):
 
 
 class LayerCache(Generic[N]):
-    """Converted layers by key. Thread-safe. Does no network I/O, and creates its directory at the first write.
+    """A cache of converted layers in a directory. Thread-safe. The directory is created at the first write.
 
-    limit: bytes; None: half of the free space at the first write."""
+    limit: the maximum number of bytes; None for half of the space that is free at the first write."""
 
     def __init__(self, directory: Path, limit: int | None = None) -> None:
         self._directory = directory
@@ -51,7 +52,7 @@ class LayerCache(Generic[N]):
         self._layers: OrderedDict[Hashable, CachedLayer[N]] = OrderedDict()
 
     def find(self, key: Hashable) -> CachedLayer[N] | None:
-        """Return the layer of `key`, or None if its file does not exist."""
+        """Return the layer that is cached under `key`, or None if it is not cached or was evicted."""
         with self._lock:
             cached = self._layers.get(key)
             if cached is None or not cached.is_present:
@@ -60,7 +61,9 @@ class LayerCache(Generic[N]):
             return cached
 
     def pin(self, key: Hashable) -> CachedLayer[N] | None:
-        """Return the layer of `key` and protect its file until `unpin`. None if its file does not exist."""
+        """Return the layer that is cached under `key`, and keep its file until `unpin` is called.
+
+        Return None if it is not cached or was evicted."""
         with self._lock:
             cached = self._layers.get(key)
             if cached is None or not cached.is_present:
@@ -69,7 +72,7 @@ class LayerCache(Generic[N]):
             return cached
 
     def unpin(self, keys: Collection[Hashable]) -> None:
-        """Undo one `pin` of each key, and evict layers beyond the limit."""
+        """Remove one pin from each of `keys`, then evict layers if the limit is exceeded."""
         with self._lock:
             for key in keys:
                 self._layers[key].pins -= 1
@@ -79,9 +82,10 @@ class LayerCache(Generic[N]):
 
     @contextmanager
     def write_layer(self, key: Hashable, *, what: str, code: str) -> Iterator[_PendingLayer[N]]:
-        """Write the layer of `key`: feed the stored bytes to the yielded object, then call its `keep`.
+        """As a context manager, convert a layer and add it to the cache under `key` when the `with` block exits.
 
-        what, code: subject and code of errors. If the block raises, or does not call `keep`, no file is left."""
+        In the block, feed the stored bytes to the yielded object, and call its `keep`. If the block raises or does not
+        call `keep`, nothing is added. what, code: the layer's name in error messages, and their error code."""
         if not self._ready:
             self._create_directory()
         with self._lock:
@@ -97,7 +101,9 @@ class LayerCache(Generic[N]):
         evicted: list[Path] = []
         with self._lock:
             existing = self._layers.get(key)
-            if existing is not None and existing.is_present:  # another thread converted the same layer meanwhile
+            if (
+                existing is not None and existing.is_present
+            ):  # another thread has converted the same layer in the meantime
                 evicted.append(path)
             else:
                 pins = existing.pins if existing is not None else 0
@@ -108,7 +114,7 @@ class LayerCache(Generic[N]):
             file.unlink(missing_ok=True)
 
     def open(self, key: Hashable, offset: int) -> FileReader:
-        """Open the blob of a layer at `offset`. Raises NotFound if the layer was evicted."""
+        """Open the file of the layer that is cached under `key`, at `offset`. Raises NotFound if there is none."""
         cached = self.find(key)
         if cached is None:
             raise _evicted_error()
@@ -121,25 +127,26 @@ class LayerCache(Generic[N]):
         return FileReader(descriptor, cached.path, offset, written=cached.layer.size)
 
     def remove_leftovers(self) -> None:
-        """Remove the files of a killed run. To be called before the first use."""
+        """Remove the files that a killed run left. To be called before the first use."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def close(self) -> None:
-        """Remove the directory with all layers."""
+        """Remove the directory with all its files."""
         if self._ready:
             self.remove_leftovers()
 
     def _create_directory(self) -> None:
-        """Create the directory and determine the limit. Several threads may do this at once."""
+        """Create the directory, and determine the limit if none was set. Several threads may call this at once."""
         private_directory(self._directory)
         if self._limit is None:
             self._limit = shutil.disk_usage(self._directory).free // 2
         self._ready = True
 
     def _make_room(self, kept_key: Hashable = None) -> list[Path]:
-        """Evict unpinned layers, except `kept_key`, until the limit holds. The caller holds the lock.
+        """Evict unpinned layers, except that of `kept_key`, until the size is within the limit.
 
-        Returns the files, which the caller removes after it has released the lock."""
+        The caller holds the lock. Return the paths of the files, which the caller removes after it releases the
+        lock."""
         evicted: list[Path] = []
         for key, cached in self._layers.items():
             if self._bytes <= (self._limit or 0):
@@ -152,15 +159,15 @@ class LayerCache(Generic[N]):
 
 
 class MeasuringCache(LayerCache[N]):
-    """A cache for dry runs: it stores the sizes and digests of layers, but no bytes."""
+    """A layer cache for dry runs. It keeps the digests and sizes of layers, but not their bytes."""
 
     def __init__(self) -> None:
         super().__init__(Path(os.devnull) / "nothing")
 
     @contextmanager
     def write_layer(self, key: Hashable, *, what: str, code: str) -> Iterator[_PendingLayer[N]]:
-        """As in LayerCache, but the bytes are discarded."""
-        with open(os.devnull, "wb") as out:  # noqa: PTH123 (no path of ours)
+        """Convert a layer as in LayerCache, but discard its bytes."""
+        with open(os.devnull, "wb") as out:  # noqa: PTH123 (the null device)
             pending: _PendingLayer[N] = _PendingLayer(out, what=what, code=code)
             yield pending
         if pending.result is not None:
@@ -173,25 +180,24 @@ class MeasuringCache(LayerCache[N]):
 
 
 class _PendingLayer(Generic[N]):
-    """A layer that is being written."""
+    """A layer that is being converted. `LayerCache.write_layer` yields it."""
 
     def __init__(self, out: BinaryIO, *, what: str, code: str) -> None:
-
         self._writer = LayerWriter(out, what=what, code=code)
         self.result: tuple[Layer, N] | None = None
 
     def feed(self, data: bytes) -> None:
-        """Convert the next stored bytes."""
+        """Convert the next stored bytes of the layer."""
         self._writer.feed(data)
 
     def finish(self, *, end_known: bool = True) -> Layer:
-        """Finish the layer and return it. Raises Refused.
+        """Finish the conversion and return its result. Raises Refused if the layer is not complete.
 
-        end_known: whether the stored bytes are known to be complete; otherwise the layer itself must show its end."""
+        end_known: see LayerWriter.finish."""
         return self._writer.finish(end_known=end_known)
 
     def keep(self, layer: Layer, note: N) -> None:
-        """Store `layer` with `note` in the cache when the block ends."""
+        """Add `layer` and `note` to the cache when the `with` block of `write_layer` exits."""
         self.result = layer, note
 
 

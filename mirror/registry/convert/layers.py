@@ -1,9 +1,9 @@
 """Converts a stored layer to a gzip layer, in one pass.
 
 A gzip layer keeps its bytes; other layers are compressed with gzip, always in the same way. The digest of the unpacked
-bytes, which the config of an image contains, is computed in the same pass. Memory does not grow with the size of a
-layer. Sources: OCI image-spec v1.1, "Layer DiffID"; docker detects the compression by the first bytes, and ignores the
-media type.
+bytes, which the config of an image contains, is computed in the same pass. Memory use does not depend on the size of
+the layer. Sources: OCI image-spec v1.1, "Layer DiffID"; the behaviour of docker, which detects the compression by the
+first bytes and ignores the media type.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from mirror.registry.convert.tar_check import TarChecker
 from mirror.util.structs import Struct
 
 XZ_MEMORY = 128 << 20  # bytes; xz's own highest level needs 65 MiB
-PIECE = 256 << 10  # bytes unpacked at a time
-LEVEL = 6  # of gzip; another level gives other digests for the same layers
+PIECE = 256 << 10  # the maximum number of bytes that are unpacked at once
+LEVEL = 6  # the gzip level; with another level, the same layers would have other digests
 
-# The empty layer as docker has always written it: a compressed tar of two zero blocks, whose digest is well known.
+# The empty layer as docker has always written it: a compressed tar of two zero blocks. Its digest is well known.
 EMPTY_GZIP = bytes.fromhex("1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000")
 EMPTY_TAR = bytes(1024)
 
@@ -32,10 +32,11 @@ _MAGIC = 6  # bytes that are enough to recognize every format
 
 
 class UnpackLimits(Struct, frozen=True):
-    """Limits on a layer, in bytes; they protect against decompression bombs (code `bomb`).
+    """The maximum sizes of a layer, in bytes, as a protection against decompression bombs.
 
-    ratio: unpacked to stored size, checked once `suspicious` bytes are unpacked. stored: limits the stored bytes, since
-    padding and empty streams unpack to nothing."""
+    A larger layer is an error (bomb). ratio: the maximum ratio of unpacked to stored bytes, checked when more than
+    `suspicious` bytes are unpacked. stored: the maximum of stored bytes; padding and empty streams unpack to nothing,
+    so they need a limit of their own."""
 
     unpacked: int = 32 << 30
     suspicious: int = 1 << 30
@@ -47,10 +48,10 @@ DEFAULT_LIMITS = UnpackLimits()
 
 
 class Layer(Struct, frozen=True):
-    """The result of a conversion.
+    """The digests and the size of a converted layer.
 
-    diff_id: digest of the unpacked tar. digest, size: of the gzip blob; bytes. stored: digest of the bytes that were
-    read."""
+    diff_id: the digest of the unpacked tar. digest, size: the digest of the gzip blob, and its size in bytes. stored:
+    the digest of the bytes before the conversion."""
 
     diff_id: Digest
     digest: Digest
@@ -62,26 +63,27 @@ EMPTY_LAYER = Layer(Digest.of(EMPTY_TAR), Digest.of(EMPTY_GZIP), len(EMPTY_GZIP)
 
 
 class _Unpacker(Protocol):
-    """A decompressor for one layer.
+    """Unpacks the stored bytes of one layer.
 
-    padding: the number of input bytes after the end of the data that are padding."""
+    padding: the number of padding bytes that have been read so far."""
 
     padding: int
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the unpacked pieces of the next bytes."""
+        """Unpack the next stored bytes, and yield the result in pieces."""
         ...
 
     def end(self) -> None:
-        """Raise ValueError if the input is incomplete."""
+        """Check that the input is complete. Raises ValueError if it is not."""
         ...
 
 
 class LayerWriter:
-    """Converts the stored bytes of one layer and writes the blob to `out`. Used by one thread.
+    """Converts the stored bytes of one layer to a gzip blob, and writes the blob to `out`. Not thread-safe.
 
-    Call `feed` with all stored bytes, then `finish`. what, code: subject and code of errors. Raises Refused: `code`
-    (not a complete layer of a known format), bomb."""
+    Call `feed` with all stored bytes, then `finish`. Both raise Refused: with the code `code` if the bytes are not a
+    complete layer of a known format, with `bomb` if the layer is too large. what: the layer's name in error
+    messages."""
 
     def __init__(self, out: BinaryIO, *, what: str, code: str, limits: UnpackLimits = DEFAULT_LIMITS) -> None:
         self._out = out
@@ -100,7 +102,7 @@ class LayerWriter:
         self._stored = hashlib.sha256()
 
     def feed(self, data: bytes) -> None:
-        """Convert the next stored bytes."""
+        """Convert the next stored bytes of the layer."""
         self._read += len(data)
         if self._read > self._limits.stored:
             self._refuse_bomb(f"the stored layer is longer than {self._limits.stored} bytes")
@@ -116,7 +118,8 @@ class LayerWriter:
     def finish(self, *, end_known: bool = True) -> Layer:
         """Check that the layer is complete, and return its digests and size.
 
-        end_known: whether the stored bytes are known to be complete; otherwise the layer itself must show its end."""
+        end_known: whether all stored bytes are known to have been received. Otherwise the layer itself must mark its
+        end."""
         if not end_known and not self._read:
             self._refuse("no bytes were received, and the response does not say that the layer is empty")
         if not self._read:
@@ -131,7 +134,7 @@ class LayerWriter:
             plain = isinstance(self._unpacker, _PlainTar)
             self._tar.end(strict=plain)
             if plain and not end_known and not self._tar.has_ended:
-                self._refuse("it may be truncated: neither the response nor the tar marks its end")
+                self._refuse("it may be truncated: neither the response nor the tar archive marks its end")
         except ValueError as error:
             self._refuse(str(error))
         if self._packer is not None:
@@ -139,7 +142,7 @@ class LayerWriter:
         return Layer(_digest_of(self._diff_id), _digest_of(self._blob), self._size, _digest_of(self._stored))
 
     def _choose_unpacker(self) -> None:
-        """Choose the decompressor by the first bytes, and a gzip compressor unless the layer is gzip already."""
+        """Choose the decompressor by the first bytes of the layer. Create a compressor unless the layer is gzip."""
         head = self._head
         if head.startswith(b"\x1f\x8b\x08"):
             self._unpacker = _StreamSequence(_new_gzip, b"\x1f\x8b\x08", "gzip")
@@ -155,7 +158,7 @@ class LayerWriter:
         self._packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 31)  # 31: gzip, without name and time
 
     def _unpack(self, data: bytes) -> None:
-        """Unpack `data`, and write it to the blob as it is if the layer is gzip already."""
+        """Unpack `data`. If the layer is gzip already, also write `data` to the blob, without padding."""
         if self._unpacker is None:
             return
         padding = self._unpacker.padding
@@ -164,7 +167,7 @@ class LayerWriter:
                 self._process_unpacked(piece)
         except (ValueError, OSError, zlib.error, lzma.LZMAError, EOFError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # a disk error; bz2 raises OSErrors without a number
+                raise  # a disk error; the OSErrors of bz2 have no errno
             self._refuse(str(error))
         if self._packer is None:
             # Padding is not copied: readers in Go reject it ("gzip: invalid header").
@@ -184,7 +187,7 @@ class LayerWriter:
             self._write(self._packer.compress(piece))
 
     def _write(self, data: bytes) -> None:
-        """Write bytes of the blob and hash them."""
+        """Write bytes of the blob, and add them to its digest and size."""
         if data:
             self._blob.update(data)
             self._size += len(data)
@@ -195,12 +198,12 @@ class LayerWriter:
         raise Refused(f"{self._what}: the layer cannot be converted: {why}", code=self._code)
 
     def _refuse_bomb(self, why: str) -> NoReturn:
-        """Raise Refused (bomb)."""
+        """Raise Refused (bomb) for a layer that exceeds a limit."""
         raise Refused(f"{self._what}: {why}", code="bomb")
 
 
 class _PlainTar:
-    """The unpacker of an uncompressed tar."""
+    """An unpacker for layers that are not compressed."""
 
     padding = 0
 
@@ -213,7 +216,7 @@ class _PlainTar:
 
 
 class _Decompressor(Protocol):
-    """The common interface of the decompressors in bz2 and lzma."""
+    """The common interface of the decompressors of bz2 and lzma."""
 
     @property
     def eof(self) -> bool:
@@ -222,7 +225,7 @@ class _Decompressor(Protocol):
 
     @property
     def needs_input(self) -> bool:
-        """Whether the next call needs more input to produce output."""
+        """Whether `decompress` needs more input before it can return output."""
         ...
 
     @property
@@ -231,15 +234,15 @@ class _Decompressor(Protocol):
         ...
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
-        """Unpack at most `max_length` bytes."""
+        """Decompress `data`, and return at most `max_length` bytes."""
         ...
 
 
 class _StreamSequence:
-    """Unpacks concatenated compressed streams. Zeros after the last stream are padding.
+    """An unpacker for a layer that consists of one or more compressed streams. Zeros after the last one are padding.
 
-    padding: zeros between two streams must be a multiple of this many bytes; 0: none are allowed. Source: the .xz file
-    format 1.1, section 2.2."""
+    padding: the number of zeros between two streams must be a multiple of this; 0 if none are allowed. Source: the .xz
+    file format 1.1, section 2.2."""
 
     def __init__(self, new: Callable[[], _Decompressor], magic: bytes, name: str, *, padding: int = 0) -> None:
         self._new = new
@@ -251,7 +254,7 @@ class _StreamSequence:
         self.padding = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the unpacked pieces of the next bytes."""
+        """Unpack the next stored bytes, and yield the result in pieces of at most PIECE bytes."""
         while data:
             if self._stream is None:
                 data = self._find_next_stream(data)
@@ -268,7 +271,9 @@ class _StreamSequence:
             self._stream = None
 
     def _find_next_stream(self, data: bytes) -> bytes:
-        """Skip padding and start the next stream, if one has begun. Returns the bytes from its beginning on."""
+        """Skip padding. If the next stream follows, create its decompressor, and return the bytes from its start on.
+
+        Raises ValueError if anything else follows."""
         pending, self._pending = self._pending + data, b""
         head = pending.lstrip(b"\0")
         self.padding += len(pending) - len(head)
@@ -284,13 +289,13 @@ class _StreamSequence:
         return head
 
     def end(self) -> None:
-        """Raise ValueError if a stream is incomplete."""
+        """Check that the last stream is complete. Raises ValueError if it is not."""
         if self._stream is not None or self._pending:
             raise ValueError(f"its {self._name} data is truncated")
 
 
 class _GzipDecompressor:
-    """zlib's gzip decompressor with the interface of the others."""
+    """A gzip decompressor with the same interface as the decompressors of bz2 and lzma."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(31)
@@ -303,7 +308,7 @@ class _GzipDecompressor:
 
     @property
     def needs_input(self) -> bool:
-        """Whether the next call needs more input to produce output."""
+        """Whether `decompress` needs more input before it can return output."""
         return not (self._zlib.unconsumed_tail or self._full or self._zlib.eof)
 
     @property
@@ -312,7 +317,7 @@ class _GzipDecompressor:
         return self._zlib.unused_data
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
-        """Unpack at most `max_length` bytes."""
+        """Decompress `data`, and return at most `max_length` bytes."""
         piece = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
         self._full = len(piece) == max_length
         return piece
@@ -324,10 +329,10 @@ def _new_gzip() -> _Decompressor:
 
 
 def _new_xz() -> _Decompressor:
-    """Return a new xz decompressor, with a memory limit."""
+    """Return a new xz decompressor that uses at most XZ_MEMORY bytes."""
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
 
 
 def _digest_of(hasher: hashlib._Hash) -> Digest:
-    """Return the digest of the hashed bytes."""
+    """Return the sha256 digest that `hasher` has computed."""
     return Digest(f"sha256:{hasher.hexdigest()}")

@@ -27,7 +27,7 @@ BUFFER = 256 << 10  # bytes
 
 
 class Schema1Source:
-    """A Source around another Source of the same host. Its versions convert schema 1 manifests."""
+    """Wraps a Source so that tags of schema 1 manifests resolve to versions with a conversion."""
 
     def __init__(self, source: Source, cache: LayerCache[None]) -> None:
         self.host = source.host
@@ -36,19 +36,19 @@ class Schema1Source:
         self._cache = cache
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Yield the repositories of the source."""
+        """Return the repositories of the wrapped source."""
         return self._source.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:
-        """List the tags, without the digests that some registries include in the list.
+        """Yield the tags of the wrapped source, without the digests that some registries add to the list.
 
-        The digest of a schema 1 manifest is not the digest that a target gets, and the list does not show the
-        schema."""
+        A target gets another digest than that of a schema 1 manifest, and the list does not show which manifests are
+        schema 1."""
         for tag in self._source.tags(repository, work):
             yield str(tag) if isinstance(tag, str) else tag
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Resolve references; a tag of a schema 1 manifest gets a version with a conversion."""
+        """Resolve references. The version of a schema 1 tag has a transform that converts the manifest."""
         results = self._source.resolve(repository, references, work)
         for reference, result in zip(references, results, strict=True):
             if not isinstance(result, Version) or ":" in reference:
@@ -63,31 +63,31 @@ class Schema1Source:
                 yield self._add_conversion(repository, result, keep=False)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Return the version of a reference; for a tag of a schema 1 manifest, one with a conversion."""
+        """Read a reference. The version of a schema 1 tag has a transform that converts the manifest."""
         version = self._source.read(repository, reference, work)
         return version if ":" in reference else self._add_conversion(repository, version)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """Return a manifest of the source, unconverted."""
+        """Return a manifest of the wrapped source, without a conversion."""
         return self._source.manifest(repository, reference, work)
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
-        """Open a blob of the source."""
+        """Open a blob of the wrapped source."""
         return self._source.open_blob(repository, blob, work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return whether the source leaves out this blob."""
+        """Return whether the wrapped source leaves out this blob."""
         return self._source.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the referrers of the source."""
+        """Return the referrers in the wrapped source."""
         return self._source.referrers(repository, digest, work)
 
     def _add_conversion(self, repository: str, version: Version, *, keep: bool = True) -> Version:
-        """Return `version`, or a version that converts it if it is a schema 1 manifest.
+        """Return `version`, with a transform that converts it if its manifest is schema 1.
 
-        keep: keep the manifest in memory; otherwise it is read again. Many versions are resolved, and few are
-        converted."""
+        keep: whether the manifest stays in memory; otherwise the conversion reads it again. Many versions are
+        resolved, and few of them are converted."""
         is_schema1 = (
             version.manifest.kind is Kind.SCHEMA1
             if version.manifest is not None
@@ -101,7 +101,9 @@ class Schema1Source:
 
 
 class _HistoryEntry(Struct, frozen=True):
-    """One entry of the history of a manifest: the JSON of an image. layer: None if it changed no file."""
+    """One entry of the history of a schema 1 manifest.
+
+    document: the JSON of the v1 image. layer: None if the image changes no files."""
 
     document: Object
     layer: Digest | None
@@ -122,12 +124,12 @@ class Schema1Transform:
         self._what = f"{source.host}/{repository}@{digest}"
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
-        """Return the layers of the manifest, each once."""
+        """Return one part for each layer of the manifest. A layer that is listed twice has one part."""
         layers = [entry.layer for entry in self._read_entries(work) if entry.layer is not None]
         return [TransformPart(self._cache_key(digest)) for digest in dict.fromkeys(layers)]
 
     def make(self, part: TransformPart, work: Work) -> None:
-        """Convert one layer."""
+        """Fetch and convert one layer of the manifest."""
         self._convert_layer(part.key, work)
 
     def finish(self, work: Work) -> TransformResult:
@@ -136,6 +138,7 @@ class Schema1Transform:
         keys = [self._cache_key(entry.layer) for entry in entries if entry.layer is not None]
 
         def build(layers: Sequence[CachedLayer[None]]) -> tuple[bytes, Manifest]:
+            """Return the config and the manifest for the converted layers, the base layer first."""
             remaining = iter(layers)
             steps = [
                 HistoryStep(history_entry(entry.document), next(remaining).layer if entry.layer else None)
@@ -149,11 +152,11 @@ class Schema1Transform:
         return transformed
 
     def _cache_key(self, digest: Digest) -> Hashable:
-        """Return the key of a layer in the cache."""
+        """Return the key of a layer in the layer cache."""
         return "schema1", digest
 
     def _read_entries(self, work: Work) -> list[_HistoryEntry]:
-        """Return the history of the manifest, which is read if it is not in memory."""
+        """Return the history of the manifest. Read the manifest first if it is not in memory."""
         manifest = self._manifest or self._source.manifest(self._repository, self._digest, work)
         self._manifest = manifest
         return read_history(manifest, self._what)
@@ -184,7 +187,9 @@ def _check_digest(layer: Layer, digest: Digest, what: str) -> None:
 
 
 def read_history(manifest: Manifest, what: str) -> list[_HistoryEntry]:
-    """Return the history of a schema 1 manifest, the base first, each image once. Raises Refused (manifest_invalid)."""
+    """Return the history of a schema 1 manifest, with the base image first. Skip repeated images.
+
+    Raises Refused (manifest_invalid) if the history is not valid."""
     document = strictjson.parse(manifest.body, what=what)
     if not isinstance(document, dict):
         raise _invalid_error(what, "the manifest is not a JSON object")
@@ -192,7 +197,7 @@ def read_history(manifest: Manifest, what: str) -> list[_HistoryEntry]:
     for layer, history in zip(_list_value(document, "fsLayers"), _list_value(document, "history"), strict=True):
         image = _parse_image(history, what)
         digest = Digest.parse(layer.get("blobSum") if isinstance(layer, dict) else None)
-        # Some versions of docker wrote an image twice in a row.
+        # Some versions of docker wrote the same image twice in a row.
         if not entries or image.get("id") != entries[-1].document.get("id"):
             entries.append(_HistoryEntry(image, None if image.get("throwaway") is True else digest))
     _check_parents(entries, what)
@@ -200,23 +205,25 @@ def read_history(manifest: Manifest, what: str) -> list[_HistoryEntry]:
 
 
 def _check_parents(entries: Sequence[_HistoryEntry], what: str) -> None:
-    """Check that each entry names the next one as its parent, and the last entry none. entries: the top first."""
+    """Raise Refused unless each entry names the next one as its parent, and the last one names none.
+
+    entries: the top image first."""
     parents: list[Value] = [entry.document.get("id") for entry in entries[1:]]
     for entry, parent in zip(entries, [*parents, None], strict=True):
         parent_id = entry.document.get("parent") or None
         if parent_id != parent:
             image_id = printable(entry.document.get("id"), 80)
-            raise _invalid_error(what, f"the parent of image {image_id} is not the next image of the history")
+            raise _invalid_error(what, f"the parent of image {image_id} is not the next image in the history")
 
 
 def _list_value(document: Object, key: str) -> list[Value]:
-    """Return the list under `key`; empty if there is none."""
+    """Return the list at `key`, or an empty list if there is none."""
     value = document.get(key)
     return value if isinstance(value, list) else []
 
 
 def _parse_image(history: Value, what: str) -> Object:
-    """Return the JSON of the image in a history entry. Raises Refused (manifest_invalid)."""
+    """Parse the JSON of the image in a history entry. Raises Refused (manifest_invalid) if there is none."""
     text = history.get("v1Compatibility") if isinstance(history, dict) else None
     if not isinstance(text, str):
         raise _invalid_error(what, "a history entry has no v1Compatibility text")

@@ -1,6 +1,6 @@
-"""Checks that a stream of bytes is a complete tar archive. Reads the headers and skips the contents.
+"""Checks that a stream of bytes is a complete tar archive. Parses the headers and skips the file contents.
 
-A decompressor does not detect that a plain tar was truncated, but the headers show it. Sources: POSIX.1-2017, pax,
+No decompressor reports that a plain tar was truncated, but its headers show it. Sources: POSIX.1-2017, pax,
 "ustar Interchange Format" and "pax Extended Header"; GNU tar's format for base-256 sizes and for sparse files.
 """
 
@@ -14,17 +14,19 @@ _CHECKSUM = slice(148, 156)
 _TYPE = 156
 _GNU_EXTENDED = 482  # offset of a flag: the header of a sparse file continues in the next block
 _EXTENSION_EXTENDED = 504
-_NO_CONTENT = frozenset(b"123456")  # links, devices, directories, pipes: their size field is ignored
-_MAX_PAX = 1 << 20  # bytes; larger extended headers are skipped unread
+_NO_CONTENT = frozenset(b"123456")  # links, devices, directories and pipes; their size field is ignored
+_MAX_PAX = 1 << 20  # bytes; larger extended headers are skipped
 _PAX_SIZE = re.compile(rb"(?:^|\n)\d+ size=(\d{1,19})\n")
 
 
 class InvalidTar(ValueError):
-    """The stream is not a complete tar archive; the text says why."""
+    """Raised if a stream is not a complete tar archive. The text is the reason."""
 
 
 class TarChecker:
-    """Checks one archive: call `feed` with all bytes, then `end`. Raises InvalidTar. Used by one thread."""
+    """Checks one archive. Call `feed` with all its bytes, then `end`. Not thread-safe.
+
+    Both methods raise InvalidTar if the archive is invalid."""
 
     def __init__(self) -> None:
         self._rest = b""  # the first bytes of an incomplete block
@@ -40,11 +42,11 @@ class TarChecker:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the end of the archive was read."""
+        """Whether the end-of-archive marker was read."""
         return self._has_ended
 
     def feed(self, data: bytes) -> None:
-        """Check the next bytes."""
+        """Check the next bytes of the archive."""
         position, end = 0, len(data)
         while position < end and not self._has_ended:
             if self._skip:
@@ -64,10 +66,10 @@ class TarChecker:
                 self._read_header(block)
 
     def end(self, *, strict: bool) -> None:
-        """Check that the archive is complete, after the last byte.
+        """Check that the archive is complete. To be called after its last byte.
 
-        strict: the stream must not end within a file or a header. Otherwise only a stream without any header is an
-        error."""
+        strict: whether a stream that ends within a file or a header is an error. A stream that is too short for one
+        header is always an error, unless it is empty."""
         if self._has_ended:
             return
         if not self._headers and not self._zeros and self._rest:
@@ -111,7 +113,7 @@ class TarChecker:
         self._skip = _padded_size(size)
 
     def _read_sparse_extension(self, block: bytes) -> None:
-        """Process an extension header of a sparse file."""
+        """Process an extension header of a sparse file. After the last one, skip the content of the file."""
         if not block[_EXTENSION_EXTENDED]:
             self._in_sparse, self._skip = False, self._sparse
 
@@ -123,7 +125,7 @@ class TarChecker:
             self._pax_left -= len(piece)
 
     def _read_pax(self) -> None:
-        """Take the size of the next file from a complete extended header."""
+        """Read the size of the next file from a complete extended header, if it states one."""
         found = _PAX_SIZE.search(bytes(self._pax or b""))
         self._pax = None
         if found:
@@ -131,8 +133,7 @@ class TarChecker:
 
 
 def _has_valid_checksum(block: bytes) -> bool:
-    """Return whether the checksum of a header is right, summed over unsigned bytes or over signed ones (old
-    writers)."""
+    """Return whether the checksum of a header is right. Old writers sum signed bytes, others unsigned ones."""
     try:
         recorded = _parse_number(block[_CHECKSUM])
     except InvalidTar:
@@ -143,17 +144,17 @@ def _has_valid_checksum(block: bytes) -> bool:
 
 
 def _parse_number(field: bytes) -> int:
-    """Parse a number field of a header: octal or base 256. Raises InvalidTar."""
+    """Parse a number field of a header, in octal or base 256. Raises InvalidTar if it is invalid or negative."""
     if field[0] & 0x80:
         if field[0] == 0xFF:
-            raise InvalidTar("a file in it has a negative size")
+            raise InvalidTar("a tar header contains a negative size")
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:])
     digits = field.split(b"\0")[0].strip()
     if digits and not re.fullmatch(rb"[0-7]+", digits):
-        raise InvalidTar("a header in it has a number that is not octal")
+        raise InvalidTar("a tar header contains a number that is not octal")
     return int(digits, 8) if digits else 0
 
 
 def _padded_size(size: int) -> int:
-    """Round `size` up to whole blocks; bytes."""
+    """Return `size`, in bytes, rounded up to whole blocks."""
     return -(-size // BLOCK) * BLOCK

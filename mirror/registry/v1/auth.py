@@ -1,8 +1,8 @@
-"""Authorization at a v1 registry.
+"""Authorization of requests to a v1 registry.
 
 A client sends Basic credentials to the index and receives a token for one repository, or sends Basic credentials with
 every request. Sources: docker's registry API v1, "Authorization", and the behaviour of docker 1.10. A token is valid
-for one repository only. Credentials that v2 of the same host rejected are not sent (docs/trust.md).
+for one repository only. Credentials that the same host rejected over v2 are not sent (docs/trust.md).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from mirror.util.config_key import registry_key
 
 log = logging.getLogger("mirror.auth")
 
-# Kinds of scopes, by which V1Authorizer knows the kind of a request. The v1 protocol itself has no scopes.
+# V1Authorizer recognizes the kind of a request by the kind of its scope. The v1 protocol itself has no scopes.
 INDEX, IMAGES, ENDPOINT = "v1-index", "v1-images", "v1-endpoint"
 
 
 def v1_scopes(kind: str, repository: str) -> tuple[Scope, ...]:
-    """Return the scopes of a session request of this kind for `repository`."""
+    """Return the scopes that tell the session's authorizer which kind of v1 request it authorizes."""
     return (Scope(repository, ("pull",), kind),)
 
 
 class V1Authorizer:
-    """The session's Authorizer for a v1 registry. Thread-safe; no lock is held while credentials are looked up.
+    """Authorizes the requests of a session to a v1 registry. Implements Authorizer.
 
-    renew: requests a new token from the index; V1Client sets it. standalone: whether the registry has no separate
-    index."""
+    Thread-safe. No lock is held while credentials are looked up. renew: a function that requests a new token from the
+    index; V1Client sets it. standalone: whether the registry works without a separate index."""
 
     def __init__(self, settings: HostSettings, credentials: CredentialSource) -> None:
         self._settings = settings
@@ -48,11 +48,11 @@ class V1Authorizer:
         self.renew: Callable[[str, Work], object] = _do_not_renew
 
     def withhold_credentials(self, repository: str) -> None:
-        """Send no credentials for this repository, because v2 rejected them."""
+        """Send no credentials for this repository over v1, because they were rejected over v2."""
         self._withheld.add(repository)
 
     def store_token(self, repository: str, token: str | None) -> None:
-        """Store the token that the index returned for this repository; None removes it."""
+        """Store the token that the index issued for this repository. None removes the stored token."""
         with self._lock:
             if token is None:
                 self._tokens.pop(repository, None)
@@ -60,7 +60,7 @@ class V1Authorizer:
                 self._tokens[repository] = token
 
     def header(self, scopes: tuple[Scope, ...], work: Work) -> str | None:
-        """Return the `Authorization` for a request: the token of the repository, Basic credentials, or None."""
+        """Return the `Authorization` header: the repository's token, Basic credentials, or None for no header."""
         if not scopes:  # a ping
             return None
         kind, repository = scopes[0].kind, scopes[0].repository
@@ -76,7 +76,9 @@ class V1Authorizer:
     def handle_challenge(
         self, scopes: tuple[Scope, ...], challenges: Sequence[str], sent: str | None, work: Work
     ) -> None:
-        """Handle a 401: renew the token of the repository once. Raises AuthError if that does not help."""
+        """Handle a 401 response: renew the repository's token once, so that the request can be repeated.
+
+        Raises AuthError if no token was sent, or if it was renewed before."""
         repository = scopes[0].repository if scopes else ""
         subject = f"{self._settings.host}/{repository} (v1)"
         if sent is not None and sent.startswith("Token "):
@@ -96,20 +98,20 @@ class V1Authorizer:
             raise AuthError(f"{subject}: the registry rejected {rejected}", status=401)
         hint = f"set {registry_key(self._settings.host, 'username')} and password"
         if repository in self._withheld:
-            hint = "credentials that v2 rejected are not sent to v1"
+            hint = "credentials that were rejected over v2 are not sent over v1"
         raise AuthError(f"{subject}: the registry requires credentials", hint=hint, status=401)
 
     def note_accepted(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing: no request waits for the result of another one."""
+        """Do nothing: no request waits for another request to be authorized."""
 
     def release(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing: no request waits for the result of another one."""
+        """Do nothing: no request waits for another request to be authorized."""
 
     def allow_one_more(self, scopes: tuple[Scope, ...]) -> None:
-        """Do nothing: no refusal is final."""
+        """Do nothing: a refusal does not block later requests."""
 
     def _basic_header(self, repository: str, work: Work) -> str | None:
-        """Return the header with Basic credentials; None if there are none, or if they are withheld."""
+        """Return the header value with Basic credentials; None if there are none or they are withheld."""
         if repository in self._withheld:
             return None
         credential: Credential | None = self._credentials.find(self._settings.host, repository, stop=work.stop)
@@ -124,5 +126,5 @@ class V1Authorizer:
 
 
 def _do_not_renew(repository: str, work: Work) -> None:
-    """Do nothing: the default for `renew`."""
+    """Do nothing. The default for `V1Authorizer.renew`."""
     pass

@@ -1,7 +1,7 @@
-"""A client for docker's v1 protocol. It only reads.
+"""A read-only client for docker's v1 registry protocol.
 
-Sources: docker's registry API v1 and hub-registry specification, and the behaviour of docker 1.10. Deviations of real
-servers are noted where they matter, and listed in docs/old-registries.md.
+Sources: docker's registry API v1 and hub-registry specification, and the behaviour of docker 1.10.
+docs/old-registries.md lists where real servers deviate; comments here say where that matters.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from mirror.util.cancellation import Work
 from mirror.util.single_flight import SingleFlight
 from mirror.util.structs import Struct, replace
 
-MAX_LIST_BYTES = 16 << 20  # tags, or images, of a repository
-MAX_JSON_BYTES = 8 << 20  # of an image
+MAX_LIST_BYTES = 16 << 20  # of a list of tags or images
+MAX_JSON_BYTES = 8 << 20  # of the JSON of an image
 MAX_ANCESTRY_BYTES = 64 << 10
 
 T = TypeVar("T")
 
 
 class _IndexedRepository(Struct, frozen=True):
-    """The response of the index about one repository.
+    """The index's response for one repository.
 
-    hosts: the hosts of its tags and images, in the order of requests. is_index: whether the response was
-    that of an index."""
+    hosts: the hosts that serve its tags and images, in the order in which they are tried. is_index: whether the
+    response has the form of an index's response."""
 
     hosts: tuple[Destination, ...]
-    is_index: bool  # it answered as an index does
+    is_index: bool
 
 
 class V1Client:
-    """A client of one v1 registry. Thread-safe; closes its session when closed. Raises only MirrorErrors."""
+    """A client for one v1 registry. Thread-safe. Raises only MirrorErrors. It owns its session."""
 
     def __init__(self, session: Session, authorizer: V1Authorizer) -> None:
         self._session = session
@@ -59,14 +59,15 @@ class V1Client:
         self._session.close()
 
     def withhold_credentials(self, repository: str) -> None:
-        """Send no credentials for this repository, because v2 rejected them."""
+        """Send no credentials for this repository over v1, because they were rejected over v2."""
         self._authorizer.withhold_credentials(repository)
 
     def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool = True) -> bool:
         """Return whether the host is a v1 registry.
 
-        It is one if it answers the ping of v1 or, with `ask_index`, the request for the images of the repository.
-        Raises errors that leave this open: NetworkError, and RemoteError for 5xx."""
+        It is one if it answers the v1 ping. If `ask_index` is set, it is also one if it lists the images of the
+        repository as an index does. Raises NetworkError, or RemoteError for a 5xx status, if this cannot be
+        determined."""
         if self._ping(work) or not ask_index:
             return bool(self._answers_ping)
         try:
@@ -75,7 +76,7 @@ class V1Client:
             return False
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
-        """Return a map from tag to image id, both unchecked. Raises NotFound, also if the repository has no tags."""
+        """Return a map from tag to image id, both unchecked. Raises NotFound if there are no tags."""
         self._ping(work)
         hosts = self._get_index(repository, work).hosts
         names = [repository] if "/" in repository else [repository, f"library/{repository}"]
@@ -91,24 +92,28 @@ class V1Client:
         raise error or NotFound(f"{self.host}/{repository} has no tags (v1)", status=404)
 
     def ancestry(self, repository: str, image_id: str, work: Work) -> tuple[str, ...]:
-        """Return the ids of the image and its ancestors, the base last. Raises Refused (v1_invalid)."""
+        """Return the ids of the image and its ancestors, with the base image last.
+
+        Raises Refused (v1_invalid) if the response is not a valid ancestry."""
         response = self._get_image_part(repository, image_id, "ancestry", MAX_ANCESTRY_BYTES, work)
         return parsing.parse_ancestry(response.body, image_id, self._describe(image_id, "ancestry"))
 
     def image(self, repository: str, image_id: str, work: Work) -> ImageJson:
-        """Return the JSON of one image. Raises Refused (v1_invalid)."""
+        """Return the JSON of one image. Raises Refused (v1_invalid) if the response is not valid."""
         response = self._get_image_part(repository, image_id, "json", MAX_JSON_BYTES, work)
         return parsing.parse_image(response, image_id, self._describe(image_id, "json"))
 
     def open_layer(self, repository: str, image: ImageJson, work: Work, *, exact: bool) -> LayerReader:
-        """Open the stored bytes of an image's layer; use with `with`.
+        """Open the stored bytes of an image's layer. Use the result in a `with` block.
 
-        exact: a layer that does not match its checksum is an error."""
+        exact: whether the caller treats a layer that does not match its checksum as an error."""
         hosts = self._get_index(repository, work).hosts
         what = self._describe(image.id, "layer")
 
         def open_at(offset: int, size: int | None) -> ResponseStream:
-            """Open the whole layer (size is None), or the bytes from `offset` to the last of `size` bytes."""
+            """Open the layer at `offset`.
+
+            size: the size of the whole layer in bytes, if it is read from an offset; None to read all of it."""
             # docker-registry handles a range without an end incorrectly.
             headers = () if size is None else (("Range", f"bytes={offset}-{size - 1}"),)
             return self._request_from_any(
@@ -128,15 +133,15 @@ class V1Client:
     # ---- detection
 
     def _ping(self, work: Work) -> bool:
-        """Return whether the host answers the ping of v1. Sends it once.
+        """Return whether the host answers the v1 ping. The result is cached.
 
-        False also if the host requires credentials for the ping."""
+        A host that requires credentials for the ping does not answer it."""
         if self._answers_ping is None:
             self._pings.share("", lambda: self._send_ping(work), work.stop)
         return bool(self._answers_ping)
 
     def _send_ping(self, work: Work) -> bool:
-        """Send the ping, and store whether the host answers it."""
+        """Send the v1 ping, and cache whether the host answers it."""
         if self._answers_ping is not None:
             return self._answers_ping
         try:
@@ -155,9 +160,9 @@ class V1Client:
     # ---- a repository's index
 
     def _get_index(self, repository: str, work: Work) -> _IndexedRepository:
-        """Return the response of the index about a repository. Sends the request once.
+        """Return the index's response for a repository, which is requested only once.
 
-        Refusals are stored and raised again; errors that may pass are not stored."""
+        Refusals are cached and raised again. Errors that may be temporary are not cached."""
         known = self._indexes.get(repository)
         if known is None:
             return self._index_loads.share(repository, lambda: self._load_index(repository, work), work.stop)
@@ -166,7 +171,7 @@ class V1Client:
         return known
 
     def _load_index(self, repository: str, work: Work) -> _IndexedRepository:
-        """Request the index of a repository, and store the response or the refusal."""
+        """Request a repository from the index, and cache the response or the refusal."""
         known = self._indexes.get(repository)
         if isinstance(known, _IndexedRepository):
             return known
@@ -180,7 +185,7 @@ class V1Client:
         return index
 
     def _request_index(self, repository: str, work: Work) -> _IndexedRepository:
-        """Request the index of a repository, and store its token."""
+        """Request a repository from the index, and store the token that the index issues."""
         response = self._session.call(
             "GET",
             f"/v1/repositories/{repository}/images",
@@ -188,7 +193,7 @@ class V1Client:
             kind="v1-index",
             scopes=v1_scopes(INDEX, repository),
             headers=(("X-Docker-Token", "true"),),
-            # A registry with a separate index does not have this route; its tag list then decides.
+            # A registry with a separate index does not have this route. Its tag list then shows what exists.
             expect={200, 404, 405, 501},
             limit=MAX_LIST_BYTES,
         )
@@ -204,10 +209,13 @@ class V1Client:
     # ---- tags and images
 
     def _get_tags(self, hosts: tuple[Destination, ...], name: str, repository: str, work: Work) -> dict[str, Value]:
-        """Request the tags of the repository `name` from its hosts."""
+        """Request the tags of `name` from the first of `hosts` that responds.
+
+        repository: the repository that the credentials are for; `name` may have the prefix `library/`."""
         path = f"/v1/repositories/{name}/tags"
 
         def request_from(host: Destination) -> dict[str, Value]:
+            """Request the tags from one host."""
             scopes = v1_scopes(self._scope_kind(host), repository)
             where = replace(host, target=path)
             response = self._session.call(
@@ -218,11 +226,14 @@ class V1Client:
         return self._request_from_any(hosts, request_from)
 
     def _get_image_part(self, repository: str, image_id: str, part: str, limit: int, work: Work) -> Response:
-        """Request one part of an image (`ancestry` or `json`), of at most `limit` bytes."""
+        """Request one part of an image, `ancestry` or `json`, of at most `limit` bytes.
+
+        Raises Refused (v1_invalid) if the id is invalid or the part is larger."""
         what = self._describe(parsing.check_id(image_id, f"{self.host}/{repository}"), part)
         hosts = self._get_index(repository, work).hosts
 
         def request_from(host: Destination) -> Response:
+            """Request the part from one host."""
             where = replace(host, target=f"/v1/images/{image_id}/{part}")
             scopes = v1_scopes(self._scope_kind(host), repository)
             return self._session.call("GET", where, work, kind=f"v1-{part}", scopes=scopes, expect={200}, limit=limit)
@@ -245,9 +256,9 @@ class V1Client:
             raise
 
     def _request_from_any(self, hosts: tuple[Destination, ...], request_from: Callable[[Destination], T]) -> T:
-        """Return the first usable response of `hosts`.
+        """Call `request_from` for each host until one call succeeds, and return its result.
 
-        A response 404, a refusal of credentials and a network error are final: the next host gets no request."""
+        NotFound, AuthError and NetworkError are raised at once. After another RemoteError, the next host is tried."""
         for host in hosts[:-1]:
             try:
                 return request_from(host)
@@ -258,9 +269,9 @@ class V1Client:
         return request_from(hosts[-1])
 
     def _scope_kind(self, host: Destination) -> str:
-        """Return the kind of scope for a request to `host`: the registry itself or another endpoint."""
+        """Return the kind of scope for a request: IMAGES if `host` is the registry itself, otherwise ENDPOINT."""
         return IMAGES if host.origin == self._session.url_policy.api else ENDPOINT
 
     def _describe(self, image_id: str, part: str) -> str:
-        """Return the subject of error messages about a part of an image."""
+        """Return the name of a part of an image for error messages."""
         return f"{self.host}/v1/images/{image_id}/{part}"

@@ -1,9 +1,9 @@
 """The rules that choose between v2 and v1 for a repository. This module does no I/O.
 
-v1 content cannot be verified, so a failure of v2 that an attacker forces would be a downgrade. Therefore v1 is used
-only if v2 does not know the repository or denies access to it, or if nothing shows that the host supports v2. It is
-never used after v2 has answered for the repository in this run, nor, with `v1: auto`, if v2 answered in an earlier run.
-docs/fallback.md has the tables L and T, whose row names are used here.
+Content that is read over v1 cannot be verified. If every failure of v2 led to v1, an attacker could force a downgrade.
+Therefore v1 is used only if the repository is unknown or inaccessible over v2, or if nothing shows that the host
+supports v2. It is never used after the repository has responded over v2 in this run or, with `v1: auto`, in an earlier
+run. Comments such as `L4` name rows of the tables L and T in docs/fallback.md.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from mirror.util.structs import Struct
 
 
 class Operation(Enum):
-    """The kind of a v2 request. LISTING: the first page of tags. LATER_PAGE: a further page. TAG: a manifest by its
-    tag."""
+    """What a v2 request asks for. The values are descriptions in plain words."""
 
     LISTING = "the first page of tags"
     LATER_PAGE = "a later page of the tags"
@@ -39,27 +38,27 @@ class Operation(Enum):
 
 
 class V2Failure(Enum):
-    """How a request by v2 failed."""
+    """How a v2 request failed. The values are reasons for messages."""
 
     UNKNOWN = "v2 does not know the repository"  # 404, unless its error code contradicts
     ACCESS = "v2 denies access"  # 401, 403; also of the token service
-    CONTRADICTED = "v2 answers 404 with a code that contradicts it"
+    CONTRADICTED = "v2 responds with 404, but the error code contradicts that"
     BUSY = "v2 limits requests"  # 429
-    JUNK = "v2 answers 200 with an invalid body"  # not a list, not a manifest
+    JUNK = "v2 responds with 200, but the body is invalid"  # not a list, not a manifest
     STATUS = "v2 rejects the request"  # 400, 405, 501 and others
-    BROKEN = "v2 answers with a server error"  # 5xx
-    NETWORK = "the response of v2 was lost"  # reset, truncated or timed out after the connection was established
+    BROKEN = "v2 responds with a server error"  # 5xx
+    NETWORK = "the v2 response was lost"  # reset, truncated or timed out after the connection was established
     UNREACHABLE = "the host cannot be reached"
-    TLS = "TLS fails"
-    UNSAFE = "the response of v2 is unsafe"  # its realm, redirect or size
+    TLS = "the TLS connection fails"
+    UNSAFE = "the v2 response is unsafe"  # its realm, redirect or size
     LOCAL = "a local error occurred"  # disk, configuration, cancellation
 
 
 class ProtocolChoice(Enum):
-    """What to do about a failure of v2.
+    """What to do after a v2 request failed.
 
-    V1: use v1. STOP: report the error of v2. LIST: request the tag list, which decides. PING: request `/v2/`, since the
-    choice depends on whether the host supports v2."""
+    V1: use v1. STOP: report the v2 error. LIST: request the tag list, whose result decides. PING: request `/v2/` to
+    find out whether the host supports v2, and decide again."""
 
     V1 = "v1"
     STOP = "stop"
@@ -68,11 +67,11 @@ class ProtocolChoice(Enum):
 
 
 class Observation(Struct, frozen=True):
-    """What is known when v2 fails.
+    """What is known about a repository and its host when a v2 request fails.
 
-    speaks_v2: whether a response of the host named the API version; None: none so far, and `/v2/` was not requested
-    yet. answered: whether v2 answered for the repository in this run. answered_before: whether it did in an earlier
-    run."""
+    speaks_v2: whether a response of the host stated the API version of v2; None if none did so far, and `/v2/` was not
+    requested yet. answered: whether the repository responded over v2 in this run. answered_before: whether it did in an
+    earlier run."""
 
     operation: Operation
     failure: V2Failure
@@ -83,16 +82,16 @@ class Observation(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True):
-    """A choice, and the reason as a clause for messages."""
+    """What to do after a v2 request failed, and the reason as a clause for messages."""
 
     choice: ProtocolChoice
     reason: str
 
 
-ANSWERED_BEFORE = "v2 answered for this repository in an earlier run"
+ANSWERED_BEFORE = "this repository responded over v2 in an earlier run"
 _IF_NOT_V2 = "v1 unless the host supports v2"
 
-# Table L: the first page of a tag list failed, and v2 has not answered before.
+# Table L: reading the first page of a tag list failed, and the repository has not responded over v2 before.
 _LISTING_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
     V2Failure.UNKNOWN: ProtocolChoice.V1,  # L4, L5, L19
     V2Failure.ACCESS: ProtocolChoice.V1,  # L6, L7, L8, L9
@@ -108,7 +107,7 @@ _LISTING_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
     V2Failure.LOCAL: ProtocolChoice.STOP,  # L21
 }
 
-# Table T: one tag failed, and the tag list was not requested yet.
+# Table T: reading one tag failed, and the tag list was not requested yet.
 _TAG_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
     V2Failure.UNKNOWN: ProtocolChoice.LIST,  # T2, T4
     V2Failure.ACCESS: ProtocolChoice.LIST,  # T3, T5
@@ -126,13 +125,13 @@ _TAG_RULES: Mapping[V2Failure, ProtocolChoice | str] = {
 
 
 def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return per rule
-    """Return what to do about a failure of v2. Source: docs/fallback.md."""
+    """Return what to do after a v2 request failed. Source: docs/fallback.md."""
     if observation.mode is V1Mode.NEVER:
         return Decision(ProtocolChoice.STOP, "v1 is never used for this source")
     if observation.operation is Operation.DIGEST:
-        return Decision(ProtocolChoice.STOP, "v1 has no digests")  # T9
+        return Decision(ProtocolChoice.STOP, "v1 cannot read manifests by digest")  # T9
     if observation.operation is Operation.LATER_PAGE:
-        return Decision(ProtocolChoice.STOP, "v2 returned tags before it failed")  # L18
+        return Decision(ProtocolChoice.STOP, "the list over v2 failed only after its first page")  # L18
     if (
         observation.operation is Operation.TAG
         and observation.mode is V1Mode.PER_TAG
@@ -140,7 +139,7 @@ def decide(observation: Observation) -> Decision:  # noqa: PLR0911 - one return 
     ):
         return Decision(ProtocolChoice.V1, "v2 does not have this tag")
     if observation.answered:
-        return Decision(ProtocolChoice.STOP, "v2 has answered for this repository")  # L22, T10, T11
+        return Decision(ProtocolChoice.STOP, "this repository has responded over v2")  # L22, T10, T11
     table = _LISTING_RULES if observation.operation is Operation.LISTING else _TAG_RULES
     rule = table[observation.failure]
     if rule is not ProtocolChoice.STOP and observation.answered_before and observation.mode is V1Mode.AUTO:
@@ -175,7 +174,7 @@ _CONTRADICTING_CODES = frozenset(
 
 
 def classify_failure(error: MirrorError) -> V2Failure:  # noqa: PLR0911 - one return per kind
-    """Return which kind of failure an error of v2 is."""
+    """Return the kind of failure that the error of a v2 request stands for."""
     if isinstance(error, Cancelled | LocalError):
         return V2Failure.LOCAL
     if isinstance(error, RateLimited) or error.status == 429 or error.registry_code == "TOOMANYREQUESTS":
@@ -195,7 +194,7 @@ def classify_failure(error: MirrorError) -> V2Failure:  # noqa: PLR0911 - one re
 
 
 def _classify_status(error: MirrorError) -> V2Failure:
-    """Classify an error by its HTTP status alone."""
+    """Return the kind of failure for an error that only its HTTP status describes."""
     if not isinstance(error, RemoteError) or isinstance(error, TooBig):
         return V2Failure.UNSAFE
     if error.status is None or error.status < 300:

@@ -1,7 +1,7 @@
-"""A Source that reads each tag list and each tag by v2 or by v1.
+"""A Source that reads each tag list and each tag over v2 or over v1.
 
-The rules are in `fallback_policy`; `fallback_state` reads the tag lists. A caller sees only in the version which
-protocol was used.
+`fallback_policy` has the rules that choose the protocol, and `fallback_state` applies them and reads the tag lists.
+Callers need not know the protocol. `Version.protocol` states it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _log = logging.getLogger("mirror.protocol")
 
 
 class FallbackSource:
-    """A Source over both protocols of one host. Thread-safe; no lock is held across I/O.
+    """A Source that reads one host over v2 or v1. Thread-safe; no lock is held across I/O.
 
-    v2: the Source that uses v2. selector: chooses the protocol of each repository, and opens the v1 side."""
+    v2: a Source that reads the host over v2. selector: chooses the protocol for each repository, and gives access over
+    v1."""
 
     partial = False
 
@@ -39,18 +40,18 @@ class FallbackSource:
     # ---- Source
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """List the repositories by v2. Raises RemoteError with `v1: only`, since v1 cannot list them."""
+        """List the repositories over v2. With `v1: only`, raises RemoteError, since v1 cannot list them."""
         if self._mode is V1Mode.ONLY:
             what = f"{self.host}: the v1 protocol cannot list repositories"
             raise RemoteError(what, hint="write one mirror for each repository", protocol="v1")
         return self._v2.repositories(prefix, work)
 
     def tags(self, repository: str, work: Work) -> Iterator[str | MirrorError]:
-        """List the tags by v2 or by v1; with `v1: per-tag`, by both."""
+        """List the tags over v2 or over v1 or, with `v1: per-tag`, over both."""
         state = self._selector.state(repository)
         v2_tags: set[str] = set()
         if self._mode is not V1Mode.ONLY:
-            for name in self._selector.list_by_v2(repository, state, work):
+            for name in self._selector.list_v2_tags(repository, state, work):
                 if isinstance(name, str):
                     v2_tags.add(name)
                 yield name
@@ -60,11 +61,11 @@ class FallbackSource:
             state.v2_tags = frozenset(v2_tags)
             yield from self._list_v1_only_tags(repository, state, v2_tags, work)
         elif not v2_tags:
-            text = f"{self.host}/{repository}: v2 lists no tags; {PER_TAG}"
+            text = f"{self.host}/{repository} has no tags over v2; {PER_TAG}"
             _log.info("v2_lists_no_tags", extra={"source": f"{self.host}/{repository}", "text": text})
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Resolve references by v2, and by v1 if the rules allow it."""
+        """Resolve references over v2, or over v1 if v2 fails and the rules allow it."""
         state = self._selector.state(repository)
         v2_references = [reference for reference in references if not self._skips_v2(state, reference)]
         results: dict[str, Version | MirrorError] = {}
@@ -87,7 +88,7 @@ class FallbackSource:
             yield result
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Read a reference by v2, or by v1 if the rules allow it."""
+        """Read a reference over v2, or over v1 if v2 fails and the rules allow it."""
         state = self._selector.state(repository)
         v2_result: Version | MirrorError | None = None
         if not self._skips_v2(state, reference):
@@ -102,25 +103,25 @@ class FallbackSource:
         return result
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """Read a manifest by v2."""
+        """Read a manifest over v2."""
         return self._v2.manifest(repository, reference, work)
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
-        """Open a blob by v2."""
+        """Open a blob over v2."""
         return self._v2.open_blob(repository, blob, work, offset=offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return whether the v2 source leaves out this blob."""
+        """Return whether the source over v2 leaves out this blob."""
         return self._v2.leaves_out(blob)
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
-        """Return the referrers by v2."""
+        """Return the referrers of a digest, read over v2."""
         return self._v2.referrers(repository, digest, work)
 
     # ---- one reference
 
     def _skips_v2(self, state: RepositoryState, reference: str) -> bool:
-        """Return whether this reference is resolved without a v2 request."""
+        """Return whether this reference is resolved over v1 only, without a v2 request."""
         if ":" in reference:  # a digest; v1 has none
             return self._mode is V1Mode.ONLY
         missing = state.v2_tags is not None and reference not in state.v2_tags
@@ -134,41 +135,44 @@ class FallbackSource:
         v2_result: Version | MirrorError | None,
         work: Work,
     ) -> Version | MirrorError:
-        """Return what a reference names. v2_result: the result of v2; None if no v2 request was sent."""
+        """Return the version that a reference names, or the error.
+
+        v2_result: the result of the v2 request; None if none was sent."""
         if isinstance(v2_result, Version | Cancelled):
             return v2_result
         if v2_result is not None:
             return self._fall_back(repository, state, reference, v2_result, work)
         try:
-            return self._resolve_by_v1(repository, state, reference, work)
+            return self._resolve_over_v1(repository, state, reference, work)
         except (NotFound, Refused) as error:
             return error
 
     def _fall_back(
         self, repository: str, state: RepositoryState, reference: str, v2_result: MirrorError, work: Work
     ) -> Version | MirrorError:
-        """Resolve a reference by v1 after v2 failed, if the rules allow it; otherwise return the error of v2."""
+        """Resolve a reference over v1 after v2 failed, if the rules allow it. Otherwise return the v2 error."""
         try:
             choice = self._choose_protocol(repository, state, reference, v2_result, work)
-        except MirrorError as error:  # from the tag list, possibly by v1
+        except MirrorError as error:  # from the tag list, over either protocol
             return error.with_subject(f"{self.host}/{repository}")
         if choice is ProtocolChoice.V1:
             try:
-                return self._resolve_by_v1(repository, state, reference, work)
+                return self._resolve_over_v1(repository, state, reference, work)
             except MirrorError as error:
-                only_v1 = state.uses_v1 or reference in (state.v1_tags or ())  # then the error of v2 is irrelevant
+                only_v1 = state.uses_v1 or reference in (state.v1_tags or ())  # then the v2 error is irrelevant
                 return error if only_v1 else combined_error(v2_result, error)
         if isinstance(v2_result, NotFound) and state.answered and self._mode is V1Mode.AUTO and ":" not in reference:
             v2_result.hint = v2_result.hint or PER_TAG
         if ":" in reference and isinstance(v2_result, NotFound) and not self._selector.speaks_v2:
-            v2_result.hint = v2_result.hint or "v1 cannot provide a reference by digest"
+            v2_result.hint = v2_result.hint or "v1 cannot read a manifest by digest"
         return v2_result
 
     def _choose_protocol(
         self, repository: str, state: RepositoryState, reference: str, error: MirrorError, work: Work
     ) -> ProtocolChoice:
-        """Return what to do about a reference after v2 failed. Requests the tag list if that decides, and raises its
-        errors."""
+        """Return how to go on with a reference after v2 failed.
+
+        If the tag list decides, it is requested, and its errors are raised."""
         operation = Operation.DIGEST if ":" in reference else Operation.TAG
         decision = self._selector.decide(operation, repository, state, error)
         if decision.choice is ProtocolChoice.LIST and not state.uses_v1:
@@ -176,12 +180,12 @@ class FallbackSource:
             decision = self._selector.decide(operation, repository, state, error)
         return ProtocolChoice.V1 if state.uses_v1 and operation is Operation.TAG else decision.choice
 
-    def _resolve_by_v1(self, repository: str, state: RepositoryState, reference: str, work: Work) -> Version:
-        """Return the version that a tag names by v1. Raises NotFound, Refused."""
+    def _resolve_over_v1(self, repository: str, state: RepositoryState, reference: str, work: Work) -> Version:
+        """Resolve a tag over v1. Raises NotFound if v1 does not list it, Refused if its image id is invalid."""
         what = f"{self.host}/{repository}{'@' if ':' in reference else ':'}{reference}"
         if ":" in reference:
             hint = "use a tag, or change `v1: only`"
-            raise NotFound(f"{what}: the v1 protocol has no digests", hint=hint, protocol="v1")
+            raise NotFound(f"{what}: the v1 protocol cannot read manifests by digest", hint=hint, protocol="v1")
         tags = self._selector.get_v1_tags(repository, state, work)
         if reference not in tags:
             raise NotFound(f"{what} does not exist (v1)", status=404, protocol="v1")
@@ -201,7 +205,7 @@ class FallbackSource:
     def _list_v1_only_tags(
         self, repository: str, state: RepositoryState, v2_tags: set[str], work: Work
     ) -> Iterator[str | MirrorError]:
-        """Yield the tags that v1 lists and v2 does not."""
+        """Yield the tags that are listed over v1 but not over v2."""
         try:
             tags = self._selector.get_v1_tags(repository, state, work)
         except NotV1Registry as error:
@@ -211,12 +215,12 @@ class FallbackSource:
         except (Cancelled, LocalError):
             raise
         except MirrorError as error:
-            yield error.with_subject(f"{self.host}/{repository}: the tags by v1")
+            yield error.with_subject(f"{self.host}/{repository}: listing the tags over v1")
         else:
             yield from self._check_tag_names(repository, (name for name in tags if name not in v2_tags))
 
     def _check_tag_names(self, repository: str, names: Iterable[str]) -> Iterator[str | MirrorError]:
-        """Yield each tag; an invalid name is replaced by a Refused error."""
+        """Yield each valid tag. In place of an invalid one, yield a Refused."""
         for name in names:
             if is_tag(name):
                 yield name

@@ -1,6 +1,6 @@
-"""The state of a host's repositories under both protocols, and the tag lists that decide between them.
+"""Chooses between v2 and v1 for each repository of a host, by requesting tag lists.
 
-The rules are in `fallback_policy`; this module remembers what was observed and sends the requests. The choice for a
+The rules are in `fallback_policy`. This module sends the requests and stores what was observed. The choice for a
 repository holds until the end of the run.
 """
 
@@ -31,7 +31,7 @@ from mirror.util.structs import Struct, field
 
 _log = logging.getLogger("mirror.protocol")
 
-PER_TAG = "with `v1: per-tag`, tags that exist only on v1 are found too"
+PER_TAG = "with `v1: per-tag`, tags that exist only over v1 are found too"
 
 
 class NotV1Registry(RemoteError):
@@ -41,15 +41,17 @@ class NotV1Registry(RemoteError):
 
 
 class RepositoryState(Struct):
-    """What is known of one repository. Only the thread that makes a shared call sets attributes, each as a whole."""
+    """What is known about one repository.
+
+    Attributes are replaced, never changed in place, and only by the thread that runs a single-flight call."""
 
     uses_v1: bool = False  # v1 was chosen for the whole repository
-    v2_error: MirrorError | None = None  # then: the error of v2
+    v2_error: MirrorError | None = None  # the v2 error that led to v1
     reason: str = "only v1 has this tag"
-    answered: bool = False  # v2 has answered for it in this run
-    answered_before: bool | None = None  # v2 answered in an earlier run; None: the state was not read yet
-    probe_error: MirrorError | None = None  # neither protocol could list the tags
-    v2_tags: frozenset[str] | None = None  # the tags that v2 lists, with `v1: per-tag`
+    answered: bool = False  # the repository has responded over v2 in this run
+    answered_before: bool | None = None  # it did so in an earlier run; None: not read from the state file yet
+    probe_error: MirrorError | None = None  # the tags could be listed over neither protocol
+    v2_tags: frozenset[str] | None = None  # the tags listed over v2; set only with `v1: per-tag`
     v1_tags: dict[str, Value] | None = None
     v1_error: MirrorError | None = None
     transforms: dict[str, Transform] = field(default_factory=dict)  # by image id
@@ -57,34 +59,36 @@ class RepositoryState(Struct):
 
 
 class V2Memory(Protocol):
-    """What earlier runs learned of source repositories (`host/path`)."""
+    """Stores between runs which source repositories (`host/path`) have responded over v2."""
 
     def has_v2_answered(self, repository: str) -> bool:
-        """Return whether v2 answered for the repository. Does I/O."""
+        """Return whether the repository responded over v2 in an earlier run. Reads a file."""
         ...
 
     def note_v2_response(self, repository: str) -> None:
-        """Record that v2 answered for the repository."""
+        """Record that the repository responded over v2."""
         ...
 
 
 class V2Access(Protocol):
-    """The use of credentials by the v2 side."""
+    """What the v2 client knows about authorization for a repository."""
 
     def has_sent_credentials(self, repository: str, work: Work) -> bool:
-        """Return whether credentials for the repository were sent to v2."""
+        """Return whether credentials for the repository were sent over v2."""
         ...
 
     def forget_refusal(self, repository: str) -> None:
-        """Allow one more request to the repository, although v2 refused access for good."""
+        """Allow one more v2 request to the repository, although access to it was refused for the rest of the run."""
         ...
 
 
 class V1Backend(Protocol):
-    """The v1 side of a host."""
+    """Access to a host over v1."""
 
     def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool) -> bool:
-        """Return whether the host behaves like a v1 registry."""
+        """Return whether the host behaves like a v1 registry.
+
+        ask_index: whether a valid response of the index is sufficient if the host does not answer the v1 ping."""
         ...
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
@@ -92,23 +96,24 @@ class V1Backend(Protocol):
         ...
 
     def withhold_credentials(self, repository: str) -> None:
-        """Send no credentials for this repository, because v2 rejected them."""
+        """Send no credentials for this repository over v1, because they were rejected over v2."""
         ...
 
     def image_id(self, listed_id: Value, what: str) -> str:
-        """Check the image id that is listed for a tag. Raises Refused."""
+        """Return the image id that a tag list has for a tag. Raises Refused if it is not valid."""
         ...
 
     def transform(self, repository: str, image_id: str) -> Transform:
-        """Return the conversion of one image."""
+        """Return the transform that converts one image."""
         ...
 
 
 class ProtocolSelector:
-    """Chooses the protocol of each repository of one host. Thread-safe; no lock is held across I/O.
+    """Chooses the protocol for each repository of one host. Thread-safe; no lock is held across I/O.
 
-    v2: the Source that uses v2. registry: its client, which knows whether the host supports v2. open_v1: opens the v1
-    side on first use. access: the use of credentials by v2. memory: None if nothing is stored between runs."""
+    v2: a Source that reads the host over v2. registry: its client, which knows whether the host supports v2. open_v1:
+    returns access to the host over v1, which is created at the first call. memory: None if nothing is stored between
+    runs."""
 
     def __init__(
         self,
@@ -131,7 +136,7 @@ class ProtocolSelector:
 
     @property
     def speaks_v2(self) -> bool:
-        """Whether a response of the host named the API version of v2."""
+        """Whether a response of the host stated the API version of v2."""
         return self._registry.speaks_v2
 
     def state(self, repository: str) -> RepositoryState:
@@ -139,27 +144,29 @@ class ProtocolSelector:
         return self._repositories.setdefault(repository, RepositoryState())
 
     def note_v2_response(self, repository: str, state: RepositoryState) -> None:
-        """Record that v2 answered for the repository, in the state too."""
+        """Record that the repository responded over v2, for this run and for later runs."""
         if not state.answered:
             state.answered = True
             if self._memory is not None:
                 self._memory.note_v2_response(f"{self.host}/{repository}")
-            self._log_protocol(repository, state, "v2", "v2 answers for the repository")
+            self._log_protocol(repository, state, "v2", "the repository responds over v2")
 
     def _log_protocol(self, repository: str, state: RepositoryState, protocol: str, reason: str) -> None:
-        """Log the protocol of a repository, once for each change."""
+        """Log which protocol is used for a repository, and why. Repetitions are not logged."""
         if state.logged_protocol == protocol:
             return
         state.logged_protocol = protocol
         source = f"{self.host}/{repository}"
         also = f"; {PER_TAG}" if protocol == "v2" and state.answered and self.mode is V1Mode.AUTO else ""
         fields = {"source": source, "protocol": protocol, "reason": reason}
-        how = "is read by v1" if protocol == "v1" else "stays with v2"
+        how = "is read over v1" if protocol == "v1" else "is read only over v2"
         _log.info("protocol", extra=fields | {"text": f"{source} {how}: {reason}{also}"})
 
-    def list_by_v2(self, repository: str, state: RepositoryState, work: Work) -> Iterator[str | MirrorError]:
-        """Yield the tags that v2 lists; nothing if v1 was chosen, as `state` then shows. Raises the errors of both
-        protocols."""
+    def list_v2_tags(self, repository: str, state: RepositoryState, work: Work) -> Iterator[str | MirrorError]:
+        """Yield the tags that are listed over v2.
+
+        If v2 fails and v1 is chosen, yield nothing, and set `state.uses_v1`. Raises the v2 error if v1 is not chosen,
+        and a combined error if v1 fails too."""
         has_names = False
         try:
             for name in self._v2.tags(repository, work):
@@ -176,8 +183,9 @@ class ProtocolSelector:
     def _try_v1(
         self, operation: Operation, repository: str, state: RepositoryState, error: MirrorError, work: Work
     ) -> bool:
-        """After the tag list of v2 failed: choose v1 if the rules allow it and v1 has the repository. Return whether it
-        does."""
+        """Choose v1 after listing the tags over v2 failed, if the rules and the v1 response allow it.
+
+        Return whether v1 was chosen. error: the v2 error. Raises a combined error if v1 fails."""
         decision = self.decide(operation, repository, state, error)
         if decision.choice is ProtocolChoice.PING:
             try:
@@ -210,10 +218,10 @@ class ProtocolSelector:
     def decide(
         self, operation: Operation, repository: str, state: RepositoryState, error: MirrorError, *, pinged: bool = False
     ) -> Decision:
-        """Return what to do about a failure of v2.
+        """Return what to do after a v2 request failed with `error`.
 
-        If the reason is an earlier run, `error` gets a hint that says so. pinged: `/v2/` was requested without
-        success."""
+        If the reason is a v2 response in an earlier run, set a hint of `error`. pinged: whether `/v2/` was requested
+        in the meantime, so that it is known whether the host supports v2."""
         if state.answered_before is None:
             memory = self._memory
             state.answered_before = memory is not None and memory.has_v2_answered(f"{self.host}/{repository}")
@@ -224,13 +232,14 @@ class ProtocolSelector:
         decision = decide(observation)
         if decision.reason == ANSWERED_BEFORE:
             key = registry_key(self.host, "v1")
-            hint = f"v2 answered in an earlier run, so v1 is not used; to read the repository by v1, set {key} to only"
+            hint = f"{ANSWERED_BEFORE}, so v1 is not used; to read it over v1, set {key} to only"
             error.hint = error.hint or hint
         return decision
 
     def get_v1_tags(self, repository: str, state: RepositoryState, work: Work) -> dict[str, Value]:
-        """Return the tags that v1 lists, which are requested once. Raises NotV1Registry and errors with the protocol
-        v1."""
+        """Return the tags that are listed over v1. They are requested once.
+
+        Raises NotV1Registry, and errors whose `protocol` is `v1`."""
         if state.v1_tags is None:
             if state.v1_error is not None:
                 raise copy_error(state.v1_error)
@@ -238,7 +247,7 @@ class ProtocolSelector:
         return state.v1_tags or {}
 
     def _load_v1_tags(self, repository: str, state: RepositoryState, work: Work) -> None:
-        """Request the tags by v1, and store them or the error."""
+        """Request the tags over v1, and store them or the error in `state`."""
         if state.v1_tags is not None:
             return
         try:
@@ -256,9 +265,10 @@ class ProtocolSelector:
             self._log_protocol(repository, state, "v1", state.reason)
 
     def probe_listing(self, repository: str, state: RepositoryState, work: Work, *, refused: bool) -> None:
-        """Request the tag list to find out whether there is one. Afterwards v1 was chosen, or v2 has answered.
+        """Request the tag list, so that either v1 is chosen or the repository has responded over v2.
 
-        refused: v2 refused access to a tag. Raises the error of the list; later calls raise the same error."""
+        refused: whether access to a tag was refused over v2. Raises the error of the list; later calls raise the same
+        error."""
         if state.probe_error is not None:
             raise copy_error(state.probe_error)
         self._flights.share(
@@ -266,16 +276,16 @@ class ProtocolSelector:
         )
 
     def _probe_listing(self, repository: str, state: RepositoryState, work: Work, *, refused: bool) -> None:
-        """Request the tag list, unless the protocol is known already."""
+        """Request the tag list, unless the protocol of the repository is known already."""
         if state.uses_v1 or state.answered:
             return
         if refused and self._access.has_sent_credentials(repository, work):
-            self.open_v1().withhold_credentials(repository)  # whatever the result of the list is
+            self.open_v1().withhold_credentials(repository)  # even if the tag list is allowed
         elif refused:
             # Without this, the authorizer would repeat the refusal and not send the request.
             self._access.forget_refusal(repository)
         try:
-            for _ in self.list_by_v2(repository, state, work):
+            for _ in self.list_v2_tags(repository, state, work):
                 break
         except Cancelled:
             raise
@@ -284,14 +294,15 @@ class ProtocolSelector:
             raise
 
 
-def combined_error(by_v2: MirrorError | None, by_v1: MirrorError) -> MirrorError:
-    """Combine the errors of both protocols into one, that of v2 first. A Refused of v1 determines the code and exit
-    code."""
-    if by_v2 is None or isinstance(by_v1, Cancelled | LocalError):
-        return by_v1
-    if isinstance(by_v1, NotV1Registry):
-        return by_v2
-    leading = by_v1 if isinstance(by_v1, Refused) else by_v2
-    found = leading.with_text(f"{by_v2.what}; by v1: {by_v1.what}")
-    found.hint, found.protocol = by_v2.hint or by_v1.hint, ""  # it belongs to both
+def combined_error(v2_error: MirrorError | None, v1_error: MirrorError) -> MirrorError:
+    """Return one error for the errors of both protocols, with the v2 error first.
+
+    The code and exit code are those of the v2 error unless the v1 error is a Refused."""
+    if v2_error is None or isinstance(v1_error, Cancelled | LocalError):
+        return v1_error
+    if isinstance(v1_error, NotV1Registry):
+        return v2_error
+    leading = v1_error if isinstance(v1_error, Refused) else v2_error
+    found = leading.with_text(f"{v2_error.what}; over v1: {v1_error.what}")
+    found.hint, found.protocol = v2_error.hint or v1_error.hint, ""  # no single protocol
     return found

@@ -1,6 +1,6 @@
-"""The v1 side of a host: a client for v1, and the conversions of its images.
+"""Access to a host over v1: its tag lists, and the conversions of its images.
 
-Imported when v1 is first used, which is rare.
+This module is imported only when v1 is first used, which is rare.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mirror.util.retry_policy import Policy
 
 
 class V1Host:
-    """Implements `fallback_state.V1Backend`. Thread-safe. The constructor contacts nothing."""
+    """Reads one host over v1. Implements `fallback_state.V1Backend`. Thread-safe. The constructor sends no request."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class V1Host:
         self._exact = settings.v1_checksums == "require"
 
     def is_v1_registry(self, repository: str, work: Work, *, ask_index: bool) -> bool:
-        """Return whether the host behaves like a v1 registry."""
+        """Return whether the host behaves like a v1 registry. For errors see V1Client.is_v1_registry."""
         return self._client.is_v1_registry(repository, work, ask_index=ask_index)
 
     def tags(self, repository: str, work: Work) -> dict[str, Value]:
@@ -46,15 +46,15 @@ class V1Host:
         return self._client.tags(repository, work)
 
     def withhold_credentials(self, repository: str) -> None:
-        """Send no credentials for this repository, because v2 rejected them."""
+        """Send no credentials for this repository over v1, because they were rejected over v2."""
         self._client.withhold_credentials(repository)
 
     def image_id(self, listed_id: Value, what: str) -> str:
-        """Check the image id that is listed for a tag. Raises Refused."""
+        """Return the image id that a tag list has for a tag. Raises Refused if it is not valid."""
         return parsing.check_id(listed_id, what)
 
     def transform(self, repository: str, image_id: str) -> V1Transform:
-        """Return the conversion of one image."""
+        """Return the transform that converts one image."""
         return V1Transform(self._client, self._cache, repository, image_id, exact=self._exact)
 
     def close(self) -> None:

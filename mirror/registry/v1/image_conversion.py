@@ -1,4 +1,4 @@
-"""The conversion of one v1 image as a Transform. Its parts are the images of its ancestry, converted once per run."""
+"""Converts one v1 image. Each layer of its ancestry is converted once per run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ from mirror.util.config_key import registry_key
 from mirror.util.structs import Struct
 
 BUFFER = 256 << 10  # bytes
-MAX_KEPT_JSON = 64 << 10  # bytes of JSON
+MAX_KEPT_JSON = 64 << 10  # bytes
 
 _log = logging.getLogger("mirror.convert")
 
 
 class Ancestor(Struct, frozen=True):
-    """The JSON of an image, as stored beside its layer. raw: None if it is larger than MAX_KEPT_JSON; it is then read
-    again."""
+    """What the layer cache stores with the layer of an image.
+
+    parent: the id of the parent image. raw: the JSON of the image; None if it is larger than MAX_KEPT_JSON and must be
+    requested again."""
 
     parent: str | None
     raw: bytes | None
@@ -38,8 +40,8 @@ class Ancestor(Struct, frozen=True):
 class V1Transform:
     """Converts the v1 image `image_id` to a schema 2 image. Thread-safe.
 
-    The id is random and says nothing of the content. But on one host it names one image, so the result is stored under
-    host and id. exact: a wrong checksum is an error; otherwise a warning."""
+    The id is random and does not depend on the content. But on one host it identifies one image, so the result is
+    stored under the host and the id. exact: whether a wrong checksum is an error; otherwise it is a warning."""
 
     def __init__(
         self, client: V1Client, cache: LayerCache[Ancestor], repository: str, image_id: str, *, exact: bool
@@ -53,11 +55,11 @@ class V1Transform:
         self._chain: tuple[str, ...] = ()
 
     def parts(self, work: Work) -> Sequence[TransformPart]:
-        """Return the images of the ancestry, each of which is converted once."""
+        """Return one part for each image of the ancestry: its layer."""
         return [TransformPart(self._cache_key(image_id)) for image_id in self._ancestry(work)]
 
     def make(self, part: TransformPart, work: Work) -> None:
-        """Convert the layer of one image."""
+        """Fetch and convert the layer of one image of the ancestry."""
         self._convert_layer(part.key, work)
 
     def finish(self, work: Work) -> TransformResult:
@@ -66,6 +68,7 @@ class V1Transform:
         keys = [self._cache_key(image_id) for image_id in reversed(chain)]
 
         def build(layers: Sequence[CachedLayer[Ancestor]]) -> tuple[bytes, Manifest]:
+            """Return the config and the manifest for the converted layers, the base layer first."""
             what = f"{self._client.host}/v1/images/{self._id}"
             _check_parents(chain, [kept.note for kept in layers], what)
             steps = []
@@ -84,7 +87,7 @@ class V1Transform:
         return "v1", self._client.host, image_id
 
     def _ancestry(self, work: Work) -> tuple[str, ...]:
-        """Return the ids of the ancestry, the top first. They are read once."""
+        """Return the ids of the image and its ancestors, the base image last. They are requested once."""
         if not self._chain:
             self._chain = self._client.ancestry(self._repository, self._id, work)
         return self._chain
@@ -113,7 +116,7 @@ class V1Transform:
         self._log_conversion(image, layer)
 
     def _image_json(self, image_id: str, ancestor: Ancestor, work: Work) -> Object:
-        """Return the JSON of one image, which is read again if it was too large to keep."""
+        """Return the JSON of one image. Request it again if it was too large to keep in the cache."""
         if ancestor.raw is None:
             return self._client.image(self._repository, image_id, work).document
         return parsing.parse_image_json(ancestor.raw, image_id)
@@ -135,10 +138,11 @@ class V1Transform:
 
 
 def _check_parents(chain: tuple[str, ...], ancestors: Sequence[Ancestor], what: str) -> None:
-    """Check that each image names the next one of the ancestry as its parent, and the base none. ancestors: the base
-    first."""
+    """Raise Refused unless each image names the next image of the ancestry as its parent.
+
+    The base image must not name a parent. chain: the ids, the base last. ancestors: the base first."""
     for image_id, ancestor, parent in zip(chain, reversed(ancestors), (*chain[1:], None), strict=True):
         if ancestor.parent != parent:
             named_parent, listed = ancestor.parent or "no parent", parent or "none"
-            text = f"the JSON of {image_id} names {named_parent} as its parent, the ancestry {listed}"
+            text = f"the JSON of {image_id} names {named_parent} as its parent, but the ancestry lists {listed}"
             raise parsing.invalid_error(what, text)

@@ -1,7 +1,7 @@
-"""Reads the stored bytes of a v1 layer, across broken connections, and handles the range responses of old servers.
+"""Reads the stored bytes of a v1 layer. Resumes broken downloads, and handles the range responses of old servers.
 
-Only the length and, if present, a checksum protect these bytes. So a broken download is resumed only if a mixture of
-two layers would be detected; otherwise it starts again.
+Only the length and, if there is one, a checksum protect these bytes. So a broken download is resumed only if a mixture
+of two layers would be detected; otherwise it starts again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mirror.errors import NetworkError, RemoteError
 from mirror.registry.session import Headers, ResponseStream
 from mirror.registry.v1 import parsing
 
-# A broken download is resumed only if at least this much arrived since the last start.
+# A broken download is resumed only if at least this much was received since it last started or resumed.
 MIN_PROGRESS = 1 << 20  # bytes
 MAX_RESUMES = 5
 # Formats with checksums inside: gzip and bzip2. In xz they are optional, and a plain tar has none, so the rest of
@@ -22,22 +22,24 @@ _CHECKSUMMED = (b"\x1f\x8b\x08", b"BZh")
 
 
 class LayerReader:
-    """A BlobReader of one v1 layer, read once from beginning to end. size: of the whole layer, bytes; None: unknown.
+    """Reads one v1 layer once, from the beginning to the end. Implements BlobReader.
 
-    end_known: whether the response marks the end of the layer by other means than closing the connection."""
+    size: the size of the whole layer in bytes; None if unknown. end_known: whether the response shows where the layer
+    ends; otherwise the end of the connection is the only sign."""
 
     def __init__(
         self,
         open_at: Callable[[int, int | None], ResponseStream],
-        announced: int | None,
+        announced_size: int | None,
         what: str,
         *,
         checked: bool = True,
     ) -> None:
-        """Open the layer. Raises the errors of the session, and Refused.
+        """Open the layer. Raises the errors of the session, and Refused if the response contradicts `announced_size`.
 
-        open_at: opens the layer at an offset. announced: bytes, as announced with the image's JSON. checked: the caller
-        compares a checksum, which detects a mixture of two layers."""
+        open_at: opens the layer at an offset, given the size of the layer (None at the first request).
+        announced_size: in bytes, from the response with the image's JSON; None if it has none. checked: whether the
+        caller compares a checksum, which detects a mixture of two layers."""
         self._open_at = open_at
         self._what = what
         self._checked = checked
@@ -47,31 +49,35 @@ class LayerReader:
         self.end_known = True
         self._stream: ResponseStream | None = open_at(0, None)
         try:
-            self.size = self._check_response(self._stream, announced)
+            self.size = self._check_response(self._stream, announced_size)
         except BaseException:
             self.close()
             raise
 
-    def _check_response(self, stream: ResponseStream, announced: int | None) -> int | None:
-        """Check the response to the first request, and return the size of the layer; None: unknown."""
+    def _check_response(self, stream: ResponseStream, announced_size: int | None) -> int | None:
+        """Check the response to the first request. Return the size of the layer in bytes, or None if unknown."""
         if stream.status == 416:
-            # docker-registry answers so for an empty layer.
-            if announced != 0:
-                size = "unknown size" if announced is None else f"{announced} bytes"
+            # docker-registry responds with 416 for an empty layer.
+            if announced_size != 0:
+                size = "unknown size" if announced_size is None else f"{announced_size} bytes"
                 raise RemoteError(f"{self._what}: 416 for a layer of {size}", status=416, retryable=True)
             self.close()
             return 0
         length = _content_length(stream.headers)
-        if None not in (length, announced) and length != announced:
-            raise parsing.invalid_error(self._what, f"the response has {length} bytes, but {announced} were announced")
+        if None not in (length, announced_size) and length != announced_size:
+            raise parsing.invalid_error(
+                self._what, f"the response has {length} bytes, but {announced_size} were announced"
+            )
         self._ranges = "bytes" in stream.headers.tokens("accept-ranges")
-        self.end_known = (length, announced) != (None, None) or "chunked" in stream.headers.tokens("transfer-encoding")
-        return announced if length is None else length
+        self.end_known = (length, announced_size) != (None, None) or "chunked" in stream.headers.tokens(
+            "transfer-encoding"
+        )
+        return announced_size if length is None else length
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the beginning of `buffer` and return the number of bytes; 0 only at the end.
 
-        Raises NetworkError (truncated), Refused (longer than announced)."""
+        Raises NetworkError (truncated) if the layer is shorter than `size`, Refused if it is longer."""
         if self._stream is None:
             return 0
         count = self._read(buffer)
@@ -103,14 +109,14 @@ class LayerReader:
 
     def _resumable_size(self) -> int | None:
         """Return the size of the layer if the download can be resumed; None if it cannot."""
-        # docker-registry rejects a range of one byte.
+        # docker-registry rejects a request for a range of one byte.
         if not (self._ranges and self._checked) or self.size is None or self.size - self._bytes < 2:
             return None
         has_progressed = self._bytes - self._resumed_at >= MIN_PROGRESS
         return self.size if has_progressed and self._resumes < MAX_RESUMES else None
 
     def _reopen(self, size: int) -> ResponseStream:
-        """Request the rest of the layer. Raises NetworkError (truncated) if the server sends another range."""
+        """Request the remaining bytes of the layer. Raises NetworkError (truncated) if other bytes are sent."""
         stream = self._open_at(self._bytes, size)
         if stream.status == 206 and parsing.is_requested_range(stream.headers, self._bytes, size):
             return stream
@@ -118,7 +124,7 @@ class LayerReader:
         raise NetworkError(f"{self._what}: the download cannot be resumed and has to start again", code="truncated")
 
     def close(self) -> None:
-        """Close the response."""
+        """Close the response, if one is open."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()

@@ -1,6 +1,6 @@
 """Parses and checks the responses of a v1 registry. This module does no I/O.
 
-All input is untrusted: ids are not digests, so nothing proves that responses belong together. Sources: docker's
+All input is untrusted. Image ids are not digests, so nothing proves that responses belong together. Sources: docker's
 registry API v1; docs/old-registries.md for the responses of the last v1 servers.
 """
 
@@ -16,7 +16,7 @@ from mirror.registry.http.headers import WHITE_SPACE, Headers
 from mirror.registry.session import Response
 from mirror.util.structs import Struct
 
-MAX_CHAIN = 127  # images in an ancestry: what docker's storage drivers can stack
+MAX_CHAIN = 127  # images in an ancestry; docker's storage drivers support no more layers
 MAX_TOKEN = 8 << 10  # characters
 
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -25,8 +25,9 @@ _CONTENT_RANGE = re.compile(r"(?:bytes )?(\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 
 class PingResponse(Struct, frozen=True):
-    """The response to a ping. standalone: the registry authorizes by itself; otherwise an index issues tokens for
-    it."""
+    """The response to a v1 ping.
+
+    standalone: whether the registry authorizes requests itself. Otherwise a separate index issues tokens."""
 
     standalone: bool
 
@@ -34,8 +35,9 @@ class PingResponse(Struct, frozen=True):
 class ImageJson(Struct, frozen=True):
     """The JSON of one image.
 
-    raw: the received bytes. size: of the stored layer, bytes, as announced; None: not announced. checksums: sha256 in
-    hex over the raw JSON, a line feed and the stored layer; of several, one must match."""
+    raw: the received bytes. size: the announced size of the stored layer in bytes; None if none was announced.
+    checksums: sha256 values in hex, each over the raw JSON, a line feed and the stored layer. One of them must
+    match."""
 
     id: str
     parent: str | None
@@ -46,19 +48,19 @@ class ImageJson(Struct, frozen=True):
 
 
 def invalid_error(what: str, why: str, hint: str = "") -> Refused:
-    """Return the error for a response that breaks the rules of v1 (v1_invalid)."""
+    """Return the error for a response that violates the v1 protocol (v1_invalid)."""
     return Refused(f"{what}: {why}", code="v1_invalid", hint=hint)
 
 
 def check_id(text: object, what: str) -> str:
-    """Return `text` if it is an image id, safe in URLs and paths. Raises Refused."""
+    """Return `text` if it is an image id, and so safe in URLs and paths. Raises Refused if it is not."""
     if isinstance(text, str) and _ID.fullmatch(text):
         return text
     raise invalid_error(what, f"not an image id: {printable(text, 80)!r}")
 
 
 def parse_ping(response: Response) -> PingResponse | None:
-    """Parse the response to a ping; None if a v1 registry would not send it.
+    """Parse the response to a v1 ping. Return None if a v1 registry would not send such a response.
 
     v1 registries answer `true`, `{}`, `"pong"` or `pong`, with or without headers of their own. A web site that answers
     every request with a page is not a v1 registry."""
@@ -80,7 +82,7 @@ def parse_ping(response: Response) -> PingResponse | None:
 
 
 def is_index(response: Response) -> bool:
-    """Return whether this is an index's list of images: a JSON list of objects with ids."""
+    """Return whether the response is a list of images as an index sends it: a JSON list of objects with an `id`."""
     try:
         images = strictjson.parse(response.body, what="a list of images", fold=False)
     except Refused:
@@ -89,35 +91,37 @@ def is_index(response: Response) -> bool:
 
 
 def parse_token(headers: Headers) -> str | None:
-    """Return the token of an index response, or None. Some servers send it with the prefix `Token `."""
+    """Return the token in the headers of an index response, or None. Some servers add the prefix `Token `."""
     token = (headers.get("x-docker-token") or "").removeprefix("Token ").strip(WHITE_SPACE)
     return token if token and len(token) <= MAX_TOKEN and token.isascii() and token.isprintable() else None
 
 
 def parse_endpoints(headers: Headers) -> list[str]:
-    """Return the hosts of a repository, in the order of requests."""
+    """Return the hosts that serve a repository according to the index, in the order of the header."""
     hosts = (host.strip(WHITE_SPACE) for value in headers.get_all("x-docker-endpoints") for host in value.split(","))
     return [host for host in hosts if host]
 
 
 def parse_tags(body: bytes, what: str) -> dict[str, Value]:
-    """Return a map from tag to image id, both unchecked. Raises Refused, RemoteError (not a map of tags)."""
+    """Return a map from tag to image id, both unchecked.
+
+    Raises Refused if the JSON is invalid or a tag is repeated, RemoteError if it is not a map of tags."""
     document = strictjson.parse(body, what=what, code="v1_invalid", fold=False)
     if isinstance(document, dict):
         return document
-    # The index of Docker Hub answered with a list of truncated ids. Each of them is rejected later.
+    # Docker Hub's index returned a list of tags with truncated ids. Each of these ids is rejected later.
     if isinstance(document, list):
         pairs = [(item.get("name"), item.get("layer")) for item in document if isinstance(item, dict)]
         tags = {name: layer for name, layer in pairs if isinstance(name, str)}
         if len(tags) == len(document):
             return tags
         if len(pairs) == len(document):
-            raise invalid_error(what, "a tag is not a string, or occurs twice")
+            raise invalid_error(what, "a tag is not a string or is repeated")
     raise RemoteError(f"{what} is not a map of tags")
 
 
 def parse_ancestry(body: bytes, image_id: str, what: str) -> tuple[str, ...]:
-    """Return the ancestry of an image: the image first, the base last. Raises Refused."""
+    """Return the ids of an image and its ancestors, with the base image last. Raises Refused if they are invalid."""
     document = strictjson.parse(body, what=what, code="v1_invalid")
     if not isinstance(document, list) or not document:
         raise invalid_error(what, "the response is not a list of image ids")
@@ -132,10 +136,10 @@ def parse_ancestry(body: bytes, image_id: str, what: str) -> tuple[str, ...]:
 
 
 def parse_image(response: Response, image_id: str, what: str) -> ImageJson:
-    """Return the JSON of an image, with id and parent checked. Raises Refused."""
+    """Parse the JSON of an image, and check its id and parent. Raises Refused if they are invalid."""
     document = parse_image_json(response.body, what)
     if document.get("id") != image_id:
-        raise invalid_error(what, f"its id is {printable(document.get('id'), 80)!r}")
+        raise invalid_error(what, f"the id in the JSON is {printable(document.get('id'), 80)!r}")
     size = response.headers.get("x-docker-size") or ""
     return ImageJson(
         image_id,
@@ -147,12 +151,12 @@ def parse_image(response: Response, image_id: str, what: str) -> ImageJson:
     )
 
 
-# Keys that identify the image. Some parsers ignore case, so a key that differs only in case is an error.
+# Keys that identify an image. Some parsers ignore case, so a key that differs from these only in case is an error.
 _IDENTITY_KEYS = frozenset({"id", "parent", "rootfs", "history"})
 
 
 def parse_image_json(raw: bytes, what: str) -> Object:
-    """Return the JSON of an image as an object. Raises Refused."""
+    """Parse the JSON of an image. Raises Refused if it is not a JSON object, or is ambiguous."""
     document = strictjson.parse(raw, what=what, code="v1_invalid", fold=False)
     if not isinstance(document, dict):
         raise invalid_error(what, "the response is not a JSON object")
@@ -161,7 +165,7 @@ def parse_image_json(raw: bytes, what: str) -> Object:
 
 
 def parse_parent(document: Object, what: str) -> str | None:
-    """Return the id of the parent; None for a base image. Raises Refused."""
+    """Return the id of an image's parent; None for a base image. Raises Refused if the id is invalid."""
     parent = document.get("parent")
     if parent in (None, ""):
         return None
@@ -171,7 +175,7 @@ def parse_parent(document: Object, what: str) -> str | None:
 
 
 def parse_checksums(headers: Headers) -> tuple[str, ...]:
-    """Return the sha256 checksums over the stored JSON and layer. Other kinds (tarsum) are ignored."""
+    """Return the sha256 checksums that the headers announce, in hex. Other kinds (tarsum) are ignored."""
     words = [
         word.strip(WHITE_SPACE) for value in headers.get_all("x-docker-checksum-payload") for word in value.split(",")
     ]
@@ -179,9 +183,9 @@ def parse_checksums(headers: Headers) -> tuple[str, ...]:
 
 
 def is_requested_range(headers: Headers, offset: int, size: int) -> bool:
-    """Return whether a 206 response has the requested range: from `offset` to the last of `size` bytes.
+    """Return whether a 206 response has the requested range, which starts at `offset` and ends at `size`.
 
-    docker-registry omits the unit."""
+    Both are in bytes. docker-registry omits the unit `bytes` in Content-Range."""
     values: Sequence[str] = headers.get_all("content-range")
     match = _CONTENT_RANGE.fullmatch(values[0]) if len(values) == 1 else None
     return match is not None and (int(match[1]), int(match[2]), int(match[3])) == (offset, size - 1, size)

@@ -136,7 +136,7 @@ def test_a_body_that_is_not_a_tag_list_is_an_error(scripted: ScriptedFactory, tm
     with opened(registry, tmp_path) as source:
         (error,) = outcome(source, "team/app")
     assert isinstance(error, MirrorError)
-    assert "by v1" in str(error)
+    assert "over v1" in str(error)
 
 
 # ---- credentials

@@ -321,7 +321,7 @@ def test_if_both_protocols_deny_access_the_error_of_v2_comes_first(scripted: Scr
         (error,) = outcome(source, "app")
     assert isinstance(error, MirrorError)
     assert "auth_failed" == error.code
-    before, _, after = str(error).partition("; by v1: ")
+    before, _, after = str(error).partition("; over v1: ")
     assert "user acme" in before
     assert "credentials" in after
 
@@ -413,7 +413,7 @@ def test_if_v1_fails_too_both_errors_are_reported(scripted: ScriptedFactory, tmp
         (error,) = outcome(source, "app")
     assert isinstance(error, MirrorError)
     assert "not_found" == error.code
-    before, _, after = str(error).partition("; by v1: ")
+    before, _, after = str(error).partition("; over v1: ")
     assert "NAME_UNKNOWN" in before
     assert "/v1/repositories/library/app/tags" in after
 
@@ -423,7 +423,7 @@ def v1_error(error: object) -> MirrorError:
     assert isinstance(error, MirrorError)
     assert "v1" == error.protocol
     assert "/v2/" not in str(error)
-    assert "by v1" not in str(error)
+    assert "over v1" not in str(error)
     return error
 
 
@@ -449,7 +449,7 @@ def test_a_tag_that_neither_protocol_has_reports_both_errors(scripted: ScriptedF
         (error,) = outcome(source, "app", ["none"])
     assert isinstance(error, MirrorError)
     assert ("not_found", "") == (error.code, error.protocol)
-    assert "; by v1: " in str(error)
+    assert "; over v1: " in str(error)
 
 
 @pytest.mark.parametrize("names", [[], ["t"]], ids=["all", "named"])
