@@ -39,10 +39,10 @@ class ManifestInUseError(RemoteError):
 
 
 class LayoutStore:
-    """A layout in a directory. Thread-safe. `close` releases its lock.
+    """A Source and Target for an OCI layout in a directory. Thread-safe. `close` releases the lock of the layout.
 
-    adopts: repositories that own the names without a repository (the repositories named by source locations). new: it
-    is a target, so the directory may be missing or empty."""
+    adopts: repositories to which tags without a repository belong (the repositories in the locations of sources). new:
+    True for a target, whose directory may be missing or empty."""
 
     partial = False
     needs_all_images = False
@@ -61,13 +61,10 @@ class LayoutStore:
         self._index_file.close()
         self._files.close()
 
-    def gave_up(self, error: MirrorError) -> None:
-        """Do nothing: a directory is never down."""
-
     # ---- reading
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return the repositories below `prefix`, and errors for entries without a repository."""
+        """Return the repositories whose names start with `prefix`, and errors for entries that cannot be used."""
         names, strays = self._index_file.query(lambda index: (index.repositories(), index.unnamed_errors()))
         return [*strays, *(name for name in names if name.startswith(prefix))]
 
@@ -76,13 +73,13 @@ class LayoutStore:
         return self._index_file.query(lambda index: index.tags(repository))
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Yield what each tag or digest refers to, or the error in its place."""
+        """Yield the manifest version that each tag or digest refers to, or an error in its place."""
         for reference in references:
             work.stop.raise_if_requested()
             yield self._resolve(repository, reference)
 
     def _resolve(self, repository: str, reference: str) -> Version | MirrorError:
-        """Return what one tag or digest refers to, or the error in its place."""
+        """Return the manifest version that a tag or digest refers to, or an error."""
         descriptor = self._lookup(repository, reference)
         if isinstance(descriptor, MirrorError):
             return descriptor
@@ -97,12 +94,12 @@ class LayoutStore:
         return Version(descriptor.digest, media_type=descriptor.media_type)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Return what a tag or digest refers to, with its manifest."""
+        """Read the manifest that a tag or digest refers to, and return its version. Raises NotFound, Refused."""
         manifest = self.manifest(repository, reference, work)
         return Version(manifest.digest, manifest)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """Read a manifest and verify its digest. Raises NotFound, Refused."""
+        """Read the manifest of a tag or digest, and verify its digest. Raises NotFound, Refused."""
         descriptor = self._lookup(repository, reference)
         if isinstance(descriptor, MirrorError):
             raise descriptor
@@ -118,7 +115,7 @@ class LayoutStore:
         return parse_manifest(body, descriptor.media_type, expected=descriptor.digest, what=str(path))
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> FileReader:
-        """Open a blob for reading from byte `offset`. Raises ContentMissing, Refused."""
+        """Open a blob for reading from byte `offset`. Raises MissingContentError, Refused."""
         reader = self._files.open_blob(blob.digest, offset)
         if reader is None:
             raise MissingContentError(f"{self.host} does not have blob {blob.digest}", hint=_RECOPY_HINT)
@@ -136,7 +133,7 @@ class LayoutStore:
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
         """Return the manifests whose subject is `digest`.
 
-        All manifests below the repository's roots are read once, for all calls."""
+        The first call reads all manifests of the layout; later calls reuse the result until the index changes."""
 
         def roots() -> list[Root]:
             """Return the roots of the current index."""
@@ -146,13 +143,13 @@ class LayoutStore:
         return self._referrers.find(repository, digest, self._index_file.revision, roots, work)
 
     def _lookup(self, repository: str, reference: str) -> Descriptor | NotFound | Refused:
-        """Return the descriptor for a tag, or the error why there is none.
+        """Return the descriptor of the manifest that a tag or digest refers to, or an error if there is none.
 
-        For a digest, the descriptor has neither size nor type. Raises Refused and LocalError for problems of the whole
-        layout."""
+        For a digest, the descriptor has neither a size nor a media type. Raises Refused and LocalError if the whole
+        layout is unusable."""
 
         def find(index: Index) -> Descriptor | NotFound | Refused:
-            """Look up the tag; return NotFound and Refused instead of raising them under the lock."""
+            """Look up the tag. Return NotFound and Refused instead of raising them."""
             try:
                 return index.find(repository, reference).descriptor
             except (NotFound, Refused) as error:
@@ -161,15 +158,15 @@ class LayoutStore:
         return Descriptor(Digest.parse(reference), None) if ":" in reference else self._index_file.query(find)
 
     def _missing_error(self, repository: str, reference: str, descriptor: Descriptor) -> NotFound:
-        """Return the error for a manifest that does not exist."""
+        """Return the error for a manifest that the layout does not have."""
         if ":" in reference:
             return NotFound(f"{self.host}:{repository}@{reference} does not exist")
         return MissingContentError(
-            f"{self.host}:{repository}:{reference} is {descriptor.digest}, which is missing", hint=_RECOPY_HINT
+            f"{self.host}:{repository}:{reference} refers to {descriptor.digest}, which is missing", hint=_RECOPY_HINT
         )
 
     def _check_size(self, descriptor: Descriptor, size: int) -> None:
-        """Raise Refused (size_mismatch) if a file does not have the size of its descriptor."""
+        """Raise Refused (size_mismatch) if the size of a file, in bytes, differs from its descriptor."""
         if descriptor.size not in (None, size):
             raise Refused(
                 f"{self._files.blob_path(descriptor.digest)} has {size} bytes, expected {descriptor.size}",
@@ -180,19 +177,19 @@ class LayoutStore:
     # ---- writing
 
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Create the layout if it does not exist, and take its lock.
+        """Create the layout if it does not exist, and acquire its lock.
 
-        Raises LockBusy (another run has it), LocalError."""
+        Raises LockBusy if another run has the lock, and LocalError."""
         self._index_file.begin(work)
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """Write index.json with all manifests that were put; they are kept even if other images failed.
+        """Write index.json with all manifests that were put, even if other images failed.
 
         Raises LocalError."""
         self._index_file.publish()
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Whether the layout has the blob. Raises Refused (size_mismatch)."""
+        """Whether the layout has the blob. Raises Refused (size_mismatch) if its file has the wrong size."""
         if self._new and not self._index_file.has_lock and not self._index_file.exists():
             return False
         size = self._files.blob_size(blob.digest)
@@ -201,11 +198,11 @@ class LayoutStore:
         return size is not None
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | LayoutUpload:
-        """Return MOUNTED if the layout has the blob: all repositories share their blobs."""
+        """Return MOUNTED if the layout has the blob, else ABSENT. All repositories of a layout share their blobs."""
         return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> LayoutUpload:
-        """Start writing a blob."""
+        """Return an upload session for a blob, which writes it to the layout."""
         self._index_file.begin(work)
         return LayoutUpload(self._files, blob)
 
@@ -234,19 +231,19 @@ class LayoutStore:
                 file.write(manifest.body)
 
         def put(index: Index) -> bool:
-            """Put the manifest into the index."""
+            """Add the manifest to the index, and return True: the index has changed."""
             index.put(repository, reference, manifest)
             return True
 
         try:
             self._index_file.change(put)
         except BaseException:
-            self._referrers.invalidate()  # if writing index.json failed, the change is still in memory
+            self._referrers.invalidate()  # if writing index.json failed, the index in memory has still changed
             raise
         self._referrers.add(repository, manifest)
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
-        """Remove a tag or a manifest's entry; blobs stay. It is no error if it does not exist."""
+        """Remove a tag, or all entries of a manifest; blobs are kept. Does nothing if the index has no such entry."""
         self._index_file.begin(work)
         try:
             self._index_file.change(lambda index: index.remove(repository, reference))
@@ -256,8 +253,8 @@ class LayoutStore:
     def remove_manifest(self, repository: str, digest: Digest, work: Work) -> bool:
         """Remove a manifest and all its tags from a repository.
 
-        Return whether its file was removed too; it is kept if another repository has the manifest. Must not run while a
-        manifest is put. Raises ManifestInUse, LocalError, Cancelled."""
+        Return whether its file was also removed; the file is kept if another repository has the manifest. Must not be
+        called while another thread calls `put_manifest`. Raises ManifestInUseError, LocalError, Cancelled."""
         self._index_file.begin(work)
         roots = self._index_file.query(lambda index: list(index.roots()))
         as_root, under_index = find_repositories(digest, roots, lambda one: self.manifest("", one, work), work)
@@ -276,7 +273,7 @@ class LayoutStore:
 
 
 class LayoutUpload:
-    """An UploadSession that writes one blob into the layout. An unfinished upload leaves nothing."""
+    """An UploadSession that writes one blob into the layout. An unfinished upload leaves no file."""
 
     resumable = False
 
@@ -286,7 +283,10 @@ class LayoutUpload:
         self.committed = False
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
-        """Write the blob. Raises LocalError and what `body` raises; `body` verifies the digest at its end."""
+        """Write the blob to the layout.
+
+        body: opens the blob at an offset in bytes; its reader verifies the digest at the end. Raises LocalError,
+        Cancelled, and the exceptions of the reader."""
         buffer = memoryview(bytearray(min(_BUFFER_BYTES, self._blob.size or _BUFFER_BYTES)))
         with body(0) as reader, self._files.write_blob(self._blob.digest) as file:
             while count := reader.readinto(buffer):

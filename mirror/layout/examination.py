@@ -10,11 +10,11 @@ from mirror.layout.inventory import Inventory
 from mirror.oci.digest import Digest
 from mirror.util.structs import Struct, field
 
-_MAX_LISTED = 50  # problems that are listed; the rest is counted
-_MAX_REFERENCES = 5  # images that are named for one problem
+_MAX_LISTED = 50  # maximum number of problems that are printed; further problems are only counted
+_MAX_REFERENCES = 5  # maximum number of affected images that are named for each problem
 
 References: TypeAlias = Callable[[Digest], Iterable[Digest]]
-"""What the manifest with a digest refers to; nothing for a blob, and for a manifest that cannot be read."""
+"""Returns the digests that a manifest refers to; none for a blob, and none for a manifest that cannot be read."""
 
 
 class LayoutProblem(Struct, frozen=True):
@@ -28,15 +28,15 @@ class LayoutProblem(Struct, frozen=True):
 
     @classmethod
     def from_error(cls, error: MirrorError, digest: Digest | None = None) -> LayoutProblem:
-        """Make a problem of an error."""
+        """Create a problem from an error. It is damage unless the error code is bundle_incomplete."""
         return cls(str(error), error.code != "bundle_incomplete", digest)
 
 
 class VerificationResult(Struct):
-    """The result of a verification; it passed if `problems` is empty.
+    """The result of verifying a layout or bundle. The verification passed if `problems` is empty.
 
-    affected: for each digest with a problem, the names of the images that need it. unreferenced: the number of members
-    that nothing refers to."""
+    manifests, blobs, bytes: how much intact content was found. affected: for each digest with a problem, the names of
+    the images that need it. unreferenced: the number of manifests and blobs that nothing refers to."""
 
     what: str
     inventory: Inventory | None = None
@@ -51,7 +51,7 @@ class VerificationResult(Struct):
     def find_affected(self, roots: Iterable[tuple[str, Digest]], references: References) -> None:
         """Record which images each problem affects.
 
-        roots: names and digests of the images; references: see References."""
+        roots: the name and root digest of each image. references: returns the digests that a manifest refers to."""
         digests = {problem.digest for problem in self.problems if problem.digest is not None}
         for name, root in sorted(set(roots)) if digests else ():
             seen, todo = {root}, [root]
@@ -63,17 +63,17 @@ class VerificationResult(Struct):
                 self.affected.setdefault(digest, []).append(name)
 
     def _line(self, problem: LayoutProblem) -> str:
-        """Return the line of one problem."""
+        """Return the output line for one problem, with the images that it affects."""
         names = self.affected.get(problem.digest, []) if problem.digest is not None else []
         more = f" and {len(names) - _MAX_REFERENCES} more" if len(names) > _MAX_REFERENCES else ""
         concerns = f"; affects {printable(', '.join(names[:_MAX_REFERENCES]))}{more}" if names else ""
         return f"{problem.text}{concerns}"
 
     def lines(self) -> Iterator[str]:
-        """Iterate over the lines for the user; the last one is the verdict."""
+        """Iterate over the lines of the human-readable result. The last line is the summary."""
         yield from map(self._line, self.problems[:_MAX_LISTED])
         if len(self.problems) > _MAX_LISTED:
-            yield f"and {len(self.problems) - _MAX_LISTED} more"
+            yield f"and {len(self.problems) - _MAX_LISTED} more problems"
         if self.identity:
             yield f"inventory {self.identity}"
         counts = f"{self.manifests} manifests, {self.blobs} blobs, {self.bytes} bytes"
@@ -82,7 +82,7 @@ class VerificationResult(Struct):
             missing = any(not problem.damage for problem in self.problems)
             state = "damaged and incomplete" if damage and missing else "damaged" if damage else "incomplete"
             yield (
-                "to repair it: copy it again; if the original is damaged too, run there: `mirror sync --repair CONFIG`"
+                "to repair it: copy it again; if the original is also damaged, run `mirror sync --repair CONFIG` first"
                 if damage
                 else "to repair it: export it again with `mirror sync CONFIG`, or copy it again if it was truncated"
             )
@@ -93,12 +93,14 @@ class VerificationResult(Struct):
             size = sum(one.size for one in base.values())
             yield f"{self.what}: relies on {len(base)} blobs ({size} bytes) that its base has"
         if self.unreferenced:
-            yield f"{self.what}: {self.unreferenced} files that nothing refers to"
+            yield f"{self.what}: contains {self.unreferenced} files that nothing refers to"
         yield f"{self.what}: {'complete with its base' if base else 'complete'}; {counts}"
 
 
 def digest_problem(digest: Digest, actual: str) -> LayoutProblem:
-    """Return the problem of a blob whose bytes have the digest value `actual`."""
+    """Return the problem for a manifest or blob whose bytes do not match its digest.
+
+    actual: the hex digest of its bytes."""
     return LayoutProblem(
         f"{digest} is damaged: the digest of its bytes is {digest.algorithm}:{actual}", damage=True, digest=digest
     )

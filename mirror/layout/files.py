@@ -49,14 +49,16 @@ class LayoutFiles:
     # ---- reading
 
     def list_names(self) -> list[str] | None:
-        """Return the names in the directory; None if it does not exist. Raises NotADirectoryError, LocalError."""
+        """Return the names of all entries at the top of the layout; None if the directory does not exist.
+
+        Raises NotADirectoryError, LocalError."""
         try:
-            # Open the directory once more: threads that list the same descriptor share its read position.
-            base_name = os.open(".", _DIRECTORY_FLAGS, dir_fd=self._top())
+            # Open the directory again: threads that list the same descriptor share its read position.
+            descriptor = os.open(".", _DIRECTORY_FLAGS, dir_fd=self._top())
             try:
-                return os.listdir(base_name)  # noqa: PTH208 (of an open directory)
+                return os.listdir(descriptor)  # noqa: PTH208 (of an open directory)
             finally:
-                os.close(base_name)
+                os.close(descriptor)
         except FileNotFoundError:
             return None
         except NotADirectoryError:
@@ -65,14 +67,15 @@ class LayoutFiles:
             raise local_error("read", self.path, error) from error
 
     def read(self, name: str, limit: int) -> bytes | None:
-        """Read a small file at the top; None if it does not exist. limit: bytes.
+        """Read a small file at the top of the layout; return None if it does not exist.
 
-        Raises Refused (unsafe_path; bundle_invalid: larger than `limit`), LocalError."""
+        limit: bytes. Raises Refused (unsafe_path if it is not a regular file; bundle_invalid if it is larger than
+        `limit`), LocalError."""
         found = self._open_plain(name, self._top, self.path / name)
         return None if found is None else _read_all(found, limit, self.path / name)
 
     def signature(self, name: str) -> tuple[int, ...] | None:
-        """Return a value that changes when a file at the top is replaced; None if it does not exist."""
+        """Return a value that changes when a file at the top of the layout is replaced; None if it does not exist."""
         try:
             found = os.stat(name, dir_fd=self._top(), follow_symlinks=False)
         except FileNotFoundError:
@@ -82,7 +85,7 @@ class LayoutFiles:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     def blob_path(self, digest: Digest) -> Path:
-        """Return the path of a manifest or blob, for messages only."""
+        """Return the path of a manifest or blob. It is used only in messages."""
         return self.path / "blobs" / digest.algorithm / digest.hex
 
     def blob_size(self, digest: Digest) -> int | None:
@@ -99,21 +102,22 @@ class LayoutFiles:
         return found.st_size
 
     def read_blob(self, digest: Digest, limit: int) -> bytes | None:
-        """Read a blob without verifying it; None if it does not exist. limit: bytes.
+        """Read a blob without verifying its digest; return None if the blob does not exist.
 
-        Raises Refused (unsafe_path; bundle_invalid: larger than `limit`), LocalError."""
+        limit: bytes. Raises Refused (unsafe_path if it is not a regular file; bundle_invalid if it is larger than
+        `limit`), LocalError."""
         found = self._open_blob_file(digest)
         return None if found is None else _read_all(found, limit, self.blob_path(digest))
 
     def open_blob(self, digest: Digest, offset: int) -> FileReader | None:
-        """Open a blob for reading from byte `offset`; None if it does not exist.
+        """Open a blob for reading from byte `offset`; return None if it does not exist.
 
         Raises Refused (unsafe_path), LocalError."""
         found = self._open_blob_file(digest)
         return None if found is None else FileReader(found, self.blob_path(digest), offset)
 
     def _open_blob_file(self, digest: Digest) -> int | None:
-        """Open the file of a blob; None if it does not exist."""
+        """Open the file of a blob and return its descriptor; None if it does not exist."""
         return self._open_plain(
             digest.hex, lambda: self._directory(f"blobs/{digest.algorithm}"), self.blob_path(digest)
         )
@@ -121,7 +125,7 @@ class LayoutFiles:
     def _open_plain(self, name: str, directory: Callable[[], int], path: Path) -> int | None:
         """Open a regular file and return its descriptor; None if it does not exist.
 
-        directory: returns the open directory of the file."""
+        directory: returns the descriptor of the directory that contains the file."""
         try:
             descriptor = os.open(name, _READ_FLAGS, dir_fd=directory())
         except FileNotFoundError:
@@ -138,7 +142,7 @@ class LayoutFiles:
     def _top(self) -> int:
         """Return the descriptor of the layout's directory.
 
-        If its path is a symbolic link, that is the operator's choice and it is followed."""
+        A symbolic link is followed here, because the operator chose this path."""
         with self._lock:
             cached = self._directories.get("")
         return cached if cached is not None else self._remember("", os.open(self.path, _DIRECTORY_FLAGS))
@@ -154,28 +158,28 @@ class LayoutFiles:
         return self._remember(name, os.open(base_name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent))
 
     def _remember(self, name: str, descriptor: int) -> int:
-        """Keep an open directory for later use.
+        """Store the descriptor of an open directory for later calls, and return it.
 
-        If another thread has opened it too, close this descriptor and return that one."""
+        If another thread has already stored one for `name`, close `descriptor` and return the stored one."""
         with self._lock:
             stored = self._directories.setdefault(name, descriptor)
         if stored != descriptor:
             os.close(descriptor)
         return stored
 
-    # ---- writing (the caller holds the lock)
+    # ---- writing (the caller holds the lock of the layout)
 
     def create(self) -> None:
-        """Create the directory and its parents, and sync their entries. Raises LocalError."""
+        """Create the directory of the layout and its missing parents, and sync their entries. Raises LocalError."""
         try:
             missing = [part for part in (self.path, *self.path.parents) if not part.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             for part in missing:
-                parent_name = os.open(part.parent, _DIRECTORY_FLAGS)
+                parent = os.open(part.parent, _DIRECTORY_FLAGS)
                 try:
-                    os.fsync(parent_name)
+                    os.fsync(parent)
                 finally:
-                    os.close(parent_name)
+                    os.close(parent)
         except OSError as error:
             raise local_error("create the directory", self.path, error) from error
 
@@ -195,23 +199,23 @@ class LayoutFiles:
 
     @contextmanager
     def write_blob(self, digest: Digest) -> Iterator[NewFile]:
-        """Write a new blob.
+        """As a context manager, write a new blob, whose bytes the `with` block writes to the file.
 
-        After the block it is complete and its bytes are on disk; its name is durable only after `sync`. Raises
-        LocalError and what the block raises; then no blob is left."""
+        When the block exits, the blob is complete and its bytes are on disk. Its name survives a power cut only after
+        `sync`. If the block raises an exception, no blob is left. Raises LocalError."""
         name = f"blobs/{digest.algorithm}"
         with self._lock:
             cached = name in self._directories
         if not cached:
             self.create_blob_directory(digest.algorithm)
-        # The temporary file is at the top: the next run finds it there without listing all blobs.
+        # The temporary file is at the top of the layout: the next run finds it there without listing all blobs.
         with new_file(self._top(), self.blob_path(digest), into=self._directory(name), mode=_FILE_MODE) as file:
             yield file
         with self._lock:
             self._unsynced.add(name)
 
     def remove_blob(self, digest: Digest) -> None:
-        """Remove a blob that nothing refers to. It is no error if the blob does not exist. Raises LocalError."""
+        """Remove a blob that nothing refers to. Does nothing if the blob does not exist. Raises LocalError."""
         name = f"blobs/{digest.algorithm}"
         try:
             os.unlink(digest.hex, dir_fd=self._directory(name))
@@ -223,30 +227,32 @@ class LayoutFiles:
             self._unsynced.add(name)
 
     def sync(self) -> None:
-        """Sync the directories that have new or removed entries, so that these survive a power cut.
+        """Sync the directories that have new or removed entries, so that these changes survive a power cut.
 
         Raises LocalError."""
         with self._lock:
-            list_names, self._unsynced = sorted(self._unsynced, reverse=True), set()
+            names, self._unsynced = sorted(self._unsynced, reverse=True), set()
         try:
-            for name in list_names:
+            for name in names:
                 sync_directory(self._directory(name) if name else self._top(), self.path / name)
         except BaseException:
             with self._lock:
-                self._unsynced.update(list_names)
+                self._unsynced.update(names)
             raise
 
     def replace(self, name: str, data: bytes) -> None:
-        """Replace a file at the top atomically; it is on disk when this returns.
+        """Replace a file at the top of the layout atomically, and sync it to disk.
 
-        If LocalError is raised, the file is unchanged."""
+        Raises LocalError; the file then has either its old or its new content."""
         top = self._top()
         with new_file(top, self.path / name, mode=_FILE_MODE) as file:
             file.write(data)
         sync_directory(top, self.path)
 
     def recover(self) -> None:
-        """Remove temporary files of a killed run, and treat its finished blobs as not synced yet. Raises LocalError."""
+        """Remove the temporary files of killed runs, and let the next `sync` make their finished blobs durable.
+
+        Raises LocalError."""
         delete_leftovers(self.path)
         for algorithm in ("sha256", "sha512"):
             with suppress(FileNotFoundError, NotADirectoryError):
@@ -272,23 +278,25 @@ def _check_plain(found: os.stat_result, path: Path) -> None:
     """Raise Refused (unsafe_path) unless this is a regular file with one name."""
     if not stat.S_ISREG(found.st_mode):
         raise _unsafe_path_error(path, "it is not a regular file")
-    if found.st_nlink > 1:  # 0: another file has replaced it meanwhile
+    if found.st_nlink > 1:  # 0 means that another process has replaced or removed the file
         raise _unsafe_path_error(path, "it is a hard link, so it can be changed under its other name")
 
 
 def _translate_error(doing: str, path: Path, error: OSError) -> Exception:
-    """Turn an OSError into Refused (unsafe_path) if a special file was in the way, else into a LocalError."""
+    """Convert an OSError to Refused (unsafe_path) if the path contains a link or special file, or else to LocalError.
+
+    doing: the operation that failed, such as `read`, for the message."""
     if error.errno in _NOT_PLAIN_ERRNOS:
         return _unsafe_path_error(
-            path, "its path contains a link, or something else that is neither a file nor a directory"
+            path, "its path contains a symbolic link, a special file, or a file in the place of a directory"
         )
     return local_error(doing, path, error)
 
 
 def _unsafe_path_error(path: Path, why: str) -> Refused:
-    """Return the error for a special file or link."""
+    """Return the error for a path that contains a link or special file."""
     return Refused(
-        f"{path} is not read: {why}",
+        f"refused to open {path}: {why}",
         hint="a layout may contain only regular files and directories; if you trust it, copy it with `cp -rL`",
         code="unsafe_path",
     )

@@ -1,10 +1,10 @@
-"""Values of the files index.json and oci-layout of a layout that holds many repositories.
+"""The contents of the files index.json and oci-layout, for a layout that holds many repositories.
 
 An entry (root) is named `REPOSITORY:TAG` in the annotation `org.opencontainers.image.ref.name`. Other tools write only
-a tag there. Such a name belongs to the repositories in `adopts`, and to the repository called ``. If repository `` is
-requested, no such names exist, and the index has only one repository, then that repository is used. A root without a
-name can be read by its digest. Entries that cannot be used are preserved unchanged. Source: OCI image-spec v1.1,
-image-layout.md.
+a tag there. Such a tag belongs to the repositories in `adopts`, and to the repository whose name is empty. If `adopts`
+contains the empty name, and no tag without a repository exists, the empty name stands for the only repository of the
+index. A root without a name can be read by its digest. Entries that cannot be used are preserved unchanged. Source: OCI
+image-spec v1.1, image-layout.md.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from mirror.util.structs import Struct
 
 MAX_BYTES = 64 << 20
 MAX_NODES = 4_000_000
-MAX_ROOTS = 200_000  # so that this program can read what it writes
-OF_REPOSITORY = "mirror.repository"  # annotation of a root without a name: its repository
+MAX_ROOTS = 200_000  # an index.json with more entries could exceed MAX_NODES when it is read again
+OF_REPOSITORY = "mirror.repository"  # annotation that holds the repository of a root without a name
 
 
 class Root(Struct, frozen=True):
     """A root manifest of a layout: an entry of index.json.
 
-    repository: None if the entry belongs to no particular repository. text: the entry as JSON."""
+    repository: None if the entry does not name its repository. text: the entry as JSON."""
 
     descriptor: Descriptor
     repository: str | None
@@ -43,15 +43,14 @@ class Root(Struct, frozen=True):
 class Index:
     """The roots of a layout by repository and tag. Not thread-safe, does no I/O.
 
-    what: the name of the file, for messages. adopts: repositories that own the tags without a repository."""
+    what: the name of the file in messages. adopts: repositories to which the tags without a repository belong."""
 
     def __init__(self, what: str, adopts: Collection[str] = ()) -> None:
         self._what = what
         self._adopts = frozenset(adopts)
         self._other_members: Object = {}  # other members of the JSON document
-        self._tags: defaultdict[str, dict[str, tuple[Root, ...]]] = defaultdict(
-            dict
-        )  # several roots for one tag: it is ambiguous
+        # The roots of each repository, by tag. A tag with several roots is ambiguous.
+        self._tags: defaultdict[str, dict[str, tuple[Root, ...]]] = defaultdict(dict)
         self._nameless: dict[tuple[str | None, Digest], Root] = {}
         self._opaque_entries: list[str] = []
         self._entry_errors: list[Refused] = []
@@ -61,7 +60,7 @@ class Index:
     def parse(cls, data: bytes, what: str, adopts: Collection[str] = ()) -> Index:
         """Parse index.json. Raises Refused (bundle_invalid).
 
-        Errors of single entries are returned by `tags` instead."""
+        An entry that cannot be used is not an error here: `tags` returns its error."""
         document = strictjson.parse(data, what=what, code="bundle_invalid", nodes=MAX_NODES)
         entries = document.get("manifests") if isinstance(document, dict) else None
         if not isinstance(document, dict) or document.get("schemaVersion") != 2 or not isinstance(entries, list):
@@ -77,7 +76,7 @@ class Index:
         return index
 
     def _add(self, entry: Value, where: str) -> None:
-        """Add one entry, or record why it cannot be used."""
+        """Add one entry, or record why it cannot be used. where: the position of the entry, for messages."""
         text = _to_json(entry)
         self._entry_count += 1
         try:
@@ -100,14 +99,14 @@ class Index:
     # ---- reading
 
     def repositories(self) -> list[str]:
-        """Return the names of all repositories, sorted; without the repository ``."""
-        as_root = {name for name, tags in self._tags.items() if name and tags}
-        return sorted(as_root | {name for name, _ in self._nameless if name})
+        """Return the names of all repositories, sorted. The empty name is not included."""
+        tagged = {name for name, tags in self._tags.items() if name and tags}
+        return sorted(tagged | {name for name, _ in self._nameless if name})
 
     def unnamed_errors(self) -> list[Refused]:
         """Return the errors that explain why the index has entries but no repository.
 
-        Without them a mirror of all repositories would silently copy nothing."""
+        Without these errors, a mirror of all repositories would silently copy nothing."""
         if self.repositories() or (self._adopts and self._tags.get("")):
             return []
         count = self._entry_count - len(self._entry_errors)
@@ -117,7 +116,7 @@ class Index:
         return [*self._entry_errors, Refused(f"{self._what} names no repository", hint=hint, code="bundle_invalid")]
 
     def tags(self, repository: str) -> list[str | MirrorError]:
-        """Return the tags of a repository, sorted; an unusable entry is an error in the list.
+        """Return the tags of a repository, sorted, with an error in the list for each entry that cannot be used.
 
         Raises NotFound if the repository does not exist."""
         repository = self._effective_repository(repository)
@@ -132,18 +131,18 @@ class Index:
         return found
 
     def _effective_repository(self, repository: str) -> str:
-        """Return the repository that is meant by `repository`: the only one there is, if `` was requested."""
+        """Return the only repository if the name is empty and there is exactly one; else `repository` unchanged."""
         if repository or "" not in self._adopts or self._tags.get(""):
             return repository
         names = self.repositories()
         return names[0] if len(names) == 1 else ""
 
     def _adopted_tags(self, repository: str) -> dict[str, tuple[Root, ...]]:
-        """Return the tags without a repository, if `repository` adopts them."""
+        """Return the tags without a repository and their roots if they belong to `repository`; else an empty dict."""
         return self._tags.get("", {}) if repository in self._adopts else {}
 
     def find(self, repository: str, tag: str) -> Root:
-        """Return the root that a tag names. Raises NotFound; Refused if several entries have that name."""
+        """Return the root that a tag refers to. Raises NotFound; Refused if several entries have this tag."""
         repository = self._effective_repository(repository)
         roots = self._tags.get(repository, {}).get(tag) or self._adopted_tags(repository).get(tag)
         if roots is None:
@@ -153,7 +152,7 @@ class Index:
         return roots[0]
 
     def roots(self) -> Iterator[Root]:
-        """Iterate over all roots, those without a name last."""
+        """Iterate over all roots. Roots without a name come last."""
         for tags in self._tags.values():
             for roots in tags.values():
                 yield from roots
@@ -173,7 +172,7 @@ class Index:
         known = self.repositories()
         hint = f"it has: {', '.join(known[:10])}{', …' if len(known) > 10 else ''}" if known else ""
         if "" in self._tags and repository not in self._adopts:
-            hint += f"{'; and ' if hint else 'it has '}names without a repository"
+            hint += f"{'; it also has' if hint else 'it has'} tags without a repository"
         return NotFound(f"{self._what} has no repository {repository!r}", hint=hint)
 
     def _ambiguous_error(self, repository: str, tag: str) -> Refused:
@@ -189,7 +188,7 @@ class Index:
     def put(self, repository: str, reference: str, manifest: Manifest) -> None:
         """Add `manifest` as a root under a tag or, if `reference` is a digest, without a name.
 
-        Its children stop being roots without a name. Raises Refused (too_many)."""
+        The entries without a name of its children are removed. Raises Refused (too_many)."""
         if self._entry_count >= MAX_ROOTS:
             raise Refused(f"{self._what} has {self._entry_count} entries, which is the maximum", code="too_many")
         if ":" in reference:
@@ -213,10 +212,10 @@ class Index:
         return removed
 
     def remove(self, repository: str, reference: str) -> bool:
-        """Remove a tag; or, for a digest, the root without a name and all tags of the manifest.
+        """Remove a tag; or, if `reference` is a digest, all entries of this manifest in the repository.
 
-        Return whether anything was removed. If the repository adopts names without a repository, these are removed
-        too."""
+        Return whether anything was removed. If tags without a repository belong to this repository, they are removed
+        too if they match."""
         adopted = repository in self._adopts
         removed = [self._remove(name, reference) for name in ((repository, "") if adopted else (repository,))]
         return any(removed)
@@ -235,23 +234,23 @@ class Index:
 
     def render(self) -> bytes:
         """Return the JSON document, one root per line. Equal content gives equal bytes."""
-        as_root = (
+        tagged = (
             root.text for _, tags in sorted(self._tags.items()) for _, roots in sorted(tags.items()) for root in roots
         )
         nameless = sorted(root.text for root in self._nameless.values())
-        entries = ",\n".join([*as_root, *nameless, *self._opaque_entries])
+        entries = ",\n".join([*tagged, *nameless, *self._opaque_entries])
         head = {"schemaVersion": 2, "mediaType": OCI_INDEX, **self._other_members}
         before = _to_json(head)[:-1]
         return f'{before},"manifests":[\n{entries}\n]}}\n'.encode()
 
 
 def _to_json(value: Value) -> str:
-    """Return compact JSON."""
+    """Return a value as JSON without spaces."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def _make_root(manifest: Manifest, repository: str, name: str | None) -> Root:
-    """Make a root for `manifest`. name: the annotation ref.name, or None for a root without a name."""
+    """Create the root for `manifest`. name: the value of its ref.name annotation; None if it has no name."""
     descriptor = Descriptor(manifest.digest, manifest.size, manifest.media_type)
     annotations = {REF_NAME: name} if name is not None else {OF_REPOSITORY: repository} if repository else {}
     entry: Object = {
@@ -264,7 +263,9 @@ def _make_root(manifest: Manifest, repository: str, name: str | None) -> Root:
 
 
 def _parse_annotations(entry: Value, where: str) -> tuple[str | None, str | None]:
-    """Return the name of an entry, and its repository, which counts only if it has no name."""
+    """Return the values of two annotations of an entry, each None if it is missing: its name, and its repository.
+
+    The repository is used only for an entry without a name. Raises Refused (bundle_invalid)."""
     annotations = entry.get("annotations") if isinstance(entry, dict) else None
     if annotations is None:
         return None, None
@@ -277,7 +278,7 @@ def _parse_annotations(entry: Value, where: str) -> tuple[str | None, str | None
 
 
 def _split_name(name: str, where: str) -> tuple[str, str] | None:
-    """Return repository and tag of a name; None if it is a valid name of another form (`host:5000/app:v1`).
+    """Return the repository and tag in a name; None for a valid reference of another form (`host:5000/app:v1`).
 
     Raises Refused (ref_invalid) if it is not valid in any form."""
     repository, colon, tag = name.rpartition(":")
@@ -295,8 +296,8 @@ def find_repositories(
 ) -> tuple[set[str | None], set[str | None]]:
     """Return the repositories in which `digest` is a root, and the repositories in which an index refers to it.
 
-    None stands for a root of no particular repository. read: reads a manifest; missing and damaged manifests have no
-    children. Raises Cancelled, LocalError."""
+    None stands for roots that do not name their repository. read: reads a manifest; missing and damaged manifests are
+    treated as if they had no children. Raises Cancelled, LocalError."""
     children: dict[Digest, tuple[Digest, ...]] = {}
     as_root: set[str | None] = set()
     under_index: set[str | None] = set()
@@ -330,4 +331,6 @@ def check_version(data: bytes, what: str) -> None:
     document = strictjson.parse(data, what=what, code="bundle_invalid")
     version = document.get("imageLayoutVersion") if isinstance(document, dict) else None
     if not isinstance(version, str) or version.split(".")[0] != "1":
-        raise Refused(f"{what}: imageLayoutVersion is {printable(version, 40)!r}, want 1.0.0", code="bundle_invalid")
+        raise Refused(
+            f"{what}: imageLayoutVersion is {printable(version, 40)!r}, expected 1.0.0", code="bundle_invalid"
+        )

@@ -22,8 +22,8 @@ from mirror.util.single_flight import LazyValue
 T = TypeVar("T")
 
 PUBLISH_EVERY = 1.0  # minimum number of seconds between two replacements
-_MAX_SHARE = 20  # replacing it may take at most 1/20 of the run's time
-_LOOK_EVERY = 1.0  # seconds between two checks whether another thread has finished replacing it
+_MAX_SHARE = 20  # replacing index.json may take at most 1/20 of the time of a run
+_LOOK_EVERY = 1.0  # seconds between two checks whether another thread has finished replacing index.json
 _VERSION = b'{"imageLayoutVersion":"1.0.0"}\n'
 _MAX_VERSION_BYTES = 64 << 10  # bytes
 _LOCK_FILE = ".lock"
@@ -35,7 +35,7 @@ _LAYOUT_HINT = "an OCI layout has the files oci-layout and index.json"
 class IndexFile:
     """The index of a layout and the file that stores it. Thread-safe; `close` releases the lock.
 
-    adopts: see Index. new: the layout may not exist yet."""
+    what: the name of the layout in messages. adopts: see Index. new: True if the layout may not exist yet."""
 
     def __init__(self, files: LayoutFiles, what: str, adopts: Collection[str], *, new: bool) -> None:
         self._files = files
@@ -66,25 +66,25 @@ class IndexFile:
 
     @property
     def revision(self) -> tuple[object, ...]:
-        """A value that changes when another process has changed the index."""
+        """A value that changes when another process has replaced index.json."""
         return self.has_lock, self._signature
 
     def adopted_names(self, repository: str) -> tuple[str | None, ...]:
-        """Return the values of `Root.repository` that also count as `repository`.
+        """Return the other values of `Root.repository` whose roots also belong to `repository`.
 
-        These are `` and None if it adopts names without a repository."""
+        These are the empty string and None if `repository` is in `adopts`; otherwise there are none."""
         return ("", None) if repository in self._adopts else ()
 
     def query(self, query_index: Callable[[Index], T]) -> T:
-        """Return what `query_index` computes from the current index. It runs under a lock, so it must not do I/O.
+        """Call `query_index` with the current index, and return its result.
 
-        Raises Refused (bundle_invalid), LocalError."""
+        The function is called under a lock, so it must not do I/O. Raises Refused (bundle_invalid), LocalError."""
         index = self._current_index()
         with self._state:
             return query_index(index)
 
     def _current_index(self) -> Index:
-        """Return the index, reading index.json again if another process has replaced it."""
+        """Return the index. Read index.json again if another process has replaced the file."""
         with self._state:
             cached, signature = self._index, self._signature
         if cached is not None and (self.has_lock or self._files.signature(INDEX_FILE) == signature):
@@ -98,7 +98,10 @@ class IndexFile:
             return self._index
 
     def exists(self) -> bool:
-        """Whether the layout exists; False only if it may be created. Raises Refused, LocalError."""
+        """Whether the layout exists.
+
+        Raises Refused if it is invalid, or if it does not exist and is not `new`; LocalError if it is `new` and the
+        directory contains other files."""
         try:
             names = self._files.list_names()
             text = self._files.read(VERSION_FILE, _MAX_VERSION_BYTES) if names else None
@@ -110,10 +113,10 @@ class IndexFile:
         found = [name for name in names or () if name not in _IGNORED_NAMES and not name.endswith(".tmp")]
         if not self._new:
             what = "is not a layout" if found else "is empty" if names is not None else "does not exist"
-            raise Refused(f"{self._what} {what}: no oci-layout here", hint=_LAYOUT_HINT, code="bundle_invalid")
+            raise Refused(f"{self._what} {what}: no oci-layout file found", hint=_LAYOUT_HINT, code="bundle_invalid")
         if found:
             raise LocalError(
-                f"{self._what} is not empty and is not a layout: no oci-layout here",
+                f"{self._what} is not empty and is not a layout: no oci-layout file found",
                 hint="choose a new or empty directory, or a layout",
             )
         return False
@@ -129,14 +132,14 @@ class IndexFile:
     # ---- writing
 
     def begin(self, work: Work) -> None:
-        """Take the lock, and create the layout if it does not exist.
+        """Acquire the lock, and create the layout if it does not exist.
 
         Raises LockBusy (another run has the lock), LocalError."""
         if not self.has_lock:
             self._begin_once.get(work)
 
     def _begin(self, work: Work) -> bool:
-        """Take the lock, clean up after a killed run, and read the index that will be changed."""
+        """Acquire the lock, create the layout if needed, recover from a killed run, and read the index. Return True."""
         self.exists()
         self._files.create()
         self._layout_lock.acquire()
@@ -148,18 +151,18 @@ class IndexFile:
             self._files.replace(INDEX_FILE, Index(self._what).render())
         loaded = self._load()
         with self._state:
-            # Set both together: a reader in between would store the index that it read before this process had the
-            # lock.
+            # Set both under one lock: a reader in between would store the index that it read before this process
+            # acquired the lock.
             self._index, self._has_lock = loaded, True
         return True
 
-    def change(self, change: Callable[[Index], bool]) -> None:
-        """Change the index in memory, and replace index.json if that is due.
+    def change(self, modify: Callable[[Index], bool]) -> None:
+        """Change the index in memory, and write it to index.json if the last write was long enough ago.
 
-        change: applies the change and returns whether there was one; it must not do I/O. Raises what `change` raises,
-        and LocalError; after a LocalError, the next change or `publish` writes the file."""
+        modify: changes the index and returns whether it did so; it must not do I/O. Raises the exceptions of `modify`,
+        and LocalError if writing fails; the next call of `change` or `publish` then writes index.json again."""
         with self._state:
-            if self._index is None or not change(self._index):
+            if self._index is None or not modify(self._index):
                 return
             self._change_count += 1
             due = not self._publishing and time.monotonic() >= self._next_publish
@@ -168,7 +171,7 @@ class IndexFile:
             self._write_index()
 
     def publish(self) -> None:
-        """Write all earlier changes to index.json. Raises LocalError."""
+        """Write all changes that were made so far to index.json. Raises LocalError."""
         with self._state:
             while self._publishing:
                 self._state.wait(_LOOK_EVERY)
@@ -177,7 +180,7 @@ class IndexFile:
             self._write_index()
 
     def _write_index(self) -> None:
-        """Sync the directories, then replace index.json. Only one thread at a time does this."""
+        """Sync the directories, then replace index.json. The caller must ensure that only one thread does this."""
         started = time.monotonic()
         try:
             # Every blob that this index names was renamed before, so `sync` makes its name durable first.

@@ -38,7 +38,7 @@ class ManifestInfo(Struct, frozen=True):
 
 
 class RepositoryContents(Struct):
-    """What one repository has. roots: manifests without a tag that no other manifest of the repository refers to."""
+    """The contents of a repository. roots: manifests without a tag that no other manifest in it refers to."""
 
     tags: dict[str, Digest] = field(default_factory=dict)
     roots: set[Digest] = field(default_factory=set)
@@ -49,18 +49,18 @@ class RepositoryContents(Struct):
 class BaseBlob(Struct, frozen=True):
     """A blob that a differential bundle leaves out because its base has it.
 
-    size: bytes; repositories: where the base has it."""
+    size: bytes. repositories: the repositories of the base that contain it."""
 
     size: int
     repositories: tuple[str, ...]
 
 
 class Inventory(Struct):
-    """What a store has. Not changed after it was built.
+    """The repositories, manifests and blobs of a store. Treat it as immutable once it is complete.
 
-    blobs: digest -> size in bytes. base: the blobs that were left out. missing: names of images that could not be
-    fetched: `REPOSITORY:TAG`, `REPOSITORY@DIGEST`, or a repository or `PREFIX/*` whose tags are not known; empty if it
-    is complete."""
+    blobs: the size in bytes of each blob. base: the blobs that a differential bundle leaves out. missing: the names of
+    images that could not be fetched, as `REPOSITORY:TAG` or `REPOSITORY@DIGEST`, or as `REPOSITORY` or `PREFIX/*` if
+    the tags there could not be listed; empty if the store is complete."""
 
     repositories: dict[str, RepositoryContents] = field(default_factory=dict)
     manifests: dict[Digest, ManifestInfo] = field(default_factory=dict)
@@ -69,14 +69,14 @@ class Inventory(Struct):
     missing: tuple[str, ...] = ()
 
     def add(self, image: ExpectedImage, base: BaseInventory) -> None:
-        """Add an image, without the blobs that `base` has.
+        """Add an image. Its blobs that the base inventory contains are added to `self.base`, not to `self.blobs`.
 
-        Raises RemoteError if the size of a blob is not known (schema 1); then nothing was added."""
+        Raises RemoteError if the size of a blob is not known (schema 1); the inventory is then unchanged."""
         unsized = next((blob for blob in image.blobs if blob.size is None), None)
         if unsized is not None:
             raise RemoteError(
-                f"{image.repository}:{image.reference} is a schema 1 image, which does not have the sizes of "
-                "its layers; a bundle needs them",
+                f"{image.repository}:{image.reference} is a schema 1 image, which does not state the sizes "
+                "of its layers; a bundle needs these sizes",
                 hint="set `schema1: convert` for this mirror",
                 code="manifest_invalid",
             )
@@ -107,7 +107,7 @@ class Inventory(Struct):
     def normalize(self) -> None:
         """Finish the inventory after the last `add`.
 
-        Drop a blob from `base` if an image brings it, and tagged manifests from `roots`."""
+        Remove blobs that the base has from `blobs`, and tagged manifests from `roots`."""
         for digest in self.base.keys() & self.blobs.keys():
             del self.blobs[digest]
         for contents in self.repositories.values():
@@ -121,10 +121,10 @@ class Inventory(Struct):
 
     @property
     def total(self) -> int:
-        """The size of all blobs in bytes, without those of the base."""
+        """The total size in bytes of all blobs, except the blobs that are left out."""
         return sum(self.blobs.values())
 
-    # ---- as a document
+    # ---- rendering
 
     def render(self) -> bytes:
         """Return the inventory as JSON."""
@@ -160,9 +160,7 @@ def _manifest_document(one: ManifestInfo) -> dict[str, Any]:
 
 
 class BaseInventory:
-    """The inventory of the store that a differential bundle will be imported into.
-
-    Without an inventory it has nothing."""
+    """The contents of the store that a differential bundle will be imported into; empty if `inventory` is None."""
 
     def __init__(self, inventory: Inventory | None = None) -> None:
         self._inventory = inventory or Inventory()
@@ -177,9 +175,10 @@ class BaseInventory:
         return self._repositories.get(blob, ())
 
     def find_blobs(self, manifests: Iterable[Manifest]) -> dict[Digest, tuple[str, ...]]:
-        """Return the blobs that the base must have because it has a manifest that refers to them.
+        """Return the blobs that the base must have because it has a manifest that leads to them.
 
-        An inventory made from a report lists only root manifests. manifests: children before parents."""
+        The values are the repositories that have this manifest. This is needed because an inventory made from a report
+        lists only root manifests. manifests: children before parents."""
         found: dict[Digest, tuple[str, ...]] = {}
         implied: dict[Digest, tuple[str, ...]] = {}
         for one in reversed(list(manifests)):
@@ -190,7 +189,7 @@ class BaseInventory:
         return found
 
     def _repositories_with_manifest(self, digest: Digest) -> tuple[str, ...]:
-        """Return the repositories that have a manifest."""
+        """Return the repositories that have the manifest; empty if none has it."""
         if digest not in self._inventory.manifests:
             return ()
         holders = self._inventory.repositories.items()
@@ -198,7 +197,7 @@ class BaseInventory:
 
 
 def find_unlisted(manifest: Manifest, inventory: Inventory) -> Iterator[tuple[Digest, str]]:
-    """Return the digests that `manifest` refers to and the inventory does not list, each with a message."""
+    """Yield each digest that `manifest` refers to and the inventory does not list, with an error message."""
     blobs = (one.digest for one in manifest.blobs if not one.foreign)
     unlisted = [one.digest for one in manifest.children if one.digest not in inventory.manifests]
     unlisted += [digest for digest in blobs if digest not in inventory.blobs and digest not in inventory.base]
@@ -210,13 +209,13 @@ def find_unlisted(manifest: Manifest, inventory: Inventory) -> Iterator[tuple[Di
 
 
 def parse_inventory(data: bytes, what: str) -> Inventory:
-    """Parse an inventory. what: its name for messages. Raises Refused (bundle_invalid)."""
+    """Parse an inventory. what: the name of the file in messages. Raises Refused (bundle_invalid)."""
     document = strictjson.parse(data, what=what, code="bundle_invalid", fold=False, nodes=MAX_NODES)
     return _parse_document(document, what)
 
 
 def read_inventory(path: Path) -> Inventory:
-    """Read an inventory that the configuration names. Raises ConfigError."""
+    """Read an inventory file that the configuration names. Raises ConfigError if it is unreadable or invalid."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -242,7 +241,7 @@ def _parse_document(document: Value, what: str) -> Inventory:
             code="bundle_invalid",
         )
     if type(version) is not int or version != FORMAT:
-        raise _invalid_error(what, "not an inventory of mirror")
+        raise _invalid_error(what, "not an inventory that mirror wrote")
     inventory = Inventory(
         manifests={
             _parse_digest(key, what): _parse_manifest_info(value, what)
@@ -256,13 +255,13 @@ def _parse_document(document: Value, what: str) -> Inventory:
     )
     for name, value in _object_items(top, "repositories", what):
         if not is_path(name):
-            raise _invalid_error(what, f"not a repository: {printable(name, 80)!r}")
+            raise _invalid_error(what, f"invalid repository name {printable(name, 80)!r}")
         inventory.repositories[name] = _parse_repository(value, inventory, what)
     return inventory
 
 
 def _parse_repository(value: Value, inventory: Inventory, what: str) -> RepositoryContents:
-    """Parse a repository, and check that the inventory lists everything that it refers to."""
+    """Parse the contents of a repository. Raises Refused if they refer to a digest that the inventory does not list."""
     one = _require_object(value, what)
     contents = RepositoryContents(
         {tag: _parse_digest(digest, what) for tag, digest in _object_items(one, "tags", what)},
@@ -272,18 +271,18 @@ def _parse_repository(value: Value, inventory: Inventory, what: str) -> Reposito
     )
     for tag in contents.tags:
         if not is_tag(tag):
-            raise _invalid_error(what, f"not a tag: {printable(tag, 80)!r}")
+            raise _invalid_error(what, f"invalid tag {printable(tag, 80)!r}")
     unlisted = ({*contents.tags.values(), *contents.roots} - contents.manifests) | (
         contents.manifests - inventory.manifests.keys()
     )
     unlisted |= contents.blobs - inventory.blobs.keys() - inventory.base.keys()
     if unlisted:
-        raise _invalid_error(what, f"it refers to {sorted(unlisted)[0]}, which it does not list")
+        raise _invalid_error(what, f"a repository refers to {sorted(unlisted)[0]}, which the inventory does not list")
     return contents
 
 
 def _parse_manifest_info(value: Value, what: str) -> ManifestInfo:
-    """Parse a manifest's media type and size."""
+    """Parse the media type and size of a manifest."""
     one = _require_object(value, what)
     media_type = one.get("mediaType", "")
     if not isinstance(media_type, str):
@@ -292,41 +291,41 @@ def _parse_manifest_info(value: Value, what: str) -> ManifestInfo:
 
 
 def _parse_base_blob(value: Value, what: str) -> BaseBlob:
-    """Parse an entry of `base`."""
+    """Parse one value of the object `base`: the size of a blob, and the repositories that have it."""
     one = _require_object(value, what)
     names = one.get("repositories")
     if not isinstance(names, list) or not names:
-        raise _invalid_error(what, "base: want a list of repositories")
+        raise _invalid_error(what, "base: expected a list of repositories")
     for name in names:
         if not is_path(name):
-            raise _invalid_error(what, f"not a repository: {printable(name, 80)!r}")
+            raise _invalid_error(what, f"invalid repository name {printable(name, 80)!r}")
     return BaseBlob(_parse_size(one.get("size"), what), tuple(str(name) for name in names))
 
 
 def _parse_missing(value: Value, what: str) -> tuple[str, ...]:
-    """Parse the list `missing`."""
+    """Parse the value of the key `missing`: a list of names."""
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise _invalid_error(what, "missing: want a list of names")
+        raise _invalid_error(what, "missing: expected a list of names")
     return tuple(str(name) for name in value)
 
 
 def _require_object(value: Value, what: str) -> Mapping[str, Value]:
-    """Return an object. Raises Refused (bundle_invalid) for another value."""
+    """Return `value`. Raises Refused (bundle_invalid) if it is not a JSON object."""
     if not isinstance(value, dict):
-        raise _invalid_error(what, "want an object")
+        raise _invalid_error(what, "expected an object")
     return value
 
 
 def _object_items(value: Mapping[str, Value], key: str, what: str) -> Iterable[tuple[str, Value]]:
-    """Return the members of an object at `key`; none if the key is missing."""
+    """Return the members of the JSON object at `key`; none if the key is missing."""
     return _require_object(value.get(key, {}), f"{what}: {key}").items()
 
 
 def _parse_digests(value: Mapping[str, Value], key: str, what: str) -> set[Digest]:
-    """Return a set of digests at `key`; empty if the key is missing."""
+    """Return the digests in the JSON list at `key`; empty if the key is missing."""
     found = value.get(key, [])
     if not isinstance(found, list):
-        raise _invalid_error(what, f"{key}: want a list")
+        raise _invalid_error(what, f"{key}: expected a list")
     return {_parse_digest(one, what) for one in found}
 
 
@@ -339,9 +338,9 @@ def _parse_digest(value: Value, what: str) -> Digest:
 
 
 def _parse_size(value: Value, what: str) -> int:
-    """Return a size in bytes. Raises Refused (bundle_invalid)."""
+    """Return `value` as a size in bytes. Raises Refused (bundle_invalid) if it is not a valid size."""
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise _invalid_error(what, f"want a number of bytes, got {printable(value, 40)}")
+        raise _invalid_error(what, f"expected a number of bytes, got {printable(value, 40)}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Makes an inventory of a store by reading its manifests. Blobs are not read."""
+"""Builds the inventory of a store by reading its manifests. Blobs are not read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mirror.store import Source, Version
 from mirror.util.cancellation import Work
 from mirror.util.structs import Struct, field
 
-READERS = 8  # manifests that are read in parallel
+READERS = 8  # maximum number of manifests that are read in parallel
 
 
 class StoreSurvey(Struct):
-    """An inventory made by reading manifests.
+    """An inventory that was built by reading the manifests of a store, and the errors that occurred.
 
     problems: tags and manifests that could not be read. parts: for each manifest, the digests that it refers to and
     their sizes in bytes."""
@@ -27,23 +27,23 @@ class StoreSurvey(Struct):
     parts: dict[Digest, dict[Digest, int]] = field(default_factory=dict)
 
     def total_size(self, root: Digest) -> int:
-        """Return the size in bytes of a root and everything below it; each digest counts once."""
+        """Return the size in bytes of a root manifest and everything reachable from it, each digest counted once."""
         found: dict[Digest, int] = {}
         todo = [root]
         while todo:
             digest = todo.pop()
-            for part, total_size in self.parts.get(digest, {}).items():
+            for part, size in self.parts.get(digest, {}).items():
                 if part not in found:
-                    found[part] = total_size
+                    found[part] = size
                     todo.append(part)
-        described = self.inventory.manifests.get(root)
-        return sum(found.values()) + ((described.size or 0) if described is not None else 0)
+        info = self.inventory.manifests.get(root)
+        return sum(found.values()) + ((info.size or 0) if info is not None else 0)
 
 
 def survey_store(source: Source, repositories: Iterable[str], work: Work) -> StoreSurvey:
-    """Read all tags of `repositories` and all manifests below them.
+    """Build the inventory of `repositories`: read all their tags, and all manifests reachable from these.
 
-    Errors of single images are in the result. Raises errors that concern the whole store, and Cancelled."""
+    Errors of single images are recorded in the result. Raises errors that affect the whole store, and Cancelled."""
     found = StoreSurvey()
     with ThreadPoolExecutor(READERS, thread_name_prefix="survey") as pool:
         for name in repositories:
@@ -53,14 +53,14 @@ def survey_store(source: Source, repositories: Iterable[str], work: Work) -> Sto
 
 
 class _RepositorySurvey:
-    """The survey of one repository; its results are added to `found`."""
+    """Surveys one repository, and adds its contents and problems to `found`."""
 
     def __init__(self, source: Source, name: str, found: StoreSurvey, pool: ThreadPoolExecutor, work: Work) -> None:
         self._source, self._name, self._found, self._pool, self._work = source, name, found, pool, work
         self._contents = RepositoryContents()
 
     def read(self) -> None:
-        """Read the tags and manifests; nothing happens if the repository does not exist."""
+        """Read the tags and manifests. Does nothing if the repository does not exist."""
         try:
             tags = list(self._tags())
         except NotFound:
@@ -77,7 +77,7 @@ class _RepositorySurvey:
         self._contents.tags = {tag: root for tag, root in self._contents.tags.items() if root not in unreadable}
 
     def _tags(self) -> Iterator[str]:
-        """Iterate over the tags; errors in the list become problems."""
+        """Iterate over the tags of the repository. Errors in the listing are recorded as problems."""
         for tag in self._source.tags(self._name, self._work):
             if isinstance(tag, str):
                 yield tag
@@ -85,7 +85,9 @@ class _RepositorySurvey:
                 self._found.problems.append(tag)
 
     def _read_manifests(self, level: Sequence[Digest]) -> set[Digest]:
-        """Read manifests level by level. Return the digests of the first level that could not be read."""
+        """Read the manifests in `level`, then their children, and so on.
+
+        Return the digests in `level` whose manifests could not be read."""
         unreadable: set[Digest] | None = None
         seen: set[Digest] = set()
         while level:

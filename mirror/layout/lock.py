@@ -1,4 +1,4 @@
-"""The writer's lock of a layout: a lock on the directory itself, so that no extra file is needed."""
+"""The lock that a writer of a layout holds. It locks the directory itself, so that no extra file is needed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _DIRECTORY_LOCK_UNSUPPORTED = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EO
 
 
 class LayoutLock:
-    """An exclusive lock on a directory. The kernel releases it when the process ends, however it ends. Thread-safe.
+    """An exclusive lock on a directory, which the kernel releases when the process exits or is killed. Thread-safe.
 
-    fallback_name: a file in the directory, which is locked if the file system cannot lock a directory."""
+    fallback_name: the name of a file in the directory. If the file system cannot lock directories, this file is created
+    and locked instead."""
 
     def __init__(self, directory: Path, fallback_name: str) -> None:
         self._directory = directory
@@ -28,12 +29,14 @@ class LayoutLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock without waiting; call this once. Raises LockBusy (another process has it), LocalError."""
+        """Acquire the lock without waiting. Call this at most once.
+
+        Raises LockBusy if another process holds the lock, and LocalError."""
         try:
             descriptor = self._open_and_lock()
         except BlockingIOError:
             raise LockBusy(
-                f"another run is writing to {self._directory}", hint="wait until that run has ended"
+                f"another run is writing to {self._directory}", hint="wait until that run has finished"
             ) from None
         except OSError as error:
             raise local_error("lock", self._directory, error) from error
@@ -51,7 +54,7 @@ class LayoutLock:
         return _lock(os.open(self._directory / self._fallback_name, flags, 0o644))
 
     def release(self) -> None:
-        """Release the lock; nothing happens if it is not held."""
+        """Release the lock. Does nothing if it is not held."""
         with self._lock:
             descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
@@ -59,7 +62,7 @@ class LayoutLock:
 
 
 def _lock(descriptor: int) -> int:
-    """Lock an open file without waiting. Raises OSError and closes the descriptor if that fails."""
+    """Lock an open file without waiting, and return its descriptor. On failure, close it and raise OSError."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BaseException:

@@ -1,5 +1,6 @@
-"""Finds the referrers of a manifest in a layout or bundle. These have no list of referrers, so all manifests are
-read."""
+"""Finds the referrers of a manifest in a layout or bundle.
+
+Layouts and bundles do not store lists of referrers, so all manifests are read."""
 
 from __future__ import annotations
 
@@ -14,18 +15,19 @@ from mirror.oci.manifest import Manifest
 from mirror.util.cancellation import Work
 from mirror.util.single_flight import LazyValue
 
-MAX_READ = 1_000_000  # manifests
+MAX_READ = 1_000_000  # maximum number of manifests in an index
 
-# (repository, or None for any; subject) -> its referrers
+# Maps a repository and the digest of a subject to the referrers, by digest. The repository is None for referrers below
+# a root that belongs to no repository: they are referrers in every repository.
 _ReferrerIndex = dict[tuple[str | None, Digest], dict[Digest, Descriptor]]
-# Parts of a manifest that are needed here: its descriptor, its subject, its children.
+# The parts of a manifest that the index needs: its descriptor, the digest of its subject, its children.
 _ManifestParts = tuple[Descriptor, Digest | None, tuple[Descriptor, ...]]
 
 
 class Referrers:
-    """The referrers in a store, indexed on the first call and again when its roots have changed. Thread-safe.
+    """An index of the referrers in a store, built by the first `find` and again when the roots change. Thread-safe.
 
-    manifest: reads a manifest of the store by its digest."""
+    manifest: reads a manifest of the store; its arguments are a repository, a tag or digest, and a Work."""
 
     def __init__(self, manifest: Callable[[str, str, Work], Manifest]) -> None:
         self._manifest = manifest
@@ -38,8 +40,8 @@ class Referrers:
     ) -> list[Descriptor]:
         """Return the referrers of `digest`, sorted by digest.
 
-        revision: a value that differs if the roots differ. Take it before the call; `roots` is called afterwards, so
-        that no change in between is missed. Raises Cancelled, LocalError."""
+        roots: returns the current roots of the store. revision: a value that changes when the roots change. The caller
+        reads it first and `roots` is called later, so no change is missed. Raises Cancelled, LocalError."""
         with self._lock:
             if self._index is None or revision != self._revision:
                 self._revision, self._index = revision, LazyValue(lambda work: self._build_index(roots(), work))
@@ -64,7 +66,9 @@ class Referrers:
             self._index = None
 
     def _build_index(self, roots: Sequence[Root], work: Work) -> _ReferrerIndex:
-        """Read all manifests below `roots`. Damaged ones are skipped here; copying them reports the error."""
+        """Read all manifests reachable from `roots`, and return their referrers by subject.
+
+        Missing and damaged manifests are skipped: the run reports the error when it copies them."""
         referrers: _ReferrerIndex = {}
         parts_by_digest: dict[Digest, _ManifestParts | None] = {}
         todo = list(dict.fromkeys((root.repository or None, root.descriptor.digest) for root in roots))
@@ -85,7 +89,7 @@ class Referrers:
         return referrers
 
     def _read_parts(self, digest: Digest, work: Work) -> _ManifestParts | None:
-        """Read one manifest; None if it is missing or damaged."""
+        """Read one manifest and return its parts; None if it is missing or damaged."""
         try:
             return _parts(self._manifest("", digest, work))
         except (NotFound, Refused):

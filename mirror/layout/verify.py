@@ -20,7 +20,9 @@ _BUFFER_BYTES = 1 << 20  # bytes read at a time
 
 
 def verify_layout(path: Path, stop: Stop) -> VerificationResult:
-    """Verify the layout at `path`. Problems of its content are in the result. Raises LocalError, Cancelled."""
+    """Verify the layout at `path`. Problems with its content are recorded in the result, not raised.
+
+    Raises LocalError, Cancelled."""
     files = LayoutFiles(path)
     try:
         return _LayoutVerifier(files, stop).run()
@@ -29,7 +31,7 @@ def verify_layout(path: Path, stop: Stop) -> VerificationResult:
 
 
 class _LayoutVerifier:
-    """One verification of a layout."""
+    """Verifies one layout: hashes everything reachable from its index, and records the problems."""
 
     def __init__(self, files: LayoutFiles, stop: Stop) -> None:
         self._files = files
@@ -50,11 +52,11 @@ class _LayoutVerifier:
         return self._result
 
     def _read_index(self) -> Index:
-        """Read index.json, and record its unusable entries as problems. Raises Refused."""
+        """Read index.json, and record its unusable entries as problems. Raises Refused if the file is unusable."""
         what = str(self._files.path)
         version = self._files.read(VERSION_FILE, _MAX_VERSION_BYTES) if self._files.list_names() is not None else None
         if version is None:
-            raise Refused(f"{what} is not a layout: no oci-layout here", code="bundle_invalid")
+            raise Refused(f"{what} is not a layout: no oci-layout file found", code="bundle_invalid")
         check_version(version, f"{what}: {VERSION_FILE}")
         data = self._files.read(INDEX_FILE, MAX_BYTES)
         if data is None:
@@ -64,7 +66,7 @@ class _LayoutVerifier:
         return index
 
     def _walk(self, todo: list[Descriptor]) -> None:
-        """Verify everything that the descriptors lead to, each digest once."""
+        """Verify all manifests and blobs reachable from the descriptors in `todo`, each digest once."""
         seen: set[Digest] = set()
         while todo:
             self._stop.raise_if_requested()
@@ -82,7 +84,7 @@ class _LayoutVerifier:
                     self._result.problems.append(LayoutProblem.from_error(error, descriptor.digest))
 
     def _verify_manifest(self, descriptor: Descriptor) -> list[Descriptor]:
-        """Verify a manifest and return the descriptors that it refers to. Raises MirrorError."""
+        """Verify a manifest and return the descriptors in it. Raises MirrorError if it is missing or damaged."""
         body = self._files.read_blob(descriptor.digest, manifests.MAX_BYTES)
         if body is None:
             raise Refused(f"{descriptor.digest} is missing", code="bundle_incomplete")
@@ -118,9 +120,9 @@ class _LayoutVerifier:
 
 
 def _unusable_entries(index: Index) -> Iterator[str]:
-    """Return the errors of entries that cannot be used."""
+    """Yield an error message for each index entry that cannot be used."""
     for name in ("", *index.repositories()):
         try:
             yield from (str(tag) for tag in index.tags(name) if isinstance(tag, MirrorError))
-        except NotFound:  # it has only roots without a name
+        except NotFound:  # the repository has no tags, only roots without a name
             continue

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection of the server: requests are answered one after the other. Source: RFC 9112."""
+"""Answers the requests on one HTTP/1.1 connection of the server, one at a time. Source: RFC 9112."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ IDLE_TIMEOUT = 60.0  # seconds without a byte after which a connection is closed
 _MAX_LINE = 64 << 10  # bytes
 _SENDFILE_MIN = 64 << 10  # bytes: larger bodies are sent with sendfile()
 _MAX_DRAINED = 256 << 10  # bytes of an unread request body that are discarded to keep the connection open
-_LINGER = 2.0  # seconds without a byte after which discarding an unread body ends
+_LINGER = 2.0  # seconds without a byte after which the server stops discarding an unread body
 _MAX_LINGER_BYTES = 64 << 20  # bytes of an unread body that are discarded before the connection is closed
 _BUFFER_BYTES = 256 << 10  # bytes
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?")
 
 
 class ServerConnection(BaseHTTPRequestHandler):
-    """A connection with one client.
+    """A connection with one client. `run` answers the requests that arrive on it.
 
-    idle_since: when it began to wait for a request (monotonic clock); None during a request."""
+    idle_since: when the connection began to wait for a request (monotonic clock, seconds); None during a request."""
 
     protocol_version = "HTTP/1.1"
     server_version = f"mirror/{__version__}"
@@ -49,11 +49,11 @@ class ServerConnection(BaseHTTPRequestHandler):
         self._address = address
 
     def run(self) -> None:
-        """Answer requests until either side closes the connection. Errors of the connection are not raised."""
+        """Answer requests until either side closes the connection. Connection errors end it and are not raised."""
         try:
             if isinstance(self.client_socket, ssl.SSLSocket):
                 self.client_socket.do_handshake()
-            super().__init__(self.client_socket, self._address, None)  # type: ignore[arg-type]  # nothing asks for the server
+            super().__init__(self.client_socket, self._address, None)  # type: ignore[arg-type]  # the server is not used
             if isinstance(self.client_socket, ssl.SSLSocket):
                 send_close_notify(self.client_socket)
         except (OSError, MirrorError, Cancelled, ValueError):
@@ -72,7 +72,7 @@ class ServerConnection(BaseHTTPRequestHandler):
             return
         if not self.parse_request():
             return
-        self.idle_since = None  # from here on it is not idle; waiting for the rest of a head still counts as idle
+        self.idle_since = None  # not idle from here on; while the head was incomplete, the connection was idle
         body = self._request_body()
         if isinstance(body, HttpError):
             self.close_connection = True
@@ -85,7 +85,8 @@ class ServerConnection(BaseHTTPRequestHandler):
     def _linger(self, body: ConnectionBody) -> None:
         """Close the sending side and discard the rest of the body.
 
-        If unread bytes were left at close(), TCP would reset the connection and the client could lose the response."""
+        If unread bytes were left when the socket is closed, TCP would reset the connection, and the client could lose
+        the response."""
         self.close_connection = True
         socket.socket.shutdown(self.connection, socket.SHUT_WR)  # the method of SSLSocket would also stop reading
         self.connection.settimeout(_LINGER)
@@ -102,7 +103,7 @@ class ServerConnection(BaseHTTPRequestHandler):
         return self._handler(request)
 
     def _request_body(self) -> ConnectionBody | HttpError:
-        """Return the request's body; an error if its length is ambiguous (RFC 9112, section 6.3)."""
+        """Return the body of the request, or an error if its length is ambiguous (RFC 9112, section 6.3)."""
         codings, lengths = self.headers.get_all("Transfer-Encoding", []), self.headers.get_all("Content-Length", [])
         if codings:
             if lengths or [coding.strip().lower() for coding in codings] != ["chunked"]:
@@ -115,7 +116,7 @@ class ServerConnection(BaseHTTPRequestHandler):
     def _send(self, response: ServerResponse) -> None:
         """Send a response and close the reader of its body."""
         body = response.body
-        self.request_version = self.protocol_version  # always send a status line, also to a client of HTTP/0.9
+        self.request_version = self.protocol_version  # always send a status line, even to an HTTP/0.9 client
         try:
             self.send_response(response.status)
             self.send_header("Docker-Distribution-API-Version", "registry/2.0")
@@ -135,7 +136,7 @@ class ServerConnection(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _send_body(self, body: bytes | BlobRange) -> None:
-        """Send the body, with sendfile() for a large file without TLS."""
+        """Send the body. Use sendfile() for a large file on a connection without TLS."""
         if isinstance(body, bytes):
             self.wfile.write(body)
         elif (
@@ -151,7 +152,7 @@ class ServerConnection(BaseHTTPRequestHandler):
             self._send_pieces(body)
 
     def _send_pieces(self, body: BlobRange) -> None:
-        """Send the body through a buffer."""
+        """Read the body into a buffer and send it, piece by piece."""
         buffer, left = memoryview(bytearray(min(_BUFFER_BYTES, max(1, body.length)))), body.length
         while left:
             count = body.reader.readinto(buffer[: min(len(buffer), left)])
@@ -161,7 +162,7 @@ class ServerConnection(BaseHTTPRequestHandler):
             left -= count
 
     def handle_expect_100(self) -> bool:
-        """Send "100 Continue"."""
+        """Send "100 Continue", and return True: the request will be answered."""
         self.send_response_only(100)
         self.end_headers()
         self.wfile.flush()
@@ -178,7 +179,7 @@ class ServerConnection(BaseHTTPRequestHandler):
 
 
 class ConnectionBody:
-    """The body of a request, with a length or in chunks. Source: RFC 9112, sections 6 and 7."""
+    """The body of a request. length: bytes; None if the body is chunked. Source: RFC 9112, sections 6 and 7."""
 
     def __init__(self, file: io.BufferedIOBase | Any, length: int | None) -> None:
         self.length = length
@@ -206,7 +207,7 @@ class ConnectionBody:
         return count
 
     def _next_chunk(self) -> None:
-        """Read the size of the next chunk; after the last one, read the trailer. Raises NetworkError."""
+        """Read the size line of the next chunk. If it is the last chunk, also read the trailer. Raises NetworkError."""
         found = _CHUNK_SIZE.fullmatch(self._read_line(None))
         if found is None:
             raise NetworkError("malformed chunk in the request body", code="bad_response")
@@ -219,7 +220,9 @@ class ConnectionBody:
             raise NetworkError("too many trailer lines after the request body", code="bad_response")
 
     def _read_line(self, expected: bytes | None) -> bytes:
-        """Read a line without its end. expected: the content it must have. Raises NetworkError (truncated)."""
+        """Read a line, and return it without its line break.
+
+        expected: the content that the line must have; None: any. Raises NetworkError (truncated)."""
         line: bytes = self._file.readline(_MAX_LINE)
         if not line.endswith(b"\n") or (expected is not None and line.strip(b"\r\n") != expected):
             raise NetworkError("the request body is truncated", code="truncated")

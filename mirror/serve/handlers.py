@@ -28,7 +28,7 @@ from mirror.util.cancellation import Work
 from mirror.util.structs import Struct
 
 _MAX_REFERRERS = 10_000
-_NAMES_MAX_AGE = 0.5  # seconds for which the list of repositories is reused
+_NAMES_MAX_AGE = 0.5  # seconds for which a list of repositories that was read is reused
 _READ_METHODS = ("GET", "HEAD")
 _NOT_A_MANIFEST_CODES = (
     "manifest_invalid",
@@ -40,8 +40,8 @@ _NOT_A_MANIFEST_CODES = (
 class _Route(Struct, frozen=True):
     """A route of the API.
 
-    reads: handles GET and HEAD, called with the request and the groups of the pattern. writes: methods that are
-    pushes."""
+    reads: the function that answers GET and HEAD; its arguments are the request and the groups of `pattern`. writes:
+    the methods that the push handler answers."""
 
     pattern: re.Pattern[str]
     reads: Callable[..., ServerResponse] | None
@@ -49,10 +49,10 @@ class _Route(Struct, frozen=True):
 
 
 class RegistryHandler:
-    """Answers the requests of a registry. Thread-safe.
+    """Routes the requests of clients and answers pulls; a PushHandler answers pushes. Thread-safe.
 
-    pushes: handles writes; None if the registry is read-only. default_repository: owns the names without a
-    repository."""
+    pushes: None if the registry is read-only. default_repository: the repository to which tags without a repository
+    belong."""
 
     def __init__(
         self, store: Source, work: Work, *, default_repository: str = "", pushes: PushHandler | None = None
@@ -75,7 +75,9 @@ class RegistryHandler:
         )
 
     def handle(self, request: ServerRequest) -> ServerResponse:
-        """Answer one request; errors become responses. Raises NetworkError (the request is truncated), Cancelled."""
+        """Return the response to a request. Most errors are converted to error responses.
+
+        Raises NetworkError if the request is truncated, and Cancelled."""
         try:
             return self._route_request(request)
         except HttpError as problem:
@@ -86,7 +88,7 @@ class RegistryHandler:
             return HttpError(500, "UNKNOWN", error.what).to_response()
 
     def _route_request(self, request: ServerRequest) -> ServerResponse:
-        """Call the handler of the route. Raises HttpError."""
+        """Find the route of a request, and call its handler. Raises HttpError if there is none."""
         for route in self._routes:
             found = route.pattern.fullmatch(request.path)
             if found is not None:
@@ -100,7 +102,7 @@ class RegistryHandler:
         raise HttpError(404, "NAME_UNKNOWN", "no such path")
 
     def _method_error(self, route: _Route) -> HttpError:
-        """Return the error for a method that the route does not have."""
+        """Return the error (405) for a method that the route does not support."""
         allowed = (
             *(_READ_METHODS if route.reads is not None else ()),
             *(route.writes if self._pushes is not None else ()),
@@ -115,7 +117,7 @@ class RegistryHandler:
         return json_response({})
 
     def _get_catalog(self, request: ServerRequest) -> ServerResponse:
-        """Answer GET /v2/_catalog."""
+        """Answer GET /v2/_catalog: list the repositories."""
         names, link = paginate(request, sorted(self._repositories()))
         return json_response({"repositories": names}, headers=link)
 
@@ -144,7 +146,7 @@ class RegistryHandler:
             raise HttpError(404, "NAME_UNKNOWN", f"repository {repository} not found")
 
     def _get_tags(self, request: ServerRequest, repository: str) -> ServerResponse:
-        """Answer a listing of tags."""
+        """Answer GET /v2/REPOSITORY/tags/list."""
         try:
             listed = self._store.tags(repository, self._work)
             tags = sorted(tag for tag in listed if isinstance(tag, str))
@@ -173,11 +175,11 @@ class RegistryHandler:
         return ServerResponse(200, headers, manifest.body, manifest.size)
 
     def _read_manifest(self, repository: str, reference: str) -> Manifest:
-        """Read a manifest. Raises HttpError if the digest names a blob that is not a manifest."""
+        """Read a manifest. Raises HttpError (404) if `reference` is the digest of a blob that is not a manifest."""
         try:
             return self._store.manifest(repository, reference, self._work)
         except Refused as error:
-            # A layout finds out only by reading that a layer is not a manifest. 404 also keeps clients from retrying.
+            # Only reading the blob shows that it is not a manifest. With 404, unlike 500, clients do not retry.
             if ":" in reference and error.code in _NOT_A_MANIFEST_CODES:
                 raise HttpError(404, "MANIFEST_UNKNOWN", error.what) from error
             raise
@@ -212,7 +214,7 @@ class RegistryHandler:
             raise HttpError(404, "BLOB_UNKNOWN", error.what) from error
 
     def _get_referrers(self, request: ServerRequest, repository: str, text: str) -> ServerResponse:
-        """Answer a listing of referrers."""
+        """Answer GET /v2/REPOSITORY/referrers/DIGEST."""
         digest, kind = _parse_digest(text), request.query_value("artifactType")
         entries: list[dict[str, object]] = []
         for descriptor in self._store.referrers(repository, digest, self._work):
@@ -226,7 +228,7 @@ class RegistryHandler:
         return json_response(document, headers=headers, media_type=OCI_INDEX)
 
     def _get_upload(self, request: ServerRequest, repository: str, session: str) -> ServerResponse:
-        """Answer a GET of an upload session."""
+        """Answer GET of an upload session: its location and the number of bytes received."""
         if self._pushes is None:
             raise HttpError(404, "BLOB_UPLOAD_UNKNOWN", "this registry is read-only")
         return self._pushes.handle(request, repository, session)
@@ -241,7 +243,7 @@ def _parse_digest(text: str) -> Digest:
 
 
 def _referrer_descriptor(manifest: Manifest) -> dict[str, object]:
-    """Return the descriptor of a referrer: with the artifact type and the annotations of its manifest."""
+    """Return the descriptor of a referrer, with the artifact type and the annotations from its manifest."""
     document = json.loads(manifest.body)
     entry: dict[str, object] = {
         "mediaType": manifest.media_type,

@@ -34,7 +34,8 @@ class IncomingBody(Protocol):
 class ServerRequest(Struct, frozen=True):
     """A request to the registry.
 
-    path: percent-decoded. header: returns a header by its name in any case. query: all values of every key."""
+    path: percent-decoded. header: returns the value of a header, or None; names are case-insensitive. query: all values
+    of each key."""
 
     method: str
     path: str
@@ -44,12 +45,12 @@ class ServerRequest(Struct, frozen=True):
 
     @classmethod
     def parse(cls, method: str, target: str, header: Callable[[str], str | None], body: IncomingBody) -> ServerRequest:
-        """Make a request. target: path and query as received. Raises ValueError if the query has too many fields."""
+        """Create a request. target: path and query as received. Raises ValueError if the query has too many fields."""
         path, _, query = target.partition("?")
         return cls(method, unquote(path), parse_qs(query, keep_blank_values=True, max_num_fields=100), header, body)
 
     def query_value(self, key: str) -> str | None:
-        """Return the first value of a key in the query."""
+        """Return the first value of a key in the query; None if the key is missing."""
         return next(iter(self.query.get(key, ())), None)
 
 
@@ -94,12 +95,14 @@ def json_response(
 
 
 def paginate(request: ServerRequest, names: Sequence[str]) -> tuple[list[str], Headers]:
-    """Return one page of the sorted `names`, as the query's `n` and `last` ask, and the Link header of the next page.
+    """Return the page of the sorted `names` that the query parameters `n` and `last` select.
 
-    Raises HttpError."""
+    Also return a Link header if there is a next page. Raises HttpError if `n` is not a number."""
     count, last = request.query_value("n"), request.query_value("last")
     if count is not None and not _NUMBER.fullmatch(count):
-        raise HttpError(400, "PAGINATION_NUMBER_INVALID", f"n is not a number: {printable(count, 40)!r}")
+        raise HttpError(
+            400, "PAGINATION_NUMBER_INVALID", f"the query parameter n is not a number: {printable(count, 40)!r}"
+        )
     after = list(names) if last is None else [name for name in names if name > last]
     if count is None or int(count) >= len(after):
         return after, ()
@@ -113,8 +116,8 @@ def paginate(request: ServerRequest, names: Sequence[str]) -> tuple[list[str], H
 def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
     """Parse a Range header with one range; return (first byte, number of bytes).
 
-    Return None for the whole blob, also if the header is not understood. Raises HttpError (416) if no byte is in the
-    range. Source: RFC 9110, section 14."""
+    Return None if the whole blob must be sent: the header is missing, invalid or not supported. Raises HttpError (416)
+    if the range contains no byte of the blob. Source: RFC 9110, section 14."""
     found = _RANGE.fullmatch(text.strip()) if text else None
     if found is None or not (found[1] or found[2]):
         return None

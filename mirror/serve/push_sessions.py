@@ -1,4 +1,4 @@
-"""The bytes of pushed blobs: those that an upload session has collected, and those of a single request."""
+"""The bytes of pushed blobs, which an upload session collects or a single request contains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BUFFER_BYTES = 256 << 10  # size of a read
 
 
 class PushSession:
-    """The bytes of an upload session so far. Used by one request at a time."""
+    """An upload session, which collects the bytes of a blob in an unnamed file. Used by one request at a time."""
 
     def __init__(self, directory: Path) -> None:
         try:
@@ -31,7 +31,7 @@ class PushSession:
         self.size = 0
 
     def append(self, body: IncomingBody) -> None:
-        """Append a body. Raises NetworkError, LocalError."""
+        """Append the body of a request. Raises NetworkError, LocalError."""
         buffer = memoryview(bytearray(_BUFFER_BYTES))
         while count := body.readinto(buffer):
             left = buffer[:count]
@@ -44,7 +44,7 @@ class PushSession:
                 raise local_error("write an upload to", self._directory, error) from error
 
     def digest(self, algorithm: str) -> str:
-        """Return the digest of the bytes so far."""
+        """Return the digest of the bytes that were received so far. algorithm: sha256 or sha512."""
         if algorithm == "sha256":
             return f"sha256:{self._hasher.hexdigest()}"
         hasher, buffer = hashlib.new(algorithm), memoryview(bytearray(_BUFFER_BYTES))
@@ -54,7 +54,7 @@ class PushSession:
         return f"{algorithm}:{hasher.hexdigest()}"
 
     def open(self) -> BlobReader:
-        """Return a reader of the bytes so far."""
+        """Return a reader of the bytes that were received so far."""
         return FileReader(os.dup(self._file.fileno()), self._directory)
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class PushSession:
 
 
 class VerifyingBody:
-    """A BlobReader of a request's body that verifies the digest at its end."""
+    """A BlobReader that reads the body of a request, and verifies the digest at the end of the body."""
 
     def __init__(self, body: IncomingBody, digest: Digest) -> None:
         self.size = body.length

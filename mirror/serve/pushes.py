@@ -34,7 +34,9 @@ _CONTENT_RANGE = re.compile(r"(?:bytes )?(\d{1,19})-(\d{1,19})(?:/.*)?")
 
 
 class PushHandler:
-    """Handles pushes to a layout. Thread-safe; close it. directory: for unnamed files, on the store's disk."""
+    """Answers pushes to a layout: uploads, mounts, manifests and deletions. Thread-safe. Call `close` at the end.
+
+    directory: where upload sessions create unnamed files; it should be on the disk of the store."""
 
     def __init__(self, store: LayoutStore, work: Work, directory: Path) -> None:
         self._store = store
@@ -43,10 +45,10 @@ class PushHandler:
         self._lock = threading.Lock()
         self._sessions: OrderedDict[str, PushSession] = OrderedDict()
         self._repositories_pushed: set[str] = set()
-        # (repository, digest) of deleted manifests that other repositories have
+        # (repository, digest) of deleted manifests whose files were kept, because other repositories have them
         self._deleted: set[tuple[str, str]] = set()
         self._changed = threading.Condition()
-        self._active_puts = 0  # number of requests that put a manifest; -1 while one deletes
+        self._active_puts = 0  # number of requests that are putting a manifest; -1 while a request deletes one
 
     def close(self) -> None:
         """Close all upload sessions."""
@@ -56,15 +58,19 @@ class PushHandler:
             session.close()
 
     def has_pushes(self, repository: str) -> bool:
-        """Whether anything was pushed to the repository since the start. It may have blobs before it has a tag."""
+        """Whether a blob or manifest was pushed to the repository since the server started.
+
+        Such a repository exists even if it has no tag yet."""
         return repository in self._repositories_pushed
 
     def has_deleted(self, repository: str, digest: str) -> bool:
-        """Whether a manifest that other repositories have was deleted from this one since the start."""
+        """Whether a manifest was deleted from `repository` since the server started, but its file was kept.
+
+        The file is kept if another repository has the manifest."""
         return (repository, digest) in self._deleted
 
     def handle(self, request: ServerRequest, repository: str, reference: str = "") -> ServerResponse:
-        """Answer a push. reference: tag, digest or name of the upload session.
+        """Return the response to a push. reference: a tag, a digest, or the name of an upload session.
 
         Raises HttpError, NetworkError, errors of the store."""
         if "/manifests/" in request.path:
@@ -101,7 +107,7 @@ class PushHandler:
     # ---- sessions
 
     def _post_upload(self, request: ServerRequest, repository: str) -> ServerResponse:
-        """Answer a POST: mount a blob, upload it in this request, or open an upload session."""
+        """Answer POST: mount a blob, store the blob in the request's body, or open an upload session."""
         mount = request.query_value("mount")
         if mount is not None and self._try_mount(request, repository, _parse_digest(mount)):
             return _created_response(repository, _parse_digest(mount))
@@ -122,7 +128,9 @@ class PushHandler:
         return _session_response(202, repository, name, session)
 
     def _try_mount(self, request: ServerRequest, repository: str, digest: Digest) -> bool:
-        """Mount a blob; return False if `from` does not have it. Without `from`, any repository will do."""
+        """Mount a blob from the repository in the query parameter `from`, or from any repository if there is none.
+
+        Return False if that is not possible, because the repository or the blob does not exist."""
         sibling = request.query_value("from")
         if sibling is not None and not (is_path(sibling) and self._has_repository(sibling)):
             return False
@@ -136,7 +144,7 @@ class PushHandler:
         return self.has_pushes(repository) or repository in self._store.repositories(repository, self._work)
 
     def _take_session(self, repository: str, name: str) -> PushSession:
-        """Take an upload session for one request; two requests at once would mix their bytes.
+        """Remove an upload session from the table while a request uses it: two requests would mix their bytes.
 
         Raises HttpError (404)."""
         with self._lock:
@@ -146,13 +154,13 @@ class PushHandler:
         return session
 
     def _return_session(self, name: str, session: PushSession | None) -> None:
-        """Make a session available for the next request; None if it has ended."""
+        """Make a session available for the next request. Does nothing if `session` is None: the session has ended."""
         if session is not None:
             with self._lock:
                 self._sessions[name] = session
 
     def _commit(self, request: ServerRequest, repository: str, session: PushSession) -> None:
-        """Write the blob to the store after verifying its digest.
+        """Verify the digest of the blob in a session and the request's body, and write the blob to the store.
 
         Raises HttpError (DIGEST_INVALID), NetworkError, LocalError."""
         digest = _requested_digest(request)
@@ -175,7 +183,7 @@ class PushHandler:
     # ---- manifests
 
     def _put_manifest(self, request: ServerRequest, repository: str, reference: str) -> ServerResponse:
-        """Answer a PUT of a manifest."""
+        """Answer PUT /v2/REPOSITORY/manifests/REFERENCE."""
         if ":" not in reference and not is_tag(reference):
             raise HttpError(400, "TAG_INVALID", "not a valid tag")
         expected = _parse_digest(reference) if ":" in reference else None
@@ -203,7 +211,7 @@ class PushHandler:
         return ServerResponse(201, headers)
 
     def _delete_manifest(self, request: ServerRequest, repository: str, reference: str) -> ServerResponse:
-        """Answer a DELETE of a tag or manifest."""
+        """Answer DELETE /v2/REPOSITORY/manifests/REFERENCE."""
         with self._manifest_access(exclusive=True):
             found = next(iter(self._store.resolve(repository, [reference], self._work)))
             if isinstance(found, Exception) or self.has_deleted(repository, reference):
@@ -220,16 +228,19 @@ class PushHandler:
         return ServerResponse(202)
 
     def _clear_deletion(self, repository: str, manifest: Manifest) -> None:
-        """Record that a manifest was pushed again. If it is an index, forget all deletions in the repository."""
+        """Remove a pushed manifest from the recorded deletions.
+
+        If it is an index, remove all deletions of the repository, because it may refer to these manifests."""
         if manifest.children:
             self._deleted = {one for one in self._deleted if one[0] != repository}
         self._deleted.discard((repository, manifest.digest))
 
     @contextmanager
     def _manifest_access(self, *, exclusive: bool) -> Iterator[None]:
-        """Hold the right to change manifests: shared for puts, exclusive for a delete.
+        """As a context manager, hold a lock on the manifests until the `with` block exits.
 
-        A put must not refer to a manifest that is being removed. Raises Cancelled."""
+        exclusive: False for a put: puts may run at the same time. True for a delete: a put must not refer to a manifest
+        that is being removed. Raises Cancelled."""
         while not self._try_enter(exclusive=exclusive):
             self._work.stop.raise_if_requested()
         try:
@@ -240,7 +251,7 @@ class PushHandler:
                 self._changed.notify_all()
 
     def _try_enter(self, *, exclusive: bool) -> bool:
-        """Try to enter; on failure wait a moment and return False."""
+        """Try to acquire the lock on the manifests. On failure, wait at most _POLL_INTERVAL, then return False."""
         with self._changed:
             if self._active_puts if exclusive else self._active_puts < 0:
                 self._changed.wait(_POLL_INTERVAL)
@@ -250,26 +261,26 @@ class PushHandler:
 
 
 def _read_manifest_body(body: IncomingBody) -> bytes:
-    """Read a manifest of at most MAX_MANIFEST_BYTES. Raises HttpError (413), NetworkError."""
+    """Read a manifest. Raises HttpError (413) if it has more than MAX_MANIFEST_BYTES, and NetworkError."""
     data, buffer = bytearray(), memoryview(bytearray(_BUFFER_BYTES))
     while count := body.readinto(buffer):
         data += buffer[:count]
         if len(data) > MAX_MANIFEST_BYTES:
-            raise HttpError(413, "SIZE_INVALID", f"a manifest of more than {MAX_MANIFEST_BYTES} bytes")
+            raise HttpError(413, "SIZE_INVALID", f"the manifest has more than {MAX_MANIFEST_BYTES} bytes")
     return bytes(data)
 
 
 def _check_content_range(request: ServerRequest, session: PushSession, repository: str, name: str) -> None:
-    """Raise HttpError (416) if the part does not begin where the last one ended."""
+    """Raise HttpError (416) if the chunk in the request does not begin where the previous chunk ended."""
     text = request.header("Content-Range")
     found = _CONTENT_RANGE.fullmatch(text.strip()) if text is not None else None
     if text is not None and (found is None or int(found[1]) != session.size):
         response = _session_response(416, repository, name, session)
-        raise HttpError(416, "RANGE_INVALID", "a part must begin where the last one ended", response.headers)
+        raise HttpError(416, "RANGE_INVALID", "a chunk must begin where the previous chunk ended", response.headers)
 
 
 def _session_response(status: int, repository: str, name: str, session: PushSession) -> ServerResponse:
-    """Return a response that tells the state of an upload session."""
+    """Return a response with the location of an upload session and the range of bytes received."""
     headers: Headers = (
         ("Location", f"/v2/{repository}/blobs/uploads/{name}"),
         ("Range", f"0-{max(0, session.size - 1)}"),
@@ -279,12 +290,12 @@ def _session_response(status: int, repository: str, name: str, session: PushSess
 
 
 def _created_response(repository: str, digest: Digest) -> ServerResponse:
-    """Return the response for a blob that was stored."""
+    """Return the response (201) for a blob that was stored or mounted."""
     return ServerResponse(201, (("Location", f"/v2/{repository}/blobs/{digest}"), ("Docker-Content-Digest", digest)))
 
 
 def _requested_digest(request: ServerRequest) -> Digest:
-    """Return the digest in the query. Raises HttpError (DIGEST_INVALID)."""
+    """Return the value of the query parameter `digest`. Raises HttpError (DIGEST_INVALID)."""
     return _parse_digest(request.query_value("digest") or "")
 
 
@@ -297,7 +308,7 @@ def _parse_digest(text: str) -> Digest:
 
 
 def _to_http_error(error: Refused | RemoteError) -> HttpError:
-    """Return the response for an error of the store."""
+    """Return the error response for an error that the store raised."""
     if error.code == "blob_missing":
         return HttpError(404, "MANIFEST_BLOB_UNKNOWN", error.what)
     if error.code == "digest_mismatch":

@@ -34,7 +34,7 @@ MAX_CONNECTIONS = 200
 _BACKLOG = 128
 _PUBLISH_INTERVAL = 1.0  # seconds between two writes of index.json after pushes
 _POLL_INTERVAL = 0.5  # seconds between two checks whether a connection has ended
-_SHUTDOWN_TIMEOUT = 5.0  # seconds that connections have to end
+_SHUTDOWN_TIMEOUT = 5.0  # seconds to wait for connections to end
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):(?P<port>\d{1,5})")
 
@@ -47,14 +47,15 @@ def serve(
     certificate: Path | None = None,
     key: Path | None = None,
 ) -> int:
-    """Serve a layout or bundle until a signal arrives. With a certificate and key (PEM files) use https, else http.
+    """Serve a layout or bundle until a signal arrives. Return the exit code.
 
-    Return the exit code. Raises ConfigError, LocalError, Refused, LockBusy."""
+    certificate, key: PEM files for https; without them, http is used. Raises ConfigError, LocalError, Refused,
+    LockBusy."""
     host, port = parse_address(listen)
     tls = server_context(certificate, key)
     if writable and not _is_loopback(host):
         raise ConfigError(
-            f"--writable on {printable(listen, 80)}: everyone who can reach this address could write",
+            f"--writable with --listen {printable(listen, 80)}: anyone who can reach this address could push",
             hint="with --writable, listen on a loopback address such as 127.0.0.1:5000",
         )
     stop = Stop()
@@ -63,7 +64,7 @@ def serve(
         open_handler(path, stop, writable=writable) as handler,
         RegistryServer(handler, host, port, stop=stop, tls=tls) as server,
     ):
-        mode = "takes pushes" if writable else "read-only"
+        mode = "accepts pushes" if writable else "read-only"
         print_lines([f"http{'s' if tls else ''}://{server.address}/ serves {printable(path)} ({mode})"])
         while signals.number is None:
             signals.wait()
@@ -71,10 +72,12 @@ def serve(
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Parse the HOST:PORT of --listen; port 0 means any free port. Raises ConfigError."""
+    """Return the host and port of an address `HOST:PORT` for --listen. Port 0: any free port. Raises ConfigError."""
     found = _ADDRESS.fullmatch(text if not text.startswith(":") else f"127.0.0.1{text}")
     if found is None or int(found["port"]) > 65535:
-        raise ConfigError(f"--listen: want HOST:PORT, got {printable(text, 80)!r}", hint="for example 127.0.0.1:5000")
+        raise ConfigError(
+            f"--listen: expected HOST:PORT, got {printable(text, 80)!r}", hint="for example 127.0.0.1:5000"
+        )
     return found["host"].strip("[]"), int(found["port"])
 
 
@@ -91,9 +94,9 @@ def _is_loopback(host: str) -> bool:
 def open_handler(
     path: Path, stop: Stop, *, writable: bool = False
 ) -> Iterator[Callable[[ServerRequest], ServerResponse]]:
-    """Open the layout or bundle at `path`, and return the function that answers requests.
+    """As a context manager, open the layout or bundle at `path`, and yield the function that answers requests.
 
-    Raises ConfigError, LocalError, Refused, LockBusy."""
+    The layout or bundle is closed when the `with` block exits. Raises ConfigError, LocalError, Refused, LockBusy."""
     work = Work(stop)
     default_repository = _default_repository(path)
     with ExitStack() as stack:
@@ -117,7 +120,9 @@ def open_handler(
 
 
 def _default_repository(path: Path) -> str:
-    """Return the repository that owns the names without a repository: it is named after the file or directory."""
+    """Return the repository to which tags without a repository belong.
+
+    It is named after the file or directory, or `layout` if that is not a valid repository name."""
     name = path.resolve().name.removesuffix(".tar").lower()
     return name if is_path(name) else "layout"
 
@@ -136,9 +141,10 @@ def _open_source(path: Path, default_repository: str, stack: ExitStack) -> Sourc
 
 
 def _check_source(source: Source, work: Work) -> None:
-    """Refuse a store that is not a layout, and a bundle that lacks content, before the first request.
+    """Check, before the first request, that the store is a layout or a bundle with all its content.
 
-    A warning is printed if images could not be exported: the other images are complete. Raises Refused."""
+    If images could not be exported to a bundle, only print a warning, because the other images are complete. Raises
+    Refused."""
     list(source.repositories("", work))
     if not isinstance(source, BundleStore):
         return
@@ -155,23 +161,25 @@ def _check_source(source: Source, work: Work) -> None:
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise Refused(
             f"{source.host} is damaged or incomplete: {found[0]}{more}",
-            hint="`mirror bundle verify` lists everything that is wrong; copy the bundle again",
+            hint="`mirror bundle verify` lists all problems; copy the bundle again",
             code="bundle_incomplete",
         )
     incomplete_error = bundle.incomplete_error()
     if incomplete_error is not None:
-        Console(sys.stderr).write_line(f"mirror: warning: {incomplete_error.what}; the rest is served")
+        Console(sys.stderr).write_line(f"mirror: warning: {incomplete_error.what}; all other images are served")
 
 
 @contextmanager
 def _publish_periodically(store: LayoutStore, work: Work) -> Iterator[None]:
-    """Write index.json at most _PUBLISH_INTERVAL seconds after a push, and at the end. Raises LocalError at the end."""
+    """As a context manager, write index.json within _PUBLISH_INTERVAL seconds after each push.
+
+    It is also written when the `with` block exits. Raises LocalError if the last write fails."""
     ended = threading.Event()
 
     def run() -> None:
-        """Write index.json until the server ends."""
+        """Write index.json periodically until the `with` block exits."""
         while not ended.wait(_PUBLISH_INTERVAL):
-            with suppress(LocalError):  # e.g. the disk is full: the next push and the final write report it
+            with suppress(LocalError):  # such as a full disk: the next push and the last write report it
                 store.finish(whole=True, work=work)
 
     thread = threading.Thread(target=run, name="serve-publish")
@@ -185,11 +193,11 @@ def _publish_periodically(store: LayoutStore, work: Work) -> Iterator[None]:
 
 
 class RegistryServer:
-    """Accepts connections and serves each on its own thread, at most `max_connections` at a time. Use with `with`.
+    """A server that accepts connections during a `with` block, and serves each connection on its own thread.
 
-    stop: requested when the server ends, before it waits for anything. tls: the context for https. handshake_timeout:
-    seconds for a TLS handshake. If all places are taken, a new connection replaces the one that has been idle longest,
-    or waits if none is idle."""
+    At most `max_connections` are open at a time: a further connection replaces the one that has been idle longest, or
+    waits if none is idle. stop: requested first when the block exits, so that requests in progress end. tls: the
+    context for https; None for http. handshake_timeout: seconds for a TLS handshake."""
 
     def __init__(
         self,
@@ -226,7 +234,7 @@ class RegistryServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End all connections. Raises LocalError if a thread does not end."""
+        """Close the listener and all connections. Raises LocalError if a thread does not end in time."""
         self._stop.request("the server is shutting down")
         with self._changed:
             self._closing = True
@@ -244,10 +252,10 @@ class RegistryServer:
         for thread in remaining.values():
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                raise LocalError("a connection does not end", hint="a disk may not be responding")
+                raise LocalError("a connection of the server does not end", hint="a disk may not be responding")
 
     def _accept(self) -> None:
-        """Accept connections until the server ends."""
+        """Accept connections until the server shuts down."""
         while True:
             try:
                 raw_socket, peer = self._listener.accept()
@@ -256,7 +264,7 @@ class RegistryServer:
                     return
                 time.sleep(_POLL_INTERVAL)  # too many open files: wait until some connections have ended
                 continue
-            if not self._wait_for_place():
+            if not self._wait_for_capacity():
                 raw_socket.close()
                 return
             if self._tls is not None:
@@ -272,8 +280,8 @@ class RegistryServer:
                 self._connections[connection] = thread
             thread.start()
 
-    def _wait_for_place(self) -> bool:
-        """Wait until another connection may be served; return False if the server ends."""
+    def _wait_for_capacity(self) -> bool:
+        """Wait until another connection may be served. Return False if the server shuts down."""
         while True:
             with self._changed:
                 if self._closing:
@@ -288,7 +296,7 @@ class RegistryServer:
                     self._changed.wait(_POLL_INTERVAL)
 
     def _run(self, connection: ServerConnection) -> None:
-        """Serve one connection."""
+        """Serve one connection until it ends, then close its socket."""
         try:
             connection.run()
         finally:

@@ -1,4 +1,4 @@
-"""TLS of the server: the context made from a certificate and key, and the sockets of connections."""
+"""TLS for the server: creates the context from a certificate and key, and wraps the sockets of connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HANDSHAKE_TIMEOUT = 10.0  # seconds for a complete handshake
 def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
     """Return the TLS context for --tls-cert and --tls-key; None if neither is given. The PEM files are read once.
 
-    Raises ConfigError if only one is given, a file is unreadable, the key is encrypted, or the two do not match."""
+    Raises ConfigError if only one is given, a file is unreadable, the key is encrypted, or they do not match."""
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
@@ -35,9 +35,8 @@ def server_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(
-            certificate, key, password=""
-        )  # an encrypted key is an error; without a password OpenSSL would prompt for one
+        # With an empty password, an encrypted key is an error. Without a password, OpenSSL would prompt for one.
+        context.load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         mismatch = error.reason == "KEY_VALUES_MISMATCH"
         why = "do not match" if mismatch else "cannot be used"
@@ -63,8 +62,8 @@ def wrap_connection(
     return wrapped
 
 
-def send_close_notify(plain: ssl.SSLSocket) -> None:
-    """Send close_notify, so that the client can detect truncation. Does not wait for its answer."""
+def send_close_notify(connection: ssl.SSLSocket) -> None:
+    """Send close_notify, so that the client can detect truncation. Does not wait for the client's close_notify."""
     with suppress(OSError, ValueError):
-        plain.settimeout(0)
-        plain.unwrap()
+        connection.settimeout(0)
+        connection.unwrap()

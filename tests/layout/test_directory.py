@@ -134,10 +134,10 @@ def _large(name: str) -> Callable[[Path], None]:
 
 
 NO_LAYOUT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (shutil.rmtree, "no oci-layout here"),
-    "empty": (_empty, "no oci-layout here"),
-    "file": (_file, "no oci-layout here"),
-    "no-version-file": (lambda path: (path / "oci-layout").unlink(), "no oci-layout here"),
+    "missing": (shutil.rmtree, "no oci-layout file found"),
+    "empty": (_empty, "no oci-layout file found"),
+    "file": (_file, "no oci-layout file found"),
+    "no-version-file": (lambda path: (path / "oci-layout").unlink(), "no oci-layout file found"),
     "empty-version": (_replaced("oci-layout", ""), "oci-layout"),
     "version-not-json": (_replaced("oci-layout", "1.0.0"), "oci-layout"),
     "version-2": (_replaced("oci-layout", '{"imageLayoutVersion": "2.0.0"}'), "2.0.0"),
@@ -240,7 +240,7 @@ def test_names_without_a_repository_belong_to_the_adopting_repository(tmp_path: 
         assert ["v1"] == list(store.tags("lib", WORK))
         with pytest.raises(NotFound) as caught:
             list(store.tags("app", WORK))
-        assert "it has: lib; and names without a repository" == caught.value.hint
+        assert "it has: lib; it also has tags without a repository" == caught.value.hint
 
 
 def test_an_empty_repository_name_means_the_only_repository(layout: Path, graph: Graph, tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_a_signal_ends_the_server_cleanly(layout: Path, number: signal.Signals, 
             process.send_signal(number)
             assert code == process.wait(60)
         assert b"" == process.stderr.read()
-    assert f"http://{host}/ serves {layout} (takes pushes)\n" == line
+    assert f"http://{host}/ serves {layout} (accepts pushes)\n" == line
 
 
 def test_the_threads_of_the_server_have_names(served: Served) -> None:

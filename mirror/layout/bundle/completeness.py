@@ -1,4 +1,4 @@
-"""Checks whether a bundle has everything that it refers to, by its manifests and the sizes of its members.
+"""Checks whether a bundle has everything that it refers to: reads its manifests, and compares the sizes of its members.
 
 Blobs are not read. `mirror bundle verify` (verify.py), which reads everything, applies the same rules.
 """
@@ -19,7 +19,7 @@ from mirror.util.cancellation import Work
 def find_gaps(bundle: BundleReader, work: Work) -> Iterator[str]:
     """Iterate over messages about missing members, wrong sizes and damaged manifests.
 
-    Blobs left out for a base are no gaps. Raises LocalError, Cancelled."""
+    A blob that is left out because the base has it is not reported. Raises LocalError, Cancelled."""
     return (
         _find_gaps_by_inventory(bundle, bundle.inventory, work)
         if bundle.inventory is not None
@@ -28,7 +28,7 @@ def find_gaps(bundle: BundleReader, work: Work) -> Iterator[str]:
 
 
 def _find_gaps_by_inventory(bundle: BundleReader, inventory: Inventory, work: Work) -> Iterator[str]:
-    """Check everything that the inventory lists."""
+    """Check everything that the inventory lists. Yield a message for each problem."""
     sizes = {digest: one.size for digest, one in inventory.manifests.items()} | dict(inventory.blobs)
     for digest, size in sizes.items():
         yield from _check_member(bundle, digest, size)
@@ -45,7 +45,7 @@ def _find_gaps_by_inventory(bundle: BundleReader, inventory: Inventory, work: Wo
 
 
 def _find_gaps_by_index(bundle: BundleReader, work: Work) -> Iterator[str]:
-    """Check everything that index.json leads to, in a bundle without an inventory."""
+    """Check everything reachable from index.json, for a bundle without an inventory. Yield a message per problem."""
     todo = [root.descriptor for root in bundle.roots()]
     seen: set[Digest] = set()
     while todo:
@@ -70,7 +70,7 @@ def _references_of(bundle: BundleReader, one: Descriptor) -> list[Descriptor]:
 
 
 def _check_member(bundle: BundleReader, digest: Digest, size: int | None) -> Iterator[str]:
-    """Return a message if the member is missing or has a wrong size."""
+    """Yield a message if a manifest or blob is missing or has the wrong size."""
     member = bundle.member(digest)
     if member is None:
         yield f"{digest} is missing"

@@ -1,4 +1,4 @@
-"""Input of the tar reader: the bytes of a bundle, from a seekable file or from a pipe."""
+"""The input of the tar reader: reads the bytes of a bundle from a seekable file or from a pipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOOK_EVERY = 0.5  # seconds between two checks for a stop while a pipe is silen
 
 
 class FileInput:
-    """A seekable file, read only where it is needed. position: offset of the next byte."""
+    """A seekable file as the Input of a tar reader. Skipped bytes are not read. position: offset of the next byte."""
 
     def __init__(self, descriptor: int, what: str) -> None:
         self.what = what
@@ -55,7 +55,7 @@ class FileInput:
 
 
 def _read_at(descriptor: int, count: int, offset: int, what: str) -> bytes:
-    """Call pread(). Raises Refused."""
+    """Read up to `count` bytes of an open file at `offset`. Raises Refused if the file cannot be read."""
     try:
         return os.pread(descriptor, count, offset)
     except OSError as error:
@@ -68,7 +68,9 @@ def read_error(what: str, error: OSError) -> Refused:
 
 
 class StreamInput:
-    """A pipe, or a file read from start to end. A stop interrupts waiting for more bytes."""
+    """A pipe, or a file read from start to end, as the Input of a tar reader.
+
+    A requested stop interrupts the wait for more bytes of a pipe. position: number of bytes read."""
 
     def __init__(self, descriptor: int, what: str, stop: Stop) -> None:
         self.what = what
@@ -79,13 +81,15 @@ class StreamInput:
         self._poll.register(descriptor, select.POLLIN | select.POLLHUP)
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes; fewer only at the end. Raises Refused, Cancelled."""
+        """Return the next `count` bytes; fewer only at the end of the input. Raises Refused, Cancelled."""
         data = bytearray(count)
         filled = self.fill(memoryview(data))
         return bytes(data[:filled])
 
     def fill(self, buffer: memoryview) -> int:
-        """Fill `buffer`; return the number of bytes, which is smaller only at the end. Raises Refused, Cancelled."""
+        """Fill `buffer` and return the number of bytes read: less than the whole buffer only at the end of the input.
+
+        Raises Refused, Cancelled."""
         filled = 0
         while filled < len(buffer) and (count := self._read_available(buffer[filled:])):
             filled += count
@@ -93,7 +97,7 @@ class StreamInput:
         return filled
 
     def _read_available(self, buffer: memoryview) -> int:
-        """Wait for bytes and read what is available; return the number of bytes, 0 at the end."""
+        """Wait until bytes are available, and read them. Return their number, 0 at the end of the input."""
         while not self._poll.poll(_LOOK_EVERY * 1000):
             self._stop.raise_if_requested()
         self._stop.raise_if_requested()
@@ -113,14 +117,14 @@ class StreamInput:
 
 
 class CopyingInput(StreamInput):
-    """A pipe whose bytes are also written to a file as they are read."""
+    """A StreamInput that also writes the bytes it reads to a file. copy: the descriptor of that file."""
 
     def __init__(self, descriptor: int, what: str, stop: Stop, copy: int) -> None:
         super().__init__(descriptor, what, stop)
         self._copy = copy
 
     def fill(self, buffer: memoryview) -> int:
-        """Fill `buffer` as StreamInput does, and write the bytes to the copy. Raises OSError if writing fails."""
+        """Fill `buffer` as StreamInput does, and write the bytes to the file. Raises OSError if writing fails."""
         filled = super().fill(buffer)
         left = buffer[:filled]
         while left:

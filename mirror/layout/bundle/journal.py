@@ -1,8 +1,9 @@
 """The journal beside an unfinished bundle: it lists the blobs that were written, so that a killed export can be
 resumed.
 
-A line is added after a blob is written. A sync mark says for how many lines the data is on disk. After a kill all lines
-are valid. After a power cut only the lines before the last mark are; the others must be verified.
+An entry is added after the data of a blob is written. A sync mark states for how many entries the data is on disk. If
+the process was killed, all entries are valid. After a power cut, only the entries that the last mark counts are
+certainly valid, and the later entries must be verified.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _MAX_BYTES = 512 << 20  # maximum size of a journal that is read, in bytes
 
 
 class JournalEntry(Struct, frozen=True):
-    """A blob that was written. offset, size: bytes, from the start of the tar."""
+    """A blob that was written. offset: of its data, in bytes from the start of the tar. size: bytes."""
 
     digest: Digest
     offset: int
@@ -37,9 +38,9 @@ class JournalEntry(Struct, frozen=True):
 
 
 class JournalContents(Struct, frozen=True):
-    """What a journal says.
+    """The parsed contents of a journal.
 
-    inventory: sha256 of the bundle's inventory. synced_entries: how many entries are certainly on disk."""
+    inventory: digest of the bundle's inventory. synced_entries: number of entries whose data is certainly on disk."""
 
     inventory: Digest
     entries: tuple[JournalEntry, ...]
@@ -47,7 +48,9 @@ class JournalContents(Struct, frozen=True):
 
 
 def read_journal(path: Path) -> JournalContents | None:
-    """Read the journal at `path` up to the first invalid line; None if there is no journal. Raises LocalError."""
+    """Read the journal at `path` up to the first invalid line. Raises LocalError.
+
+    Return None if there is no journal, or if its first line is invalid."""
     try:
         with path.open("rb") as file:
             lines = file.read(_MAX_BYTES).decode("ascii", "replace").split("\n")
@@ -90,7 +93,7 @@ class Journal:
         self._bytes = 0  # bytes written since the last sync began
         self._last_sync = time.monotonic()
         self._syncing = False
-        self._broken: LocalError | None = None
+        self._broken: LocalError | None = None  # the error of the first failed sync
         lines = [f"mirror journal 1 {inventory}", *(_line(entry) for entry in entries), f"= {len(entries)}", ""]
         try:
             os.fdatasync(data)
@@ -101,7 +104,7 @@ class Journal:
             raise local_error("write", path, error) from error
 
     def add(self, entry: JournalEntry) -> None:
-        """Record a blob whose data has been written. If a sync is due, this waits for it. Raises LocalError."""
+        """Record a blob whose data has been written, and sync the journal if a sync is due. Raises LocalError."""
         self._write(_line(entry))
         with self._lock:
             self._count += 1
@@ -133,7 +136,7 @@ class Journal:
                 self._syncing = False
 
     def sync(self) -> None:
-        """Sync everything. Call this when no thread adds entries any more. Raises LocalError."""
+        """Sync the data and mark all entries as synced. Call this after all calls of `add`. Raises LocalError."""
         self._sync_data(self._count)
 
     def _write(self, line: str) -> None:
@@ -151,5 +154,5 @@ class Journal:
 
 
 def _line(entry: JournalEntry) -> str:
-    """Return the line of an entry."""
+    """Return the line of the journal for an entry, without a line break."""
     return f"+ {entry.digest} {entry.offset} {entry.size}"

@@ -15,7 +15,7 @@ _LOOK_EVERY = 0.5  # seconds between two checks for a stop while a pipe is full
 
 
 def write_at(descriptor: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` at `offset`. Raises OSError."""
+    """Write all of `data` to an open file at byte `offset`. Raises OSError."""
     while data:
         count = os.pwrite(descriptor, data, offset)
         data, offset = data[count:], offset + count
@@ -42,9 +42,9 @@ def write_to_pipe(descriptor: int, data: memoryview, stop: Stop) -> None:
 
 
 def read_chunks(descriptor: int, offset: int, size: int, stop: Stop) -> Iterator[memoryview]:
-    """Iterate over the bytes of a range.
+    """Iterate over the bytes of a range of an open file, in chunks. The range is given in bytes.
 
-    Ends early where they cannot be read; the caller's hash then does not match."""
+    The iteration ends early if the bytes cannot be read: the caller verifies their digest. Raises Cancelled."""
     buffer = memoryview(bytearray(min(CHUNK, size)))
     while size:
         stop.raise_if_requested()

@@ -1,4 +1,4 @@
-"""An existing bundle: its members, its inventory or index, and their bytes. Opened once, then only read."""
+"""Reads an existing bundle: its members, and its inventory or index. The bundle is opened once and never changed."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ INVENTORY_NAME = "mirror-inventory.json"
 VERSION_NAME = "oci-layout"
 INDEX_NAME = "index.json"
 VERSION = b'{"imageLayoutVersion": "1.0.0"}\n'
-OF_INVENTORY = "mirror.inventory"  # annotation of index.json: sha256 of the inventory
+OF_INVENTORY = "mirror.inventory"  # annotation of index.json that holds the sha256 digest of the inventory
 
-_TO_LAYOUT = "convert an archive of `docker save` with: skopeo copy docker-archive:FILE oci-archive:NEW.tar"
-_MAX_NAMED = 4  # missing images that a message names
-_MAX_VERSION_BYTES = 64 << 10  # maximum size of an oci-layout file
+_TO_LAYOUT = "convert a `docker save` archive with: skopeo copy docker-archive:FILE oci-archive:NEW.tar"
+_MAX_NAMED = 4  # maximum number of missing images that a message names
+_MAX_VERSION_BYTES = 64 << 10  # maximum size of an oci-layout file in bytes
 
 
 class BundleReader:
     """An open bundle. Thread-safe.
 
-    inventory: None if another tool wrote the bundle; then `index` has its index.json. members: by name."""
+    inventory: None if another tool wrote the bundle; `index` then holds the parsed index.json. members: the members of
+    the tar, by name."""
 
     def __init__(self, descriptor: int, what: str, adopts: Collection[str] = ()) -> None:
         """Read the headers, the inventory and the index.
 
-        Takes ownership of `descriptor`, a seekable file. adopts: see Index. Raises Refused."""
+        descriptor: an open, seekable file, which `close` closes. adopts: see Index. Raises Refused."""
         self.what = what
         self.descriptor = descriptor
         self.members: dict[str, Member] = {one.name: one for one in members(FileInput(descriptor, what))}
@@ -68,21 +69,21 @@ class BundleReader:
         else:
             self.index = Index.parse(index, f"{what}: {INDEX_NAME}", adopts)
 
-    def _read_small_member(self, name: str, most: int) -> bytes:
-        """Read a member of at most `most` bytes. Raises Refused (bundle_invalid) if it is larger."""
-        if self.members[name].size > most:
-            raise bundle_invalid(self.what, f"{name} has {self.members[name].size} bytes, more than {most}")
+    def _read_small_member(self, name: str, limit: int) -> bytes:
+        """Read a member. Raises Refused (bundle_invalid) if it has more than `limit` bytes."""
+        if self.members[name].size > limit:
+            raise bundle_invalid(self.what, f"{name} has {self.members[name].size} bytes, more than {limit}")
         return self.read_member(self.members[name])
 
     # ---- content
 
     @property
     def is_self_contained(self) -> bool:
-        """Whether the bundle has everything that its inventory lists, and was not made with a base."""
+        """Whether the bundle contains everything that its inventory lists, and was not exported with a base."""
         return self.inventory is not None and not self.inventory.base and not self.missing_digests()
 
     def incomplete_error(self) -> Refused | None:
-        """Return the error that names the images which the inventory says are missing; None if it names none."""
+        """Return an error with the names of the images that the inventory lists as missing; None if there are none."""
         names = self.inventory.missing if self.inventory is not None else ()
         if not names:
             return None
@@ -101,7 +102,7 @@ class BundleReader:
         return [digest for digest in listed if blob_path(digest) not in self.members]
 
     def has_damage(self, work: Work) -> bool:
-        """Whether any member's bytes do not have the digest in its name. Reads the whole file.
+        """Whether the bytes of any manifest or blob do not match the digest in its name. Reads the whole file.
 
         Raises Refused, Cancelled."""
         buffer = memoryview(bytearray(CHUNK))
@@ -123,7 +124,7 @@ class BundleReader:
         return sorted(self.inventory.repositories) if self.inventory is not None else self.index.repositories()
 
     def tags(self, repository: str) -> list[str | MirrorError]:
-        """Return the tags of a repository, sorted; an unusable name is an error in the list.
+        """Return the tags of a repository, sorted, with an error in the list for each entry that cannot be used.
 
         Raises NotFound if the repository does not exist."""
         if self.inventory is None:
@@ -136,14 +137,14 @@ class BundleReader:
         return [ListedTag(tag, digest) for tag, digest in sorted(contents.tags.items())]
 
     def _repository_contents(self, repository: str) -> RepositoryContents | None:
-        """Return what the inventory lists for a repository.
+        """Return the contents that the inventory lists for a repository; None if it does not list the repository.
 
-        An empty name stands for the only repository of a bundle."""
+        The empty name stands for the only repository of a bundle."""
         every = self.inventory.repositories if self.inventory is not None else {}
         return next(iter(every.values())) if not repository and len(every) == 1 else every.get(repository)
 
     def find(self, repository: str, reference: str) -> tuple[Digest, str]:
-        """Return digest and media type of a tag, or of a digest that the bundle has.
+        """Return the digest and media type of the manifest that a tag or digest refers to.
 
         The media type is empty if it is not known. Raises NotFound, Refused."""
         if ":" in reference:
@@ -160,12 +161,12 @@ class BundleReader:
         raise NotFound(f"{self.what}:{repository}{mark}{reference} does not exist")
 
     def _media_type(self, digest: Digest) -> str:
-        """Return the media type that the inventory lists; empty if there is none."""
+        """Return the media type that the inventory lists for a manifest; empty if it lists none."""
         known = self.inventory.manifests.get(digest) if self.inventory is not None else None
         return known.media_type if known is not None else ""
 
     def roots(self) -> list[Root]:
-        """Return all tagged manifests, and the manifests that nothing refers to."""
+        """Return all tagged manifests, and the manifests that no tag or other manifest refers to."""
         if self.inventory is None:
             return list(self.index.roots())
         return [
@@ -177,7 +178,7 @@ class BundleReader:
     def manifest(self, digest: Digest, media_type: str | None = None) -> Manifest:
         """Read a manifest and verify its digest. Raises Refused.
 
-        media_type: from `find`, if it was called; otherwise from the inventory."""
+        media_type: the media type that `find` returned; if None, the inventory's media type is used."""
         member = self.member(digest)
         what = f"{self.what}: manifest {digest}"
         if member is None:
@@ -194,8 +195,8 @@ class BundleReader:
             work.stop.raise_if_requested()
             with suppress(MirrorError):
                 read[digest] = self.manifest(digest)
-        below = {digest: [child.digest for child in one.children] for digest, one in read.items()}
-        return [read[digest] for digest in TopologicalSorter(below).static_order() if digest in read]
+        children = {digest: [child.digest for child in one.children] for digest, one in read.items()}
+        return [read[digest] for digest in TopologicalSorter(children).static_order() if digest in read]
 
     def member(self, digest: Digest) -> Member | None:
         """Return the member of a manifest or blob; None if the bundle does not have it."""
@@ -213,9 +214,9 @@ class BundleReader:
         return bytes(data)
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
-        """Read bytes at `offset` into `buffer`; return their number.
+        """Read bytes of the file at `offset` into `buffer`; return their number.
 
-        Raises Refused if there are none: the file was truncated after it was opened."""
+        Raises Refused if the file ends at `offset`: it was truncated after it was opened."""
         try:
             count = os.preadv(self.descriptor, [buffer], offset)
         except OSError as error:
@@ -230,7 +231,7 @@ class BundleReader:
 
 
 class MemberReader:
-    """A BlobReader for one member. size: bytes."""
+    """A BlobReader that reads the data of one member from byte `offset`. size: the size of the member in bytes."""
 
     def __init__(self, bundle: BundleReader, member: Member, offset: int = 0) -> None:
         self.size: int | None = member.size
@@ -286,7 +287,7 @@ def open_bundle(path: Path, what: str, spool: Path, work: Work, adopts: Collecti
 
 
 def open_standard_input(what: str, spool: Path, work: Work, adopts: Collection[str] = ()) -> BundleReader:
-    """Open the bundle on standard input. Raises LocalError, Refused."""
+    """Copy the bundle on standard input to an unnamed file, and open it. Raises LocalError, Refused, Cancelled."""
     if sys.stdin is None or sys.stdin.closed:
         raise LocalError("standard input is closed", hint="pipe a bundle into it: cat FILE.tar | mirror sync ...")
     if sys.stdin.isatty():
@@ -295,14 +296,17 @@ def open_standard_input(what: str, spool: Path, work: Work, adopts: Collection[s
 
 
 def spool_stream(descriptor: int, what: str, spool: Path, work: Work, adopts: Collection[str]) -> BundleReader:
-    """Copy a pipe to an unnamed file, then open that as a bundle. Nothing of a truncated stream is used."""
+    """Copy a pipe to an unnamed file in the directory `spool`, then open that file as a bundle.
+
+    The pipe is read to its end first, so a truncated bundle is refused before any image is copied from it. Raises
+    LocalError, Refused, Cancelled."""
     try:
         spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=spool, buffering=0) as copy:
             _copy(descriptor, what, copy, work)
             duplicate = os.dup(copy.fileno())
     except OSError as error:
-        raise local_error("write to the spool what is read from", what, error) from error
+        raise local_error("write a temporary copy of", what, error) from error
     try:
         return BundleReader(duplicate, what, adopts)
     except BaseException:
@@ -311,7 +315,7 @@ def spool_stream(descriptor: int, what: str, spool: Path, work: Work, adopts: Co
 
 
 def _copy(descriptor: int, what: str, copy: IO[bytes], work: Work) -> None:
-    """Copy the pipe to the file `copy`, checking the tar headers on the way. Raises Refused, OSError, Cancelled."""
+    """Copy a pipe to the file `copy`, and check the tar headers. Raises Refused, OSError, Cancelled."""
     source = CopyingInput(descriptor, what, work.stop, copy.fileno())
     for member in members(source):
         source.skip(member.size)
@@ -321,7 +325,7 @@ def index_json(inventory: Inventory, inventory_bytes: bytes) -> bytes:
     """Return the index.json that belongs to an inventory. inventory_bytes: the inventory as it is stored."""
 
     def entry(digest: Digest, annotations: dict[str, str]) -> dict[str, object]:
-        """Return an entry of index.json."""
+        """Return the entry of a manifest in index.json."""
         found = inventory.manifests[digest]
         return {"mediaType": found.media_type, "digest": digest, "size": found.size, "annotations": annotations}
 

@@ -1,4 +1,4 @@
-"""A bundle as a Source and a Target: a layout in one tar file, with an inventory first.
+"""A bundle as a Source and a Target: a layout in one tar file, whose first member is an inventory.
 
 A bundle is read without unpacking it. A new one is written to a file beside its target, and renamed when it is
 complete. Until then every read uses the bundle that already exists.
@@ -28,10 +28,10 @@ from mirror.util.single_flight import LazyValue
 
 
 class BundleStore:
-    """The bundle in a file or on a standard stream. Thread-safe. Opened on first use.
+    """A Source and Target for a bundle in a file or on a standard stream. Thread-safe. Opens the bundle on first use.
 
-    partial: it lacks blobs that its base has. incomplete: it lacks images that it should have. Both are set when the
-    bundle has been opened."""
+    partial: the bundle may lack blobs, such as those that its base has. incomplete: the bundle lacks images that it
+    should have. Both are False until the bundle is opened."""
 
     needs_all_images = True
     on_disk = True
@@ -49,9 +49,9 @@ class BundleStore:
     ) -> None:
         """Prepare the store; no file is opened.
 
-        file: None for a standard stream. host: name of the store. spool: directory for copies of pipes. base: what a
-        new bundle leaves out. adopts: repositories that own the tags without a repository. new: it is a target, so it
-        may not exist yet. repair: write it again if the existing one is damaged."""
+        file: None for a standard stream. host: name of the store. spool: directory for copies of pipes. base: the blobs
+        that a new bundle leaves out. adopts: repositories to which tags without a repository belong. new: True for a
+        target, which may not exist yet. repair: replace an existing bundle that is damaged."""
         self.host = host
         self.partial = False
         self.incomplete = False
@@ -66,8 +66,8 @@ class BundleStore:
         self._left_out = LazyValue(self._find_left_out)
         self._referrers = Referrers(self.manifest)
         self._writer: BundleWriter | None = None
-        self._resumes = False  # `finish` was called for an incomplete bundle and kept what was written
-        self._unchanged = False  # the existing bundle is the one to be written
+        self._resumes = False  # whether the last `finish` kept an incomplete bundle
+        self._unchanged = False  # whether the existing bundle equals the new one, so nothing is written
 
     def _open(self, work: Work) -> BundleReader:
         """Open the existing bundle, and set `partial` and `incomplete`."""
@@ -79,7 +79,7 @@ class BundleStore:
     def _open_file(self, work: Work) -> BundleReader:
         """Open the file or stream. Raises NotFound, LocalError, Refused."""
         if self._file is None and self._new:
-            raise NotFound(f"{self.host}: nothing is read from standard output")
+            raise NotFound(f"{self.host}: standard output cannot be read")
         if self._file is None:
             return open_standard_input(self.host, self._spool, work, self._adopts)
         try:
@@ -87,14 +87,14 @@ class BundleStore:
         except NotFound as error:
             if self._new:
                 raise
-            raise Refused(error.what, hint="copy the bundle here first", code="bundle_invalid") from error
+            raise Refused(error.what, hint="copy the bundle to this path first", code="bundle_invalid") from error
         except Refused as error:
             if self._new and error.code in DAMAGED:
                 error.hint = "remove that file, then run `mirror sync CONFIG`"
             raise
 
     def close(self) -> None:
-        """Close everything; an unfinished bundle is kept for the next run. Call this last. Raises LocalError."""
+        """Close all files. An unfinished bundle is kept for the next run. Call this last. Raises LocalError."""
         writer, self._writer = self._writer, None
         output, self._output_fd = self._output_fd, None
         bundle = self._reader.value_if_created()
@@ -109,16 +109,16 @@ class BundleStore:
     # ---- reading
 
     def reader(self, work: Work) -> BundleReader:
-        """Return the existing bundle, opened. Raises NotFound, LocalError, Refused."""
+        """Open the existing bundle if it is not open yet, and return it. Raises NotFound, LocalError, Refused."""
         return self._reader.get(work)
 
     def incomplete_error(self) -> Refused | None:
-        """Return the error of a bundle that lacks images; None if it lacks none or has not been opened. Does no I/O."""
+        """Return an error if the bundle is open and lacks images; otherwise None. Does not open or read the bundle."""
         bundle = self._reader.value_if_created()
         return bundle.incomplete_error() if bundle is not None else None
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Return the repositories below `prefix`, and errors for entries without a repository."""
+        """Return the repositories whose names start with `prefix`, and errors for entries that cannot be used."""
         bundle = self.reader(work)
         return [*bundle.index.unnamed_errors(), *(name for name in bundle.repositories() if name.startswith(prefix))]
 
@@ -127,13 +127,13 @@ class BundleStore:
         return self.reader(work).tags(repository)
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterator[Version | MirrorError]:
-        """Yield what each tag or digest refers to, or the error in its place."""
+        """Yield the manifest version that each tag or digest refers to, or an error in its place."""
         for reference in references:
             work.stop.raise_if_requested()
             yield self._resolve(repository, reference, work)
 
     def _resolve(self, repository: str, reference: str, work: Work) -> Version | MirrorError:
-        """Return what one tag or digest refers to, or the error in its place."""
+        """Return the manifest version that a tag or digest refers to, or an error if there is none."""
         try:
             digest, media_type = self.reader(work).find(repository, reference)
         except NotFound as error:
@@ -141,17 +141,17 @@ class BundleStore:
         return Version(digest, media_type=media_type)
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
-        """Return what a tag or digest refers to, with its manifest."""
+        """Read the manifest that a tag or digest refers to, and return its version. Raises NotFound, Refused."""
         manifest = self.manifest(repository, reference, work)
         return Version(manifest.digest, manifest)
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """Read a manifest and verify its digest. Raises NotFound, Refused."""
+        """Read the manifest of a tag or digest, and verify its digest. Raises NotFound, Refused."""
         bundle = self.reader(work)
         return bundle.manifest(*bundle.find(repository, reference))
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> MemberReader:
-        """Open a blob for reading from byte `offset`. Raises NotFound; Refused if the inventory lists it."""
+        """Open a blob for reading from byte `offset`. Raises NotFound; Refused if it is listed but missing."""
         bundle = self.reader(work)
         member = bundle.member(blob.digest)
         if member is None and bundle.inventory is not None and blob.digest in bundle.inventory.blobs:
@@ -161,7 +161,7 @@ class BundleStore:
         return MemberReader(bundle, member, offset)
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Whether the opened bundle does not have the blob. Does no I/O."""
+        """Whether the bundle is open and does not contain the blob. Does not open or read the bundle."""
         bundle = self._reader.value_if_created()
         return bundle is not None and bundle.member(blob.digest) is None
 
@@ -191,7 +191,7 @@ class BundleStore:
         writer.prepare(old, work, keep=self._resumes)
 
     def _output_path(self) -> Path:
-        """Return the path of the finished bundle; for standard output, a path in the spool directory."""
+        """Return the path that the finished bundle will have; for standard output, a path in the spool directory."""
         if self._file is not None:
             return self._file
         if self._output_fd is None:
@@ -200,14 +200,14 @@ class BundleStore:
         return self._spool / "standard-output.tar"
 
     def _open_existing(self, work: Work) -> BundleReader | None:
-        """Return the existing bundle; None if there is none."""
+        """Return the existing bundle, opened; None if it does not exist."""
         try:
             return self.reader(work)
         except NotFound:
             return None
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """Rename the new bundle, or write it to standard output, if it is complete; else keep it for the next run.
+        """If `whole`, rename the new bundle or write it to standard output. Otherwise keep its file for the next run.
 
         Raises Refused, LocalError."""
         writer, self._writer = self._writer, None
@@ -223,7 +223,9 @@ class BundleStore:
             writer.close()
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Whether the new bundle has the blob or leaves it out; before `begin`, whether the existing one does."""
+        """Whether the new bundle contains the blob or leaves it out. Before `begin`, check the existing bundle.
+
+        Raises Refused (size_mismatch)."""
         if self._writer is not None:
             return self._writer.has_blob(blob.digest)
         try:
@@ -231,12 +233,12 @@ class BundleStore:
         except NotFound:
             return False
         if bundle.inventory is not None and blob.digest in bundle.inventory.base:
-            # the new bundle, which is the same, leaves this blob out as well
+            # if the new bundle equals the existing one, it leaves this blob out as well
             return self._unchanged or blob.digest in self._left_out.get(work)
         member = bundle.member(blob.digest)
         if member is not None and blob.size not in (None, member.size):
             raise Refused(
-                f"{self.host} has {member.size} bytes for {blob.digest}, but its descriptor says {blob.size}",
+                f"{self.host}: {blob.digest} has {member.size} bytes, expected {blob.size}",
                 hint="the bundle is damaged: run `mirror sync --repair CONFIG`",
                 code="size_mismatch",
             )
@@ -252,11 +254,11 @@ class BundleStore:
         return frozenset(left_out & known)
 
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | BundleUpload:
-        """Return MOUNTED if the bundle has the blob: all repositories share their blobs."""
+        """Return MOUNTED if the bundle has the blob, else ABSENT. All repositories of a bundle share their blobs."""
         return Mount.MOUNTED if self.has_blob(repository, blob, work) else Mount.ABSENT
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> BundleUpload:
-        """Start writing a blob."""
+        """Return an upload session for a blob, which writes it to the new bundle."""
         return BundleUpload(self._require_writer(), blob)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
@@ -275,12 +277,15 @@ class BundleStore:
 
     def delete(self, repository: str, reference: str, work: Work) -> None:
         """Raise LocalError: images cannot be deleted from a bundle."""
-        raise LocalError(f"{self.host}: images cannot be deleted from a bundle", hint="export it again")
+        raise LocalError(f"{self.host}: images cannot be deleted from a bundle", hint="export the bundle again")
 
     def _require_writer(self) -> BundleWriter:
         """Return the writer. Raises Refused if `begin` was not called."""
         if self._writer is None:
-            raise Refused(f"{self.host}: a blob or manifest arrived before the list of images", code="bundle_invalid")
+            raise Refused(
+                f"{self.host}: cannot write a blob or manifest before the list of images is known",
+                code="bundle_invalid",
+            )
         return self._writer
 
 
@@ -295,9 +300,10 @@ class BundleUpload:
         self.committed = False
 
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
-        """Write the blob; `body` is not called if the bundle has it.
+        """Write the blob, unless the bundle already has it.
 
-        Raises Refused, LocalError, and what `body` raises."""
+        body: opens the blob at an offset in bytes. Raises Refused, LocalError, Cancelled, and the exceptions of
+        `body`."""
         self._writer.write(self._blob, body, work)
         self.committed = True
 
@@ -311,7 +317,7 @@ class BundleUpload:
 
 
 def _take_standard_output() -> int:
-    """Return a private descriptor of standard output; other writes to standard output then go to standard error.
+    """Return a new descriptor of standard output, and redirect all other writes to standard output to standard error.
 
     Raises LocalError if it is a terminal."""
     if os.isatty(1):
@@ -321,6 +327,6 @@ def _take_standard_output() -> int:
         )
     if sys.stdout is not None:
         sys.stdout.flush()
-    ours = os.dup(1)
+    descriptor = os.dup(1)
     os.dup2(2, 1)
-    return ours
+    return descriptor

@@ -1,4 +1,4 @@
-"""A strict reader of the tar of a bundle. It trusts nothing and writes nothing.
+"""A strict reader for the tar of a bundle. It treats the tar as untrusted, and writes no files.
 
 It returns the files of an OCI layout. Other regular files with harmless names are skipped. Everything else is refused:
 links, devices, sparse files, names outside the directory, duplicate members, and anything that two tar readers could
@@ -18,9 +18,8 @@ from mirror.util.structs import Struct
 MAX_MEMBERS = 1_000_000
 MAX_NAME = 4 << 10  # bytes
 MAX_EXTENSION = 64 << 10  # bytes of a pax header or GNU long name
-MAX_IGNORED = 10_000  # members that are not part of a layout
+MAX_IGNORED = 10_000  # maximum number of members that are not part of a layout
 MAX_TRAILER = 1 << 20  # bytes of zeros after the end: tar pads the file to whole records
-CHUNK = 1 << 20  # size of a read
 
 _BUNDLE_NAMES = re.compile(
     r"mirror-inventory\.json|oci-layout|index\.json|blobs/(?:sha256/[0-9a-f]{64}|sha512/[0-9a-f]{128})"
@@ -32,13 +31,13 @@ _CHECKSUM = re.compile(rb"([0-7]{6})\0 ")
 _RECORD = re.compile(rb"([1-9][0-9]{0,5}) ([^=]+)=")
 _MIN_PAX_SIZE = 8 << 30  # smaller sizes fit into the ustar header, so they need no pax record
 _LINKS = {b"1": "hard link", b"2": "symbolic link", b"K": "long link", b"L": ""}
-_DEVICES = {b"3": "character device", b"4": "block device", b"6": "fifo", b"7": "contiguous file"}
+_DEVICES = {b"3": "character device", b"4": "block device", b"6": "FIFO", b"7": "contiguous file"}
 _UNSUPPORTED = {
     b"S": "sparse file",
-    b"D": "directory dump",
-    b"M": "part of a volume",
-    b"N": "old long name",
-    b"V": "volume",
+    b"D": "directory listing",
+    b"M": "continuation of a file from another volume",
+    b"N": "long name in an obsolete format",
+    b"V": "volume label",
 }
 
 # Files that users mistake for a bundle.
@@ -46,32 +45,34 @@ _MAGICS = (
     (
         b"\x1f\x8b",
         "compressed with gzip",
-        "unpack it with gunzip, or pipe it: gunzip -c FILE | mirror sync ... with `-`",
+        "decompress it with gunzip, or use `-` as the source and run: gunzip -c FILE | mirror sync ...",
     ),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it with unzstd first"),
-    (b"\xfd7zXZ\0", "compressed with xz", "unpack it with unxz first"),
-    (b"BZh", "compressed with bzip2", "unpack it with bunzip2 first"),
-    (b"PK", "a zip file", "a bundle is a tar"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "decompress it with unzstd first"),
+    (b"\xfd7zXZ\0", "compressed with xz", "decompress it with unxz first"),
+    (b"BZh", "compressed with bzip2", "decompress it with bunzip2 first"),
+    (b"PK", "a zip file", "a bundle must be a tar file"),
 )
 
 
 class Input(Protocol):
-    """The bytes of a tar, from start to end. `skip` of a seekable file reads nothing."""
+    """A tar that is read sequentially, from a file or a pipe. In a seekable file, `skip` does not read the bytes."""
 
     what: str  # name for messages
     position: int  # number of bytes consumed
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes; fewer only at the end."""
+        """Return the next `count` bytes; fewer only at the end of the input."""
         ...
 
     def skip(self, count: int) -> None:
-        """Skip `count` bytes. Raises Refused (bundle_incomplete) if there are fewer."""
+        """Skip `count` bytes. Raises Refused (bundle_incomplete) if fewer are left."""
         ...
 
 
 class Member(Struct, frozen=True):
-    """A file of the layout. name: without `./`; offset: of its data, in bytes from the start of the tar."""
+    """A member of the tar that is a file of the layout.
+
+    name: without a leading `./`. offset: of its data, in bytes from the start of the tar. size: bytes."""
 
     name: str
     offset: int
@@ -79,15 +80,15 @@ class Member(Struct, frozen=True):
 
 
 def members(source: Input) -> Iterator[Member]:
-    """Iterate over the files of the layout.
+    """Read a tar, and iterate over the members that are files of a layout.
 
-    After each, the caller reads or skips either all of its `size` bytes or none. Raises Refused: bundle_invalid,
-    bundle_incomplete, unsafe_path, unsafe_link_member, too_many."""
+    Before the caller requests the next member, it must have read or skipped all `size` bytes of this one, or none of
+    them. Raises Refused (bundle_invalid, bundle_incomplete, unsafe_path, unsafe_link_member, too_many)."""
     return _TarReader(source).members()
 
 
 class _TarReader:
-    """The state of reading one tar."""
+    """Reads one tar, and keeps the names seen so far and the extension header for the next member."""
 
     def __init__(self, source: Input) -> None:
         self._source = source
@@ -99,7 +100,7 @@ class _TarReader:
         self._extended = False
 
     def members(self) -> Iterator[Member]:
-        """Iterate over the members, see the function `members`."""
+        """Iterate over the files of the layout, as described for the function `members`."""
         source = self._source
         while (block := self._next_header()) is not None:
             kind, size = block[156:157], _size(block, source.what)
@@ -116,7 +117,7 @@ class _TarReader:
                 source.skip(size)
                 self._read_padding(size)
         if self._extended:
-            self._raise_invalid("the last extension header has no member")
+            self._raise_invalid("no member follows the last extension header")
         self._read_trailer()
 
     # ---- one header
@@ -129,7 +130,7 @@ class _TarReader:
             if start == 0:
                 self._raise_invalid("the tar has no members")
             if any(self._read_block()):
-                self._raise_invalid(f"only one of two zero blocks at byte {start}")
+                self._raise_invalid(f"expected two zero blocks at byte {start}, got one")
             return None
         self._headers += 1
         if self._headers > MAX_MEMBERS:
@@ -140,7 +141,7 @@ class _TarReader:
         if checksum is None or int(checksum[1], 8) != sum(block) - sum(block[148:156]) + 8 * 32:
             self._raise_invalid("not a tar" if start == 0 else f"the header at byte {start} is damaged")
         if block[257:265] not in (b"ustar\00000", b"ustar  \0"):
-            self._raise_invalid("an obsolete tar format (no ustar in its header)")
+            self._raise_invalid("obsolete tar format: a header does not contain `ustar`")
         return block
 
     def _read_block(self) -> bytes:
@@ -167,7 +168,7 @@ class _TarReader:
             word = {**_LINKS, **_DEVICES, **_UNSUPPORTED}[kind]
             raise Refused(
                 f"{self._source.what}: {where} is a {word}",
-                hint="a bundle may contain only regular files; nothing was copied from this one",
+                hint="a bundle may contain only regular files; nothing was copied from this bundle",
                 code="unsafe_link_member",
             )
         if kind == b"5":
@@ -184,7 +185,7 @@ class _TarReader:
         return True
 
     def _check_ignorable(self, name: str, where: str) -> bool:
-        """Return True for a file that other tools put beside a layout, such as manifest.json.
+        """Return True if the member can be skipped: other tools add files beside the layout, such as manifest.json.
 
         Raises Refused (unsafe_path, too_many)."""
         if not _HARMLESS.fullmatch(name) or {".", ".."} & set(name.split("/")):
@@ -197,7 +198,7 @@ class _TarReader:
         return True
 
     def _pop_name(self, block: bytes) -> str:
-        """Return the name of the member: from an extension header, or else from `block`.
+        """Return the name of the member, from the extension header before it or else from its header `block`.
 
         Raises Refused (unsafe_path)."""
         if self._name is None:
@@ -208,14 +209,17 @@ class _TarReader:
             name, self._name = self._name, None
         self._extended = False
         if not name or len(name) > MAX_NAME:
-            raise Refused(f"{self._source.what}: a member has a name of {len(name)} bytes", code="unsafe_path")
+            raise Refused(
+                f"{self._source.what}: the name of a member has {len(name)} bytes, expected 1 to {MAX_NAME}",
+                code="unsafe_path",
+            )
         return name.removeprefix("./") or "."
 
     def _pop_size(self, size: int) -> int:
-        """Return the size of the member in bytes.
+        """Return the size of the member in bytes, from the pax record before it or else from its header (`size`).
 
-        A pax record counts only if the header's field is 0 and the size does not fit into it; otherwise two readers
-        could disagree."""
+        A different size in a pax record is accepted only if `size` is 0 and the actual size does not fit into the
+        header. Otherwise two readers could disagree."""
         extended, self._size = self._size, None
         if extended is None or extended == size:
             return size
@@ -228,9 +232,9 @@ class _TarReader:
     def _read_extension(self, kind: bytes, size: int) -> None:
         """Read an extension header: a pax header (x, g) or a GNU long name (L)."""
         if size > MAX_EXTENSION:
-            self._raise_invalid(f"an extension header of {size} bytes, more than {MAX_EXTENSION}")
+            self._raise_invalid(f"an extension header has {size} bytes, more than {MAX_EXTENSION}")
         if kind != b"g" and self._extended:
-            self._raise_invalid("two extension headers for one member")
+            self._raise_invalid("a member has two extension headers")
         data = self._source.read(size)
         if len(data) < size:
             raise self._truncation_error()
@@ -273,7 +277,7 @@ class _TarReader:
     # ---- padding and the end
 
     def _finish_member(self, member: Member) -> None:
-        """Skip the data of a member unless the caller has read it, and the padding."""
+        """Skip the data of a member unless the caller has read it, then read the padding."""
         consumed = self._source.position - member.offset
         if consumed == 0:
             self._source.skip(member.size)
@@ -288,7 +292,7 @@ class _TarReader:
         if len(zeros) < count:
             raise self._truncation_error()
         if any(zeros):
-            self._raise_invalid(f"data between two members, before byte {self._source.position}")
+            self._raise_invalid(f"the padding before byte {self._source.position} is not all zeros")
 
     def _read_trailer(self) -> None:
         """Read the bytes after the end of the tar. Raises Refused unless they are zeros."""
@@ -319,12 +323,12 @@ def bundle_incomplete(what: str, why: str) -> Refused:
 
 
 def _decode(raw: bytes) -> str:
-    """Decode bytes of a header one to one."""
+    """Decode bytes of a header as Latin-1: each byte becomes one character."""
     return raw.decode("latin-1")
 
 
 def _size(block: bytes, what: str) -> int:
-    """Return the size field of a header. Raises Refused (bundle_invalid)."""
+    """Return the size field of a header, in bytes. Raises Refused (bundle_invalid) if it is not valid."""
     raw = block[124:136]
     if raw[0] == 0x80:
         size = int.from_bytes(raw[1:])
@@ -339,7 +343,7 @@ def _size(block: bytes, what: str) -> int:
 
 
 def _raise_if_known_format(block: bytes, what: str) -> None:
-    """Raise Refused if the file begins like a compressed file or a zip file."""
+    """Raise Refused with the name of the format if the file is a compressed file or a zip file."""
     for magic, name, hint in _MAGICS:
         if block.startswith(magic):
             raise bundle_invalid(what, f"not a tar: it is {name}", hint=hint)

@@ -28,14 +28,17 @@ def padding(size: int) -> int:
 
 
 def header(name: str, size: int) -> bytes:
-    """Return all header blocks of a regular file."""
+    """Return all header blocks of a regular file: a ustar header, after a pax header if one is needed. size: bytes."""
     member = tarfile.TarInfo(name)  # owner 0, mode 0644, time 0
     member.size = size
     return member.tobuf(tarfile.PAX_FORMAT)
 
 
 class MemberPosition(Struct, frozen=True):
-    """The position of a member. start: of its header; offset: of its data; both in bytes from the start of the tar."""
+    """The position of a member in a tar.
+
+    start: where its header starts. offset: where its data starts. Both are in bytes from the start of the tar. size:
+    bytes of data."""
 
     name: str
     start: int
@@ -44,7 +47,7 @@ class MemberPosition(Struct, frozen=True):
 
 
 class TarMap:
-    """The positions of all members of a tar. end: offset of the two zero blocks; total: size of the tar in bytes."""
+    """The positions of all members of a tar. end: offset of the final zero blocks. total: size of the tar in bytes."""
 
     def __init__(self, members: Iterable[tuple[str, int]]) -> None:
         """members: names and sizes in bytes, in the order of the tar. Each name occurs once."""
@@ -58,9 +61,9 @@ class TarMap:
         self.total = end + len(END)
 
     def fixed_parts(self, contents: Mapping[str, bytes]) -> Iterator[tuple[int, bytes]]:
-        """Iterate over (offset, bytes) of everything but the blobs: headers, `contents` by name, padding, end.
+        """Yield (offset, bytes) for all parts of the tar except the data of blobs, in ascending order of offsets.
 
-        Offsets ascend."""
+        These parts are the headers, the data of the members in `contents`, the padding, and the end of the tar."""
         for position in self.positions.values():
             data = contents.get(position.name)
             yield position.start, header(position.name, position.size) + (data or b"")
@@ -70,7 +73,7 @@ class TarMap:
 
 
 class MemberContents(Mapping[str, bytes]):
-    """The bytes of members by name. A manifest's bytes are read on access."""
+    """A mapping from the names of members to their bytes. The body of a manifest is read when it is accessed."""
 
     def __init__(self, members: Mapping[str, bytes | Manifest]) -> None:
         self._members = members

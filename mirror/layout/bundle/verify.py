@@ -29,9 +29,9 @@ def missing_path_error(path: Path) -> ConfigError:
 
 
 def verify_bundle(path: Path, stop: Stop) -> VerificationResult:
-    """Read and hash a whole bundle. Problems of its content are in the result.
+    """Read and hash a whole bundle. Problems with its content are recorded in the result, not raised.
 
-    Raises ConfigError, Refused, LocalError if it cannot be opened; Cancelled."""
+    Raises ConfigError, Refused or LocalError if the bundle cannot be opened, and Cancelled."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
@@ -48,13 +48,13 @@ def verify_bundle(path: Path, stop: Stop) -> VerificationResult:
 
 
 class _BundleVerifier:
-    """One verification of a bundle."""
+    """Verifies one bundle: hashes its members, compares them with its inventory or index, and records the problems."""
 
     def __init__(self, what: str, descriptor: int, stop: Stop) -> None:
         self._result = VerificationResult(what)
         self._input = StreamInput(descriptor, what, stop)
         self._buffer = memoryview(bytearray(CHUNK))
-        self._small: dict[str, bytes] = {}
+        self._small: dict[str, bytes] = {}  # the inventory, index.json and oci-layout, by name
         self._sizes: dict[Digest, int] = {}  # sizes in bytes of all intact manifests and blobs
         self._parsed: dict[Digest, Manifest] = {}
         self._damaged: set[Digest] = set()
@@ -103,9 +103,11 @@ class _BundleVerifier:
             self._parse_manifest(digest, data, known.media_type if known is not None else "", certain=known is not None)
 
     def _read_small_member(self, member: Member) -> None:
-        """Read the inventory, index.json or oci-layout."""
+        """Read and parse the inventory, index.json or oci-layout. Raises Refused if it is too large or truncated."""
         if member.size > inventories.MAX_BYTES:
-            raise Refused(f"{member.name} has {member.size} bytes", code="bundle_invalid")
+            raise Refused(
+                f"{member.name} has {member.size} bytes, more than {inventories.MAX_BYTES}", code="bundle_invalid"
+            )
         data = self._input.read(member.size)
         if len(data) < member.size:
             raise bundle_incomplete(self._result.what, f"truncated in {member.name}")
@@ -132,7 +134,9 @@ class _BundleVerifier:
         return True
 
     def _hash_member(self, member: Member, digest: Digest, *, keep: bool) -> bytes | None:
-        """Hash a member. Return its bytes if `keep` is set, else b""; None if the digest does not match its name."""
+        """Hash a member. Return None, and record a problem, if its digest is not `digest`.
+
+        Otherwise return its bytes, or b"" unless `keep` is set. Raises Refused (bundle_incomplete), Cancelled."""
         hasher, left, data = digest.hasher(), member.size, bytearray()
         while left:
             count = self._input.fill(self._buffer[: min(left, CHUNK)])
@@ -151,7 +155,8 @@ class _BundleVerifier:
     def _parse_manifest(self, digest: Digest, body: bytes, media_type: str, *, certain: bool) -> None:
         """Parse a manifest and keep it.
 
-        certain: it is listed as a manifest, so an error is a problem; otherwise it may be any JSON."""
+        certain: whether the inventory lists it as a manifest. If so, an error is recorded as a problem. If not, it may
+        be any JSON document, and an error is ignored."""
         try:
             self._parsed[digest] = parse_manifest(body, media_type, expected=digest, what=f"manifest {digest}")
         except MirrorError as error:
@@ -161,7 +166,7 @@ class _BundleVerifier:
     # ---- with an inventory
 
     def _check_inventory(self, inventory: Inventory) -> None:
-        """Compare the members with the inventory."""
+        """Compare the members and their digests with the inventory, and record the problems."""
         result = self._result
         index = self._small.get(INDEX_NAME)
         if index is not None and index != index_json(inventory, self._small[INVENTORY_NAME]):
@@ -182,7 +187,7 @@ class _BundleVerifier:
         self._count_entries(set(sizes) & self._sizes.keys(), set(inventory.manifests))
 
     def _check_entry(self, digest: Digest, size: int | None) -> None:
-        """Record a problem if a digest is missing or has a wrong size."""
+        """Record a problem if a manifest or blob is missing or has the wrong size. size: bytes; None: unknown."""
         actual = self._sizes.get(digest)
         if actual is None:
             if digest not in self._damaged:
@@ -194,7 +199,7 @@ class _BundleVerifier:
     def _count_entries(self, intact: set[Digest], listed: set[Digest]) -> None:
         """Count the intact manifests, blobs and bytes.
 
-        intact: all intact digests that are listed; listed: the manifests."""
+        intact: the digests of all intact manifests and blobs. listed: the digests of the manifests."""
         result = self._result
         result.manifests = len(intact & listed)
         result.blobs = len(intact - listed)
@@ -204,7 +209,7 @@ class _BundleVerifier:
     # ---- without an inventory
 
     def _check_index(self) -> None:
-        """Check everything that index.json leads to, in a bundle without an inventory."""
+        """Check everything reachable from index.json. Used for a bundle without an inventory."""
         todo = [root.descriptor for root in self._index.roots()]
         seen: set[Digest] = set()
         while todo:
@@ -225,7 +230,7 @@ class _BundleVerifier:
 
 
 def _image_names(inventory: Inventory) -> Iterator[tuple[str, Digest]]:
-    """Iterate over the names of all images and their digests."""
+    """Yield the name (`REPOSITORY:TAG` or `REPOSITORY@DIGEST`) and the root digest of each image."""
     for name, tag, digest in inventory.references():
         yield f"{name}:{tag}", digest
     for name, contents in inventory.repositories.items():

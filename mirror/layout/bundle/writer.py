@@ -1,7 +1,7 @@
 """Writes a bundle: a file of its final size beside its target, filled in any order, and renamed when it is complete.
 
 Until then, FILE.tar has the neighbours .FILE.tar.partial, .FILE.tar.journal and .FILE.tar.lock. A later run resumes the
-partial file if the bundle has the same inventory; otherwise it copies the blobs it needs from it.
+partial file if the bundle has the same inventory; otherwise it copies the blobs that it needs from the partial file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LOOK_EVERY = 0.5  # seconds between two checks for a stop while another thread 
 
 
 class BundleWriter:
-    """A bundle that is being written.
+    """Writes a new bundle: creates the file, fills in blobs, and renames the file when it is complete.
 
     Thread-safe, except `prepare`, `finish` and `close`: call each once, in this order."""
 
@@ -79,8 +79,8 @@ class BundleWriter:
     def prepare(self, previous_bundle: BundleReader | None, work: Work, *, keep: bool = False) -> None:
         """Create the file and reuse blobs that are already on disk.
 
-        previous_bundle: the bundle that will be replaced. keep: do not delete an earlier partial file unless the disk
-        has space for both. Raises LockBusy, LocalError, Cancelled."""
+        previous_bundle: the bundle that will be replaced. keep: raise LocalError, and keep an earlier partial file, if
+        the disk does not have space for both files. Raises LockBusy, LocalError, Cancelled."""
         self._lock.acquire(0, work.stop)
         self._locked = True
         journal = self._sibling_path("journal")
@@ -122,17 +122,17 @@ class BundleWriter:
 
         Raises LocalError if it is not a regular file."""
         try:
-            partial_size = self.partial_path.lstat()
+            status = self.partial_path.lstat()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise local_error("read the status of", self.partial_path, error) from error
         if not self.partial_path.is_file() or self.partial_path.is_symlink():
             raise LocalError(f"{self.partial_path} is not a regular file", hint="remove or rename it")
-        return partial_size.st_size
+        return status.st_size
 
     def _create(self) -> None:
-        """Create the file at its final size, and write everything but the blobs. Raises OSError, LocalError."""
+        """Create the file with its final size, and write everything except the blobs. Raises OSError, LocalError."""
         self._descriptor = os.open(self.partial_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         self._require_room(self.tar_map.total - os.fstat(self._descriptor).st_blocks * 512)
         try:
@@ -164,7 +164,7 @@ class BundleWriter:
     # ---- reuse of existing blobs
 
     def _resumable_entries(self, earlier_journal: JournalContents, stop: Stop) -> list[JournalEntry]:
-        """Return the journal's entries whose data is in the file. Entries that were not synced are hashed first."""
+        """Return the journal entries whose data is in the file. The data of entries that were not synced is hashed."""
         resumed_entries = []
         for number, entry in enumerate(earlier_journal.entries):
             position = self._position_of(entry.digest)
@@ -180,14 +180,14 @@ class BundleWriter:
         return resumed_entries
 
     def _is_intact(self, entry: JournalEntry, stop: Stop) -> bool:
-        """Whether the bytes of an entry have its digest."""
+        """Whether the bytes in the file match the digest of a journal entry."""
         hasher = entry.digest.hasher()
         for chunk in read_chunks(self._descriptor, entry.offset, entry.size, stop):
             hasher.update(chunk)
         return hasher.hexdigest() == entry.digest.hex
 
     def _copy_from_bundle(self, previous_bundle: BundleReader, stop: Stop) -> None:
-        """Copy blobs from an open bundle."""
+        """Copy the blobs that this bundle needs from the bundle that will be replaced."""
         members = ((digest, previous_bundle.member(digest)) for digest in self._blobs)
         self._copy_intact(
             previous_bundle.descriptor,
@@ -196,7 +196,7 @@ class BundleWriter:
         )
 
     def _copy_intact(self, descriptor: int, blobs: Iterable[tuple[Digest, int, int]], stop: Stop) -> None:
-        """Copy the blobs that this bundle needs and whose bytes have the right digest.
+        """Copy the blobs that this bundle needs from an open file, and record those whose digest matches.
 
         blobs: (digest, offset, size in bytes) in the open file `descriptor`."""
         for digest, start, size in blobs:
@@ -214,18 +214,21 @@ class BundleWriter:
     # ---- blobs
 
     def has_blob(self, digest: Digest) -> bool:
-        """Whether the blob has been written, or is left out for the base."""
+        """Whether the blob has been written, or is left out because the base has it."""
         with self._changed:
             return digest in self._written or digest in self._inventory.base
 
     def write(self, blob: Descriptor, body: Callable[[int], BlobReader], work: Work) -> None:
-        """Write a blob to its position. If another thread is writing it, wait; then there may be nothing to do.
+        """Write a blob to its position. Does nothing if another thread writes it first; then wait for that thread.
 
-        Raises Refused, LocalError, and what `body` raises."""
+        body: opens the blob at an offset in bytes. Raises Refused, LocalError, Cancelled, and the exceptions of
+        `body`."""
         position = self._position_of(blob.digest)
         if position is None or not self._begin_write(blob.digest, work.stop):
             if position is None and not self.has_blob(blob.digest):
-                raise Refused(f"{self._path}: blob {blob.digest} is not in the list of images", code="bundle_invalid")
+                raise Refused(
+                    f"{self._path}: blob {blob.digest} is not in the inventory of the bundle", code="bundle_invalid"
+                )
             return
         try:
             with body(0) as reader:
@@ -237,9 +240,9 @@ class BundleWriter:
                 self._changed.notify_all()
 
     def _begin_write(self, digest: Digest, stop: Stop) -> bool:
-        """Reserve a blob for this thread, and wait while another thread writes it.
+        """Reserve a blob for this thread. If another thread is writing it, wait until that thread finishes.
 
-        Return False if it has been written."""
+        Return False if the blob has been written. Raises Cancelled."""
         while True:
             stop.raise_if_requested()
             with self._changed:
@@ -257,12 +260,16 @@ class BundleWriter:
         while count := reader.readinto(buffer):
             work.stop.raise_if_requested()
             if written + count > position.size:
-                raise Refused(f"blob {blob.digest} is longer than its {position.size} bytes", code="size_mismatch")
+                raise Refused(
+                    f"blob {blob.digest} has more than the expected {position.size} bytes", code="size_mismatch"
+                )
             self._write_at(buffer[:count], position.offset + written)
             written += count
             work.progress(count)
         if written != position.size:
-            raise Refused(f"blob {blob.digest} ended after {written} of {position.size} bytes", code="size_mismatch")
+            raise Refused(
+                f"blob {blob.digest} ended after {written} of the expected {position.size} bytes", code="size_mismatch"
+            )
 
     def _write_at(self, data: memoryview, offset: int) -> None:
         """Write bytes at `offset`. Raises LocalError."""
@@ -272,7 +279,7 @@ class BundleWriter:
             raise local_error("write", self.partial_path, error) from error
 
     def _record(self, digest: Digest, position: MemberPosition) -> None:
-        """Record that a blob has been written."""
+        """Record in the journal and in memory that a blob has been written. Raises LocalError."""
         if self._journal is not None:
             self._journal.add(JournalEntry(digest, position.offset, position.size))
         with self._changed:
@@ -288,13 +295,15 @@ class BundleWriter:
     def finish(self) -> None:
         """Rename the complete file to its final name.
 
-        Raises Refused (bundle_incomplete), LocalError; then the old bundle is unchanged."""
+        Raises Refused (bundle_incomplete) if a blob is missing, and LocalError."""
         self._require_complete()
         rename_into_place(self.partial_path, self._path)
         self._sibling_path("journal").unlink(missing_ok=True)
 
     def write_to_pipe(self, descriptor: int, work: Work) -> None:
-        """Write the complete file to a pipe, then remove it. If an error is raised (see `finish`), the file is kept."""
+        """Write the complete file to a pipe, then remove the file. The file is kept if an error is raised.
+
+        Raises Refused (bundle_incomplete) if a blob is missing, LocalError, Cancelled."""
         self._require_complete()
         for chunk in read_chunks(self._descriptor, 0, self.tar_map.total, work.stop):
             write_to_pipe(descriptor, chunk, work.stop)
@@ -302,7 +311,7 @@ class BundleWriter:
         self._sibling_path("journal").unlink(missing_ok=True)
 
     def _require_complete(self) -> None:
-        """Raise Refused (bundle_incomplete) if a blob is missing; else sync the file."""
+        """Raise Refused (bundle_incomplete) if a blob is missing; otherwise sync the file to disk."""
         missing_blobs = self.missing_blobs()
         if missing_blobs:
             raise bundle_incomplete(
@@ -312,7 +321,7 @@ class BundleWriter:
             self._journal.sync()
 
     def close(self) -> None:
-        """Close the files; an unfinished bundle is kept for the next run. May be called again. Raises LocalError."""
+        """Close all files and release the lock. An unfinished bundle is kept for the next run. Raises LocalError."""
         with ExitStack() as stack:
             if self._locked:
                 self._locked = False
