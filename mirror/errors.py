@@ -99,7 +99,7 @@ class MirrorError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """Whether a later run may succeed although nobody changes anything.
+        """Whether a later run may succeed even if nobody changes anything.
 
         In contrast, `retryable` says whether a retry in this run may succeed."""
         return self.code in TRANSIENT or (self.retryable and self.code in TRANSIENT_IF_RETRYABLE)

@@ -71,7 +71,7 @@ class BundleBases:
             error = Refused(
                 f"{source} relies on {len(digests)} blobs that are missing on its targets: "
                 f"{', '.join(digests[:_MOST_DIGESTS])}{more}",
-                hint="import the bundle that it is based on first, or export without `base`",
+                hint="first import the bundle that it is based on, or export without `base`",
                 code="bundle_incomplete",
             )
             errors = {plan_entry: errors.get(plan_entry, error) for plan_entry in plan_entries}

@@ -188,7 +188,7 @@ class CopyQueue:
     async def _run_check(
         self, check: Coro[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
     ) -> dict[PlanEntry, MirrorError]:
-        """Run a check and return the errors that it finds. If it fails itself, all plan entries get its error."""
+        """Run a check and return the errors that it finds. If the check fails, every plan entry gets its error."""
         try:
             return await check
         except MirrorError as error:

@@ -40,7 +40,7 @@ class PlannedCopy(Struct, frozen=True):
 
 
 class PlanSummary(Struct):
-    """What a sync would do.
+    """A summary of what a sync would do.
 
     bundles_to_rebuild: incomplete bundles that a sync would write again although all their images are up to date.
     up_to_date: the number of images that are up to date.
@@ -107,7 +107,7 @@ class DryRun:
             self._tasks.create_task(self._measure(plan_entry))
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record a mirror that cannot be planned."""
+        """Record that a mirror cannot be planned."""
         self._record_failure(entry.name, error, *entry.targets)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
@@ -126,7 +126,7 @@ class DryRun:
     # ---- summing up
 
     async def _measure_partial_source(self, source: str, plan_entries: Sequence[PlanEntry]) -> None:
-        """Read the images of a partial source, unless the targets lack its base: a sync would then copy nothing."""
+        """Read the images of a partial source, unless the targets lack its base: then a sync copies none of them."""
         try:
             errors = await self._bases.find_missing(plan_entries)
         except MirrorError as error:
@@ -153,7 +153,7 @@ class DryRun:
                 self.summary.bundles_to_rebuild.append(host)
 
     async def _check_bundle_blobs(self, plan_entry: PlanEntry) -> None:
-        """Check that the base of a differential bundle has the blobs of an image that the bundle leaves out."""
+        """Check that a differential bundle has each blob of an image, or that its base still has it."""
         target = plan_entry.target
         try:
             graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)

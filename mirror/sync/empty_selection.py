@@ -29,8 +29,8 @@ def _hint(rules: TagRules) -> str:
     for text in (*rules.include, *rules.exclude):
         regex = regex_for_shell_pattern(text)
         if regex is not None:
-            return f"\"{text}\" looks like a shell pattern; a regular expression for it is '{regex}'"
-    return "correct `tags`, or add `allow-empty: true` to it if selecting nothing is right"
+            return f"\"{text}\" looks like a shell pattern; the equivalent regular expression is '{regex}'"
+    return "correct `tags`, or add `allow-empty: true` to it if an empty selection is intended"
 
 
 class WildcardSelection:

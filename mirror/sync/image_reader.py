@@ -86,7 +86,7 @@ class ImageReader:
         return graph
 
     async def _read_plain(self, reference: SourceReference, version: Version) -> ManifestGraph:
-        """Read an image that needs no transform. Raises RemoteError for a schema 1 image if these are forbidden."""
+        """Read an image that needs no transform. Raises RemoteError for a schema 1 image unless these are allowed."""
         entry = reference.entry
         identifier = version.digest or reference.identifier
         graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)

@@ -87,7 +87,9 @@ class ManifestBodies:
         with translate_os_errors(path):
             body = path.read_bytes()
         if Digest.of(body, key.algorithm) != key:
-            raise LocalError(f"{path} does not have the bytes that were written to it", hint="check the spool's disk")
+            raise LocalError(
+                f"{path} does not contain the bytes that were written to it", hint="check the spool's disk"
+            )
         return body
 
     def close(self) -> None:
@@ -130,7 +132,7 @@ class ManifestBodies:
             file.unlink(missing_ok=True)
 
     def _take_unneeded_files(self) -> list[Path]:
-        """Return the files whose bodies are no longer referenced, for deletion, and remove them from `_files`.
+        """Stop tracking the files whose bodies are no longer referenced, and return their paths for deletion.
 
         The caller holds the lock. Returns nothing as long as there are few files."""
         if len(self._files) < self._sweep_at:

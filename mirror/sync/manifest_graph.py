@@ -26,7 +26,7 @@ MAX_MANIFESTS = 10_000  # under one root
 CACHE_BYTES = 32 << 20  # total size of the cached manifests
 LARGE_SIZE = 1 << 20  # bytes; larger manifests need the permit LARGE
 _LEAVE_OUT = "leave this image out of the configuration"
-_REBUILD = "the image itself is wrong, not a copy of it: have it built and pushed again"
+_REBUILD = "the image itself is invalid, not just a copy of it: rebuild it and push it again"
 
 
 class WrongDescriptorError(Refused):

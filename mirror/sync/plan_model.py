@@ -82,7 +82,7 @@ class SourceReference(Struct, eq=False):
 
 
 class Action(Enum):
-    """What a run does for one reference on one target."""
+    """The action that a run takes for one reference on one target."""
 
     SKIP = "skip"  # the target has the image already
     COPY = "copy"
@@ -227,7 +227,7 @@ def _plan_repair(
     version = failed.reference.version
     if damaged_digest is not None and isinstance(version, Version) and version.digest == damaged_digest:
         return replace(failed, action=Action.COPY, may_have_blobs=may_have_blobs, damaged=True, error=None)
-    text = f"{error.what}; the tag is immutable, and it is not known whether it had the digest that the source has now"
+    text = f"{error.what}; the tag is immutable, and it is unknown whether it had the digest that the source has now"
     conflict = error.with_text(text)
     conflict.hint = "remove the tag on the target by hand, then run `mirror sync CONFIG`"
     return replace(failed, error=conflict)

@@ -55,7 +55,7 @@ def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[Mi
     try:
         names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
-        hint = "check its name and the credentials; some registries respond the same for a repository without tags"
+        hint = "check its name and the credentials; some registries give the same response if it has no tags"
         what = f"{entry.name} was not found: {error.what}"
         raise NotFound(what, hint=error.hint or hint, status=404, protocol=error.protocol) from error
     if not names and not entry.rules.allow_empty:
@@ -172,7 +172,7 @@ def equality_key(entry: MirrorEntry, repository: Repository) -> str:
 
 
 def add_transform_result(hints: PlanHints, version: Version | MirrorError) -> Version | MirrorError:
-    """Return a version with the digest of its last transform result, which targets have. Return errors unchanged."""
+    """Return a version with the digest of its last transform result, if it needs a transform. Keep errors unchanged."""
     if isinstance(version, MirrorError) or version.transform is None:
         return version
     return replace(version, digest=hints.transform_digest(version.transform.identity))

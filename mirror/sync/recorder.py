@@ -25,10 +25,10 @@ _log = logging.getLogger("mirror")
 
 
 class BlobCounts(Struct):
-    """Counts the blobs of one image by outcome, and the bytes and attempts that they needed. Each is counted once.
+    """Counts the blobs of one image by outcome, and the bytes and attempts that they needed.
 
-    blobs: the number of blobs by outcome (copied, mounted, exists, failed, interrupted). A blob is interrupted by a
-    signal, or because another blob of the image failed.
+    blobs: the number of blobs by outcome (copied, mounted, exists, failed, interrupted), each counted once. A blob is
+    interrupted by a signal, or because another blob of the image failed.
     bytes: the numbers of bytes that were read, sent and mounted.
     attempts: the largest number of attempts that a blob needed.
     started: when the image was started, in seconds of the monotonic clock."""
@@ -155,7 +155,7 @@ class ResultRecorder:
         """Record that an image failed because of a bug. The run continues with the other images."""
         text = f"{plan_entry.name}: internal error: {type(error).__name__}: {error}"
         _log.error("internal_error", exc_info=error, extra={"target": plan_entry.name, "text": text})
-        failure = MirrorError(text, hint="please report this, with the log at level debug", code="internal_error")
+        failure = MirrorError(text, hint="please report this, and attach the log at level debug", code="internal_error")
         self._add_to_report(plan_entry, "failed", BlobCounts(), plan_entry.old_digest, failure)
         with self._lock:
             self._codes.add(FAILED)

@@ -144,7 +144,7 @@ class RepairTarget:
         return _VerifiedUpload(self._target.begin_upload(repository, blob, work), self, repository, blob)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        """Write a manifest and read it back. Raises Refused (target_lied) if it is damaged then."""
+        """Write a manifest and read it back. Raises Refused (target_lied) if the two differ."""
         self._raise_if_not_replaced(manifest.digest)
         self._target.put_manifest(repository, reference, manifest, work)
         try:
@@ -279,7 +279,7 @@ def remedy(digest: Digest) -> str:
     return (
         f"1. delete {file} below the registry's root directory (all its repositories use this copy), 2. restart "
         "the registry (needed if it caches blob descriptors, as Debian's default does), 3. run `mirror sync --repair "
-        "CONFIG`; if the registry is not distribution, delete the digest from its storage"
+        "CONFIG`; if it is not a distribution registry, delete the digest from its storage"
     )
 
 

@@ -65,7 +65,7 @@ class TargetLifecycle:
             self._missing[host].setdefault(name, error)
 
     def missing_images(self, host: str) -> dict[str, MirrorError]:
-        """Return the images and repositories that a bundle lacks: the error for each name."""
+        """Return the names of the images and repositories that a bundle lacks, with the error for each."""
         return dict(self._missing[host])
 
     async def begin(self, host: str, images: Sequence[ExpectedImage] = ()) -> None:
@@ -206,7 +206,7 @@ def _advice(host: str, causes: Iterable[MirrorError]) -> str:
     """Return the hint for getting a complete bundle. It is enough to run again only if all causes are transient."""
     causes = list(causes)
     if causes[0].code == "nothing_selected":
-        return f"if that is right, remove {host}, or set `allow-empty: true` for that mirror; then run again"
+        return f"if that is intended, remove {host}, or set `allow-empty: true` for that mirror; then run again"
     if all(cause.is_transient for cause in causes):
         return "run again: what was fetched is kept"
     return "push the missing content to the source, or leave it out of the configuration; what was fetched is kept"

@@ -75,7 +75,7 @@ class TargetPlanner:
         self._target_tags = TargetTagReader(calls, hints, use_hints=use_hints, repair=repair)
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
-        """List the tags of a target, or return None if the list may not be needed."""
+        """List the tags of a target, or return None if it is not clear yet that the list is needed."""
         return await self._target_tags.list_if_needed(entry, target)
 
     async def plan_target(
@@ -148,7 +148,7 @@ class TargetPlanner:
     async def _resolve_unlisted_immutable(
         self, target: TargetEntry, target_tags: TargetTags, batch: Batch, references: Sequence[SourceReference]
     ) -> dict[str, DigestOrError]:
-        """Resolve the immutable tags that the list of the target lacks, and return what they refer to there.
+        """Resolve the immutable tags that the list of the target lacks, and return their digests.
 
         A list may be incomplete (a 404, pages that end early), so it is no reason to overwrite an immutable tag. The
         tags that exist and do not have the digest that was equal in an earlier run are also resolved at the source."""
@@ -211,7 +211,7 @@ class TargetPlanner:
             entry = unresolved[0].entry
 
             def run(work: Work) -> list[Version | MirrorError]:
-                """Resolve on a thread, and add the results of earlier transforms."""
+                """Resolve the references on a thread, and add the results of earlier transforms."""
                 identifiers = [reference.identifier for reference in unresolved]
                 versions = resolve_all(entry.source, entry.repository, identifiers, work, self._keep_manifest)
                 if self._repeat_transforms:

@@ -53,7 +53,7 @@ class TargetTagReader:
         self._repair = repair
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
-        """List the tags of a target, or return None if the list may not be needed."""
+        """List the tags of a target, or return None if it is not clear yet that the list is needed."""
         if entry.rules.is_literal or (target.exclusive and self._use_hints):
             return None
         return await self._list_tags(target)
@@ -65,7 +65,7 @@ class TargetTagReader:
         references: Sequence[SourceReference],
         listing: Awaitable[TargetTags | None],
     ) -> TargetTags:
-        """Return what is known about the tags of `references` on a target. listing: runs `list_if_needed`."""
+        """Return what is known about the tags of `references` on a target. listing: the task of `list_if_needed`."""
         name = str(target.repository)
         last_equal: dict[str, Digest] = {}
         if entry.rules.immutable and (self._use_hints or self._repair):

@@ -89,7 +89,7 @@ class Verifier:
             self._tasks.create_task(self._check_image(plan_entry))
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record a mirror that cannot be planned."""
+        """Record that a mirror cannot be planned."""
         self._add_problem(entry.name, error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
@@ -109,7 +109,7 @@ class Verifier:
         self.result.problems.append(Problem(name, error))
 
     async def _check_image(self, plan_entry: PlanEntry) -> None:
-        """Check that the image of a tag on a target is complete and equal to the source."""
+        """Check that an image on a target is complete and equal to the image at the source."""
         target = plan_entry.target
         try:
             if plan_entry.action is Action.COPY:

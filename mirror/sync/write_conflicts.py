@@ -18,7 +18,7 @@ from mirror.util.structs import replace
 
 
 def find_possible_conflicts(entries: Sequence[MirrorEntry]) -> list[MirrorEntry]:
-    """Return the entries that may conflict, depending on a catalog: wildcards, and entries that may share a target.
+    """Return the entries that may write the same tags of one repository, depending on what a wildcard matches.
 
     Two targets of one wildcard may also conflict with each other."""
     by_host: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -82,7 +82,7 @@ class WriteConflicts:
         if other is None:
             return None
         return Refused(
-            f"{entry.name} and {other.name} would write the same tags of {repository}; nothing is written there",
+            f"{entry.name} and {other.name} would write the same tags of {repository}, so neither is copied to it",
             hint="give one of them another target, or other tags",
             code="target_conflict",
         )

@@ -35,7 +35,7 @@ class LocationHints(Protocol):
 
 
 class BlobHint(Struct, frozen=True):
-    """What earlier runs learned about one blob and one repository.
+    """A hint from earlier runs about one blob and one repository.
 
     was_held: the repository had the blob. holders: paths of repositories on its host that had it."""
 

@@ -15,7 +15,7 @@ BlobCallback: TypeAlias = Callable[[BlobRequest, BlobResult, "MirrorError | None
 
 
 class BlobRecorder:
-    """Calls `record` once for each pair of repository and digest. Thread-safe.
+    """Calls `record` with the result of each copy, once for each repository and digest. Thread-safe.
 
     It is called a second time only if a copy succeeds after a failed one, or if a blob that existed had to be copied
     after all."""
@@ -46,7 +46,7 @@ class BlobRecorder:
             self._record(request, result, error)
 
     def take_failed(self, request: BlobRequest) -> BlobResult:
-        """Return the result of a failed copy on the first call, so that one image counts it, and then an empty one."""
+        """Return the result of a failed copy once, then empty results, so that only one image counts it."""
         with self._lock:
             return self._failed.pop((request.repository, request.blob.digest), None) or BlobResult()
 

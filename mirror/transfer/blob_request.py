@@ -22,7 +22,7 @@ class BlobSource(Struct, frozen=True):
 
 
 class BlobOutcome(Enum):
-    """How a copy made a blob available in a repository."""
+    """The ways in which a copy can make a blob available in a repository."""
 
     COPIED = "copied"
     MOUNTED = "mounted"

@@ -26,7 +26,7 @@ from mirror.util.retry_policy import Policy
 
 T = TypeVar("T")
 
-RESULT_NOT_NEEDED = "its result is no longer needed"
+RESULT_NOT_NEEDED = "the result is no longer needed"
 CLOSE_TIMEOUT = 60.0  # seconds that `close` waits for threads
 MAX_THREADS = 256
 LOCAL_CALLS = 4  # maximum number of calls without another permit that run at the same time

@@ -20,7 +20,7 @@ CHECKPOINT_INTERVAL = 4 << 20  # bytes between two positions at which the verifi
 # A broken connection is resumed at once only if it delivered at least this much since the last time.
 MIN_PROGRESS = 1 << 20  # bytes
 MAX_RESUMES = 5
-MISSING_HINT = "push the image again at the source, or leave its tag out of the configuration"
+MISSING_HINT = "push the image to the source again, or leave its tag out of the configuration"
 _SKIP_BUFFER = 1 << 18  # bytes
 
 
@@ -126,7 +126,7 @@ class BlobDownload:
             raise Refused(
                 f"{self._name}: received {self.position} bytes, but their digest is "
                 f"{self._blob.digest.algorithm}:{actual}",
-                hint=f"check the storage of {self._sources[0].store.host} and the proxies on the way for damage",
+                hint=f"check the storage of {self._sources[0].store.host} and any proxy in between for damage",
                 code="digest_mismatch",
             )
         self._is_verified = True

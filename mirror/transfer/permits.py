@@ -122,7 +122,7 @@ class Permits:
         return sum(len(group.waiters) for group in self._groups.values())
 
     def _permit(self, name: str) -> _Permit:
-        """Return the permit with a name. It is created on first use."""
+        """Return the permit with this name. It is created on first use."""
         permit = self._permits.get(name)
         if permit is None:
             permit = self._permits[name] = _Permit(self._loop, self._capacity(name))

@@ -77,7 +77,7 @@ class SpoolFile:
                 self.path.unlink(missing_ok=True)
 
     def _start_attempt(self) -> None:
-        """Make readers of an earlier attempt fail."""
+        """Start a new attempt to write the file, and make readers of an earlier attempt fail."""
         with self._changed:
             self.attempt += 1
             self._written, self._writing, self.complete = 0, True, False
@@ -252,7 +252,9 @@ class translate_os_errors:  # noqa: N801 - reads as a function in `with translat
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise LocalError(
                 f"{self._path}: {error.strerror}",
-                hint="free some space, or set `spool` to a larger disk" if is_full else "check the spool directory",
+                hint="free some space, or set `spool` to a directory on a larger disk"
+                if is_full
+                else "check the spool directory",
                 code="local_full" if is_full else "local_io",
             ) from error
 

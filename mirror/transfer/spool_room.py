@@ -45,7 +45,7 @@ class SpoolRoom:
         return file
 
     def release(self, file: SpoolFile | None, host: str) -> None:
-        """Release a file, or the stream that None stands for, after `acquire` has returned it."""
+        """Release what `acquire` returned: a file, or None for a blob that was streamed."""
         (self._streams if file is None else self._files)[host] -= 1
         if file is not None:
             self._spool.release(file)

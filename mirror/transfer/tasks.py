@@ -124,7 +124,7 @@ def strip_traceback(error: BaseException) -> BaseException:
 
 
 def call_and_catch(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """Return the result of a call and None, or None and the error that it raises, for a caller on another thread."""
+    """Return the result of a call and the error that it raised, one of which is None, for use on another thread."""
     try:
         return call(), None
     except BaseException as error:  # noqa: BLE001 (the other thread raises it)

@@ -39,7 +39,7 @@ class BlobUpload:
         before_write: Callable[[], None],
         session: UploadSession | None = None,
     ) -> None:
-        """count_bytes: called with the number of bytes after each send. before_write: called before a session is opened.
+        """count_bytes: called with the number of bytes after each send. before_write: called before a session opens.
         session: an open session to use, such as one that was opened instead of a mount."""
         self._target = target
         self._repository = repository
