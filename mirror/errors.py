@@ -1,8 +1,8 @@
 """The hierarchy of errors, and the exit codes.
 
 Every error that can appear in a report is a `MirrorError`. It says what failed, on what, what to do next, and whether
-a retry can help. Its `code` is a stable identifier for programs; its text is for people. The exit code of a run is the
-worst of the exit codes of its errors (`worst_exit_code`).
+a retry can help. Its `code` is a stable identifier for programs; its text is human-readable. The exit code of a run is
+the worst of the exit codes of its errors (`worst_exit_code`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ CHANGES = 10
 BUSY = 75
 SIGNALLED = 128  # plus the number of the signal
 
-# Errors that may disappear by a later run without any change: those with a code of TRANSIENT always, those with a code
-# of TRANSIENT_IF_RETRYABLE if the error is retryable. docs/operations.md, "Error codes", column *again*, says the same.
+# Codes of errors that may be temporary, so that a later run may succeed without any change. An error with a code in
+# TRANSIENT always is, an error with a code in TRANSIENT_IF_RETRYABLE only if it is retryable. The column *again* in
+# docs/operations.md, "Error codes", must agree with this.
 TRANSIENT = frozenset(
     {"rate_limited", "net_error", "timeout", "too_slow", "truncated", "target_full", "tag_moved", "lock_busy"}
     | {"interrupted"}
@@ -41,7 +42,7 @@ def printable(text: object, limit: int = 300) -> str:
 
 
 def _escape(match: re.Match[str]) -> str:
-    """Return the escape sequence for a character."""
+    r"""Return the escape sequence for the matched character, such as `\x1b`."""
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
@@ -49,17 +50,17 @@ def _escape(match: re.Match[str]) -> str:
 class MirrorError(Exception):
     """Base class of all errors of this project.
 
-    what: what failed and on what, one clause. It may contain text from a server; it is escaped here.
-    hint: what a person can do about it; empty if there is no advice.
+    what: what failed and on what, one clause. It may contain text from a server; the constructor escapes it.
+    hint: what the user can do about it; empty if there is no advice.
     code: one of the codes in docs/operations.md, "Error codes".
     status: the HTTP status of the response that caused the error, if any.
     retryable: whether the same request may succeed when it is sent again in this run.
     retry_after: seconds that the server asked us to wait before a retry; None if it did not ask.
     registry_code: the `code` in the registry's error document (`NAME_UNKNOWN`), if it sent one.
-    host: the host that caused the error, by its name in `Limits`, if that may be another host than the registry.
-    protocol: the protocol that was used, where the registry has several; empty for the usual one.
+    host: the name in `Limits` of the host that caused the error, if it may differ from the registry's host.
+    protocol: the registry protocol that was used (`v1`); empty for the default, v2.
     retries_exhausted: all retries for this failure are used up; callers must not retry it again.
-    tag_digest: for a tag whose manifest is damaged: the digest that the store has for the tag, if it is known."""
+    tag_digest: if the manifest of a tag is damaged, the digest that the store reports for the tag; None if unknown."""
 
     code = "error"
     exit_code = FAILED
@@ -98,15 +99,19 @@ class MirrorError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """Whether a later run may succeed without any change by an operator. `retryable` is about this run."""
+        """Whether a later run may succeed even if nobody changes anything.
+
+        In contrast, `retryable` says whether a retry in this run may succeed."""
         return self.code in TRANSIENT or (self.retryable and self.code in TRANSIENT_IF_RETRYABLE)
 
     def with_subject(self, subject: str) -> MirrorError:
-        """Return the same error with `subject` in front of its text. For errors that several callers share."""
+        """Return the error with `subject` in front of its text, unless the text already contains `subject`.
+
+        If several callers share an error, each of them adds its own subject."""
         return self if subject in self.what else self.with_text(f"{subject}: {self.what}")
 
     def with_text(self, what: str) -> MirrorError:
-        """Return a copy of the error with another text."""
+        """Return a copy of the error with the text `what`."""
         return type(self)(
             what,
             hint=self.hint,
@@ -123,7 +128,7 @@ class MirrorError(Exception):
 class RemoteError(MirrorError):
     """A registry did not do what was requested.
 
-    The cause may be temporary, or only the registry's owner can fix it."""
+    The cause may be temporary, or it may need a fix by the registry's operator."""
 
     code = "bad_response"
 
@@ -136,7 +141,7 @@ class NetworkError(RemoteError):
 
 
 class Unreachable(NetworkError):
-    """No connection could be opened. After enough of these errors the host counts as down."""
+    """No connection could be opened."""
 
 
 class NotFound(RemoteError):
@@ -146,34 +151,40 @@ class NotFound(RemoteError):
 
 
 class RateLimited(RemoteError):
-    """The registry limits our requests (429)."""
+    """The registry rejected a request because of its rate limit (429)."""
 
     code = "rate_limited"
     retryable = True
 
 
 class AuthError(RemoteError):
-    """auth_failed: the registry did not accept our credentials. auth_denied: they do not allow this operation."""
+    """Authentication failed, or access was denied.
+
+    Codes: auth_failed if the registry rejected the credentials, auth_denied if they do not allow the operation."""
 
     code = "auth_failed"
 
 
 class Refused(MirrorError):
-    """We stopped for integrity or safety. A person has to look at it (exit code 3); a retry does not help."""
+    """The operation was refused to protect integrity or safety.
+
+    The user has to investigate the cause (exit code 3). A retry does not help."""
 
     code = "digest_mismatch"
     exit_code = REFUSED
 
 
 class LocalError(MirrorError):
-    """A failure on this machine: disk full, permissions. Codes: local_full, local_io, state_corrupt."""
+    """A failure on this machine, such as a full disk or missing permissions.
+
+    Codes: local_full, local_io, state_corrupt."""
 
     code = "local_io"
     exit_code = LOCAL
 
 
 class ConfigError(MirrorError):
-    """Wrong usage or configuration. It is raised only at the start, before any host is contacted."""
+    """The command line or the configuration is invalid. Normally raised before any host is contacted."""
 
     code = "config_invalid"
     exit_code = USAGE
@@ -194,22 +205,22 @@ class Cancelled(MirrorError):
     code = "interrupted"
 
 
-# The exit code of a signal takes precedence over these (commands/sync.py). The first of these that occurred counts.
+# A run exits with the first of these codes that occurred. The exit code for a signal precedes them (commands/sync.py).
 _WORST_FIRST = (LOCAL, REFUSED, FAILED, BUSY)
 
 
 def is_failed_lookup(error: MirrorError) -> bool:
-    """Return whether a server failed to answer a lookup, with a status such as 500: the object may exist or not.
+    """Return whether `error` is an error response to a lookup, such as 500, so that the object may or may not exist.
 
-    Refused credentials and rate limits do not count: they say nothing about the object."""
+    Return False for rejected credentials and rate limits: an upload would fail for the same reason."""
     return (
         isinstance(error, RemoteError) and error.status is not None and not isinstance(error, AuthError | RateLimited)
     )
 
 
 def worst_exit_code(codes: Iterable[int]) -> int:
-    """Return the exit code of a run whose errors have `codes`.
+    """Return the exit code of a run, given the exit codes of its results.
 
-    Never USAGE, which means that no host was contacted. During a run, such an error is one failure among others."""
+    USAGE is treated like FAILED: as the exit code of a run it would mean that no host was contacted."""
     seen = {FAILED if code == USAGE else code for code in codes}
     return next((code for code in _WORST_FIRST if code in seen), OK)

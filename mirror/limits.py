@@ -1,6 +1,6 @@
-"""Limits of each host: parallel requests, rate, pauses, and whether the host is down.
+"""The limits of each host: parallel requests, request rate, pauses, and whether the host is down.
 
-The HTTP session pauses a host that answers 429. No permit is granted for a paused host.
+The HTTP session pauses a host that responds with 429. No permit is granted for a paused host.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ PROBE_EVERY = 60.0  # seconds between two probes of a host that is down
 
 
 class _Outage(Struct):
-    """The error for which requests are not sent, and the time at which one request is sent as a probe."""
+    """An outage of a host: the error that caused it, and the time at which the next request is sent as a probe."""
 
     error: MirrorError
     probe_at: float
 
     def is_due(self, now: float) -> bool:
-        """Return whether a probe may be sent now, and if so, schedule the next one."""
+        """Return whether a probe may be sent now. If so, schedule the next probe."""
         due = now >= self.probe_at
         if due:
             self.probe_at = now + PROBE_EVERY
@@ -31,19 +31,19 @@ class _Outage(Struct):
 
 
 class Availability:
-    """Whether one host is down or has used up a quota. Thread-safe. Times are seconds of the clock."""
+    """Tracks whether one host is down or a quota at it is used up. Thread-safe. Times are in seconds of `clock`."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
         self._clock = clock
         self._guard = threading.Lock()
         self._down: _Outage | None = None
-        self._exhausted: dict[str, _Outage] = {}  # by method and kind
+        self._exhausted: dict[str, _Outage] = {}  # by kind of request
 
     def mark_down(self, error: MirrorError) -> bool:
         """Mark the host as down after `error`, which persisted through all retries of a request.
 
-        Return True the first time."""
+        Return True if the host was not marked as down before."""
         with self._guard:
             first = self._down is None
             if self._down is None:  # a later failure does not postpone the probe
@@ -52,7 +52,7 @@ class Availability:
         return first
 
     def mark_quota_used_up(self, kind: str, error: MirrorError) -> None:
-        """Stop sending requests of `kind` (`GET manifest`), because the quota that they count against is used up."""
+        """Stop sending requests of `kind`, such as `GET manifest`, because their quota is used up."""
         with self._guard:
             self._exhausted.setdefault(kind, _Outage(error, self._probe_at(error)))
 
@@ -63,8 +63,8 @@ class Availability:
     def record_response(self, kind: str, status: int, *, probe: bool) -> None:
         """Record the response to a request of `kind`. probe: the return value of `check_available` for this request.
 
-        Any response shows that a silent host is back. A host that limits requests (429) is contacted again only after
-        a probe got another response."""
+        Any response ends the outage of a host that did not respond. If a host limits requests (429), its outage ends
+        only when a probe gets a response with another status."""
         if self._down is None and not self._exhausted:
             return
         with self._guard:
@@ -76,13 +76,13 @@ class Availability:
 
     @property
     def down(self) -> bool:
-        """Whether requests fail at once, except for probes: the host is silent or limits requests."""
+        """Whether the host is down: it does not respond or limits requests, so only probes are sent to it."""
         return self._down is not None
 
     def check_available(self, kind: str = "") -> bool:
-        """Raise the error for which a request of `kind` must not be sent. Return True if this request is a probe.
+        """Raise an error if a request of `kind` must not be sent now. Return True if it is to be sent as a probe.
 
-        One request a minute is a probe, or fewer if the host asked for that."""
+        During an outage one request per minute is a probe, or fewer if the host asked for that."""
         if self._down is None and kind not in self._exhausted:
             return False
         with self._guard:
@@ -95,20 +95,20 @@ class Availability:
         raise error.with_text(self.describe_outage(error))
 
     def describe_outage(self, error: MirrorError) -> str:
-        """Return why no request is sent to the host after `error`, as one clause."""
+        """Return a clause that says why no request is sent to the host after `error`."""
         how = "limits requests" if isinstance(error, RateLimited) else "is down"
         return f"{self.name} {how}: {error.what.removeprefix(self.name).lstrip(' :')}"
 
 
 class Rate(Struct, frozen=True):
-    """At most `count` requests in `seconds`."""
+    """A rate limit: at most `count` requests in `seconds` seconds."""
 
     count: int
     seconds: float
 
 
 class _HostState(Struct):
-    """The times of the pause and the rate of a host, and its counted requests."""
+    """The state of a host's limits: when its pause ends, when its rate allows a request, and its request counts."""
 
     paused_until: float = 0.0
     next_free: float = 0.0  # when the rate allows the next request
@@ -118,7 +118,7 @@ class _HostState(Struct):
 class HostLimits(Availability):
     """The limits of one host: parallel requests, rate, pauses, availability.
 
-    Thread-safe. Times are seconds of `clock`."""
+    Thread-safe. Times are in seconds of `clock`."""
 
     def __init__(self, name: str, parallel: int = 8, rate: Rate | None = None, clock: Clock | None = None) -> None:
         super().__init__(name, clock or SystemClock())
@@ -126,20 +126,20 @@ class HostLimits(Availability):
         self.rate = rate
         self._lock = threading.Lock()
         self._state = _HostState()
-        self.on_hold: Callable[[float], None] = _ignore_hold  # called with the time before which nothing may start
+        self.on_hold: Callable[[float], None] = _ignore_hold  # called with the time until which no request may start
 
     def ready_at(self) -> float:
-        """Return the time at which a request may start. It is not in the future if a request may start now."""
+        """Return the earliest time at which the next request may start. It may be in the past."""
         with self._lock:
             return max(self._state.paused_until, self._state.next_free)
 
     def count_request(self, kind: str) -> None:
-        """Count one request of `kind` (`HEAD manifest`) that was sent."""
+        """Count one request of `kind`, such as `HEAD manifest`, that was sent."""
         with self._lock:
             self._state.requests[kind] += 1
 
     def reserve_start(self) -> float:
-        """Reserve the start of one request under the rate, and return the seconds to wait before it is sent."""
+        """Reserve the start of one request within the rate limit. Return the seconds to wait before sending it."""
         with self._lock:
             now, state = self._clock.now(), self._state
             start = max(now, state.paused_until)
@@ -152,9 +152,9 @@ class HostLimits(Availability):
         return start - now
 
     def pause(self, seconds: float) -> bool:
-        """Let no request start for `seconds`.
+        """Pause the host: allow no request to start for `seconds`.
 
-        Return True if the host was not paused before, so that it is logged once."""
+        Return True if the host was not paused before, so that the caller logs each pause once."""
         with self._lock:
             until = self._clock.now() + seconds
             longer = until > self._state.paused_until
@@ -187,7 +187,7 @@ class Limits:
         self.waited = 0.0  # seconds, summed over threads
         self.longest_wait = 0.0  # seconds
         self._queued = threading.local()
-        self.retry_after: float | None = None  # seconds; the longest wait that a server asked for and we did not take
+        self.retry_after: float | None = None  # seconds; the longest wait that a server asked for and that was refused
 
     def configure(self, name: str, parallel: int, rate: Rate | None = None) -> HostLimits:
         """Set the limits of a host. Must be called before the host is used."""
@@ -211,7 +211,7 @@ class Limits:
             return sorted(self._hosts.values(), key=lambda host: host.name)
 
     def note_retry(self, waited: float = 0.0) -> None:
-        """Count one retry that was made after `waited` seconds."""
+        """Count one retry, which was made after a wait of `waited` seconds."""
         with self._lock:
             self.retries += 1
             self.waited += waited
@@ -227,6 +227,6 @@ class Limits:
         return seconds
 
     def note_refused_wait(self, seconds: float) -> None:
-        """Record that a server asked for a wait that is longer than our limit."""
+        """Record that a server asked for a wait of `seconds`, which is longer than the retry policy allows."""
         with self._lock:
             self.retry_after = max(seconds, self.retry_after or 0.0)

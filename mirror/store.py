@@ -1,8 +1,8 @@
-"""The seam between the core and the stores: the protocols `Source` and `Target`.
+"""The protocols `Source` and `Target`, through which the rest of the package uses every store.
 
-Registries (v2), old registries (v1, read only), OCI image layouts and bundles are stores. The planner is typed on
-`Source`, so it cannot write. Every method may be called from any thread and blocks until it is done. It raises
-`Cancelled` when `work` is stopped, and no errors other than `MirrorError`.
+Registries (v2), old registries (v1, read-only), OCI image layouts and bundles are stores. The planner handles targets
+as a `Source`, too, so it cannot write to them. Every method may be called from any thread and blocks until it is done.
+It raises `Cancelled` when `work` is stopped, and no errors other than `MirrorError`.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ DAMAGED = frozenset(
         "bundle_incomplete",
     }
 )
-"""Codes of errors that mean: an object in a store does not have the bytes that it should have."""
+"""Codes of errors that show that an object in a store does not have the expected bytes."""
 
 
 class TransformPart(Struct, frozen=True):
     """A part of an image that a transform has to create first. Parts with equal keys are created once in a run.
 
-    size: bytes, if known."""
+    size: the size in bytes, if known."""
 
     key: Hashable
     size: int | None = None
 
 
 def _do_nothing() -> None:
-    """Release nothing: the default of TransformResult.release."""
+    """Do nothing: the default of TransformResult.release."""
 
 
 class TransformResult(Struct, frozen=True):
@@ -59,10 +59,10 @@ class TransformResult(Struct, frozen=True):
 
 
 class Transform(Protocol):
-    """Converts a version that targets do not accept. Runs when an image is copied, never while planning.
+    """Converts an image that targets do not accept as it is. Runs when the image is copied, never during planning.
 
-    identity: identifies the version and the kind of conversion; the same in all runs. The state stores the digest of
-    the result under it. The calls run on threads, with a permit of the source's host. `make` may run on several
+    identity: identifies the image and the kind of conversion; the same in all runs. The state stores the digest of the
+    result under this key. The methods run on threads, with a permit of the source's host. `make` may run on several
     threads at once."""
 
     identity: str
@@ -87,7 +87,8 @@ class Version(Struct, frozen=True):
     that is not known.
     manifest: set if the body had to be read to determine the digest.
     media_type: the media type of the manifest, if the store returned it.
-    protocol: the registry protocol that was used; reason: why, if there was a choice.
+    protocol: the registry protocol that was used.
+    reason: why this protocol was used, if there was a choice.
     source_id: the identifier at the source, if it is not the digest that a target gets: an image id, or another
     digest."""
 
@@ -111,14 +112,14 @@ class BlobReader(AbstractContextManager["BlobReader"], Protocol):
     size: int | None  # bytes of the whole blob, as reported by the store; None if it does not report a size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of `buffer` and return the number of bytes; 0 only at the end.
+        """Read bytes into the beginning of `buffer` and return their number; 0 only at the end of the blob.
 
         Raises NetworkError if the blob ends early."""
         ...
 
 
 class UploadSession(AbstractContextManager["UploadSession"], Protocol):
-    """An upload of one blob to one repository. If it is closed without a commit, the session is deleted."""
+    """An upload session for one blob and one repository. If it is closed without a commit, the store deletes it."""
 
     @property
     def committed(self) -> bool:
@@ -133,9 +134,9 @@ class UploadSession(AbstractContextManager["UploadSession"], Protocol):
     def send(self, body: Callable[[int], BlobReader], work: Work) -> None:
         """Upload the blob and commit it.
 
-        `body(offset)` opens the blob at `offset`; it may be called several times. The reader raises at its end if the
-        bytes are not those of the blob, so the last bytes are held back until then. After a retryable failure `send`
-        may be called again, as long as the session exists."""
+        `body(offset)` opens the blob at `offset`; it may be called several times. The reader raises an error at its
+        end if the bytes do not match the blob, so `send` holds back the last bytes until then. After a retryable
+        failure `send` may be called again, as long as the session exists."""
         ...
 
 
@@ -159,48 +160,54 @@ class ExpectedImage(Struct, frozen=True):
 class Source(Protocol):
     """The reading half of a store.
 
-    host: the name of the host, whose permits the calls use and which appears in reports.
-    partial: the store may leave out blobs that the target is expected to have. Such blobs are looked for on the target
-    before anything is written."""
+    host: the name of the host, for permits and reports.
+    partial: whether the store may leave out blobs that the target is expected to have. A run looks for such blobs on
+    the target before it writes anything."""
 
     host: str
     partial: bool
 
     def repositories(self, prefix: str, work: Work) -> Iterable[str | MirrorError]:
-        """Yield the paths of the repositories under `prefix`, from the complete catalog. For errors see `tags`."""
+        """Yield the paths of the repositories under `prefix`, from the complete catalog.
+
+        For an invalid name, yield a Refused error instead."""
         ...
 
     def tags(self, repository: str, work: Work) -> Iterable[str | MirrorError]:
-        """Yield each tag once, in no order; a ListedTag if the list also contains what the tag refers to.
+        """Yield each tag once, in no particular order, as a ListedTag if the list also contains its digest.
 
-        A name that violates the grammar yields a Refused instead of the name.
+        For a name that violates the grammar of tags, yield a Refused error instead.
         Raises NotFound if the repository does not exist or has no tags."""
         ...
 
     def resolve(self, repository: str, references: Sequence[str], work: Work) -> Iterable[Version | MirrorError]:
         """Yield what each of `references` (tags or digests) refers to, in the same order.
 
-        A store uses as few requests as possible. A failure for one reference is yielded in its place, NotFound for
-        example, and the others are still resolved. Raises errors that concern all of them: authentication, a host
-        that is down."""
+        A store uses as few requests as possible. An error for one reference, such as NotFound, is yielded in its place,
+        and the other references are still resolved. Raises errors that concern all references, such as failed
+        authentication or a host that is down."""
         ...
 
     def read(self, repository: str, reference: str, work: Work) -> Version:
         """Return what `reference` refers to, together with its manifest.
 
-        For images that will be copied in any case."""
+        In contrast to `resolve`, the manifest is read even if a smaller request would do."""
         ...
 
     def manifest(self, repository: str, reference: str, work: Work) -> Manifest:
-        """Return the exact bytes, verified against `reference` if it is a digest. Raises NotFound, Refused."""
+        """Return a manifest with its exact bytes, verified against `reference` if that is a digest.
+
+        Raises NotFound, and Refused if the manifest is invalid or has another digest."""
         ...
 
     def open_blob(self, repository: str, blob: Descriptor, work: Work, *, offset: int = 0) -> BlobReader:
-        """Open a blob; use it in a `with` block. The caller verifies the bytes. Raises NotFound."""
+        """Open a blob for reading from byte `offset`. Use the reader in a `with` block.
+
+        The caller verifies the bytes. Raises NotFound."""
         ...
 
     def leaves_out(self, blob: Descriptor) -> bool:
-        """Return whether a partial source leaves out this blob. Does no I/O."""
+        """Return whether this partial source leaves out a blob. Sends no request and reads no file."""
         ...
 
     def referrers(self, repository: str, digest: Digest, work: Work) -> Iterable[Descriptor]:
@@ -211,26 +218,26 @@ class Source(Protocol):
 class Target(Source, Protocol):
     """A store that can be written to.
 
-    needs_all_images: `begin` needs the list of all images before the first byte is written (a bundle).
-    incomplete: the store needs all images, and its content records that some of them are missing.
-    on_disk: the repositories share their blobs, and a lookup costs no request."""
+    needs_all_images: whether `begin` needs the list of all images before the first byte is written, as for a bundle.
+    incomplete: whether the store needs all images, and its content records that some of them are missing.
+    on_disk: whether the store is on disk, so that its repositories share their blobs and a lookup costs no request."""
 
     needs_all_images: bool
     incomplete: bool
     on_disk: bool
 
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Prepare the first write of a run.
+        """Prepare the store for the writes of a run.
 
         images: all images that will be written, if the store needs them; otherwise empty.
         missing: the references that were selected but cannot be fetched.
-        A store that needs all images can begin again after `finish`."""
+        If a store needs all images, `begin` may be called again after `finish`."""
         ...
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """Complete the last write of a run.
+        """Finish the writes of a run.
 
-        whole: no image failed. Only then does a store that needs all images publish what was written."""
+        whole: whether every image was written. Only then does a store that needs all images publish them."""
         ...
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
@@ -247,7 +254,7 @@ class Target(Source, Protocol):
         ...
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:
-        """Open an upload session; use it in a `with` block."""
+        """Open an upload session for a blob. Use it in a `with` block."""
         ...
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:

@@ -1,1 +1,1 @@
-"""What a run does: plan, read images, copy them in order, verify them, record results."""
+"""The steps of a run: plan, read images, copy them in order, verify them, and record the results."""

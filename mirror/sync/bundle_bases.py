@@ -1,4 +1,4 @@
-"""Checks that targets have the blobs that differential bundles leave out. Only reads.
+"""Checks that targets have the blobs that differential bundles leave out. Read-only.
 
 A sync checks this before it writes anything; `plan` checks it as well.
 """
@@ -23,7 +23,7 @@ from mirror.transfer.tasks import run_group
 from mirror.util.cancellation import Work
 from mirror.util.retry_policy import ONCE
 
-_MOST_DIGESTS = 4  # missing blobs that a message names
+_MOST_DIGESTS = 4  # maximum number of missing blobs that a message names
 
 _log = logging.getLogger("mirror.sync")
 
@@ -45,10 +45,10 @@ class BundleBases:
         self._locations.allow_mounts_from(repositories)
 
     async def find_missing(self, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
-        """Look for the blobs that one partial source leaves out.
+        """Look on the targets for the blobs that one partial source leaves out.
 
-        Return an error for each plan entry if the targets lack any of them; otherwise only for those that cannot be
-        read. plan_entries: all of one source."""
+        plan_entries: all plan entries of that source. If the targets lack any of these blobs, return an error for each
+        plan entry; otherwise return errors only for the images that cannot be read."""
         errors: dict[PlanEntry, MirrorError] = {}
         wanted: dict[tuple[Repository, Digest], Descriptor] = {}
         graphs = await self._reader.read_graphs([plan_entry.reference for plan_entry in plan_entries])
@@ -67,11 +67,11 @@ class BundleBases:
                 _log.warning("base_missing", extra={"target": str(repository), "digest": digest, "text": text})
             digests = list(dict.fromkeys(digest for _, digest in missing))
             rest = len(digests) - _MOST_DIGESTS
-            more = f" and {rest} more, which the log names" if rest > 0 else ""
+            more = f" and {rest} more, which the log lists" if rest > 0 else ""
             error = Refused(
                 f"{source} relies on {len(digests)} blobs that are missing on its targets: "
                 f"{', '.join(digests[:_MOST_DIGESTS])}{more}",
-                hint="import the bundle that it is based on first, or export without `base`",
+                hint="first import the bundle that it is based on, or export without `base`",
                 code="bundle_incomplete",
             )
             errors = {plan_entry: errors.get(plan_entry, error) for plan_entry in plan_entries}
@@ -104,6 +104,7 @@ class BundleBases:
         """Ask a target whether it has a blob. Raises what `Target.has_blob` raises."""
 
         def ask(work: Work) -> bool:
+            """Look up the blob, on a thread."""
             return self._targets[repository.host].has_blob(repository.path, blob, work)
 
         return await self._requests.run(

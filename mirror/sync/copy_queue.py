@@ -1,4 +1,4 @@
-"""Decides when each planned image is copied, and gives every plan entry exactly one result."""
+"""Decides when each planned image is copied, and records exactly one result for every plan entry."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class _HostQueue:
 
 
 class CopyQueue:
-    """Copies planned images while the plan is made. Implements PlanReceiver.
+    """Copies planned images while planning continues. Implements PlanReceiver.
 
     images: the number of images that are copied to one target host at the same time.
-    deep: check every object, also of images whose tag is equal.
+    deep: check every object, including those of images that are up to date according to their tag.
     fail_fast: start no more copies after the first failure."""
 
     def __init__(
@@ -74,12 +74,14 @@ class CopyQueue:
         self._workers: asyncio.TaskGroup
         self._queues: defaultdict[str, _HostQueue] = defaultdict(_HostQueue)  # by target host
         self._reads_ahead: dict[PlanEntry, asyncio.Task[ManifestGraph]] = {}  # for images that still wait
-        # Plan entries that wait until the plan is complete: for bundles by target host, from partial sources by source
-        # host; and all of them.
+        # Plan entries that wait until the plan is complete: those for bundles, by target host; those from partial
+        # sources, by source host; and both together.
         self._for_bundles: defaultdict[str, list[PlanEntry]] = defaultdict(list)
         self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)
         self._deferred: dict[PlanEntry, None] = {}
-        self._written: dict[PlanEntry, tuple[Digest, BlobCounts]] = {}  # to bundles, without a result before the end
+        self._written: dict[
+            PlanEntry, tuple[Digest, BlobCounts]
+        ] = {}  # to bundles; their results are recorded at the end
         self._without_result: dict[PlanEntry, None] = {}
         self._halt_reason = ""
 
@@ -92,7 +94,7 @@ class CopyQueue:
                     self.halt("the plan could not be finished")
                     self._recorder.record_bug(failure)
                 failure = await run_and_catch(self._copy_deferred())
-                for plan_entry in list(self._deferred):  # there are some only after a bug
+                for plan_entry in list(self._deferred):  # empty unless there was a bug
                     cause = failure or RuntimeError("the image was not copied")
                     self._end_deferred(plan_entry, partial(self._record_crash, plan_entry, cause))
             await self._finish()
@@ -105,7 +107,7 @@ class CopyQueue:
     # ---- the methods of PlanReceiver
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
-        """Record the result of an image that is not copied; queue the others."""
+        """Queue an image for copying, or record its result if it is not copied."""
         host, source = plan_entry.target.repository.host, plan_entry.reference.entry.source
         self._without_result[plan_entry] = None
         if plan_entry.action is Action.FAIL and plan_entry.error is not None:
@@ -127,7 +129,7 @@ class CopyQueue:
             self._enqueue(plan_entry)
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record a mirror that cannot be planned. Everything that it would copy counts as missing in a bundle."""
+        """Record that a mirror cannot be planned. Everything that it would copy to a bundle is recorded as missing."""
         for target in entry.targets:
             name = target.repository.path.replace(MATCHED, "*")
             self._lifecycle.note_missing(target.repository.host, name, error)
@@ -135,11 +137,11 @@ class CopyQueue:
         self._halt_after(error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record an invalid name. It does not count as missing in a bundle, because no store can contain it."""
+        """Record an invalid tag or repository name. It is not missing in a bundle, because no store can contain it."""
         self._recorder.record_listing_failure(entry, error)
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Note what a tag of a target refers to, for later runs."""
+        """Record the digest of a tag on a target for later runs."""
         self._notes.note_tag("target", str(repository), tag, digest)
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
@@ -157,7 +159,7 @@ class CopyQueue:
     # ---- images that are copied after the plan is complete
 
     def _defer(self, plan_entry: PlanEntry, group: list[PlanEntry]) -> None:
-        """Let an image wait until the plan is complete."""
+        """Defer an image until the plan is complete. group: the list of deferred images to add it to."""
         self._deferred[plan_entry] = None
         group.append(plan_entry)
 
@@ -186,14 +188,14 @@ class CopyQueue:
     async def _run_check(
         self, check: Coro[dict[PlanEntry, MirrorError]], plan_entries: Collection[PlanEntry]
     ) -> dict[PlanEntry, MirrorError]:
-        """Run a check and return the errors that it finds. If the check fails, all plan entries have its error."""
+        """Run a check and return the errors that it finds. If the check fails, every plan entry gets its error."""
         try:
             return await check
         except MirrorError as error:
             return dict.fromkeys(plan_entries, error)
 
     def _enqueue_deferred(self, plan_entries: Collection[PlanEntry], errors: Mapping[PlanEntry, MirrorError]) -> None:
-        """Queue deferred images, and record the failure of those with an error."""
+        """Queue the deferred images without an error, and record a failure for those with one."""
         for plan_entry, error in errors.items():
             self._end_deferred(plan_entry, partial(self._record_failure, plan_entry, error, BlobCounts()))
         for plan_entry in plan_entries:
@@ -231,7 +233,7 @@ class CopyQueue:
             if self._halt_reason:
                 self._cancel_read_ahead(plan_entry)
                 self._record_skipped(plan_entry)
-                await asyncio.sleep(0)  # there may be very many
+                await asyncio.sleep(0)  # let other tasks run: the queue may be very long
             else:
                 failure = await run_and_catch(self._copy(plan_entry, BlobCounts()))
                 if failure is not None:
@@ -240,7 +242,7 @@ class CopyQueue:
         queue.workers -= 1
 
     def _read_ahead(self, queue: _HostQueue) -> None:
-        """Start to read the next few images, so that each has blobs to send as soon as a worker takes it."""
+        """Start reading the next few images, so that a worker can send blobs as soon as it takes an image."""
         if not self._halt_reason:
             for plan_entry in islice(queue.waiting, self._images):
                 if plan_entry not in self._reads_ahead:
@@ -248,7 +250,7 @@ class CopyQueue:
                     self._reads_ahead[plan_entry] = task
 
     def _cancel_read_ahead(self, plan_entry: PlanEntry) -> None:
-        """Cancel the task that reads an image ahead, if there is one."""
+        """Cancel the task that reads an image ahead of its copy, if there is one."""
         task = self._reads_ahead.pop(plan_entry, None)
         if task is not None:
             task.cancel()
@@ -277,7 +279,7 @@ class CopyQueue:
     async def _finish(self) -> None:
         """Close the targets, and record the results of images in bundles.
 
-        If a bundle is not replaced, it still has the images whose tags are equal, unless they may lack blobs."""
+        If a bundle is not replaced, the images that it already contains are up to date, unless they may lack blobs."""
         errors = await self._lifecycle.finish(self._written, incomplete=not self._halt_reason)
         for plan_entry, (digest, counts) in self._written.items():
             host = plan_entry.target.repository.host
@@ -294,13 +296,13 @@ class CopyQueue:
                 self._recorder.record_error(error)
 
     def close(self) -> None:
-        """Close the targets that are still open after a stop. Does I/O; call it when no thread writes any more."""
+        """Close the targets that are still open after a stop. Blocks. Call it only when no thread writes any more."""
         self._lifecycle.close()
 
     # ---- results: one for each plan entry
 
     def _record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None:
-        """Record that the target had the image already."""
+        """Record that the target already had the image."""
         self._without_result.pop(plan_entry, None)
         self._recorder.record_up_to_date(plan_entry, digest)
 
@@ -324,7 +326,7 @@ class CopyQueue:
         self._without_result.pop(plan_entry, None)
         entry, tag = plan_entry.reference.entry, plan_entry.reference.tag
         if entry.rules.is_immutable(tag) and isinstance(error, Refused):
-            # Forget that the tag was equal, so that later runs find a conflict that only --deep has found.
+            # Remove the record that the tag was equal, so that later runs without --deep also find the conflict.
             self._notes.note_tag("source", equality_key(entry, plan_entry.target.repository), tag, None)
         self._recorder.record_failure(plan_entry, error, counts)
         self._halt_after(error)

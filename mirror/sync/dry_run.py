@@ -1,4 +1,4 @@
-"""Computes what a sync would do: images, bytes after deduplication, requests that count against a quota. Only reads."""
+"""Computes what a sync would copy, how many bytes it would transfer, and what it would use of quotas. Read-only."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from mirror.util.structs import Struct, field
 class PlannedCopy(Struct, frozen=True):
     """An image that a sync would copy.
 
-    digest: of the image; size: of its blobs, in bytes. Both are None if they are known only after a transform.
+    digest: the digest of the image. size: the total size of its blobs, in bytes. Both are None if they are known only
+    after a transform.
     old_digest: what the tag on the target refers to now.
-    protocol: of the source; reason: why this protocol is used, if there is a choice.
-    to_compare: the result of the transform may be what the target has already."""
+    protocol: the protocol of the source registry. reason: why this protocol is used, if there is a choice.
+    to_compare: whether the target may already have the result of the transform, so that a sync would compare them."""
 
     source: str
     target: str
@@ -39,12 +40,15 @@ class PlannedCopy(Struct, frozen=True):
 
 
 class PlanSummary(Struct):
-    """What a sync would do.
+    """A summary of what a sync would do.
 
-    bundles_to_rebuild: bundles with all images up to date that a sync would write again, because they are incomplete.
-    up_to_date: number of images. failures: names and errors. rejected: by mirror, the number of tags that each rule
-    leaves out. bytes_to_read: from sources. bytes_to_send: at most, because targets are not asked which blobs they
-    have. manifests: number of GET requests to registries."""
+    bundles_to_rebuild: incomplete bundles that a sync would write again although all their images are up to date.
+    up_to_date: the number of images that are up to date.
+    failures: the names of what failed, with their errors.
+    rejected: for each mirror, the number of tags that each rule leaves out.
+    bytes_to_read: the number of bytes to read from sources.
+    bytes_to_send: the maximum number of bytes to send: targets are not asked which blobs they have.
+    manifests: the number of GET requests for manifests to registries."""
 
     changes: list[PlannedCopy] = field(default_factory=list)
     bundles_to_rebuild: list[str] = field(default_factory=list)
@@ -57,7 +61,7 @@ class PlanSummary(Struct):
 
 
 class DryRun:
-    """Reads the manifests of the images that a sync would copy, and sums up. Implements PlanReceiver.
+    """Reads the manifests of the images that a sync would copy, and sums up their sizes. Implements PlanReceiver.
 
     summary: the result; complete after `run` and `find_bundles_to_rebuild`."""
 
@@ -68,12 +72,12 @@ class DryRun:
         self._bases = bases
         self._from_partial: defaultdict[str, list[PlanEntry]] = defaultdict(list)  # by source host
         self._tasks: asyncio.TaskGroup
-        # What is counted already, by host.
+        # What has been counted already, by host.
         self._blobs_read: set[tuple[str, Digest]] = set()
         self._blobs_sent: set[tuple[str, Digest]] = set()
         self._manifests_read: set[tuple[str, Digest]] = set()
         self._bundles: set[str] = set()
-        self._bundles_without_blobs: set[str] = set()  # that lack blobs which their base does not have
+        self._bundles_without_blobs: set[str] = set()  # with blobs that neither they nor their base contain
         self._failed_hosts: set[str] = set()
 
     async def run(self, plan: Coro[None]) -> None:
@@ -86,7 +90,7 @@ class DryRun:
     # ---- the methods of PlanReceiver
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
-        """Count an image that is up to date or failed; read the others."""
+        """Count an image if it is up to date or failed; otherwise start to read it."""
         target, source = plan_entry.target, plan_entry.reference.entry.source
         to_bundle = is_bundle(target.repository.host)
         if to_bundle:
@@ -103,18 +107,18 @@ class DryRun:
             self._tasks.create_task(self._measure(plan_entry))
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record a mirror that cannot be planned."""
+        """Record that a mirror cannot be planned."""
         self._record_failure(entry.name, error, *entry.targets)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record an invalid name."""
+        """Record an invalid tag or repository name."""
         self._record_failure(entry.name, error, *entry.targets)
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
         """Do nothing: a dry run does not write to the state."""
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
-        """Keep what the rules leave out, and allow mounts between the targets."""
+        """Record how many tags the rules leave out, and allow mounts between the targets."""
         self._bases.allow_mounts(target.repository for target in entry.targets)
         if rejected:
             self.summary.rejected[entry.name] = dict(rejected)
@@ -122,7 +126,7 @@ class DryRun:
     # ---- summing up
 
     async def _measure_partial_source(self, source: str, plan_entries: Sequence[PlanEntry]) -> None:
-        """Read the images of a partial source, unless the targets lack its base: a sync would then copy nothing."""
+        """Read the images of a partial source, unless the targets lack its base: then a sync copies none of them."""
         try:
             errors = await self._bases.find_missing(plan_entries)
         except MirrorError as error:
@@ -136,12 +140,12 @@ class DryRun:
         await run_group(self._measure(plan_entry) for plan_entry in plan_entries if plan_entry not in errors)
 
     def _record_failure(self, name: str, error: MirrorError, *targets: TargetEntry) -> None:
-        """Record a failure that concerns some targets."""
+        """Record a failure, and the target hosts that it concerns. name: what failed."""
         self.summary.failures.append((name, error))
         self._failed_hosts.update(target.repository.host for target in targets)
 
     def find_bundles_to_rebuild(self, targets: Mapping[str, Target]) -> None:
-        """Add the bundles to the summary that a sync would write again although all images are up to date.
+        """Add to the summary the bundles that a sync would write again although all their images are up to date.
 
         Call this after `run`."""
         for host in sorted(self._bundles - self._failed_hosts):
@@ -149,7 +153,7 @@ class DryRun:
                 self.summary.bundles_to_rebuild.append(host)
 
     async def _check_bundle_blobs(self, plan_entry: PlanEntry) -> None:
-        """Check that the base of a differential bundle has the blobs of an image that the bundle leaves out."""
+        """Check that a differential bundle has each blob of an image, or that its base still has it."""
         target = plan_entry.target
         try:
             graph = await self._manifests.read_graph(target.store, target.repository.path, plan_entry.reference.tag)
@@ -190,7 +194,7 @@ class DryRun:
         self._add_copy(plan_entry, graph)
 
     def _add_copy(self, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
-        """Add an image that was read to the summary."""
+        """Add an image to the summary. graph: its manifests and blobs, as read from the source."""
         summary = self.summary
         if graph.root.digest == plan_entry.old_digest:
             summary.up_to_date += 1
@@ -205,7 +209,7 @@ class DryRun:
                 self._blobs_sent.add((target, blob.digest))
                 summary.bytes_to_send += size
         for manifest in graph.manifests():
-            # Reading from a disk counts against no quota.
+            # Only registries have quotas.
             if is_registry(source) and (source, manifest.digest) not in self._manifests_read:
                 self._manifests_read.add((source, manifest.digest))
                 summary.manifests += 1

@@ -1,4 +1,4 @@
-"""Tag rules that select nothing although the source has tags: an error, unless `allow-empty` is set."""
+"""Detects tag rules that select nothing although the source has tags: an error unless `allow-empty` is set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mirror.util.cancellation import Work
 
 
 def nothing_selected_error(entry: MirrorEntry, rejected: Mapping[str, int]) -> RemoteError:
-    """Return the error of a mirror whose rules reject every tag. rejected: how many tags each rule left out."""
+    """Return the error for a mirror whose rules reject every tag. rejected: the number of tags by rule."""
     left_out = ", ".join(f"{number} by {rule}" for rule, number in sorted(rejected.items()))
     what = f"no tag of {entry.name} is selected; left out: {left_out}"
     return RemoteError(what, hint=_hint(entry.rules), code="nothing_selected")
@@ -29,12 +29,12 @@ def _hint(rules: TagRules) -> str:
     for text in (*rules.include, *rules.exclude):
         regex = regex_for_shell_pattern(text)
         if regex is not None:
-            return f"\"{text}\" looks like a shell pattern; a regular expression for it is '{regex}'"
-    return "correct `tags`, or add `allow-empty: true` to it if selecting nothing is right"
+            return f"\"{text}\" looks like a shell pattern; the equivalent regular expression is '{regex}'"
+    return "correct `tags`, or add `allow-empty: true` to it if an empty selection is intended"
 
 
 class WildcardSelection:
-    """What the rules of one wildcard mirror selected in all its repositories. Not thread-safe."""
+    """Sums up what the rules of one wildcard mirror select in all its repositories. Not thread-safe."""
 
     def __init__(self, entry: MirrorEntry) -> None:
         self._entry = entry
@@ -47,20 +47,20 @@ class WildcardSelection:
         self._may_be_nonempty = self._may_be_nonempty or bool(selection.selected)
 
     def add_failure(self, error: MirrorError) -> None:
-        """Record that one repository could not be planned. A repository that does not exist counts as empty."""
+        """Record that one repository could not be planned. A repository that does not exist is treated as empty."""
         if not isinstance(error, NotFound):
             self._may_be_nonempty = True
 
     @property
     def is_empty(self) -> bool:
-        """Whether every repository so far was listed, and the rules rejected every tag."""
+        """Whether every repository so far could be listed, and the rules rejected all their tags."""
         return not self._may_be_nonempty and bool(self._rejected) and not self._entry.rules.allow_empty
 
     def find_error(self, others: Sequence[str], work: Work) -> RemoteError | None:
-        """Return the error if no repository has a selected tag, None if one has or may have one.
+        """Return an error if the rules select no tag in any repository, or None if they select one or may do so.
 
-        others: repositories that `--only` or the shard leaves out; they are listed until one has a selected tag.
-        Does I/O. Raises Cancelled."""
+        others: the repositories that `--only` or the shard excludes. Their tags are listed, one repository after
+        another, until a tag is selected. Blocks. Raises Cancelled."""
         for repository in others:
             try:
                 tags = [tag for tag in self._entry.source.tags(repository, work) if isinstance(tag, str)]

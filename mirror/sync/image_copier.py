@@ -1,7 +1,7 @@
 """Copies one image to one target. Only this module decides the order of writes.
 
-The blobs are written first, then the child manifests by digest, children before parents, and at last the root manifest
-by its tag. So the tag refers to its old image or to the complete new one at any time.
+The blobs are written first, then the child manifests under their digests, children before parents, and finally the
+root manifest under its tag. So at any time the tag refers either to the old image or to the complete new one.
 """
 
 from __future__ import annotations
@@ -37,23 +37,25 @@ _log = logging.getLogger("mirror.sync")
 
 
 def manifest_descriptor(manifest: Manifest) -> Descriptor:
-    """Return the descriptor of a manifest."""
+    """Return a descriptor that refers to a manifest: its digest, size and media type."""
     return Descriptor(manifest.digest, manifest.size, manifest.media_type)
 
 
 class CopyNotes(Protocol):
-    """Stores what a run learned for later runs. The notes are written later, except by `withdraw_tag`."""
+    """Passes what this run learned on to later runs. Only `withdraw_tag` writes at once; the other methods defer it."""
 
     def note_tag(self, side: Literal["source", "target"], repository: str, tag: str, digest: Digest | None) -> None:
-        """Note what a tag refers to; None removes the note."""
+        """Record the digest that a tag refers to. If `digest` is None, remove the record."""
         ...
 
     def note_graph(self, repository: str, root: Digest, blobs: Collection[Digest]) -> None:
-        """Note that a repository has a root manifest, everything below it, and these blobs."""
+        """Record that a repository has a root manifest, all manifests below it, and these blobs."""
         ...
 
     def withdraw_tag(self, repository: str, tag: str, *, noted: bool) -> None:
-        """Remove the note about a tag of a target durably. noted: this run has noted the tag. Raises LocalError."""
+        """Durably remove the recorded digest of a tag on a target. noted: whether this run recorded one.
+
+        Raises LocalError if that cannot be written."""
         ...
 
 
@@ -61,7 +63,7 @@ class ImageCopier:
     """Copies images to targets.
 
     recorder: records the result of each manifest.
-    check_all: ask the target for every object, whatever is known about it.
+    check_all: look up every object on the target, even if it is known to exist.
     repair: read every manifest on the target, including the root.
     before_write: called on a thread before each manifest is written."""
 
@@ -92,8 +94,8 @@ class ImageCopier:
     async def copy(self, plan_entry: PlanEntry, graph: ManifestGraph, counts: BlobCounts) -> bool:
         """Copy an image, and return whether the target lacked any part of it.
 
-        If the target reports that it lacks a blob that it was known to have, the image is pushed once more with a
-        request for every object. Raises what the stores raise."""
+        If the target reports that it lacks a blob that it was known to have, the image is pushed once more, with a
+        lookup of every object. Raises the errors of the stores."""
         repository = plan_entry.target.repository
         digests = [blob.digest for blob in graph.blobs]
         if self._can_mount_from_source(plan_entry, graph):
@@ -124,6 +126,7 @@ class ImageCopier:
         store = self._targets[repository.host]
 
         def request_for(content: Descriptor, *, is_root: bool = False) -> BlobRequest:
+            """Return the request for copying one blob or manifest of the image."""
             name = plan_entry.reference.name
             may_have = plan_entry.may_have_blobs
             return BlobRequest(content, store, repository, graph.blob_source, name, may_have, check_all, is_root)
@@ -162,6 +165,7 @@ class ImageCopier:
         uncounted = {request.blob.digest: request.blob for request in requests}
 
         async def copy(request: BlobRequest) -> bool:
+            """Copy one blob and count it. Return whether the target lacked it."""
             try:
                 result = await self._blob_copier.copy(request)
             except MirrorError as error:
@@ -189,13 +193,14 @@ class ImageCopier:
     ) -> tuple[list[Manifest], list[Manifest]]:
         """Return the manifests of a level that must be written, and those of them that may be damaged on the target.
 
-        ask: ask the target. Otherwise all manifests that this run has not written must be written: a PUT costs as much
-        as a HEAD. Hints are not used, because the garbage collection of a registry may delete untagged manifests, even
-        those of an index, and many registries accept an index whose children are missing."""
+        ask: whether to ask the target. If not, every manifest that this run has not written must be written, because a
+        PUT costs as much as a HEAD. Hints are not used, because the garbage collection of a registry may delete
+        untagged manifests, even those of an index, and many registries accept an index whose children are missing."""
         if not ask:
             return [child for child in level if not self._locations.has_manifest(repository, child.digest)], []
 
         def resolve(work: Work) -> list[Version | MirrorError]:
+            """Look up the manifests of the level, on a thread."""
             return list(store.resolve(repository.path, [child.digest for child in level], work))
 
         versions = await self._calls.call(resolve, needs=(host_permit(repository.host),), policy=ONCE)
@@ -204,13 +209,14 @@ class ImageCopier:
         return missing, [child for child, version in pairs if may_be_damaged(version)]
 
     async def _check_replaced(self, request: BlobRequest, reference: str, manifest: Manifest) -> None:
-        """Read a manifest back if it was written over a damaged copy, because the target may have kept that.
+        """Read a manifest back after it was written over a damaged copy, which the target may have kept.
 
-        Raises Refused (target_lied) if it did. The request is a GET: some registries answer a HEAD with an error
-        although they have the manifest."""
+        Raises Refused (target_lied) if the damaged copy is still there. The request is a GET: some registries respond
+        to a HEAD with an error although they have the manifest."""
         repository = request.repository
 
         def read_back(work: Work) -> None:
+            """Read the manifest and compare its digest, on a thread."""
             try:
                 stored = request.target.manifest(repository.path, reference, work).digest
             except MirrorError as error:
@@ -221,29 +227,31 @@ class ImageCopier:
                 raise not_replaced(f"its digest is {stored}")
 
         def not_replaced(why: str) -> Refused:
+            """Return the error for a damaged copy that the target has kept."""
             return Refused(
                 f"{repository} accepted the upload of {manifest.digest} but still serves a damaged copy: {why}",
-                hint="run `mirror sync --repair CONFIG`, which says what to delete there",
+                hint="run `mirror sync --repair CONFIG`, which says what to delete on the target",
                 code="target_lied",
             )
 
         try:
             await self._calls.call(read_back, needs=(host_permit(repository.host),), policy=ONCE)
         except MirrorError as error:
-            self._recorder.record_blob(request, BlobResult(), error)  # after the record that it was copied
+            self._recorder.record_blob(request, BlobResult(), error)  # a second record, after the one for the PUT
             raise
 
     async def _is_tag_current(self, store: Target, repository: Repository, tag: str, root: Manifest) -> bool:
         """Ask the target whether the tag refers to the root manifest."""
 
         def resolve(work: Work) -> bool:
+            """Resolve the tag and compare its digest, on a thread."""
             (version,) = store.resolve(repository.path, [tag], work)
             return isinstance(version, Version) and version.digest == root.digest
 
         return await self._calls.call(resolve, needs=(host_permit(repository.host),), policy=ONCE)
 
     def _withdraw_tag(self, plan_entry: PlanEntry) -> None:
-        """Remove the note about the tag durably: if the response to the PUT is lost, its digest is unknown."""
+        """Durably remove the recorded digest of the tag: if the response to the PUT is lost, its digest is unknown."""
         repository = str(plan_entry.target.repository)
         self._notes.withdraw_tag(repository, plan_entry.reference.tag, noted=plan_entry.old_digest is not None)
 
@@ -252,10 +260,11 @@ class ImageCopier:
     ) -> None:
         """Write a manifest under a tag or its digest, and record the result.
 
-        request: what is recorded. before: called on the thread before each attempt."""
+        request: describes the manifest in the record. before: called on the thread before each attempt."""
         repository, result = request.repository, BlobResult()
 
         def put(work: Work) -> None:
+            """Make one attempt to write the manifest, on a thread."""
             result.attempts += 1
             self._before_write(repository)
             before()
@@ -278,17 +287,17 @@ class ImageCopier:
             raise
 
     def _record_existing(self, request: BlobRequest) -> None:
-        """Record that the target has a manifest already."""
+        """Record that the target already has a manifest."""
         self._recorder.record_manifest(request, BlobResult(BlobOutcome.EXISTS))
 
     def _can_mount_from_source(self, plan_entry: PlanEntry, graph: ManifestGraph) -> bool:
-        """Return whether the source is a repository of a target registry, and has the image without a transform."""
+        """Return whether the source is a repository of a target registry, and the image needs no transform."""
         target = self._targets.get(graph.blob_source.store.host)
         version = plan_entry.reference.version
         return target is not None and not target.on_disk and isinstance(version, Version) and version.transform is None
 
     def _note_copied(self, repository: Repository, plan_entry: PlanEntry, graph: ManifestGraph) -> None:
-        """Note for later runs what the target has now."""
+        """Record for later runs what the target, and possibly the source, contains after a copy."""
         entry, root, tag = plan_entry.reference.entry, graph.root.digest, plan_entry.reference.tag
         blobs = [blob.digest for blob in graph.blobs]
         self._notes.note_graph(str(repository), root, blobs)

@@ -24,15 +24,15 @@ from mirror.util.structs import replace
 
 
 class TransformNotes(Protocol):
-    """Stores the results of transforms for later runs."""
+    """Passes the results of transforms on to later runs."""
 
     def note_transform_digest(self, identity: str, digest: Digest) -> None:
-        """Note the digest of the result of a transform. Does not block: it is written later."""
+        """Record the digest of the result of a transform. Does not block: the record is written later."""
         ...
 
 
 async def read_version(calls: Calls, reference: SourceReference) -> Version:
-    """Return what a reference refers to now. Raises what `Source.read` raises."""
+    """Return what a reference refers to at the source now. Raises the errors of `Source.read`."""
     entry = reference.entry
     return await calls.call(
         lambda work: entry.source.read(entry.repository, reference.identifier, work),
@@ -42,7 +42,7 @@ async def read_version(calls: Calls, reference: SourceReference) -> Version:
 
 
 class ImageReader:
-    """Reads the graph of each reference once, and keeps it as long as it has users."""
+    """Reads the manifest graph of each reference once, and keeps it until all its users have released it."""
 
     def __init__(self, calls: Calls, notes: TransformNotes, manifests: ManifestCache) -> None:
         self._calls = calls
@@ -54,15 +54,15 @@ class ImageReader:
         self._parts: SharedTasks[Hashable, None] = SharedTasks(calls.tasks)
 
     async def read_graph(self, reference: SourceReference) -> ManifestGraph:
-        """Return the graph of a reference, and read it if no other caller has done so. Raises what `Source` raises."""
+        """Return the graph of a reference. Read it if no other caller has done so. Raises the errors of `Source`."""
         return self._graphs.get(reference) or await self._reads.run(reference, lambda: self._read(reference))
 
     async def read_graphs(self, references: Sequence[SourceReference]) -> list[ManifestGraph | MirrorError]:
-        """Return the graph of each reference, or the error in its place."""
+        """Return the graph of each reference, or its error if it cannot be read."""
         return await gather_results(self.read_graph(reference) for reference in references)
 
     def release(self, reference: SourceReference) -> None:
-        """Record that one user of the reference is done. The last one removes its graph."""
+        """Record that one user no longer needs the graph of a reference. After the last one, drop the graph."""
         reference.users -= 1
         if reference.users:
             return
@@ -71,7 +71,7 @@ class ImageReader:
             self._calls.tasks.detach(self._calls.call(lambda work: release(), policy=ONCE))
 
     async def _read(self, reference: SourceReference) -> ManifestGraph:
-        """Resolve a reference if necessary, and read its graph, after a transform if it needs one."""
+        """Resolve a reference if necessary, transform the image if it needs that, and read its graph."""
         if reference.version is None:
             reference.version = await read_version(self._calls, reference)
         version = reference.version
@@ -86,7 +86,7 @@ class ImageReader:
         return graph
 
     async def _read_plain(self, reference: SourceReference, version: Version) -> ManifestGraph:
-        """Read an image that needs no transform. Raises RemoteError for a schema 1 image if they are not allowed."""
+        """Read an image that needs no transform. Raises RemoteError for a schema 1 image unless these are allowed."""
         entry = reference.entry
         identifier = version.digest or reference.identifier
         graph = await self._manifests.read_graph(entry.source, entry.repository, identifier, version.manifest)
@@ -104,6 +104,7 @@ class ImageReader:
         parts = await self._calls.call(transform.parts, needs=(host,), policy=ONCE)
 
         async def make(part: TransformPart) -> None:
+            """Create one part, or wait while another image creates it."""
             run = partial(transform.make, part)
             await self._parts.run(part.key, lambda: self._calls.call(run, needs=(host, DOWNLOADS)))
 

@@ -16,7 +16,7 @@ from mirror.transfer.spool import translate_os_errors
 from mirror.util.structs import replace
 
 MEMORY = 32 << 20  # bytes of bodies that are kept in memory
-_MIN_FILES_TO_SWEEP = 64  # below this number of files, unneeded ones are not searched
+_MIN_FILES_TO_SWEEP = 64  # with fewer files, no search for unneeded ones is made
 
 
 class _StoredBody:
@@ -30,16 +30,16 @@ class _StoredBody:
         self.size = size
 
     def read(self) -> bytes:
-        """Return the body. Raises LocalError."""
+        """Return the body. Raises LocalError if its file cannot be read or was changed."""
         return self._bodies.read(self.key)
 
 
 class ManifestBodies:
     """Stores bodies of manifests within a limited amount of memory. Thread-safe.
 
-    directory: for bodies that do not fit into memory. With None they are dropped: a run that copies nothing needs no
-    bodies after it has read what the manifests refer to.
-    limit: bytes of bodies in memory."""
+    directory: where bodies are stored that exceed `limit`. If it is None, they are dropped: a run that copies nothing
+    needs no bodies after it has read what the manifests refer to.
+    limit: the maximum number of bytes in memory."""
 
     def __init__(self, directory: Path | None, limit: int = MEMORY) -> None:
         self._directory = directory
@@ -54,13 +54,14 @@ class ManifestBodies:
         self._numbers = itertools.count(1)
 
     def keep(self, manifest: Manifest) -> Manifest:
-        """Store the body of a manifest, and return the manifest with a reference to it. May write a file.
+        """Store the body of a manifest, and return the manifest with a reference to the stored body.
 
-        The body is kept as long as the result or another copy of the reference exists. Raises LocalError."""
+        The body is kept as long as the result or another copy of the reference exists. May write a file. Raises
+        LocalError if that fails."""
         body = manifest.content
         if not isinstance(body, bytes):
             return manifest
-        # The digest of a schema 1 manifest is not that of its bytes.
+        # The digest of a schema 1 manifest is not the digest of its bytes.
         key = Digest.of(body) if manifest.kind is Kind.SCHEMA1 else manifest.digest
         with self._lock:
             stored = self._live.get(key)
@@ -86,7 +87,9 @@ class ManifestBodies:
         with translate_os_errors(path):
             body = path.read_bytes()
         if Digest.of(body, key.algorithm) != key:
-            raise LocalError(f"{path} does not have the bytes that were written to it", hint="check the spool's disk")
+            raise LocalError(
+                f"{path} does not contain the bytes that were written to it", hint="check the spool's disk"
+            )
         return body
 
     def close(self) -> None:
@@ -95,7 +98,9 @@ class ManifestBodies:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _make_room(self) -> list[Digest]:
-        """Remove the oldest bodies from memory, under the lock. Return those that must be written to files."""
+        """Remove the oldest bodies from memory until the limit is met. Return those that must be written to files.
+
+        The caller holds the lock."""
         to_write = []
         while self._bytes > self._limit and len(self._memory) > 1:
             key, body = self._memory.popitem(last=False)
@@ -127,7 +132,9 @@ class ManifestBodies:
             file.unlink(missing_ok=True)
 
     def _take_unneeded_files(self) -> list[Path]:
-        """Return and forget the files of bodies without a reference, under the lock. Does nothing for few files."""
+        """Stop tracking the files whose bodies are no longer referenced, and return their paths for deletion.
+
+        The caller holds the lock. Returns nothing as long as there are few files."""
         if len(self._files) < self._sweep_at:
             return []
         dead = [key for key in self._files if key not in self._live]

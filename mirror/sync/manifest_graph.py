@@ -23,18 +23,20 @@ from mirror.util.structs import Struct
 
 MAX_DEPTH = 16  # levels of nested indexes
 MAX_MANIFESTS = 10_000  # under one root
-CACHE_BYTES = 32 << 20  # sizes of cached manifests
+CACHE_BYTES = 32 << 20  # total size of the cached manifests
 LARGE_SIZE = 1 << 20  # bytes; larger manifests need the permit LARGE
 _LEAVE_OUT = "leave this image out of the configuration"
-_REBUILD = "the image itself is wrong, not a copy of it: have it built and pushed again"
+_REBUILD = "the image itself is invalid, not just a copy of it: rebuild it and push it again"
 
 
 class WrongDescriptorError(Refused):
-    """An index has a wrong descriptor for a child manifest: the image is invalid at the source, too."""
+    """An index has a wrong descriptor for a child manifest, so the image is invalid at the source, too."""
 
 
 def manifest_permits(host: str, size: int | None) -> tuple[str, ...]:
-    """Return the permits for reading or writing a manifest of `size` bytes. Few large ones are in memory at once."""
+    """Return the permits for reading or writing a manifest of `size` bytes.
+
+    A large manifest needs an extra permit, so that only a few of them are in memory at once."""
     return (host_permit(host), LARGE) if size is not None and size > LARGE_SIZE else (host_permit(host),)
 
 
@@ -61,8 +63,8 @@ class ManifestCache:
     """Caches the manifests of a run, so that each is read once from each host. Thread-safe.
 
     limit: the total size of the cached manifests, in bytes.
-    by_repository: read each manifest once from each repository, because one repository may lack what another one of
-    its host has.
+    by_repository: read each manifest once from each repository, because one repository may lack what another one on
+    the same host has.
     bodies: stores the bytes of the cached manifests and of all graphs in use; by default in memory only."""
 
     def __init__(
@@ -83,12 +85,13 @@ class ManifestCache:
         self._bytes = 0
 
     async def read(self, source: Source, repository: str, reference: str, size: int | None = None) -> Manifest:
-        """Return a manifest. One that is requested by a digest is read from the source once, one by a tag every time.
+        """Return a manifest. If `reference` is a digest, read it from the source only once; if it is a tag, every time.
 
-        size: in bytes, if it is known. Raises what `Source.manifest` raises."""
+        size: the size in bytes, if it is known. Raises the errors of `Source.manifest`."""
         scope = self._scope(source, repository)
 
         def run(work: Work) -> Manifest:
+            """Read the manifest on a thread, unless it has been cached meanwhile."""
             return self._find(scope, reference) or self._keep(scope, source.manifest(repository, reference, work))
 
         return self._find(scope, reference) or await self._reads.run(
@@ -99,9 +102,9 @@ class ManifestCache:
     async def read_graph(
         self, source: Source, repository: str, reference: str, known: Manifest | None = None
     ) -> ManifestGraph:
-        """Read the graph of the image that `reference` refers to. known: its root manifest, if it was read already.
+        """Read the graph of the image that `reference` refers to. known: the root manifest, if it was read already.
 
-        Raises Refused (too_deep, too_many, type_mismatch, size_mismatch, manifest_too_big), and what `read` raises."""
+        Raises Refused (too_deep, too_many, type_mismatch, size_mismatch, manifest_too_big), and errors of `read`."""
         root = await (
             self._add_in_call(source, repository, known) if known else self.read(source, repository, reference)
         )
@@ -128,18 +131,22 @@ class ManifestCache:
             for child, descriptor in zip(level, wanted.values(), strict=True):
                 _check_descriptor(child, descriptor, f"{source.host}/{repository}")
                 manifests[child.digest] = child
-        raise Refused(f"{repository}: indexes nested deeper than {MAX_DEPTH}", hint=_LEAVE_OUT, code="too_deep")
+        raise Refused(
+            f"{repository}: indexes are nested more than {MAX_DEPTH} levels deep", hint=_LEAVE_OUT, code="too_deep"
+        )
 
     def add(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
-        """Add a manifest that was read elsewhere. Return it with its body stored here. May write a file; any thread."""
+        """Add a manifest that was read elsewhere, and return it with its body stored in `bodies`.
+
+        May write a file. May be called on any thread."""
         return self._keep(self._scope(source, repository), manifest)
 
     async def _add_in_call(self, source: Source, repository: str, manifest: Manifest) -> Manifest:
-        """Run `add` in a call, because it may write a file."""
+        """Call `add` on a thread, because it may write a file."""
         return await self._calls.call(lambda work: self.add(source, repository, manifest), policy=ONCE)
 
     def _scope(self, source: Source, repository: str) -> str:
-        """Return the host or repository whose manifests are cached together."""
+        """Return the host whose manifests are cached together, or the repository if `by_repository` is set."""
         return f"{source.host}/{repository}" if self._by_repository else source.host
 
     def close(self) -> None:
@@ -147,7 +154,7 @@ class ManifestCache:
         self._bodies.close()
 
     def _find(self, scope: str, reference: str) -> Manifest | None:
-        """Return a cached manifest by its digest. A tag is never found."""
+        """Return a manifest from the cache, or None. Only digests are found, since a tag may have changed."""
         if ":" not in reference:
             return None
         with self._lock:
@@ -171,18 +178,18 @@ class ManifestCache:
 
 
 def _check_descriptor(child: Manifest, descriptor: Descriptor, what: str) -> None:
-    """Raise WrongDescriptorError if a child manifest has another size or type than its descriptor says.
+    """Raise WrongDescriptorError if the size or media type of a child manifest differs from its descriptor.
 
-    Otherwise two readers could understand it differently."""
+    Otherwise two clients could interpret the manifest differently."""
     if descriptor.size is not None and child.size != descriptor.size:
         raise WrongDescriptorError(
-            f"{what}@{child.digest} is {child.size} bytes long, its index says {descriptor.size}",
+            f"{what}@{child.digest} is {child.size} bytes long, but its index says {descriptor.size}",
             hint=_REBUILD,
             code="size_mismatch",
         )
     if descriptor.media_type and descriptor.media_type != child.media_type:
         raise WrongDescriptorError(
-            f"{what}@{child.digest} is a {child.media_type}, its index says {descriptor.media_type}",
+            f"{what}@{child.digest} is a {child.media_type}, but its index says {descriptor.media_type}",
             hint=_REBUILD,
             code="type_mismatch",
         )
@@ -194,6 +201,7 @@ def _assemble_graph(root: Manifest, manifests: dict[Digest, Manifest], blob_sour
 
     # The recursion is bounded by MAX_DEPTH, and each manifest is visited once.
     def height(manifest: Manifest) -> int:
+        """Return the number of levels below a manifest."""
         if manifest.digest not in heights:
             heights[manifest.digest] = 0  # ends a cycle; only manifests with false digests can form one
             heights[manifest.digest] = 1 + max(

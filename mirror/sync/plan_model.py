@@ -28,7 +28,7 @@ class TargetEntry(Struct, frozen=True):
 class MirrorEntry(Struct, frozen=True):
     """One mirror: a source repository, the rules that select its tags, and the targets.
 
-    heads_first: the source counts GET requests for manifests against a quota, but no HEAD requests. Its digests are
+    heads_first: the source counts GET requests for manifests against a quota, but not HEAD requests. Its digests are
     therefore requested by HEAD before a manifest is read.
     schema1: whether images with schema 1 manifests are allowed.
     wildcard: `repository` is a prefix, and every repository below it is mirrored. The part of a name after the prefix
@@ -82,7 +82,7 @@ class SourceReference(Struct, eq=False):
 
 
 class Action(Enum):
-    """What a run does for one reference on one target."""
+    """The action that a run takes for one reference on one target."""
 
     SKIP = "skip"  # the target has the image already
     COPY = "copy"
@@ -92,7 +92,7 @@ class Action(Enum):
 class PlanEntry(Struct, frozen=True, eq=False):
     """The plan for one reference on one target.
 
-    old_digest: what the tag on the target refers to now.
+    old_digest: the digest that the tag on the target refers to now.
     may_have_blobs: the target repository may already have blobs.
     damaged: the target has the tag, but cannot return its manifest, probably because its copy is damaged. A push may
     not replace such a copy.
@@ -113,7 +113,7 @@ class PlanEntry(Struct, frozen=True, eq=False):
 
 
 class RepositoryFilter(Protocol):
-    """The part of the configuration that a run mirrors (`--only`, `--shard`)."""
+    """Selects the repositories and references that a run mirrors, as given by `--only` and `--shard`."""
 
     def is_selected(self, reference: str) -> bool:
         """Return whether the run mirrors this reference of a source."""
@@ -124,19 +124,19 @@ class RepositoryFilter(Protocol):
         ...
 
     def note_unlisted(self, repository: str) -> None:
-        """Record that the tags of a source repository are unknown. A pattern may match nothing then."""
+        """Record that a source could not be listed, so that a pattern of `--only` without a match is not reported."""
         ...
 
 
 class PlanReceiver(Protocol):
-    """Receives the plan while it is made. The methods are called on the event loop and must not block."""
+    """Receives plan entries while planning continues. The methods are called on the event loop and must not block."""
 
     def add_plan_entry(self, plan_entry: PlanEntry) -> None:
-        """Take the plan for one reference on one target."""
+        """Receive the plan entry for one reference on one target."""
         ...
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record that a mirror cannot be planned, because its repositories or tags cannot be listed or conflict."""
+        """Record that a mirror cannot be planned: listing failed, no tag is selected, or it conflicts with another."""
         ...
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
@@ -144,7 +144,7 @@ class PlanReceiver(Protocol):
         ...
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
-        """Note what a tag of a target refers to."""
+        """Record the digest that a tag on a target refers to."""
         ...
 
     def record_selection(self, entry: MirrorEntry, count: int, rejected: Mapping[str, int]) -> None:
@@ -153,14 +153,14 @@ class PlanReceiver(Protocol):
 
 
 class PlanHints(Protocol):
-    """What earlier runs learned. The methods do I/O."""
+    """Provides what earlier runs recorded in the state. The methods read the state's file, so they block."""
 
     def target_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that a run last wrote to, or saw at, a tag of a target."""
+        """Return the digest of a tag on a target that a run last wrote or saw."""
         ...
 
     def source_tag(self, repository: str, tag: str) -> Digest | None:
-        """Return the digest that was last noted for a tag of a source."""
+        """Return the digest that was last recorded for a tag at a source."""
         ...
 
     def transform_digest(self, identity: str) -> Digest | None:
@@ -178,7 +178,7 @@ def reference_suffix(reference: str) -> str:
 
 
 def listed_version(tag: str) -> Version | None:
-    """Return what a tag refers to, if the list of tags contains that, and None otherwise."""
+    """Return the version of a tag if the tag list contained its digest (ListedTag), otherwise None."""
     return Version(tag.digest) if isinstance(tag, ListedTag) else None
 
 
@@ -227,7 +227,7 @@ def _plan_repair(
     version = failed.reference.version
     if damaged_digest is not None and isinstance(version, Version) and version.digest == damaged_digest:
         return replace(failed, action=Action.COPY, may_have_blobs=may_have_blobs, damaged=True, error=None)
-    text = f"{error.what}; the tag is immutable, and it is not known whether it had the digest that the source has now"
+    text = f"{error.what}; the tag is immutable, and it is unknown whether it had the digest that the source has now"
     conflict = error.with_text(text)
     conflict.hint = "remove the tag on the target by hand, then run `mirror sync CONFIG`"
     return replace(failed, error=conflict)

@@ -1,8 +1,8 @@
-"""Plans a run: which references of the sources are copied to which targets. Only reads.
+"""Plans a run: which references of the sources are copied to which targets. Read-only.
 
 For each mirror of the configuration, the planner lists and selects the tags of the source, finds out what each target
 has, and decides for each reference and target whether to skip it, to copy it, or to report a failure. Each plan entry
-is passed on at once, so that copying starts while other tags are still being listed.
+is passed on as soon as it is known, so that copying starts while other tags are still being listed.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class Planner:
         )
 
     async def _plan_possible_conflicts(self, entries: Sequence[MirrorEntry]) -> None:
-        """Plan entries that may conflict, after the catalogs that show whether they do have been read.
+        """Plan the entries that may conflict: read the catalogs of their wildcards, then plan what does not conflict.
 
         All these catalogs are read, whatever `--only` and `--shard` select, so that the plan depends neither on them
-        nor on the order of responses. A catalog that cannot be read only fails its own entry."""
+        nor on the order of responses. If a catalog cannot be read, only its own entry fails."""
         wildcards = [entry for entry in entries if entry.wildcard]
         results = await gather_results(self._expand_wildcard(entry) for entry in wildcards)
         self._expanded = {id(entry): result for entry, result in zip(wildcards, results, strict=True)}
@@ -107,7 +107,7 @@ class Planner:
     async def plan_mirror(self, entry: MirrorEntry, selection: WildcardSelection | None = None) -> None:
         """Plan one mirror. Errors become part of the plan: only bugs are raised.
 
-        selection: of the wildcard that the entry was expanded from."""
+        selection: if the entry was expanded from a wildcard, the WildcardSelection to which it is added."""
         try:
             if entry.wildcard:
                 await self._plan_wildcard(entry)
@@ -136,7 +136,7 @@ class Planner:
             )
 
     def _record_failure(self, entry: MirrorEntry, error: MirrorError, selection: WildcardSelection | None) -> None:
-        """Record that the rest of an entry cannot be planned."""
+        """Record that an entry cannot be planned. selection: see `plan_mirror`."""
         if selection is not None:
             selection.add_failure(error)
         self._only.note_unlisted(entry.name)
@@ -145,7 +145,9 @@ class Planner:
     # ---- wildcards
 
     async def _plan_wildcard(self, entry: MirrorEntry) -> None:
-        """Plan every repository that a wildcard matches. Raises NotFound, and what reading the catalog raises."""
+        """Plan every repository that a wildcard matches.
+
+        Raises NotFound if it matches none, RemoteError (nothing_selected), and the errors of `list_repositories`."""
         expanded = self._expanded.get(id(entry))
         if expanded is None:
             expanded = await self._expand_wildcard(entry)
@@ -169,7 +171,7 @@ class Planner:
         return [entry.expand_wildcard(name) for name in names]
 
     def _record_invalid_names(self, entry: MirrorEntry, errors: Iterable[MirrorError]) -> None:
-        """Record the names in a list that are invalid."""
+        """Record the invalid names of a catalog or tag list. errors: one for each name."""
         for error in errors:
             self._receiver.record_invalid_name(entry, error)
 
@@ -205,6 +207,7 @@ class Planner:
         """List the tags of a source and apply the rules to them."""
 
         def run(work: Work) -> tuple[Selection, list[MirrorError]]:
+            """List and select on a thread. Also return an error for each invalid tag."""
             tags, errors = list_source_tags(entry, work)
             return select(entry.rules, tags), errors
 

@@ -1,6 +1,6 @@
-"""The requests of the planner to stores, and the hints that replace some of them.
+"""The planner's requests to stores, and the hints that make some of these requests unnecessary.
 
-`call_store` runs the other functions, which block, on threads.
+Functions that query a store or the state block. `call_store` runs them on threads.
 """
 
 from __future__ import annotations
@@ -24,24 +24,26 @@ from mirror.util.structs import replace
 _log = logging.getLogger("mirror.plan")
 
 KeepManifest: TypeAlias = Callable[[Source, str, Manifest], object]
-"""Keeps a manifest of a repository that was read to resolve a reference."""
+"""Called with a store, a repository and a manifest that was read to resolve a reference, in order to keep it."""
 
 DigestOrError: TypeAlias = Digest | MirrorError | None
-"""What a tag of a target refers to; None if it does not exist, or if it can be overwritten in any case."""
+"""The digest of a tag on a target, None if the tag does not exist or may be overwritten, or the error of the lookup."""
 
 
 T = TypeVar("T")
 
 
 async def call_store(calls: Calls, store: Source, run: Callable[[Work], T]) -> T:
-    """Run a blocking function on a thread, with a permit of the store's host. It is not retried."""
+    """Run a blocking function on a thread, with a permit of the store's host. Return its result.
+
+    The function is called once: it retries its own requests."""
     return await calls.call(run, needs=(host_permit(store.host),), policy=ONCE)
 
 
 def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
     """Return the repositories that a wildcard matches, sorted, and an error for each invalid name.
 
-    Raises what `Source.repositories` raises."""
+    Raises the errors of `Source.repositories`."""
     prefix = f"{entry.repository}/" if entry.repository else ""
     return _sort_names(entry.source.repositories(prefix, work))
 
@@ -49,11 +51,11 @@ def list_repositories(entry: MirrorEntry, work: Work) -> tuple[list[str], list[M
 def list_source_tags(entry: MirrorEntry, work: Work) -> tuple[list[str], list[MirrorError]]:
     """Return the tags of a source repository, sorted, and an error for each invalid name.
 
-    Raises what `Source.tags` raises, NotFound with a hint."""
+    Raises the errors of `Source.tags`, and adds a hint to NotFound."""
     try:
         names = list(entry.source.tags(entry.repository, work))
     except NotFound as error:
-        hint = "check its name and the credentials; some registries answer the same for a repository without tags"
+        hint = "check its name and the credentials; some registries give the same response if it has no tags"
         what = f"{entry.name} was not found: {error.what}"
         raise NotFound(what, hint=error.hint or hint, status=404, protocol=error.protocol) from error
     if not names and not entry.rules.allow_empty:
@@ -84,7 +86,7 @@ def list_target_tags(store: Source, repository: str, work: Work) -> set[str] | N
 
 
 def _sort_names(names: Iterable[str | MirrorError]) -> tuple[list[str], list[MirrorError]]:
-    """Return the valid names of a list, sorted, and its errors."""
+    """Return the valid names, sorted, and the errors for invalid names."""
     valid, errors = [], []
     for name in names:
         if isinstance(name, MirrorError):
@@ -99,7 +101,7 @@ def resolve_all(
 ) -> list[Version | MirrorError]:
     """Resolve `references`, and return a version or an error for each of them, in the same order.
 
-    An error that ends the request is returned for every reference that was not resolved before. Manifests that the
+    An error that ends the request is returned for every reference that was not resolved before it. Manifests that the
     store had to read are passed to `keep_manifest`, and are not part of the result: there may be very many.
 
     Raises Cancelled."""
@@ -120,10 +122,10 @@ def resolve_all(
 
 
 def digest_or_error(version: Version | MirrorError, *, immutable: bool) -> DigestOrError:
-    """Return the digest of a tag on a target, None if it may be overwritten, or the error for which it may not be.
+    """Return the digest of a tag on a target, None if it does not exist or may be overwritten, or the lookup error.
 
-    A tag that may be damaged is overwritten unless it is immutable: a registry answers 500 for a tag whose file is
-    empty until the tag is pushed again."""
+    A tag that may be damaged may be overwritten unless it is immutable: a registry responds with 500 for a tag whose
+    file is empty until the tag is pushed again."""
     if isinstance(version, Version):
         return version.digest
     overwritable = isinstance(version, NotFound) or (may_be_damaged(version) and not immutable)
@@ -142,7 +144,7 @@ def may_be_damaged(version: Version | MirrorError) -> TypeGuard[MirrorError]:
 
 
 def read_target_tags(hints: PlanHints, repository: str, references: Sequence[str]) -> dict[str, Digest]:
-    """Return the digests that the state has for tags of a target, by tag."""
+    """Return the digests that the state contains for tags on a target, by tag."""
     digests = {reference: hints.target_tag(repository, reference) for reference in references}
     return {reference: digest for reference, digest in digests.items() if digest is not None}
 
@@ -150,9 +152,9 @@ def read_target_tags(hints: PlanHints, repository: str, references: Sequence[str
 def read_equal_tags(
     hints: PlanHints, entry: MirrorEntry, target: TargetEntry, references: Sequence[SourceReference]
 ) -> dict[str, Digest]:
-    """Return the immutable tags that source and target had with the same digest in an earlier run.
+    """Return the immutable tags that had the same digest at the source and on the target in an earlier run.
 
-    Tags that a later run saw on the target with another digest are left out."""
+    The digests are returned by tag. Tags that a later run saw on the target with another digest are left out."""
     equal = {}
     for reference in references:
         if entry.rules.is_immutable(reference.tag):
@@ -163,14 +165,14 @@ def read_equal_tags(
 
 
 def equality_key(entry: MirrorEntry, repository: Repository) -> str:
-    """Return the name under which the state keeps the digests that a source and one of its targets had in common.
+    """Return the key under which the state stores the digests that a source and one of its targets had in common.
 
-    Each target has its own name: a target that differs from the source is not equal because another target is."""
+    Each target has its own key, because one target may be equal to the source while another one differs."""
     return f"{entry.name} {repository}"
 
 
 def add_transform_result(hints: PlanHints, version: Version | MirrorError) -> Version | MirrorError:
-    """Return the version with the digest of its last transform, which is the digest that targets have."""
+    """Return a version with the digest of its last transform result, if it needs a transform. Keep errors unchanged."""
     if isinstance(version, MirrorError) or version.transform is None:
         return version
     return replace(version, digest=hints.transform_digest(version.transform.identity))

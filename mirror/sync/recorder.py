@@ -19,19 +19,19 @@ from mirror.sync.plan_model import MirrorEntry, PlanEntry
 from mirror.transfer.blob_request import BlobOutcome, BlobRequest, BlobResult
 from mirror.util.structs import Struct, field
 
-DEFAULT_PROTOCOL = "v2"  # of an image whose source was not contacted
+DEFAULT_PROTOCOL = "v2"  # for an image whose source was not contacted
 
 _log = logging.getLogger("mirror")
 
 
 class BlobCounts(Struct):
-    """What the blobs of one image cost so far. Each blob is counted once.
+    """Counts the blobs of one image by outcome, and the bytes and attempts that they needed.
 
-    blobs: number of blobs by outcome (copied, mounted, exists, failed, interrupted). A blob is interrupted by a signal,
-    or because another blob of the image failed.
-    bytes: bytes that were read, sent and mounted.
-    attempts: the attempts of the blob that needed the most.
-    started: seconds of the monotonic clock."""
+    blobs: the number of blobs by outcome (copied, mounted, exists, failed, interrupted), each counted once. A blob is
+    interrupted by a signal, or because another blob of the image failed.
+    bytes: the numbers of bytes that were read, sent and mounted.
+    attempts: the largest number of attempts that a blob needed.
+    started: when the image was started, in seconds of the monotonic clock."""
 
     blobs: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
@@ -49,12 +49,12 @@ class BlobCounts(Struct):
         self.blobs["interrupted"] += blob.digest not in self._sent
 
     def add_failed(self, blob: Descriptor, result: BlobResult) -> None:
-        """Count a blob that failed, and what it cost."""
+        """Count a blob that failed, and the bytes and attempts that it needed."""
         self.blobs["failed"] += blob.digest not in self._sent
         self._add_cost(result)
 
     def add(self, blob: Descriptor, result: BlobResult) -> None:
-        """Count a blob. If several images wait for the same copy, it is counted for the first one that calls this."""
+        """Count a blob that the target now has. If several images share its copy, only the first one counts it."""
         outcome = result.take_outcome()
         if outcome is None:
             return
@@ -96,12 +96,12 @@ class ResultRecorder:
             return set(self._unfinished)
 
     def record_error(self, error: MirrorError) -> None:
-        """Record an error that does not belong to an image."""
+        """Record an error that does not concern a single image."""
         self.add_exit_code(error)
         _log.error("trouble", extra={"code": error.code, "text": str(error)})
 
     def record_bug(self, error: BaseException) -> None:
-        """Record an exception that only a bug can raise, and that does not belong to an image."""
+        """Record an exception that only a bug can raise, outside the copy of an image."""
         _log.error("internal_error", exc_info=error, extra={"text": f"internal error: {type(error).__name__}: {error}"})
         with self._lock:
             self._codes.add(FAILED)
@@ -111,14 +111,14 @@ class ResultRecorder:
         self._progress.add_images(count * len(entry.targets))
 
     def add_exit_code(self, error: MirrorError) -> None:
-        """Let the exit code of the run reflect an error."""
+        """Add the exit code of an error to `codes`."""
         with self._lock:
             self._codes.add(error.exit_code)
 
     # ---- images
 
     def record_up_to_date(self, plan_entry: PlanEntry, digest: Digest) -> None:
-        """Record that the target had the image already."""
+        """Record that the target already had the image."""
         self._add_to_report(plan_entry, "up-to-date", BlobCounts(), digest)
 
     def record_copied(self, plan_entry: PlanEntry, digest: Digest, counts: BlobCounts) -> None:
@@ -155,7 +155,7 @@ class ResultRecorder:
         """Record that an image failed because of a bug. The run continues with the other images."""
         text = f"{plan_entry.name}: internal error: {type(error).__name__}: {error}"
         _log.error("internal_error", exc_info=error, extra={"target": plan_entry.name, "text": text})
-        failure = MirrorError(text, hint="please report this, with the log at level debug", code="internal_error")
+        failure = MirrorError(text, hint="please report this, and attach the log at level debug", code="internal_error")
         self._add_to_report(plan_entry, "failed", BlobCounts(), plan_entry.old_digest, failure)
         with self._lock:
             self._codes.add(FAILED)
@@ -200,7 +200,7 @@ class ResultRecorder:
     # ---- blobs
 
     def record_blob(self, request: BlobRequest, result: BlobResult, error: MirrorError | None) -> None:
-        """Log the result of a blob or manifest in a target repository. error: why it failed."""
+        """Log the result of copying a blob or manifest to a target repository. error: why it failed, if it did."""
         log_blob(
             is_root=request.is_root,
             source=str(request.source),

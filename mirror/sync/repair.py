@@ -1,8 +1,8 @@
-"""The target of `sync --repair`: it verifies everything by reading it from the registry and hashing it.
+"""A wrapper for the targets of `sync --repair`, which verifies every object by reading and hashing it.
 
 A registry may acknowledge a write that it did not perform. If docker-registry has the file of a blob or manifest
-already, it answers 201 to an upload and keeps the file, even if its content is wrong. So everything that is sent is
-read back and compared.
+already, it responds to an upload with 201 and keeps the file, even if its content is wrong. Therefore everything that
+is sent is read back and compared.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from mirror.util.retry_policy import Policy
 from mirror.util.structs import replace
 
 BUFFER = 256 << 10  # bytes
-TRUNCATED_ATTEMPTS = 3  # reads of a blob that end early before the blob counts as damaged
+TRUNCATED_ATTEMPTS = 3  # number of truncated reads after which a blob is treated as damaged
 
 _log = logging.getLogger("mirror.sync")
 
 
 def wrap_for_repair(targets: Mapping[str, Target]) -> dict[str, Target]:
-    """Return the targets of a run with `--repair`. Bundles stay the same: a new bundle hashes all content anyway."""
+    """Wrap each target of a run in a RepairTarget, except bundles: writing a bundle hashes all its content anyway."""
     return {host: target if target.needs_all_images else RepairTarget(target) for host, target in targets.items()}
 
 
 class RepairTarget:
-    """Wraps a Target, and verifies what it has and what it was sent. Thread-safe.
+    """Wraps a Target, and verifies what it has and what is sent to it. Thread-safe.
 
     A blob or manifest exists only if its bytes have its digest. A write succeeds only if the bytes can be read back;
     otherwise it raises Refused (target_lied), with a hint that says what the registry's operator has to delete.
 
-    policy: for reads that are not retried as a part of a transfer."""
+    policy: the retry policy for reads that are not retried as part of a transfer."""
 
     def __init__(self, target: Target, policy: Policy | None = None) -> None:
         self._target = target
         self._policy = policy or Policy()
         self._lock = threading.Lock()
-        self._damaged: set[tuple[str, Digest]] = set()  # blobs of repositories; they are not mounted
+        self._damaged: set[tuple[str, Digest]] = set()  # repositories and their damaged blobs, which are not mounted
         self._not_replaced: dict[Digest, Refused] = {}  # damaged copies that the target kept; not sent again
         self.host = target.host
         self.partial = target.partial
@@ -100,18 +100,18 @@ class RepairTarget:
     # ---- writing
 
     def begin(self, images: Sequence[ExpectedImage], work: Work, *, missing: Collection[str] = ()) -> None:
-        """Prepare the first write of the run."""
+        """Prepare the target for the writes of the run."""
         self._target.begin(images, work, missing=missing)
 
     def finish(self, *, whole: bool, work: Work) -> None:
-        """Complete the last write of the run."""
+        """Finish the writes of the run."""
         self._target.finish(whole=whole, work=work)
 
     def has_blob(self, repository: str, blob: Descriptor, work: Work) -> bool:
-        """Return whether the blob exists and its bytes have the digest. Reads all of it.
+        """Return whether the blob exists and its bytes match the digest. Reads the whole blob.
 
-        Return False for a damaged blob, also for one of another size: it is sent again. Raises Refused (target_lied)
-        if it was sent before and the target did not replace it."""
+        Return False for a damaged blob, including one of the wrong size, so that it is sent again. Raises Refused
+        (target_lied) if it was sent before in this run and the target did not replace it."""
         error = self.find_damage(repository, blob, work)
         if error is None or isinstance(error, NotFound):
             return error is None
@@ -124,7 +124,7 @@ class RepairTarget:
     def mount_blob(self, repository: str, blob: Descriptor, from_repository: str, work: Work) -> Mount | UploadSession:
         """Mount a blob, unless it is damaged in the target repository: all repositories may share the damaged file.
 
-        Return MOUNTED only if the mounted blob is intact. Raises Refused (target_lied)."""
+        Return MOUNTED only if the mounted blob is intact. Raises Refused (target_lied) as `begin_upload` does."""
         self._raise_if_not_replaced(blob.digest)
         with self._lock:
             damaged = (repository, blob.digest) in self._damaged
@@ -137,12 +137,14 @@ class RepairTarget:
         return self.begin_upload(repository, blob, work)
 
     def begin_upload(self, repository: str, blob: Descriptor, work: Work) -> UploadSession:
-        """Open an upload session that verifies the blob at its end. Raises Refused (target_lied)."""
+        """Open an upload session that reads the blob back after it was sent.
+
+        Raises Refused (target_lied) if the target has already kept a damaged copy of the blob in this run."""
         self._raise_if_not_replaced(blob.digest)
         return _VerifiedUpload(self._target.begin_upload(repository, blob, work), self, repository, blob)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest, work: Work) -> None:
-        """Write a manifest and read it back. Raises Refused (target_lied) if it cannot be read back."""
+        """Write a manifest and read it back. Raises Refused (target_lied) if the two differ."""
         self._raise_if_not_replaced(manifest.digest)
         self._target.put_manifest(repository, reference, manifest, work)
         try:
@@ -161,9 +163,9 @@ class RepairTarget:
     # ---- verification
 
     def find_damage(self, repository: str, blob: Descriptor, work: Work) -> MirrorError | None:
-        """Read a blob and hash it. Return None if it is intact, NotFound, or the error that shows the damage.
+        """Read a blob and hash it. Return None if it is intact, otherwise NotFound or the error that shows the damage.
 
-        Raises errors that say nothing about the blob."""
+        Raises errors that do not show whether the blob is damaged."""
         try:
             self._retry(lambda: self._hash(repository, blob, work), work)
         except (RemoteError, Refused) as error:
@@ -206,14 +208,16 @@ class RepairTarget:
             attempt += 1
 
     def _raise_if_not_replaced(self, digest: Digest) -> None:
-        """Raise Refused (target_lied) if the blob or manifest was sent before and its damaged copy was not replaced."""
+        """Raise Refused (target_lied) if a write of this digest has already failed to replace a damaged copy."""
         with self._lock:
             error = self._not_replaced.get(digest)
         if error is not None:
             raise error.with_text(error.what)
 
     def not_replaced_error(self, repository: str, digest: Digest, error: MirrorError | None) -> Refused:
-        """Return the error for a damaged copy that a write did not replace. It is not sent again in this run."""
+        """Log and return the error for a damaged copy that a write did not replace.
+
+        The blob or manifest is not sent again in this run. error: how the copy is damaged, if that is known."""
         target = str(Repository(self.host, repository))
         copy = f"a damaged copy{_describe_damage(error, target, digest)}"
         refused = Refused(
@@ -270,17 +274,17 @@ class _VerifiedUpload:
 
 
 def remedy(digest: Digest) -> str:
-    """Return the steps for the operator of a registry that keeps a damaged copy."""
+    """Return the steps by which an operator removes a damaged copy from the storage of a registry."""
     file = f"docker/registry/v2/blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
     return (
         f"1. delete {file} below the registry's root directory (all its repositories use this copy), 2. restart "
         "the registry (needed if it caches blob descriptors, as Debian's default does), 3. run `mirror sync --repair "
-        "CONFIG`; if the registry is not distribution, delete the digest from its storage"
+        "CONFIG`; if it is not a distribution registry, delete the digest from its storage"
     )
 
 
 def _describe_damage(error: MirrorError | None, repository: str, digest: Digest) -> str:
-    """Return what is wrong with a damaged copy, in parentheses and without its name; empty if it is not known."""
+    """Return a short description of the damage in parentheses, or an empty string if it is not known."""
     if error is None:
         return ""
     what = error.what.partition(", not ")[0].removeprefix(f"{repository}@{digest}").strip()
@@ -298,10 +302,10 @@ def _is_damage(error: MirrorError) -> bool:
 
 
 def _is_truncated(error: MirrorError) -> bool:
-    """Return whether a response ended early. A registry that caches sizes answers like this for a truncated file."""
+    """Return whether a response ended early. A registry that caches sizes responds like this for a truncated file."""
     return isinstance(error, NetworkError) and error.code == "truncated"
 
 
 def _convert_truncated(error: MirrorError) -> MirrorError:
-    """Return a Refused for a manifest whose response ended early on every attempt: it is damaged. Keep other errors."""
+    """Convert the error for a truncated manifest to a Refused, because it is damaged. Return other errors unchanged."""
     return Refused(error.what, hint=error.hint, code="size_mismatch") if _is_truncated(error) else error

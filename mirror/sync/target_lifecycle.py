@@ -24,7 +24,7 @@ from mirror.transfer.shared_tasks import SharedTasks
 from mirror.util.cancellation import Stop, Work
 from mirror.util.retry_policy import ONCE
 
-_MOST_NAMES = 4  # missing images that a message names
+_MOST_NAMES = 4  # maximum number of missing images that a message names
 
 _log = logging.getLogger("mirror.sync")
 
@@ -36,7 +36,7 @@ class NotReplacedError(RemoteError):
 class TargetLifecycle:
     """Opens and closes the targets of a run, by host.
 
-    must_copy_to: returns whether a mirror of the configuration must copy something to a repository (host, path)."""
+    must_copy_to: returns whether a mirror in the configuration must copy something to a repository (host, path)."""
 
     def __init__(
         self,
@@ -51,43 +51,44 @@ class TargetLifecycle:
         self._targets = targets
         self._open_hosts: set[str] = set()
         self._openings: SharedTasks[str, None] = SharedTasks(calls.tasks)
-        # For bundles: the missing images, by name; those of them that were known when the bundle was opened; and the
-        # images that will be written.
+        # For bundles, by host: the missing images and repositories, by name; the names that were missing already when
+        # the bundle was opened; and the images that will be written.
         self._missing: defaultdict[str, dict[str, MirrorError]] = defaultdict(dict)
         self._missing_at_begin: dict[str, set[str]] = {}
         self._expected: defaultdict[str, dict[PlanEntry, ExpectedImage]] = defaultdict(dict)
 
     def note_missing(self, host: str, name: str, error: MirrorError) -> None:
-        """Record why a bundle lacks something that it should contain. name: of an image or repository in the bundle.
+        """Record why a bundle lacks an image or repository that it should contain. Does nothing for other targets.
 
-        Does nothing for other targets."""
+        name: the name that the image or repository has in the bundle."""
         if self._targets[host].needs_all_images:
             self._missing[host].setdefault(name, error)
 
     def missing_images(self, host: str) -> dict[str, MirrorError]:
-        """Return what a bundle lacks, by name, with the reasons."""
+        """Return the names of the images and repositories that a bundle lacks, with the error for each."""
         return dict(self._missing[host])
 
     async def begin(self, host: str, images: Sequence[ExpectedImage] = ()) -> None:
-        """Open a target before its first write. Later calls do nothing. Raises what `Target.begin` raises."""
+        """Open a target before its first write. Later calls do nothing. Raises the errors of `Target.begin`."""
         if host not in self._open_hosts:
             await self._openings.run(host, lambda: self._open(host, images))
 
     async def _open(self, host: str, images: Sequence[ExpectedImage]) -> None:
-        """Open a target."""
+        """Open a target for writing, on a thread. images: all its images, for a bundle."""
         missing = self.missing_images(host).keys()
 
         def run(work: Work) -> None:
+            """Open the target and note that it must be closed."""
             self._targets[host].begin(images, work, missing=missing)
-            self._open_hosts.add(host)  # in the call: after a stop, too, it has to be closed
+            self._open_hosts.add(host)  # on the thread, which a stop does not interrupt
 
         self._missing_at_begin[host] = set(missing)
         await self._calls.call(run, needs=(host_permit(host),), policy=ONCE)
 
     async def begin_with_images(self, host: str, plan_entries: Sequence[PlanEntry]) -> dict[PlanEntry, MirrorError]:
-        """Read the graphs of all images for a bundle, and open it with them.
+        """Read the graphs of all images of a bundle, and open the bundle with them.
 
-        Return an error for each image that cannot be read, which is left out."""
+        Return an error for each image that cannot be read. Such images are left out of the bundle."""
         errors: dict[PlanEntry, MirrorError] = {}
         expected = self._expected[host]
         graphs = await self._reader.read_graphs([plan_entry.reference for plan_entry in plan_entries])
@@ -112,9 +113,10 @@ class TargetLifecycle:
         return errors
 
     async def _note_vanished_repositories(self, host: str, planned: Collection[str]) -> None:
-        """Record repositories of an existing bundle as missing if a mirror must copy to them, but nothing is planned.
+        """Record repositories of an existing bundle as missing if a mirror must copy to them, but no image is planned.
 
-        The source may have returned an empty list of tags, or a catalog without the repository."""
+        planned: the repositories with planned images. For any other repository, the source may have returned an empty
+        list of tags, or a catalog without it."""
         run = partial(_list_repositories, self._targets[host])
         for name in await self._calls.call(run, needs=(host_permit(host),), policy=ONCE) or ():
             if isinstance(name, str) and name not in planned and self._must_copy_to(host, name):
@@ -127,7 +129,7 @@ class TargetLifecycle:
         """Close all open targets. Return an error for each target that could not be closed or was not replaced.
 
         written: the images that were written to bundles.
-        incomplete: publish an incomplete bundle if there is none yet."""
+        incomplete: whether an incomplete bundle may be published if no bundle exists yet."""
         errors: dict[str, MirrorError] = {}
         for host in sorted(self._open_hosts):
             images = [plan_entry for plan_entry in written if plan_entry.target.repository.host == host]
@@ -143,7 +145,8 @@ class TargetLifecycle:
         missing = self.missing_images(host)
 
         def run(work: Work) -> MirrorError | None:
-            self._open_hosts.discard(host)  # in the call: if it does not run, `close` closes the target
+            """Finish the target. Return the error if a bundle is not published."""
+            self._open_hosts.discard(host)  # on the thread: if this does not run, `close` closes the target
             if not missing:
                 self._targets[host].finish(whole=True, work=work)
                 return None
@@ -189,7 +192,7 @@ class TargetLifecycle:
         return None
 
     def close(self) -> None:
-        """Close the targets that are still open after a stop. Does I/O; call it when no thread writes any more."""
+        """Close the targets that are still open after a stop. Blocks. Call it only when no thread writes any more."""
         for host in sorted(self._open_hosts):
             self._targets[host].finish(whole=False, work=Work(Stop()))
 
@@ -200,22 +203,22 @@ def name_on_target(plan_entry: PlanEntry) -> str:
 
 
 def _advice(host: str, causes: Iterable[MirrorError]) -> str:
-    """Return what to do to get a complete bundle. Only if all causes are transient, it is enough to run again."""
+    """Return the hint for getting a complete bundle. It is enough to run again only if all causes are transient."""
     causes = list(causes)
     if causes[0].code == "nothing_selected":
-        return f"if that is right, remove {host}, or set `allow-empty: true` for that mirror; then run again"
+        return f"if that is intended, remove {host}, or set `allow-empty: true` for that mirror; then run again"
     if all(cause.is_transient for cause in causes):
         return "run again: what was fetched is kept"
     return "push the missing content to the source, or leave it out of the configuration; what was fetched is kept"
 
 
 def _more_text(names: Sized) -> str:
-    """Return the text for names that a message leaves out."""
+    """Return a text such as ` and 3 more` for the names that a message leaves out, or an empty string."""
     return f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
 
 
 def _unknown_size_error(plan_entry: PlanEntry, graph: ManifestGraph) -> MirrorError | None:
-    """Return the error if the size of a blob is unknown: a bundle must know all sizes before it is written."""
+    """Return an error if the size of a blob is unknown: all sizes must be known before a bundle is written."""
     if all(blob.size is not None for blob in graph.blobs):
         return None
     return RemoteError(

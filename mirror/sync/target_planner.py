@@ -1,4 +1,4 @@
-"""Plans the references of one mirror for one target: compares what both ends have. Only reads."""
+"""Plans the references of one mirror for one target by comparing the source with the target. Read-only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mirror.transfer.calls import Calls
 from mirror.transfer.tasks import run_group, run_in_background
 from mirror.util.cancellation import Work
 
-LARGEST_BATCH = 64  # references that one call resolves
+LARGEST_BATCH = 64  # maximum number of references that one call resolves
 
 
 class Batch:
@@ -45,7 +45,7 @@ class Batch:
 
 
 def make_batches(references: list[SourceReference], parallel: int) -> list[Batch]:
-    """Divide references into batches for `parallel` requests at the same time."""
+    """Divide references into batches, so that up to `parallel` requests at a time can resolve them."""
     size = max(1, min(LARGEST_BATCH, -(-len(references) // max(1, parallel))))
     return [Batch(references[start : start + size]) for start in range(0, len(references), size)]
 
@@ -53,7 +53,7 @@ def make_batches(references: list[SourceReference], parallel: int) -> list[Batch
 class TargetPlanner:
     """Plans references for single targets, and passes the plan entries to a PlanReceiver.
 
-    The parameters are those of Planner."""
+    For the parameters see `Planner`."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class TargetPlanner:
         self._target_tags = TargetTagReader(calls, hints, use_hints=use_hints, repair=repair)
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
-        """List the tags of a target, or return None if the list may not be needed."""
+        """List the tags of a target, or return None if it is not clear yet that the list is needed."""
         return await self._target_tags.list_if_needed(entry, target)
 
     async def plan_target(
@@ -85,7 +85,7 @@ class TargetPlanner:
         batches: Sequence[Batch],
         listing: asyncio.Task[TargetTags | None],
     ) -> None:
-        """Plan all references of an entry for one target. listing: the result of `list_if_needed`."""
+        """Plan all references of an entry for one target. listing: the task that runs `list_if_needed`."""
         references = [reference for batch in batches for reference in batch.references]
         try:
             target_tags = await self._target_tags.read(entry, target, references, listing)
@@ -95,7 +95,7 @@ class TargetPlanner:
         await run_group(self._plan_batch(target, target_tags, batch) for batch in batches)
 
     def _fail_all(self, references: Sequence[SourceReference], target: TargetEntry, error: MirrorError) -> None:
-        """Plan the same failure for all references on one target."""
+        """Add a failed plan entry with the same error for each reference on one target."""
         for reference in references:
             self._receiver.add_plan_entry(PlanEntry(reference, target, Action.FAIL, error=error))
 
@@ -131,9 +131,10 @@ class TargetPlanner:
             self._receiver.add_plan_entry(plan_entry)
 
     def _skip_known_equal(self, target: TargetEntry, target_tags: TargetTags, batch: Batch) -> list[SourceReference]:
-        """Plan to skip the references that are known to be equal, and return the others.
+        """Plan to skip the references that are known to be equal. Return the other references.
 
-        An immutable tag that was equal in an earlier run is still equal, unless the list of the target lacks it."""
+        An immutable tag that was equal in an earlier run is taken to be equal still, unless the target does not list
+        it."""
         others = []
         for reference in batch.references:
             digest = target_tags.known_equal.get(reference.tag)
@@ -147,10 +148,10 @@ class TargetPlanner:
     async def _resolve_unlisted_immutable(
         self, target: TargetEntry, target_tags: TargetTags, batch: Batch, references: Sequence[SourceReference]
     ) -> dict[str, DigestOrError]:
-        """Resolve the immutable tags that the list of the target lacks, and return what they refer to there.
+        """Resolve the immutable tags that the list of the target lacks, and return their digests.
 
-        A list may be incomplete (a 404, pages that end early), so it is no reason to overwrite an immutable tag. Of
-        these tags, the source resolves those that exist and differ from what was equal in an earlier run."""
+        A list may be incomplete (a 404, pages that end early), so it is no reason to overwrite an immutable tag. The
+        tags that exist and do not have the digest that was equal in an earlier run are also resolved at the source."""
         if target_tags.tags is None:
             return {}
         immutable = references[0].entry.rules.is_immutable
@@ -174,7 +175,7 @@ class TargetPlanner:
         at_source: Sequence[SourceReference],
         at_target: Sequence[SourceReference],
     ) -> dict[str, DigestOrError]:
-        """Resolve references at the source and at the target in parallel. Return what those at the target refer to."""
+        """Resolve references at the source and on the target in parallel. Return the digests on the target, by tag."""
         tags = [reference.tag for reference in at_target]
         unknown = [tag for tag in tags if tag not in target_tags.known_digests]
         async with run_in_background([self._resolve_at_source(batch, at_source)]) as (source_task,):
@@ -194,7 +195,7 @@ class TargetPlanner:
         return digests
 
     async def _resolve_at_target(self, target: TargetEntry, tags: Sequence[str]) -> list[Version | MirrorError]:
-        """Resolve tags at the target."""
+        """Return what tags refer to on the target, or an error for each that cannot be resolved."""
         if not tags:
             return []
         return await call_store(
@@ -202,7 +203,7 @@ class TargetPlanner:
         )
 
     async def _resolve_at_source(self, batch: Batch, references: Sequence[SourceReference]) -> None:
-        """Resolve those of `references` that have no version yet."""
+        """Resolve the references that have no version yet, and set their versions."""
         async with batch.lock:
             unresolved = [reference for reference in references if reference.version is None]
             if not unresolved:
@@ -210,6 +211,7 @@ class TargetPlanner:
             entry = unresolved[0].entry
 
             def run(work: Work) -> list[Version | MirrorError]:
+                """Resolve the references on a thread, and add the results of earlier transforms."""
                 identifiers = [reference.identifier for reference in unresolved]
                 versions = resolve_all(entry.source, entry.repository, identifiers, work, self._keep_manifest)
                 if self._repeat_transforms:

@@ -1,4 +1,4 @@
-"""What target repositories have: the tags that they list, and what the state says about them."""
+"""Finds out which tags target repositories have, from their tag lists and from the state."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mirror.util.structs import Struct, field, replace
 
 
 class TargetTags(Struct):
-    """The tags of a target repository.
+    """What is known about the tags of a target repository.
 
     tags: the listed tags; None if they are not listed, so that each tag is requested by name.
-    known_digests: what tags refer to, without a request for them.
+    known_digests: the digests of tags that need no request.
     known_equal: immutable tags that were equal to the source in an earlier run, with their digests.
     may_have_blobs: whether the repository may have blobs; None if this is not known yet.
     damaged: tags whose manifest the target cannot return, with the digests that it reports for them.
-    last_equal: the same as `known_equal`, for repairs only."""
+    last_equal: like `known_equal`, but also set if hints are not trusted. Only repairs use it."""
 
     tags: Collection[str] | None = None
     known_digests: Mapping[str, Digest] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class TargetTagReader:
         self._repair = repair
 
     async def list_if_needed(self, entry: MirrorEntry, target: TargetEntry) -> TargetTags | None:
-        """List the tags of a target, or return None if the list may not be needed."""
+        """List the tags of a target, or return None if it is not clear yet that the list is needed."""
         if entry.rules.is_literal or (target.exclusive and self._use_hints):
             return None
         return await self._list_tags(target)
@@ -65,7 +65,7 @@ class TargetTagReader:
         references: Sequence[SourceReference],
         listing: Awaitable[TargetTags | None],
     ) -> TargetTags:
-        """Return what is known of `references` on a target. listing: the result of `list_if_needed`."""
+        """Return what is known about the tags of `references` on a target. listing: the task of `list_if_needed`."""
         name = str(target.repository)
         last_equal: dict[str, Digest] = {}
         if entry.rules.immutable and (self._use_hints or self._repair):
@@ -78,7 +78,7 @@ class TargetTagReader:
                 lambda work: read_target_tags(self._hints, name, [reference.tag for reference in references])
             )
             if known:
-                # No other tool writes there, so every request that the state can answer is omitted.
+                # No other tool writes to this repository, so no request is sent for what the state contains.
                 return TargetTags(known_digests=known, known_equal=known_equal, may_have_blobs=True)
         if entry.rules.is_literal:
             return TargetTags(known_equal=known_equal, last_equal=last_equal)
@@ -86,7 +86,7 @@ class TargetTagReader:
         return replace(target_tags, known_equal=known_equal, last_equal=last_equal)
 
     async def may_have_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:
-        """Return whether the repository may have blobs: it has tags, or a run that wrote there did not finish."""
+        """Return whether the repository may have blobs: it has tags, or a run that wrote to it did not finish."""
         return await self._blob_checks.run(target.repository, lambda: self._check_for_blobs(target, target_tags))
 
     async def _check_for_blobs(self, target: TargetEntry, target_tags: TargetTags) -> bool:
@@ -96,12 +96,12 @@ class TargetTagReader:
         return target_tags.may_have_blobs
 
     async def _list_tags(self, target: TargetEntry) -> TargetTags:
-        """List the tags of a target in a call."""
+        """List the tags of a target, with a permit of its host."""
         run = partial(self._read_tags, target)
         return await self._calls.call(run, needs=(host_permit(target.store.host),), policy=ONCE)
 
     def _read_tags(self, target: TargetEntry, work: Work) -> TargetTags:
-        """List the tags of a target on a thread."""
+        """List the tags of a target. Blocks; called on a thread."""
         tags = list_target_tags(target.store, target.repository.path, work)
         if tags is None:
             return TargetTags(may_have_blobs=True)

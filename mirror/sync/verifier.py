@@ -34,7 +34,7 @@ REPAIR = "run `mirror sync --repair CONFIG`"
 
 
 class Problem(Struct, frozen=True):
-    """A problem that was found. name: the image on the target, or the mirror or pattern."""
+    """A problem that a verification found. name: the image on the target, or the mirror or pattern, that has it."""
 
     name: str
     error: MirrorError
@@ -43,7 +43,7 @@ class Problem(Struct, frozen=True):
 class VerifyResult(Struct):
     """The result of a verification.
 
-    images, blobs: numbers of checked ones. bytes: that were hashed, with --deep.
+    images, blobs: the numbers of images and blobs that were checked. bytes: the number of bytes that were hashed.
     uncompared: images that were not compared with their source, because they need a transform and the state does not
     have its result."""
 
@@ -57,7 +57,7 @@ class VerifyResult(Struct):
 class Verifier:
     """Checks each image that a target should have. Implements PlanReceiver.
 
-    reader: runs transforms, with `deep`.
+    reader: runs transforms, if `deep` is set.
     deep: hash every blob, and compare images that need a transform with their source.
     result: complete after `run`."""
 
@@ -89,11 +89,11 @@ class Verifier:
             self._tasks.create_task(self._check_image(plan_entry))
 
     def record_listing_failure(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record a mirror that cannot be planned."""
+        """Record that a mirror cannot be planned."""
         self._add_problem(entry.name, error)
 
     def record_invalid_name(self, entry: MirrorEntry, error: MirrorError) -> None:
-        """Record an invalid name."""
+        """Record an invalid tag or repository name."""
         self._add_problem(entry.name, error)
 
     def note_target_tag(self, repository: Repository, tag: str, digest: Digest) -> None:
@@ -109,7 +109,7 @@ class Verifier:
         self.result.problems.append(Problem(name, error))
 
     async def _check_image(self, plan_entry: PlanEntry) -> None:
-        """Check that the image of a tag on a target is complete and equal to the source."""
+        """Check that an image on a target is complete and equal to the image at the source."""
         target = plan_entry.target
         try:
             if plan_entry.action is Action.COPY:
@@ -132,14 +132,14 @@ class Verifier:
             self._reader.release(plan_entry.reference)
 
     async def _read_unlisted(self, plan_entry: PlanEntry) -> Digest:
-        """Read a tag of the target that has no digest in the plan, and return its digest.
+        """Read a tag on the target that has no digest in the plan, and return its digest.
 
-        Raises why it cannot be read: it is damaged, it does not exist, or the source cannot provide it either."""
+        Raises an error if the tag is damaged or missing; it also says if the source cannot provide the image."""
         reference = plan_entry.reference
         repository = plan_entry.target.repository.path
         try:
-            # The list of the target may be incomplete. If a tag is answered with a server error, the plan copies it,
-            # because that may repair the tag.
+            # The list of the target may be incomplete. If the target responds to a tag with a server error, the plan
+            # copies it, because that may repair the tag.
             return (await self._manifests.read(plan_entry.target.store, repository, reference.tag)).digest
         except NotFound:
             pass
@@ -157,7 +157,9 @@ class Verifier:
         raise NotFound("is not on the target", hint=SYNC)
 
     async def _compare_with_source(self, plan_entry: PlanEntry) -> None:
-        """Raise RemoteError if the target has another digest than the source, after a transform if it needs one."""
+        """Raise RemoteError (tag_moved) if the digests on the target and at the source differ.
+
+        The digest at the source is the one after the transform, if the image needs one. Only `deep` runs transforms."""
         reference = plan_entry.reference
         version = reference.version
         if not isinstance(version, Version):
@@ -177,7 +179,7 @@ class Verifier:
             )
 
     async def _check_blobs(self, target: TargetEntry, blobs: Sequence[Descriptor]) -> list[MirrorError]:
-        """Check the blobs of an image, each once in a repository. Return the errors, damaged blobs before missing ones.
+        """Check the blobs of an image, each once per repository. Return the errors, damaged blobs before missing ones.
 
         Raises Cancelled."""
         keys = {(target.repository, blob.digest, blob.size): blob for blob in blobs}
@@ -194,10 +196,11 @@ class Verifier:
         return sorted(errors, key=lambda error: isinstance(error, NotFound))
 
     async def _check_blob(self, target: TargetEntry, blob: Descriptor) -> None:
-        """Check that a repository has a blob; with `deep`, that its bytes have the digest. Raises what is wrong."""
+        """Raise an error unless a repository has a blob and, if `deep` is set, its bytes match the digest."""
         repository = target.repository
 
         def ask(work: Work) -> None:
+            """Look up the blob, on a thread."""
             if not self._targets[repository.host].has_blob(repository.path, blob, work):
                 raise NotFound(f"blob {blob.digest} is missing in {repository}")
 
@@ -224,7 +227,7 @@ def _add_remedy(error: MirrorError) -> MirrorError:
     if isinstance(error, WrongDescriptorError | AuthError | RateLimited) or "`mirror sync" in error.hint:
         return copy
     if isinstance(error, NetworkError):
-        # This is how a registry that caches sizes answers if a file was truncated or deleted.
+        # This is how a registry that caches sizes responds if a file was truncated or deleted.
         if error.code == "truncated":
             copy.hint = f"if this persists, the target's copy is damaged: {REPAIR}"
         return copy

@@ -1,7 +1,7 @@
-"""Write conflicts: two mirrors must not write the same tag of the same target repository.
+"""Finds write conflicts: two mirrors that would write the same tag of the same target repository.
 
-Conflicts between mirrors without wildcards are configuration errors. With a wildcard, they can only be found after the
-catalog of the source is read.
+Conflicts between mirrors without wildcards are configuration errors. With a wildcard, they can be found only after the
+catalog of the source has been read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mirror.util.structs import replace
 
 
 def find_possible_conflicts(entries: Sequence[MirrorEntry]) -> list[MirrorEntry]:
-    """Return the entries that may conflict, depending on a catalog: wildcards, and entries that may share a target.
+    """Return the entries that may write the same tags of one repository, depending on what a wildcard matches.
 
     Two targets of one wildcard may also conflict with each other."""
     by_host: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -51,9 +51,9 @@ def _may_be_equal(template: str, path: str) -> bool:
 
 
 class WriteConflicts:
-    """The entries that write to each target repository.
+    """Finds conflicts between mirror entries by the target repositories that they write to.
 
-    entries: without wildcards, in the order of the configuration."""
+    entries: the entries that may conflict, without wildcards, in the order of the configuration."""
 
     def __init__(self, entries: Iterable[MirrorEntry] = ()) -> None:
         self._writers: defaultdict[Repository, list[MirrorEntry]] = defaultdict(list)
@@ -64,7 +64,8 @@ class WriteConflicts:
     def remove_conflicts(self, entry: MirrorEntry) -> tuple[MirrorEntry, list[tuple[MirrorEntry, Refused]]]:
         """Remove the targets of `entry` to which another entry may write the same tags.
 
-        Return the rest of the entry, and one entry with its error for each target that was removed."""
+        Return the entry with the remaining targets and, for each removed target, an entry with only that target and the
+        error."""
         errors = [(target, self._find_conflict(entry, target.repository)) for target in entry.targets]
         conflicts = [(replace(entry, targets=(target,)), error) for target, error in errors if error is not None]
         if not conflicts:
@@ -72,7 +73,7 @@ class WriteConflicts:
         return replace(entry, targets=tuple(target for target, error in errors if error is None)), conflicts
 
     def _find_conflict(self, entry: MirrorEntry, repository: Repository) -> Refused | None:
-        """Return the error if another entry may write the same tags of `repository`."""
+        """Return an error if another entry, or `entry` a second time, may write the same tags of `repository`."""
         writers = self._writers.get(repository, ())
         others = [writer for writer in writers if writer is not entry]
         if len(writers) - len(others) > 1:
@@ -81,7 +82,7 @@ class WriteConflicts:
         if other is None:
             return None
         return Refused(
-            f"{entry.name} and {other.name} would write the same tags of {repository}; nothing is written there",
+            f"{entry.name} and {other.name} would write the same tags of {repository}, so neither is copied to it",
             hint="give one of them another target, or other tags",
             code="target_conflict",
         )

@@ -1,1 +1,1 @@
-"""Blobs between stores: what runs when, once for all who ask for it. Knows stores only by their protocols."""
+"""Copies blobs between stores: schedules the calls, and shares each copy among all images that need it."""

@@ -1,8 +1,9 @@
-"""Copies blobs to repositories, each once for all images that need it there, by the cheapest way that works.
+"""Copies each blob to each repository once, for all images that need it, in the cheapest way that works.
 
-The first of these that applies: no request, if this run has verified that the blob is there; a HEAD, if an earlier run
-saw it there; a mount, if another repository of the host has it; a HEAD, if the repository may have it; an upload.
-If several repositories of a host need a blob, the first copy is the leader. The others wait for its end and mount.
+The ways are tried in this order: no request, if this run has verified that the repository has the blob; a HEAD, if an
+earlier run saw it there; a mount, if another repository of the host has it; a HEAD, if the repository may have it; an
+upload. If several repositories of a host need a blob, the first copy is the leader. The other copies wait until it has
+finished, then mount the blob.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class BlobCopier:
         count_bytes: Callable[[int], None],
         before_write: Callable[[Repository], None],
     ) -> None:
-        """recorder: gets the result of each copy.
+        """recorder: records the result of each copy.
         count_bytes: called with the number of bytes after each send, on a thread.
         before_write: called with a repository before each write to it, on a thread."""
         self._calls = calls
@@ -78,7 +79,7 @@ class BlobCopier:
             return await self._copies.run(key, lambda: self._copy_and_record(request))
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close the upload sessions that no call uses, after a stop. Does I/O. Running calls close their own sessions.
+        """Close the upload sessions that no call uses. Running calls close their own. Blocks; call it after a stop.
 
         Raises LocalError if that takes longer than `timeout` seconds."""
         self._idle.close(timeout)
@@ -102,7 +103,7 @@ class BlobCopier:
         return result
 
     async def _copy(self, request: BlobRequest, result: BlobResult) -> None:
-        """Copy the blob by the first way that works, and end `result`."""
+        """Copy the blob in the first way that works, and set the outcome in `result`."""
         digest, repository = request.blob.digest, request.repository
         if self._locations.has_blob(repository, digest):
             result.end(BlobOutcome.EXISTS, size_verified=False)
@@ -127,7 +128,7 @@ class BlobCopier:
         await self._mount_or_upload(request, result, may_exist=may_exist)
 
     async def _mount_or_upload(self, request: BlobRequest, result: BlobResult, *, may_exist: bool) -> None:
-        """Mount the blob from one of the candidates; otherwise look it up or upload it."""
+        """Mount the blob from one of the mount candidates. If that fails, look it up or upload it."""
         source, repository = request.source, request.repository
         also = [source.repository] if source.store.host == repository.host else []
         session: UploadSession | None = None
@@ -149,7 +150,7 @@ class BlobCopier:
         """Upload the blob unless the repository has it.
 
         may_exist: the repository may have it, and no lookup was sent yet.
-        session: opened by the registry instead of a mount; it is used or closed."""
+        session: an upload session that the registry opened instead of mounting the blob. It is used or closed."""
         unused = session
         try:
             if may_exist and await self._exists(request):
@@ -165,9 +166,10 @@ class BlobCopier:
     async def _exists(self, request: BlobRequest) -> bool:
         """Return whether the repository has the blob.
 
-        False if the registry fails to look it up, after all retries: then it is uploaded."""
+        Return False if the registry still fails to look it up after all retries: then the blob is uploaded."""
 
         def look_up(work: Work) -> bool:
+            """Look up the blob, on a thread."""
             try:
                 return request.target.has_blob(request.repository.path, request.blob, work)
             except RemoteError as error:

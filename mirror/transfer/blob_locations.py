@@ -1,4 +1,4 @@
-"""Where blobs are on the targets: what this run knows, and what earlier runs suggest."""
+"""Tracks which target repositories have which blobs: what this run knows, and what earlier runs suggest."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from mirror.oci.reference import Repository
 from mirror.store import Mount
 from mirror.util.structs import Struct
 
-MAX_CANDIDATES = 2  # repositories that are tried for the mount of one blob
+MAX_CANDIDATES = 2  # maximum number of repositories that are tried for mounting one blob
 # Mounts are no longer tried on a host after this many failures and no success.
 MAX_FAILED_MOUNTS = 4
 
 
 class LocationHints(Protocol):
-    """What earlier runs learned about blobs. Every hint may be wrong."""
+    """Provides what earlier runs learned about the locations of blobs. Any of these hints may be wrong."""
 
     def was_held(self, repository: str, digest: Digest) -> bool:
-        """Return whether the repository had the blob."""
+        """Return whether the repository had the blob in an earlier run."""
         ...
 
     def holders(self, host: str, digest: Digest) -> list[str]:
-        """Return paths of repositories on `host` that had the blob."""
+        """Return the paths of repositories on `host` that had the blob in an earlier run."""
         ...
 
     def forget(self, repository: str) -> None:
@@ -35,7 +35,7 @@ class LocationHints(Protocol):
 
 
 class BlobHint(Struct, frozen=True):
-    """What earlier runs learned about one blob and one repository.
+    """A hint from earlier runs about one blob and one repository.
 
     was_held: the repository had the blob. holders: paths of repositories on its host that had it."""
 
@@ -45,9 +45,9 @@ class BlobHint(Struct, frozen=True):
 
 
 class BlobLocations:
-    """The repositories of the targets that have a blob, as far as this run has verified it.
+    """Tracks which target repositories have which blobs, as far as this run has verified it.
 
-    Hints of earlier runs only decide which lookups and mounts are tried first. Used on the event loop, except
+    Hints from earlier runs only decide which lookups and mounts are tried first. Used on the event loop, except for
     `read_hints` and `is_mount_worthwhile`."""
 
     def __init__(
@@ -57,9 +57,10 @@ class BlobLocations:
         wildcards: Mapping[str, Collection[tuple[str, str]]] | None = None,
     ) -> None:
         """mountable: the paths that the configuration names as a source or target, by host.
-        wildcards: the text before and after the `*` of the patterns that it names, by host.
+        wildcards: the text before and after the `*` of the patterns in the configuration, by host.
 
-        Blobs are mounted from no other repositories: not everybody who can read the target may read those."""
+        Blobs are mounted from no other repositories: not every user who can read the target may be allowed to read
+        them."""
         self._hints = hints
         self._wildcards = wildcards or {}
         self._mountable = defaultdict(set, {host: set(paths) for host, paths in mountable.items()})
@@ -70,8 +71,8 @@ class BlobLocations:
         self._expected: defaultdict[Repository, set[Digest]] = defaultdict(set)
         self._distrusted: set[Repository] = set()
         self._sizes: dict[Digest, int] = {}
-        self._refused_pairs: set[tuple[Repository, str]] = set()  # target, path that it refuses to mount from
-        self._failed_pairs: set[tuple[Repository, str]] = set()  # target, path for which all retries failed
+        self._refused_pairs: set[tuple[Repository, str]] = set()  # targets, paths they refuse to mount from
+        self._failed_pairs: set[tuple[Repository, str]] = set()  # targets, paths for which all retries failed
         self._mounted: defaultdict[str, int] = defaultdict(int)  # number by host
         self._failed_mounts: defaultdict[str, int] = defaultdict(int)  # number by host
 
@@ -81,19 +82,21 @@ class BlobLocations:
             self._mountable[repository.host].add(repository.path)
 
     def check_size(self, blob: Descriptor) -> None:
-        """Raise Refused (size_mismatch) if the blob is known to have another size than its descriptor says."""
+        """Raise Refused (size_mismatch) if the size in the descriptor differs from the known size of the blob."""
         size = self._sizes.get(blob.digest)
         if size is not None and blob.size is not None and size != blob.size:
-            raise Refused(f"{blob.digest} is {size} bytes long, its descriptor says {blob.size}", code="size_mismatch")
+            raise Refused(
+                f"{blob.digest} is {size} bytes long, but its descriptor says {blob.size}", code="size_mismatch"
+            )
 
     def add_size(self, blob: Descriptor) -> None:
-        """Note the size of a blob, which its bytes or a target confirmed. Raises as `check_size`."""
+        """Record the size of a blob that its bytes or a target confirmed. Raises what `check_size` raises."""
         self.check_size(blob)
         if blob.size is not None:
             self._sizes[blob.digest] = blob.size
 
     def add_blob(self, repository: Repository, digest: Digest) -> None:
-        """Note that the repository has the blob, as verified in this run."""
+        """Record that this run has verified that the repository has the blob."""
         if digest not in self._blobs[repository]:
             self._blobs[repository].add(digest)
             self._holders[repository.host, digest].insert(0, repository.path)
@@ -103,7 +106,7 @@ class BlobLocations:
         return digest in self._blobs[repository]
 
     def add_manifest(self, repository: Repository, digest: Digest) -> None:
-        """Note that this run wrote the manifest to the repository."""
+        """Record that this run wrote the manifest to the repository."""
         self._manifests[repository].add(digest)
 
     def has_manifest(self, repository: Repository, digest: Digest) -> bool:
@@ -115,7 +118,7 @@ class BlobLocations:
         return digest in self._expected[repository]
 
     def read_hints(self, repository: Repository, digests: Iterable[Digest]) -> list[BlobHint]:
-        """Read the hints about blobs, for `note_hints`. Does I/O; any thread."""
+        """Read the hints about blobs, for `note_hints`. Blocks; may be called on any thread."""
         return [
             BlobHint(
                 digest, self._hints.was_held(str(repository), digest), self._hints.holders(repository.host, digest)
@@ -124,7 +127,7 @@ class BlobLocations:
         ]
 
     def note_hints(self, repository: Repository, hints: Iterable[BlobHint]) -> None:
-        """Note hints about blobs, for `is_expected` and `mount_candidates`."""
+        """Store hints about blobs, for `is_expected` and `mount_candidates`."""
         for hint in hints:
             if hint.was_held:
                 self._expected[repository].add(hint.digest)
@@ -132,12 +135,12 @@ class BlobLocations:
                 self._suggested[repository.host, hint.digest].update(dict.fromkeys(hint.holders))
 
     def suggest_mounts(self, repository: Repository, digests: Iterable[Digest]) -> None:
-        """Suggest mounts of these blobs from a repository with a manifest that refers to them."""
+        """Suggest a repository for mounting these blobs, because it has a manifest that refers to them."""
         for digest in digests:
             self._suggested[repository.host, digest][repository.path] = None
 
     def distrust(self, repository: Repository) -> None:
-        """Forget everything about a repository, also the hints: it lacks an object that it was known to have."""
+        """Forget everything about a repository, including hints, because it lacks an object it should have."""
         self._distrusted.add(repository)
         self._blobs.pop(repository, None)
         self._manifests.pop(repository, None)
@@ -148,13 +151,13 @@ class BlobLocations:
         self._hints.forget(str(repository))
 
     def is_distrusted(self, repository: Repository) -> bool:
-        """Return whether the repository lacked an object that it was known to have, in this run."""
+        """Return whether `distrust` was called for the repository in this run."""
         return repository in self._distrusted
 
-    def mount_candidates(self, repository: Repository, digest: Digest, also: Iterable[str] = ()) -> list[str]:
-        """Return the paths of the repositories that the blob should be mounted from, the best one first.
+    def mount_candidates(self, repository: Repository, digest: Digest, extra: Iterable[str] = ()) -> list[str]:
+        """Return the paths of the repositories from which the blob should be mounted, the best one first.
 
-        First those where this run verified the blob, then `also`, then those that were suggested."""
+        Repositories where this run verified the blob come first, then the paths in `extra`, then suggested ones."""
         verified = self._holders.get((repository.host, digest), ())
         suggested = [
             path
@@ -163,7 +166,7 @@ class BlobLocations:
         ]
         return [
             path
-            for path in dict.fromkeys([*verified, *also, *suggested])
+            for path in dict.fromkeys([*verified, *extra, *suggested])
             if path != repository.path
             and (repository, path) not in self._refused_pairs
             and self._allows_mounts_from(repository.host, path)
@@ -177,7 +180,7 @@ class BlobLocations:
         )
 
     def find_holder(self, repository: Repository, digest: Digest) -> str | None:
-        """Return the path of another repository of the host where this run verified the blob."""
+        """Return the path of another repository of the host in which this run verified the blob, or None."""
         return next((path for path in self._holders[repository.host, digest] if path != repository.path), None)
 
     def sibling_repositories(self, repository: Repository) -> list[Repository]:
@@ -186,7 +189,7 @@ class BlobLocations:
         return [Repository(repository.host, path) for path in sorted(paths)]
 
     def note_mount(self, repository: Repository, from_path: str, digest: Digest, outcome: Mount | None) -> None:
-        """Note how a mount ended. outcome: None if it failed after all retries.
+        """Record the outcome of a mount. outcome: None if it failed after all retries.
 
         Only REFUSED prevents mounts of other blobs between the two repositories."""
         pair = (repository, from_path)
@@ -206,5 +209,5 @@ class BlobLocations:
         return (repository, from_path) in self._failed_pairs
 
     def is_mount_worthwhile(self, host: str) -> bool:
-        """Return whether mounts are likely to succeed on `host`. Any thread."""
+        """Return whether mounts are likely to succeed on `host`. May be called on any thread."""
         return self._mounted.get(host, 0) > 0 or self._failed_mounts.get(host, 0) < MAX_FAILED_MOUNTS

@@ -15,13 +15,13 @@ BlobCallback: TypeAlias = Callable[[BlobRequest, BlobResult, "MirrorError | None
 
 
 class BlobRecorder:
-    """Calls `record` once for each pair of repository and digest. Thread-safe.
+    """Calls `record` with the result of each copy, once for each repository and digest. Thread-safe.
 
     It is called a second time only if a copy succeeds after a failed one, or if a blob that existed had to be copied
     after all."""
 
     def __init__(self, record: BlobCallback) -> None:
-        """record: gets the request, the result, and the error of a failed copy."""
+        """record: called with the request, the result, and the error if the copy failed."""
         self._record = record
         self._lock = threading.Lock()
         self._outcomes: dict[tuple[Repository, Digest], BlobOutcome | None] = {}  # None: failed
@@ -29,7 +29,7 @@ class BlobRecorder:
         self._interrupted: dict[tuple[Repository, Digest], tuple[BlobRequest, Cancelled]] = {}
 
     def record_blob(self, request: BlobRequest, result: BlobResult, error: MirrorError | None = None) -> None:
-        """Record the end of a copy. error: why it failed."""
+        """Record the result of copying a blob. error: why it failed, if it did."""
         if not self._is_new(request, result.outcome, error, success_is_final=False):
             result.counted = True  # the report counts the first result
             return
@@ -46,14 +46,16 @@ class BlobRecorder:
             self._record(request, result, error)
 
     def take_failed(self, request: BlobRequest) -> BlobResult:
-        """Return the result of a failed copy to the first image that asks for it, and an empty one to the others."""
+        """Return the result of a failed copy once, then empty results, so that only one image counts it."""
         with self._lock:
             return self._failed.pop((request.repository, request.blob.digest), None) or BlobResult()
 
     def _is_new(
         self, request: BlobRequest, outcome: BlobOutcome | None, error: MirrorError | None, *, success_is_final: bool
     ) -> bool:
-        """Note the outcome and return whether it has to be recorded."""
+        """Store the outcome of a copy, and return whether `record` has to be called.
+
+        success_is_final: whether nothing is recorded any more after a success."""
         key = (request.repository, request.blob.digest)
         with self._lock:
             if isinstance(error, Cancelled):
@@ -71,7 +73,7 @@ class BlobRecorder:
             return True
 
     def close(self) -> None:
-        """Record the copies that were cancelled, after the last copy of the run."""
+        """Record the copies that were cancelled. Call this after the last copy of the run."""
         with self._lock:
             interrupted, self._interrupted = self._interrupted, {}
         for request, error in interrupted.values():

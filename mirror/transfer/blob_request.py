@@ -22,7 +22,7 @@ class BlobSource(Struct, frozen=True):
 
 
 class BlobOutcome(Enum):
-    """How a copy made a blob available in a repository."""
+    """The ways in which a copy can make a blob available in a repository."""
 
     COPIED = "copied"
     MOUNTED = "mounted"
@@ -32,11 +32,11 @@ class BlobOutcome(Enum):
 class BlobRequest(Struct, frozen=True):
     """A request to copy a blob or manifest to a repository of a target.
 
-    source: where to read it first.
+    source: the source that is tried first.
     image: the image that requested it first, for the log.
     may_have: the repository may have the blob already, so a lookup is worth a request.
-    lookup_first: look it up before anything else is tried.
-    is_root: it is the root manifest of the image."""
+    lookup_first: look the blob up in the repository before anything else is tried.
+    is_root: whether `blob` is the root manifest of the image."""
 
     blob: Descriptor
     target: Target
@@ -53,9 +53,9 @@ class BlobResult(Struct, eq=False):
 
     outcome: None if the copy failed.
     mounted_from: the path of the repository that the blob was mounted from.
-    bytes_read, bytes_sent, attempts: of all attempts, failed ones too. seconds: wall time.
-    size_verified: the bytes or the target confirmed the size in the descriptor.
-    counted: an image has counted the result already (`take_outcome`)."""
+    bytes_read, bytes_sent, attempts: the totals, including failed attempts. seconds: the wall time.
+    size_verified: whether the bytes or the target confirmed the size in the descriptor.
+    counted: whether an image has counted the result already (`take_outcome`)."""
 
     outcome: BlobOutcome | None = None
     mounted_from: str | None = None
@@ -76,6 +76,6 @@ class BlobResult(Struct, eq=False):
         return self
 
     def take_outcome(self) -> BlobOutcome | None:
-        """Return the outcome to the first caller, and None to later ones, so that only one image counts the copy."""
+        """Return the outcome on the first call, and None on later calls, so that only one image counts the copy."""
         counted, self.counted = self.counted, True
         return None if counted else self.outcome

@@ -1,4 +1,4 @@
-"""The sources that a blob can be read from: those of all requests for it that are in progress."""
+"""Tracks the sources from which a blob can be read: the sources of all requests for it that are in progress."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from mirror.oci.digest import Digest
 from mirror.transfer.blob_request import BlobRequest, BlobSource
 
-MAX_OTHERS = 8  # sources of other requests that are tried for one request
+MAX_OTHERS = 8  # maximum number of sources of other requests that are tried
 
 
 class BlobSources:
-    """The sources of the requests in progress.
+    """Tracks the sources of the requests in progress, by blob.
 
     A digest means the same bytes everywhere, so a blob that one source lacks can be read from another one."""
 
@@ -22,7 +22,7 @@ class BlobSources:
 
     @contextmanager
     def register(self, request: BlobRequest) -> Iterator[None]:
-        """Let other requests read the blob from this request's source inside the block."""
+        """As a context manager, let other requests read the blob from this source until the `with` block exits."""
         digest = request.blob.digest
         self._sources.setdefault(digest, Counter())[request.source] += 1
         try:
@@ -34,7 +34,7 @@ class BlobSources:
                 del self._sources[digest]
 
     def next_untried(self, request: BlobRequest, tried: Collection[BlobSource]) -> list[BlobSource]:
-        """Return the next sources to try, all on one host; none if all were tried.
+        """Return the next sources to try, all on one host, or an empty list if all were tried.
 
         The request's own source comes first."""
         others = [source for source in self._sources.get(request.blob.digest, ()) if source != request.source]

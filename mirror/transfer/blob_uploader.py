@@ -37,7 +37,7 @@ _log = logging.getLogger("mirror.transfer")
 class UploadTry(Struct, eq=False):
     """One try to upload a blob, from sources on one host.
 
-    session: an open upload session to use. result: counts bytes and attempts.
+    session: an open upload session to use, if there is one. result: where bytes and attempts are counted.
     read_error: why the bytes could not be read, if that made the try fail.
     is_shared: the bytes were read by the download of another upload, perhaps from other sources."""
 
@@ -56,12 +56,12 @@ class UploadTry(Struct, eq=False):
 
     @property
     def target_host(self) -> str:
-        """The host of the repository."""
+        """The host of the target repository."""
         return self.request.repository.host
 
 
 class BlobUploader:
-    """Uploads blobs. Used on the event loop."""
+    """Uploads blobs from the first source that can provide them. Used on the event loop."""
 
     def __init__(
         self,
@@ -91,7 +91,9 @@ class BlobUploader:
     async def upload(self, request: BlobRequest, result: BlobResult, session: UploadSession | None) -> None:
         """Upload the blob. If it cannot be read from one host, try the sources on the next host.
 
-        session: an open upload session for the first try; it is used or closed. result: counts bytes and attempts.
+        session: an open upload session for the first try. It is used or closed.
+        result: where bytes and attempts are counted.
+
         Raises the errors of the target. If no source can be read, raises the error of the request's own source."""
         tried: set[BlobSource] = set()
         failure: MirrorError | None = None
@@ -111,14 +113,14 @@ class BlobUploader:
             if not upload_try.is_shared:
                 tried.update(sources)
         if failure is None:
-            raise RuntimeError("a request has at least one source")
+            raise RuntimeError("the request has no source")
         raise failure
 
     def _next_sources(self, request: BlobRequest, tried: Collection[BlobSource]) -> list[BlobSource]:
         """Return the sources for the next try, all on one host.
 
         A repository on the target's host that has the blob comes first: it could not be mounted from there. Then the
-        request's own source, then those of other requests."""
+        request's own source, then the sources of other requests."""
         path = self._locations.find_holder(request.repository, request.blob.digest)
         sibling = BlobSource(request.target, path) if path else None
         if sibling is not None and sibling not in tried:
@@ -126,7 +128,7 @@ class BlobUploader:
         return self._sources.next_untried(request, tried)
 
     async def _try_upload(self, upload_try: UploadTry) -> None:
-        """Upload through the spool or without it, and close the session that is left."""
+        """Make one try, through the spool or directly. Close the upload session afterwards if it is still open."""
         source, target, request = upload_try.source_host, upload_try.target_host, upload_try.request
         try:
             if not self._routes.needs_spool(source, target, mounts_work=self._locations.is_mount_worthwhile(target)):
@@ -150,7 +152,7 @@ class BlobUploader:
                 self._idle.discard(session, target)
 
     async def _upload_directly(self, upload_try: UploadTry) -> None:
-        """Upload without the spool: no other upload gets the bytes."""
+        """Upload without the spool, so that the bytes are not shared with other uploads."""
         blob = upload_try.request.blob
         download = BlobDownload(blob, upload_try.sources, self._failures)
         try:
@@ -174,11 +176,12 @@ class BlobUploader:
             self._buffered -= size
 
     async def _upload_from_spool(self, upload_try: UploadTry, file: SpoolFile) -> None:
-        """Upload from a spool file while it is written. If the download breaks, upload again when it is complete."""
+        """Upload from a spool file while it is written. If the download breaks, upload again once it is complete."""
         upload = self._create_upload(upload_try, file)
         upload_try.is_shared = True
 
         def set_not_shared() -> None:
+            """Record that this upload started the download itself."""
             upload_try.is_shared = False
 
         async with self._downloads.join(file, upload_try.sources, upload_try.result, set_not_shared) as download:
@@ -212,6 +215,7 @@ class BlobUploader:
         """Run the attempts of an upload, with a permit of the target host and `permits`."""
 
         def attempt(work: Work) -> None:
+            """Count and make one attempt, on a thread."""
             upload_try.result.attempts += 1
             upload.attempt(work)
 

@@ -1,8 +1,8 @@
 """Runs blocking calls on threads for coroutines, with permits and retries.
 
-After a stop, every wait of a coroutine (for a permit, for time, for a call) raises Cancelled at once. Threads that have
-not ended by then are left to `close`. If a task is cancelled, no caller needs its result: its call is stopped, and the
-task waits for the end of the thread.
+After a stop, every wait of a coroutine (for a permit, for a time, for a call) raises Cancelled at once, even if its
+thread still runs; `close` waits for such threads. A task is cancelled when no caller needs its result any more. Then
+its call is stopped, and the task waits until the thread has finished.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mirror.util.retry_policy import Policy
 
 T = TypeVar("T")
 
-RESULT_NOT_NEEDED = "its result is no longer needed"
+RESULT_NOT_NEEDED = "the result is no longer needed"
 CLOSE_TIMEOUT = 60.0  # seconds that `close` waits for threads
 MAX_THREADS = 256
-LOCAL_CALLS = 4  # calls without a host that run at a time
-LARGE_MANIFESTS = 2  # in memory at a time, besides cached ones
+LOCAL_CALLS = 4  # maximum number of calls without another permit that run at the same time
+LARGE_MANIFESTS = 2  # maximum number in memory at the same time, besides cached ones
 DEFAULT_POLICY = Policy()
 
 
@@ -42,7 +42,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
 class Calls:
     """Runs blocking calls on a bounded pool of threads. Its coroutines run on one event loop.
 
-    Times are seconds of the loop's clock, which must be the clock of the limits."""
+    Times are in seconds of the event loop's clock, which must also be the clock of `limits`."""
 
     def __init__(
         self,
@@ -55,8 +55,8 @@ class Calls:
         policy: Policy = DEFAULT_POLICY,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """stop: ends all waits and stops all calls; no call starts after it.
-        downloads, uploads: the number of permits for each. policy: for calls without one of their own.
+        """stop: when it is requested, all waits end, all calls are stopped, and no further call starts.
+        downloads, uploads: the numbers of these permits. policy: the retry policy of calls that do not set one.
         draw: see `Policy.wait_before_next`."""
         self._loop = loop
         self._limits = limits
@@ -65,7 +65,7 @@ class Calls:
         self._capacities = {DOWNLOADS: downloads, UPLOADS: uploads, LARGE: LARGE_MANIFESTS, LOCAL: LOCAL_CALLS}
         self.tasks = Tasks(loop)
         self.permits = Permits(loop, self._capacity, self._hold_until)
-        self._waiters: set[asyncio.Future[None]] = set()  # for calls and for time
+        self._waiters: set[asyncio.Future[None]] = set()  # for calls and sleeps in progress
         self._threads: set[Future[None]] = set()  # calls that have not ended
         self._has_hung_threads = False
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="mirror")
@@ -75,7 +75,7 @@ class Calls:
         self._exit.enter_context(self._stop.callback_on_stop(partial(self.post, self._fail_waiters)))
 
     def post(self, callback: Callable[[], object]) -> None:
-        """Let the event loop call `callback`, unless the loop is closed. Any thread."""
+        """Schedule `callback` on the event loop, unless the loop is closed. May be called on any thread."""
         try:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
@@ -83,11 +83,11 @@ class Calls:
                 raise
 
     def now(self) -> float:
-        """Return the time of the loop's clock, in seconds."""
+        """Return the time of the event loop's clock, in seconds."""
         return self._loop.time()
 
     async def call(self, run: Callable[[Work], T], *, needs: Sequence[str] = (), policy: Policy | None = None) -> T:
-        """Call `run` on a thread, with the permits `needs`, and return its result. For the order see `Permits.acquire`.
+        """Call `run` on a thread, with the permits `needs` (see `Permits.acquire`), and return its result.
 
         After a retryable error `run` is called again according to `policy`. No permit and no thread is held during the
         wait. Raises the errors of `run`, Cancelled after a stop, and TooFewPermits if `needs` exceeds the capacity."""
@@ -126,7 +126,9 @@ class Calls:
             self._waiters.discard(waiter)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Stop the calls that are left, end the threads and close the loop. Not on the loop. May be called repeatedly.
+        """Stop the remaining calls, end the threads and close the event loop. May be called repeatedly.
+
+        Must not be called on the event loop.
 
         Raises LocalError if threads have not ended after `timeout` seconds; later calls do not wait for them. Raises
         errors of tasks that nobody awaited."""
@@ -154,7 +156,7 @@ class Calls:
             raise bugs[0]
 
     async def _run_attempt(self, attempt: _CallAttempt[T]) -> None:
-        """Run an attempt on a thread and wait for its end. Raises Cancelled at a stop; the thread may run on."""
+        """Run an attempt on a thread and wait until it ends. Raises Cancelled at a stop; the thread may go on."""
         attempt.waiter = self._new_waiter()
         thread = self._pool.submit(self._run_on_thread, attempt)
         self._threads.add(thread)
@@ -174,7 +176,7 @@ class Calls:
             raise Cancelled(self._stop.reason or "cancelled") from error
 
     async def _wait_until_ended(self, attempt: _CallAttempt[T]) -> None:
-        """Wait for the end of an attempt or for a stop. A cancellation of the task does not end the wait."""
+        """Wait until an attempt ends or a stop is requested, even if the task is cancelled meanwhile."""
         while not attempt.ended and not self._stop.is_requested:
             self._waiters.discard(attempt.waiter)
             attempt.waiter = self._new_waiter()
@@ -187,7 +189,7 @@ class Calls:
         self.post(partial(self._note_end, attempt))
 
     def _note_end(self, attempt: _CallAttempt[T]) -> None:
-        """Wake the task that waits for an attempt, or keep its error if no task waits."""
+        """Note that an attempt has ended. Wake the task that waits for it, or keep its error if no task waits."""
         attempt.ended = True
         attempt.forget()
         if attempt.waiter.done():
@@ -202,7 +204,7 @@ class Calls:
             self.tasks.bugs.append(error)
 
     def _wait_before_next(self, policy: Policy, attempts: int, error: MirrorError, waited: float) -> float | None:
-        """Return the seconds to wait before the next attempt, or None if there is none."""
+        """Return the seconds to wait before the next attempt, or None if there is no further attempt."""
         wait = policy.wait_before_next(attempts, error, waited, self._draw)
         if error.host and self._limits.host(error.host).down:
             return None
@@ -211,13 +213,13 @@ class Calls:
         return wait
 
     def _new_waiter(self) -> asyncio.Future[None]:
-        """Return a future that a stop fails."""
+        """Return a future that fails with Cancelled if a stop is requested."""
         waiter = self._loop.create_future()
         self._waiters.add(waiter)
         return waiter
 
     def _fail_waiters(self) -> None:
-        """Raise Cancelled in every wait, after a stop."""
+        """End every wait with Cancelled, after a stop."""
         error = Cancelled(self._stop.reason or "cancelled")
         self.permits.close(error)
         for waiter in self._waiters:
@@ -234,7 +236,7 @@ class Calls:
         return capacity
 
     def _hold_until(self, permit: str) -> float:
-        """Return until when a permit is on hold. From now on, pauses and the rate limit of its host hold it."""
+        """Return the time until which a permit is on hold. Later pauses and rate limits of its host hold it, too."""
         if not permit.startswith(HOST):
             return 0.0
         host = self._limits.host(permit.removeprefix(HOST))
@@ -245,8 +247,9 @@ class Calls:
 class _CallAttempt(Generic[T]):
     """One attempt of a call. Its thread sets `value`, `error`, `bytes_moved` and `seconds` before it ends.
 
-    seconds: without the waits for a paused or rate-limited host. once: the call has no further attempt.
-    waiter: the task waits for it. forget: removes the thread from those that `close` waits for."""
+    seconds: the duration without the waits for a paused or rate-limited host.
+    once: whether the call has no further attempt.
+    waiter: the future on which the task waits. forget: removes the thread from those that `close` waits for."""
 
     waiter: asyncio.Future[None]
     forget: Callable[[], None]
@@ -263,7 +266,7 @@ class _CallAttempt(Generic[T]):
         self.seconds = 0.0
 
     def run(self) -> None:
-        """Make the call and measure it. Raises nothing."""
+        """Make the call, and measure its duration. Raises nothing: an error is stored in `error`."""
         clock, limits = self._limits.clock, self._limits
         started = clock.now() - limits.queued_seconds()
         self.value, self.error = call_and_catch(self._make_call)
@@ -271,7 +274,7 @@ class _CallAttempt(Generic[T]):
         self.seconds = max(0.0, clock.now() - limits.queued_seconds() - started)
 
     def _make_call(self) -> T:
-        """Make the call unless a stop was requested. It retries its requests itself if it has no further attempt."""
+        """Make the call unless a stop was requested. If it has only one attempt, it retries its own requests."""
         self.stop.raise_if_requested()
         return self._call(Work(self.stop, self._count_bytes, self._once))
 
@@ -281,6 +284,6 @@ class _CallAttempt(Generic[T]):
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
-    """End a wait."""
+    """Wake the task that awaits `waiter`."""
     if not waiter.done():
         waiter.set_result(None)

@@ -1,6 +1,6 @@
-"""Reads blobs and verifies their size and digest, also when a broken connection is resumed.
+"""Reads blobs and verifies their size and digest, even if a broken connection is resumed.
 
-No HEAD is sent before the GET: the size comes with the bytes.
+No HEAD is sent before the GET, because the response to the GET contains the size.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ CHECKPOINT_INTERVAL = 4 << 20  # bytes between two positions at which the verifi
 # A broken connection is resumed at once only if it delivered at least this much since the last time.
 MIN_PROGRESS = 1 << 20  # bytes
 MAX_RESUMES = 5
-MISSING_HINT = "push the image again at the source, or leave its tag out of the configuration"
+MISSING_HINT = "push the image to the source again, or leave its tag out of the configuration"
 _SKIP_BUFFER = 1 << 18  # bytes
 
 
 class BlobDownload:
     """Reads a blob from the first of its sources that has it, as the body of an upload. Verifies size and digest.
 
-    bytes_read: of all attempts. error: the error with which the last read failed. position: bytes verified so far.
+    bytes_read: the number of bytes read in all attempts. error: why the last read failed, if it did.
+    position: the number of bytes that have been hashed.
+
     Used by one thread at a time."""
 
     def __init__(self, blob: Descriptor, sources: Sequence[BlobSource], failures: ReadFailures | None = None) -> None:
-        """sources: in order of preference. failures: of earlier reads; failures of this one are added."""
+        """sources: in order of preference. failures: earlier failed reads; those of this download are added."""
         self._blob = blob
         self._sources = list(sources)  # the first one is read
         self._failures = failures or ReadFailures()
@@ -45,11 +47,11 @@ class BlobDownload:
 
     @property
     def _name(self) -> str:
-        """The blob with the repository that it is read from, for messages."""
+        """The name of the blob in the repository from which it is read, for messages."""
         return f"{self._sources[0]}@{self._blob.digest}"
 
     def open(self, offset: int, work: Work) -> VerifyingReader:
-        """Open the blob at `offset`. Raises the errors of `Source.open_blob`."""
+        """Open the blob for reading from byte `offset`. Raises the errors of `Source.open_blob`."""
         self.error = None
         self._rewind(offset)
         skipped = offset - self.position
@@ -69,7 +71,7 @@ class BlobDownload:
     def open_source(self, work: Work) -> BlobReader:
         """Open the blob in a store, at the current position.
 
-        Goes on to the next source if the blob is missing, denied or damaged. Raises the first error if no source is
+        Continues with the next source if the blob is missing, denied or damaged. Raises the first error if no source is
         left."""
         while True:
             source = self._sources[0]
@@ -95,22 +97,26 @@ class BlobDownload:
             del self._sources[0]
 
     def note_error(self, error: MirrorError) -> None:
-        """Note that the read from the current source failed."""
+        """Record that reading from the current source failed."""
         self.error = error
         self._failures.add(self._sources[0], self._blob, error)
 
     def verify(self, data: memoryview) -> None:
-        """Add bytes to the digest. Raises Refused (size_mismatch) at the first byte too many."""
+        """Hash the next bytes of the blob. Raises Refused (size_mismatch) if there are too many."""
         self.bytes_read += len(data)
         self._hasher.update(data)
         self.position += len(data)
         if self._blob.size is not None and self.position > self._blob.size:
-            raise Refused(f"{self._name} is longer than the {self._blob.size} bytes announced", code="size_mismatch")
+            raise Refused(
+                f"{self._name} is longer than the {self._blob.size} bytes in its descriptor", code="size_mismatch"
+            )
         if self.position % CHECKPOINT_INTERVAL == 0:
             self._checkpoints[self.position] = self._hasher.copy()
 
     def verify_end(self) -> None:
-        """Compare size and digest at the end. Raises Refused (size_mismatch, digest_mismatch)."""
+        """Compare the size and digest of the whole blob with its descriptor.
+
+        Raises Refused (size_mismatch, digest_mismatch) if they differ."""
         if self._is_verified:
             return
         if self._blob.size is not None and self.position != self._blob.size:
@@ -120,14 +126,14 @@ class BlobDownload:
             raise Refused(
                 f"{self._name}: received {self.position} bytes, but their digest is "
                 f"{self._blob.digest.algorithm}:{actual}",
-                hint=f"check the storage of {self._sources[0].store.host} and the proxies on the way for damage",
+                hint=f"check the storage of {self._sources[0].store.host} and any proxy in between for damage",
                 code="digest_mismatch",
             )
         self._is_verified = True
 
 
 class VerifyingReader:
-    """A BlobReader that resumes a broken connection, and raises at the end unless size and digest are right."""
+    """A BlobReader that resumes a broken connection, and verifies size and digest at the end of the blob."""
 
     def __init__(self, download: BlobDownload, reader: BlobReader, work: Work) -> None:
         self._download = download
@@ -138,7 +144,7 @@ class VerifyingReader:
         self.size = reader.size
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of `buffer` and return the number of bytes; 0 at the verified end."""
+        """Read bytes into the beginning of `buffer` and return their number; 0 at the end, if size and digest match."""
         try:
             count = self._read(buffer)
             if count:
@@ -165,7 +171,7 @@ class VerifyingReader:
             self._reader = self._download.open_source(self._work)
 
     def skip(self, count: int) -> None:
-        """Read `count` bytes only to add them to the digest."""
+        """Read and hash `count` bytes that the caller does not need."""
         buffer = memoryview(bytearray(min(count, _SKIP_BUFFER)))
         while count:
             skipped = self.readinto(buffer[: min(len(buffer), count)])
@@ -174,7 +180,7 @@ class VerifyingReader:
             count -= skipped
 
     def close(self) -> None:
-        """Close the reader of the store."""
+        """Close the reader that the store returned."""
         self._reader.__exit__(None, None, None)
 
     def __enter__(self) -> VerifyingReader:
@@ -187,7 +193,7 @@ class VerifyingReader:
 
 
 class BufferedBlob:
-    """A small blob in memory, as the body of an upload. Its bytes are verified before the upload gets its permits."""
+    """A small blob in memory, as the body of an upload. Its bytes are verified before the upload starts."""
 
     def __init__(self, data: bytearray) -> None:
         self._data = data
@@ -204,20 +210,20 @@ class BufferedBlob:
         return cls(data)
 
     def open(self, offset: int, work: Work) -> BufferedReader:
-        """Open the blob at `offset`. Raises Cancelled."""
+        """Open the blob for reading from byte `offset`. Raises Cancelled after a stop."""
         work.stop.raise_if_requested()
         return BufferedReader(self._data, offset)
 
 
 class BufferedReader:
-    """A BlobReader over bytes in memory."""
+    """A BlobReader that reads a blob from memory."""
 
     def __init__(self, data: bytearray, offset: int) -> None:
         self._left = memoryview(data)[offset:]
         self.size: int | None = len(data)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of `buffer` and return the number of bytes; 0 at the end."""
+        """Copy bytes into the beginning of `buffer` and return their number; 0 at the end."""
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]

@@ -1,4 +1,4 @@
-"""Upload sessions that are open but not in use: between two calls of a copy, or after it was cancelled."""
+"""Keeps upload sessions that are open but not in use: between two calls of a copy, or after a copy was cancelled."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mirror.transfer.calls import Calls
 from mirror.transfer.permits import host_permit
 from mirror.util.cancellation import Stop, Work
 
-CLOSE_THREADS = 32  # sessions that `close` closes at a time
+CLOSE_THREADS = 32  # maximum number of sessions that `close` closes at the same time
 
 
 class IdleSessions:
-    """Owns idle upload sessions until a call takes them. `close` closes those that are left. Thread-safe."""
+    """Owns idle upload sessions until a call takes them. `close` closes the remaining ones. Thread-safe."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -23,7 +23,7 @@ class IdleSessions:
         self._sessions: dict[UploadSession, None] = {}
 
     def keep(self, session: UploadSession, stop: Stop | None = None) -> bool:
-        """Keep a session for a later call. Return False after a stop: then the caller closes it."""
+        """Keep a session for a later call. Return False after a stop: then the caller has to close it."""
         with self._lock:
             if stop is not None and stop.is_requested:  # checked under the lock: `close` is called after the stop
                 return False
@@ -31,24 +31,25 @@ class IdleSessions:
             return True
 
     def take(self, session: UploadSession) -> bool:
-        """Return whether the session was kept here. If so, the caller owns it from now on."""
+        """Remove a session, and return whether it was kept here. If so, the caller owns it from now on."""
         with self._lock:
             return self._sessions.pop(session, self) is None
 
     def discard(self, session: UploadSession, host: str) -> None:
-        """Close a session on `host` that no upload will use, in the background. Event loop only."""
+        """Close a session on `host` in the background, because no upload will use it. Event loop only."""
         self.keep(session)
 
         def run(_: Work) -> None:
+            """Close the session, on a thread, unless `close` has taken it."""
             if self.take(session):
                 session.__exit__(None, None, None)
 
         self._calls.tasks.detach(self._calls.call(run, needs=(host_permit(host),)))
 
     def close(self, timeout: float) -> None:
-        """Close the sessions that are left, after a stop. Does I/O.
+        """Close the remaining sessions after a stop. Blocks.
 
-        Raises LocalError if that takes longer than `timeout` seconds. The others stay open then."""
+        Raises LocalError if some of them are still open after `timeout` seconds."""
         with self._lock:
             left, self._sessions = self._sessions, {}
         if not left:

@@ -22,7 +22,7 @@ _log = logging.getLogger("mirror.transfer")
 
 
 class Mounts:
-    """The mounts of a run."""
+    """Mounts blobs, and remembers on which hosts and repositories mounts fail."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Mounts:
         idle: IdleSessions,
         before_write: Callable[[Repository], None],
     ) -> None:
-        """idle: gets the sessions that registries open instead of a mount.
+        """idle: keeps the upload sessions that registries open instead of a mount.
         before_write: called with the repository before each mount request, on a thread."""
         self._calls = calls
         self._locations = locations
@@ -41,7 +41,7 @@ class Mounts:
         self._before_write = before_write
 
     def are_worthwhile(self, host: str) -> bool:
-        """Return whether mounts on `host` are allowed and likely to succeed. Any thread."""
+        """Return whether mounts on `host` are allowed and likely to succeed. May be called on any thread."""
         return self._routes.allows_mounts(host) and self._locations.is_mount_worthwhile(host)
 
     async def mount(self, request: BlobRequest, from_path: str) -> Mount | UploadSession | None:
@@ -50,7 +50,7 @@ class Mounts:
         Return an upload session if the registry opened one instead; it is kept among the idle sessions. Return None if
         no request was sent, since mounts on this host turned out not to work. Raises RateLimited and Cancelled."""
         repository, digest = request.repository, request.blob.digest
-        # Where all retries failed for one blob, the other blobs get one attempt.
+        # If all retries failed for one blob, each further blob gets one attempt.
         policy = ONCE if self._locations.has_failed_mount(repository, from_path) else None
         run = partial(self._mount, request, from_path)
         try:
@@ -68,7 +68,7 @@ class Mounts:
         return mounted
 
     def _mount(self, request: BlobRequest, from_path: str, work: Work) -> Mount | UploadSession | None:
-        """Send the request, on a thread. Return None if mounts have turned out not to work meanwhile."""
+        """Send the mount request, on a thread. Return None if mounts have turned out not to work meanwhile."""
         if not self.are_worthwhile(request.repository.host):
             return None  # the call may have waited long for its permit; the upload opens its own session
         self._before_write(request.repository)

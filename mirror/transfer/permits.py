@@ -27,9 +27,9 @@ from mirror.errors import MirrorError
 
 DOWNLOADS = "downloads"
 UPLOADS = "uploads"
-LARGE = "large manifests"  # for calls that have one in memory
+LARGE = "large manifests"  # for calls that hold a large manifest in memory
 LOCAL = "local"  # for calls that need no other permit
-HOST = "host "
+HOST = "host "  # a prefix of the name of the host
 
 _Waiter = asyncio.Future[None]
 
@@ -44,12 +44,12 @@ class TooFewPermits(MirrorError, ValueError):
 
 
 class Permits:
-    """Grants permits to calls. Times are seconds of the event loop's clock."""
+    """Grants permits to calls. Times are in seconds of the event loop's clock."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, capacity: Callable[[str], int], ready_at: Callable[[str], float]
     ) -> None:
-        """capacity: returns the number of units of a permit. ready_at: returns until when it is on hold.
+        """capacity: returns the number of units of a permit. ready_at: returns the time until which it is on hold.
 
         Both are called once for each permit, before its first use."""
         self._loop = loop
@@ -63,7 +63,7 @@ class Permits:
     async def acquire(self, needs: Sequence[str]) -> None:
         """Wait for all permits in `needs`, in the queue of the first one. A name may occur repeatedly.
 
-        Raises TooFewPermits if `needs` exceeds the capacity, and the error of `close`."""
+        Raises TooFewPermits if `needs` exceeds the capacity, and the error that was passed to `close`."""
         if self._closed is not None:
             raise self._closed.with_text(self._closed.what)
         group = self._group(tuple(needs))
@@ -90,7 +90,7 @@ class Permits:
         self._grant_free([permit for permit, _ in group.needs])
 
     def hold(self, name: str, until: float) -> None:
-        """Grant nothing that includes this permit before `until`. A hold is never shortened."""
+        """Grant this permit to no call before the time `until`. A hold is never shortened."""
         permit = self._permit(name)
         if until <= max(self._loop.time(), permit.held_until):
             return
@@ -102,7 +102,7 @@ class Permits:
             self._grant_free((queue.own,))
 
     def close(self, error: MirrorError) -> None:
-        """Raise `error` in all calls that wait, and in all later ones."""
+        """Raise `error` in all calls that wait for permits, and in all later calls of `acquire`."""
         self._closed = error
         for permit in self._permits.values():
             if permit.timer is not None:
@@ -118,11 +118,11 @@ class Permits:
         return self._permit(name).used
 
     def waiting_calls(self) -> int:
-        """Return the number of calls that wait."""
+        """Return the number of calls that wait for permits."""
         return sum(len(group.waiters) for group in self._groups.values())
 
     def _permit(self, name: str) -> _Permit:
-        """Return a permit. It is created on first use."""
+        """Return the permit with this name. It is created on first use."""
         permit = self._permits.get(name)
         if permit is None:
             permit = self._permits[name] = _Permit(self._loop, self._capacity(name))
@@ -130,24 +130,24 @@ class Permits:
         return permit
 
     def _group(self, needs: tuple[str, ...]) -> _CallGroup:
-        """Return the group of the calls that need `needs`. Raises TooFewPermits."""
+        """Return the group of the calls that need these permits. Raises TooFewPermits if there are not enough units."""
         group = self._groups.get(needs)
         if group is None:
             group = _CallGroup([(self._permit(name), units) for name, units in Counter(needs).items()])
             for name, units in Counter(needs).items():
                 if units > self._permits[name].capacity:
                     capacity = self._permits[name].capacity
-                    raise TooFewPermits(f"a call needs {units} of {name!r}, of which there are {capacity}")
+                    raise TooFewPermits(f"a call needs {units} units of {name!r}, but there are only {capacity}")
             self._groups[needs] = group
         return group
 
     def _end_hold(self, permit: _Permit) -> None:
-        """Start what can start after the end of a hold."""
+        """End a hold, and start the calls that can start now."""
         permit.timer = None
         self._grant_free((permit,))
 
     def _enter(self, waiter: _Waiter, group: _CallGroup) -> None:
-        """Add a waiter to the queue. Grant its permits if it can overtake the others."""
+        """Add a waiter to its queue. Grant its permits at once if it can overtake the older waiters."""
         self._count += 1
         group.waiters[waiter] = self._count
         if len(group.waiters) == 1:  # otherwise it waits behind others that need the same permits
@@ -159,7 +159,7 @@ class Permits:
                 self._grant(group, waiter)
 
     def _leave(self, waiter: _Waiter, group: _CallGroup) -> None:
-        """Remove a waiter from the queue."""
+        """Remove a waiter from its queue."""
         del group.waiters[waiter]
         if not group.waiters:
             group.queue.groups.remove(group)
@@ -208,7 +208,7 @@ class Permits:
 
 
 class _Permit:
-    """A permit with several units, its hold, and its own queue."""
+    """A permit: its units, its hold, and the queue of the calls that name it first."""
 
     __slots__ = ("_loop", "capacity", "held_until", "is_reserved", "queue", "queues", "timer", "used")
 
@@ -220,7 +220,7 @@ class _Permit:
         self.timer: asyncio.TimerHandle | None = None  # while it is on hold
         self.is_reserved = False  # free units are for the oldest call of its own queue, which needs several
         self.queue = _CallQueue(self)
-        self.queues: Counter[_CallQueue] = Counter()  # queues with calls that need it: the number of their groups
+        self.queues: Counter[_CallQueue] = Counter()  # the number of groups that need it, by queue
 
     @property
     def is_held(self) -> bool:
@@ -228,7 +228,7 @@ class _Permit:
         return self.timer is not None and self.held_until > self._loop.time()
 
     def lacks(self, units: int) -> bool:
-        """Return whether fewer than `units` are free."""
+        """Return whether fewer than `units` units are free."""
         return self.used + units > self.capacity
 
 
@@ -241,10 +241,10 @@ class _CallGroup:
         self.queue = needs[0][0].queue
         self.own_units = needs[0][1]  # of the queue's own permit
         self.needs = needs[::-1]  # permits of the whole run first: the queues compete for their units
-        self.waiters: OrderedDict[_Waiter, int] = OrderedDict()  # with the number of the arrival
+        self.waiters: OrderedDict[_Waiter, int] = OrderedDict()  # with the arrival number of each
 
     def arrival(self) -> int:
-        """Return the number of the arrival of the oldest call."""
+        """Return the arrival number of the oldest call."""
         return next(iter(self.waiters.values()))
 
     def missing_permit(self, unavailable: set[_Permit]) -> _Permit | None:
@@ -265,18 +265,18 @@ class _CallGroup:
 
 
 class _CallQueue:
-    """The calls that name the same permit first."""
+    """The queue of one permit: the waiting calls that name this permit first, in groups."""
 
     __slots__ = ("groups", "last_grant", "own", "used")
 
     def __init__(self, own: _Permit) -> None:
         self.own = own
-        self.groups: list[_CallGroup] = []  # those with waiting calls
+        self.groups: list[_CallGroup] = []  # only groups with waiting calls
         self.used: Counter[_Permit] = Counter()  # units that its calls hold
         self.last_grant = 0  # number of the last grant
 
     def next_group(self) -> _CallGroup | None:
-        """Return the group whose oldest call may start now."""
+        """Return the group whose oldest call may start now, or None."""
         own = self.own
         if own.is_held or own.used >= own.capacity:
             return None
@@ -295,7 +295,7 @@ class _CallQueue:
         return None
 
     def needs_more_units(self) -> bool:
-        """Return whether the oldest call lacks only units of the queue's own permit."""
+        """Return whether the oldest call of the queue lacks nothing but units of the queue's own permit."""
         oldest = min(self.groups, key=_CallGroup.arrival, default=None)
         return oldest is not None and oldest.missing_permit(_NONE) is self.own
 
@@ -308,6 +308,6 @@ _NONE: set[_Permit] = set()
 
 
 def fail_future(future: asyncio.Future[None], error: BaseException) -> None:
-    """Set the error of a future that perhaps nobody awaits."""
+    """Set the error of a future. asyncio does not log the error if nobody awaits the future."""
     future.set_exception(error)
-    future.exception()  # otherwise asyncio logs that the error was never retrieved
+    future.exception()  # marks the error as retrieved; otherwise asyncio logs it

@@ -1,4 +1,4 @@
-"""The blobs that could not be read in this run, so that later images do not request them again."""
+"""Remembers which blobs could not be read in this run, so that later images do not request them again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _WRONG_BYTES = frozenset({"digest_mismatch", "size_mismatch"})
 class ReadFailures:
     """Remembers why a blob cannot be read from a source. Thread-safe.
 
-    Wrong bytes concern all repositories of a store, which keeps one content for a digest. A blob that is missing or
-    denied concerns one repository."""
+    An error because of wrong bytes applies to all repositories of a store, which has one copy for each digest. An error
+    because a blob is missing or access is denied applies to one repository."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class ReadFailures:
                 self._errors[source.store.host, repository, blob.digest, blob.size] = kept
 
     def find(self, source: BlobSource, blob: Descriptor) -> MirrorError | None:
-        """Return a copy of the error with which `blob` could not be read from `source`."""
+        """Return a copy of the error with which `blob` could not be read from `source` before, or None."""
         with self._lock:
             for repository in (None, source.repository):
                 error = self._errors.get((source.store.host, repository, blob.digest, blob.size))

@@ -1,4 +1,4 @@
-"""Retries of blobs, counted per host: a blob that failed all its attempts is not retried for later images."""
+"""Limits the retries for each blob and host: a blob that failed all its attempts is not retried for later images."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SINGLE_ATTEMPT = Policy(budget=0.0)
 
 
 class RetryBudgets:
-    """Runs the calls that move blobs. All callers share the retry budget of a blob and a host."""
+    """Runs the calls that move blobs. All callers share one retry budget for each blob and host."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._exhausted: set[tuple[str, Digest]] = set()
 
     async def call(self, host: str, blob: Descriptor, run: Callable[[Work], T], needs: Sequence[str]) -> T:
-        """Run a call that moves `blob` from or to `host`, with the permits `needs` besides that of the host.
+        """Run a call that moves `blob` from or to `host`, with a permit of `host` and the permits `needs`.
 
         After a call that failed all its attempts, each later caller has one attempt, until one succeeds. Raises the
         errors of `Calls.call`."""

@@ -1,20 +1,20 @@
-"""Decides which blobs go through the spool."""
+"""Decides which blobs go through the spool, and where mounts are allowed."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-_PARALLEL = 8  # requests at a time to a host without a setting
+_PARALLEL = 8  # number of parallel requests to a host that is not configured
 
 
 class Routes:
-    """The rules for the use of the spool and of mounts. They follow from the configuration."""
+    """Decides from the configuration when blobs go through the spool and where mounts are allowed."""
 
     def __init__(
         self, pairs: Iterable[tuple[str, str]], *, mounting: Mapping[str, bool], parallel: Mapping[str, int]
     ) -> None:
-        """pairs: source host and target host of every mirror entry.
+        """pairs: the source host and target host of every mirror entry.
         mounting: whether the configuration allows mounts, by host. parallel: number of parallel requests, by host."""
         self._targets: defaultdict[str, set[str]] = defaultdict(set)
         for source, target in pairs:

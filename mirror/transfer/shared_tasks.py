@@ -1,4 +1,4 @@
-"""Single-flight for coroutines: callers of the same key share one task, which runs while one of them needs it."""
+"""Single-flight for coroutines: callers with the same key share a task, which runs as long as one needs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class SharedTasks(Generic[K, T]):
-    """Tasks in progress, by key. Event loop only."""
+    """Runs at most one task for each key at a time, and shares it among its callers. Event loop only."""
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
@@ -29,10 +29,11 @@ class SharedTasks(Generic[K, T]):
 
     @asynccontextmanager
     async def join(self, key: K, start: Callable[[], Coro[T]]) -> AsyncIterator[asyncio.Task[T]]:
-        """Share the task for `key` inside the block; start it with `start()` if none is in progress.
+        """As a context manager, share the task for `key` until the `with` block exits. Start it if none is in progress.
 
-        If the last caller leaves before the task ends, the task is cancelled, and the caller waits for its end. A
-        cancelled task is not joined: the caller waits for its end and starts a new one.
+        start: creates the coroutine of a new task. If the last caller leaves before the task has ended, the task is
+        cancelled, and that caller waits until it ends. A cancelled task is not shared: a new caller waits until it has
+        ended, then starts another one.
 
         Await the task with `result_of`: a plain `await` would pass a cancellation of the caller on to it."""
         while (entry := self._running.get(key)) is not None and (entry.is_cancelled or entry.task.done()):
@@ -52,7 +53,7 @@ class SharedTasks(Generic[K, T]):
                 await self._end_task(entry)
 
     async def _end_task(self, entry: _SharedTask[T]) -> None:
-        """Cancel a task without callers unless it has ended, and wait for its end."""
+        """Cancel a task without callers unless it has ended, and wait until it ends."""
         task = entry.task
         if not task.done():
             entry.is_cancelled = True
@@ -61,7 +62,7 @@ class SharedTasks(Generic[K, T]):
         while not task.done():
             try:
                 await asyncio.wait([task])
-            except asyncio.CancelledError as error:  # wait for its end nevertheless
+            except asyncio.CancelledError as error:  # keep waiting until the task ends
                 cancelled = error
         if entry.is_cancelled:
             self._tasks.collect(task)
@@ -77,7 +78,7 @@ class SharedTasks(Generic[K, T]):
 
 
 class _SharedTask(Generic[T]):
-    """A task in progress and the number of its callers."""
+    """A task in progress, with the number of callers that share it."""
 
     __slots__ = ("callers", "is_cancelled", "task")
 

@@ -1,8 +1,8 @@
-"""The spool: files for blobs on their way to several targets. The source is read once.
+"""The spool: files for blobs on their way to several targets, so that each blob is read from its source once.
 
-A directory like `blobs/` of an OCI layout, except that the file names are numbered. Its files are not used by later
-runs; they are deleted at the start of a run. Uploads read a file while it is written. They see its end only after its
-digest was verified.
+The spool is a directory like `blobs/` of an OCI layout, except that the file names are numbered. Later runs do not use
+its files: each run deletes them when it starts. Uploads read a file while it is being written. They reach its end only
+after its digest has been verified.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ STOP_CHECK_INTERVAL = 1.0  # seconds between two checks for a stop while a reade
 class DownloadBroken(NetworkError):
     """The download into a spool file failed or was restarted while the file was read.
 
-    The upload starts again when the file is complete."""
+    The upload starts again once the file is complete."""
 
     code = "truncated"
     retryable = False
 
 
 class SpoolFile:
-    """A file with one blob. One writer, any number of readers, on any threads.
+    """A file with one blob. One thread writes it, and any number of threads read it.
 
-    users: the number of copies that use the file. dropped: the spool no longer counts it; set before it is deleted.
-    attempt: the number of the writer's attempt, from 1. complete: it has the whole blob, verified."""
+    users: the number of copies that use the file. dropped: whether the spool has dropped the file, to delete it.
+    attempt: the number of the writer's attempt, from 1. complete: whether the file has the whole blob, verified."""
 
     def __init__(self, path: Path, blob: Descriptor) -> None:
         self.path = path
@@ -54,9 +54,10 @@ class SpoolFile:
         self.complete = False
 
     def fill(self, body: BlobReader, work: Work) -> None:
-        """Write all bytes of `body`, which raises at its end unless they are right. Raises its errors, and LocalError.
+        """Write all bytes of `body` to the file, then mark the file as complete.
 
-        Then the file is complete."""
+        `body` verifies the bytes and raises an error at its end if they are wrong. Raises the errors of `body`, and
+        LocalError."""
         done = False
         try:
             # Opening does not truncate the file: readers of an earlier attempt must first see that it has ended.
@@ -76,7 +77,7 @@ class SpoolFile:
                 self.path.unlink(missing_ok=True)
 
     def _start_attempt(self) -> None:
-        """Make readers of an earlier attempt fail."""
+        """Start a new attempt to write the file, and make readers of an earlier attempt fail."""
         with self._changed:
             self.attempt += 1
             self._written, self._writing, self.complete = 0, True, False
@@ -89,14 +90,14 @@ class SpoolFile:
             self._changed.notify_all()
 
     def open(self, offset: int, work: Work) -> SpoolReader:
-        """Open the file at `offset`. It may still be written. Raises LocalError."""
+        """Open the file for reading from byte `offset`, even while it is being written. Raises LocalError."""
         return SpoolReader(self, offset, work)
 
     def wait_for_bytes(self, offset: int, attempt: int, work: Work) -> int:
-        """Wait for bytes after `offset`, and return their number; 0 at the verified end.
+        """Wait until there are bytes after `offset`, and return their number; 0 at the end of a complete file.
 
-        attempt: the writer's attempt that the reader started with. Raises DownloadBroken if that attempt failed,
-        Cancelled."""
+        attempt: the writer's attempt that the reader started with. Raises DownloadBroken if that attempt failed, and
+        Cancelled after a stop."""
         while True:
             work.stop.raise_if_requested()
             with self._changed:
@@ -110,7 +111,7 @@ class SpoolFile:
 
 
 class SpoolReader:
-    """A BlobReader for a spool file that may still be written."""
+    """A BlobReader for a spool file, which may read the file while it is being written."""
 
     def __init__(self, file: SpoolFile, offset: int, work: Work) -> None:
         self._file = file
@@ -122,7 +123,7 @@ class SpoolReader:
             self._fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the beginning of `buffer` and return the number of bytes; 0 at the verified end.
+        """Read bytes into the beginning of `buffer` and return their number; 0 at the end of the verified blob.
 
         Waits for the writer. Raises DownloadBroken, LocalError, Cancelled."""
         available = self._file.wait_for_bytes(self._offset, self._attempt, self._work)
@@ -149,12 +150,12 @@ class SpoolReader:
 
 
 class Spool:
-    """The files of a run, with a limit of their bytes. Unused files are dropped for new ones, the oldest first.
+    """The spool files of a run, within a limit on their total size. Old unused files are dropped to make room.
 
-    Used on the event loop; only `prepare` and `close` do I/O."""
+    Used on the event loop. Only `prepare` and `close` access the disk."""
 
     def __init__(self, directory: Path, limit: int | None) -> None:
-        """limit: bytes; None: half of the free space at the start."""
+        """limit: the maximum total size in bytes. If it is None, half of the free space at the start."""
         self._directory = directory
         self._limit = limit
         self._dropped: list[Path] = []
@@ -177,7 +178,7 @@ class Spool:
         self._ready = True
 
     def acquire(self, blob: Descriptor) -> SpoolFile | None:
-        """Return the file for `blob`, which stays until `release`. None: there is no room beside the files in use.
+        """Return the file for `blob`, which is kept until `release`, or None if the files in use leave no room.
 
         A blob that exceeds the limit gets a file if no other file is in use."""
         size = blob.size or 0
@@ -206,7 +207,7 @@ class Spool:
                 self._drop(file)
 
     def _drop(self, file: SpoolFile) -> None:
-        """Remove a file from the spool; the caller of `take_dropped` deletes it."""
+        """Remove a file from the spool. The caller of `take_dropped` deletes it."""
         del self._files[file.blob.digest]
         self._bytes -= file.blob.size or 0
         file.dropped = True
@@ -218,7 +219,7 @@ class Spool:
         return dropped
 
     def release(self, file: SpoolFile) -> None:
-        """End one use of a file. A complete file stays for other copies until its space is needed."""
+        """Record that a copy no longer uses a file. A complete file is kept for other copies until space is needed."""
         file.users -= 1
         if not file.users and not file.complete and self._files.get(file.blob.digest) is file:
             self._drop(file)
@@ -230,13 +231,13 @@ class Spool:
 
 
 def remove_files(paths: Iterable[Path]) -> None:
-    """Delete files that were dropped. Does I/O."""
+    """Delete files that the spool has dropped. Blocks."""
     for path in paths:
         path.unlink(missing_ok=True)
 
 
 class translate_os_errors:  # noqa: N801 - reads as a function in `with translate_os_errors(path)`
-    """Raises an OSError of the block as a LocalError that names `path`."""
+    """A context manager that converts an OSError of the `with` block to a LocalError that names `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -251,7 +252,9 @@ class translate_os_errors:  # noqa: N801 - reads as a function in `with translat
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise LocalError(
                 f"{self._path}: {error.strerror}",
-                hint="free some space, or set `spool` to a larger disk" if is_full else "check the spool directory",
+                hint="free some space, or set `spool` to a directory on a larger disk"
+                if is_full
+                else "check the spool directory",
                 code="local_full" if is_full else "local_io",
             ) from error
 

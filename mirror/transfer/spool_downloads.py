@@ -1,4 +1,4 @@
-"""Downloads into spool files, each shared by all uploads of its blob."""
+"""Downloads blobs into spool files. Each download is shared by all uploads of its blob."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mirror.util.structs import replace
 
 
 class SpoolDownloads:
-    """The downloads in progress, by spool file. Event loop only."""
+    """Runs at most one download for each spool file at a time. Event loop only."""
 
     def __init__(self, calls: Calls, budgets: RetryBudgets, failures: ReadFailures) -> None:
         self._calls = calls
@@ -33,10 +33,11 @@ class SpoolDownloads:
     async def join(
         self, file: SpoolFile, sources: Sequence[BlobSource], result: BlobResult, on_start: Callable[[], None]
     ) -> AsyncIterator[asyncio.Task[None]]:
-        """Join the download into `file` inside the block, or start it from `sources`, which are on one host.
+        """As a context manager, share the download into `file` until the `with` block exits.
 
-        Await the task with `result_of`. The last caller that leaves cancels it.
-        result: counts the bytes of a download that this call starts. on_start: called if it starts one, on a thread."""
+        Start it from `sources`, which are on one host, if none is in progress. Await the task that is yielded with
+        `result_of`. It is cancelled when the last caller leaves the block.
+        result: where the bytes are counted if this call starts the download. on_start: called on a thread then."""
         async with self._tasks.join(file, lambda: self._download(file, sources, result, on_start)) as download:
             yield download
 
@@ -52,12 +53,14 @@ class SpoolDownloads:
         has_progress = self._progress[file] = asyncio.Event()
 
         def run(work: Work) -> None:
+            """Make one attempt to download the blob, on a thread, unless the file is complete."""
             on_start()
             if file.complete:
                 return
             download = BlobDownload(file.blob, sources, self._failures)
 
             def note_progress(count: int) -> None:
+                """Report progress, and wake `wait_for_progress` after the first bytes."""
                 work.progress(count)
                 if not has_progress.is_set():
                     self._calls.post(has_progress.set)
@@ -69,6 +72,7 @@ class SpoolDownloads:
                 result.bytes_read += download.bytes_read
 
         async def download_with_retries() -> None:
+            """Make the attempts, then wake `wait_for_progress`."""
             try:
                 await self._budgets.call(sources[0].store.host, file.blob, run, [DOWNLOADS])
             finally:

@@ -14,17 +14,17 @@ MAX_STREAMS = 2  # blobs that are streamed to one host at a time
 
 
 class SpoolRoom:
-    """Assigns spool files to copies, by target host. Times are seconds of the event loop's clock."""
+    """Assigns spool files to copies, by target host. Times are in seconds of the event loop's clock."""
 
     def __init__(self, spool: Spool, calls: Calls) -> None:
         self._spool = spool
         self._calls = calls
         self._files: Counter[str] = Counter()  # number in use, by target host
         self._streams: Counter[str] = Counter()  # number of blobs that are streamed, by target host
-        self._full_since: float | None = None  # no blob has got a file since then
+        self._full_since: float | None = None  # the time since which no blob has been given a file
 
     async def acquire(self, blob: Descriptor, host: str, *, may_stream: bool) -> SpoolFile | None:
-        """Return the file for `blob`, as soon as there is room for it. The caller passes the result to `release`.
+        """Wait until there is room for `blob`, and return its file. The caller passes the result to `release`.
 
         may_stream: the blob can be sent to `host` without the spool. Then return None if there was no room for
         WAIT_FOR_ROOM seconds. A host that has files in use waits longer: it may be the one that does not respond, and
@@ -45,7 +45,7 @@ class SpoolRoom:
         return file
 
     def release(self, file: SpoolFile | None, host: str) -> None:
-        """Give back the result of `acquire`."""
+        """Release what `acquire` returned: a file, or None for a blob that was streamed."""
         (self._streams if file is None else self._files)[host] -= 1
         if file is not None:
             self._spool.release(file)
@@ -53,7 +53,7 @@ class SpoolRoom:
                 self._calls.tasks.detach(self._calls.call(lambda work: remove_files(dropped)))
 
     def _start_stream(self, host: str, since: float) -> bool:
-        """Return whether a blob for `host`, which has waited since `since`, is streamed; if so, count it."""
+        """Return whether to stream a blob for `host` that has waited since `since`. If so, count the stream."""
         now = self._calls.now()
         if self._full_since is None:
             self._full_since = now

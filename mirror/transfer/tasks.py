@@ -17,7 +17,7 @@ Coro: TypeAlias = Coroutine[Any, Any, T]
 
 
 class Tasks:
-    """The tasks in progress. The event loop has only weak references to them.
+    """Holds the tasks in progress, because the event loop has only weak references to them.
 
     bugs: errors of tasks that nobody awaits, except MirrorErrors."""
 
@@ -27,7 +27,7 @@ class Tasks:
         self.bugs: list[BaseException] = []
 
     def start(self, coroutine: Coro[T]) -> asyncio.Task[T]:
-        """Run a coroutine as a task. The caller awaits the task or passes it to `collect`."""
+        """Run a coroutine as a task. The caller must await the task or pass it to `collect`."""
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -43,7 +43,7 @@ class Tasks:
             self.bugs.append(error)
 
     async def wait_closed(self, seconds: float) -> None:
-        """Wait for the end of all tasks. Those that have not ended after `seconds` are cancelled."""
+        """Wait until all tasks have ended. Cancel those that have not ended after `seconds`."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
         for task in self._tasks:
@@ -55,7 +55,7 @@ class Tasks:
 async def run_group(coroutines: Iterable[Coro[T]]) -> list[T]:
     """Run coroutines concurrently and return their results in order.
 
-    If one fails, the others are cancelled. When they have ended, its error is raised."""
+    If one coroutine fails, the others are cancelled, and its error is raised when they have ended."""
     async with task_group() as group:
         tasks = [group.create_task(coroutine) for coroutine in coroutines]
     return [task.result() for task in tasks]
@@ -63,7 +63,7 @@ async def run_group(coroutines: Iterable[Coro[T]]) -> list[T]:
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """Provide a group of tasks. The block ends when all of them have ended.
+    """As a context manager, provide a group of tasks. The `with` block exits when all of them have ended.
 
     If a task or the block fails, the other tasks are cancelled. When they have ended, the error is raised."""
     try:
@@ -76,7 +76,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 async def gather_results(coroutines: Iterable[Coro[T]]) -> list[T | MirrorError]:
     """Run coroutines concurrently and return the result or the MirrorError of each, in order.
 
-    Raises any other error, after the others were cancelled."""
+    If a coroutine raises any other error, the other coroutines are cancelled, and the error is raised."""
     return await run_group([_result_or_error(coroutine) for coroutine in coroutines])
 
 
@@ -90,7 +90,7 @@ async def _result_or_error(coroutine: Coro[T]) -> T | MirrorError:
 
 @asynccontextmanager
 async def run_in_background(coroutines: Iterable[Coro[T]]) -> AsyncIterator[list[asyncio.Task[T]]]:
-    """Run coroutines inside the block. Those that have not ended after it are cancelled, and their end is awaited."""
+    """As a context manager, run coroutines as tasks until the `with` block exits, then cancel those still running."""
     tasks = [asyncio.get_running_loop().create_task(coroutine) for coroutine in coroutines]
     try:
         yield tasks
@@ -101,7 +101,7 @@ async def run_in_background(coroutines: Iterable[Coro[T]]) -> AsyncIterator[list
 
 
 async def run_and_catch(coroutine: Coro[T]) -> T | BaseException:
-    """Return the result of a coroutine, or its error of any type. Raises only CancelledError."""
+    """Return the result of a coroutine, or the error that it raises. Raises only CancelledError."""
     try:
         return await coroutine
     except asyncio.CancelledError:
@@ -117,14 +117,14 @@ def _first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def strip_traceback(error: BaseException) -> BaseException:
-    """Return a MirrorError without its traceback, other errors unchanged. For errors that several callers raise.
+    """Remove the traceback of a MirrorError that several callers raise. Return other errors unchanged.
 
-    Each raise would add frames to the traceback, which keep their local variables alive."""
+    Each caller would add frames to the traceback, which keep their local variables alive."""
     return error.with_traceback(None) if isinstance(error, MirrorError) else error
 
 
 def call_and_catch(call: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """Return the result of a call and its error of any type, for a caller on another thread."""
+    """Return the result of a call and the error that it raised, one of which is None, for use on another thread."""
     try:
         return call(), None
     except BaseException as error:  # noqa: BLE001 (the other thread raises it)

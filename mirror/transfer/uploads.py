@@ -1,4 +1,4 @@
-"""The attempts of one upload, and the upload session that they share."""
+"""Makes the attempts of one upload, which share an upload session if the registry lets them resume it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ class BlobBody(Protocol):
     """The bytes of a blob, which can be opened repeatedly."""
 
     def open(self, offset: int, work: Work) -> BlobReader:
-        """Open the blob at `offset`."""
+        """Open the blob for reading from byte `offset`."""
         ...
 
 
 class BlobUpload:
-    """The upload of one blob to one repository. Its attempts run one after the other. bytes_sent: of all attempts.
+    """The upload of one blob to one repository. Its attempts run one after the other.
 
-    A running attempt owns the upload session. Between attempts this object owns it, if the next one can resume it."""
+    bytes_sent: the number of bytes sent in all attempts.
+    A running attempt owns the upload session. Between attempts this object owns it if the next one can resume it."""
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class BlobUpload:
         session: UploadSession | None = None,
     ) -> None:
         """count_bytes: called with the number of bytes after each send. before_write: called before a session opens.
-        session: an open session to use, for example from a mount that was not done."""
+        session: an open session to use, such as one that was opened instead of a mount."""
         self._target = target
         self._repository = repository
         self._blob = blob
@@ -54,7 +55,7 @@ class BlobUpload:
         self.bytes_sent = 0
 
     def attempt(self, work: Work) -> None:
-        """Upload the blob. Raises the errors of the target and of the body."""
+        """Make one attempt to upload the blob. Raises the errors of the target and of the body."""
         session = self._start_attempt()
         with ExitStack() as stack:
             if self._attempts > 1 and session is None and self._has_arrived(work):
@@ -72,6 +73,7 @@ class BlobUpload:
                 stack.callback(self._keep_or_close, session)
 
             def open_body(offset: int) -> BlobReader:
+                """Open the blob, or return the reader that is open already."""
                 return bodies.pop() if bodies and offset == 0 else self._body.open(offset, work)
 
             session.send(open_body, replace(work, progress=partial(self._count_sent, work)))
@@ -96,14 +98,14 @@ class BlobUpload:
         work.progress(count)
 
     def _start_attempt(self) -> UploadSession | None:
-        """Count the attempt, and return the session that the last one left."""
+        """Count the attempt, and return the session that the previous attempt left open, if any."""
         with self._lock:
             self._attempts += 1
             session, self._session = self._session, None
             return session
 
     def _keep_or_close(self, session: UploadSession) -> None:
-        """Keep the session for the next attempt if that can resume it; otherwise close it."""
+        """Keep the session if the next attempt can resume it; otherwise close it."""
         with self._lock:
             if session.resumable and not self._ended:
                 self._session = session

@@ -180,7 +180,7 @@ def test_a_run_that_keeps_an_incomplete_bundle_reports_it_once_with_a_hint_that_
     ran = export.tool.sync(*options, expect=1)
     (line,) = [line for line in ran.err.splitlines() if "is still incomplete" in line]
     assert (True, True) == ("app:v2" in line, "to the source" in line), line
-    assert "push the image again at the source, or leave its tag out of the configuration" in ran.out
+    assert "push the image to the source again, or leave its tag out of the configuration" in ran.out
     assert "run again" not in ran.text
     assert "stays as it is" not in ran.text
 
